@@ -1,0 +1,1 @@
+"""Benchmarks: correctness first, then ours and the baselines side by side in one run."""

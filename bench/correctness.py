@@ -1,0 +1,38 @@
+"""The gate before the clock: a wrong implementation has no speed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bench.inputs import copy, tensors, unchanged
+from bench.registry import Case
+
+
+def close(rtol: float, atol: float = 0.0) -> Callable[[Any, Any], None]:
+    """A check that compares every tensor of an output with the reference, in float64."""
+
+    def check(output: Any, truth: Any) -> None:
+        got, expected = tensors(output), tensors(truth)
+        assert len(got) == len(expected), f"{len(got)} tensors instead of {len(expected)}"
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a.double(), b.double(), rtol=rtol, atol=atol)
+
+    return check
+
+
+def failures(case: Case, inputs: tuple[Any, ...]) -> dict[str, str]:
+    """The implementations that are wrong, raise, or change their inputs, each with the reason."""
+    before = copy(inputs)
+    truth = case.reference(*copy(inputs))
+    found = {}
+    for name, implementation in case.implementations.items():
+        try:
+            case.check(implementation(*inputs), truth)
+            assert unchanged(inputs, before), "it changes its inputs"
+        except Exception as error:
+            found[name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            inputs = copy(before)
+    return found

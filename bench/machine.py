@@ -1,0 +1,73 @@
+"""Where and with what a benchmark ran: device, cache, versions, commit."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+_USUAL_CACHE = 32 * 2**20
+
+
+def cache_bytes(device: torch.device) -> int:
+    """Size of the last cache before memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    sizes = [_USUAL_CACHE]
+    for file in _CACHES.glob("index*/size"):
+        parts = re.fullmatch(r"(\d+)([KMG]?)", file.read_text().strip())
+        if parts:
+            sizes.append(int(parts[1]) * _UNITS[parts[2]])
+    return max(sizes[1:] or sizes)
+
+
+def device_name(device: torch.device) -> str:
+    """The product name of the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def slug(device: torch.device) -> str:
+    """The device's name as a folder name, with its type in it: cpu-amd-epyc, cuda-nvidia-h200."""
+    name = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
+    return f"{device.type}-{name}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change a timing."""
+    try:
+        from edmfast._version import __version__ as ours
+    except ImportError:
+        ours = "unknown"
+    try:
+        from triton import __version__ as triton
+    except ImportError:
+        triton = "absent"
+    return {
+        "edmfast": ours,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": triton,
+        "cuda": torch.version.cuda or "absent",
+    }
+
+
+def commit() -> str:
+    """The commit of the working tree, "-dirty" where it has changes, "unknown" outside git."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return answer.stdout.strip()

@@ -1,0 +1,72 @@
+"""What a benchmark case is, and the one list of the modules that hold cases."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+MODULES: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One job at one size, done by us and by others.
+
+    Every implementation is called as f(*make_inputs(shape, dtype, device)); it must not change its
+    inputs. `reference` gets the same inputs and answers in float64; `check(output, truth)` raises
+    AssertionError where an output is wrong (`bench.correctness.close` makes a plain one).
+
+    name: "stem/size", unique. bytes: the least memory traffic of one call (each input read once,
+    each output written once). flops: the least arithmetic of one call. goal: the wanted
+    ratio best baseline time / our time.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    make_inputs: Callable[[tuple[int, ...], torch.dtype, torch.device], tuple[Any, ...]]
+    ours: Callable[..., Any]
+    baselines: Mapping[str, Callable[..., Any]]
+    reference: Callable[..., Any]
+    check: Callable[[Any, Any], None]
+    goal: float
+    bytes: int = 0
+    flops: int = 0
+    dtype: torch.dtype = torch.float32
+    devices: Sequence[str] = field(default=("cpu", "cuda"))
+
+    def __post_init__(self) -> None:
+        if not self.baselines or "ours" in self.baselines:
+            raise ValueError(f"{self.name}: give at least one baseline, none of them named 'ours'")
+        if not self.goal > 0 or min(self.bytes, self.flops) < 0 or not self.bytes + self.flops:
+            raise ValueError(
+                f"{self.name}: goal must be > 0 and bytes or flops known, got goal={self.goal}, "
+                f"bytes={self.bytes}, flops={self.flops}"
+            )
+
+    @property
+    def implementations(self) -> dict[str, Callable[..., Any]]:
+        """Ours first, then the baselines."""
+        return {"ours": self.ours, **self.baselines}
+
+
+def load(modules: Sequence[str] = MODULES) -> list[Case]:
+    """The cases of all modules (each has a list CASES), in order.
+
+    Raises:
+        ValueError: two cases share a name.
+    """
+    cases = [case for name in modules for case in importlib.import_module(name).CASES]
+    names = [case.name for case in cases]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"case names must be unique, these are not: {twice}")
+    return cases
+
+
+def select(cases: Sequence[Case], device: str, only: str = "") -> list[Case]:
+    """The cases that run on a device type and whose name contains `only`."""
+    return [case for case in cases if device in case.devices and only in case.name]

@@ -1,0 +1,113 @@
+"""Times several implementations side by side: round robin, so that all see the same machine.
+
+A round takes one sample of each implementation in turn, starting with another one each time. A
+sample is as many calls as fill a minimum time (the clock and the launch of a single call would
+drown a short one); the inputs rotate among copies. Reported are the median and the 20th and 80th
+percentile of the time per call.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+Call = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: seconds per case, at least `rounds` rounds, seconds per sample."""
+
+    seconds: float = 4.0
+    rounds: int = 15
+    sample_seconds: float = 2e-3
+
+
+QUICK = Effort(seconds=0.5, rounds=5, sample_seconds=5e-4)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per call over the rounds."""
+
+    median: float
+    p20: float
+    p80: float
+    rounds: int
+
+
+def time_side_by_side(
+    implementations: Mapping[str, Call],
+    copies: Sequence[tuple[Any, ...]],
+    device: torch.device,
+    effort: Effort,
+) -> dict[str, Timing]:
+    """Seconds per call of every implementation on the rotating input copies.
+
+    Every implementation is called on every copy before the clock starts.
+    """
+    rotating = {name: itertools.cycle(copies) for name in implementations}
+    calls = {}
+    for name, implementation in implementations.items():
+        for inputs in copies:
+            implementation(*inputs)
+        calls[name] = _calls_per_sample(implementation, rotating[name], device, effort)
+    samples: dict[str, list[float]] = {name: [] for name in implementations}
+    names = list(implementations)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        for i in itertools.count():
+            if i >= effort.rounds and time.perf_counter() - start > effort.seconds:
+                break
+            for name in names[i % len(names) :] + names[: i % len(names)]:
+                taken = _sample(implementations[name], rotating[name], calls[name], device)
+                samples[name].append(taken / calls[name])
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: _summary(values) for name, values in samples.items()}
+
+
+def _calls_per_sample(
+    implementation: Call, inputs: itertools.cycle, device: torch.device, effort: Effort
+) -> int:
+    calls = 1
+    while True:
+        taken = _sample(implementation, inputs, calls, device)
+        if taken >= effort.sample_seconds:
+            return calls
+        calls = max(2 * calls, int(calls * effort.sample_seconds / max(taken, 1e-9)))
+
+
+def _sample(
+    implementation: Call, inputs: itertools.cycle, calls: int, device: torch.device
+) -> float:
+    """Seconds for `calls` calls, on the device's own clock where it has one."""
+    arguments = list(itertools.islice(inputs, calls))
+    if device.type == "cuda":
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        begin.record()
+        for given in arguments:
+            implementation(*given)
+        end.record()
+        torch.cuda.synchronize(device)
+        return begin.elapsed_time(end) * 1e-3
+    start = time.perf_counter()
+    for given in arguments:
+        implementation(*given)
+    return time.perf_counter() - start
+
+
+def _summary(values: list[float]) -> Timing:
+    p20, median, p80 = (float(q) for q in np.quantile(values, [0.2, 0.5, 0.8]))
+    return Timing(median=median, p20=p20, p80=p80, rounds=len(values))

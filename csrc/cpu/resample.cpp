@@ -1,0 +1,187 @@
+// Systematic resampling of P populations of N log-weights: two passes over chunks of particles, the
+// second after an exact prefix sum over chunks. Any number of threads gives the same bits.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "resample_kernels.h"
+
+namespace edmfast {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int64_t kChunk = 16384;
+constexpr int64_t kBlock = 1024;
+
+template <class T>
+struct Job {
+  const T* log_weights;
+  const double* uniform;
+  double ess_threshold;
+  int64_t* q;
+  int32_t* ancestors;
+  double* log_mean;
+  double* ess;
+  bool* resampled;
+  int32_t* degenerate;
+  int64_t populations, particles;
+};
+
+// Decides one population from its totals; false where the ancestors stay the identity.
+template <class T>
+bool decide(const Job<T>& job, int64_t p, const Maximum& maximum, const WeightSums& sums) {
+  const bool collapsed = !(maximum.value > -std::numeric_limits<double>::infinity());
+  const bool infinite = maximum.value == std::numeric_limits<double>::infinity();
+  job.degenerate[p] = (maximum.has_nan ? 1 : 0) | (collapsed ? 2 : 0) | (infinite ? 4 : 0);
+  const double n = static_cast<double>(job.particles);
+  if (collapsed) {
+    job.ess[p] = 0.0;
+    job.log_mean[p] = -std::numeric_limits<double>::infinity();
+    job.resampled[p] = false;
+    return false;
+  }
+  const unsigned __int128 squares = sums.squares();
+  job.ess[p] = effective_sample_size(sums.total, static_cast<uint64_t>(squares >> 64), static_cast<uint64_t>(squares));
+  const double scale = bits_to_double(int64_t{1023 + fraction_bits(job.particles)} << 52);
+  job.log_mean[p] = maximum.value + std::log(static_cast<double>(sums.total) / (n * scale));
+  job.resampled[p] = job.ess[p] < job.ess_threshold * n;
+  return job.resampled[p];
+}
+
+template <class T>
+WeightSums quantise_chunk(const T* log_weights, int64_t n, double maximum, int bits, int64_t* q) {
+  WeightSums sums;
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const int64_t size = std::min(kBlock, n - start);
+    quantise(log_weights + start, maximum, bits, q + start, size);
+    sums += sum_weights(q + start, size);
+  }
+  return sums;
+}
+
+// `prefix`: the exact sum of all weights before this chunk.
+void fill_chunk(const int64_t* q, int64_t first, int64_t n, int64_t prefix, const SlotMap& map, int32_t* ancestors) {
+  int64_t prefixes[kBlock + 1];
+  int32_t slots[kBlock + 1];
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const int64_t size = std::min(kBlock, n - start);
+    for (int64_t i = 0; i < size; ++i) {
+      prefixes[i] = prefix;
+      prefix += q[start + i];
+    }
+    prefixes[size] = prefix;
+    first_slots(prefixes, map, slots, size + 1);
+    fill_slots(slots, first + start, size, ancestors);
+  }
+}
+
+template <class T>
+void resample(const Job<T>& job) {
+  const int64_t particles = job.particles;
+  const int64_t chunks = (particles + kChunk - 1) / kChunk;
+  const int64_t tasks = job.populations * chunks;
+  const int bits = fraction_bits(particles);
+  // tiny populations are grouped so that a task is worth a thread
+  const int64_t grain = std::max<int64_t>(1, 4096 / std::min(particles, kChunk));
+  std::vector<Maximum> maxima(tasks);
+  std::vector<WeightSums> sums(tasks);
+  std::vector<int64_t> prefixes(tasks);
+  std::vector<char> active(job.populations);
+
+  const auto each_chunk = [&](const auto& body) {
+    torch::stable::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t p = task / chunks;
+        const int64_t first = (task % chunks) * kChunk;
+        body(task, p, first, std::min(kChunk, particles - first), job.log_weights + p * particles + first);
+      }
+    });
+  };
+
+  each_chunk([&](int64_t task, int64_t, int64_t, int64_t n, const T* w) { maxima[task] = find_maximum(w, n); });
+  for (int64_t p = 0; p < job.populations; ++p) {
+    Maximum& whole = maxima[p * chunks];
+    for (int64_t chunk = 1; chunk < chunks; ++chunk) {
+      whole.value = std::max(whole.value, maxima[p * chunks + chunk].value);
+      whole.has_nan |= maxima[p * chunks + chunk].has_nan;
+    }
+  }
+  each_chunk([&](int64_t task, int64_t p, int64_t, int64_t n, const T* w) {
+    sums[task] = quantise_chunk(w, n, maxima[p * chunks].value, bits, job.q + (w - job.log_weights));
+  });
+  std::vector<int64_t> totals(job.populations);
+  for (int64_t p = 0; p < job.populations; ++p) {
+    WeightSums whole;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      prefixes[p * chunks + chunk] = whole.total;
+      whole += sums[p * chunks + chunk];
+    }
+    totals[p] = whole.total;
+    active[p] = decide(job, p, maxima[p * chunks], whole);
+  }
+  each_chunk([&](int64_t task, int64_t p, int64_t first, int64_t n, const T* w) {
+    int32_t* ancestors = job.ancestors + p * particles;
+    if (active[p]) {
+      const SlotMap map(particles, totals[p], job.uniform[p]);
+      fill_chunk(job.q + (w - job.log_weights), first, n, prefixes[task], map, ancestors);
+    } else {
+      for (int64_t i = first; i < first + n; ++i) ancestors[i] = static_cast<int32_t>(i);
+    }
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> systematic_resample(Tensor log_weights, Tensor uniform,
+                                                                       double ess_threshold) {
+  STD_TORCH_CHECK(log_weights.dim() == 2 && uniform.dim() == 1 && uniform.size(0) == log_weights.size(0),
+                  "log_weights must be [P, N] and uniform [P]");
+  STD_TORCH_CHECK(uniform.scalar_type() == ScalarType::Double, "uniform must be float64");
+  STD_TORCH_CHECK(log_weights.size(1) < (int64_t{1} << 31), "at most 2^31 - 1 particles");
+  log_weights = torch::stable::contiguous(log_weights);
+  uniform = torch::stable::contiguous(uniform);
+  const int64_t populations = log_weights.size(0), particles = log_weights.size(1);
+  Tensor ancestors = torch::stable::new_empty(log_weights, {populations, particles}, ScalarType::Int);
+  Tensor log_mean = torch::stable::new_empty(log_weights, {populations}, ScalarType::Double);
+  Tensor ess = torch::stable::new_empty(log_weights, {populations}, ScalarType::Double);
+  Tensor resampled = torch::stable::new_empty(log_weights, {populations}, ScalarType::Bool);
+  Tensor degenerate = torch::stable::new_empty(log_weights, {populations}, ScalarType::Int);
+
+  // kept between the passes: a second exponential would cost more than reading the integers back
+  Tensor q = torch::stable::new_empty(log_weights, {populations, particles}, ScalarType::Long);
+  const auto run = [&](auto sample) {
+    using T = decltype(sample);
+    Job<T> job{static_cast<const T*>(log_weights.data_ptr()),
+               static_cast<const double*>(uniform.data_ptr()),
+               ess_threshold,
+               static_cast<int64_t*>(q.data_ptr()),
+               static_cast<int32_t*>(ancestors.data_ptr()),
+               static_cast<double*>(log_mean.data_ptr()),
+               static_cast<double*>(ess.data_ptr()),
+               static_cast<bool*>(resampled.data_ptr()),
+               static_cast<int32_t*>(degenerate.data_ptr()),
+               populations,
+               particles};
+    resample(job);
+  };
+  STD_TORCH_CHECK(particles > 0 || populations == 0, "at least one particle is needed");
+  if (log_weights.scalar_type() == ScalarType::Float) {
+    run(float{});
+  } else if (log_weights.scalar_type() == ScalarType::Double) {
+    run(double{});
+  } else {
+    STD_TORCH_CHECK(false, "log_weights must be float32 or float64");
+  }
+  return {ancestors, log_mean, ess, resampled, degenerate};
+}
+
+}  // namespace
+}  // namespace edmfast
+
+STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) {
+  m.impl("systematic_resample", TORCH_BOX(&edmfast::systematic_resample));
+}

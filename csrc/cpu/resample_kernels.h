@@ -1,0 +1,99 @@
+// The loops of systematic resampling over one chunk of particles.
+#pragma once
+#include <cmath>
+#include <limits>
+
+#include "../include/fixed_point.h"
+#include "../include/multiversion.h"
+
+namespace edmfast {
+
+// Sum of q and, exactly, of q^2: q = high 2^31 + low, each partial sum below 2^63.
+struct WeightSums {
+  int64_t total = 0, high_high = 0, high_low = 0, low_upper = 0, low_lower = 0;
+
+  void operator+=(const WeightSums& other) {
+    total += other.total;
+    high_high += other.high_high;
+    high_low += other.high_low;
+    low_upper += other.low_upper;
+    low_lower += other.low_lower;
+  }
+
+  unsigned __int128 squares() const {
+    using Wide = unsigned __int128;
+    return (Wide(high_high) << 62) + (Wide(high_low) << 32) + (Wide(low_upper) << 31) + Wide(low_lower);
+  }
+};
+
+struct Maximum {
+  double value = -std::numeric_limits<double>::infinity();
+  bool has_nan = false;
+};
+
+template <class T>
+EDMFAST_HD Maximum maximum_body(const T* log_weights, int64_t n) {
+  T best = -std::numeric_limits<T>::infinity();
+  int nan = 0;
+#pragma omp simd reduction(max : best) reduction(| : nan)
+  for (int64_t i = 0; i < n; ++i) {
+    best = log_weights[i] > best ? log_weights[i] : best;
+    nan |= log_weights[i] != log_weights[i];
+  }
+  return {static_cast<double>(best), nan != 0};
+}
+
+template <class T>
+EDMFAST_HD void quantise_body(const T* log_weights, double maximum, int bits, int64_t* q, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const double value = static_cast<double>(log_weights[i]);
+    // equality first: it also serves a maximum of +inf
+    q[i] = quantised_exp(value == maximum ? 0.0 : value - maximum, bits);
+  }
+}
+
+EDMFAST_MULTIVERSION inline Maximum find_maximum(const float* w, int64_t n) { return maximum_body(w, n); }
+EDMFAST_MULTIVERSION inline Maximum find_maximum(const double* w, int64_t n) { return maximum_body(w, n); }
+EDMFAST_MULTIVERSION inline void quantise(const float* w, double maximum, int bits, int64_t* q, int64_t n) {
+  quantise_body(w, maximum, bits, q, n);
+}
+EDMFAST_MULTIVERSION inline void quantise(const double* w, double maximum, int bits, int64_t* q, int64_t n) {
+  quantise_body(w, maximum, bits, q, n);
+}
+
+EDMFAST_MULTIVERSION inline WeightSums sum_weights(const int64_t* q, int64_t n) {
+  WeightSums sums;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint64_t high = static_cast<uint32_t>(q[i] >> 31);
+    const uint64_t low = static_cast<uint32_t>(q[i] & 0x7fffffff);
+    const uint64_t square = low * low;
+    sums.total += q[i];
+    sums.high_high += static_cast<int64_t>(high * high);
+    sums.high_low += static_cast<int64_t>(high * low);
+    sums.low_upper += static_cast<int64_t>(square >> 31);
+    sums.low_lower += static_cast<int64_t>(square & 0x7fffffff);
+  }
+  return sums;
+}
+
+EDMFAST_MULTIVERSION inline void first_slots(const int64_t* prefix, SlotMap map, int32_t* slots, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) slots[i] = static_cast<int32_t>(map.first_slot(prefix[i]));
+}
+
+// Writes particle `first + i` into slots[i] .. slots[i + 1], nothing at or beyond slots[n].
+inline void fill_slots(const int32_t* slots, int64_t first, int64_t n, int32_t* ancestors) {
+  constexpr int kWidth = 8;
+  const int32_t limit = slots[n];
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t particle = static_cast<int32_t>(first + i);
+    int32_t slot = slots[i];
+    if (slot + kWidth <= limit) {
+      // what spills over the end of this particle is overwritten by the next ones
+      for (int k = 0; k < kWidth; ++k) ancestors[slot + k] = particle;
+      slot += kWidth;
+    }
+    for (; slot < slots[i + 1]; ++slot) ancestors[slot] = particle;
+  }
+}
+
+}  // namespace edmfast

@@ -1,0 +1,12 @@
+// Every operator schema of edmfast, nothing else. Kernels register themselves in cpu/ and cuda/.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(edmfast, m) {
+  m.def("noise(Tensor like, Tensor rng, int stream, int first_population, int first_particle) -> Tensor");
+  m.def(
+      "propagate(Tensor x, Tensor score, Tensor ancestors, Tensor coefficients, Tensor rng, "
+      "int first_population) -> (Tensor, Tensor)");
+  m.def(
+      "systematic_resample(Tensor log_weights, Tensor uniform, float ess_threshold) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+}

@@ -1,0 +1,197 @@
+"""Targets whose energy, score and denoiser are known exactly at every noise level.
+
+GaussianMixture: p(x; sigma) = sum_k w_k N(x; mu_k, v_k I), v_k = std_k² + sigma². With the
+responsibilities r_k ∝ w_k v_k^(-D/2) exp(-|x - mu_k|²/(2 v_k)):
+  energy  = -log p(x; sigma), normalised, in nats
+  score   = sum_k (r_k/v_k) (mu_k - x)
+  denoise = sum_k (r_k/v_k) (std_k² x + sigma² mu_k)
+x is [B, *shape] with prod(shape) = D. A kernel density estimate is the case of equal weights and
+widths. The formulas are Bayes' rule; the notation is that of Karras et al. 2022 (2206.00364).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from edmfast.models.preconditioning import expand_sigma
+from edmfast.models.rows import MIN_ROWS, pad_rows
+
+_OFFSETS_LIMIT = 128
+"""Up to this many means x dimensions, offsets x - mu are formed one by one: no cancellation."""
+_BLOCK_ELEMENTS = 1 << 23
+"""Rows times components handled at once."""
+
+Numbers = torch.Tensor | Sequence[float] | Sequence[Sequence[float]]
+
+
+class _Posterior(NamedTuple):
+    log_density: torch.Tensor  # [B]
+    score: torch.Tensor  # [B, D]
+    denoised: torch.Tensor  # [B, D], relative to the centre
+
+
+class GaussianMixture(nn.Module):
+    """Mixture of isotropic Gaussians, exact at every noise level.
+
+    means [K, D], stds [K] (positive), weights [K] (not negative; normalised here; equal when
+    omitted). Parameters are kept in float64 and used in the dtype of x (float32 for half types).
+    A Target (`energy_and_score`, exponent 1) and a denoiser (`forward`). Twice differentiable.
+    Raises ValueError for wrong shapes, non-finite numbers, stds <= 0, weights that are negative
+    or sum to 0.
+    """
+
+    means: torch.Tensor
+    stds: torch.Tensor
+    weights: torch.Tensor
+    _centre: torch.Tensor
+    _offsets: torch.Tensor
+    _variances: torch.Tensor
+    exponent = 1.0
+
+    def __init__(self, means: Numbers, stds: Numbers, weights: Numbers | None = None) -> None:
+        super().__init__()
+        means = torch.as_tensor(means, dtype=torch.float64)
+        if means.dim() != 2 or means.numel() == 0:
+            raise ValueError(f"means must be [K, D], not empty, given {[*means.shape]}")
+        components = means.shape[0]
+        stds = torch.as_tensor(stds, dtype=torch.float64, device=means.device)
+        if weights is None:
+            weights = torch.full((components,), 1 / components)
+        weights = torch.as_tensor(weights, dtype=torch.float64, device=means.device)
+        for name, value in (("stds", stds), ("weights", weights)):
+            if value.shape != (components,):
+                raise ValueError(f"{name} must be [K] = [{components}], given {[*value.shape]}")
+        if not all(torch.isfinite(value).all() for value in (means, stds, weights)):
+            raise ValueError("means, stds and weights must be finite")
+        if (stds <= 0).any():
+            raise ValueError(f"stds must be positive, given a smallest one of {stds.min():g}")
+        if (weights < 0).any() or weights.sum() <= 0:
+            raise ValueError("weights must not be negative and their sum must be positive")
+        weights = weights / weights.sum()
+        centre = weights @ means
+        self.register_buffer("means", means)
+        self.register_buffer("stds", stds)
+        self.register_buffer("weights", weights)
+        self.register_buffer("_centre", centre, persistent=False)
+        self.register_buffer("_offsets", means - centre, persistent=False)
+        # One shared width needs no [B, K] variances.
+        same = bool((stds == stds[0]).all())
+        variances = stds[:1].square() if same else stds.square()
+        self.register_buffer("_variances", variances, persistent=False)
+
+    def log_prob(self, x: torch.Tensor, sigma: float | torch.Tensor = 0.0) -> torch.Tensor:
+        """log p(x; sigma) [B] in nats, normalised. x [B, *shape]; sigma float, [] or [B]."""
+        return self._evaluate(x, sigma).log_density
+
+    def energy(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        """-log p(x; sigma) [B] in nats."""
+        return -self.log_prob(x, sigma)
+
+    def energy_and_score(
+        self, x: torch.Tensor, sigma: float | torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(energy [B] in nats, score like x). Differentiable where x requires grad."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+            posterior = self._evaluate(x, sigma)
+            return -posterior.log_density, posterior.score.reshape(x.shape)
+
+    def denoise(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        """Posterior mean E[x_0 | x_sigma = x], like x."""
+        posterior = self._evaluate(x, sigma)
+        return (posterior.denoised + self._centre.to(x.dtype)).reshape(x.shape)
+
+    def forward(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        """`denoise`: the mixture is a denoiser for every sampler."""
+        return self.denoise(x, sigma)
+
+    def sample(self, n: int, sigma: float = 0.0, *, seed: int) -> torch.Tensor:
+        """n independent draws of p(.; sigma): [n, D], float64, reproducible from seed."""
+        if n < 0 or not (math.isfinite(sigma) and sigma >= 0):
+            raise ValueError(f"n and sigma must not be negative, given n={n}, sigma={sigma}")
+        generator = torch.Generator(self.means.device).manual_seed(seed)
+        dim = self.means.shape[1]
+        options = {"dtype": self.means.dtype, "device": self.means.device}
+        uniform = torch.rand(n, generator=generator, **options)
+        component = torch.searchsorted(self.weights.cumsum(0), uniform, right=True)
+        component = component.clamp(max=len(self.weights) - 1)
+        width = (self.stds[component].square() + sigma**2).sqrt()[:, None]
+        return self.means[component] + width * torch.randn(n, dim, generator=generator, **options)
+
+    def _evaluate(self, x: torch.Tensor, sigma: float | torch.Tensor) -> _Posterior:
+        levels = expand_sigma(sigma, x)
+        dim = self.means.shape[1]
+        if math.prod(x.shape[1:]) != dim:
+            raise ValueError(
+                f"x must be [B, *shape] with prod(shape) = {dim}, given {[*x.shape]}"
+            )
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        y = x.flatten(1).to(dtype) - self._centre.to(dtype)
+        rows = max(MIN_ROWS, _BLOCK_ELEMENTS // len(self.means))
+        blocks = [
+            self._block(*block)
+            for block in zip(
+                y.split(rows), levels.flatten()[:, None].to(dtype).split(rows), strict=True
+            )
+        ]
+        parts = blocks[0] if len(blocks) == 1 else map(torch.cat, zip(*blocks, strict=True))
+        return _Posterior(*(part.to(x.dtype) for part in parts))
+
+    def _block(self, y: torch.Tensor, levels: torch.Tensor) -> _Posterior:
+        batch = len(y)
+        y, levels, _ = pad_rows(y, levels, {})
+        few = self.means.numel() <= _OFFSETS_LIMIT
+        posterior = (_by_offsets if few else _by_products)(
+            y,
+            levels.square(),
+            self._offsets.to(y.dtype),
+            self._variances.to(y.dtype),
+            self.weights.log().to(y.dtype),
+        )
+        return _Posterior(*(part[:batch] for part in posterior))
+
+
+def _by_products(
+    y: torch.Tensor,
+    noise: torch.Tensor,
+    means: torch.Tensor,
+    variances: torch.Tensor,
+    log_weights: torch.Tensor,
+) -> _Posterior:
+    """Distances by |y|² - 2 y·mu + |mu|²: two matrix products, nothing [B, K, D]."""
+    total = variances + noise
+    squares = y.square().sum(1, keepdim=True) + means.square().sum(1)
+    distances = torch.addmm(squares, y, means.T, alpha=-2)
+    normaliser = log_weights - 0.5 * y.shape[1] * torch.log(2 * math.pi * total)
+    logits = normaliser - distances / (2 * total)
+    log_density = torch.logsumexp(logits, 1)
+    pull = torch.exp(logits - log_density[:, None]) / total
+    towards = pull @ means
+    score = towards - y * pull.sum(1, keepdim=True)
+    denoised = y * (pull * variances).sum(1, keepdim=True) + noise * towards
+    return _Posterior(log_density, score, denoised)
+
+
+def _by_offsets(
+    y: torch.Tensor,
+    noise: torch.Tensor,
+    means: torch.Tensor,
+    variances: torch.Tensor,
+    log_weights: torch.Tensor,
+) -> _Posterior:
+    """The same from offsets mu - y, [D, K, B] with the batch innermost for vector arithmetic."""
+    offsets = means.T[:, :, None] - y.T[:, None, :]
+    variances = variances[:, None]
+    total = variances + noise.T
+    normaliser = log_weights[:, None] - 0.5 * y.shape[1] * torch.log(2 * math.pi * total)
+    logits = normaliser - offsets.square().sum(0) / (2 * total)
+    log_density = torch.logsumexp(logits, 0)
+    pull = torch.exp(logits - log_density) / total
+    score = (offsets * pull).sum(1)
+    towards = (means.T[:, :, None] * pull).sum(1)
+    denoised = y.T * (pull * variances).sum(0) + noise.T * towards
+    return _Posterior(log_density, score.T, denoised.T)

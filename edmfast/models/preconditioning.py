@@ -1,0 +1,64 @@
+"""EDM noise-level coefficients, broadcast over a batch.
+
+c_in = 1/sqrt(sigma² + sigma_data²), c_skip = sigma_data² c_in², c_out = sigma sigma_data c_in,
+c_noise = ln(sigma)/4.  Source: Karras et al. 2022, arXiv 2206.00364, table 1.
+Shapes: x [B, *shape]; sigma is a float, [] or [B], in the units of the data.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+
+def expand_sigma(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Noise levels as a [B, 1, 1, ...] tensor that broadcasts against x.
+
+    x: floating [B, *shape]. sigma: float, [] or [B]. The result has x's dtype and device.
+    Raises TypeError for a non-floating x, ValueError for other shapes and, where sigma is a
+    Python number, for a negative or non-finite one (tensors are not read back to the host).
+    """
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        given = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+        raise TypeError(f"x must be a floating-point tensor [B, *shape], given {given}")
+    if x.dim() < 2:
+        raise ValueError(f"x must be [B, *shape] with at least 2 dimensions, given {[*x.shape]}")
+    if not isinstance(sigma, torch.Tensor):
+        if not (math.isfinite(sigma) and sigma >= 0):
+            raise ValueError(f"sigma must be finite and not negative, given {sigma}")
+        return x.new_full((), sigma).expand(x.shape[0], *[1] * (x.dim() - 1))
+    if sigma.dim() > 1 or (sigma.dim() == 1 and sigma.shape[0] != x.shape[0]):
+        raise ValueError(
+            f"sigma must be a float, [] or [B] with B = {x.shape[0]}, given {[*sigma.shape]}"
+        )
+    levels = sigma.to(device=x.device, dtype=x.dtype).expand(x.shape[0])
+    return levels.reshape(-1, *[1] * (x.dim() - 1))
+
+
+def check_sigma_data(sigma_data: float) -> float:
+    """sigma_data as a float. Raises ValueError unless it is positive and finite."""
+    if not (math.isfinite(sigma_data) and sigma_data > 0):
+        raise ValueError(f"sigma_data must be positive and finite, given {sigma_data}")
+    return float(sigma_data)
+
+
+class Scaling(NamedTuple):
+    """Coefficients of one batch: c_in, c_skip, c_out are [B, 1, ...]; c_noise is [B]."""
+
+    c_in: torch.Tensor
+    c_skip: torch.Tensor
+    c_out: torch.Tensor
+    c_noise: torch.Tensor
+
+
+def edm_scaling(levels: torch.Tensor, sigma_data: float) -> Scaling:
+    """Coefficients at noise levels [B, 1, ...] (as `expand_sigma` returns them, positive)."""
+    c_in = (levels.square() + sigma_data**2).rsqrt()
+    return Scaling(
+        c_in=c_in,
+        c_skip=sigma_data**2 * c_in.square(),
+        c_out=sigma_data * levels * c_in,
+        c_noise=levels.flatten().log() / 4,
+    )

@@ -1,0 +1,67 @@
+"""Standard normals that depend on (seed, step, stream, population, particle, element) and nothing else.
+
+Sample (p, n) has the same numbers whatever the batch size, the number of populations or devices, or
+a resume in the middle. Philox4x32-10 (Salmon et al. 2011) and Box-Muller; float32 resolution in every
+dtype. Not differentiable (it has no differentiable input).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from edmfast import _extension
+from edmfast.reference import noise as reference
+
+STREAMS = 16  # four bits of the counter
+
+
+def _fake(
+    like: Tensor, rng: Tensor, stream: int, first_population: int, first_particle: int
+) -> Tensor:
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
+
+
+_extension.define(
+    "noise(Tensor like, Tensor rng, int stream, int first_population, int first_particle) -> Tensor",
+    reference.noise,
+    _fake,
+)
+
+
+def rng_state(seed: int, step: int, device: torch.device | str = "cpu") -> Tensor:
+    """The int64 [2] tensor (seed, step) the operators read their key and step from."""
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed must fit 64 bits, got {seed}")
+    signed = seed - 2**64 if seed >= 2**63 else seed
+    return torch.tensor([signed, step], dtype=torch.int64, device=device)
+
+
+def standard_normal(
+    like: Tensor,
+    *,
+    seed: int,
+    step: int,
+    stream: int = 0,
+    first_population: int = 0,
+    first_particle: int = 0,
+) -> Tensor:
+    """Independent N(0, 1) numbers of the shape, dtype and device of `like` [P, N, *shape].
+
+    Population ``p`` and particle ``n`` here are ``first_population + p`` and ``first_particle + n``
+    of the counter. `stream` (0 to 15) separates uses that share seed and step.
+
+    Raises TypeError for a dtype that is not floating point, ValueError for fewer than two dimensions
+    or an unknown stream. Source: Salmon et al. 2011.
+    """
+    if not like.is_floating_point():
+        raise TypeError(f"like must be floating point, got {like.dtype}")
+    if like.dim() < 2:
+        raise ValueError(f"like must be [P, N, *shape], got shape {tuple(like.shape)}")
+    if not 0 <= stream < STREAMS:
+        raise ValueError(f"stream must be in 0..{STREAMS - 1}, got {stream}")
+    populations, particles = like.shape[:2]
+    flat = like.detach().reshape(populations, particles, like[0, 0].numel() if like.numel() else 0)
+    rng = rng_state(seed, step, like.device)
+    out = torch.ops.edmfast.noise(flat, rng, stream, first_population, first_particle)
+    return out.reshape(like.shape)

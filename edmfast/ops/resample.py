@@ -1,0 +1,90 @@
+"""Adaptive systematic resampling of many populations in one call, decided on the device.
+
+Log-weights become integers ``q = floor(exp(log w - max) 2^B)``, whose prefix sums are exact in any
+order; the first slot of particle i is ``ceil(c_i N / W - u)``. So ancestors are the same bits on
+every device and for any number of threads, and ``|offspring_i - N w_i| < 1`` always (with w the
+integer weights). Where the effective sample size is not below the threshold, ancestors are the
+identity. Bad weights: NaN counts as zero weight; if all weights are zero the identity is kept and the
+population is marked as collapsed; particles at +inf share the population. Not differentiable.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from edmfast import _extension
+from edmfast.reference import resample as reference
+
+NAN_SEEN, COLLAPSED, INFINITE = reference.NAN_SEEN, reference.COLLAPSED, reference.INFINITE
+
+
+class Resampled(NamedTuple):
+    """ancestors int32 [P, N] sorted; log_mean, ess float64 [P]; resampled bool [P]; degenerate int32
+    [P], a sum of NAN_SEEN (1), COLLAPSED (2), INFINITE (4)."""
+
+    ancestors: Tensor
+    log_mean: Tensor
+    ess: Tensor
+    resampled: Tensor
+    degenerate: Tensor
+
+
+def _fake(log_weights: Tensor, uniform: Tensor, ess_threshold: float) -> tuple[Tensor, ...]:
+    populations = log_weights.shape[0]
+    return (
+        log_weights.new_empty(log_weights.shape, dtype=torch.int32),
+        log_weights.new_empty(populations, dtype=torch.float64),
+        log_weights.new_empty(populations, dtype=torch.float64),
+        log_weights.new_empty(populations, dtype=torch.bool),
+        log_weights.new_empty(populations, dtype=torch.int32),
+    )
+
+
+_extension.define(
+    "systematic_resample(Tensor log_weights, Tensor uniform, float ess_threshold) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    reference.systematic_resample,
+    _fake,
+)
+
+
+def systematic_resample(
+    log_weights: Tensor, uniform: Tensor, *, ess_threshold: float = 1.0
+) -> Resampled:
+    """Resample every population whose effective sample size is below ``ess_threshold * N``.
+
+    log_weights: [P, N], any floating dtype (half precisions are widened), not normalised, in nats.
+    uniform: [P] in [0, 1), one number per population (values outside are clamped, NaN is 0).
+    ess_threshold: fraction of N; 1 resamples unless all weights are equal, 0 never does.
+    Returns `Resampled`; ``log_mean`` is log(mean of the weights), whether or not it resampled.
+
+    Raises TypeError for dtypes, ValueError for shapes, no particles, or a threshold outside [0, 1].
+    Source: systematic resampling, Carpenter, Clifford and Fearnhead 1999; adaptive, Liu and Chen 1995.
+    """
+    if not log_weights.is_floating_point():
+        raise TypeError(f"log_weights must be floating point, got {log_weights.dtype}")
+    if not uniform.is_floating_point():
+        raise TypeError(f"uniform must be floating point, got {uniform.dtype}")
+    if log_weights.dim() != 2 or log_weights.shape[1] == 0:
+        raise ValueError(
+            f"log_weights must be [P, N] with N >= 1, got shape {tuple(log_weights.shape)}"
+        )
+    if log_weights.shape[1] >= 2**31:
+        raise ValueError(f"at most 2^31 - 1 particles, got {log_weights.shape[1]}")
+    if uniform.shape != log_weights.shape[:1]:
+        raise ValueError(
+            f"uniform must be [P] = [{log_weights.shape[0]}], got shape {tuple(uniform.shape)}"
+        )
+    if uniform.device != log_weights.device:
+        raise ValueError(f"uniform is on {uniform.device}, log_weights on {log_weights.device}")
+    if not 0.0 <= ess_threshold <= 1.0:
+        raise ValueError(f"ess_threshold must be in [0, 1], got {ess_threshold}")
+    weights = log_weights.detach()
+    if weights.dtype not in (torch.float32, torch.float64):
+        weights = weights.float()
+    return Resampled(
+        *torch.ops.edmfast.systematic_resample(weights, uniform.detach().double(), ess_threshold)
+    )

@@ -1,0 +1,97 @@
+"""Counter-based standard normals and uniforms in plain torch, the same bits as the compiled kernels.
+
+Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with counter
+``(element block, step, particle, stream << 28 | population)`` and the 64-bit seed as key, followed by
+Box-Muller in float32. A sample of ``d`` elements uses ``ceil(d / 4)`` blocks; word ``j`` of block
+``b`` is element ``j * ceil(d / 4) + b``. Every product and sum is rounded on its own, so a kernel
+that does not fuse them gives the same bits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_LOG = (0.22222222, 0.28571430, 0.40000001, 0.66666669, 2.0)
+_SINE = (0.082145887, -0.59926453, 2.5501640, -5.1677128, 3.1415927)
+_COSINE = (-0.025806891, 0.23533063, -1.3352628, 4.0587121, -4.9348022, 1.0)
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor) -> tuple[Tensor, ...]:
+    """Ten rounds of Philox4x32 on int64 tensors holding 32-bit words; `seed` is an int64 scalar."""
+    a, b, c, d = counter
+    key0, key1 = seed & _MASK, (seed >> 32) & _MASK
+    for _ in range(10):
+        first, second = a * 0xD2511F53, c * 0xCD9E8D57
+        a, b, c, d = (
+            (second >> 32) & _MASK ^ b ^ key0,
+            second & _MASK,
+            (first >> 32) & _MASK ^ d ^ key1,
+            first & _MASK,
+        )
+        key0, key1 = (key0 + 0x9E3779B9) & _MASK, (key1 + 0xBB67AE85) & _MASK
+    return a, b, c, d
+
+
+def _horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
+    value = torch.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        value = value * x
+        value = value + coefficient
+    return value
+
+
+def _negative_log(u: Tensor) -> Tensor:
+    bits = u.view(torch.int32)
+    exponent = (bits - 0x3F3504F3) >> 23
+    mantissa = (bits - (exponent << 23)).view(torch.float32)
+    s = (mantissa - 1.0) / (mantissa + 1.0)
+    return -(exponent.float() * 0.69314718 + _horner(_LOG, s * s) * s)
+
+
+def box_muller(radius_bits: Tensor, angle_bits: Tensor) -> tuple[Tensor, Tensor]:
+    """Two independent float32 normals from two 32-bit words held in int64."""
+    u = (radius_bits >> 1).to(torch.int32).float() * 4.656612873e-10 + 2.328306437e-10
+    radius = (_negative_log(u) * 2.0).sqrt()
+    turn = angle_bits.to(torch.int32).float() * 4.656612873e-10
+    twice = turn * 2.0
+    quarter = torch.where(twice < 0, twice - 0.5, twice + 0.5).to(torch.int32)
+    f = turn + quarter.float() * -0.5
+    sine = _horner(_SINE, f * f) * f
+    cosine = _horner(_COSINE, f * f)
+    swapped = (quarter & 1) != 0
+    x = torch.where(swapped, sine, cosine)
+    y = torch.where(swapped, cosine, sine)
+    x = torch.where(((quarter + 1) & 2) != 0, -x, x)
+    y = torch.where((quarter & 2) != 0, -y, y)
+    return radius * x, radius * y
+
+
+def noise(
+    like: Tensor, rng: Tensor, stream: int, first_population: int, first_particle: int
+) -> Tensor:
+    """Standard normals [P, N, d] in the dtype of `like`; `rng` is int64 [2] = (seed, step)."""
+    populations, particles, elements = like.shape
+    blocks = (elements + 3) // 4
+    device = like.device
+    block = torch.arange(blocks, device=device)
+    particle = torch.arange(first_particle, first_particle + particles, device=device)[:, None]
+    population = torch.arange(first_population, first_population + populations, device=device)
+    word = (stream << 28) | population[:, None, None]
+    counter = torch.broadcast_tensors(block, rng[1] & _MASK, particle & _MASK, word & _MASK)
+    a, b, c, d = philox(counter, rng[0])  # type: ignore[arg-type]
+    normals = torch.cat([*box_muller(a, b), *box_muller(c, d)], dim=-1)
+    return normals[..., :elements].to(like.dtype)
+
+
+def uniform(
+    rng: Tensor, populations: int, first_population: int = 0, stream: int = 3
+) -> Tensor:
+    """One float64 uniform in [0, 1) per population and step; `rng` int64 [..., 2] -> [..., P]."""
+    population = torch.arange(first_population, first_population + populations, device=rng.device)
+    word = ((stream << 28) | population) & _MASK
+    seed, step = rng[..., :1], rng[..., 1:] & _MASK
+    zero = torch.zeros_like(step + population)
+    a, b, _, _ = philox((zero, zero + step, zero, zero + word), seed)
+    return ((a << 21) | (b >> 11)).double() * 2.0**-53

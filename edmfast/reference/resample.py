@@ -1,0 +1,129 @@
+"""Systematic resampling in exact integers, plain torch, the same bits as the compiled kernels.
+
+With ``m = max log w``, ``q_i = floor(exp(log w_i - m) 2^B)``, ``B = 62 - ceil(log2 N)``, ``c_i`` the
+exclusive prefix sum of q and ``W`` its total, particle i owns the slots k with
+``c_i <= (k + u) W / N < c_{i+1}``; its first slot is ``ceil(c_i N / W - u)``. With ``c_i N = k W + r``
+that is ``k + [r > floor(u W)]``, all in integers, so ``|offspring_i - N q_i / W| < 1`` always and any
+order of summation gives the same result. ESS = W^2 / sum q^2, log-mean-weight = m + log(W / (N 2^B)).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_EXP = (  # near-minimax on |r| <= log(2) / 2, relative error 1.2e-15, highest degree first
+    2.7613852100963253e-07,
+    2.7625169883520667e-06,
+    2.480153630713628e-05,
+    0.00019841208634639135,
+    0.0013888888905922382,
+    0.00833333335377842,
+    0.04166666666665131,
+    0.1666666666664823,
+    0.5,
+    1.0,
+    1.0,
+)
+_LOW31 = (1 << 31) - 1
+_LOW32 = (1 << 32) - 1
+
+NAN_SEEN, COLLAPSED, INFINITE = 1, 2, 4
+
+
+def fraction_bits(particles: int) -> int:
+    """B: N weights of at most 2^B sum to at most 2^62."""
+    return 62 - (particles - 1).bit_length()
+
+
+def quantised_exp(x: Tensor, bits: int) -> Tensor:
+    """floor(exp(x) 2^bits) as int64 for float64 x <= 0; NaN and -inf give 0."""
+    counts = x > -43.66827237527655  # -63 log 2
+    x = torch.where(counts, x, 0.0)
+    n = (x * 1.4426950408889634 + 6755399441055744.0) - 6755399441055744.0
+    r = x + n * -0.693147180369123816490
+    r = r + n * -1.90821492927058770002e-10
+    p = torch.full_like(r, _EXP[0])
+    for coefficient in _EXP[1:]:
+        p = p * r
+        p = p + coefficient
+    power = ((n.long() + (bits + 1023)) << 52).view(torch.float64)
+    return torch.where(counts, (p * power).long(), 0)
+
+
+def _high_product(a: Tensor, b: Tensor) -> Tensor:
+    """floor(a b / 2^64) of non-negative values; a is a 64-bit pattern, b < 2^63."""
+    a0, a1 = a & _LOW32, (a >> 32) & _LOW32
+    b0, b1 = b & _LOW32, (b >> 32) & _LOW32
+    low = ((a0 * b0) >> 32) & _LOW32
+    middle = a1 * b0  # may wrap: read as unsigned below
+    cross = a0 * b1 + low  # < 2^64
+    carry = ((middle & _LOW32) + (cross & _LOW32)) >> 32
+    return a1 * b1 + ((middle >> 32) & _LOW32) + ((cross >> 32) & _LOW32) + carry
+
+
+def _sum_of_squares(q: Tensor) -> Tensor:
+    """float64 of the exact integer sum of q^2, rounded as high 2^64 + low."""
+    high, low = q >> 31, q & _LOW31
+    square = low * low
+    high_high = (high * high).sum(-1)
+    middle = (high * low).sum(-1)
+    low_upper, low_lower = (square >> 31).sum(-1), (square & _LOW31).sum(-1)
+    # high_high 2^62 + middle 2^32 + low_upper 2^31 + low_lower, in base 2^32 with carries
+    digit0 = (low_lower & _LOW32) + ((low_upper & 1) << 31)
+    digit1 = (low_lower >> 32) + ((low_upper >> 1) & _LOW32) + (middle & _LOW32)
+    digit1 = digit1 + ((high_high & 3) << 30) + (digit0 >> 32)
+    upper = (low_upper >> 33) + (middle >> 32) + (high_high >> 2) + (digit1 >> 32)
+    low_word = digit0 & _LOW32, digit1 & _LOW32
+    return upper.double() * 2.0**64 + _unsigned_double(*low_word)
+
+
+def _unsigned_double(low: Tensor, high: Tensor) -> Tensor:
+    """float64 nearest to high 2^32 + low, an unsigned 64-bit number."""
+    small = (high << 32) | low
+    # above 2^63: halve with a sticky bit, convert (one rounding), double
+    halved = ((high << 31) | (low >> 1)) | (low & 1)
+    return torch.where(high >= 2**31, halved.double() * 2.0, small.double())
+
+
+def systematic_resample(
+    log_weights: Tensor, uniform: Tensor, ess_threshold: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See `edmfast.ops.systematic_resample`."""
+    populations, particles = log_weights.shape
+    bits = fraction_bits(particles)
+    values = log_weights.double()
+    nan = values.isnan()
+    maximum = values.masked_fill(nan, -torch.inf).amax(1)
+    collapsed = maximum == -torch.inf
+    top = maximum[:, None]
+    q = quantised_exp(torch.where(values == top, 0.0, values - top), bits)
+    q = torch.where(collapsed[:, None], 1, q)
+    prefix = torch.cat([q.new_zeros(populations, 1), q.cumsum(1)], dim=1)
+    total = prefix[:, -1:]
+
+    inside = uniform.nan_to_num(0.0).clamp(0.0, 0.9999999999999999)
+    fraction = (inside * 2.0**53).long() << 11
+    threshold = _high_product(fraction, total[:, 0])[:, None]
+    quotient = (prefix.double() * (float(particles) / total.double())).long()
+    remainder = prefix * particles - quotient * total  # wraps; the true value is in [0, W)
+    low, high = (remainder < 0).long(), (remainder >= total).long()
+    quotient, remainder = quotient + high - low, remainder + (low - high) * total
+    slots = quotient + (remainder > threshold).long()
+
+    squares = _sum_of_squares(q)
+    weight = total[:, 0].double()
+    ess = torch.where(collapsed, 0.0, weight * weight / squares)
+    log_mean = maximum + torch.log(weight / (particles * 2.0**bits))
+    resampled = (ess < ess_threshold * particles) & ~collapsed
+
+    # a particle without offspring shares its first slot with the next one, so the maximum wins
+    identity = torch.arange(particles, device=values.device).expand(populations, -1)
+    marks = torch.zeros(populations, particles + 1, dtype=torch.int64, device=values.device)
+    marks.scatter_reduce_(1, slots[:, :-1], identity, reduce="amax")
+    ancestors = marks[:, :-1].cummax(1).values
+    ancestors = torch.where(resampled[:, None], ancestors, identity).int()
+    degenerate = (
+        nan.any(1) * NAN_SEEN + collapsed * COLLAPSED + (maximum == torch.inf) * INFINITE
+    ).int()
+    return ancestors, log_mean, ess, resampled, degenerate

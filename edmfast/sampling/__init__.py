@@ -1,0 +1,30 @@
+"""Drop-in samplers for a denoiser: the names of k-diffusion and of the EDM projects."""
+
+from edmfast.sampling.common import get_ancestral_step, to_d
+from edmfast.sampling.edm import edm2_sampler, edm_sampler
+from edmfast.sampling.multistep import sample_dpmpp_2m
+from edmfast.sampling.noise import noise_sampler
+from edmfast.sampling.ode import sample_euler, sample_heun
+from edmfast.sampling.schedules import (
+    get_sigmas_exponential,
+    get_sigmas_karras,
+    get_sigmas_polyexponential,
+    get_sigmas_vp,
+)
+from edmfast.sampling.sde import sample_euler_ancestral
+
+__all__ = [
+    "edm2_sampler",
+    "edm_sampler",
+    "get_ancestral_step",
+    "get_sigmas_exponential",
+    "get_sigmas_karras",
+    "get_sigmas_polyexponential",
+    "get_sigmas_vp",
+    "noise_sampler",
+    "sample_dpmpp_2m",
+    "sample_euler",
+    "sample_euler_ancestral",
+    "sample_heun",
+    "to_d",
+]

@@ -1,0 +1,145 @@
+"""What the samplers share: the calls to the denoiser, Karras et al.'s churn, and the checks.
+
+Conventions (k-diffusion): x is [B, *shape]; sigmas [T + 1] decrease strictly and may end in 0;
+`model(x, sigma [B], **extra_args)` returns the denoised x_0. The levels are read into Python floats
+once, at the start, so that a step on an accelerator never waits for the host.
+
+The samplers are built from single multiplications and additions per element: fused forms (addcmul,
+lerp) may round differently in a vector loop and in its tail, and would make the bits of a sample
+depend on the batch around it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edmfast.models.preconditioning import expand_sigma
+
+Model = Callable[..., Tensor]
+Callback = Callable[[dict[str, Any]], Any]
+
+
+def to_d(x: Tensor, sigma: float | Tensor, denoised: Tensor) -> Tensor:
+    """dx/dsigma of the probability-flow ODE: (x - denoised) / sigma, [B, *shape].
+
+    sigma is a float, [] or [B]. Karras et al. (2022), equation 1 with sigma(t) = t.
+    """
+    if isinstance(sigma, Tensor):
+        sigma = expand_sigma(sigma, x)
+    return (x - denoised) / sigma
+
+
+def get_ancestral_step(
+    sigma_from: float | Tensor, sigma_to: float | Tensor, eta: float = 1.0
+) -> tuple[Any, Any]:
+    """Splits a step into a deterministic move to sigma_down and fresh noise sigma_up.
+
+    sigma_up = min(sigma_to, eta sqrt(sigma_to^2 (sigma_from^2 - sigma_to^2) / sigma_from^2)),
+    sigma_down^2 = sigma_to^2 - sigma_up^2; eta = 1 is ancestral sampling (Ho et al. 2020), eta = 0
+    the ODE. Floats give floats, tensors give tensors.
+
+    Returns:
+        (sigma_down, sigma_up).
+    """
+    if not eta:
+        return sigma_to, 0.0
+    up = eta * sigma_to / sigma_from * (sigma_from**2 - sigma_to**2) ** 0.5
+    up = torch.clamp(up, max=sigma_to) if isinstance(up, Tensor) else min(up, sigma_to)
+    return (sigma_to**2 - up**2) ** 0.5, up
+
+
+def towards(denoised: Tensor, x: Tensor, ratio: float) -> Tensor:
+    """Moves x to denoised + ratio (x - denoised): an exact ODE step if the denoiser is constant."""
+    return (x - denoised).mul_(ratio).add_(denoised)
+
+
+def churn_factors(levels: list[float], churn: float, low: float, high: float) -> list[float]:
+    """gamma of every step: the noise is raised to (1 + gamma) sigma first, where sigma is in range.
+
+    Karras et al. (2022), algorithm 2: gamma = min(S_churn / T, sqrt(2) - 1) on [S_min, S_max].
+    """
+    check_not_negative(churn=churn, smallest_churned_sigma=low, largest_churned_sigma=high)
+    gamma = min(churn / (len(levels) - 1), math.sqrt(2) - 1)
+    return [gamma if low <= sigma <= high else 0.0 for sigma in levels[:-1]]
+
+
+def bind(model: Model, extra_args: dict[str, Any] | None) -> Callable[[Tensor, float], Tensor]:
+    """`denoise(x, sigma)` with sigma a Python float: calls the model once and checks its answer."""
+    condition = dict(extra_args or {})
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        denoised = model(x, x.new_full((x.shape[0],), sigma), **condition)
+        if denoised.shape != x.shape:
+            raise ValueError(
+                f"the model must return a denoised tensor of x's shape {tuple(x.shape)}, "
+                f"it returned {tuple(denoised.shape)}"
+            )
+        return denoised.to(x.dtype)
+
+    return denoise
+
+
+def report(
+    callback: Callback | None, x: Tensor, i: int, sigma: Tensor, sigma_hat: Tensor, denoised: Tensor
+) -> None:
+    """Hands k-diffusion's dict to the callback, if there is one."""
+    if callback is not None:
+        callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma_hat, "denoised": denoised})
+
+
+def check_start(x: Tensor, sigmas: Tensor) -> list[float]:
+    """Checks the start of a sampler and returns the levels as Python floats.
+
+    Raises:
+        TypeError: x or sigmas is not a floating-point tensor.
+        ValueError: x is not [B, *shape] or not finite; sigmas is not [T + 1] with T >= 1, not
+            finite, negative, or not strictly decreasing.
+    """
+    check_state(x, "x")
+    if not isinstance(sigmas, Tensor) or not sigmas.is_floating_point():
+        raise TypeError(f"sigmas must be a floating-point tensor [T + 1], got {_kind(sigmas)}")
+    if sigmas.ndim != 1 or len(sigmas) < 2:
+        raise ValueError(f"sigmas must be [T + 1] with T >= 1, got shape {tuple(sigmas.shape)}")
+    levels: list[float] = sigmas.tolist()
+    for i, sigma in enumerate(levels):
+        if not math.isfinite(sigma) or sigma < 0:
+            raise ValueError(f"sigmas must be finite and >= 0, got sigmas[{i}] = {sigma}")
+        if i and not sigma < levels[i - 1]:
+            raise ValueError(
+                "sigmas must decrease strictly (only the last may be 0), "
+                f"got sigmas[{i - 1}] = {levels[i - 1]}, sigmas[{i}] = {sigma}"
+            )
+    return levels
+
+
+def check_state(x: Tensor, name: str) -> None:
+    """Raises TypeError or ValueError unless x is a finite floating-point tensor [B, *shape]."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor [B, *shape], got {_kind(x)}")
+    if x.ndim < 2:
+        raise ValueError(f"{name} must be [B, *shape] with a batch axis, got {tuple(x.shape)}")
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity in it")
+
+
+def check_positive(**values: float) -> None:
+    """Raises ValueError unless every value is a finite positive number."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def check_not_negative(**values: float) -> None:
+    """Raises ValueError unless every value is a number >= 0 (infinity is accepted)."""
+    for name, value in values.items():
+        if not value >= 0:
+            raise ValueError(f"{name} must be >= 0, got {value}")
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,55 @@
+"""Multistep solver: DPM-Solver++(2M), which reuses the last denoised state.
+
+In lambda = -ln sigma, with h = lambda_next - lambda and r = h_previous / h,
+    x' = (sigma_next / sigma) x - (exp(-h) - 1) D',   D' = D + (D - D_previous) / (2 r);
+exp(-h) = sigma_next / sigma, so a step moves x towards the extrapolated D'. Source: Lu et al. 2022,
+"DPM-Solver++", arXiv 2211.01095, algorithm 2; name and callback as in k-diffusion.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import trange
+
+from edmfast.sampling.common import Callback, Model, bind, check_start, report, towards
+
+
+@torch.no_grad()
+def sample_dpmpp_2m(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+) -> Tensor:
+    """DPM-Solver++(2M), second order, one model call per step; first order at the two ends.
+
+    Args:
+        model: denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
+        x: [B, *shape], the noisy state at sigmas[0].
+        sigmas: [T + 1], strictly decreasing, the last may be 0.
+        callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised.
+        disable: of the progress bar (None shows it on a terminal only).
+
+    Raises:
+        TypeError, ValueError: bad x or sigmas, or a model that returns another shape.
+    """
+    levels = check_start(x, sigmas)
+    denoise = bind(model, extra_args)
+    previous: Tensor | None = None
+    for i in trange(len(levels) - 1, disable=disable):
+        sigma, sigma_next = levels[i], levels[i + 1]
+        denoised = denoise(x, sigma)
+        report(callback, x, i, sigmas[i], sigmas[i], denoised)
+        target = denoised
+        if previous is not None and sigma_next > 0:
+            h, h_previous = math.log(sigma / sigma_next), math.log(levels[i - 1] / sigma)
+            target = denoised + (denoised - previous) * (h / (2 * h_previous))
+        x = towards(target, x, sigma_next / sigma)
+        previous = denoised
+    return x

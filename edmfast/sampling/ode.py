@@ -1,0 +1,126 @@
+"""Single-step solvers of the probability-flow ODE, dx/dsigma = (x - D(x; sigma)) / sigma.
+
+Both take Karras et al.'s churn: before a step with sigma in [s_tmin, s_tmax] the noise is raised to
+sigma_hat = (1 + gamma) sigma by adding fresh noise of variance s_noise^2 (sigma_hat^2 - sigma^2),
+gamma = min(s_churn / T, sqrt(2) - 1). Source: Karras et al. 2022, arXiv 2206.00364, algorithms 1
+and 2; names and callback as in k-diffusion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import trange
+
+from edmfast.sampling.common import (
+    Callback,
+    Model,
+    bind,
+    check_not_negative,
+    check_start,
+    churn_factors,
+    report,
+    to_d,
+    towards,
+)
+from edmfast.sampling.noise import NoiseSampler, or_default
+
+
+@torch.no_grad()
+def sample_euler(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+    *,
+    noise_sampler: NoiseSampler | None = None,
+) -> Tensor:
+    """Euler's method, first order, T model calls for sigmas [T + 1].
+
+    Args:
+        model: denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
+        x: [B, *shape], the noisy state at sigmas[0].
+        sigmas: [T + 1], strictly decreasing, the last may be 0.
+        callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised.
+        disable: of the progress bar (None shows it on a terminal only).
+        s_churn, s_tmin, s_tmax, s_noise: the churn, none by default.
+        noise_sampler: (sigma, sigma_next) -> normals like x, called at churned steps only.
+
+    Raises:
+        TypeError, ValueError: bad x or sigmas, negative churn, or a model of another shape.
+    """
+    levels = check_start(x, sigmas)
+    gammas = churn_factors(levels, s_churn, s_tmin, s_tmax)
+    check_not_negative(s_noise=s_noise)
+    noise = or_default(noise_sampler, x, needed=any(gammas))
+    denoise = bind(model, extra_args)
+    for i in trange(len(gammas), disable=disable):
+        sigma_hat = levels[i] * (1 + gammas[i])
+        if gammas[i]:
+            fresh = s_noise * math.sqrt(sigma_hat**2 - levels[i] ** 2)
+            x = x + noise(sigmas[i], sigmas[i + 1]) * fresh
+        denoised = denoise(x, sigma_hat)
+        report(callback, x, i, sigmas[i], sigmas[i] * (1 + gammas[i]), denoised)
+        x = towards(denoised, x, levels[i + 1] / sigma_hat)
+    return x
+
+
+@torch.no_grad()
+def sample_heun(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+    *,
+    noise_sampler: NoiseSampler | None = None,
+) -> Tensor:
+    """Heun's method, second order, two model calls per step (one where the step ends at 0).
+
+    Arguments and errors as in `sample_euler`.
+    """
+    levels = check_start(x, sigmas)
+    gammas = churn_factors(levels, s_churn, s_tmin, s_tmax)
+    check_not_negative(s_noise=s_noise)
+    noise = or_default(noise_sampler, x, needed=any(gammas))
+    denoise = bind(model, extra_args)
+    for i in trange(len(gammas), disable=disable):
+        sigma_hat = levels[i] * (1 + gammas[i])
+        if gammas[i]:
+            fresh = s_noise * math.sqrt(sigma_hat**2 - levels[i] ** 2)
+            x = x + noise(sigmas[i], sigmas[i + 1]) * fresh
+        denoised = denoise(x, sigma_hat)
+        report(callback, x, i, sigmas[i], sigmas[i] * (1 + gammas[i]), denoised)
+        x = heun_step(denoise, x, denoised, sigma_hat, levels[i + 1])
+    return x
+
+
+def heun_step(
+    denoise: Callable[[Tensor, float], Tensor],
+    x: Tensor,
+    denoised: Tensor,
+    sigma: float,
+    sigma_next: float,
+) -> Tensor:
+    """From sigma to sigma_next by the trapezoidal rule; `denoised` is D(x; sigma), known."""
+    if sigma_next == 0:
+        return denoised.clone()
+    slope = to_d(x, sigma, denoised)
+    end = towards(denoised, x, sigma_next / sigma)
+    slope = slope + to_d(end, sigma_next, denoise(end, sigma_next))
+    return x + slope * ((sigma_next - sigma) / 2)

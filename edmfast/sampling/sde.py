@@ -1,0 +1,68 @@
+"""Stochastic single-step solver: Euler with ancestral noise.
+
+A step from sigma to sigma_next is a deterministic move to sigma_down < sigma_next and fresh noise
+sigma_up, sigma_down^2 + sigma_up^2 = sigma_next^2 (`get_ancestral_step`). Sources: Ho et al. 2020,
+arXiv 2006.11239 (ancestral sampling), Song et al. 2021, arXiv 2010.02502 (eta); name and callback
+as in k-diffusion.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import trange
+
+from edmfast.sampling.common import (
+    Callback,
+    Model,
+    bind,
+    check_not_negative,
+    check_start,
+    get_ancestral_step,
+    report,
+    towards,
+)
+from edmfast.sampling.noise import NoiseSampler, or_default
+
+
+@torch.no_grad()
+def sample_euler_ancestral(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+) -> Tensor:
+    """Ancestral sampling with Euler steps, one model call per step.
+
+    Args:
+        model: denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
+        x: [B, *shape], the noisy state at sigmas[0].
+        sigmas: [T + 1], strictly decreasing, the last may be 0.
+        callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised.
+        disable: of the progress bar (None shows it on a terminal only).
+        eta: 1 is ancestral sampling, 0 the ODE.
+        s_noise: factor of the noise.
+        noise_sampler: (sigma, sigma_next) -> normals like x, called where noise is added.
+
+    Raises:
+        TypeError, ValueError: bad x or sigmas, negative eta or s_noise, a model of another shape.
+    """
+    levels = check_start(x, sigmas)
+    check_not_negative(eta=eta, s_noise=s_noise)
+    noise = or_default(noise_sampler, x, needed=eta > 0)
+    denoise = bind(model, extra_args)
+    for i in trange(len(levels) - 1, disable=disable):
+        denoised = denoise(x, levels[i])
+        report(callback, x, i, sigmas[i], sigmas[i], denoised)
+        sigma_down, sigma_up = get_ancestral_step(levels[i], levels[i + 1], eta)
+        x = towards(denoised, x, sigma_down / levels[i])
+        if sigma_up > 0:
+            x = x + noise(sigmas[i], sigmas[i + 1]) * (s_noise * sigma_up)
+    return x

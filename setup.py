@@ -1,0 +1,126 @@
+"""Builds the compiled operators: C++ for the CPU always, CUDA where nvcc is found.
+
+Environment: EDMFAST_SKIP_CUDA=1, EDMFAST_FORCE_CUDA=1, EDMFAST_SKIP_CPP=1, TORCH_CUDA_ARCH_LIST
+(default "8.0;9.0"), CUDA_HOME, MAX_JOBS. Only libtorch's stable ABI is used, so one build serves
+every torch from 2.11 on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent.resolve()
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
+SKIP_CPP = os.environ.get("EDMFAST_SKIP_CPP") == "1"
+SKIP_CUDA = SKIP_CPP or os.environ.get("EDMFAST_SKIP_CUDA") == "1"
+FORCE_CUDA = os.environ.get("EDMFAST_FORCE_CUDA") == "1"
+
+
+def find_nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if home and (Path(home) / "bin" / "nvcc").exists():
+        return str(Path(home) / "bin" / "nvcc")
+    return shutil.which("nvcc")
+
+
+def architecture_flags() -> list[str]:
+    """One SASS image per architecture; `9.0+PTX` adds the PTX of that one."""
+    flags = []
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST") or "8.0;9.0+PTX"
+    for item in listed.replace(" ", ";").split(";"):
+        number = item.removesuffix("+PTX").replace(".", "")
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if item.endswith("+PTX"):
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+def build_cuda(nvcc: str, target: Path, scratch: Path) -> None:
+    """Compile every csrc/cuda/*.cu and link them; needs no GPU and no CUDA build of torch."""
+    from torch.utils.cpp_extension import include_paths
+
+    includes = [f"-I{path}" for path in (*include_paths(), ROOT / "csrc" / "include")]
+    common = [nvcc, "-O3", "-std=c++20", "-Xcompiler=-fPIC", *architecture_flags()]
+    # multiplications and additions stay separate: the CPU and the GPU must round alike
+    compile_flags = [STABLE_ABI, "-DUSE_CUDA", "--fmad=false", *includes]
+    scratch.mkdir(parents=True, exist_ok=True)
+    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    objects = [scratch / f"{source.stem}.o" for source in sources]
+
+    def compile_one(pair: tuple[Path, Path]) -> None:
+        source, output = pair
+        subprocess.run([*common, *compile_flags, "-c", str(source), "-o", str(output)], check=True)
+
+    jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(compile_one, zip(sources, objects, strict=True)))
+    subprocess.run([*common, "-shared", *map(str, objects), "-o", str(target)], check=True)
+
+
+def describe(nvcc: str | None) -> str:
+    if SKIP_CPP:
+        return "C++ skipped by EDMFAST_SKIP_CPP=1"
+    if SKIP_CUDA:
+        return "CUDA skipped by EDMFAST_SKIP_CUDA=1"
+    if nvcc is None:
+        return "CUDA skipped: no nvcc found"
+    return f"C++ and CUDA ({os.environ.get('TORCH_CUDA_ARCH_LIST') or '8.0;9.0+PTX'})"
+
+
+class BuildPackage(build_py):
+    """Adds the CUDA library and a line saying what was built."""
+
+    def run(self) -> None:
+        super().run()
+        nvcc = None if SKIP_CUDA else find_nvcc()
+        if FORCE_CUDA and nvcc is None:
+            raise RuntimeError("EDMFAST_FORCE_CUDA=1, but no nvcc: set CUDA_HOME or PATH")
+        editable = getattr(self, "editable_mode", False)
+        package = ROOT / "edmfast" if editable else Path(self.build_lib) / "edmfast"
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "_build_info.txt").write_text(describe(nvcc) + "\n")
+        if nvcc is not None:
+            build_cuda(nvcc, package / "_cuda.so", ROOT / "build" / "cuda")
+
+
+def cpp_arguments() -> dict:
+    if SKIP_CPP:
+        return {}
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+    sources = ["csrc/ops.cpp", *(f"csrc/cpu/{path.name}" for path in CPU_SOURCES)]
+    extension = CppExtension(
+        "edmfast._C",
+        sources,
+        depends=[str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*.h")],
+        extra_compile_args=[
+            STABLE_ABI,
+            "-O3",
+            "-fopenmp-simd",
+            "-ffp-contract=off",
+            "-fno-math-errno",
+            "-fno-trapping-math",
+            "-fvisibility=hidden",
+        ],
+        py_limited_api=True,
+    )
+    return {
+        "ext_modules": [extension],
+        "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
+        "build_ext": BuildExtension,
+    }
+
+
+CPU_SOURCES = sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
+arguments = cpp_arguments()
+commands = {"build_py": BuildPackage}
+if "build_ext" in arguments:
+    commands["build_ext"] = arguments.pop("build_ext")
+setup(cmdclass=commands, **arguments)

@@ -1,0 +1,39 @@
+"""The gate lets right answers through and names everything else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench.correctness import close, failures
+
+
+def gate(case):
+    return failures(case, case.make_inputs(case.shape, case.dtype, torch.device("cpu")))
+
+
+def test_right_answers_pass(case):
+    assert gate(case()) == {}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda x, factor: x * factor + 1e-3, "not close"),
+        (lambda x, factor: x * float("nan"), "not close"),
+        (lambda x, factor: (x * factor, x), "2 tensors instead of 1"),
+        (lambda x, factor: x.mul_(factor), "it changes its inputs"),
+        (lambda x, factor: 1 / 0, "ZeroDivisionError"),
+    ],
+)
+def test_a_wrong_answer_is_named_and_leaves_the_others_their_inputs(case, wrong, message):
+    found = gate(case(baselines={"wrong": wrong, "right": torch.mul}))
+    assert list(found) == ["wrong"]
+    assert message in found["wrong"]
+
+
+def test_close_goes_through_nested_outputs():
+    check = close(0.0, atol=0.1)
+    check((torch.ones(2), [torch.zeros(1)]), (torch.ones(2).double(), [torch.zeros(1) + 0.05]))
+    with pytest.raises(AssertionError):
+        check((torch.ones(2),), (torch.ones(2) + 0.2,))

@@ -1,0 +1,40 @@
+"""Floors: the larger of memory time and arithmetic time, and a measurement that returns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench import floors, machine
+
+
+def test_the_slower_resource_decides(case):
+    machine_floors = floors.Floors(bandwidth=1e9, gemm={"torch.float32": 1e12})
+    assert machine_floors.seconds(case(bytes=2000, flops=0)) == pytest.approx(2e-6)
+    assert machine_floors.seconds(case(bytes=2000, flops=10**7)) == pytest.approx(1e-5)
+    assert machine_floors.seconds(case(bytes=2000, flops=10**3)) == pytest.approx(2e-6)
+
+
+def test_measurement(effort, monkeypatch):
+    monkeypatch.setattr(floors, "cache_bytes", lambda device: 0)
+    found = floors.measure(torch.device("cpu"), [torch.float32, torch.float32], effort)
+    # Any machine copies and multiplies at between 100 MB/s and 100 TB/s, 0.1 and 1e6 Gflop/s.
+    assert 1e8 < found.bandwidth < 1e14
+    assert list(found.gemm) == ["torch.float32"]
+    assert 1e8 < found.gemm["torch.float32"] < 1e15
+
+
+def test_cache_is_read_from_the_system(monkeypatch, tmp_path):
+    for i, size in enumerate(["48K", "2048K", "96M"]):
+        (tmp_path / f"index{i}").mkdir()
+        (tmp_path / f"index{i}" / "size").write_text(size + "\n")
+    monkeypatch.setattr(machine, "_CACHES", tmp_path)
+    assert machine.cache_bytes(torch.device("cpu")) == 96 * 2**20
+    monkeypatch.setattr(machine, "_CACHES", tmp_path / "missing")
+    assert machine.cache_bytes(torch.device("cpu")) == 32 * 2**20
+
+
+def test_description_of_the_machine():
+    assert machine.versions()["torch"] == torch.__version__
+    assert machine.slug(torch.device("cpu")).startswith("cpu-")
+    assert machine.commit()

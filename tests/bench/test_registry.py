@@ -1,0 +1,46 @@
+"""Cases are validated, loaded once, and selected by device and name."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+
+from bench import registry
+
+
+def test_registered_modules_load():
+    names = [case.name for case in registry.load()]
+    assert len(names) == len(set(names))
+
+
+def test_load_collects_in_order_and_refuses_twins(case, monkeypatch):
+    module = types.ModuleType("bench.bench_fake")
+    module.CASES = [case(), case(name="other/1")]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    loaded = registry.load([module.__name__])
+    assert [found.name for found in loaded] == ["scale/100", "other/1"]
+    with pytest.raises(ValueError, match=r"unique.*\['other/1', 'scale/100'\]"):
+        registry.load([module.__name__] * 2)
+
+
+def test_select(case):
+    cases = [case(), case(name="other/1"), case(name="scale/gpu", devices=("cuda",))]
+    assert registry.select(cases, "cpu", "scale") == cases[:1]
+    assert registry.select(cases, "cuda") == cases
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"baselines": {}}, "at least one baseline"),
+        ({"baselines": {"ours": min}}, "none of them named 'ours'"),
+        ({"goal": 0.0}, "goal must be > 0"),
+        ({"bytes": 0}, "bytes or flops known"),
+        ({"bytes": -1}, "got goal=1.0, bytes=-1"),
+    ],
+)
+def test_bad_case(case, changes, message):
+    with pytest.raises(ValueError, match=message):
+        case(**changes)

@@ -1,0 +1,118 @@
+"""The command line end to end on a tiny case, with the floors of an imagined machine."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from bench import floors, run
+from bench.report import Result, duration, table
+from bench.timing import Timing
+
+
+@pytest.fixture(autouse=True)
+def imagined_machine(monkeypatch, effort):
+    measured = floors.Floors(bandwidth=1e9, gemm={"torch.float32": 1e9})
+    monkeypatch.setattr(floors, "measure", lambda *_: measured)
+    monkeypatch.setattr(run, "QUICK", effort)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_right_case_is_timed_printed_and_written(case, tmp_path, capsys):
+    path = tmp_path / "new" / "out.json"
+    assert run.main(["--quick", "--json", str(path)], [case()]) == 0
+    printed = capsys.readouterr().out
+    assert "scale/100" in printed
+    assert "twice" in printed
+    written = json.loads(path.read_text())
+    assert {"device", "device_name", "threads", "commit", "versions", "floors"} <= set(written)
+    (found,) = written["cases"]
+    assert found["best_baseline"] == "twice"
+    timings = found["timings"]
+    assert found["ratio"] == timings["twice"]["median"] / timings["ours"]["median"]
+    assert found["floor_fraction"] == pytest.approx(8e-7 / timings["ours"]["median"])
+    assert timings["ours"]["p20"] <= timings["ours"]["median"] <= timings["ours"]["p80"]
+
+
+def test_a_wrong_case_is_refused(case, tmp_path, capsys):
+    calls = []
+
+    def wrong(x, factor):
+        calls.append(1)
+        return x
+
+    path = tmp_path / "out.json"
+    cases = [case(ours=wrong), case(name="scale/right")]
+    assert run.main(["--quick", "--json", str(path)], cases) == 1
+    assert len(calls) == 1
+    printed = capsys.readouterr().out
+    assert "FAILED ours" in printed
+    refused, right = json.loads(path.read_text())["cases"]
+    assert refused["timings"] == {}
+    assert refused["ratio"] is None
+    assert right["failures"] == {}
+    assert right["ratio"] > 0
+
+
+def test_a_wrong_baseline_is_not_timed_and_fails_the_run(case, capsys):
+    baselines = {"wrong": lambda x, factor: x, "right": torch.mul}
+    assert run.main(["--quick"], [case(baselines=baselines)]) == 1
+    printed = capsys.readouterr().out
+    assert "FAILED wrong" in printed
+    assert "right" in printed
+
+
+def test_missed_goals_do_not_fail_the_run(case, capsys):
+    assert run.main(["--quick"], [case(goal=1e9)]) == 0
+    assert "1e+09x" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--only", "nothing"], ["--device", "cuda"]])
+def test_nothing_to_run(arguments, case, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run.main(arguments, [case()]) == 2
+    assert "bench: no" in capsys.readouterr().err
+
+
+def test_bad_threads(case):
+    with pytest.raises(SystemExit):
+        run.main(["--threads", "0"], [case()])
+
+
+def test_automatic_place(case, monkeypatch, tmp_path):
+    monkeypatch.setattr(run.machine, "ROOT", tmp_path)
+    monkeypatch.setattr(run.machine, "commit", lambda: "abc123")
+    monkeypatch.setattr(run.machine, "device_name", lambda device: "Some CPU (R) 7")
+    assert run.main(["--quick", "--json", "auto"], [case()]) == 0
+    (path,) = tmp_path.glob("bench/results/*/*.json")
+    assert path.parent.name == "cpu-some-cpu-r-7"
+    assert path.name.endswith("-abc123.json")
+
+
+def test_numbers_of_a_result(case):
+    timings = {
+        "ours": Timing(2e-6, 1e-6, 3e-6, 9),
+        "slow": Timing(9e-6, 9e-6, 9e-6, 9),
+        "fast": Timing(5e-6, 5e-6, 5e-6, 9),
+    }
+    result = Result(case(goal=3.0), {}, timings, floor_seconds=8e-7)
+    assert result.best_baseline == "fast"
+    assert result.ratio == pytest.approx(2.5)
+    assert result.floor_fraction == pytest.approx(0.4)
+    row = table([result]).splitlines()[1].split("  ")
+    cells = [cell.strip() for cell in row if cell.strip()]
+    assert cells == [
+        *["scale/100", "2 us (1 us - 3 us)", "5 us (5 us - 5 us)", "fast"],
+        *["2.50x", "3x", "no", "40%"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(2.0, "2 s"), (1.234e-3, "1.23 ms"), (5e-5, "50 us"), (7e-9, "7 ns")]
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,95 @@
+"""Rounds interleave, inputs rotate, statistics are per call. No test looks at a speed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from bench import inputs, timing
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only the timed functions advance."""
+
+    class Clock:
+        now = 0.0
+
+        def perf_counter(self):
+            return self.now
+
+    stopped = Clock()
+    monkeypatch.setattr(timing, "time", stopped)
+    return stopped
+
+
+def test_rounds_interleave_and_every_copy_is_warmed_and_rotated(clock, effort):
+    log = []
+
+    def logging(name, seconds):
+        def call(copy):
+            log.append((name, copy))
+            clock.now += seconds
+
+        return call
+
+    implementations = {"a": logging("a", 1.0), "b": logging("b", 3.0)}
+    copies = [(0,), (1,)]
+    found = timing.time_side_by_side(implementations, copies, torch.device("cpu"), effort)
+    assert found["a"] == timing.Timing(median=1.0, p20=1.0, p80=1.0, rounds=3)
+    assert found["b"].median == 3.0
+    warm = [("a", 0), ("a", 1), ("a", 0), ("b", 0), ("b", 1), ("b", 0)]
+    rounds = ["a", "b", "b", "a", "a", "b"]
+    assert log[:6] == warm
+    assert [name for name, _ in log[6:]] == rounds
+    assert [copy for name, copy in log[6:] if name == "a"] == [1, 0, 1]
+
+
+def test_short_calls_are_grouped_and_percentiles_are_per_call(clock):
+    durations = itertools.chain([1e-3] * 9, itertools.cycle([2e-3]))
+
+    def call():
+        clock.now += next(durations)
+
+    effort = timing.Effort(seconds=0.0, rounds=2, sample_seconds=4e-3)
+    found = timing.time_side_by_side({"ours": call}, [()], torch.device("cpu"), effort)["ours"]
+    # One warm-up, one probe of a single call, four calls to fill a sample: three remain at 1 ms.
+    assert found.rounds == 2
+    assert found.median == pytest.approx(((3 * 1e-3 + 2e-3) / 4 + 2e-3) / 2)
+    assert found.p20 < found.median < found.p80
+
+
+def test_garbage_collection_is_restored(effort):
+    import gc
+
+    def fails():
+        raise RuntimeError
+
+    calls = iter([lambda: None] * 2)
+    with pytest.raises(RuntimeError):
+        timing.time_side_by_side(
+            {"ours": lambda: next(calls, fails)()}, [()], torch.device("cpu"), effort
+        )
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(("cache", "copies"), [(10**9, 1), (3200, 1), (3199, 8), (900, 4), (10, 2)])
+def test_copies_exceed_the_cache_or_stay_alone(cache, copies):
+    original = (torch.ones(100), 7)
+    rotated = inputs.rotation(original, cache)
+    assert len(rotated) == copies
+    pointers = {copy[0].data_ptr() for copy in rotated}
+    assert len(pointers) == copies
+    assert all(torch.equal(copy[0], original[0]) and copy[1] == 7 for copy in rotated)
+
+
+def test_unchanged_sees_one_element_and_takes_nan_for_nan():
+    tree = {"x": torch.tensor([1.0, math.nan]), "i": [torch.tensor([2])]}
+    before = inputs.copy(tree)
+    assert inputs.unchanged(tree, before)
+    tree["i"][0][0] = 3
+    assert not inputs.unchanged(tree, before)
+    assert inputs.size_in_bytes(tree) == 16
