@@ -24,7 +24,7 @@ struct Job {
   const T* log_weights;
   const double* uniform;
   double ess_threshold;
-  int64_t* q;
+  int64_t* prefix;
   int32_t* ancestors;
   double* log_mean;
   double* ess;
@@ -54,29 +54,28 @@ bool decide(const Job<T>& job, int64_t p, const Maximum& maximum, const WeightSu
   return job.resampled[p];
 }
 
+// Leaves in `prefix` the sum of the weights of this chunk before each particle.
 template <class T>
-WeightSums quantise_chunk(const T* log_weights, int64_t n, double maximum, int bits, int64_t* q) {
+WeightSums scan_chunk(const T* log_weights, int64_t n, double maximum, int bits, int64_t* prefix) {
   WeightSums sums;
   for (int64_t start = 0; start < n; start += kBlock) {
     const int64_t size = std::min(kBlock, n - start);
-    quantise(log_weights + start, maximum, bits, q + start, size);
-    sums += sum_weights(q + start, size);
+    quantise(log_weights + start, maximum, bits, prefix + start, size);
+    sums += scan_weights(prefix + start, size, sums.total);
   }
   return sums;
 }
 
-// `prefix`: the exact sum of all weights before this chunk.
-void fill_chunk(const int64_t* q, int64_t first, int64_t n, int64_t prefix, const SlotMap& map, int32_t* ancestors) {
-  int64_t prefixes[kBlock + 1];
+// `offset`, `end`: the exact sums of all weights before this chunk, and up to its end.
+void fill_chunk(const int64_t* prefix, int64_t first, int64_t n, int64_t offset, int64_t end, const SlotMap& map,
+                int32_t* ancestors) {
   int32_t slots[kBlock + 1];
+  const int32_t last = static_cast<int32_t>(map.first_slot(end));
   for (int64_t start = 0; start < n; start += kBlock) {
     const int64_t size = std::min(kBlock, n - start);
-    for (int64_t i = 0; i < size; ++i) {
-      prefixes[i] = prefix;
-      prefix += q[start + i];
-    }
-    prefixes[size] = prefix;
-    first_slots(prefixes, map, slots, size + 1);
+    const bool at_end = start + size == n;
+    first_slots(prefix + start, offset, map, slots, size + (at_end ? 0 : 1));
+    if (at_end) slots[size] = last;
     fill_slots(slots, first + start, size, ancestors);
   }
 }
@@ -91,7 +90,7 @@ void resample(const Job<T>& job) {
   const int64_t grain = std::max<int64_t>(1, 4096 / std::min(particles, kChunk));
   std::vector<Maximum> maxima(tasks);
   std::vector<WeightSums> sums(tasks);
-  std::vector<int64_t> prefixes(tasks);
+  std::vector<int64_t> offsets(tasks);
   std::vector<char> active(job.populations);
 
   const auto each_chunk = [&](const auto& body) {
@@ -113,13 +112,13 @@ void resample(const Job<T>& job) {
     }
   }
   each_chunk([&](int64_t task, int64_t p, int64_t, int64_t n, const T* w) {
-    sums[task] = quantise_chunk(w, n, maxima[p * chunks].value, bits, job.q + (w - job.log_weights));
+    sums[task] = scan_chunk(w, n, maxima[p * chunks].value, bits, job.prefix + (w - job.log_weights));
   });
   std::vector<int64_t> totals(job.populations);
   for (int64_t p = 0; p < job.populations; ++p) {
     WeightSums whole;
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      prefixes[p * chunks + chunk] = whole.total;
+      offsets[p * chunks + chunk] = whole.total;
       whole += sums[p * chunks + chunk];
     }
     totals[p] = whole.total;
@@ -129,7 +128,8 @@ void resample(const Job<T>& job) {
     int32_t* ancestors = job.ancestors + p * particles;
     if (active[p]) {
       const SlotMap map(particles, totals[p], job.uniform[p]);
-      fill_chunk(job.q + (w - job.log_weights), first, n, prefixes[task], map, ancestors);
+      fill_chunk(job.prefix + (w - job.log_weights), first, n, offsets[task], offsets[task] + sums[task].total, map,
+                 ancestors);
     } else {
       for (int64_t i = first; i < first + n; ++i) ancestors[i] = static_cast<int32_t>(i);
     }
@@ -152,13 +152,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> systematic_resample(Tensor lo
   Tensor degenerate = torch::stable::new_empty(log_weights, {populations}, ScalarType::Int);
 
   // kept between the passes: a second exponential would cost more than reading the integers back
-  Tensor q = torch::stable::new_empty(log_weights, {populations, particles}, ScalarType::Long);
+  Tensor prefix = torch::stable::new_empty(log_weights, {populations, particles}, ScalarType::Long);
   const auto run = [&](auto sample) {
     using T = decltype(sample);
     Job<T> job{static_cast<const T*>(log_weights.data_ptr()),
                static_cast<const double*>(uniform.data_ptr()),
                ess_threshold,
-               static_cast<int64_t*>(q.data_ptr()),
+               static_cast<int64_t*>(prefix.data_ptr()),
                static_cast<int32_t*>(ancestors.data_ptr()),
                static_cast<double*>(log_mean.data_ptr()),
                static_cast<double*>(ess.data_ptr()),

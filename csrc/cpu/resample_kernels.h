@@ -61,23 +61,31 @@ EDMFAST_MULTIVERSION inline void quantise(const double* w, double maximum, int b
   quantise_body(w, maximum, bits, q, n);
 }
 
-EDMFAST_MULTIVERSION inline WeightSums sum_weights(const int64_t* q, int64_t n) {
+// Sums the weights and replaces each by the sum of those before it, starting from `before`.
+EDMFAST_MULTIVERSION inline WeightSums scan_weights(int64_t* q, int64_t n, int64_t before) {
   WeightSums sums;
   for (int64_t i = 0; i < n; ++i) {
     const uint64_t high = static_cast<uint32_t>(q[i] >> 31);
     const uint64_t low = static_cast<uint32_t>(q[i] & 0x7fffffff);
     const uint64_t square = low * low;
-    sums.total += q[i];
     sums.high_high += static_cast<int64_t>(high * high);
     sums.high_low += static_cast<int64_t>(high * low);
     sums.low_upper += static_cast<int64_t>(square >> 31);
     sums.low_lower += static_cast<int64_t>(square & 0x7fffffff);
   }
+  int64_t running = before;
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t weight = q[i];
+    q[i] = running;
+    running += weight;
+  }
+  sums.total = running - before;
   return sums;
 }
 
-EDMFAST_MULTIVERSION inline void first_slots(const int64_t* prefix, SlotMap map, int32_t* slots, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) slots[i] = static_cast<int32_t>(map.first_slot(prefix[i]));
+EDMFAST_MULTIVERSION inline void first_slots(const int64_t* prefix, int64_t offset, SlotMap map, int32_t* slots,
+                                             int64_t n) {
+  for (int64_t i = 0; i < n; ++i) slots[i] = static_cast<int32_t>(map.first_slot(prefix[i] + offset));
 }
 
 // Writes particle `first + i` into slots[i] .. slots[i + 1], nothing at or beyond slots[n].

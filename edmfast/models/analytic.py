@@ -23,6 +23,7 @@ from edmfast.models.rows import MIN_ROWS, pad_rows
 
 _OFFSETS_LIMIT = 128
 """Up to this many means x dimensions, offsets x - mu are formed one by one: no cancellation."""
+_SMALLEST_LOG_SHARE = -64.0
 _BLOCK_ELEMENTS = 1 << 23
 """Rows times components handled at once."""
 
@@ -73,7 +74,9 @@ class GaussianMixture(nn.Module):
         if (weights < 0).any() or weights.sum() <= 0:
             raise ValueError("weights must not be negative and their sum must be positive")
         weights = weights / weights.sum()
-        centre = weights @ means
+        # Few means are subtracted exactly where they are; products of many are centred first.
+        self._few = means.shape[1] == 1 or means.numel() <= _OFFSETS_LIMIT
+        centre = torch.zeros_like(means[0]) if self._few else weights @ means
         self.register_buffer("means", means)
         self.register_buffer("stds", stds)
         self.register_buffer("weights", weights)
@@ -113,22 +116,22 @@ class GaussianMixture(nn.Module):
         """n independent draws of p(.; sigma): [n, D], float64, reproducible from seed."""
         if n < 0 or not (math.isfinite(sigma) and sigma >= 0):
             raise ValueError(f"n and sigma must not be negative, given n={n}, sigma={sigma}")
-        generator = torch.Generator(self.means.device).manual_seed(seed)
-        dim = self.means.shape[1]
-        options = {"dtype": self.means.dtype, "device": self.means.device}
-        uniform = torch.rand(n, generator=generator, **options)
+        means, device = self.means, self.means.device
+        generator = torch.Generator(device).manual_seed(seed)
+        uniform = torch.rand(n, generator=generator, dtype=means.dtype, device=device)
         component = torch.searchsorted(self.weights.cumsum(0), uniform, right=True)
-        component = component.clamp(max=len(self.weights) - 1)
+        component = component.clamp(max=len(means) - 1)
         width = (self.stds[component].square() + sigma**2).sqrt()[:, None]
-        return self.means[component] + width * torch.randn(n, dim, generator=generator, **options)
+        noise = torch.randn(
+            n, means.shape[1], generator=generator, dtype=means.dtype, device=device
+        )
+        return means[component] + width * noise
 
     def _evaluate(self, x: torch.Tensor, sigma: float | torch.Tensor) -> _Posterior:
         levels = expand_sigma(sigma, x)
         dim = self.means.shape[1]
         if math.prod(x.shape[1:]) != dim:
-            raise ValueError(
-                f"x must be [B, *shape] with prod(shape) = {dim}, given {[*x.shape]}"
-            )
+            raise ValueError(f"x must be [B, *shape] with prod(shape) = {dim}, given {[*x.shape]}")
         dtype = torch.promote_types(x.dtype, torch.float32)
         y = x.flatten(1).to(dtype) - self._centre.to(dtype)
         rows = max(MIN_ROWS, _BLOCK_ELEMENTS // len(self.means))
@@ -144,8 +147,7 @@ class GaussianMixture(nn.Module):
     def _block(self, y: torch.Tensor, levels: torch.Tensor) -> _Posterior:
         batch = len(y)
         y, levels, _ = pad_rows(y, levels, {})
-        few = self.means.numel() <= _OFFSETS_LIMIT
-        posterior = (_by_offsets if few else _by_products)(
+        posterior = (_by_offsets if self._few else _by_products)(
             y,
             levels.square(),
             self._offsets.to(y.dtype),
@@ -166,10 +168,7 @@ def _by_products(
     total = variances + noise
     squares = y.square().sum(1, keepdim=True) + means.square().sum(1)
     distances = torch.addmm(squares, y, means.T, alpha=-2)
-    normaliser = log_weights - 0.5 * y.shape[1] * torch.log(2 * math.pi * total)
-    logits = normaliser - distances / (2 * total)
-    log_density = torch.logsumexp(logits, 1)
-    pull = torch.exp(logits - log_density[:, None]) / total
+    log_density, pull = _responsibilities(distances, total, log_weights, y.shape[1])
     towards = pull @ means
     score = towards - y * pull.sum(1, keepdim=True)
     denoised = y * (pull * variances).sum(1, keepdim=True) + noise * towards
@@ -183,15 +182,25 @@ def _by_offsets(
     variances: torch.Tensor,
     log_weights: torch.Tensor,
 ) -> _Posterior:
-    """The same from offsets mu - y, [D, K, B] with the batch innermost for vector arithmetic."""
-    offsets = means.T[:, :, None] - y.T[:, None, :]
-    variances = variances[:, None]
-    total = variances + noise.T
-    normaliser = log_weights[:, None] - 0.5 * y.shape[1] * torch.log(2 * math.pi * total)
-    logits = normaliser - offsets.square().sum(0) / (2 * total)
-    log_density = torch.logsumexp(logits, 0)
-    pull = torch.exp(logits - log_density) / total
-    score = (offsets * pull).sum(1)
-    towards = (means.T[:, :, None] * pull).sum(1)
-    denoised = y.T * (pull * variances).sum(0) + noise.T * towards
-    return _Posterior(log_density, score.T, denoised.T)
+    """The same from the offsets mu - y themselves, [B, K, D]."""
+    total = variances + noise
+    offsets = means - y[:, None]
+    log_density, pull = _responsibilities(offsets.square().sum(2), total, log_weights, y.shape[1])
+    score = (pull[:, :, None] * offsets).sum(1)
+    towards = (pull[:, :, None] * means).sum(1)
+    denoised = y * (pull * variances).sum(1, keepdim=True) + noise * towards
+    return _Posterior(log_density, score, denoised)
+
+
+def _responsibilities(
+    distances: torch.Tensor, total: torch.Tensor, log_weights: torch.Tensor, dim: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log density [B], r_k/v_k [B, K]) from squared distances [B, K] and variances."""
+    precision = total.reciprocal()
+    normaliser = log_weights - 0.5 * dim * torch.log(2 * math.pi * total)
+    logits = torch.addcmul(normaliser, distances, precision, value=-0.5)
+    peak = logits.detach().amax(1, keepdim=True)
+    # Subnormal shares would slow the exponential and the matrix products many times over.
+    shares = (logits - peak).clamp_min(_SMALLEST_LOG_SHARE).exp()
+    mass = shares.sum(1, keepdim=True)
+    return (peak + mass.log()).squeeze(1), shares * (precision / mass)

@@ -1,0 +1,7 @@
+"""Second floor: from a pretrained denoiser to an energy."""
+
+from edmfast.distill.checkpoint import load_ema
+from edmfast.distill.config import DistillConfig
+from edmfast.distill.trainer import DistillResult, distill
+
+__all__ = ["DistillConfig", "DistillResult", "distill", "load_ema"]

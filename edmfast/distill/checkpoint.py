@@ -1,0 +1,108 @@
+"""Everything a run needs to go on as if it had never stopped, in one safetensors file.
+
+Tensors: student.* (its state), ema.*, first_moment.*, second_moment.* (of the trained parameters),
+run.losses [steps done], run.generator (the random generator's state). Metadata: the step, the
+settings that determine the trajectory, and what the student and the data look like. Nothing is
+unpickled.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from edmfast.models.files import read_tensors, write_tensors
+
+_FORMAT, _VERSION = "edmfast-distill", 1
+
+
+def describe(student: nn.Module) -> dict[str, Any]:
+    """What another student must share to continue from this one's checkpoint."""
+    return {
+        "class": type(student).__name__,
+        "sigma_data": student.sigma_data,
+        "potential": getattr(student, "potential_name", None),
+        "tensors": {
+            name: [str(tensor.dtype), [*tensor.shape]]
+            for name, tensor in student.state_dict().items()
+        },
+    }
+
+
+def write_checkpoint(
+    path: str | os.PathLike[str],
+    groups: dict[str, dict[str, torch.Tensor]],
+    metadata: dict[str, Any],
+) -> None:
+    """groups: name of a group -> its named tensors; metadata as `read_checkpoint` compares it."""
+    tensors = {
+        f"{group}.{name}": tensor
+        for group, members in groups.items()
+        for name, tensor in members.items()
+    }
+    write_tensors(path, tensors, {"format": _FORMAT, "version": _VERSION, **metadata})
+
+
+def read_checkpoint(
+    path: str | os.PathLike[str], expected: dict[str, Any]
+) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """(groups, metadata) of a checkpoint whose metadata agrees with every entry of expected.
+
+    Raises FileNotFoundError; ValueError for a corrupt file, or naming the first disagreement.
+    """
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != _FORMAT or metadata.get("version") != _VERSION:
+        found = f"{metadata.get('format')!r} version {metadata.get('version')}"
+        raise ValueError(f"{path} holds {found}, not {_FORMAT!r} version {_VERSION}")
+    for name, value in expected.items():
+        difference = _difference(metadata.get(name), value)
+        if difference:
+            raise ValueError(f"{path} is of another run: {name}{difference}")
+    groups: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        group, _, name = key.partition(".")
+        groups.setdefault(group, {})[name] = tensor
+    return groups, metadata
+
+
+def copy_group(
+    path: str | os.PathLike[str],
+    groups: dict[str, dict[str, torch.Tensor]],
+    group: str,
+    targets: Iterable[tuple[str, torch.Tensor]],
+) -> None:
+    """Copy a group's tensors onto the named targets, in place. ValueError where one is missing."""
+    stored = groups.get(group, {})
+    for name, target in targets:
+        if name not in stored or stored[name].shape != target.shape:
+            raise ValueError(f"{path} is incomplete: no {group}.{name} of {[*target.shape]}")
+        target.detach().copy_(stored[name])
+
+
+def load_ema(path: str | os.PathLike[str], student: nn.Module) -> nn.Module:
+    """student with the averaged weights of a checkpoint, e.g. of an interrupted run.
+
+    Raises as `read_checkpoint` does when the checkpoint is of another model.
+    """
+    groups, _ = read_checkpoint(path, {"student": describe(student)})
+    copy_group(path, groups, "student", student.state_dict().items())
+    trained = [item for item in student.named_parameters() if item[0] in groups.get("ema", {})]
+    copy_group(path, groups, "ema", trained)
+    return student
+
+
+def _difference(stored: Any, given: Any, place: str = "") -> str:
+    """Where two JSON-able values differ, in words; empty if they do not."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        for key in [*given, *(key for key in stored if key not in given)]:
+            if key not in stored or key not in given:
+                return f"{place}.{key} is only in {'this run' if key in given else 'the file'}"
+            difference = _difference(stored[key], given[key], f"{place}.{key}")
+            if difference:
+                return difference
+        return ""
+    return "" if stored == given else f"{place} is {stored!r} there and {given!r} here"

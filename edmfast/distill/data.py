@@ -1,0 +1,66 @@
+"""Checks of what `distill` is given, once, before any work is done."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from edmfast.distill.config import DistillConfig
+
+
+class TrainingData(NamedTuple):
+    """samples [n, *shape] and labels int64 [n] or None, on the student's device."""
+
+    samples: torch.Tensor
+    labels: torch.Tensor | None
+    num_classes: int
+
+
+def check_data(
+    data: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+    student: nn.Module,
+    config: DistillConfig,
+) -> TrainingData:
+    """Data as tensors on the student's device.
+
+    Raises TypeError for a dtype that is not the student's and for labels that are not int64;
+    ValueError for empty, non-finite or misshapen data, labels out of range, and label dropout
+    without labels or without a known number of classes.
+    """
+    samples, labels = data if isinstance(data, tuple) else (data, None)
+    parameter = next((p for p in student.parameters() if p.requires_grad), None)
+    if parameter is None:
+        raise ValueError("the student has no parameter that requires grad: nothing to train")
+    if not isinstance(samples, torch.Tensor):
+        raise TypeError(f"data must be a tensor or (tensor, labels), given {type(samples)}")
+    if samples.dtype != parameter.dtype:
+        raise TypeError(f"data is {samples.dtype}, the student's parameters {parameter.dtype}")
+    if samples.dim() < 2 or len(samples) == 0:
+        raise ValueError(f"data must be [n, *shape] with n >= 1, given {[*samples.shape]}")
+    if not samples.isfinite().all():
+        raise ValueError(f"data has {int((~samples.isfinite()).sum())} non-finite numbers")
+    samples = samples.to(parameter.device)
+    backbone = getattr(student, "backbone", student)
+    known = getattr(backbone, "num_classes", None)
+    if labels is None:
+        if config.label_dropout > 0:
+            raise ValueError("label_dropout > 0 needs data=(samples, labels)")
+        return TrainingData(samples, None, 0)
+    labels = _check_labels(labels, len(samples), known)
+    if config.label_dropout > 0 and known is None:
+        raise ValueError("label_dropout > 0 needs a backbone with num_classes")
+    return TrainingData(samples, labels.to(parameter.device), known or 0)
+
+
+def _check_labels(labels: torch.Tensor, count: int, known: int | None) -> torch.Tensor:
+    if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64:
+        raise TypeError(f"labels must be an int64 tensor, given {getattr(labels, 'dtype', labels)}")
+    if labels.shape != (count,):
+        raise ValueError(f"labels must be [n] = [{count}], given {[*labels.shape]}")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (known is not None and high >= known):
+        classes = "" if known is None else f" and below num_classes = {known}"
+        raise ValueError(f"labels must not be negative{classes}, given {low}..{high}")
+    return labels

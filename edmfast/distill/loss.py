@@ -1,0 +1,72 @@
+"""The training loss of a denoiser or an energy.
+
+Denoising: mean over batch and elements of lambda(sigma) (D_student - target)², with lambda =
+(sigma² + sigma_data²)/(sigma sigma_data)². For an energy, D is a gradient, so the minimiser is
+the projection of the teacher's field onto gradient fields (Thornton et al. 2025,
+arXiv 2502.12786); weight from Karras et al. 2022, arXiv 2206.00364, table 1.
+
+Energy differences: the variance over noising pairs of -(E(x_to, u) - E(x_from, s)) - target. A
+variance, because an energy is known up to a constant per noise level and class: constants drop
+out. It needs no derivative of E with respect to x.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from edmfast.distill.batch import Batch, condition_of
+from edmfast.models.preconditioning import expand_sigma
+
+
+class TrainingLoss(nn.Module):
+    """batch -> loss []. A module around the student, so that both of its methods can be traced."""
+
+    def __init__(self, student: nn.Module, difference_weight: float) -> None:
+        super().__init__()
+        self.student = student
+        self.difference_weight = difference_weight
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        loss = denoising_loss(self.student, batch)
+        if self.difference_weight > 0:
+            loss = loss + self.difference_weight * difference_loss(self.student, batch)
+        return loss
+
+
+def denoising_loss(student: nn.Module, batch: Batch) -> torch.Tensor:
+    """lambda-weighted mean squared error [] of the student's denoiser."""
+    # An energy keeps the graph of its score only where x requires grad.
+    x = batch["x"].detach().requires_grad_()
+    denoised = student(x, batch["sigma"], **condition_of(batch))
+    if denoised.shape != x.shape:
+        raise ValueError(f"the student must return {[*x.shape]}, it returned {[*denoised.shape]}")
+    sigma_data: float = student.sigma_data  # type: ignore[assignment]
+    sigma = expand_sigma(batch["sigma"], x)
+    weight = (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
+    return (weight * (denoised - batch["target"]).square()).mean()
+
+
+def difference_loss(student: nn.Module, batch: Batch) -> torch.Tensor:
+    """Variance [] in nats² of the error of -ΔE over the batch's noising pairs."""
+    start, to = batch["pair_from"], batch["pair_to"]
+    size = len(start)
+    condition = condition_of(batch, size)
+    energies = student.energy(  # type: ignore[operator]
+        torch.cat([to, start]),
+        torch.cat([batch["pair_sigma_to"].expand(size), batch["pair_sigma_from"].expand(size)]),
+        **{name: value.repeat(2) for name, value in condition.items()},
+    )
+    error = energies[size:] - energies[:size] - batch["pair_target"]
+    return variance_within(error, condition.get("class_label"))
+
+
+def variance_within(values: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
+    """Unbiased variance [] of values [n], around the mean of each label [n] where given."""
+    if label is None:
+        return values.var()
+    same = (label[:, None] == label[None, :]).to(values.dtype)
+    count = same.sum(1)
+    deviation = values - (same * values).sum(1) / count
+    freedom = len(values) - count.reciprocal().sum()
+    return deviation.square().sum() / freedom.clamp_min(1)

@@ -1,0 +1,127 @@
+"""The changing part of a run: weights, their average, the optimiser, the losses so far."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+from edmfast.distill.checkpoint import copy_group, describe, read_checkpoint, write_checkpoint
+from edmfast.distill.config import DistillConfig
+
+
+class RunState:
+    """Adam (Kingma & Ba 2014, arXiv 1412.6980) with an exponential moving average of the weights.
+
+    losses [steps] and norms [steps] stay on the device; from `step` on they are not yet written.
+    whole is False while an update is half done.
+    """
+
+    def __init__(self, student: nn.Module, data_shape: list[int], config: DistillConfig) -> None:
+        self.student, self.config, self.data_shape = student, config, data_shape
+        self.trained = {n: p for n, p in student.named_parameters() if p.requires_grad}
+        self.parameters = [*self.trained.values()]
+        self.ema = [parameter.detach().clone() for parameter in self.parameters]
+        self.optimiser = torch.optim.Adam(
+            self.parameters, lr=config.learning_rate, betas=config.betas, fused=True
+        )
+        first = self.parameters[0]
+        dtype = torch.promote_types(first.dtype, torch.float32)
+        self.losses = torch.full((config.steps,), torch.nan, dtype=dtype, device=first.device)
+        self.norms = torch.full_like(self.losses, torch.nan)
+        self.step = 0
+        self.whole = True
+        self._checked = 0
+
+    def record(self, loss: torch.Tensor, gradients: list[torch.Tensor]) -> None:
+        """Take in a step's loss and gradients; gradients are clipped to the largest norm."""
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.config.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm, norm)
+        self.losses[self.step] = loss
+        self.norms[self.step] = norm
+
+    def first_bad_step(self) -> int | None:
+        """The first recorded step whose loss or gradient is not finite. Waits for the device."""
+        recorded = slice(self._checked, self.step + 1)
+        bad = ~(self.losses[recorded].isfinite() & self.norms[recorded].isfinite())
+        found = int(bad.int().argmax()) + self._checked if bool(bad.any()) else None
+        if found is None:
+            self._checked = self.step + 1
+        return found
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Apply the recorded gradients: one step of Adam and of the average."""
+        self.whole = False
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.learning_rate_at(self.step)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        weight = 1 - self.config.ema_decay_at(self.step)
+        torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], weight)
+        self.step += 1
+        self.whole = True
+
+    @torch.no_grad()
+    def use_ema(self) -> None:
+        """Give the student its averaged weights."""
+        for parameter, average in zip(self.parameters, self.ema, strict=True):
+            parameter.copy_(average)
+
+    def save(self, path: str | os.PathLike[str], generator: torch.Tensor) -> None:
+        """Write a checkpoint of the steps done. generator: its state before the next step."""
+        names = [*self.trained]
+        moments = [self.optimiser.state[parameter] for parameter in self.parameters]
+        groups = {
+            "student": self.student.state_dict(),
+            "ema": dict(zip(names, self.ema, strict=True)),
+            "run": {"losses": self.losses[: self.step], "generator": generator},
+        }
+        if self.step:
+            for group, key in (("first_moment", "exp_avg"), ("second_moment", "exp_avg_sq")):
+                groups[group] = {n: m[key] for n, m in zip(names, moments, strict=True)}
+        write_checkpoint(path, groups, {"step": self.step, **self._identity()})
+
+    @torch.no_grad()
+    def load(self, path: str | os.PathLike[str]) -> torch.Tensor:
+        """Continue from a checkpoint; returns the generator's state. ValueError if not ours."""
+        groups, metadata = read_checkpoint(path, self._identity())
+        step = metadata.get("step")
+        run = groups.get("run", {})
+        if not isinstance(step, int) or not {"losses", "generator"} <= run.keys():
+            raise ValueError(f"{path} is incomplete: no step, losses or generator state")
+        if step > self.config.steps or run["losses"].shape != (step,):
+            raise ValueError(f"{path} is at step {step}, this run ends at {self.config.steps}")
+        names = [*self.trained]
+        copy_group(path, groups, "student", self.student.state_dict().items())
+        copy_group(path, groups, "ema", zip(names, self.ema, strict=True))
+        if step:
+            moments = [
+                {
+                    "step": torch.tensor(float(step)),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+                for parameter in self.parameters
+            ]
+            for group, key in (("first_moment", "exp_avg"), ("second_moment", "exp_avg_sq")):
+                targets = zip(names, (moment[key] for moment in moments), strict=True)
+                copy_group(path, groups, group, targets)
+            settings = self.optimiser.state_dict()["param_groups"]
+            state: dict[str, Any] = {"state": dict(enumerate(moments)), "param_groups": settings}
+            self.optimiser.load_state_dict(state)
+        self.losses[:step] = run["losses"].to(self.losses)
+        self.step = self._checked = step
+        return run["generator"]
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "student": describe(self.student),
+            "config": self.config.trajectory(),
+            "data": self.data_shape,
+        }

@@ -1,0 +1,202 @@
+"""Distil a denoiser into an energy, or train either from data alone.
+
+Each step draws a batch, asks the frozen teacher for its denoised x0, regresses the student on it
+(see `loss`), clips, applies Adam and averages the weights. The student ends with the average.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from edmfast.distill.batch import BatchMaker, Teacher
+from edmfast.distill.config import DistillConfig
+from edmfast.distill.data import check_data
+from edmfast.distill.flat import gradient_function
+from edmfast.distill.interrupt import Interrupt, deferred_interrupt
+from edmfast.distill.loss import TrainingLoss
+from edmfast.distill.state import RunState
+
+_DEFAULTS = DistillConfig()
+_LOOK_EVERY = 20
+"""Steps between looks at the losses where looking makes the host wait for the device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillResult:
+    """What a run leaves behind."""
+
+    model: nn.Module
+    """The student, with its averaged weights, in eval mode."""
+    losses: torch.Tensor
+    """[steps], of every step since the very first, on the CPU."""
+    steps_per_second: float
+    """Of this call, its first step (warm-up, compilation) left out; nan below two steps."""
+    checkpoint: Path | None
+    """The last checkpoint written, or the one resumed from if there was nothing left to do."""
+    step: int
+    """Steps done."""
+
+
+def distill(
+    teacher: Teacher | None,
+    student: nn.Module,
+    data: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+    *,
+    config: DistillConfig = _DEFAULTS,
+    resume_from: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> DistillResult:
+    """Train student, in place, on teacher's denoiser (mode "distill") or on data (mode "dsm").
+
+    teacher: teacher(x [B, *shape], sigma [B], **condition) -> x0, frozen; may be None for "dsm".
+    student: EnergyModel, Denoiser or any such module with a sigma_data. data: [n, *shape] in the
+    dtype of the student, or (data, labels int64 [n]) where labels go to both as class_label.
+    resume_from: a checkpoint of this very run; the result equals an uninterrupted run, bit for
+    bit on the CPU with the same number of threads.
+
+    Raises ValueError or TypeError for bad data, settings and checkpoints before any work is done;
+    FloatingPointError, naming the step, when loss or gradient stop being finite.
+    KeyboardInterrupt saves a checkpoint first and says where.
+    Source: Thornton et al. 2025, arXiv 2502.12786; Karras et al. 2022, arXiv 2206.00364.
+    """
+    _check_models(teacher, student, config)
+    training_data = check_data(data, student, config)
+    path = None if config.checkpoint is None else Path(config.checkpoint)
+    if path is not None and not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+    make_batch = BatchMaker(training_data, teacher, config)
+    state = RunState(student, [*training_data.samples.shape], config)
+    run = _Run(state, make_batch, path)
+    if resume_from is not None:
+        run.resume(resume_from)
+    with _training(student, teacher), deferred_interrupt() as interrupt:
+        try:
+            speed = run.to_the_end(interrupt, progress)
+        except KeyboardInterrupt:
+            message = run.save_interrupted()
+            tqdm.write(message, file=sys.stderr)
+            raise KeyboardInterrupt(message) from None
+    state.use_ema()
+    losses = state.losses.cpu()
+    return DistillResult(student.eval(), losses, speed, run.written, state.step)
+
+
+class _Run:
+    """The loop over steps, and what is written on the way."""
+
+    def __init__(self, state: RunState, make_batch: BatchMaker, path: Path | None) -> None:
+        self.state, self.make_batch, self.path = state, make_batch, path
+        config = state.config
+        loss = TrainingLoss(state.student, config.difference_weight)
+        named = {f"student.{name}": p for name, p in state.trained.items()}
+        self.gradients = gradient_function(loss, named, compile=config.compile)
+        self.look_every = 1 if state.parameters[0].device.type == "cpu" else _LOOK_EVERY
+        self.generator_state = make_batch.generator.get_state()
+        self.written: Path | None = None
+
+    def resume(self, path: str | os.PathLike[str]) -> None:
+        """Continue from a checkpoint of this run."""
+        self.generator_state = self.state.load(path)
+        self.make_batch.generator.set_state(self.generator_state)
+        self.written = Path(path)
+
+    def to_the_end(self, interrupt: Interrupt, progress: bool) -> float:
+        """Do the steps that are left; steps per second."""
+        state, steps = self.state, self.state.config.steps
+        first, started = state.step, time.perf_counter()
+        bar = tqdm(
+            total=steps, initial=first, desc=state.config.mode, unit=" steps", disable=not progress
+        )
+        with bar:
+            while state.step < steps:
+                self.generator_state = self.make_batch.generator.get_state()
+                if interrupt.requested:
+                    raise KeyboardInterrupt
+                self._one_step(bar)
+                if state.step == first + 1:
+                    started = time.perf_counter()
+        done = state.step - first - 1
+        return done / (time.perf_counter() - started) if done > 0 else float("nan")
+
+    def _one_step(self, bar: Any) -> None:
+        state, config = self.state, self.state.config
+        state.record(*self.gradients(self.make_batch()))
+        done = state.step + 1
+        saving = done % config.checkpoint_every == 0 or done == config.steps
+        if saving or done % self.look_every == 0:
+            self._look(bar)
+        state.update()
+        bar.update()
+        if saving and self.path is not None:
+            self._save(self.path, self.make_batch.generator.get_state())
+
+    def _look(self, bar: Any) -> None:
+        """Show the recent loss. Raises FloatingPointError where it is no number."""
+        state = self.state
+        bad = state.first_bad_step()
+        if bad is not None:
+            kept = f"the last checkpoint is {self.written}" if self.written else "no checkpoint"
+            state.optimiser.zero_grad()
+            raise FloatingPointError(
+                f"step {bad}: loss {state.losses[bad].item():g}, gradient norm "
+                f"{state.norms[bad].item():g}; training stopped, {kept}"
+            )
+        if not bar.disable:
+            recent = state.losses[max(0, state.step - 50) : state.step + 1]
+            bar.set_postfix(loss=f"{recent.mean().item():.4g}", refresh=False)
+
+    def save_interrupted(self) -> str:
+        """Keep the steps done; says where."""
+        if not self.state.whole:
+            return f"interrupted within an update: not saved, last checkpoint {self.written}"
+        name = f"edmfast-distill-{os.getpid()}.safetensors"
+        path = self.path or Path(tempfile.gettempdir()) / name
+        self._save(path, self.generator_state)
+        return f"interrupted at step {self.state.step}: continue with resume_from={str(path)!r}"
+
+    def _save(self, path: Path, generator: torch.Tensor) -> None:
+        self.state.save(path, generator)
+        self.written = path
+
+
+def _check_models(teacher: Teacher | None, student: nn.Module, config: DistillConfig) -> None:
+    if not isinstance(student, nn.Module) or not hasattr(student, "sigma_data"):
+        raise TypeError(
+            f"the student must be an EnergyModel, a Denoiser or a module with sigma_data, "
+            f"given {type(student).__name__}"
+        )
+    if teacher is student:
+        raise ValueError("teacher and student are the same object")
+    needed = config.mode == "distill" or config.difference_weight > 0
+    if teacher is None and needed:
+        raise ValueError('without a teacher only mode="dsm" with difference_weight=0 can train')
+    if teacher is not None and not callable(teacher):
+        raise TypeError(f"the teacher must be callable, given {type(teacher).__name__}")
+    if config.difference_weight > 0 and not hasattr(student, "energy"):
+        raise ValueError(f"difference_weight > 0 needs an energy, given {type(student).__name__}")
+
+
+@contextmanager
+def _training(student: nn.Module, teacher: Teacher | None) -> Iterator[None]:
+    """student in training mode, teacher in eval mode; the teacher's mode is put back."""
+    was_training = isinstance(teacher, nn.Module) and teacher.training
+    if isinstance(teacher, nn.Module):
+        teacher.eval()
+    student.train()
+    try:
+        yield
+    finally:
+        if isinstance(teacher, nn.Module):
+            teacher.train(was_training)

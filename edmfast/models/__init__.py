@@ -1,0 +1,26 @@
+"""First floor: energies, denoisers, exact targets, and the algebra that combines them."""
+
+from edmfast.models import analytic
+from edmfast.models.algebra import Guided, Product, Tempered
+from edmfast.models.backbones import BACKBONES, ResidualMLP, UNet
+from edmfast.models.conditioned import Conditioned
+from edmfast.models.energy import Denoiser, EnergyModel, expand_sigma
+from edmfast.models.initialise import initialise_from
+from edmfast.models.io import load_model, save_model
+
+__all__ = [
+    "BACKBONES",
+    "Conditioned",
+    "Denoiser",
+    "EnergyModel",
+    "Guided",
+    "Product",
+    "ResidualMLP",
+    "Tempered",
+    "UNet",
+    "analytic",
+    "expand_sigma",
+    "initialise_from",
+    "load_model",
+    "save_model",
+]

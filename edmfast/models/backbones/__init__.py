@@ -1,0 +1,14 @@
+"""Backbones: backbone(y, c_noise, **condition) -> like y.
+
+`BACKBONES` names the classes a saved model can be rebuilt from; each instance carries its
+constructor's arguments as `.config`, a JSON-able dictionary. Add a class of your own to it.
+"""
+
+from torch import nn
+
+from edmfast.models.backbones.residual_mlp import ResidualMLP
+from edmfast.models.backbones.unet import UNet
+
+BACKBONES: dict[str, type[nn.Module]] = {"ResidualMLP": ResidualMLP, "UNet": UNet}
+
+__all__ = ["BACKBONES", "ResidualMLP", "UNet"]

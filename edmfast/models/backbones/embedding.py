@@ -1,0 +1,57 @@
+"""Noise level and class as one vector: silu(W [cos(c w), sin(c w)] + b + table[class_label]).
+
+c = c_noise = ln(sigma)/4 [B]; eight angular frequencies w, geometric from 1 to 30: the lowest is
+slow over all noise levels, the highest resolves a factor of two in sigma. The table has
+num_classes + 1 rows; the last one means "unconditional", for label dropout and classifier-free
+guidance (Ho & Salimans 2022, arXiv 2207.12598). Features: Tancik et al. 2020, arXiv 2006.10739.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from edmfast.models.backbones.activation import silu
+
+FREQUENCIES, HIGHEST_FREQUENCY = 8, 30.0
+
+
+class Embedding(nn.Module):
+    """c_noise [B], class_label int64 [B] or None -> [B, width]."""
+
+    _frequencies: torch.Tensor
+
+    def __init__(self, width: int, num_classes: int | None) -> None:
+        super().__init__()
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"num_classes must be positive or None, given {num_classes}")
+        self.num_classes = num_classes
+        frequencies = torch.linspace(0, math.log(HIGHEST_FREQUENCY), FREQUENCIES).exp()
+        self.register_buffer("_frequencies", frequencies, persistent=False)
+        self.level = nn.Linear(2 * FREQUENCIES, width)
+        self.label = None if num_classes is None else nn.Embedding(num_classes + 1, width)
+
+    def forward(self, c_noise: torch.Tensor, class_label: torch.Tensor | None) -> torch.Tensor:
+        """class_label None means unconditional. Raises ValueError for a label out of range."""
+        angle = c_noise[:, None] * self._frequencies
+        embedded = self.level(torch.cat([angle.cos(), angle.sin()], 1))
+        if self.label is None:
+            if class_label is not None:
+                raise ValueError("class_label given to a backbone built with num_classes=None")
+            return silu(embedded)
+        if class_label is None:
+            return silu(embedded + self.label.weight[-1])
+        if class_label.dtype != torch.int64 or class_label.shape != c_noise.shape:
+            raise ValueError(
+                f"class_label must be int64 [{len(c_noise)}], given {class_label.dtype} "
+                f"{[*class_label.shape]}"
+            )
+        try:
+            return silu(embedded + self.label(class_label))
+        except IndexError as error:
+            raise ValueError(
+                f"class_label must lie in 0..{self.num_classes} ({self.num_classes} means "
+                f"unconditional), given {class_label.min()}..{class_label.max()}"
+            ) from error

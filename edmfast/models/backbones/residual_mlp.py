@@ -1,0 +1,64 @@
+"""A residual multilayer perceptron for states of a few to a few hundred numbers.
+
+h_0 = W_in y + b, h_{l+1} = h_l + silu(W_l h_l + e_l), output W_out h_L, where the shifts e_l come
+from the noise level and the class. W_out starts at zero, so an inner-product energy starts as the
+exact Gaussian one. Shapes: y [B, *shape] with prod(shape) = dim, c_noise [B].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from edmfast.models.backbones.activation import silu
+from edmfast.models.backbones.embedding import Embedding
+
+
+class ResidualMLP(nn.Module):
+    """dim: numbers per sample; width of the hidden state; depth: number of residual layers.
+
+    num_classes: None, or the number of classes a class_label distinguishes.
+    Raises ValueError for sizes that are not positive and for a y that has not dim numbers.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        width: int = 128,
+        depth: int = 4,
+        num_classes: int | None = None,
+        embedding_width: int = 64,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "dim": dim,
+            "width": width,
+            "depth": depth,
+            "num_classes": num_classes,
+            "embedding_width": embedding_width,
+        }
+        if min(dim, width, depth, embedding_width) < 1:
+            raise ValueError(f"sizes must be positive, given {self.config}")
+        self.dim, self.num_classes = dim, num_classes
+        self.embedding = Embedding(embedding_width, num_classes)
+        self.shifts = nn.Linear(embedding_width, depth * width)
+        self.input = nn.Linear(dim, width)
+        self.layers = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(depth))
+        self.output = nn.Linear(width, dim)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(
+        self, y: torch.Tensor, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """y [B, *shape], c_noise [B], class_label int64 [B] or None -> like y."""
+        if math.prod(y.shape[1:]) != self.dim:
+            raise ValueError(f"y must be [B, *shape] of {self.dim} numbers, given {[*y.shape]}")
+        shifts = self.shifts(self.embedding(c_noise, class_label))
+        h = self.input(y.flatten(1))
+        for layer, shift in zip(self.layers, shifts.chunk(len(self.layers), 1), strict=True):
+            h = h + silu(layer(h) + shift)
+        return self.output(h).reshape(y.shape)

@@ -1,0 +1,112 @@
+"""A small class-conditional U-Net for images of any size its levels can halve.
+
+Each level: residual blocks (group norm, silu, 3x3 convolution, twice; the embedding of noise level
+and class is added between the two), then 2x2 average pooling. Self-attention after the blocks of
+the lowest level. On the way up: nearest-neighbour doubling, concatenation with the skip, residual
+blocks. The last convolution starts at zero. With patch > 1 the image is first folded into patch²
+times as many channels, which saves most of the work on small images. Twice differentiable.
+Shapes: y [B, C, H, W], c_noise [B]. Sources: Ronneberger et al. 2015, arXiv 1505.04597;
+Ho et al. 2020, arXiv 2006.11239.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from edmfast.models.backbones.activation import silu
+from edmfast.models.backbones.blocks import Attention, ResidualBlock
+from edmfast.models.backbones.embedding import Embedding
+
+
+class UNet(nn.Module):
+    """in_channels of the image; channels per level, the highest resolution first.
+
+    blocks: residual blocks per level and direction. num_classes: None, or the number of classes a
+    class_label distinguishes. groups of the group norms: every entry of channels must be a
+    multiple. patch: side of the square of pixels folded into channels, 1 for none. Height and width
+    must be multiples of patch·2^(len(channels) - 1): of 4 by default. Raises ValueError otherwise.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: Sequence[int] = (32, 64, 64),
+        blocks: int = 1,
+        num_classes: int | None = None,
+        groups: int = 8,
+        embedding_width: int = 64,
+        patch: int = 1,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "in_channels": in_channels,
+            "channels": [*channels],
+            "blocks": blocks,
+            "num_classes": num_classes,
+            "groups": groups,
+            "embedding_width": embedding_width,
+            "patch": patch,
+        }
+        if min(in_channels, blocks, groups, embedding_width, patch, *channels) < 1 or not channels:
+            raise ValueError(f"sizes must be positive, given {self.config}")
+        if any(width % groups for width in channels):
+            raise ValueError(f"channels must be multiples of groups={groups}, given {channels}")
+        self.num_classes, self.patch = num_classes, patch
+        self.embedding = Embedding(embedding_width, num_classes)
+        self.input = nn.Conv2d(in_channels * patch**2, channels[0], 3, padding=1)
+        self.down = nn.ModuleList()
+        width = channels[0]
+        for level_width in channels:
+            self.down.append(_level(width, level_width, blocks, groups, embedding_width))
+            width = level_width
+        self.attention = Attention(width, groups)
+        self.up = nn.ModuleList()
+        for level_width in reversed(channels[:-1]):
+            entry = width + level_width
+            self.up.append(_level(entry, level_width, blocks, groups, embedding_width))
+            width = level_width
+        self.output_norm = nn.GroupNorm(groups, width)
+        self.output = nn.Conv2d(width, in_channels * patch**2, 3, padding=1)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self, y: torch.Tensor, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """y [B, C, H, W], c_noise [B], class_label int64 [B] or None -> like y."""
+        self._check(y)
+        embedding = self.embedding(c_noise, class_label)
+        h = self.input(F.pixel_unshuffle(y, self.patch))
+        skips = []
+        for level, residual_blocks in enumerate(self.down):
+            h = F.avg_pool2d(h, 2) if level else h
+            for block in residual_blocks:  # type: ignore[attr-defined]
+                h = block(h, embedding)
+            skips.append(h)
+        h = self.attention(skips.pop())
+        for residual_blocks in self.up:
+            h = torch.cat([F.interpolate(h, scale_factor=2.0), skips.pop()], 1)
+            for block in residual_blocks:  # type: ignore[attr-defined]
+                h = block(h, embedding)
+        return F.pixel_shuffle(self.output(silu(self.output_norm(h))), self.patch)
+
+    def _check(self, y: torch.Tensor) -> None:
+        multiple = self.patch * 2 ** (len(self.down) - 1)
+        channels = self.config["in_channels"]
+        if y.dim() != 4 or y.shape[1] != channels or y.shape[2] % multiple or y.shape[3] % multiple:
+            raise ValueError(
+                f"y must be [B, {channels}, H, W] with H and W multiples of {multiple}, "
+                f"given {[*y.shape]}"
+            )
+
+
+def _level(entry: int, width: int, blocks: int, groups: int, embedding_width: int) -> nn.ModuleList:
+    return nn.ModuleList(
+        ResidualBlock(entry if index == 0 else width, width, groups, embedding_width)
+        for index in range(blocks)
+    )

@@ -1,0 +1,73 @@
+"""A model with its condition filled in: p(x; sigma | condition) as a target and a denoiser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Conditioned(nn.Module):
+    """Binds keyword conditions (e.g. class_label=3) to a model.
+
+    Python integers become int64 [B], other numbers [B] in the dtype of x; tensors [] are
+    expanded to [B], tensors [B, ...] are passed as they are. Target and denoiser if the model is.
+    Raises ValueError when a condition is given twice or has another leading size than the batch,
+    TypeError for a value that is neither number nor tensor, or a score asked of a mere denoiser.
+    """
+
+    def __init__(self, model: Any, **condition: Any) -> None:
+        super().__init__()
+        for name, value in condition.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float, torch.Tensor)):
+                raise TypeError(f"{name} must be a number or a tensor, given {value!r}")
+        self.model = model
+        self.condition = condition
+
+    @property
+    def exponent(self) -> float:
+        return float(getattr(self.model, "exponent", 1.0))
+
+    def energy(
+        self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
+    ) -> torch.Tensor:
+        """E(x, sigma | condition) [B] in nats."""
+        return self._method("energy")(x, sigma, **self._bind(x, condition))
+
+    def energy_and_score(
+        self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(energy [B], score like x) under the bound condition."""
+        return self._method("energy_and_score")(x, sigma, **self._bind(x, condition))
+
+    def forward(
+        self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
+    ) -> torch.Tensor:
+        """Denoised x0, like x."""
+        return self.model(x, sigma, **self._bind(x, condition))
+
+    def _method(self, name: str) -> Any:
+        if not hasattr(self.model, name):
+            raise TypeError(f"{type(self.model).__name__} has no {name}: it is not an energy")
+        return getattr(self.model, name)
+
+    def _bind(self, x: torch.Tensor, condition: dict[str, Any]) -> dict[str, Any]:
+        twice = sorted(self.condition.keys() & condition.keys())
+        if twice:
+            raise ValueError(f"{twice} are already bound to this model")
+        bound = {name: _expand(name, value, x) for name, value in self.condition.items()}
+        return {**bound, **condition}
+
+
+def _expand(name: str, value: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    batch = len(x)
+    if not isinstance(value, torch.Tensor):
+        dtype = torch.int64 if isinstance(value, int) else x.dtype
+        return torch.full((batch,), value, dtype=dtype, device=x.device)
+    value = value.to(x.device)
+    if value.dim() == 0:
+        return value.expand(batch)
+    if value.shape[0] != batch:
+        raise ValueError(f"{name} has {value.shape[0]} rows for a batch of {batch}")
+    return value

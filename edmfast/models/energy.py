@@ -1,0 +1,136 @@
+"""Networks as energies and as denoisers, in the preconditioning of EDM.
+
+With y = c_in x and a scalar potential f(y, c_noise) made from a backbone,
+  E(x, sigma) = |x|²/(2 (sigma² + sigma_data²)) - (sigma_data/sigma) f(y, c_noise),
+  score = -grad E = c_in ((sigma_data/sigma) grad_y f - y),
+  D(x, sigma) = x + sigma² score = c_skip x + c_out grad_y f,
+so grad_y f takes the place of EDM's network F and its loss weights, schedules and solvers apply.
+p(x; sigma) ∝ exp(-E); energies are in nats, up to a constant per sigma and condition.
+A backbone is called as backbone(y [B, *shape], c_noise [B], **condition) -> like y.
+Sources: Karras et al. 2022, arXiv 2206.00364 (preconditioning); Thornton et al. 2025,
+arXiv 2502.12786 (inner-product energies distilled from a denoiser).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from edmfast.models.potentials import potential_head
+from edmfast.models.preconditioning import check_sigma_data, edm_scaling, expand_sigma
+from edmfast.models.rows import pad_rows
+from edmfast.models.scale import ScaleTable
+
+__all__ = ["Denoiser", "EnergyModel", "expand_sigma"]
+
+
+class Denoiser(nn.Module):
+    """Ordinary EDM denoiser: D(x, sigma) = c_skip x + c_out backbone(c_in x, c_noise)."""
+
+    def __init__(self, backbone: nn.Module, *, sigma_data: float = 0.5) -> None:
+        super().__init__()
+        self.sigma_data = check_sigma_data(sigma_data)
+        self.backbone = backbone
+
+    def forward(
+        self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
+    ) -> torch.Tensor:
+        """x [B, *shape], sigma float, [] or [B] (positive) -> denoised x0 like x."""
+        batch = len(x)
+        x, levels, condition = pad_rows(x, expand_sigma(sigma, x), condition)
+        scaling = edm_scaling(levels, self.sigma_data)
+        output = self.backbone(scaling.c_in * x, scaling.c_noise, **condition)
+        return (scaling.c_skip * x + scaling.c_out * output)[:batch]
+
+
+class EnergyModel(nn.Module):
+    """An energy, its score and its denoiser from one backbone.
+
+    potential: "inner" (default), or the baselines "residual" and "norm". sigma_data: standard
+    deviation of the data. A Target (`energy_and_score`, exponent 1) and a denoiser (`forward`).
+    On the CPU the result for one sample has the same bits whatever the batch size.
+    Raises ValueError for an unknown potential or a sigma_data that is not positive.
+    """
+
+    exponent = 1.0
+
+    def __init__(
+        self, backbone: nn.Module, *, potential: str = "inner", sigma_data: float = 0.5
+    ) -> None:
+        super().__init__()
+        self._head = potential_head(potential)
+        self.potential_name = potential
+        self.sigma_data = check_sigma_data(sigma_data)
+        self.backbone = backbone
+        self.scale = ScaleTable()
+
+    def potential(self, y: torch.Tensor, c_noise: torch.Tensor, **condition: Any) -> torch.Tensor:
+        """f(y, c_noise) [B] of scaled states y [B, *shape] and c_noise [B] = ln(sigma)/4."""
+        h = self.backbone(y, c_noise, **condition)
+        if h.shape != y.shape:
+            raise ValueError(f"the backbone must return {[*y.shape]}, it returned {[*h.shape]}")
+        return self.scale(c_noise) * self._head(h, y)
+
+    def energy(
+        self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
+    ) -> torch.Tensor:
+        """E(x, sigma) [B] in nats. x [B, *shape]; sigma float, [] or [B], positive."""
+        batch = len(x)
+        x, levels, condition = pad_rows(x, expand_sigma(sigma, x), condition)
+        scaling = edm_scaling(levels, self.sigma_data)
+        y = scaling.c_in * x
+        f = self.potential(y, scaling.c_noise, **condition)
+        return self._energy(y, levels, f)[:batch]
+
+    def energy_and_score(
+        self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(E [B], score like x): one forward and one backward of the network.
+
+        Where grad mode is on and x requires grad both can be differentiated, with respect to x,
+        sigma and the parameters; otherwise both come back detached.
+        """
+        batch, differentiable = len(x), torch.is_grad_enabled() and x.requires_grad
+        x, levels, condition = pad_rows(x, expand_sigma(sigma, x), condition)
+        scaling = edm_scaling(levels, self.sigma_data)
+        y, f, slope = self._potential_and_slope(
+            scaling.c_in * x, scaling.c_noise, condition, differentiable
+        )
+        score = scaling.c_in * (self.sigma_data / levels * slope - y)
+        return self._energy(y, levels, f)[:batch], score[:batch]
+
+    def forward(
+        self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
+    ) -> torch.Tensor:
+        """Denoised x0 = x + sigma² score, like x. Differentiable as `energy_and_score` is."""
+        batch, differentiable = len(x), torch.is_grad_enabled() and x.requires_grad
+        x, levels, condition = pad_rows(x, expand_sigma(sigma, x), condition)
+        scaling = edm_scaling(levels, self.sigma_data)
+        _, _, slope = self._potential_and_slope(
+            scaling.c_in * x, scaling.c_noise, condition, differentiable
+        )
+        return (scaling.c_skip * x + scaling.c_out * slope)[:batch]
+
+    def _energy(self, y: torch.Tensor, levels: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        return 0.5 * y.square().flatten(1).sum(1) - self.sigma_data / levels.flatten() * f
+
+    def _potential_and_slope(
+        self,
+        y: torch.Tensor,
+        c_noise: torch.Tensor,
+        condition: dict[str, Any],
+        differentiable: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(y, f [B], grad_y f like y); without graph unless differentiable."""
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "a score is a gradient: call an EnergyModel under torch.no_grad(), "
+                "not under torch.inference_mode()"
+            )
+        with torch.enable_grad():
+            y = y if differentiable else y.detach().requires_grad_()
+            f = self.potential(y, c_noise, **condition)
+            (slope,) = torch.autograd.grad(f.sum(), y, create_graph=differentiable)
+        return (y, f, slope) if differentiable else (y.detach(), f.detach(), slope)

@@ -1,0 +1,70 @@
+"""Start an energy from a denoiser's weights.
+
+The gradient of <h(y), y> is h + J_hᵀ y, which is 2h where h is linear with a symmetric Jacobian
+and about h where it is flat. So after copying the teacher's backbone the potential is scaled by a
+scalar per noise level, the least-squares fit of scale·grad f to the teacher's F, within [1/2, 1]:
+  scale = <grad f, F>/<grad f, grad f>,  F = (D_teacher - c_skip x)/c_out.
+Source of the copied start: Thornton et al. 2025, arXiv 2502.12786.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from edmfast.models.energy import Denoiser, EnergyModel
+from edmfast.models.preconditioning import edm_scaling, expand_sigma
+
+
+def initialise_from(
+    model: EnergyModel, teacher: Denoiser, data: torch.Tensor, *, seed: int = 0, **condition: Any
+) -> EnergyModel:
+    """Copy the teacher's backbone into model and fit the scale table; returns model, changed.
+
+    data: one batch [B, *shape] of clean samples (a few hundred do); condition: as the models take
+    it, for that batch. Raises ValueError unless the potential is "inner", both have the same
+    sigma_data and backbones of the same architecture, and data is a finite floating batch.
+    """
+    if model.potential_name != "inner":
+        raise ValueError(f'only potential="inner" can start so, given "{model.potential_name}"')
+    if model.sigma_data != teacher.sigma_data:
+        raise ValueError(
+            f"sigma_data must agree, given {model.sigma_data} and {teacher.sigma_data}"
+        )
+    if len(data) == 0 or not data.isfinite().all():
+        raise ValueError("data must be a finite batch of at least one sample")
+    try:
+        model.backbone.load_state_dict(teacher.backbone.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"the two backbones differ: {error}") from error
+    generator = torch.Generator(data.device).manual_seed(seed)
+    model.scale.values.fill_(1.0)
+    fitted = []
+    for sigma in model.scale.sigmas:
+        noise = torch.randn(data.shape, generator=generator, dtype=data.dtype, device=data.device)
+        fitted.append(_fit(model, teacher, data + sigma * noise, sigma, condition))
+    model.scale.values.copy_(torch.stack(fitted))
+    return model
+
+
+def _fit(
+    model: EnergyModel,
+    teacher: Denoiser,
+    x: torch.Tensor,
+    sigma: float,
+    condition: dict[str, Any],
+) -> torch.Tensor:
+    """The scale at one noise level."""
+    scaling = edm_scaling(expand_sigma(sigma, x), model.sigma_data)
+    y = scaling.c_in * x
+    with torch.no_grad():
+        target = teacher.backbone(y, scaling.c_noise, **condition)
+    with torch.enable_grad():
+        y.requires_grad_()
+        f = model.potential(y, scaling.c_noise, **condition)
+        (slope,) = torch.autograd.grad(f.sum(), y)
+    squared = slope.square().sum()
+    # A zero last layer has no slope to scale: any value fits, so keep 1.
+    scale = torch.where(squared > 0, (slope * target).sum() / squared, torch.ones_like(squared))
+    return scale.clamp(0.5, 1.0)

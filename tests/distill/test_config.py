@@ -1,0 +1,62 @@
+"""DistillConfig refuses what makes no sense, and its schedules are as documented."""
+
+import json
+import math
+
+import pytest
+
+from edmfast.distill import DistillConfig
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "dms"}, "'distill', 'dsm'"),
+        ({"schedule": "linear"}, "'cosine', 'constant'"),
+        ({"steps": 0}, "steps must be a positive integer, given 0"),
+        ({"steps": 2.5}, "steps must be a positive integer"),
+        ({"batch_size": -1}, "batch_size"),
+        ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"warmup_steps": -1}, "warmup_steps"),
+        ({"seed": -1}, "seed"),
+        ({"p_std": 0.0}, "p_std"),
+        ({"p_mean": math.nan}, "p_mean"),
+        ({"learning_rate": math.inf}, "learning_rate"),
+        ({"label_dropout": 1.5}, "label_dropout"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"betas": (0.9, 1.0)}, "betas"),
+        ({"clip_norm": 0.0}, "clip_norm"),
+        ({"difference_weight": -0.1}, "difference_weight"),
+        ({"difference_sigmas": (2.0, 1.0)}, "lowest < highest"),
+        ({"difference_steps": (0, 4)}, "fewest"),
+        ({"difference_weight": 0.1, "batch_size": 2}, "batch_size >= 4"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DistillConfig(**settings)
+
+
+def test_learning_rate_warms_up_then_falls_to_zero():
+    config = DistillConfig(steps=100, warmup_steps=10, learning_rate=2.0)
+    assert config.learning_rate_at(0) == pytest.approx(0.2)
+    assert config.learning_rate_at(50) == pytest.approx(1.0)
+    assert config.learning_rate_at(99) < 1e-3
+    constant = DistillConfig(steps=100, warmup_steps=10, learning_rate=2.0, schedule="constant")
+    assert constant.learning_rate_at(4) == pytest.approx(1.0)
+    assert constant.learning_rate_at(99) == 2.0
+
+
+def test_averaging_warms_up():
+    config = DistillConfig(ema_decay=0.99)
+    assert config.ema_decay_at(0) == pytest.approx(0.1)
+    assert config.ema_decay_at(10**6) == 0.99
+
+
+def test_trajectory_is_json_and_leaves_out_what_does_not_matter():
+    one = DistillConfig(checkpoint="a", checkpoint_every=3, compile=True)
+    two = DistillConfig(checkpoint=None, checkpoint_every=7)
+    assert json.loads(json.dumps(one.trajectory())) == one.trajectory() == two.trajectory()
+    assert one.trajectory() != DistillConfig(steps=1).trajectory()
+    constant = DistillConfig(schedule="constant")
+    assert constant.trajectory() == DistillConfig(schedule="constant", steps=1).trajectory()
