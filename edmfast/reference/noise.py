@@ -53,7 +53,8 @@ def _negative_log(u: Tensor) -> Tensor:
 def box_muller(radius_bits: Tensor, angle_bits: Tensor) -> tuple[Tensor, Tensor]:
     """Two independent float32 normals from two 32-bit words held in int64."""
     u = (radius_bits >> 1).to(torch.int32).float() * 4.656612873e-10 + 2.328306437e-10
-    radius = (_negative_log(u) * 2.0).sqrt()
+    # torch's float32 square root is not correctly rounded; through float64 it is
+    radius = (_negative_log(u) * 2.0).double().sqrt().float()
     turn = angle_bits.to(torch.int32).float() * 4.656612873e-10
     twice = turn * 2.0
     quarter = torch.where(twice < 0, twice - 0.5, twice + 0.5).to(torch.int32)

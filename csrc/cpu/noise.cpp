@@ -1,0 +1,56 @@
+// Standard normals from counters: like [P, N, d] -> normals of its shape and dtype.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+
+#include "noise_tile.h"
+
+namespace edmfast {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+Tensor noise(Tensor like, Tensor rng, int64_t stream, int64_t first_population, int64_t first_particle) {
+  STD_TORCH_CHECK(like.dim() == 3, "like must be [P, N, d]");
+  STD_TORCH_CHECK(rng.scalar_type() == ScalarType::Long && rng.dim() == 1 && rng.size(0) == 2, "rng must be int64 [2]");
+  rng = torch::stable::contiguous(rng);
+  const int64_t populations = like.size(0), particles = like.size(1), elements = like.size(2);
+  Tensor out = torch::stable::new_empty(like, {populations, particles, elements});
+  const int64_t* state = static_cast<const int64_t*>(rng.data_ptr());
+  const int64_t blocks = blocks_of(elements);
+
+  const auto run = [&](auto sample) {
+    using T = decltype(sample);
+    T* result = static_cast<T*>(out.data_ptr());
+    const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, elements));
+    torch::stable::parallel_for(0, populations * particles, grain, [&](int64_t begin, int64_t end) {
+      for_each_tile(begin, end, particles, elements, state, stream, first_population, first_particle,
+                    [&](int64_t row, int64_t first_block, int64_t size, const float* normals) {
+                      for (int64_t j = 0; j < 4; ++j) {
+                        const int64_t start = j * blocks + first_block;
+                        const int64_t count = std::min(size, elements - start);
+                        for (int64_t b = 0; b < count; ++b)
+                          result[row * elements + start + b] = static_cast<T>(normals[j * kTile + b]);
+                      }
+                    });
+    });
+  };
+  if (elements == 0) return out;
+  if (like.scalar_type() == ScalarType::Float) {
+    run(float{});
+  } else if (like.scalar_type() == ScalarType::Double) {
+    run(double{});
+  } else {
+    STD_TORCH_CHECK(false, "noise is made in float32 or float64");
+  }
+  return out;
+}
+
+}  // namespace
+}  // namespace edmfast
+
+STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) { m.impl("noise", TORCH_BOX(&edmfast::noise)); }
