@@ -1,0 +1,111 @@
+"""The result of a run: weighted particles, the log normaliser, and traces of how the weights behaved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edmfast.models.files import read_tensors, write_tensors
+from edmfast.ops import rng_state
+from edmfast.reference.noise import uniform
+
+_DRAW_STREAM = 6
+
+
+class DegenerateWeightsWarning(UserWarning):
+    """Some weights were NaN or infinite, or a whole population had weight zero."""
+
+
+@dataclass
+class Particles:
+    """P populations of N weighted particles; T noise levels were visited.
+
+    x [P, N, *shape]; log_weights float64 [P, N], not normalised, in nats; log_z float64 [P]: log of the
+    integral of exp(-U(x, sigma_end)) over that of exp(-A |x|²/(2 sigma_max²)), in the model's gauge
+    (the second is (2 pi sigma_max²/A)^(d/2)); ess float64 [T, P] in particles, before resampling;
+    resampled bool [T, P]; log_weight_sd float64 [T, P]: standard deviation of the incremental log-weight
+    that led to this level; unique_ancestors int64 [P]: starting particles with descendants at the end;
+    degenerate int32 [P]: 1 NaN seen + 2 collapsed + 4 infinite; nfe: energy-and-score evaluations per
+    particle.
+    """
+
+    x: Tensor
+    log_weights: Tensor
+    log_z: Tensor
+    ess: Tensor
+    resampled: Tensor
+    log_weight_sd: Tensor
+    unique_ancestors: Tensor
+    degenerate: Tensor
+    sigmas: Tensor
+    nfe: int
+    seed: int
+
+    @property
+    def weights(self) -> Tensor:
+        """Normalised weights, float64 [P, N]; a collapsed population counts all alike."""
+        log_weights = self.log_weights.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+        top = log_weights.amax(1, keepdim=True)
+        shifted = torch.where(log_weights == top, 0.0, log_weights - top)
+        return torch.softmax(shifted, dim=1)
+
+    def draw(self, seed: int | None = None) -> Tensor:
+        """One particle per population, drawn with its weights: [P, *shape]. Draws of different
+        populations are independent."""
+        key = self.seed if seed is None else seed
+        state = rng_state(key, 0, self.x.device)
+        point = uniform(state, len(self.x), stream=_DRAW_STREAM)
+        cumulative = self.weights.cumsum(1)
+        index = torch.searchsorted(cumulative, (point * cumulative[:, -1])[:, None], right=True)
+        index = index.clamp(max=self.x.shape[1] - 1)[:, 0]
+        return self.x[torch.arange(len(self.x), device=self.x.device), index]
+
+    def expectation(self, fn: Callable[[Tensor], Tensor]) -> Tensor:
+        """Weighted mean of fn, which maps x [P, N, *shape] to [P, N, ...]; returns [P, ...]."""
+        values = fn(self.x)
+        if values.shape[:2] != self.x.shape[:2]:
+            raise ValueError(
+                f"fn must return [P, N, ...] = [{self.x.shape[0]}, {self.x.shape[1]}, ...], "
+                f"got {tuple(values.shape)}"
+            )
+        weights = self.weights.reshape(self.weights.shape + (1,) * (values.dim() - 2))
+        return (weights * values.double()).sum(1)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all of it to a safetensors file, whole or not at all."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        numbers = {name: tensors.pop(name) for name in ("nfe", "seed")}
+        write_tensors(path, tensors, {"kind": "particles", **numbers})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Particles:
+        """Read what `save` wrote. ValueError for another kind of file or a corrupt one."""
+        tensors, metadata = read_tensors(path)
+        names = {f.name for f in fields(cls)} - {"nfe", "seed"}
+        if metadata.get("kind") != "particles" or set(tensors) != names:
+            raise ValueError(f"{Path(path)} does not hold particles")
+        return cls(**tensors, nfe=int(metadata["nfe"]), seed=int(metadata["seed"]))
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """ESS fraction and log-weight sd against sigma; returns the figure, saves it where asked.
+        Needs matplotlib (the `demo` extra)."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 3.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        sigmas = self.sigmas[self.sigmas > 0].cpu()
+        left.plot(sigmas, (self.ess / self.x.shape[1]).cpu(), lw=1)
+        left.set(xscale="log", xlabel="σ", ylabel="ESS / N", ylim=(0, 1.05))
+        right.plot(sigmas, self.log_weight_sd.cpu(), lw=1)
+        right.set(xscale="log", xlabel="σ", ylabel="sd of log-weight per step")
+        for axis in (left, right):
+            axis.invert_xaxis()
+        if path is not None:
+            figure.savefig(path, dpi=120)
+        return figure

@@ -1,0 +1,135 @@
+"""Proposal kernels of sequential Monte Carlo between noise levels s > u, tau² = s² - u².
+
+Forward M = N(x + tau² b, v_M I), backward L = N(x_u, v_L I), S the target's score and A its exponent:
+
+| name               | b   | v_M           | v_L    |
+|--------------------|-----|---------------|--------|
+| euler              | S   | tau²          | tau²   |
+| ancestral          | S   | tau² u²/s²    | tau²   |
+| noise_matched      | S/A | kappa tau²/A, kappa = (u²+c²)/(s²+c²)                                  | tau²/A |
+| curvature_matched  | S/A | kappa tau²/A, kappa = 1 + tau² tr(grad S)/(A d), in [u²/(2 s²), 1]     | tau²/A |
+
+The weights are exact for each. For a Gaussian the matched kernels with the right kappa are the exact
+time reversal, and the weights do not vary. Sources: Karras et al. 2022, arXiv 2206.00364 (levels);
+Thornton et al. 2025, arXiv 2502.12786 (Feynman-Kac weights); second-order Tweedie formula for kappa.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """From noise level s down to u; index counts steps from 0."""
+
+    index: int
+    s: float
+    u: float
+
+    @property
+    def tau2(self) -> float:
+        return self.s**2 - self.u**2
+
+
+class Proposal:
+    """Gives (drift, v_M, v_L) per population: the mean shift is drift * S."""
+
+    name = ""
+    needs_curvature = False
+
+    def coefficients(self, step: Step, exponent: float, curvature: Tensor) -> Tensor:
+        """float64 [P, 3]; curvature [P] is the population mean of tr(grad S)/(A d), where needed."""
+        drift, v_m, v_l = self._numbers(step, exponent)
+        row = curvature.new_tensor([drift, v_m, v_l], dtype=torch.float64)
+        return row.expand(len(curvature), 3)
+
+    def _numbers(self, step: Step, exponent: float) -> tuple[float, float, float]:
+        raise TypeError(f"{type(self).__name__} must define its coefficients")
+
+
+@dataclass(frozen=True)
+class Euler(Proposal):
+    """Euler-Maruyama of the reverse diffusion."""
+
+    name = "euler"
+
+    def _numbers(self, step: Step, exponent: float) -> tuple[float, float, float]:
+        return step.tau2, step.tau2, step.tau2
+
+
+@dataclass(frozen=True)
+class Ancestral(Proposal):
+    """The posterior variance of a point mass, as ancestral samplers use."""
+
+    name = "ancestral"
+
+    def _numbers(self, step: Step, exponent: float) -> tuple[float, float, float]:
+        return step.tau2, step.tau2 * (step.u / step.s) ** 2, step.tau2
+
+
+@dataclass(frozen=True)
+class NoiseMatched(Proposal):
+    """Exact reversal for Gaussian data of standard deviation data_std (c of the table)."""
+
+    data_std: float = 0.0
+    name = "noise_matched"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.data_std) and self.data_std >= 0):
+            raise ValueError(f"data_std must not be negative, got {self.data_std}")
+
+    def _numbers(self, step: Step, exponent: float) -> tuple[float, float, float]:
+        c2 = self.data_std**2
+        kappa = (step.u**2 + c2) / (step.s**2 + c2)
+        return step.tau2 / exponent, kappa * step.tau2 / exponent, step.tau2 / exponent
+
+
+@dataclass(frozen=True)
+class CurvatureMatched(Proposal):
+    """kappa from the curvature of the target: a table of one kappa per step, or else one Hutchinson
+    probe per particle, averaged over the population (a vector-Jacobian product through the score)."""
+
+    kappa: tuple[float, ...] | None = None
+    name = "curvature_matched"
+
+    @property
+    def needs_curvature(self) -> bool:  # type: ignore[override]
+        return self.kappa is None
+
+    def coefficients(self, step: Step, exponent: float, curvature: Tensor) -> Tensor:
+        if self.kappa is None:
+            lowest = 0.5 * (step.u / step.s) ** 2
+            kappa = (1.0 + step.tau2 * curvature.double()).clamp(lowest, 1.0)
+        else:
+            kappa = curvature.new_full(curvature.shape, self.kappa[step.index], dtype=torch.float64)
+        v_l = torch.full_like(kappa, step.tau2 / exponent)
+        return torch.stack([v_l, kappa * v_l, v_l], dim=1)
+
+
+PROPOSALS = {
+    "euler": Euler,
+    "ancestral": Ancestral,
+    "noise_matched": NoiseMatched,
+    "curvature_matched": CurvatureMatched,
+}
+
+
+def as_proposal(proposal: str | Proposal, steps: int) -> Proposal:
+    """A proposal from its name. ValueError for unknown names or a kappa table of another length."""
+    if isinstance(proposal, str):
+        if proposal not in PROPOSALS:
+            raise ValueError(f"unknown proposal {proposal!r}; known: {', '.join(PROPOSALS)}")
+        proposal = PROPOSALS[proposal]()
+    if not isinstance(proposal, Proposal):
+        raise TypeError(f"proposal must be a name or a Proposal, got {type(proposal).__name__}")
+    if isinstance(proposal, CurvatureMatched) and proposal.kappa is not None:
+        if len(proposal.kappa) != steps:
+            raise ValueError(f"the kappa table has {len(proposal.kappa)} entries for {steps} steps")
+        if not all(0 < kappa <= 1 for kappa in proposal.kappa):
+            raise ValueError("every kappa must be in (0, 1]")
+    return proposal

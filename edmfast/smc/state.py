@@ -1,0 +1,70 @@
+"""State of a run between two steps, and its checkpoint: a resumed run repeats the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edmfast.models.files import read_tensors, write_tensors
+
+
+@dataclass
+class State:
+    """At noise level `index` of the schedule; x, score [P, N, *shape]; the rest as in Particles.
+
+    curvature is [P, N], or empty where the proposal needs none. root int32 [P, N]: the starting
+    particle each one descends from.
+    """
+
+    index: int
+    x: Tensor
+    energy: Tensor
+    score: Tensor
+    curvature: Tensor
+    log_weights: Tensor
+    log_z: Tensor
+    root: Tensor
+    ess: Tensor
+    resampled: Tensor
+    log_weight_sd: Tensor
+    degenerate: Tensor
+
+
+def _names() -> list[str]:
+    return [f.name for f in fields(State) if f.name != "index"]
+
+
+def save_state(path: str | os.PathLike[str], state: State, run: dict[str, Any]) -> None:
+    """Write the state and the description of the run it belongs to."""
+    tensors = {name: getattr(state, name) for name in _names()}
+    write_tensors(path, tensors, {"kind": "smc", "index": state.index, "run": run})
+
+
+def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.device) -> State:
+    """Read a state. ValueError for a corrupt file, or one of another run or model, naming what differs."""
+    tensors, metadata = read_tensors(path)
+    if metadata.get("kind") != "smc" or set(tensors) != set(_names()):
+        raise ValueError(f"{path} is not a checkpoint of smc.sample")
+    saved = metadata.get("run", {})
+    differing = [name for name in run if saved.get(name) != run[name]]
+    if differing:
+        told = "; ".join(f"{name}: saved {saved.get(name)}, now {run[name]}" for name in differing)
+        raise ValueError(f"{path} is a checkpoint of another run or model ({told})")
+    moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+    return State(index=int(metadata["index"]), **moved)
+
+
+def fingerprint(target: Any) -> str:
+    """Tells targets apart: class, exponents and every parameter and buffer."""
+    digest = hashlib.sha256(f"{type(target).__name__} {float(target.exponent)}".encode())
+    digest.update(repr(getattr(target, "exponents", "")).encode())
+    if isinstance(target, nn.Module):
+        for name, tensor in target.state_dict().items():
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
