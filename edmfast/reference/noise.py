@@ -81,14 +81,12 @@ def noise(
     population = torch.arange(first_population, first_population + populations, device=device)
     word = (stream << 28) | population[:, None, None]
     counter = torch.broadcast_tensors(block, rng[1] & _MASK, particle & _MASK, word & _MASK)
-    a, b, c, d = philox(counter, rng[0])  # type: ignore[arg-type]
+    a, b, c, d = philox(counter, rng[0])
     normals = torch.cat([*box_muller(a, b), *box_muller(c, d)], dim=-1)
     return normals[..., :elements].to(like.dtype)
 
 
-def uniform(
-    rng: Tensor, populations: int, first_population: int = 0, stream: int = 3
-) -> Tensor:
+def uniform(rng: Tensor, populations: int, first_population: int = 0, stream: int = 3) -> Tensor:
     """One float64 uniform in [0, 1) per population and step; `rng` int64 [..., 2] -> [..., P]."""
     population = torch.arange(first_population, first_population + populations, device=rng.device)
     word = ((stream << 28) | population) & _MASK

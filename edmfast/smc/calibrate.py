@@ -56,6 +56,7 @@ def calibrate(
         found = evaluate(
             target, info["x"], info["sigma"], probe=True, seed=seed + 1, step=int(info["i"])
         )
+        assert found.curvature is not None
         weights = torch.softmax(info["log_weights"], dim=1)
         mean = (weights * found.curvature).sum(1).mean()
         bends.append(float(mean) * info["sigma"] ** 2)
@@ -80,4 +81,4 @@ def calibrate(
         middle = 0.5 * (math.log(s) + math.log(u))
         local = float(np.interp(-middle, -log_fine[:-1], rate))
         predicted.append(local * math.log(s / u))
-    return Calibration((*map(float, chosen), *tail), tuple(kappa), tuple(predicted))
+    return Calibration((*map(float, chosen), *tail), tuple(map(float, kappa)), tuple(predicted))

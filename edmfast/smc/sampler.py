@@ -26,6 +26,7 @@ from edmfast.smc.calibration import Calibration
 from edmfast.smc.evaluate import evaluate
 from edmfast.smc.particles import DegenerateWeightsWarning, Particles
 from edmfast.smc.proposals import CurvatureMatched, Proposal, Step, as_proposal
+from edmfast.smc.reductions import population_mean, population_sd
 from edmfast.smc.schedule import check_counts, check_sigmas, check_target, place
 from edmfast.smc.state import State, fingerprint, load_state, save_state
 
@@ -197,7 +198,7 @@ class _Engine:
             log_weight_sd=trace.clone(),
             degenerate=torch.zeros(populations, dtype=torch.int32, device=x.device),
         )
-        state.log_weight_sd[0] = log_weights.std(1, correction=0)
+        state.log_weight_sd[0] = population_sd(log_weights)
         return state
 
     def advance(self, state: State) -> None:
@@ -224,7 +225,7 @@ class _Engine:
         state.x = x
         increment = ratio.double() - (state.energy - before)
         state.index = i + 1
-        state.log_weight_sd[i + 1] = increment.std(1, correction=0)
+        state.log_weight_sd[i + 1] = population_sd(increment)
         if step.u >= self.sigma_range[0]:
             state.log_weights = state.log_weights + increment
 
