@@ -29,12 +29,15 @@ Tensor noise(Tensor like, Tensor rng, int64_t stream, int64_t first_population, 
     const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, elements));
     torch::stable::parallel_for(0, populations * particles, grain, [&](int64_t begin, int64_t end) {
       for_each_tile(begin, end, particles, elements, state, stream, first_population, first_particle,
-                    [&](int64_t row, int64_t first_block, int64_t size, const float* normals) {
-                      for (int64_t j = 0; j < 4; ++j) {
-                        const int64_t start = j * blocks + first_block;
-                        const int64_t count = std::min(size, elements - start);
-                        for (int64_t b = 0; b < count; ++b)
-                          result[row * elements + start + b] = static_cast<T>(normals[j * kTile + b]);
+                    [&](int64_t row, int64_t rows, int64_t first_block, int64_t size, const float* normals) {
+                      for (int64_t r = 0; r < rows; ++r) {
+                        T* sample_start = result + (row + r) * elements;
+                        for (int64_t j = 0; j < 4; ++j) {
+                          const int64_t start = j * blocks + first_block;
+                          const int64_t count = std::min(size, elements - start);
+                          for (int64_t b = 0; b < count; ++b)
+                            sample_start[start + b] = static_cast<T>(normals[j * kTile + r * size + b]);
+                        }
                       }
                     });
     });

@@ -18,15 +18,6 @@ inline int64_t blocks_of(int64_t elements) { return (elements + 3) / 4; }
 // `pairs`: 1 where a sample has at most two elements and words 2 and 3 are never read.
 EDMFAST_MULTIVERSION inline void normal_tile(const Counters& counters, uint32_t step, uint64_t seed, int64_t n,
                                              int pairs, float* normals) {
-  if (pairs == 1) {
-    for (int64_t t = 0; t < n; ++t) {
-      const Philox4 bits = philox({counters.block[t], step, counters.particle[t], counters.word[t]}, seed);
-      const NormalPair pair = box_muller(bits.a, bits.b);
-      normals[t] = pair.first;
-      normals[kTile + t] = pair.second;
-    }
-    return;
-  }
   uint32_t a[kTile], b[kTile], c[kTile], d[kTile];
   for (int64_t t = 0; t < n; ++t) {
     const Philox4 bits = philox({counters.block[t], step, counters.particle[t], counters.word[t]}, seed);
@@ -40,6 +31,7 @@ EDMFAST_MULTIVERSION inline void normal_tile(const Counters& counters, uint32_t 
     normals[t] = pair.first;
     normals[kTile + t] = pair.second;
   }
+  if (pairs == 1) return;
   for (int64_t t = 0; t < n; ++t) {
     const NormalPair pair = box_muller(c[t], d[t]);
     normals[2 * kTile + t] = pair.first;
@@ -47,8 +39,26 @@ EDMFAST_MULTIVERSION inline void normal_tile(const Counters& counters, uint32_t 
   }
 }
 
-// Calls consume(row, first_block, blocks, normals) for every row in [begin, end), in pieces that fit a
-// tile: word j of block first_block + b is normals[j * kTile + b].
+// Fills the counters of blocks [first_block, first_block + size) of `rows` samples from `row` on.
+inline void fill_counters(Counters& counters, int64_t row, int64_t rows, int64_t first_block, int64_t size,
+                          int64_t particles, int64_t stream, int64_t first_population, int64_t first_particle) {
+  int64_t population = row / particles, particle = row % particles;
+  for (int64_t r = 0; r < rows; ++r) {
+    const uint32_t word = stream_word(stream, first_population + population);
+    for (int64_t b = 0; b < size; ++b) {
+      counters.block[r * size + b] = static_cast<uint32_t>(first_block + b);
+      counters.particle[r * size + b] = static_cast<uint32_t>(first_particle + particle);
+      counters.word[r * size + b] = word;
+    }
+    if (++particle == particles) {
+      particle = 0;
+      ++population;
+    }
+  }
+}
+
+// Calls consume(row, rows, first_block, size, normals) over the rows in [begin, end), in pieces that fit a
+// tile: word j of block first_block + b of sample row + r is normals[j * kTile + r * size + b].
 template <class Consume>
 void for_each_tile(int64_t begin, int64_t end, int64_t particles, int64_t elements, const int64_t* rng,
                    int64_t stream, int64_t first_population, int64_t first_particle, const Consume& consume) {
@@ -64,17 +74,9 @@ void for_each_tile(int64_t begin, int64_t end, int64_t particles, int64_t elemen
     int64_t first_block = 0;
     do {
       const int64_t size = blocks - first_block < kTile ? blocks - first_block : kTile;
-      for (int64_t r = 0; r < rows; ++r) {
-        const uint32_t word = stream_word(stream, first_population + (row + r) / particles);
-        const uint32_t particle = static_cast<uint32_t>(first_particle + (row + r) % particles);
-        for (int64_t b = 0; b < size; ++b) {
-          counters.block[r * size + b] = static_cast<uint32_t>(first_block + b);
-          counters.particle[r * size + b] = particle;
-          counters.word[r * size + b] = word;
-        }
-      }
+      fill_counters(counters, row, rows, first_block, size, particles, stream, first_population, first_particle);
       normal_tile(counters, step, seed, rows * size, pairs, normals);
-      for (int64_t r = 0; r < rows; ++r) consume(row + r, first_block, size, normals + r * size);
+      consume(row, rows, first_block, size, normals);
       first_block += size;
     } while (first_block < blocks);
   }

@@ -63,20 +63,6 @@ EDMFAST_MULTIVERSION void step(const double* x, const double* score, const float
   step_body(x, score, normals, drift, scale, moved, n, moments);
 }
 
-// The same for a few elements, without the cost of lanes.
-template <class T>
-inline void short_step(const T* x, const T* score, const float* normals, T drift, T scale, T* moved, int64_t n,
-                       Moments& moments) {
-  for (int64_t i = 0; i < n; ++i) {
-    const T z = static_cast<T>(normals[i]);
-    const T m = drift * score[i];
-    moved[i] = x[i] + m + scale * z;
-    moments.noise += static_cast<double>(z) * z;
-    moments.cross += static_cast<double>(m) * z;
-    moments.shift += static_cast<double>(m) * m;
-  }
-}
-
 struct Kernel {
   double drift, scale, noise_factor, cross_factor, shift_factor, constant;
 
@@ -93,36 +79,77 @@ struct Kernel {
 };
 
 template <class T>
-void run(const T* x, const T* score, const int32_t* ancestors, const double* coefficients, const int64_t* rng,
-         int64_t first_population, int64_t populations, int64_t particles, int64_t elements, T* moved, T* ratio) {
-  const int64_t blocks = blocks_of(elements);
+struct Job {
+  const T* x;
+  const T* score;
+  const int32_t* ancestors;
+  const double* coefficients;
+  int64_t particles, elements;
+  T* moved;
+  T* ratio;
+};
+
+// Samples of at most four elements: one block each, word j is element j.
+template <class T>
+void move_points(const Job<T>& job, int64_t row, int64_t rows, const float* normals) {
+  const int64_t d = job.elements;
+  int64_t population = row / job.particles, left = job.particles - row % job.particles;
+  Kernel kernel(job.coefficients + 3 * population, d);
+  for (int64_t r = 0; r < rows; ++r, --left) {
+    if (left == 0) {
+      kernel = Kernel(job.coefficients + 3 * ++population, d);
+      left = job.particles;
+    }
+    const T drift = static_cast<T>(kernel.drift), scale = static_cast<T>(kernel.scale);
+    const int64_t source = (population * job.particles + job.ancestors[row + r]) * d;
+    Moments moments;
+    for (int64_t j = 0; j < d; ++j) {
+      const T z = static_cast<T>(normals[j * kTile + r]);
+      const T m = drift * job.score[source + j];
+      job.moved[(row + r) * d + j] = job.x[source + j] + m + scale * z;
+      moments.noise += static_cast<double>(z) * z;
+      moments.cross += static_cast<double>(m) * z;
+      moments.shift += static_cast<double>(m) * m;
+    }
+    job.ratio[row + r] = static_cast<T>(kernel.ratio(moments));
+  }
+}
+
+// One piece of one larger sample; its moments are kept until the last piece.
+template <class T>
+void move_piece(const Job<T>& job, const Kernel& kernel, int64_t row, int64_t population, int64_t first_block,
+                int64_t size, const float* normals, Moments& moments) {
+  const int64_t blocks = blocks_of(job.elements);
+  const int64_t source = (population * job.particles + job.ancestors[row]) * job.elements;
+  for (int64_t j = 0; j < 4; ++j) {
+    const int64_t start = j * blocks + first_block;
+    const int64_t count = std::min(size, job.elements - start);
+    if (count > 0)
+      step(job.x + source + start, job.score + source + start, normals + j * kTile, static_cast<T>(kernel.drift),
+           static_cast<T>(kernel.scale), job.moved + row * job.elements + start, count, moments);
+  }
+  if (first_block + size == blocks) {
+    job.ratio[row] = static_cast<T>(kernel.ratio(moments));
+    moments = Moments{};
+  }
+}
+
+template <class T>
+void run(const Job<T>& job, int64_t populations, const int64_t* rng, int64_t first_population) {
+  const int64_t particles = job.particles, elements = job.elements;
   const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, elements));
   torch::stable::parallel_for(0, populations * particles, grain, [&](int64_t begin, int64_t end) {
     Moments moments;
     int64_t population = begin / particles;
-    Kernel kernel(coefficients + 3 * population, elements);
+    Kernel kernel(job.coefficients + 3 * population, elements);
     for_each_tile(begin, end, particles, elements, rng, 0, first_population, 0,
-                  [&](int64_t row, int64_t first_block, int64_t size, const float* normals) {
-                    if (row / particles != population) {
-                      population = row / particles;
-                      kernel = Kernel(coefficients + 3 * population, elements);
-                    }
-                    const int64_t source = (population * particles + ancestors[row]) * elements;
-                    const T drift = static_cast<T>(kernel.drift), scale = static_cast<T>(kernel.scale);
-                    for (int64_t j = 0; j < 4; ++j) {
-                      const int64_t start = j * blocks + first_block;
-                      const int64_t count = std::min(size, elements - start);
-                      if (count >= kLanes) {
-                        step(x + source + start, score + source + start, normals + j * kTile, drift, scale,
-                             moved + row * elements + start, count, moments);
-                      } else if (count > 0) {
-                        short_step(x + source + start, score + source + start, normals + j * kTile, drift, scale,
-                                   moved + row * elements + start, count, moments);
-                      }
-                    }
-                    if (first_block + size == blocks) {
-                      ratio[row] = static_cast<T>(kernel.ratio(moments));
-                      moments = Moments{};
+                  [&](int64_t row, int64_t rows, int64_t first_block, int64_t size, const float* normals) {
+                    if (elements <= 4) return move_points(job, row, rows, normals);
+                    for (int64_t r = 0; r < rows; ++r) {
+                      const int64_t now = (row + r) / particles;
+                      if (now != population) kernel = Kernel(job.coefficients + 3 * now, elements);
+                      population = now;
+                      move_piece(job, kernel, row + r, population, first_block, size, normals + r * size, moments);
                     }
                   });
   });
@@ -145,10 +172,15 @@ std::tuple<Tensor, Tensor> propagate(Tensor x, Tensor score, Tensor ancestors, T
   Tensor ratio = torch::stable::new_empty(x, {populations, particles});
   const auto launch = [&](auto sample) {
     using T = decltype(sample);
-    run(static_cast<const T*>(x.data_ptr()), static_cast<const T*>(score.data_ptr()),
-        static_cast<const int32_t*>(ancestors.data_ptr()), static_cast<const double*>(coefficients.data_ptr()),
-        static_cast<const int64_t*>(rng.data_ptr()), first_population, populations, particles, elements,
-        static_cast<T*>(moved.data_ptr()), static_cast<T*>(ratio.data_ptr()));
+    const Job<T> job{static_cast<const T*>(x.data_ptr()),
+                     static_cast<const T*>(score.data_ptr()),
+                     static_cast<const int32_t*>(ancestors.data_ptr()),
+                     static_cast<const double*>(coefficients.data_ptr()),
+                     particles,
+                     elements,
+                     static_cast<T*>(moved.data_ptr()),
+                     static_cast<T*>(ratio.data_ptr())};
+    run(job, populations, static_cast<const int64_t*>(rng.data_ptr()), first_population);
   };
   if (x.scalar_type() == ScalarType::Float) {
     launch(float{});

@@ -1,0 +1,169 @@
+"""The fused proposal step against its plain-torch reference, densities and bad input."""
+
+import math
+import threading
+
+import pytest
+import torch
+
+from edmfast.ops import propagate, rng_state, standard_normal
+from edmfast.reference import propagate as reference
+
+SHAPES = [(1, 1, 1), (2, 3, 2), (3, 5, 3), (2, 300, 5), (2, 7, 64), (1, 3, 1027), (2, 2, 12288)]
+
+
+def make(populations, particles, elements, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(populations + 7 * particles + elements)
+    shape = (populations, particles, elements)
+    x = torch.randn(shape, generator=generator, dtype=dtype)
+    score = torch.randn(shape, generator=generator, dtype=dtype)
+    ancestors = torch.randint(0, particles, shape[:2], generator=generator, dtype=torch.int32)
+    coefficients = torch.rand(populations, 3, generator=generator, dtype=torch.float64) + 0.1
+    return x, score, ancestors, coefficients, rng_state(5, 7)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equals_reference(shape, dtype):
+    inputs = make(*shape, dtype)
+    moved, ratio = propagate(*inputs, first_population=2)
+    wanted, wanted_ratio = reference.propagate(*inputs, 2)
+    assert torch.equal(moved, wanted)
+    # sums of d terms, rounded in the dtype of the state
+    torch.testing.assert_close(
+        ratio, wanted_ratio, rtol=4e-6 if dtype == torch.float32 else 1e-13, atol=1e-5
+    )
+
+
+def test_ratio_is_the_density_ratio():
+    x, score, ancestors, coefficients, rng = make(3, 50, 6, torch.float64)
+    moved, ratio = propagate(x, score, ancestors, coefficients, rng)
+    index = ancestors.long()[..., None].expand_as(x)
+    start, drift_score = x.gather(1, index), score.gather(1, index)
+    drift, v_m, v_l = coefficients[:, None].unbind(-1)
+
+    def log_normal(gap, variance):
+        return -0.5 * gap.square().sum(2) / variance - 3.0 * torch.log(2 * math.pi * variance)
+
+    direct = log_normal(start - moved, v_l) - log_normal(
+        moved - start - drift[..., None] * drift_score, v_m
+    )
+    torch.testing.assert_close(ratio, direct, rtol=0, atol=1e-10)
+
+
+def test_noise_is_the_counter_noise():
+    x, _, ancestors, coefficients, rng = make(2, 40, 9, torch.float64)
+    coefficients[:, 1] = 1.0
+    identity = torch.arange(40, dtype=torch.int32).repeat(2, 1)
+    moved, _ = propagate(x, torch.zeros_like(x), identity, coefficients, rng)
+    torch.testing.assert_close(moved - x, standard_normal(x, seed=5, step=7), rtol=0, atol=1e-14)
+
+
+def test_population_does_not_depend_on_company_or_threads():
+    x, score, ancestors, coefficients, rng = make(4, 3000, 5)
+    whole = propagate(x, score, ancestors, coefficients, rng)
+    part = propagate(x[2:3], score[2:3], ancestors[2:3], coefficients[2:3], rng, first_population=2)
+    assert torch.equal(whole[0][2:3], part[0])
+    assert torch.equal(whole[1][2:3], part[1])
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        single = propagate(x, score, ancestors, coefficients, rng)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(whole[0], single[0])
+    assert torch.equal(whole[1], single[1])
+
+
+def test_any_trailing_shape_and_strides():
+    x, score, ancestors, coefficients, rng = make(2, 6, 24)
+    flat = propagate(x, score, ancestors, coefficients, rng)
+    shape = (2, 6, 2, 3, 4)
+    images = x.reshape(shape).permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    spread = score.reshape(shape).repeat_interleave(2, dim=-1)[..., ::2]
+    assert not images.is_contiguous()
+    moved, ratio = propagate(images, spread, ancestors, coefficients, rng)
+    assert moved.shape == shape
+    assert torch.equal(moved.reshape(2, 6, 24), flat[0])
+    assert torch.equal(ratio, flat[1])
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 2), (2, 0, 2), (2, 3, 0)])
+def test_empty(shape):
+    x = torch.empty(shape)
+    ancestors = torch.zeros(shape[:2], dtype=torch.int32)
+    coefficients = torch.full((shape[0], 3), 0.5, dtype=torch.float64)
+    moved, ratio = propagate(x, x, ancestors, coefficients, rng_state(0, 0))
+    assert moved.shape == shape
+    assert ratio.shape == shape[:2]
+
+
+def test_every_output_element_is_written(monkeypatch):
+    """With memory filled with NaN before, no NaN is left."""
+    previous = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        for shape in SHAPES:
+            moved, ratio = propagate(*make(*shape))
+            assert torch.isfinite(moved).all()
+            assert torch.isfinite(ratio).all()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = previous
+
+
+def test_opcheck_and_compile():
+    inputs = (*make(2, 5, 6), 1)
+    torch.library.opcheck(torch.ops.edmfast.propagate.default, inputs)
+    compiled = torch.compile(propagate, fullgraph=True)(*inputs[:5], first_population=1)
+    plain = propagate(*inputs[:5], first_population=1)
+    assert all(torch.equal(a, b) for a, b in zip(compiled, plain, strict=True))
+
+
+def test_releases_the_gil():
+    inputs = make(1, 4000, 4096)
+    ticks, done = [], threading.Event()
+
+    def count():
+        while not done.is_set():
+            ticks.append(None)
+            done.wait(1e-4)
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    ticks.clear()
+    propagate(*inputs)
+    during = len(ticks)
+    done.set()
+    counter.join()
+    assert during >= 3
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "error"),
+    [
+        (0, torch.zeros(2, 3, 4, dtype=torch.float16), TypeError),
+        (1, torch.zeros(2, 3, 4, dtype=torch.float64), TypeError),
+        (1, torch.zeros(2, 3, 5), ValueError),
+        (2, torch.zeros(2, 3, dtype=torch.int64), TypeError),
+        (2, torch.zeros(2, 4, dtype=torch.int32), ValueError),
+        (3, torch.zeros(2, 3), TypeError),
+        (3, torch.zeros(2, 2, dtype=torch.float64), ValueError),
+        (4, torch.zeros(3, dtype=torch.int64), ValueError),
+        (4, torch.zeros(2), TypeError),
+    ],
+)
+def test_bad_input(position, value, error):
+    inputs = list(make(2, 3, 4))
+    inputs[position] = value
+    with pytest.raises(error):
+        propagate(*inputs)
+
+
+def test_no_silent_detachment():
+    x, *rest = make(1, 3, 2)
+    with pytest.raises(RuntimeError, match="no derivative"):
+        propagate(x.requires_grad_(), *rest)
+    with torch.no_grad():
+        propagate(x, *rest)
