@@ -34,7 +34,11 @@ def rng_state(seed: int, step: int, device: torch.device | str = "cpu") -> Tenso
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must fit 64 bits, got {seed}")
     signed = seed - 2**64 if seed >= 2**63 else seed
-    return torch.tensor([signed, step], dtype=torch.int64, device=device)
+    state = torch.empty(2, dtype=torch.int64, device=device)
+    # fills are asynchronous on a GPU, where building a tensor from a list would block
+    state[0].fill_(signed)
+    state[1].fill_(step)
+    return state
 
 
 def standard_normal(
