@@ -9,7 +9,11 @@ from typing import Any
 
 import torch
 
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = (
+    "bench.bench_noise",
+    "bench.bench_propagate",
+    "bench.bench_resample",
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,41 @@
+# make demo | test | lint | bench: each makes .venv first when it is missing or out of date.
+PYTHON ?= python3
+# pinned before anything else, so that no resolver picks another torch
+TORCH ?= torch==2.13.0
+DEMO ?=
+TESTS ?=
+BENCH ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+STAMP := .venv/.installed
+SOURCES := $(wildcard pyproject.toml setup.py csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
+
+.PHONY: venv demo test lint bench clean
+
+venv: $(STAMP)
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+$(STAMP): $(SOURCES) | $(BIN)/python
+	$(PIP) install --quiet "$(TORCH)" "setuptools>=77" wheel ninja
+	$(PIP) install --quiet --no-build-isolation --editable ".[test,lint]"
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/edmfast demo $(DEMO)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m bench.run $(BENCH)
+
+clean:
+	rm -rf .venv build *.egg-info edmfast/*.so edmfast/_build_info.txt

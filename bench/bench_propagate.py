@@ -1,0 +1,77 @@
+"""One proposal step of a population [1, N, d] with its log-ratio, against eager torch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from bench.registry import Case
+from edmfast.ops import propagate, rng_state
+
+Step = tuple[Tensor, Tensor]
+
+
+def make_inputs(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, ...]:
+    """States, scores, sorted ancestors, (drift, v_M, v_L) and the state of the noise."""
+    generator = torch.Generator().manual_seed(0)
+    x, score = torch.randn(2, *shape, dtype=dtype, generator=generator)
+    ancestors = torch.randint(shape[1], shape[:2], dtype=torch.int32, generator=generator)
+    kernel = torch.tensor([[0.3, 0.4, 0.5]], dtype=torch.float64)
+    inputs = x, score, ancestors.sort(1).values, kernel, rng_state(0, 1)
+    return tuple(tensor.to(device) for tensor in inputs)
+
+
+def eager(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: Tensor) -> Step:
+    """What one writes without a kernel; its noise has no counter."""
+    drift, v_m, v_l = kernel[0].tolist()
+    x, score = x[0].index_select(0, ancestors[0]), score[0].index_select(0, ancestors[0])
+    z = torch.randn_like(x)
+    shift = drift * score
+    moved = x + shift + math.sqrt(v_m) * z
+    ratio = (
+        0.5 * (1 - v_m / v_l) * z.square().sum(1)
+        - math.sqrt(v_m) / v_l * (shift * z).sum(1)
+        - 0.5 / v_l * shift.square().sum(1)
+        + 0.5 * x.shape[1] * math.log(v_m / v_l)
+    )
+    return moved[None], ratio[None]
+
+
+def reference(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: Tensor) -> Step:
+    """Where each particle starts, and the mean of where it goes, in float64."""
+    start = x.double()[0, ancestors[0].long()][None]
+    return start, start + 0.3 * score.double()[0, ancestors[0].long()][None]
+
+
+def check(output: Step, truth: Step) -> None:
+    """The noise is standard normal, and the ratio is that of the two kernels' densities."""
+    (moved, ratio), (start, mean) = (output[0].double(), output[1].double()), truth
+    v_m, v_l, d = 0.4, 0.5, start.shape[2]
+    z = (moved - mean) / math.sqrt(v_m)
+    assert abs(z.mean()) < 5 / math.sqrt(z.numel()), "noise has a mean"
+    assert abs(z.var() - 1) < 5 * math.sqrt(2 / z.numel()), "noise has another variance"
+    backward = -0.5 * (start - moved).square().sum(2) / v_l - 0.5 * d * math.log(v_l)
+    forward = -0.5 * z.square().sum(2) - 0.5 * d * math.log(v_m)
+    torch.testing.assert_close(ratio, backward - forward, rtol=1e-5, atol=1e-3)
+
+
+def make_case(particles: int, elements: int) -> Case:
+    size = particles * elements
+    return Case(
+        name=f"propagate/{particles}x{elements}",
+        shape=(1, particles, elements),
+        make_inputs=make_inputs,
+        ours=propagate,
+        baselines={"eager torch": eager},
+        reference=reference,
+        check=check,
+        goal=5.0,
+        bytes=4 * (3 * size + 2 * particles),
+    )
+
+
+CASES = [make_case(100_000, 2), make_case(256, 12_288)]

@@ -1,0 +1,75 @@
+"""Systematic resampling from log-weights [P, N], against plain torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench.registry import Case
+from edmfast.ops import systematic_resample
+
+Inputs = tuple[Tensor, Tensor]
+
+
+def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Inputs:
+    generator = torch.Generator().manual_seed(0)
+    log_weights = torch.randn(shape, dtype=dtype, generator=generator)
+    uniform = torch.rand(shape[0], dtype=torch.float64, generator=generator)
+    return log_weights.to(device), uniform.to(device)
+
+
+def ours(log_weights: Tensor, uniform: Tensor) -> Tensor:
+    """Computes the effective sample size and the log-mean-weight besides."""
+    return systematic_resample(log_weights, uniform).ancestors
+
+
+def counting(log_weights: Tensor, uniform: Tensor) -> Tensor:
+    """The quickest right way in plain torch: count the slots before each weight, repeat."""
+    populations, n = log_weights.shape
+    cdf = log_weights.double().softmax(1).cumsum(1)
+    ends = torch.ceil(n * cdf - uniform[:, None]).long().clamp_(0, n)
+    ends[:, -1] = n
+    counts = ends.diff(dim=1, prepend=ends.new_zeros(populations, 1))
+    index = torch.arange(n, device=ends.device).repeat(populations)
+    repeated = torch.repeat_interleave(index, counts.flatten(), output_size=populations * n)
+    return repeated.view(populations, n)
+
+
+def searching(log_weights: Tensor, uniform: Tensor) -> Tensor:
+    """The usual way: a binary search of every slot in the cumulative weights, in float64."""
+    n = log_weights.shape[1]
+    cdf = log_weights.double().softmax(1).cumsum(1)
+    slots = (torch.arange(n, device=cdf.device) + uniform[:, None]) / n
+    return torch.searchsorted(cdf, slots, right=True).clamp_(max=n - 1)
+
+
+def reference(log_weights: Tensor, uniform: Tensor) -> Tensor:
+    """The exact expectation of the offspring."""
+    return log_weights.shape[1] * log_weights.double().softmax(1)
+
+
+def check(ancestors: Tensor, expected: Tensor) -> None:
+    n = expected.shape[1]
+    assert ancestors.shape == expected.shape
+    assert 0 <= ancestors.min() <= ancestors.max() < n, "an ancestor that does not exist"
+    index = ancestors.long()
+    counts = torch.zeros_like(expected).scatter_add_(1, index, torch.ones_like(expected))
+    off = float((counts - expected).abs().max())
+    assert off < 1 + 1e-6, f"offspring off by {off}"
+
+
+def make_case(populations: int, particles: int) -> Case:
+    return Case(
+        name=f"resample/{populations}x{particles}",
+        shape=(populations, particles),
+        make_inputs=make_inputs,
+        ours=ours,
+        baselines={"counting float64": counting, "searchsorted float64": searching},
+        reference=reference,
+        check=check,
+        goal=4.0,
+        bytes=8 * populations * (particles + 1),
+    )
+
+
+CASES = [make_case(1, 1_000_000), make_case(1000, 4), make_case(1024, 64)]

@@ -1,0 +1,40 @@
+"""Shared by the operator tests: seeds, thread counts, and whether the compiled kernels are live."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from edmfast import _extension
+
+
+@pytest.fixture
+def compiled() -> None:
+    """Skips, with the reason, where the compiled CPU kernels are not live."""
+    status = _extension.kernel_status()["cpu"]
+    if status.startswith("off"):
+        pytest.skip(f"compiled CPU kernels {status}")
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
+
+
+@pytest.fixture
+def with_threads():
+    """A context manager that sets the number of threads of torch and puts it back."""
+
+    @contextlib.contextmanager
+    def use(count: int) -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    return use

@@ -1,0 +1,187 @@
+"""CUDA kernels against the CPU ones: the same bits wherever no sum of floats is involved.
+
+R sums floats in another order, and log_mean takes the device's logarithm; those two to tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from edmfast import _extension
+from edmfast.ops import propagate, rng_state, standard_normal, systematic_resample
+
+INF, NAN = math.inf, math.nan
+FLOATS = (torch.float32, torch.float64)
+
+
+def why_not() -> str:
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    status = _extension.kernel_status()["cuda"]
+    return f"CUDA kernels {status}" if status.startswith("off") else ""
+
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(why_not()), reason=why_not() or "live")]
+
+
+@pytest.fixture(autouse=True)
+def poisoned():
+    """Allocations hold NaN or the largest integer, so an output left unwritten cannot pass."""
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = fill
+    torch.use_deterministic_algorithms(False)
+
+
+def check_resample(log_weights, uniform, threshold=1.0):
+    """Compares every output of the two devices and returns those of the GPU, on the CPU."""
+    host = systematic_resample(log_weights.cpu(), uniform.cpu(), ess_threshold=threshold)
+    device = systematic_resample(log_weights, uniform, ess_threshold=threshold)
+    assert device.ancestors.is_cuda
+    device = type(device)(*(output.cpu() for output in device))
+    for name in ("ancestors", "ess", "resampled", "degenerate"):
+        assert torch.equal(getattr(device, name), getattr(host, name)), name
+    torch.testing.assert_close(device.log_mean, host.log_mean, rtol=4e-16, atol=1e-15)
+    return device
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 2), (3, 5, 17), (2, 300, 4, 9), (1, 2, 5003)])
+def test_noise_has_the_bits_of_the_cpu(dtype, shape):
+    like = torch.empty(shape, dtype=dtype)
+    keys = {"seed": 2**63 + 5, "step": 7, "stream": 3, "first_population": 11, "first_particle": 9}
+    host = standard_normal(like, **keys)
+    assert torch.equal(standard_normal(like.cuda(), **keys).cpu(), host)
+
+
+def test_noise_is_normal_beyond_a_block_of_threads():
+    noise = standard_normal(torch.empty(4, 1000, 1000, device="cuda"), seed=1, step=0)
+    assert abs(noise.mean().item()) < 5 / math.sqrt(noise.numel())
+    assert abs(noise.var().item() - 1) < 5 * math.sqrt(2 / noise.numel())
+
+
+def propagate_inputs(generator, shape, dtype):
+    populations, particles = shape[:2]
+    return (
+        torch.randn(shape, generator=generator, dtype=dtype).cuda(),
+        torch.randn(shape, generator=generator, dtype=dtype).cuda(),
+        torch.randint(0, particles, shape[:2], generator=generator, dtype=torch.int32).cuda(),
+        (torch.rand(populations, 3, generator=generator, dtype=torch.float64) + 0.2).cuda(),
+        rng_state(12, 3, "cuda"),
+    )
+
+
+def on_host(arguments):
+    return [argument.cpu() for argument in arguments]
+
+
+# some d for every number of threads per row, odd ones too
+@pytest.mark.parametrize("d", [1, 2, 7, 8, 9, 63, 65, 257, 2047, 2049, 12_288])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_propagate(generator, d, dtype):
+    arguments = propagate_inputs(generator, (2, 37, d), dtype)
+    moved, ratio = propagate(*arguments, first_population=4)
+    host_moved, host_ratio = propagate(*on_host(arguments), first_population=4)
+    assert torch.equal(moved.cpu(), host_moved)
+    # rounding of m and of a few products, in sums of d terms of order one to ten
+    scale = torch.finfo(dtype).eps * (10 * d + host_ratio.abs())
+    assert ((ratio.cpu() - host_ratio).abs() <= 4 * scale).all()
+
+
+def test_propagate_reads_through_strides(generator):
+    x, score, ancestors, coefficients, rng = propagate_inputs(generator, (6, 9, 16), torch.float32)
+    views = (x[::2, ::3], score.flip(2)[::2, ::3], ancestors[::2, ::3] % 3, coefficients[::2], rng)
+    moved, ratio = propagate(*views)
+    expected = propagate(*on_host(views))
+    assert torch.equal(moved.cpu(), expected[0])
+    torch.testing.assert_close(ratio.cpu(), expected[1], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (40, 33), (7, 1000), (2, 1025), (1, 100_003)])
+@pytest.mark.parametrize("spread", [0.0, 0.1, 3.0, 300.0])
+def test_resample_has_the_bits_of_the_cpu(generator, dtype, shape, spread):
+    log_weights = spread * torch.randn(shape, generator=generator, dtype=dtype).cuda()
+    uniform = torch.rand(shape[0], generator=generator, dtype=torch.float64).cuda()
+    for threshold in (0.0, 0.5, 1.0):
+        check_resample(log_weights, uniform, threshold)
+
+
+def test_one_particle_takes_every_slot():
+    log_weights = torch.full((1, 50_000), -1000.0, device="cuda")
+    log_weights[0, 31_234] = 0.0
+    result = check_resample(log_weights, torch.tensor([0.7], device="cuda"))
+    assert (result.ancestors == 31_234).all()
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 1.0, -1.0, NAN])
+@pytest.mark.parametrize(
+    "log_weights",
+    [
+        [NAN, 0.0, 0.0, NAN],
+        [-INF, 0.0, -INF, -INF],
+        [-INF] * 4,
+        [NAN] * 4,
+        [NAN, -INF, NAN, -INF],
+        [INF, 0.0, INF, 700.0],
+        [NAN, INF, -INF, 0.0],
+    ],
+)
+def test_bad_weights(log_weights, uniform):
+    weights = torch.tensor([log_weights], device="cuda")
+    check_resample(weights, torch.tensor([uniform], device="cuda"))
+
+
+def test_resample_strides(generator):
+    base = torch.randn(40, 60, generator=generator).cuda()
+    uniform = torch.rand(120, generator=generator).cuda()[::2]
+    for view in (base.T, base[::2, 1::3], base[:1].expand(9, 60)):
+        check_resample(view, uniform[: view.shape[0]])
+
+
+def test_empty():
+    rng = rng_state(0, 0, "cuda")
+    for shape in [(0, 5, 3), (2, 0, 3), (2, 3, 0)]:
+        x = torch.zeros(shape, device="cuda")
+        assert standard_normal(x, seed=0, step=0).shape == shape
+        coefficients = torch.ones(shape[0], 3, dtype=torch.float64, device="cuda")
+        ancestors = torch.zeros(shape[:2], dtype=torch.int32, device="cuda")
+        moved, ratio = propagate(x, x, ancestors, coefficients, rng)
+        assert moved.shape == shape
+        assert torch.equal(ratio, torch.zeros(shape[:2], device="cuda"))
+    result = systematic_resample(torch.zeros(0, 5, device="cuda"), torch.zeros(0, device="cuda"))
+    assert result.ancestors.shape == (0, 5)
+
+
+def test_operators_name_what_is_on_the_wrong_device():
+    x = torch.zeros(1, 2, 4, device="cuda")
+    with pytest.raises(RuntimeError, match="rng must be on the CUDA device"):
+        torch.ops.edmfast.noise(x, rng_state(0, 0), 0, 0, 0)
+
+
+def test_a_step_can_be_captured(generator):
+    """No host synchronisation and no allocation that depends on values: a CUDA graph replays it."""
+    x, score, _, coefficients, rng = propagate_inputs(generator, (3, 500, 12), torch.float32)
+    log_weights = torch.randn(3, 500, generator=generator).cuda()
+    uniform = torch.rand(3, generator=generator, dtype=torch.float64).cuda()
+
+    def step():
+        resampled = systematic_resample(log_weights, uniform, ess_threshold=0.5)
+        return propagate(x, score, resampled.ancestors, coefficients, rng)
+
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        moved, ratio = step()
+    log_weights.mul_(3)
+    rng[1] += 1
+    graph.replay()
+    expected = step()
+    assert torch.equal(moved, expected[0])
+    assert torch.equal(ratio, expected[1])

@@ -1,0 +1,74 @@
+"""The plain reference stands in for the kernels: same bits, one warning, and the reason is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import edmfast
+from edmfast import info
+
+PROGRAM = """
+import hashlib, json, torch
+from edmfast import info, ops
+g = torch.Generator().manual_seed(0)
+weights = 3 * torch.randn(3, 20_000, generator=g)
+result = ops.systematic_resample(weights, torch.rand(3, generator=g), ess_threshold=0.5)
+x, score = torch.randn(2, 3, 100, 5, generator=g)
+index = result.ancestors[:, :100] % 100
+kernel = 0.5 + torch.rand(3, 3, dtype=torch.float64, generator=g)
+moved, _ = ops.propagate(x, score, index, kernel, ops.rng_state(1, 2))
+outputs = [*result[:1], *result[2:], ops.standard_normal(torch.empty(2, 9, 30), seed=1, step=2), moved]
+digest = hashlib.sha256(b"".join(t.contiguous().numpy().tobytes() for t in outputs)).hexdigest()
+print(json.dumps({"digest": digest, "kernels": info()["kernels"]}))
+"""
+
+
+def run(**environment):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("EDMFAST_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:edmfast", "-c", PROGRAM],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def test_reference_gives_the_same_bits_and_says_why():
+    normal, _ = run()
+    plain, warned = run(EDMFAST_REFERENCE="1")
+    assert plain["digest"] == normal["digest"]
+    assert "EDMFAST_REFERENCE=1" in plain["kernels"]["cpu"]
+    assert "EDMFAST_REFERENCE=1" in plain["kernels"]["cuda"]
+    assert "RuntimeWarning" not in warned
+
+
+def test_missing_library_warns_once_and_still_answers():
+    hidden = PROGRAM.replace(
+        "from edmfast",
+        "import pathlib\n"
+        "glob = pathlib.Path.glob\n"
+        "pathlib.Path.glob = lambda p, s: iter(()) if s.startswith('_C') else glob(p, s)\n"
+        "from edmfast",
+        1,
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", hidden], capture_output=True, text=True, check=True, timeout=120
+    )
+    status = json.loads(done.stdout.splitlines()[-1])["kernels"]["cpu"]
+    assert status.startswith("off: no compiled library")
+    assert done.stderr.count("plain-torch reference") == 1
+
+
+def test_what_was_built_is_there():
+    """An editable install goes on after a failed CUDA build: the claim and the files must agree."""
+    facts = info()
+    found = {path.name.split(".")[0] for path in Path(edmfast.__file__).parent.glob("_*.so")}
+    assert ("_C" in found) == facts["built"].startswith(("C++ and", "CUDA skipped"))
+    assert ("_cuda" in found) == facts["built"].startswith("C++ and CUDA")

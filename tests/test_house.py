@@ -1,0 +1,165 @@
+"""The house rules: matching stems, one schema, imports that go down, short files, no loose ends."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from edmfast import ops
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "edmfast"
+FLOOR = {
+    "reference": 0,
+    "kernels": 0,
+    "_extension": 0,
+    "_version": 0,
+    "ops": 1,
+    "models": 2,
+    "distill": 3,
+    "smc": 3,
+    "sampling": 3,
+    "diagnostics": 3,
+    "_info": 3,
+    "demo": 4,
+    "__init__": 4,
+    "cli": 5,
+}
+# the references may call each other; the rooms of the floors above may not
+SHARED_FLOORS = {0}
+TEXT = {".py", ".cpp", ".cu", ".h", ".md", ".toml", ".yml"}
+
+
+def sources(*folders):
+    found = [path for folder in folders for path in sorted((ROOT / folder).rglob("*"))]
+    found += [path for path in sorted(ROOT.iterdir()) if path.is_file()]
+    return [path for path in found if path.suffix in TEXT or path.name == "Makefile"]
+
+
+FILES = sources("edmfast", "csrc", "tests", "bench", ".github")
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def stems(folder, pattern="*.py", prefix=""):
+    names = (path.stem.removeprefix(prefix) for path in (ROOT / folder).glob(pattern))
+    return {name for name in names if not name.startswith("_")}
+
+
+def defined_schemas():
+    found = {}
+    for path in sorted((PACKAGE / "ops").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "_extension.define":
+                schema = ast.literal_eval(node.args[0])
+                found[schema.split("(", 1)[0]] = schema
+    return found
+
+
+def imported(path):
+    """Dotted names of the parts of edmfast that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "edmfast":
+                yield from (f"edmfast.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def room(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def test_every_operator_has_its_stem_in_every_room():
+    wanted = stems("edmfast/ops")
+    assert wanted
+    assert stems("edmfast/reference") == wanted
+    assert stems("csrc/cpu", "*.cpp") == wanted
+    assert wanted <= stems("tests/ops", "test_*.py", "test_")
+    assert wanted <= stems("bench", "bench_*.py", "bench_")
+    assert stems("csrc/cuda", "*.cu") <= wanted
+    assert stems("edmfast/kernels") <= wanted
+
+
+def test_python_and_cpp_define_the_same_schemas():
+    text = (ROOT / "csrc" / "ops.cpp").read_text()
+    in_cpp = [
+        "".join(re.findall(r'"([^"]*)"', call)) for call in re.findall(r"m\.def\(([^;]*)\);", text)
+    ]
+    assert sorted(in_cpp) == sorted(defined_schemas().values())
+
+
+@pytest.mark.parametrize("name", sorted(defined_schemas()))
+def test_the_live_operator_has_the_schema(name):
+    assert ops.__all__
+    expected = torch._C.parse_schema(f"edmfast::{defined_schemas()[name]}")
+    assert str(getattr(torch.ops.edmfast, name).default._schema) == str(expected)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_downwards(path):
+    here = room(path)
+    assert here in FLOOR, f"{here} has no floor: give it one here"
+    for name in imported(path):
+        if not name.startswith("edmfast."):
+            continue
+        there = name.split(".")[1]
+        if there not in FLOOR or there == here:
+            continue
+        level = FLOOR[there], FLOOR[here]
+        same_is_fine = here == "__init__" or FLOOR[here] in SHARED_FLOORS
+        assert level[0] < level[1] or (same_is_fine and level[0] == level[1]), (
+            f"{path.relative_to(ROOT)} imports {name}, which is not below it"
+        )
+
+
+def test_files_are_short():
+    lengths = {path: len(path.read_text().splitlines()) for path in FILES}
+    assert {str(path): n for path, n in lengths.items() if n > 500} == {}
+    code = sorted(n for path, n in lengths.items() if path.suffix in {".py", ".cpp", ".cu", ".h"})
+    assert code[len(code) // 2] <= 180
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        (r"(?<![\w.~}\])/])/(?:home|root|work|tmp|mnt)/", "a path of one machine"),
+        (r"\b(?:TODO|FIX" + r"ME|XX" + r"X)\b", "an open end: finish it or leave it out"),
+        (r"(?i)(?<!pytorch )\bissue (?:number )?\d", "a ticket: say what it is about"),
+        (r"\.\./sha" + r"red", "a folder outside the repository"),
+    ],
+)
+def test_no_loose_ends(pattern, why):
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in FILES
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(pattern, line) and path != Path(__file__)
+    ]
+    assert found == [], why
+
+
+def test_documents_that_are_named_exist():
+    named = {
+        (str(path.relative_to(ROOT)), name)
+        for path in FILES
+        for name in re.findall(r"\b[A-Z]{3,}\.md\b", path.read_text())
+    }
+    missing = {(path, name) for path, name in named if not (ROOT / name).exists()}
+    assert missing == set()
+
+
+def test_every_module_says_what_it_is():
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in [*MODULES, *sorted((ROOT / "bench").glob("*.py"))]
+        if len(path.read_text().splitlines()) > 1
+        and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert silent == []

@@ -1,0 +1,83 @@
+"""The public names, the time an import takes, and the command line."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import edmfast
+from edmfast.cli import app
+
+IMPORT = """
+import time
+import torch, numpy, safetensors.torch, tqdm
+start = time.perf_counter()
+import edmfast
+print(time.perf_counter() - start)
+heavy = {"sklearn", "matplotlib", "scipy", "triton", "typer", "pandas"}
+import sys
+print(sorted(heavy & set(sys.modules) - before))
+"""
+
+
+def test_every_public_name_is_there():
+    for name in edmfast.__all__:
+        assert getattr(edmfast, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        edmfast.nonsense  # noqa: B018
+
+
+def test_distill_is_the_function_and_its_package_still_imports():
+    loss = importlib.import_module("edmfast.distill.loss")
+    package = importlib.import_module("edmfast.distill")
+    from edmfast.distill import DistillConfig
+
+    assert callable(edmfast.distill)
+    assert package.distill is edmfast.distill
+    assert DistillConfig is edmfast.DistillConfig
+    assert loss.__name__ == "edmfast.distill.loss"
+    assert pickle.loads(pickle.dumps(edmfast.distill)) is edmfast.distill
+
+
+def test_import_is_quick_and_light():
+    program = IMPORT.replace("start =", "import sys; before = set(sys.modules)\nstart =", 1)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    seconds, heavy = done.stdout.splitlines()[-2:]
+    assert float(seconds) < 1
+    assert heavy == "[]"
+
+
+def test_info_tells_versions_and_kernels():
+    facts = edmfast.info()
+    assert facts["versions"]["edmfast"] == edmfast.__version__
+    assert facts["versions"]["torch"] == str(torch.__version__)
+    assert set(facts["kernels"]) == {"cpu", "cuda"}
+    assert facts["threads"] == torch.get_num_threads()
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_command_line_info():
+    plain = CliRunner().invoke(app, ["info"])
+    assert plain.exit_code == 0
+    assert "kernels:" in plain.output
+    as_json = CliRunner().invoke(app, ["info", "--json"])
+    assert json.loads(as_json.output)["versions"]["edmfast"] == edmfast.__version__
+
+
+def test_command_line_demo_passes_its_options(monkeypatch, tmp_path):
+    seen = {}
+    module = type(sys)("edmfast.demo.run")
+    module.run = lambda **options: seen.update(options)
+    monkeypatch.setitem(sys.modules, "edmfast.demo.run", module)
+    given = ["demo", "--quick", "--out", str(tmp_path), "--seed", "3"]
+    assert CliRunner().invoke(app, given).exit_code == 0
+    assert seen == {"out": tmp_path, "quick": True, "retrain": False, "seed": 3}
