@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "../include/decision.h"
 #include "resample_kernels.h"
 
 namespace edmfast {
@@ -35,23 +36,16 @@ struct Job {
 
 // Decides one population from its totals; false where the ancestors stay the identity.
 template <class T>
-bool decide(const Job<T>& job, int64_t p, const Maximum& maximum, const WeightSums& sums) {
-  const bool collapsed = !(maximum.value > -std::numeric_limits<double>::infinity());
-  const bool infinite = maximum.value == std::numeric_limits<double>::infinity();
-  job.degenerate[p] = (maximum.has_nan ? 1 : 0) | (collapsed ? 2 : 0) | (infinite ? 4 : 0);
-  const double n = static_cast<double>(job.particles);
-  if (collapsed) {
-    job.ess[p] = 0.0;
-    job.log_mean[p] = -std::numeric_limits<double>::infinity();
-    job.resampled[p] = false;
-    return false;
-  }
+bool decide_population(const Job<T>& job, int64_t p, const Maximum& maximum, const WeightSums& sums) {
   const unsigned __int128 squares = sums.squares();
-  job.ess[p] = effective_sample_size(sums.total, static_cast<uint64_t>(squares >> 64), static_cast<uint64_t>(squares));
-  const double scale = bits_to_double(int64_t{1023 + fraction_bits(job.particles)} << 52);
-  job.log_mean[p] = maximum.value + std::log(static_cast<double>(sums.total) / (n * scale));
-  job.resampled[p] = job.ess[p] < job.ess_threshold * n;
-  return job.resampled[p];
+  const Decision decision =
+      decide(maximum.value, maximum.has_nan, sums.total, static_cast<uint64_t>(squares >> 64),
+             static_cast<uint64_t>(squares), job.particles, job.ess_threshold);
+  job.ess[p] = decision.ess;
+  job.log_mean[p] = decision.log_mean;
+  job.resampled[p] = decision.resampled;
+  job.degenerate[p] = decision.degenerate;
+  return decision.resampled;
 }
 
 // Leaves in `prefix` the sum of the weights of this chunk before each particle.
@@ -122,7 +116,7 @@ void resample(const Job<T>& job) {
       whole += sums[p * chunks + chunk];
     }
     totals[p] = whole.total;
-    active[p] = decide(job, p, maxima[p * chunks], whole);
+    active[p] = decide_population(job, p, maxima[p * chunks], whole);
   }
   each_chunk([&](int64_t task, int64_t p, int64_t first, int64_t n, const T* w) {
     int32_t* ancestors = job.ancestors + p * particles;

@@ -18,8 +18,9 @@ using torch::stable::Tensor;
 
 constexpr int kThreads = 256;
 
+// |z|^2, <m, z>, |m|^2. No default member values: shared memory takes no constructors.
 struct Moments {
-  double noise = 0, cross = 0, shift = 0;  // |z|^2, <m, z>, |m|^2
+  double noise, cross, shift;
 };
 
 template <class T>
@@ -49,7 +50,7 @@ __device__ __forceinline__ Moments move_row(const PropagateJob<T>& job, int64_t 
   const uint32_t step = static_cast<uint32_t>(job.rng[1]);
   const uint32_t word = stream_word(0, job.first_population + population);
 
-  Moments moments;
+  Moments moments{0, 0, 0};
   for (int64_t block = threadIdx.x % kTeam; block < blocks; block += kTeam) {
     const Normals normals =
         normals_of(static_cast<uint32_t>(block), step, static_cast<uint32_t>(particle), word, seed);
@@ -86,7 +87,7 @@ __global__ void __launch_bounds__(kThreads) propagate_kernel(PropagateJob<T> job
   const auto sum = [](const Moments& a, const Moments& b) {
     return Moments{a.noise + b.noise, a.cross + b.cross, a.shift + b.shift};
   };
-  Moments moments;
+  Moments moments{0, 0, 0};
   // threads beyond the last row still take part in the shuffles
   if (row < job.rows) moments = move_row<T, kTeam>(job, row);
   if constexpr (kTeam <= kWarp) {
@@ -94,7 +95,7 @@ __global__ void __launch_bounds__(kThreads) propagate_kernel(PropagateJob<T> job
   } else {
     static_assert(kTeam == kThreads);
     __shared__ Moments shared[kWarp];
-    moments = block_reduce(moments, Moments{}, sum, shared);
+    moments = block_reduce(moments, Moments{0, 0, 0}, sum, shared);
   }
   if (row < job.rows && threadIdx.x % kTeam == 0)
     job.ratio[row] =

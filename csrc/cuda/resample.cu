@@ -4,7 +4,6 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <limits>
 #include <tuple>
 
 #include "../include/decision.h"
@@ -32,31 +31,22 @@ struct ResampleJob {
   int64_t populations, particles;
 };
 
+// No default member values here and below: shared memory takes no constructors.
 struct Maximum {
-  double value = -std::numeric_limits<double>::infinity();
-  int64_t has_nan = 0;
+  double value;
+  int64_t has_nan;
 };
 
 // Sum of the integer weights, and of their squares in 128 bits.
 struct Totals {
-  int64_t total = 0;
-  uint64_t high = 0, low = 0;
-
-  __device__ void add(int64_t weight) {
-    const uint64_t q = static_cast<uint64_t>(weight);
-    *this = combine(*this, Totals{weight, __umul64hi(q, q), q * q});
-  }
-
-  static __device__ Totals combine(const Totals& a, const Totals& b) {
-    const uint64_t low = a.low + b.low;
-    return {a.total + b.total, a.high + b.high + (low < a.low ? 1 : 0), low};
-  }
+  int64_t total;
+  uint64_t high, low;
 };
 
-union Scratch {
-  int64_t bytes;
-  __device__ Scratch() {}
-};
+__device__ __forceinline__ Totals combined(const Totals& a, const Totals& b) {
+  const uint64_t low = a.low + b.low;
+  return {a.total + b.total, a.high + b.high + (low < a.low ? 1 : 0), low};
+}
 
 template <class T>
 __device__ __forceinline__ int64_t integer_weight(T log_weight, double maximum, int bits) {
@@ -68,7 +58,8 @@ __device__ __forceinline__ int64_t integer_weight(T log_weight, double maximum, 
 template <class T>
 __device__ Maximum find_maximum(const T* log_weights, int64_t n) {
   __shared__ Maximum shared[kWarp];
-  Maximum own;
+  constexpr Maximum kNone{-kInfinity, 0};
+  Maximum own = kNone;
   for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
     const double value = static_cast<double>(log_weights[i]);
     own.value = value > own.value ? value : own.value;
@@ -77,15 +68,20 @@ __device__ Maximum find_maximum(const T* log_weights, int64_t n) {
   const auto larger = [](const Maximum& a, const Maximum& b) {
     return Maximum{b.value > a.value ? b.value : a.value, a.has_nan | b.has_nan};
   };
-  return block_reduce(own, Maximum{}, larger, shared);
+  return block_reduce(own, kNone, larger, shared);
 }
 
 template <class T>
 __device__ Totals sum_weights(const T* log_weights, int64_t n, double maximum, int bits) {
   __shared__ Totals shared[kWarp];
-  Totals own;
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) own.add(integer_weight(log_weights[i], maximum, bits));
-  return block_reduce(own, Totals{}, &Totals::combine, shared);
+  const auto sum = [](const Totals& a, const Totals& b) { return combined(a, b); };
+  Totals own{0, 0, 0};
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+    const int64_t weight = integer_weight(log_weights[i], maximum, bits);
+    const uint64_t q = static_cast<uint64_t>(weight);
+    own = combined(own, {weight, high_product(q, q), q * q});
+  }
+  return block_reduce(own, Totals{0, 0, 0}, sum, shared);
 }
 
 // Writes every particle with offspring at its first slot. All other slots must hold 0.

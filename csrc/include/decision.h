@@ -7,6 +7,8 @@
 
 namespace edmfast {
 
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
 // Bits of Decision::degenerate.
 constexpr int32_t kNanSeen = 1, kCollapsed = 2, kInfinite = 4;
 
@@ -20,7 +22,6 @@ struct Decision {
 // `total`: the sum of the integer weights; (`high`, `low`): the 128-bit sum of their squares.
 EDMFAST_HD Decision decide(double maximum, bool has_nan, int64_t total, uint64_t high, uint64_t low,
                            int64_t particles, double ess_threshold) {
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
   const bool collapsed = !(maximum > -kInfinity);
   Decision decision;
   decision.degenerate =
