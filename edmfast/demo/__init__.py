@@ -1,0 +1,1 @@
+"""The digits demonstration: real data through a teacher, an energy and controlled sampling."""

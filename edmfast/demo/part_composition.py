@@ -1,0 +1,107 @@
+"""(c) Composition on the distilled energy: guidance, and a digit that is two digits at once.
+
+Guided: p^(1-w) p(x | class)^w, with the unconditional energy as the base. Product: p(x | a) p(x | b).
+Unweighted: the same proposal with the weights ignored, which is what guidance without
+sequential Monte Carlo does. U: mean energy of the target where weighting ends, less that of SMC:
+above zero, the samples are less likely under the law that was asked for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edmfast.demo.budget import Budget
+from edmfast.demo.control import WEIGHTED_ABOVE, Run, controlled, of_class
+from edmfast.demo.data import NUM_CLASSES, Digits
+from edmfast.demo.judge import Judge, diversity
+from edmfast.demo.pictures import new_figure, save, show_digits
+from edmfast.demo.table import Cell, Section
+from edmfast.models import EnergyModel, Guided, Product
+from edmfast.ops import standard_normal
+
+GUIDANCE = 3.0
+PAIRS = ((3, 8), (1, 7), (4, 9), (5, 6), (0, 6))
+
+
+def guided(energy: EnergyModel, particles: int) -> Guided:
+    """Every class, guided away from the unconditional energy."""
+    base = of_class(energy, [NUM_CLASSES] * NUM_CLASSES, particles)
+    return Guided(base, of_class(energy, [*range(NUM_CLASSES)], particles), GUIDANCE)
+
+
+def product(energy: EnergyModel, particles: int) -> Product:
+    """Both classes of every pair."""
+    return Product([of_class(energy, [*labels], particles) for labels in zip(*PAIRS, strict=True)])
+
+
+def report_composition(
+    energy: EnergyModel, held_out: Digits, judge: Judge, budget: Budget, out: Path, *, seed: int = 0
+) -> list[Section]:
+    """A row per target and method; out/c_composition.png."""
+    particles = budget.control_particles
+    wanted = torch.eye(NUM_CLASSES)
+    both = torch.stack([0.5 * (wanted[a] + wanted[b]) for a, b in PAIRS])
+    names = " ".join(f"{a}·{b}" for a, b in PAIRS)
+    cases: list[tuple[str, Any, Tensor]] = [
+        (f"guided w = {GUIDANCE:g}", guided(energy, particles), wanted),
+        (f"product {names}", product(energy, particles), both),
+    ]
+    figure = new_figure(9, 6)
+    axes = figure.subplots(2, 2)
+    rows: list[list[Cell]] = []
+    for line, (name, target, classes) in enumerate(cases):
+        populations = len(classes)
+        runs = {
+            method: controlled(
+                target,
+                budget.control_steps,
+                particles,
+                populations,
+                weighted=method == "SMC",
+                seed=seed,
+            )
+            for method in ("SMC", "unweighted")
+        }
+        lowest = _mean_energy(target, runs["SMC"], seed)
+        for column, (method, run) in enumerate(runs.items()):
+            row: list[Cell] = [f"{name}: {method}", _match(judge, run.images, classes)]
+            row += [sum(map(diversity, run.images)) / populations]
+            row += [_mean_energy(target, run, seed) - lowest, *run.weights_row()]
+            rows.append(row)
+            shown = run.images[:, :: particles // 8][:, :8].transpose(0, 1).flatten(0, 1)
+            show_digits(axes[line, column], shown, populations, f"{name}: {method}")
+    save(figure, out / "c_composition.png")
+    header = [
+        "target: method",
+        "match",
+        "diversity",
+        "ΔU nats",
+        "sd log G",
+        "lowest ESS %",
+        "ancestors %",
+        "NFE/s",
+    ]
+    real = sum(diversity(held_out.images[held_out.labels == c]) for c in range(NUM_CLASSES))
+    notes = [
+        "match: the judge's probability of the class; of a product, the geometric mean of both",
+        f"diversity: mean distance within a class or pair; of real digits {real / NUM_CLASSES:.3g}",
+    ]
+    return [Section(f"(c) composition, {budget.control_steps} levels", header, rows, notes)]
+
+
+def _match(judge: Judge, images: Tensor, classes: Tensor) -> float:
+    """Mean over images [P, N, 1, 8, 8] of exp(sum_c classes[p, c] log probability_c)."""
+    probabilities = judge.probabilities(images.flatten(0, 1)).view(*images.shape[:2], -1)
+    return float((probabilities.log() * classes[:, None]).sum(2).exp().mean())
+
+
+@torch.no_grad()
+def _mean_energy(target: Any, run: Run, seed: int) -> float:
+    """Mean of U over the final images, noised again to where weighting ends (same noise for all)."""
+    noise = standard_normal(run.images, seed=seed, step=0, stream=5)
+    x = (run.images + WEIGHTED_ABOVE * noise).flatten(0, 1)
+    return float(target.energy_and_score(x, WEIGHTED_ABOVE)[0].mean())

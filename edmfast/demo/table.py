@@ -1,0 +1,48 @@
+"""The numbers of the demonstration as aligned plain text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+Cell = str | float | int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One part's numbers. rows: as many cells as header each; notes go below."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str] = ()
+
+
+def render(sections: Sequence[Section]) -> str:
+    """All sections one below the other. ValueError for a row of another length than its header."""
+    return "\n\n".join(_render_one(section) for section in sections)
+
+
+def _render_one(section: Section) -> str:
+    lines = [[*section.header], *([_cell(cell) for cell in row] for row in section.rows)]
+    for line in lines:
+        if len(line) != len(section.header):
+            raise ValueError(f"{len(section.header)} columns, but a row has {len(line)}: {line}")
+    widths = [max(len(line[column]) for line in lines) for column in range(len(section.header))]
+    aligned = [_align(line, widths) for line in lines]
+    rule = "-" * max(len(line) for line in aligned)
+    return "\n".join([section.title, rule, aligned[0], rule, *aligned[1:], *section.notes])
+
+
+def _align(line: Sequence[str], widths: Sequence[int]) -> str:
+    first = line[0].ljust(widths[0])
+    rest = [text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True)]
+    return "  ".join([first, *rest]).rstrip()
+
+
+def _cell(value: Cell) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from edmfast import smc
+from edmfast.demo.baseline import score_scaled_samples
+from edmfast.demo.budget import Budget
+from edmfast.demo.control import equally_weighted, of_class
+from edmfast.demo.part_exact import distinct_digits, kernel_density, report_proposals
+from edmfast.demo.part_mixture import cases, exact_masses, smc_masses
+from edmfast.demo.teacher import new_energy
+from edmfast.models import Conditioned
+from edmfast.models.analytic import GaussianMixture
+from edmfast.sampling import get_sigmas_exponential
+
+
+@pytest.mark.slow
+def test_curvature_matching_keeps_the_digits_that_euler_loses(tmp_path: Path) -> None:
+    (section,) = report_proposals(Budget(), tmp_path)
+    digits = {row[0]: row[1] for row in section.rows}
+    variance = {row[0]: row[2] for row in section.rows}
+    assert digits["curvature_matched"] >= 400
+    assert variance["curvature_matched"] <= 6
+    assert variance["curvature_matched, calibrated"] <= 3
+    assert digits["euler"] < 20
+    assert variance["euler"] > 300
+    assert (tmp_path / "e_proposals.png").stat().st_size > 0
+
+
+def test_distinct_digits_counts_each_once() -> None:
+    density = kernel_density()
+    assert distinct_digits(density.means[[5, 5, 9, 1700]], density) == 3
+
+
+def test_exact_masses_of_separated_modes_have_a_closed_form() -> None:
+    squared = cases()[0]
+    weights, variances = torch.tensor([0.6, 0.4]), torch.tensor([0.6, 0.25]) ** 2
+    closed = (weights.square() / variances).double()
+    assert exact_masses(squared) == pytest.approx(closed / closed.sum(), abs=5e-3)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_weights_bring_the_exact_masses_and_their_absence_does_not(index: int) -> None:
+    case, budget = cases()[index], Budget(mixture_seeds=6, mixture_particles=1500)
+    exact = exact_masses(case)
+    found = smc_masses(case, budget, seed=3)
+    error = found.std(0) / len(found) ** 0.5
+    assert ((found.mean(0) - exact).abs() < 4 * error + 2e-3).all()
+    unweighted = smc_masses(case, budget, seed=3, weighted=False).mean(0)
+    assert (unweighted - exact).abs().max() > 0.05
+
+
+def test_score_scaling_by_one_samples_a_gaussian() -> None:
+    model = GaussianMixture([[1.0, -1.0]], [0.5])
+    like = torch.empty(1, 20_000, 2, dtype=torch.float64)
+    x = score_scaled_samples(model, 1.0, like, get_sigmas_exponential(400, 0.01, 8.0)[:-1])[0]
+    assert x.mean(0) == pytest.approx(model.means[0], abs=0.02)
+    assert x.std(0) == pytest.approx(torch.full((2,), 0.5), abs=0.02)
+
+
+def test_each_population_has_its_class() -> None:
+    energy = new_energy()
+    torch.nn.init.normal_(energy.backbone.output.weight, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    together, _ = of_class(energy, [3, 8], 3).energy_and_score(x, 1.0)
+    apart = [
+        Conditioned(energy, class_label=c).energy(h, 1.0)
+        for c, h in zip((3, 8), x.split(3), strict=True)
+    ]
+    torch.testing.assert_close(together, torch.cat(apart).detach())
+
+
+def test_equally_weighted_drops_particles_without_weight() -> None:
+    target = GaussianMixture([[0.0]], [1.0])
+    result = smc.sample(target, (1,), [2.0, 1.0], particles=4, populations=2)
+    result.log_weights[:] = -torch.inf
+    result.log_weights[0, 1] = result.log_weights[1, 3] = 0.0
+    drawn = equally_weighted(result)
+    assert (drawn[0] == result.x[0, 1]).all()
+    assert (drawn[1] == result.x[1, 3]).all()

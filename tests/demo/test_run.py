@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edmfast.demo import run as demo
+from edmfast.demo.budget import Budget
+from edmfast.models import EnergyModel, load_model
+
+_TINY = Budget(
+    distill_steps=5,
+    distill_batch=16,
+    samples=40,
+    heun_steps=(2, 3),
+    control_steps=6,
+    control_particles=8,
+    mixture_seeds=2,
+    mixture_particles=50,
+    exact_particles=50,
+)
+
+
+@pytest.mark.slow
+def test_leaves_pictures_models_and_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "QUICK", _TINY)
+    table = demo.run(tmp_path / "out", quick=True)
+    assert table in capsys.readouterr().out
+    for part in "abcde":
+        assert f"({part}) " in table
+        (picture,) = (tmp_path / "out").glob(f"{part}_*.png")
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    for mode in ("distill", "dsm"):
+        assert isinstance(load_model(tmp_path / "out" / f"{mode}.safetensors"), EnergyModel)
+
+
+def test_interrupted_training_leaves_a_checkpoint_and_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edmfast.distill import trainer
+
+    def interrupt(self: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "QUICK", _TINY)
+    monkeypatch.setattr(trainer.RunState, "update", interrupt)
+    with pytest.raises(KeyboardInterrupt, match=r"distill\.checkpoint\.safetensors"):
+        demo.run(tmp_path, quick=True)
+    assert (tmp_path / "distill.checkpoint.safetensors").is_file()
