@@ -17,7 +17,7 @@ class Budget:
     """A run of T steps costs 2T - 1 evaluations."""
     control_steps: int = 48
     """Noise levels of the controlled runs on learned energies."""
-    control_particles: int = 128
+    control_particles: int = 256
     """Per class."""
     mixture_seeds: int = 8
     mixture_particles: int = 4000

@@ -6,6 +6,7 @@ All populations go through the network in one call; `Conditioned` gives populati
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -46,6 +47,12 @@ class Run:
     def rate(self) -> float:
         """Evaluations of the target per second."""
         return self.images[..., 0, 0, 0].numel() * self.result.nfe / self.seconds
+
+    def step_sd(self, at: Sequence[float]) -> list[float]:
+        """sd of log G, mean of the populations, of the step that ends nearest to each level."""
+        log_levels = self.result.sigmas[self.result.sigmas > 0][1:].log()
+        steps = [int((log_levels - math.log(sigma)).abs().argmin()) for sigma in at]
+        return [float(self.result.log_weight_sd[1 + step].mean()) for step in steps]
 
     def weights_row(self) -> list[float]:
         """Median sd of log G where weighted, lowest ESS and unique ancestors in percent, NFE/s."""

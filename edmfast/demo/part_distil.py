@@ -160,7 +160,7 @@ def _draw(
     checks: dict[str, Tensor],
     out: Path,
 ) -> None:
-    figure = new_figure(11, 6)
+    figure = new_figure(11, 5)
     grid = figure.add_gridspec(2, 6)
     for column, (name, (images, _)) in enumerate(pictures.items()):
         axis = figure.add_subplot(grid[0, 2 * column : 2 * column + 2])

@@ -129,7 +129,9 @@ def report_mixtures(budget: Budget, out: Path, *, seed: int = 0) -> list[Section
             row: list[Cell] = [f"{case.name}: {name}", *_masses(mean), gap, float(error[worst])]
             rows.append(row)
         axis.set(title=case.name, xlabel="mode", ylabel="mass", xticks=place.tolist())
-        axis.legend(fontsize=8)
+        axis.set_xticklabels([str(mode) for mode in range(1, 1 + len(exact))])
+        axis.set_ylim(0, 1.3 * float(exact.max()))
+        axis.legend(fontsize=8, loc="upper left", ncols=2)
     save(figure, out / "d_mixtures.png")
     header = ["target: method", "mode 1", "mode 2", "mode 3", "largest error", "± standard error"]
     title = f"(d) mode masses in the plane, 40 steps, {budget.mixture_particles} particles"

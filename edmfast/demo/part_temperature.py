@@ -23,6 +23,7 @@ from edmfast.demo.table import Cell, Section
 from edmfast.models import EnergyModel, Tempered
 
 GAMMAS = (1.0, 2.0, 4.0)
+_SHOWN_LEVELS = (20.0, 5.0, 2.0, 1.0, 0.5, 0.3, 0.1, 0.05)
 _CLASSES = [*range(NUM_CLASSES)]
 
 
@@ -43,6 +44,7 @@ def report_temperature(
     steps, particles = budget.control_steps, budget.control_particles
     real = [diversity(held_out.images[held_out.labels == label]) for label in _CLASSES]
     rows: list[list[Cell]] = []
+    per_step: list[list[Cell]] = []
     shown: list[tuple[str, Tensor]] = []
 
     def add(name: str, images: Tensor, run: Run | None, rate: float) -> None:
@@ -58,6 +60,7 @@ def report_temperature(
         target = Tempered(of_class(energy, _CLASSES, particles), gamma)
         run = controlled(target, steps, particles, NUM_CLASSES, seed=seed)
         add(f"γ = {gamma:g}: SMC", run.images, run, run.rate)
+        per_step.append([f"γ = {gamma:g}", *run.step_sd(_SHOWN_LEVELS)])
         started = time.perf_counter()
         images = scaled(energy, gamma, steps, particles, seed)
         rate = NUM_CLASSES * particles * steps / (time.perf_counter() - started)
@@ -80,4 +83,9 @@ def report_temperature(
     title = f"(b) low temperature, {steps} levels, {particles} particles for each of 10 classes"
     held = judge.adherence(held_out.images, held_out.labels)
     note = f"diversity: 1 is that of real digits; the judge's own half: adherence {held:.3g}"
-    return [Section(title, header, rows, [note])]
+    check = Section(
+        "(b) sd of log G in nats per step, at noise level (weights are used above 0.3)",
+        ["target", *(f"σ {sigma:g}" for sigma in _SHOWN_LEVELS)],
+        per_step,
+    )
+    return [Section(title, header, rows, [note]), check]

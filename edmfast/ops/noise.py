@@ -66,6 +66,8 @@ def standard_normal(
         raise ValueError(f"stream must be in 0..{STREAMS - 1}, got {stream}")
     populations, particles = like.shape[:2]
     flat = like.detach().reshape(populations, particles, like[0, 0].numel() if like.numel() else 0)
+    if flat.dtype not in (torch.float32, torch.float64):
+        flat = torch.empty_like(flat, dtype=torch.float32)
     rng = rng_state(seed, step, like.device)
     out = torch.ops.edmfast.noise(flat, rng, stream, first_population, first_particle)
-    return out.reshape(like.shape)
+    return out.reshape(like.shape).to(like.dtype)

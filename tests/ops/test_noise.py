@@ -148,6 +148,8 @@ def test_shapes_dtypes_and_memory():
     assert torch.equal(z, standard_normal(torch.empty(like.shape), seed=0, step=0))
     wide = standard_normal(like.double(), seed=0, step=0)
     assert torch.equal(wide, z.double())
+    half = standard_normal(like.bfloat16(), seed=0, step=0)
+    assert torch.equal(half, z.bfloat16())
     for shape in [(0, 3, 2), (2, 0, 2), (2, 3, 0)]:
         assert standard_normal(torch.empty(shape), seed=0, step=0).shape == shape
     assert standard_normal(torch.empty(2, 3), seed=0, step=0).shape == (2, 3)

@@ -52,7 +52,7 @@ def test_ratio_is_the_density_ratio():
 
 
 def test_noise_is_the_counter_noise():
-    x, _, ancestors, coefficients, rng = make(2, 40, 9, torch.float64)
+    x, _, _, coefficients, rng = make(2, 40, 9, torch.float64)
     coefficients[:, 1] = 1.0
     identity = torch.arange(40, dtype=torch.int32).repeat(2, 1)
     moved, _ = propagate(x, torch.zeros_like(x), identity, coefficients, rng)
