@@ -75,25 +75,44 @@ def describe(nvcc: str | None) -> str:
 
 
 class BuildPackage(build_py):
-    """Adds the CUDA library and a line saying what was built."""
+    """Leaves a line saying that nothing was compiled, where that was asked."""
 
     def run(self) -> None:
         super().run()
-        nvcc = None if SKIP_CUDA else find_nvcc()
-        if FORCE_CUDA and nvcc is None:
-            raise RuntimeError("EDMFAST_FORCE_CUDA=1, but no nvcc: set CUDA_HOME or PATH")
-        editable = getattr(self, "editable_mode", False)
-        package = ROOT / "edmfast" if editable else Path(self.build_lib) / "edmfast"
-        package.mkdir(parents=True, exist_ok=True)
-        (package / "_build_info.txt").write_text(describe(nvcc) + "\n")
-        if nvcc is not None:
-            build_cuda(nvcc, package / "_cuda.so", ROOT / "build" / "cuda")
+        if SKIP_CPP and not getattr(self, "editable_mode", False):
+            write_build_info(Path(self.build_lib) / "edmfast", None)
+        elif SKIP_CPP:
+            write_build_info(ROOT / "edmfast", None)
+
+
+def write_build_info(package: Path, nvcc: str | None) -> None:
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "_build_info.txt").write_text(describe(nvcc) + "\n")
+
+
+def kernel_builder() -> type:
+    """build_ext with the CUDA library after the C++ one. An error here fails every kind of install;
+    one raised in build_py would be swallowed by editable ones."""
+    from torch.utils.cpp_extension import BuildExtension
+
+    class BuildKernels(BuildExtension):
+        def run(self) -> None:
+            super().run()
+            nvcc = None if SKIP_CUDA else find_nvcc()
+            if FORCE_CUDA and nvcc is None:
+                raise RuntimeError("EDMFAST_FORCE_CUDA=1, but no nvcc: set CUDA_HOME or PATH")
+            package = ROOT / "edmfast" if self.inplace else Path(self.build_lib) / "edmfast"
+            if nvcc is not None:
+                build_cuda(nvcc, package / "_cuda.so", ROOT / "build" / "cuda")
+            write_build_info(package, nvcc)
+
+    return BuildKernels
 
 
 def cpp_arguments() -> dict:
     if SKIP_CPP:
         return {}
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    from torch.utils.cpp_extension import CppExtension
 
     sources = ["csrc/ops.cpp", *(f"csrc/cpu/{path.name}" for path in CPU_SOURCES)]
     extension = CppExtension(
@@ -114,7 +133,7 @@ def cpp_arguments() -> dict:
     return {
         "ext_modules": [extension],
         "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
-        "build_ext": BuildExtension,
+        "build_ext": kernel_builder(),
     }
 
 

@@ -33,4 +33,5 @@ QUICK = Budget(
     control_particles=48,
     mixture_seeds=3,
     mixture_particles=2000,
+    exact_particles=1000,
 )

@@ -174,7 +174,7 @@ def _draw(
     axis.legend()
     axis = figure.add_subplot(grid[1, 3:])
     for name, sd in checks.items():
-        axis.loglog(levels[1:], sd, "o-", markersize=3, label=name)
+        axis.loglog(levels[1:].tolist(), sd.tolist(), "o-", markersize=3, label=name)
     axis.set(xlabel="noise level σ", ylabel="sd of the self-check r, nats per step")
     axis.legend()
     save(figure, out / "a_distillation.png")

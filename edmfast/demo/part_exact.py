@@ -47,7 +47,9 @@ def report_proposals(budget: Budget, out: Path, *, seed: int = 0) -> list[Sectio
     density = kernel_density()
     target = Tempered(density, GAMMA)
     karras = get_sigmas_karras(STEPS + 1, 0.05, 20.0)[:-1]
-    calibration = smc.calibrate(target, (64,), karras, particles=500, seed=seed + 1)
+    calibration = smc.calibrate(
+        target, (64,), karras, particles=budget.exact_particles // 4, seed=seed + 1
+    )
     runs: dict[str, tuple[str, Tensor | smc.Calibration]] = {
         "euler": ("euler", karras),
         "ancestral": ("ancestral", karras),
@@ -81,7 +83,8 @@ def report_proposals(budget: Budget, out: Path, *, seed: int = 0) -> list[Sectio
                 budget.exact_particles * result.nfe / seconds,
             ]
         )
-        axis.loglog(result.sigmas[1:], result.log_weight_sd[1:, 0], "o-", markersize=3, label=name)
+        levels, sd = result.sigmas[1:].tolist(), result.log_weight_sd[1:, 0].tolist()
+        axis.loglog(levels, sd, "o-", markersize=3, label=name)
     axis.set(xlabel="noise level σ", ylabel="sd of the incremental log-weight, nats")
     axis.legend(fontsize=8)
     save(figure, out / "e_proposals.png")

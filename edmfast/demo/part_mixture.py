@@ -117,13 +117,15 @@ def report_mixtures(budget: Budget, out: Path, *, seed: int = 0) -> list[Section
             "score scaling": _plain_masses(case, budget, seed),
         }
         place = torch.arange(len(exact))
-        axis.bar(place - 0.3, exact, 0.2, label="exact", color="black")
+        axis.bar((place - 0.3).tolist(), exact.tolist(), 0.2, label="exact", color="black")
         rows.append([f"{case.name}: exact", *_masses(exact), "", ""])
         for shift, (name, masses) in zip((-0.1, 0.1, 0.3), found.items(), strict=True):
             if masses is None:
                 continue
             mean, error = masses.mean(0), masses.std(0) / len(masses) ** 0.5
-            axis.bar(place + shift, mean, 0.2, yerr=masses.std(0), label=name, capsize=2)
+            spread = masses.std(0).tolist()
+            at = (place + shift).tolist()
+            axis.bar(at, mean.tolist(), 0.2, yerr=spread, label=name, capsize=2)
             worst = int((mean - exact).abs().argmax())
             gap = f"{float(mean[worst] - exact[worst]):+.3f}"
             row: list[Cell] = [f"{case.name}: {name}", *_masses(mean), gap, float(error[worst])]

@@ -9,7 +9,11 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from edmfast.demo import teacher as teachers
 from edmfast.demo.budget import FULL, QUICK
@@ -31,7 +35,23 @@ def run(
     quick: less of everything, under a minute. retrain: first train the teacher again, in place of
     the shipped weights. Ctrl-C while training leaves a checkpoint in out and says where.
     """
-    folder = Path(out)
+    with _one_thread():
+        return _run(Path(out), quick, retrain, seed)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """These models are too small to share: threads that wait for each other on a busy machine cost
+    ten times what they gain, and their number would change the last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(folder: Path, quick: bool, retrain: bool, seed: int) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     budget = QUICK if quick else FULL
     started = time.perf_counter()

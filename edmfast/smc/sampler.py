@@ -68,7 +68,8 @@ def sample(
         callback: gets {"i", "sigma", "x", "energy", "score", "log_weights"} after every level.
         checkpoint: file written every `checkpoint_every` steps and on Ctrl-C; resume: such a file; the
             run then ends in the same bits as an uninterrupted one.
-        batch_size: most rows per call of the target. on_degenerate: "warn" or "raise".
+        batch_size: most rows per call of the target; one bound to a condition per row needs P N.
+        on_degenerate: "warn" or "raise".
         device, dtype (float32 or float64): of the states; by default those of the target's tensors.
 
     Returns `Particles`. Raises ValueError or TypeError for bad arguments or a checkpoint of another run,

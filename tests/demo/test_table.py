@@ -9,9 +9,9 @@ def test_columns_are_aligned() -> None:
     section = Section("title", ["name", "a", "b"], [["x", 1.23456, None], ["long", 12345.6, 7]])
     assert render([section]).splitlines() == [
         "title",
-        "-" * 16,
+        "-" * 14,
         "name      a  b",
-        "-" * 16,
+        "-" * 14,
         "x      1.23  -",
         "long  12346  7",
     ]
