@@ -142,7 +142,6 @@ def test_increment_equals_ratio_of_densities(two_modes, proposal, gamma):
         + energy_s
         - gaussian_log_density(x_u, x_s + drift * score, v_m)
     )
-    # the proposal's unit-variance floor of single-precision noise does not enter: z is what was used
     torch.testing.assert_close(after - before, direct, rtol=0, atol=1e-10)
     assert result.x.dtype == torch.float64
 
