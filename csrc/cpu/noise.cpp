@@ -14,6 +14,30 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// Samples of at most four elements: one block each, word j is element j.
+template <int kElements, class T>
+EDMFAST_HD void interleave(const float* normals, int64_t rows, T* out) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int j = 0; j < kElements; ++j) out[r * kElements + j] = static_cast<T>(normals[j * kTile + r]);
+}
+
+template <class T>
+EDMFAST_HD void interleave_any(const float* normals, int64_t rows, int64_t elements, T* out) {
+  switch (elements) {
+    case 1: return interleave<1>(normals, rows, out);
+    case 2: return interleave<2>(normals, rows, out);
+    case 3: return interleave<3>(normals, rows, out);
+    default: return interleave<4>(normals, rows, out);
+  }
+}
+
+EDMFAST_MULTIVERSION void store_points(const float* normals, int64_t rows, int64_t elements, float* out) {
+  interleave_any(normals, rows, elements, out);
+}
+EDMFAST_MULTIVERSION void store_points(const float* normals, int64_t rows, int64_t elements, double* out) {
+  interleave_any(normals, rows, elements, out);
+}
+
 Tensor noise(Tensor like, Tensor rng, int64_t stream, int64_t first_population, int64_t first_particle) {
   STD_TORCH_CHECK(like.dim() == 3, "like must be [P, N, d]");
   STD_TORCH_CHECK(rng.scalar_type() == ScalarType::Long && rng.dim() == 1 && rng.size(0) == 2, "rng must be int64 [2]");
@@ -30,13 +54,12 @@ Tensor noise(Tensor like, Tensor rng, int64_t stream, int64_t first_population, 
     torch::stable::parallel_for(0, populations * particles, grain, [&](int64_t begin, int64_t end) {
       for_each_tile(begin, end, particles, elements, state, stream, first_population, first_particle,
                     [&](int64_t row, int64_t rows, int64_t first_block, int64_t size, const float* normals) {
+                      if (blocks == 1) return store_points(normals, rows, elements, result + row * elements);
                       for (int64_t r = 0; r < rows; ++r) {
-                        T* sample_start = result + (row + r) * elements;
+                        T* sample = result + (row + r) * elements + first_block;
                         for (int64_t j = 0; j < 4; ++j) {
-                          const int64_t start = j * blocks + first_block;
-                          const int64_t count = std::min(size, elements - start);
-                          for (int64_t b = 0; b < count; ++b)
-                            sample_start[start + b] = static_cast<T>(normals[j * kTile + r * size + b]);
+                          const int64_t count = std::min(size, elements - j * blocks - first_block);
+                          if (count > 0) std::copy_n(normals + j * kTile + r * size, count, sample + j * blocks);
                         }
                       }
                     });

@@ -1,5 +1,7 @@
 // Normals for a tile of Philox counters, vectorised over the counters.
 #pragma once
+#include <algorithm>
+
 #include "../include/multiversion.h"
 #include "../include/normal.h"
 #include "../include/philox.h"
@@ -39,21 +41,33 @@ EDMFAST_MULTIVERSION inline void normal_tile(const Counters& counters, uint32_t 
   }
 }
 
-// Fills the counters of blocks [first_block, first_block + size) of `rows` samples from `row` on.
+// Counters of blocks [first_block, first_block + size) of `rows` samples of one population.
+inline __attribute__((always_inline)) void fill_rows(Counters& counters, int64_t start, int64_t rows, uint32_t particle,
+                                                     uint32_t word, int64_t first_block, int64_t size) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t b = 0; b < size; ++b) {
+      const int64_t t = start + r * size + b;
+      counters.block[t] = static_cast<uint32_t>(first_block + b);
+      counters.particle[t] = particle + static_cast<uint32_t>(r);
+      counters.word[t] = word;
+    }
+  }
+}
+
+// The same for `rows` samples from `row` on, of as many populations as they reach into.
 inline void fill_counters(Counters& counters, int64_t row, int64_t rows, int64_t first_block, int64_t size,
                           int64_t particles, int64_t stream, int64_t first_population, int64_t first_particle) {
   int64_t population = row / particles, particle = row % particles;
-  for (int64_t r = 0; r < rows; ++r) {
+  for (int64_t r = 0; r < rows; ++population, particle = 0) {
+    const int64_t count = std::min(rows - r, particles - particle);
+    const uint32_t first = static_cast<uint32_t>(first_particle + particle);
     const uint32_t word = stream_word(stream, first_population + population);
-    for (int64_t b = 0; b < size; ++b) {
-      counters.block[r * size + b] = static_cast<uint32_t>(first_block + b);
-      counters.particle[r * size + b] = static_cast<uint32_t>(first_particle + particle);
-      counters.word[r * size + b] = word;
+    if (size == 1) {  // a constant, so that the loop is a vector loop
+      fill_rows(counters, r, count, first, word, first_block, 1);
+    } else {
+      fill_rows(counters, r * size, count, first, word, first_block, size);
     }
-    if (++particle == particles) {
-      particle = 0;
-      ++population;
-    }
+    r += count;
   }
 }
 

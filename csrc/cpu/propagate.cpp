@@ -89,29 +89,70 @@ struct Job {
   T* ratio;
 };
 
-// Samples of at most four elements: one block each, word j is element j.
 template <class T>
-void move_points(const Job<T>& job, int64_t row, int64_t rows, const float* normals) {
-  const int64_t d = job.elements;
-  int64_t population = row / job.particles, left = job.particles - row % job.particles;
-  Kernel kernel(job.coefficients + 3 * population, d);
-  for (int64_t r = 0; r < rows; ++r, --left) {
-    if (left == 0) {
-      kernel = Kernel(job.coefficients + 3 * ++population, d);
-      left = job.particles;
-    }
-    const T drift = static_cast<T>(kernel.drift), scale = static_cast<T>(kernel.scale);
-    const int64_t source = (population * job.particles + job.ancestors[row + r]) * d;
+void gather(const T* from, const int32_t* ancestors, int64_t rows, int64_t elements, T* to) {
+  const auto copy = [&](auto size) {
+    for (int64_t r = 0; r < rows; ++r) std::copy_n(from + ancestors[r] * int64_t{size}, int{size}, to + r * size);
+  };
+  switch (elements) {
+    case 1: return copy(std::integral_constant<int, 1>{});
+    case 2: return copy(std::integral_constant<int, 2>{});
+    case 3: return copy(std::integral_constant<int, 3>{});
+    default: return copy(std::integral_constant<int, 4>{});
+  }
+}
+
+// Samples of at most four elements, already gathered: one block each, word j is element j.
+template <int kElements, class T>
+EDMFAST_HD void points_body(const T* x, const T* score, const float* normals, const Kernel& kernel, int64_t rows,
+                            T* moved, T* ratio) {
+  const T drift = static_cast<T>(kernel.drift), scale = static_cast<T>(kernel.scale);
+  for (int64_t r = 0; r < rows; ++r) {
     Moments moments;
-    for (int64_t j = 0; j < d; ++j) {
+    for (int j = 0; j < kElements; ++j) {
       const T z = static_cast<T>(normals[j * kTile + r]);
-      const T m = drift * job.score[source + j];
-      job.moved[(row + r) * d + j] = job.x[source + j] + m + scale * z;
+      const T m = drift * score[r * kElements + j];
+      moved[r * kElements + j] = x[r * kElements + j] + m + scale * z;
       moments.noise += static_cast<double>(z) * z;
       moments.cross += static_cast<double>(m) * z;
       moments.shift += static_cast<double>(m) * m;
     }
-    job.ratio[row + r] = static_cast<T>(kernel.ratio(moments));
+    ratio[r] = static_cast<T>(kernel.ratio(moments));
+  }
+}
+
+template <class T>
+EDMFAST_HD void points_any(const T* x, const T* score, const float* normals, const Kernel& kernel, int64_t rows,
+                           int64_t elements, T* moved, T* ratio) {
+  switch (elements) {
+    case 1: return points_body<1>(x, score, normals, kernel, rows, moved, ratio);
+    case 2: return points_body<2>(x, score, normals, kernel, rows, moved, ratio);
+    case 3: return points_body<3>(x, score, normals, kernel, rows, moved, ratio);
+    default: return points_body<4>(x, score, normals, kernel, rows, moved, ratio);
+  }
+}
+
+EDMFAST_MULTIVERSION void points(const float* x, const float* score, const float* normals, const Kernel& kernel,
+                                 int64_t rows, int64_t elements, float* moved, float* ratio) {
+  points_any(x, score, normals, kernel, rows, elements, moved, ratio);
+}
+EDMFAST_MULTIVERSION void points(const double* x, const double* score, const float* normals, const Kernel& kernel,
+                                 int64_t rows, int64_t elements, double* moved, double* ratio) {
+  points_any(x, score, normals, kernel, rows, elements, moved, ratio);
+}
+
+template <class T>
+void move_points(const Job<T>& job, int64_t row, int64_t rows, const float* normals) {
+  const int64_t d = job.elements;
+  T x[4 * kTile], score[4 * kTile];
+  for (int64_t r = 0; r < rows;) {
+    const int64_t population = (row + r) / job.particles;
+    const int64_t count = std::min(rows - r, (population + 1) * job.particles - row - r);
+    gather(job.x + population * job.particles * d, job.ancestors + row + r, count, d, x);
+    gather(job.score + population * job.particles * d, job.ancestors + row + r, count, d, score);
+    const Kernel kernel(job.coefficients + 3 * population, d);
+    points(x, score, normals + r, kernel, count, d, job.moved + (row + r) * d, job.ratio + row + r);
+    r += count;
   }
 }
 
@@ -144,7 +185,7 @@ void run(const Job<T>& job, int64_t populations, const int64_t* rng, int64_t fir
     Kernel kernel(job.coefficients + 3 * population, elements);
     for_each_tile(begin, end, particles, elements, rng, 0, first_population, 0,
                   [&](int64_t row, int64_t rows, int64_t first_block, int64_t size, const float* normals) {
-                    if (elements <= 4) return move_points(job, row, rows, normals);
+                    if (blocks_of(elements) == 1) return move_points(job, row, rows, normals);
                     for (int64_t r = 0; r < rows; ++r) {
                       const int64_t now = (row + r) / particles;
                       if (now != population) kernel = Kernel(job.coefficients + 3 * now, elements);
