@@ -1,7 +1,4 @@
-"""Controlled runs on a learned, class-conditional energy: one population per class.
-
-All populations go through the network in one call; `Conditioned` gives population p its class.
-"""
+"""Controlled runs on a learned, class-conditional energy: one population per class."""
 
 from __future__ import annotations
 
@@ -30,9 +27,9 @@ def levels(steps: int) -> Tensor:
     return get_sigmas_karras(steps, SIGMA_MIN, SIGMA_MAX)
 
 
-def of_class(energy: EnergyModel, labels: Sequence[int], particles: int) -> Conditioned:
+def of_class(energy: EnergyModel, labels: Sequence[int]) -> Conditioned:
     """The energy with class labels[p] for the particles of population p."""
-    return Conditioned(energy, class_label=torch.tensor(labels).repeat_interleave(particles))
+    return Conditioned(energy, class_label=torch.tensor(labels))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +79,6 @@ def controlled(
         ess_threshold=0.5 if weighted else 0.0,
         sigma_range=(WEIGHTED_ABOVE, float("inf")),
         seed=seed,
-        # One call for all populations: row p·N + n belongs to population p, as in `of_class`.
-        batch_size=populations * particles,
     )
     seconds = time.perf_counter() - started
     return Run(equally_weighted(result) if weighted else result.x, result, seconds)

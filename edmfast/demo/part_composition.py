@@ -21,21 +21,22 @@ from edmfast.demo.judge import Judge, diversity
 from edmfast.demo.pictures import new_figure, save, show_digits
 from edmfast.demo.table import Cell, Section
 from edmfast.models import EnergyModel, Guided, Product
+from edmfast.models.rows import for_rows
 from edmfast.ops import standard_normal
 
 GUIDANCE = 3.0
 PAIRS = ((3, 8), (1, 7), (4, 9), (5, 6), (0, 6))
 
 
-def guided(energy: EnergyModel, particles: int) -> Guided:
+def guided(energy: EnergyModel) -> Guided:
     """Every class, guided away from the unconditional energy."""
-    base = of_class(energy, [NUM_CLASSES] * NUM_CLASSES, particles)
-    return Guided(base, of_class(energy, [*range(NUM_CLASSES)], particles), GUIDANCE)
+    base = of_class(energy, [NUM_CLASSES] * NUM_CLASSES)
+    return Guided(base, of_class(energy, [*range(NUM_CLASSES)]), GUIDANCE)
 
 
-def product(energy: EnergyModel, particles: int) -> Product:
+def product(energy: EnergyModel) -> Product:
     """Both classes of every pair."""
-    return Product([of_class(energy, [*labels], particles) for labels in zip(*PAIRS, strict=True)])
+    return Product([of_class(energy, [*labels]) for labels in zip(*PAIRS, strict=True)])
 
 
 def report_composition(
@@ -47,8 +48,8 @@ def report_composition(
     both = torch.stack([0.5 * (wanted[a] + wanted[b]) for a, b in PAIRS])
     names = " ".join(f"{a}·{b}" for a, b in PAIRS)
     cases: list[tuple[str, Any, Tensor]] = [
-        (f"guided w = {GUIDANCE:g}", guided(energy, particles), wanted),
-        (f"product {names}", product(energy, particles), both),
+        (f"guided w = {GUIDANCE:g}", guided(energy), wanted),
+        (f"product {names}", product(energy), both),
     ]
     figure = new_figure(9, 6)
     axes = figure.subplots(2, 2)
@@ -104,4 +105,5 @@ def _mean_energy(target: Any, run: Run, seed: int) -> float:
     """Mean of U over the final images, noised again to where weighting ends (same noise for all)."""
     noise = standard_normal(run.images, seed=seed, step=0, stream=5)
     x = (run.images + WEIGHTED_ABOVE * noise).flatten(0, 1)
+    target = for_rows(target, 0, len(x), len(x))
     return float(target.energy_and_score(x, WEIGHTED_ABOVE)[0].mean())

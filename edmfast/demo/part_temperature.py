@@ -29,7 +29,8 @@ _CLASSES = [*range(NUM_CLASSES)]
 
 def scaled(energy: EnergyModel, gamma: float, steps: int, particles: int, seed: int) -> Tensor:
     """Plain score scaling: images [10, N, 1, 8, 8], denoised at the end as SMC's are."""
-    target = of_class(energy, _CLASSES, particles)
+    batch = NUM_CLASSES * particles
+    target = of_class(energy, _CLASSES).for_rows(0, batch, batch)
     like = torch.empty(NUM_CLASSES, particles, *SHAPE)
     noise = levels(steps)[:-1]
     x = score_scaled_samples(target, gamma, like, noise, seed=seed)
@@ -57,7 +58,7 @@ def report_temperature(
         shown.append((name, images[:, :: particles // 8][:, :8].transpose(0, 1).flatten(0, 1)))
 
     for gamma in GAMMAS:
-        target = Tempered(of_class(energy, _CLASSES, particles), gamma)
+        target = Tempered(of_class(energy, _CLASSES), gamma)
         run = controlled(target, steps, particles, NUM_CLASSES, seed=seed)
         add(f"γ = {gamma:g}: SMC", run.images, run, run.rate)
         per_step.append([f"γ = {gamma:g}", *run.step_sd(_SHOWN_LEVELS)])

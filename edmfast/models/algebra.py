@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from edmfast.models.preconditioning import expand_sigma
+from edmfast.models.rows import for_rows
 
 
 class WeightedSum(nn.Module):
@@ -72,6 +73,11 @@ class WeightedSum(nn.Module):
             energy = torch.add(energy, other_energy, alpha=a)
             score = torch.add(score, other_score, alpha=a)
         return energy, score
+
+    def for_rows(self, start: int, stop: int, batch: int) -> WeightedSum:
+        """This target for samples start..stop - 1 of a batch that is evaluated in pieces."""
+        models = [for_rows(model, start, stop, batch) for model in self.models]
+        return WeightedSum(models, self.exponents)
 
     def forward(
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any

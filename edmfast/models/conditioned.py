@@ -12,8 +12,10 @@ class Conditioned(nn.Module):
     """Binds keyword conditions (e.g. class_label=3) to a model.
 
     Python integers become int64 [B], other numbers [B] in the dtype of x; tensors [] are
-    expanded to [B], tensors [B, ...] are passed as they are. Target and denoiser if the model is.
-    Raises ValueError when a condition is given twice or has another leading size than the batch,
+    expanded to [B], tensors [B, ...] are passed as they are. In `smc.sample` a tensor [K, ...]
+    gives each of its K rows to as many consecutive particles of the P·N: K = P is one condition
+    per population. Target and denoiser if the model is.
+    Raises ValueError when a condition is given twice or its number of rows does not fit,
     TypeError for a value that is neither number nor tensor, or a score asked of a mere denoiser.
     """
 
@@ -47,6 +49,16 @@ class Conditioned(nn.Module):
         """Denoised x0, like x."""
         return self.model(x, sigma, **self._bind(x, condition))
 
+    def for_rows(self, start: int, stop: int, batch: int) -> Conditioned:
+        """This model for samples start..stop - 1 of a batch that is evaluated in pieces."""
+        part = {
+            name: _spread(name, value, start, stop, batch)
+            if isinstance(value, torch.Tensor) and value.dim() > 0
+            else value
+            for name, value in self.condition.items()
+        }
+        return Conditioned(self.model, **part)
+
     def _method(self, name: str) -> Any:
         if not hasattr(self.model, name):
             raise TypeError(f"{type(self.model).__name__} has no {name}: it is not an energy")
@@ -71,3 +83,10 @@ def _expand(name: str, value: float | torch.Tensor, x: torch.Tensor) -> torch.Te
     if value.shape[0] != batch:
         raise ValueError(f"{name} has {value.shape[0]} rows for a batch of {batch}")
     return value
+
+
+def _spread(name: str, value: torch.Tensor, start: int, stop: int, batch: int) -> torch.Tensor:
+    """Rows of value for samples start..stop - 1, each row serving batch/len(value) samples."""
+    if len(value) == 0 or batch % len(value):
+        raise ValueError(f"{name} has {len(value)} rows, which do not divide a batch of {batch}")
+    return value[torch.arange(start, stop, device=value.device) // (batch // len(value))]

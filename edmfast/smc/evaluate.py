@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast.models.rows import for_rows
 from edmfast.ops import standard_normal
 
 _PROBE_STREAM = 2
@@ -54,7 +55,7 @@ def evaluate(
     size = batch_size or _group_rows(x, particles)
     parts = [
         _evaluate_rows(
-            target,
+            for_rows(target, start, min(start + size, len(rows)), len(rows)),
             rows[start : start + size],
             sigma,
             None if v is None else v[start : start + size],

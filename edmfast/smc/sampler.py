@@ -55,7 +55,8 @@ def sample(
     """Weighted samples of the target at the last positive noise level.
 
     Args:
-        target: has energy_and_score(x [B, *shape], sigma) -> ([B], like x) and exponent A > 0.
+        target: has energy_and_score(x [B, *shape], sigma) -> ([B], like x) and exponent A > 0. One bound
+            to conditions [P, ...] by `edmfast.Conditioned` has one condition per population.
         shape: of one sample. sigmas: strictly decreasing, positive, in units of x; a last 0 adds one
             deterministic denoising step. A `Calibration` brings its own levels and kappa table.
         particles, populations: N and P; populations are independent of each other.
@@ -68,7 +69,7 @@ def sample(
         callback: gets {"i", "sigma", "x", "energy", "score", "log_weights"} after every level.
         checkpoint: file written every `checkpoint_every` steps and on Ctrl-C; resume: such a file; the
             run then ends in the same bits as an uninterrupted one.
-        batch_size: most rows per call of the target; one bound to a condition per row needs P N.
+        batch_size: most rows per call of the target.
         on_degenerate: "warn" or "raise".
         device, dtype (float32 or float64): of the states; by default those of the target's tensors.
 

@@ -65,7 +65,7 @@ def test_each_population_has_its_class() -> None:
     energy = new_energy()
     torch.nn.init.normal_(energy.backbone.output.weight, generator=torch.Generator().manual_seed(0))
     x = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    together, _ = of_class(energy, [3, 8], 3).energy_and_score(x, 1.0)
+    together, _ = of_class(energy, [3, 8]).for_rows(0, 6, 6).energy_and_score(x, 1.0)
     apart = [
         Conditioned(energy, class_label=c).energy(h, 1.0)
         for c, h in zip((3, 8), x.split(3), strict=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edmfast.models import Conditioned, Denoiser, EnergyModel, ResidualMLP
+from edmfast.models import Conditioned, Denoiser, EnergyModel, Product, ResidualMLP
 
 
 @pytest.fixture
@@ -32,6 +32,22 @@ def test_the_condition_matters(model):
     assert not torch.equal(
         Conditioned(model, class_label=1)(X, 0.5), Conditioned(model, class_label=2)(X, 0.5)
     )
+
+
+def test_pieces_of_a_batch_keep_their_conditions(model):
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
+    label = torch.tensor([1, 3])
+    target = Product([Conditioned(model, class_label=label), Conditioned(model, class_label=2)])
+    whole, _ = target.for_rows(0, 6, 6).energy_and_score(x, 0.5)
+    pieces = [
+        target.for_rows(i, i + 2, 6).energy_and_score(x[i : i + 2], 0.5)[0] for i in (0, 2, 4)
+    ]
+    assert torch.equal(whole, torch.cat(pieces))
+    expected = model.energy(x, 0.5, class_label=label.repeat_interleave(3))
+    expected = expected + model.energy(x, 0.5, class_label=torch.full((6,), 2))
+    assert torch.equal(whole, expected.detach())
+    with pytest.raises(ValueError, match="4 rows, which do not divide a batch of 6"):
+        Conditioned(model, class_label=torch.zeros(4, dtype=torch.int64)).for_rows(0, 2, 6)
 
 
 def test_errors(model):

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from edmfast.models import Denoiser, EnergyModel, ResidualMLP, UNet
-from edmfast.models.rows import MIN_ROWS, pad_rows
+from edmfast.models.rows import MIN_ROWS, ROW_TILE, pad_rows
 
 MODELS = {
     "mlp": (lambda: ResidualMLP(3, width=37, depth=2, num_classes=3), (3,)),
+    "wide": (lambda: ResidualMLP(17, width=32, depth=1, num_classes=3), (17,)),
+    "odd": (lambda: UNet(1, (8, 8, 16), groups=4, num_classes=3), (1, 12, 12)),
     "unet": (lambda: UNet(1, (8, 16), groups=4, num_classes=3), (1, 8, 8)),
     "patched": (lambda: UNet(1, (12, 16), groups=4, num_classes=3, patch=2), (1, 8, 8)),
 }
@@ -39,7 +41,14 @@ def test_bits_of_a_sample_do_not_depend_on_the_batch(name, dtype):
         )
 
     whole = everything(slice(None))
-    for rows in (slice(0, 1), slice(5, 8), slice(3, 34), slice(0, 33), slice(7, 130)):
+    for rows in (
+        slice(0, 1),
+        slice(5, 8),
+        slice(3, 34),
+        slice(0, 33),
+        slice(1, 102),
+        slice(7, 130),
+    ):
         for part, full in zip(everything(rows), whole, strict=True):
             assert torch.equal(part, full[rows])
 
@@ -57,7 +66,7 @@ def test_padding_repeats_the_last_row_and_its_condition():
     assert condition["c"] is None
 
 
-@pytest.mark.parametrize("rows", [0, MIN_ROWS, MIN_ROWS + 1])
+@pytest.mark.parametrize("rows", [0, MIN_ROWS, MIN_ROWS + ROW_TILE])
 def test_other_batches_pass_through(rows):
     x, levels = torch.zeros(rows, 2), torch.zeros(rows, 1)
     assert pad_rows(x, levels, {})[0] is x

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from edmfast.models.backbones.activation import silu
+from edmfast.models.backbones.linear import Linear
 
 
 class ResidualBlock(nn.Module):
@@ -15,7 +19,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, entry)
         self.conv1 = nn.Conv2d(entry, width, 3, padding=1, bias=False)
-        self.shift = nn.Linear(embedding_width, width)
+        self.shift = Linear(embedding_width, width)
         self.norm2 = nn.GroupNorm(groups, width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.skip = nn.Identity() if entry == width else nn.Conv2d(entry, width, 1, bias=False)
@@ -28,18 +32,23 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """x + projection(softmax(q kᵀ/sqrt(C)) v) over the H·W positions, one head.
 
-    Plain matrix products, because fused attention has no second derivative.
+    Plain matrix products, because fused attention has no second derivative. On the CPU the positions
+    are padded to a multiple of four, for the reason given in `Linear`.
     """
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, width)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.projection = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.projection = Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        q, k, v = self.qkv(tokens).chunk(3, 2)
-        weights = torch.softmax(q @ k.transpose(1, 2) * x.shape[1] ** -0.5, 2)
-        attended = self.projection(weights @ v)
+        positions = tokens.shape[1]
+        missing = -positions % 4 if x.device.type == "cpu" else 0
+        q, k, v = self.qkv(F.pad(tokens, (0, 0, 0, missing))).chunk(3, 2)
+        scores = q @ k.transpose(1, 2) * x.shape[1] ** -0.5
+        if missing:
+            scores = scores + F.pad(x.new_zeros(positions), (0, missing), value=-math.inf)
+        attended = self.projection(torch.softmax(scores, 2) @ v)[:, :positions]
         return x + attended.transpose(1, 2).reshape(x.shape)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from edmfast.models.backbones.activation import silu
+from edmfast.models.backbones.linear import Linear
 
 FREQUENCIES, HIGHEST_FREQUENCY = 8, 30.0
 
@@ -30,7 +31,7 @@ class Embedding(nn.Module):
         self.num_classes = num_classes
         frequencies = torch.linspace(0, math.log(HIGHEST_FREQUENCY), FREQUENCIES).exp()
         self.register_buffer("_frequencies", frequencies, persistent=False)
-        self.level = nn.Linear(2 * FREQUENCIES, width)
+        self.level = Linear(2 * FREQUENCIES, width)
         self.label = None if num_classes is None else nn.Embedding(num_classes + 1, width)
 
     def forward(self, c_noise: torch.Tensor, class_label: torch.Tensor | None) -> torch.Tensor:

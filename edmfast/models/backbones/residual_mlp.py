@@ -15,6 +15,7 @@ from torch import nn
 
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.embedding import Embedding
+from edmfast.models.backbones.linear import Linear
 
 
 class ResidualMLP(nn.Module):
@@ -44,10 +45,10 @@ class ResidualMLP(nn.Module):
             raise ValueError(f"sizes must be positive, given {self.config}")
         self.dim, self.num_classes = dim, num_classes
         self.embedding = Embedding(embedding_width, num_classes)
-        self.shifts = nn.Linear(embedding_width, depth * width)
-        self.input = nn.Linear(dim, width)
-        self.layers = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(depth))
-        self.output = nn.Linear(width, dim)
+        self.shifts = Linear(embedding_width, depth * width)
+        self.input = Linear(dim, width)
+        self.layers = nn.ModuleList(Linear(width, width, bias=False) for _ in range(depth))
+        self.output = Linear(width, dim)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
