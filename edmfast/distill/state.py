@@ -38,7 +38,10 @@ class RunState:
     def record(self, loss: torch.Tensor, gradients: list[torch.Tensor]) -> None:
         """Take in a step's loss and gradients; gradients are clipped to the largest norm."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+            # Fused Adam walks both through memory side by side, whatever their strides say, and
+            # double backwards of convolutions return transposed weights.
+            same = gradient.stride() == parameter.stride()
+            parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm, norm)
