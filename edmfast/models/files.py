@@ -30,7 +30,10 @@ def write_tensors(
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask gives; save_file makes files private
         save_file(plain, temporary, metadata={_KEY: json.dumps(metadata)})
+        temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -107,6 +107,13 @@ def test_unknown_models_are_refused(tmp_path):
         save_model(torch.nn.Linear(2, 2), tmp_path / "model")
 
 
+def test_files_are_as_readable_as_any_other(tmp_path):
+    (tmp_path / "plain").touch()
+    save_model(energy(), tmp_path / "model.safetensors")
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     save_model(energy(0), path)
