@@ -18,8 +18,10 @@ from edmfast.ops import systematic_resample
 from edmfast.sampling import get_sigmas_karras
 
 SIGMA_MIN, SIGMA_MAX = 0.05, 20.0
-WEIGHTED_ABOVE = 0.3
-"""Modes are decided by then; below, the differences of a learned energy are mostly noise."""
+WEIGHTED_ABOVE = 0.6
+"""Modes are decided by then; below, the differences of a learned energy are mostly noise. Measured
+(γ = 1, 200 particles per class): weights down to 0.05, 0.1, 0.3 and 0.6 leave 4, 10, 34 and 60 % of
+the ancestors and a Fréchet distance of 8.2, 4.9, 0.88 and 0.47; plain sampling reaches 0.42."""
 
 
 def levels(steps: int) -> Tensor:

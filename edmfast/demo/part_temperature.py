@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edmfast.demo.baseline import score_scaled_samples
 from edmfast.demo.budget import Budget
-from edmfast.demo.control import Run, controlled, levels, of_class
+from edmfast.demo.control import WEIGHTED_ABOVE, Run, controlled, levels, of_class
 from edmfast.demo.data import NUM_CLASSES, SHAPE, Digits
 from edmfast.demo.judge import Judge, diversity
 from edmfast.demo.pictures import new_figure, save, show_digits
@@ -85,7 +85,7 @@ def report_temperature(
     held = judge.adherence(held_out.images, held_out.labels)
     note = f"diversity: 1 is that of real digits; the judge's own half: adherence {held:.3g}"
     check = Section(
-        "(b) sd of log G in nats per step, at noise level (weights are used above 0.3)",
+        f"(b) sd of log G in nats per step, at noise level (weights: above {WEIGHTED_ABOVE:g})",
         ["target", *(f"σ {sigma:g}" for sigma in _SHOWN_LEVELS)],
         per_step,
     )

@@ -17,7 +17,7 @@ from edmfast.models.rows import for_rows
 from edmfast.ops import standard_normal
 
 _PROBE_STREAM = 2
-_MIN_ROWS = 64
+_MIN_ROWS = 256
 
 
 @dataclass
