@@ -97,7 +97,8 @@ inline void fill_slots(const int32_t* slots, int64_t first, int64_t n, int32_t* 
     int32_t slot = slots[i];
     if (slot + kWidth <= limit) {
       // what spills over the end of this particle is overwritten by the next ones
-      for (int k = 0; k < kWidth; ++k) ancestors[slot + k] = particle;
+      int32_t* to = ancestors + slot;
+      for (int k = 0; k < kWidth; ++k) to[k] = particle;
       slot += kWidth;
     }
     for (; slot < slots[i + 1]; ++slot) ancestors[slot] = particle;
