@@ -6,10 +6,13 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "../include/decision.h"
+#include "allocate.h"
 #include "resample_kernels.h"
+#include "resample_small.h"
 
 namespace edmfast {
 namespace {
@@ -25,7 +28,6 @@ struct Job {
   const T* log_weights;
   const double* uniform;
   double ess_threshold;
-  int64_t* prefix;
   int32_t* ancestors;
   double* log_mean;
   double* ess;
@@ -36,11 +38,10 @@ struct Job {
 
 // Decides one population from its totals; false where the ancestors stay the identity.
 template <class T>
-bool decide_population(const Job<T>& job, int64_t p, const Maximum& maximum, const WeightSums& sums) {
-  const unsigned __int128 squares = sums.squares();
-  const Decision decision =
-      decide(maximum.value, maximum.has_nan, sums.total, static_cast<uint64_t>(squares >> 64),
-             static_cast<uint64_t>(squares), job.particles, job.ess_threshold);
+bool decide_population(const Job<T>& job, int64_t p, const Maximum& maximum, int64_t total,
+                       unsigned __int128 squares) {
+  const Decision decision = decide(maximum.value, maximum.has_nan, total, static_cast<uint64_t>(squares >> 64),
+                                   static_cast<uint64_t>(squares), job.particles, job.ess_threshold);
   job.ess[p] = decision.ess;
   job.log_mean[p] = decision.log_mean;
   job.resampled[p] = decision.resampled;
@@ -74,21 +75,50 @@ void fill_chunk(const int64_t* prefix, int64_t first, int64_t n, int64_t offset,
   }
 }
 
+inline void keep_order(int64_t first, int64_t n, int32_t* ancestors) {
+  for (int64_t i = first; i < first + n; ++i) ancestors[i] = static_cast<int32_t>(i);
+}
+
 template <class T>
-void resample(const Job<T>& job) {
+void resample_small(const Job<T>& job) {
+  const int64_t n = job.particles;
+  const int64_t populations = kSmall / n;
+  const int64_t groups = (job.populations + populations - 1) / populations;
+  const int bits = fraction_bits(n);
+  torch::stable::parallel_for(0, groups, 4, [&](int64_t begin, int64_t end) {
+    SmallGroup group;
+    for (int64_t p = begin * populations; p < std::min(end * populations, job.populations); p += populations) {
+      const int64_t size = std::min(populations, job.populations - p);
+      weigh(job.log_weights + p * n, size, n, bits, group);
+      for (int64_t k = 0; k < size; ++k) {
+        int64_t* prefix = group.weights + k * n;
+        int32_t* ancestors = job.ancestors + (p + k) * n;
+        const SmallSums sums = scan_small(prefix, n);
+        if (decide_population(job, p + k, group.maxima[k], sums.total, sums.squares)) {
+          fill_small(prefix, n, SlotMap(n, sums.total, job.uniform[p + k]), group.slots, ancestors);
+        } else {
+          keep_order(0, n, ancestors);
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+void resample_large(const Job<T>& job) {
   const int64_t particles = job.particles;
   const int64_t chunks = (particles + kChunk - 1) / kChunk;
   const int64_t tasks = job.populations * chunks;
   const int bits = fraction_bits(particles);
-  // tiny populations are grouped so that a task is worth a thread
-  const int64_t grain = std::max<int64_t>(1, 4096 / std::min(particles, kChunk));
+  // kept between the passes: a second exponential would cost more than reading the integers back
+  const std::unique_ptr<int64_t[]> prefix(new int64_t[job.populations * particles]);
   std::vector<Maximum> maxima(tasks);
   std::vector<WeightSums> sums(tasks);
   std::vector<int64_t> offsets(tasks);
   std::vector<char> active(job.populations);
 
   const auto each_chunk = [&](const auto& body) {
-    torch::stable::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t p = task / chunks;
         const int64_t first = (task % chunks) * kChunk;
@@ -106,7 +136,7 @@ void resample(const Job<T>& job) {
     }
   }
   each_chunk([&](int64_t task, int64_t p, int64_t, int64_t n, const T* w) {
-    sums[task] = scan_chunk(w, n, maxima[p * chunks].value, bits, job.prefix + (w - job.log_weights));
+    sums[task] = scan_chunk(w, n, maxima[p * chunks].value, bits, prefix.get() + (w - job.log_weights));
   });
   std::vector<int64_t> totals(job.populations);
   for (int64_t p = 0; p < job.populations; ++p) {
@@ -116,16 +146,16 @@ void resample(const Job<T>& job) {
       whole += sums[p * chunks + chunk];
     }
     totals[p] = whole.total;
-    active[p] = decide_population(job, p, maxima[p * chunks], whole);
+    active[p] = decide_population(job, p, maxima[p * chunks], whole.total, whole.squares());
   }
   each_chunk([&](int64_t task, int64_t p, int64_t first, int64_t n, const T* w) {
     int32_t* ancestors = job.ancestors + p * particles;
     if (active[p]) {
       const SlotMap map(particles, totals[p], job.uniform[p]);
-      fill_chunk(job.prefix + (w - job.log_weights), first, n, offsets[task], offsets[task] + sums[task].total, map,
+      fill_chunk(prefix.get() + (w - job.log_weights), first, n, offsets[task], offsets[task] + sums[task].total, map,
                  ancestors);
     } else {
-      for (int64_t i = first; i < first + n; ++i) ancestors[i] = static_cast<int32_t>(i);
+      keep_order(first, n, ancestors);
     }
   });
 }
@@ -139,20 +169,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> systematic_resample(Tensor lo
   log_weights = torch::stable::contiguous(log_weights);
   uniform = torch::stable::contiguous(uniform);
   const int64_t populations = log_weights.size(0), particles = log_weights.size(1);
-  Tensor ancestors = torch::stable::new_empty(log_weights, {populations, particles}, ScalarType::Int);
-  Tensor log_mean = torch::stable::new_empty(log_weights, {populations}, ScalarType::Double);
-  Tensor ess = torch::stable::new_empty(log_weights, {populations}, ScalarType::Double);
-  Tensor resampled = torch::stable::new_empty(log_weights, {populations}, ScalarType::Bool);
-  Tensor degenerate = torch::stable::new_empty(log_weights, {populations}, ScalarType::Int);
-
-  // kept between the passes: a second exponential would cost more than reading the integers back
-  Tensor prefix = torch::stable::new_empty(log_weights, {populations, particles}, ScalarType::Long);
+  STD_TORCH_CHECK(particles > 0 || populations == 0, "at least one particle is needed");
+  Tensor ancestors = empty_cpu({populations, particles}, ScalarType::Int);
+  Tensor log_mean = empty_cpu({populations}, ScalarType::Double);
+  Tensor ess = empty_cpu({populations}, ScalarType::Double);
+  Tensor resampled = empty_cpu({populations}, ScalarType::Bool);
+  Tensor degenerate = empty_cpu({populations}, ScalarType::Int);
   const auto run = [&](auto sample) {
     using T = decltype(sample);
     Job<T> job{static_cast<const T*>(log_weights.data_ptr()),
                static_cast<const double*>(uniform.data_ptr()),
                ess_threshold,
-               static_cast<int64_t*>(prefix.data_ptr()),
                static_cast<int32_t*>(ancestors.data_ptr()),
                static_cast<double*>(log_mean.data_ptr()),
                static_cast<double*>(ess.data_ptr()),
@@ -160,9 +187,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> systematic_resample(Tensor lo
                static_cast<int32_t*>(degenerate.data_ptr()),
                populations,
                particles};
-    resample(job);
+    if (populations > 0) particles <= kSmall ? resample_small(job) : resample_large(job);
   };
-  STD_TORCH_CHECK(particles > 0 || populations == 0, "at least one particle is needed");
   if (log_weights.scalar_type() == ScalarType::Float) {
     run(float{});
   } else if (log_weights.scalar_type() == ScalarType::Double) {

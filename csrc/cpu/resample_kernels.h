@@ -88,20 +88,19 @@ EDMFAST_MULTIVERSION inline void first_slots(const int64_t* prefix, int64_t offs
   for (int64_t i = 0; i < n; ++i) slots[i] = static_cast<int32_t>(map.first_slot(prefix[i] + offset));
 }
 
-// Writes particle `first + i` into slots[i] .. slots[i + 1], nothing at or beyond slots[n].
-inline void fill_slots(const int32_t* slots, int64_t first, int64_t n, int32_t* ancestors) {
-  constexpr int kWidth = 8;
-  const int32_t limit = slots[n];
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t particle = static_cast<int32_t>(first + i);
-    int32_t slot = slots[i];
-    if (slot + kWidth <= limit) {
-      // what spills over the end of this particle is overwritten by the next ones
-      int32_t* to = ancestors + slot;
-      for (int k = 0; k < kWidth; ++k) to[k] = particle;
-      slot += kWidth;
-    }
-    for (; slot < slots[i + 1]; ++slot) ancestors[slot] = particle;
+// Writes every particle at its first slot, then a running maximum: the cost does not depend on the counts.
+// Particles whose first slot is the next one's own none, and the later write wins.
+EDMFAST_MULTIVERSION inline void fill_slots(const int32_t* slots, int64_t first, int64_t n, int32_t* ancestors) {
+  const int32_t begin = slots[0], end = slots[n];
+  while (n > 0 && slots[n - 1] == end) --n;
+  for (int32_t k = begin; k < end; ++k) ancestors[k] = 0;
+  for (int64_t i = 0; i < n; ++i) ancestors[slots[i]] = static_cast<int32_t>(first + i);
+  int32_t running = 0;
+#pragma omp simd reduction(inscan, max : running)
+  for (int32_t k = begin; k < end; ++k) {
+    running = ancestors[k] > running ? ancestors[k] : running;
+#pragma omp scan inclusive(running)
+    ancestors[k] = running;
   }
 }
 

@@ -50,6 +50,8 @@ _extension.define(
     _fake,
 )
 
+_OPERATOR = torch.ops.edmfast.systematic_resample.default
+
 
 def systematic_resample(
     log_weights: Tensor, uniform: Tensor, *, ess_threshold: float = 1.0
@@ -82,9 +84,10 @@ def systematic_resample(
         raise ValueError(f"uniform is on {uniform.device}, log_weights on {log_weights.device}")
     if not 0.0 <= ess_threshold <= 1.0:
         raise ValueError(f"ess_threshold must be in [0, 1], got {ess_threshold}")
-    weights = log_weights.detach()
+    weights, point = log_weights.detach(), uniform.detach()
     if weights.dtype not in (torch.float32, torch.float64):
         weights = weights.float()
-    return Resampled(
-        *torch.ops.edmfast.systematic_resample(weights, uniform.detach().double(), ess_threshold)
-    )
+    # asking first and naming the overload: a call on a small population is mostly such overhead
+    if point.dtype != torch.float64:
+        point = point.double()
+    return Resampled(*_OPERATOR(weights, point, ess_threshold))
