@@ -4,8 +4,8 @@
 STABLE_TORCH_LIBRARY(edmfast, m) {
   m.def("noise(Tensor like, Tensor rng, int stream, int first_population, int first_particle) -> Tensor");
   m.def(
-      "propagate(Tensor x, Tensor score, Tensor ancestors, Tensor coefficients, Tensor rng, "
-      "int first_population) -> (Tensor, Tensor)");
+      "propagate(Tensor x, Tensor[] scores, Tensor ancestors, Tensor coefficients, Tensor rng, "
+      "Tensor? mask, int first_population) -> (Tensor, Tensor)");
   m.def(
       "systematic_resample(Tensor log_weights, Tensor uniform, float ess_threshold) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");

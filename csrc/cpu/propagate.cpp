@@ -1,14 +1,16 @@
-// Proposal step: reads x and score through the ancestors, adds noise, writes x_u and the kernel log-ratio R.
+// Proposal step: reads x and the scores through the ancestors, adds noise, writes x_u and the kernel log-ratio R.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
-#include <cmath>
+#include <optional>
 #include <tuple>
+#include <vector>
 
-#include "noise_tile.h"
+#include "allocate.h"
+#include "propagate_kernels.h"
 
 namespace edmfast {
 namespace {
@@ -16,158 +18,76 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int kLanes = 16;
-
-struct Moments {
-  double noise = 0, cross = 0, shift = 0;  // |z|^2, <m, z>, |m|^2
-};
-
-template <class T>
-EDMFAST_HD void step_body(const T* x, const T* score, const float* normals, T drift, T scale, T* moved, int64_t n,
-                          Moments& moments) {
-  // fixed lanes: the order of summation does not depend on the instruction set
-  T zz[kLanes] = {}, mz[kLanes] = {}, mm[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-#pragma omp simd
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const T z = static_cast<T>(normals[i + lane]);
-      const T m = drift * score[i + lane];
-      moved[i + lane] = x[i + lane] + m + scale * z;
-      zz[lane] += z * z;
-      mz[lane] += m * z;
-      mm[lane] += m * m;
-    }
-  }
-  for (; i < n; ++i) {
-    const T z = static_cast<T>(normals[i]);
-    const T m = drift * score[i];
-    moved[i] = x[i] + m + scale * z;
-    zz[0] += z * z;
-    mz[0] += m * z;
-    mm[0] += m * m;
-  }
-  for (int lane = 0; lane < kLanes; ++lane) {
-    moments.noise += zz[lane];
-    moments.cross += mz[lane];
-    moments.shift += mm[lane];
-  }
-}
-
-EDMFAST_MULTIVERSION void step(const float* x, const float* score, const float* normals, float drift, float scale,
-                               float* moved, int64_t n, Moments& moments) {
-  step_body(x, score, normals, drift, scale, moved, n, moments);
-}
-EDMFAST_MULTIVERSION void step(const double* x, const double* score, const float* normals, double drift, double scale,
-                               double* moved, int64_t n, Moments& moments) {
-  step_body(x, score, normals, drift, scale, moved, n, moments);
-}
-
-struct Kernel {
-  double drift, scale, noise_factor, cross_factor, shift_factor, constant;
-
-  Kernel(const double* c, int64_t elements) : drift(c[0]), scale(std::sqrt(c[1])) {
-    noise_factor = 0.5 * (1.0 - c[1] / c[2]);
-    cross_factor = -scale / c[2];
-    shift_factor = -0.5 / c[2];
-    constant = 0.5 * static_cast<double>(elements) * std::log(c[1] / c[2]);
-  }
-
-  double ratio(const Moments& m) const {
-    return noise_factor * m.noise + cross_factor * m.cross + shift_factor * m.shift + constant;
-  }
-};
-
-template <class T>
+template <class S>
 struct Job {
-  const T* x;
-  const T* score;
+  using T = typename ArithmeticOf<S>::type;
+  const S* x;
+  const S* scores[kMaxModels];
+  int64_t models;
   const int32_t* ancestors;
   const double* coefficients;
+  const uint8_t* mask;  // [P, d], or null
   int64_t particles, elements;
-  T* moved;
+  S* moved;
   T* ratio;
+
+  const double* row_of(int64_t population) const { return coefficients + (models + 2) * population; }
+  const uint8_t* mask_of(int64_t population) const {
+    return mask == nullptr ? nullptr : mask + population * elements;
+  }
+  Kernel kernel(int64_t population) const {
+    int64_t moving = elements;
+    if (mask != nullptr) moving -= std::count(mask_of(population), mask_of(population) + elements, uint8_t{0});
+    return Kernel(row_of(population), models, moving);
+  }
 };
 
-template <class T>
-void gather(const T* from, const int32_t* ancestors, int64_t rows, int64_t elements, T* to) {
-  const auto copy = [&](auto size) {
-    for (int64_t r = 0; r < rows; ++r) std::copy_n(from + ancestors[r] * int64_t{size}, int{size}, to + r * size);
-  };
-  switch (elements) {
-    case 1: return copy(std::integral_constant<int, 1>{});
-    case 2: return copy(std::integral_constant<int, 2>{});
-    case 3: return copy(std::integral_constant<int, 3>{});
-    default: return copy(std::integral_constant<int, 4>{});
-  }
-}
-
-// Samples of at most four elements, already gathered: one block each, word j is element j.
-template <int kElements, class T>
-EDMFAST_HD void points_body(const T* x, const T* score, const float* normals, const Kernel& kernel, int64_t rows,
-                            T* moved, T* ratio) {
-  const T drift = static_cast<T>(kernel.drift), scale = static_cast<T>(kernel.scale);
-  for (int64_t r = 0; r < rows; ++r) {
-    Moments moments;
-    for (int j = 0; j < kElements; ++j) {
-      const T z = static_cast<T>(normals[j * kTile + r]);
-      const T m = drift * score[r * kElements + j];
-      moved[r * kElements + j] = x[r * kElements + j] + m + scale * z;
-      moments.noise += static_cast<double>(z) * z;
-      moments.cross += static_cast<double>(m) * z;
-      moments.shift += static_cast<double>(m) * m;
-    }
-    ratio[r] = static_cast<T>(kernel.ratio(moments));
-  }
-}
-
-template <class T>
-EDMFAST_HD void points_any(const T* x, const T* score, const float* normals, const Kernel& kernel, int64_t rows,
-                           int64_t elements, T* moved, T* ratio) {
-  switch (elements) {
-    case 1: return points_body<1>(x, score, normals, kernel, rows, moved, ratio);
-    case 2: return points_body<2>(x, score, normals, kernel, rows, moved, ratio);
-    case 3: return points_body<3>(x, score, normals, kernel, rows, moved, ratio);
-    default: return points_body<4>(x, score, normals, kernel, rows, moved, ratio);
-  }
-}
-
-EDMFAST_MULTIVERSION void points(const float* x, const float* score, const float* normals, const Kernel& kernel,
-                                 int64_t rows, int64_t elements, float* moved, float* ratio) {
-  points_any(x, score, normals, kernel, rows, elements, moved, ratio);
-}
-EDMFAST_MULTIVERSION void points(const double* x, const double* score, const float* normals, const Kernel& kernel,
-                                 int64_t rows, int64_t elements, double* moved, double* ratio) {
-  points_any(x, score, normals, kernel, rows, elements, moved, ratio);
-}
-
-template <class T>
-void move_points(const Job<T>& job, int64_t row, int64_t rows, const float* normals) {
+// Samples of at most four elements: one block each, word j is element j.
+template <class S>
+void move_points(const Job<S>& job, int64_t row, int64_t rows, const float* normals) {
+  using T = typename Job<S>::T;
   const int64_t d = job.elements;
-  T x[4 * kTile], score[4 * kTile];
+  T x[4 * kTile], shift[4 * kTile], narrow_later[4 * kTile];
   for (int64_t r = 0; r < rows;) {
     const int64_t population = (row + r) / job.particles;
     const int64_t count = std::min(rows - r, (population + 1) * job.particles - row - r);
-    gather(job.x + population * job.particles * d, job.ancestors + row + r, count, d, x);
-    gather(job.score + population * job.particles * d, job.ancestors + row + r, count, d, score);
-    const Kernel kernel(job.coefficients + 3 * population, d);
-    points(x, score, normals + r, kernel, count, d, job.moved + (row + r) * d, job.ratio + row + r);
+    const int64_t first = population * job.particles * d;
+    const int32_t* ancestors = job.ancestors + row + r;
+    const double* drift = job.row_of(population);
+    gather_points<false>(job.x + first, ancestors, T{1}, count, d, x);
+    gather_points<false>(job.scores[0] + first, ancestors, static_cast<T>(drift[0]), count, d, shift);
+    for (int64_t k = 1; k < job.models; ++k)
+      gather_points<true>(job.scores[k] + first, ancestors, static_cast<T>(drift[k]), count, d, shift);
+    S* moved = job.moved + (row + r) * d;
+    const Kernel kernel = job.kernel(population);
+    if constexpr (std::is_same_v<S, T>) {
+      points(x, shift, normals + r, job.mask_of(population), kernel, count, d, moved, job.ratio + row + r);
+    } else {
+      points(x, shift, normals + r, job.mask_of(population), kernel, count, d, narrow_later, job.ratio + row + r);
+      for (int64_t i = 0; i < count * d; ++i) narrow(narrow_later[i], moved[i]);
+    }
     r += count;
   }
 }
 
 // One piece of one larger sample; its moments are kept until the last piece.
-template <class T>
-void move_piece(const Job<T>& job, const Kernel& kernel, int64_t row, int64_t population, int64_t first_block,
+template <class S>
+void move_piece(const Job<S>& job, const Kernel& kernel, int64_t row, int64_t population, int64_t first_block,
                 int64_t size, const float* normals, Moments& moments) {
+  using T = typename Job<S>::T;
   const int64_t blocks = blocks_of(job.elements);
   const int64_t source = (population * job.particles + job.ancestors[row]) * job.elements;
+  const double* drift = job.row_of(population);
+  const uint8_t* mask = job.mask_of(population);
+  T shift[kTile];
   for (int64_t j = 0; j < 4; ++j) {
     const int64_t start = j * blocks + first_block;
     const int64_t count = std::min(size, job.elements - start);
-    if (count > 0)
-      step(job.x + source + start, job.score + source + start, normals + j * kTile, static_cast<T>(kernel.drift),
-           static_cast<T>(kernel.scale), job.moved + row * job.elements + start, count, moments);
+    if (count <= 0) break;
+    for (int64_t k = 0; k < job.models; ++k)
+      add_shift(job.scores[k] + source + start, static_cast<T>(drift[k]), k == 0, shift, count);
+    step(job.x + source + start, shift, normals + j * kTile, mask == nullptr ? nullptr : mask + start,
+         static_cast<T>(kernel.scale), job.moved + row * job.elements + start, count, moments);
   }
   if (first_block + size == blocks) {
     job.ratio[row] = static_cast<T>(kernel.ratio(moments));
@@ -175,20 +95,20 @@ void move_piece(const Job<T>& job, const Kernel& kernel, int64_t row, int64_t po
   }
 }
 
-template <class T>
-void run(const Job<T>& job, int64_t populations, const int64_t* rng, int64_t first_population) {
+template <class S>
+void run(const Job<S>& job, int64_t populations, const int64_t* rng, int64_t first_population) {
   const int64_t particles = job.particles, elements = job.elements;
   const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, elements));
   torch::stable::parallel_for(0, populations * particles, grain, [&](int64_t begin, int64_t end) {
     Moments moments;
     int64_t population = begin / particles;
-    Kernel kernel(job.coefficients + 3 * population, elements);
+    Kernel kernel = job.kernel(population);
     for_each_tile(begin, end, particles, elements, rng, 0, first_population, 0,
                   [&](int64_t row, int64_t rows, int64_t first_block, int64_t size, const float* normals) {
                     if (blocks_of(elements) == 1) return move_points(job, row, rows, normals);
                     for (int64_t r = 0; r < rows; ++r) {
                       const int64_t now = (row + r) / particles;
-                      if (now != population) kernel = Kernel(job.coefficients + 3 * now, elements);
+                      if (now != population) kernel = job.kernel(now);
                       population = now;
                       move_piece(job, kernel, row + r, population, first_block, size, normals + r * size, moments);
                     }
@@ -196,39 +116,51 @@ void run(const Job<T>& job, int64_t populations, const int64_t* rng, int64_t fir
   });
 }
 
-std::tuple<Tensor, Tensor> propagate(Tensor x, Tensor score, Tensor ancestors, Tensor coefficients, Tensor rng,
-                                     int64_t first_population) {
-  STD_TORCH_CHECK(x.dim() == 3 && score.dim() == 3 && ancestors.dim() == 2, "x, score [P, N, d]; ancestors [P, N]");
-  STD_TORCH_CHECK(x.scalar_type() == score.scalar_type(), "x and score must have one dtype");
+std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tensor ancestors, Tensor coefficients,
+                                     Tensor rng, std::optional<Tensor> mask, int64_t first_population) {
+  const int64_t models = static_cast<int64_t>(scores.size());
+  STD_TORCH_CHECK(models >= 1 && models <= kMaxModels, "1 to 8 scores");
+  STD_TORCH_CHECK(x.dim() == 3 && ancestors.dim() == 2, "x, scores [P, N, d]; ancestors [P, N]");
   STD_TORCH_CHECK(ancestors.scalar_type() == ScalarType::Int, "ancestors must be int32");
-  STD_TORCH_CHECK(coefficients.scalar_type() == ScalarType::Double, "coefficients must be float64");
+  STD_TORCH_CHECK(coefficients.scalar_type() == ScalarType::Double && coefficients.dim() == 2 &&
+                      coefficients.size(1) == models + 2,
+                  "coefficients must be float64 [P, M + 2]");
   STD_TORCH_CHECK(rng.scalar_type() == ScalarType::Long, "rng must be int64");
+  STD_TORCH_CHECK(!mask || mask->scalar_type() == ScalarType::Bool, "mask must be bool");
   x = torch::stable::contiguous(x);
-  score = torch::stable::contiguous(score);
   ancestors = torch::stable::contiguous(ancestors);
   coefficients = torch::stable::contiguous(coefficients);
   rng = torch::stable::contiguous(rng);
+  if (mask) mask = torch::stable::contiguous(*mask);
   const int64_t populations = x.size(0), particles = x.size(1), elements = x.size(2);
-  Tensor moved = torch::stable::new_empty(x, {populations, particles, elements});
-  Tensor ratio = torch::stable::new_empty(x, {populations, particles});
+  for (Tensor& score : scores) {
+    STD_TORCH_CHECK(score.scalar_type() == x.scalar_type() && score.numel() == x.numel(), "scores must be like x");
+    score = torch::stable::contiguous(score);
+  }
+  const ScalarType dtype = x.scalar_type();
+  Tensor moved = empty_cpu({populations, particles, elements}, dtype);
+  Tensor ratio = empty_cpu({populations, particles}, dtype == ScalarType::Double ? dtype : ScalarType::Float);
   const auto launch = [&](auto sample) {
-    using T = decltype(sample);
-    const Job<T> job{static_cast<const T*>(x.data_ptr()),
-                     static_cast<const T*>(score.data_ptr()),
-                     static_cast<const int32_t*>(ancestors.data_ptr()),
-                     static_cast<const double*>(coefficients.data_ptr()),
-                     particles,
-                     elements,
-                     static_cast<T*>(moved.data_ptr()),
-                     static_cast<T*>(ratio.data_ptr())};
+    using S = decltype(sample);
+    Job<S> job{static_cast<const S*>(x.data_ptr()),
+               {},
+               models,
+               static_cast<const int32_t*>(ancestors.data_ptr()),
+               static_cast<const double*>(coefficients.data_ptr()),
+               mask ? static_cast<const uint8_t*>(mask->data_ptr()) : nullptr,
+               particles,
+               elements,
+               static_cast<S*>(moved.data_ptr()),
+               static_cast<typename Job<S>::T*>(ratio.data_ptr())};
+    for (int64_t k = 0; k < models; ++k) job.scores[k] = static_cast<const S*>(scores[k].data_ptr());
     run(job, populations, static_cast<const int64_t*>(rng.data_ptr()), first_population);
   };
-  if (x.scalar_type() == ScalarType::Float) {
-    launch(float{});
-  } else if (x.scalar_type() == ScalarType::Double) {
-    launch(double{});
-  } else {
-    STD_TORCH_CHECK(false, "x must be float32 or float64");
+  switch (dtype) {
+    case ScalarType::Float: launch(float{}); break;
+    case ScalarType::Double: launch(double{}); break;
+    case ScalarType::Half: launch(Half{}); break;
+    case ScalarType::BFloat16: launch(BFloat16{}); break;
+    default: STD_TORCH_CHECK(false, "x must be float16, bfloat16, float32 or float64");
   }
   return {moved, ratio};
 }

@@ -3,8 +3,13 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <cmath>
+#include <optional>
 #include <tuple>
+#include <vector>
 
 #include "collective.h"
 #include "launch.h"
@@ -18,34 +23,47 @@ using torch::stable::Tensor;
 
 constexpr int kThreads = 256;
 
+constexpr int kMaxModels = 8;
+
 // |z|^2, <m, z>, |m|^2. No default member values: shared memory takes no constructors.
 struct Moments {
   double noise, cross, shift;
 };
 
-template <class T>
+template <class S>
+struct ArithmeticOf {
+  using type = float;  // of the half precisions
+};
+template <>
+struct ArithmeticOf<double> {
+  using type = double;
+};
+
+template <class S>
 struct PropagateJob {
-  const T* x;
-  const T* score;
+  using T = typename ArithmeticOf<S>::type;
+  const S* x;
+  const S* scores[kMaxModels];
+  int models;
   const int32_t* ancestors;
-  const double* coefficients;  // per population: drift, v_M, v_L
+  const double* coefficients;  // per population: the drift of each score, v_M, v_L
+  const uint8_t* mask;         // [P, d], or null
   const int64_t* rng;          // seed, step
-  T* moved;
+  S* moved;
   T* ratio;
   int64_t first_population, rows, particles, elements;
 };
 
-// This thread's share of one row: every kTeam-th block of four elements.
-template <class T, int kTeam>
-__device__ __forceinline__ Moments move_row(const PropagateJob<T>& job, int64_t row) {
+// This thread's share of one row: every kTeam-th block of four elements. `moving` counts the elements
+// that the mask lets move.
+template <class S, int kTeam>
+__device__ __forceinline__ Moments move_row(const PropagateJob<S>& job, int64_t row, int& moving) {
+  using T = typename PropagateJob<S>::T;
   const int64_t blocks = blocks_of(job.elements);
   const int64_t population = row / job.particles, particle = row % job.particles;
   const int64_t source = (population * job.particles + job.ancestors[row]) * job.elements;
-  const T* x = job.x + source;
-  const T* score = job.score + source;
-  T* moved = job.moved + row * job.elements;
-  const T drift = static_cast<T>(job.coefficients[3 * population]);
-  const T scale = static_cast<T>(sqrt(job.coefficients[3 * population + 1]));
+  const double* drift = job.coefficients + (job.models + 2) * population;
+  const T scale = static_cast<T>(sqrt(drift[job.models]));
   const uint64_t seed = static_cast<uint64_t>(job.rng[0]);
   const uint32_t step = static_cast<uint32_t>(job.rng[1]);
   const uint32_t word = stream_word(0, job.first_population + population);
@@ -59,12 +77,18 @@ __device__ __forceinline__ Moments move_row(const PropagateJob<T>& job, int64_t 
     for (int j = 0; j < 4; ++j) {
       const int64_t element = j * blocks + block;
       if (element >= job.elements) break;
-      const T z = static_cast<T>(normals.word[j]);
-      const T m = mul(drift, score[element]);
-      moved[element] = add(add(x[element], m), mul(scale, z));
+      const bool moves = job.mask == nullptr || job.mask[population * job.elements + element] != 0;
+      T m = mul(static_cast<T>(drift[0]), static_cast<T>(job.scores[0][source + element]));
+      for (int k = 1; k < job.models; ++k)
+        m = add(m, mul(static_cast<T>(drift[k]), static_cast<T>(job.scores[k][source + element])));
+      m = moves ? m : T{0};
+      const T z = moves ? static_cast<T>(normals.word[j]) : T{0};
+      const T x = static_cast<T>(job.x[source + element]);
+      job.moved[row * job.elements + element] = static_cast<S>(add(add(x, m), mul(scale, z)));
       zz += z * z;
       mz += m * z;
       mm += m * m;
+      moving += moves;
     }
     // four products in T, the rest in double: the error does not grow with d
     moments.noise += zz;
@@ -74,42 +98,49 @@ __device__ __forceinline__ Moments move_row(const PropagateJob<T>& job, int64_t 
   return moments;
 }
 
-__device__ double log_ratio(const Moments& moments, const double* coefficients, int64_t elements) {
-  const double v_m = coefficients[1], v_l = coefficients[2];
+__device__ double log_ratio(const Moments& moments, double v_m, double v_l, double moving) {
   return 0.5 * (1.0 - v_m / v_l) * moments.noise - sqrt(v_m) / v_l * moments.cross - 0.5 / v_l * moments.shift +
-         0.5 * static_cast<double>(elements) * log(v_m / v_l);
+         0.5 * moving * log(v_m / v_l);
 }
 
 // A team of kTeam threads per row: part of a warp, a warp, or the block.
-template <class T, int kTeam>
-__global__ void __launch_bounds__(kThreads) propagate_kernel(PropagateJob<T> job) {
-  const int64_t row = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / kTeam;
-  const auto sum = [](const Moments& a, const Moments& b) {
-    return Moments{a.noise + b.noise, a.cross + b.cross, a.shift + b.shift};
+template <class S, int kTeam>
+__global__ void __launch_bounds__(kThreads) propagate_kernel(PropagateJob<S> job) {
+  struct Share {
+    Moments moments;
+    int moving, unused;  // whole words, for the shuffles
   };
-  Moments moments{0, 0, 0};
+  const int64_t row = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / kTeam;
+  const auto sum = [](const Share& a, const Share& b) {
+    return Share{{a.moments.noise + b.moments.noise, a.moments.cross + b.moments.cross,
+                  a.moments.shift + b.moments.shift},
+                 a.moving + b.moving,
+                 0};
+  };
+  Share share{{0, 0, 0}, 0, 0};
   // threads beyond the last row still take part in the shuffles
-  if (row < job.rows) moments = move_row<T, kTeam>(job, row);
+  if (row < job.rows) share.moments = move_row<S, kTeam>(job, row, share.moving);
   if constexpr (kTeam <= kWarp) {
-    moments = warp_reduce<kTeam>(moments, sum);
+    share = warp_reduce<kTeam>(share, sum);
   } else {
     static_assert(kTeam == kThreads);
-    __shared__ Moments shared[kWarp];
-    moments = block_reduce(moments, Moments{0, 0, 0}, sum, shared);
+    __shared__ Share shared[kWarp];
+    share = block_reduce(share, Share{{0, 0, 0}, 0, 0}, sum, shared);
   }
-  if (row < job.rows && threadIdx.x % kTeam == 0)
-    job.ratio[row] =
-        static_cast<T>(log_ratio(moments, job.coefficients + 3 * (row / job.particles), job.elements));
+  if (row < job.rows && threadIdx.x % kTeam == 0) {
+    const double* v = job.coefficients + (job.models + 2) * (row / job.particles) + job.models;
+    job.ratio[row] = static_cast<typename PropagateJob<S>::T>(log_ratio(share.moments, v[0], v[1], share.moving));
+  }
 }
 
-template <int kTeam, class T>
-void launch_team(const PropagateJob<T>& job, cudaStream_t stream) {
+template <int kTeam, class S>
+void launch_team(const PropagateJob<S>& job, cudaStream_t stream) {
   const unsigned grid = grid_of(job.rows, kThreads / kTeam);
-  propagate_kernel<T, kTeam><<<grid, kThreads, 0, stream>>>(job);
+  propagate_kernel<S, kTeam><<<grid, kThreads, 0, stream>>>(job);
 }
 
-template <class T>
-void launch_propagate(const PropagateJob<T>& job, cudaStream_t stream) {
+template <class S>
+void launch_propagate(const PropagateJob<S>& job, cudaStream_t stream) {
   const int64_t blocks = blocks_of(job.elements);
   if (blocks <= 2) {
     launch_team<1>(job, stream);
@@ -123,45 +154,63 @@ void launch_propagate(const PropagateJob<T>& job, cudaStream_t stream) {
   check_launch("propagate");
 }
 
-std::tuple<Tensor, Tensor> propagate(Tensor x, Tensor score, Tensor ancestors, Tensor coefficients, Tensor rng,
-                                     int64_t first_population) {
-  STD_TORCH_CHECK(x.dim() == 3 && score.dim() == 3 && ancestors.dim() == 2, "x, score [P, N, d]; ancestors [P, N]");
-  STD_TORCH_CHECK(x.scalar_type() == score.scalar_type(), "x and score must have one dtype");
+std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tensor ancestors, Tensor coefficients,
+                                     Tensor rng, std::optional<Tensor> mask, int64_t first_population) {
+  const int64_t models = static_cast<int64_t>(scores.size());
+  STD_TORCH_CHECK(models >= 1 && models <= kMaxModels, "1 to 8 scores");
+  STD_TORCH_CHECK(x.dim() == 3 && ancestors.dim() == 2, "x, scores [P, N, d]; ancestors [P, N]");
   STD_TORCH_CHECK(ancestors.scalar_type() == ScalarType::Int, "ancestors must be int32");
-  STD_TORCH_CHECK(coefficients.scalar_type() == ScalarType::Double, "coefficients must be float64");
+  STD_TORCH_CHECK(coefficients.scalar_type() == ScalarType::Double && coefficients.dim() == 2 &&
+                      coefficients.size(1) == models + 2,
+                  "coefficients must be float64 [P, M + 2]");
   STD_TORCH_CHECK(rng.scalar_type() == ScalarType::Long, "rng must be int64");
-  check_same_device(score, x, "score");
+  STD_TORCH_CHECK(!mask || mask->scalar_type() == ScalarType::Bool, "mask must be bool");
   check_same_device(ancestors, x, "ancestors");
   check_same_device(coefficients, x, "coefficients");
   check_same_device(rng, x, "rng");
+  if (mask) check_same_device(*mask, x, "mask");
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   x = torch::stable::contiguous(x);
-  score = torch::stable::contiguous(score);
   ancestors = torch::stable::contiguous(ancestors);
   coefficients = torch::stable::contiguous(coefficients);
   rng = torch::stable::contiguous(rng);
+  if (mask) mask = torch::stable::contiguous(*mask);
+  for (Tensor& score : scores) {
+    STD_TORCH_CHECK(score.scalar_type() == x.scalar_type() && score.numel() == x.numel(), "scores must be like x");
+    check_same_device(score, x, "score");
+    score = torch::stable::contiguous(score);
+  }
   const int64_t populations = x.size(0), particles = x.size(1), elements = x.size(2);
+  const ScalarType dtype = x.scalar_type();
   Tensor moved = torch::stable::new_empty(x, {populations, particles, elements});
-  Tensor ratio = torch::stable::new_empty(x, {populations, particles});
+  Tensor ratio = torch::stable::new_empty(x, {populations, particles},
+                                          dtype == ScalarType::Double ? dtype : ScalarType::Float);
   if (populations * particles == 0) return {moved, ratio};
 
   const auto run = [&](auto sample) {
-    using T = decltype(sample);
-    launch_propagate(
-        PropagateJob<T>{static_cast<const T*>(x.data_ptr()), static_cast<const T*>(score.data_ptr()),
+    using S = decltype(sample);
+    PropagateJob<S> job{static_cast<const S*>(x.data_ptr()),
+                        {},
+                        static_cast<int>(models),
                         static_cast<const int32_t*>(ancestors.data_ptr()),
                         static_cast<const double*>(coefficients.data_ptr()),
-                        static_cast<const int64_t*>(rng.data_ptr()), static_cast<T*>(moved.data_ptr()),
-                        static_cast<T*>(ratio.data_ptr()), first_population, populations * particles, particles,
-                        elements},
-        current_stream(x));
+                        mask ? static_cast<const uint8_t*>(mask->data_ptr()) : nullptr,
+                        static_cast<const int64_t*>(rng.data_ptr()),
+                        static_cast<S*>(moved.data_ptr()),
+                        static_cast<typename PropagateJob<S>::T*>(ratio.data_ptr()),
+                        first_population,
+                        populations * particles,
+                        particles,
+                        elements};
+    for (int64_t k = 0; k < models; ++k) job.scores[k] = static_cast<const S*>(scores[k].data_ptr());
+    launch_propagate(job, current_stream(x));
   };
-  if (x.scalar_type() == ScalarType::Float) {
-    run(float{});
-  } else if (x.scalar_type() == ScalarType::Double) {
-    run(double{});
-  } else {
-    STD_TORCH_CHECK(false, "x must be float32 or float64");
+  switch (dtype) {
+    case ScalarType::Float: run(float{}); break;
+    case ScalarType::Double: run(double{}); break;
+    case ScalarType::Half: run(__half{}); break;
+    case ScalarType::BFloat16: run(__nv_bfloat16{}); break;
+    default: STD_TORCH_CHECK(false, "x must be float16, bfloat16, float32 or float64");
   }
   return {moved, ratio};
 }

@@ -1,13 +1,16 @@
 """One proposal step through the ancestors and its kernel log-ratio, in plain torch.
 
-With m = drift S the mean shift tau² b, and z the counter-based normals of stream 0,
+With m = sum_k drift_k S_k the mean shift, and z the counter-based normals of stream 0,
 ``x_u = x + m + sqrt(v_M) z`` and
 ``R = (1 - v_M/v_L) |z|²/2 - (sqrt(v_M)/v_L) <m, z> - |m|²/(2 v_L) + (d/2) log(v_M/v_L)``,
 the logarithm of L(x_s | x_u) / M(x_u | x_s) for Gaussian kernels M = N(x + m, v_M I) and
-L = N(x_u, v_L I). Sums are taken in float64.
+L = N(x_u, v_L I) on the elements that the mask lets move. Half precisions are computed in float32;
+sums are taken in float64.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,24 +20,33 @@ from edmfast.reference.noise import noise
 
 def propagate(
     x: Tensor,
-    score: Tensor,
+    scores: Sequence[Tensor],
     ancestors: Tensor,
     coefficients: Tensor,
     rng: Tensor,
+    mask: Tensor | None,
     first_population: int,
 ) -> tuple[Tensor, Tensor]:
-    """x, score [P, N, d]; ancestors int32 [P, N]; coefficients float64 [P, 3] = (drift, v_M, v_L)."""
-    elements = x.shape[2]
+    """x, scores [P, N, d]; ancestors int32 [P, N]; coefficients float64 [P, M + 2] = (drifts, v_M,
+    v_L); mask bool [P, d] or None."""
+    dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     index = ancestors.long()[..., None].expand_as(x)
-    drift, v_m, v_l = coefficients[:, None].unbind(-1)
-    z = noise(x, rng, 0, first_population, 0)
-    shift = drift[..., None].to(x.dtype) * score.gather(1, index)
-    moved = x.gather(1, index) + shift + v_m.sqrt()[..., None].to(x.dtype) * z
+    *drifts, v_m, v_l = coefficients[:, None].unbind(-1)
+    shift = torch.zeros((), dtype=dtype, device=x.device)
+    for k, (drift, score) in enumerate(zip(drifts, scores, strict=True)):
+        term = drift[..., None].to(dtype) * score.gather(1, index).to(dtype)
+        shift = term if k == 0 else shift + term
+    z = noise(x.to(dtype), rng, 0, first_population, 0)
+    moving: Tensor | int = x.shape[2]
+    if mask is not None:
+        z, shift = z * mask[:, None], torch.where(mask[:, None], shift, 0.0)
+        moving = mask.sum(1, keepdim=True)
+    moved = x.gather(1, index).to(dtype) + shift + v_m.sqrt()[..., None].to(dtype) * z
     z, shift = z.double(), shift.double()
     ratio = (
         0.5 * (1.0 - v_m / v_l) * z.square().sum(2)
         - v_m.sqrt() / v_l * (shift * z).sum(2)
         - 0.5 / v_l * shift.square().sum(2)
-        + 0.5 * elements * torch.log(v_m / v_l)
+        + 0.5 * moving * torch.log(v_m / v_l)
     )
-    return moved, ratio.to(x.dtype)
+    return moved.to(x.dtype), ratio.to(dtype)

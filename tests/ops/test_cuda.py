@@ -93,6 +93,22 @@ def test_propagate(generator, d, dtype):
     assert ((ratio.cpu() - host_ratio).abs() <= 4 * scale).all()
 
 
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("d", [2, 65, 12_288])
+def test_propagate_with_several_scores_and_a_mask(generator, d, dtype):
+    x, score, ancestors, _, rng = propagate_inputs(generator, (2, 37, d), torch.float32)
+    scores = [score.to(dtype), score.roll(1, 1).to(dtype), x.roll(1, 2).to(dtype)]
+    kernel = torch.rand(2, 5, dtype=torch.float64, device="cuda") + 0.1
+    mask = torch.rand(2, d, device="cuda") < 0.6
+    arguments = (x.to(dtype), scores, ancestors, kernel, rng)
+    moved, ratio = propagate(*arguments, mask=mask)
+    host = (x.to(dtype).cpu(), [s.cpu() for s in scores], *on_host(arguments[2:]))
+    host_moved, host_ratio = propagate(*host, mask=mask.cpu())
+    assert torch.equal(moved.cpu(), host_moved)
+    eps = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+    assert ((ratio.cpu() - host_ratio).abs() <= 4 * eps * (10 * d + host_ratio.abs())).all()
+
+
 def test_propagate_reads_through_strides(generator):
     x, score, ancestors, coefficients, rng = propagate_inputs(generator, (6, 9, 16), torch.float32)
     views = (x[::2, ::3], score.flip(2)[::2, ::3], ancestors[::2, ::3] % 3, coefficients[::2], rng)

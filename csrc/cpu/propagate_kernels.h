@@ -1,0 +1,159 @@
+// Arithmetic of the proposal step on pieces that fit the first-level cache.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+#include "low_precision.h"
+#include "noise_tile.h"
+
+namespace edmfast {
+
+constexpr int kLanes = 16;
+constexpr int kMaxModels = 8;
+
+struct Moments {
+  double noise = 0, cross = 0, shift = 0;  // |z|^2, <m, z>, |m|^2
+};
+
+// Per population: c = (drift of each score, v_M, v_L), and the number of elements that move.
+struct Kernel {
+  double scale, noise_factor, cross_factor, shift_factor, constant;
+
+  Kernel(const double* c, int64_t models, int64_t elements) : scale(std::sqrt(c[models])) {
+    const double v_m = c[models], v_l = c[models + 1];
+    noise_factor = 0.5 * (1.0 - v_m / v_l);
+    cross_factor = -scale / v_l;
+    shift_factor = -0.5 / v_l;
+    constant = 0.5 * static_cast<double>(elements) * std::log(v_m / v_l);
+  }
+
+  double ratio(const Moments& m) const {
+    return noise_factor * m.noise + cross_factor * m.cross + shift_factor * m.shift + constant;
+  }
+};
+
+// shift = drift * score, or shift += drift * score
+template <class S, class T>
+EDMFAST_HD void add_shift_body(const S* score, T drift, bool first, T* shift, int64_t n) {
+  if (first) {
+    for (int64_t i = 0; i < n; ++i) shift[i] = drift * widen(score[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) shift[i] = shift[i] + drift * widen(score[i]);
+  }
+}
+
+// x and shift of a piece of one sample; masked elements keep x and count nowhere.
+template <class S, class T>
+EDMFAST_HD void step_body(const S* x, T* shift, const float* normals, const uint8_t* mask, T scale, S* moved,
+                          int64_t n, Moments& moments) {
+  T z[kTile];
+  for (int64_t i = 0; i < n; ++i) z[i] = static_cast<T>(normals[i]);
+  if (mask != nullptr) {
+    for (int64_t i = 0; i < n; ++i) {
+      z[i] = mask[i] ? z[i] : T{0};
+      shift[i] = mask[i] ? shift[i] : T{0};
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) narrow(widen(x[i]) + shift[i] + scale * z[i], moved[i]);
+  // fixed lanes: the order of summation does not depend on the instruction set
+  T zz[kLanes] = {}, mz[kLanes] = {}, mm[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+#pragma omp simd
+    for (int lane = 0; lane < kLanes; ++lane) {
+      zz[lane] += z[i + lane] * z[i + lane];
+      mz[lane] += shift[i + lane] * z[i + lane];
+      mm[lane] += shift[i + lane] * shift[i + lane];
+    }
+  }
+  for (; i < n; ++i) {
+    zz[0] += z[i] * z[i];
+    mz[0] += shift[i] * z[i];
+    mm[0] += shift[i] * shift[i];
+  }
+  for (int lane = 0; lane < kLanes; ++lane) {
+    moments.noise += zz[lane];
+    moments.cross += mz[lane];
+    moments.shift += mm[lane];
+  }
+}
+
+// Whole samples of at most four elements, already gathered: word j is element j.
+template <int kElements, class T>
+EDMFAST_HD void points_body(const T* x, const T* shift, const float* normals, const uint8_t* mask,
+                            const Kernel& kernel, int64_t rows, T* moved, T* ratio) {
+  const T scale = static_cast<T>(kernel.scale);
+  T keep[kElements];
+  for (int j = 0; j < kElements; ++j) keep[j] = mask == nullptr || mask[j] ? T{1} : T{0};
+  for (int64_t r = 0; r < rows; ++r) {
+    Moments moments;
+    for (int j = 0; j < kElements; ++j) {
+      const T z = keep[j] * static_cast<T>(normals[j * kTile + r]);
+      const T m = keep[j] * shift[r * kElements + j];
+      moved[r * kElements + j] = x[r * kElements + j] + m + scale * z;
+      moments.noise += static_cast<double>(z) * z;
+      moments.cross += static_cast<double>(m) * z;
+      moments.shift += static_cast<double>(m) * m;
+    }
+    ratio[r] = static_cast<T>(kernel.ratio(moments));
+  }
+}
+
+template <class T>
+EDMFAST_HD void points_any(const T* x, const T* shift, const float* normals, const uint8_t* mask,
+                           const Kernel& kernel, int64_t rows, int64_t elements, T* moved, T* ratio) {
+  switch (elements) {
+    case 1: return points_body<1>(x, shift, normals, mask, kernel, rows, moved, ratio);
+    case 2: return points_body<2>(x, shift, normals, mask, kernel, rows, moved, ratio);
+    case 3: return points_body<3>(x, shift, normals, mask, kernel, rows, moved, ratio);
+    default: return points_body<4>(x, shift, normals, mask, kernel, rows, moved, ratio);
+  }
+}
+
+// The same for every storage type, compiled for several instruction sets.
+#define EDMFAST_PROPAGATE_KERNELS(S, T)                                                                          \
+  EDMFAST_MULTIVERSION inline void add_shift(const S* score, T drift, bool first, T* shift, int64_t n) {         \
+    add_shift_body(score, drift, first, shift, n);                                                               \
+  }                                                                                                              \
+  EDMFAST_MULTIVERSION inline void step(const S* x, T* shift, const float* normals, const uint8_t* mask, T scale, \
+                                        S* moved, int64_t n, Moments& moments) {                                 \
+    step_body(x, shift, normals, mask, scale, moved, n, moments);                                                \
+  }
+EDMFAST_PROPAGATE_KERNELS(float, float)
+EDMFAST_PROPAGATE_KERNELS(double, double)
+EDMFAST_PROPAGATE_KERNELS(Half, float)
+EDMFAST_PROPAGATE_KERNELS(BFloat16, float)
+#undef EDMFAST_PROPAGATE_KERNELS
+
+EDMFAST_MULTIVERSION inline void points(const float* x, const float* shift, const float* normals, const uint8_t* mask,
+                                        const Kernel& kernel, int64_t rows, int64_t elements, float* moved,
+                                        float* ratio) {
+  points_any(x, shift, normals, mask, kernel, rows, elements, moved, ratio);
+}
+EDMFAST_MULTIVERSION inline void points(const double* x, const double* shift, const float* normals,
+                                        const uint8_t* mask, const Kernel& kernel, int64_t rows, int64_t elements,
+                                        double* moved, double* ratio) {
+  points_any(x, shift, normals, mask, kernel, rows, elements, moved, ratio);
+}
+
+// to[r] = factor * from[ancestor of r], or added to it, for small samples.
+template <bool kAdd, class S, class T>
+void gather_points(const S* from, const int32_t* ancestors, T factor, int64_t rows, int64_t elements, T* to) {
+  const auto copy = [&](auto size) {
+    constexpr int d = decltype(size)::value;
+    for (int64_t r = 0; r < rows; ++r) {
+      const S* source = from + ancestors[r] * int64_t{d};
+      for (int j = 0; j < d; ++j)
+        to[r * d + j] = kAdd ? to[r * d + j] + factor * widen(source[j]) : factor * widen(source[j]);
+    }
+  };
+  switch (elements) {
+    case 1: return copy(std::integral_constant<int, 1>{});
+    case 2: return copy(std::integral_constant<int, 2>{});
+    case 3: return copy(std::integral_constant<int, 3>{});
+    default: return copy(std::integral_constant<int, 4>{});
+  }
+}
+
+}  // namespace edmfast
