@@ -13,6 +13,7 @@ MODULES: tuple[str, ...] = (
     "bench.bench_noise",
     "bench.bench_propagate",
     "bench.bench_resample",
+    "bench.bench_schemes",
 )
 
 

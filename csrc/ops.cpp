@@ -7,6 +7,9 @@ STABLE_TORCH_LIBRARY(edmfast, m) {
       "propagate(Tensor x, Tensor[] scores, Tensor ancestors, Tensor coefficients, Tensor rng, "
       "Tensor? mask, int first_population) -> (Tensor, Tensor)");
   m.def(
+      "resample(Tensor log_weights, Tensor rng, int count, float ess_threshold, int scheme, "
+      "int first_population) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
       "systematic_resample(Tensor log_weights, Tensor uniform, float ess_threshold) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

@@ -3,5 +3,13 @@
 from edmfast.ops.noise import rng_state, standard_normal
 from edmfast.ops.propagate import propagate
 from edmfast.ops.resample import Resampled, systematic_resample
+from edmfast.ops.schemes import resample
 
-__all__ = ["Resampled", "propagate", "rng_state", "standard_normal", "systematic_resample"]
+__all__ = [
+    "Resampled",
+    "propagate",
+    "resample",
+    "rng_state",
+    "standard_normal",
+    "systematic_resample",
+]

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edmfast.ops import Resampled, propagate, rng_state, standard_normal, systematic_resample
-from edmfast.reference.noise import uniform
+from edmfast.ops import Resampled, propagate, resample, rng_state, standard_normal
 from edmfast.smc.evaluate import evaluate
 from edmfast.smc.particles import Particles
 from edmfast.smc.proposals import Proposal, Step
@@ -28,6 +27,7 @@ class Engine:
         exponent: float,
         levels: list[float],
         kernel: Proposal,
+        resampling: str,
         ess_threshold: float,
         sigma_range: tuple[float, float],
         seed: int,
@@ -35,6 +35,7 @@ class Engine:
         batch_size: int | None,
     ) -> None:
         self.target, self.exponent, self.levels, self.kernel = target, exponent, levels, kernel
+        self.resampling = resampling
         self.ess_threshold, self.sigma_range = ess_threshold, sigma_range
         self.seed, self.first_population, self.batch_size = seed, first_population, batch_size
 
@@ -120,10 +121,13 @@ class Engine:
         )
 
     def _weigh(self, state: State, threshold: float) -> Resampled:
-        point = uniform(
-            rng_state(self.seed, state.index, state.x.device), len(state.x), self.first_population
+        result = resample(
+            state.log_weights,
+            rng_state(self.seed, state.index, state.x.device),
+            scheme=self.resampling,
+            ess_threshold=threshold,
+            first_population=self.first_population,
         )
-        result = systematic_resample(state.log_weights, point, ess_threshold=threshold)
         state.ess[state.index] = result.ess
         state.resampled[state.index] = result.resampled
         state.degenerate = state.degenerate | result.degenerate

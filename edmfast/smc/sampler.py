@@ -3,7 +3,7 @@
 Target pi_sigma ∝ exp(-U(x, sigma)) with score S and exponent A. Start x ~ N(0, (sigma_max²/A) I) with
 log G_0 = -U + A |x|²/(2 sigma_max²); each step s -> u moves by the proposal and adds
 log G = R - [U(x_u, u) - U(x_s, s)], R from `edmfast.ops.propagate`. A population is resampled
-(systematically) where its effective sample size falls below a fraction of N; log Z accumulates the
+(systematically by default) where its effective sample size falls below a fraction of N; log Z accumulates the
 log-mean-weights. Nothing on the path reads a device value on the host.
 Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra 2006 (SMC samplers).
 """
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from edmfast.ops.schemes import SCHEMES
 from edmfast.smc.calibration import Calibration
 from edmfast.smc.engine import Engine
 from edmfast.smc.particles import DegenerateWeightsWarning, Particles
@@ -61,7 +62,8 @@ def sample(
             deterministic denoising step. A `Calibration` brings its own levels and kappa table.
         particles, populations: N and P; populations are independent of each other.
         proposal: "euler", "ancestral", "noise_matched", "curvature_matched", or a Proposal.
-        resampling: "systematic". ess_threshold: resample below this fraction of N; 0 never does.
+        resampling: a scheme of `edmfast.ops.resample`.
+        ess_threshold: resample below this fraction of N; 0 never does.
         sigma_range: (lo, hi). Below lo, weights stop and the same kernel runs on unweighted; resampling
             happens from hi down to lo.
         seed: 64-bit. Population p has the same numbers for every P, batch_size aside from rounding;
@@ -95,6 +97,7 @@ def sample(
         "populations": populations,
         "first_population": first_population,
         "proposal": repr(kernel),
+        "resampling": resampling,
         "ess_threshold": ess_threshold,
         "sigma_range": [str(bound) for bound in sigma_range],
         "seed": seed,
@@ -106,6 +109,7 @@ def sample(
         exponent,
         visited,
         kernel,
+        resampling,
         ess_threshold,
         sigma_range,
         seed,
@@ -170,8 +174,8 @@ def _check_options(
     on_degenerate: str,
     compile: bool,
 ) -> None:
-    if resampling != "systematic":
-        raise ValueError(f"unknown resampling {resampling!r}; known: systematic")
+    if resampling not in SCHEMES:
+        raise ValueError(f"unknown resampling {resampling!r}; known: {', '.join(SCHEMES)}")
     if not 0.0 <= ess_threshold <= 1.0:
         raise ValueError(f"ess_threshold must be in [0, 1], got {ess_threshold}")
     low, high = sigma_range

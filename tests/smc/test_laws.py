@@ -72,6 +72,27 @@ def test_low_temperature_masses_and_normaliser(
     within_three_standard_errors(ratio.tolist(), 1.0)
 
 
+@pytest.mark.parametrize("resampling", ["stratified", "multinomial", "residual", "killing", "ssp"])
+def test_every_resampling_scheme_has_the_law(two_modes, levels, start_log_normaliser, resampling):
+    sigmas = levels(30)
+    pairs = square_masses(two_modes, float(sigmas[-1]))
+    result = smc.sample(
+        Tempered(two_modes, 2.0),
+        (2,),
+        sigmas,
+        particles=1000,
+        populations=SEEDS,
+        resampling=resampling,
+        ess_threshold=0.9,
+        seed=5,
+    )
+    mass = result.expectation(lambda x: (x[..., 0] < -0.2).double())
+    within_three_standard_errors(mass.tolist(), left_of(-0.2, *pairs))
+    truth = float(torch.logsumexp(pairs[0], 0)) - start_log_normaliser(float(sigmas[0]), 2.0, 2)
+    within_three_standard_errors(torch.exp(result.log_z - truth).tolist(), 1.0)
+    assert result.resampled.sum() > 2 * SEEDS
+
+
 def test_product_of_two_mixtures(levels, start_log_normaliser):
     a = GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.3]]), [0.3, 0.5], [0.3, 0.7])
     b = GaussianMixture(torch.tensor([[-0.8, 0.2], [1.2, 0.0]]), [0.4, 0.35], [0.6, 0.4])
