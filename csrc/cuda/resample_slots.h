@@ -1,0 +1,63 @@
+// The last launch of a large population: every block writes the slots that its tile of particles owns, up
+// to kStrip of them. Where a tile owns more, the rest is shared out: a block also looks after one strip of
+// kStrip slots. A strip cannot need two tiles: a slot that is left over has its owner's first kStrip slots
+// before it, so its owner also owns the strip's first slot. One particle that takes every slot therefore
+// costs a block at most two tiles of work.
+#pragma once
+#include "resample_large.h"
+
+namespace edmfast {
+
+// The owner of some slots: sums of the weights before a tile and at its end as slots.
+template <class T>
+struct TileSlots {
+  const LargeJob<T>& job;
+  const SlotMap& map;
+  const int64_t* offsets;  // of the population
+  int64_t tiles;
+
+  __device__ __forceinline__ int64_t first(int64_t tile) const {
+    return map.first_slot(tile < tiles ? offsets[tile] : map.total);
+  }
+
+  // What the tile writes itself.
+  __device__ __forceinline__ Piece own(int64_t tile) const {
+    const int64_t begin = first(tile), end = first(tile + 1);
+    return {tile, offsets[tile], begin, end < begin + kStrip ? end : begin + kStrip};
+  }
+
+  // What the tile that owns the strip's first slot leaves over of the strip.
+  __device__ __forceinline__ Piece left_over(int64_t strip) const {
+    const int64_t slot = strip * kStrip;
+    int64_t tile = 0, beyond = tiles;
+    while (beyond - tile > 1) {
+      const int64_t middle = (tile + beyond) / 2;
+      (first(middle) <= slot ? tile : beyond) = middle;
+    }
+    const int64_t written = first(tile) + kStrip, end = first(tile + 1);
+    return {tile, offsets[tile], slot > written ? slot : written, end < slot + kStrip ? end : slot + kStrip};
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) slots_kernel(LargeJob<T> job) {
+  const int64_t n = job.particles, tiles = tiles_of(n), p = blockIdx.x / tiles, tile = blockIdx.x % tiles;
+  if (!job.resampled[p]) {
+    const int64_t end = tile + 1 < tiles ? (tile + 1) * kTile : n;
+    for (int64_t i = tile * kTile + threadIdx.x; i < end; i += kThreads)
+      job.ancestors[p * n + i] = static_cast<int32_t>(i);
+    return;
+  }
+  const Population& state = job.state[p];
+  const double maximum = from_ordered_key(state.maximum);
+  const SlotMap map(n, state.total, job.uniform[p]);
+  const TileSlots<T> slots{job, map, job.offsets + p * tiles, tiles};
+  const int turns = state.spills != 0 && tile < strips_of(n) ? 2 : 1;
+  for (int turn = 0; turn < turns; ++turn) {
+    const Piece piece = turn == 0 ? slots.own(tile) : slots.left_over(tile);
+    if (piece.begin < piece.end) fill_piece(job, p, piece, maximum, map);
+    __syncthreads();
+  }
+}
+
+}  // namespace edmfast

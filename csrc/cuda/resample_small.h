@@ -1,0 +1,115 @@
+// Small populations in one launch: a warp for each of at most 32 particles, else a block for each.
+#pragma once
+#include "resample_weights.h"
+
+namespace edmfast {
+
+constexpr int kTinyThreads = 256;
+constexpr int kSmallThreads = 1024;
+
+// Lane i holds particle i, then slot i.
+template <class T>
+__global__ void __launch_bounds__(kTinyThreads) resample_warp_kernel(ResampleJob<T> job) {
+  const int64_t p = (int64_t{blockIdx.x} * kTinyThreads + threadIdx.x) / kWarp, n = job.particles;
+  if (p >= job.populations) return;
+  const int lane = threadIdx.x % kWarp;
+  const int bits = fraction_bits(n);
+  const double value = lane < n ? static_cast<double>(job.log_weights[p * n + lane]) : -kInfinity;
+  const bool is_nan = value != value;
+  const Maximum maximum =
+      warp_reduce(Maximum{is_nan ? -kInfinity : value, is_nan ? 1 : 0},
+                  [](const Maximum& a, const Maximum& b) { return larger(a, b); });
+  const int64_t weight = lane < n ? integer_weight(value, maximum.value, bits) : 0;
+  const Totals sums =
+      warp_reduce(totals_of(weight), [](const Totals& a, const Totals& b) { return combined(a, b); });
+  int active = lane == 0 ? decide_population(job, p, maximum, sums) : 0;
+  active = __shfl_sync(kAllLanes, active, 0);
+  int owner = lane;
+  if (active) {
+    const int64_t before = warp_scan(weight, [](int64_t a, int64_t b) { return a + b; }) - weight;
+    const SlotMap map(n, sums.total, job.uniform[p]);
+    const int first = static_cast<int>(map.first_slot(before));
+    // the last particle whose first slot is not after this one; lanes without a particle start at n
+    owner = 0;
+#pragma unroll
+    for (int step = kWarp / 2; step > 0; step /= 2)
+      if (__shfl_sync(kAllLanes, first, owner + step) <= lane) owner += step;
+  }
+  if (lane < n) job.ancestors[p * n + lane] = owner;
+}
+
+template <class T>
+__device__ Maximum find_maximum(const T* log_weights, int64_t n) {
+  __shared__ Maximum shared[kWarp];
+  constexpr Maximum kNone{-kInfinity, 0};
+  Maximum own = kNone;
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+    const double value = static_cast<double>(log_weights[i]);
+    own.value = value > own.value ? value : own.value;
+    own.has_nan |= value != value ? 1 : 0;
+  }
+  return block_reduce(own, kNone, [](const Maximum& a, const Maximum& b) { return larger(a, b); }, shared);
+}
+
+template <class T>
+__device__ Totals sum_weights(const T* log_weights, int64_t n, double maximum, int bits) {
+  __shared__ Totals shared[kWarp];
+  const auto sum = [](const Totals& a, const Totals& b) { return combined(a, b); };
+  Totals own{0, 0, 0};
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
+    own = combined(own, totals_of(integer_weight(log_weights[i], maximum, bits)));
+  return block_reduce(own, Totals{0, 0, 0}, sum, shared);
+}
+
+// Writes every particle with offspring at its first slot. All other slots must hold 0.
+template <class T>
+__device__ void mark_first_slots(const T* log_weights, int64_t n, double maximum, int bits, const SlotMap& map,
+                                 int32_t* ancestors) {
+  __shared__ int64_t shared[kWarp];
+  const auto sum = [](int64_t a, int64_t b) { return a + b; };
+  int64_t before = 0;
+  for (int64_t tile = 0; tile < n; tile += blockDim.x) {
+    const int64_t i = tile + threadIdx.x;
+    const int64_t weight = i < n ? integer_weight(log_weights[i], maximum, bits) : 0;
+    const Scan<int64_t> scan = block_scan(weight, int64_t{0}, sum, shared);
+    const int64_t slot = map.first_slot(before + scan.inclusive - weight);
+    const int64_t next = map.first_slot(before + scan.inclusive);
+    if (slot < next) ancestors[slot] = static_cast<int32_t>(i);
+    before += scan.all;
+  }
+}
+
+// Running maximum: carries every mark over the slots that follow it.
+__device__ inline void fill_slots(int64_t n, int32_t* ancestors) {
+  __shared__ int32_t shared[kWarp];
+  const auto later = [](int32_t a, int32_t b) { return a > b ? a : b; };
+  int32_t before = 0;
+  for (int64_t tile = 0; tile < n; tile += blockDim.x) {
+    const int64_t slot = tile + threadIdx.x;
+    const Scan<int32_t> scan = block_scan(slot < n ? ancestors[slot] : 0, 0, later, shared);
+    if (slot < n) ancestors[slot] = later(before, scan.inclusive);
+    before = later(before, scan.all);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kSmallThreads) resample_kernel(ResampleJob<T> job) {
+  const int64_t p = blockIdx.x, n = job.particles;
+  const T* log_weights = job.log_weights + p * n;
+  int32_t* ancestors = job.ancestors + p * n;
+  const int bits = fraction_bits(n);
+  const Maximum maximum = find_maximum(log_weights, n);
+  const Totals sums = sum_weights(log_weights, n, maximum.value, bits);
+  __shared__ bool resampled;
+  if (threadIdx.x == 0) resampled = decide_population(job, p, maximum, sums);
+  __syncthreads();
+  const bool active = resampled;
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) ancestors[i] = active ? 0 : static_cast<int32_t>(i);
+  if (!active) return;
+  __syncthreads();
+  mark_first_slots(log_weights, n, maximum.value, bits, SlotMap(n, sums.total, job.uniform[p]), ancestors);
+  __syncthreads();
+  fill_slots(n, ancestors);
+}
+
+}  // namespace edmfast
