@@ -37,7 +37,7 @@ void launch_large(const ResampleJob<T>& job, int64_t* scratch, cudaStream_t stre
   const LargeJob<T> large = large_job(job, scratch);
   const cudaError_t error = cudaMemsetAsync(large.state, 0, populations * sizeof(Population), stream);
   STD_TORCH_CHECK(error == cudaSuccess, "cannot clear scratch memory: ", cudaGetErrorString(error));
-  const int64_t blocks = std::clamp<int64_t>(kMaximumBlocks / populations, 1, tiles);
+  const auto blocks = static_cast<unsigned>(std::clamp<int64_t>(kMaximumBlocks / populations, 1, tiles));
   const unsigned grid = grid_of(populations * tiles, 1);
   maximum_kernel<T><<<grid_of(populations * blocks, 1), kThreads, 0, stream>>>(large, blocks);
   sum_kernel<T><<<grid, kThreads, 0, stream>>>(large);

@@ -22,6 +22,7 @@ struct LargeJob : ResampleJob<T> {
   Population* state;  // per population
   int64_t* offsets;   // per tile of each population: its sum, then the sum of those before it
   uint64_t* squares;  // per tile: high and low word of its sum of squares
+  int bits;           // fraction_bits, a loop not to be run by every thread
 };
 
 EDMFAST_HD int64_t scratch_words(int64_t populations, int64_t particles) {
@@ -33,7 +34,8 @@ template <class T>
 LargeJob<T> large_job(const ResampleJob<T>& job, int64_t* scratch) {
   int64_t* offsets = scratch + job.populations * int64_t{sizeof(Population) / 8};
   int64_t* squares = offsets + job.populations * tiles_of(job.particles);
-  return {job, reinterpret_cast<Population*>(scratch), offsets, reinterpret_cast<uint64_t*>(squares)};
+  return {job, reinterpret_cast<Population*>(scratch), offsets, reinterpret_cast<uint64_t*>(squares),
+          fraction_bits(job.particles)};
 }
 
 constexpr int64_t kSignBit = std::numeric_limits<int64_t>::min();
@@ -52,7 +54,7 @@ EDMFAST_HD double from_ordered_key(unsigned long long key) {
 
 // `blocks` per population, each taking every `blocks`-th tile.
 template <class T>
-__global__ void __launch_bounds__(kThreads) maximum_kernel(LargeJob<T> job, int64_t blocks) {
+__global__ void __launch_bounds__(kThreads) maximum_kernel(LargeJob<T> job, unsigned blocks) {
   __shared__ Maximum shared[kWarp];
   const int64_t p = blockIdx.x / blocks, n = job.particles, tiles = tiles_of(n);
   constexpr T kLowest = static_cast<T>(-kInfinity);
@@ -127,12 +129,12 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(LargeJob<T> job) {
   __shared__ Totals shared[kWarp];
   __shared__ bool last;
   // backwards: what the maximum read last is the likeliest to be cached still
-  const int64_t index = int64_t{gridDim.x} - 1 - blockIdx.x;
-  const int64_t n = job.particles, tiles = tiles_of(n), p = index / tiles;
+  const unsigned index = gridDim.x - 1 - blockIdx.x, tiles = static_cast<unsigned>(tiles_of(job.particles));
+  const int64_t n = job.particles, p = index / tiles;
   Population& state = job.state[p];
   const double maximum = from_ordered_key(state.maximum);
   int64_t weights[kItems];
-  load_weights(job.log_weights + p * n, index % tiles, n, maximum, fraction_bits(n), weights);
+  load_weights(job.log_weights + p * n, index % tiles, n, maximum, job.bits, weights);
   Totals own{0, 0, 0};
 #pragma unroll
   for (int j = 0; j < kItems; ++j) own = combined(own, totals_of(weights[j]));
@@ -140,11 +142,11 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(LargeJob<T> job) {
   own = block_reduce(own, Totals{0, 0, 0}, sum, shared);
   if (threadIdx.x == 0) {
     job.offsets[index] = own.total;
-    job.squares[2 * index] = own.high;
-    job.squares[2 * index + 1] = own.low;
+    job.squares[2 * int64_t{index}] = own.high;
+    job.squares[2 * int64_t{index} + 1] = own.low;
     // the sums are visible before the count, and the count is seen before the sums are read
     __threadfence();
-    last = atomicAdd(&state.finished, 1u) == static_cast<uint32_t>(tiles) - 1;
+    last = atomicAdd(&state.finished, 1u) == tiles - 1;
     __threadfence();
   }
   __syncthreads();

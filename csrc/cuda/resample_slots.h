@@ -41,7 +41,9 @@ struct TileSlots {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) slots_kernel(LargeJob<T> job) {
-  const int64_t n = job.particles, tiles = tiles_of(n), p = blockIdx.x / tiles, tile = blockIdx.x % tiles;
+  // 32-bit divisions: a 64-bit one is a call
+  const unsigned tiles = static_cast<unsigned>(tiles_of(job.particles));
+  const int64_t n = job.particles, p = blockIdx.x / tiles, tile = blockIdx.x % tiles;
   if (!job.resampled[p]) {
     const int64_t end = tile + 1 < tiles ? (tile + 1) * kTile : n;
     for (int64_t i = tile * kTile + threadIdx.x; i < end; i += kThreads)
@@ -55,7 +57,7 @@ __global__ void __launch_bounds__(kThreads) slots_kernel(LargeJob<T> job) {
   const int turns = state.spills != 0 && tile < strips_of(n) ? 2 : 1;
   for (int turn = 0; turn < turns; ++turn) {
     const Piece piece = turn == 0 ? slots.own(tile) : slots.left_over(tile);
-    if (piece.begin < piece.end) fill_piece(job, p, piece, maximum, map);
+    if (piece.begin < piece.end) fill_piece(job, p, piece, maximum, job.bits, map);
     __syncthreads();
   }
 }

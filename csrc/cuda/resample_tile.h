@@ -57,7 +57,7 @@ struct Piece {
 // does not depend on how the slots are shared among the particles. At most kStrip slots.
 template <class T>
 __device__ __forceinline__ void fill_piece(const ResampleJob<T>& job, int64_t p, const Piece& piece, double maximum,
-                                           const SlotMap& map) {
+                                           int bits, const SlotMap& map) {
   __shared__ int32_t marks[kStrip];
   __shared__ int64_t shared_sums[kWarp];
   __shared__ int32_t shared_marks[kWarp];
@@ -66,7 +66,7 @@ __device__ __forceinline__ void fill_piece(const ResampleJob<T>& job, int64_t p,
   for (int k = threadIdx.x; k < count; k += kThreads) marks[k] = 0;
 
   int64_t weights[kItems], own = 0;
-  load_weights(job.log_weights + p * n, piece.tile, n, maximum, fraction_bits(n), weights);
+  load_weights(job.log_weights + p * n, piece.tile, n, maximum, bits, weights);
 #pragma unroll
   for (int j = 0; j < kItems; ++j) own += weights[j];
   const auto sum = [](int64_t a, int64_t b) { return a + b; };
