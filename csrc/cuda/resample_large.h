@@ -125,7 +125,7 @@ __device__ __forceinline__ void finish_population(const LargeJob<T>& job, int64_
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) sum_kernel(LargeJob<T> job) {
+__global__ void __launch_bounds__(kThreads, kResident) sum_kernel(LargeJob<T> job) {
   __shared__ Totals shared[kWarp];
   __shared__ bool last;
   // backwards: what the maximum read last is the likeliest to be cached still

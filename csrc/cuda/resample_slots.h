@@ -40,7 +40,7 @@ struct TileSlots {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) slots_kernel(LargeJob<T> job) {
+__global__ void __launch_bounds__(kThreads, kResident) slots_kernel(LargeJob<T> job) {
   // 32-bit divisions: a 64-bit one is a call
   const unsigned tiles = static_cast<unsigned>(tiles_of(job.particles));
   const int64_t n = job.particles, p = blockIdx.x / tiles, tile = blockIdx.x % tiles;

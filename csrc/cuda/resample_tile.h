@@ -11,6 +11,8 @@ constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 constexpr int kThreads = 256;
 constexpr int kItems = 8;
 constexpr int kTile = kThreads * kItems;
+// Blocks to a multiprocessor, so 48 registers to a thread; with one block more, they spill.
+constexpr int kResident = 5;
 // Slots written by a block at a time. A tile of particles with ordinary weights owns about kTile slots.
 constexpr int kStrip = 2 * kTile;
 
