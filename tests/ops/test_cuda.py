@@ -15,6 +15,17 @@ from edmfast.ops import propagate, rng_state, standard_normal, systematic_resamp
 
 INF, NAN = math.inf, math.nan
 FLOATS = (torch.float32, torch.float64)
+# around 8192, where several blocks share a population, and around the borders of their tiles
+LARGE = [
+    (1, 8191),
+    (2, 8192),
+    (3, 8193),
+    (5, 12_289),
+    (2, 65_535),
+    (1, 65_536),
+    (3, 65_537),
+    (1, 1_000_003),
+]
 
 
 def why_not() -> str:
@@ -119,7 +130,9 @@ def test_propagate_reads_through_strides(generator):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (40, 33), (7, 1000), (2, 1025), (1, 100_003)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (3, 2), (19, 32), (40, 33), (7, 1000), (2, 1025), *LARGE]
+)
 @pytest.mark.parametrize("spread", [0.0, 0.1, 3.0, 300.0])
 def test_resample_has_the_bits_of_the_cpu(generator, dtype, shape, spread):
     log_weights = spread * torch.randn(shape, generator=generator, dtype=dtype).cuda()
@@ -133,6 +146,67 @@ def test_one_particle_takes_every_slot():
     log_weights[0, 31_234] = 0.0
     result = check_resample(log_weights, torch.tensor([0.7], device="cuda"))
     assert (result.ancestors == 31_234).all()
+
+
+@pytest.mark.parametrize("shape", LARGE)
+@pytest.mark.parametrize("where", [0.0, 0.4, 1.0])
+def test_one_particle_of_many_takes_every_slot(shape, where):
+    at = int(where * (shape[1] - 1))
+    log_weights = torch.full(shape, -1000.0, device="cuda")
+    log_weights[:, at] = 0.0
+    uniform = torch.linspace(0, 0.999, shape[0], dtype=torch.float64, device="cuda")
+    assert (check_resample(log_weights, uniform).ancestors == at).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", LARGE)
+def test_uneven_large_populations(generator, shape, dtype):
+    """Some tiles of particles own many tiles of slots, others none."""
+    noise = torch.randn(shape, generator=generator, dtype=dtype)
+    particle = torch.arange(shape[1])
+    uniform = torch.rand(shape[0], generator=generator, dtype=torch.float64).cuda()
+    half_in_one = torch.where(particle == shape[1] // 3, math.log(shape[1]), 0.1 * noise)
+    most_in_front = torch.where(particle < shape[1] // 64, noise + 8, noise)
+    few = torch.where(particle % 997 == 5, noise, -INF)
+    at_the_edge = torch.where(particle % 7 == 0, -42.0, torch.full_like(noise, -43.6))
+    at_the_edge[:, 11] = 0
+    for weights in (half_in_one, most_in_front, few, at_the_edge):
+        check_resample(weights.cuda(), uniform)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("particles", [8193, 100_000])
+def test_bad_weights_in_large_populations(generator, particles, dtype):
+    """Every population of one call is of another kind."""
+    weights = torch.randn(8, particles, generator=generator, dtype=dtype)
+    weights[0] = -INF
+    weights[1] = NAN
+    weights[2, ::3] = NAN
+    weights[3, 5::1000] = INF
+    weights[4, 1:] = -INF
+    weights[5, -1] = INF
+    weights[6] = 1e30
+    uniform = torch.rand(8, generator=generator, dtype=torch.float64).cuda()
+    result = check_resample(weights.cuda(), uniform)
+    assert result.degenerate.tolist() == [2, 3, 1, 4, 0, 4, 0, 0]
+    # contiguous, but not where vectors of 16 bytes start
+    shifted = weights.cuda().flatten()[1:-7].view(8, particles - 1)
+    check_resample(shifted, uniform, 0.5)
+
+
+def test_addresses_beyond_31_bits():
+    shape, at = (3, 2**30 - 5), 2**30 - 77
+    if torch.cuda.mem_get_info()[0] < 50 * 2**30:
+        pytest.skip("needs 50 GiB of device memory")
+    log_weights = torch.full(shape, -1000.0, device="cuda")
+    log_weights[:, at] = 0.0
+    uniform = torch.tensor([0.0, 0.5, 0.9], dtype=torch.float64, device="cuda")
+    result = systematic_resample(log_weights, uniform)
+    assert (result.ancestors.aminmax().min, result.ancestors.aminmax().max) == (at, at)
+    log_weights.zero_()
+    result = systematic_resample(log_weights, uniform, ess_threshold=0.5)
+    assert not result.resampled.any()
+    assert result.ancestors[:, -1].tolist() == [shape[1] - 1] * shape[0]
 
 
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1.0, -1.0, NAN])
@@ -180,10 +254,11 @@ def test_operators_name_what_is_on_the_wrong_device():
         torch.ops.edmfast.noise(x, rng_state(0, 0), 0, 0, 0)
 
 
-def test_a_step_can_be_captured(generator):
+@pytest.mark.parametrize("particles", [500, 20_000])
+def test_a_step_can_be_captured(generator, particles):
     """No host synchronisation and no allocation that depends on values: a CUDA graph replays it."""
-    x, score, _, coefficients, rng = propagate_inputs(generator, (3, 500, 12), torch.float32)
-    log_weights = torch.randn(3, 500, generator=generator).cuda()
+    x, score, _, coefficients, rng = propagate_inputs(generator, (3, particles, 12), torch.float32)
+    log_weights = torch.randn(3, particles, generator=generator).cuda()
     uniform = torch.rand(3, generator=generator, dtype=torch.float64).cuda()
 
     def step():
