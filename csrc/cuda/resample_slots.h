@@ -8,12 +8,10 @@
 
 namespace edmfast {
 
-// The owner of some slots: sums of the weights before a tile and at its end as slots.
-template <class T>
+// Which slots of a population its tiles of particles own.
 struct TileSlots {
-  const LargeJob<T>& job;
   const SlotMap& map;
-  const int64_t* offsets;  // of the population
+  const int64_t* offsets;  // sums of the weights before each tile
   int64_t tiles;
 
   __device__ __forceinline__ int64_t first(int64_t tile) const {
@@ -53,7 +51,7 @@ __global__ void __launch_bounds__(kThreads, kResident) slots_kernel(LargeJob<T> 
   const Population& state = job.state[p];
   const double maximum = from_ordered_key(state.maximum);
   const SlotMap map(n, state.total, job.uniform[p]);
-  const TileSlots<T> slots{job, map, job.offsets + p * tiles, tiles};
+  const TileSlots slots{map, job.offsets + p * tiles, tiles};
   const int turns = state.spills != 0 && tile < strips_of(n) ? 2 : 1;
   for (int turn = 0; turn < turns; ++turn) {
     const Piece piece = turn == 0 ? slots.own(tile) : slots.left_over(tile);
