@@ -14,6 +14,7 @@ MODULES: tuple[str, ...] = (
     "bench.bench_propagate",
     "bench.bench_resample",
     "bench.bench_schemes",
+    "bench.bench_score_gram",
 )
 
 

@@ -9,6 +9,7 @@ STABLE_TORCH_LIBRARY(edmfast, m) {
   m.def(
       "resample(Tensor log_weights, Tensor rng, int count, float ess_threshold, int scheme, "
       "int first_population) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("score_gram(Tensor scores, Tensor? displacement) -> (Tensor, Tensor)");
   m.def(
       "systematic_resample(Tensor log_weights, Tensor uniform, float ess_threshold) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");

@@ -15,7 +15,16 @@ import edmfast
 
 FOLDER = Path(edmfast.__file__).parent
 LIBRARY = FOLDER / "_cuda.so"
-KERNELS = ("noise_kernel", "propagate_kernel", "resample_kernel")
+KERNELS = (
+    "score_gram_kernel",
+    "maximum_kernel",
+    "noise_kernel",
+    "propagate_kernel",
+    "resample_kernel",
+    "resample_warp_kernel",
+    "slots_kernel",
+    "sum_kernel",
+)
 
 
 def nvcc() -> str | None:

@@ -4,12 +4,14 @@ from edmfast.ops.noise import rng_state, standard_normal
 from edmfast.ops.propagate import propagate
 from edmfast.ops.resample import Resampled, systematic_resample
 from edmfast.ops.schemes import resample
+from edmfast.ops.score_gram import score_gram
 
 __all__ = [
     "Resampled",
     "propagate",
     "resample",
     "rng_state",
+    "score_gram",
     "standard_normal",
     "systematic_resample",
 ]

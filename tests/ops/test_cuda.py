@@ -1,6 +1,7 @@
 """CUDA kernels against the CPU ones: the same bits wherever no sum of floats is involved.
 
-R sums floats in another order, and log_mean takes the device's logarithm; those two to tolerance.
+R and the inner products of score_gram are summed in another order, and log_mean takes the device's
+logarithm; those to tolerance.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from edmfast import _extension
-from edmfast.ops import propagate, rng_state, standard_normal, systematic_resample
+from edmfast.ops import propagate, rng_state, score_gram, standard_normal, systematic_resample
 
 INF, NAN = math.inf, math.nan
 FLOATS = (torch.float32, torch.float64)
@@ -129,6 +130,22 @@ def test_propagate_reads_through_strides(generator):
     torch.testing.assert_close(ratio.cpu(), expected[1], rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("d", [1, 2, 8, 9, 33, 2048, 2049])
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.float16, torch.bfloat16])
+def test_score_gram(generator, d, dtype):
+    for count in range(1, 9):
+        scores = torch.randn(count, 2, 37, d, generator=generator, dtype=torch.float64).to(dtype)
+        noise = torch.randn(2, 37, d, generator=generator, dtype=torch.float64).to(dtype)
+        host = score_gram(scores, noise)
+        sizes = score_gram(scores.abs(), noise.abs())
+        device = score_gram(scores.cuda(), noise.cuda())
+        for got, wanted, size in zip(device, host, sizes, strict=True):
+            assert ((got.cpu() - wanted).abs() <= d * torch.finfo(torch.float64).eps * size).all()
+        assert torch.equal(device[0], device[0].mT)
+        assert torch.equal(score_gram(scores.cuda())[0], device[0])
+        assert torch.equal(score_gram(scores[:, 1:].cuda())[0], device[0][1:])
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(
     "shape", [(1, 1), (3, 2), (19, 32), (40, 33), (7, 1000), (2, 1025), *LARGE]
@@ -244,6 +261,9 @@ def test_empty():
         moved, ratio = propagate(x, x, ancestors, coefficients, rng)
         assert moved.shape == shape
         assert torch.equal(ratio, torch.zeros(shape[:2], device="cuda"))
+        gram, along = score_gram(x[None], x)
+        assert torch.equal(gram, torch.zeros(*shape[:2], 1, 1, dtype=torch.float64, device="cuda"))
+        assert torch.equal(along, gram[..., 0])
     result = systematic_resample(torch.zeros(0, 5, device="cuda"), torch.zeros(0, device="cuda"))
     assert result.ancestors.shape == (0, 5)
 
