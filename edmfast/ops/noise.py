@@ -44,8 +44,9 @@ def rng_state(seed: int, step: int, device: torch.device | str = "cpu") -> Tenso
 def standard_normal(
     like: Tensor,
     *,
-    seed: int,
-    step: int,
+    seed: int = 0,
+    step: int = 0,
+    rng: Tensor | None = None,
     stream: int = 0,
     first_population: int = 0,
     first_particle: int = 0,
@@ -53,7 +54,8 @@ def standard_normal(
     """Independent N(0, 1) numbers of the shape, dtype and device of `like` [P, N, *shape].
 
     Population ``p`` and particle ``n`` here are ``first_population + p`` and ``first_particle + n``
-    of the counter. `stream` (0 to 15) separates uses that share seed and step.
+    of the counter. `stream` (0 to 15) separates uses that share seed and step. rng: int64 [2], takes the
+    place of (seed, step) where they are on the device.
 
     Raises TypeError for a dtype that is not floating point, ValueError for fewer than two dimensions
     or an unknown stream. Source: Salmon et al. 2011.
@@ -68,6 +70,6 @@ def standard_normal(
     flat = like.detach().reshape(populations, particles, like[0, 0].numel() if like.numel() else 0)
     if flat.dtype not in (torch.float32, torch.float64):
         flat = torch.empty_like(flat, dtype=torch.float32)
-    rng = rng_state(seed, step, like.device)
+    rng = rng_state(seed, step, like.device) if rng is None else rng
     out = torch.ops.edmfast.noise(flat, rng, stream, first_population, first_particle)
     return out.reshape(like.shape).to(like.dtype)

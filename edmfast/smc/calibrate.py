@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edmfast.ops import rng_state
 from edmfast.smc.calibration import Calibration
 from edmfast.smc.evaluate import evaluate
 from edmfast.smc.sampler import sample
@@ -54,7 +55,11 @@ def calibrate(
 
     def record(info: dict[str, Any]) -> None:
         found = evaluate(
-            target, info["x"], info["sigma"], probe=True, seed=seed + 1, step=int(info["i"])
+            target,
+            info["x"],
+            info["sigma"],
+            rng=rng_state(seed + 1, int(info["i"]), info["x"].device),
+            probe=True,
         )
         assert found.curvature is not None
         weights = torch.softmax(info["log_weights"], dim=1)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from edmfast.ops import Resampled, propagate, resample, rng_state, standard_normal
+from edmfast.ops import resample, rng_state, standard_normal
+from edmfast.smc.compiled import CompiledStep
 from edmfast.smc.evaluate import evaluate
 from edmfast.smc.particles import Particles
-from edmfast.smc.proposals import Proposal, Step
+from edmfast.smc.proposals import Step
 from edmfast.smc.reductions import population_sd
 from edmfast.smc.state import State
+from edmfast.smc.step import Law, Mode, Moving, advance
 
 _START_STREAM = 1
 
@@ -23,21 +25,17 @@ class Engine:
 
     def __init__(
         self,
-        target: Any,
-        exponent: float,
+        law: Law,
         levels: list[float],
-        kernel: Proposal,
-        resampling: str,
         ess_threshold: float,
         sigma_range: tuple[float, float],
         seed: int,
-        first_population: int,
-        batch_size: int | None,
+        *,
+        compile: bool = False,
     ) -> None:
-        self.target, self.exponent, self.levels, self.kernel = target, exponent, levels, kernel
-        self.resampling = resampling
+        self.law, self.levels, self.seed = law, levels, seed
         self.ess_threshold, self.sigma_range = ess_threshold, sigma_range
-        self.seed, self.first_population, self.batch_size = seed, first_population, batch_size
+        self.step = CompiledStep(law) if compile else functools.partial(advance, law)
 
     def start(self, like: Tensor) -> State:
         populations, particles = like.shape[:2]
@@ -47,19 +45,27 @@ class Engine:
             seed=self.seed,
             step=0,
             stream=_START_STREAM,
-            first_population=self.first_population,
+            first_population=self.law.first_population,
         )
-        x = z * (sigma / math.sqrt(self.exponent))
-        energy, score, curvature = self._evaluate(x, 0)
+        x = z * (sigma / math.sqrt(self.law.exponent))
+        found = evaluate(
+            self.law.target,
+            x,
+            sigma,
+            rng=rng_state(self.seed, 0, x.device),
+            probe=self.law.kernel.needs_curvature and len(self.levels) > 1,
+            first_population=self.law.first_population,
+            batch_size=self.law.batch_size,
+        )
         squares = x.double().square().flatten(2).sum(2)
-        log_weights = self.exponent * squares / (2 * sigma**2) - energy
+        log_weights = self.law.exponent * squares / (2 * sigma**2) - found.energy
         trace = torch.zeros(len(self.levels), populations, dtype=torch.float64, device=x.device)
         state = State(
             index=0,
             x=x,
-            energy=energy,
-            score=score,
-            curvature=curvature,
+            energy=found.energy,
+            score=found.score,
+            curvature=x.new_empty(0) if found.curvature is None else found.curvature,
             log_weights=log_weights,
             log_z=trace.new_zeros(populations),
             root=torch.arange(particles, dtype=torch.int32, device=x.device).repeat(populations, 1),
@@ -74,36 +80,30 @@ class Engine:
     def advance(self, state: State) -> None:
         """Resample if needed at level s, then move to the next level u and weigh."""
         i = state.index
-        step = Step(i, self.levels[i], self.levels[i + 1])
-        ancestors = self._resample(state, step.s)
-        index = ancestors.long()
-        curvature = state.curvature
-        curvature = (
-            curvature.gather(1, index).mean(1) if self.kernel.needs_curvature else state.log_z
+        s, u = self.levels[i], self.levels[i + 1]
+        low, high = self.sigma_range
+        mode = Mode(
+            threshold=self.ess_threshold if low <= s <= high else 0.0,
+            weigh=u >= low,
+            probe=self.law.kernel.needs_curvature and i + 2 < len(self.levels),
         )
-        rng = rng_state(self.seed, i, state.x.device)
-        x, ratio = propagate(
-            state.x,
-            state.score,
-            ancestors,
-            self.kernel.coefficients(step, self.exponent, curvature),
-            rng,
-            first_population=self.first_population,
-        )
-        before = state.energy.gather(1, index)
-        state.energy, state.score, state.curvature = self._evaluate(x, i + 1)
-        state.x = x
-        increment = ratio.double() - (state.energy - before)
+        device = state.x.device
+        rng, next_rng = rng_state(self.seed, i, device), rng_state(self.seed, i + 1, device)
+        moving = Moving(*(getattr(state, name) for name in Moving._fields))
+        moved, report = self.step(moving, Step(i, s, u), rng, next_rng, mode)
+        for name, value in zip(Moving._fields, moved, strict=True):
+            setattr(state, name, value)
+        state.ess[i], state.resampled[i] = report.ess, report.resampled
+        state.log_weight_sd[i + 1] = report.log_weight_sd
         state.index = i + 1
-        state.log_weight_sd[i + 1] = population_sd(increment)
-        if step.u >= self.sigma_range[0]:
-            state.log_weights = state.log_weights + increment
 
     def finish(self, state: State, levels: list[float]) -> Particles:
-        result = self._weigh(state, 0.0)
+        rng = rng_state(self.seed, state.index, state.x.device)
+        result = resample(state.log_weights, rng, ess_threshold=0.0)
+        state.ess[state.index] = result.ess
         x = state.x
         if levels[-1] == 0:
-            x = x + (self.levels[-1] ** 2 / self.exponent) * state.score
+            x = x + (self.levels[-1] ** 2 / self.law.exponent) * state.score
         ordered = state.root.sort(1).values
         unique = 1 + (ordered.diff(dim=1) != 0).sum(1)
         return Particles(
@@ -114,45 +114,8 @@ class Engine:
             resampled=state.resampled,
             log_weight_sd=state.log_weight_sd,
             unique_ancestors=unique,
-            degenerate=state.degenerate,
+            degenerate=state.degenerate | result.degenerate,
             sigmas=torch.tensor(levels, dtype=torch.float64, device=x.device),
             nfe=len(self.levels),
             seed=self.seed,
         )
-
-    def _weigh(self, state: State, threshold: float) -> Resampled:
-        result = resample(
-            state.log_weights,
-            rng_state(self.seed, state.index, state.x.device),
-            scheme=self.resampling,
-            ess_threshold=threshold,
-            first_population=self.first_population,
-        )
-        state.ess[state.index] = result.ess
-        state.resampled[state.index] = result.resampled
-        state.degenerate = state.degenerate | result.degenerate
-        return result
-
-    def _resample(self, state: State, sigma: float) -> Tensor:
-        low, high = self.sigma_range
-        result = self._weigh(state, self.ess_threshold if low <= sigma <= high else 0.0)
-        chosen = result.resampled
-        state.log_z = state.log_z + torch.where(chosen, result.log_mean, 0.0)
-        state.log_weights = torch.where(chosen[:, None], 0.0, state.log_weights)
-        state.root = state.root.gather(1, result.ancestors.long())
-        return result.ancestors
-
-    def _evaluate(self, x: Tensor, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        last = index == len(self.levels) - 1
-        found = evaluate(
-            self.target,
-            x,
-            self.levels[index],
-            probe=self.kernel.needs_curvature and not last,
-            seed=self.seed,
-            step=index,
-            first_population=self.first_population,
-            batch_size=self.batch_size,
-        )
-        curvature = found.curvature if found.curvature is not None else x.new_empty(0)
-        return found.energy, found.score, curvature

@@ -32,15 +32,15 @@ class Evaluation:
 def evaluate(
     target: Any,
     x: Tensor,
-    sigma: float,
+    sigma: float | Tensor,
     *,
+    rng: Tensor,
     probe: bool,
-    seed: int,
-    step: int,
     first_population: int = 0,
     batch_size: int | None = None,
 ) -> Evaluation:
-    """x [P, N, *shape] at one noise level; one NFE. batch_size: most rows per call of the target.
+    """x [P, N, *shape] at one noise level; one NFE. rng: int64 [2], of the probe. batch_size: most
+    rows per call of the target.
 
     Raises ValueError where the target returns other shapes, or a score without a graph to probe.
     """
@@ -49,7 +49,7 @@ def evaluate(
     v = None
     if probe:
         normal = standard_normal(
-            x, seed=seed, step=step, stream=_PROBE_STREAM, first_population=first_population
+            x, rng=rng, stream=_PROBE_STREAM, first_population=first_population
         )
         v = torch.where(normal < 0, -1.0, 1.0).to(x.dtype).flatten(0, 1)
     size = batch_size or _group_rows(x, particles)
@@ -78,7 +78,7 @@ def _group_rows(x: Tensor, particles: int) -> int:
 
 
 def _evaluate_rows(
-    target: Any, x: Tensor, sigma: float, v: Tensor | None
+    target: Any, x: Tensor, sigma: float | Tensor, v: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     if v is None:
         with torch.no_grad():

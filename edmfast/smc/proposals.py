@@ -25,15 +25,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Step:
-    """From noise level s down to u; index counts steps from 0."""
+    """From noise level s down to u; index counts steps from 0. Numbers, or float64 tensors []."""
 
-    index: int
-    s: float
-    u: float
+    index: int | Tensor
+    s: float | Tensor
+    u: float | Tensor
 
     @property
-    def tau2(self) -> float:
+    def tau2(self) -> float | Tensor:
         return self.s**2 - self.u**2
+
+
+Number = float | Tensor
 
 
 class Proposal:
@@ -44,11 +47,10 @@ class Proposal:
 
     def coefficients(self, step: Step, exponent: float, curvature: Tensor) -> Tensor:
         """float64 [P, 3]; curvature [P] is the population mean of tr(grad S)/(A d), where needed."""
-        drift, v_m, v_l = self._numbers(step, exponent)
-        row = curvature.new_tensor([drift, v_m, v_l], dtype=torch.float64)
-        return row.expand(len(curvature), 3)
+        ones = torch.ones_like(curvature, dtype=torch.float64)
+        return torch.stack([ones * number for number in self._numbers(step, exponent)], dim=1)
 
-    def _numbers(self, step: Step, exponent: float) -> tuple[float, float, float]:
+    def _numbers(self, step: Step, exponent: float) -> tuple[Number, Number, Number]:
         raise TypeError(f"{type(self).__name__} must define its coefficients")
 
 
@@ -58,7 +60,7 @@ class Euler(Proposal):
 
     name = "euler"
 
-    def _numbers(self, step: Step, exponent: float) -> tuple[float, float, float]:
+    def _numbers(self, step: Step, exponent: float) -> tuple[Number, Number, Number]:
         return step.tau2, step.tau2, step.tau2
 
 
@@ -68,7 +70,7 @@ class Ancestral(Proposal):
 
     name = "ancestral"
 
-    def _numbers(self, step: Step, exponent: float) -> tuple[float, float, float]:
+    def _numbers(self, step: Step, exponent: float) -> tuple[Number, Number, Number]:
         return step.tau2, step.tau2 * (step.u / step.s) ** 2, step.tau2
 
 
@@ -83,7 +85,7 @@ class NoiseMatched(Proposal):
         if not (math.isfinite(self.data_std) and self.data_std >= 0):
             raise ValueError(f"data_std must not be negative, got {self.data_std}")
 
-    def _numbers(self, step: Step, exponent: float) -> tuple[float, float, float]:
+    def _numbers(self, step: Step, exponent: float) -> tuple[Number, Number, Number]:
         c2 = self.data_std**2
         kappa = (step.u**2 + c2) / (step.s**2 + c2)
         return step.tau2 / exponent, kappa * step.tau2 / exponent, step.tau2 / exponent
@@ -104,10 +106,12 @@ class CurvatureMatched(Proposal):
     def coefficients(self, step: Step, exponent: float, curvature: Tensor) -> Tensor:
         if self.kappa is None:
             lowest = 0.5 * (step.u / step.s) ** 2
-            kappa = (1.0 + step.tau2 * curvature.double()).clamp(lowest, 1.0)
+            kappa = 1.0 + step.tau2 * curvature.double()
+            kappa = torch.maximum(kappa, torch.ones_like(kappa) * lowest).clamp(max=1.0)
         else:
-            kappa = curvature.new_full(curvature.shape, self.kappa[step.index], dtype=torch.float64)
-        v_l = torch.full_like(kappa, step.tau2 / exponent)
+            table = torch.tensor(self.kappa, dtype=torch.float64, device=curvature.device)
+            kappa = table[step.index].expand(len(curvature))
+        v_l = torch.ones_like(kappa) * (step.tau2 / exponent)
         return torch.stack([v_l, kappa * v_l, v_l], dim=1)
 
 

@@ -60,11 +60,16 @@ def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.
 
 
 def fingerprint(target: Any) -> str:
-    """Tells targets apart: class, exponents and every parameter and buffer."""
+    """Tells targets apart: classes, exponents, bound conditions and every parameter and buffer."""
     digest = hashlib.sha256(f"{type(target).__name__} {float(target.exponent)}".encode())
     digest.update(repr(getattr(target, "exponents", "")).encode())
     if isinstance(target, nn.Module):
-        for name, tensor in target.state_dict().items():
+        tensors = dict(target.state_dict())
+        for name, module in target.named_modules():
+            digest.update(f"{name} {type(module).__name__}".encode())
+            for key, value in getattr(module, "condition", {}).items():
+                tensors[f"{name}.condition.{key}"] = torch.as_tensor(value)
+        for name, tensor in tensors.items():
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

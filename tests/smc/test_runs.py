@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edmfast import smc
-from edmfast.models import EnergyModel, Tempered
+from edmfast.models import Conditioned, EnergyModel, Guided, Tempered
 from edmfast.models.analytic import GaussianMixture
 from edmfast.models.backbones import ResidualMLP
 
@@ -57,6 +57,34 @@ def test_threads_do_not_change_bits(cold, levels):
         torch.set_num_threads(before)
     for name, value in fields(results[0]).items():
         assert torch.equal(value, fields(results[1])[name]), name
+
+
+def labelled():
+    torch.manual_seed(0)
+    model = EnergyModel(ResidualMLP(2, width=16, depth=1, num_classes=3))
+    torch.nn.init.normal_(model.backbone.output.weight)
+    return model
+
+
+@pytest.mark.parametrize("batch_size", [None, 50])
+def test_every_population_has_its_own_condition(levels, batch_size):
+    model, options = labelled(), {"particles": 30, "seed": 4}
+    labels = torch.tensor([2, 0, 1])
+    target = Guided(model, Conditioned(model, class_label=labels), 2.0)
+    together = smc.sample(target, (2,), levels(6), populations=3, batch_size=batch_size, **options)
+    for p, label in enumerate(labels.tolist()):
+        one = Guided(model, Conditioned(model, class_label=label), 2.0)
+        alone = smc.sample(one, (2,), levels(6), first_population=p, **options)
+        assert torch.equal(together.x[p : p + 1], alone.x)
+        assert torch.equal(together.log_weights[p : p + 1], alone.log_weights)
+
+
+def test_a_checkpoint_of_another_condition_is_refused(levels, tmp_path):
+    model, path = labelled(), tmp_path / "run.safetensors"
+    options = {"particles": 20, "checkpoint": path, "checkpoint_every": 2}
+    smc.sample(Conditioned(model, class_label=1), (2,), levels(6), **options)
+    with pytest.raises(ValueError, match=r"another run or model.*target"):
+        smc.sample(Conditioned(model, class_label=2), (2,), levels(6), particles=20, resume=path)
 
 
 class Stop(Exception):
@@ -198,7 +226,6 @@ def test_degenerate_weights_are_told(levels, value, everywhere, text):
         ({"sigma_range": (2.0, 1.0)}, ValueError, "sigma_range"),
         ({"on_degenerate": "ignore"}, ValueError, "on_degenerate"),
         ({"dtype": torch.float16}, TypeError, "dtype"),
-        ({"compile": True}, ValueError, "compile"),
         ({"target": torch.nn.Identity()}, TypeError, "energy_and_score"),
     ],
 )

@@ -1,0 +1,74 @@
+"""compile=True: one flat graph per mode of the step, the numbers of the eager run."""
+
+import warnings
+
+import pytest
+import torch
+
+from edmfast import smc
+from edmfast.models import Tempered
+from edmfast.smc import compiled
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Collects the graphs that are traced and how they are compiled."""
+    found = []
+    compile_ = torch.compile
+
+    def record(graph, **options):
+        found.append((graph, options))
+        return compile_(graph, **options)
+
+    monkeypatch.setattr(compiled.torch, "compile", record)
+    return found
+
+
+@pytest.mark.parametrize("proposal", ["curvature_matched", "ancestral"])
+def test_compiled_run_equals_the_eager_one(two_modes, levels, graphs, proposal):
+    target = Tempered(two_modes, 2.0)
+    options = {
+        "particles": 200,
+        "populations": 3,
+        "proposal": proposal,
+        "sigma_range": (0.05, 5.0),
+        "ess_threshold": 0.9,
+        "seed": 2,
+    }
+    eager = smc.sample(target, (2,), levels(12), **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="compile=True failed")
+        result = smc.sample(target, (2,), levels(12), compile=True, **options)
+    assert eager.resampled.any()
+    assert torch.equal(result.resampled, eager.resampled)
+    assert torch.equal(result.unique_ancestors, eager.unique_ancestors)
+    for name in ("x", "log_weights", "log_z", "ess", "log_weight_sd"):
+        ours, theirs = getattr(result, name), getattr(eager, name)
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    # with and without resampling, with and without weights; a break would be an error
+    assert 2 <= len(graphs) <= 4
+    for graph, how in graphs:
+        assert how["fullgraph"]
+        names = [str(node.target) for node in graph.graph.nodes]
+        assert names.count("edmfast.resample.default") == 1
+        assert names.count("edmfast.propagate.default") == 1
+
+
+class Unfit:
+    """A target that leaves torch, where no tracer can follow."""
+
+    exponent = 1.0
+
+    def energy_and_score(self, x, sigma):
+        energy = torch.from_numpy(0.5 * (x.numpy() ** 2).sum(1)) / (1 + float(sigma) ** 2)
+        return energy, -x / (1 + float(sigma) ** 2)
+
+
+def test_what_cannot_be_traced_runs_eagerly_after_one_warning(levels):
+    options = {"particles": 50, "proposal": "ancestral", "dtype": torch.float64}
+    with pytest.warns(UserWarning, match="compile=True failed") as told:
+        result = smc.sample(Unfit(), (2,), levels(6), compile=True, **options)
+    assert len([w for w in told if "compile=True" in str(w.message)]) == 1
+    eager = smc.sample(Unfit(), (2,), levels(6), **options)
+    assert torch.equal(result.x, eager.x)
+    assert torch.equal(result.log_weights, eager.log_weights)
