@@ -7,7 +7,7 @@
 
 namespace edmfast {
 
-constexpr int64_t kSmall = 1024, kFew = 32;
+constexpr int64_t kSmall = 1024, kFew = 16;
 
 // A group of populations with kSmall particles together at most.
 struct SmallGroup {
