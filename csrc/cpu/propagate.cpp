@@ -1,14 +1,12 @@
 // Proposal step: reads x and the scores through the ancestors, adds noise, writes x_u and the kernel log-ratio R.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
 #include <optional>
 #include <tuple>
 #include <vector>
 
+#include "../include/arguments.h"
 #include "allocate.h"
 #include "propagate_kernels.h"
 
@@ -118,44 +116,25 @@ void run(const Job<S>& job, int64_t populations, const int64_t* rng, int64_t fir
 
 std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tensor ancestors, Tensor coefficients,
                                      Tensor rng, std::optional<Tensor> mask, int64_t first_population) {
-  const int64_t models = static_cast<int64_t>(scores.size());
-  STD_TORCH_CHECK(models >= 1 && models <= kMaxModels, "1 to 8 scores");
-  STD_TORCH_CHECK(x.dim() == 3 && ancestors.dim() == 2, "x, scores [P, N, d]; ancestors [P, N]");
-  STD_TORCH_CHECK(ancestors.scalar_type() == ScalarType::Int, "ancestors must be int32");
-  STD_TORCH_CHECK(coefficients.scalar_type() == ScalarType::Double && coefficients.dim() == 2 &&
-                      coefficients.size(1) == models + 2,
-                  "coefficients must be float64 [P, M + 2]");
-  STD_TORCH_CHECK(rng.scalar_type() == ScalarType::Long, "rng must be int64");
-  STD_TORCH_CHECK(!mask || mask->scalar_type() == ScalarType::Bool, "mask must be bool");
-  x = torch::stable::contiguous(x);
-  ancestors = torch::stable::contiguous(ancestors);
-  coefficients = torch::stable::contiguous(coefficients);
-  rng = torch::stable::contiguous(rng);
-  if (mask) mask = torch::stable::contiguous(*mask);
-  const int64_t populations = x.size(0), particles = x.size(1), elements = x.size(2);
-  for (Tensor& score : scores) {
-    STD_TORCH_CHECK(score.scalar_type() == x.scalar_type() && score.numel() == x.numel(), "scores must be like x");
-    score = torch::stable::contiguous(score);
-  }
-  const ScalarType dtype = x.scalar_type();
-  Tensor moved = empty_cpu({populations, particles, elements}, dtype);
-  Tensor ratio = empty_cpu({populations, particles}, dtype == ScalarType::Double ? dtype : ScalarType::Float);
+  const PropagateArguments in(x, std::move(scores), ancestors, coefficients, rng, std::move(mask));
+  Tensor moved = empty_cpu({in.populations, in.particles, in.elements}, in.x.scalar_type());
+  Tensor ratio = empty_cpu({in.populations, in.particles}, in.ratio_dtype());
   const auto launch = [&](auto sample) {
     using S = decltype(sample);
-    Job<S> job{static_cast<const S*>(x.data_ptr()),
+    Job<S> job{static_cast<const S*>(in.x.data_ptr()),
                {},
-               models,
-               static_cast<const int32_t*>(ancestors.data_ptr()),
-               static_cast<const double*>(coefficients.data_ptr()),
-               mask ? static_cast<const uint8_t*>(mask->data_ptr()) : nullptr,
-               particles,
-               elements,
+               in.models,
+               static_cast<const int32_t*>(in.ancestors.data_ptr()),
+               static_cast<const double*>(in.coefficients.data_ptr()),
+               in.mask_data(),
+               in.particles,
+               in.elements,
                static_cast<S*>(moved.data_ptr()),
                static_cast<typename Job<S>::T*>(ratio.data_ptr())};
-    for (int64_t k = 0; k < models; ++k) job.scores[k] = static_cast<const S*>(scores[k].data_ptr());
-    run(job, populations, static_cast<const int64_t*>(rng.data_ptr()), first_population);
+    for (int64_t k = 0; k < in.models; ++k) job.scores[k] = static_cast<const S*>(in.scores[k].data_ptr());
+    run(job, in.populations, static_cast<const int64_t*>(in.rng.data_ptr()), first_population);
   };
-  switch (dtype) {
+  switch (in.x.scalar_type()) {
     case ScalarType::Float: launch(float{}); break;
     case ScalarType::Double: launch(double{}); break;
     case ScalarType::Half: launch(Half{}); break;

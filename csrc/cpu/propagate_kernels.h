@@ -10,7 +10,6 @@
 namespace edmfast {
 
 constexpr int kLanes = 16;
-constexpr int kMaxModels = 8;
 
 struct Moments {
   double noise = 0, cross = 0, shift = 0;  // |z|^2, <m, z>, |m|^2

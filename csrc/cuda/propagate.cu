@@ -1,7 +1,6 @@
 // Proposal step: reads x and score through the ancestors, adds noise, writes x_u and the kernel log-ratio R.
 // x_u has the bits of the CPU; the sums in R are taken in another order.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -11,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../include/arguments.h"
 #include "collective.h"
 #include "launch.h"
 #include "normals.h"
@@ -22,8 +22,6 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int kThreads = 256;
-
-constexpr int kMaxModels = 8;
 
 // |z|^2, <m, z>, |m|^2. No default member values: shared memory takes no constructors.
 struct Moments {
@@ -156,56 +154,37 @@ void launch_propagate(const PropagateJob<S>& job, cudaStream_t stream) {
 
 std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tensor ancestors, Tensor coefficients,
                                      Tensor rng, std::optional<Tensor> mask, int64_t first_population) {
-  const int64_t models = static_cast<int64_t>(scores.size());
-  STD_TORCH_CHECK(models >= 1 && models <= kMaxModels, "1 to 8 scores");
-  STD_TORCH_CHECK(x.dim() == 3 && ancestors.dim() == 2, "x, scores [P, N, d]; ancestors [P, N]");
-  STD_TORCH_CHECK(ancestors.scalar_type() == ScalarType::Int, "ancestors must be int32");
-  STD_TORCH_CHECK(coefficients.scalar_type() == ScalarType::Double && coefficients.dim() == 2 &&
-                      coefficients.size(1) == models + 2,
-                  "coefficients must be float64 [P, M + 2]");
-  STD_TORCH_CHECK(rng.scalar_type() == ScalarType::Long, "rng must be int64");
-  STD_TORCH_CHECK(!mask || mask->scalar_type() == ScalarType::Bool, "mask must be bool");
   check_same_device(ancestors, x, "ancestors");
   check_same_device(coefficients, x, "coefficients");
   check_same_device(rng, x, "rng");
   if (mask) check_same_device(*mask, x, "mask");
+  for (const Tensor& score : scores) check_same_device(score, x, "score");
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  x = torch::stable::contiguous(x);
-  ancestors = torch::stable::contiguous(ancestors);
-  coefficients = torch::stable::contiguous(coefficients);
-  rng = torch::stable::contiguous(rng);
-  if (mask) mask = torch::stable::contiguous(*mask);
-  for (Tensor& score : scores) {
-    STD_TORCH_CHECK(score.scalar_type() == x.scalar_type() && score.numel() == x.numel(), "scores must be like x");
-    check_same_device(score, x, "score");
-    score = torch::stable::contiguous(score);
-  }
-  const int64_t populations = x.size(0), particles = x.size(1), elements = x.size(2);
-  const ScalarType dtype = x.scalar_type();
-  Tensor moved = torch::stable::new_empty(x, {populations, particles, elements});
-  Tensor ratio = torch::stable::new_empty(x, {populations, particles},
-                                          dtype == ScalarType::Double ? dtype : ScalarType::Float);
-  if (populations * particles == 0) return {moved, ratio};
+  const PropagateArguments in(x, std::move(scores), ancestors, coefficients, rng, std::move(mask));
+  Tensor moved = torch::stable::new_empty(x, {in.populations, in.particles, in.elements});
+  Tensor ratio = torch::stable::new_empty(x, {in.populations, in.particles}, in.ratio_dtype());
+  const int64_t rows = in.populations * in.particles;
+  if (rows == 0) return {moved, ratio};
 
   const auto run = [&](auto sample) {
     using S = decltype(sample);
-    PropagateJob<S> job{static_cast<const S*>(x.data_ptr()),
+    PropagateJob<S> job{static_cast<const S*>(in.x.data_ptr()),
                         {},
-                        static_cast<int>(models),
-                        static_cast<const int32_t*>(ancestors.data_ptr()),
-                        static_cast<const double*>(coefficients.data_ptr()),
-                        mask ? static_cast<const uint8_t*>(mask->data_ptr()) : nullptr,
-                        static_cast<const int64_t*>(rng.data_ptr()),
+                        static_cast<int>(in.models),
+                        static_cast<const int32_t*>(in.ancestors.data_ptr()),
+                        static_cast<const double*>(in.coefficients.data_ptr()),
+                        in.mask_data(),
+                        static_cast<const int64_t*>(in.rng.data_ptr()),
                         static_cast<S*>(moved.data_ptr()),
                         static_cast<typename PropagateJob<S>::T*>(ratio.data_ptr()),
                         first_population,
-                        populations * particles,
-                        particles,
-                        elements};
-    for (int64_t k = 0; k < models; ++k) job.scores[k] = static_cast<const S*>(scores[k].data_ptr());
+                        rows,
+                        in.particles,
+                        in.elements};
+    for (int64_t k = 0; k < in.models; ++k) job.scores[k] = static_cast<const S*>(in.scores[k].data_ptr());
     launch_propagate(job, current_stream(x));
   };
-  switch (dtype) {
+  switch (in.x.scalar_type()) {
     case ScalarType::Float: run(float{}); break;
     case ScalarType::Double: run(double{}); break;
     case ScalarType::Half: run(__half{}); break;

@@ -32,15 +32,20 @@ class Resampled(NamedTuple):
     degenerate: Tensor
 
 
-def _fake(log_weights: Tensor, uniform: Tensor, ess_threshold: float) -> tuple[Tensor, ...]:
+def fake_resampled(log_weights: Tensor, count: int) -> tuple[Tensor, ...]:
+    """Empty outputs for count offspring."""
     populations = log_weights.shape[0]
     return (
-        log_weights.new_empty(log_weights.shape, dtype=torch.int32),
+        log_weights.new_empty((populations, count), dtype=torch.int32),
         log_weights.new_empty(populations, dtype=torch.float64),
         log_weights.new_empty(populations, dtype=torch.float64),
         log_weights.new_empty(populations, dtype=torch.bool),
         log_weights.new_empty(populations, dtype=torch.int32),
     )
+
+
+def _fake(log_weights: Tensor, uniform: Tensor, ess_threshold: float) -> tuple[Tensor, ...]:
+    return fake_resampled(log_weights, log_weights.shape[1])
 
 
 _extension.define(

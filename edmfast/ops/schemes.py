@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
-from edmfast.ops.resample import Resampled
+from edmfast.ops.resample import Resampled, fake_resampled
 from edmfast.reference import schemes as reference
 
 SCHEMES = reference.SCHEMES
@@ -25,14 +25,7 @@ def _fake(
     scheme: int,
     first_population: int,
 ) -> tuple[Tensor, ...]:
-    populations = log_weights.shape[0]
-    return (
-        log_weights.new_empty((populations, count), dtype=torch.int32),
-        log_weights.new_empty(populations, dtype=torch.float64),
-        log_weights.new_empty(populations, dtype=torch.float64),
-        log_weights.new_empty(populations, dtype=torch.bool),
-        log_weights.new_empty(populations, dtype=torch.int32),
-    )
+    return fake_resampled(log_weights, count)
 
 
 _extension.define(

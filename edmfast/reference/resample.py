@@ -9,6 +9,8 @@ order of summation gives the same result. ESS = W^2 / sum q^2, log-mean-weight =
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -51,7 +53,7 @@ def quantised_exp(x: Tensor, bits: int) -> Tensor:
     return torch.where(counts, (p * power).long(), 0)
 
 
-def _high_product(a: Tensor, b: Tensor) -> Tensor:
+def high_product(a: Tensor, b: Tensor) -> Tensor:
     """floor(a b / 2^64) of non-negative values; a is a 64-bit pattern, b < 2^63."""
     a0, a1 = a & _LOW32, (a >> 32) & _LOW32
     b0, b1 = b & _LOW32, (b >> 32) & _LOW32
@@ -86,11 +88,20 @@ def _unsigned_double(low: Tensor, high: Tensor) -> Tensor:
     return torch.where(high >= 2**31, halved.double() * 2.0, small.double())
 
 
-def systematic_resample(
-    log_weights: Tensor, uniform: Tensor, ess_threshold: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See `edmfast.ops.systematic_resample`."""
-    populations, particles = log_weights.shape
+class Weighed(NamedTuple):
+    """Integer weights q [P, N], their total [P, 1] and what they say, [P] each."""
+
+    q: Tensor
+    total: Tensor
+    log_mean: Tensor
+    ess: Tensor
+    collapsed: Tensor
+    degenerate: Tensor
+
+
+def weigh(log_weights: Tensor) -> Weighed:
+    """log_weights [P, N]; where all of a population are zero, q is 1."""
+    particles = log_weights.shape[1]
     bits = fraction_bits(particles)
     values = log_weights.double()
     nan = values.isnan()
@@ -99,31 +110,57 @@ def systematic_resample(
     top = maximum[:, None]
     q = quantised_exp(torch.where(values == top, 0.0, values - top), bits)
     q = torch.where(collapsed[:, None], 1, q)
-    prefix = torch.cat([q.new_zeros(populations, 1), q.cumsum(1)], dim=1)
-    total = prefix[:, -1:]
-
-    inside = uniform.nan_to_num(0.0).clamp(0.0, 0.9999999999999999)
-    fraction = (inside * 2.0**53).long() << 11
-    threshold = _high_product(fraction, total[:, 0])[:, None]
-    quotient = (prefix.double() * (float(particles) / total.double())).long()
-    remainder = prefix * particles - quotient * total  # wraps; the true value is in [0, W)
-    low, high = (remainder < 0).long(), (remainder >= total).long()
-    quotient, remainder = quotient + high - low, remainder + (low - high) * total
-    slots = quotient + (remainder > threshold).long()
-
-    squares = _sum_of_squares(q)
+    total = q.sum(1, keepdim=True)
     weight = total[:, 0].double()
-    ess = torch.where(collapsed, 0.0, weight * weight / squares)
-    log_mean = maximum + torch.log(weight / (particles * 2.0**bits))
-    resampled = (ess < ess_threshold * particles) & ~collapsed
-
-    # a particle without offspring shares its first slot with the next one, so the maximum wins
-    identity = torch.arange(particles, device=values.device).expand(populations, -1)
-    marks = torch.zeros(populations, particles + 1, dtype=torch.int64, device=values.device)
-    marks.scatter_reduce_(1, slots[:, :-1], identity, reduce="amax")
-    ancestors = marks[:, :-1].cummax(1).values
-    ancestors = torch.where(resampled[:, None], ancestors, identity).int()
     degenerate = (
         nan.any(1) * NAN_SEEN + collapsed * COLLAPSED + (maximum == torch.inf) * INFINITE
     ).int()
-    return ancestors, log_mean, ess, resampled, degenerate
+    return Weighed(
+        q=q,
+        total=total,
+        log_mean=maximum + torch.log(weight / (particles * 2.0**bits)),
+        ess=torch.where(collapsed, 0.0, weight * weight / _sum_of_squares(q)),
+        collapsed=collapsed,
+        degenerate=degenerate,
+    )
+
+
+def divide(numerator: Tensor, factor: Tensor | int, divisor: Tensor) -> tuple[Tensor, Tensor]:
+    """(floor(numerator factor / divisor), remainder), the quotient below 2^52; products may wrap."""
+    scale = torch.as_tensor(factor, device=divisor.device).double() / divisor.double()
+    quotient = (numerator.double() * scale).long()
+    remainder = numerator * factor - quotient * divisor
+    low, high = (remainder < 0).long(), (remainder >= divisor).long()
+    return quotient + high - low, remainder + (low - high) * divisor
+
+
+def exclusive(values: Tensor) -> Tensor:
+    """[P, n] -> prefix sums [P, n + 1], the last one the total."""
+    return torch.cat([values.new_zeros(len(values), 1), values.cumsum(1)], dim=1)
+
+
+def from_first_slots(slots: Tensor, count: int) -> Tensor:
+    """First slots [P, N] -> sorted ancestors [P, count]."""
+    particle = torch.arange(slots.shape[1], device=slots.device).expand_as(slots)
+    marks = torch.zeros(len(slots), count + 1, dtype=torch.int64, device=slots.device)
+    # a particle without offspring shares its first slot with the next one, so the maximum wins
+    marks.scatter_reduce_(1, slots, particle, reduce="amax")
+    return marks[:, :-1].cummax(1).values
+
+
+def systematic_resample(
+    log_weights: Tensor, uniform: Tensor, ess_threshold: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See `edmfast.ops.systematic_resample`."""
+    particles = log_weights.shape[1]
+    weights = weigh(log_weights)
+    inside = uniform.nan_to_num(0.0).clamp(0.0, 0.9999999999999999)
+    fraction = (inside * 2.0**53).long() << 11
+    threshold = high_product(fraction, weights.total[:, 0])[:, None]
+    slot, remainder = divide(exclusive(weights.q), particles, weights.total)
+    first = slot + (remainder > threshold).long()
+    resampled = (weights.ess < ess_threshold * particles) & ~weights.collapsed
+    identity = torch.arange(particles, device=log_weights.device)
+    chosen = from_first_slots(first[:, :-1], particles)
+    ancestors = torch.where(resampled[:, None], chosen, identity).int()
+    return ancestors, weights.log_mean, weights.ess, resampled, weights.degenerate

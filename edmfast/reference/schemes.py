@@ -19,15 +19,7 @@ import torch
 from torch import Tensor
 
 from edmfast.reference.noise import _negative_log, philox
-from edmfast.reference.resample import (
-    COLLAPSED,
-    INFINITE,
-    NAN_SEEN,
-    _high_product,
-    _sum_of_squares,
-    fraction_bits,
-    quantised_exp,
-)
+from edmfast.reference.resample import divide, exclusive, from_first_slots, high_product, weigh
 
 SCHEMES = ("systematic", "stratified", "multinomial", "residual", "killing", "ssp")
 _STREAM = 3
@@ -48,29 +40,6 @@ def _fraction(high: Tensor, low: Tensor) -> Tensor:
     return ((high << 32) | low) & ~0x7FF
 
 
-def _divide(numerator: Tensor, factor: Tensor | int, divisor: Tensor) -> tuple[Tensor, Tensor]:
-    """(floor(numerator factor / divisor), remainder), the quotient below 2^52; products may wrap."""
-    scale = torch.as_tensor(factor, device=divisor.device).double() / divisor.double()
-    quotient = (numerator.double() * scale).long()
-    remainder = numerator * factor - quotient * divisor
-    low, high = (remainder < 0).long(), (remainder >= divisor).long()
-    return quotient + high - low, remainder + (low - high) * divisor
-
-
-def _exclusive(values: Tensor) -> Tensor:
-    """[P, n] -> prefix sums [P, n + 1], the last one the total."""
-    return torch.cat([values.new_zeros(len(values), 1), values.cumsum(1)], dim=1)
-
-
-def _from_first_slots(slots: Tensor, count: int) -> Tensor:
-    """First slots [P, N] -> sorted ancestors [P, count]."""
-    particle = torch.arange(slots.shape[1], device=slots.device).expand_as(slots)
-    marks = torch.zeros(len(slots), count + 1, dtype=torch.int64, device=slots.device)
-    # a particle without offspring shares its first slot with the next one, so the maximum wins
-    marks.scatter_reduce_(1, slots, particle, reduce="amax")
-    return marks[:, :-1].cummax(1).values
-
-
 def _sorted_points(bits: Tensor, draws: Tensor, total: Tensor) -> Tensor:
     """Sorted floor(U_(k) W), [P, slots - 1]; those at or beyond draws [P, 1] have no meaning."""
     size = bits.shape[1]
@@ -78,9 +47,9 @@ def _sorted_points(bits: Tensor, draws: Tensor, total: Tensor) -> Tensor:
     length = (size - 1).bit_length()
     sums = (exponential.double() * 2.0 ** (56 - length)).long().cumsum(1)
     whole = sums.gather(1, draws)
-    share, _ = _divide(torch.minimum(sums[:, :-1], whole), 1 << _UNIFORM_BITS, whole)
+    share, _ = divide(torch.minimum(sums[:, :-1], whole), 1 << _UNIFORM_BITS, whole)
     share = share.clamp(max=(1 << _UNIFORM_BITS) - 1)
-    return _high_product(share << (64 - _UNIFORM_BITS), total)
+    return high_product(share << (64 - _UNIFORM_BITS), total)
 
 
 def _counts(q: Tensor, points: Tensor, draws: Tensor) -> Tensor:
@@ -123,24 +92,24 @@ def _ssp_ancestors(q: Tensor, total: Tensor, count: int, fraction: Tensor) -> Te
         )
     ]
     offspring = torch.tensor(rows, dtype=torch.int64, device=q.device).reshape(q.shape)
-    return _from_first_slots(_exclusive(offspring)[:, :-1], count)
+    return from_first_slots(exclusive(offspring)[:, :-1], count)
 
 
 def _ancestors(scheme: str, q: Tensor, rng: Tensor, count: int, first_population: int) -> Tensor:
     populations, particles = q.shape
-    prefix = _exclusive(q)
+    prefix = exclusive(q)
     total = prefix[:, -1:]
     slots = {"killing": particles, "ssp": particles}.get(scheme, count + 1)
     a, b, c, d = _words(rng, populations, slots, first_population)
     if scheme in ("systematic", "stratified"):
-        slot, remainder = _divide(prefix, count, total)
-        threshold = _high_product(_fraction(a, b), total)
+        slot, remainder = divide(prefix, count, total)
+        threshold = high_product(_fraction(a, b), total)
         own = slot if scheme == "stratified" else torch.zeros_like(slot)
         first = slot + (remainder > threshold.gather(1, own)).long()
-        return _from_first_slots(first[:, :-1], count)
+        return from_first_slots(first[:, :-1], count)
     if scheme == "killing":
-        survives = _high_product(_fraction(a, b), q.amax(1, keepdim=True)) < q
-        points = _high_product(_fraction(c, d), total)
+        survives = high_product(_fraction(a, b), q.amax(1, keepdim=True)) < q
+        points = high_product(_fraction(c, d), total)
         drawn = torch.searchsorted(prefix[:, 1:].contiguous(), points, right=True)
         return torch.where(survives, torch.arange(particles, device=q.device), drawn)
     if scheme == "ssp":
@@ -148,14 +117,14 @@ def _ancestors(scheme: str, q: Tensor, rng: Tensor, count: int, first_population
     draws = torch.full_like(total, count)
     offspring = torch.zeros_like(q)
     if scheme == "residual":
-        offspring, rest = _divide(q, count, total)
+        offspring, rest = divide(q, count, total)
         draws = count - offspring.sum(1, keepdim=True)
         # sums of remainders are draws·W: without their last bits they stay below 2^62
         q = rest >> torch.frexp(draws.double()).exponent.long()
         total = q.sum(1, keepdim=True)
     points = _sorted_points(a, draws, total)
     offspring = offspring + _counts(q, points, draws)
-    return _from_first_slots(_exclusive(offspring)[:, :-1], count)
+    return from_first_slots(exclusive(offspring)[:, :-1], count)
 
 
 def resample(
@@ -168,23 +137,10 @@ def resample(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `edmfast.ops.resample`; scheme indexes SCHEMES."""
     particles = log_weights.shape[1]
-    bits = fraction_bits(particles)
-    values = log_weights.double()
-    nan = values.isnan()
-    maximum = values.masked_fill(nan, -torch.inf).amax(1)
-    collapsed = maximum == -torch.inf
-    top = maximum[:, None]
-    q = quantised_exp(torch.where(values == top, 0.0, values - top), bits)
-    q = torch.where(collapsed[:, None], 1, q)
-    weight = q.sum(1).double()
-    ess = torch.where(collapsed, 0.0, weight * weight / _sum_of_squares(q))
-    log_mean = maximum + torch.log(weight / (particles * 2.0**bits))
-    small = ess < ess_threshold * particles
-    resampled = (small | (count != particles)) & ~collapsed
-    spread = torch.arange(count, device=values.device) * particles // count
-    chosen = _ancestors(SCHEMES[scheme], q, rng, count, first_population)
+    weights = weigh(log_weights)
+    small = weights.ess < ess_threshold * particles
+    resampled = (small | (count != particles)) & ~weights.collapsed
+    spread = torch.arange(count, device=log_weights.device) * particles // count
+    chosen = _ancestors(SCHEMES[scheme], weights.q, rng, count, first_population)
     ancestors = torch.where(resampled[:, None], chosen, spread).int()
-    degenerate = (
-        nan.any(1) * NAN_SEEN + collapsed * COLLAPSED + (maximum == torch.inf) * INFINITE
-    ).int()
-    return ancestors, log_mean, ess, resampled, degenerate
+    return ancestors, weights.log_mean, weights.ess, resampled, weights.degenerate
