@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
-from edmfast.ops.resample import Resampled, fake_resampled
+from edmfast.ops.resample import Resampled, fake_resampled, systematic_resample
 from edmfast.reference import schemes as reference
+from edmfast.reference.noise import uniform
 
 SCHEMES = reference.SCHEMES
 
@@ -100,5 +101,9 @@ def resample(
     weights = log_weights.detach()
     if weights.dtype not in (torch.float32, torch.float64):
         weights = weights.float()
+    if scheme == "systematic" and count == particles and weights.device.type != "cpu":
+        # the one scheme with a kernel of its own on a GPU; the uniform is the same
+        point = uniform(rng, len(weights), first_population)
+        return systematic_resample(weights, point, ess_threshold=ess_threshold)
     index = SCHEMES.index(scheme)
     return Resampled(*_OPERATOR(weights, rng, count, ess_threshold, index, first_population))

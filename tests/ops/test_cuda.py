@@ -12,7 +12,15 @@ import pytest
 import torch
 
 from edmfast import _extension
-from edmfast.ops import propagate, rng_state, score_gram, standard_normal, systematic_resample
+from edmfast.ops import (
+    propagate,
+    resample,
+    rng_state,
+    score_gram,
+    standard_normal,
+    systematic_resample,
+)
+from edmfast.ops.schemes import SCHEMES
 
 INF, NAN = math.inf, math.nan
 FLOATS = (torch.float32, torch.float64)
@@ -242,6 +250,25 @@ def test_addresses_beyond_31_bits():
 def test_bad_weights(log_weights, uniform):
     weights = torch.tensor([log_weights], device="cuda")
     check_resample(weights, torch.tensor([uniform], device="cuda"))
+
+
+@pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if scheme != "ssp"])
+@pytest.mark.parametrize("shape", [(5, 7), (3, 1000), (1, 100_003)])
+def test_schemes_have_the_bits_of_the_cpu(generator, scheme, shape):
+    log_weights = torch.randn(shape, device="cuda")
+    rng = rng_state(3, 8, "cuda")
+    for count in {shape[1], shape[1] if scheme == "killing" else 2 * shape[1] + 1}:
+        device = resample(log_weights, rng, scheme=scheme, count=count, first_population=2)
+        host = resample(
+            log_weights.cpu(), rng.cpu(), scheme=scheme, count=count, first_population=2
+        )
+        for name in ("ancestors", "ess", "resampled", "degenerate"):
+            assert torch.equal(getattr(device, name).cpu(), getattr(host, name)), name
+
+
+def test_sequential_scheme_is_refused():
+    with pytest.raises(NotImplementedError, match="sequential"):
+        resample(torch.zeros(1, 4, device="cuda"), rng_state(0, 0, "cuda"), scheme="ssp")
 
 
 def test_resample_strides(generator):
