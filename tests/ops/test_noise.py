@@ -131,6 +131,50 @@ def test_neighbours_are_uncorrelated(other):
         assert abs(correlation) < 4.5 / math.sqrt(a.numel())
 
 
+def test_partners_of_a_block_are_uncorrelated():
+    """The four normals of one counter, two by each pair of Box and Muller, lie a quarter apart."""
+    z = (
+        standard_normal(torch.empty(1, 1000, 1000), seed=5, step=6)[0]
+        .double()
+        .unflatten(1, (4, -1))
+    )
+    for i, j in itertools.combinations(range(4), 2):
+        for f, g in itertools.product((lambda t: t, torch.square, torch.abs), repeat=2):
+            pair = torch.stack([f(z[:, i]).flatten(), g(z[:, j]).flatten()])
+            assert abs(torch.corrcoef(pair)[0, 1]) < 4.5 / math.sqrt(pair.shape[1])
+
+
+@pytest.mark.parametrize("axis", ["element", "particle", "population", "step", "stream", "seed"])
+def test_squares_along_an_axis_follow_chi_square(axis):
+    """Dependence of any order among 16 neighbours widens or narrows the law of their sum."""
+    fixed = {"seed": 5, "step": 6, "stream": 1}
+    if axis in fixed:
+        like = torch.empty(1, 1000, 20)
+        first = 0 if axis == "stream" else 100
+        names = [fixed | {axis: first + k} for k in range(16)]
+        z = torch.stack([standard_normal(like, **name) for name in names], -1)
+    else:
+        z = standard_normal(torch.empty(320, 16, 64), **fixed)
+        dimension = {"population": 0, "particle": 1, "element": 2}[axis]
+        z = z.unflatten(dimension, (-1, 16)).movedim(dimension + 1, -1)
+    sums = z.double().square().sum(-1).flatten().numpy()
+    assert sums.size >= 20_000
+    assert stats.kstest(sums, stats.chi2(16).cdf).pvalue > 1e-3
+    means = z.double().mean(-1).flatten().numpy() * 4
+    assert stats.kstest(means, "norm").pvalue > 1e-3
+
+
+def test_words_of_the_counter_do_not_stand_for_each_other():
+    """A step is not a particle, nor a population, nor a stream; nor the high half of a seed the low."""
+    like = torch.empty(1, 1, 64)
+    names = [{name: 3} for name in ("step", "stream", "first_population", "first_particle")]
+    names += [{"seed": 3}, {"seed": 3 << 32}, {"seed": -3}, {}]
+    blocks = [standard_normal(like, **({"seed": 0, "step": 0} | name)).flatten() for name in names]
+    values = torch.cat(blocks)
+    # a float32 value may come twice by chance; a whole block of four may not
+    assert len(values.unfold(0, 4, 1).unique(dim=0)) == len(values) - 3
+
+
 def test_uniforms_of_the_populations():
     rng = torch.stack([rng_state(4, step) for step in range(100)])
     u = reference.uniform(rng, 300, first_population=10)
