@@ -1,10 +1,14 @@
-"""Systematic resampling from log-weights [P, N], against plain torch."""
+"""Systematic resampling from log-weights [P, N], against plain torch, a hand-written loop on one
+thread, and the functions of other projects where they are installed."""
 
 from __future__ import annotations
+
+import sys
 
 import torch
 from torch import Tensor
 
+from bench import peers, plain_loop
 from bench.registry import Case
 from edmfast.ops import systematic_resample
 
@@ -58,18 +62,32 @@ def check(ancestors: Tensor, expected: Tensor) -> None:
     assert off < 1 + 1e-6, f"offspring off by {off}"
 
 
-def make_case(populations: int, particles: int) -> Case:
+def hand_written() -> dict[str, peers.Resampler]:
+    if plain_loop.compiler() is None:
+        print("bench: no C++ compiler, so no hand-written loop to compare with", file=sys.stderr)
+        return {}
+    return {"C loop": plain_loop.plain_resample}
+
+
+TORCH = {"counting float64": counting, "searchsorted float64": searching}
+OTHERS, LOOP = peers.resamplers(), hand_written()
+
+
+def make_case(populations: int, particles: int, goal: float) -> Case:
     return Case(
         name=f"resample/{populations}x{particles}",
         shape=(populations, particles),
         make_inputs=make_inputs,
         ours=ours,
-        baselines={"counting float64": counting, "searchsorted float64": searching},
+        baselines={**TORCH, **OTHERS, **LOOP},
         reference=reference,
         check=check,
-        goal=4.0,
+        goal=goal,
+        goals=dict.fromkeys(LOOP, 0.77),
+        cpu_only=(*OTHERS, *LOOP),
         bytes=8 * populations * (particles + 1),
     )
 
 
-CASES = [make_case(1, 1_000_000), make_case(1000, 4), make_case(1024, 64)]
+CASES = [make_case(1, particles, 4.0) for particles in (10**3, 10**4, 10**5, 10**6)]
+CASES += [make_case(*shape, goal=5.0) for shape in ((256, 4), (256, 16), (1024, 64))]

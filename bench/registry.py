@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,9 @@ class Case:
 
     name: "stem/size", unique. bytes: the least memory traffic of one call (each input read once,
     each output written once). flops: the least arithmetic of one call. goal: the wanted
-    ratio best baseline time / our time.
+    ratio best baseline time / our time. goals: the wanted ratio of a baseline that is no rival but a
+    bound (a hand-written loop, a part of the job); those are no candidates for the best baseline.
+    cpu_only: baselines that take no tensors of another device.
     """
 
     name: str
@@ -41,12 +43,19 @@ class Case:
     goal: float
     bytes: int = 0
     flops: int = 0
+    goals: Mapping[str, float] = field(default_factory=dict)
+    cpu_only: Sequence[str] = ()
     dtype: torch.dtype = torch.float32
     devices: Sequence[str] = field(default=("cpu", "cuda"))
 
     def __post_init__(self) -> None:
         if not self.baselines or "ours" in self.baselines:
             raise ValueError(f"{self.name}: give at least one baseline, none of them named 'ours'")
+        if not set(self.goals) < set(self.baselines) or not all(g > 0 for g in self.goals.values()):
+            raise ValueError(
+                f"{self.name}: goals must be > 0, of some but not all of the baselines "
+                f"{sorted(self.baselines)}, got {dict(self.goals)}"
+            )
         if not self.goal > 0 or min(self.bytes, self.flops) < 0 or not self.bytes + self.flops:
             raise ValueError(
                 f"{self.name}: goal must be > 0 and bytes or flops known, got goal={self.goal}, "
@@ -74,5 +83,12 @@ def load(modules: Sequence[str] = MODULES) -> list[Case]:
 
 
 def select(cases: Sequence[Case], device: str, only: str = "") -> list[Case]:
-    """The cases that run on a device type and whose name contains `only`."""
-    return [case for case in cases if device in case.devices and only in case.name]
+    """The cases that run on a device type and whose name contains `only`, with what runs there."""
+    found = [case for case in cases if device in case.devices and only in case.name]
+    return found if device == "cpu" else [_without(case, case.cpu_only) for case in found]
+
+
+def _without(case: Case, names: Sequence[str]) -> Case:
+    baselines = {name: f for name, f in case.baselines.items() if name not in names}
+    goals = {name: goal for name, goal in case.goals.items() if name not in names}
+    return replace(case, baselines=baselines, goals=goals)

@@ -26,17 +26,29 @@ class Result:
 
     @property
     def best_baseline(self) -> str | None:
-        """Name of the fastest baseline that passed, None where nothing was timed."""
-        timed = [name for name in self.timings if name != "ours"]
+        """Name of the fastest baseline that passed and has no goal of its own, None without one."""
+        timed = [name for name in self.timings if name not in ("ours", *self.case.goals)]
         return min(timed, key=lambda name: self.timings[name].median, default=None)
 
     @property
     def ratio(self) -> float | None:
         """Best baseline time / our time: above 1 we are faster."""
         best = self.best_baseline
-        if best is None:
-            return None
-        return self.timings[best].median / self.timings["ours"].median
+        return None if best is None else self._ratio_to(best)
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Time / our time of the baselines with a goal of their own that passed."""
+        return {name: self._ratio_to(name) for name in self.case.goals if name in self.timings}
+
+    @property
+    def goal_met(self) -> bool:
+        """Whether the ratio and every bound reach their goals."""
+        enough = all(ratio >= self.case.goals[name] for name, ratio in self.bounds.items())
+        return self.ratio is not None and self.ratio >= self.case.goal and enough
+
+    def _ratio_to(self, name: str) -> float:
+        return self.timings[name].median / self.timings["ours"].median
 
     @property
     def floor_fraction(self) -> float | None:
@@ -55,7 +67,9 @@ class Result:
             "best_baseline": self.best_baseline,
             "ratio": ratio,
             "goal": self.case.goal,
-            "goal_met": ratio is not None and ratio >= self.case.goal,
+            "bounds": self.bounds,
+            "goals": dict(self.case.goals),
+            "goal_met": self.goal_met,
             "bytes": self.case.bytes,
             "flops": self.case.flops,
             "floor_seconds": self.floor_seconds,
@@ -65,15 +79,18 @@ class Result:
 
 def table(results: list[Result]) -> str:
     """The results as aligned text; a failure shows as FAILED with its reason below its case."""
-    rows = [_COLUMNS, *(_row(result) for result in results)]
+    groups = [[_row(result), *_bound_rows(result)] for result in results]
+    rows = [_COLUMNS, *(row for group in groups for row in group)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-    lines = []
-    for i, row in enumerate(rows):
+
+    def line(row: tuple[str, ...]) -> str:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join(cells).rstrip())
-        if i:
-            found = results[i - 1].failures.items()
-            lines += [f"    FAILED {name}: {reason}" for name, reason in found]
+        return "  ".join(cells).rstrip()
+
+    lines = [line(_COLUMNS)]
+    for result, group in zip(results, groups, strict=True):
+        lines += [line(row) for row in group]
+        lines += [f"    FAILED {name}: {reason}" for name, reason in result.failures.items()]
     return "\n".join(lines)
 
 
@@ -104,8 +121,19 @@ def _row(result: Result) -> tuple[str, ...]:
     best, ratio = result.best_baseline, result.ratio
     if best is None or ratio is None:
         return name, ours, "FAILED", "", "", goal, "no", share
-    met = "yes" if ratio >= result.case.goal else "no"
-    return name, ours, _spread(result.timings[best]), best, f"{ratio:.2f}x", goal, met, share
+    return name, ours, *_against(result, best, ratio, result.case.goal), share
+
+
+def _bound_rows(result: Result) -> list[tuple[str, ...]]:
+    return [
+        ("", "", *_against(result, name, ratio, result.case.goals[name]), "")
+        for name, ratio in result.bounds.items()
+    ]
+
+
+def _against(result: Result, name: str, ratio: float, goal: float) -> tuple[str, ...]:
+    met = "yes" if ratio >= goal else "no"
+    return _spread(result.timings[name]), name, f"{ratio:.2f}x", f"{goal:g}x", met
 
 
 def _spread(timing: Timing) -> str:

@@ -31,12 +31,22 @@ def test_select(case):
     assert registry.select(cases, "cuda") == cases
 
 
+def test_select_leaves_out_what_needs_the_cpu(case):
+    bound = case(baselines={"a": min, "b": max}, goals={"b": 0.5}, cpu_only=("b",))
+    (there,) = registry.select([bound], "cuda")
+    assert (dict(there.baselines), dict(there.goals)) == ({"a": min}, {})
+    assert registry.select([bound], "cpu") == [bound]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"baselines": {}}, "at least one baseline"),
         ({"baselines": {"ours": min}}, "none of them named 'ours'"),
         ({"goal": 0.0}, "goal must be > 0"),
+        ({"goals": {"twice": 0.5}}, "not all of the baselines"),
+        ({"goals": {"thrice": 0.5}}, r"some .* got \{'thrice': 0.5\}"),
+        ({"goals": {"bound": 0.0}, "baselines": {"bound": min, "twice": max}}, "goals must be > 0"),
         ({"bytes": 0}, "bytes or flops known"),
         ({"bytes": -1}, "got goal=1.0, bytes=-1"),
     ],

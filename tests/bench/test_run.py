@@ -111,6 +111,23 @@ def test_numbers_of_a_result(case):
     ]
 
 
+@pytest.mark.parametrize(("bound", "met"), [(1.9e-6, True), (1.1e-6, False)])
+def test_a_bound_has_its_own_goal_and_line(case, bound, met):
+    timings = {
+        name: Timing(seconds, seconds, seconds, 9)
+        for name, seconds in {"ours": 2e-6, "rival": 8e-6, "bound": bound}.items()
+    }
+    given = case(baselines={"rival": min, "bound": max}, goals={"bound": 0.77}, goal=3.0)
+    result = Result(given, {}, timings, floor_seconds=1e-6)
+    assert result.best_baseline == "rival"
+    assert result.ratio == pytest.approx(4.0)
+    assert result.goal_met == met
+    assert result.to_json()["bounds"] == {"bound": pytest.approx(bound / 2e-6)}
+    rival, line = (row.split() for row in table([result]).splitlines()[1:])
+    assert rival[-4:] == ["4.00x", "3x", "yes", "50%"]
+    assert line[-4:] == ["bound", f"{bound / 2e-6:.2f}x", "0.77x", "yes" if met else "no"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(2.0, "2 s"), (1.234e-3, "1.23 ms"), (5e-5, "50 us"), (7e-9, "7 ns")]
 )
