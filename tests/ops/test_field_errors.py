@@ -78,7 +78,7 @@ def test_many_tiny_weights_are_not_lost():
     cut = torch.where(weights < 1e-6, 0.0, weights)
 
     def check(ancestors):
-        assert abs((ancestors == 0).double().mean() - 0.5) < 2e-6
+        assert abs(ancestors.eq(0).double().mean() - 0.5) < 2e-6
 
     ours = systematic_resample(weights.log()[None], HALF).ancestors[0]
     holds(check, ours, search((cut / cut.sum()).cumsum(0), n))

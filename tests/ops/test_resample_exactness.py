@@ -14,7 +14,7 @@ from edmfast.reference.noise import uniform
 from edmfast.reference.resample import fraction_bits, quantised_exp
 
 huge = pytest.mark.skipif(
-    os.environ.get("EDMFAST_TEST_HUGE") != "1", reason="12 GB and a minute: EDMFAST_TEST_HUGE=1"
+    os.environ.get("EDMFAST_TEST_HUGE") != "1", reason="6 GB, half a minute: EDMFAST_TEST_HUGE=1"
 )
 CHUNK = 2_000_000
 
