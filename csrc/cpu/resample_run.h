@@ -92,6 +92,28 @@ inline void fill_chunk(const int64_t* prefix, int64_t first, int64_t n, int64_t 
   }
 }
 
+// Room for integers. Up to 16 MiB stay with the thread for its next call: fresh pages cost more than the work.
+class Scratch {
+ public:
+  int64_t* of(int64_t size) {
+    constexpr int64_t kKept = int64_t{1} << 21;
+    thread_local std::unique_ptr<int64_t[]> kept;
+    thread_local int64_t capacity = 0;
+    if (size > kKept) {
+      own_.reset(new int64_t[size]);
+      return own_.get();
+    }
+    if (size > capacity) {
+      kept.reset(new int64_t[size]);
+      capacity = size;
+    }
+    return kept.get();
+  }
+
+ private:
+  std::unique_ptr<int64_t[]> own_;
+};
+
 inline void keep_order(int64_t first, int64_t n, int32_t* ancestors) {
   for (int64_t i = first; i < first + n; ++i) ancestors[i] = static_cast<int32_t>(i);
 }
@@ -128,7 +150,8 @@ void resample_large(const ResampleJob<T>& job) {
   const int64_t tasks = job.populations * chunks;
   const int bits = fraction_bits(particles);
   // kept between the passes: a second exponential would cost more than reading the integers back
-  const std::unique_ptr<int64_t[]> prefix(new int64_t[job.populations * particles]);
+  Scratch scratch;
+  int64_t* prefix = scratch.of(job.populations * particles);
   std::vector<Maximum> maxima(tasks);
   std::vector<WeightSums> sums(tasks);
   std::vector<int64_t> offsets(tasks);
@@ -153,7 +176,7 @@ void resample_large(const ResampleJob<T>& job) {
     }
   }
   each_chunk([&](int64_t task, int64_t p, int64_t, int64_t n, const T* w) {
-    sums[task] = scan_chunk(w, n, maxima[p * chunks].value, bits, prefix.get() + (w - job.log_weights));
+    sums[task] = scan_chunk(w, n, maxima[p * chunks].value, bits, prefix + (w - job.log_weights));
   });
   std::vector<int64_t> totals(job.populations);
   for (int64_t p = 0; p < job.populations; ++p) {
@@ -169,7 +192,7 @@ void resample_large(const ResampleJob<T>& job) {
     int32_t* ancestors = job.ancestors + p * particles;
     if (active[p]) {
       const SlotMap map(particles, totals[p], job.uniform[p]);
-      fill_chunk(prefix.get() + (w - job.log_weights), first, n, offsets[task], offsets[task] + sums[task].total, map,
+      fill_chunk(prefix + (w - job.log_weights), first, n, offsets[task], offsets[task] + sums[task].total, map,
                  ancestors);
     } else {
       keep_order(first, n, ancestors);
