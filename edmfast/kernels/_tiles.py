@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import triton
 
-_COUNTERS = 512
+_COUNTERS = 256
 
 
 class Tiling(NamedTuple):
@@ -18,7 +18,10 @@ class Tiling(NamedTuple):
 
 
 def tiling(particles: int, blocks: int) -> Tiling:
-    """blocks: ceil(d / 4), the counters of one sample."""
+    """blocks: ceil(d / 4), the counters of one sample.
+
+    A counter is four elements, which keep a thread's registers busy: one of them to a thread.
+    """
     columns = min(triton.next_power_of_2(blocks), _COUNTERS)
     rows = min(triton.next_power_of_2(particles), _COUNTERS // columns)
-    return Tiling(rows, columns, max(1, rows * columns // 128))
+    return Tiling(rows, columns, max(1, rows * columns // 32))

@@ -63,7 +63,7 @@ def propagate_kernel(
     noise = tl.zeros([ROWS, COLUMNS], tl.float64)
     cross = tl.zeros([ROWS, COLUMNS], tl.float64)
     shift = tl.zeros([ROWS, COLUMNS], tl.float64)
-    moving = tl.zeros([COLUMNS], tl.int32)
+    moving = tl.zeros([1, COLUMNS], tl.int32)
     for begin in range(0, blocks, COLUMNS):
         block = begin + tl.arange(0, COLUMNS)[None, :]
         numbers = normals(block, particle[:, None], word, rng)
@@ -91,7 +91,7 @@ def propagate_kernel(
             zz += z * z
             mz += m * z
             mm += m * m
-            moving += tl.sum(moves.to(tl.int32), axis=0)
+            moving += moves.to(tl.int32)
         noise += zz.to(tl.float64)
         cross += mz.to(tl.float64)
         shift += mm.to(tl.float64)
@@ -99,7 +99,7 @@ def propagate_kernel(
         tl.sum(noise, axis=1),
         tl.sum(cross, axis=1),
         tl.sum(shift, axis=1),
-        tl.sum(moving, axis=0).to(tl.float64),
+        tl.sum(moving).to(tl.float64),
         v_m,
         v_l,
     )

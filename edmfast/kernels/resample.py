@@ -1,6 +1,6 @@
 """Systematic resampling on a GPU by Triton: the bits of `edmfast.reference.resample`.
 
-One program for a population of at most 8192 particles; tiles of a larger one in several launches.
+One program for a population of at most 4096 particles; tiles of a larger one in several launches.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edmfast.kernels._population import conclude, load_log_weights, maximum_of
 from edmfast.kernels._resample_large import resample_large
 from edmfast.reference.resample import fraction_bits
 
-SMALL = 8192
+SMALL = 4096
 
 
 @triton.jit(do_not_specialize=["particles", "bits"])
