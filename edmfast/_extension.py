@@ -1,13 +1,17 @@
 """Loads the compiled operators, remembers why it could not, and answers what is live.
 
 The libraries carry no Python module: they register operators with torch when loaded. Where one is
-absent, the same operators are defined from Python and run the plain-torch reference.
+absent, the same operators are defined from Python and run the plain-torch reference; on a CUDA device
+without its library, the Triton kernels where there are some.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.util
 import os
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +42,8 @@ def _load(kind: str, pattern: str) -> None:
 def load() -> None:
     """Load what is there, once. Warns once when the CPU kernels are missing."""
     if os.environ.get("EDMFAST_REFERENCE") == "1":
-        _REASONS["cpu"] = _REASONS["cuda"] = "EDMFAST_REFERENCE=1 asks for the plain reference"
+        asked = "EDMFAST_REFERENCE=1 asks for the plain reference"
+        _REASONS.update(cpu=asked, cuda=asked, triton=asked)
         return
     _load("cpu", "_C.*so")
     if "cpu" not in _LOADED:
@@ -48,16 +53,51 @@ def load() -> None:
             RuntimeWarning,
             stacklevel=2,
         )
-    if "cpu" in _LOADED and torch.version.cuda is not None and torch.cuda.is_available():
-        _load("cuda", "_cuda*.so")
-    else:
+    device = torch.version.cuda is not None and torch.cuda.is_available()
+    if not device:
         present = any(_FOLDER.glob("_cuda*.so"))
         built = "built" if present else "not built"
         _REASONS["cuda"] = f"this torch sees no CUDA device (CUDA kernels {built})"
+        _REASONS["triton"] = "this torch sees no CUDA device"
+        return
+    if "cpu" in _LOADED:
+        _load("cuda", "_cuda*.so")
+    else:
+        _REASONS["cuda"] = "the CPU library, which it builds on, is not live"
+    if reason := _why_no_triton():
+        _REASONS["triton"] = reason
 
 
-def define(schema: str, reference: Callable[..., object], fake: Callable[..., object]) -> None:
-    """Register the reference as the fallback of an operator, and its fake.
+def _why_no_triton() -> str:
+    if "cuda" in _LOADED:
+        return "not needed: the CUDA library is live"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    # Triton builds its launchers when it first runs
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "triton finds no C compiler (gcc, clang, or the one CC names)"
+    return ""
+
+
+def _triton(module: str, name: str) -> Callable[..., object]:
+    """The function `name` of `edmfast.kernels.<module>`, imported (and Triton with it) by its first
+    call."""
+
+    def call(*arguments: object) -> object:
+        found = importlib.import_module(f"edmfast.kernels.{module}")
+        return getattr(found, name)(*arguments)
+
+    return call
+
+
+def define(
+    schema: str,
+    reference: Callable[..., object],
+    fake: Callable[..., object],
+    triton: str | None = None,
+) -> None:
+    """Register the reference as the fallback of an operator, its fake, and on a GPU without the CUDA
+    library the Triton kernel, a function of the operator's name in module `triton` of kernels.
 
     The compiled library has already defined the schema where it is loaded; defining it here serves
     an install without a compiler. A test holds the two texts together.
@@ -68,9 +108,13 @@ def define(schema: str, reference: Callable[..., object], fake: Callable[..., ob
         _FRAGMENT.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(f"edmfast::{name}", "default", reference, lib=_FRAGMENT)
     torch.library.register_fake(f"edmfast::{name}", fake, lib=_FRAGMENT)
+    if triton is not None and "triton" not in _REASONS:
+        torch.library.impl(f"edmfast::{name}", "cuda", _triton(triton, name), lib=_FRAGMENT)
+        _LOADED["triton"] = ", ".join(filter(None, [_LOADED.get("triton"), name]))
 
 
 def kernel_status() -> dict[str, str]:
-    """For each backend (cpu, cuda): the library that is live, or why there is none."""
+    """For each backend (cpu, cuda, triton): the library or operators live, or why there are none."""
     load()
-    return {kind: _LOADED.get(kind) or f"off: {_REASONS[kind]}" for kind in ("cpu", "cuda")}
+    kinds = ("cpu", "cuda", "triton")
+    return {kind: _LOADED.get(kind) or f"off: {_REASONS.get(kind, 'unused')}" for kind in kinds}

@@ -41,9 +41,9 @@ def _built() -> str:
 
 
 def info() -> dict[str, Any]:
-    """Versions, devices, and for each backend the library that is live or why there is none.
+    """Versions, devices, and for each backend what is live or why nothing is.
 
-    Keys: versions (name to version, None where absent), devices, kernels (cpu, cuda), built (what
+    Keys: versions (name to version, None where absent), devices, kernels (cpu, cuda, triton), built (what
     the install compiled), threads (of torch), cpu_capability (the instruction set torch uses), and
     environment (the EDMFAST_ variables that are set). Every value is a str, int, dict or list.
     """

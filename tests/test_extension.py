@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import edmfast
 from edmfast import info
 
@@ -64,6 +66,50 @@ def test_missing_library_warns_once_and_still_answers():
     status = json.loads(done.stdout.splitlines()[-1])["kernels"]["cpu"]
     assert status.startswith("off: no compiled library")
     assert done.stderr.count("plain-torch reference") == 1
+
+
+ON_A_GPU = """
+import json, pathlib, sys, torch
+glob = pathlib.Path.glob
+pathlib.Path.glob = lambda p, s: iter(()) if s.startswith("_cuda") else glob(p, s)
+torch.version.cuda, torch.cuda.is_available = "13.0", lambda: True
+from edmfast import _extension, ops
+from edmfast.reference.noise import noise
+has = torch._C._dispatch_has_kernel_for_dispatch_key
+names = ["noise", "propagate", "score_gram", "systematic_resample"]
+facts = {
+    "status": _extension.kernel_status(),
+    "registered": [name for name in names if has(f"edmfast::{name}", "CUDA")],
+    "imported": "triton" in sys.modules,
+}
+if facts["registered"]:
+    inputs = torch.empty(2, 3, 5), ops.rng_state(1, 2), 0, 0, 0
+    facts["same"] = torch.equal(_extension._triton("noise", "noise")(*inputs), noise(*inputs))
+print(json.dumps(facts))
+"""
+
+
+@pytest.mark.parametrize("reference", ["0", "1"])
+def test_triton_stands_in_for_a_missing_cuda_library(reference):
+    pytest.importorskip("triton")
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_GPU],
+        env=os.environ | {"TRITON_INTERPRET": "1", "EDMFAST_REFERENCE": reference, "CC": "cc"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert not facts["imported"]
+    if reference == "1":
+        assert facts["registered"] == []
+        assert "EDMFAST_REFERENCE=1" in facts["status"]["triton"]
+    else:
+        assert facts["registered"] == ["noise", "propagate", "systematic_resample"]
+        assert set(facts["status"]["triton"].split(", ")) == set(facts["registered"])
+        assert facts["status"]["cuda"].startswith("off: no compiled library")
+        assert facts["same"]
 
 
 def test_what_was_built_is_there():

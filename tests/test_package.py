@@ -60,7 +60,7 @@ def test_info_tells_versions_and_kernels():
     facts = edmfast.info()
     assert facts["versions"]["edmfast"] == edmfast.__version__
     assert facts["versions"]["torch"] == str(torch.__version__)
-    assert set(facts["kernels"]) == {"cpu", "cuda"}
+    assert set(facts["kernels"]) == {"cpu", "cuda", "triton"}
     assert facts["threads"] == torch.get_num_threads()
     assert json.loads(json.dumps(facts)) == facts
 

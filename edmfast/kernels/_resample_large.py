@@ -148,9 +148,17 @@ def resample_large(
     sum_kernel[grid](log_weights, maxima, sums, n, bits, tiles, **config)
     width = {"WIDTH": min(1024, triton.next_power_of_2(tiles)), "num_warps": 4}
     decide_kernel[(populations,)](
-        maxima, has_nan, sums, ess_threshold, offsets, outputs, n, bits, tiles,
+        maxima,
+        has_nan,
+        sums,
+        ess_threshold,
+        offsets,
+        outputs,
+        n,
+        bits,
+        tiles,
         **_CONFIGURATION | width,
-    )  # fmt: skip
+    )
     resampled = outputs[2]
     slot_kernel[grid](
         log_weights, uniform, maxima, offsets, resampled, slots, n, bits, tiles, **config

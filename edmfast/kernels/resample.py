@@ -69,7 +69,8 @@ def systematic_resample(
     populations, particles = log_weights.shape
     ancestors = torch.empty_like(log_weights, dtype=torch.int32)
     slots = torch.empty_like(ancestors)
-    log_mean, ess = log_weights.new_empty((2, populations), dtype=torch.float64).unbind()
+    log_mean = log_weights.new_empty(populations, dtype=torch.float64)
+    ess = torch.empty_like(log_mean)
     resampled = log_weights.new_empty(populations, dtype=torch.bool)
     degenerate = log_weights.new_empty(populations, dtype=torch.int32)
     outputs = log_mean, ess, resampled, degenerate

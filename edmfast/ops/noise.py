@@ -26,6 +26,7 @@ _extension.define(
     "noise(Tensor like, Tensor rng, int stream, int first_population, int first_particle) -> Tensor",
     reference.noise,
     _fake,
+    triton="noise",
 )
 
 

@@ -40,6 +40,7 @@ _extension.define(
     "Tensor? mask, int first_population) -> (Tensor, Tensor)",
     reference.propagate,
     _fake,
+    triton="propagate",
 )
 _OPERATOR = torch.ops.edmfast.propagate.default
 

@@ -53,6 +53,7 @@ _extension.define(
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference.systematic_resample,
     _fake,
+    triton="resample",
 )
 
 _OPERATOR = torch.ops.edmfast.systematic_resample.default
