@@ -18,6 +18,19 @@ from torch import Tensor
 from edmfast.reference.noise import noise
 
 
+def _square_root(v: Tensor) -> Tensor:
+    """Correctly rounded square root of float64, which torch's vector code is not on every CPU."""
+    root = v.sqrt()
+    # the residual v - root² in two exact halves, then one Newton step
+    spread = root * 134217729.0
+    high = spread - (spread - root)
+    low = root - high
+    square = root * root
+    residual = (v - square) - (((high * high - square) + 2.0 * high * low) + low * low)
+    better = root + residual / (2.0 * root)
+    return torch.where(better.isfinite(), better, root)
+
+
 def propagate(
     x: Tensor,
     scores: Sequence[Tensor],
@@ -41,7 +54,7 @@ def propagate(
     if mask is not None:
         z, shift = z * mask[:, None], torch.where(mask[:, None], shift, 0.0)
         moving = mask.sum(1, keepdim=True)
-    moved = x.gather(1, index).to(dtype) + shift + v_m.sqrt()[..., None].to(dtype) * z
+    moved = x.gather(1, index).to(dtype) + shift + _square_root(v_m)[..., None].to(dtype) * z
     z, shift = z.double(), shift.double()
     ratio = (
         0.5 * (1.0 - v_m / v_l) * z.square().sum(2)

@@ -22,6 +22,15 @@ def make(populations, particles, elements, dtype=torch.float32):
     return x, score, ancestors, coefficients, rng_state(5, 7)
 
 
+def test_the_reference_rounds_square_roots_correctly():
+    generator = torch.Generator().manual_seed(3)
+    exponent = torch.linspace(-300, 300, 10_000, dtype=torch.float64)
+    v = (1 + torch.rand(10_000, generator=generator, dtype=torch.float64)) * 2.0**exponent
+    assert reference._square_root(v).tolist() == [math.sqrt(x) for x in v.tolist()]
+    ends = torch.tensor([0.0, 1.0, torch.inf], dtype=torch.float64)
+    assert torch.equal(reference._square_root(ends), ends)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_reference(shape, dtype):
