@@ -23,14 +23,14 @@ TYPES = {
     "log_weights": "*fp32",
     "uniform": "*fp64",
     "ess_threshold": "fp64",
-    "outputs": ("*fp64", "*fp64", "*i1", "*i32"),
-    "resampled": "*i1",
+    "outputs": ("*fp64", "*fp64", "*u1", "*i32"),
+    "resampled": "*u1",
     "maxima": "*fp64",
     "sums": "*i64",
     "offsets": "*i64",
     "coefficients": "*fp64",
     "rng": "*i64",
-    "mask": "*i1",
+    "mask": "*u1",
 } | dict.fromkeys(["slots", "ancestors", "has_nan"], "*i32")
 TILE = {"TILE": large.TILE}
 WIDTH = {"WIDTH": 1024}

@@ -29,7 +29,7 @@ def check(run, log_weights, uniform, threshold=1.0):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("scale", [1e-30, 1.0, 10.0, 300.0])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 300.0])
 @pytest.mark.parametrize(
     "shape", [(1, 1), (1, 2), (3, 7), (5, 64), (2, 1023), (1, 4096), (2, 4097), (1, 6151)], ids=str
 )
