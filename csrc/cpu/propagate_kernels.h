@@ -43,38 +43,40 @@ EDMFAST_HD void add_shift_body(const S* score, T drift, bool first, T* shift, in
 }
 
 // x and shift of a piece of one sample; masked elements keep x and count nowhere.
-template <class S, class T>
-EDMFAST_HD void step_body(const S* x, T* shift, const float* normals, const uint8_t* mask, T scale, S* moved,
-                          int64_t n, Moments& moments) {
-  T z[kTile];
-  for (int64_t i = 0; i < n; ++i) z[i] = static_cast<T>(normals[i]);
-  if (mask != nullptr) {
-    for (int64_t i = 0; i < n; ++i) {
-      z[i] = mask[i] ? z[i] : T{0};
-      shift[i] = mask[i] ? shift[i] : T{0};
-    }
-  }
-  for (int64_t i = 0; i < n; ++i) narrow(widen(x[i]) + shift[i] + scale * z[i], moved[i]);
+template <bool kMasked, class S, class T>
+EDMFAST_HD void step_masked(const S* x, const T* shift, const float* normals, const uint8_t* mask, T scale, S* moved,
+                            int64_t n, Moments& moments) {
   // fixed lanes: the order of summation does not depend on the instruction set
   T zz[kLanes] = {}, mz[kLanes] = {}, mm[kLanes] = {};
+  const auto one = [&](int64_t i, int lane) __attribute__((always_inline)) {
+    const bool moves = !kMasked || mask[i] != 0;
+    const T z = moves ? static_cast<T>(normals[i]) : T{0};
+    const T m = moves ? shift[i] : T{0};
+    narrow(widen(x[i]) + m + scale * z, moved[i]);
+    zz[lane] += z * z;
+    mz[lane] += m * z;
+    mm[lane] += m * m;
+  };
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
 #pragma omp simd
-    for (int lane = 0; lane < kLanes; ++lane) {
-      zz[lane] += z[i + lane] * z[i + lane];
-      mz[lane] += shift[i + lane] * z[i + lane];
-      mm[lane] += shift[i + lane] * shift[i + lane];
-    }
+    for (int lane = 0; lane < kLanes; ++lane) one(i + lane, lane);
   }
-  for (; i < n; ++i) {
-    zz[0] += z[i] * z[i];
-    mz[0] += shift[i] * z[i];
-    mm[0] += shift[i] * shift[i];
-  }
+  for (; i < n; ++i) one(i, 0);
   for (int lane = 0; lane < kLanes; ++lane) {
     moments.noise += zz[lane];
     moments.cross += mz[lane];
     moments.shift += mm[lane];
+  }
+}
+
+template <class S, class T>
+EDMFAST_HD void step_body(const S* x, const T* shift, const float* normals, const uint8_t* mask, T scale, S* moved,
+                          int64_t n, Moments& moments) {
+  if (mask == nullptr) {
+    step_masked<false>(x, shift, normals, mask, scale, moved, n, moments);
+  } else {
+    step_masked<true>(x, shift, normals, mask, scale, moved, n, moments);
   }
 }
 
@@ -111,13 +113,14 @@ EDMFAST_HD void points_any(const T* x, const T* shift, const float* normals, con
 }
 
 // The same for every storage type, compiled for several instruction sets.
-#define EDMFAST_PROPAGATE_KERNELS(S, T)                                                                          \
-  EDMFAST_MULTIVERSION inline void add_shift(const S* score, T drift, bool first, T* shift, int64_t n) {         \
-    add_shift_body(score, drift, first, shift, n);                                                               \
-  }                                                                                                              \
-  EDMFAST_MULTIVERSION inline void step(const S* x, T* shift, const float* normals, const uint8_t* mask, T scale, \
-                                        S* moved, int64_t n, Moments& moments) {                                 \
-    step_body(x, shift, normals, mask, scale, moved, n, moments);                                                \
+#define EDMFAST_PROPAGATE_KERNELS(S, T)                                                                  \
+  EDMFAST_MULTIVERSION inline void add_shift(const S* score, T drift, bool first, T* shift, int64_t n) { \
+    add_shift_body(score, drift, first, shift, n);                                                       \
+  }                                                                                                      \
+  EDMFAST_MULTIVERSION inline void step(const S* x, const T* shift, const float* normals,                \
+                                        const uint8_t* mask, T scale, S* moved, int64_t n,               \
+                                        Moments& moments) {                                              \
+    step_body(x, shift, normals, mask, scale, moved, n, moments);                                        \
   }
 EDMFAST_PROPAGATE_KERNELS(float, float)
 EDMFAST_PROPAGATE_KERNELS(double, double)
