@@ -1,4 +1,8 @@
-"""Each resampling scheme on one large population, against torch's own way to the same law."""
+"""Each resampling scheme on one large population, against the nearest thing in torch.
+
+That is the same law for the systematic, stratified and multinomial scheme. Torch has none of the
+others; what a user would take in their place is torch.multinomial, the same job with more variance.
+"""
 
 from __future__ import annotations
 

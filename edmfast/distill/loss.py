@@ -12,6 +12,8 @@ out. It needs no derivative of E with respect to x.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -34,25 +36,25 @@ class TrainingLoss(nn.Module):
         return loss
 
 
-def denoising_loss(student: nn.Module, batch: Batch) -> torch.Tensor:
-    """lambda-weighted mean squared error [] of the student's denoiser."""
+def denoising_loss(student: Any, batch: Batch) -> torch.Tensor:
+    """lambda-weighted mean squared error [] of the denoiser of a student that has a sigma_data."""
     # An energy keeps the graph of its score only where x requires grad.
     x = batch["x"].detach().requires_grad_()
     denoised = student(x, batch["sigma"], **condition_of(batch))
     if denoised.shape != x.shape:
         raise ValueError(f"the student must return {[*x.shape]}, it returned {[*denoised.shape]}")
-    sigma_data: float = student.sigma_data  # type: ignore[assignment]
+    sigma_data: float = student.sigma_data
     sigma = expand_sigma(batch["sigma"], x)
     weight = (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
     return (weight * (denoised - batch["target"]).square()).mean()
 
 
-def difference_loss(student: nn.Module, batch: Batch) -> torch.Tensor:
+def difference_loss(student: Any, batch: Batch) -> torch.Tensor:
     """Variance [] in nats² of the error of -ΔE over the batch's noising pairs."""
     start, to = batch["pair_from"], batch["pair_to"]
     size = len(start)
     condition = condition_of(batch, size)
-    energies = student.energy(  # type: ignore[operator]
+    energies = student.energy(
         torch.cat([to, start]),
         torch.cat([batch["pair_sigma_to"].expand(size), batch["pair_sigma_from"].expand(size)]),
         **{name: value.repeat(2) for name, value in condition.items()},

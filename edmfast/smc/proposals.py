@@ -43,7 +43,11 @@ class Proposal:
     """Gives (drift, v_M, v_L) per population: the mean shift is drift * S."""
 
     name = ""
-    needs_curvature = False
+
+    @property
+    def needs_curvature(self) -> bool:
+        """Whether every particle's curvature is to be probed before a step."""
+        return False
 
     def coefficients(self, step: Step, exponent: float, curvature: Tensor) -> Tensor:
         """float64 [P, 3]; curvature [P] is the population mean of tr(grad S)/(A d), where needed."""
@@ -100,7 +104,7 @@ class CurvatureMatched(Proposal):
     name = "curvature_matched"
 
     @property
-    def needs_curvature(self) -> bool:  # type: ignore[override]
+    def needs_curvature(self) -> bool:
         return self.kappa is None
 
     def coefficients(self, step: Step, exponent: float, curvature: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ def test_empty(shape):
     assert ratio.shape == shape[:2]
 
 
-@pytest.mark.parametrize("shape", SHAPES[3:])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_every_output_element_is_written(shape):
     """In memory that held NaN before, no NaN is left."""
     inputs = make(*shape)
@@ -176,7 +176,8 @@ def test_every_output_element_is_written(shape):
     places = {tensor.data_ptr() for tensor in poisoned}
     del poisoned
     results = [propagate(*inputs) for _ in range(20)]
-    assert any(moved.data_ptr() in places for moved, _ in results)
+    # the smallest blocks are too often taken by something else
+    assert math.prod(shape) < 64 or any(moved.data_ptr() in places for moved, _ in results)
     for moved, ratio in results:
         assert torch.isfinite(moved).all()
         assert torch.isfinite(ratio).all()

@@ -62,18 +62,18 @@ class UNet(nn.Module):
         self.down = nn.ModuleList()
         width = channels[0]
         for level_width in channels:
-            self.down.append(_level(width, level_width, blocks, groups, embedding_width))
+            self.down.append(Level(width, level_width, blocks, groups, embedding_width))
             width = level_width
         self.attention = Attention(width, groups)
         self.up = nn.ModuleList()
         for level_width in reversed(channels[:-1]):
             entry = width + level_width
-            self.up.append(_level(entry, level_width, blocks, groups, embedding_width))
+            self.up.append(Level(entry, level_width, blocks, groups, embedding_width))
             width = level_width
         self.output_norm = nn.GroupNorm(groups, width)
         self.output = nn.Conv2d(width, in_channels * patch**2, 3, padding=1)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
+        for parameter in self.output.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, y: torch.Tensor, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
@@ -83,16 +83,12 @@ class UNet(nn.Module):
         embedding = self.embedding(c_noise, class_label)
         h = self.input(F.pixel_unshuffle(y, self.patch))
         skips = []
-        for level, residual_blocks in enumerate(self.down):
-            h = F.avg_pool2d(h, 2) if level else h
-            for block in residual_blocks:  # type: ignore[attr-defined]
-                h = block(h, embedding)
+        for index, level in enumerate(self.down):
+            h = level(F.avg_pool2d(h, 2) if index else h, embedding)
             skips.append(h)
         h = self.attention(skips.pop())
-        for residual_blocks in self.up:
-            h = torch.cat([F.interpolate(h, scale_factor=2.0), skips.pop()], 1)
-            for block in residual_blocks:  # type: ignore[attr-defined]
-                h = block(h, embedding)
+        for level in self.up:
+            h = level(torch.cat([F.interpolate(h, scale_factor=2.0), skips.pop()], 1), embedding)
         return F.pixel_shuffle(self.output(silu(self.output_norm(h))), self.patch)
 
     def _check(self, y: torch.Tensor) -> None:
@@ -105,8 +101,19 @@ class UNet(nn.Module):
             )
 
 
-def _level(entry: int, width: int, blocks: int, groups: int, embedding_width: int) -> nn.ModuleList:
-    return nn.ModuleList(
-        ResidualBlock(entry if index == 0 else width, width, groups, embedding_width)
-        for index in range(blocks)
-    )
+class Level(nn.ModuleList):
+    """The residual blocks of one resolution, one after the other."""
+
+    def __init__(
+        self, entry: int, width: int, blocks: int, groups: int, embedding_width: int
+    ) -> None:
+        super().__init__(
+            ResidualBlock(entry if index == 0 else width, width, groups, embedding_width)
+            for index in range(blocks)
+        )
+
+    def forward(self, h: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """h [B, entry, H, W], embedding [B, embedding_width] -> [B, width, H, W]."""
+        for block in self:
+            h = block(h, embedding)
+        return h
