@@ -25,9 +25,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> systematic_resample(Tensor lo
   const ResampledTensors out(log_weights.size(0), log_weights.size(1));
   const double* points = static_cast<const double*>(uniform.data_ptr());
   if (log_weights.scalar_type() == ScalarType::Float) {
-    resample_systematic(ResampleJob<float>(log_weights, points, ess_threshold, out));
+    resample_systematic(ResampleJob<float>(log_weights, points, ess_threshold, out), Given{});
   } else if (log_weights.scalar_type() == ScalarType::Double) {
-    resample_systematic(ResampleJob<double>(log_weights, points, ess_threshold, out));
+    resample_systematic(ResampleJob<double>(log_weights, points, ess_threshold, out), Given{});
   } else {
     STD_TORCH_CHECK(false, "log_weights must be float32 or float64");
   }

@@ -1,6 +1,6 @@
 // The loops of systematic resampling over one chunk of particles.
 #pragma once
-#include <cmath>
+#include <algorithm>
 #include <limits>
 
 #include "../include/fixed_point.h"
@@ -20,16 +20,17 @@ struct WeightSums {
     low_lower += other.low_lower;
   }
 
-  unsigned __int128 squares() const {
-    using Wide = unsigned __int128;
-    return (Wide(high_high) << 62) + (Wide(high_low) << 32) + (Wide(low_upper) << 31) + Wide(low_lower);
-  }
+  Words squares() const { return words_of(high_high, high_low, low_upper, low_lower); }
 };
 
 struct Maximum {
   double value = -std::numeric_limits<double>::infinity();
   bool has_nan = false;
 };
+
+inline Maximum larger(const Maximum& a, const Maximum& b) {
+  return {b.value > a.value ? b.value : a.value, a.has_nan || b.has_nan};
+}
 
 template <class T>
 EDMFAST_HD Maximum maximum_body(const T* log_weights, int64_t n) {
@@ -43,23 +44,21 @@ EDMFAST_HD Maximum maximum_body(const T* log_weights, int64_t n) {
   return {static_cast<double>(best), nan != 0};
 }
 
-template <class T>
+template <bool kConverts, class T>
 EDMFAST_HD void quantise_body(const T* log_weights, double maximum, int bits, int64_t* q, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const double value = static_cast<double>(log_weights[i]);
     // equality first: it also serves a maximum of +inf
-    q[i] = quantised_exp(value == maximum ? 0.0 : value - maximum, bits);
+    q[i] = quantised_exp<kConverts>(value == maximum ? 0.0 : value - maximum, bits);
   }
 }
 
 EDMFAST_MULTIVERSION inline Maximum find_maximum(const float* w, int64_t n) { return maximum_body(w, n); }
 EDMFAST_MULTIVERSION inline Maximum find_maximum(const double* w, int64_t n) { return maximum_body(w, n); }
-EDMFAST_MULTIVERSION inline void quantise(const float* w, double maximum, int bits, int64_t* q, int64_t n) {
-  quantise_body(w, maximum, bits, q, n);
-}
-EDMFAST_MULTIVERSION inline void quantise(const double* w, double maximum, int bits, int64_t* q, int64_t n) {
-  quantise_body(w, maximum, bits, q, n);
-}
+EDMFAST_BY_CONVERSION(void quantise(const float* w, double maximum, int bits, int64_t* q, int64_t n),
+                      quantise_body<kConverts>(w, maximum, bits, q, n);)
+EDMFAST_BY_CONVERSION(void quantise(const double* w, double maximum, int bits, int64_t* q, int64_t n),
+                      quantise_body<kConverts>(w, maximum, bits, q, n);)
 
 // Sums the weights and replaces each by the sum of those before it, starting from `before`.
 EDMFAST_MULTIVERSION inline WeightSums scan_weights(int64_t* q, int64_t n, int64_t before) {
@@ -88,20 +87,30 @@ EDMFAST_MULTIVERSION inline void first_slots(const int64_t* prefix, int64_t offs
   for (int64_t i = 0; i < n; ++i) slots[i] = static_cast<int32_t>(map.first_slot(prefix[i] + offset));
 }
 
-// Writes every particle at its first slot, then a running maximum: the cost does not depend on the counts.
-// Particles whose first slot is the next one's own none, and the later write wins.
+// Copies of a particle that are written at once.
+constexpr int32_t kCopies = 8;
+
+EDMFAST_HD void write_copies(int32_t* to, int32_t particle) {
+  for (int32_t j = 0; j < kCopies; ++j) to[j] = particle;
+}
+
+// Writes kCopies of every particle from its first slot on, and more of the few that own more: what is too much,
+// the next particle overwrites. So there is no branch on most counts, and at most n + slots / kCopies writes.
 EDMFAST_MULTIVERSION inline void fill_slots(const int32_t* slots, int64_t first, int64_t n, int32_t* ancestors) {
-  const int32_t begin = slots[0], end = slots[n];
-  while (n > 0 && slots[n - 1] == end) --n;
-  for (int32_t k = begin; k < end; ++k) ancestors[k] = 0;
-  for (int64_t i = 0; i < n; ++i) ancestors[slots[i]] = static_cast<int32_t>(first + i);
-  int32_t running = 0;
-#pragma omp simd reduction(inscan, max : running)
-  for (int32_t k = begin; k < end; ++k) {
-    running = ancestors[k] > running ? ancestors[k] : running;
-#pragma omp scan inclusive(running)
-    ancestors[k] = running;
+  const int32_t end = slots[n];
+  int64_t inside = n;
+  while (inside > 0 && slots[inside - 1] > end - kCopies) --inside;
+  for (int64_t i = 0; i < inside; ++i) {
+    const int32_t particle = static_cast<int32_t>(first + i), next = slots[i + 1];
+    int32_t slot = slots[i];
+    write_copies(ancestors + slot, particle);
+    while (__builtin_expect(next - slot > kCopies, 0)) {
+      slot = std::min(slot + kCopies, end - kCopies);
+      write_copies(ancestors + slot, particle);
+    }
   }
+  for (int64_t i = inside; i < n; ++i)
+    for (int32_t k = slots[i]; k < slots[i + 1]; ++k) ancestors[k] = static_cast<int32_t>(first + i);
 }
 
 }  // namespace edmfast

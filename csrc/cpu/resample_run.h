@@ -1,4 +1,5 @@
-// Systematic resampling of a whole job: small populations in groups, large ones in chunks by three passes.
+// Systematic resampling of a whole job: small populations in lanes, middling ones each in one go, large ones in
+// chunks by three passes.
 #pragma once
 #include <torch/csrc/stable/ops.h>
 
@@ -8,12 +9,14 @@
 
 #include "allocate.h"
 #include "resample_kernels.h"
-#include "resample_small.h"
+#include "resample_lanes.h"
 
 namespace edmfast {
 
 constexpr int64_t kChunk = 16384;
 constexpr int64_t kBlock = 1024;
+// Populations of one task, so that a task is worth a thread.
+inline int64_t grain_of(int64_t particles) { return std::max<int64_t>(1, 4096 / particles); }
 
 // What every resampling operator returns.
 struct ResampledTensors {
@@ -33,6 +36,7 @@ struct ResampleJob {
   const double* uniform;
   double ess_threshold;
   int64_t populations, particles;
+  int bits;
   int32_t* ancestors;
   double* log_mean;
   double* ess;
@@ -46,6 +50,7 @@ struct ResampleJob {
         ess_threshold(threshold),
         populations(weights.size(0)),
         particles(weights.size(1)),
+        bits(fraction_bits(particles)),
         ancestors(static_cast<int32_t*>(out.ancestors.data_ptr())),
         log_mean(static_cast<double*>(out.log_mean.data_ptr())),
         ess(static_cast<double*>(out.ess.data_ptr())),
@@ -53,12 +58,17 @@ struct ResampleJob {
         degenerate(static_cast<int32_t*>(out.degenerate.data_ptr())) {}
 };
 
+// Where the log-weights are there already. Others write them first, a piece of a population at a time.
+struct Given {
+  void prepare(int64_t, int64_t, int64_t) const {}
+};
+
 // Decides one population from its totals; false where the ancestors stay the identity.
 template <class T>
-bool decide_population(const ResampleJob<T>& job, int64_t p, const Maximum& maximum, int64_t total,
-                       unsigned __int128 squares) {
-  const Decision decision = decide(maximum.value, maximum.has_nan, total, static_cast<uint64_t>(squares >> 64),
-                                   static_cast<uint64_t>(squares), job.particles, job.ess_threshold);
+bool decide_population(const ResampleJob<T>& job, int64_t p, const Maximum& maximum, const WeightSums& sums) {
+  const Words squares = sums.squares();
+  const Decision decision = decide(maximum.value, maximum.has_nan, sums.total, squares.high, squares.low,
+                                   job.particles, job.bits, job.ess_threshold);
   job.ess[p] = decision.ess;
   job.log_mean[p] = decision.log_mean;
   job.resampled[p] = decision.resampled;
@@ -80,7 +90,7 @@ WeightSums scan_chunk(const T* log_weights, int64_t n, double maximum, int bits,
 
 // `offset`, `end`: the exact sums of all weights before this chunk, and up to its end.
 inline void fill_chunk(const int64_t* prefix, int64_t first, int64_t n, int64_t offset, int64_t end, const SlotMap& map,
-                int32_t* ancestors) {
+                       int32_t* ancestors) {
   int32_t slots[kBlock + 1];
   const int32_t last = static_cast<int32_t>(map.first_slot(end));
   for (int64_t start = 0; start < n; start += kBlock) {
@@ -118,44 +128,56 @@ inline void keep_order(int64_t first, int64_t n, int32_t* ancestors) {
   for (int64_t i = first; i < first + n; ++i) ancestors[i] = static_cast<int32_t>(i);
 }
 
-template <class T>
-void resample_small(const ResampleJob<T>& job) {
+template <class T, class Source>
+void resample_in_lanes(const ResampleJob<T>& job, const Source& source) {
+  const int64_t n = job.particles, groups = (job.populations + kLanes - 1) / kLanes;
+  const int64_t grain = std::max<int64_t>(1, grain_of(n) / kLanes);
+  torch::stable::parallel_for(0, groups, grain, [&](int64_t begin, int64_t end) {
+    LaneDecisions found;
+    for (int64_t p = begin * kLanes; p < std::min(end * kLanes, job.populations); p += kLanes) {
+      const int64_t size = std::min<int64_t>(kLanes, job.populations - p);
+      for (int64_t k = 0; k < size; ++k) source.prepare(p + k, 0, n);
+      resample_lanes(job.log_weights + p * n, size, n, job.bits, job.uniform + p, job.ess_threshold, found,
+                     job.ancestors + p * n);
+      std::copy_n(found.log_mean, size, job.log_mean + p);
+      std::copy_n(found.ess, size, job.ess + p);
+      std::copy_n(found.resampled, size, job.resampled + p);
+      std::copy_n(found.degenerate, size, job.degenerate + p);
+    }
+  });
+}
+
+template <class T, class Source>
+void resample_whole(const ResampleJob<T>& job, const Source& source) {
   const int64_t n = job.particles;
-  const int64_t populations = kSmall / n;
-  const int64_t groups = (job.populations + populations - 1) / populations;
-  const int bits = fraction_bits(n);
-  torch::stable::parallel_for(0, groups, 4, [&](int64_t begin, int64_t end) {
-    SmallGroup group;
-    for (int64_t p = begin * populations; p < std::min(end * populations, job.populations); p += populations) {
-      const int64_t size = std::min(populations, job.populations - p);
-      weigh(job.log_weights + p * n, size, n, bits, group);
-      for (int64_t k = 0; k < size; ++k) {
-        int64_t* prefix = group.weights + k * n;
-        int32_t* ancestors = job.ancestors + (p + k) * n;
-        const SmallSums sums = scan_small(prefix, n);
-        if (decide_population(job, p + k, group.maxima[k], sums.total, sums.squares)) {
-          fill_small(prefix, n, SlotMap(n, sums.total, job.uniform[p + k]), group.slots, ancestors);
-        } else {
-          keep_order(0, n, ancestors);
-        }
+  torch::stable::parallel_for(0, job.populations, grain_of(n), [&](int64_t begin, int64_t end) {
+    Scratch scratch;
+    int64_t* prefix = scratch.of(n);
+    for (int64_t p = begin; p < end; ++p) {
+      const T* w = job.log_weights + p * n;
+      source.prepare(p, 0, n);
+      const Maximum maximum = find_maximum(w, n);
+      const WeightSums sums = scan_chunk(w, n, maximum.value, job.bits, prefix);
+      if (decide_population(job, p, maximum, sums)) {
+        fill_chunk(prefix, 0, n, 0, sums.total, SlotMap(n, sums.total, job.uniform[p]), job.ancestors + p * n);
+      } else {
+        keep_order(0, n, job.ancestors + p * n);
       }
     }
   });
 }
 
-template <class T>
-void resample_large(const ResampleJob<T>& job) {
+template <class T, class Source>
+void resample_in_chunks(const ResampleJob<T>& job, const Source& source) {
   const int64_t particles = job.particles;
   const int64_t chunks = (particles + kChunk - 1) / kChunk;
   const int64_t tasks = job.populations * chunks;
-  const int bits = fraction_bits(particles);
   // kept between the passes: a second exponential would cost more than reading the integers back
   Scratch scratch;
   int64_t* prefix = scratch.of(job.populations * particles);
   std::vector<Maximum> maxima(tasks);
-  std::vector<WeightSums> sums(tasks);
+  std::vector<WeightSums> sums(tasks), wholes(job.populations);
   std::vector<int64_t> offsets(tasks);
-  std::vector<char> active(job.populations);
 
   const auto each_chunk = [&](const auto& body) {
     torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
@@ -167,31 +189,32 @@ void resample_large(const ResampleJob<T>& job) {
     });
   };
 
-  each_chunk([&](int64_t task, int64_t, int64_t, int64_t n, const T* w) { maxima[task] = find_maximum(w, n); });
+  each_chunk([&](int64_t task, int64_t p, int64_t first, int64_t n, const T* w) {
+    for (int64_t start = 0; start < n; start += kBlock) {
+      const int64_t size = std::min(kBlock, n - start);
+      source.prepare(p, first + start, size);
+      maxima[task] = larger(maxima[task], find_maximum(w + start, size));
+    }
+  });
   for (int64_t p = 0; p < job.populations; ++p) {
     Maximum& whole = maxima[p * chunks];
-    for (int64_t chunk = 1; chunk < chunks; ++chunk) {
-      whole.value = std::max(whole.value, maxima[p * chunks + chunk].value);
-      whole.has_nan |= maxima[p * chunks + chunk].has_nan;
-    }
+    for (int64_t chunk = 1; chunk < chunks; ++chunk) whole = larger(whole, maxima[p * chunks + chunk]);
   }
   each_chunk([&](int64_t task, int64_t p, int64_t, int64_t n, const T* w) {
-    sums[task] = scan_chunk(w, n, maxima[p * chunks].value, bits, prefix + (w - job.log_weights));
+    sums[task] = scan_chunk(w, n, maxima[p * chunks].value, job.bits, prefix + (w - job.log_weights));
   });
-  std::vector<int64_t> totals(job.populations);
   for (int64_t p = 0; p < job.populations; ++p) {
-    WeightSums whole;
+    WeightSums& whole = wholes[p];
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       offsets[p * chunks + chunk] = whole.total;
       whole += sums[p * chunks + chunk];
     }
-    totals[p] = whole.total;
-    active[p] = decide_population(job, p, maxima[p * chunks], whole.total, whole.squares());
+    decide_population(job, p, maxima[p * chunks], whole);
   }
   each_chunk([&](int64_t task, int64_t p, int64_t first, int64_t n, const T* w) {
     int32_t* ancestors = job.ancestors + p * particles;
-    if (active[p]) {
-      const SlotMap map(particles, totals[p], job.uniform[p]);
+    if (job.resampled[p]) {
+      const SlotMap map(particles, wholes[p].total, job.uniform[p]);
       fill_chunk(prefix + (w - job.log_weights), first, n, offsets[task], offsets[task] + sums[task].total, map,
                  ancestors);
     } else {
@@ -200,9 +223,16 @@ void resample_large(const ResampleJob<T>& job) {
   });
 }
 
-template <class T>
-void resample_systematic(const ResampleJob<T>& job) {
-  if (job.populations > 0) job.particles <= kSmall ? resample_small(job) : resample_large(job);
+template <class T, class Source>
+void resample_systematic(const ResampleJob<T>& job, const Source& source) {
+  if (job.populations == 0) return;
+  if (job.particles <= kLaneParticles) {
+    resample_in_lanes(job, source);
+  } else if (job.particles <= kChunk) {
+    resample_whole(job, source);
+  } else {
+    resample_in_chunks(job, source);
+  }
 }
 
 }  // namespace edmfast

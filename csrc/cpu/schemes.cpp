@@ -30,8 +30,7 @@ struct Choice {
 template <class T>
 void resample_each(const ResampleJob<T>& job, const Choice& choice) {
   const int64_t n = job.particles;
-  const int bits = fraction_bits(n);
-  torch::stable::parallel_for(0, job.populations, std::max<int64_t>(1, 4096 / n), [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, job.populations, grain_of(n), [&](int64_t begin, int64_t end) {
     Population weights;
     std::vector<int64_t> prefix;
     for (int64_t p = begin; p < end; ++p) {
@@ -39,11 +38,11 @@ void resample_each(const ResampleJob<T>& job, const Choice& choice) {
       int32_t* ancestors = job.ancestors + p * choice.count;
       const Maximum maximum = find_maximum(w, n);
       weights.q.resize(n);
-      quantise(w, maximum.value, bits, weights.q.data(), n);
+      quantise(w, maximum.value, job.bits, weights.q.data(), n);
       prefix = weights.q;
       const WeightSums sums = scan_weights(prefix.data(), n, 0);
       weights.total = sums.total;
-      const bool small = decide_population(job, p, maximum, sums.total, sums.squares());
+      const bool small = decide_population(job, p, maximum, sums);
       const bool collapsed = (job.degenerate[p] & kCollapsed) != 0;
       job.resampled[p] = (small || choice.count != n) && !collapsed;
       if (job.resampled[p]) {
@@ -80,7 +79,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> resample(Tensor log_weights, 
     using T = decltype(sample);
     const ResampleJob<T> job(log_weights, uniform.data(), ess_threshold, out);
     if (systematic) {
-      resample_systematic(job);
+      resample_systematic(job, Given{});
     } else if (populations > 0) {
       resample_each(job, choice);
     }

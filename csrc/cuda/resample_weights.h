@@ -58,7 +58,7 @@ template <class T>
 __device__ __forceinline__ bool decide_population(const ResampleJob<T>& job, int64_t p, const Maximum& maximum,
                                                   const Totals& sums) {
   const Decision decision = decide(maximum.value, maximum.has_nan != 0, sums.total, sums.high, sums.low,
-                                   job.particles, job.ess_threshold);
+                                   job.particles, fraction_bits(job.particles), job.ess_threshold);
   job.ess[p] = decision.ess;
   job.log_mean[p] = decision.log_mean;
   job.degenerate[p] = decision.degenerate;

@@ -1,6 +1,5 @@
 // What the totals of one population say: effective sample size, log-mean weight, whether to resample.
 #pragma once
-#include <cmath>
 #include <limits>
 
 #include "fixed_point.h"
@@ -19,22 +18,20 @@ struct Decision {
   int32_t degenerate = 0;
 };
 
-// `total`: the sum of the integer weights; (`high`, `low`): the 128-bit sum of their squares.
+// `total`: the sum of the integer weights, of `bits` fraction bits; (`high`, `low`): the 128-bit sum of their
+// squares. Free of branches, for vectors of populations.
 EDMFAST_HD Decision decide(double maximum, bool has_nan, int64_t total, uint64_t high, uint64_t low,
-                           int64_t particles, double ess_threshold) {
+                           int64_t particles, int bits, double ess_threshold) {
   const bool collapsed = !(maximum > -kInfinity);
+  const double n = static_cast<double>(particles);
+  const double scale = bits_to_double(int64_t{1023 + bits} << 52);
+  const double mean = divide(static_cast<double>(total > 0 ? total : 1), mul(n, scale));
   Decision decision;
+  decision.ess = collapsed ? 0.0 : effective_sample_size(total, high, low);
+  decision.log_mean = collapsed ? -kInfinity : add(maximum, natural_log(mean));
+  decision.resampled = !collapsed && decision.ess < mul(ess_threshold, n);
   decision.degenerate =
       (has_nan ? kNanSeen : 0) | (collapsed ? kCollapsed : 0) | (maximum == kInfinity ? kInfinite : 0);
-  if (collapsed) {
-    decision.log_mean = -kInfinity;
-    return decision;
-  }
-  const double n = static_cast<double>(particles);
-  const double scale = bits_to_double(int64_t{1023 + fraction_bits(particles)} << 52);
-  decision.ess = effective_sample_size(total, high, low);
-  decision.log_mean = add(maximum, std::log(static_cast<double>(total) / mul(n, scale)));
-  decision.resampled = decision.ess < mul(ess_threshold, n);
   return decision;
 }
 

@@ -4,6 +4,26 @@
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(EDMFAST_NO_MULTIVERSION)
 #define EDMFAST_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+// The same where a loop is written in two ways: `kConverts` says whether vectors of 64-bit integers convert
+// from and to double in one instruction.
+#define EDMFAST_BY_CONVERSION(SIGNATURE, ...)                        \
+  __attribute__((target("arch=x86-64-v4"))) inline SIGNATURE {       \
+    constexpr bool kConverts = true;                                 \
+    __VA_ARGS__                                                      \
+  }                                                                  \
+  __attribute__((target("arch=x86-64-v3"))) inline SIGNATURE {       \
+    constexpr bool kConverts = false;                                \
+    __VA_ARGS__                                                      \
+  }                                                                  \
+  __attribute__((target("default"))) inline SIGNATURE {              \
+    constexpr bool kConverts = false;                                \
+    __VA_ARGS__                                                      \
+  }
 #else
 #define EDMFAST_MULTIVERSION
+#define EDMFAST_BY_CONVERSION(SIGNATURE, ...) \
+  inline SIGNATURE {                          \
+    constexpr bool kConverts = true;          \
+    __VA_ARGS__                               \
+  }
 #endif

@@ -51,6 +51,14 @@ EDMFAST_HD float divide(float a, float b) {
 #endif
 }
 
+EDMFAST_HD double divide(double a, double b) {
+#ifdef __CUDA_ARCH__
+  return __ddiv_rn(a, b);
+#else
+  return a / b;
+#endif
+}
+
 EDMFAST_HD float square_root(float a) {
 #ifdef __CUDA_ARCH__
   return __fsqrt_rn(a);
@@ -75,6 +83,12 @@ EDMFAST_HD double bits_to_double(int64_t bits) {
   double value;
   __builtin_memcpy(&value, &bits, sizeof(value));
   return value;
+}
+
+EDMFAST_HD int64_t double_to_bits(double value) {
+  int64_t bits;
+  __builtin_memcpy(&bits, &value, sizeof(bits));
+  return bits;
 }
 
 }  // namespace edmfast

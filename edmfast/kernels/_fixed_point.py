@@ -46,6 +46,28 @@ def integer_weights(value, maximum, bits, inside):
 
 
 @triton.jit
+def _natural_log(x):
+    """log(x) of positive normal float64, see the reference."""
+    pattern = x.to(tl.int64, bitcast=True)
+    exponent = (pattern - 0x3FE6A09E667F3BCD) >> 52
+    mantissa = (pattern - (exponent << 52)).to(tl.float64, bitcast=True)
+    s = (mantissa - 1.0) / (mantissa + 1.0)
+    s2 = s * s
+    series = s2 * 0.09523809523809523 + 0.10526315789473684
+    series = series * s2 + 0.11764705882352941
+    series = series * s2 + 0.13333333333333333
+    series = series * s2 + 0.15384615384615385
+    series = series * s2 + 0.18181818181818182
+    series = series * s2 + 0.2222222222222222
+    series = series * s2 + 0.2857142857142857
+    series = series * s2 + 0.4
+    series = series * s2 + 0.6666666666666666
+    series = series * s2 * s + s * 2.0
+    n = exponent.to(tl.float64)
+    return n * 0.693147180369123816490 + (n * 1.90821492927058770002e-10 + series)
+
+
+@triton.jit
 def sums_of(q):
     """Sums of q, and of q^2 in three parts that cannot overflow: 2^64, 2^32 and 1 times int64."""
     unsigned = q.to(tl.uint64, bitcast=True)
@@ -69,7 +91,8 @@ def decide(maximum, total, square_high, square_middle, square_low, particles, bi
     weight = total.to(tl.float64)
     collapsed = maximum == float("-inf")
     ess = tl.where(collapsed, 0.0, weight * weight / (high * 18446744073709551616.0 + low))
-    log_mean = maximum + tl.log(weight / (n * _power_of_two(bits)))
+    mean = tl.maximum(weight, 1.0) / (n * _power_of_two(bits))
+    log_mean = tl.where(collapsed, float("-inf"), maximum + _natural_log(mean))
     resampled = (ess < n * ess_threshold) & (collapsed == 0)
     return ess, log_mean, resampled, collapsed
 

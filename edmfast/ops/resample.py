@@ -5,7 +5,8 @@ order; the first slot of particle i is ``ceil(c_i N / W - u)``. So ancestors are
 every device and for any number of threads, and ``|offspring_i - N w_i| < 1`` always (with w the
 integer weights). Where the effective sample size is not below the threshold, ancestors are the
 identity. Bad weights: NaN counts as zero weight; if all weights are zero the identity is kept and the
-population is marked as collapsed; particles at +inf share the population. Not differentiable.
+population is marked as collapsed; particles at +inf share the population. Not differentiable:
+log-weights that require grad raise under grad mode.
 """
 
 from __future__ import annotations
@@ -69,31 +70,30 @@ def systematic_resample(
     ess_threshold: fraction of N; 1 resamples unless all weights are equal, 0 never does.
     Returns `Resampled`; ``log_mean`` is log(mean of the weights), whether or not it resampled.
 
-    Raises TypeError for dtypes, ValueError for shapes, no particles, or a threshold outside [0, 1].
+    Raises TypeError for dtypes, ValueError for shapes, no particles, or a threshold outside [0, 1],
+    RuntimeError for log-weights that require grad.
     Source: systematic resampling, Carpenter, Clifford and Fearnhead 1999; adaptive, Liu and Chen 1995.
     """
-    if not log_weights.is_floating_point():
-        raise TypeError(f"log_weights must be floating point, got {log_weights.dtype}")
-    if not uniform.is_floating_point():
-        raise TypeError(f"uniform must be floating point, got {uniform.dtype}")
-    if log_weights.dim() != 2 or log_weights.shape[1] == 0:
-        raise ValueError(
-            f"log_weights must be [P, N] with N >= 1, got shape {tuple(log_weights.shape)}"
+    # every attribute is read once: a call on a small population is mostly such overhead
+    shape, dtype, device = log_weights.shape, log_weights.dtype, log_weights.device
+    if not dtype.is_floating_point or not uniform.dtype.is_floating_point:
+        raise TypeError(
+            f"log_weights and uniform must be floating point, got {dtype} and {uniform.dtype}"
         )
-    if log_weights.shape[1] >= 2**31:
-        raise ValueError(f"at most 2^31 - 1 particles, got {log_weights.shape[1]}")
-    if uniform.shape != log_weights.shape[:1]:
+    if len(shape) != 2 or not 0 < shape[1] < 2**31:
         raise ValueError(
-            f"uniform must be [P] = [{log_weights.shape[0]}], got shape {tuple(uniform.shape)}"
+            f"log_weights must be [P, N] with N >= 1 and below 2^31, got shape {tuple(shape)}"
         )
-    if uniform.device != log_weights.device:
-        raise ValueError(f"uniform is on {uniform.device}, log_weights on {log_weights.device}")
+    if uniform.shape != shape[:1]:
+        raise ValueError(f"uniform must be [P] = [{shape[0]}], got shape {tuple(uniform.shape)}")
+    if uniform.device != device:
+        raise ValueError(f"uniform is on {uniform.device}, log_weights on {device}")
     if not 0.0 <= ess_threshold <= 1.0:
         raise ValueError(f"ess_threshold must be in [0, 1], got {ess_threshold}")
-    weights, point = log_weights.detach(), uniform.detach()
-    if weights.dtype not in (torch.float32, torch.float64):
-        weights = weights.float()
-    # asking first and naming the overload: a call on a small population is mostly such overhead
-    if point.dtype != torch.float64:
-        point = point.double()
-    return Resampled(*_OPERATOR(weights, point, ess_threshold))
+    if log_weights.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError("systematic_resample has no derivative: call it under torch.no_grad()")
+    if dtype is not torch.float32 and dtype is not torch.float64:
+        log_weights = log_weights.float()
+    if uniform.dtype is not torch.float64:
+        uniform = uniform.double()
+    return Resampled(*_OPERATOR(log_weights, uniform, ess_threshold))

@@ -2,7 +2,7 @@
 
 All work on the same integer weights as `systematic_resample` and on counter-based uniforms, so
 ancestors are the same bits on every device, for any number of threads, and for a population whatever
-runs beside it. Not differentiable.
+runs beside it. Not differentiable: log-weights that require grad raise under grad mode.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def resample(
     Returns `Resampled` with ancestors int32 [P, M].
 
     Raises TypeError for dtypes; ValueError for shapes, an unknown scheme, a count below 1 or one
-    that the scheme or the threshold excludes; NotImplementedError for "ssp" on a GPU.
+    that the scheme or the threshold excludes; RuntimeError for log-weights that require grad;
+    NotImplementedError for "ssp" on a GPU.
     Sources: Carpenter et al. 1999 (systematic); Kitagawa 1996 (stratified); Liu and Chen 1998
     (residual); Del Moral 2004 (killing); Gerber, Chopin and Whiteley 2019, arXiv 1708.02230 (ssp).
     """
@@ -98,7 +99,9 @@ def resample(
         )
     if scheme == "ssp" and log_weights.device.type != "cpu":
         raise NotImplementedError('"ssp" is sequential: on a GPU use "systematic" or "stratified"')
-    weights = log_weights.detach()
+    if log_weights.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError("resample has no derivative: call it under torch.no_grad()")
+    weights = log_weights
     if weights.dtype not in (torch.float32, torch.float64):
         weights = weights.float()
     if scheme == "systematic" and count == particles and weights.device.type != "cpu":

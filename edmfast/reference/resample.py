@@ -53,6 +53,22 @@ def quantised_exp(x: Tensor, bits: int) -> Tensor:
     return torch.where(counts, (p * power).long(), 0)
 
 
+def natural_log(x: Tensor) -> Tensor:
+    """log(x) of positive normal float64 to about an ulp: 2 atanh((m - 1)/(m + 1)) as a Taylor series."""
+    pattern = x.view(torch.int64)
+    exponent = (pattern - 0x3FE6A09E667F3BCD) >> 52
+    mantissa = (pattern - (exponent << 52)).view(torch.float64)
+    s = (mantissa - 1.0) / (mantissa + 1.0)
+    s2 = s * s
+    series = torch.full_like(s, 2.0 / 21.0)
+    for odd in range(19, 1, -2):
+        series = series * s2
+        series = series + 2.0 / odd
+    series = series * s2 * s + 2.0 * s
+    n = exponent.double()
+    return n * 0.693147180369123816490 + (n * 1.90821492927058770002e-10 + series)
+
+
 def high_product(a: Tensor, b: Tensor) -> Tensor:
     """floor(a b / 2^64) of non-negative values; a is a 64-bit pattern, b < 2^63."""
     a0, a1 = a & _LOW32, (a >> 32) & _LOW32
@@ -118,7 +134,7 @@ def weigh(log_weights: Tensor) -> Weighed:
     return Weighed(
         q=q,
         total=total,
-        log_mean=maximum + torch.log(weight / (particles * 2.0**bits)),
+        log_mean=maximum + natural_log(weight / (particles * 2.0**bits)),
         ess=torch.where(collapsed, 0.0, weight * weight / _sum_of_squares(q)),
         collapsed=collapsed,
         degenerate=degenerate,

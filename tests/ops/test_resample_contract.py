@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from edmfast.ops import systematic_resample
+from edmfast.ops import resample, rng_state, systematic_resample
 from edmfast.ops.resample import COLLAPSED, INFINITE, NAN_SEEN
 from edmfast.reference import resample as reference
 
@@ -165,6 +165,14 @@ def test_compiles_without_a_break(generator):
         assert equal(compiled(log_weights, uniform), run(log_weights, uniform))
 
 
-def test_gradients_stop_here():
+def test_gradients_are_refused():
     log_weights = torch.zeros(1, 4, requires_grad=True)
-    assert not systematic_resample(log_weights, torch.tensor([0.5])).log_mean.requires_grad
+    rng = rng_state(0, 0)
+    for call in (
+        lambda: systematic_resample(log_weights, torch.tensor([0.5])),
+        lambda: resample(log_weights, rng),
+    ):
+        with pytest.raises(RuntimeError, match="no derivative"):
+            call()
+        with torch.no_grad():
+            assert not call().log_mean.requires_grad
