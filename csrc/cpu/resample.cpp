@@ -5,6 +5,7 @@
 
 #include <tuple>
 
+#include "../include/arguments.h"
 #include "resample_run.h"
 
 namespace edmfast {
@@ -15,11 +16,10 @@ using torch::stable::Tensor;
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> systematic_resample(Tensor log_weights, Tensor uniform,
                                                                        double ess_threshold) {
-  STD_TORCH_CHECK(log_weights.dim() == 2 && uniform.dim() == 1 && uniform.size(0) == log_weights.size(0),
-                  "log_weights must be [P, N] and uniform [P]");
-  STD_TORCH_CHECK(uniform.scalar_type() == ScalarType::Double, "uniform must be float64");
-  STD_TORCH_CHECK(log_weights.size(1) < (int64_t{1} << 31), "at most 2^31 - 1 particles");
-  STD_TORCH_CHECK(log_weights.size(1) > 0 || log_weights.size(0) == 0, "at least one particle is needed");
+  check_log_weights(log_weights);
+  STD_TORCH_CHECK(uniform.scalar_type() == ScalarType::Double && uniform.dim() == 1 &&
+                      uniform.size(0) == log_weights.size(0),
+                  "uniform must be float64 [P]");
   log_weights = torch::stable::contiguous(log_weights);
   uniform = torch::stable::contiguous(uniform);
   const ResampledTensors out(log_weights.size(0), log_weights.size(1));

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "../include/arguments.h"
 #include "launch.h"
 #include "resample_slots.h"
 #include "resample_small.h"
@@ -46,11 +47,10 @@ void launch_large(const ResampleJob<T>& job, int64_t* scratch, cudaStream_t stre
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> systematic_resample(Tensor log_weights, Tensor uniform,
                                                                        double ess_threshold) {
-  STD_TORCH_CHECK(log_weights.dim() == 2 && uniform.dim() == 1 && uniform.size(0) == log_weights.size(0),
-                  "log_weights must be [P, N] and uniform [P]");
-  STD_TORCH_CHECK(uniform.scalar_type() == ScalarType::Double, "uniform must be float64");
-  STD_TORCH_CHECK(log_weights.size(1) < (int64_t{1} << 31), "at most 2^31 - 1 particles");
-  STD_TORCH_CHECK(log_weights.size(1) > 0 || log_weights.size(0) == 0, "at least one particle is needed");
+  check_log_weights(log_weights);
+  STD_TORCH_CHECK(uniform.scalar_type() == ScalarType::Double && uniform.dim() == 1 &&
+                      uniform.size(0) == log_weights.size(0),
+                  "uniform must be float64 [P]");
   check_same_device(uniform, log_weights, "uniform");
   const torch::stable::accelerator::DeviceGuard guard(log_weights.get_device_index());
   log_weights = torch::stable::contiguous(log_weights);

@@ -18,6 +18,12 @@ inline torch::stable::Tensor checked_rng(const torch::stable::Tensor& rng) {
   return torch::stable::contiguous(rng);
 }
 
+inline void check_log_weights(const torch::stable::Tensor& log_weights) {
+  STD_TORCH_CHECK(log_weights.dim() == 2, "log_weights must be [P, N]");
+  STD_TORCH_CHECK(log_weights.size(1) < (int64_t{1} << 31), "at most 2^31 - 1 particles");
+  STD_TORCH_CHECK(log_weights.size(1) > 0 || log_weights.size(0) == 0, "at least one particle is needed");
+}
+
 struct PropagateArguments {
   torch::stable::Tensor x;
   std::vector<torch::stable::Tensor> scores;

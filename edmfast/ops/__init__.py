@@ -5,13 +5,16 @@ from edmfast.ops.propagate import propagate
 from edmfast.ops.resample import Resampled, systematic_resample
 from edmfast.ops.schemes import resample
 from edmfast.ops.score_gram import score_gram
+from edmfast.ops.weigh import Weights, weigh_and_resample
 
 __all__ = [
     "Resampled",
+    "Weights",
     "propagate",
     "resample",
     "rng_state",
     "score_gram",
     "standard_normal",
     "systematic_resample",
+    "weigh_and_resample",
 ]

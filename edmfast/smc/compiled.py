@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from edmfast.smc.proposals import Step
-from edmfast.smc.step import Law, Mode, Moving, Report, advance
+from edmfast.smc.step import Law, Mode, Moving, advance
 
 Flat = Callable[..., tuple[Tensor, ...]]
 
@@ -31,10 +31,10 @@ class CompiledStep:
 
     def __call__(
         self, moving: Moving, step: Step, rng: Tensor, next_rng: Tensor, mode: Mode
-    ) -> tuple[Moving, Report]:
+    ) -> Moving:
         if self.failed:
             return advance(self.law, moving, step, rng, next_rng, mode)
-        inputs = (*moving, *_as_tensors(step, moving.x.device), rng, next_rng)
+        inputs = (*_as_tensors(step, moving.x.device), rng, next_rng, *moving.flat())
         try:
             if mode not in self.graphs:
                 self.graphs[mode] = self._compile(inputs, mode)
@@ -51,14 +51,13 @@ class CompiledStep:
         # a CUDA graph writes its outputs to the same place at every replay
         if moving.x.is_cuda:
             outputs = tuple(output.clone() for output in outputs)
-        count = len(Moving._fields)
-        return Moving(*outputs[:count]), Report(*outputs[count:])
+        return Moving.of(outputs)
 
     def _compile(self, inputs: tuple[Tensor, ...], mode: Mode) -> Flat:
         def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-            moving, (index, s, u, rng, next_rng) = Moving(*tensors[:8]), tensors[8:]
-            moved, report = advance(self.law, moving, Step(index, s, u), rng, next_rng, mode)
-            return (*moved, *report)
+            index, s, u, rng, next_rng, *rest = tensors
+            step = Step(index, s, u)
+            return advance(self.law, Moving.of(rest), step, rng, next_rng, mode).flat()
 
         graph = make_fx(flat)(*inputs)
         mode_of_compiler = "reduce-overhead" if inputs[0].is_cuda else None

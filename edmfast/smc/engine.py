@@ -8,12 +8,11 @@ import math
 import torch
 from torch import Tensor
 
-from edmfast.ops import resample, rng_state, standard_normal
+from edmfast.ops import Weights, rng_state, standard_normal, weigh_and_resample
 from edmfast.smc.compiled import CompiledStep
 from edmfast.smc.evaluate import evaluate
 from edmfast.smc.particles import Particles
 from edmfast.smc.proposals import Step
-from edmfast.smc.reductions import population_sd
 from edmfast.smc.state import State
 from edmfast.smc.step import Law, Mode, Moving, advance
 
@@ -58,63 +57,69 @@ class Engine:
             batch_size=self.law.batch_size,
         )
         squares = x.double().square().flatten(2).sum(2)
-        log_weights = self.law.exponent * squares / (2 * sigma**2) - found.energy
+        weights = weigh_and_resample(
+            Weights.start(populations, particles, x.device),
+            self.law.exponent * squares / (2 * sigma**2) - found.energy,
+            [],
+            [],
+            rng_state(self.seed, 0, x.device),
+            scheme=self.law.resampling,
+            ess_threshold=self._threshold(0),
+            first_population=self.law.first_population,
+        )
         trace = torch.zeros(len(self.levels), populations, dtype=torch.float64, device=x.device)
+        curvature = x.new_empty(0) if found.curvature is None else found.curvature
         state = State(
             index=0,
-            x=x,
-            energy=found.energy,
-            score=found.score,
-            curvature=x.new_empty(0) if found.curvature is None else found.curvature,
-            log_weights=log_weights,
-            log_z=trace.new_zeros(populations),
-            root=torch.arange(particles, dtype=torch.int32, device=x.device).repeat(populations, 1),
+            moving=Moving(x, found.energy, found.score, curvature, weights),
             ess=trace,
             resampled=torch.zeros_like(trace, dtype=torch.bool),
             log_weight_sd=trace.clone(),
-            degenerate=torch.zeros(populations, dtype=torch.int32, device=x.device),
         )
-        state.log_weight_sd[0] = population_sd(log_weights)
+        self._record(state)
         return state
 
     def advance(self, state: State) -> None:
-        """Resample if needed at level s, then move to the next level u and weigh."""
+        """Move to the next level, weigh, and decide whether to resample there."""
         i = state.index
         s, u = self.levels[i], self.levels[i + 1]
-        low, high = self.sigma_range
         mode = Mode(
-            threshold=self.ess_threshold if low <= s <= high else 0.0,
-            weigh=u >= low,
+            threshold=self._threshold(i + 1),
+            weigh=u >= self.sigma_range[0],
             probe=self.law.kernel.needs_curvature and i + 2 < len(self.levels),
         )
-        device = state.x.device
+        device = state.moving.x.device
         rng, next_rng = rng_state(self.seed, i, device), rng_state(self.seed, i + 1, device)
-        moving = Moving(*(getattr(state, name) for name in Moving._fields))
-        moved, report = self.step(moving, Step(i, s, u), rng, next_rng, mode)
-        for name, value in zip(Moving._fields, moved, strict=True):
-            setattr(state, name, value)
-        state.ess[i], state.resampled[i] = report.ess, report.resampled
-        state.log_weight_sd[i + 1] = report.log_weight_sd
+        state.moving = self.step(state.moving, Step(i, s, u), rng, next_rng, mode)
         state.index = i + 1
+        self._record(state)
+
+    def _threshold(self, index: int) -> float:
+        """Fraction of N below which to resample at a level; never at the last one."""
+        low, high = self.sigma_range
+        inside = low <= self.levels[index] <= high and index + 1 < len(self.levels)
+        return self.ess_threshold if inside else 0.0
+
+    def _record(self, state: State) -> None:
+        weights = state.moving.weights
+        state.ess[state.index], state.resampled[state.index] = weights.ess, weights.resampled
+        state.log_weight_sd[state.index] = weights.increment_sd
 
     def finish(self, state: State, levels: list[float]) -> Particles:
-        rng = rng_state(self.seed, state.index, state.x.device)
-        result = resample(state.log_weights, rng, ess_threshold=0.0)
-        state.ess[state.index] = result.ess
-        x = state.x
+        x, weights = state.moving.x, state.moving.weights
         if levels[-1] == 0:
-            x = x + (self.levels[-1] ** 2 / self.law.exponent) * state.score
-        ordered = state.root.sort(1).values
+            x = x + (self.levels[-1] ** 2 / self.law.exponent) * state.moving.score
+        ordered = weights.root.sort(1).values
         unique = 1 + (ordered.diff(dim=1) != 0).sum(1)
         return Particles(
             x=x,
-            log_weights=state.log_weights,
-            log_z=state.log_z + result.log_mean,
+            log_weights=weights.log_weights,
+            log_z=weights.log_z + weights.log_mean,
             ess=state.ess,
             resampled=state.resampled,
             log_weight_sd=state.log_weight_sd,
             unique_ancestors=unique,
-            degenerate=state.degenerate | result.degenerate,
+            degenerate=weights.degenerate,
             sigmas=torch.tensor(levels, dtype=torch.float64, device=x.device),
             nfe=len(self.levels),
             seed=self.seed,

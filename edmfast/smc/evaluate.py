@@ -22,7 +22,8 @@ _MIN_ROWS = 256
 
 @dataclass
 class Evaluation:
-    """energy float64 [P, N]; score [P, N, *shape]; curvature float64 [P, N] or None."""
+    """energy [P, N] as the target gives it, half precisions widened; score [P, N, *shape]; curvature
+    float64 [P, N] or None."""
 
     energy: Tensor
     score: Tensor
@@ -64,8 +65,11 @@ def evaluate(
     ]
     energy, score, curvature = zip(*parts, strict=True)
     shape = (populations, particles)
+    energies = torch.cat(energy)
+    if energies.dtype not in (torch.float32, torch.float64):
+        energies = energies.float()
     return Evaluation(
-        torch.cat(energy).double().reshape(shape),
+        energies.reshape(shape),
         torch.cat(score).reshape(x.shape),
         None if not probe else torch.cat(curvature).double().reshape(shape),
     )

@@ -152,10 +152,10 @@ def _report(
             {
                 "i": state.index,
                 "sigma": levels[state.index],
-                "x": state.x,
-                "energy": state.energy,
-                "score": state.score,
-                "log_weights": state.log_weights,
+                "x": state.moving.x,
+                "energy": state.moving.energy,
+                "score": state.moving.score,
+                "log_weights": state.moving.weights.log_weights,
             }
         )
 

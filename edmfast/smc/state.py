@@ -4,51 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edmfast.models.files import read_tensors, write_tensors
+from edmfast.ops import Weights
+from edmfast.smc.step import Moving
 
 
 @dataclass
 class State:
-    """At noise level `index` of the schedule; x, score [P, N, *shape]; the rest as in Particles.
-
-    curvature is [P, N], or empty where the proposal needs none. root int32 [P, N]: the starting
-    particle each one descends from.
-    """
+    """At noise level `index` of the schedule; traces ess, resampled, log_weight_sd [T, P] as in Particles."""
 
     index: int
-    x: Tensor
-    energy: Tensor
-    score: Tensor
-    curvature: Tensor
-    log_weights: Tensor
-    log_z: Tensor
-    root: Tensor
+    moving: Moving
     ess: Tensor
     resampled: Tensor
     log_weight_sd: Tensor
-    degenerate: Tensor
 
 
-def _names() -> list[str]:
-    return [f.name for f in fields(State) if f.name != "index"]
+_TRACES = ("ess", "resampled", "log_weight_sd")
+_MOVING = (*Moving._fields[:4], *(f"weights.{name}" for name in Weights._fields))
 
 
 def save_state(path: str | os.PathLike[str], state: State, run: dict[str, Any]) -> None:
     """Write the state and the description of the run it belongs to."""
-    tensors = {name: getattr(state, name) for name in _names()}
+    tensors = dict(zip(_MOVING, state.moving.flat(), strict=True))
+    tensors |= {name: getattr(state, name) for name in _TRACES}
     write_tensors(path, tensors, {"kind": "smc", "index": state.index, "run": run})
 
 
 def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.device) -> State:
     """Read a state. ValueError for a corrupt file, or one of another run or model, naming what differs."""
     tensors, metadata = read_tensors(path)
-    if metadata.get("kind") != "smc" or set(tensors) != set(_names()):
+    if metadata.get("kind") != "smc" or set(tensors) != {*_MOVING, *_TRACES}:
         raise ValueError(f"{path} is not a checkpoint of smc.sample")
     saved = metadata.get("run", {})
     differing = [name for name in run if saved.get(name) != run[name]]
@@ -56,7 +48,8 @@ def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.
         told = "; ".join(f"{name}: saved {saved.get(name)}, now {run[name]}" for name in differing)
         raise ValueError(f"{path} is a checkpoint of another run or model ({told})")
     moved = {name: tensor.to(device) for name, tensor in tensors.items()}
-    return State(index=int(metadata["index"]), **moved)
+    moving = Moving.of([moved[name] for name in _MOVING])
+    return State(int(metadata["index"]), moving, *(moved[name] for name in _TRACES))
 
 
 def fingerprint(target: Any) -> str:

@@ -1,4 +1,4 @@
-"""One step of a run as a function of tensors: resample, propose, evaluate, weigh. Reads no device value.
+"""One step of a run as a function of tensors: propose, evaluate, weigh and resample. Reads no device value.
 
 The same function runs eagerly and is traced for `compile=True`; what changes from step to step (levels,
 index, the state of the noise) may therefore be tensors.
@@ -6,37 +6,39 @@ index, the state of the noise) may therefore be tensors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from edmfast.ops import propagate, resample
+from edmfast.ops import Weights, propagate, weigh_and_resample
+from edmfast.reference._sums import population_mean
 from edmfast.smc.evaluate import evaluate
 from edmfast.smc.proposals import Proposal, Step
-from edmfast.smc.reductions import population_sd
 
 
 class Moving(NamedTuple):
-    """What a step replaces; shapes as in `State`."""
+    """What a step replaces: particles at one noise level, and what was decided of them there.
+
+    x, score [P, N, *shape]; energy [P, N]; curvature [P, N], or empty where the proposal needs none.
+    """
 
     x: Tensor
     energy: Tensor
     score: Tensor
     curvature: Tensor
-    log_weights: Tensor
-    log_z: Tensor
-    root: Tensor
-    degenerate: Tensor
+    weights: Weights
 
+    def flat(self) -> tuple[Tensor, ...]:
+        """All tensors in order."""
+        return (*self[:4], *self.weights)
 
-class Report(NamedTuple):
-    """[P] each: of the resampling decision before the move, and of the increments after it."""
-
-    ess: Tensor
-    resampled: Tensor
-    log_weight_sd: Tensor
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> Moving:
+        """From what `flat` gives."""
+        x, energy, score, curvature, *weights = tensors
+        return cls(x, energy, score, curvature, Weights(*weights))
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Law:
 
 @dataclass(frozen=True)
 class Mode:
-    """What a step does: resample below this fraction of N, weigh the move, probe the curvature after."""
+    """What a step does: weigh the move, then resample below this fraction of N, and probe the curvature."""
 
     threshold: float
     weigh: bool
@@ -62,24 +64,17 @@ class Mode:
 
 def advance(
     law: Law, moving: Moving, step: Step, rng: Tensor, next_rng: Tensor, mode: Mode
-) -> tuple[Moving, Report]:
-    """From level s to level u. rng, next_rng: int64 [2], of this step and of the evaluation after it."""
-    chosen = resample(
-        moving.log_weights,
-        rng,
-        scheme=law.resampling,
-        ess_threshold=mode.threshold,
-        first_population=law.first_population,
-    )
-    index = chosen.ancestors.long()
-    log_z = moving.log_z + torch.where(chosen.resampled, chosen.log_mean, 0.0)
-    log_weights = torch.where(chosen.resampled[:, None], 0.0, moving.log_weights)
-    # of every population: its mean curvature, or anything where none is needed
-    bend = moving.curvature.gather(1, index).mean(1) if law.kernel.needs_curvature else log_z
+) -> Moving:
+    """From level s to level u. rng, next_rng: int64 [2], of the move and of what follows it."""
+    before = moving.weights
+    if law.kernel.needs_curvature:
+        bend = population_mean(moving.curvature.gather(1, before.ancestors.long()))
+    else:
+        bend = before.log_z  # of the right shape, and not looked at
     x, ratio = propagate(
         moving.x,
         moving.score,
-        chosen.ancestors,
+        before.ancestors,
         law.kernel.coefficients(step, law.exponent, bend),
         rng,
         first_population=law.first_population,
@@ -93,15 +88,16 @@ def advance(
         first_population=law.first_population,
         batch_size=law.batch_size,
     )
-    increment = ratio.double() - (found.energy - moving.energy.gather(1, index))
-    moved = Moving(
-        x=x,
-        energy=found.energy,
-        score=found.score,
-        curvature=x.new_empty(0) if found.curvature is None else found.curvature,
-        log_weights=log_weights + increment if mode.weigh else log_weights,
-        log_z=log_z,
-        root=moving.root.gather(1, index),
-        degenerate=moving.degenerate | chosen.degenerate,
+    weights = weigh_and_resample(
+        before,
+        ratio,
+        found.energy,
+        moving.energy,
+        next_rng,
+        weigh=mode.weigh,
+        scheme=law.resampling,
+        ess_threshold=mode.threshold,
+        first_population=law.first_population,
     )
-    return moved, Report(chosen.ess, chosen.resampled, population_sd(increment))
+    curvature = x.new_empty(0) if found.curvature is None else found.curvature
+    return Moving(x, found.energy, found.score, curvature, weights)

@@ -50,7 +50,7 @@ def test_compiled_run_equals_the_eager_one(two_modes, levels, graphs, proposal):
     for graph, how in graphs:
         assert how["fullgraph"]
         names = [str(node.target) for node in graph.graph.nodes]
-        assert names.count("edmfast.resample.default") == 1
+        assert names.count("edmfast.weigh_and_resample.default") == 1
         assert names.count("edmfast.propagate.default") == 1
 
 

@@ -1,0 +1,96 @@
+// Weighs a step of sequential Monte Carlo and resamples: one operator for what happens to the weights.
+#include <torch/csrc/stable/library.h>
+
+#include <cmath>
+#include <tuple>
+#include <vector>
+
+#include "../include/weigh_arguments.h"
+#include "schemes_run.h"
+#include "weigh_kernels.h"
+
+namespace edmfast {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+static_assert(kBlock % kWeighBlock == 0 || kWeighBlock % kBlock == 0);
+
+template <class E>
+Increments<E> increments_of(const WeighArguments& in, bool weigh, double* out, Spread* spreads) {
+  Increments<E> source{static_cast<const double*>(in.log_weights.data_ptr()),
+                       static_cast<const bool*>(in.resampled.data_ptr()),
+                       static_cast<const int32_t*>(in.ancestors.data_ptr()),
+                       static_cast<const E*>(in.ratio.data_ptr()),
+                       {},
+                       {},
+                       in.exponents ? static_cast<const double*>(in.exponents->data_ptr()) : nullptr,
+                       in.models,
+                       in.particles,
+                       weigh,
+                       out,
+                       spreads};
+  for (int64_t k = 0; k < in.models; ++k) {
+    source.energies[k] = static_cast<const E*>(in.energies[k].data_ptr());
+    source.energies_before[k] = static_cast<const E*>(in.energies_before[k].data_ptr());
+  }
+  return source;
+}
+
+using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Outputs weigh_and_resample(Tensor log_weights, Tensor log_z, Tensor ancestors, Tensor root, Tensor resampled,
+                           Tensor degenerate, Tensor ratio, std::vector<Tensor> energies,
+                           std::vector<Tensor> energies_before, std::optional<Tensor> exponents, Tensor rng, bool weigh,
+                           double ess_threshold, int64_t scheme, int64_t first_population) {
+  const WeighArguments in(log_weights, log_z, ancestors, root, resampled, degenerate, ratio, std::move(energies),
+                          std::move(energies_before), std::move(exponents), rng);
+  const int64_t populations = in.populations, particles = in.particles;
+  const Choice choice(scheme, std::max<int64_t>(1, particles), first_population, in.rng);
+  const ResampledTensors out(populations, particles);
+  const Tensor new_weights = empty_cpu({populations, particles}, ScalarType::Double);
+  const Tensor new_log_z = empty_cpu({populations}, ScalarType::Double);
+  const Tensor new_root = empty_cpu({populations, particles}, ScalarType::Int);
+  const Tensor deviation = empty_cpu({populations}, ScalarType::Double);
+
+  double* weights = static_cast<double*>(new_weights.data_ptr());
+  std::vector<Spread> spreads(populations * ((particles + kWeighBlock - 1) / kWeighBlock));
+  const auto run = [&](auto number) {
+    const auto source = increments_of<decltype(number)>(in, weigh, weights, spreads.data());
+    resample_by(choice, ResampleJob<double>(new_weights, nullptr, ess_threshold, out), source);
+    double* to = static_cast<double*>(deviation.data_ptr());
+    for (int64_t p = 0; p < populations; ++p) to[p] = source.standard_deviation(p);
+  };
+  in.ratio.scalar_type() == ScalarType::Float ? run(float{}) : run(double{});
+
+  const bool* chosen = static_cast<const bool*>(out.resampled.data_ptr());
+  const double* log_mean = static_cast<const double*>(out.log_mean.data_ptr());
+  const double* old_log_z = static_cast<const double*>(in.log_z.data_ptr());
+  double* sum = static_cast<double*>(new_log_z.data_ptr());
+  const int32_t* old_flags = static_cast<const int32_t*>(in.degenerate.data_ptr());
+  int32_t* flags = static_cast<int32_t*>(out.degenerate.data_ptr());
+  for (int64_t p = 0; p < populations; ++p) {
+    sum[p] = chosen[p] ? old_log_z[p] + log_mean[p] : old_log_z[p];
+    flags[p] |= old_flags[p];
+  }
+  const int32_t* old_root = static_cast<const int32_t*>(in.root.data_ptr());
+  const int32_t* parents = static_cast<const int32_t*>(out.ancestors.data_ptr());
+  int32_t* roots = static_cast<int32_t*>(new_root.data_ptr());
+  const int64_t chunks = (particles + kChunk - 1) / kChunk;
+  if (populations * particles > 0)
+    torch::stable::parallel_for(0, populations * chunks, grain_of(particles), [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t row = task / chunks * particles, first = task % chunks * kChunk;
+        const int64_t n = std::min(kChunk, particles - first);
+        gather_roots(old_root + row, parents + row + first, roots + row + first, n);
+      }
+    });
+  return {new_weights,  new_log_z,     out.ancestors,  new_root, out.ess,
+          out.log_mean, out.resampled, out.degenerate, deviation};
+}
+
+}  // namespace
+}  // namespace edmfast
+
+STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) { m.impl("weigh_and_resample", TORCH_BOX(&edmfast::weigh_and_resample)); }

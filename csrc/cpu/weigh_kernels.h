@@ -1,0 +1,149 @@
+// Increments of log-weights, a block of particles at a time, and the moments of their spread.
+#pragma once
+#include <algorithm>
+#include <cmath>
+
+#include "../include/arguments.h"
+#include "../include/multiversion.h"
+#include "../include/portable.h"
+
+namespace edmfast {
+
+constexpr int64_t kWeighBlock = 1024;
+constexpr int kMomentLanes = 8;
+
+// Of increments less the population's first one.
+struct Spread {
+  double sum = 0.0, squares = 0.0;
+};
+
+template <class E>
+EDMFAST_HD void widen_body(const E* from, double* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<double>(from[i]);
+}
+
+template <class E>
+EDMFAST_HD void subtract_change_body(const E* now, const E* before, double exponent, double* increments, int64_t n) {
+  for (int64_t i = 0; i < n; ++i)
+    increments[i] -= exponent * (static_cast<double>(now[i]) - static_cast<double>(before[i]));
+}
+
+// `before` is the whole population, read through the ancestors.
+template <class E>
+EDMFAST_HD void subtract_change_body(const E* now, const E* before, const int32_t* ancestors, double exponent,
+                                     double* increments, int64_t n) {
+  for (int64_t i = 0; i < n; ++i)
+    increments[i] -= exponent * (static_cast<double>(now[i]) - static_cast<double>(before[ancestors[i]]));
+}
+
+#define EDMFAST_WEIGH_KERNELS(E)                                                                                   \
+  EDMFAST_MULTIVERSION inline void widen_block(const E* from, double* to, int64_t n) { widen_body(from, to, n); }  \
+  EDMFAST_MULTIVERSION inline void subtract_change(const E* now, const E* before, double exponent,                 \
+                                                   double* increments, int64_t n) {                                \
+    subtract_change_body(now, before, exponent, increments, n);                                                    \
+  }                                                                                                                \
+  EDMFAST_MULTIVERSION inline void subtract_change(const E* now, const E* before, const int32_t* ancestors,        \
+                                                   double exponent, double* increments, int64_t n) {               \
+    subtract_change_body(now, before, ancestors, exponent, increments, n);                                         \
+  }
+EDMFAST_WEIGH_KERNELS(float)
+EDMFAST_WEIGH_KERNELS(double)
+#undef EDMFAST_WEIGH_KERNELS
+
+// The order of summation depends on the block only.
+EDMFAST_MULTIVERSION inline Spread spread_of(const double* increments, double centre, int64_t n) {
+  double sum[kMomentLanes] = {}, squares[kMomentLanes] = {};
+  int64_t i = 0;
+  for (; i + kMomentLanes <= n; i += kMomentLanes) {
+#pragma omp simd
+    for (int lane = 0; lane < kMomentLanes; ++lane) {
+      const double off = increments[i + lane] - centre;
+      sum[lane] += off;
+      squares[lane] += off * off;
+    }
+  }
+  Spread all;
+  for (; i < n; ++i) {
+    const double off = increments[i] - centre;
+    all.sum += off;
+    all.squares += off * off;
+  }
+  for (int lane = 0; lane < kMomentLanes; ++lane) {
+    all.sum += sum[lane];
+    all.squares += squares[lane];
+  }
+  return all;
+}
+
+EDMFAST_MULTIVERSION inline void add_increments(const double* before, const double* increments, double* after,
+                                                int64_t n) {
+  for (int64_t i = 0; i < n; ++i) after[i] = before[i] + increments[i];
+}
+
+EDMFAST_MULTIVERSION inline void gather_roots(const int32_t* root, const int32_t* ancestors, int32_t* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) out[i] = root[ancestors[i]];
+}
+
+// Writes log-weights before they are resampled: the source of a resampling job.
+template <class E>
+struct Increments {
+  const double* log_weights;   // of the level before
+  const bool* reset;           // per population: the last decision
+  const int32_t* ancestors;    // the last ones
+  const E* ratio;
+  const E* energies[kMaxModels];
+  const E* energies_before[kMaxModels];
+  const double* exponents;     // [P, models], or null where all are 1
+  int64_t models, particles;
+  bool weigh;
+  double* out;
+  Spread* spreads;  // per population and block
+
+  int64_t blocks() const { return (particles + kWeighBlock - 1) / kWeighBlock; }
+  double exponent(int64_t p, int64_t k) const { return exponents == nullptr ? 1.0 : exponents[p * models + k]; }
+
+  // The increments of particles [first, first + n) of population p.
+  void of(int64_t p, int64_t first, int64_t n, double* increments) const {
+    const int64_t row = p * particles, start = row + first;
+    widen_block(ratio + start, increments, n);
+    for (int64_t k = 0; k < models; ++k) {
+      const E *now = energies[k] + start, *before = energies_before[k] + row;
+      if (reset[p]) {
+        subtract_change(now, before, ancestors + start, exponent(p, k), increments, n);
+      } else {
+        subtract_change(now, before + first, exponent(p, k), increments, n);
+      }
+    }
+  }
+
+  // `first` begins a block.
+  void prepare(int64_t p, int64_t first, int64_t count) const {
+    double centre, increments[kWeighBlock];
+    of(p, 0, 1, &centre);
+    for (int64_t start = first; start < first + count; start += kWeighBlock) {
+      const int64_t n = std::min(kWeighBlock, first + count - start), at = p * particles + start;
+      of(p, start, n, increments);
+      spreads[p * blocks() + start / kWeighBlock] = spread_of(increments, centre, n);
+      if (reset[p]) {
+        weigh ? std::copy_n(increments, n, out + at) : std::fill_n(out + at, n, 0.0);
+      } else if (weigh) {
+        add_increments(log_weights + at, increments, out + at, n);
+      } else {
+        std::copy_n(log_weights + at, n, out + at);
+      }
+    }
+  }
+
+  double standard_deviation(int64_t p) const {
+    Spread all;
+    for (int64_t b = p * blocks(); b < (p + 1) * blocks(); ++b) {
+      all.sum += spreads[b].sum;
+      all.squares += spreads[b].squares;
+    }
+    const double n = static_cast<double>(particles), variance = (all.squares - all.sum * all.sum / n) / n;
+    // rounding may leave a little below zero; a NaN stays one
+    return variance < 0.0 ? 0.0 : std::sqrt(variance);
+  }
+};
+
+}  // namespace edmfast
