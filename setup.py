@@ -1,7 +1,7 @@
 """Builds the compiled operators: C++ for the CPU always, CUDA where nvcc is found.
 
 Environment: EDMFAST_SKIP_CUDA=1, EDMFAST_FORCE_CUDA=1, EDMFAST_SKIP_CPP=1, TORCH_CUDA_ARCH_LIST
-(default "8.0;9.0"), CUDA_HOME, MAX_JOBS. Only libtorch's stable ABI is used, so one build serves
+(default: what nvcc knows of 8.0, 9.0 and 10.0), CUDA_HOME, MAX_JOBS. Only libtorch's stable ABI is used, so one build serves
 every torch from 2.11 on.
 """
 
@@ -30,11 +30,20 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc")
 
 
-def architecture_flags() -> list[str]:
+def architectures(nvcc: str) -> list[str]:
+    """Compute capabilities such as "9.0" or "9.0+PTX"."""
+    if listed := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return listed.replace(" ", ";").split(";")
+    known = subprocess.run([nvcc, "--list-gpu-code"], check=True, capture_output=True, text=True)
+    codes = known.stdout.split()
+    found = [number for number in ("8.0", "9.0", "10.0") if "sm_" + number.replace(".", "") in codes]
+    return [*found[:-1], found[-1] + "+PTX"]
+
+
+def architecture_flags(nvcc: str) -> list[str]:
     """One SASS image per architecture; `9.0+PTX` adds the PTX of that one."""
     flags = []
-    listed = os.environ.get("TORCH_CUDA_ARCH_LIST") or "8.0;9.0+PTX"
-    for item in listed.replace(" ", ";").split(";"):
+    for item in architectures(nvcc):
         number = item.removesuffix("+PTX").replace(".", "")
         flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
         if item.endswith("+PTX"):
@@ -47,7 +56,7 @@ def build_cuda(nvcc: str, target: Path, scratch: Path) -> None:
     from torch.utils.cpp_extension import include_paths
 
     includes = [f"-I{path}" for path in (*include_paths(), ROOT / "csrc" / "include")]
-    common = [nvcc, "-O3", "-std=c++20", "-Xcompiler=-fPIC", *architecture_flags()]
+    common = [nvcc, "-O3", "-std=c++20", "-Xcompiler=-fPIC", *architecture_flags(nvcc)]
     # multiplications and additions stay separate: the CPU and the GPU must round alike
     compile_flags = [STABLE_ABI, "-DUSE_CUDA", "--fmad=false", *includes]
     scratch.mkdir(parents=True, exist_ok=True)
@@ -71,7 +80,7 @@ def describe(nvcc: str | None) -> str:
         return "CUDA skipped by EDMFAST_SKIP_CUDA=1"
     if nvcc is None:
         return "CUDA skipped: no nvcc found"
-    return f"C++ and CUDA ({os.environ.get('TORCH_CUDA_ARCH_LIST') or '8.0;9.0+PTX'})"
+    return f"C++ and CUDA ({';'.join(architectures(nvcc))})"
 
 
 class BuildPackage(build_py):

@@ -24,6 +24,7 @@ KERNELS = (
     "resample_warp_kernel",
     "slots_kernel",
     "sum_kernel",
+    "weigh_kernel",
 )
 
 

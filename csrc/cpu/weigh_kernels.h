@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "../include/arguments.h"
+#include "../include/models.h"
 #include "../include/multiversion.h"
 #include "../include/portable.h"
 

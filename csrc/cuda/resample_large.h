@@ -15,6 +15,7 @@ struct Population {
   uint32_t finished;  // tiles summed so far
   int32_t spills;     // a tile may own more than kStrip slots
   int32_t unused;
+  double uniform;
 };
 
 template <class T>
@@ -22,11 +23,12 @@ struct LargeJob : ResampleJob<T> {
   Population* state;  // per population
   int64_t* offsets;   // per tile of each population: its sum, then the sum of those before it
   uint64_t* squares;  // per tile: high and low word of its sum of squares
+  Spread* spreads;    // per tile, where weights are written: of its increments
   int bits;           // fraction_bits, a loop not to be run by every thread
 };
 
 EDMFAST_HD int64_t scratch_words(int64_t populations, int64_t particles) {
-  return populations * (int64_t{sizeof(Population) / 8} + 3 * tiles_of(particles));
+  return populations * (int64_t{sizeof(Population) / 8} + 5 * tiles_of(particles));
 }
 
 // Lays the scratch words out; the states come first.
@@ -34,7 +36,12 @@ template <class T>
 LargeJob<T> large_job(const ResampleJob<T>& job, int64_t* scratch) {
   int64_t* offsets = scratch + job.populations * int64_t{sizeof(Population) / 8};
   int64_t* squares = offsets + job.populations * tiles_of(job.particles);
-  return {job, reinterpret_cast<Population*>(scratch), offsets, reinterpret_cast<uint64_t*>(squares),
+  int64_t* spreads = squares + 2 * job.populations * tiles_of(job.particles);
+  return {job,
+          reinterpret_cast<Population*>(scratch),
+          offsets,
+          reinterpret_cast<uint64_t*>(squares),
+          reinterpret_cast<Spread*>(spreads),
           fraction_bits(job.particles)};
 }
 
@@ -50,6 +57,11 @@ EDMFAST_HD unsigned long long ordered_key(double value) {
 EDMFAST_HD double from_ordered_key(unsigned long long key) {
   const int64_t bits = static_cast<int64_t>(key);
   return bits_to_double(bits < 0 ? bits ^ kSignBit : ~bits);
+}
+
+__device__ __forceinline__ void note_maximum(Population& state, const Maximum& maximum) {
+  atomicMax(&state.maximum, ordered_key(maximum.value));
+  if (maximum.has_nan != 0) atomicOr(&state.has_nan, 1);
 }
 
 // `blocks` per population, each taking every `blocks`-th tile.
@@ -72,9 +84,18 @@ __global__ void __launch_bounds__(kThreads) maximum_kernel(LargeJob<T> job, unsi
   const auto combine = [](const Maximum& a, const Maximum& b) { return larger(a, b); };
   const Maximum all = block_reduce({static_cast<double>(best), has_nan}, Maximum{-kInfinity, 0}, combine, shared);
   if (threadIdx.x > 0) return;
-  Population& state = job.state[p];
-  atomicMax(&state.maximum, ordered_key(all.value));
-  if (all.has_nan != 0) atomicOr(&state.has_nan, 1);
+  note_maximum(job.state[p], all);
+}
+
+// One block; the order of summation depends on the tiles only.
+template <class T>
+__device__ __forceinline__ void finish_spread(const LargeJob<T>& job, int64_t p) {
+  __shared__ Spread shared[kWarp];
+  const int64_t tiles = tiles_of(job.particles);
+  Spread all{0.0, 0.0};
+  for (int64_t tile = threadIdx.x; tile < tiles; tile += kThreads) all = combined(all, job.spreads[p * tiles + tile]);
+  all = block_reduce(all, Spread{0.0, 0.0}, [](const Spread& a, const Spread& b) { return combined(a, b); }, shared);
+  if (threadIdx.x == 0) job.carried.increment_sd[p] = standard_deviation(all, job.particles);
 }
 
 // One block, once all tiles of the population are summed: offsets of the tiles, totals, decision.
@@ -114,10 +135,12 @@ __device__ __forceinline__ void finish_population(const LargeJob<T>& job, int64_
   const auto add_totals = [](const Totals& a, const Totals& b) { return combined(a, b); };
   totals = block_reduce(totals, Totals{0, 0, 0}, add_totals, shared_totals);
   largest = block_reduce(largest, int64_t{0}, [](int64_t a, int64_t b) { return a > b ? a : b; }, shared_sums);
+  if (job.carried.increment_sd != nullptr) finish_spread(job, p);
   if (threadIdx.x > 0) return;
   Population& state = job.state[p];
   if (!decide_population(job, p, Maximum{maximum, state.has_nan}, totals)) return;
   state.total = totals.total;
+  state.uniform = uniform_of(job, p);
   const double slots = static_cast<double>(largest) / static_cast<double>(totals.total) *
                        static_cast<double>(job.particles);
   // an owner of s expected slots gets fewer than s + 1, and the estimate is off by a few ulps

@@ -45,12 +45,12 @@ __global__ void __launch_bounds__(kThreads, kResident) slots_kernel(LargeJob<T> 
   if (!job.resampled[p]) {
     const int64_t end = tile + 1 < tiles ? (tile + 1) * kTile : n;
     for (int64_t i = tile * kTile + threadIdx.x; i < end; i += kThreads)
-      job.ancestors[p * n + i] = static_cast<int32_t>(i);
+      store_ancestor(job, p, i, static_cast<int32_t>(i));
     return;
   }
   const Population& state = job.state[p];
   const double maximum = from_ordered_key(state.maximum);
-  const SlotMap map(n, state.total, job.uniform[p]);
+  const SlotMap map(n, state.total, state.uniform);
   const TileSlots slots{map, job.offsets + p * tiles, tiles};
   const int turns = state.spills != 0 && tile < strips_of(n) ? 2 : 1;
   for (int turn = 0; turn < turns; ++turn) {

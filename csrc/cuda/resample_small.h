@@ -8,13 +8,14 @@ constexpr int kTinyThreads = 256;
 constexpr int kSmallThreads = 1024;
 
 // Lane i holds particle i, then slot i.
-template <class T>
-__global__ void __launch_bounds__(kTinyThreads) resample_warp_kernel(ResampleJob<T> job) {
+template <class T, class Source>
+__global__ void __launch_bounds__(kTinyThreads) resample_warp_kernel(ResampleJob<T> job, Source source) {
   const int64_t p = (int64_t{blockIdx.x} * kTinyThreads + threadIdx.x) / kWarp, n = job.particles;
   if (p >= job.populations) return;
   const int lane = threadIdx.x % kWarp;
   const int bits = fraction_bits(n);
-  const double value = lane < n ? static_cast<double>(job.log_weights[p * n + lane]) : -kInfinity;
+  Spread spread{0.0, 0.0};
+  const double value = lane < n ? source(p, lane, spread) : -kInfinity;
   const bool is_nan = value != value;
   const Maximum maximum =
       warp_reduce(Maximum{is_nan ? -kInfinity : value, is_nan ? 1 : 0},
@@ -24,10 +25,14 @@ __global__ void __launch_bounds__(kTinyThreads) resample_warp_kernel(ResampleJob
       warp_reduce(totals_of(weight), [](const Totals& a, const Totals& b) { return combined(a, b); });
   int active = lane == 0 ? decide_population(job, p, maximum, sums) : 0;
   active = __shfl_sync(kAllLanes, active, 0);
+  if constexpr (Source::kSpreads) {
+    spread = warp_reduce(spread, [](const Spread& a, const Spread& b) { return combined(a, b); });
+    if (lane == 0) job.carried.increment_sd[p] = standard_deviation(spread, n);
+  }
   int owner = lane;
   if (active) {
     const int64_t before = warp_scan(weight, [](int64_t a, int64_t b) { return a + b; }) - weight;
-    const SlotMap map(n, sums.total, job.uniform[p]);
+    const SlotMap map(n, sums.total, uniform_of(job, p));
     const int first = static_cast<int>(map.first_slot(before));
     // the last particle whose first slot is not after this one; lanes without a particle start at n
     owner = 0;
@@ -35,16 +40,16 @@ __global__ void __launch_bounds__(kTinyThreads) resample_warp_kernel(ResampleJob
     for (int step = kWarp / 2; step > 0; step /= 2)
       if (__shfl_sync(kAllLanes, first, owner + step) <= lane) owner += step;
   }
-  if (lane < n) job.ancestors[p * n + lane] = owner;
+  if (lane < n) store_ancestor(job, p, lane, owner);
 }
 
-template <class T>
-__device__ Maximum find_maximum(const T* log_weights, int64_t n) {
+template <class Source>
+__device__ Maximum find_maximum(const Source& source, int64_t p, int64_t n, Spread& spread) {
   __shared__ Maximum shared[kWarp];
   constexpr Maximum kNone{-kInfinity, 0};
   Maximum own = kNone;
   for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
-    const double value = static_cast<double>(log_weights[i]);
+    const double value = source(p, i, spread);
     own.value = value > own.value ? value : own.value;
     own.has_nan |= value != value ? 1 : 0;
   }
@@ -80,36 +85,53 @@ __device__ void mark_first_slots(const T* log_weights, int64_t n, double maximum
 }
 
 // Running maximum: carries every mark over the slots that follow it.
-__device__ inline void fill_slots(int64_t n, int32_t* ancestors) {
+template <class T>
+__device__ void fill_slots(const ResampleJob<T>& job, int64_t p) {
   __shared__ int32_t shared[kWarp];
+  const int64_t n = job.particles;
+  const int32_t* marks = job.ancestors + p * n;
   const auto later = [](int32_t a, int32_t b) { return a > b ? a : b; };
   int32_t before = 0;
   for (int64_t tile = 0; tile < n; tile += blockDim.x) {
     const int64_t slot = tile + threadIdx.x;
-    const Scan<int32_t> scan = block_scan(slot < n ? ancestors[slot] : 0, 0, later, shared);
-    if (slot < n) ancestors[slot] = later(before, scan.inclusive);
+    const Scan<int32_t> scan = block_scan(slot < n ? marks[slot] : 0, 0, later, shared);
+    if (slot < n) store_ancestor(job, p, slot, later(before, scan.inclusive));
     before = later(before, scan.all);
   }
 }
 
-template <class T>
-__global__ void __launch_bounds__(kSmallThreads) resample_kernel(ResampleJob<T> job) {
+template <class T, class Source>
+__global__ void __launch_bounds__(kSmallThreads, 1) resample_kernel(ResampleJob<T> job, Source source) {
   const int64_t p = blockIdx.x, n = job.particles;
   const T* log_weights = job.log_weights + p * n;
   int32_t* ancestors = job.ancestors + p * n;
   const int bits = fraction_bits(n);
-  const Maximum maximum = find_maximum(log_weights, n);
+  Spread spread{0.0, 0.0};
+  const Maximum maximum = find_maximum(source, p, n, spread);
+  if constexpr (Source::kSpreads) {
+    __shared__ Spread shared[kWarp];
+    const auto sum = [](const Spread& a, const Spread& b) { return combined(a, b); };
+    spread = block_reduce(spread, Spread{0.0, 0.0}, sum, shared);
+    if (threadIdx.x == 0) job.carried.increment_sd[p] = standard_deviation(spread, n);
+  }
+  // a thread reads back only what it has written itself
   const Totals sums = sum_weights(log_weights, n, maximum.value, bits);
   __shared__ bool resampled;
   if (threadIdx.x == 0) resampled = decide_population(job, p, maximum, sums);
   __syncthreads();
   const bool active = resampled;
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) ancestors[i] = active ? 0 : static_cast<int32_t>(i);
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+    if (active) {
+      ancestors[i] = 0;
+    } else {
+      store_ancestor(job, p, i, static_cast<int32_t>(i));
+    }
+  }
   if (!active) return;
   __syncthreads();
-  mark_first_slots(log_weights, n, maximum.value, bits, SlotMap(n, sums.total, job.uniform[p]), ancestors);
+  mark_first_slots(log_weights, n, maximum.value, bits, SlotMap(n, sums.total, uniform_of(job, p)), ancestors);
   __syncthreads();
-  fill_slots(n, ancestors);
+  fill_slots(job, p);
 }
 
 }  // namespace edmfast

@@ -96,9 +96,8 @@ __device__ __forceinline__ void fill_piece(const ResampleJob<T>& job, int64_t p,
   for (int k = from; k < to; ++k) marks[k] = mark = later(mark, marks[k]);
   __syncthreads();
 
-  int32_t* ancestors = job.ancestors + p * n + piece.begin;
   const int32_t first = static_cast<int32_t>(piece.tile * kTile);
-  for (int k = threadIdx.x; k < count; k += kThreads) ancestors[k] = first + marks[k];
+  for (int k = threadIdx.x; k < count; k += kThreads) store_ancestor(job, p, piece.begin + k, first + marks[k]);
 }
 
 }  // namespace edmfast

@@ -3,14 +3,27 @@
 #include <limits>
 
 #include "../include/decision.h"
+#include "../include/philox.h"
 #include "collective.h"
 
 namespace edmfast {
 
+// What weigh_and_resample carries on from one level to the next; all null for a resampling alone.
+struct Carried {
+  const int64_t* rng;  // (seed, step) of the uniforms
+  int64_t first_population;
+  const double* log_z_before;
+  double* log_z;
+  const int32_t* degenerate_before;
+  const int32_t* root_before;
+  int32_t* root;
+  double* increment_sd;
+};
+
 template <class T>
 struct ResampleJob {
   const T* log_weights;
-  const double* uniform;
+  const double* uniform;  // null where the uniforms come from carried.rng
   double ess_threshold;
   int32_t* ancestors;
   double* log_mean;
@@ -18,7 +31,26 @@ struct ResampleJob {
   bool* resampled;
   int32_t* degenerate;
   int64_t populations, particles;
+  Carried carried;
 };
+
+template <class T>
+__device__ __forceinline__ double uniform_of(const ResampleJob<T>& job, int64_t p) {
+  if (job.uniform != nullptr) return job.uniform[p];
+  const int64_t* rng = job.carried.rng;
+  const Philox4 words = philox({0, static_cast<uint32_t>(rng[1]), 0, stream_word(3, job.carried.first_population + p)},
+                               static_cast<uint64_t>(rng[0]));
+  const uint64_t bits = uint64_t{words.a} << 21 | words.b >> 11;
+  return mul(static_cast<double>(bits), 1.1102230246251565e-16);
+}
+
+// Slot k of population p takes the particle `owner`.
+template <class T>
+__device__ __forceinline__ void store_ancestor(const ResampleJob<T>& job, int64_t p, int64_t k, int32_t owner) {
+  const int64_t row = p * job.particles;
+  job.ancestors[row + k] = owner;
+  if (job.carried.root != nullptr) job.carried.root[row + k] = job.carried.root_before[row + owner];
+}
 
 // No default member values here and below: shared memory takes no constructors.
 struct Maximum {
@@ -63,7 +95,41 @@ __device__ __forceinline__ bool decide_population(const ResampleJob<T>& job, int
   job.log_mean[p] = decision.log_mean;
   job.degenerate[p] = decision.degenerate;
   job.resampled[p] = decision.resampled;
+  const Carried& carried = job.carried;
+  if (carried.log_z != nullptr) {
+    job.degenerate[p] |= carried.degenerate_before[p];
+    const double before = carried.log_z_before[p];
+    carried.log_z[p] = decision.resampled ? add(before, decision.log_mean) : before;
+  }
   return decision.resampled;
 }
+
+// Of increments less the population's first one.
+struct Spread {
+  double sum, squares;
+};
+
+__device__ __forceinline__ Spread combined(const Spread& a, const Spread& b) {
+  return {a.sum + b.sum, a.squares + b.squares};
+}
+
+__device__ __forceinline__ double standard_deviation(const Spread& spread, int64_t particles) {
+  const double n = static_cast<double>(particles);
+  const double variance = (spread.squares - spread.sum * spread.sum / n) / n;
+  // rounding may leave a little below zero; a NaN stays one
+  return variance < 0.0 ? 0.0 : sqrt(variance);
+}
+
+// Where the log-weights are there already. `Increments` writes them when they are first asked for.
+template <class T>
+struct Given {
+  static constexpr bool kSpreads = false;
+  const T* log_weights;
+  int64_t particles;
+
+  __device__ __forceinline__ double operator()(int64_t p, int64_t i, Spread&) const {
+    return static_cast<double>(log_weights[p * particles + i]);
+  }
+};
 
 }  // namespace edmfast

@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
-namespace edmfast {
+#include "models.h"
 
-constexpr int kMaxModels = 8;
+namespace edmfast {
 
 inline torch::stable::Tensor checked_rng(const torch::stable::Tensor& rng) {
   STD_TORCH_CHECK(rng.scalar_type() == torch::headeronly::ScalarType::Long && rng.dim() == 1 && rng.size(0) == 2,

@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from edmfast.kernels import _resample_large as large  # noqa: E402
-from edmfast.kernels import noise, propagate, resample  # noqa: E402
+from edmfast.kernels import noise, propagate, resample, weigh  # noqa: E402
 from edmfast.kernels._tiles import tiling  # noqa: E402
 
 TYPES = {
@@ -52,6 +52,15 @@ def step(models, dtype, particles, blocks):
     return sampled(propagate.propagate_kernel, constants, types, particles, blocks)
 
 
+def weighing(models, dtype, powers):
+    types = dict.fromkeys(["log_weights", "out", "spreads", "exponents"], "*fp64")
+    types |= {"reset": "*u1", "ratio": dtype, "now": (dtype,) * models, "past": (dtype,) * models}
+    constants = {"MODELS": models, "WEIGH": True, "TILE": weigh.TILE}
+    if not powers:
+        constants["exponents"] = None
+    return weigh.weigh_kernel, constants, types, 4
+
+
 CASES = {
     "small tiny": small(5),
     "small middle": small(10),
@@ -65,6 +74,9 @@ CASES = {
     "noise columns": sampled(noise.noise_kernel, {}, {"out": "*fp64"}, 1000, 3072),
     "propagate 1": step(1, "*fp32", 1000, 1),
     "propagate 3": step(3, "*bf16", 1000, 16),
+    "weigh 0": weighing(0, "*fp64", False),
+    "weigh 1": weighing(1, "*fp32", False),
+    "weigh 8": weighing(8, "*fp64", True),
     "propagate 8": step(8, "*fp64", 1000, 3072),
 }
 

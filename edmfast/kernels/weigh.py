@@ -1,0 +1,132 @@
+"""Weighs a step and resamples on a GPU by Triton: the bits of `edmfast.reference.weigh`.
+
+One launch writes the log-weights, those of `systematic_resample` follow; what is left per population is
+plain torch. The spread of the increments is summed in another order than the reference's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from edmfast.kernels.resample import systematic_resample
+from edmfast.reference._sums import population_sum
+from edmfast.reference.noise import uniform
+
+TILE = 1024
+
+
+@triton.jit
+def _increments(ratio, now, past, ancestors, exponents, row, lane, inside, MODELS: tl.constexpr):
+    """float64; `row` is where the population starts, exponents those of the population, or None; `lane`
+    a block of particles, or one."""
+    value = tl.load(ratio + row + lane, mask=inside, other=0.0).to(tl.float64)
+    parent = tl.load(ancestors + row + lane, mask=inside, other=0)
+    for k in tl.static_range(MODELS):
+        after = tl.load(now[k] + row + lane, mask=inside, other=0.0).to(tl.float64)
+        change = after - tl.load(past[k] + row + parent, mask=inside, other=0.0).to(tl.float64)
+        if exponents is not None:
+            change = tl.load(exponents + k) * change
+        value = value - change
+    return value
+
+
+@triton.jit(do_not_specialize=["particles", "tiles"])
+def weigh_kernel(
+    log_weights,
+    reset,
+    ancestors,
+    ratio,
+    now,
+    past,
+    exponents,
+    out,
+    spreads,
+    particles,
+    tiles,
+    MODELS: tl.constexpr,
+    WEIGH: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """log_weights, out float64 [P, N]; reset bool [P]; ancestors int32, ratio [P, N]; now, past: tuples of
+    MODELS like ratio; exponents float64 [P, MODELS] or None; spreads float64 [2, P, tiles]: sums of the
+    increments less the population's first one, and of their squares."""
+    program = tl.program_id(0)
+    p = program // tiles
+    row = p.to(tl.int64) * particles
+    lane = (program % tiles) * TILE + tl.arange(0, TILE)
+    inside = lane < particles
+    powers = exponents
+    if exponents is not None:
+        powers = exponents + p * MODELS
+    own = _increments(ratio, now, past, ancestors, powers, row, lane, inside, MODELS)
+    centre = _increments(ratio, now, past, ancestors, powers, row, 0, particles > 0, MODELS)
+    off = tl.where(inside, own - centre, 0.0)
+    tl.store(spreads + program, tl.sum(off))
+    tl.store(spreads + tl.num_programs(0) + program, tl.sum(off * off))
+    kept = tl.load(log_weights + row + lane, mask=inside, other=0.0)
+    kept = tl.where(tl.load(reset + p) != 0, 0.0, kept)
+    tl.store(out + row + lane, kept + own if WEIGH else kept, mask=inside)
+
+
+def weigh_and_resample(
+    log_weights: Tensor,
+    log_z: Tensor,
+    ancestors: Tensor,
+    root: Tensor,
+    resampled: Tensor,
+    degenerate: Tensor,
+    ratio: Tensor,
+    energies: Sequence[Tensor],
+    energies_before: Sequence[Tensor],
+    exponents: Tensor | None,
+    rng: Tensor,
+    weigh: bool,
+    ess_threshold: float,
+    scheme: int,
+    first_population: int,
+) -> tuple[Tensor, ...]:
+    """See `edmfast.reference.weigh.weigh_and_resample`, by the systematic scheme."""
+    populations, particles = log_weights.shape
+    tiles = triton.cdiv(particles, TILE)
+    out = torch.empty_like(log_weights, memory_format=torch.contiguous_format)
+    spreads = log_weights.new_empty(2, populations, tiles)
+    with torch.cuda.device_of(log_weights):
+        if populations > 0:
+            weigh_kernel[(populations * tiles,)](
+                log_weights.contiguous(),
+                resampled.contiguous(),
+                ancestors.contiguous(),
+                ratio.contiguous(),
+                tuple(energy.contiguous() for energy in energies),
+                tuple(energy.contiguous() for energy in energies_before),
+                None if exponents is None else exponents.contiguous(),
+                out,
+                spreads,
+                particles,
+                tiles,
+                MODELS=len(energies),
+                WEIGH=weigh,
+                TILE=TILE,
+                num_warps=4,
+                enable_fp_fusion=False,
+            )
+    point = uniform(rng, populations, first_population)
+    ancestors, log_mean, ess, resampled, seen = systematic_resample(out, point, ess_threshold)
+    total, squares = population_sum(spreads[0]), population_sum(spreads[1])
+    variance = (squares - total * total / particles) / particles
+    return (
+        out,
+        log_z + torch.where(resampled, log_mean, 0.0),
+        ancestors,
+        root.gather(1, ancestors.long()),
+        ess,
+        log_mean,
+        resampled,
+        degenerate | seen,
+        variance.clamp(min=0.0).sqrt(),
+    )

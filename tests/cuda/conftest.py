@@ -1,0 +1,38 @@
+"""Compiles the emulated kernels of this folder for the host."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parent
+FLAGS = ["-O1", "-std=c++20", "-shared", "-fPIC", "-ffp-contract=off", "-Wno-unknown-pragmas"]
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ctypes.CDLL]:
+    """Compiles a file of this folder by the first C++ compiler there is, and loads it."""
+    names = [os.environ.get("CXX"), "c++", "g++", "clang++"]
+    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+
+    def load(name: str) -> ctypes.CDLL:
+        target = tmp_path_factory.mktemp("emulated") / f"{name}.so"
+        source = FOLDER / f"{name}.cpp"
+        subprocess.run([compiler, *FLAGS, str(source), "-o", str(target)], check=True)
+        return ctypes.CDLL(str(target))
+
+    return load
