@@ -1,8 +1,8 @@
 """Builds the compiled operators: C++ for the CPU always, CUDA where nvcc is found.
 
 Environment: EDMFAST_SKIP_CUDA=1, EDMFAST_FORCE_CUDA=1, EDMFAST_SKIP_CPP=1, TORCH_CUDA_ARCH_LIST
-(default: what nvcc knows of 8.0, 9.0 and 10.0), CUDA_HOME, MAX_JOBS. Only libtorch's stable ABI is used, so one build serves
-every torch from 2.11 on.
+(default: what nvcc knows of 8.0, 9.0 and 10.0), CUDA_HOME, MAX_JOBS. Only libtorch's stable ABI is
+used, so one build serves every torch from 2.11 on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def architectures(nvcc: str) -> list[str]:
         return listed.replace(" ", ";").split(";")
     known = subprocess.run([nvcc, "--list-gpu-code"], check=True, capture_output=True, text=True)
     codes = known.stdout.split()
-    found = [number for number in ("8.0", "9.0", "10.0") if "sm_" + number.replace(".", "") in codes]
+    found = [
+        number for number in ("8.0", "9.0", "10.0") if "sm_" + number.replace(".", "") in codes
+    ]
     return [*found[:-1], found[-1] + "+PTX"]
 
 

@@ -18,10 +18,10 @@ def make_inputs(
     generator = torch.Generator().manual_seed(0)
     first, ratio, now, past = torch.randn(4, *shape, dtype=dtype, generator=generator)
     weights = weigh_and_resample(
-        Weights.start(*shape), first, [], [], rng_state(0, 0), ess_threshold=1.0
+        Weights.start(shape[0], shape[1]), first, [], [], rng_state(0, 0), ess_threshold=1.0
     )
-    inputs = ratio, now, past, rng_state(0, 1)
-    return Weights(*(t.to(device) for t in weights)), *(t.to(device) for t in inputs)
+    on_device = Weights(*(tensor.to(device) for tensor in weights))
+    return on_device, ratio.to(device), now.to(device), past.to(device), rng_state(0, 1, device)
 
 
 def ours(weights: Weights, ratio: Tensor, now: Tensor, past: Tensor, rng: Tensor) -> Weights:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import re
-import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
-import edmfast
+from bench.compile_report import LIBRARY, cuobjdump, usage_of
 
-FOLDER = Path(edmfast.__file__).parent
-LIBRARY = FOLDER / "_cuda.so"
 KERNELS = (
     "score_gram_kernel",
     "maximum_kernel",
@@ -28,29 +22,10 @@ KERNELS = (
 )
 
 
-def nvcc() -> str | None:
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    return shutil.which("nvcc", path=f"{home}/bin") if home else shutil.which("nvcc")
-
-
-def cuobjdump() -> str | None:
-    """Beside nvcc, or the one Triton brings."""
-    places = [os.environ.get("PATH", "")]
-    compiler = nvcc()
-    if compiler:
-        places.append(str(Path(compiler).resolve().parent))
-    triton = importlib.util.find_spec("triton")
-    if triton and triton.origin:
-        places.append(str(Path(triton.origin).parent / "backends" / "nvidia" / "bin"))
-    return shutil.which("cuobjdump", path=os.pathsep.join(places))
-
-
 @pytest.fixture(scope="module")
 def architectures() -> list[str]:
     """What the build says it compiled for, such as ['8.0', '9.0+PTX']."""
-    if nvcc() is None:
-        pytest.skip("no nvcc: CUDA is not compiled here")
-    marker = FOLDER / "_build_info.txt"
+    marker = LIBRARY.parent / "_build_info.txt"
     built = marker.read_text().strip() if marker.exists() else "package was not built"
     found = re.fullmatch(r"C\+\+ and CUDA \((.*)\)", built)
     if found is None:
@@ -90,10 +65,8 @@ def test_ptx_for_later_devices(architectures, dump):
 
 
 def test_no_kernel_spills(dump):
-    usage = re.findall(
-        r"Function (\S+):\n\s*REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", dump("-res-usage")
-    )
-    assert {k for k in KERNELS for name, *_ in usage if k in name} == set(KERNELS)
-    for name, registers, stack, local in usage:
-        assert (int(stack), int(local)) == (0, 0), name
-        assert int(registers) <= 128, name
+    usage = list(usage_of(LIBRARY, cuobjdump()))
+    assert {k for k in KERNELS for found in usage if k in found.kernel} == set(KERNELS)
+    for found in usage:
+        assert found.spilled == 0, found
+        assert found.registers <= 128, found

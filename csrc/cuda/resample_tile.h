@@ -11,8 +11,12 @@ constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 constexpr int kThreads = 256;
 constexpr int kItems = 8;
 constexpr int kTile = kThreads * kItems;
-// Blocks to a multiprocessor, so 48 registers to a thread; with one block more, they spill.
+// Blocks to a multiprocessor: 48 registers to a thread, 64 from sm_100 on. With one block more, they spill.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kResident = 4;
+#else
 constexpr int kResident = 5;
+#endif
 // Slots written by a block at a time. A tile of particles with ordinary weights owns about kTile slots.
 constexpr int kStrip = 2 * kTile;
 

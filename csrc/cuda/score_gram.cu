@@ -53,8 +53,10 @@ __device__ __forceinline__ Sums<kScores> sum_row(const GramJob<T>& job, int64_t 
   for (int64_t k = threadIdx.x % kTeam; k < job.elements; k += kTeam) {
     const int64_t at = row * job.elements + k;
     T score[kScores];
+    // a walking pointer: eight offsets kept over the loop would cost more registers than there are
+    const T* next = job.scores + at;
 #pragma unroll
-    for (int i = 0; i < kScores; ++i) score[i] = i < job.count ? job.scores[i * stride + at] : T(0);
+    for (int i = 0; i < kScores; ++i, next += stride) score[i] = i < job.count ? *next : T(0);
     const double moved = job.displaced ? widen(job.displacement[at]) : 0.0;
     int pair = 0;
 #pragma unroll

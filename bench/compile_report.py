@@ -1,0 +1,113 @@
+"""`python -m bench.compile_report`: registers, spills and shared memory of every GPU kernel, without a GPU.
+
+Reads the CUDA library that was built, and compiles the Triton kernels ahead of time. Exit status 1 where
+a kernel spills.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import edmfast
+
+LIBRARY = Path(edmfast.__file__).parent / "_cuda.so"
+CAPABILITIES = (80, 90)
+
+
+class Usage(NamedTuple):
+    """Of one kernel on one architecture: registers and spilled bytes per thread, shared bytes per block."""
+
+    architecture: str
+    kernel: str
+    registers: int
+    spilled: int
+    shared: int
+
+
+def cuobjdump() -> str | None:
+    """Beside nvcc, or the one Triton brings."""
+    places = [os.environ.get("PATH", "")]
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    compiler = shutil.which("nvcc", path=f"{home}/bin") if home else shutil.which("nvcc")
+    if compiler:
+        places.append(str(Path(compiler).resolve().parent))
+    triton = importlib.util.find_spec("triton")
+    if triton and triton.origin:
+        places.append(str(Path(triton.origin).parent / "backends" / "nvidia" / "bin"))
+    return shutil.which("cuobjdump", path=os.pathsep.join(places))
+
+
+def usage_of(binary: Path, tool: str) -> Iterator[Usage]:
+    """Every kernel in a cubin or a library."""
+    command = [tool, "-res-usage", str(binary)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    architecture = kernel = ""
+    for line in text.splitlines():
+        if found := re.search(r"arch = (sm_\d+)", line):
+            architecture = found[1]
+        elif found := re.search(r"Function (\S+):", line):
+            kernel = found[1]
+        elif found := re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
+            registers, stack, shared, local = map(int, found.groups())
+            yield Usage(architecture, kernel, registers, stack + local, shared)
+
+
+def triton_usage(tool: str) -> Iterator[Usage]:
+    """Every Triton kernel; all its shared memory is dynamic, so it comes from the compiler."""
+    from bench.compile_cases import CASES, compiled
+
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        for capability in CAPABILITIES:
+            for case in CASES:
+                result = compiled(case, capability)
+                binary.write_bytes(result.asm["cubin"])
+                for found in usage_of(binary, tool):
+                    name = f"sm_{capability}"
+                    yield found._replace(
+                        architecture=name, kernel=f"triton {case}", shared=result.metadata.shared
+                    )
+
+
+def readable(names: Sequence[str]) -> list[str]:
+    """C++ names without their parameters, where c++filt is installed."""
+    if shutil.which("c++filt") is None:
+        return list(names)
+    answer = subprocess.run(
+        ["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True
+    )
+    noise = re.compile(r"^void |edmfast::|\(anonymous namespace\)::|\(.*$")
+    return [noise.sub("", name) for name in answer.stdout.splitlines()]
+
+
+def main() -> int:
+    tool = cuobjdump()
+    if tool is None:
+        print("compile_report: no cuobjdump, neither beside nvcc nor from Triton", file=sys.stderr)
+        return 2
+    found = list(usage_of(LIBRARY, tool)) if LIBRARY.exists() else []
+    if not found:
+        print("compile_report: no CUDA library was built", file=sys.stderr)
+    if importlib.util.find_spec("triton") is not None:
+        found += triton_usage(tool)
+    print(f"{'':7} {'registers':>9} {'spilled':>7} {'shared':>7}  kernel")
+    for row, name in zip(found, readable([row.kernel for row in found]), strict=True):
+        print(
+            f"{row.architecture:7} {row.registers:9} {row.spilled:7} {row.shared:7}  {name}",
+        )
+    spilling = sum(row.spilled > 0 for row in found)
+    print(f"{len(found)} kernels, {spilling} spill")
+    return int(spilling > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
