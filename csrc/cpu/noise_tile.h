@@ -2,43 +2,30 @@
 #pragma once
 #include <algorithm>
 
-#include "../include/multiversion.h"
 #include "../include/normal.h"
-#include "../include/philox.h"
+#include "philox_lanes.h"
 
 namespace edmfast {
 
-constexpr int64_t kTile = 256;
-
-// A tile is kTile counters; word j of counter t goes to normals[j * kTile + t].
-struct Counters {
-  uint32_t block[kTile], particle[kTile], word[kTile];
-};
-
+// Word j of counter t goes to normals[j * kTile + t].
 inline int64_t blocks_of(int64_t elements) { return (elements + 3) / 4; }
 
+EDMFAST_MULTIVERSION inline void box_muller_tile(const uint32_t* radius_bits, const uint32_t* angle_bits, int64_t n,
+                                                 float* first, float* second) {
+  for (int64_t t = 0; t < n; ++t) {
+    const NormalPair pair = box_muller(radius_bits[t], angle_bits[t]);
+    first[t] = pair.first;
+    second[t] = pair.second;
+  }
+}
+
 // `pairs`: 1 where a sample has at most two elements and words 2 and 3 are never read.
-EDMFAST_MULTIVERSION inline void normal_tile(const Counters& counters, uint32_t step, uint64_t seed, int64_t n,
-                                             int pairs, float* normals) {
-  uint32_t a[kTile], b[kTile], c[kTile], d[kTile];
-  for (int64_t t = 0; t < n; ++t) {
-    const Philox4 bits = philox({counters.block[t], step, counters.particle[t], counters.word[t]}, seed);
-    a[t] = bits.a;
-    b[t] = bits.b;
-    c[t] = bits.c;
-    d[t] = bits.d;
-  }
-  for (int64_t t = 0; t < n; ++t) {
-    const NormalPair pair = box_muller(a[t], b[t]);
-    normals[t] = pair.first;
-    normals[kTile + t] = pair.second;
-  }
-  if (pairs == 1) return;
-  for (int64_t t = 0; t < n; ++t) {
-    const NormalPair pair = box_muller(c[t], d[t]);
-    normals[2 * kTile + t] = pair.first;
-    normals[3 * kTile + t] = pair.second;
-  }
+inline void normal_tile(const Counters& counters, uint32_t step, uint64_t seed, int64_t n, int pairs, float* normals) {
+  Bits bits;
+  philox_tile(counters, step, seed, n, pairs, bits);
+  n = (n + 15) / 16 * 16;
+  box_muller_tile(bits.a, bits.b, n, normals, normals + kTile);
+  if (pairs == 2) box_muller_tile(bits.c, bits.d, n, normals + 2 * kTile, normals + 3 * kTile);
 }
 
 // Counters of blocks [first_block, first_block + size) of `rows` samples of one population.
