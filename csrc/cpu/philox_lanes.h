@@ -13,7 +13,8 @@ namespace edmfast {
 
 constexpr int64_t kTile = 256;
 
-struct Counters {
+// What distinguishes the counters of a tile from its first one.
+struct Offsets {
   alignas(64) uint32_t block[kTile], particle[kTile], word[kTile];
 };
 
@@ -22,7 +23,7 @@ struct Bits {
   alignas(64) uint32_t a[kTile], b[kTile], c[kTile], d[kTile];
 };
 
-// c and d are written only where `pairs` is 2.
+// The bits of the counters start + offset; c and d only where `pairs` is 2.
 #ifdef EDMFAST_HAS_TARGETS
 
 // The intrinsic without a mask makes GCC 12 warn of an undefined variable of its own.
@@ -33,17 +34,18 @@ __attribute__((target("avx512f"), always_inline)) inline __m512i multiply_512(__
 // Even and odd counters of a vector form two chains, which hide each other's latency. The upper halves of the
 // lanes hold anything, as a product reads only lower ones; whole vectors are made, beyond n where n ends inside.
 #define EDMFAST_PHILOX_TILE(TARGET, BYTES, VECTOR, MULTIPLY)                                                      \
-  __attribute__((target(TARGET))) inline void philox_tile(const Counters& counters, uint32_t step, uint64_t seed, \
+  __attribute__((target(TARGET))) inline void philox_tile(const Offsets& offsets, Philox4 start, uint64_t seed,   \
                                                           int64_t n, int pairs, Bits& bits) {                     \
+    typedef uint32_t Words __attribute__((vector_size(BYTES), may_alias));                                        \
     typedef uint64_t Lanes __attribute__((vector_size(BYTES), may_alias));                                        \
     const Lanes low = Lanes{} + 0xFFFFFFFFu;                                                                      \
     for (int64_t t = 0; t < n; t += BYTES / 4) {                                                                  \
       Lanes a[2], b[2], c[2], d[2];                                                                               \
-      a[0] = *reinterpret_cast<const Lanes*>(counters.block + t);                                                 \
-      c[0] = *reinterpret_cast<const Lanes*>(counters.particle + t);                                              \
-      d[0] = *reinterpret_cast<const Lanes*>(counters.word + t);                                                  \
+      a[0] = (Lanes)(*reinterpret_cast<const Words*>(offsets.block + t) + start.a);                               \
+      c[0] = (Lanes)(*reinterpret_cast<const Words*>(offsets.particle + t) + start.c);                            \
+      d[0] = (Lanes)(*reinterpret_cast<const Words*>(offsets.word + t) + start.d);                                \
       a[1] = a[0] >> 32, c[1] = c[0] >> 32, d[1] = d[0] >> 32;                                                    \
-      b[0] = b[1] = Lanes{} + step;                                                                               \
+      b[0] = b[1] = Lanes{} + start.b;                                                                            \
       uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);                      \
       _Pragma("GCC unroll 10") for (int round = 0; round < 10; ++round) {                                         \
         _Pragma("GCC unroll 2") for (int odd = 0; odd < 2; ++odd) {                                               \
@@ -71,9 +73,10 @@ EDMFAST_PHILOX_TILE("default", 16, __m128i, _mm_mul_epu32)
 
 #else
 
-inline void philox_tile(const Counters& counters, uint32_t step, uint64_t seed, int64_t n, int, Bits& bits) {
+inline void philox_tile(const Offsets& offsets, Philox4 start, uint64_t seed, int64_t n, int, Bits& bits) {
   for (int64_t t = 0; t < n; ++t) {
-    const Philox4 words = philox({counters.block[t], step, counters.particle[t], counters.word[t]}, seed);
+    const Philox4 words = philox({start.a + offsets.block[t], start.b, start.c + offsets.particle[t],
+                                  start.d + offsets.word[t]}, seed);
     bits.a[t] = words.a;
     bits.b[t] = words.b;
     bits.c[t] = words.c;
