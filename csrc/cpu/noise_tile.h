@@ -60,8 +60,8 @@ void for_each_tile(int64_t begin, int64_t end, int64_t particles, int64_t elemen
   for (int64_t row = begin; row < end; row += rows_per_tile) {
     const int64_t rows = std::min(rows_per_tile, end - row);
     const int64_t population = row / particles, particle = row % particles;
-    const bool ends = particle + rows_per_tile > particles;
-    if (ends || !usual) fill_offsets(offsets, particle, rows_per_tile, std::min(blocks, kTile), particles);
+    const bool ends = particle + rows > particles;
+    if (ends || !usual) fill_offsets(offsets, particle, rows, std::min(blocks, kTile), particles);
     usual = !ends;
     Philox4 start = {0, step, static_cast<uint32_t>(first_particle + particle),
                      stream_word(stream, first_population + population)};

@@ -14,6 +14,10 @@ constexpr int kLanes = 16;
 
 struct Moments {
   double noise = 0, cross = 0, shift = 0;  // |z|^2, <m, z>, |m|^2
+
+  EDMFAST_HD Moments operator+(const Moments& other) const {
+    return {noise + other.noise, cross + other.cross, shift + other.shift};
+  }
 };
 
 // Per population: c = (drift of each score, v_M, v_L), and the number of elements that move.
@@ -94,9 +98,9 @@ EDMFAST_HD void points_body(const S* x, const T* shift, const float* normals, co
       const T z = keep[j] * static_cast<T>(normals[j * kTile + r]);
       const T m = keep[j] * shift[r * kElements + j];
       narrow(widen(x[r * kElements + j]) + m + scale * z, moved[r * kElements + j]);
-      moments.noise += static_cast<double>(z) * z;
-      moments.cross += static_cast<double>(m) * z;
-      moments.shift += static_cast<double>(m) * m;
+      // not a sum from zero, which adds once more for every sample
+      const Moments here{static_cast<double>(z) * z, static_cast<double>(m) * z, static_cast<double>(m) * m};
+      moments = j == 0 ? here : moments + here;
     }
     ratio[r] = static_cast<T>(kernel.ratio(moments));
   }
