@@ -10,8 +10,8 @@ namespace edmfast {
 // Word j of counter t goes to normals[j * kTile + t].
 inline int64_t blocks_of(int64_t elements) { return (elements + 3) / 4; }
 
-EDMFAST_MULTIVERSION inline void box_muller_tile(const uint32_t* radius_bits, const uint32_t* angle_bits, int64_t n,
-                                                 float* first, float* second) {
+EDMFAST_MULTIVERSION inline void box_muller_tile(const uint32_t* radius_bits, const uint32_t* angle_bits,
+                                                 int64_t n, float* first, float* second) {
   for (int64_t t = 0; t < n; ++t) {
     const NormalPair pair = box_muller(radius_bits[t], angle_bits[t]);
     first[t] = pair.first;
@@ -20,7 +20,8 @@ EDMFAST_MULTIVERSION inline void box_muller_tile(const uint32_t* radius_bits, co
 }
 
 // `pairs`: 1 where a sample has at most two elements and words 2 and 3 are never read.
-inline void normal_tile(const Offsets& offsets, Philox4 start, uint64_t seed, int64_t n, int pairs, float* normals) {
+inline void normal_tile(const Offsets& offsets, Philox4 start, uint64_t seed, int64_t n, int pairs,
+                        float* normals) {
   Bits bits;
   philox_tile(offsets, start, seed, n, pairs, bits);
   n = (n + 15) / 16 * 16;

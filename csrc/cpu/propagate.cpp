@@ -58,8 +58,8 @@ void move_points(const Job<S>& job, int64_t row, int64_t rows, const float* norm
       gather_points(job.scores[k] + first, ancestors, count, d, score);
       add_shift(score, static_cast<T>(drift[k]), k == 0, shift, count * d);
     }
-    points(x, shift, normals + r, job.mask_of(population), job.kernel(population), count, d, job.moved + (row + r) * d,
-           job.ratio + row + r);
+    points(x, shift, normals + r, job.mask_of(population), job.kernel(population), count, d,
+           job.moved + (row + r) * d, job.ratio + row + r);
     r += count;
   }
 }
