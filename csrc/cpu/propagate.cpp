@@ -45,25 +45,21 @@ template <class S>
 void move_points(const Job<S>& job, int64_t row, int64_t rows, const float* normals) {
   using T = typename Job<S>::T;
   const int64_t d = job.elements;
-  T x[4 * kTile], shift[4 * kTile], narrow_later[4 * kTile];
+  S x[4 * kTile], score[4 * kTile];
+  T shift[4 * kTile];
   for (int64_t r = 0; r < rows;) {
     const int64_t population = (row + r) / job.particles;
     const int64_t count = std::min(rows - r, (population + 1) * job.particles - row - r);
     const int64_t first = population * job.particles * d;
     const int32_t* ancestors = job.ancestors + row + r;
     const double* drift = job.row_of(population);
-    gather_points<false>(job.x + first, ancestors, T{1}, count, d, x);
-    gather_points<false>(job.scores[0] + first, ancestors, static_cast<T>(drift[0]), count, d, shift);
-    for (int64_t k = 1; k < job.models; ++k)
-      gather_points<true>(job.scores[k] + first, ancestors, static_cast<T>(drift[k]), count, d, shift);
-    S* moved = job.moved + (row + r) * d;
-    const Kernel kernel = job.kernel(population);
-    if constexpr (std::is_same_v<S, T>) {
-      points(x, shift, normals + r, job.mask_of(population), kernel, count, d, moved, job.ratio + row + r);
-    } else {
-      points(x, shift, normals + r, job.mask_of(population), kernel, count, d, narrow_later, job.ratio + row + r);
-      for (int64_t i = 0; i < count * d; ++i) narrow(narrow_later[i], moved[i]);
+    gather_points(job.x + first, ancestors, count, d, x);
+    for (int64_t k = 0; k < job.models; ++k) {
+      gather_points(job.scores[k] + first, ancestors, count, d, score);
+      add_shift(score, static_cast<T>(drift[k]), k == 0, shift, count * d);
     }
+    points(x, shift, normals + r, job.mask_of(population), job.kernel(population), count, d,
+           job.moved + (row + r) * d, job.ratio + row + r);
     r += count;
   }
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <type_traits>
 
 #include "low_precision.h"
@@ -13,6 +14,10 @@ constexpr int kLanes = 16;
 
 struct Moments {
   double noise = 0, cross = 0, shift = 0;  // |z|^2, <m, z>, |m|^2
+
+  EDMFAST_HD Moments operator+(const Moments& other) const {
+    return {noise + other.noise, cross + other.cross, shift + other.shift};
+  }
 };
 
 // Per population: c = (drift of each score, v_M, v_L), and the number of elements that move.
@@ -81,9 +86,9 @@ EDMFAST_HD void step_body(const S* x, const T* shift, const float* normals, cons
 }
 
 // Whole samples of at most four elements, already gathered: word j is element j.
-template <int kElements, class T>
-EDMFAST_HD void points_body(const T* x, const T* shift, const float* normals, const uint8_t* mask,
-                            const Kernel& kernel, int64_t rows, T* moved, T* ratio) {
+template <int kElements, class S, class T>
+EDMFAST_HD void points_body(const S* x, const T* shift, const float* normals, const uint8_t* mask,
+                            const Kernel& kernel, int64_t rows, S* moved, T* ratio) {
   const T scale = static_cast<T>(kernel.scale);
   T keep[kElements];
   for (int j = 0; j < kElements; ++j) keep[j] = mask == nullptr || mask[j] ? T{1} : T{0};
@@ -92,18 +97,18 @@ EDMFAST_HD void points_body(const T* x, const T* shift, const float* normals, co
     for (int j = 0; j < kElements; ++j) {
       const T z = keep[j] * static_cast<T>(normals[j * kTile + r]);
       const T m = keep[j] * shift[r * kElements + j];
-      moved[r * kElements + j] = x[r * kElements + j] + m + scale * z;
-      moments.noise += static_cast<double>(z) * z;
-      moments.cross += static_cast<double>(m) * z;
-      moments.shift += static_cast<double>(m) * m;
+      narrow(widen(x[r * kElements + j]) + m + scale * z, moved[r * kElements + j]);
+      // not a sum from zero, which adds once more for every sample
+      const Moments here{static_cast<double>(z) * z, static_cast<double>(m) * z, static_cast<double>(m) * m};
+      moments = j == 0 ? here : moments + here;
     }
     ratio[r] = static_cast<T>(kernel.ratio(moments));
   }
 }
 
-template <class T>
-EDMFAST_HD void points_any(const T* x, const T* shift, const float* normals, const uint8_t* mask,
-                           const Kernel& kernel, int64_t rows, int64_t elements, T* moved, T* ratio) {
+template <class S, class T>
+EDMFAST_HD void points_any(const S* x, const T* shift, const float* normals, const uint8_t* mask,
+                           const Kernel& kernel, int64_t rows, int64_t elements, S* moved, T* ratio) {
   switch (elements) {
     case 1: return points_body<1>(x, shift, normals, mask, kernel, rows, moved, ratio);
     case 2: return points_body<2>(x, shift, normals, mask, kernel, rows, moved, ratio);
@@ -121,6 +126,11 @@ EDMFAST_HD void points_any(const T* x, const T* shift, const float* normals, con
                                         const uint8_t* mask, T scale, S* moved, int64_t n,               \
                                         Moments& moments) {                                              \
     step_body(x, shift, normals, mask, scale, moved, n, moments);                                        \
+  }                                                                                                      \
+  EDMFAST_MULTIVERSION inline void points(const S* x, const T* shift, const float* normals,              \
+                                          const uint8_t* mask, const Kernel& kernel, int64_t rows,       \
+                                          int64_t elements, S* moved, T* ratio) {                        \
+    points_any(x, shift, normals, mask, kernel, rows, elements, moved, ratio);                           \
   }
 EDMFAST_PROPAGATE_KERNELS(float, float)
 EDMFAST_PROPAGATE_KERNELS(double, double)
@@ -128,27 +138,12 @@ EDMFAST_PROPAGATE_KERNELS(Half, float)
 EDMFAST_PROPAGATE_KERNELS(BFloat16, float)
 #undef EDMFAST_PROPAGATE_KERNELS
 
-EDMFAST_MULTIVERSION inline void points(const float* x, const float* shift, const float* normals, const uint8_t* mask,
-                                        const Kernel& kernel, int64_t rows, int64_t elements, float* moved,
-                                        float* ratio) {
-  points_any(x, shift, normals, mask, kernel, rows, elements, moved, ratio);
-}
-EDMFAST_MULTIVERSION inline void points(const double* x, const double* shift, const float* normals,
-                                        const uint8_t* mask, const Kernel& kernel, int64_t rows, int64_t elements,
-                                        double* moved, double* ratio) {
-  points_any(x, shift, normals, mask, kernel, rows, elements, moved, ratio);
-}
-
-// to[r] = factor * from[ancestor of r], or added to it, for small samples.
-template <bool kAdd, class S, class T>
-void gather_points(const S* from, const int32_t* ancestors, T factor, int64_t rows, int64_t elements, T* to) {
+// to[r] = from[ancestor of r], for small samples: as they are, so that a sample is one load and one store.
+template <class S>
+void gather_points(const S* from, const int32_t* ancestors, int64_t rows, int64_t elements, S* to) {
   const auto copy = [&](auto size) {
     constexpr int d = decltype(size)::value;
-    for (int64_t r = 0; r < rows; ++r) {
-      const S* source = from + ancestors[r] * int64_t{d};
-      for (int j = 0; j < d; ++j)
-        to[r * d + j] = kAdd ? to[r * d + j] + factor * widen(source[j]) : factor * widen(source[j]);
-    }
+    for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * d, from + ancestors[r] * int64_t{d}, d * sizeof(S));
   };
   switch (elements) {
     case 1: return copy(std::integral_constant<int, 1>{});

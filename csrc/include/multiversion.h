@@ -3,6 +3,7 @@
 #pragma once
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(EDMFAST_NO_MULTIVERSION)
+#define EDMFAST_HAS_TARGETS
 #define EDMFAST_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 // The same where a loop is written in two ways: `kConverts` says whether vectors of 64-bit integers convert
 // from and to double in one instruction.

@@ -50,10 +50,11 @@ EDMFAST_HD NormalPair box_muller(uint32_t radius_bits, uint32_t angle_bits) {
   const bool swapped = (quarter & 1) != 0;
   const float x = swapped ? sine : cosine;
   const float y = swapped ? cosine : sine;
-  // angle = (quarter / 2 + f) pi: cos and sin of quarter turns, quarter in -2..2
-  const bool negate_x = ((quarter + 1) & 2) != 0;
-  const bool negate_y = (quarter & 2) != 0;
-  return {mul(radius, negate_x ? -x : x), mul(radius, negate_y ? -y : y)};
+  // angle = (quarter / 2 + f) pi: cos and sin of quarter turns, quarter in -2..2; bit 1 is the sign
+  const int32_t x_sign = ((quarter + 1) & 2) << 30;
+  const int32_t y_sign = (quarter & 2) << 30;
+  return {mul(radius, bits_to_float(float_to_bits(x) ^ x_sign)),
+          mul(radius, bits_to_float(float_to_bits(y) ^ y_sign))};
 }
 
 }  // namespace edmfast
