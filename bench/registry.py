@@ -15,6 +15,7 @@ MODULES: tuple[str, ...] = (
     "bench.bench_resample",
     "bench.bench_schemes",
     "bench.bench_score_gram",
+    "bench.bench_threads",
     "bench.bench_weigh",
 )
 

@@ -76,7 +76,7 @@ torch.version.cuda, torch.cuda.is_available = "13.0", lambda: True
 from edmfast import _extension, ops
 from edmfast.reference.noise import noise
 has = torch._C._dispatch_has_kernel_for_dispatch_key
-names = ["noise", "propagate", "score_gram", "systematic_resample"]
+names = ["noise", "propagate", "score_gram", "systematic_resample", "weigh_and_resample"]
 facts = {
     "status": _extension.kernel_status(),
     "registered": [name for name in names if has(f"edmfast::{name}", "CUDA")],
@@ -106,7 +106,12 @@ def test_triton_stands_in_for_a_missing_cuda_library(reference):
         assert facts["registered"] == []
         assert "EDMFAST_REFERENCE=1" in facts["status"]["triton"]
     else:
-        assert facts["registered"] == ["noise", "propagate", "systematic_resample"]
+        assert facts["registered"] == [
+            "noise",
+            "propagate",
+            "systematic_resample",
+            "weigh_and_resample",
+        ]
         assert set(facts["status"]["triton"].split(", ")) == set(facts["registered"])
         assert facts["status"]["cuda"].startswith("off: no compiled library")
         assert facts["same"]

@@ -13,7 +13,9 @@
 
 namespace edmfast {
 
-constexpr int64_t kChunk = 16384;
+// Populations of at most kWhole particles are one task each; larger ones are cut into chunks.
+constexpr int64_t kWhole = 16384;
+constexpr int64_t kChunk = 8192;
 constexpr int64_t kBlock = 1024;
 // Populations of one task, so that a task is worth a thread.
 inline int64_t grain_of(int64_t particles) { return std::max<int64_t>(1, 4096 / particles); }
@@ -228,7 +230,7 @@ void resample_systematic(const ResampleJob<T>& job, const Source& source) {
   if (job.populations == 0) return;
   if (job.particles <= kLaneParticles) {
     resample_in_lanes(job, source);
-  } else if (job.particles <= kChunk) {
+  } else if (job.particles <= kWhole) {
     resample_whole(job, source);
   } else {
     resample_in_chunks(job, source);
