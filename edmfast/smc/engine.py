@@ -29,11 +29,15 @@ class Engine:
         ess_threshold: float,
         sigma_range: tuple[float, float],
         seed: int,
+        device: torch.device,
         *,
         compile: bool = False,
     ) -> None:
         self.law, self.levels, self.seed = law, levels, seed
         self.ess_threshold, self.sigma_range = ess_threshold, sigma_range
+        # the state of the noise at every level, made once so that a step needs no fills
+        self.rng = rng_state(seed, 0, device).repeat(len(levels), 1)
+        self.rng[:, 1] = torch.arange(len(levels), device=device)
         self.step = CompiledStep(law) if compile else functools.partial(advance, law)
 
     def start(self, like: Tensor) -> State:
@@ -51,7 +55,7 @@ class Engine:
             self.law.target,
             x,
             sigma,
-            rng=rng_state(self.seed, 0, x.device),
+            rng=self.rng[0],
             probe=self.law.kernel.needs_curvature and len(self.levels) > 1,
             first_population=self.law.first_population,
             batch_size=self.law.batch_size,
@@ -62,7 +66,7 @@ class Engine:
             self.law.exponent * squares / (2 * sigma**2) - found.energy,
             [],
             [],
-            rng_state(self.seed, 0, x.device),
+            self.rng[0],
             scheme=self.law.resampling,
             ess_threshold=self._threshold(0),
             first_population=self.law.first_population,
@@ -88,8 +92,7 @@ class Engine:
             weigh=u >= self.sigma_range[0],
             probe=self.law.kernel.needs_curvature and i + 2 < len(self.levels),
         )
-        device = state.moving.x.device
-        rng, next_rng = rng_state(self.seed, i, device), rng_state(self.seed, i + 1, device)
+        rng, next_rng = self.rng[i], self.rng[i + 1]
         state.moving = self.step(state.moving, Step(i, s, u), rng, next_rng, mode)
         state.index = i + 1
         self._record(state)

@@ -112,7 +112,10 @@ class CurvatureMatched(Proposal):
             lowest = 0.5 * (step.u / step.s) ** 2
             kappa = 1.0 + step.tau2 * curvature.double()
             kappa = torch.maximum(kappa, torch.ones_like(kappa) * lowest).clamp(max=1.0)
+        elif isinstance(step.index, int):
+            kappa = torch.full_like(curvature, self.kappa[step.index], dtype=torch.float64)
         else:
+            # traced once; a copy from the host in every step would make it wait for the device
             table = torch.tensor(self.kappa, dtype=torch.float64, device=curvature.device)
             kappa = table[step.index].expand(len(curvature))
         v_l = torch.ones_like(kappa) * (step.tau2 / exponent)

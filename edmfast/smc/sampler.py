@@ -108,7 +108,7 @@ def sample(
         "target": fingerprint(target) if checkpoint or resume else "",
     }
     law = Law(target, exponent, kernel, resampling, first_population, batch_size)
-    engine = Engine(law, visited, ess_threshold, sigma_range, seed, compile=compile)
+    engine = Engine(law, visited, ess_threshold, sigma_range, seed, place_device, compile=compile)
     with torch.no_grad():
         if resume is not None:
             state = load_state(resume, run, place_device)
