@@ -15,6 +15,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -111,6 +112,15 @@ def define(
     if triton is not None and "triton" not in _REASONS:
         torch.library.impl(f"edmfast::{name}", "cuda", _triton(triton, name), lib=_FRAGMENT)
         _LOADED["triton"] = ", ".join(filter(None, [_LOADED.get("triton"), name]))
+
+
+def differentiate(
+    name: str, backward: Callable[..., Any], setup_context: Callable[..., None]
+) -> None:
+    """Register the derivative of an operator, see torch.library.register_autograd."""
+    torch.library.register_autograd(
+        f"edmfast::{name}", backward, setup_context=setup_context, lib=_FRAGMENT
+    )
 
 
 def kernel_status() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Ground floor: operators, tensors in and tensors out."""
 
+from edmfast.ops.attention import attention
 from edmfast.ops.noise import rng_state, standard_normal
 from edmfast.ops.propagate import propagate
 from edmfast.ops.resample import Resampled, systematic_resample
@@ -10,6 +11,7 @@ from edmfast.ops.weigh import Weights, weigh_and_resample
 __all__ = [
     "Resampled",
     "Weights",
+    "attention",
     "propagate",
     "resample",
     "rng_state",

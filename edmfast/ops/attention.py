@@ -1,0 +1,184 @@
+"""Attention that can be differentiated twice in memory linear in its length.
+
+``O = softmax(scale Q Kᵀ) V`` with the mathematics of `edmfast.reference.attention`: every order
+recomputes the probabilities a block at a time from Q, K and the log-sum-exp of the rows, so nothing of
+size L x M is kept. Forward, backward and double backward are operators of their own; a third derivative
+raises. The energy of a network with attention is trained through the double backward, for which torch
+has no fused kernel (pytorch issue 116350). Sources: Vaswani et al. 2017, arXiv 1706.03762; Dao et al.
+2022, arXiv 2205.14135 (recomputation by blocks).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from edmfast import _extension
+from edmfast.reference import attention as reference
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _new(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    return like.new_empty(shape or like.shape, dtype=dtype or like.dtype)
+
+
+def _fake(
+    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
+) -> tuple[Tensor, Tensor]:
+    dtype = reference.arithmetic(q.dtype)
+    return _new(q, *q.shape[:2], v.shape[2]), _new(q, *q.shape[:2], dtype=dtype)
+
+
+def _fake_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, ...]:
+    return _new(q), _new(k), _new(v)
+
+
+def _fake_double_backward(
+    a: Tensor, b: Tensor, c: Tensor, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object
+) -> tuple[Tensor, ...]:
+    return _new(grad), _new(q), _new(k), _new(v)
+
+
+_extension.define(
+    "attention(Tensor q, Tensor k, Tensor v, Tensor? key_mask, float scale, bool causal) "
+    "-> (Tensor, Tensor)",
+    reference.attention,
+    _fake,
+)
+_extension.define(
+    "attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+    "Tensor? key_mask, float scale, bool causal) -> (Tensor, Tensor, Tensor)",
+    reference.attention_backward,
+    _fake_backward,
+)
+_extension.define(
+    "attention_double_backward(Tensor a, Tensor b, Tensor c, Tensor grad, Tensor q, Tensor k, Tensor v, "
+    "Tensor out, Tensor lse, Tensor? key_mask, float scale, bool causal) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    reference.attention_double_backward,
+    _fake_double_backward,
+)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], tensors: tuple[Tensor | None, ...]) -> None:
+    ctx.save_for_backward(*tensors)
+    ctx.scale, ctx.causal = inputs[-2:]
+    ctx.set_materialize_grads(False)
+
+
+def _zeros(cotangent: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if cotangent is None else cotangent
+
+
+def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, key_mask = inputs[:4]
+    ctx.mark_non_differentiable(output[1])
+    _keep(ctx, inputs, (q, k, v, *output, key_mask))
+
+
+def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    q, k, v, out, lse, key_mask = ctx.saved_tensors
+    if grad is None:
+        return (None,) * 6
+    found = torch.ops.edmfast.attention_backward(
+        grad, q, k, v, out, lse, key_mask, ctx.scale, ctx.causal
+    )
+    return (*found, None, None, None)
+
+
+def _set_up_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _keep(ctx, inputs, inputs[:7])
+
+
+def _double_backward(
+    ctx: Any, a: Tensor | None, b: Tensor | None, c: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    grad, q, k, v, out, lse, key_mask = ctx.saved_tensors
+    cotangents = _zeros(a, q), _zeros(b, k), _zeros(c, v)
+    found = torch.ops.edmfast.attention_double_backward(
+        *cotangents, grad, q, k, v, out, lse, key_mask, ctx.scale, ctx.causal
+    )
+    # out and lse are functions of q, k and v: what goes through them is in the formulas already
+    return (*found, None, None, None, None, None)
+
+
+def _set_up_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    pass
+
+
+def _triple_backward(ctx: Any, *_: Tensor | None) -> NoReturn:
+    raise RuntimeError(
+        "edmfast.ops.attention has derivatives up to the second order, a third one was asked for"
+    )
+
+
+for _name, _derivative, _context in (
+    ("attention", _backward, _set_up),
+    ("attention_backward", _double_backward, _set_up_backward),
+    ("attention_double_backward", _triple_backward, _set_up_double_backward),
+):
+    _extension.differentiate(_name, _derivative, _context)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None = None,
+    causal: bool = False,
+    key_mask: Tensor | None = None,
+) -> Tensor:
+    """softmax(scale q kᵀ) v, [..., L, E] like q.
+
+    q: [..., L, D]; k: [..., M, D]; v: [..., M, E]; the same leading dimensions, one dtype: float16,
+    bfloat16 (both computed in float32), float32 or float64. scale: 1/sqrt(D) by default. causal: query
+    i attends to keys 0..i, as `is_causal` of torch's scaled_dot_product_attention does. key_mask: bool
+    [B, M] with B the first of the leading dimensions, True where a key may be attended to. A query
+    that may attend to no key gets 0, and gives no gradient.
+
+    Derivatives: first and second order, in q, k and v; a third one raises RuntimeError. Raises
+    TypeError for dtypes, ValueError for shapes, devices or a scale that is not finite.
+    """
+    _check(q, k, v, key_mask)
+    scale = 1.0 / math.sqrt(max(1, q.shape[-1])) if scale is None else float(scale)
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be finite, got {scale}")
+    lead = q.shape[:-2]
+    if key_mask is not None:
+        inner = (1,) * (len(lead) - 1)
+        key_mask = key_mask.reshape(-1, *inner, k.shape[-2]).expand(*lead, -1)
+        key_mask = key_mask.reshape(lead.numel(), k.shape[-2])
+    flat = [tensor.reshape(lead.numel(), *tensor.shape[-2:]) for tensor in (q, k, v)]
+    out, _ = torch.ops.edmfast.attention(*flat, key_mask, scale, causal)
+    return out.reshape(*q.shape[:-1], v.shape[-1])
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
+    if q.dtype not in DTYPES or {k.dtype, v.dtype} != {q.dtype}:
+        raise TypeError(
+            "q, k and v must share one of float16, bfloat16, float32, float64, "
+            f"got {q.dtype}, {k.dtype}, {v.dtype}"
+        )
+    lead = q.shape[:-2]
+    right = (
+        min(q.dim(), k.dim(), v.dim()) >= 3
+        and k.shape[:-2] == lead == v.shape[:-2]
+        and k.shape[-1] == q.shape[-1]
+        and v.shape[-2] == k.shape[-2]
+    )
+    if not right:
+        shapes = [tuple(tensor.shape) for tensor in (q, k, v)]
+        raise ValueError(f"q, k, v must be [..., L, D], [..., M, D], [..., M, E], got {shapes}")
+    if key_mask is not None and key_mask.dtype != torch.bool:
+        raise TypeError(f"key_mask must be bool, got {key_mask.dtype}")
+    if key_mask is not None and key_mask.shape != (lead[0], k.shape[-2]):
+        raise ValueError(
+            f"key_mask must be [{lead[0]}, {k.shape[-2]}], got {tuple(key_mask.shape)}"
+        )
+    given = (q, k, v) if key_mask is None else (q, k, v, key_mask)
+    if len({tensor.device for tensor in given}) > 1:
+        raise ValueError("q, k, v and key_mask must be on one device")

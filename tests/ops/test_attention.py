@@ -1,0 +1,201 @@
+"""Attention in three orders against the plain formula in float64, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from edmfast.ops import attention
+
+DOUBLE = torch.float64
+
+
+def plain(q, k, v, scale=None, causal=False, key_mask=None):
+    """The definition, differentiable to any order; rows without keys give 0."""
+    scores = (q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    allowed = torch.ones(scores.shape, dtype=torch.bool)
+    if causal:
+        allowed = allowed.tril()
+    if key_mask is not None:
+        allowed = allowed & key_mask.reshape(len(key_mask), *[1] * (q.dim() - 2), -1)
+    weights = torch.where(allowed, (scores - scores.detach().amax(-1, keepdim=True)).exp(), 0.0)
+    return (weights / weights.sum(-1, keepdim=True).clamp(min=1e-300)) @ v
+
+
+def inputs(generator, lead, length, keys, d, e, dtype=DOUBLE):
+    shapes = ((*lead, length, d), (*lead, keys, d), (*lead, keys, e))
+    return [
+        torch.randn(shape, generator=generator, dtype=DOUBLE).to(dtype).requires_grad_()
+        for shape in shapes
+    ]
+
+
+def three_orders(function, tensors, cotangents, **options):
+    """O, its three gradients, and four gradients of a product with those."""
+    first, seconds = cotangents[0].detach().requires_grad_(), cotangents[1:]
+    out = function(*tensors, **options)
+    gradients = torch.autograd.grad(out, tensors, first, create_graph=True)
+    assert all(gradient.requires_grad for gradient in gradients)
+    twice = torch.autograd.grad(gradients, (first, *tensors), seconds)
+    return [value.detach() for value in (out, *gradients, *twice)]
+
+
+def cotangents_of(generator, tensors, dtype=DOUBLE):
+    q, k, v = tensors
+    shapes = ((*q.shape[:-1], v.shape[-1]), q.shape, k.shape, v.shape)
+    return [torch.randn(s, generator=generator, dtype=DOUBLE).to(dtype) for s in shapes]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("length", "keys"), [(1, 1), (7, 7), (7, 12), (129, 129), (40, 1000)])
+def test_three_orders_against_the_definition(generator, length, keys, masked, causal):
+    tensors = inputs(generator, (2, 3), length, keys, 8, 5)
+    cotangents = cotangents_of(generator, tensors)
+    options = {"causal": causal, "scale": 0.3}
+    if masked:
+        options["key_mask"] = torch.rand(2, keys, generator=generator) < 0.6
+    ours = three_orders(attention, tensors, cotangents, **options)
+    truth = three_orders(plain, tensors, cotangents, **options)
+    for a, b in zip(ours, truth, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
+def test_blocks_of_queries(generator, monkeypatch):
+    """Many blocks of rows and of heads: the numbers are those of one."""
+    from edmfast.reference import attention as reference
+
+    tensors = inputs(generator, (5,), 70, 50, 8, 8)
+    cotangents = cotangents_of(generator, tensors)
+    whole = three_orders(attention, tensors, cotangents, causal=True)
+    monkeypatch.setattr(reference, "_BLOCK", 1600)
+    for a, b in zip(three_orders(attention, tensors, cotangents, causal=True), whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_low_precision_is_no_worse_than_the_plain_formula(generator, dtype):
+    tensors = inputs(generator, (2, 2), 33, 33, 16, 16, dtype)
+    cotangents = cotangents_of(generator, tensors, dtype)
+    ours = three_orders(attention, tensors, cotangents)
+    low = three_orders(plain, tensors, cotangents)
+    doubles = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    truth = three_orders(plain, doubles, [c.double() for c in cotangents])
+    for a, b, wanted in zip(ours, low, truth, strict=True):
+        error = (a.double() - wanted).abs().max()
+        assert error <= 2 * (b.double() - wanted).abs().max() + 1e-7
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradcheck(generator, causal):
+    tensors = inputs(generator, (2,), 5, 6, 3, 4)
+    key_mask = torch.rand(2, 6, generator=generator) < 0.8
+
+    def call(q, k, v):
+        return attention(q, k, v, causal=causal, key_mask=key_mask)
+
+    assert torch.autograd.gradcheck(call, tensors)
+    assert torch.autograd.gradgradcheck(call, tensors)
+
+
+def test_rows_without_keys_are_zero_and_give_no_gradient(generator):
+    q, k, v = inputs(generator, (2,), 4, 6, 8, 8)
+    key_mask = torch.ones(2, 6, dtype=torch.bool)
+    key_mask[1] = False
+    found = three_orders(attention, (q, k, v), cotangents_of(generator, (q, k, v)), key_mask=key_mask)
+    for value in found:
+        assert value.isfinite().all()
+    assert not any(value[1].any() for value in found[:4])
+
+
+def test_absent_cotangents_are_zero(generator):
+    q, k, v = inputs(generator, (1,), 6, 6, 4, 4)
+    for chosen in ([0], [1], [2], [0, 2]):
+        results = []
+        for function in (attention, plain):
+            gradients = torch.autograd.grad(function(q, k, v).sin().sum(), (q, k, v), create_graph=True)
+            scalar = sum(gradients[i].square().sum() for i in chosen)
+            results.append(torch.autograd.grad(scalar, (q, k, v)))
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_third_derivative_raises(generator):
+    q, k, v = inputs(generator, (1,), 4, 4, 4, 4)
+    (first,) = torch.autograd.grad(attention(q, k, v).sin().sum(), q, create_graph=True)
+    (second,) = torch.autograd.grad(first.sin().sum(), q, create_graph=True)
+    assert second.requires_grad
+    with pytest.raises(RuntimeError, match="third"):
+        torch.autograd.grad(second.sum(), q)
+
+
+def test_drop_in_for_scaled_dot_product_attention(generator):
+    q, k, v = inputs(generator, (2, 3), 9, 9, 8, 8)
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    torch.testing.assert_close(attention(q, k, v), sdpa(q, k, v))
+    causal = sdpa(q, k, v, is_causal=True, scale=0.2)
+    torch.testing.assert_close(attention(q, k, v, 0.2, True), causal)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3, 8), (2, 4, 0, 8)])
+def test_empty(shape):
+    q = torch.randn(shape, requires_grad=True)
+    out = attention(q, q, q)
+    assert out.shape == shape
+    (gradient,) = torch.autograd.grad(out.sum(), q, create_graph=True)
+    assert gradient.shape == shape
+
+
+def test_no_keys():
+    q, k = torch.randn(2, 3, 4), torch.randn(2, 0, 4)
+    assert torch.equal(attention(q, k, k), torch.zeros(2, 3, 4))
+
+
+def test_strides(generator):
+    base = torch.randn(2, 10, 3, 8, generator=generator, dtype=DOUBLE)
+    q = base.transpose(1, 2).requires_grad_()  # heads before positions, as models have them
+    k = base.flip(1).transpose(1, 2)[:, :, ::2]
+    v = torch.randn(1, 1, 5, 8, generator=generator, dtype=DOUBLE).expand(2, 3, 5, 8)
+    torch.testing.assert_close(attention(q, k, v), plain(q, k, v))
+
+
+def test_opcheck(generator):
+    q, k, v = inputs(generator, (2,), 5, 6, 4, 3, torch.float32)
+    mask = torch.ones(2, 6, dtype=torch.bool)
+    mask[0, 2] = False
+    torch.library.opcheck(torch.ops.edmfast.attention.default, (q, k, v, mask, 0.5, True))
+    with torch.no_grad():
+        out, lse = torch.ops.edmfast.attention(q, k, v, mask, 0.5, True)
+    grad = torch.randn(out.shape, generator=generator).requires_grad_()
+    rest = (grad, q, k, v, out, lse, mask, 0.5, True)
+    torch.library.opcheck(torch.ops.edmfast.attention_backward.default, rest)
+    detached = [t.detach() if isinstance(t, torch.Tensor) else t for t in (q, k, v, *rest)]
+    torch.library.opcheck(torch.ops.edmfast.attention_double_backward.default, tuple(detached))
+
+
+def test_compiles_without_a_break(generator):
+    q, k, v = (t.detach() for t in inputs(generator, (2, 2), 9, 9, 8, 8, torch.float32))
+    compiled = torch.compile(
+        lambda *given: attention(*given, causal=True) * 2, fullgraph=True, backend="aot_eager"
+    )
+    assert torch.equal(compiled(q, k, v), attention(q, k, v, causal=True) * 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"q": torch.zeros(2, 4, 7)}, ValueError, "must be"),
+        ({"v": torch.zeros(2, 5, 8)}, ValueError, "must be"),
+        ({"k": torch.zeros(2, 4, 8).double()}, TypeError, "share one"),
+        ({"q": torch.zeros(2, 4, 8, dtype=torch.int64)}, TypeError, "share one"),
+        ({"key_mask": torch.zeros(2, 5) > 0}, ValueError, "key_mask"),
+        ({"key_mask": torch.zeros(2, 4)}, TypeError, "bool"),
+        ({"scale": math.nan}, ValueError, "finite"),
+    ],
+)
+def test_errors(change, error, message):
+    arguments = {name: torch.zeros(2, 4, 8) for name in "qkv"}
+    with pytest.raises(error, match=message):
+        attention(**arguments | change)
