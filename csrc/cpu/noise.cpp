@@ -62,7 +62,8 @@ Tensor noise(Tensor like, Tensor rng, int64_t stream, int64_t first_population, 
                           if (count > 0) std::copy_n(normals + j * kTile + r * size, count, sample + j * blocks);
                         }
                       }
-                    });
+                    },
+                    [](int64_t, int64_t) { return Ahead{}; });
     });
   };
   if (elements == 0) return out;

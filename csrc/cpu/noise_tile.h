@@ -21,9 +21,9 @@ EDMFAST_MULTIVERSION inline void box_muller_tile(const uint32_t* radius_bits, co
 
 // `pairs`: 1 where a sample has at most two elements and words 2 and 3 are never read.
 inline void normal_tile(const Offsets& offsets, Philox4 start, uint64_t seed, int64_t n, int pairs,
-                        float* normals) {
+                        const Ahead& ahead, float* normals) {
   Bits bits;
-  philox_tile(offsets, start, seed, n, pairs, bits);
+  philox_tile(offsets, start, seed, n, pairs, ahead, bits);
   n = (n + 15) / 16 * 16;
   box_muller_tile(bits.a, bits.b, n, normals, normals + kTile);
   if (pairs == 2) box_muller_tile(bits.c, bits.d, n, normals + 2 * kTile, normals + 3 * kTile);
@@ -47,9 +47,11 @@ inline void fill_offsets(Offsets& offsets, int64_t particle, int64_t rows, int64
 
 // Calls consume(row, rows, first_block, size, normals) over the rows in [begin, end), in pieces that fit a
 // tile: word j of block first_block + b of sample row + r is normals[j * kTile + r * size + b].
-template <class Consume>
+// ahead(row, first_block) names the memory that consume is about to use, where a tile is of one row.
+template <class Consume, class Fetch>
 void for_each_tile(int64_t begin, int64_t end, int64_t particles, int64_t elements, const int64_t* rng,
-                   int64_t stream, int64_t first_population, int64_t first_particle, const Consume& consume) {
+                   int64_t stream, int64_t first_population, int64_t first_particle, const Consume& consume,
+                   const Fetch& ahead) {
   const int64_t blocks = blocks_of(elements);
   const uint64_t seed = static_cast<uint64_t>(rng[0]);
   const uint32_t step = static_cast<uint32_t>(rng[1]);
@@ -70,7 +72,8 @@ void for_each_tile(int64_t begin, int64_t end, int64_t particles, int64_t elemen
     do {
       const int64_t size = std::min(blocks - first_block, kTile);
       start.a = static_cast<uint32_t>(first_block);
-      normal_tile(offsets, start, seed, rows * size, pairs, normals);
+      normal_tile(offsets, start, seed, rows * size, pairs, blocks > kTile / 2 ? ahead(row, first_block) : Ahead{},
+                  normals);
       consume(row, rows, first_block, size, normals);
       first_block += size;
     } while (first_block < blocks);

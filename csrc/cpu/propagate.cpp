@@ -89,6 +89,21 @@ void move_piece(const Job<S>& job, const Kernel& kernel, int64_t row, int64_t po
   }
 }
 
+// Where the pieces that begin with `first_block` lie in x, the scores and the result.
+template <class S>
+Ahead ahead_of(const Job<S>& job, int64_t row, int64_t first_block, const char** streams) {
+  const int64_t source = (row / job.particles * job.particles + job.ancestors[row]) * job.elements;
+  int64_t count = 0;
+  for (int64_t j = 0; j < 4; ++j) {
+    const int64_t start = j * blocks_of(job.elements) + first_block;
+    streams[count++] = reinterpret_cast<const char*>(job.x + source + start);
+    streams[count++] = reinterpret_cast<const char*>(job.moved + row * job.elements + start);
+    for (int64_t k = 0; k < job.models; ++k)
+      streams[count++] = reinterpret_cast<const char*>(job.scores[k] + source + start);
+  }
+  return {streams, count, sizeof(S)};
+}
+
 template <class S>
 void run(const Job<S>& job, int64_t populations, const int64_t* rng, int64_t first_population) {
   const int64_t particles = job.particles, elements = job.elements;
@@ -97,6 +112,7 @@ void run(const Job<S>& job, int64_t populations, const int64_t* rng, int64_t fir
     Moments moments;
     int64_t population = begin / particles;
     Kernel kernel = job.kernel(population);
+    const char* streams[4 * (kMaxModels + 2)];
     for_each_tile(begin, end, particles, elements, rng, 0, first_population, 0,
                   [&](int64_t row, int64_t rows, int64_t first_block, int64_t size, const float* normals) {
                     if (blocks_of(elements) == 1) return move_points(job, row, rows, normals);
@@ -106,7 +122,8 @@ void run(const Job<S>& job, int64_t populations, const int64_t* rng, int64_t fir
                       population = now;
                       move_piece(job, kernel, row + r, population, first_block, size, normals + r * size, moments);
                     }
-                  });
+                  },
+                  [&](int64_t row, int64_t first_block) { return ahead_of(job, row, first_block, streams); });
   });
 }
 

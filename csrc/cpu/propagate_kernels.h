@@ -143,6 +143,7 @@ template <class S>
 void gather_points(const S* from, const int32_t* ancestors, int64_t rows, int64_t elements, S* to) {
   const auto copy = [&](auto size) {
     constexpr int d = decltype(size)::value;
+#pragma GCC unroll 8
     for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * d, from + ancestors[r] * int64_t{d}, d * sizeof(S));
   };
   switch (elements) {
