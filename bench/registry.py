@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 MODULES: tuple[str, ...] = (
+    "bench.bench_attention",
     "bench.bench_noise",
     "bench.bench_propagate",
     "bench.bench_resample",

@@ -1,0 +1,106 @@
+"""Attention with a second derivative inside models written for torch's scaled_dot_product_attention.
+
+While a patched module runs, calls of `torch.nn.functional.scaled_dot_product_attention` go to
+`edmfast.ops.attention`. Models whose attention is written that way, such as those of diffusers and
+`torch.nn.MultiheadAttention` without weights, can then be trained as energies without editing them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edmfast.ops import attention
+
+
+_original = functional.scaled_dot_product_attention
+_lock = threading.Lock()
+_state = threading.local()
+_running = 0
+
+
+def _dispatch(*args: Any, **kwargs: Any) -> Tensor:
+    # other threads may call while a patched module runs in this one
+    return (_attend if getattr(_state, "depth", 0) else _original)(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _redirected() -> Iterator[None]:
+    """Puts _dispatch in the place of torch's function while a patched module runs anywhere."""
+    global _running
+    with _lock:
+        _running += 1
+        functional.scaled_dot_product_attention = _dispatch
+    _state.depth = getattr(_state, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _state.depth -= 1
+        with _lock:
+            _running -= 1
+            if not _running:
+                functional.scaled_dot_product_attention = _original
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if dropout_p or enable_gqa:
+        raise ValueError(
+            "patched attention has neither dropout nor grouped queries, "
+            f"got dropout_p={dropout_p}, enable_gqa={enable_gqa}"
+        )
+    key_mask = None if attn_mask is None else _key_mask(attn_mask, query, key)
+    lead = query.shape[:-2]
+    key, value = (t.expand(*lead, *t.shape[-2:]) for t in (key, value))
+    flat = (t.reshape(lead.numel(), *t.shape[-2:]) for t in (query, key, value))
+    out = attention(*flat, scale, is_causal, key_mask)
+    return out.reshape(*query.shape[:-1], value.shape[-1])
+
+
+def _key_mask(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """bool [heads, M] of a mask that is the same for all queries. ValueError for any other."""
+    lead, keys = query.shape[:-2], key.shape[-2]
+    if mask.dim() > 1 and mask.shape[-2] != 1:
+        raise ValueError(
+            "patched attention takes masks of keys, of one row for all queries, "
+            f"got shape {tuple(mask.shape)}"
+        )
+    if mask.dtype != torch.bool:
+        raise ValueError(f"patched attention takes bool masks, got {mask.dtype}")
+    return mask.expand(*lead, 1, keys).reshape(lead.numel(), keys)
+
+
+def patch_attention(module: nn.Module) -> nn.Module:
+    """Make `module`, whenever it is called, attend by `edmfast.ops.attention`; returns it.
+
+    Derivatives of its attention then exist to second order, in memory linear in the length. Its forward
+    raises ValueError where it asks for dropout, grouped queries, or a mask that is not a bool mask of
+    keys. Patching twice is patching once.
+    """
+    if getattr(module.forward, "_attends_by_edmfast", False):
+        return module
+    forward = module.forward
+
+    @functools.wraps(forward)
+    def redirected(*args: Any, **kwargs: Any) -> Any:
+        with _redirected():
+            return forward(*args, **kwargs)
+
+    redirected._attends_by_edmfast = True  # type: ignore[attr-defined]
+    module.forward = redirected
+    return module
