@@ -90,13 +90,13 @@ template <int kElements, class S, class T>
 EDMFAST_HD void points_body(const S* x, const T* shift, const float* normals, const uint8_t* mask,
                             const Kernel& kernel, int64_t rows, S* moved, T* ratio) {
   const T scale = static_cast<T>(kernel.scale);
-  T keep[kElements];
-  for (int j = 0; j < kElements; ++j) keep[j] = mask == nullptr || mask[j] ? T{1} : T{0};
+  bool moves[kElements];
+  for (int j = 0; j < kElements; ++j) moves[j] = mask == nullptr || mask[j] != 0;
   for (int64_t r = 0; r < rows; ++r) {
     Moments moments;
     for (int j = 0; j < kElements; ++j) {
-      const T z = keep[j] * static_cast<T>(normals[j * kTile + r]);
-      const T m = keep[j] * shift[r * kElements + j];
+      const T z = moves[j] ? static_cast<T>(normals[j * kTile + r]) : T{0};
+      const T m = moves[j] ? shift[r * kElements + j] : T{0};
       narrow(widen(x[r * kElements + j]) + m + scale * z, moved[r * kElements + j]);
       // not a sum from zero, which adds once more for every sample
       const Moments here{static_cast<double>(z) * z, static_cast<double>(m) * z, static_cast<double>(m) * m};
