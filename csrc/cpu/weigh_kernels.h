@@ -58,26 +58,35 @@ EDMFAST_WEIGH_KERNELS(double)
 #undef EDMFAST_WEIGH_KERNELS
 
 // The order of summation depends on the block only.
-EDMFAST_MULTIVERSION inline Spread spread_of(const double* increments, double centre, int64_t n) {
-  double sum[kMomentLanes] = {}, squares[kMomentLanes] = {}, count[kMomentLanes] = {};
+template <bool kAllFinite>
+EDMFAST_HD Spread spread_body(const double* increments, double centre, int64_t n) {
+  double sum[kMomentLanes] = {}, squares[kMomentLanes] = {};
+  Spread all;
+  const auto one = [&](int64_t i, int64_t lane) __attribute__((always_inline)) {
+    const double off = increments[i] - centre;
+    const bool counts = kAllFinite || off - off == 0.0;
+    sum[lane] += counts ? off : 0.0;
+    squares[lane] += counts ? off * off : 0.0;
+    if (!kAllFinite) all.count += counts ? 1.0 : 0.0;
+  };
   int64_t i = 0;
   for (; i + kMomentLanes <= n; i += kMomentLanes) {
 #pragma omp simd
-    for (int lane = 0; lane < kMomentLanes; ++lane) {
-      const double off = increments[i + lane] - centre;
-      const bool finite = off - off == 0.0;
-      sum[lane] += finite ? off : 0.0;
-      squares[lane] += finite ? off * off : 0.0;
-      count[lane] += finite ? 1.0 : 0.0;
-    }
+    for (int lane = 0; lane < kMomentLanes; ++lane) one(i + lane, lane);
   }
-  Spread all;
-  for (; i < n; ++i) {
-    const double off = increments[i] - centre;
-    if (off - off == 0.0) all += {off, off * off, 1.0};
+  for (; i < n; ++i) one(i, i % kMomentLanes);
+  for (int lane = 0; lane < kMomentLanes; ++lane) {
+    all.sum += sum[lane];
+    all.squares += squares[lane];
   }
-  for (int lane = 0; lane < kMomentLanes; ++lane) all += {sum[lane], squares[lane], count[lane]};
+  if (kAllFinite) all.count = static_cast<double>(n);
   return all;
+}
+
+EDMFAST_MULTIVERSION inline Spread spread_of(const double* increments, double centre, int64_t n) {
+  const Spread all = spread_body<true>(increments, centre, n);
+  // an increment that is not finite shows in the sum of squares; they are rare enough for a second look
+  return all.squares - all.squares == 0.0 ? all : spread_body<false>(increments, centre, n);
 }
 
 EDMFAST_MULTIVERSION inline void add_increments(const double* before, const double* increments, double* after,
