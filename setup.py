@@ -39,6 +39,8 @@ def architectures(nvcc: str) -> list[str]:
     found = [
         number for number in ("8.0", "9.0", "10.0") if "sm_" + number.replace(".", "") in codes
     ]
+    if not found:
+        raise RuntimeError(f"set TORCH_CUDA_ARCH_LIST: {nvcc} knows none of 8.0, 9.0 and 10.0")
     return [*found[:-1], found[-1] + "+PTX"]
 
 

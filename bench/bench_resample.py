@@ -89,5 +89,7 @@ def make_case(populations: int, particles: int, goal: float) -> Case:
     )
 
 
-CASES = [make_case(1, particles, 4.0) for particles in (10**3, 10**4, 10**5, 10**6)]
+# at 1e3 a call is mostly dispatch: 12 us are wanted there, whatever the others take
+CASES = [make_case(1, 10**3, 1.0)]
+CASES += [make_case(1, particles, 4.0) for particles in (10**4, 10**5, 10**6)]
 CASES += [make_case(*shape, goal=5.0) for shape in ((256, 4), (256, 16), (1024, 64))]

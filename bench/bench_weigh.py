@@ -62,16 +62,20 @@ def eager(weights: Weights, ratio: Tensor, now: Tensor, past: Tensor, rng: Tenso
 
 
 def reference(weights: Weights, ratio: Tensor, now: Tensor, past: Tensor, rng: Tensor) -> Weights:
-    """In float64, with the expected offspring in the place of the ancestors."""
+    """In float64, with the expected offspring in the place of the ancestors, and the roots before."""
     truth = eager(weights, ratio.double(), now.double(), past.double(), rng)
-    return truth._replace(ancestors=ratio.shape[1] * truth.log_weights.softmax(1))
+    expected = ratio.shape[1] * truth.log_weights.softmax(1)
+    return truth._replace(ancestors=expected, root=weights.root)
 
 
 def check(found: Weights, truth: Weights) -> None:
     for name in ("log_weights", "log_z", "ess", "log_mean", "increment_sd"):
         ours, wanted = getattr(found, name), getattr(truth, name)
         torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5, msg=name)
+    assert torch.equal(found.resampled, truth.resampled)
+    assert torch.equal(found.degenerate, truth.degenerate)
     counts = torch.zeros_like(truth.ancestors)
+    assert torch.equal(found.root, truth.root.gather(1, found.ancestors.long())), "wrong roots"
     counts.scatter_add_(1, found.ancestors.long(), torch.ones_like(counts))
     assert float((counts - truth.ancestors).abs().max()) < 1 + 1e-3, "offspring are off"
 
@@ -86,7 +90,8 @@ def make_case(populations: int, particles: int) -> Case:
         reference=reference,
         check=check,
         goal=4.0,
-        bytes=44 * populations * particles,
+        # R, two energies, ancestors, roots in; log-weights, ancestors, roots out
+        bytes=36 * populations * particles,
     )
 
 

@@ -1,7 +1,7 @@
 """`python -m bench.compile_report`: registers, spills and shared memory of every GPU kernel, without a GPU.
 
 Reads the CUDA library that was built, and compiles the Triton kernels ahead of time. Exit status 1 where
-a kernel spills.
+a kernel spills or no CUDA library is there.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def main() -> int:
         )
     spilling = sum(row.spilled > 0 for row in found)
     print(f"{len(found)} kernels, {spilling} spill")
-    return int(spilling > 0)
+    return int(spilling > 0 or not LIBRARY.exists())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@
 
 namespace edmfast {
 
-constexpr int kLanes = 16;
+constexpr int kSumLanes = 16;
 
 struct Moments {
   double noise = 0, cross = 0, shift = 0;  // |z|^2, <m, z>, |m|^2
@@ -52,7 +52,7 @@ template <bool kMasked, class S, class T>
 EDMFAST_HD void step_masked(const S* x, const T* shift, const float* normals, const uint8_t* mask, T scale, S* moved,
                             int64_t n, Moments& moments) {
   // fixed lanes: the order of summation does not depend on the instruction set
-  T zz[kLanes] = {}, mz[kLanes] = {}, mm[kLanes] = {};
+  T zz[kSumLanes] = {}, mz[kSumLanes] = {}, mm[kSumLanes] = {};
   const auto one = [&](int64_t i, int lane) __attribute__((always_inline)) {
     const bool moves = !kMasked || mask[i] != 0;
     const T z = moves ? static_cast<T>(normals[i]) : T{0};
@@ -63,12 +63,12 @@ EDMFAST_HD void step_masked(const S* x, const T* shift, const float* normals, co
     mm[lane] += m * m;
   };
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
+  for (; i + kSumLanes <= n; i += kSumLanes) {
 #pragma omp simd
-    for (int lane = 0; lane < kLanes; ++lane) one(i + lane, lane);
+    for (int lane = 0; lane < kSumLanes; ++lane) one(i + lane, lane);
   }
   for (; i < n; ++i) one(i, 0);
-  for (int lane = 0; lane < kLanes; ++lane) {
+  for (int lane = 0; lane < kSumLanes; ++lane) {
     moments.noise += zz[lane];
     moments.cross += mz[lane];
     moments.shift += mm[lane];
@@ -86,23 +86,32 @@ EDMFAST_HD void step_body(const S* x, const T* shift, const float* normals, cons
 }
 
 // Whole samples of at most four elements, already gathered: word j is element j.
-template <int kElements, class S, class T>
-EDMFAST_HD void points_body(const S* x, const T* shift, const float* normals, const uint8_t* mask,
+template <int kElements, bool kMasked, class S, class T>
+EDMFAST_HD void points_masked(const S* x, const T* shift, const float* normals, const uint8_t* mask,
                             const Kernel& kernel, int64_t rows, S* moved, T* ratio) {
   const T scale = static_cast<T>(kernel.scale);
-  T keep[kElements];
-  for (int j = 0; j < kElements; ++j) keep[j] = mask == nullptr || mask[j] ? T{1} : T{0};
   for (int64_t r = 0; r < rows; ++r) {
     Moments moments;
     for (int j = 0; j < kElements; ++j) {
-      const T z = keep[j] * static_cast<T>(normals[j * kTile + r]);
-      const T m = keep[j] * shift[r * kElements + j];
+      const bool moves = !kMasked || mask[j] != 0;
+      const T z = moves ? static_cast<T>(normals[j * kTile + r]) : T{0};
+      const T m = moves ? shift[r * kElements + j] : T{0};
       narrow(widen(x[r * kElements + j]) + m + scale * z, moved[r * kElements + j]);
       // not a sum from zero, which adds once more for every sample
       const Moments here{static_cast<double>(z) * z, static_cast<double>(m) * z, static_cast<double>(m) * m};
       moments = j == 0 ? here : moments + here;
     }
     ratio[r] = static_cast<T>(kernel.ratio(moments));
+  }
+}
+
+template <int kElements, class S, class T>
+EDMFAST_HD void points_body(const S* x, const T* shift, const float* normals, const uint8_t* mask,
+                            const Kernel& kernel, int64_t rows, S* moved, T* ratio) {
+  if (mask == nullptr) {
+    points_masked<kElements, false>(x, shift, normals, mask, kernel, rows, moved, ratio);
+  } else {
+    points_masked<kElements, true>(x, shift, normals, mask, kernel, rows, moved, ratio);
   }
 }
 

@@ -77,7 +77,8 @@ EDMFAST_HD void resample_lanes_body(const T* log_weights, int64_t populations, i
   alignas(64) double ratio[kLanes];
   EDMFAST_EACH_LANE {
     const Words squares = words_of(high_high[l], high_low[l], low_upper[l], low_lower[l]);
-    const Decision decision = decide(maximum[l], nan[l] != 0, total[l], squares.high, squares.low, n, bits, ess_threshold);
+    const Decision decision =
+        decide(maximum[l], nan[l] != 0, total[l], squares.high, squares.low, n, bits, ess_threshold);
     decisions.log_mean[l] = decision.log_mean;
     decisions.ess[l] = decision.ess;
     decisions.degenerate[l] = decision.degenerate;

@@ -29,7 +29,7 @@ struct SlotNoise {
 };
 
 // Integer weights q, their total, and room to work in.
-struct Population {
+struct IntegerWeights {
   std::vector<int64_t> q;
   int64_t total = 0;
 };
@@ -40,7 +40,7 @@ inline void count_to_ancestors(const std::vector<int64_t>& offspring, int32_t* a
 }
 
 // Slot k belongs to the particle that holds the point (k + u_k) W / M.
-inline void stratified(const Population& weights, const SlotNoise& noise, int64_t count, bool one_uniform,
+inline void stratified(const IntegerWeights& weights, const SlotNoise& noise, int64_t count, bool one_uniform,
                        int32_t* ancestors) {
   const uint64_t shared = noise.first(0);
   size_t i = 0;
@@ -54,7 +54,7 @@ inline void stratified(const Population& weights, const SlotNoise& noise, int64_
 }
 
 // Adds `draws` independent draws to the offspring, by sorted uniforms from sums of exponentials.
-inline void add_multinomial(const Population& weights, const SlotNoise& noise, int64_t draws, int64_t count,
+inline void add_multinomial(const IntegerWeights& weights, const SlotNoise& noise, int64_t draws, int64_t count,
                             std::vector<int64_t>& offspring) {
   const double unit = bits_to_double(int64_t{1023 + 56 - (62 - fraction_bits(count + 1))} << 52);
   const auto exponential = [&](int64_t slot) {
@@ -76,7 +76,7 @@ inline void add_multinomial(const Population& weights, const SlotNoise& noise, i
   }
 }
 
-inline void residual(Population& weights, const SlotNoise& noise, int64_t count, std::vector<int64_t>& offspring) {
+inline void residual(IntegerWeights& weights, const SlotNoise& noise, int64_t count, std::vector<int64_t>& offspring) {
   int64_t draws = count;
   for (size_t i = 0; i < weights.q.size(); ++i) {
     const Wide wanted = Wide(weights.q[i]) * Wide(count);
@@ -92,7 +92,7 @@ inline void residual(Population& weights, const SlotNoise& noise, int64_t count,
   if (draws > 0) add_multinomial(weights, noise, draws, count, offspring);
 }
 
-inline void killing(const Population& weights, const SlotNoise& noise, int32_t* ancestors) {
+inline void killing(const IntegerWeights& weights, const SlotNoise& noise, int32_t* ancestors) {
   const uint64_t largest = static_cast<uint64_t>(*std::max_element(weights.q.begin(), weights.q.end()));
   std::vector<int64_t> ends(weights.q.size());
   int64_t running = 0;
@@ -107,7 +107,7 @@ inline void killing(const Population& weights, const SlotNoise& noise, int32_t* 
   }
 }
 
-inline void ssp(Population& weights, const SlotNoise& noise, int64_t count, std::vector<int64_t>& offspring) {
+inline void ssp(IntegerWeights& weights, const SlotNoise& noise, int64_t count, std::vector<int64_t>& offspring) {
   const int64_t total = weights.total;
   std::vector<int64_t>& rest = weights.q;
   for (size_t i = 0; i < rest.size(); ++i) {
@@ -138,7 +138,7 @@ inline void ssp(Population& weights, const SlotNoise& noise, int64_t count, std:
   }
 }
 
-inline void choose(Scheme scheme, Population& weights, const SlotNoise& noise, int64_t count, int32_t* ancestors) {
+inline void choose(Scheme scheme, IntegerWeights& weights, const SlotNoise& noise, int64_t count, int32_t* ancestors) {
   if (scheme == kSystematic || scheme == kStratified)
     return stratified(weights, noise, count, scheme == kSystematic, ancestors);
   if (scheme == kKilling) return killing(weights, noise, ancestors);

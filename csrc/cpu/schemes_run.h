@@ -25,10 +25,11 @@ struct Choice {
   SlotNoise noise(int64_t population) const { return {seed, step, stream_word(3, first_population + population)}; }
 };
 
-// u_0 of `populations` populations, whose words are consecutive.
-EDMFAST_MULTIVERSION inline void first_uniforms(SlotNoise first, int64_t populations, double* uniform) {
+// u_0 of each population.
+EDMFAST_MULTIVERSION inline void first_uniforms(uint64_t seed, uint32_t step, int64_t first_population,
+                                                int64_t populations, double* uniform) {
   for (int64_t p = 0; p < populations; ++p) {
-    const SlotNoise noise{first.seed, first.step, first.word + static_cast<uint32_t>(p)};
+    const SlotNoise noise{seed, step, stream_word(3, first_population + p)};
     uniform[p] = mul(static_cast<double>(static_cast<int64_t>(noise.first(0) >> 11)), 1.1102230246251565e-16);
   }
 }
@@ -38,7 +39,7 @@ template <class T, class Source>
 void resample_each(const ResampleJob<T>& job, const Choice& choice, const Source& source) {
   const int64_t n = job.particles;
   torch::stable::parallel_for(0, job.populations, grain_of(n), [&](int64_t begin, int64_t end) {
-    Population weights;
+    IntegerWeights weights;
     std::vector<int64_t> prefix;
     for (int64_t p = begin; p < end; ++p) {
       const T* w = job.log_weights + p * n;
@@ -69,7 +70,7 @@ void resample_by(const Choice& choice, ResampleJob<T> job, const Source& source)
   // the common case has a faster way, which takes its uniforms from memory
   if (choice.scheme == kSystematic && choice.count == job.particles) {
     std::vector<double> uniform(job.populations);
-    first_uniforms(choice.noise(0), job.populations, uniform.data());
+    first_uniforms(choice.seed, choice.step, choice.first_population, job.populations, uniform.data());
     job.uniform = uniform.data();
     resample_systematic(job, source);
   } else {

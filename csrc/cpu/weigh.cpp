@@ -15,7 +15,8 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-static_assert(kBlock % kWeighBlock == 0 || kWeighBlock % kBlock == 0);
+// a chunk prepares kBlock particles at a time, which must begin blocks of its own
+static_assert(kBlock % kWeighBlock == 0);
 
 template <class E>
 Increments<E> increments_of(const WeighArguments& in, bool weigh, double* out, Spread* spreads) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../include/decision.h"
 #include "../include/models.h"
 #include "../include/multiversion.h"
 #include "../include/portable.h"
@@ -12,9 +13,15 @@ namespace edmfast {
 constexpr int64_t kWeighBlock = 1024;
 constexpr int kMomentLanes = 8;
 
-// Of increments less the population's first one.
+// Of the finite increments less the population's first one.
 struct Spread {
-  double sum = 0.0, squares = 0.0;
+  double sum = 0.0, squares = 0.0, count = 0.0;
+
+  void operator+=(const Spread& other) {
+    sum += other.sum;
+    squares += other.squares;
+    count += other.count;
+  }
 };
 
 template <class E>
@@ -51,33 +58,41 @@ EDMFAST_WEIGH_KERNELS(double)
 #undef EDMFAST_WEIGH_KERNELS
 
 // The order of summation depends on the block only.
-EDMFAST_MULTIVERSION inline Spread spread_of(const double* increments, double centre, int64_t n) {
+template <bool kAllFinite>
+EDMFAST_HD Spread spread_body(const double* increments, double centre, int64_t n) {
   double sum[kMomentLanes] = {}, squares[kMomentLanes] = {};
+  Spread all;
+  const auto one = [&](int64_t i, int64_t lane) __attribute__((always_inline)) {
+    const double off = increments[i] - centre;
+    const bool counts = kAllFinite || off - off == 0.0;
+    sum[lane] += counts ? off : 0.0;
+    squares[lane] += counts ? off * off : 0.0;
+    if (!kAllFinite) all.count += counts ? 1.0 : 0.0;
+  };
   int64_t i = 0;
   for (; i + kMomentLanes <= n; i += kMomentLanes) {
 #pragma omp simd
-    for (int lane = 0; lane < kMomentLanes; ++lane) {
-      const double off = increments[i + lane] - centre;
-      sum[lane] += off;
-      squares[lane] += off * off;
-    }
+    for (int lane = 0; lane < kMomentLanes; ++lane) one(i + lane, lane);
   }
-  Spread all;
-  for (; i < n; ++i) {
-    const double off = increments[i] - centre;
-    all.sum += off;
-    all.squares += off * off;
-  }
+  for (; i < n; ++i) one(i, i % kMomentLanes);
   for (int lane = 0; lane < kMomentLanes; ++lane) {
     all.sum += sum[lane];
     all.squares += squares[lane];
   }
+  if (kAllFinite) all.count = static_cast<double>(n);
   return all;
+}
+
+EDMFAST_MULTIVERSION inline Spread spread_of(const double* increments, double centre, int64_t n) {
+  const Spread all = spread_body<true>(increments, centre, n);
+  // an increment that is not finite shows in the sum of squares; they are rare enough for a second look
+  return all.squares - all.squares == 0.0 ? all : spread_body<false>(increments, centre, n);
 }
 
 EDMFAST_MULTIVERSION inline void add_increments(const double* before, const double* increments, double* after,
                                                 int64_t n) {
-  for (int64_t i = 0; i < n; ++i) after[i] = before[i] + increments[i];
+  // what weighs nothing does so for good: behind a wall, energies are infinite before and after a move
+  for (int64_t i = 0; i < n; ++i) after[i] = before[i] == -kInfinity ? -kInfinity : before[i] + increments[i];
 }
 
 EDMFAST_MULTIVERSION inline void gather_roots(const int32_t* root, const int32_t* ancestors, int32_t* out, int64_t n) {
@@ -120,6 +135,7 @@ struct Increments {
   void prepare(int64_t p, int64_t first, int64_t count) const {
     double centre, increments[kWeighBlock];
     of(p, 0, 1, &centre);
+    centre = centre - centre == 0.0 ? centre : 0.0;
     for (int64_t start = first; start < first + count; start += kWeighBlock) {
       const int64_t n = std::min(kWeighBlock, first + count - start), at = p * particles + start;
       of(p, start, n, increments);
@@ -136,12 +152,9 @@ struct Increments {
 
   double standard_deviation(int64_t p) const {
     Spread all;
-    for (int64_t b = p * blocks(); b < (p + 1) * blocks(); ++b) {
-      all.sum += spreads[b].sum;
-      all.squares += spreads[b].squares;
-    }
-    const double n = static_cast<double>(particles), variance = (all.squares - all.sum * all.sum / n) / n;
-    // rounding may leave a little below zero; a NaN stays one
+    for (int64_t b = p * blocks(); b < (p + 1) * blocks(); ++b) all += spreads[b];
+    const double n = all.count, variance = (all.squares - all.sum * all.sum / n) / n;
+    // rounding may leave a little below zero; without a finite increment it is NaN
     return variance < 0.0 ? 0.0 : std::sqrt(variance);
   }
 };

@@ -28,7 +28,7 @@ struct LargeJob : ResampleJob<T> {
 };
 
 EDMFAST_HD int64_t scratch_words(int64_t populations, int64_t particles) {
-  return populations * (int64_t{sizeof(Population) / 8} + 5 * tiles_of(particles));
+  return populations * (int64_t{sizeof(Population) / 8} + 6 * tiles_of(particles));
 }
 
 // Lays the scratch words out; the states come first.
@@ -92,10 +92,10 @@ template <class T>
 __device__ __forceinline__ void finish_spread(const LargeJob<T>& job, int64_t p) {
   __shared__ Spread shared[kWarp];
   const int64_t tiles = tiles_of(job.particles);
-  Spread all{0.0, 0.0};
+  Spread all{0.0, 0.0, 0.0};
   for (int64_t tile = threadIdx.x; tile < tiles; tile += kThreads) all = combined(all, job.spreads[p * tiles + tile]);
-  all = block_reduce(all, Spread{0.0, 0.0}, [](const Spread& a, const Spread& b) { return combined(a, b); }, shared);
-  if (threadIdx.x == 0) job.carried.increment_sd[p] = standard_deviation(all, job.particles);
+  all = block_reduce(all, Spread{0.0, 0.0, 0.0}, [](const Spread& a, const Spread& b) { return combined(a, b); }, shared);
+  if (threadIdx.x == 0) job.carried.increment_sd[p] = standard_deviation(all);
 }
 
 // One block, once all tiles of the population are summed: offsets of the tiles, totals, decision.

@@ -29,7 +29,8 @@ void launch_small(const ResampleJob<T>& job, const Source& source, cudaStream_t 
 
 template <class T>
 void launch_first(const LargeJob<T>& job, const Given<T>&, cudaStream_t stream) {
-  const auto blocks = static_cast<unsigned>(std::clamp<int64_t>(kMaximumBlocks / job.populations, 1, tiles_of(job.particles)));
+  const int64_t wanted = std::clamp<int64_t>(kMaximumBlocks / job.populations, 1, tiles_of(job.particles));
+  const auto blocks = static_cast<unsigned>(wanted);
   maximum_kernel<T><<<grid_of(job.populations * blocks, 1), kThreads, 0, stream>>>(job, blocks);
 }
 

@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(kTinyThreads) resample_warp_kernel(ResampleJob
   if (p >= job.populations) return;
   const int lane = threadIdx.x % kWarp;
   const int bits = fraction_bits(n);
-  Spread spread{0.0, 0.0};
+  Spread spread{0.0, 0.0, 0.0};
   const double value = lane < n ? source(p, lane, spread) : -kInfinity;
   const bool is_nan = value != value;
   const Maximum maximum =
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kTinyThreads) resample_warp_kernel(ResampleJob
   active = __shfl_sync(kAllLanes, active, 0);
   if constexpr (Source::kSpreads) {
     spread = warp_reduce(spread, [](const Spread& a, const Spread& b) { return combined(a, b); });
-    if (lane == 0) job.carried.increment_sd[p] = standard_deviation(spread, n);
+    if (lane == 0) job.carried.increment_sd[p] = standard_deviation(spread);
   }
   int owner = lane;
   if (active) {
@@ -106,13 +106,13 @@ __global__ void __launch_bounds__(kSmallThreads, 1) resample_kernel(ResampleJob<
   const T* log_weights = job.log_weights + p * n;
   int32_t* ancestors = job.ancestors + p * n;
   const int bits = fraction_bits(n);
-  Spread spread{0.0, 0.0};
+  Spread spread{0.0, 0.0, 0.0};
   const Maximum maximum = find_maximum(source, p, n, spread);
   if constexpr (Source::kSpreads) {
     __shared__ Spread shared[kWarp];
     const auto sum = [](const Spread& a, const Spread& b) { return combined(a, b); };
-    spread = block_reduce(spread, Spread{0.0, 0.0}, sum, shared);
-    if (threadIdx.x == 0) job.carried.increment_sd[p] = standard_deviation(spread, n);
+    spread = block_reduce(spread, Spread{0.0, 0.0, 0.0}, sum, shared);
+    if (threadIdx.x == 0) job.carried.increment_sd[p] = standard_deviation(spread);
   }
   // a thread reads back only what it has written itself
   const Totals sums = sum_weights(log_weights, n, maximum.value, bits);

@@ -104,19 +104,19 @@ __device__ __forceinline__ bool decide_population(const ResampleJob<T>& job, int
   return decision.resampled;
 }
 
-// Of increments less the population's first one.
+// Of the finite increments less the population's first one.
 struct Spread {
-  double sum, squares;
+  double sum, squares, count;
 };
 
 __device__ __forceinline__ Spread combined(const Spread& a, const Spread& b) {
-  return {a.sum + b.sum, a.squares + b.squares};
+  return {a.sum + b.sum, a.squares + b.squares, a.count + b.count};
 }
 
-__device__ __forceinline__ double standard_deviation(const Spread& spread, int64_t particles) {
-  const double n = static_cast<double>(particles);
+__device__ __forceinline__ double standard_deviation(const Spread& spread) {
+  const double n = spread.count;
   const double variance = (spread.squares - spread.sum * spread.sum / n) / n;
-  // rounding may leave a little below zero; a NaN stays one
+  // rounding may leave a little below zero; without a finite increment it is NaN
   return variance < 0.0 ? 0.0 : sqrt(variance);
 }
 

@@ -42,7 +42,9 @@ Outputs weigh_and_resample(Tensor log_weights, Tensor log_z, Tensor ancestors, T
   if (in.exponents) check_same_device(*in.exponents, like, "exponents");
   const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
   const int64_t populations = in.populations, particles = in.particles;
-  const auto per_particle = [&](ScalarType type) { return torch::stable::new_empty(like, {populations, particles}, type); };
+  const auto per_particle = [&](ScalarType type) {
+    return torch::stable::new_empty(like, {populations, particles}, type);
+  };
   const auto per_population = [&](ScalarType type) { return torch::stable::new_empty(like, {populations}, type); };
   const Tensor new_weights = per_particle(ScalarType::Double), new_ancestors = per_particle(ScalarType::Int);
   const Tensor new_root = per_particle(ScalarType::Int), new_log_z = per_population(ScalarType::Double);

@@ -34,19 +34,24 @@ struct Increments {
     return value;
   }
 
-  // `centre`: the increment of the population's first particle.
+  // The increment of the population's first particle, where it is finite.
+  __device__ __forceinline__ double centre(int64_t p) const {
+    const double first = increment(p, 0);
+    return first - first == 0.0 ? first : 0.0;
+  }
+
   __device__ __forceinline__ double weight(int64_t p, int64_t i, double centre, Spread& spread) const {
     const double own = increment(p, i), off = own - centre;
-    spread.sum += off;
-    spread.squares += off * off;
+    if (off - off == 0.0) spread = combined(spread, {off, off * off, 1.0});
     const double kept = reset[p] ? 0.0 : log_weights[p * particles + i];
-    const double value = weigh ? add(kept, own) : kept;
+    // what weighs nothing does so for good: behind a wall, energies are infinite before and after a move
+    const double value = weigh && kept != -kInfinity ? add(kept, own) : kept;
     out[p * particles + i] = value;
     return value;
   }
 
   __device__ __forceinline__ double operator()(int64_t p, int64_t i, Spread& spread) const {
-    return weight(p, i, increment(p, 0), spread);
+    return weight(p, i, centre(p), spread);
   }
 };
 
@@ -58,9 +63,9 @@ __global__ void __launch_bounds__(kThreads) weigh_kernel(LargeJob<double> job, I
   __shared__ Spread shared_spreads[kWarp];
   const unsigned tiles = static_cast<unsigned>(tiles_of(job.particles));
   const int64_t n = job.particles, p = blockIdx.x / tiles, first = int64_t{blockIdx.x % tiles} * kTile;
-  const double centre = source.increment(p, 0);
+  const double centre = source.centre(p);
   Maximum own{-kInfinity, 0};
-  Spread spread{0.0, 0.0};
+  Spread spread{0.0, 0.0, 0.0};
   for (int64_t i = first + threadIdx.x; i < first + kTile && i < n; i += kThreads) {
     const double value = source.weight(p, i, centre, spread);
     own.value = value > own.value ? value : own.value;
@@ -68,7 +73,7 @@ __global__ void __launch_bounds__(kThreads) weigh_kernel(LargeJob<double> job, I
   }
   own = block_reduce(own, Maximum{-kInfinity, 0}, [](const Maximum& a, const Maximum& b) { return larger(a, b); },
                      shared);
-  spread = block_reduce(spread, Spread{0.0, 0.0}, [](const Spread& a, const Spread& b) { return combined(a, b); },
+  spread = block_reduce(spread, Spread{0.0, 0.0, 0.0}, [](const Spread& a, const Spread& b) { return combined(a, b); },
                         shared_spreads);
   if (threadIdx.x > 0) return;
   job.spreads[blockIdx.x] = spread;

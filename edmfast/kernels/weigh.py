@@ -53,8 +53,8 @@ def weigh_kernel(
     TILE: tl.constexpr,
 ):
     """log_weights, out float64 [P, N]; reset bool [P]; ancestors int32, ratio [P, N]; now, past: tuples of
-    MODELS like ratio; exponents float64 [P, MODELS] or None; spreads float64 [2, P, tiles]: sums of the
-    increments less the population's first one, and of their squares."""
+    MODELS like ratio; exponents float64 [P, MODELS] or None; spreads float64 [3, P, tiles]: sums of the
+    finite increments less the population's first one, of their squares, and their number."""
     program = tl.program_id(0)
     p = program // tiles
     row = p.to(tl.int64) * particles
@@ -65,12 +65,19 @@ def weigh_kernel(
         powers = exponents + p * MODELS
     own = _increments(ratio, now, past, ancestors, powers, row, lane, inside, MODELS)
     centre = _increments(ratio, now, past, ancestors, powers, row, 0, particles > 0, MODELS)
-    off = tl.where(inside, own - centre, 0.0)
+    centre = tl.where(centre - centre == 0.0, centre, 0.0)
+    off = own - centre
+    finite = inside & (off - off == 0.0)
+    off = tl.where(finite, off, 0.0)
     tl.store(spreads + program, tl.sum(off))
     tl.store(spreads + tl.num_programs(0) + program, tl.sum(off * off))
+    tl.store(spreads + 2 * tl.num_programs(0) + program, tl.sum(finite.to(tl.float64)))
     kept = tl.load(log_weights + row + lane, mask=inside, other=0.0)
     kept = tl.where(tl.load(reset + p) != 0, 0.0, kept)
-    tl.store(out + row + lane, kept + own if WEIGH else kept, mask=inside)
+    if WEIGH:
+        # what weighs nothing does so for good: energies are infinite before and after a move
+        kept = tl.where(kept == float("-inf"), kept, kept + own)
+    tl.store(out + row + lane, kept, mask=inside)
 
 
 def weigh_and_resample(
@@ -94,7 +101,7 @@ def weigh_and_resample(
     populations, particles = log_weights.shape
     tiles = triton.cdiv(particles, TILE)
     out = torch.empty_like(log_weights, memory_format=torch.contiguous_format)
-    spreads = log_weights.new_empty(2, populations, tiles)
+    spreads = log_weights.new_empty(3, populations, tiles)
     with torch.cuda.device_of(log_weights):
         if populations > 0:
             weigh_kernel[(populations * tiles,)](
@@ -117,8 +124,8 @@ def weigh_and_resample(
             )
     point = uniform(rng, populations, first_population)
     ancestors, log_mean, ess, resampled, seen = systematic_resample(out, point, ess_threshold)
-    total, squares = population_sum(spreads[0]), population_sum(spreads[1])
-    variance = (squares - total * total / particles) / particles
+    total, squares, count = (population_sum(part) for part in spreads)
+    variance = (squares - total * total / count) / count
     return (
         out,
         log_z + torch.where(resampled, log_mean, 0.0),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast.ops._counters import check_populations
 from edmfast.reference import noise as reference
 
 STREAMS = 16  # four bits of the counter
@@ -59,7 +60,7 @@ def standard_normal(
     place of (seed, step) where they are on the device.
 
     Raises TypeError for a dtype that is not floating point, ValueError for fewer than two dimensions
-    or an unknown stream. Source: Salmon et al. 2011.
+    an unknown stream, or populations beyond 2^28. Source: Salmon et al. 2011.
     """
     if not like.is_floating_point():
         raise TypeError(f"like must be floating point, got {like.dtype}")
@@ -68,6 +69,7 @@ def standard_normal(
     if not 0 <= stream < STREAMS:
         raise ValueError(f"stream must be in 0..{STREAMS - 1}, got {stream}")
     populations, particles = like.shape[:2]
+    check_populations(first_population, populations)
     flat = like.detach().reshape(populations, particles, like[0, 0].numel() if like.numel() else 0)
     if flat.dtype not in (torch.float32, torch.float64):
         flat = torch.empty_like(flat, dtype=torch.float32)

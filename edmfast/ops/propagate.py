@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast.ops._counters import check_populations
 from edmfast.reference import propagate as reference
 
 MAX_SCORES = 8
@@ -64,7 +65,7 @@ def propagate(
     coefficients: float64 [P, M + 2], per population (drift of each of the M scores, v_M, v_L): the
     mean shift is sum_k drift_k score_k, v_M > 0 and v_L > 0 are the variances of the forward and the
     backward kernel, in units of x².
-    rng: int64 [2] = (seed, step). first_population: counter index of population 0.
+    rng: int64 [2] = (seed, step). first_population: counter index of population 0; with P below 2^28.
     mask: bool [P, *shape] or None. Where False an element keeps its value and counts nowhere in R:
     known pixels, or padding of a population of smaller systems.
 
@@ -93,6 +94,7 @@ def propagate(
             f"got {tuple(x.shape)} and {[tuple(s.shape) for s in scores]}"
         )
     populations, particles = x.shape[:2]
+    check_populations(first_population, populations)
     given = {"ancestors": ancestors, "coefficients": coefficients, "rng": rng}
     wanted: dict[str, tuple[int, ...]] = {
         "ancestors": (populations, particles),

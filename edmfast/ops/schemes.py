@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast.ops._counters import check_populations
 from edmfast.ops.resample import Resampled, fake_resampled, systematic_resample
 from edmfast.reference import schemes as reference
 from edmfast.reference.noise import uniform
@@ -61,7 +62,7 @@ def resample(
         "ssp"          offspring within 1 of M w_i, and less correlated than systematic; sequential
     count: M, the number of offspring; N by default. Where it differs from N every population with a
     positive weight is resampled, and ess_threshold must be 1.
-    first_population: counter index of population 0.
+    first_population: counter index of population 0; with P below 2^28.
     Returns `Resampled` with ancestors int32 [P, M].
 
     Raises TypeError for dtypes; ValueError for shapes, an unknown scheme, a count below 1 or one
@@ -82,6 +83,7 @@ def resample(
         )
     if rng.device != log_weights.device:
         raise ValueError(f"rng is on {rng.device}, log_weights on {log_weights.device}")
+    check_populations(first_population, log_weights.shape[0])
     if scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {scheme!r}; known: {', '.join(SCHEMES)}")
     particles = log_weights.shape[1]

@@ -4,21 +4,23 @@ With R from `propagate`, energies E_k of the states before and after the move an
 ``increment = R - sum_k a_k (E_k(x_u, u) - E_k(x_s, s))`` is added to the log-weights (which start from
 zero where the population was resampled before the move), and the population is resampled if its
 effective sample size has fallen below the threshold. log Z, the roots of the genealogy and the flags of
-bad weights are carried on. Everything is decided on the device; ancestors, log-weights and log Z have the
-same bits on every device. Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra
+bad weights are carried on. A particle of weight zero keeps it until it is replaced, so an infinite energy
+is a wall and no fault. Everything is decided on the device; ancestors, log-weights and log Z have the same
+bits on every device. Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra
 2006. Not differentiable: inputs that require grad raise under grad mode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from edmfast import _extension
-from edmfast.ops.schemes import SCHEMES
+from edmfast.ops._counters import check_populations
+from edmfast.ops.schemes import SCHEMES, resample
 from edmfast.reference import weigh as reference
 
 MAX_ENERGIES = 8
@@ -32,9 +34,10 @@ class Weights(NamedTuple):
     ancestors: int32 [P, N], sorted for all schemes but "killing": the particle that each slot takes.
     root: int32 [P, N]: the starting particle that each slot descends from.
     ess: float64 [P], in particles. log_mean: float64 [P], log of the mean of the weights here.
-    resampled: bool [P]: whether ancestors are not the identity, so that the weights start anew.
+    resampled: bool [P]: the decision. Where False, ancestors are the identity; where True, the weights
+        start anew.
     degenerate: int32 [P]: sum of NAN_SEEN (1), COLLAPSED (2), INFINITE (4), of all levels so far.
-    increment_sd: float64 [P]: standard deviation (over N) of the increments that led here.
+    increment_sd: float64 [P]: standard deviation of the finite increments that led here, NaN for none.
     """
 
     log_weights: Tensor
@@ -118,11 +121,11 @@ def weigh_and_resample(
 ) -> Weights:
     """The weights after a move, and the next resampling decision.
 
-    before: of the level that the particles moved from, by its ancestors.
-    ratio: R [P, N] of the move, float32 or float64, in nats.
-    energies: E_k of the moved particles, [P, N] each, one or a sequence of 0 to 8; energies_before: as
-    many, of the particles before they moved and before `before.ancestors` chose among them. float32 or
-    float64; all arithmetic is float64.
+    before: of the level that the particles moved from, by its ancestors; as this function or
+        `Weights.start` returned it. Ancestors and roots beyond 0..N-1 are not looked for on the device.
+    ratio: R [P, N] of the move, in nats. energies: E_k of the moved particles, [P, N] each, one or a
+        sequence of 0 to 8. energies_before: as many, of the particles before they moved and before
+        `before.ancestors` chose among them. Any floating dtype; all arithmetic is float64.
     rng: int64 [2] = (seed, step), as `rng_state` makes it, of the decision.
     exponents: a_k, float64 [P, M] or [M], 1 by default.
     weigh: False adds no increments (their spread is still reported).
@@ -133,8 +136,10 @@ def weigh_and_resample(
     """
     now = [energies] if isinstance(energies, Tensor) else [*energies]
     past = [energies_before] if isinstance(energies_before, Tensor) else [*energies_before]
+    _check_before(before)
     shape, device = before.log_weights.shape, before.log_weights.device
     _check(shape, device, ratio, now, past, rng, exponents)
+    check_populations(first_population, shape[0])
     if scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {scheme!r}; known: {', '.join(SCHEMES)}")
     if not 0.0 <= ess_threshold <= 1.0:
@@ -143,31 +148,76 @@ def weigh_and_resample(
         raise NotImplementedError('"ssp" is sequential: on a GPU use "systematic" or "stratified"')
     if exponents is not None:
         exponents = exponents.expand(shape[0], len(now))
-    if len({tensor.dtype for tensor in (ratio, *now, *past)}) > 1:
-        ratio, now, past = ratio.double(), [e.double() for e in now], [e.double() for e in past]
-    operator: Callable[..., tuple[Tensor, ...]] = _OPERATOR
-    if scheme != "systematic" and device.type != "cpu":
-        # only the systematic scheme has kernels of its own on a GPU
-        operator = reference.weigh_and_resample
-    return Weights(
-        *operator(
-            before.log_weights,
-            before.log_z,
-            before.ancestors,
-            before.root,
-            before.resampled,
-            before.degenerate,
-            ratio,
-            now,
-            past,
-            exponents,
-            rng,
-            weigh,
-            ess_threshold,
-            SCHEMES.index(scheme),
-            first_population,
-        )
+    dtype = (
+        torch.float64 if torch.float64 in {t.dtype for t in (ratio, *now, *past)} else torch.float32
     )
+    ratio, now, past = ratio.to(dtype), [e.to(dtype) for e in now], [e.to(dtype) for e in past]
+    increments = ratio, now, past, exponents, rng, weigh
+    if scheme != "systematic" and device.type != "cpu":
+        return _by_another_scheme(before, increments, scheme, ess_threshold, first_population)
+    index = SCHEMES.index(scheme)
+    return Weights(*_OPERATOR(*_state(before), *increments, ess_threshold, index, first_population))
+
+
+def _state(before: Weights) -> tuple[Tensor, ...]:
+    return (
+        before.log_weights,
+        before.log_z,
+        before.ancestors,
+        before.root,
+        before.resampled,
+        before.degenerate,
+    )
+
+
+def _by_another_scheme(
+    before: Weights,
+    increments: tuple[object, ...],
+    scheme: str,
+    ess_threshold: float,
+    first_population: int,
+) -> Weights:
+    """In two operators: only the systematic scheme has a kernel that also weighs on a GPU."""
+    weighed = Weights(*_OPERATOR(*_state(before), *increments, 0.0, 0, first_population))
+    chosen = resample(
+        weighed.log_weights,
+        cast(Tensor, increments[4]),
+        scheme=scheme,
+        ess_threshold=ess_threshold,
+        first_population=first_population,
+    )
+    return weighed._replace(
+        log_z=weighed.log_z + torch.where(chosen.resampled, chosen.log_mean, 0.0),
+        ancestors=chosen.ancestors,
+        root=weighed.root.gather(1, chosen.ancestors.long()),
+        resampled=chosen.resampled,
+    )
+
+
+def _check_before(before: Weights) -> None:
+    shape = before.log_weights.shape
+    if len(shape) != 2 or (shape[1] == 0 and shape[0] > 0):
+        raise ValueError(f"log_weights must be [P, N] with N >= 1, got shape {tuple(shape)}")
+    wanted = (
+        (torch.float64, shape),
+        (torch.float64, shape[:1]),
+        (torch.int32, shape),
+        (torch.int32, shape),
+        (torch.bool, shape[:1]),
+        (torch.int32, shape[:1]),
+    )
+    for tensor, (dtype, size) in zip(_state(before), wanted, strict=True):
+        if tensor.dtype != dtype:
+            raise TypeError(
+                f"before must be as returned, got a tensor of {tensor.dtype} for {dtype}"
+            )
+        if tensor.shape != size or tensor.device != before.log_weights.device:
+            raise ValueError(
+                f"before must be as returned, got a tensor {tuple(tensor.shape)} on {tensor.device} "
+                f"for {tuple(size)} on {before.log_weights.device}"
+            )
+    if before.log_weights.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError("weigh_and_resample has no derivative: call it under torch.no_grad()")
 
 
 def _check(
@@ -182,9 +232,9 @@ def _check(
     if not len(now) == len(past) <= MAX_ENERGIES:
         raise ValueError(f"0 to 8 energies and as many before, got {len(now)} and {len(past)}")
     given = (ratio, *now, *past)
-    if any(tensor.dtype not in (torch.float32, torch.float64) for tensor in given):
+    if not all(tensor.is_floating_point() for tensor in given):
         dtypes = [tensor.dtype for tensor in given]
-        raise TypeError(f"ratio and energies must be float32 or float64, got {dtypes}")
+        raise TypeError(f"ratio and energies must be floating point, got {dtypes}")
     if any(tensor.shape != shape for tensor in given):
         shapes = [tuple(tensor.shape) for tensor in given]
         raise ValueError(f"ratio and energies must be [P, N] = {tuple(shape)}, got {shapes}")

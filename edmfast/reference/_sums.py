@@ -26,6 +26,9 @@ def population_mean(values: Tensor) -> Tensor:
 
 
 def population_sd(values: Tensor) -> Tensor:
-    """[P, N] -> [P], divided by N; two passes."""
-    centred = values - population_mean(values)[:, None]
-    return (population_sum(centred.square()) / values.shape[1]).sqrt()
+    """[P, N] -> [P] over the finite values, divided by their number (NaN for none); two passes."""
+    finite = values.isfinite()
+    count = population_sum(finite.to(values.dtype))
+    mean = population_sum(torch.where(finite, values, 0.0)) / count
+    centred = torch.where(finite, values - mean[:, None], 0.0)
+    return (population_sum(centred.square()) / count).sqrt()

@@ -34,7 +34,10 @@ def accumulate(
         change = now.double() - before.double().gather(1, index)
         increments = increments - (change if exponents is None else exponents[:, k, None] * change)
     kept = torch.where(resampled[:, None], 0.0, log_weights)
-    return kept + increments if weigh else kept, increments
+    if weigh:
+        # what weighs nothing does so for good: energies are infinite before and after a move
+        kept = torch.where(kept == -torch.inf, kept, kept + increments)
+    return kept, increments
 
 
 def weigh_and_resample(

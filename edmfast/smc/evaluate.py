@@ -65,14 +65,19 @@ def evaluate(
     ]
     energy, score, curvature = zip(*parts, strict=True)
     shape = (populations, particles)
-    energies = torch.cat(energy)
+    energies = _joined(energy)
     if energies.dtype not in (torch.float32, torch.float64):
         energies = energies.float()
     return Evaluation(
         energies.reshape(shape),
-        torch.cat(score).reshape(x.shape),
-        None if not probe else torch.cat(curvature).double().reshape(shape),
+        _joined(score).reshape(x.shape),
+        None if not probe else _joined(curvature).double().reshape(shape),
     )
+
+
+def _joined(parts: tuple[Tensor, ...]) -> Tensor:
+    """A single part as it is: on a GPU the score would else be copied in every step."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _group_rows(x: Tensor, particles: int) -> int:

@@ -115,9 +115,9 @@ class CurvatureMatched(Proposal):
         elif isinstance(step.index, int):
             kappa = torch.full_like(curvature, self.kappa[step.index], dtype=torch.float64)
         else:
-            # traced once; a copy from the host in every step would make it wait for the device
+            # traced, so the table becomes a constant; indexing by a tensor would read it on the host
             table = torch.tensor(self.kappa, dtype=torch.float64, device=curvature.device)
-            kappa = table[step.index].expand(len(curvature))
+            kappa = table.index_select(0, step.index.reshape(1)).expand(len(curvature))
         v_l = torch.ones_like(kappa) * (step.tau2 / exponent)
         return torch.stack([v_l, kappa * v_l, v_l], dim=1)
 

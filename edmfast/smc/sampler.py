@@ -57,7 +57,8 @@ def sample(
     """Weighted samples of the target at the last positive noise level.
 
     Args:
-        target: has energy_and_score(x [B, *shape], sigma) -> ([B], like x) and exponent A > 0. One bound
+        target: has energy_and_score(x [B, *shape], sigma) -> ([B], like x), tensors of its own that it does
+            not change later, and exponent A > 0. An infinite energy is a wall: weight 0. One bound
             to conditions [P, ...] by `edmfast.Conditioned` has one condition per population.
         shape: of one sample. sigmas: strictly decreasing, positive, in units of x; a last 0 adds one
             deterministic denoising step. A `Calibration` brings its own levels and kappa table.

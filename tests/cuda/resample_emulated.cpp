@@ -1,6 +1,6 @@
 // The CUDA kernels of resampling and weighing, launched on the host as csrc/cuda/resample_launch.h does.
-#include "emulator.h"
-//
+#include "emulator.h"  // before the kernels, which it gives their keywords
+
 #include "../../csrc/cuda/resample_slots.h"
 #include "../../csrc/cuda/resample_small.h"
 #include "../../csrc/cuda/weigh_increments.h"

@@ -45,7 +45,7 @@ def resample(library, log_weights, uniform, threshold, large):
     return outputs
 
 
-def weigh(library, before, ratio, now, past, exponents, rng, threshold, large):
+def weigh(library, before, ratio, now, past, exponents, rng, add, threshold, large):
     p, n = ratio.shape
     outputs = Weights(
         empty(p, n, dtype=torch.float64),
@@ -65,7 +65,7 @@ def weigh(library, before, ratio, now, past, exponents, rng, threshold, large):
         pointers(past),
         pointer(exponents),
         pointer(rng),
-        ctypes.c_int(1),
+        ctypes.c_int(add),
         ctypes.c_double(threshold),
         *(ctypes.c_int64(number) for number in (3, p, n)),
         ctypes.c_int(len(now)),
@@ -119,15 +119,20 @@ def test_resample(library, generator, shape, large, kind):
 )
 def test_weigh(library, generator, shape, large, models):
     start = torch.randn(shape, dtype=torch.float64, generator=generator)
+    start[::2] *= 0.1
+    start[-1, 0] = -INF
     before = weigh_and_resample(
         Weights.start(*shape), start, [], [], rng_state(1, 0), ess_threshold=0.4
     )
     ratio, *energies = torch.randn(2 * models + 1, *shape, generator=generator)
     now, past = energies[:models], energies[models:]
+    ratio[-1, shape[1] // 2] = INF
+    for energy in energies[:1]:
+        energy[0, -1], energy[-1, 0] = INF, NAN
     exponents = torch.rand(shape[0], models, dtype=torch.float64, generator=generator)
     rng = rng_state(2**63 + 11, 5)
-    for power in (exponents, None):
-        ours = weigh(library, before, ratio, now, past, power, rng, 0.6, large)
+    for power, add in ((exponents, True), (None, True), (exponents, False)):
+        ours = weigh(library, before, ratio, now, past, power, rng, add, 0.6, large)
         theirs = weigh_and_resample(
             before,
             ratio,
@@ -135,11 +140,12 @@ def test_weigh(library, generator, shape, large, models):
             past,
             rng,
             exponents=power,
+            weigh=add,
             ess_threshold=0.6,
             first_population=3,
         )
         for name, a, b in zip(Weights._fields, ours, theirs, strict=True):
             if name == "increment_sd":
-                torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+                torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, equal_nan=True)
             else:
                 assert same(a, b), name

@@ -22,6 +22,9 @@ def operands(shape, models, dtype, powers, generator):
         dtype
     )
     ratio, *energies = numbers
+    ratio[-1, shape[1] // 2] = torch.inf
+    for energy in energies[:1]:
+        energy[0, -1], energy[-1, 0] = torch.inf, torch.nan
     exponents = torch.rand(shape[0], models, dtype=torch.float64, generator=generator)
     state = (before.log_weights, before.log_z, before.ancestors, before.root)
     return (
@@ -48,6 +51,6 @@ def test_same_bits(run, generator, shape, models, dtype, powers, add):
     for name, a, b in zip(Weights._fields, ours, truth, strict=True):
         assert a.dtype == b.dtype, name
         if name == "increment_sd":
-            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, equal_nan=True)
         else:
-            assert torch.equal(a, b), name
+            assert bool(((a == b) | ((a != a) & (b != b))).all()), name

@@ -236,6 +236,23 @@ def test_bad_input(position, value, error):
         propagate(*inputs)
 
 
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 20])
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_a_masked_score_may_be_anything(d, bad):
+    x, scores = torch.ones(1, 3, d), torch.ones(1, 3, d)
+    scores[..., 0] = bad
+    mask = torch.ones(1, d, dtype=torch.bool)
+    mask[0, 0] = False
+    coefficients = torch.tensor([[0.1, 0.5, 0.7]], dtype=torch.float64)
+    arguments = torch.arange(3, dtype=torch.int32)[None], coefficients, rng_state(0, 0)
+    moved, ratio = propagate(x, scores, *arguments, mask=mask)
+    scores[..., 0] = 0.0
+    wanted, wanted_ratio = propagate(x, scores, *arguments, mask=mask)
+    assert torch.equal(moved, wanted)
+    assert torch.equal(ratio, wanted_ratio)
+    assert (moved[..., 0] == 1).all()
+
+
 def test_bad_mask():
     inputs = make(2, 3, 4)
     with pytest.raises(TypeError, match="bool"):

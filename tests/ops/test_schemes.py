@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edmfast.ops import Resampled, resample, rng_state, systematic_resample
+from edmfast.ops import Resampled, resample, rng_state, standard_normal, systematic_resample
 from edmfast.ops.schemes import SCHEMES
 from edmfast.reference import noise
 from edmfast.reference import resample as integers
@@ -204,3 +204,15 @@ def test_bad_input(change, error, message):
     arguments = {"log_weights": torch.zeros(2, 4), "rng": RNG, **change}
     with pytest.raises(error, match=message):
         resample(arguments.pop("log_weights"), arguments.pop("rng"), **arguments)
+
+
+def test_populations_stay_inside_their_stream():
+    """Beyond 2^28 of them, a counter would be that of another stream."""
+    last = 2**28 - 3
+    log_weights = torch.zeros(3, 4)
+    assert resample(log_weights, rng_state(0, 0), first_population=last).ancestors.shape == (3, 4)
+    for first in (last + 1, -1, 2**32):
+        with pytest.raises(ValueError, match="first_population"):
+            resample(log_weights, rng_state(0, 0), first_population=first)
+        with pytest.raises(ValueError, match="first_population"):
+            standard_normal(log_weights, first_population=first)

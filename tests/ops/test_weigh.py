@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from edmfast.ops import Weights, resample, rng_state, weigh_and_resample
+from edmfast.ops import Weights, resample, rng_state, weigh, weigh_and_resample
 from edmfast.ops.resample import COLLAPSED, INFINITE, NAN_SEEN
 from edmfast.ops.schemes import SCHEMES
 from edmfast.reference import weigh as reference
@@ -16,11 +16,17 @@ INF = math.inf
 
 
 def example(populations, particles, models, generator, dtype=torch.float32, spread=1.0):
-    """Weights as they are in the middle of a run, and the increments of the next step."""
+    """Weights as they are in the middle of a run, and the increments of the next step. Every other
+    population was not resampled."""
     random = torch.randn(populations, particles, dtype=torch.float64, generator=generator)
+    random[::2] *= 0.1
     first = weigh_and_resample(
         Weights.start(populations, particles), random, [], [], rng_state(3, 0), ess_threshold=0.7
     )
+    if particles > 4:
+        assert not first.resampled[::2].any()
+        assert particles < 60 or first.resampled[1::2].all()
+    first = first._replace(log_z=first.log_z + 0.25)
     numbers = torch.randn(2 * models + 1, populations, particles, generator=generator).to(dtype)
     ratio, *energies = numbers * spread
     exponents = torch.rand(populations, models, dtype=torch.float64, generator=generator) + 0.5
@@ -101,15 +107,50 @@ def test_two_steps_against_a_loop(generator):
             assert second.root[p, i] == first.root[p, second.ancestors[p, i]]
 
 
-def test_log_z_of_resampled_steps_is_that_of_the_plain_product():
-    """With one particle the weights only multiply, whether or not it is 'resampled'."""
-    weights = Weights.start(1, 1)
-    total = 0.0
-    for step, value in enumerate((0.5, -2.0, 3.25)):
-        ratio = torch.tensor([[value]], dtype=torch.float64)
+def test_log_z_by_hand():
+    """Two particles of weights 1, 3, always resampled: every step adds log 2, the last one its mean."""
+    weights = Weights.start(1, 2)
+    ratio = torch.tensor([[0.0, math.log(3.0)]], dtype=torch.float64)
+    for step in range(3):
         weights = weigh_and_resample(weights, ratio, [], [], rng_state(0, step), ess_threshold=1.0)
-        total += value
-    assert (weights.log_z + weights.log_mean).item() == pytest.approx(total, rel=1e-15)
+        assert weights.resampled
+        assert weights.log_z.item() == pytest.approx((step + 1) * math.log(2.0), rel=1e-15)
+    last = weigh_and_resample(weights, ratio + 1, [], [], rng_state(0, 3), ess_threshold=0.0)
+    assert not last.resampled
+    assert (last.log_z + last.log_mean).item() == pytest.approx(4 * math.log(2.0) + 1, rel=1e-15)
+    # not reset, so the next increments multiply: (1 + 9)/2
+    last = weigh_and_resample(last, ratio, [], [], rng_state(0, 4), ess_threshold=0.0)
+    assert last.log_mean.item() == pytest.approx(math.log(5.0) + 1, rel=1e-15)
+
+
+def test_infinite_energies_are_walls(generator):
+    """Behind a wall before and after a move, or back from it: weight zero, and no NaN."""
+    inf = INF
+    before = torch.tensor([[0.0, inf, inf, 0.0]])
+    weights = weigh_and_resample(
+        Weights.start(1, 4), -before.double(), [], [], rng_state(0, 0), ess_threshold=0.0
+    )
+    now = torch.tensor([[1.0, inf, 2.0, inf]])
+    after = weigh_and_resample(weights, torch.zeros(1, 4), now, before, rng_state(0, 1))
+    assert after.log_weights.tolist() == [[-1.0, -inf, -inf, -inf]]
+    assert after.degenerate.tolist() == [0]
+    assert after.ancestors.tolist() == [[0, 0, 0, 0]]
+    assert after.increment_sd.item() == 0.0  # of one finite increment
+
+
+@pytest.mark.parametrize("scheme", ["systematic", "stratified", "residual", "killing"])
+def test_weighing_first_and_resampling_then_is_the_same(generator, scheme):
+    """What a GPU does for the schemes without a kernel there."""
+    before, ratio, now, past, exponents = example(6, 80, 2, generator)
+    rng = rng_state(4, 2)
+    for add in (True, False):
+        together = weigh_and_resample(
+            before, ratio, now, past, rng, exponents=exponents, scheme=scheme, weigh=add
+        )
+        increments = ratio, now, past, exponents, rng, add
+        apart = weigh._by_another_scheme(before, increments, scheme, 0.5, 0)
+        assert not add or together.resampled.any()
+        assert_same(apart, together)
 
 
 def test_population_does_not_depend_on_what_runs_beside_it(generator):
@@ -221,7 +262,7 @@ def test_compiles_without_a_break(generator):
     ("change", "error", "message"),
     [
         ({"ratio": torch.zeros(2, 3)}, ValueError, "must be"),
-        ({"ratio": torch.zeros(3, 9, dtype=torch.int64)}, TypeError, "float32 or float64"),
+        ({"ratio": torch.zeros(3, 9, dtype=torch.int64)}, TypeError, "floating point"),
         ({"energies": []}, ValueError, "as many"),
         ({"energies": [torch.zeros(3, 9)] * 9}, ValueError, "0 to 8"),
         ({"rng": torch.zeros(2)}, TypeError, "int64"),
@@ -230,6 +271,7 @@ def test_compiles_without_a_break(generator):
         ({"scheme": "best"}, ValueError, "unknown scheme"),
         ({"ess_threshold": 1.5}, ValueError, "ess_threshold"),
         ({"ratio": torch.zeros(3, 9, requires_grad=True)}, RuntimeError, "no derivative"),
+        ({"first_population": 2**28}, ValueError, "2\\^28"),
     ],
 )
 def test_errors(change, error, message, generator):
@@ -237,3 +279,30 @@ def test_errors(change, error, message, generator):
     arguments = {"ratio": ratio, "energies": now, "energies_before": past, "rng": rng_state(0, 1)}
     with pytest.raises(error, match=message):
         weigh_and_resample(before, **arguments | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"log_weights": torch.zeros(3, 9)}, TypeError),
+        ({"log_weights": torch.zeros(3, 9, dtype=torch.float64, requires_grad=True)}, RuntimeError),
+        ({"log_z": torch.zeros(2, dtype=torch.float64)}, ValueError),
+        ({"ancestors": torch.zeros(3, 9, dtype=torch.int64)}, TypeError),
+        ({"root": torch.zeros(9, 3, dtype=torch.int32)}, ValueError),
+        ({"resampled": torch.zeros(3)}, TypeError),
+        ({"degenerate": torch.zeros(3, 1, dtype=torch.int32)}, ValueError),
+    ],
+)
+def test_weights_that_are_none(change, error, generator):
+    before, ratio, now, past, _ = example(3, 9, 2, generator)
+    with pytest.raises(error):
+        weigh_and_resample(before._replace(**change), ratio, now, past, rng_state(0, 1))
+
+
+def test_half_precisions_are_widened(generator):
+    before, ratio, now, past, _ = example(3, 40, 1, generator)
+    for dtype in (torch.float16, torch.bfloat16):
+        halves = [t.to(dtype) for t in (ratio, now[0], past[0])]
+        ours = weigh_and_resample(before, *halves, rng_state(0, 1))
+        wide = weigh_and_resample(before, *(t.float() for t in halves), rng_state(0, 1))
+        assert_same(ours, wide)

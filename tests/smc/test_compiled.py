@@ -7,6 +7,7 @@ import torch
 
 from edmfast import smc
 from edmfast.models import Tempered
+from edmfast.models.files import read_tensors
 from edmfast.smc import compiled
 
 
@@ -24,7 +25,10 @@ def graphs(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("proposal", ["curvature_matched", "ancestral"])
+TABLE = smc.CurvatureMatched(kappa=tuple(0.5 + 0.04 * i for i in range(12)))
+
+
+@pytest.mark.parametrize("proposal", ["curvature_matched", "ancestral", TABLE])
 def test_compiled_run_equals_the_eager_one(two_modes, levels, graphs, proposal):
     target = Tempered(two_modes, 2.0)
     options = {
@@ -52,6 +56,36 @@ def test_compiled_run_equals_the_eager_one(two_modes, levels, graphs, proposal):
         names = [str(node.target) for node in graph.graph.nodes]
         assert names.count("edmfast.weigh_and_resample.default") == 1
         assert names.count("edmfast.propagate.default") == 1
+
+
+def test_the_same_ancestors_in_single_precision(two_modes, levels, tmp_path):
+    """After every level the genealogy is that of the eager run, and so are the next ancestors."""
+    found = {}
+    for compile in (False, True):
+        path = tmp_path / f"{compile}.safetensors"
+        options = {"checkpoint": path, "checkpoint_every": 1, "ess_threshold": 0.9}
+        records = found[compile] = []
+
+        def record(info, path=path, records=records):
+            if info["i"]:
+                tensors, _ = read_tensors(path)
+                records.append([tensors[f"weights.{name}"] for name in ("ancestors", "root")])
+
+        smc.sample(
+            Tempered(two_modes, 2.0),
+            (2,),
+            levels(12),
+            particles=500,
+            populations=4,
+            seed=5,
+            dtype=torch.float32,
+            compile=compile,
+            callback=record,
+            **options,
+        )
+    assert len(found[True]) == 12
+    for ours, theirs in zip(found[True], found[False], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 class Unfit:
