@@ -2,6 +2,16 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(edmfast, m) {
+  m.def(
+      "attention(Tensor q, Tensor k, Tensor v, Tensor? key_mask, float scale, bool causal) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+      "Tensor? key_mask, float scale, bool causal) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "attention_double_backward(Tensor a, Tensor b, Tensor c, Tensor grad, Tensor q, Tensor k, Tensor v, "
+      "Tensor out, Tensor lse, Tensor? key_mask, float scale, bool causal) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
   m.def("noise(Tensor like, Tensor rng, int stream, int first_population, int first_particle) -> Tensor");
   m.def(
       "propagate(Tensor x, Tensor[] scores, Tensor ancestors, Tensor coefficients, Tensor rng, "

@@ -80,7 +80,8 @@ def test_every_operator_has_its_stem_in_every_room():
     wanted = stems("edmfast/ops")
     assert wanted
     assert stems("edmfast/reference") == wanted
-    assert stems("csrc/cpu", "*.cpp") == wanted
+    # nearly all of attention's time is in matrix products, which torch does
+    assert stems("csrc/cpu", "*.cpp") == wanted - {"attention"}
     assert wanted <= stems("tests/ops", "test_*.py", "test_")
     assert wanted <= stems("bench", "bench_*.py", "bench_")
     assert stems("csrc/cuda", "*.cu") <= wanted

@@ -7,6 +7,7 @@ from edmfast.models.conditioned import Conditioned
 from edmfast.models.energy import Denoiser, EnergyModel, expand_sigma
 from edmfast.models.initialise import initialise_from
 from edmfast.models.io import load_model, save_model
+from edmfast.models.patch import patch_attention
 
 __all__ = [
     "BACKBONES",
@@ -22,5 +23,6 @@ __all__ = [
     "expand_sigma",
     "initialise_from",
     "load_model",
+    "patch_attention",
     "save_model",
 ]

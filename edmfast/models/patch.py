@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edmfast.ops import attention
-
 
 _original = functional.scaled_dot_product_attention
 _lock = threading.Lock()
@@ -73,7 +73,8 @@ def _attend(
 
 
 def _key_mask(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """bool [heads, M] of a mask that is the same for all queries. ValueError for any other."""
+    """bool [heads, M] of a mask that is the same for all queries: bool, or of zeros and -inf, which is
+    looked at on the host. ValueError for any other."""
     lead, keys = query.shape[:-2], key.shape[-2]
     if mask.dim() > 1 and mask.shape[-2] != 1:
         raise ValueError(
@@ -81,7 +82,10 @@ def _key_mask(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
             f"got shape {tuple(mask.shape)}"
         )
     if mask.dtype != torch.bool:
-        raise ValueError(f"patched attention takes bool masks, got {mask.dtype}")
+        kept = mask == 0
+        if not bool((kept | (mask == -math.inf)).all()):
+            raise ValueError("patched attention takes no mask but of zeros and -inf, or of bool")
+        mask = kept
     return mask.expand(*lead, 1, keys).reshape(lead.numel(), keys)
 
 
@@ -89,8 +93,8 @@ def patch_attention(module: nn.Module) -> nn.Module:
     """Make `module`, whenever it is called, attend by `edmfast.ops.attention`; returns it.
 
     Derivatives of its attention then exist to second order, in memory linear in the length. Its forward
-    raises ValueError where it asks for dropout, grouped queries, or a mask that is not a bool mask of
-    keys. Patching twice is patching once.
+    raises ValueError where it asks for dropout, grouped queries, or a mask that differs between queries
+    or does more than leave keys out. Patching twice is patching once.
     """
     if getattr(module.forward, "_attends_by_edmfast", False):
         return module

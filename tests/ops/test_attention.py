@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,7 +107,9 @@ def test_rows_without_keys_are_zero_and_give_no_gradient(generator):
     q, k, v = inputs(generator, (2,), 4, 6, 8, 8)
     key_mask = torch.ones(2, 6, dtype=torch.bool)
     key_mask[1] = False
-    found = three_orders(attention, (q, k, v), cotangents_of(generator, (q, k, v)), key_mask=key_mask)
+    found = three_orders(
+        attention, (q, k, v), cotangents_of(generator, (q, k, v)), key_mask=key_mask
+    )
     for value in found:
         assert value.isfinite().all()
     assert not any(value[1].any() for value in found[:4])
@@ -115,7 +120,9 @@ def test_absent_cotangents_are_zero(generator):
     for chosen in ([0], [1], [2], [0, 2]):
         results = []
         for function in (attention, plain):
-            gradients = torch.autograd.grad(function(q, k, v).sin().sum(), (q, k, v), create_graph=True)
+            gradients = torch.autograd.grad(
+                function(q, k, v).sin().sum(), (q, k, v), create_graph=True
+            )
             scalar = sum(gradients[i].square().sum() for i in chosen)
             results.append(torch.autograd.grad(scalar, (q, k, v)))
         for a, b in zip(*results, strict=True):
@@ -199,3 +206,44 @@ def test_errors(change, error, message):
     arguments = {name: torch.zeros(2, 4, 8) for name in "qkv"}
     with pytest.raises(error, match=message):
         attention(**arguments | change)
+
+
+MEASURE = """
+import sys, torch
+from edmfast.ops import attention
+
+def run(length):
+    q, k, v, g = (torch.randn(1, length, 16).requires_grad_() for _ in range(4))
+    cotangents = [torch.randn(1, length, 16) for _ in range(3)]
+    first = torch.autograd.grad(attention(q, k, v), (q, k, v), g, create_graph=True)
+    torch.autograd.grad(first, (g, q, k, v), cotangents)
+
+def status(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+torch.set_num_threads(1)
+run(64)
+before = status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+run(int(sys.argv[1]))
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_memory_grows_with_the_length_only():
+    """From 2048 to 8192 the plain formula's would grow 16 times, to ten matrices of 256 MB."""
+    peaks = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", MEASURE, str(length)],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for length in (2048, 8192)
+    ]
+    assert peaks[1] < 4 * max(peaks[0], 8 * 1024), peaks
+    assert peaks[1] < 64 * 1024, peaks
