@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edmfast.ops import attention
+from edmfast.ops.attention import attention
 
 _original = functional.scaled_dot_product_attention
 _lock = threading.Lock()
