@@ -67,8 +67,8 @@ def _attend(
     key_mask = None if attn_mask is None else _key_mask(attn_mask, query, key)
     lead = query.shape[:-2]
     key, value = (t.expand(*lead, *t.shape[-2:]) for t in (key, value))
-    flat = (t.reshape(lead.numel(), *t.shape[-2:]) for t in (query, key, value))
-    out = attention(*flat, scale, is_causal, key_mask)
+    q, k, v = (t.reshape(lead.numel(), *t.shape[-2:]) for t in (query, key, value))
+    out = attention(q, k, v, scale, is_causal, key_mask)
     return out.reshape(*query.shape[:-1], value.shape[-1])
 
 
