@@ -105,6 +105,6 @@ def patch_attention(module: nn.Module) -> nn.Module:
         with _redirected():
             return forward(*args, **kwargs)
 
-    redirected._attends_by_edmfast = True  # type: ignore[attr-defined]
+    vars(redirected)["_attends_by_edmfast"] = True
     module.forward = redirected
     return module
