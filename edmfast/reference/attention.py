@@ -75,9 +75,12 @@ def attention(
     return out, lse
 
 
-def _probabilities(scores: Tensor, lse: Tensor) -> Tensor:
-    """P in the place of S."""
-    return scores.sub_(lse.masked_fill(lse == -math.inf, math.inf)[..., None]).exp_()
+def _recomputed(
+    scores: Tensor, lse: Tensor, cotangent: Tensor, out: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(P, in the place of S; δ [.., rows, 1]) of a block."""
+    p = scores.sub_(lse.masked_fill(lse == -math.inf, math.inf)[..., None]).exp_()
+    return p, (cotangent * out.to(cotangent.dtype)).sum(2, keepdim=True)
 
 
 def attention_backward(
@@ -99,10 +102,8 @@ def attention_backward(
         keys, values = k[heads].to(dtype), v[heads].to(dtype)
         queries, cotangent = q[heads, rows].to(dtype), grad[heads, rows].to(dtype)
         mask = _mask_of(key_mask, heads)
-        p = _probabilities(
-            _scores(queries, keys, rows.start, scale, causal, mask), lse[heads, rows]
-        )
-        delta = (cotangent * out[heads, rows].to(dtype)).sum(2, keepdim=True)
+        scores = _scores(queries, keys, rows.start, scale, causal, mask)
+        p, delta = _recomputed(scores, lse[heads, rows], cotangent, out[heads, rows])
         dv[heads] += p.mT @ cotangent
         ds = (cotangent @ values.mT).sub_(delta).mul_(p)
         dq[heads, rows] = (ds @ keys).mul_(scale).to(q.dtype)
@@ -134,10 +135,8 @@ def attention_double_backward(
         queries, cotangent = q[heads, rows].to(dtype), grad[heads, rows].to(dtype)
         a_queries = a[heads, rows].to(dtype)
         mask = _mask_of(key_mask, heads)
-        p = _probabilities(
-            _scores(queries, keys, rows.start, scale, causal, mask), lse[heads, rows]
-        )
-        delta = (cotangent * out[heads, rows].to(dtype)).sum(2, keepdim=True)
+        scores = _scores(queries, keys, rows.start, scale, causal, mask)
+        p, delta = _recomputed(scores, lse[heads, rows], cotangent, out[heads, rows])
         dp = cotangent @ values.mT
         tangent = a_queries @ keys.mT
         tangent.add_(queries @ b_keys.mT).mul_(scale)
