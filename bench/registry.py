@@ -12,6 +12,7 @@ import torch
 MODULES: tuple[str, ...] = (
     "bench.bench_attention",
     "bench.bench_noise",
+    "bench.bench_potential",
     "bench.bench_propagate",
     "bench.bench_resample",
     "bench.bench_schemes",

@@ -13,6 +13,17 @@ STABLE_TORCH_LIBRARY(edmfast, m) {
       "Tensor out, Tensor lse, Tensor? key_mask, float scale, bool causal) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
   m.def("noise(Tensor like, Tensor rng, int stream, int first_population, int first_particle) -> Tensor");
+  m.def("potential(Tensor h, Tensor y, Tensor weight) -> (Tensor, Tensor)");
+  m.def("potential_assemble(Tensor h, Tensor pullback, Tensor y, Tensor coefficients) -> Tensor");
+  m.def(
+      "potential_assemble_backward(Tensor grad, Tensor h, Tensor pullback, Tensor y, Tensor coefficients) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "potential_backward(Tensor? grad_energy, Tensor? grad_cotangent, Tensor h, Tensor y, Tensor weight) "
+      "-> (Tensor, Tensor, Tensor)");
+  m.def(
+      "potential_double_backward(Tensor a, Tensor b, Tensor c, Tensor? grad_energy, Tensor? grad_cotangent, "
+      "Tensor h, Tensor y, Tensor weight) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "propagate(Tensor x, Tensor[] scores, Tensor ancestors, Tensor coefficients, Tensor rng, "
       "Tensor? mask, int first_population) -> (Tensor, Tensor)");

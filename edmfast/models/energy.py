@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from edmfast.models.potentials import potential_head
-from edmfast.models.preconditioning import check_sigma_data, edm_scaling, expand_sigma
+from edmfast.models.potentials import Field, Network, Potential
+from edmfast.models.preconditioning import Scaling, check_sigma_data, edm_scaling, expand_sigma
 from edmfast.models.rows import pad_rows
 from edmfast.models.scale import ScaleTable
 
@@ -60,7 +60,7 @@ class EnergyModel(nn.Module):
         self, backbone: nn.Module, *, potential: str = "inner", sigma_data: float = 0.5
     ) -> None:
         super().__init__()
-        self._head = potential_head(potential)
+        self._potential = Potential(potential)
         self.potential_name = potential
         self.sigma_data = check_sigma_data(sigma_data)
         self.backbone = backbone
@@ -68,10 +68,8 @@ class EnergyModel(nn.Module):
 
     def potential(self, y: torch.Tensor, c_noise: torch.Tensor, **condition: Any) -> torch.Tensor:
         """f(y, c_noise) [B] of scaled states y [B, *shape] and c_noise [B] = ln(sigma)/4."""
-        h = self.backbone(y, c_noise, **condition)
-        if h.shape != y.shape:
-            raise ValueError(f"the backbone must return {[*y.shape]}, it returned {[*h.shape]}")
-        return self.scale(c_noise) * self._head(h, y)
+        h = self._network(c_noise, condition)(y)
+        return self.scale(c_noise) * self._potential.head(h, y)
 
     def energy(
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
@@ -80,9 +78,9 @@ class EnergyModel(nn.Module):
         batch = len(x)
         x, levels, condition = pad_rows(x, expand_sigma(sigma, x), condition)
         scaling = edm_scaling(levels, self.sigma_data)
-        y = scaling.c_in * x
-        f = self.potential(y, scaling.c_noise, **condition)
-        return self._energy(y, levels, f)[:batch]
+        network = self._network(scaling.c_noise, condition)
+        weight = self._weight(levels, scaling)
+        return self._potential.energy(network, scaling.c_in * x, weight)[:batch]
 
     def energy_and_score(
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
@@ -92,45 +90,47 @@ class EnergyModel(nn.Module):
         Where grad mode is on and x requires grad both can be differentiated, with respect to x,
         sigma and the parameters; otherwise both come back detached.
         """
-        batch, differentiable = len(x), torch.is_grad_enabled() and x.requires_grad
-        x, levels, condition = pad_rows(x, expand_sigma(sigma, x), condition)
-        scaling = edm_scaling(levels, self.sigma_data)
-        y, f, slope = self._potential_and_slope(
-            scaling.c_in * x, scaling.c_noise, condition, differentiable
-        )
-        score = scaling.c_in * (self.sigma_data / levels * slope - y)
-        return self._energy(y, levels, f)[:batch], score[:batch]
+        batch = len(x)
+        energy, field, _, c_in = self._energy_and_field(x, sigma, condition)
+        return energy[:batch], field(c_in, -c_in)[:batch]
 
     def forward(
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
     ) -> torch.Tensor:
         """Denoised x0 = x + sigma² score, like x. Differentiable as `energy_and_score` is."""
-        batch, differentiable = len(x), torch.is_grad_enabled() and x.requires_grad
-        x, levels, condition = pad_rows(x, expand_sigma(sigma, x), condition)
-        scaling = edm_scaling(levels, self.sigma_data)
-        _, _, slope = self._potential_and_slope(
-            scaling.c_in * x, scaling.c_noise, condition, differentiable
-        )
-        return (scaling.c_skip * x + scaling.c_out * slope)[:batch]
+        batch = len(x)
+        _, field, sigmas, c_in = self._energy_and_field(x, sigma, condition)
+        return field(sigmas.square() * c_in, self.sigma_data**2 * c_in)[:batch]
 
-    def _energy(self, y: torch.Tensor, levels: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
-        return 0.5 * y.square().flatten(1).sum(1) - self.sigma_data / levels.flatten() * f
-
-    def _potential_and_slope(
-        self,
-        y: torch.Tensor,
-        c_noise: torch.Tensor,
-        condition: dict[str, Any],
-        differentiable: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(y, f [B], grad_y f like y); without graph unless differentiable."""
+    def _energy_and_field(
+        self, x: torch.Tensor, sigma: float | torch.Tensor, condition: dict[str, Any]
+    ) -> tuple[torch.Tensor, Field, torch.Tensor, torch.Tensor]:
+        """(E [B], field, sigma [B], c_in [B]), padded; without graph unless x has one."""
         if torch.is_inference_mode_enabled():
             raise RuntimeError(
                 "a score is a gradient: call an EnergyModel under torch.no_grad(), "
                 "not under torch.inference_mode()"
             )
-        with torch.enable_grad():
-            y = y if differentiable else y.detach().requires_grad_()
-            f = self.potential(y, c_noise, **condition)
-            (slope,) = torch.autograd.grad(f.sum(), y, create_graph=differentiable)
-        return (y, f, slope) if differentiable else (y.detach(), f.detach(), slope)
+        differentiable = torch.is_grad_enabled() and x.requires_grad
+        x, levels, condition = pad_rows(x, expand_sigma(sigma, x), condition)
+        scaling = edm_scaling(levels, self.sigma_data)
+        energy, field = self._potential.energy_and_field(
+            self._network(scaling.c_noise, condition),
+            scaling.c_in * x,
+            self._weight(levels, scaling),
+            differentiable,
+        )
+        return energy, field, levels.flatten(), scaling.c_in.flatten()
+
+    def _network(self, c_noise: torch.Tensor, condition: dict[str, Any]) -> Network:
+        def network(y: torch.Tensor) -> torch.Tensor:
+            h = self.backbone(y, c_noise, **condition)
+            if h.shape != y.shape:
+                raise ValueError(f"the backbone must return {[*y.shape]}, it returned {[*h.shape]}")
+            return h
+
+        return network
+
+    def _weight(self, levels: torch.Tensor, scaling: Scaling) -> torch.Tensor:
+        """Of the potential in the energy, [B]: (sigma_data/sigma) scale."""
+        return self.sigma_data / levels.flatten() * self.scale(scaling.c_noise)

@@ -1,8 +1,11 @@
-"""Scalar potentials f(y) [B] made from a backbone's vector output h and its input y.
+"""Scalar potentials of a vector-valued backbone h, and the energy and field made from them.
 
-"inner"     <h, y>          any denoiser backbone; h = 0 gives the exact Gaussian energy
-"residual"  -|y - h|²/2     Salimans & Ho 2021, "Should EBMs model the energy or the score?"
-"norm"      -|h|²/2         Du et al. 2023, arXiv 2302.11552
+"inner"     <h, y>         Thornton et al. 2025, arXiv 2502.12786
+"residual"  -|y - h|²/2    Salimans & Ho 2021, "Should EBMs model the energy or the score?"
+"norm"      -|h|²/2        Du et al. 2023, arXiv 2302.11552
+
+With weight w per row, E = |y|²/2 - w f(y), and the field is a linear combination of grad(w f) and y:
+a score or a denoised state, by its two coefficients.
 """
 
 from __future__ import annotations
@@ -10,27 +13,95 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
-Head = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+from edmfast.ops import potential, potential_assemble
+
+Head = Callable[[Tensor, Tensor], Tensor]
+Network = Callable[[Tensor], Tensor]
+Field = Callable[[Tensor, Tensor], Tensor]
+"""(a [B], b [B]) -> a grad(w f) + b y, like y."""
 
 
-def _inner(h: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _inner(h: Tensor, y: Tensor) -> Tensor:
     return (h * y).flatten(1).sum(1)
 
 
-def _residual(h: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _residual(h: Tensor, y: Tensor) -> Tensor:
     return -0.5 * (y - h).square().flatten(1).sum(1)
 
 
-def _norm(h: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _norm(h: Tensor, y: Tensor) -> Tensor:
     return -0.5 * h.square().flatten(1).sum(1)
 
 
 POTENTIALS: dict[str, Head] = {"inner": _inner, "residual": _residual, "norm": _norm}
 
 
-def potential_head(name: str) -> Head:
-    """The head called name. Raises ValueError listing the names otherwise."""
-    if name not in POTENTIALS:
-        raise ValueError(f"potential must be one of {sorted(POTENTIALS)}, given {name!r}")
-    return POTENTIALS[name]
+class Potential:
+    """A potential by its name. Raises ValueError listing the names for an unknown one."""
+
+    def __init__(self, name: str) -> None:
+        if name not in POTENTIALS:
+            raise ValueError(f"potential must be one of {sorted(POTENTIALS)}, given {name!r}")
+        self.name, self.head = name, POTENTIALS[name]
+
+    def energy(self, network: Network, y: Tensor, weight: Tensor) -> Tensor:
+        """|y|²/2 - weight f(y), [B]. network: y -> h like y."""
+        h = network(y)
+        if self._has_operators():
+            return potential(h.to(y.dtype), y, weight)[0]
+        return _quadratic(y) - weight * self.head(h, y)
+
+    def energy_and_field(
+        self, network: Network, y: Tensor, weight: Tensor, differentiable: bool
+    ) -> tuple[Tensor, Field]:
+        """(E [B], field); without graph unless differentiable."""
+        with torch.enable_grad():
+            leaf = y if differentiable else y.detach().requires_grad_()
+            h = network(leaf)
+            if self._has_operators():
+                return _inner_field(h, leaf, weight, differentiable)
+            f = weight * self.head(h, leaf)
+            (slope,) = torch.autograd.grad(f.sum(), leaf, create_graph=differentiable)
+        y, f = (leaf, f) if differentiable else (leaf.detach(), f.detach())
+        return _quadratic(y) - f, lambda a, b: _column(a, y) * slope + _column(b, y) * y
+
+    def _has_operators(self) -> bool:
+        """Not where torch's own tracer or a transform such as torch.func.grad is at work: the first
+        cannot fuse operators with what is around them, the second cannot differentiate them."""
+        return (
+            self.name == "inner"
+            and not torch.compiler.is_dynamo_compiling()
+            and torch._C._functorch.peek_interpreter_stack() is None
+        )
+
+
+def _inner_field(
+    h: Tensor, y: Tensor, weight: Tensor, differentiable: bool
+) -> tuple[Tensor, Field]:
+    """grad(w <h, y>) = w h + J_hᵀ (w y): the network's backward pulls back the cotangent w y."""
+    wide = h.to(y.dtype)
+    if differentiable:
+        # the operator has two orders only, and a score has all of them
+        energy, cotangent = potential(wide, y, weight)[0], _column(weight, y) * y
+    else:
+        energy, cotangent = potential(wide.detach(), y.detach(), weight.detach())
+    (pullback,) = torch.autograd.grad(
+        wide, y, cotangent, create_graph=differentiable, materialize_grads=True
+    )
+    if not differentiable:
+        wide, y = wide.detach(), y.detach()
+
+    def field(a: Tensor, b: Tensor) -> Tensor:
+        return potential_assemble(wide, pullback, y, torch.stack([a * weight, a, b], 1))
+
+    return energy, field
+
+
+def _quadratic(y: Tensor) -> Tensor:
+    return 0.5 * y.square().flatten(1).sum(1)
+
+
+def _column(numbers: Tensor, y: Tensor) -> Tensor:
+    return numbers.reshape(-1, *[1] * (y.dim() - 1))

@@ -2,6 +2,7 @@
 
 from edmfast.ops.attention import attention
 from edmfast.ops.noise import rng_state, standard_normal
+from edmfast.ops.potential import potential, potential_assemble
 from edmfast.ops.propagate import propagate
 from edmfast.ops.resample import Resampled, systematic_resample
 from edmfast.ops.schemes import resample
@@ -12,6 +13,8 @@ __all__ = [
     "Resampled",
     "Weights",
     "attention",
+    "potential",
+    "potential_assemble",
     "propagate",
     "resample",
     "rng_state",

@@ -1,0 +1,181 @@
+// The inner-product potential to second order, and the assembly of a score: one pass over memory each.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+
+#include "allocate.h"
+#include "potential_kernels.h"
+
+namespace edmfast {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Rows [B, d] of one dtype, float32 or float64, and numbers per row [B].
+struct Rows {
+  int64_t count, elements;
+  ScalarType dtype;
+
+  explicit Rows(const Tensor& y) : count(0), elements(0), dtype(y.scalar_type()) {
+    STD_TORCH_CHECK(y.dim() == 2, "h and y must be [B, d]");
+    STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, "float32 or float64 is needed");
+    count = y.size(0), elements = y.size(1);
+  }
+
+  Tensor rows(const Tensor& given) const {
+    STD_TORCH_CHECK(given.dim() == 2 && given.size(0) == count && given.size(1) == elements &&
+                        given.scalar_type() == dtype,
+                    "all states must be [B, d] of one dtype");
+    return torch::stable::contiguous(given);
+  }
+
+  Tensor numbers(const Tensor& given) const {
+    STD_TORCH_CHECK(given.dim() == 1 && given.size(0) == count && given.scalar_type() == dtype,
+                    "numbers per row must be [B] of the dtype of the states");
+    return torch::stable::contiguous(given);
+  }
+
+  Tensor new_rows() const { return empty_cpu({count, elements}, dtype); }
+  Tensor new_numbers() const { return empty_cpu({count}, dtype); }
+
+  // run(first row, rows, sample) in parallel; the sample is a float or a double, for the dtype.
+  template <class Run>
+  void split(Run run) const {
+    const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, elements));
+    const auto all = [&](auto sample) {
+      torch::stable::parallel_for(0, count, grain,
+                                  [&](int64_t begin, int64_t end) { run(begin, end - begin, sample); });
+    };
+    if (count == 0) return;
+    dtype == ScalarType::Float ? all(float{}) : all(double{});
+  }
+};
+
+template <class T>
+T* at(const Tensor& tensor, int64_t offset) {
+  return static_cast<T*>(tensor.data_ptr()) + offset;
+}
+
+// Null for an absent tensor.
+template <class T>
+const T* at(const std::optional<Tensor>& tensor, int64_t offset) {
+  return tensor ? at<T>(*tensor, offset) : nullptr;
+}
+
+std::tuple<Tensor, Tensor> potential(Tensor h, Tensor y, Tensor weight) {
+  const Rows rows(y);
+  const Tensor hs = rows.rows(h), ys = rows.rows(y), ws = rows.numbers(weight);
+  const Tensor energy = rows.new_numbers(), cotangent = rows.new_rows();
+  rows.split([&](int64_t first, int64_t count, auto sample) {
+    using T = decltype(sample);
+    const int64_t d = rows.elements, start = first * d;
+    PotentialRows<T> job{count, d, at<T>(hs, start), at<T>(ys, start), at<T>(ws, first)};
+    job.to_energy = at<T>(energy, first), job.to_cotangent = at<T>(cotangent, start);
+    potential_rows(job);
+  });
+  return {energy, cotangent};
+}
+
+struct Cotangents {
+  std::optional<Tensor> energy, moved;
+
+  Cotangents(const Rows& rows, const std::optional<Tensor>& e, const std::optional<Tensor>& v) {
+    if (e) energy = rows.numbers(*e);
+    if (v) moved = rows.rows(*v);
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor> potential_backward(std::optional<Tensor> grad_energy,
+                                                      std::optional<Tensor> grad_cotangent, Tensor h, Tensor y,
+                                                      Tensor weight) {
+  const Rows rows(y);
+  const Tensor hs = rows.rows(h), ys = rows.rows(y), ws = rows.numbers(weight);
+  const Cotangents grad(rows, grad_energy, grad_cotangent);
+  const Tensor to_h = rows.new_rows(), to_y = rows.new_rows(), to_w = rows.new_numbers();
+  rows.split([&](int64_t first, int64_t count, auto sample) {
+    using T = decltype(sample);
+    const int64_t d = rows.elements, start = first * d;
+    PotentialRows<T> job{count, d, at<T>(hs, start), at<T>(ys, start), at<T>(ws, first)};
+    job.e = at<T>(grad.energy, first), job.v = at<T>(grad.moved, start);
+    job.to_h = at<T>(to_h, start), job.to_y = at<T>(to_y, start), job.to_weight = at<T>(to_w, first);
+    backward_rows(job);
+  });
+  return {to_h, to_y, to_w};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> potential_double_backward(
+    Tensor a, Tensor b, Tensor c, std::optional<Tensor> grad_energy, std::optional<Tensor> grad_cotangent, Tensor h,
+    Tensor y, Tensor weight) {
+  const Rows rows(y);
+  const Tensor hs = rows.rows(h), ys = rows.rows(y), ws = rows.numbers(weight);
+  const Tensor as = rows.rows(a), bs = rows.rows(b), cs = rows.numbers(c);
+  const Cotangents grad(rows, grad_energy, grad_cotangent);
+  const Tensor to_e = rows.new_numbers(), to_v = rows.new_rows(), to_h = rows.new_rows(), to_y = rows.new_rows(),
+               to_w = rows.new_numbers();
+  rows.split([&](int64_t first, int64_t count, auto sample) {
+    using T = decltype(sample);
+    const int64_t d = rows.elements, start = first * d;
+    PotentialRows<T> job{count, d, at<T>(hs, start), at<T>(ys, start), at<T>(ws, first)};
+    job.e = at<T>(grad.energy, first), job.v = at<T>(grad.moved, start);
+    job.a = at<T>(as, start), job.b = at<T>(bs, start), job.c = at<T>(cs, first);
+    job.to_h = at<T>(to_h, start), job.to_y = at<T>(to_y, start), job.to_weight = at<T>(to_w, first);
+    job.to_energy = at<T>(to_e, first), job.to_cotangent = at<T>(to_v, start);
+    double_backward_rows(job);
+  });
+  return {to_e, to_v, to_h, to_y, to_w};
+}
+
+Tensor checked_coefficients(const Rows& rows, const Tensor& coefficients) {
+  STD_TORCH_CHECK(coefficients.dim() == 2 && coefficients.size(0) == rows.count && coefficients.size(1) == 3 &&
+                      coefficients.scalar_type() == rows.dtype,
+                  "coefficients must be [B, 3] of the dtype of the states");
+  return torch::stable::contiguous(coefficients);
+}
+
+Tensor potential_assemble(Tensor h, Tensor pullback, Tensor y, Tensor coefficients) {
+  const Rows rows(y);
+  const Tensor hs = rows.rows(h), ps = rows.rows(pullback), ys = rows.rows(y);
+  const Tensor cs = checked_coefficients(rows, coefficients), out = rows.new_rows();
+  rows.split([&](int64_t first, int64_t count, auto sample) {
+    using T = decltype(sample);
+    const int64_t d = rows.elements, start = first * d;
+    AssembleRows<T> job{count, d, at<T>(hs, start), at<T>(ps, start), at<T>(ys, start), at<T>(cs, 3 * first)};
+    job.out = at<T>(out, start);
+    assemble_rows(job);
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> potential_assemble_backward(Tensor grad, Tensor h, Tensor pullback,
+                                                                       Tensor y, Tensor coefficients) {
+  const Rows rows(y);
+  const Tensor gs = rows.rows(grad), hs = rows.rows(h), ps = rows.rows(pullback), ys = rows.rows(y);
+  const Tensor cs = checked_coefficients(rows, coefficients), to_c = empty_cpu({rows.count, 3}, rows.dtype);
+  const Tensor to_h = rows.new_rows(), to_p = rows.new_rows(), to_y = rows.new_rows();
+  rows.split([&](int64_t first, int64_t count, auto sample) {
+    using T = decltype(sample);
+    const int64_t d = rows.elements, start = first * d;
+    AssembleRows<T> job{count, d, at<T>(hs, start), at<T>(ps, start), at<T>(ys, start), at<T>(cs, 3 * first)};
+    job.grad = at<T>(gs, start), job.to_coefficients = at<T>(to_c, 3 * first);
+    job.to_h = at<T>(to_h, start), job.to_pullback = at<T>(to_p, start), job.to_y = at<T>(to_y, start);
+    assemble_backward_rows(job);
+  });
+  return {to_h, to_p, to_y, to_c};
+}
+
+}  // namespace
+}  // namespace edmfast
+
+STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) {
+  m.impl("potential", TORCH_BOX(&edmfast::potential));
+  m.impl("potential_backward", TORCH_BOX(&edmfast::potential_backward));
+  m.impl("potential_double_backward", TORCH_BOX(&edmfast::potential_double_backward));
+  m.impl("potential_assemble", TORCH_BOX(&edmfast::potential_assemble));
+  m.impl("potential_assemble_backward", TORCH_BOX(&edmfast::potential_assemble_backward));
+}

@@ -1,0 +1,85 @@
+"""The inner-product potential to second order, and the assembly of a score from it, in plain torch.
+
+E = |y|²/2 - w <h, y> per row, and w y, the cotangent that pulls the network's output back to its input:
+with p = J_hᵀ (w y) the gradient of w <h(y), y> is w h + p, so a score and a denoised state are
+c_0 h + c_1 p + c_2 y. h, p, y [B, d]; w, E [B]; coefficients [B, 3].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    """Row sums in float64."""
+    return (left.double() * right.double()).sum(1)
+
+
+def potential(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(E [B], w y)."""
+    energy = 0.5 * _dot(y, y) - weight.double() * _dot(h, y)
+    return energy.to(y.dtype), weight[:, None] * y
+
+
+def _given(grad_energy: Tensor | None, grad_cotangent: Tensor | None, y: Tensor) -> tuple:
+    """Both cotangents, zeros in the place of an absent one."""
+    return (
+        y.new_zeros(len(y)) if grad_energy is None else grad_energy,
+        torch.zeros_like(y) if grad_cotangent is None else grad_cotangent,
+    )
+
+
+def potential_backward(
+    grad_energy: Tensor | None,
+    grad_cotangent: Tensor | None,
+    h: Tensor,
+    y: Tensor,
+    weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cotangents of h, y and w for e [B] of the energy and v [B, d] of the cotangent."""
+    e, v = _given(grad_energy, grad_cotangent, y)
+    w, ew = weight[:, None], (e * weight)[:, None]
+    to_weight = _dot(v, y) - e.double() * _dot(h, y)
+    return -ew * y, e[:, None] * y - ew * h + w * v, to_weight.to(y.dtype)
+
+
+def potential_double_backward(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    grad_energy: Tensor | None,
+    grad_cotangent: Tensor | None,
+    h: Tensor,
+    y: Tensor,
+    weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Cotangents of e, v, h, y and w for a, b and c of those of h, y and w."""
+    e, v = _given(grad_energy, grad_cotangent, y)
+    w, ew, ce = weight[:, None], (e * weight)[:, None], (c * e)[:, None]
+    crossed = _dot(a, y) + _dot(b, h)
+    to_e = _dot(b, y) - weight.double() * crossed - c.double() * _dot(h, y)
+    to_y = e[:, None] * b - ew * a - ce * h + c[:, None] * v
+    to_weight = _dot(b, v) - e.double() * crossed
+    return (
+        to_e.to(y.dtype),
+        w * b + c[:, None] * y,
+        -ew * b - ce * y,
+        to_y,
+        to_weight.to(y.dtype),
+    )
+
+
+def potential_assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Tensor) -> Tensor:
+    """c_0 h + c_1 pullback + c_2 y, [B, d]."""
+    c0, c1, c2 = (column[:, None] for column in coefficients.unbind(1))
+    return c0 * h + c1 * pullback + c2 * y
+
+
+def potential_assemble_backward(
+    grad: Tensor, h: Tensor, pullback: Tensor, y: Tensor, coefficients: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cotangents of h, pullback, y and the coefficients."""
+    c0, c1, c2 = (column[:, None] for column in coefficients.unbind(1))
+    sums = torch.stack([_dot(grad, h), _dot(grad, pullback), _dot(grad, y)], 1)
+    return c0 * grad, c1 * grad, c2 * grad, sums.to(y.dtype)
