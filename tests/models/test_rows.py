@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edmfast.models import Denoiser, EnergyModel, ResidualMLP, UNet
+from edmfast.models import Denoiser, DiT, EnergyModel, ResidualMLP, UNet
 from edmfast.models.rows import MIN_ROWS, ROW_TILE, pad_rows
 
 MODELS = {
@@ -12,6 +12,12 @@ MODELS = {
     "odd": (lambda: UNet(1, (8, 8, 16), groups=4, num_classes=3), (1, 12, 12)),
     "unet": (lambda: UNet(1, (8, 16), groups=4, num_classes=3), (1, 8, 8)),
     "patched": (lambda: UNet(1, (12, 16), groups=4, num_classes=3, patch=2), (1, 8, 8)),
+    "dit": (lambda: DiT(1, 8, width=16, depth=2, heads=2, num_classes=3), (1, 8, 8)),
+    # 15 tokens of 9 numbers, heads of 3 numbers
+    "odd dit": (
+        lambda: DiT(1, (9, 15), 3, width=12, depth=2, heads=4, num_classes=3, mlp_ratio=1.5),
+        (1, 9, 15),
+    ),
 }
 
 
@@ -21,7 +27,9 @@ def test_bits_of_a_sample_do_not_depend_on_the_batch(name, dtype):
     build, shape = MODELS[name]
     torch.manual_seed(0)
     backbone = build()
-    torch.nn.init.normal_(backbone.output.weight, std=0.2)
+    for parameter in backbone.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
     energy, denoiser = EnergyModel(backbone).to(dtype), Denoiser(backbone)
     x = torch.randn(130, *shape, dtype=dtype)
     sigma = torch.rand(130, dtype=dtype) + 0.05

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.linear import Linear
+from edmfast.models.backbones.self_attention import self_attention
 
 
 class ResidualBlock(nn.Module):
@@ -30,11 +28,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """x + projection(softmax(q kᵀ/sqrt(C)) v) over the H·W positions, one head.
-
-    Plain matrix products, because fused attention has no second derivative. On the CPU the positions
-    are padded to a multiple of four, for the reason given in `Linear`.
-    """
+    """x + projection(softmax(q kᵀ/sqrt(C)) v) over the H·W positions, one head."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
@@ -44,11 +38,5 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        positions = tokens.shape[1]
-        missing = -positions % 4 if x.device.type == "cpu" else 0
-        q, k, v = self.qkv(F.pad(tokens, (0, 0, 0, missing))).chunk(3, 2)
-        scores = q @ k.transpose(1, 2) * x.shape[1] ** -0.5
-        if missing:
-            scores = scores + F.pad(x.new_zeros(positions), (0, missing), value=-math.inf)
-        attended = self.projection(torch.softmax(scores, 2) @ v)[:, :positions]
+        attended = self.projection(self_attention(self.qkv(tokens), heads=1))
         return x + attended.transpose(1, 2).reshape(x.shape)

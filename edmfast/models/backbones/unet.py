@@ -4,9 +4,9 @@ Each level: residual blocks (group norm, silu, 3x3 convolution, twice; the embed
 and class is added between the two), then 2x2 average pooling. Self-attention after the blocks of
 the lowest level. On the way up: nearest-neighbour doubling, concatenation with the skip, residual
 blocks. The last convolution starts at zero. With patch > 1 the image is first folded into patch²
-times as many channels, which saves most of the work on small images. Twice differentiable.
-Shapes: y [B, C, H, W], c_noise [B]. Sources: Ronneberger et al. 2015, arXiv 1505.04597;
-Ho et al. 2020, arXiv 2006.11239.
+times as many channels, which saves most of the work on small images. Twice differentiable; a third
+derivative raises. Shapes: y [B, C, H, W], c_noise [B].
+Sources: Ronneberger et al. 2015, arXiv 1505.04597; Ho et al. 2020, arXiv 2006.11239.
 """
 
 from __future__ import annotations

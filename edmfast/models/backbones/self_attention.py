@@ -1,0 +1,31 @@
+"""Self-attention of several heads, softmax(q kᵀ/sqrt(d)) v with d numbers per head and position.
+
+By `edmfast.ops.attention`, so an energy can be trained through it in memory linear in the number of
+positions: derivatives to second order, a third one raises. On the CPU positions and d are padded to
+multiples of four, for the reason given in `Linear`; padded keys are masked.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from edmfast.ops.attention import attention
+
+
+def self_attention(qkv: torch.Tensor, heads: int) -> torch.Tensor:
+    """qkv [B, L, 3 W]: queries, keys, values of W = heads·d numbers each -> [B, L, W]."""
+    batch, length, _ = qkv.shape
+    split = qkv.unflatten(2, (3, heads, -1))
+    size = split.shape[-1]
+    key_mask = None
+    if qkv.device.type == "cpu":
+        positions, numbers = -length % 4, -size % 4
+        if positions or numbers:
+            split = F.pad(split, (0, numbers, 0, 0, 0, 0, 0, positions))
+        if positions:
+            real = torch.arange(length + positions, device=qkv.device) < length
+            key_mask = real.expand(batch, -1)
+    q, k, v = split.permute(2, 0, 3, 1, 4).contiguous()
+    attended = attention(q, k, v, size**-0.5, key_mask=key_mask).transpose(1, 2)
+    return attended[:, :length, :, :size].flatten(2)
