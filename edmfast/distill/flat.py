@@ -1,22 +1,16 @@
-"""Loss and parameter gradients of one step as a single flat graph, compiled.
-
-An energy's loss needs the derivative of a derivative, which torch.compile cannot take: its
-autograd has no double backward (pytorch issue 91469). So loss and parameter gradients are traced
-together by make_fx into one graph of plain operators, which needs no derivative any more, and
-that graph is compiled. Equal to the eager step up to rounding.
-"""
+"""Loss and parameter gradients of one step, eagerly or as a single compiled graph."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from edmfast.distill.batch import Batch
+from edmfast.models.flat import Flat, Tensors
+from edmfast.models.rows import unpadded
 
 Gradients = tuple[torch.Tensor, list[torch.Tensor]]
 GradientFunction = Callable[[Batch], Gradients]
@@ -34,54 +28,34 @@ class _EagerStep:
         self.loss, self.parameters = loss, [*parameters.values()]
 
     def __call__(self, batch: Batch) -> Gradients:
-        with torch.enable_grad():
+        with torch.enable_grad(), unpadded():
             value = self.loss(batch)
             return value.detach(), _gradients(value, self.parameters)
 
 
 class _CompiledStep:
-    """Traces and compiles at the first batch; later batches must have the same shapes."""
+    """Equal to the eager step up to rounding; batches may change in size, not in what they hold."""
 
     def __init__(self, loss: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
         self.loss, self.parameters = loss, parameters
-        self.step: GradientFunction | None = None
+        self.names: list[str] = []
+        self.flat = Flat(self._step, otherwise="training runs eagerly")
 
     def __call__(self, batch: Batch) -> Gradients:
-        return self._first(batch) if self.step is None else self.step(batch)
+        self.names = sorted(batch)
+        values = [parameter.detach() for parameter in self.parameters.values()]
+        with torch.no_grad():
+            key = tuple(self.names)
+            loss, *gradients = self.flat(values, [batch[name] for name in self.names], key)
+        return loss, gradients
 
-    def _first(self, batch: Batch) -> Gradients:
-        try:
-            self.step = self._compile(batch)
-            return self.step(batch)
-        # Whatever the tracer or the compiler stumbles over, the eager step is still right.
-        except Exception as error:
-            reason = (str(error).strip() or "no message").splitlines()[0]
-            warnings.warn(
-                f"compile=True failed, training runs eagerly: {type(error).__name__}: {reason}",
-                stacklevel=2,
-            )
-            self.step = _EagerStep(self.loss, self.parameters)
-            return self.step(batch)
-
-    def _compile(self, batch: Batch) -> GradientFunction:
-        names = [*self.parameters]
-
-        def flat(values: list[torch.Tensor], batch: Batch) -> Gradients:
-            with torch.enable_grad():
-                leaves = [value.detach().requires_grad_() for value in values]
-                value = functional_call(self.loss, dict(zip(names, leaves, strict=True)), (batch,))
-                return value.detach(), _gradients(value, leaves)
-
-        def values() -> list[torch.Tensor]:
-            return [parameter.detach() for parameter in self.parameters.values()]
-
-        compiled = torch.compile(make_fx(flat)(values(), batch))
-
-        def step(batch: Batch) -> Gradients:
-            with torch.no_grad():
-                return compiled(values(), batch)
-
-        return step
+    def _step(self, values: Tensors, inputs: Tensors) -> tuple[torch.Tensor, ...]:
+        with torch.enable_grad(), unpadded():
+            leaves = [value.detach().requires_grad_() for value in values]
+            batch = dict(zip(self.names, inputs, strict=True))
+            named = dict(zip(self.parameters, leaves, strict=True))
+            value = functional_call(self.loss, named, (batch,))
+            return value.detach(), *_gradients(value, leaves)
 
 
 def _gradients(value: torch.Tensor, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -52,7 +52,7 @@ def denoising_loss(student: Any, batch: Batch) -> torch.Tensor:
 def difference_loss(student: Any, batch: Batch) -> torch.Tensor:
     """Variance [] in nats² of the error of -ΔE over the batch's noising pairs."""
     start, to = batch["pair_from"], batch["pair_to"]
-    size = len(start)
+    size = start.shape[0]
     condition = condition_of(batch, size)
     energies = student.energy(
         torch.cat([to, start]),
@@ -70,5 +70,5 @@ def variance_within(values: torch.Tensor, label: torch.Tensor | None) -> torch.T
     same = (label[:, None] == label[None, :]).to(values.dtype)
     count = same.sum(1)
     deviation = values - (same * values).sum(1) / count
-    freedom = len(values) - count.reciprocal().sum()
+    freedom = values.shape[0] - count.reciprocal().sum()
     return deviation.square().sum() / freedom.clamp_min(1)

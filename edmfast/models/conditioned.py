@@ -73,7 +73,7 @@ class Conditioned(nn.Module):
 
 
 def _expand(name: str, value: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    batch = len(x)
+    batch = x.shape[0]
     if not isinstance(value, torch.Tensor):
         dtype = torch.int64 if isinstance(value, int) else x.dtype
         return torch.full((batch,), value, dtype=dtype, device=x.device)

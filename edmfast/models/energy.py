@@ -17,10 +17,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from edmfast.models.compiled import CompiledMethods
 from edmfast.models.potentials import Field, Network, Potential
 from edmfast.models.preconditioning import Scaling, check_sigma_data, edm_scaling, expand_sigma
-from edmfast.models.rows import pad_rows
+from edmfast.models.rows import pad_rows, per_sample, shared_rows
 from edmfast.models.scale import ScaleTable
 
 __all__ = ["Denoiser", "EnergyModel", "expand_sigma"]
@@ -38,7 +40,7 @@ class Denoiser(nn.Module):
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
     ) -> torch.Tensor:
         """x [B, *shape], sigma float, [] or [B] (positive) -> denoised x0 like x."""
-        batch = len(x)
+        batch = x.shape[0]
         x, levels, condition = pad_rows(x, expand_sigma(sigma, x), condition)
         scaling = edm_scaling(levels, self.sigma_data)
         output = self.backbone(scaling.c_in * x, scaling.c_noise, **condition)
@@ -65,22 +67,18 @@ class EnergyModel(nn.Module):
         self.sigma_data = check_sigma_data(sigma_data)
         self.backbone = backbone
         self.scale = ScaleTable()
+        self._compiled: CompiledMethods | None = None
 
     def potential(self, y: torch.Tensor, c_noise: torch.Tensor, **condition: Any) -> torch.Tensor:
         """f(y, c_noise) [B] of scaled states y [B, *shape] and c_noise [B] = ln(sigma)/4."""
-        h = self._network(c_noise, condition)(y)
+        h = self.backbone(y, c_noise, **condition)
         return self.scale(c_noise) * self._potential.head(h, y)
 
     def energy(
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
     ) -> torch.Tensor:
         """E(x, sigma) [B] in nats. x [B, *shape]; sigma float, [] or [B], positive."""
-        batch = len(x)
-        x, levels, condition = pad_rows(x, expand_sigma(sigma, x), condition)
-        scaling = edm_scaling(levels, self.sigma_data)
-        network = self._network(scaling.c_noise, condition)
-        weight = self._weight(levels, scaling)
-        return self._potential.energy(network, scaling.c_in * x, weight)[:batch]
+        return self._call("_energy", x, sigma, condition, torch.is_grad_enabled())[0]
 
     def energy_and_score(
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
@@ -90,47 +88,104 @@ class EnergyModel(nn.Module):
         Where grad mode is on and x requires grad both can be differentiated, with respect to x,
         sigma and the parameters; otherwise both come back detached.
         """
-        batch = len(x)
-        energy, field, _, c_in = self._energy_and_field(x, sigma, condition)
-        return energy[:batch], field(c_in, -c_in)[:batch]
+        recorded = torch.is_grad_enabled() and x.requires_grad
+        energy, score = self._call("_energy_and_score", x, sigma, condition, recorded)
+        return energy, score
 
     def forward(
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
     ) -> torch.Tensor:
         """Denoised x0 = x + sigma² score, like x. Differentiable as `energy_and_score` is."""
-        batch = len(x)
-        _, field, sigmas, c_in = self._energy_and_field(x, sigma, condition)
-        return field(sigmas.square() * c_in, self.sigma_data**2 * c_in)[:batch]
+        recorded = torch.is_grad_enabled() and x.requires_grad
+        return self._call("_denoised", x, sigma, condition, recorded)[0]
+
+    def compile(self, *, mode: str | None = None) -> None:
+        """From now on call this model by compiled graphs, wherever no derivative is recorded.
+
+        A graph is made at the first call of each method, which takes seconds for a perceptron and minutes
+        for a U-Net. Where that fails the model is called eagerly, after one warning naming the reason.
+        mode: of torch.compile, on a GPU only; "reduce-overhead" captures CUDA graphs. Training is compiled
+        by `DistillConfig(compile=True)`, `smc.sample` by its own compile=True.
+        """
+        self._compiled = CompiledMethods(self, mode)
+
+    def _call(
+        self,
+        name: str,
+        x: torch.Tensor,
+        sigma: float | torch.Tensor,
+        condition: dict[str, Any],
+        recorded: bool,
+    ) -> tuple[torch.Tensor, ...]:
+        """A method below on padded rows; of one noise level, where sigma is one, there is one row."""
+        levels = expand_sigma(sigma, x)
+        if not isinstance(sigma, torch.Tensor) or sigma.dim() == 0:
+            levels = levels[:1]
+        if self._compiled is not None and not recorded and get_proxy_mode() is None:
+            return self._compiled(name, x, levels, condition)
+        batch = x.shape[0]
+        x, levels, condition = pad_rows(x, levels, condition)
+        found = getattr(self, name)(x, levels, condition)
+        return tuple(tensor[:batch] for tensor in found)
+
+    def _energy(
+        self, x: torch.Tensor, levels: torch.Tensor, condition: dict[str, Any]
+    ) -> tuple[torch.Tensor]:
+        levels, scaling = self._scaling(x, levels)
+        y = scaling.c_in * x
+        network, weight = self._network(scaling, condition), self._weight(y, levels, scaling)
+        return (self._potential.energy(network, y, weight),)
+
+    def _energy_and_score(
+        self, x: torch.Tensor, levels: torch.Tensor, condition: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        energy, field, _, c_in = self._energy_and_field(x, levels, condition)
+        return energy, field(c_in, -c_in)
+
+    def _denoised(
+        self, x: torch.Tensor, levels: torch.Tensor, condition: dict[str, Any]
+    ) -> tuple[torch.Tensor]:
+        _, field, sigma, c_in = self._energy_and_field(x, levels, condition)
+        return (field(sigma.square() * c_in, self.sigma_data**2 * c_in),)
 
     def _energy_and_field(
-        self, x: torch.Tensor, sigma: float | torch.Tensor, condition: dict[str, Any]
+        self, x: torch.Tensor, levels: torch.Tensor, condition: dict[str, Any]
     ) -> tuple[torch.Tensor, Field, torch.Tensor, torch.Tensor]:
-        """(E [B], field, sigma [B], c_in [B]), padded; without graph unless x has one."""
+        """(E [B], field, sigma and c_in [B] or [1]); without graph unless x has one."""
         if torch.is_inference_mode_enabled():
             raise RuntimeError(
                 "a score is a gradient: call an EnergyModel under torch.no_grad(), "
                 "not under torch.inference_mode()"
             )
-        differentiable = torch.is_grad_enabled() and x.requires_grad
-        x, levels, condition = pad_rows(x, expand_sigma(sigma, x), condition)
-        scaling = edm_scaling(levels, self.sigma_data)
+        recorded = torch.is_grad_enabled() and x.requires_grad
+        levels, scaling = self._scaling(x, levels)
+        y = scaling.c_in * x
         energy, field = self._potential.energy_and_field(
-            self._network(scaling.c_noise, condition),
-            scaling.c_in * x,
-            self._weight(levels, scaling),
-            differentiable,
+            self._network(scaling, condition), y, self._weight(y, levels, scaling), recorded
         )
         return energy, field, levels.flatten(), scaling.c_in.flatten()
 
-    def _network(self, c_noise: torch.Tensor, condition: dict[str, Any]) -> Network:
+    def _scaling(self, x: torch.Tensor, levels: torch.Tensor) -> tuple[torch.Tensor, Scaling]:
+        """Levels and coefficients with a row for each sample, or one for all."""
+        if levels.shape[0] != x.shape[0]:
+            levels = shared_rows(levels)
+        scaling = edm_scaling(levels, self.sigma_data)
+        batch = x.shape[0]
+        return per_sample(levels, batch), Scaling(*(per_sample(c, batch) for c in scaling))
+
+    def _network(self, scaling: Scaling, condition: dict[str, Any]) -> Network:
         def network(y: torch.Tensor) -> torch.Tensor:
-            h = self.backbone(y, c_noise, **condition)
+            h = self.backbone(y, scaling.c_noise.expand(y.shape[0]), **condition)
             if h.shape != y.shape:
                 raise ValueError(f"the backbone must return {[*y.shape]}, it returned {[*h.shape]}")
             return h
 
         return network
 
-    def _weight(self, levels: torch.Tensor, scaling: Scaling) -> torch.Tensor:
+    def _weight(self, y: torch.Tensor, levels: torch.Tensor, scaling: Scaling) -> torch.Tensor:
         """Of the potential in the energy, [B]: (sigma_data/sigma) scale."""
-        return self.sigma_data / levels.flatten() * self.scale(scaling.c_noise)
+        c_noise = scaling.c_noise
+        if c_noise.shape[0] != y.shape[0]:
+            c_noise = shared_rows(c_noise)
+        scale = per_sample(self.scale(c_noise), y.shape[0])
+        return (self.sigma_data / levels.flatten() * scale).expand(y.shape[0])

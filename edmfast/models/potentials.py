@@ -20,7 +20,7 @@ from edmfast.ops import potential, potential_assemble
 Head = Callable[[Tensor, Tensor], Tensor]
 Network = Callable[[Tensor], Tensor]
 Field = Callable[[Tensor, Tensor], Tensor]
-"""(a [B], b [B]) -> a grad(w f) + b y, like y."""
+"""(a, b, both [B] or [1]) -> a grad(w f) + b y, like y."""
 
 
 def _inner(h: Tensor, y: Tensor) -> Tensor:
@@ -94,7 +94,8 @@ def _inner_field(
         wide, y = wide.detach(), y.detach()
 
     def field(a: Tensor, b: Tensor) -> Tensor:
-        return potential_assemble(wide, pullback, y, torch.stack([a * weight, a, b], 1))
+        coefficients = torch.stack(torch.broadcast_tensors(a * weight, a, b), 1)
+        return potential_assemble(wide, pullback, y, coefficients)
 
     return energy, field
 

@@ -8,11 +8,27 @@ differ in the last bits. Batches padded to a multiple of 16, and 32 at least, ha
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 MIN_ROWS, ROW_TILE = 32, 16
+_here = threading.local()
+
+
+@contextlib.contextmanager
+def unpadded() -> Iterator[None]:
+    """Within, batches are left as they are: for training, where nobody looks at the bits of one sample, and
+    for traces, whose batch size may be a symbol."""
+    before = getattr(_here, "unpadded", False)
+    _here.unpadded = True
+    try:
+        yield
+    finally:
+        _here.unpadded = before
 
 
 def for_rows(target: Any, start: int, stop: int, batch: int) -> Any:
@@ -25,14 +41,28 @@ def _repeat_last(rows: torch.Tensor, missing: int) -> torch.Tensor:
     return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
 
 
+def shared_rows(row: torch.Tensor) -> torch.Tensor:
+    """Numbers [1, ...] that all samples share, as as many rows of them as have the bits of any batch."""
+    alone = row.device.type != "cpu" or row.shape[0] == 0
+    return row if alone else row.expand(MIN_ROWS, *row.shape[1:]).contiguous()
+
+
+def per_sample(rows: torch.Tensor, batch: int) -> torch.Tensor:
+    """What was computed of `shared_rows`, as one row; of other rows, one for each sample, all of them."""
+    return rows if rows.shape[0] == batch else rows[:1]
+
+
 def pad_rows(
     x: torch.Tensor, levels: torch.Tensor, condition: dict[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
     """x [B, *shape], levels [B, 1, ...] and conditions, with 32, 48, 64, … rows on the CPU.
 
-    Condition tensors whose first dimension is B are padded too; everything else passes through.
-    The caller slices the results back to B rows. Empty batches and other devices are left alone.
+    Condition tensors whose first dimension is B are padded too; everything else passes through, levels of
+    one row for more samples among it. The caller slices the results back to B rows. Empty batches and other
+    devices are left alone, and all within `unpadded`.
     """
+    if getattr(_here, "unpadded", False):
+        return x, levels, condition
     batch = x.shape[0]
     missing = max(MIN_ROWS - batch, -batch % ROW_TILE)
     if x.device.type != "cpu" or missing == 0 or batch == 0:
@@ -43,4 +73,6 @@ def pad_rows(
         else value
         for name, value in condition.items()
     }
-    return _repeat_last(x, missing), _repeat_last(levels, missing), padded
+    if levels.shape[0] == batch:
+        levels = _repeat_last(levels, missing)
+    return _repeat_last(x, missing), levels, padded

@@ -151,8 +151,8 @@ def attention(
     if key_mask is not None:
         inner = (1,) * (len(lead) - 1)
         key_mask = key_mask.reshape(-1, *inner, k.shape[-2]).expand(*lead, -1)
-        key_mask = key_mask.reshape(lead.numel(), k.shape[-2])
-    flat = [tensor.reshape(lead.numel(), *tensor.shape[-2:]) for tensor in (q, k, v)]
+        key_mask = key_mask.reshape(math.prod(lead), k.shape[-2])
+    flat = [tensor.reshape(math.prod(lead), *tensor.shape[-2:]) for tensor in (q, k, v)]
     out, _ = torch.ops.edmfast.attention(*flat, key_mask, scale, causal)
     return out.reshape(*q.shape[:-1], v.shape[-1])
 

@@ -182,7 +182,7 @@ def potential_assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Ten
     order in all four. Raises TypeError for dtypes, ValueError for shapes.
     """
     _check((h, pullback, y), (coefficients,))
-    if coefficients.shape != (len(y), 3):
+    if coefficients.shape != (y.shape[0], 3):
         raise ValueError(f"coefficients must be [{len(y)}, 3], got {tuple(coefficients.shape)}")
     out = torch.ops.edmfast.potential_assemble(
         _rows(h), _rows(pullback), _rows(y), _wide(coefficients)
@@ -191,7 +191,7 @@ def potential_assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Ten
 
 
 def _rows(states: Tensor) -> Tensor:
-    flat = states if states.dim() == 2 else states.reshape(len(states), states.shape[1:].numel())
+    flat = states if states.dim() == 2 else states.flatten(1)
     return _wide(flat)
 
 

@@ -6,7 +6,8 @@ import warnings
 import pytest
 import torch
 
-from edmfast.distill import DistillConfig, distill, flat
+from edmfast.distill import DistillConfig, distill
+from edmfast.models import flat
 
 SETTINGS = {"steps": 12, "batch_size": 32, "warmup_steps": 2, "difference_weight": 0.05}
 
@@ -29,7 +30,7 @@ def test_compiled_losses_equal_eager_ones(teacher, data, student):
 
 
 def test_failure_warns_once_and_training_goes_on(teacher, data, student, monkeypatch):
-    def refuse(function):
+    def refuse(function, **options):
         raise NotImplementedError("no tracer today")
 
     monkeypatch.setattr(flat, "make_fx", refuse)

@@ -21,15 +21,20 @@ MODELS = {
 }
 
 
+def randomised(backbone):
+    """With numbers where layers start at zero."""
+    for parameter in backbone.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return backbone
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bits_of_a_sample_do_not_depend_on_the_batch(name, dtype):
     build, shape = MODELS[name]
     torch.manual_seed(0)
-    backbone = build()
-    for parameter in backbone.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.2)
+    backbone = randomised(build())
     energy, denoiser = EnergyModel(backbone).to(dtype), Denoiser(backbone)
     x = torch.randn(130, *shape, dtype=dtype)
     sigma = torch.rand(130, dtype=dtype) + 0.05
@@ -59,6 +64,18 @@ def test_bits_of_a_sample_do_not_depend_on_the_batch(name, dtype):
     ):
         for part, full in zip(everything(rows), whole, strict=True):
             assert torch.equal(part, full[rows])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_noise_level_has_the_bits_of_many_alike(name):
+    build, shape = MODELS[name]
+    torch.manual_seed(0)
+    model = EnergyModel(randomised(build()))
+    for batch in (1, 5, 32, 70):
+        x = torch.randn(batch, *shape)
+        one = model.energy_and_score(x, 0.7)
+        many = model.energy_and_score(x, torch.full((batch,), 0.7))
+        assert all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
 
 
 def test_padding_repeats_the_last_row_and_its_condition():

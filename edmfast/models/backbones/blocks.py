@@ -8,6 +8,7 @@ from torch import nn
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.linear import Linear
 from edmfast.models.backbones.self_attention import self_attention
+from edmfast.models.rows import per_sample
 
 
 class ResidualBlock(nn.Module):
@@ -23,7 +24,8 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if entry == width else nn.Conv2d(entry, width, 1, bias=False)
 
     def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        h = self.conv1(silu(self.norm1(x))) + self.shift(embedding)[:, :, None, None]
+        shift = per_sample(self.shift(embedding), x.shape[0])[:, :, None, None]
+        h = self.conv1(silu(self.norm1(x))) + shift
         return self.skip(x) + self.conv2(silu(self.norm2(h)))
 
 

@@ -24,6 +24,7 @@ from edmfast.models.backbones.transformer import (
     grid_positions,
     modulated_norm,
 )
+from edmfast.models.rows import per_sample
 
 
 class DiT(nn.Module):
@@ -102,7 +103,8 @@ class DiT(nn.Module):
         h = self.input(patches.flatten(2).transpose(1, 2)) + self._positions
         for block in self.blocks:
             h = block(h, embedding)
-        shift, scale = self.modulation(embedding)[:, None].chunk(2, 2)
+        steering = per_sample(self.modulation(embedding), y.shape[0])
+        shift, scale = steering[:, None].chunk(2, 2)
         output = self.output(modulated_norm(h, shift, scale))
         return F.pixel_shuffle(output.transpose(1, 2).reshape(patches.shape), self.patch)
 

@@ -15,12 +15,13 @@ from torch import nn
 
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.linear import Linear
+from edmfast.models.rows import shared_rows
 
 FREQUENCIES, HIGHEST_FREQUENCY = 8, 30.0
 
 
 class Embedding(nn.Module):
-    """c_noise [B], class_label int64 [B] or None -> [B, width]."""
+    """c_noise [B], class_label int64 [B] or None -> [B, width], or fewer rows for one noise level."""
 
     _frequencies: torch.Tensor
 
@@ -35,7 +36,13 @@ class Embedding(nn.Module):
         self.label = None if num_classes is None else nn.Embedding(num_classes + 1, width)
 
     def forward(self, c_noise: torch.Tensor, class_label: torch.Tensor | None) -> torch.Tensor:
-        """class_label None means unconditional. Raises ValueError for a label out of range."""
+        """class_label None means unconditional. Raises ValueError for a label out of range.
+
+        Of one noise level expanded to [B] a few rows are made, all alike; `per_sample` takes what
+        is computed of them back to a row that serves all samples.
+        """
+        if class_label is None and c_noise.shape[0] > 1 and c_noise.stride(0) == 0:
+            c_noise = shared_rows(c_noise[:1])
         angle = c_noise[:, None] * self._frequencies
         embedded = self.level(torch.cat([angle.cos(), angle.sin()], 1))
         if self.label is None:

@@ -16,6 +16,7 @@ from torch import nn
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.embedding import Embedding
 from edmfast.models.backbones.linear import Linear
+from edmfast.models.rows import per_sample
 
 
 class ResidualMLP(nn.Module):
@@ -58,7 +59,7 @@ class ResidualMLP(nn.Module):
         """y [B, *shape], c_noise [B], class_label int64 [B] or None -> like y."""
         if math.prod(y.shape[1:]) != self.dim:
             raise ValueError(f"y must be [B, *shape] of {self.dim} numbers, given {[*y.shape]}")
-        shifts = self.shifts(self.embedding(c_noise, class_label))
+        shifts = per_sample(self.shifts(self.embedding(c_noise, class_label)), y.shape[0])
         h = self.input(y.flatten(1))
         for layer, shift in zip(self.layers, shifts.chunk(len(self.layers), 1), strict=True):
             h = h + silu(layer(h) + shift)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from edmfast.models.backbones.activation import gelu
 from edmfast.models.backbones.linear import Linear
 from edmfast.models.backbones.self_attention import self_attention
+from edmfast.models.rows import per_sample
 
 EPSILON = 1e-6
 
@@ -40,7 +41,7 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        steering = self.modulation(embedding)[:, None].chunk(6, 2)
+        steering = per_sample(self.modulation(embedding), x.shape[0])[:, None].chunk(6, 2)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = steering
         qkv = self.qkv(modulated_norm(x, shift, scale))
         x = x + gate * self.dropout(self.projection(self_attention(qkv, self.heads)))

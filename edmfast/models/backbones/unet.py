@@ -88,7 +88,7 @@ class UNet(nn.Module):
             skips.append(h)
         h = self.attention(skips.pop())
         for level in self.up:
-            h = level(torch.cat([F.interpolate(h, scale_factor=2.0), skips.pop()], 1), embedding)
+            h = level(torch.cat([_doubled(h), skips.pop()], 1), embedding)
         return F.pixel_shuffle(self.output(silu(self.output_norm(h))), self.patch)
 
     def _check(self, y: torch.Tensor) -> None:
@@ -99,6 +99,13 @@ class UNet(nn.Module):
                 f"y must be [B, {channels}, H, W] with H and W multiples of {multiple}, "
                 f"given {[*y.shape]}"
             )
+
+
+def _doubled(h: torch.Tensor) -> torch.Tensor:
+    """Nearest neighbours, [B, C, H, W] -> [B, C, 2 H, 2 W]; torch's own needs sizes that are numbers,
+    which keeps a traced batch size from being a symbol."""
+    spread = h[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)
+    return spread.flatten(4).flatten(2, 3)
 
 
 class Level(nn.ModuleList):

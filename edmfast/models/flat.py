@@ -1,0 +1,168 @@
+"""A function whose derivatives are taken inside it, traced as one flat graph and compiled.
+
+A score is a gradient and a training step takes the gradient of a gradient; torch.compile's own autograd has
+no double backward (pytorch issue 91469). So make_fx traces everything into one graph of plain operators,
+in which ours are single nodes; it needs no derivative any more, and inductor compiles it as it is. Sizes of
+the first call are constants. Those that differ from it at a later call are symbols there: a changed batch
+size costs one more compilation, and the next ones none unless the compiler decides something by them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from sympy import Integer
+from torch import Tensor, _inductor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
+
+Tensors = Sequence[Tensor]
+Function = Callable[[Tensors, Tensors], tuple[Tensor, ...]]
+"""(fixed, inputs) -> outputs. The sizes of the fixed tensors, parameters as a rule, never change."""
+
+MOST_GRAPHS = 8
+"""Graphs of one key. More changes of size than that are run without a graph."""
+
+
+class _Graph(NamedTuple):
+    call: Callable[..., tuple[Tensor, ...]]
+    sizes: list[list[Any]]
+    """Per dimension of each input a number, or the symbol of the tracer."""
+    guards: list[Any]
+    """What the trace took for true of the symbols."""
+
+    def fits(self, inputs: Tensors) -> bool:
+        values: dict[Any, Integer] = {}
+        for tensor, sizes in zip(inputs, self.sizes, strict=True):
+            for size, wanted in zip(tensor.shape, sizes, strict=True):
+                if isinstance(wanted, int):
+                    if size != wanted:
+                        return False
+                elif size < 2:  # the tracer holds 0 and 1 apart from all other sizes
+                    return False
+                else:
+                    values[wanted] = Integer(size)
+        return all(bool(guard.xreplace(values)) for guard in self.guards)
+
+
+class Flat:
+    """Calls function by compiled flat graphs; eagerly, after one warning naming the reason, where tracing
+    or compiling fails.
+
+    otherwise: what the warning says happens instead. mode: of torch.compile, on a GPU only.
+    """
+
+    def __init__(self, function: Function, *, otherwise: str, mode: str | None = None) -> None:
+        self.function, self.otherwise, self.mode = function, otherwise, mode
+        self.graphs: dict[Hashable, list[_Graph]] = {}
+        self.chosen: dict[Hashable, _Graph] = {}
+        self.failed = False
+
+    def __call__(self, fixed: Tensors, inputs: Tensors, key: Hashable = None) -> tuple[Tensor, ...]:
+        """key: of whatever else the trace depends on."""
+        if self.failed:
+            return self.function(fixed, inputs)
+        inputs = [tensor.contiguous() for tensor in inputs]  # a graph is for one order of strides
+        try:
+            graph = self._graph(fixed, inputs, key)
+            if graph is None:
+                return self.function(fixed, inputs)
+            return self._run(graph, fixed, inputs)
+        # Whatever the tracer or the compiler stumbles over, the function itself is still right.
+        except Exception as error:
+            reason = (str(error).strip() or "no message").splitlines()[0]
+            warnings.warn(
+                f"compile=True failed, {self.otherwise}: {type(error).__name__}: {reason}",
+                stacklevel=3,
+            )
+            self.failed = True
+            return self.function(fixed, inputs)
+
+    def _graph(self, fixed: Tensors, inputs: Tensors, key: Hashable) -> _Graph | None:
+        state = key, _state_of(fixed, inputs)
+        sizes = tuple(tensor.shape for tensor in inputs)
+        if found := self.chosen.get((state, sizes)):
+            return found
+        known = self.graphs.setdefault(state, [])
+        found = next((graph for graph in known if graph.fits(inputs)), None)
+        if found is None and len(known) < MOST_GRAPHS:
+            found = self._trace(fixed, inputs, _changed(inputs, known[0].sizes if known else None))
+            known.append(found)
+        if found is not None:
+            self.chosen[state, sizes] = found
+        return found
+
+    def _trace(self, fixed: Tensors, inputs: Tensors, dynamic: list[set[int]]) -> _Graph:
+        given: list[Any] = [*fixed, *inputs]
+        count = len(fixed)
+
+        def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+            return self.function(tensors[:count], tensors[count:])
+
+        options = _inductor.list_mode_options(self.mode) if self._on_gpu(inputs) else {}
+        if not any(dynamic):
+            graph = make_fx(function)(*given)
+            call = _inductor.compile(graph, given, options)
+            return _Graph(call, [[*tensor.shape] for tensor in inputs], [])
+        # one symbol to a size, though several be alike now
+        shapes = ShapeEnv(duck_shape=False)
+        mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
+        fakes: list[Any] = [
+            *(_fake(mode, tensor, set()) for tensor in fixed),
+            *(_fake(mode, tensor, dims) for tensor, dims in zip(inputs, dynamic, strict=True)),
+        ]
+        graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*fakes)
+        # its cache looks at the guards of sizes that are arguments only, not at those of tensors
+        call = _inductor.compile(graph, fakes, options | {"force_disable_caches": True})
+        sizes = [[_symbol(size) for size in fake.shape] for fake in fakes[count:]]
+        # the compiler adds guards too, where it decides by a size
+        return _Graph(call, sizes, [guard.expr for guard in shapes.guards])
+
+    def _run(self, graph: _Graph, fixed: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
+        outputs = graph.call(*fixed, *inputs)
+        # a CUDA graph writes its outputs to the same place at every replay
+        if self.mode == "reduce-overhead" and self._on_gpu(inputs):
+            return tuple(output.clone() for output in outputs)
+        return outputs
+
+    def _on_gpu(self, inputs: Tensors) -> bool:
+        return any(tensor.is_cuda for tensor in inputs)
+
+
+def _state_of(fixed: Tensors, inputs: Tensors) -> Hashable:
+    """What else of torch's state and of the tensors a trace has for granted."""
+    tensors = [*fixed, *inputs]
+    device = tensors[-1].device.type
+    autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+    kinds = tuple((tensor.dtype, tensor.device, tensor.dim()) for tensor in tensors)
+    return kinds, tuple(t.stride() for t in fixed), autocast, torch.is_grad_enabled()
+
+
+def _changed(inputs: Tensors, sizes: list[list[Any]] | None) -> list[set[int]]:
+    """The dimensions of each input that differ from sizes, but for those that are 0 or 1 now."""
+    if sizes is None:
+        return [set() for _ in inputs]
+    return [
+        {dim for dim, size in enumerate(tensor.shape) if size != wanted[dim] and size > 1}
+        for tensor, wanted in zip(inputs, sizes, strict=True)
+    ]
+
+
+def _fake(mode: FakeTensorMode, tensor: Tensor, dynamic: set[int]) -> Tensor:
+    kinds = [
+        DimDynamic.DYNAMIC if dim in dynamic else DimDynamic.STATIC for dim in range(tensor.dim())
+    ]
+    context: Any = StatelessSymbolicContext(dynamic_sizes=kinds)
+    return mode.from_tensor(tensor, symbolic_context=context)
+
+
+def _symbol(size: Any) -> Any:
+    return size if isinstance(size, int) else size.node._expr

@@ -1,0 +1,135 @@
+"""EnergyModel.compile(): the numbers of the eager model, few compilations, eager where a graph is recorded."""
+
+import shutil
+import warnings
+
+import pytest
+import torch
+
+from edmfast.models import Conditioned, DiT, EnergyModel, ResidualMLP, Tempered, UNet, flat
+
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler"
+)
+BACKBONES = {
+    "mlp": (lambda: ResidualMLP(3, width=16, depth=2, num_classes=3), (3,)),
+    "dit": (lambda: DiT(1, 4, width=8, depth=1, heads=2, num_classes=3), (1, 4, 4)),
+    "unet": (lambda: UNet(1, (8,), groups=4, num_classes=3), (1, 4, 4)),
+}
+
+
+def model_of(name, **options):
+    torch.manual_seed(0)
+    build, shape = BACKBONES[name]
+    model = EnergyModel(build(), **options)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval(), shape
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    found = []
+    compile_ = flat._inductor.compile
+
+    def record(graph, *given):
+        found.append(graph)
+        return compile_(graph, *given)
+
+    monkeypatch.setattr(flat._inductor, "compile", record)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="compile=True failed")
+        yield found
+
+
+def same(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_energy_and_score(graphs, name):
+    eager, shape = model_of(name)
+    model, _ = model_of(name)
+    assert model.compile() is None
+    x = torch.randn(40, *shape)
+    for sigma in (0.5, torch.tensor(3.0)):
+        same(model.energy_and_score(x, sigma), eager.energy_and_score(x, sigma))
+    assert len(graphs) == 1
+    names = [str(node.target) for node in graphs[0].graph.nodes]
+    assert names.count("edmfast.potential.default") == 1
+    assert names.count("edmfast.potential_assemble.default") == 1
+
+
+def test_every_method_and_any_batch(graphs):
+    eager, shape = model_of("mlp")
+    model, _ = model_of("mlp")
+    model.compile()
+    label = torch.arange(70) % 4
+    with torch.no_grad():
+        for batch in (1, 32, 70, 5, 70):  # 32, 32, 80, 32 and 80 rows
+            x, sigma = torch.randn(batch, *shape), torch.rand(batch) + 0.1
+            given = {"class_label": label[:batch]}
+            same(
+                model.energy_and_score(x, sigma, **given), eager.energy_and_score(x, sigma, **given)
+            )
+            same([model(x, sigma, **given)], [eager(x, sigma, **given)])
+            same([model.energy(x, sigma, **given)], [eager.energy(x, sigma, **given)])
+    assert len(graphs) == 6
+
+
+def test_recorded_calls_are_eager(graphs):
+    eager, shape = model_of("mlp")
+    model, _ = model_of("mlp")
+    model.compile()
+    x = torch.randn(4, *shape, requires_grad=True)
+    same(
+        torch.autograd.grad(
+            model(x, 0.5).square().sum(), [x, *model.parameters()], allow_unused=True
+        )[:1],
+        torch.autograd.grad(
+            eager(x, 0.5).square().sum(), [x, *eager.parameters()], allow_unused=True
+        )[:1],
+    )
+    assert model.energy(x.detach(), 0.5).requires_grad
+    assert not graphs
+
+
+def test_new_weights_and_targets_made_of_the_model(graphs):
+    eager, shape = model_of("mlp")
+    model, _ = model_of("mlp")
+    model.compile()
+    x = torch.randn(32, *shape)
+    model.energy_and_score(x, 0.5, class_label=torch.ones(32, dtype=torch.int64))
+    for one in (model, eager):
+        one.load_state_dict({k: 1.5 * v for k, v in model_of("mlp")[0].state_dict().items()})
+    pair = [Tempered(Conditioned(one, class_label=1), 2.0) for one in (model, eager)]
+    same(pair[0].energy_and_score(x, 0.5), pair[1].energy_and_score(x, 0.5))
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("potential", ["norm", "residual"])
+def test_other_potentials(graphs, potential):
+    eager, shape = model_of("mlp", potential=potential)
+    model, _ = model_of("mlp", potential=potential)
+    model.compile()
+    x = torch.randn(32, *shape)
+    same(model.energy_and_score(x, 0.5), eager.energy_and_score(x, 0.5))
+    assert len(graphs) == 1
+
+
+def test_what_cannot_be_traced_is_called_eagerly():
+    class Unfit(ResidualMLP):
+        def forward(self, y, c_noise, class_label=None):
+            return super().forward(y, c_noise, class_label) * float(y.detach().sum() < 1e9)
+
+    model = EnergyModel(Unfit(3, width=8, depth=1))
+    x = torch.randn(32, 3)
+    wanted = model.energy_and_score(x, 0.5)
+    model.compile()
+    with pytest.warns(UserWarning, match="the model is called eagerly: RuntimeError"):
+        same(model.energy_and_score(x, 0.5), wanted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same(model.energy_and_score(x, 0.5), wanted)
