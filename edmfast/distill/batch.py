@@ -25,7 +25,8 @@ from edmfast.models.preconditioning import expand_sigma
 
 Batch = dict[str, torch.Tensor]
 """x, sigma, target, and where they apply class_label, pair_from, pair_to, pair_sigma_from,
-pair_sigma_to, pair_target (pairs reuse the first class labels of the batch)."""
+pair_sigma_to, pair_target (pairs reuse the first class labels of the batch); rng, int64 [2], of the
+student's dropout."""
 Teacher = Callable[..., torch.Tensor]
 
 _PROBE_STEP = 1e-2

@@ -7,8 +7,11 @@ import math
 import os
 from typing import Any
 
+import torch
+
 MODES = ("distill", "dsm")
 SCHEDULES = ("cosine", "constant")
+AUTOCAST = {None: None, "bfloat16": torch.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,9 @@ class DistillConfig:
     difference_steps: tuple[int, int] = (16, 128)
     """Fewest and most steps of those schedules."""
 
+    autocast: str | None = None
+    """"bfloat16": that of the student's matrix products and convolutions, see torch.autocast; loss, energy
+    and weights keep theirs. None: everything in the student's dtype."""
     compile: bool = False
     """Trace loss and parameter gradients as one graph and compile it (minutes for a U-Net)."""
     checkpoint: str | os.PathLike[str] | None = None
@@ -61,6 +67,8 @@ class DistillConfig:
             raise ValueError(f"schedule must be one of {SCHEDULES}, given {self.schedule!r}")
         for name in ("steps", "batch_size", "checkpoint_every"):
             self._require(name, _is_int(getattr(self, name), 1), "a positive integer")
+        if self.autocast not in AUTOCAST:
+            raise ValueError(f"autocast must be one of {[*AUTOCAST]}, given {self.autocast!r}")
         self._require("warmup_steps", _is_int(self.warmup_steps, 0), "an integer >= 0")
         self._require("seed", _is_int(self.seed, 0), "an integer >= 0")
         self._require("p_mean", math.isfinite(self.p_mean), "finite")
@@ -86,6 +94,10 @@ class DistillConfig:
     def _require(self, name: str, condition: bool, accepted: str) -> None:
         if not condition:
             raise ValueError(f"{name} must be {accepted}, given {getattr(self, name)!r}")
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        return AUTOCAST[self.autocast]
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of step 0, 1, ..."""

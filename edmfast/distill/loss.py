@@ -18,18 +18,40 @@ import torch
 from torch import nn
 
 from edmfast.distill.batch import Batch, condition_of
+from edmfast.models.dropout import SeededDropout
 from edmfast.models.preconditioning import expand_sigma
 
 
 class TrainingLoss(nn.Module):
-    """batch -> loss []. A module around the student, so that both of its methods can be traced."""
+    """batch -> loss []. A module around the student, so that both of its methods can be traced.
 
-    def __init__(self, student: nn.Module, difference_weight: float) -> None:
+    autocast: dtype of the student's matrix products, see torch.autocast; None for that of its weights.
+    """
+
+    def __init__(
+        self, student: nn.Module, difference_weight: float, autocast: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         self.student = student
         self.difference_weight = difference_weight
+        self.autocast = autocast
+        self._drops_out: bool | None = None
 
     def forward(self, batch: Batch) -> torch.Tensor:
+        device = batch["x"].device.type
+        # without its cache of casts: a trace would keep them, and a derivative of one step reach the next
+        with torch.autocast(
+            device, self.autocast, enabled=self.autocast is not None, cache_enabled=False
+        ):
+            if self._drops_out is False or "rng" not in batch:
+                return self._loss(batch)
+            with SeededDropout(batch["rng"]) as drawn:
+                loss = self._loss(batch)
+        # the mode costs every call of torch a microsecond: only the first step of a student without dropout
+        self._drops_out = drawn.calls > 0
+        return loss
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
         loss = denoising_loss(self.student, batch)
         if self.difference_weight > 0:
             loss = loss + self.difference_weight * difference_loss(self.student, batch)

@@ -27,6 +27,7 @@ from edmfast.distill.flat import gradient_function
 from edmfast.distill.interrupt import Interrupt, deferred_interrupt
 from edmfast.distill.loss import TrainingLoss
 from edmfast.distill.state import RunState
+from edmfast.ops import rng_state
 
 _DEFAULTS = DistillConfig()
 _LOOK_EVERY = 20
@@ -99,7 +100,7 @@ class _Run:
     def __init__(self, state: RunState, make_batch: BatchMaker, path: Path | None) -> None:
         self.state, self.make_batch, self.path = state, make_batch, path
         config = state.config
-        loss = TrainingLoss(state.student, config.difference_weight)
+        loss = TrainingLoss(state.student, config.difference_weight, config.autocast_dtype)
         named = {f"student.{name}": p for name, p in state.trained.items()}
         self.gradients = gradient_function(loss, named, compile=config.compile)
         self.look_every = 1 if state.parameters[0].device.type == "cpu" else _LOOK_EVERY
@@ -132,7 +133,9 @@ class _Run:
 
     def _one_step(self, bar: Any) -> None:
         state, config = self.state, self.state.config
-        state.record(*self.gradients(self.make_batch()))
+        batch = self.make_batch()
+        batch["rng"] = rng_state(config.seed, state.step, batch["x"].device)
+        state.record(*self.gradients(batch))
         done = state.step + 1
         saving = done % config.checkpoint_every == 0 or done == config.steps
         if saving or done % self.look_every == 0:

@@ -6,8 +6,8 @@ import warnings
 import pytest
 import torch
 
-from edmfast.distill import DistillConfig, distill
-from edmfast.models import flat
+from edmfast.distill import DistillConfig, distill, trainer
+from edmfast.models import DiT, EnergyModel, flat
 
 SETTINGS = {"steps": 12, "batch_size": 32, "warmup_steps": 2, "difference_weight": 0.05}
 
@@ -39,3 +39,97 @@ def test_failure_warns_once_and_training_goes_on(teacher, data, student, monkeyp
         fallen_back = run(teacher, data, student, compile=True)
     assert len([entry for entry in record if "eagerly" in str(entry.message)]) == 1
     assert torch.equal(fallen_back.losses, run(teacher, data, student).losses)
+
+
+def transformer(dropout):
+    torch.manual_seed(0)
+    model = EnergyModel(DiT(1, 4, width=8, depth=1, heads=2, num_classes=None, dropout=dropout))
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def images():
+    return torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def losses(dropout=0.0, **settings):
+    config = DistillConfig(mode="dsm", steps=4, batch_size=32, warmup_steps=1, **settings)
+    return distill(None, transformer(dropout), images(), config=config, progress=False)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    found = []
+    compile_ = flat._inductor.compile
+
+    def record(graph, *given):
+        found.append(graph)
+        return compile_(graph, *given)
+
+    monkeypatch.setattr(flat._inductor, "compile", record)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="compile=True failed")
+        yield found
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
+def test_a_transformer_with_dropout_trains_compiled_as_it_does_eagerly(graphs):
+    eager = losses(dropout=0.3)
+    assert not torch.equal(losses().losses, eager.losses)
+    assert not torch.equal(losses(dropout=0.3, seed=1).losses, eager.losses)
+    compiled = losses(dropout=0.3, compile=True)
+    torch.testing.assert_close(compiled.losses, eager.losses, rtol=1e-4, atol=1e-5)
+    names = [str(node.target) for node in graphs[0].graph.nodes]
+    for name, count in {
+        "attention": 1,
+        "attention_backward": 2,
+        "attention_double_backward": 1,
+        "noise": 2,
+        "potential_assemble": 1,
+        "potential_assemble_backward": 1,
+    }.items():
+        assert names.count(f"edmfast.{name}.default") == count, name
+
+
+def test_dropout_is_resumed_exactly(tmp_path):
+    whole = losses(dropout=0.3)
+    path = tmp_path / "half.safetensors"
+    config = {"mode": "dsm", "steps": 4, "batch_size": 32, "warmup_steps": 1}
+    half = DistillConfig(**config, checkpoint=path, checkpoint_every=2)
+    student = transformer(0.3)
+
+    class Stop(Exception):
+        pass
+
+    saved = trainer._Run._save
+
+    def save_and_stop(self, *given):
+        saved(self, *given)
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(trainer._Run, "_save", save_and_stop)
+        distill(None, student, images(), config=half, progress=False)
+    resumed = distill(
+        None,
+        transformer(0.3),
+        images(),
+        config=DistillConfig(**config),
+        resume_from=path,
+        progress=False,
+    )
+    assert torch.equal(resumed.losses, whole.losses)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
+def test_autocast(graphs):
+    plain, eager = losses(), losses(autocast="bfloat16")
+    assert not torch.equal(plain.losses, eager.losses)
+    torch.testing.assert_close(eager.losses, plain.losses, rtol=0.05, atol=0.05)
+    compiled = losses(autocast="bfloat16", compile=True)
+    torch.testing.assert_close(compiled.losses, eager.losses, rtol=0.02, atol=0.02)
+    casts = [node for node in graphs[0].graph.nodes if torch.bfloat16 in node.kwargs.values()]
+    assert casts
+    assert next(compiled.model.parameters()).dtype == torch.float32
