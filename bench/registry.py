@@ -11,6 +11,8 @@ import torch
 
 MODULES: tuple[str, ...] = (
     "bench.bench_attention",
+    "bench.bench_distill",
+    "bench.bench_energy",
     "bench.bench_noise",
     "bench.bench_potential",
     "bench.bench_propagate",

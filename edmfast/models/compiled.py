@@ -29,6 +29,22 @@ class _Method(nn.Module):
         return getattr(self.model, self.name)(*args, **kwargs)
 
 
+Slot = tuple[str, dict[str, Any], str]
+
+
+def _slots(model: nn.Module) -> list[Slot]:
+    """(name, dictionary, key) of every parameter and buffer: a walk over the modules at every call would
+    cost as much as a small network."""
+    found: dict[int, Slot] = {}
+    for prefix, module in model.named_modules():
+        for place in (module._parameters, module._buffers):
+            for key, tensor in place.items():
+                if tensor is not None:
+                    name = f"{prefix}.{key}" if prefix else key
+                    found.setdefault(id(tensor), (name, place, key))
+    return [*found.values()]
+
+
 class CompiledMethods:
     """Called with the name of a method of the model and its arguments; a graph for each, made at its first
     call. mode: of torch.compile, on a GPU only."""
@@ -36,6 +52,8 @@ class CompiledMethods:
     def __init__(self, model: nn.Module, mode: str | None) -> None:
         self.model, self.mode = model, mode
         self.flats: dict[Hashable, Flat] = {}
+        self.modules = [*model.modules()]
+        self.slots = _slots(model)
 
     def __call__(
         self, name: str, x: Tensor, levels: Tensor, condition: dict[str, Any]
@@ -48,17 +66,15 @@ class CompiledMethods:
         key = name, tuple(tensors), tuple(sorted(rest.items()))
         if key not in self.flats:
             self.flats[key] = self._flat(name, tuple(tensors), rest)
-        training = tuple(module.training for module in self.model.modules())
-        fixed = [*self.model.parameters(), *self.model.buffers()]
+        training = tuple(module.training for module in self.modules)
         with torch.no_grad():
-            found = self.flats[key](
-                [tensor.detach() for tensor in fixed], [x, levels, *tensors.values()], training
-            )
+            fixed = [place[entry].detach() for _, place, entry in self.slots]
+            found = self.flats[key](fixed, [x, levels, *tensors.values()], training)
         return tuple(tensor[:batch] for tensor in found)
 
     def _flat(self, name: str, tensors: tuple[str, ...], rest: dict[str, Any]) -> Flat:
         method = _Method(self.model, name)
-        names = [n for n, _ in method.named_parameters()] + [n for n, _ in method.named_buffers()]
+        names = [f"model.{name}" for name, _, _ in self.slots]
 
         def call(fixed: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
             x, levels, *given = inputs

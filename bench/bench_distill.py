@@ -1,0 +1,67 @@
+"""One step of distilling an energy: loss and all parameter gradients, through a double backward."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from bench.correctness import close
+from bench.networks import mlp_flops, mlp_products, network
+from bench.registry import Case
+from edmfast.distill.flat import GradientFunction, gradient_function
+from edmfast.distill.loss import TrainingLoss
+
+
+def make_inputs(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x, sigma [B] and the teacher's answer, like x."""
+    generator = torch.Generator().manual_seed(0)
+    x, target = torch.randn(2, *shape, generator=generator).to(device, dtype)
+    sigma = torch.rand(shape[0], generator=generator).to(device, dtype) + 0.3
+    return x, sigma, target
+
+
+@functools.cache
+def _step(name: str, device: torch.device, dtype: torch.dtype, compile: bool) -> GradientFunction:
+    loss = TrainingLoss(network(name, device, dtype), 0.0)
+    return gradient_function(loss, dict(loss.named_parameters()), compile=compile)
+
+
+def _batch(x: Tensor, sigma: Tensor, target: Tensor) -> dict[str, Tensor]:
+    return {"x": x, "sigma": sigma, "target": target}
+
+
+def case(name: str, shape: tuple[int, ...], goal: float) -> Case:
+    def run(compile: bool, dtype: torch.dtype, *inputs: Tensor) -> tuple[Tensor, ...]:
+        step = _step(name, inputs[0].device, dtype, compile)
+        loss, gradients = step(_batch(*(tensor.to(dtype) for tensor in inputs)))
+        return loss, *gradients
+
+    def products(x: Tensor, sigma: Tensor, target: Tensor) -> None:
+        mlp_products(x.shape[0], x.device, training=True)
+
+    def check(output: tuple[Tensor, ...] | None, truth: tuple[Tensor, ...]) -> None:
+        if output is not None:  # bare matrix products answer nothing
+            close(1e-3, 1e-4)(output, truth)
+
+    is_mlp = name == "mlp"
+    return Case(
+        name=f"distill/{name} {'x'.join(map(str, shape))}",
+        shape=shape,
+        make_inputs=make_inputs,
+        ours=functools.partial(run, True, torch.float32),
+        baselines={"eager": functools.partial(run, False, torch.float32)}
+        | ({"6 F products": products} if is_mlp else {}),
+        reference=functools.partial(run, False, torch.float64),
+        check=check,
+        goal=goal,
+        goals={"6 F products": 1 / 1.6} if is_mlp else {},
+        bytes=8 * torch.Size(shape).numel(),
+        flops=6 * mlp_flops(shape[0]) if is_mlp else 0,
+    )
+
+
+CASES = [case("mlp", (4096, 64), 1.6), case("unet", (128, 1, 8, 8), 1.3)]

@@ -1,0 +1,101 @@
+"""Energy and score of a network at one noise level: one NFE of a sampler."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bench.correctness import close
+from bench.networks import mlp_flops, mlp_products, network
+from bench.registry import Case
+from edmfast.models import EnergyModel
+
+SIGMA = 0.7
+Answer = tuple[Tensor, Tensor]
+
+
+def make_inputs(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator).to(device, dtype)
+    return x, torch.tensor(SIGMA, dtype=dtype, device=device)
+
+
+@functools.cache
+def _compiled(name: str, device: torch.device) -> EnergyModel:
+    model = copy.deepcopy(network(name, device)).eval()
+    model.compile()
+    return model
+
+
+@functools.cache
+def _transformed(name: str, device: torch.device) -> Callable[[Tensor, Tensor], Answer]:
+    """The best torch offers: its compiler around its own functional gradient."""
+    model = network(name, device)
+
+    def energy(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        found = model.energy(x, sigma)
+        return found.sum(), found
+
+    gradient = torch.func.grad(energy, has_aux=True)
+
+    def both(x: Tensor, sigma: Tensor) -> Answer:
+        slope, found = gradient(x, sigma)
+        return found, -slope
+
+    return torch.compile(both, dynamic=False)
+
+
+def case(name: str, shape: tuple[int, ...], goal: float) -> Case:
+    def ours(x: Tensor, sigma: Tensor) -> Answer:
+        with torch.no_grad():
+            return _compiled(name, x.device).energy_and_score(x, sigma)
+
+    def eager(x: Tensor, sigma: Tensor) -> Answer:
+        with torch.no_grad():
+            return network(name, x.device).energy_and_score(x, sigma)
+
+    def transformed(x: Tensor, sigma: Tensor) -> Answer:
+        with torch.no_grad():
+            return _transformed(name, x.device)(x, sigma)
+
+    def products(x: Tensor, sigma: Tensor) -> None:
+        mlp_products(x.shape[0], x.device, training=False)
+
+    def reference(x: Tensor, sigma: Tensor) -> Answer:
+        model = network(name, x.device, torch.float64)
+        with torch.no_grad():
+            return model.energy_and_score(x.double(), sigma.double())
+
+    def check(output: Answer | None, truth: Answer) -> None:
+        if output is not None:  # bare matrix products answer nothing
+            close(1e-3, 1e-3)(output, truth)
+
+    rows, is_mlp = shape[0], name == "mlp"
+    elements = x_elements(shape)
+    return Case(
+        name=f"energy/{name} {'x'.join(map(str, shape))}",
+        shape=shape,
+        make_inputs=make_inputs,
+        ours=ours,
+        baselines={"eager": eager, "compile of func.grad": transformed}
+        | ({"2 F products": products} if is_mlp else {}),
+        reference=reference,
+        check=check,
+        goal=goal,
+        goals={"2 F products": 1 / 1.4} if is_mlp else {},
+        bytes=8 * elements,
+        flops=2 * mlp_flops(rows) if is_mlp else 0,
+    )
+
+
+def x_elements(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape).numel()
+
+
+CASES = [case("mlp", (4096, 64), 1.4), case("mlp", (256, 64), 1.4)]
