@@ -1,0 +1,79 @@
+"""`python -m bench.attention_memory [--json PATH]`: peak memory of attention's double backward against length.
+
+One head of width 64, float32, on the CPU; each number is the growth of the resident set of a process of its
+own, which has run a short sequence before. Exit status 1 where the goal is missed. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import machine
+
+LENGTHS = (2048, 4096, 8192)
+GOAL_AT, GOAL = 4096, 4.0
+LONGEST_OF_MATH = 4096
+"""Twice that would take the math path several gigabytes."""
+
+_PROGRAM = """
+import sys, torch
+from torch.nn.functional import scaled_dot_product_attention
+from edmfast.ops import attention
+
+which = attention if sys.argv[2] == "ours" else scaled_dot_product_attention
+
+def run(length):
+    q, k, v, g = (torch.randn(1, 1, length, 64).requires_grad_() for _ in range(4))
+    cotangents = [torch.randn(1, 1, length, 64) for _ in range(3)]
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        first = torch.autograd.grad(which(q, k, v), (q, k, v), g, create_graph=True)
+    torch.autograd.grad(first, (g, q, k, v), cotangents)
+
+def status(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+torch.set_num_threads(1)
+run(64)
+before = status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+run(int(sys.argv[1]))
+print(status("VmHWM") - before)
+"""
+
+
+def peak(length: int, which: str) -> float:
+    """Peak MiB of one double backward by "ours" or "math"."""
+    command = [sys.executable, "-c", _PROGRAM, str(length), which]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=machine.ROOT)
+    return int(done.stdout) / 1024
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.attention_memory", description=__doc__)
+    parser.add_argument("--json", metavar="PATH", help="where to write the numbers")
+    options = parser.parse_args(arguments)
+    rows, reached = [], 0.0
+    print(f"{'length':>7} {'ours MiB':>9} {'math MiB':>9} {'ratio':>6}")
+    for length in LENGTHS:
+        ours = peak(length, "ours")
+        math = peak(length, "math") if length <= LONGEST_OF_MATH else None
+        rows.append({"length": length, "ours_mib": ours, "math_mib": math})
+        against = "        -      -" if math is None else f"{math:9.0f} {math / ours:5.1f}x"
+        if math is not None and length == GOAL_AT:
+            reached = math / ours
+        print(f"{length:7} {ours:9.0f} {against}")
+    if options.json:
+        facts = {"commit": machine.commit(), "versions": machine.versions(), "rows": rows}
+        Path(options.json).write_text(json.dumps(facts, indent=1) + "\n")
+    print(f"goal: {GOAL:g}x at {GOAL_AT}, {'met' if reached >= GOAL else 'missed'}")
+    return int(reached < GOAL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
