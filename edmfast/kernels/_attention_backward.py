@@ -1,0 +1,150 @@
+"""Backward attention by Triton: a pass over blocks of queries for dQ, one over blocks of keys for dK and dV.
+
+Each output is summed by one program, in one order: no atomics, the same bits every time. The row sums
+δ = rowsum(dO ∘ O) are left by the first pass for the second.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from edmfast.kernels._attention_blocks import launch
+from edmfast.kernels._attention_tiles import (
+    LOG2E,
+    accumulate,
+    attended,
+    load,
+    load_lse,
+    load_row,
+    place,
+    probabilities,
+    product,
+    store,
+    store_row,
+    strided,
+)
+
+
+@triton.jit
+def query_gradient_kernel(
+    grad,
+    q,
+    k,
+    v,
+    out,
+    lse,
+    mask,
+    dq,
+    delta,
+    scale,
+    heads,
+    queries,
+    keys,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    PADDED_D: tl.constexpr,
+    PADDED_E: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    """dq like q; delta float32 [B, H, L]."""
+    batch, head, start = place(queries, heads, QUERIES)
+    query = start + tl.arange(0, QUERIES)
+    q_tile = load(q, batch, head, query, queries, D, PADDED_D)
+    grad_tile = load(grad, batch, head, query, queries, E, PADDED_E)
+    out_tile = load(out, batch, head, query, queries, E, PADDED_E)
+    row_delta = tl.sum(grad_tile.to(tl.float32) * out_tile.to(tl.float32), axis=1)
+    store_row(delta, row_delta, batch, head, query, queries)
+    row_lse = load_lse(lse, batch, head, query, queries)
+    total = tl.zeros([QUERIES, PADDED_D], tl.float32)
+    end = keys
+    if CAUSAL:
+        end = tl.minimum(keys, start + QUERIES)
+    for first in range(0, end, KEYS):
+        key = first + tl.arange(0, KEYS)
+        k_tile = load(k, batch, head, key, keys, D, PADDED_D)
+        v_tile = load(v, batch, head, key, keys, E, PADDED_E)
+        counts = attended(mask, batch, query[:, None], key[None, :], queries, keys, CAUSAL)
+        scores = product(q_tile, k_tile, PRECISION) * (scale * LOG2E)
+        p = probabilities(scores, row_lse[:, None], counts)
+        ds = p * (product(grad_tile, v_tile, PRECISION) - row_delta[:, None])
+        total = accumulate(total, ds, k_tile, PRECISION)
+    store(dq, total * scale, batch, head, query, queries, D, PADDED_D)
+
+
+@triton.jit
+def key_gradients_kernel(
+    grad,
+    q,
+    k,
+    v,
+    lse,
+    mask,
+    delta,
+    dk,
+    dv,
+    scale,
+    heads,
+    queries,
+    keys,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    PADDED_D: tl.constexpr,
+    PADDED_E: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    """dk like k, dv like v. Tiles of scores are transposed: keys by queries."""
+    batch, head, start = place(keys, heads, KEYS)
+    key = start + tl.arange(0, KEYS)
+    k_tile = load(k, batch, head, key, keys, D, PADDED_D)
+    v_tile = load(v, batch, head, key, keys, E, PADDED_E)
+    dk_tile = tl.zeros([KEYS, PADDED_D], tl.float32)
+    dv_tile = tl.zeros([KEYS, PADDED_E], tl.float32)
+    begin = 0
+    if CAUSAL:
+        begin = start // QUERIES * QUERIES
+    for first in range(begin, queries, QUERIES):
+        query = first + tl.arange(0, QUERIES)
+        q_tile = load(q, batch, head, query, queries, D, PADDED_D)
+        grad_tile = load(grad, batch, head, query, queries, E, PADDED_E)
+        row_lse = load_lse(lse, batch, head, query, queries)
+        row_delta = load_row(delta, batch, head, query, queries)
+        counts = attended(mask, batch, query[None, :], key[:, None], queries, keys, CAUSAL)
+        scores = product(k_tile, q_tile, PRECISION) * (scale * LOG2E)
+        p = probabilities(scores, row_lse[None, :], counts)
+        dv_tile = accumulate(dv_tile, p, grad_tile, PRECISION)
+        ds = p * (product(v_tile, grad_tile, PRECISION) - row_delta[None, :])
+        dk_tile = accumulate(dk_tile, ds, q_tile, PRECISION)
+    store(dk, dk_tile * scale, batch, head, key, keys, D, PADDED_D)
+    store(dv, dv_tile, batch, head, key, keys, E, PADDED_E)
+
+
+def attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    key_mask: Tensor | None,
+    scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `edmfast.reference.attention.attention_backward`."""
+    dq, dk, dv = (tensor.new_empty(tensor.shape) for tensor in (q, k, v))
+    delta = strided(q.new_empty(q.shape[:3], dtype=torch.float32))
+    inputs = [strided(tensor) for tensor in (grad, q, k, v)]
+    mask = None if key_mask is None else strided(key_mask)
+    first = (*inputs, strided(out), strided(lse), mask, strided(dq), delta)
+    launch(query_gradient_kernel, q, v, first, scale, causal)
+    second = (*inputs, strided(lse), mask, delta, strided(dk), strided(dv))
+    launch(key_gradients_kernel, q, v, second, scale, causal)
+    return dq, dk, dv
