@@ -2,7 +2,7 @@
 
 The libraries carry no Python module: they register operators with torch when loaded. Where one is
 absent, the same operators are defined from Python and run the plain-torch reference; on a CUDA device
-without its library, the Triton kernels where there are some.
+the Triton kernels, where there are some and the CUDA library has none.
 """
 
 from __future__ import annotations
@@ -70,8 +70,6 @@ def load() -> None:
 
 
 def _why_no_triton() -> str:
-    if "cuda" in _LOADED:
-        return "not needed: the CUDA library is live"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     # Triton builds its launchers when it first runs
@@ -97,8 +95,8 @@ def define(
     fake: Callable[..., object],
     triton: str | None = None,
 ) -> None:
-    """Register the reference as the fallback of an operator, its fake, and on a GPU without the CUDA
-    library the Triton kernel, a function of the operator's name in module `triton` of kernels.
+    """Register the reference as the fallback of an operator, its fake, and on a GPU where the CUDA
+    library has no kernel the Triton one, a function of the operator's name in module `triton` of kernels.
 
     The compiled library has already defined the schema where it is loaded; defining it here serves
     an install without a compiler. A test holds the two texts together.
@@ -109,7 +107,8 @@ def define(
         _FRAGMENT.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(f"edmfast::{name}", "default", reference, lib=_FRAGMENT)
     torch.library.register_fake(f"edmfast::{name}", fake, lib=_FRAGMENT)
-    if triton is not None and "triton" not in _REASONS:
+    by_library = torch._C._dispatch_has_kernel_for_dispatch_key(f"edmfast::{name}", "CUDA")
+    if triton is not None and "triton" not in _REASONS and not by_library:
         torch.library.impl(f"edmfast::{name}", "cuda", _triton(triton, name), lib=_FRAGMENT)
         _LOADED["triton"] = ", ".join(filter(None, [_LOADED.get("triton"), name]))
 

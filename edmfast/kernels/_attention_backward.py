@@ -16,19 +16,21 @@ from edmfast.kernels._attention_tiles import (
     LOG2E,
     accumulate,
     attended,
-    load,
     load_lse,
     load_row,
+    of_head,
     place,
     probabilities,
     product,
+    row_dots,
+    side,
     store,
     store_row,
     strided,
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "queries", "keys"])
 def query_gradient_kernel(
     grad,
     q,
@@ -51,14 +53,17 @@ def query_gradient_kernel(
     PRECISION: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
     """dq like q; delta float32 [B, H, L]."""
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
-    q_tile = load(q, batch, head, query, queries, D, PADDED_D)
-    grad_tile = load(grad, batch, head, query, queries, E, PADDED_E)
-    out_tile = load(out, batch, head, query, queries, E, PADDED_E)
-    row_delta = tl.sum(grad_tile.to(tl.float32) * out_tile.to(tl.float32), axis=1)
+    scale2 = scale * LOG2E
+    zero = tl.zeros([QUERIES, KEYS], tl.float32)
+    q_side = side(of_head(q, batch, head), query, queries, D, PADDED_D, CHUNK)
+    grad_side = side(of_head(grad, batch, head), query, queries, E, PADDED_E, CHUNK)
+    grad_head, out_head = of_head(grad, batch, head), of_head(out, batch, head)
+    row_delta = row_dots(grad_head, out_head, query, queries, E, PADDED_E)
     store_row(delta, row_delta, batch, head, query, queries)
     row_lse = load_lse(lse, batch, head, query, queries)
     total = tl.zeros([QUERIES, PADDED_D], tl.float32)
@@ -67,17 +72,18 @@ def query_gradient_kernel(
         end = tl.minimum(keys, start + QUERIES)
     for first in range(0, end, KEYS):
         key = first + tl.arange(0, KEYS)
-        k_tile = load(k, batch, head, key, keys, D, PADDED_D)
-        v_tile = load(v, batch, head, key, keys, E, PADDED_E)
+        k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
+        v_side = side(of_head(v, batch, head), key, keys, E, PADDED_E, CHUNK)
         counts = attended(mask, batch, query[:, None], key[None, :], queries, keys, CAUSAL)
-        scores = product(q_tile, k_tile, PRECISION) * (scale * LOG2E)
+        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale2
         p = probabilities(scores, row_lse[:, None], counts)
-        ds = p * (product(grad_tile, v_tile, PRECISION) - row_delta[:, None])
-        total = accumulate(total, ds, k_tile, PRECISION)
-    store(dq, total * scale, batch, head, query, queries, D, PADDED_D)
+        dp = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
+        ds = p * (dp - row_delta[:, None])
+        total = accumulate(total, ds, k_side, D, PADDED_D, CHUNK, PRECISION)
+    store(of_head(dq, batch, head), total * scale, query, queries, D, PADDED_D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "queries", "keys"])
 def key_gradients_kernel(
     grad,
     q,
@@ -100,12 +106,15 @@ def key_gradients_kernel(
     PRECISION: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
     """dk like k, dv like v. Tiles of scores are transposed: keys by queries."""
     batch, head, start = place(keys, heads, KEYS)
     key = start + tl.arange(0, KEYS)
-    k_tile = load(k, batch, head, key, keys, D, PADDED_D)
-    v_tile = load(v, batch, head, key, keys, E, PADDED_E)
+    scale2 = scale * LOG2E
+    zero = tl.zeros([KEYS, QUERIES], tl.float32)
+    k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
+    v_side = side(of_head(v, batch, head), key, keys, E, PADDED_E, CHUNK)
     dk_tile = tl.zeros([KEYS, PADDED_D], tl.float32)
     dv_tile = tl.zeros([KEYS, PADDED_E], tl.float32)
     begin = 0
@@ -113,18 +122,19 @@ def key_gradients_kernel(
         begin = start // QUERIES * QUERIES
     for first in range(begin, queries, QUERIES):
         query = first + tl.arange(0, QUERIES)
-        q_tile = load(q, batch, head, query, queries, D, PADDED_D)
-        grad_tile = load(grad, batch, head, query, queries, E, PADDED_E)
+        q_side = side(of_head(q, batch, head), query, queries, D, PADDED_D, CHUNK)
+        grad_side = side(of_head(grad, batch, head), query, queries, E, PADDED_E, CHUNK)
         row_lse = load_lse(lse, batch, head, query, queries)
         row_delta = load_row(delta, batch, head, query, queries)
         counts = attended(mask, batch, query[None, :], key[:, None], queries, keys, CAUSAL)
-        scores = product(k_tile, q_tile, PRECISION) * (scale * LOG2E)
+        scores = product(zero, k_side, q_side, D, PADDED_D, CHUNK, PRECISION) * scale2
         p = probabilities(scores, row_lse[None, :], counts)
-        dv_tile = accumulate(dv_tile, p, grad_tile, PRECISION)
-        ds = p * (product(v_tile, grad_tile, PRECISION) - row_delta[None, :])
-        dk_tile = accumulate(dk_tile, ds, q_tile, PRECISION)
-    store(dk, dk_tile * scale, batch, head, key, keys, D, PADDED_D)
-    store(dv, dv_tile, batch, head, key, keys, E, PADDED_E)
+        dv_tile = accumulate(dv_tile, p, grad_side, E, PADDED_E, CHUNK, PRECISION)
+        dp = product(zero, v_side, grad_side, E, PADDED_E, CHUNK, PRECISION)
+        ds = p * (dp - row_delta[None, :])
+        dk_tile = accumulate(dk_tile, ds, q_side, D, PADDED_D, CHUNK, PRECISION)
+    store(of_head(dk, batch, head), dk_tile * scale, key, keys, D, PADDED_D)
+    store(of_head(dv, batch, head), dv_tile, key, keys, E, PADDED_E)
 
 
 def attention_backward(

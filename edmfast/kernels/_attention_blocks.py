@@ -20,6 +20,7 @@ class Blocks(NamedTuple):
     keys: int
     warps: int
     stages: int
+    chunk: int = 128
 
 
 def blocks(kernel: str, bytes_per_number: int, width: int) -> Blocks:
@@ -41,6 +42,7 @@ def configuration(
         "PRECISION": precision(dtype),
         "QUERIES": chosen.queries,
         "KEYS": chosen.keys,
+        "CHUNK": chosen.chunk,
     }
     return constants, {"num_warps": chosen.warps, "num_stages": chosen.stages}
 

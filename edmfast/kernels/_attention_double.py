@@ -19,19 +19,21 @@ from edmfast.kernels._attention_tiles import (
     LOG2E,
     accumulate,
     attended,
-    load,
     load_lse,
     load_row,
+    of_head,
     place,
     probabilities,
     product,
+    row_dots,
+    side,
     store,
     store_row,
     strided,
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "queries", "keys"])
 def row_sums_kernel(
     a,
     b,
@@ -58,15 +60,18 @@ def row_sums_kernel(
     PRECISION: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
     """delta, t, g float32 [B, H, L]."""
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
-    q_tile = load(q, batch, head, query, queries, D, PADDED_D)
-    a_tile = load(a, batch, head, query, queries, D, PADDED_D)
-    grad_tile = load(grad, batch, head, query, queries, E, PADDED_E)
-    out_tile = load(out, batch, head, query, queries, E, PADDED_E)
-    row_delta = tl.sum(grad_tile.to(tl.float32) * out_tile.to(tl.float32), axis=1)
+    scale2 = scale * LOG2E
+    zero = tl.zeros([QUERIES, KEYS], tl.float32)
+    q_side = side(of_head(q, batch, head), query, queries, D, PADDED_D, CHUNK)
+    a_side = side(of_head(a, batch, head), query, queries, D, PADDED_D, CHUNK)
+    grad_side = side(of_head(grad, batch, head), query, queries, E, PADDED_E, CHUNK)
+    grad_head, out_head = of_head(grad, batch, head), of_head(out, batch, head)
+    row_delta = row_dots(grad_head, out_head, query, queries, E, PADDED_E)
     row_lse = load_lse(lse, batch, head, query, queries)
     sum_t = tl.zeros([QUERIES], tl.float32)
     sum_off = tl.zeros([QUERIES], tl.float32)
@@ -76,25 +81,27 @@ def row_sums_kernel(
         end = tl.minimum(keys, start + QUERIES)
     for first in range(0, end, KEYS):
         key = first + tl.arange(0, KEYS)
-        k_tile = load(k, batch, head, key, keys, D, PADDED_D)
+        k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
         counts = attended(mask, batch, query[:, None], key[None, :], queries, keys, CAUSAL)
-        scores = product(q_tile, k_tile, PRECISION) * (scale * LOG2E)
+        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale2
         p = probabilities(scores, row_lse[:, None], counts)
-        tangent = product(a_tile, k_tile, PRECISION)
-        b_tile = load(b, batch, head, key, keys, D, PADDED_D)
-        tangent = (tangent + product(q_tile, b_tile, PRECISION)) * scale
+        tangent = product(zero, a_side, k_side, D, PADDED_D, CHUNK, PRECISION)
+        b_side = side(of_head(b, batch, head), key, keys, D, PADDED_D, CHUNK)
+        tangent = product(tangent, q_side, b_side, D, PADDED_D, CHUNK, PRECISION) * scale
         sum_t += tl.sum(p * tangent, axis=1)
-        v_tile = load(v, batch, head, key, keys, E, PADDED_E)
-        off = product(grad_tile, v_tile, PRECISION) - row_delta[:, None]
+        v_side = side(of_head(v, batch, head), key, keys, E, PADDED_E, CHUNK)
+        off = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
+        off -= row_delta[:, None]
         sum_off += tl.sum(p * off, axis=1)
-        c_tile = load(c, batch, head, key, keys, E, PADDED_E)
-        sum_g += tl.sum(p * (off * tangent + product(grad_tile, c_tile, PRECISION)), axis=1)
+        c_side = side(of_head(c, batch, head), key, keys, E, PADDED_E, CHUNK)
+        r = product(zero, grad_side, c_side, E, PADDED_E, CHUNK, PRECISION)
+        sum_g += tl.sum(p * (off * tangent + r), axis=1)
     store_row(delta, row_delta, batch, head, query, queries)
     store_row(t, sum_t, batch, head, query, queries)
     store_row(g, sum_g - sum_t * sum_off, batch, head, query, queries)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "queries", "keys"])
 def query_second_kernel(
     a,
     b,
@@ -122,13 +129,16 @@ def query_second_kernel(
     PRECISION: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
     """g_grad like grad, gq like q."""
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
-    q_tile = load(q, batch, head, query, queries, D, PADDED_D)
-    a_tile = load(a, batch, head, query, queries, D, PADDED_D)
-    grad_tile = load(grad, batch, head, query, queries, E, PADDED_E)
+    scale2 = scale * LOG2E
+    zero = tl.zeros([QUERIES, KEYS], tl.float32)
+    q_side = side(of_head(q, batch, head), query, queries, D, PADDED_D, CHUNK)
+    a_side = side(of_head(a, batch, head), query, queries, D, PADDED_D, CHUNK)
+    grad_side = side(of_head(grad, batch, head), query, queries, E, PADDED_E, CHUNK)
     row_lse = load_lse(lse, batch, head, query, queries)
     row_delta = load_row(delta, batch, head, query, queries)
     row_t = load_row(t, batch, head, query, queries)
@@ -140,26 +150,29 @@ def query_second_kernel(
         end = tl.minimum(keys, start + QUERIES)
     for first in range(0, end, KEYS):
         key = first + tl.arange(0, KEYS)
-        k_tile = load(k, batch, head, key, keys, D, PADDED_D)
-        b_tile = load(b, batch, head, key, keys, D, PADDED_D)
-        v_tile = load(v, batch, head, key, keys, E, PADDED_E)
-        c_tile = load(c, batch, head, key, keys, E, PADDED_E)
+        k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
+        b_side = side(of_head(b, batch, head), key, keys, D, PADDED_D, CHUNK)
+        v_side = side(of_head(v, batch, head), key, keys, E, PADDED_E, CHUNK)
+        c_side = side(of_head(c, batch, head), key, keys, E, PADDED_E, CHUNK)
         counts = attended(mask, batch, query[:, None], key[None, :], queries, keys, CAUSAL)
-        scores = product(q_tile, k_tile, PRECISION) * (scale * LOG2E)
+        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale2
         p = probabilities(scores, row_lse[:, None], counts)
-        g_grad_tile = accumulate(g_grad_tile, p, c_tile, PRECISION)
-        tangent = product(a_tile, k_tile, PRECISION) + product(q_tile, b_tile, PRECISION)
+        g_grad_tile = accumulate(g_grad_tile, p, c_side, E, PADDED_E, CHUNK, PRECISION)
+        tangent = product(zero, a_side, k_side, D, PADDED_D, CHUNK, PRECISION)
+        tangent = product(tangent, q_side, b_side, D, PADDED_D, CHUNK, PRECISION)
         tangent = tangent * scale - row_t[:, None]
-        g_grad_tile = accumulate(g_grad_tile, p * tangent, v_tile, PRECISION)
-        off = product(grad_tile, v_tile, PRECISION) - row_delta[:, None]
-        gq_tile = accumulate(gq_tile, p * off, b_tile, PRECISION)
-        ds2 = p * (off * tangent + (product(grad_tile, c_tile, PRECISION) - row_g[:, None]))
-        gq_tile = accumulate(gq_tile, ds2, k_tile, PRECISION)
-    store(gq, gq_tile * scale, batch, head, query, queries, D, PADDED_D)
-    store(g_grad, g_grad_tile, batch, head, query, queries, E, PADDED_E)
+        g_grad_tile = accumulate(g_grad_tile, p * tangent, v_side, E, PADDED_E, CHUNK, PRECISION)
+        off = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
+        off -= row_delta[:, None]
+        gq_tile = accumulate(gq_tile, p * off, b_side, D, PADDED_D, CHUNK, PRECISION)
+        r = product(zero, grad_side, c_side, E, PADDED_E, CHUNK, PRECISION) - row_g[:, None]
+        ds2 = p * (off * tangent + r)
+        gq_tile = accumulate(gq_tile, ds2, k_side, D, PADDED_D, CHUNK, PRECISION)
+    store(of_head(gq, batch, head), gq_tile * scale, query, queries, D, PADDED_D)
+    store(of_head(g_grad, batch, head), g_grad_tile, query, queries, E, PADDED_E)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "queries", "keys"])
 def key_second_kernel(
     a,
     b,
@@ -187,14 +200,17 @@ def key_second_kernel(
     PRECISION: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
     """gk like k, gv like v. Tiles of scores are transposed: keys by queries."""
     batch, head, start = place(keys, heads, KEYS)
     key = start + tl.arange(0, KEYS)
-    k_tile = load(k, batch, head, key, keys, D, PADDED_D)
-    b_tile = load(b, batch, head, key, keys, D, PADDED_D)
-    v_tile = load(v, batch, head, key, keys, E, PADDED_E)
-    c_tile = load(c, batch, head, key, keys, E, PADDED_E)
+    scale2 = scale * LOG2E
+    zero = tl.zeros([KEYS, QUERIES], tl.float32)
+    k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
+    b_side = side(of_head(b, batch, head), key, keys, D, PADDED_D, CHUNK)
+    v_side = side(of_head(v, batch, head), key, keys, E, PADDED_E, CHUNK)
+    c_side = side(of_head(c, batch, head), key, keys, E, PADDED_E, CHUNK)
     gk_tile = tl.zeros([KEYS, PADDED_D], tl.float32)
     gv_tile = tl.zeros([KEYS, PADDED_E], tl.float32)
     begin = 0
@@ -202,25 +218,28 @@ def key_second_kernel(
         begin = start // QUERIES * QUERIES
     for first in range(begin, queries, QUERIES):
         query = first + tl.arange(0, QUERIES)
-        q_tile = load(q, batch, head, query, queries, D, PADDED_D)
-        a_tile = load(a, batch, head, query, queries, D, PADDED_D)
-        grad_tile = load(grad, batch, head, query, queries, E, PADDED_E)
+        q_side = side(of_head(q, batch, head), query, queries, D, PADDED_D, CHUNK)
+        a_side = side(of_head(a, batch, head), query, queries, D, PADDED_D, CHUNK)
+        grad_side = side(of_head(grad, batch, head), query, queries, E, PADDED_E, CHUNK)
         row_lse = load_lse(lse, batch, head, query, queries)
         row_delta = load_row(delta, batch, head, query, queries)
         row_t = load_row(t, batch, head, query, queries)
         row_g = load_row(g, batch, head, query, queries)
         counts = attended(mask, batch, query[None, :], key[:, None], queries, keys, CAUSAL)
-        scores = product(k_tile, q_tile, PRECISION) * (scale * LOG2E)
+        scores = product(zero, k_side, q_side, D, PADDED_D, CHUNK, PRECISION) * scale2
         p = probabilities(scores, row_lse[None, :], counts)
-        tangent = product(k_tile, a_tile, PRECISION) + product(b_tile, q_tile, PRECISION)
+        tangent = product(zero, k_side, a_side, D, PADDED_D, CHUNK, PRECISION)
+        tangent = product(tangent, b_side, q_side, D, PADDED_D, CHUNK, PRECISION)
         tangent = tangent * scale - row_t[None, :]
-        gv_tile = accumulate(gv_tile, p * tangent, grad_tile, PRECISION)
-        off = product(v_tile, grad_tile, PRECISION) - row_delta[None, :]
-        gk_tile = accumulate(gk_tile, p * off, a_tile, PRECISION)
-        ds2 = p * (off * tangent + (product(c_tile, grad_tile, PRECISION) - row_g[None, :]))
-        gk_tile = accumulate(gk_tile, ds2, q_tile, PRECISION)
-    store(gk, gk_tile * scale, batch, head, key, keys, D, PADDED_D)
-    store(gv, gv_tile, batch, head, key, keys, E, PADDED_E)
+        gv_tile = accumulate(gv_tile, p * tangent, grad_side, E, PADDED_E, CHUNK, PRECISION)
+        off = product(zero, v_side, grad_side, E, PADDED_E, CHUNK, PRECISION)
+        off -= row_delta[None, :]
+        gk_tile = accumulate(gk_tile, p * off, a_side, D, PADDED_D, CHUNK, PRECISION)
+        r = product(zero, c_side, grad_side, E, PADDED_E, CHUNK, PRECISION) - row_g[None, :]
+        ds2 = p * (off * tangent + r)
+        gk_tile = accumulate(gk_tile, ds2, q_side, D, PADDED_D, CHUNK, PRECISION)
+    store(of_head(gk, batch, head), gk_tile * scale, key, keys, D, PADDED_D)
+    store(of_head(gv, batch, head), gv_tile, key, keys, E, PADDED_E)
 
 
 def attention_double_backward(

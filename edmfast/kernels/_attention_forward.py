@@ -16,16 +16,17 @@ from edmfast.kernels._attention_tiles import (
     LOG2E,
     accumulate,
     attended,
-    load,
+    of_head,
     place,
     product,
+    side,
     store,
     store_row,
     strided,
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "queries", "keys"])
 def forward_kernel(
     q,
     k,
@@ -45,12 +46,14 @@ def forward_kernel(
     PRECISION: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
     """out [B, H, L, E], lse float32 [B, H, L]."""
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
     scale *= LOG2E
-    q_tile = load(q, batch, head, query, queries, D, PADDED_D)
+    zero = tl.zeros([QUERIES, KEYS], tl.float32)
+    q_side = side(of_head(q, batch, head), query, queries, D, PADDED_D, CHUNK)
     best = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     weighted = tl.zeros([QUERIES, PADDED_E], tl.float32)
@@ -59,20 +62,22 @@ def forward_kernel(
         end = tl.minimum(keys, start + QUERIES)
     for first in range(0, end, KEYS):
         key = first + tl.arange(0, KEYS)
-        k_tile = load(k, batch, head, key, keys, D, PADDED_D)
+        k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
         counts = attended(mask, batch, query[:, None], key[None, :], queries, keys, CAUSAL)
-        scores = tl.where(counts, product(q_tile, k_tile, PRECISION) * scale, float("-inf"))
+        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION)
+        scores = tl.where(counts, scores * scale, float("-inf"))
         highest = tl.maximum(best, tl.max(scores, axis=1))
         # a row without keys so far: exp(-inf - 0) = 0
         centre = tl.where(highest == float("-inf"), 0.0, highest)
         p = tl.exp2(scores - centre[:, None])
         shrink = tl.exp2(best - centre)
         total = total * shrink + tl.sum(p, axis=1)
-        v_tile = load(v, batch, head, key, keys, E, PADDED_E)
-        weighted = accumulate(weighted * shrink[:, None], p, v_tile, PRECISION)
+        v_side = side(of_head(v, batch, head), key, keys, E, PADDED_E, CHUNK)
+        weighted *= shrink[:, None]
+        weighted = accumulate(weighted, p, v_side, E, PADDED_E, CHUNK, PRECISION)
         best = highest
     weighted /= tl.where(total == 0.0, 1.0, total)[:, None]
-    store(out, weighted, batch, head, query, queries, E, PADDED_E)
+    store(of_head(out, batch, head), weighted, query, queries, E, PADDED_E)
     store_row(lse, (best + tl.log2(total)) / LOG2E, batch, head, query, queries)
 
 

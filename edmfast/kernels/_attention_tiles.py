@@ -26,32 +26,70 @@ def place(length, heads, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _address(tensor, batch, head, position, PADDED: tl.constexpr):
-    columns = tl.arange(0, PADDED).to(tl.int64)[None, :] * tensor[4]
-    rows = position.to(tl.int64)[:, None] * tensor[3]
-    return tensor[0] + (batch * tensor[1] + head * tensor[2]) + rows + columns
+def _at(tensor, position, length, first, WIDTH: tl.constexpr, COLUMNS: tl.constexpr):
+    """(addresses, whether they exist) of columns from `first` of rows of a tensor."""
+    column = first + tl.arange(0, COLUMNS)
+    rows = position.to(tl.int64)[:, None] * tensor[1]
+    exists = (position < length)[:, None]
+    if WIDTH % COLUMNS != 0:
+        exists = exists & (column < WIDTH)[None, :]
+    return tensor[0] + rows + column.to(tl.int64)[None, :] * tensor[2], exists
 
 
 @triton.jit
-def _inside(position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    inside = (position < length)[:, None]
-    if WIDTH < PADDED:
-        inside = inside & (tl.arange(0, PADDED) < WIDTH)[None, :]
-    return inside
+def of_head(tensor, batch, head):
+    """(pointer, strides of rows and columns) of one head of a tensor."""
+    return tensor[0] + (batch * tensor[1] + head * tensor[2]), tensor[3], tensor[4]
 
 
 @triton.jit
-def load(tensor, batch, head, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    """[positions, PADDED], 0 outside of [length, WIDTH]."""
-    address = _address(tensor, batch, head, position, PADDED)
-    return tl.load(address, mask=_inside(position, length, WIDTH, PADDED), other=0.0)
+def load(tensor, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    """[positions, PADDED] of a head, 0 outside of [length, WIDTH]."""
+    address, exists = _at(tensor, position, length, 0, WIDTH, PADDED)
+    return tl.load(address, mask=exists, other=0.0)
 
 
 @triton.jit
-def store(tensor, value, batch, head, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    address = _address(tensor, batch, head, position, PADDED)
-    value = value.to(tensor[0].dtype.element_ty)
-    tl.store(address, value, mask=_inside(position, length, WIDTH, PADDED))
+def store(tensor, value, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    address, exists = _at(tensor, position, length, 0, WIDTH, PADDED)
+    tl.store(address, value.to(tensor[0].dtype.element_ty), mask=exists)
+
+
+@triton.jit
+def row_dots(x, y, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    """The sums of x y over each row of a head, in float32."""
+    x_tile = load(x, position, length, WIDTH, PADDED).to(tl.float32)
+    return tl.sum(x_tile * load(y, position, length, WIDTH, PADDED).to(tl.float32), axis=1)
+
+
+@triton.jit
+def side(tensor, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr, CHUNK: tl.constexpr):
+    """A side of a product: its tile, held, or where it is, when CHUNK columns of it are held at a time."""
+    where = tensor[0], tensor[1], tensor[2], position, length
+    return where if CHUNK < PADDED else load(tensor, position, length, WIDTH, PADDED)
+
+
+@triton.jit
+def product(
+    total,
+    x,
+    y,
+    WIDTH: tl.constexpr,
+    PADDED: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """total + x yᵀ of two sides."""
+    if CHUNK < PADDED:
+        for first in range(0, WIDTH, CHUNK):
+            address, exists = _at(x, x[3], x[4], first, WIDTH, CHUNK)
+            x_chunk = tl.load(address, mask=exists, other=0.0)
+            address, exists = _at(y, y[3], y[4], first, WIDTH, CHUNK)
+            y_chunk = tl.load(address, mask=exists, other=0.0)
+            total = tl.dot(x_chunk, y_chunk.T, total, input_precision=PRECISION)
+    else:
+        total = tl.dot(x, y.T, total, input_precision=PRECISION)
+    return total
 
 
 @triton.jit
@@ -87,15 +125,18 @@ def attended(mask, batch, query, key, queries, keys, CAUSAL: tl.constexpr):
 
 
 @triton.jit
-def product(x, y, PRECISION: tl.constexpr):
-    """x yᵀ in float32."""
-    return tl.dot(x, y.T, input_precision=PRECISION)
-
-
-@triton.jit
-def accumulate(total, x, y, PRECISION: tl.constexpr):
-    """total + x y, x rounded to the precision of y."""
-    return tl.dot(x.to(y.dtype), y, total, input_precision=PRECISION)
+def accumulate(
+    total,
+    x,
+    y,
+    WIDTH: tl.constexpr,
+    PADDED: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """total + x y of a tile of scores, rounded to the precision of y, and a side."""
+    y_tile = load(y, y[3], y[4], WIDTH, PADDED) if CHUNK < PADDED else y
+    return tl.dot(x.to(y_tile.dtype), y_tile, total, input_precision=PRECISION)
 
 
 @triton.jit
