@@ -13,7 +13,6 @@ from torch import Tensor
 
 from edmfast.kernels._attention_blocks import launch
 from edmfast.kernels._attention_tiles import (
-    LOG2E,
     accumulate,
     attended,
     load_lse,
@@ -58,7 +57,6 @@ def query_gradient_kernel(
     """dq like q; delta float32 [B, H, L]."""
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
-    scale2 = scale * LOG2E
     zero = tl.zeros([QUERIES, KEYS], tl.float32)
     q_side = side(of_head(q, batch, head), query, queries, D, PADDED_D, CHUNK)
     grad_side = side(of_head(grad, batch, head), query, queries, E, PADDED_E, CHUNK)
@@ -74,8 +72,8 @@ def query_gradient_kernel(
         key = first + tl.arange(0, KEYS)
         k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
         v_side = side(of_head(v, batch, head), key, keys, E, PADDED_E, CHUNK)
-        counts = attended(mask, batch, query[:, None], key[None, :], queries, keys, CAUSAL)
-        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale2
+        counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
+        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale
         p = probabilities(scores, row_lse[:, None], counts)
         dp = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
         ds = p * (dp - row_delta[:, None])
@@ -111,7 +109,6 @@ def key_gradients_kernel(
     """dk like k, dv like v. Tiles of scores are transposed: keys by queries."""
     batch, head, start = place(keys, heads, KEYS)
     key = start + tl.arange(0, KEYS)
-    scale2 = scale * LOG2E
     zero = tl.zeros([KEYS, QUERIES], tl.float32)
     k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
     v_side = side(of_head(v, batch, head), key, keys, E, PADDED_E, CHUNK)
@@ -126,8 +123,8 @@ def key_gradients_kernel(
         grad_side = side(of_head(grad, batch, head), query, queries, E, PADDED_E, CHUNK)
         row_lse = load_lse(lse, batch, head, query, queries)
         row_delta = load_row(delta, batch, head, query, queries)
-        counts = attended(mask, batch, query[None, :], key[:, None], queries, keys, CAUSAL)
-        scores = product(zero, k_side, q_side, D, PADDED_D, CHUNK, PRECISION) * scale2
+        counts = attended(mask, batch, query[None, :], key[:, None], keys, CAUSAL)
+        scores = product(zero, k_side, q_side, D, PADDED_D, CHUNK, PRECISION) * scale
         p = probabilities(scores, row_lse[None, :], counts)
         dv_tile = accumulate(dv_tile, p, grad_side, E, PADDED_E, CHUNK, PRECISION)
         dp = product(zero, v_side, grad_side, E, PADDED_E, CHUNK, PRECISION)

@@ -16,23 +16,47 @@ from edmfast.kernels._attention_tiles import padded, precision
 
 
 class Blocks(NamedTuple):
+    """Queries and keys of a tile of scores, and how many columns of a head's tiles are held at a time:
+    fewer than there are cost reading again, in every product, what is then in the cache."""
+
     queries: int
     keys: int
     warps: int
-    stages: int
-    chunk: int = 128
+    stages: int = 1
+    columns: int = 128
 
 
-def blocks(kernel: str, bytes_per_number: int, width: int) -> Blocks:
-    return Blocks(64, 64, 4, 1)
+# for heads of up to 16, 32, 64 and 128
+_WIDTHS = (16, 32, 64, 128)
+_HALF = {
+    "forward": ((128, 64, 4, 3), (128, 64, 4, 3), (128, 64, 8, 3), (128, 64, 8, 2)),
+    "query_gradient": ((128, 64, 8, 2), (128, 64, 8, 2), (128, 64, 8, 2), (128, 32, 8, 2)),
+    "key_gradients": ((64, 128, 8, 2), (64, 128, 8, 2), (32, 128, 8, 2), (32, 64, 8, 2)),
+    "row_sums": ((128, 64, 8), (128, 64, 8), (128, 64, 8), (64, 64, 8, 1, 64)),
+    "query_second": ((128, 64, 8), (128, 32, 8), (32, 64, 4, 2), (64, 32, 8, 1, 32)),
+    "key_second": ((64, 128, 8), (32, 128, 8), (32, 64, 4, 2), (32, 64, 8, 1, 32)),
+}
+_SINGLE = {
+    "forward": ((128, 64, 8), (128, 64, 8), (128, 32, 8), (64, 32, 8, 1, 16)),
+    "query_gradient": ((128, 64, 8), (128, 64, 8, 1, 16), (128, 32, 8, 1, 16), (64, 32, 8, 1, 16)),
+    "key_gradients": ((32, 128, 4), (32, 128, 8, 1, 16), (32, 64, 8, 1, 16), (64, 32, 8, 1, 16)),
+    "row_sums": ((128, 32, 8), (128, 64, 8, 1, 16), (128, 64, 8, 1, 16), (128, 64, 8, 1, 16)),
+    "query_second": ((32, 16, 4), (64, 32, 4, 1, 16), (32, 64, 8, 1, 16), (32, 16, 8, 1, 16)),
+    "key_second": ((32, 64, 8), (32, 64, 4, 1, 16), (64, 32, 8, 1, 16), (32, 16, 4, 1, 16)),
+}
+
+
+def blocks(kernel: str, dtype: torch.dtype, width: int) -> Blocks:
+    table = _SINGLE if dtype == torch.float32 else _HALF
+    return Blocks(*table[kernel][_WIDTHS.index(width)])
 
 
 def configuration(
     kernel: str, dtype: torch.dtype, d: int, e: int, causal: bool
-) -> tuple[dict[str, Any], dict[str, int]]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(constants of a kernel, options of its compilation)."""
     sizes = padded(d), padded(e)
-    chosen = blocks(kernel, dtype.itemsize, max(sizes))
+    chosen = blocks(kernel, dtype, max(sizes))
     constants = {
         "D": d,
         "E": e,
@@ -42,9 +66,10 @@ def configuration(
         "PRECISION": precision(dtype),
         "QUERIES": chosen.queries,
         "KEYS": chosen.keys,
-        "CHUNK": chosen.chunk,
+        "CHUNK": chosen.columns,
     }
-    return constants, {"num_warps": chosen.warps, "num_stages": chosen.stages}
+    options = {"num_warps": chosen.warps, "num_stages": chosen.stages, "enable_fp_fusion": True}
+    return constants, options
 
 
 def launch(

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from edmfast.kernels._attention_blocks import launch
 from edmfast.kernels._attention_tiles import (
-    LOG2E,
     accumulate,
     attended,
     load_lse,
@@ -65,7 +64,6 @@ def row_sums_kernel(
     """delta, t, g float32 [B, H, L]."""
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
-    scale2 = scale * LOG2E
     zero = tl.zeros([QUERIES, KEYS], tl.float32)
     q_side = side(of_head(q, batch, head), query, queries, D, PADDED_D, CHUNK)
     a_side = side(of_head(a, batch, head), query, queries, D, PADDED_D, CHUNK)
@@ -82,8 +80,8 @@ def row_sums_kernel(
     for first in range(0, end, KEYS):
         key = first + tl.arange(0, KEYS)
         k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
-        counts = attended(mask, batch, query[:, None], key[None, :], queries, keys, CAUSAL)
-        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale2
+        counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
+        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale
         p = probabilities(scores, row_lse[:, None], counts)
         tangent = product(zero, a_side, k_side, D, PADDED_D, CHUNK, PRECISION)
         b_side = side(of_head(b, batch, head), key, keys, D, PADDED_D, CHUNK)
@@ -134,7 +132,6 @@ def query_second_kernel(
     """g_grad like grad, gq like q."""
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
-    scale2 = scale * LOG2E
     zero = tl.zeros([QUERIES, KEYS], tl.float32)
     q_side = side(of_head(q, batch, head), query, queries, D, PADDED_D, CHUNK)
     a_side = side(of_head(a, batch, head), query, queries, D, PADDED_D, CHUNK)
@@ -154,8 +151,8 @@ def query_second_kernel(
         b_side = side(of_head(b, batch, head), key, keys, D, PADDED_D, CHUNK)
         v_side = side(of_head(v, batch, head), key, keys, E, PADDED_E, CHUNK)
         c_side = side(of_head(c, batch, head), key, keys, E, PADDED_E, CHUNK)
-        counts = attended(mask, batch, query[:, None], key[None, :], queries, keys, CAUSAL)
-        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale2
+        counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
+        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale
         p = probabilities(scores, row_lse[:, None], counts)
         g_grad_tile = accumulate(g_grad_tile, p, c_side, E, PADDED_E, CHUNK, PRECISION)
         tangent = product(zero, a_side, k_side, D, PADDED_D, CHUNK, PRECISION)
@@ -205,7 +202,6 @@ def key_second_kernel(
     """gk like k, gv like v. Tiles of scores are transposed: keys by queries."""
     batch, head, start = place(keys, heads, KEYS)
     key = start + tl.arange(0, KEYS)
-    scale2 = scale * LOG2E
     zero = tl.zeros([KEYS, QUERIES], tl.float32)
     k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
     b_side = side(of_head(b, batch, head), key, keys, D, PADDED_D, CHUNK)
@@ -225,8 +221,8 @@ def key_second_kernel(
         row_delta = load_row(delta, batch, head, query, queries)
         row_t = load_row(t, batch, head, query, queries)
         row_g = load_row(g, batch, head, query, queries)
-        counts = attended(mask, batch, query[None, :], key[:, None], queries, keys, CAUSAL)
-        scores = product(zero, k_side, q_side, D, PADDED_D, CHUNK, PRECISION) * scale2
+        counts = attended(mask, batch, query[None, :], key[:, None], keys, CAUSAL)
+        scores = product(zero, k_side, q_side, D, PADDED_D, CHUNK, PRECISION) * scale
         p = probabilities(scores, row_lse[None, :], counts)
         tangent = product(zero, k_side, a_side, D, PADDED_D, CHUNK, PRECISION)
         tangent = product(tangent, b_side, q_side, D, PADDED_D, CHUNK, PRECISION)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from edmfast.kernels._attention_blocks import launch
 from edmfast.kernels._attention_tiles import (
-    LOG2E,
     accumulate,
     attended,
     of_head,
@@ -51,7 +50,6 @@ def forward_kernel(
     """out [B, H, L, E], lse float32 [B, H, L]."""
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
-    scale *= LOG2E
     zero = tl.zeros([QUERIES, KEYS], tl.float32)
     q_side = side(of_head(q, batch, head), query, queries, D, PADDED_D, CHUNK)
     best = tl.full([QUERIES], float("-inf"), tl.float32)
@@ -63,14 +61,14 @@ def forward_kernel(
     for first in range(0, end, KEYS):
         key = first + tl.arange(0, KEYS)
         k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
-        counts = attended(mask, batch, query[:, None], key[None, :], queries, keys, CAUSAL)
+        counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
         scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION)
         scores = tl.where(counts, scores * scale, float("-inf"))
         highest = tl.maximum(best, tl.max(scores, axis=1))
         # a row without keys so far: exp(-inf - 0) = 0
         centre = tl.where(highest == float("-inf"), 0.0, highest)
-        p = tl.exp2(scores - centre[:, None])
-        shrink = tl.exp2(best - centre)
+        p = tl.exp(scores - centre[:, None])
+        shrink = tl.exp(best - centre)
         total = total * shrink + tl.sum(p, axis=1)
         v_side = side(of_head(v, batch, head), key, keys, E, PADDED_E, CHUNK)
         weighted *= shrink[:, None]
@@ -78,7 +76,7 @@ def forward_kernel(
         best = highest
     weighted /= tl.where(total == 0.0, 1.0, total)[:, None]
     store(of_head(out, batch, head), weighted, query, queries, E, PADDED_E)
-    store_row(lse, (best + tl.log2(total)) / LOG2E, batch, head, query, queries)
+    store_row(lse, best + tl.log(total), batch, head, query, queries)
 
 
 def attention(

@@ -13,8 +13,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LOG2E = tl.constexpr(1.4426950408889634)
-
 
 @triton.jit
 def place(length, heads, BLOCK: tl.constexpr):
@@ -107,15 +105,16 @@ def store_row(tensor, value, batch, head, position, length):
 
 @triton.jit
 def load_lse(lse, batch, head, position, length):
-    """Times log₂ e; inf for a row without keys, whose probabilities are then 0."""
+    """inf for a row without keys, whose probabilities are then 0."""
     row = load_row(lse, batch, head, position, length)
-    return tl.where(row == float("-inf"), float("inf"), row) * LOG2E
+    return tl.where(row == float("-inf"), float("inf"), row)
 
 
 @triton.jit
-def attended(mask, batch, query, key, queries, keys, CAUSAL: tl.constexpr):
-    """Which scores of a tile count; `mask` is a bool tensor [B, M] or None."""
-    counts = (query < queries) & (key < keys)
+def attended(mask, batch, query, key, keys, CAUSAL: tl.constexpr):
+    """Which scores of a tile count; `mask` is a bool tensor [B, M] or None. Queries beyond the last, whose
+    tiles are 0, add nothing anywhere."""
+    counts = key < keys
     if mask is not None:
         address = mask[0] + batch * mask[1] + key.to(tl.int64) * mask[2]
         counts = counts & (tl.load(address, mask=key < keys, other=0) != 0)
@@ -141,8 +140,8 @@ def accumulate(
 
 @triton.jit
 def probabilities(scores, lse, counts):
-    """exp(scores - lse) where the scores count, both of them times log₂ e; else 0."""
-    return tl.where(counts, tl.exp2(scores - lse), 0.0)
+    """exp(scores - lse) where the scores count, else 0."""
+    return tl.where(counts, tl.exp(scores - lse), 0.0)
 
 
 def strided(tensor: Tensor) -> tuple[Any, ...]:
@@ -150,9 +149,12 @@ def strided(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """Of products: what torch's own matrix products use for float32; half precisions have one way."""
-    asked = torch.backends.cuda.matmul.fp32_precision
-    return "tf32" if dtype == torch.float32 and asked == "tf32" else "ieee"
+    """Of products. float32: TF32 where torch's own matrix products use it, else three of them, of the high
+    and low parts, which lose two bits of float32; without tensor cores ("ieee") every useful size spills.
+    """
+    if dtype != torch.float32:
+        return "ieee"  # there is one way to multiply half precisions
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
 
 
 def padded(width: int) -> int:

@@ -2,7 +2,7 @@
 
 Tiles of P and of all that is made of it live in registers and are computed anew by every pass, with
 sums in float32; products of half precisions round such tiles to them first. What the kernels have no
-blocks for, float64 and heads wider than 128, runs on the reference.
+blocks for, float64 and heads wider than 128 (or of no width), runs on the reference.
 Sources: Dao et al. 2022, arXiv 2205.14135; Dao 2023, arXiv 2307.08691.
 """
 
@@ -27,7 +27,8 @@ def _where_it_fits(kernels: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(kernels)
     def choose(*arguments: Any) -> Any:
         tensors = [x for x in arguments if isinstance(x, torch.Tensor) and x.dim() == 4]
-        fits = tensors[0].dtype in _DTYPES and max(t.shape[3] for t in tensors) <= _WIDEST
+        widths = {tensor.shape[3] for tensor in tensors}
+        fits = tensors[0].dtype in _DTYPES and min(widths) > 0 and max(widths) <= _WIDEST
         return (kernels if fits else fallback)(*arguments)
 
     return choose
