@@ -25,7 +25,6 @@ from edmfast.kernels._attention_tiles import (
     side,
     store,
     store_row,
-    strided,
 )
 
 
@@ -53,14 +52,15 @@ def query_gradient_kernel(
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     CHUNK: tl.constexpr,
+    UNIT: tl.constexpr,
 ):
     """dq like q; delta float32 [B, H, L]."""
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
     zero = tl.zeros([QUERIES, KEYS], tl.float32)
-    q_side = side(of_head(q, batch, head), query, queries, D, PADDED_D, CHUNK)
-    grad_side = side(of_head(grad, batch, head), query, queries, E, PADDED_E, CHUNK)
-    grad_head, out_head = of_head(grad, batch, head), of_head(out, batch, head)
+    q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
+    grad_side = side(of_head(grad, batch, head, UNIT), query, queries, E, PADDED_E, CHUNK)
+    grad_head, out_head = of_head(grad, batch, head, UNIT), of_head(out, batch, head, UNIT)
     row_delta = row_dots(grad_head, out_head, query, queries, E, PADDED_E)
     store_row(delta, row_delta, batch, head, query, queries)
     row_lse = load_lse(lse, batch, head, query, queries)
@@ -70,15 +70,15 @@ def query_gradient_kernel(
         end = tl.minimum(keys, start + QUERIES)
     for first in range(0, end, KEYS):
         key = first + tl.arange(0, KEYS)
-        k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
-        v_side = side(of_head(v, batch, head), key, keys, E, PADDED_E, CHUNK)
+        k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
+        v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
         counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
         scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale
         p = probabilities(scores, row_lse[:, None], counts)
         dp = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
         ds = p * (dp - row_delta[:, None])
         total = accumulate(total, ds, k_side, D, PADDED_D, CHUNK, PRECISION)
-    store(of_head(dq, batch, head), total * scale, query, queries, D, PADDED_D)
+    store(of_head(dq, batch, head, UNIT), total * scale, query, queries, D, PADDED_D)
 
 
 @triton.jit(do_not_specialize=["heads", "queries", "keys"])
@@ -105,13 +105,14 @@ def key_gradients_kernel(
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     CHUNK: tl.constexpr,
+    UNIT: tl.constexpr,
 ):
     """dk like k, dv like v. Tiles of scores are transposed: keys by queries."""
     batch, head, start = place(keys, heads, KEYS)
     key = start + tl.arange(0, KEYS)
     zero = tl.zeros([KEYS, QUERIES], tl.float32)
-    k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
-    v_side = side(of_head(v, batch, head), key, keys, E, PADDED_E, CHUNK)
+    k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
+    v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
     dk_tile = tl.zeros([KEYS, PADDED_D], tl.float32)
     dv_tile = tl.zeros([KEYS, PADDED_E], tl.float32)
     begin = 0
@@ -119,8 +120,8 @@ def key_gradients_kernel(
         begin = start // QUERIES * QUERIES
     for first in range(begin, queries, QUERIES):
         query = first + tl.arange(0, QUERIES)
-        q_side = side(of_head(q, batch, head), query, queries, D, PADDED_D, CHUNK)
-        grad_side = side(of_head(grad, batch, head), query, queries, E, PADDED_E, CHUNK)
+        q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
+        grad_side = side(of_head(grad, batch, head, UNIT), query, queries, E, PADDED_E, CHUNK)
         row_lse = load_lse(lse, batch, head, query, queries)
         row_delta = load_row(delta, batch, head, query, queries)
         counts = attended(mask, batch, query[None, :], key[:, None], keys, CAUSAL)
@@ -130,8 +131,8 @@ def key_gradients_kernel(
         dp = product(zero, v_side, grad_side, E, PADDED_E, CHUNK, PRECISION)
         ds = p * (dp - row_delta[None, :])
         dk_tile = accumulate(dk_tile, ds, q_side, D, PADDED_D, CHUNK, PRECISION)
-    store(of_head(dk, batch, head), dk_tile * scale, key, keys, D, PADDED_D)
-    store(of_head(dv, batch, head), dv_tile, key, keys, E, PADDED_E)
+    store(of_head(dk, batch, head, UNIT), dk_tile * scale, key, keys, D, PADDED_D)
+    store(of_head(dv, batch, head, UNIT), dv_tile, key, keys, E, PADDED_E)
 
 
 def attention_backward(
@@ -147,11 +148,9 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `edmfast.reference.attention.attention_backward`."""
     dq, dk, dv = (tensor.new_empty(tensor.shape) for tensor in (q, k, v))
-    delta = strided(q.new_empty(q.shape[:3], dtype=torch.float32))
-    inputs = [strided(tensor) for tensor in (grad, q, k, v)]
-    mask = None if key_mask is None else strided(key_mask)
-    first = (*inputs, strided(out), strided(lse), mask, strided(dq), delta)
-    launch(query_gradient_kernel, q, v, first, scale, causal)
-    second = (*inputs, strided(lse), mask, delta, strided(dk), strided(dv))
-    launch(key_gradients_kernel, q, v, second, scale, causal)
+    delta = q.new_empty(q.shape[:3], dtype=torch.float32)
+    first = (grad, q, k, v, out, lse, key_mask, dq, delta)
+    launch(query_gradient_kernel, first, q, v, scale, causal)
+    second = (grad, q, k, v, lse, key_mask, delta, dk, dv)
+    launch(key_gradients_kernel, second, q, v, scale, causal)
     return dq, dk, dv

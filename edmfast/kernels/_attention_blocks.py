@@ -6,13 +6,13 @@ sm_86 and sm_89 have; `python -m bench.compile_report` lists both.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
-
-from edmfast.kernels._attention_tiles import padded, precision
 
 
 class Blocks(NamedTuple):
@@ -32,16 +32,16 @@ _HALF = {
     "forward": ((128, 64, 4, 3), (128, 64, 4, 3), (128, 64, 8, 3), (128, 64, 8, 2)),
     "query_gradient": ((128, 64, 8, 2), (128, 64, 8, 2), (128, 64, 8, 2), (128, 32, 8, 2)),
     "key_gradients": ((64, 128, 8, 2), (64, 128, 8, 2), (32, 128, 8, 2), (32, 64, 8, 2)),
-    "row_sums": ((128, 64, 8), (128, 64, 8), (128, 64, 8), (64, 64, 8, 1, 64)),
-    "query_second": ((128, 64, 8), (128, 32, 8), (32, 64, 4, 2), (64, 32, 8, 1, 32)),
-    "key_second": ((64, 128, 8), (32, 128, 8), (32, 64, 4, 2), (32, 64, 8, 1, 32)),
+    "row_sums": ((128, 64, 8), (128, 32, 8, 2), (128, 32, 8, 2), (64, 64, 8, 1, 64)),
+    "query_second": ((128, 64, 8), (128, 32, 8), (32, 64, 4, 2), (32, 64, 8, 1, 64)),
+    "key_second": ((64, 128, 8), (32, 128, 8), (32, 64, 8, 2), (32, 64, 8, 1, 32)),
 }
 _SINGLE = {
     "forward": ((128, 64, 8), (128, 64, 8), (128, 32, 8), (64, 32, 8, 1, 16)),
-    "query_gradient": ((128, 64, 8), (128, 64, 8, 1, 16), (128, 32, 8, 1, 16), (64, 32, 8, 1, 16)),
-    "key_gradients": ((32, 128, 4), (32, 128, 8, 1, 16), (32, 64, 8, 1, 16), (64, 32, 8, 1, 16)),
-    "row_sums": ((128, 32, 8), (128, 64, 8, 1, 16), (128, 64, 8, 1, 16), (128, 64, 8, 1, 16)),
-    "query_second": ((32, 16, 4), (64, 32, 4, 1, 16), (32, 64, 8, 1, 16), (32, 16, 8, 1, 16)),
+    "query_gradient": ((128, 32, 8), (128, 64, 8, 1, 16), (128, 32, 8, 1, 16), (64, 32, 8, 1, 16)),
+    "key_gradients": ((32, 128, 4), (32, 128, 8, 1, 16), (64, 32, 8, 1, 16), (64, 32, 8, 1, 16)),
+    "row_sums": ((128, 32, 8), (128, 64, 8, 1, 16), (128, 32, 8, 1, 16), (128, 32, 8, 1, 16)),
+    "query_second": ((32, 16, 4), (64, 32, 8, 1, 16), (32, 64, 8, 1, 16), (32, 16, 8, 1, 16)),
     "key_second": ((32, 64, 8), (32, 64, 4, 1, 16), (64, 32, 8, 1, 16), (32, 16, 4, 1, 16)),
 }
 
@@ -51,38 +51,66 @@ def blocks(kernel: str, dtype: torch.dtype, width: int) -> Blocks:
     return Blocks(*table[kernel][_WIDTHS.index(width)])
 
 
+def precision(dtype: torch.dtype) -> str:
+    """Of products. float32: TF32 where torch's own matrix products use it, else three of them, of the high
+    and low parts, which lose two bits of float32; without tensor cores ("ieee") every useful size spills.
+    """
+    if dtype != torch.float32:
+        return "ieee"  # there is one way to multiply half precisions
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
+
+
 def configuration(
-    kernel: str, dtype: torch.dtype, d: int, e: int, causal: bool
+    kernel: str, dtype: torch.dtype, d: int, e: int, causal: bool, unit: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(constants of a kernel, options of its compilation)."""
-    sizes = padded(d), padded(e)
-    chosen = blocks(kernel, dtype, max(sizes))
+    padded_d, padded_e = (max(16, triton.next_power_of_2(width)) for width in (d, e))
+    chosen = blocks(kernel, dtype, max(padded_d, padded_e))
     constants = {
         "D": d,
         "E": e,
-        "PADDED_D": sizes[0],
-        "PADDED_E": sizes[1],
+        "PADDED_D": padded_d,
+        "PADDED_E": padded_e,
         "CAUSAL": causal,
         "PRECISION": precision(dtype),
         "QUERIES": chosen.queries,
         "KEYS": chosen.keys,
         "CHUNK": chosen.columns,
+        "UNIT": unit,
     }
     options = {"num_warps": chosen.warps, "num_stages": chosen.stages, "enable_fp_fusion": True}
     return constants, options
 
 
+def _strided(tensor: Tensor | None, unit: int) -> tuple[Any, ...] | None:
+    if tensor is None or tensor.dim() < 4:
+        return None if tensor is None else (tensor, *tensor.stride())
+    *outer, last = tensor.stride()
+    return (tensor, *(stride // unit for stride in outer), last)
+
+
 def launch(
-    kernel: Any, q: Tensor, v: Tensor, tensors: tuple[Any, ...], scale: float, causal: bool
+    kernel: Any,
+    tensors: Sequence[Tensor | None],
+    q: Tensor,
+    v: Tensor,
+    scale: float,
+    causal: bool,
 ) -> None:
-    """A program for every block of keys of a head where the kernel's name says so, else of queries."""
+    """A program for every block of keys of a head where the kernel's name says so, else of queries.
+
+    Strides in units of 16 bytes, where all of them are, let the compiler load as much at once.
+    """
     name = kernel.__name__.removesuffix("_kernel")
-    constants, options = configuration(name, q.dtype, q.shape[3], v.shape[3], causal)
+    outer = [s for t in tensors if t is not None and t.dim() == 4 for s in t.stride()[:3]]
+    unit = math.gcd(16 // q.itemsize, *outer)
+    constants, options = configuration(name, q.dtype, q.shape[3], v.shape[3], causal, unit)
     (batch, heads, queries), keys = q.shape[:3], v.shape[2]
     if name.startswith("key"):
         programs = batch * heads * triton.cdiv(keys, constants["KEYS"])
     else:
         programs = batch * heads * triton.cdiv(queries, constants["QUERIES"])
     if programs:
+        given = [_strided(tensor, unit) for tensor in tensors]
         with torch.cuda.device_of(q):
-            kernel[(programs,)](*tensors, scale, heads, queries, keys, **constants, **options)
+            kernel[(programs,)](*given, scale, heads, queries, keys, **constants, **options)

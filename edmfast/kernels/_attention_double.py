@@ -1,10 +1,8 @@
-"""Double backward of attention by Triton, in the notation of `edmfast.reference.attention`.
+"""Double backward of attention by Triton, in the letters of `edmfast.reference.attention`.
 
-Three passes: over blocks of queries for the row sums δ, t and g; over blocks of queries for gQ and the
-cotangent of dO; over blocks of keys for gK and gV. Each recomputes its tiles of P, dP, T and R. With
-D = dP - δ, dS₂ = P ∘ (D ∘ (T - t) + R - g), g = Σ P ∘ (D ∘ (T - t) + R) = Σ P ∘ (D ∘ T + R) - t Σ P ∘ D:
-a constant of the row in the brackets drops out, and the sums need one look at every key. Σ P ∘ D is 0
-but for the rounding of O, which g has to share.
+Three passes, each of which makes its tiles of P, dP, T and R anew: over blocks of queries for the row sums
+δ, t and g; over blocks of queries for gQ and the cotangent of dO; over blocks of keys for gK and gV. With
+D = dP - δ, dS₂ = P ∘ (D ∘ (T - t) + R - g): a constant of the row within the brackets drops out.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from edmfast.kernels._attention_blocks import launch
+from edmfast.kernels._attention_sums import row_sums_kernel
 from edmfast.kernels._attention_tiles import (
     accumulate,
     attended,
@@ -24,79 +23,9 @@ from edmfast.kernels._attention_tiles import (
     place,
     probabilities,
     product,
-    row_dots,
     side,
     store,
-    store_row,
-    strided,
 )
-
-
-@triton.jit(do_not_specialize=["heads", "queries", "keys"])
-def row_sums_kernel(
-    a,
-    b,
-    c,
-    grad,
-    q,
-    k,
-    v,
-    out,
-    lse,
-    mask,
-    delta,
-    t,
-    g,
-    scale,
-    heads,
-    queries,
-    keys,
-    D: tl.constexpr,
-    E: tl.constexpr,
-    PADDED_D: tl.constexpr,
-    PADDED_E: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    PRECISION: tl.constexpr,
-    QUERIES: tl.constexpr,
-    KEYS: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
-    """delta, t, g float32 [B, H, L]."""
-    batch, head, start = place(queries, heads, QUERIES)
-    query = start + tl.arange(0, QUERIES)
-    zero = tl.zeros([QUERIES, KEYS], tl.float32)
-    q_side = side(of_head(q, batch, head), query, queries, D, PADDED_D, CHUNK)
-    a_side = side(of_head(a, batch, head), query, queries, D, PADDED_D, CHUNK)
-    grad_side = side(of_head(grad, batch, head), query, queries, E, PADDED_E, CHUNK)
-    grad_head, out_head = of_head(grad, batch, head), of_head(out, batch, head)
-    row_delta = row_dots(grad_head, out_head, query, queries, E, PADDED_E)
-    row_lse = load_lse(lse, batch, head, query, queries)
-    sum_t = tl.zeros([QUERIES], tl.float32)
-    sum_off = tl.zeros([QUERIES], tl.float32)
-    sum_g = tl.zeros([QUERIES], tl.float32)
-    end = keys
-    if CAUSAL:
-        end = tl.minimum(keys, start + QUERIES)
-    for first in range(0, end, KEYS):
-        key = first + tl.arange(0, KEYS)
-        k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
-        counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
-        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale
-        p = probabilities(scores, row_lse[:, None], counts)
-        tangent = product(zero, a_side, k_side, D, PADDED_D, CHUNK, PRECISION)
-        b_side = side(of_head(b, batch, head), key, keys, D, PADDED_D, CHUNK)
-        tangent = product(tangent, q_side, b_side, D, PADDED_D, CHUNK, PRECISION) * scale
-        sum_t += tl.sum(p * tangent, axis=1)
-        v_side = side(of_head(v, batch, head), key, keys, E, PADDED_E, CHUNK)
-        off = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
-        off -= row_delta[:, None]
-        sum_off += tl.sum(p * off, axis=1)
-        c_side = side(of_head(c, batch, head), key, keys, E, PADDED_E, CHUNK)
-        r = product(zero, grad_side, c_side, E, PADDED_E, CHUNK, PRECISION)
-        sum_g += tl.sum(p * (off * tangent + r), axis=1)
-    store_row(delta, row_delta, batch, head, query, queries)
-    store_row(t, sum_t, batch, head, query, queries)
-    store_row(g, sum_g - sum_t * sum_off, batch, head, query, queries)
 
 
 @triton.jit(do_not_specialize=["heads", "queries", "keys"])
@@ -128,14 +57,15 @@ def query_second_kernel(
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     CHUNK: tl.constexpr,
+    UNIT: tl.constexpr,
 ):
     """g_grad like grad, gq like q."""
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
     zero = tl.zeros([QUERIES, KEYS], tl.float32)
-    q_side = side(of_head(q, batch, head), query, queries, D, PADDED_D, CHUNK)
-    a_side = side(of_head(a, batch, head), query, queries, D, PADDED_D, CHUNK)
-    grad_side = side(of_head(grad, batch, head), query, queries, E, PADDED_E, CHUNK)
+    q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
+    a_side = side(of_head(a, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
+    grad_side = side(of_head(grad, batch, head, UNIT), query, queries, E, PADDED_E, CHUNK)
     row_lse = load_lse(lse, batch, head, query, queries)
     row_delta = load_row(delta, batch, head, query, queries)
     row_t = load_row(t, batch, head, query, queries)
@@ -147,10 +77,10 @@ def query_second_kernel(
         end = tl.minimum(keys, start + QUERIES)
     for first in range(0, end, KEYS):
         key = first + tl.arange(0, KEYS)
-        k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
-        b_side = side(of_head(b, batch, head), key, keys, D, PADDED_D, CHUNK)
-        v_side = side(of_head(v, batch, head), key, keys, E, PADDED_E, CHUNK)
-        c_side = side(of_head(c, batch, head), key, keys, E, PADDED_E, CHUNK)
+        k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
+        b_side = side(of_head(b, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
+        v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
+        c_side = side(of_head(c, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
         counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
         scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale
         p = probabilities(scores, row_lse[:, None], counts)
@@ -165,8 +95,8 @@ def query_second_kernel(
         r = product(zero, grad_side, c_side, E, PADDED_E, CHUNK, PRECISION) - row_g[:, None]
         ds2 = p * (off * tangent + r)
         gq_tile = accumulate(gq_tile, ds2, k_side, D, PADDED_D, CHUNK, PRECISION)
-    store(of_head(gq, batch, head), gq_tile * scale, query, queries, D, PADDED_D)
-    store(of_head(g_grad, batch, head), g_grad_tile, query, queries, E, PADDED_E)
+    store(of_head(gq, batch, head, UNIT), gq_tile * scale, query, queries, D, PADDED_D)
+    store(of_head(g_grad, batch, head, UNIT), g_grad_tile, query, queries, E, PADDED_E)
 
 
 @triton.jit(do_not_specialize=["heads", "queries", "keys"])
@@ -198,15 +128,16 @@ def key_second_kernel(
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     CHUNK: tl.constexpr,
+    UNIT: tl.constexpr,
 ):
     """gk like k, gv like v. Tiles of scores are transposed: keys by queries."""
     batch, head, start = place(keys, heads, KEYS)
     key = start + tl.arange(0, KEYS)
     zero = tl.zeros([KEYS, QUERIES], tl.float32)
-    k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
-    b_side = side(of_head(b, batch, head), key, keys, D, PADDED_D, CHUNK)
-    v_side = side(of_head(v, batch, head), key, keys, E, PADDED_E, CHUNK)
-    c_side = side(of_head(c, batch, head), key, keys, E, PADDED_E, CHUNK)
+    k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
+    b_side = side(of_head(b, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
+    v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
+    c_side = side(of_head(c, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
     gk_tile = tl.zeros([KEYS, PADDED_D], tl.float32)
     gv_tile = tl.zeros([KEYS, PADDED_E], tl.float32)
     begin = 0
@@ -214,9 +145,9 @@ def key_second_kernel(
         begin = start // QUERIES * QUERIES
     for first in range(begin, queries, QUERIES):
         query = first + tl.arange(0, QUERIES)
-        q_side = side(of_head(q, batch, head), query, queries, D, PADDED_D, CHUNK)
-        a_side = side(of_head(a, batch, head), query, queries, D, PADDED_D, CHUNK)
-        grad_side = side(of_head(grad, batch, head), query, queries, E, PADDED_E, CHUNK)
+        q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
+        a_side = side(of_head(a, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
+        grad_side = side(of_head(grad, batch, head, UNIT), query, queries, E, PADDED_E, CHUNK)
         row_lse = load_lse(lse, batch, head, query, queries)
         row_delta = load_row(delta, batch, head, query, queries)
         row_t = load_row(t, batch, head, query, queries)
@@ -234,8 +165,8 @@ def key_second_kernel(
         r = product(zero, c_side, grad_side, E, PADDED_E, CHUNK, PRECISION) - row_g[None, :]
         ds2 = p * (off * tangent + r)
         gk_tile = accumulate(gk_tile, ds2, q_side, D, PADDED_D, CHUNK, PRECISION)
-    store(of_head(gk, batch, head), gk_tile * scale, key, keys, D, PADDED_D)
-    store(of_head(gv, batch, head), gv_tile, key, keys, E, PADDED_E)
+    store(of_head(gk, batch, head, UNIT), gk_tile * scale, key, keys, D, PADDED_D)
+    store(of_head(gv, batch, head, UNIT), gv_tile, key, keys, E, PADDED_E)
 
 
 def attention_double_backward(
@@ -254,11 +185,10 @@ def attention_double_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `edmfast.reference.attention.attention_double_backward`."""
     g_grad, gq, gk, gv = (tensor.new_empty(tensor.shape) for tensor in (grad, q, k, v))
-    sums = [strided(q.new_empty(q.shape[:3], dtype=torch.float32)) for _ in range(3)]
-    inputs = [strided(tensor) for tensor in (a, b, c, grad, q, k, v)]
-    mask = None if key_mask is None else strided(key_mask)
-    launch(row_sums_kernel, q, v, (*inputs, strided(out), strided(lse), mask, *sums), scale, causal)
-    rest = (*inputs, strided(lse), mask, *sums)
-    launch(query_second_kernel, q, v, (*rest, strided(g_grad), strided(gq)), scale, causal)
-    launch(key_second_kernel, q, v, (*rest, strided(gk), strided(gv)), scale, causal)
+    sums = [q.new_empty(q.shape[:3], dtype=torch.float32) for _ in range(3)]
+    inputs = (a, b, c, grad, q, k, v)
+    launch(row_sums_kernel, (*inputs, out, lse, key_mask, *sums), q, v, scale, causal)
+    rest = (*inputs, lse, key_mask, *sums)
+    launch(query_second_kernel, (*rest, g_grad, gq), q, v, scale, causal)
+    launch(key_second_kernel, (*rest, gk, gv), q, v, scale, causal)
     return g_grad, gq, gk, gv

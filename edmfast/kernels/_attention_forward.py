@@ -21,7 +21,6 @@ from edmfast.kernels._attention_tiles import (
     side,
     store,
     store_row,
-    strided,
 )
 
 
@@ -46,12 +45,13 @@ def forward_kernel(
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     CHUNK: tl.constexpr,
+    UNIT: tl.constexpr,
 ):
     """out [B, H, L, E], lse float32 [B, H, L]."""
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
     zero = tl.zeros([QUERIES, KEYS], tl.float32)
-    q_side = side(of_head(q, batch, head), query, queries, D, PADDED_D, CHUNK)
+    q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
     best = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     weighted = tl.zeros([QUERIES, PADDED_E], tl.float32)
@@ -60,7 +60,7 @@ def forward_kernel(
         end = tl.minimum(keys, start + QUERIES)
     for first in range(0, end, KEYS):
         key = first + tl.arange(0, KEYS)
-        k_side = side(of_head(k, batch, head), key, keys, D, PADDED_D, CHUNK)
+        k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
         counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
         scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION)
         scores = tl.where(counts, scores * scale, float("-inf"))
@@ -70,12 +70,12 @@ def forward_kernel(
         p = tl.exp(scores - centre[:, None])
         shrink = tl.exp(best - centre)
         total = total * shrink + tl.sum(p, axis=1)
-        v_side = side(of_head(v, batch, head), key, keys, E, PADDED_E, CHUNK)
+        v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
         weighted *= shrink[:, None]
         weighted = accumulate(weighted, p, v_side, E, PADDED_E, CHUNK, PRECISION)
         best = highest
     weighted /= tl.where(total == 0.0, 1.0, total)[:, None]
-    store(of_head(out, batch, head), weighted, query, queries, E, PADDED_E)
+    store(of_head(out, batch, head, UNIT), weighted, query, queries, E, PADDED_E)
     store_row(lse, best + tl.log(total), batch, head, query, queries)
 
 
@@ -85,7 +85,5 @@ def attention(
     """See `edmfast.reference.attention.attention`."""
     out = q.new_empty(*q.shape[:3], v.shape[3])
     lse = q.new_empty(q.shape[:3], dtype=torch.float32)
-    tensors = [strided(tensor) for tensor in (q, k, v)]
-    mask = None if key_mask is None else strided(key_mask)
-    launch(forward_kernel, q, v, (*tensors, mask, strided(out), strided(lse)), scale, causal)
+    launch(forward_kernel, (q, k, v, key_mask, out, lse), q, v, scale, causal)
     return out, lse

@@ -1,4 +1,4 @@
-"""Tiles of attention: where a program works, what it loads, which scores count, how large its blocks are.
+"""Tiles of attention: where a program works, what it loads and multiplies, which scores count.
 
 A tensor comes to a kernel as a tuple of its pointer and its strides, so no view is copied; addresses are
 int64. `query` and `key` are positions, one of them a column and the other a row of a tile of scores.
@@ -6,12 +6,8 @@ int64. `query` and `key` are positions, one of them a column and the other a row
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 
 @triton.jit
@@ -35,9 +31,10 @@ def _at(tensor, position, length, first, WIDTH: tl.constexpr, COLUMNS: tl.conste
 
 
 @triton.jit
-def of_head(tensor, batch, head):
-    """(pointer, strides of rows and columns) of one head of a tensor."""
-    return tensor[0] + (batch * tensor[1] + head * tensor[2]), tensor[3], tensor[4]
+def of_head(tensor, batch, head, UNIT: tl.constexpr):
+    """(pointer, strides of rows and columns) of one head of a tensor, whose other strides come in UNITs."""
+    offset = (batch * tensor[1] + head * tensor[2]) * UNIT
+    return tensor[0] + offset, tl.cast(tensor[3], tl.int64) * UNIT, tensor[4]
 
 
 @triton.jit
@@ -142,20 +139,3 @@ def accumulate(
 def probabilities(scores, lse, counts):
     """exp(scores - lse) where the scores count, else 0."""
     return tl.where(counts, tl.exp(scores - lse), 0.0)
-
-
-def strided(tensor: Tensor) -> tuple[Any, ...]:
-    return (tensor, *tensor.stride())
-
-
-def precision(dtype: torch.dtype) -> str:
-    """Of products. float32: TF32 where torch's own matrix products use it, else three of them, of the high
-    and low parts, which lose two bits of float32; without tensor cores ("ieee") every useful size spills.
-    """
-    if dtype != torch.float32:
-        return "ieee"  # there is one way to multiply half precisions
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
-
-
-def padded(width: int) -> int:
-    return max(16, triton.next_power_of_2(width))

@@ -70,8 +70,8 @@ def _attend(
         key_mask = _key_mask(attn_mask).expand(*lead, keys)
         if _differs(key_mask):
             batch = lead
-        else:
-            key_mask = key_mask[(slice(None), *[0] * (len(lead) - 1))]
+        for _ in lead[len(batch) :]:
+            key_mask = key_mask.select(1, 0)
         key_mask = key_mask.reshape(batch.numel(), keys)
     heads = batch.numel(), lead[len(batch) :].numel()
     q, k, v = (

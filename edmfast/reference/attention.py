@@ -170,5 +170,5 @@ def attention_double_backward(
         gv[heads] += moved.mT @ cotangent
         g_grad[heads, rows] = (moved @ values).add_(p @ c_values).to(grad.dtype)
     gk, gv = gk.to(k.dtype), gv.to(v.dtype)
-    queries = g_grad.unflatten(0, lead), gq.unflatten(0, lead)
-    return *queries, gk.unflatten(0, lead), gv.unflatten(0, lead)
+    g_grad, gq = g_grad.unflatten(0, lead), gq.unflatten(0, lead)
+    return g_grad, gq, gk.unflatten(0, lead), gv.unflatten(0, lead)

@@ -154,6 +154,17 @@ def test_rows_without_keys_are_zero(run, generator, dtype):
     assert out[0, :, 3:].any(-1).all()
 
 
+def test_scores_that_overflow_downwards_are_those_of_no_key(run):
+    q = torch.full((1, 1, 2, 16), 1e30)
+    v = torch.ones(1, 1, 3, 16)
+    options = None, 1.0, False
+    found = run(kernel, "attention", q, -q[:, :, :1].expand(1, 1, 3, 16), v, *options)
+    assert not found[0].any()
+    arguments = q, q, -q[:, :, :1].expand(1, 1, 3, 16), v, *found, *options
+    for value in run(kernel, "attention_backward", *arguments):
+        assert not value.any()
+
+
 def test_any_strides(run, generator):
     """The bits of the same numbers laid out plainly: views are read where they are."""
     a, b, c, grad, q, k, v = make(generator, torch.float32, 2, 2, 20, 33, 16, 24)
@@ -208,7 +219,7 @@ def test_the_reference_does_the_rest(run, generator, dtype, d, e):
 
 
 def test_products_are_as_exact_as_those_of_torch():
-    from edmfast.kernels._attention_tiles import precision
+    from edmfast.kernels._attention_blocks import precision
 
     before = torch.get_float32_matmul_precision()
     try:
