@@ -65,7 +65,7 @@ def cases() -> dict[str, tuple[Any, ...]]:
     for kernel in KERNELS:
         name = "attention " + kernel.__name__.removesuffix("_kernel").replace("_", " ")
         for dtype in (torch.bfloat16, torch.float32):
-            for width in (32, 64, 128):
+            for width in (64, 128):
                 key = f"{name} {str(dtype).removeprefix('torch.')} {width}"
                 found[key] = (kernel, *arguments(kernel, dtype, width, True, True))
         constants, *rest = arguments(kernel, torch.float32, 128, True, True)

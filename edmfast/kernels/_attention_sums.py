@@ -2,7 +2,8 @@
 
 δ = rowsum(dO ∘ O), t = Σ P ∘ T and, with D = dP - δ, g = Σ P ∘ (D ∘ (T - t) + R)
 = Σ P ∘ (D ∘ T + R) - t Σ P ∘ D, for which one look at every key is enough. Σ P ∘ D is 0 but for the
-rounding of O, which g has to share. The letters are those of `edmfast.reference.attention`.
+rounding of O, which g has to share; dP would do in the place of D, with larger terms. The letters are
+those of `edmfast.reference.attention`.
 """
 
 from __future__ import annotations

@@ -198,6 +198,18 @@ def test_out_and_lse_of_any_strides(run, generator):
             assert torch.equal(ours, wanted)
 
 
+def test_the_rounding_of_out_is_shared(run, generator):
+    """Row sums of P ∘ (dP - δ) are those of the `out` that is given, here far from the exact one."""
+    tensors = make(generator, torch.float32, 1, 2, 20, 33, 16, 24)
+    out, lse = reference.attention(*tensors[4:], None, 0.3, False)
+    given = *tensors, out + 0.1, lse
+    found = run(kernel, "attention_double_backward", *given, None, 0.3, False)
+    doubles = [tensor.double() for tensor in given]
+    truth = reference.attention_double_backward(*doubles, None, 0.3, False)
+    for ours, wanted in zip(found, truth, strict=True):
+        torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("batch", "heads", "length", "keys"), [(0, 2, 3, 4), (2, 0, 3, 4), (2, 2, 0, 4), (2, 2, 3, 0)]
 )
