@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
+from bench import compile_attention
 from edmfast.kernels import _resample_large as large
-from edmfast.kernels import noise, propagate, resample, weigh
+from edmfast.kernels import noise, potential, propagate, resample, weigh
 from edmfast.kernels._tiles import tiling
 
-Case = tuple[Any, dict[str, Any], dict[str, Any], int]  # kernel, constants, types, warps
+
+class Case(NamedTuple):
+    """Keys are names of arguments, or the places of entries in arguments that are tuples."""
+
+    kernel: Any
+    constants: dict[Any, Any]
+    types: dict[str, Any]
+    options: dict[str, Any]
+    attributes: dict[Any, Any]
+
+
+def _exact(kernel: Any, constants: dict[str, Any], types: dict[str, Any], warps: int) -> Case:
+    """A kernel whose products and sums round on their own."""
+    return Case(kernel, constants, types, {"num_warps": warps, "enable_fp_fusion": False}, {})
+
 
 _TYPES = {
     "log_weights": "*fp32",
@@ -30,14 +45,14 @@ _TILE, _WIDTH = {"TILE": large.TILE}, {"WIDTH": 1024}
 
 
 def _small(levels: int) -> Case:
-    return resample.small_kernel, {"LEVELS": levels}, {}, resample.small_warps(levels)
+    return _exact(resample.small_kernel, {"LEVELS": levels}, {}, resample.small_warps(levels))
 
 
 def _sampled(
     kernel: Any, constants: dict[str, Any], types: dict[str, Any], particles: int, blocks: int
 ) -> Case:
     rows, columns, warps = tiling(particles, blocks)
-    return kernel, constants | {"ROWS": rows, "COLUMNS": columns}, types, warps
+    return _exact(kernel, constants | {"ROWS": rows, "COLUMNS": columns}, types, warps)
 
 
 def _step(models: int, dtype: str, particles: int, blocks: int) -> Case:
@@ -50,18 +65,34 @@ def _weighing(models: int, dtype: str, powers: bool) -> Case:
     types: dict[str, Any] = dict.fromkeys(["log_weights", "out", "spreads", "exponents"], "*fp64")
     types |= {"reset": "*u1", "ratio": dtype, "now": (dtype,) * models, "past": (dtype,) * models}
     constants = {"MODELS": models, "WEIGH": True, "TILE": weigh.TILE}
-    return weigh.weigh_kernel, constants | ({} if powers else {"exponents": None}), types, 4
+    absent = {} if powers else {"exponents": None}
+    return _exact(weigh.weigh_kernel, constants | absent, types, 4)
+
+
+_POTENTIAL = {
+    "potential": potential.potential_kernel,
+    "potential backward": potential.backward_kernel,
+    "potential double backward": potential.double_backward_kernel,
+    "potential assemble": potential.assemble_kernel,
+    "potential assemble backward": potential.assemble_backward_kernel,
+}
+
+
+def _states(kernel: Any, dtype: str, elements: int) -> Case:
+    numbers: dict[str, Any] = {"rows": "i32", "elements": "i32"}
+    types = dict.fromkeys(kernel.arg_names, dtype) | numbers
+    return _exact(kernel, potential.tile(4096, elements), types, potential.WARPS)
 
 
 CASES: dict[str, Case] = {
     "resample small tiny": _small(5),
     "resample small middle": _small(10),
     "resample small largest": _small((resample.SMALL - 1).bit_length()),
-    "resample large maximum": (large.maximum_kernel, _TILE, {}, 8),
-    "resample large sum": (large.sum_kernel, _TILE, {}, 8),
-    "resample large decide": (large.decide_kernel, _WIDTH, {}, 4),
-    "resample large slot": (large.slot_kernel, _TILE, {}, 8),
-    "resample large owner": (large.owner_kernel, _TILE | {"LEVELS": 20}, {}, 8),
+    "resample large maximum": _exact(large.maximum_kernel, _TILE, {}, 8),
+    "resample large sum": _exact(large.sum_kernel, _TILE, {}, 8),
+    "resample large decide": _exact(large.decide_kernel, _WIDTH, {}, 4),
+    "resample large slot": _exact(large.slot_kernel, _TILE, {}, 8),
+    "resample large owner": _exact(large.owner_kernel, _TILE | {"LEVELS": 20}, {}, 8),
     "noise rows": _sampled(noise.noise_kernel, {}, {"out": "*fp32"}, 1000, 16),
     "noise columns": _sampled(noise.noise_kernel, {}, {"out": "*fp64"}, 1000, 3072),
     "propagate 1": _step(1, "*fp32", 1000, 1),
@@ -71,17 +102,23 @@ CASES: dict[str, Case] = {
     "weigh 1": _weighing(1, "*fp32", False),
     "weigh 8": _weighing(8, "*fp64", True),
 }
+CASES |= {
+    f"{name} {dtype} {elements}": _states(kernel, f"*{dtype}", elements)
+    for name, kernel in _POTENTIAL.items()
+    for dtype, elements in (("fp32", 2), ("fp32", 64), ("fp64", 12_288))
+}
+CASES |= {name: Case(*case) for name, case in compile_attention.cases().items()}
 
 
 def compiled(case: str, capability: int) -> Any:
     """What Triton makes of a case for a compute capability such as 90."""
-    kernel, constants, types, warps = CASES[case]
+    kernel, constants, types, options, attributes = CASES[case]
     signature = {
         name: "constexpr" if name in constants else (_TYPES | types).get(name, "i32")
         for name in kernel.arg_names
     }
     return compile(
-        ASTSource(kernel, signature, constants),
+        ASTSource(kernel, signature, constants, attributes),
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": warps, "enable_fp_fusion": False},
+        options=options,
     )

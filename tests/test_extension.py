@@ -76,7 +76,12 @@ torch.version.cuda, torch.cuda.is_available = "13.0", lambda: True
 from edmfast import _extension, ops
 from edmfast.reference.noise import noise
 has = torch._C._dispatch_has_kernel_for_dispatch_key
-names = ["noise", "potential", "propagate", "score_gram", "systematic_resample", "weigh_and_resample"]
+names = [
+    *("attention", "attention_backward", "attention_double_backward", "noise", "potential"),
+    *("potential_assemble", "potential_assemble_backward", "potential_backward"),
+    *("potential_double_backward", "propagate", "score_gram", "systematic_resample"),
+    "weigh_and_resample",
+]
 facts = {
     "status": _extension.kernel_status(),
     "registered": [name for name in names if has(f"edmfast::{name}", "CUDA")],
@@ -107,15 +112,47 @@ def test_triton_stands_in_for_a_missing_cuda_library(reference):
         assert "EDMFAST_REFERENCE=1" in facts["status"]["triton"]
     else:
         assert facts["registered"] == [
+            "attention",
+            "attention_backward",
+            "attention_double_backward",
             "noise",
             "potential",
+            "potential_assemble",
+            "potential_assemble_backward",
+            "potential_backward",
+            "potential_double_backward",
             "propagate",
             "systematic_resample",
             "weigh_and_resample",
         ]
-        assert set(facts["registered"]) <= set(facts["status"]["triton"].split(", "))
+        assert set(facts["registered"]) == set(facts["status"]["triton"].split(", "))
         assert facts["status"]["cuda"].startswith("off: no compiled library")
         assert facts["same"]
+
+
+WITH_A_LIBRARY = """
+import torch
+library = torch.library.Library("edmfast", "IMPL", "CUDA")
+library.impl("noise", lambda *given: None)
+torch.version.cuda, torch.cuda.is_available = "13.0", lambda: True
+from edmfast import _extension, ops
+print(_extension.kernel_status()["triton"])
+"""
+
+
+def test_triton_leaves_to_the_cuda_library_what_that_has():
+    pytest.importorskip("triton")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITH_A_LIBRARY],
+        env=os.environ | {"CC": "cc"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    live = done.stdout.strip().split(", ")
+    assert "noise" not in live
+    assert {"attention", "propagate"} <= set(live)
 
 
 def test_what_was_built_is_there():

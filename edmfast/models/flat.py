@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 from sympy import Integer
-from torch import Tensor, _inductor
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import (
     DimDynamic,
@@ -107,21 +108,21 @@ class Flat:
         def function(*tensors: Tensor) -> tuple[Tensor, ...]:
             return self.function(tensors[:count], tensors[count:])
 
-        options = _inductor.list_mode_options(self.mode) if self._on_gpu(inputs) else {}
+        mode = self.mode if self._on_gpu(inputs) else None
         if not any(dynamic):
             graph = make_fx(function)(*given)
-            call = _inductor.compile(graph, given, options)
+            call = compile_graph(graph, given, mode)
             return _Graph(call, [[*tensor.shape] for tensor in inputs], [])
         # one symbol to a size, though several be alike now
         shapes = ShapeEnv(duck_shape=False)
-        mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
+        faker = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
         fakes: list[Any] = [
-            *(_fake(mode, tensor, set()) for tensor in fixed),
-            *(_fake(mode, tensor, dims) for tensor, dims in zip(inputs, dynamic, strict=True)),
+            *(_fake(faker, tensor, set()) for tensor in fixed),
+            *(_fake(faker, tensor, dims) for tensor, dims in zip(inputs, dynamic, strict=True)),
         ]
         graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*fakes)
-        # its cache looks at the guards of sizes that are arguments only, not at those of tensors
-        call = _inductor.compile(graph, fakes, options | {"force_disable_caches": True})
+        # the compiler's cache looks at guards of sizes that are arguments only, not at those of tensors
+        call = compile_graph(graph, fakes, mode, {"force_disable_caches": True})
         sizes = [[_symbol(size) for size in fake.shape] for fake in fakes[count:]]
         # the compiler adds guards too, where it decides by a size
         return _Graph(call, sizes, [guard.expr for guard in shapes.guards])
@@ -135,6 +136,15 @@ class Flat:
 
     def _on_gpu(self, inputs: Tensors) -> bool:
         return any(tensor.is_cuda for tensor in inputs)
+
+
+def compile_graph(
+    graph: GraphModule, inputs: list[Any], mode: str | None, options: dict[str, Any] | None = None
+) -> Callable[..., tuple[Tensor, ...]]:
+    """By inductor, which takes a second to import and imports Triton: not before it is needed."""
+    from torch import _inductor
+
+    return _inductor.compile(graph, inputs, _inductor.list_mode_options(mode) | (options or {}))
 
 
 def _state_of(fixed: Tensors, inputs: Tensors) -> Hashable:

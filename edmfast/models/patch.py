@@ -64,18 +64,33 @@ def _attend(
             "patched attention has neither dropout nor grouped queries, "
             f"got dropout_p={dropout_p}, enable_gqa={enable_gqa}"
         )
-    key_mask = None if attn_mask is None else _key_mask(attn_mask, query, key)
-    lead = query.shape[:-2]
-    key, value = (t.expand(*lead, *t.shape[-2:]) for t in (key, value))
-    q, k, v = (t.reshape(lead.numel(), *t.shape[-2:]) for t in (query, key, value))
+    lead, keys = query.shape[:-2], key.shape[-2]
+    batch, key_mask = lead[:1], None
+    if attn_mask is not None:
+        key_mask = _key_mask(attn_mask).expand(*lead, keys)
+        if _differs(key_mask):
+            batch = lead
+        for _ in lead[len(batch) :]:
+            key_mask = key_mask.select(1, 0)
+        key_mask = key_mask.reshape(batch.numel(), keys)
+    heads = batch.numel(), lead[len(batch) :].numel()
+    q, k, v = (
+        tensor.expand(*lead, *tensor.shape[-2:]).reshape(*heads, *tensor.shape[-2:])
+        for tensor in (query, key, value)
+    )
     out = attention(q, k, v, scale, is_causal, key_mask)
     return out.reshape(*query.shape[:-1], value.shape[-1])
 
 
-def _key_mask(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """bool [heads, M] of a mask that is the same for all queries: bool, or of zeros and -inf, which is
+def _differs(mask: Tensor) -> bool:
+    """Whether an expanded mask [batch, .., M] has more than one row for an entry of the batch."""
+    inner = zip(mask.shape[1:-1], mask.stride()[1:-1], strict=True)
+    return any(size == 0 or (size > 1 and stride > 0) for size, stride in inner)
+
+
+def _key_mask(mask: Tensor) -> Tensor:
+    """bool [.., M] of a mask that is the same for all queries: bool, or of zeros and -inf, which is
     looked at on the host. ValueError for any other."""
-    lead, keys = query.shape[:-2], key.shape[-2]
     if mask.dim() > 1 and mask.shape[-2] != 1:
         raise ValueError(
             "patched attention takes masks of keys, of one row for all queries, "
@@ -86,7 +101,7 @@ def _key_mask(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
         if not bool((kept | (mask == -math.inf)).all()):
             raise ValueError("patched attention takes no mask but of zeros and -inf, or of bool")
         mask = kept
-    return mask.expand(*lead, 1, keys).reshape(lead.numel(), keys)
+    return mask.squeeze(-2) if mask.dim() > 1 else mask
 
 
 def patch_attention(module: nn.Module) -> nn.Module:

@@ -4,8 +4,9 @@
 recomputes the probabilities a block at a time from Q, K and the log-sum-exp of the rows, so nothing of
 size L x M is kept. Forward, backward and double backward are operators of their own; a third derivative
 raises. The energy of a network with attention is trained through the double backward, for which torch
-has no fused kernel (pytorch issue 116350). Sources: Vaswani et al. 2017, arXiv 1706.03762; Dao et al.
-2022, arXiv 2205.14135 (recomputation by blocks).
+has no fused kernel (pytorch issue 116350). The operators take q [B, H, L, D], k [B, H, M, D],
+v [B, H, M, E] and key_mask [B, M] of any strides, so that heads before positions are a view. Sources:
+Vaswani et al. 2017, arXiv 1706.03762; Dao et al. 2022, arXiv 2205.14135 (recomputation by blocks).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def _fake(
     q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor]:
     dtype = reference.arithmetic(q.dtype)
-    return _new(q, *q.shape[:2], v.shape[2]), _new(q, *q.shape[:2], dtype=dtype)
+    return _new(q, *q.shape[:3], v.shape[3]), _new(q, *q.shape[:3], dtype=dtype)
 
 
 def _fake_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, ...]:
@@ -48,12 +49,14 @@ _extension.define(
     "-> (Tensor, Tensor)",
     reference.attention,
     _fake,
+    triton="attention",
 )
 _extension.define(
     "attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
     "Tensor? key_mask, float scale, bool causal) -> (Tensor, Tensor, Tensor)",
     reference.attention_backward,
     _fake_backward,
+    triton="attention",
 )
 _extension.define(
     "attention_double_backward(Tensor a, Tensor b, Tensor c, Tensor grad, Tensor q, Tensor k, Tensor v, "
@@ -61,6 +64,7 @@ _extension.define(
     "-> (Tensor, Tensor, Tensor, Tensor)",
     reference.attention_double_backward,
     _fake_double_backward,
+    triton="attention",
 )
 
 
@@ -143,18 +147,23 @@ def attention(
     Derivatives: first and second order, in q, k and v; a third one raises RuntimeError. Raises
     TypeError for dtypes, ValueError for shapes, devices or a scale that is not finite.
     """
+    if torch.is_autocast_enabled(q.device.type):
+        q, k, v = (_autocast(tensor) for tensor in (q, k, v))
     _check(q, k, v, key_mask)
     scale = 1.0 / math.sqrt(max(1, q.shape[-1])) if scale is None else float(scale)
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}")
-    lead = q.shape[:-2]
-    if key_mask is not None:
-        inner = (1,) * (len(lead) - 1)
-        key_mask = key_mask.reshape(-1, *inner, k.shape[-2]).expand(*lead, -1)
-        key_mask = key_mask.reshape(math.prod(lead), k.shape[-2])
-    flat = [tensor.reshape(math.prod(lead), *tensor.shape[-2:]) for tensor in (q, k, v)]
-    out, _ = torch.ops.edmfast.attention(*flat, key_mask, scale, causal)
+    # [batch, heads, ..]: a view of four dimensions, whatever their strides
+    lead = q.shape[0], math.prod(q.shape[1:-2])
+    heads = [tensor.reshape(*lead, *tensor.shape[-2:]) for tensor in (q, k, v)]
+    out, _ = torch.ops.edmfast.attention(*heads, key_mask, scale, causal)
     return out.reshape(*q.shape[:-1], v.shape[-1])
+
+
+def _autocast(tensor: Tensor) -> Tensor:
+    """As torch's own attention under autocast: anything but float64 in the lower precision."""
+    wide = tensor.dtype == torch.float64 or not tensor.is_floating_point()
+    return tensor if wide else tensor.to(torch.get_autocast_dtype(tensor.device.type))
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:

@@ -6,8 +6,8 @@ R = dO Cᵀ, row sums t = Σ P ∘ T and g = Σ P ∘ (dP ∘ T + R) - 2 δ t:
   gQ = c (dS₂ K + dS B), gK = c (dS₂ᵀ Q + dSᵀ A), gV = Ṗᵀ dO, g_dO = Ṗ V + P C
 with Ṗ = P ∘ (T - t), dS₂ = P ∘ (dP ∘ T - t dP - δ T + R - g).
 Memory is that of a block of rows of P, whatever the number of queries. Rows without a key to attend
-to have output 0, log-sum-exp -inf and no derivative. q [N, L, d], k [N, M, d], v [N, M, e]; key_mask
-bool [N, M], True where a key may be attended to; causal: query i attends to keys up to i.
+to have output 0, log-sum-exp -inf and no derivative. q [B, H, L, d], k [B, H, M, d], v [B, H, M, e];
+key_mask bool [B, M], True where a key may be attended to; causal: query i attends to keys up to i.
 """
 
 from __future__ import annotations
@@ -51,6 +51,13 @@ def arithmetic(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
+def _heads(key_mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """bool [B H, M]."""
+    if key_mask is None:
+        return None
+    return key_mask[:, None].expand(*like.shape[:2], -1).flatten(0, 1)
+
+
 def _mask_of(key_mask: Tensor | None, heads: slice) -> Tensor | None:
     return None if key_mask is None else key_mask[heads]
 
@@ -58,8 +65,10 @@ def _mask_of(key_mask: Tensor | None, heads: slice) -> Tensor | None:
 def attention(
     q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """(O [N, L, e] like q, log-sum-exp of the rows of S [N, L] in the arithmetic's dtype)."""
-    dtype = arithmetic(q.dtype)
+    """(O [B, H, L, e] like q, log-sum-exp of the rows of S [B, H, L] in the arithmetic's dtype)."""
+    lead, dtype = q.shape[:2], arithmetic(q.dtype)
+    key_mask = _heads(key_mask, q)
+    q, k, v = (tensor.flatten(0, 1) for tensor in (q, k, v))
     out = q.new_empty(*q.shape[:2], v.shape[2])
     lse = q.new_empty(q.shape[:2], dtype=dtype)
     for heads, rows in _blocks(q, k):
@@ -72,7 +81,7 @@ def attention(
         # exp(-inf - inf) = 0 where a row has no key
         scores.sub_(sums.masked_fill(sums == -math.inf, math.inf)).exp_()
         out[heads, rows] = (scores @ values).to(out.dtype)
-    return out, lse
+    return out.unflatten(0, lead), lse.unflatten(0, lead)
 
 
 def _recomputed(
@@ -95,9 +104,11 @@ def attention_backward(
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(dQ, dK, dV) for the cotangent `grad` of O."""
-    dtype = arithmetic(q.dtype)
-    dq = torch.empty_like(q)
-    dk, dv = torch.zeros_like(k, dtype=dtype), torch.zeros_like(v, dtype=dtype)
+    lead, dtype = q.shape[:2], arithmetic(q.dtype)
+    key_mask = _heads(key_mask, q)
+    grad, q, k, v, out, lse = (tensor.flatten(0, 1) for tensor in (grad, q, k, v, out, lse))
+    dq = q.new_empty(q.shape)
+    dk, dv = k.new_zeros(k.shape, dtype=dtype), v.new_zeros(v.shape, dtype=dtype)
     for heads, rows in _blocks(q, k):
         keys, values = k[heads].to(dtype), v[heads].to(dtype)
         queries, cotangent = q[heads, rows].to(dtype), grad[heads, rows].to(dtype)
@@ -108,7 +119,8 @@ def attention_backward(
         ds = (cotangent @ values.mT).sub_(delta).mul_(p)
         dq[heads, rows] = (ds @ keys).mul_(scale).to(q.dtype)
         dk[heads] += (ds.mT @ queries).mul_(scale)
-    return dq, dk.to(k.dtype), dv.to(v.dtype)
+    dk, dv = dk.to(k.dtype), dv.to(v.dtype)
+    return dq.unflatten(0, lead), dk.unflatten(0, lead), dv.unflatten(0, lead)
 
 
 def attention_double_backward(
@@ -126,9 +138,13 @@ def attention_double_backward(
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(g_dO, gQ, gK, gV) for the cotangents a, b, c of dQ, dK, dV."""
-    dtype = arithmetic(q.dtype)
-    gq, g_grad = torch.empty_like(q), torch.empty_like(grad)
-    gk, gv = torch.zeros_like(k, dtype=dtype), torch.zeros_like(v, dtype=dtype)
+    lead, dtype = q.shape[:2], arithmetic(q.dtype)
+    key_mask = _heads(key_mask, q)
+    a, b, c, grad, q, k, v, out, lse = (
+        tensor.flatten(0, 1) for tensor in (a, b, c, grad, q, k, v, out, lse)
+    )
+    gq, g_grad = q.new_empty(q.shape), grad.new_empty(grad.shape)
+    gk, gv = k.new_zeros(k.shape, dtype=dtype), v.new_zeros(v.shape, dtype=dtype)
     for heads, rows in _blocks(q, k):
         keys, values = k[heads].to(dtype), v[heads].to(dtype)
         b_keys, c_values = b[heads].to(dtype), c[heads].to(dtype)
@@ -153,4 +169,6 @@ def attention_double_backward(
         gk[heads] += (ds2.mT @ queries).add_(ds.mT @ a_queries).mul_(scale)
         gv[heads] += moved.mT @ cotangent
         g_grad[heads, rows] = (moved @ values).add_(p @ c_values).to(grad.dtype)
-    return g_grad, gq, gk.to(k.dtype), gv.to(v.dtype)
+    gk, gv = gk.to(k.dtype), gv.to(v.dtype)
+    g_grad, gq = g_grad.unflatten(0, lead), gq.unflatten(0, lead)
+    return g_grad, gq, gk.unflatten(0, lead), gv.unflatten(0, lead)

@@ -62,13 +62,13 @@ def losses(dropout=0.0, **settings):
 @pytest.fixture
 def graphs(monkeypatch):
     found = []
-    compile_ = flat._inductor.compile
+    compile_ = flat.compile_graph
 
     def record(graph, *given):
         found.append(graph)
         return compile_(graph, *given)
 
-    monkeypatch.setattr(flat._inductor, "compile", record)
+    monkeypatch.setattr(flat, "compile_graph", record)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compile=True failed")
         yield found

@@ -25,7 +25,9 @@ def test_nothing_spills(case, capability, tmp_path, monkeypatch):
     (usage,) = usage_of(binary, cuobjdump())
     assert usage.spilled == 0
     assert usage.registers * 32 * result.metadata.num_warps <= 65536
-    assert result.metadata.shared <= 48 * 1024
+    # 99 KB is what a block may ask for where there is least of it, sm_86 and sm_89
+    allowed = 99 if case.startswith("attention") else 48
+    assert result.metadata.shared <= allowed * 1024
 
 
 @pytest.mark.parametrize(

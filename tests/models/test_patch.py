@@ -61,6 +61,39 @@ def test_diffusers_attention(x):
     assert second_derivative(block, x).isfinite().all()
 
 
+class Attend(nn.Module):
+    def forward(self, *given, **options):
+        return F.scaled_dot_product_attention(*given, **options)
+
+
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3), (2, 2, 3)], ids=str)
+@pytest.mark.parametrize("kind", ["none", "keys", "batch", "heads"])
+def test_masks_of_any_leading_dimensions(lead, kind):
+    generator = torch.Generator().manual_seed(2)
+    q, k, v = torch.randn(3, *lead, 5, 4, generator=generator)
+    k, v = k[..., :3, :], v[..., :3, :]
+    mask = None
+    if kind != "none":
+        own = {"keys": (), "batch": (*lead[:1], *[1] * (len(lead) - 1)), "heads": lead}[kind]
+        mask = torch.rand(*own, 1, 3, generator=generator) < 0.6
+        mask[..., 0] = True
+    found = patch_attention(Attend())(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(found, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+
+
+@pytest.mark.parametrize(("own", "shape"), [((2, 1), (2, 3)), ((2, 3), (6, 1))])
+def test_heads_are_merged_only_where_their_masks_differ(monkeypatch, own, shape):
+    seen = []
+    monkeypatch.setattr(
+        "edmfast.models.patch.attention", lambda *given: (seen.append(given[0]), given[0])[1]
+    )
+    q = torch.randn(2, 5, 3, 4).transpose(1, 2)
+    mask = torch.rand(*own, 1, 5, generator=torch.Generator().manual_seed(0)) < 0.5
+    patch_attention(Attend())(q, q, q, attn_mask=mask)
+    assert seen[0].shape[:2] == shape
+    assert (seen[0].data_ptr() == q.data_ptr()) == (shape == (2, 3))
+
+
 def test_only_the_patched_module_is_redirected(module, x):
     original = F.scaled_dot_product_attention
     patch_attention(module)

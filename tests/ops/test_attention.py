@@ -168,18 +168,39 @@ def test_strides(generator):
     torch.testing.assert_close(attention(q, k, v), plain(q, k, v))
 
 
-def test_opcheck(generator):
-    q, k, v = inputs(generator, (2,), 5, 6, 4, 3, torch.float32)
+@pytest.mark.parametrize("permuted", [False, True])
+def test_opcheck(generator, permuted):
+    q, k, v = inputs(generator, (2, 3), 5, 6, 4, 4, torch.float32)
+    grad = torch.randn(2, 3, 5, 4, generator=generator).requires_grad_()
+    if permuted:  # heads before positions; then positions after widths
+        q, v, grad = (
+            t.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+            for t in (q, v, grad)
+        )
+        k = k.detach().mT.contiguous().mT.requires_grad_()
     mask = torch.ones(2, 6, dtype=torch.bool)
     mask[0, 2] = False
     torch.library.opcheck(torch.ops.edmfast.attention.default, (q, k, v, mask, 0.5, True))
     with torch.no_grad():
         out, lse = torch.ops.edmfast.attention(q, k, v, mask, 0.5, True)
-    grad = torch.randn(out.shape, generator=generator).requires_grad_()
     rest = (grad, q, k, v, out, lse, mask, 0.5, True)
     torch.library.opcheck(torch.ops.edmfast.attention_backward.default, rest)
     detached = [t.detach() if isinstance(t, torch.Tensor) else t for t in (q, k, v, *rest)]
     torch.library.opcheck(torch.ops.edmfast.attention_double_backward.default, tuple(detached))
+
+
+def test_heads_before_positions_are_not_copied(generator, monkeypatch):
+    """The operator gets views of what it was given, and the mask of every batch entry once."""
+    seen = []
+    monkeypatch.setattr(
+        torch.ops.edmfast, "attention", lambda *given: (seen.extend(given), (given[0], None))[1]
+    )
+    qkv = torch.randn(2, 5, 3, 4, 8, generator=generator)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    key_mask = torch.ones(2, 5, dtype=torch.bool)
+    attention(q, k, v, key_mask=key_mask)
+    assert [t.data_ptr() for t in seen[:4]] == [t.data_ptr() for t in (q, k, v, key_mask)]
+    assert seen[0].stride() == q.stride()
 
 
 def test_compiles_without_a_break(generator):
@@ -247,3 +268,13 @@ def test_memory_grows_with_the_length_only():
     ]
     assert peaks[1] < 4 * max(peaks[0], 8 * 1024), peaks
     assert peaks[1] < 64 * 1024, peaks
+
+
+def test_autocast_is_that_of_torchs_attention(generator):
+    q, k, v = inputs(generator, (2, 2), 5, 5, 8, 8, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = attention(q, k.bfloat16(), v)
+        wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        assert attention(q.double(), k.double(), v.double()).dtype == DOUBLE
+    assert mixed.dtype == wanted.dtype == torch.bfloat16
+    torch.testing.assert_close(mixed, wanted)

@@ -14,13 +14,13 @@ from edmfast.models.files import read_tensors
 def graphs(monkeypatch):
     """Collects the graphs that are compiled."""
     found = []
-    compile_ = flat._inductor.compile
+    compile_ = flat.compile_graph
 
     def record(graph, *given):
         found.append(graph)
         return compile_(graph, *given)
 
-    monkeypatch.setattr(flat._inductor, "compile", record)
+    monkeypatch.setattr(flat, "compile_graph", record)
     return found
 
 

@@ -26,6 +26,8 @@ def self_attention(qkv: torch.Tensor, heads: int) -> torch.Tensor:
         if positions:
             real = torch.arange(length + positions, device=qkv.device) < length
             key_mask = real.expand(batch, -1)
-    q, k, v = split.permute(2, 0, 3, 1, 4).contiguous()
+    split = split.permute(2, 0, 3, 1, 4)
+    # kernels on a GPU read any strides; plain torch would copy in every order of derivative
+    q, k, v = split.contiguous() if qkv.device.type == "cpu" else split
     attended = attention(q, k, v, size**-0.5, key_mask=key_mask).transpose(1, 2)
     return attended[:, :length, :, :size].flatten(2)

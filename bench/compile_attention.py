@@ -1,0 +1,74 @@
+"""Attention's kernels as they are launched: blocks from the function that the launch takes them from.
+
+Tensors are as models have them: aligned, the elements of a head side by side, and so are its rows in
+memory. The last stride is then known to be 1 and the others to be whole units; where the width is a
+multiple of 16, they are known to be so too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from edmfast.kernels import _attention_backward as backward
+from edmfast.kernels import _attention_double as double
+from edmfast.kernels._attention_blocks import configuration
+from edmfast.kernels._attention_forward import forward_kernel
+from edmfast.kernels._attention_sums import row_sums_kernel
+
+KERNELS = (
+    forward_kernel,
+    backward.query_gradient_kernel,
+    backward.key_gradients_kernel,
+    row_sums_kernel,
+    double.query_second_kernel,
+    double.key_second_kernel,
+)
+_POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
+_ROWS = {"lse", "delta", "t", "g"}
+_ALIGNED = [["tt.divisibility", 16]]
+
+
+def arguments(
+    kernel: Any, dtype: torch.dtype, width: int, causal: bool, masked: bool
+) -> tuple[dict[Any, Any], dict[str, Any], dict[str, Any], dict[Any, Any]]:
+    """(constants, types, options, attributes) of a compilation."""
+    name = kernel.__name__.removesuffix("_kernel")
+    unit = math.gcd(16 // dtype.itemsize, width)
+    sizes, options = configuration(name, dtype, width, width, causal, unit)
+    constants: dict[Any, Any] = dict(sizes)
+    types: dict[str, Any] = {"scale": "fp32"}
+    attributes: dict[Any, Any] = {}
+    for index, argument in enumerate(kernel.arg_names):
+        if argument in types or argument in sizes or argument in ("heads", "queries", "keys"):
+            continue
+        if argument == "mask" and not masked:
+            constants[argument] = None
+            continue
+        pointer, strides = _POINTERS[dtype], 4
+        if argument in _ROWS:
+            pointer, strides = "*fp32", 3
+        if argument == "mask":
+            pointer, strides = "*u1", 2
+        types[argument] = (pointer, *["i32"] * (strides - 1), "constexpr")
+        constants[index, strides] = 1
+        known = strides if width // unit % 16 == 0 else 1
+        attributes |= {(index, i): _ALIGNED for i in range(known)}
+    return constants, types, options, attributes
+
+
+def cases() -> dict[str, tuple[Any, ...]]:
+    """Named (kernel, constants, types, options, attributes)."""
+    found = {}
+    for kernel in KERNELS:
+        name = "attention " + kernel.__name__.removesuffix("_kernel").replace("_", " ")
+        for dtype in (torch.bfloat16, torch.float32):
+            for width in (64, 128):
+                key = f"{name} {str(dtype).removeprefix('torch.')} {width}"
+                found[key] = (kernel, *arguments(kernel, dtype, width, True, True))
+        constants, *rest = arguments(kernel, torch.float32, 128, True, True)
+        found[f"{name} tf32 128"] = (kernel, constants | {"PRECISION": "tf32"}, *rest)
+        found[f"{name} float16 40"] = (kernel, *arguments(kernel, torch.float16, 40, False, False))
+    return found

@@ -1,0 +1,116 @@
+"""Sizes of the blocks of attention's kernels, and their launch.
+
+The largest blocks that spill no register on sm_80 and sm_90 and fit the 99 KB of shared memory that
+sm_86 and sm_89 have; `python -m bench.compile_report` lists both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+
+class Blocks(NamedTuple):
+    """Queries and keys of a tile of scores, and how many columns of a head's tiles are held at a time:
+    fewer than there are cost reading again, in every product, what is then in the cache."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int = 1
+    columns: int = 128
+
+
+# for heads of up to 16, 32, 64 and 128
+_WIDTHS = (16, 32, 64, 128)
+_HALF = {
+    "forward": ((128, 64, 4, 3), (128, 64, 4, 3), (128, 64, 8, 3), (128, 64, 8, 2)),
+    "query_gradient": ((128, 64, 8, 2), (128, 64, 8, 2), (128, 64, 8, 2), (128, 32, 8, 2)),
+    "key_gradients": ((64, 128, 8, 2), (64, 128, 8, 2), (32, 128, 8, 2), (32, 64, 8, 2)),
+    "row_sums": ((128, 64, 8), (128, 32, 8, 2), (128, 32, 8, 2), (64, 64, 8, 1, 64)),
+    "query_second": ((128, 64, 8), (128, 32, 8), (32, 64, 4, 2), (32, 64, 8, 1, 64)),
+    "key_second": ((64, 128, 8), (32, 128, 8), (32, 64, 8, 2), (32, 64, 8, 1, 32)),
+}
+_SINGLE = {
+    "forward": ((128, 64, 8), (128, 64, 8), (128, 32, 8), (64, 32, 8, 1, 16)),
+    "query_gradient": ((128, 32, 8), (128, 64, 8, 1, 16), (128, 32, 8, 1, 16), (64, 32, 8, 1, 16)),
+    "key_gradients": ((32, 128, 4), (32, 128, 8, 1, 16), (64, 32, 8, 1, 16), (64, 32, 8, 1, 16)),
+    "row_sums": ((128, 32, 8), (128, 64, 8, 1, 16), (128, 32, 8, 1, 16), (128, 32, 8, 1, 16)),
+    "query_second": ((32, 16, 4), (64, 32, 8, 1, 16), (32, 64, 8, 1, 16), (32, 16, 8, 1, 16)),
+    "key_second": ((32, 64, 8), (32, 64, 4, 1, 16), (64, 32, 8, 1, 16), (32, 16, 4, 1, 16)),
+}
+
+
+def blocks(kernel: str, dtype: torch.dtype, width: int) -> Blocks:
+    table = _SINGLE if dtype == torch.float32 else _HALF
+    return Blocks(*table[kernel][_WIDTHS.index(width)])
+
+
+def precision(dtype: torch.dtype) -> str:
+    """Of products. float32: TF32 where torch's own matrix products use it, else three of them, of the high
+    and low parts, which lose two bits of float32; without tensor cores ("ieee") every useful size spills.
+    """
+    if dtype != torch.float32:
+        return "ieee"  # there is one way to multiply half precisions
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
+
+
+def configuration(
+    kernel: str, dtype: torch.dtype, d: int, e: int, causal: bool, unit: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(constants of a kernel, options of its compilation)."""
+    padded_d, padded_e = (max(16, triton.next_power_of_2(width)) for width in (d, e))
+    chosen = blocks(kernel, dtype, max(padded_d, padded_e))
+    constants = {
+        "D": d,
+        "E": e,
+        "PADDED_D": padded_d,
+        "PADDED_E": padded_e,
+        "CAUSAL": causal,
+        "PRECISION": precision(dtype),
+        "QUERIES": chosen.queries,
+        "KEYS": chosen.keys,
+        "CHUNK": chosen.columns,
+        "UNIT": unit,
+    }
+    options = {"num_warps": chosen.warps, "num_stages": chosen.stages, "enable_fp_fusion": True}
+    return constants, options
+
+
+def _strided(tensor: Tensor | None, unit: int) -> tuple[Any, ...] | None:
+    if tensor is None or tensor.dim() < 4:
+        return None if tensor is None else (tensor, *tensor.stride())
+    *outer, last = tensor.stride()
+    return (tensor, *(stride // unit for stride in outer), last)
+
+
+def launch(
+    kernel: Any,
+    tensors: Sequence[Tensor | None],
+    q: Tensor,
+    v: Tensor,
+    scale: float,
+    causal: bool,
+) -> None:
+    """A program for every block of keys of a head where the kernel's name says so, else of queries.
+
+    Strides in units of 16 bytes, where all of them are, let the compiler load as much at once.
+    """
+    name = kernel.__name__.removesuffix("_kernel")
+    outer = [s for t in tensors if t is not None and t.dim() == 4 for s in t.stride()[:3]]
+    unit = math.gcd(16 // q.itemsize, *outer)
+    constants, options = configuration(name, q.dtype, q.shape[3], v.shape[3], causal, unit)
+    (batch, heads, queries), keys = q.shape[:3], v.shape[2]
+    if name.startswith("key"):
+        programs = batch * heads * triton.cdiv(keys, constants["KEYS"])
+    else:
+        programs = batch * heads * triton.cdiv(queries, constants["QUERIES"])
+    if programs:
+        given = [_strided(tensor, unit) for tensor in tensors]
+        with torch.cuda.device_of(q):
+            kernel[(programs,)](*given, scale, heads, queries, keys, **constants, **options)
