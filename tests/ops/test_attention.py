@@ -277,4 +277,4 @@ def test_autocast_is_that_of_torchs_attention(generator):
         wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v)
         assert attention(q.double(), k.double(), v.double()).dtype == DOUBLE
     assert mixed.dtype == wanted.dtype == torch.bfloat16
-    torch.testing.assert_close(mixed, wanted)
+    torch.testing.assert_close(mixed, wanted, rtol=0.02, atol=0.02)
