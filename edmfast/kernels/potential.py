@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_NUMBERS, WARPS = 1024, 8
+_NUMBERS, WARPS = 512, 4
 """Elements in a tile of rows by columns: four to a thread, whose sums in float64 fit its registers."""
 
 

@@ -144,7 +144,8 @@ def compile_graph(
     """By inductor, which takes a second to import and imports Triton: not before it is needed."""
     from torch import _inductor
 
-    return _inductor.compile(graph, inputs, _inductor.list_mode_options(mode) | (options or {}))
+    by_mode = _inductor.list_mode_options(mode) if mode else {}
+    return _inductor.compile(graph, inputs, by_mode | (options or {}))
 
 
 def _state_of(fixed: Tensors, inputs: Tensors) -> Hashable:
