@@ -1,5 +1,6 @@
 // Rows of the inner-product potential: each output element is written once, each input read once.
-// Sums are in float64. Every row is summed in the order that d gives, whatever stands around it.
+// Sums are in float64. Every row is summed in the order that d and the width of the machine's vectors give,
+// whatever stands around it.
 #pragma once
 #include <cstdint>
 
