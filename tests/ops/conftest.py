@@ -38,3 +38,14 @@ def with_threads():
             torch.set_num_threads(before)
 
     return use
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Allocations hold NaN, so an output left unwritten is seen."""
+    previous = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = previous

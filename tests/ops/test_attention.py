@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench import attention_memory
 from edmfast.ops import attention
 
 DOUBLE = torch.float64
@@ -51,6 +50,7 @@ def cotangents_of(generator, tensors, dtype=DOUBLE):
     return [torch.randn(s, generator=generator, dtype=DOUBLE).to(dtype) for s in shapes]
 
 
+@pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("length", "keys"), [(1, 1), (7, 7), (7, 12), (129, 129), (40, 1000)])
@@ -229,45 +229,12 @@ def test_errors(change, error, message):
         attention(**arguments | change)
 
 
-MEASURE = """
-import sys, torch
-from edmfast.ops import attention
-
-def run(length):
-    q, k, v, g = (torch.randn(1, length, 16).requires_grad_() for _ in range(4))
-    cotangents = [torch.randn(1, length, 16) for _ in range(3)]
-    first = torch.autograd.grad(attention(q, k, v), (q, k, v), g, create_graph=True)
-    torch.autograd.grad(first, (g, q, k, v), cotangents)
-
-def status(key):
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key))
-
-torch.set_num_threads(1)
-run(64)
-before = status("VmRSS")
-open("/proc/self/clear_refs", "w").write("5")
-run(int(sys.argv[1]))
-print(status("VmHWM") - before)
-"""
-
-
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_memory_grows_with_the_length_only():
     """From 2048 to 8192 the plain formula's would grow 16 times, to ten matrices of 256 MB."""
-    peaks = [
-        int(
-            subprocess.run(
-                [sys.executable, "-c", MEASURE, str(length)],
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-        )
-        for length in (2048, 8192)
-    ]
-    assert peaks[1] < 4 * max(peaks[0], 8 * 1024), peaks
-    assert peaks[1] < 64 * 1024, peaks
+    peaks = [attention_memory.peak(length, "ours") for length in (2048, 8192)]
+    assert peaks[1] < 4 * max(peaks[0], 16), peaks
+    assert peaks[1] < 128, peaks
 
 
 def test_autocast_is_that_of_torchs_attention(generator):

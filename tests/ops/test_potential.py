@@ -39,17 +39,6 @@ def truth_of(name, inputs):
     return found if isinstance(found, tuple) else (found,)
 
 
-@pytest.fixture
-def poisoned():
-    """Allocations hold NaN, so an output left unwritten is seen."""
-    previous = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.utils.deterministic.fill_uninitialized_memory = previous
-
-
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

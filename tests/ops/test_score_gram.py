@@ -17,17 +17,6 @@ def make(count, populations, particles, elements, dtype=torch.float32):
     return scores, torch.randn(shape[1:], generator=generator, dtype=torch.float64).to(dtype)
 
 
-@pytest.fixture
-def poisoned():
-    """Allocations hold NaN, so an output left unwritten is seen."""
-    previous = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.utils.deterministic.fill_uninitialized_memory = previous
-
-
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("elements", SIZES)
 @pytest.mark.parametrize("dtype", DTYPES)
