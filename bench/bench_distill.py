@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from bench.networks import mlp_flops, mlp_products, network
 from bench.registry import Case
 from edmfast.distill.flat import GradientFunction, gradient_function
 from edmfast.distill.loss import TrainingLoss
+from edmfast.models.backbones import self_attention
 
 
 def make_inputs(
@@ -34,12 +37,38 @@ def _batch(x: Tensor, sigma: Tensor, target: Tensor) -> dict[str, Tensor]:
     return {"x": x, "sigma": sigma, "target": target}
 
 
-def case(name: str, shape: tuple[int, ...], goal: float) -> Case:
-    def run(compile: bool, dtype: torch.dtype, *inputs: Tensor) -> tuple[Tensor, ...]:
-        step = _step(name, inputs[0].device, dtype, compile)
-        loss, gradients = step(_batch(*(tensor.to(dtype) for tensor in inputs)))
-        return loss, *gradients
+def _plain_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None = None,
+    causal: bool = False,
+    key_mask: Tensor | None = None,
+) -> Tensor:
+    if scale is None or causal or key_mask is not None:
+        raise ValueError("a DiT asks for neither masks nor a scale left out")
+    return torch.softmax(q @ k.mT * scale, -1) @ v
 
+
+def _with_plain_attention(*inputs: Tensor) -> tuple[Tensor, ...]:
+    """The eager step as torch alone can do it: attention by its formula, L x L in memory."""
+    ours = self_attention.attention
+    self_attention.attention = _plain_attention
+    try:
+        return _run("dit-s", False, torch.float32, *inputs)
+    finally:
+        self_attention.attention = ours
+
+
+def _run(name: str, compile: bool, dtype: torch.dtype, *inputs: Tensor) -> tuple[Tensor, ...]:
+    step = _step(name, inputs[0].device, dtype, compile)
+    loss, gradients = step(_batch(*(tensor.to(dtype) for tensor in inputs)))
+    return loss, *gradients
+
+
+def case(
+    name: str, shape: tuple[int, ...], goal: float, devices: Sequence[str] = ("cpu", "cuda")
+) -> Case:
     def products(x: Tensor, sigma: Tensor, target: Tensor) -> None:
         mlp_products(x.shape[0], x.device, training=True)
 
@@ -48,20 +77,26 @@ def case(name: str, shape: tuple[int, ...], goal: float) -> Case:
             close(1e-3, 1e-4)(output, truth)
 
     is_mlp = name == "mlp"
+    eager = partial(_run, name, False, torch.float32)
     return Case(
         name=f"distill/{name} {'x'.join(map(str, shape))}",
         shape=shape,
         make_inputs=make_inputs,
-        ours=functools.partial(run, True, torch.float32),
-        baselines={"eager": functools.partial(run, False, torch.float32)}
+        ours=partial(_run, name, True, torch.float32),
+        baselines={"eager": _with_plain_attention if name == "dit-s" else eager}
         | ({"6 F products": products} if is_mlp else {}),
-        reference=functools.partial(run, False, torch.float64),
+        reference=partial(_run, name, False, torch.float64),
         check=check,
         goal=goal,
         goals={"6 F products": 1 / 1.6} if is_mlp else {},
         bytes=8 * torch.Size(shape).numel(),
         flops=6 * mlp_flops(shape[0]) if is_mlp else 0,
+        devices=devices,
     )
 
 
-CASES = [case("mlp", (4096, 64), 1.6), case("unet", (128, 1, 8, 8), 1.3)]
+CASES = [
+    case("mlp", (4096, 64), 1.6),
+    case("unet", (128, 1, 8, 8), 1.3),
+    case("dit-s", (16, 4, 32, 32), 1.5, devices=("cuda",)),
+]

@@ -9,11 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from edmfast.models import EnergyModel, ResidualMLP, UNet
+from edmfast.models import DiT, EnergyModel, ResidualMLP, UNet
 
 BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "mlp": lambda: ResidualMLP(64, width=128, depth=4),
     "unet": lambda: UNet(1, (32, 64), num_classes=10),
+    "dit-s": lambda: DiT(4, 32, **DiT.PRESETS["S"]),
 }
 MLP_PRODUCTS = [(64, 128), *[(128, 128)] * 4, (128, 64)]
 """in and out of each layer of "mlp"; that of the noise level is left out, which one level need not pay."""

@@ -17,7 +17,7 @@ DOUBLE = torch.float64
 def plain(q, k, v, scale=None, causal=False, key_mask=None):
     """The definition, differentiable to any order; rows without keys give 0."""
     scores = (q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
-    allowed = torch.ones(scores.shape, dtype=torch.bool)
+    allowed = torch.ones(scores.shape, dtype=torch.bool, device=q.device)
     if causal:
         allowed = allowed.tril()
     if key_mask is not None:
@@ -245,3 +245,27 @@ def test_autocast_is_that_of_torchs_attention(generator):
         assert attention(q.double(), k.double(), v.double()).dtype == DOUBLE
     assert mixed.dtype == wanted.dtype == torch.bfloat16
     torch.testing.assert_close(mixed, wanted, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_sequence_whose_scores_would_not_fit(generator):
+    """L = 32,768, where one matrix of scores of these heads takes 32 GiB in bfloat16."""
+    shape = (1, 16, 32_768, 64)
+    q, k, v, g, a, b, c = (
+        torch.randn(shape, generator=generator).to("cuda", torch.bfloat16) for _ in range(7)
+    )
+    q, k, v = (tensor.requires_grad_() for tensor in (q, k, v))
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    g.requires_grad_()
+    first = torch.autograd.grad(attention(q, k, v), (q, k, v), g, create_graph=True)
+    second = torch.autograd.grad(first, (g, q, k, v), (a, b, c))
+    assert torch.cuda.max_memory_allocated() - before < 2 * 2**30
+    rows = slice(0, 64)  # of one head, by the formula in float64
+    head = [tensor[0, 3].detach().double() for tensor in (q, k, v)]
+    wanted = plain(head[0][rows], *head[1:])
+    torch.testing.assert_close(
+        attention(q, k, v)[0, 3, rows].double(), wanted, rtol=0.02, atol=0.02
+    )
+    assert all(value.isfinite().all() for value in (*first, *second))
