@@ -12,6 +12,9 @@ STABLE_TORCH_LIBRARY(edmfast, m) {
       "attention_double_backward(Tensor a, Tensor b, Tensor c, Tensor grad, Tensor q, Tensor k, Tensor v, "
       "Tensor out, Tensor lse, Tensor? key_mask, float scale, bool causal) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "mlp_potential(Tensor y, Tensor weight, Tensor shifts, Tensor coefficients, Tensor entry, Tensor entry_bias, "
+      "Tensor[] layers, Tensor exit, Tensor exit_bias) -> (Tensor, Tensor)");
   m.def("noise(Tensor like, Tensor rng, int stream, int first_population, int first_particle) -> Tensor");
   m.def("potential(Tensor h, Tensor y, Tensor weight) -> (Tensor, Tensor)");
   m.def("potential_assemble(Tensor h, Tensor pullback, Tensor y, Tensor coefficients) -> Tensor");

@@ -13,19 +13,24 @@ arXiv 2502.12786 (inner-product energies distilled from a denoiser).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from edmfast.models.backbones.residual_mlp import ResidualMLP
 from edmfast.models.compiled import CompiledMethods
-from edmfast.models.potentials import Field, Network, Potential
+from edmfast.models.potentials import Network, Potential
 from edmfast.models.preconditioning import Scaling, check_sigma_data, edm_scaling, expand_sigma
 from edmfast.models.rows import pad_rows, per_sample, shared_rows
 from edmfast.models.scale import ScaleTable
+from edmfast.ops.mlp_potential import mlp_potential
 
 __all__ = ["Denoiser", "EnergyModel", "expand_sigma"]
+
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class Denoiser(nn.Module):
@@ -139,19 +144,25 @@ class EnergyModel(nn.Module):
     def _energy_and_score(
         self, x: torch.Tensor, levels: torch.Tensor, condition: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        energy, field, _, c_in = self._energy_and_field(x, levels, condition)
-        return energy, field(c_in, -c_in)
+        return self._evaluate(x, levels, condition, lambda sigma, c_in: (c_in, -c_in))
 
     def _denoised(
         self, x: torch.Tensor, levels: torch.Tensor, condition: dict[str, Any]
     ) -> tuple[torch.Tensor]:
-        _, field, sigma, c_in = self._energy_and_field(x, levels, condition)
-        return (field(sigma.square() * c_in, self.sigma_data**2 * c_in),)
+        def coefficients(sigma: torch.Tensor, c_in: torch.Tensor) -> Pair:
+            return sigma.square() * c_in, self.sigma_data**2 * c_in
 
-    def _energy_and_field(
-        self, x: torch.Tensor, levels: torch.Tensor, condition: dict[str, Any]
-    ) -> tuple[torch.Tensor, Field, torch.Tensor, torch.Tensor]:
-        """(E [B], field, sigma and c_in [B] or [1]); without graph unless x has one."""
+        return (self._evaluate(x, levels, condition, coefficients)[1],)
+
+    def _evaluate(
+        self,
+        x: torch.Tensor,
+        levels: torch.Tensor,
+        condition: dict[str, Any],
+        coefficients: Callable[[torch.Tensor, torch.Tensor], Pair],
+    ) -> Pair:
+        """(E [B], a grad_y((sigma_data/sigma) f) + b y) with (a, b) = coefficients(sigma, c_in), each [B] or
+        [1]; without graph unless x has one."""
         if torch.is_inference_mode_enabled():
             raise RuntimeError(
                 "a score is a gradient: call an EnergyModel under torch.no_grad(), "
@@ -159,11 +170,36 @@ class EnergyModel(nn.Module):
             )
         recorded = torch.is_grad_enabled() and x.requires_grad
         levels, scaling = self._scaling(x, levels)
-        y = scaling.c_in * x
+        y, weight = scaling.c_in * x, self._weight(x, levels, scaling)
+        a, b = coefficients(levels.flatten(), scaling.c_in.flatten())
+        fused = None if recorded else self._fused(y, weight, scaling, condition, (a, b))
+        if fused is not None:
+            return fused
         energy, field = self._potential.energy_and_field(
-            self._network(scaling, condition), y, self._weight(y, levels, scaling), recorded
+            self._network(scaling, condition), y, weight, recorded
         )
-        return energy, field, levels.flatten(), scaling.c_in.flatten()
+        return energy, field(a, b)
+
+    def _fused(
+        self,
+        y: torch.Tensor,
+        weight: torch.Tensor,
+        scaling: Scaling,
+        condition: dict[str, Any],
+        coefficients: Pair,
+    ) -> Pair | None:
+        """What `_evaluate` asks for by `mlp_potential`, where it can take the network as a whole."""
+        backbone = self.backbone
+        if not isinstance(backbone, ResidualMLP) or not condition.keys() <= {"class_label"}:
+            return None
+        network = backbone.perceptron(y) if self._potential.has_operators() else None
+        if network is None:
+            return None
+        batch = y.shape[0]
+        with torch.no_grad():
+            shifts = backbone.shifts_of(scaling.c_noise.expand(batch), **condition)
+            pairs = torch.stack(coefficients, 1).expand(batch, 2)
+            return mlp_potential(y.detach(), weight, per_sample(shifts, batch), pairs, network)
 
     def _scaling(self, x: torch.Tensor, levels: torch.Tensor) -> tuple[torch.Tensor, Scaling]:
         """Levels and coefficients with a row for each sample, or one for all."""

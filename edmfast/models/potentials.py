@@ -49,7 +49,7 @@ class Potential:
     def energy(self, network: Network, y: Tensor, weight: Tensor) -> Tensor:
         """|y|²/2 - weight f(y), [B]. network: y -> h like y."""
         h = network(y)
-        if self._has_operators():
+        if self.has_operators():
             return potential(h.to(y.dtype), y, weight)[0]
         return _quadratic(y) - weight * self.head(h, y)
 
@@ -60,14 +60,14 @@ class Potential:
         with torch.enable_grad():
             leaf = y if differentiable else y.detach().requires_grad_()
             h = network(leaf)
-            if self._has_operators():
+            if self.has_operators():
                 return _inner_field(h, leaf, weight, differentiable)
             f = weight * self.head(h, leaf)
             (slope,) = torch.autograd.grad(f.sum(), leaf, create_graph=differentiable)
         y, f = (leaf, f) if differentiable else (leaf.detach(), f.detach())
         return _quadratic(y) - f, lambda a, b: _column(a, y) * slope + _column(b, y) * y
 
-    def _has_operators(self) -> bool:
+    def has_operators(self) -> bool:
         """Not where torch's own tracer or a transform such as torch.func.grad is at work: the first
         cannot fuse operators with what is around them, the second cannot differentiate them."""
         return (

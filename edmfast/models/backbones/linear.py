@@ -17,7 +17,7 @@ class Linear(nn.Linear):
     """x [..., in_features] -> [..., out_features], parameters as in torch.nn.Linear."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        entry, exit_ = _missing(self.in_features), _missing(self.out_features)
+        entry, exit_ = missing(self.in_features), missing(self.out_features)
         if x.device.type != "cpu" or not (entry or exit_):
             return super().forward(x)
         weight = F.pad(self.weight, (0, entry, 0, exit_))
@@ -25,5 +25,6 @@ class Linear(nn.Linear):
         return F.linear(F.pad(x, (0, entry)), weight, bias)[..., : self.out_features]
 
 
-def _missing(features: int) -> int:
+def missing(features: int) -> int:
+    """Zeros that rows of so many numbers are padded with."""
     return 0 if features <= 2 else -features % 4

@@ -8,15 +8,16 @@ exact Gaussian one. Shapes: y [B, *shape] with prod(shape) = dim, c_noise [B].
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.embedding import Embedding
-from edmfast.models.backbones.linear import Linear
+from edmfast.models.backbones.linear import Linear, missing
 from edmfast.models.rows import per_sample
+from edmfast.ops.mlp_potential import Perceptron
 
 
 class ResidualMLP(nn.Module):
@@ -59,8 +60,43 @@ class ResidualMLP(nn.Module):
         """y [B, *shape], c_noise [B], class_label int64 [B] or None -> like y."""
         if math.prod(y.shape[1:]) != self.dim:
             raise ValueError(f"y must be [B, *shape] of {self.dim} numbers, given {[*y.shape]}")
-        shifts = per_sample(self.shifts(self.embedding(c_noise, class_label)), y.shape[0])
+        shifts = per_sample(self.shifts_of(c_noise, class_label), y.shape[0])
         h = self.input(y.flatten(1))
         for layer, shift in zip(self.layers, shifts.chunk(len(self.layers), 1), strict=True):
             h = h + silu(layer(h) + shift)
         return self.output(h).reshape(y.shape)
+
+    def shifts_of(
+        self, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The shifts e_l side by side, [B, depth·width], or fewer rows for one noise level."""
+        return self.shifts(self.embedding(c_noise, class_label))
+
+    def perceptron(self, y: torch.Tensor) -> Perceptron | None:
+        """The weights for `edmfast.ops.mlp_potential`, where it may take the place of `forward` and its
+        gradient: on the CPU, in the dtype of y, with rows that need no padding (see `Linear`), of a network
+        without hooks that nobody has derived from."""
+        parts = self.input, *self.layers, self.output
+        plain = type(self) is ResidualMLP and all(type(part) is Linear for part in parts)
+        changed = any(
+            part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
+            for part in (self, *parts)
+        )
+        whole = not (missing(self.dim) or missing(self.output.in_features))
+        given = y.dtype, y.device.type
+        if (
+            changed
+            or not (plain and whole)
+            or given not in ((torch.float32, "cpu"), (torch.float64, "cpu"))
+            or any(part.weight.dtype != y.dtype for part in parts)
+            or torch.is_autocast_enabled("cpu")
+            or math.prod(y.shape[1:]) != self.dim
+        ):
+            return None
+        return Perceptron(
+            self.input.weight,
+            self.input.bias,
+            [cast(Linear, layer).weight for layer in self.layers],
+            self.output.weight,
+            self.output.bias,
+        )
