@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,14 +29,16 @@ def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 
 
 def _network(device: torch.device) -> Perceptron:
-    backbone = network("mlp", device).backbone
+    backbone: Any = network("mlp", device).backbone
     layers = [layer.weight.detach() for layer in backbone.layers]
-    ends = [
-        part.detach()
-        for layer in (backbone.input, backbone.output)
-        for part in (layer.weight, layer.bias)
-    ]
-    return Perceptron(ends[0], ends[1], layers, ends[2], ends[3])
+    entry, exit = backbone.input, backbone.output
+    return Perceptron(
+        entry.weight.detach(),
+        entry.bias.detach(),
+        layers,
+        exit.weight.detach(),
+        exit.bias.detach(),
+    )
 
 
 def ours(y: Tensor, weight: Tensor, shifts: Tensor, pairs: Tensor) -> Answer:

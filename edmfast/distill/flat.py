@@ -38,24 +38,54 @@ class _CompiledStep:
 
     def __init__(self, loss: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
         self.loss, self.parameters = loss, parameters
+        self.buffers = dict(loss.named_buffers())
+        self.eager = _EagerStep(loss, parameters)
         self.names: list[str] = []
         self.flat = Flat(self._step, otherwise="training runs eagerly")
 
     def __call__(self, batch: Batch) -> Gradients:
         self.names = sorted(batch)
-        values = [parameter.detach() for parameter in self.parameters.values()]
+        tensors = (*self.parameters.values(), *self.buffers.values())
+
+        def eager() -> tuple[torch.Tensor, ...]:
+            loss, gradients = self.eager(batch)
+            return loss, *gradients
+
         with torch.no_grad():
-            key = tuple(self.names)
-            loss, *gradients = self.flat(values, [batch[name] for name in self.names], key)
+            fixed = [tensor.detach() for tensor in tensors]
+            inputs = [batch[name] for name in self.names]
+            loss, *gradients = self.flat(fixed, inputs, eager, tuple(self.names))
         return loss, gradients
 
-    def _step(self, values: Tensors, inputs: Tensors) -> tuple[torch.Tensor, ...]:
+    def _step(self, fixed: Tensors, inputs: Tensors) -> tuple[torch.Tensor, ...]:
         with torch.enable_grad(), unpadded():
-            leaves = [value.detach().requires_grad_() for value in values]
+            count = len(self.parameters)
+            leaves = [value.detach().requires_grad_() for value in fixed[:count]]
             batch = dict(zip(self.names, inputs, strict=True))
-            named = dict(zip(self.parameters, leaves, strict=True))
-            value = functional_call(self.loss, named, (batch,))
+            named = dict(
+                zip((*self.parameters, *self.buffers), (*leaves, *fixed[count:]), strict=True)
+            )
+            value = functional_call(_Watched(self.loss), _prefixed(named), (batch,))
             return value.detach(), *_gradients(value, leaves)
+
+
+class _Watched(nn.Module):
+    """A loss of which no buffer may be replaced: functional_call would forget the new one."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        before = [id(buffer) for buffer in self.loss.buffers()]
+        value = self.loss(batch)
+        if [id(buffer) for buffer in self.loss.buffers()] != before:
+            raise RuntimeError("the student replaces its buffers")
+        return value
+
+
+def _prefixed(named: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"loss.{name}": tensor for name, tensor in named.items()}
 
 
 def _gradients(value: torch.Tensor, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:

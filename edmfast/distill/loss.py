@@ -12,13 +12,14 @@ out. It needs no derivative of E with respect to x.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 from torch import nn
 
 from edmfast.distill.batch import Batch, condition_of
-from edmfast.models.dropout import SeededDropout
+from edmfast.models.dropout import seeded_dropout
 from edmfast.models.preconditioning import expand_sigma
 
 
@@ -35,27 +36,21 @@ class TrainingLoss(nn.Module):
         self.student = student
         self.difference_weight = difference_weight
         self.autocast = autocast
-        self._drops_out: bool | None = None
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        device = batch["x"].device.type
+        device, rng = batch["x"].device.type, batch.get("rng")
+        seeded = contextlib.nullcontext() if rng is None else seeded_dropout(rng)
         # without its cache of casts: a trace would keep them, and a derivative of one step reach the next
-        with torch.autocast(
-            device, self.autocast, enabled=self.autocast is not None, cache_enabled=False
+        with (
+            seeded,
+            torch.autocast(
+                device, self.autocast, enabled=self.autocast is not None, cache_enabled=False
+            ),
         ):
-            if self._drops_out is False or "rng" not in batch:
-                return self._loss(batch)
-            with SeededDropout(batch["rng"]) as drawn:
-                loss = self._loss(batch)
-        # the mode costs every call of torch a microsecond: only the first step of a student without dropout
-        self._drops_out = drawn.calls > 0
-        return loss
-
-    def _loss(self, batch: Batch) -> torch.Tensor:
-        loss = denoising_loss(self.student, batch)
-        if self.difference_weight > 0:
-            loss = loss + self.difference_weight * difference_loss(self.student, batch)
-        return loss
+            loss = denoising_loss(self.student, batch)
+            if self.difference_weight > 0:
+                loss = loss + self.difference_weight * difference_loss(self.student, batch)
+            return loss
 
 
 def denoising_loss(student: Any, batch: Batch) -> torch.Tensor:

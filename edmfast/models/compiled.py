@@ -1,12 +1,14 @@
 """The methods of an energy as flat compiled graphs, for inference.
 
 Padding is done outside of the graphs, noise levels are tensors in them, and weights are arguments: neither
-another batch of the same padded size, nor another noise level, nor new weights compile anything. Nothing in
-a graph waits for the device; on a GPU it may be captured as a CUDA graph.
+another batch of the same padded size, nor another noise level, nor new weights compile anything. Replaced
+modules, tied weights and hooks are noticed and compiled anew; other attributes are as they were when a graph
+was made. Nothing in a graph waits for the device; on a GPU it may be captured as a CUDA graph.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable
 from typing import Any
 
@@ -29,31 +31,66 @@ class _Method(nn.Module):
         return getattr(self.model, self.name)(*args, **kwargs)
 
 
-Slot = tuple[str, dict[str, Any], str]
+class _Structure:
+    """The modules of a model and where its tensors are, with what tells whether that is still so: a walk over
+    all of them at every call would cost as much as a small network."""
 
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = [*model.modules()]
+        self.places = [p for m in self.modules for p in (m._parameters, m._buffers)]
+        self.names = [
+            *(name for name, _ in model.named_parameters()),
+            *(name for name, _ in model.named_buffers()),
+        ]
+        self.shape = self._shape()
 
-def _slots(model: nn.Module) -> list[Slot]:
-    """(name, dictionary, key) of every parameter and buffer: a walk over the modules at every call would
-    cost as much as a small network."""
-    found: dict[int, Slot] = {}
-    for prefix, module in model.named_modules():
-        for place in (module._parameters, module._buffers):
-            for key, tensor in place.items():
-                if tensor is not None:
-                    name = f"{prefix}.{key}" if prefix else key
-                    found.setdefault(id(tensor), (name, place, key))
-    return [*found.values()]
+    def _shape(self) -> Hashable:
+        first: dict[int, int] = {}
+        tied = tuple(
+            None if tensor is None else first.setdefault(id(tensor), len(first))
+            for place in self.places
+            for tensor in place.values()
+        )
+        keys = tuple(tuple(place) for place in self.places)
+        inner = tuple(
+            (
+                type(module),
+                tuple(map(id, module._modules.values())),
+                len(module._forward_hooks) + len(module._forward_pre_hooks),
+                id(vars(module).get("forward")),
+            )
+            for module in self.modules
+        )
+        return tied, keys, inner
+
+    def still_holds(self) -> bool:
+        return self._shape() == self.shape
+
+    def tensors(self) -> list[Tensor]:
+        """Parameters, then buffers, each once, in the order of names."""
+        found: dict[int, Tensor] = {}
+        for kind in (0, 1):
+            for place in self.places[kind::2]:
+                for tensor in place.values():
+                    if tensor is not None:
+                        found.setdefault(id(tensor), tensor.detach())
+        return [*found.values()]
 
 
 class CompiledMethods:
     """Called with the name of a method of the model and its arguments; a graph for each, made at its first
-    call. mode: of torch.compile, on a GPU only."""
+    call. mode: of torch.compile, on a GPU only. Copies and pickles hold no graphs."""
 
     def __init__(self, model: nn.Module, mode: str | None) -> None:
-        self.model, self.mode = model, mode
+        self.__setstate__({"model": model, "mode": mode})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self.model, "mode": self.mode}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.model, self.mode = state["model"], state["mode"]
         self.flats: dict[Hashable, Flat] = {}
-        self.modules = [*model.modules()]
-        self.slots = _slots(model)
+        self.structure: _Structure | None = None
 
     def __call__(
         self, name: str, x: Tensor, levels: Tensor, condition: dict[str, Any]
@@ -63,25 +100,43 @@ class CompiledMethods:
         x, levels, condition = pad_rows(x, levels, condition)
         tensors = {k: v for k, v in condition.items() if isinstance(v, Tensor)}
         rest = {k: v for k, v in condition.items() if k not in tensors}
-        key = name, tuple(tensors), tuple(sorted(rest.items()))
-        if key not in self.flats:
-            self.flats[key] = self._flat(name, tuple(tensors), rest)
-        training = tuple(module.training for module in self.modules)
+
+        def eager() -> tuple[Tensor, ...]:
+            with torch.no_grad(), unpadded():
+                return getattr(self.model, name)(x, levels, condition)
+
+        if self.structure is None or not self.structure.still_holds():
+            self.structure, self.flats = _Structure(self.model), {}
+        key = name, tuple(tensors), tuple((k, type(v), v) for k, v in sorted(rest.items()))
+        try:
+            flat = self.flats.get(key)
+        except TypeError:  # a condition that cannot be a key
+            return tuple(tensor[:batch] for tensor in eager())
+        if flat is None:
+            flat = self.flats[key] = self._flat(name, tuple(tensors), rest)
+        training = tuple(module.training for module in self.structure.modules)
         with torch.no_grad():
-            fixed = [place[entry].detach() for _, place, entry in self.slots]
-            found = self.flats[key](fixed, [x, levels, *tensors.values()], training)
+            inputs = [x, levels, *tensors.values()]
+            found = flat(self.structure.tensors(), inputs, eager, training)
         return tuple(tensor[:batch] for tensor in found)
 
     def _flat(self, name: str, tensors: tuple[str, ...], rest: dict[str, Any]) -> Flat:
-        method = _Method(self.model, name)
-        names = [f"model.{name}" for name, _, _ in self.slots]
+        assert self.structure is not None
+        names = [f"model.{name}" for name in self.structure.names]
 
         def call(fixed: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
             x, levels, *given = inputs
             condition = dict(zip(tensors, given, strict=True)) | rest
             named = dict(zip(names, fixed, strict=True))
+            # functional_call puts other tensors into its module for a while: not into the one that other
+            # threads may be using
+            twin = copy.deepcopy(self.model, _themselves(self.model))
             with torch.no_grad(), unpadded():
-                found = functional_call(method, named, (x, levels, condition))
-            return found if isinstance(found, tuple) else (found,)
+                return functional_call(_Method(twin, name), named, (x, levels, condition))
 
         return Flat(call, otherwise="the model is called eagerly", mode=self.mode)
+
+
+def _themselves(model: nn.Module) -> dict[int, Any]:
+    """A memo by which a copy of the model shares its tensors."""
+    return {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}

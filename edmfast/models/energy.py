@@ -57,7 +57,8 @@ class EnergyModel(nn.Module):
 
     potential: "inner" (default), or the baselines "residual" and "norm". sigma_data: standard
     deviation of the data. A Target (`energy_and_score`, exponent 1) and a denoiser (`forward`).
-    On the CPU the result for one sample has the same bits whatever the batch size.
+    On the CPU the result for one sample has the same bits whatever the batch size. Batches are padded for
+    that, and conditions with them whose first dimension is that of x: they are taken for one per sample.
     Raises ValueError for an unknown potential or a sigma_data that is not positive.
     """
 
@@ -105,7 +106,8 @@ class EnergyModel(nn.Module):
         return self._call("_denoised", x, sigma, condition, recorded)[0]
 
     def compile(self, *, mode: str | None = None) -> None:
-        """From now on call this model by compiled graphs, wherever no derivative is recorded.
+        """From now on call this model by compiled graphs: scores and denoised states wherever no derivative
+        is recorded, energies alone under torch.no_grad().
 
         A graph is made at the first call of each method, which takes seconds for a perceptron and minutes
         for a U-Net. Where that fails the model is called eagerly, after one warning naming the reason.
@@ -123,6 +125,11 @@ class EnergyModel(nn.Module):
         recorded: bool,
     ) -> tuple[torch.Tensor, ...]:
         """A method below on padded rows; of one noise level, where sigma is one, there is one row."""
+        if torch.is_inference_mode_enabled() and name != "_energy":
+            raise RuntimeError(
+                "a score is a gradient: call an EnergyModel under torch.no_grad(), "
+                "not under torch.inference_mode()"
+            )
         levels = expand_sigma(sigma, x)
         if not isinstance(sigma, torch.Tensor) or sigma.dim() == 0:
             levels = levels[:1]
@@ -163,22 +170,19 @@ class EnergyModel(nn.Module):
     ) -> Pair:
         """(E [B], a grad_y((sigma_data/sigma) f) + b y) with (a, b) = coefficients(sigma, c_in), each [B] or
         [1]; without graph unless x has one."""
-        if torch.is_inference_mode_enabled():
-            raise RuntimeError(
-                "a score is a gradient: call an EnergyModel under torch.no_grad(), "
-                "not under torch.inference_mode()"
-            )
         recorded = torch.is_grad_enabled() and x.requires_grad
-        levels, scaling = self._scaling(x, levels)
-        y, weight = scaling.c_in * x, self._weight(x, levels, scaling)
-        a, b = coefficients(levels.flatten(), scaling.c_in.flatten())
-        fused = None if recorded else self._fused(y, weight, scaling, condition, (a, b))
-        if fused is not None:
-            return fused
-        energy, field = self._potential.energy_and_field(
-            self._network(scaling, condition), y, weight, recorded
-        )
-        return energy, field(a, b)
+        # what is not recorded as a whole must not be recorded in part, such as by a sigma with a graph
+        with torch.set_grad_enabled(recorded):
+            levels, scaling = self._scaling(x, levels)
+            y, weight = scaling.c_in * x, self._weight(x, levels, scaling)
+            a, b = coefficients(levels.flatten(), scaling.c_in.flatten())
+            fused = None if recorded else self._fused(y, weight, scaling, condition, (a, b))
+            if fused is not None:
+                return fused
+            energy, field = self._potential.energy_and_field(
+                self._network(scaling, condition), y, weight, recorded
+            )
+            return energy, field(a, b)
 
     def _fused(
         self,
@@ -196,10 +200,9 @@ class EnergyModel(nn.Module):
         if network is None:
             return None
         batch = y.shape[0]
-        with torch.no_grad():
-            shifts = backbone.shifts_of(scaling.c_noise.expand(batch), **condition)
-            pairs = torch.stack(coefficients, 1).expand(batch, 2)
-            return mlp_potential(y.detach(), weight, per_sample(shifts, batch), pairs, network)
+        shifts = backbone.shifts_of(scaling.c_noise.expand(batch), **condition)
+        pairs = torch.stack(coefficients, 1).expand(batch, 2)
+        return mlp_potential(y.detach(), weight, per_sample(shifts, batch), pairs, network)
 
     def _scaling(self, x: torch.Tensor, levels: torch.Tensor) -> tuple[torch.Tensor, Scaling]:
         """Levels and coefficients with a row for each sample, or one for all."""

@@ -9,6 +9,7 @@ size costs one more compilation, and the next ones none unless the compiler deci
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
@@ -54,9 +55,13 @@ class _Graph(NamedTuple):
         return all(bool(guard.xreplace(values)) for guard in self.guards)
 
 
+# torch's tracer and its compiler are not made for several threads at once
+_tracing = threading.RLock()
+
+
 class Flat:
-    """Calls function by compiled flat graphs; eagerly, after one warning naming the reason, where tracing
-    or compiling fails.
+    """Calls function by compiled flat graphs; what the caller would do without, after one warning naming the
+    reason, where tracing or compiling fails.
 
     otherwise: what the warning says happens instead. mode: of torch.compile, on a GPU only.
     """
@@ -67,25 +72,30 @@ class Flat:
         self.chosen: dict[Hashable, _Graph] = {}
         self.failed = False
 
-    def __call__(self, fixed: Tensors, inputs: Tensors, key: Hashable = None) -> tuple[Tensor, ...]:
-        """key: of whatever else the trace depends on."""
+    def __call__(
+        self,
+        fixed: Tensors,
+        inputs: Tensors,
+        eager: Callable[[], tuple[Tensor, ...]],
+        key: Hashable = None,
+    ) -> tuple[Tensor, ...]:
+        """eager: the same without a graph. key: of whatever else the trace depends on."""
         if self.failed:
-            return self.function(fixed, inputs)
-        inputs = [tensor.contiguous() for tensor in inputs]  # a graph is for one order of strides
+            return eager()
+        given = [tensor.contiguous() for tensor in inputs]  # a graph is for one order of strides
         try:
-            graph = self._graph(fixed, inputs, key)
-            if graph is None:
-                return self.function(fixed, inputs)
-            return self._run(graph, fixed, inputs)
+            graph = self._graph(fixed, given, key)
+            if graph is not None:
+                return self._run(graph, fixed, given)
+            reason = f"more than {MOST_GRAPHS} sizes of inputs"
         # Whatever the tracer or the compiler stumbles over, the function itself is still right.
         except Exception as error:
-            reason = (str(error).strip() or "no message").splitlines()[0]
-            warnings.warn(
-                f"compile=True failed, {self.otherwise}: {type(error).__name__}: {reason}",
-                stacklevel=3,
-            )
-            self.failed = True
-            return self.function(fixed, inputs)
+            message = (str(error).strip() or "no message").splitlines()[0]
+            reason = f"{type(error).__name__}: {message}"
+        outputs = eager()  # first: a mistake of the caller's raises, and costs no compilation
+        self.failed = True
+        warnings.warn(f"compile=True failed, {self.otherwise}: {reason}", stacklevel=3)
+        return outputs
 
     def _graph(self, fixed: Tensors, inputs: Tensors, key: Hashable) -> _Graph | None:
         state = key, _state_of(fixed, inputs)
@@ -95,7 +105,9 @@ class Flat:
         known = self.graphs.setdefault(state, [])
         found = next((graph for graph in known if graph.fits(inputs)), None)
         if found is None and len(known) < MOST_GRAPHS:
-            found = self._trace(fixed, inputs, _changed(inputs, known[0].sizes if known else None))
+            with _tracing:
+                changed = _changed(inputs, known[0].sizes if known else None)
+                found = self._trace(fixed, inputs, changed)
             known.append(found)
         if found is not None:
             self.chosen[state, sizes] = found
@@ -108,9 +120,11 @@ class Flat:
         def function(*tensors: Tensor) -> tuple[Tensor, ...]:
             return self.function(tensors[:count], tensors[count:])
 
-        mode = self.mode if self._on_gpu(inputs) else None
+        mode = self.mode if _on_gpu(inputs) else None
         if not any(dynamic):
+            before = [(tensor._version, tensor.clone()) for tensor in fixed]
             graph = make_fx(function)(*given)
+            _refuse_changes(fixed, before)
             call = compile_graph(graph, given, mode)
             return _Graph(call, [[*tensor.shape] for tensor in inputs], [])
         # one symbol to a size, though several be alike now
@@ -130,12 +144,23 @@ class Flat:
     def _run(self, graph: _Graph, fixed: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
         outputs = graph.call(*fixed, *inputs)
         # a CUDA graph writes its outputs to the same place at every replay
-        if self.mode == "reduce-overhead" and self._on_gpu(inputs):
+        if self.mode and _on_gpu(inputs):
             return tuple(output.clone() for output in outputs)
         return outputs
 
-    def _on_gpu(self, inputs: Tensors) -> bool:
-        return any(tensor.is_cuda for tensor in inputs)
+
+def _on_gpu(inputs: Tensors) -> bool:
+    return any(tensor.is_cuda for tensor in inputs)
+
+
+def _refuse_changes(fixed: Tensors, before: list[tuple[int, Tensor]]) -> None:
+    """Undoes what the trace has done to parameters and buffers, and raises where it has: every run of the
+    graph would do it again, and the first one twice."""
+    changed = [i for i, tensor in enumerate(fixed) if tensor._version != before[i][0]]
+    for i in changed:
+        fixed[i].detach().copy_(before[i][1])
+    if changed:
+        raise RuntimeError("the function changes its parameters or buffers")
 
 
 def compile_graph(

@@ -7,46 +7,15 @@ While a patched module runs, calls of `torch.nn.functional.scaled_dot_product_at
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from edmfast.models.redirect import redirected
 from edmfast.ops.attention import attention
-
-_original = functional.scaled_dot_product_attention
-_lock = threading.Lock()
-_state = threading.local()
-_running = 0
-
-
-def _dispatch(*args: Any, **kwargs: Any) -> Tensor:
-    # other threads may call while a patched module runs in this one
-    return (_attend if getattr(_state, "depth", 0) else _original)(*args, **kwargs)
-
-
-@contextlib.contextmanager
-def _redirected() -> Iterator[None]:
-    """Puts _dispatch in the place of torch's function while a patched module runs anywhere."""
-    global _running
-    with _lock:
-        _running += 1
-        functional.scaled_dot_product_attention = _dispatch
-    _state.depth = getattr(_state, "depth", 0) + 1
-    try:
-        yield
-    finally:
-        _state.depth -= 1
-        with _lock:
-            _running -= 1
-            if not _running:
-                functional.scaled_dot_product_attention = _original
 
 
 def _attend(
@@ -104,22 +73,29 @@ def _key_mask(mask: Tensor) -> Tensor:
     return mask.squeeze(-2) if mask.dim() > 1 else mask
 
 
+class _Patched:
+    """The forward of a patched module. An object that knows its module, so that a copy of the module gets a
+    forward of its own."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.before = vars(module).get("forward")
+        functools.update_wrapper(self, module.forward, ("__name__", "__doc__"), ())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        forward = self.before or functools.partial(type(self.module).forward, self.module)
+        with redirected(scaled_dot_product_attention=_attend):
+            return forward(*args, **kwargs)
+
+
 def patch_attention(module: nn.Module) -> nn.Module:
     """Make `module`, whenever it is called, attend by `edmfast.ops.attention`; returns it.
 
     Derivatives of its attention then exist to second order, in memory linear in the length. Its forward
     raises ValueError where it asks for dropout, grouped queries, or a mask that differs between queries
-    or does more than leave keys out. Patching twice is patching once.
+    or does more than leave keys out. Patching twice is patching once. What runs the module's parts again
+    without the module, as torch.utils.checkpoint inside it does, gets torch's attention there.
     """
-    if getattr(module.forward, "_attends_by_edmfast", False):
-        return module
-    forward = module.forward
-
-    @functools.wraps(forward)
-    def redirected(*args: Any, **kwargs: Any) -> Any:
-        with _redirected():
-            return forward(*args, **kwargs)
-
-    vars(redirected)["_attends_by_edmfast"] = True
-    module.forward = redirected
+    if not isinstance(module.forward, _Patched):
+        module.forward = _Patched(module)
     return module

@@ -144,15 +144,19 @@ def attention(
     [B, M] with B the first of the leading dimensions, True where a key may be attended to. A query
     that may attend to no key gets 0, and gives no gradient.
 
-    Derivatives: first and second order, in q, k and v; a third one raises RuntimeError. Raises
-    TypeError for dtypes, ValueError for shapes, devices or a scale that is not finite.
+    Derivatives: first and second order, in q, k and v; a third one and forward mode raise RuntimeError.
+    Raises TypeError for dtypes, ValueError for shapes, devices or a scale that is not finite.
     """
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (_autocast(tensor) for tensor in (q, k, v))
     _check(q, k, v, key_mask)
+    if isinstance(scale, Tensor):
+        raise TypeError("scale must be a number, for which there is no derivative, got a tensor")
     scale = 1.0 / math.sqrt(max(1, q.shape[-1])) if scale is None else float(scale)
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}")
+    if _extension.carries_tangent(q, k, v):
+        raise RuntimeError("attention has no forward-mode derivative, use reverse mode")
     # [batch, heads, ..]: a view of four dimensions, whatever their strides
     lead = q.shape[0], math.prod(q.shape[1:-2])
     heads = [tensor.reshape(*lead, *tensor.shape[-2:]) for tensor in (q, k, v)]

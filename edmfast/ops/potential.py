@@ -162,10 +162,10 @@ def potential(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     weight: [B], of that dtype; for an energy scale sigma_data/sigma. E in nats. Sums are in float64.
     A row's numbers do not depend on the other rows, nor on the number of threads.
 
-    Derivatives: first and second order in all three, a third one raises RuntimeError.
+    Derivatives: first and second order in all three, a third one and forward mode raise RuntimeError.
     Raises TypeError for dtypes, ValueError for shapes.
     """
-    _check((h, y), (weight,))
+    _check("potential", (h, y), (weight,))
     if weight.shape != y.shape[:1]:
         raise ValueError(f"weight must be [{len(y)}], got {tuple(weight.shape)}")
     energy, cotangent = torch.ops.edmfast.potential(_rows(h), _rows(y), _wide(weight))
@@ -181,7 +181,7 @@ def potential_assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Ten
     With pullback = J_hᵀ (w y) the coefficients (c_in w, c_in, -c_in) give a score. Derivatives of every
     order in all four. Raises TypeError for dtypes, ValueError for shapes.
     """
-    _check((h, pullback, y), (coefficients,))
+    _check("potential_assemble", (h, pullback, y), (coefficients,))
     if coefficients.shape != (y.shape[0], 3):
         raise ValueError(f"coefficients must be [{len(y)}, 3], got {tuple(coefficients.shape)}")
     out = torch.ops.edmfast.potential_assemble(
@@ -199,7 +199,9 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALVES else tensor
 
 
-def _check(states: tuple[Tensor, ...], numbers: tuple[Tensor, ...]) -> None:
+def _check(name: str, states: tuple[Tensor, ...], numbers: tuple[Tensor, ...]) -> None:
+    if _extension.carries_tangent(*states, *numbers):
+        raise RuntimeError(f"{name} has no forward-mode derivative, use reverse mode")
     shape, dtypes = states[0].shape, {tensor.dtype for tensor in (*states, *numbers)}
     if len(dtypes) > 1 or not dtypes <= set(DTYPES):
         names = sorted(str(dtype) for dtype in dtypes)

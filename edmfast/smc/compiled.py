@@ -24,12 +24,15 @@ class CompiledStep:
     def __call__(
         self, moving: Moving, step: Step, rng: Tensor, next_rng: Tensor, mode: Mode
     ) -> Moving:
+        def eager() -> tuple[Tensor, ...]:
+            return advance(self.law, moving, step, rng, next_rng, mode).flat()
+
         if any(flat.failed for flat in self.flats.values()):
-            return advance(self.law, moving, step, rng, next_rng, mode)
+            return Moving.of(eager())
         if mode not in self.flats:
             self.flats[mode] = self._flat(mode)
         inputs = (*_as_tensors(step, moving.x.device), rng, next_rng, *moving.flat())
-        return Moving.of(self.flats[mode]([], inputs))
+        return Moving.of(self.flats[mode]([], inputs, eager))
 
     def _flat(self, mode: Mode) -> Flat:
         def step(_: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:

@@ -133,3 +133,36 @@ def test_autocast(graphs):
     casts = [node for node in graphs[0].graph.nodes if torch.bfloat16 in node.kwargs.values()]
     assert casts
     assert next(compiled.model.parameters()).dtype == torch.float32
+
+
+class Counting(torch.nn.Module):
+    """Changes a buffer at every call: in place, or by a new one."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.in_place = in_place
+        self.layer = torch.nn.Linear(16, 16)
+        self.register_buffer("n", torch.ones(()))
+
+    def forward(self, y, c_noise):
+        if self.in_place:
+            self.n += 1
+        else:
+            self.n = self.n + 1
+        return self.layer(y.flatten(1)).reshape(y.shape) / self.n
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_student_that_changes_its_buffers_trains_eagerly(in_place):
+    found = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        student = EnergyModel(Counting(in_place))
+        config = DistillConfig(mode="dsm", steps=4, batch_size=32, compile=compile)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            result = distill(None, student, images(), config=config, progress=False)
+        assert any("buffers" in str(entry.message) for entry in told) == compile
+        found.append(result)
+    assert torch.equal(found[0].losses, found[1].losses)
+    assert found[0].model.backbone.n == found[1].model.backbone.n == 5

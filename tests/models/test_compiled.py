@@ -1,6 +1,9 @@
 """EnergyModel.compile(): the numbers of the eager model, few compilations, eager where a graph is recorded."""
 
+import copy
+import pickle
 import shutil
+import threading
 import warnings
 
 import pytest
@@ -135,3 +138,131 @@ def test_what_cannot_be_traced_is_called_eagerly():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         same(model.energy_and_score(x, 0.5), wanted)
+
+
+class Counting(torch.nn.Module):
+    """A backbone that changes a buffer in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 3)
+        self.register_buffer("n", torch.zeros(()))
+
+    def forward(self, y, c_noise):
+        self.n += 1
+        return self.layer(y) * self.n
+
+
+def test_changed_structure_is_noticed(graphs):
+    model, shape = model_of("mlp")
+    model.compile()
+    x = torch.randn(32, *shape)
+    model.energy_and_score(x, 0.5)
+
+    def check():
+        eager = copy.deepcopy(model)
+        eager._compiled = None
+        same(model.energy_and_score(x, 0.5), eager.energy_and_score(x, 0.5))
+
+    model.backbone.layers[0] = model_of("mlp")[0].backbone.layers[1]
+    check()
+    model.backbone.layers[1].weight = model.backbone.layers[0].weight  # tied
+    check()
+    model.backbone.layers[1].weight = torch.nn.Parameter(torch.randn(16, 16))
+    check()
+    with torch.no_grad():
+        model.backbone.layers[1].weight.mul_(2)
+    check()
+    model.backbone.input.bias = None
+    check()
+    model.backbone.layers[0].register_forward_hook(lambda module, given, out: 2 * out)
+    check()
+
+
+def test_copies_and_pickles_are_models_of_their_own(graphs):
+    torch.manual_seed(0)
+    model = EnergyModel(DiT(1, 4, width=8, depth=1, heads=2, dropout=0.5)).eval()
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.5)
+    model.compile()
+    x = torch.randn(32, 1, 4, 4)
+    before = model.energy_and_score(x, 0.5)
+    twin = copy.deepcopy(model)
+    same(twin.energy_and_score(x, 0.5), before)
+    twin.train()
+    assert not torch.equal(twin.energy_and_score(x, 0.5)[0], twin.energy_and_score(x, 0.5)[0])
+    same(model.energy_and_score(x, 0.5), before)
+    again = pickle.loads(pickle.dumps(model))
+    for parameter in again.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert not torch.equal(again.energy_and_score(x, 0.5)[0], before[0])
+    same(model.energy_and_score(x, 0.5), before)
+
+
+def test_a_callers_mistake_costs_no_compilation(graphs):
+    model, shape = model_of("mlp")
+    model.compile()
+    with pytest.raises(ValueError, match="of 3 numbers"):
+        model.energy_and_score(torch.randn(32, 5), 0.5)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="no_grad"):
+        model.energy_and_score(torch.randn(32, 3), 0.5)
+    model.energy_and_score(torch.randn(32, *shape), 0.5)
+    assert len(graphs) == 1
+
+
+def test_conditions_are_told_apart_by_type(graphs):
+    class Chosen(ResidualMLP):
+        def forward(self, y, c_noise, how=None):
+            return super().forward(y, c_noise) * (3 if how is True else 1)
+
+    model = EnergyModel(Chosen(3, width=16, depth=1))
+    torch.nn.init.normal_(model.backbone.output.weight)
+    eager = copy.deepcopy(model)
+    model.compile()
+    x = torch.randn(32, 3)
+    for how in (1, True, [True]):  # a list is no key: eagerly
+        same(model.energy_and_score(x, 0.5, how=how), eager.energy_and_score(x, 0.5, how=how))
+    assert len(graphs) == 2
+
+
+def test_a_buffer_that_changes_is_left_to_the_eager_model():
+    model, eager = EnergyModel(Counting()), EnergyModel(Counting())
+    eager.load_state_dict(model.state_dict())
+    model.compile()
+    x = torch.randn(32, 3)
+    with pytest.warns(UserWarning, match="changes its parameters or buffers"):
+        first = model.energy_and_score(x, 0.5)
+    same(first, eager.energy_and_score(x, 0.5))
+    same(model.energy_and_score(x, 0.5), eager.energy_and_score(x, 0.5))
+    assert model.backbone.n == 2
+
+
+def test_threads(graphs):
+    """First calls at once, and training beside them: weights stay the model's own."""
+    model, shape = model_of("mlp")
+    eager, _ = model_of("mlp")
+    model.compile()
+    x = torch.randn(32, *shape)
+    results, parameters = {}, dict(model.named_parameters())
+
+    def call(name):
+        with torch.no_grad():
+            results[name] = getattr(model, name)(x, 0.5)
+
+    def train():
+        for _ in range(20):
+            leaf = x.clone().requires_grad_()
+            model(leaf, 0.5).square().sum().backward()
+
+    names = ("energy", "energy_and_score", "forward")
+    threads = [threading.Thread(target=call, args=(name,)) for name in names]
+    threads.append(threading.Thread(target=train))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert dict(model.named_parameters()) == parameters
+    same(results["energy_and_score"], eager.energy_and_score(x, 0.5))
+    same([results["forward"], results["energy"]], [eager(x, 0.5), eager.energy(x, 0.5).detach()])
+    assert all(parameter.grad is not None for parameter in model.backbone.layers.parameters())

@@ -1,17 +1,19 @@
 """Seeded dropout: the right law, a function of seed, step, call and sample, and nothing else drawn."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edmfast.models.dropout import SeededDropout
+from edmfast.models.dropout import seeded_dropout
 from edmfast.ops import rng_state
 
 
-def drop(x, p=0.3, seed=1, step=2, function=F.dropout, **options):
-    with SeededDropout(rng_state(seed, step)) as drawn:
-        out = function(x, p, **options)
+def drop(x, p=0.3, seed=1, step=2, function="dropout", **options):
+    with seeded_dropout(rng_state(seed, step)) as drawn:
+        out = getattr(F, function)(x, p, **options)
     return out, drawn.calls
 
 
@@ -40,7 +42,7 @@ def test_masks_follow_seed_step_and_call_and_nothing_else():
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(drop(x, seed=2)[0], first)
     assert not torch.equal(drop(x, step=3)[0], first)
-    with SeededDropout(rng_state(1, 2)):
+    with seeded_dropout(rng_state(1, 2)):
         pair = F.dropout(x, 0.3), F.dropout(x, 0.3)
     assert torch.equal(pair[0], first)
     assert not torch.equal(pair[1], first)
@@ -54,9 +56,10 @@ def test_a_sample_has_its_mask_in_any_batch():
 @pytest.mark.parametrize(
     ("function", "shape", "trailing"),
     [
-        (F.dropout1d, (4, 30, 5), 1),
-        (F.dropout2d, (4, 30, 5, 5), 2),
-        (F.dropout3d, (4, 30, 2, 2, 2), 3),
+        ("dropout1d", (4, 30, 5), 1),
+        ("dropout2d", (4, 30, 5, 5), 2),
+        ("dropout2d", (4, 30, 5), 1),
+        ("dropout3d", (4, 30, 2, 2, 2), 3),
     ],
 )
 def test_whole_channels(function, shape, trailing):
@@ -69,13 +72,31 @@ def test_whole_channels(function, shape, trailing):
 def test_modules_modes_and_places():
     x = torch.ones(4, 30)
     layer = nn.Dropout(0.5)
-    with SeededDropout(rng_state(0, 0)) as drawn:
+    with seeded_dropout(rng_state(0, 0)) as drawn:
         assert (layer(x) == 0).any()
         assert layer.eval()(x) is x
         again = torch.ones(4, 30)
         assert F.dropout(again, 0.5, inplace=True) is again
         assert (again == 0).any()
     assert drawn.calls == 2
+
+
+def test_inside_torchs_own_layers_and_in_this_thread_only():
+    layer = nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True)
+    x = torch.randn(2, 5, 8)
+    found = []
+    for _ in range(2):
+        with seeded_dropout(rng_state(0, 0)) as drawn:
+            found.append(layer(x, x, x)[0])
+            there = threading.Thread(target=F.dropout, args=(x,))
+            there.start()
+            there.join()
+        assert drawn.calls == 1
+    assert torch.equal(*found)
+    original = F.dropout
+    with seeded_dropout(rng_state(0, 0)), pytest.raises(ValueError, match="given 2"):
+        F.dropout(x, 2)
+    assert F.dropout is original
 
 
 def test_derivatives_keep_the_mask():

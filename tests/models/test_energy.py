@@ -117,6 +117,28 @@ def test_results_are_detached_unless_asked_for():
     assert not any(part.requires_grad for part in results)
 
 
+@pytest.mark.parametrize("potential", sorted(POTENTIALS))
+def test_a_sigma_with_a_graph_is_recorded_with_x_or_not_at_all(potential):
+    model = small(potential)
+    x, _ = states(3)
+    sigma = torch.tensor(0.6, dtype=F64, requires_grad=True)
+    assert not any(part.requires_grad for part in model.energy_and_score(x, sigma))
+    assert not model(x, sigma).requires_grad
+    leaf = x.clone().requires_grad_()
+    for function in (lambda s: model.energy_and_score(leaf, s)[1], lambda s: model(leaf, s)):
+        (slope,) = torch.autograd.grad(function(sigma).sum(), sigma)
+        step = 1e-5
+        ends = [function(sigma.detach() + h).sum() for h in (step, -step)]
+        torch.testing.assert_close(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-6)
+
+
+def test_forward_mode_takes_the_plain_formulas():
+    model, (x, _) = small(), states(3)
+    _, slope = torch.func.jvp(lambda x: model.energy(x, 0.5), (x,), (torch.ones_like(x),))
+    score = model.energy_and_score(x, 0.5)[1]
+    torch.testing.assert_close(slope.detach(), -score.sum(1), rtol=1e-10, atol=1e-10)
+
+
 def test_sigma_as_number_scalar_and_batch_agree():
     model = small()
     x, _ = states()

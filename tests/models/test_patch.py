@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 
 import pytest
@@ -148,3 +150,16 @@ def test_what_is_refused(options):
 
     with pytest.raises(ValueError, match="patched attention"):
         patch_attention(Block())(torch.zeros(2, 3, 4))
+
+
+def test_a_copy_of_a_patched_module_attends_with_its_own_weights():
+    torch.manual_seed(0)
+    module = patch_attention(torch.nn.MultiheadAttention(8, 2, batch_first=True))
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(module)))
+    x = torch.randn(1, 3, 8)
+    assert torch.equal(twin(x, x, x, need_weights=False)[0], module(x, x, x, need_weights=False)[0])
+    for parameter in twin.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert not twin(x, x, x, need_weights=False)[0].any()
+    assert module(x, x, x, need_weights=False)[0].any()
+    assert patch_attention(twin).forward is twin.forward

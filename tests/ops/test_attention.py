@@ -138,6 +138,12 @@ def test_a_third_derivative_raises(generator):
         torch.autograd.grad(second.sum(), q)
 
 
+def test_forward_mode_raises(generator):
+    q, k, v = (t.detach() for t in inputs(generator, (1,), 4, 4, 4, 4))
+    with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+        torch.func.jvp(lambda q: attention(q, k, v), (q,), (q,))
+
+
 def test_drop_in_for_scaled_dot_product_attention(generator):
     q, k, v = inputs(generator, (2, 3), 9, 9, 8, 8)
     sdpa = torch.nn.functional.scaled_dot_product_attention
@@ -221,6 +227,7 @@ def test_compiles_without_a_break(generator):
         ({"key_mask": torch.zeros(2, 5) > 0}, ValueError, "key_mask"),
         ({"key_mask": torch.zeros(2, 4)}, TypeError, "bool"),
         ({"scale": math.nan}, ValueError, "finite"),
+        ({"scale": torch.tensor(1.0)}, TypeError, "number"),
     ],
 )
 def test_errors(change, error, message):

@@ -34,8 +34,7 @@ class DiT(nn.Module):
     heads of attention. num_classes: None, or the number of classes a class_label distinguishes.
     mlp_ratio: hidden numbers of a block's mlp per number of its width. embedding_width: width by
     default. dropout: probability, in training mode, that a number of what a branch of a block adds
-    is left out; it is drawn from torch's global generator, which neither the seed of `distill` nor
-    its checkpoints govern.
+    is left out.
     `DiT(4, 32, **DiT.PRESETS["B"])` has a published size: S, B, L or XL.
     Raises ValueError for sizes that are not positive, a height or width that is not a multiple of
     patch, a width that is not a multiple of 4 and of heads, a dropout outside [0, 1).

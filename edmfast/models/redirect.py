@@ -1,0 +1,49 @@
+"""Functions of torch.nn.functional answered by others, in one thread and for a while.
+
+Modules of torch look them up when they are called, and so do those of others that write `F.dropout`; a name
+imported with `from torch.nn.functional import dropout` is out of reach.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.nn import functional
+
+_lock = threading.Lock()
+_here = threading.local()
+_originals: dict[str, Callable[..., Any]] = {}
+_running: dict[str, int] = {}
+
+
+def _dispatcher(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def dispatch(*args: Any, **kwargs: Any) -> Any:
+        # other threads may call while the function is redirected in this one
+        stack = getattr(_here, name, None)
+        return (stack[-1] if stack else original)(*args, **kwargs)
+
+    return dispatch
+
+
+@contextlib.contextmanager
+def redirected(**functions: Callable[..., Any]) -> Iterator[None]:
+    """Within, this thread's calls of the named functions of torch.nn.functional go to the given ones."""
+    for name, function in functions.items():
+        with _lock:
+            _running[name] = _running.get(name, 0) + 1
+            if _running[name] == 1:
+                _originals[name] = getattr(functional, name)
+                setattr(functional, name, _dispatcher(name, _originals[name]))
+        vars(_here).setdefault(name, []).append(function)
+    try:
+        yield
+    finally:
+        for name in functions:
+            vars(_here)[name].pop()
+            with _lock:
+                _running[name] -= 1
+                if not _running[name]:
+                    setattr(functional, name, _originals.pop(name))
