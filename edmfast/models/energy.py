@@ -125,7 +125,8 @@ class EnergyModel(nn.Module):
         recorded: bool,
     ) -> tuple[torch.Tensor, ...]:
         """A method below on padded rows; of one noise level, where sigma is one, there is one row."""
-        if torch.is_inference_mode_enabled() and name != "_energy":
+        # in this order: an energy alone must not meet what torch.compile cannot trace
+        if name != "_energy" and torch.is_inference_mode_enabled():
             raise RuntimeError(
                 "a score is a gradient: call an EnergyModel under torch.no_grad(), "
                 "not under torch.inference_mode()"

@@ -132,6 +132,14 @@ def test_a_sigma_with_a_graph_is_recorded_with_x_or_not_at_all(potential):
         torch.testing.assert_close(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-6)
 
 
+def test_torchs_compiler_takes_its_functional_gradient_without_a_break():
+    model, (x, _) = small(), states(3)
+    sigma = torch.tensor(0.5, dtype=F64)
+    gradient = torch.func.grad(lambda x, sigma: model.energy(x, sigma).sum())
+    compiled = torch.compile(gradient, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, sigma), -model.energy_and_score(x, sigma)[1])
+
+
 def test_forward_mode_takes_the_plain_formulas():
     model, (x, _) = small(), states(3)
     _, slope = torch.func.jvp(lambda x: model.energy(x, 0.5), (x,), (torch.ones_like(x),))
