@@ -38,19 +38,18 @@ class TrainingLoss(nn.Module):
         self.autocast = autocast
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        device, rng = batch["x"].device.type, batch.get("rng")
-        seeded = contextlib.nullcontext() if rng is None else seeded_dropout(rng)
-        # without its cache of casts: a trace would keep them, and a derivative of one step reach the next
-        with (
-            seeded,
-            torch.autocast(
-                device, self.autocast, enabled=self.autocast is not None, cache_enabled=False
-            ),
-        ):
+        rng, nothing = batch.get("rng"), contextlib.nullcontext()
+        with nothing if rng is None else seeded_dropout(rng), self._precision(batch):
             loss = denoising_loss(self.student, batch)
             if self.difference_weight > 0:
                 loss = loss + self.difference_weight * difference_loss(self.student, batch)
             return loss
+
+    def _precision(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
+        if self.autocast is None:
+            return contextlib.nullcontext()  # an autocast around the whole run stays in force
+        # without its cache of casts: a trace would keep them, and a derivative of one step reach the next
+        return torch.autocast(batch["x"].device.type, self.autocast, cache_enabled=False)
 
 
 def denoising_loss(student: Any, batch: Batch) -> torch.Tensor:
