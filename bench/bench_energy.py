@@ -12,9 +12,9 @@ from torch import Tensor
 from bench.correctness import close
 from bench.networks import mlp_flops, mlp_products, network
 from bench.registry import Case
-from edmfast.models import EnergyModel
+from edmfast.models import EnergyModel, Product
 
-SIGMA = 0.7
+SIGMA, EXPERTS = 0.7, 4
 Answer = tuple[Tensor, Tensor]
 
 
@@ -51,6 +51,17 @@ def _transformed(name: str, device: torch.device) -> Callable[[Tensor, Tensor], 
     return torch.compile(both, dynamic=False)
 
 
+def _eager(model: EnergyModel, x: Tensor, sigma: Tensor) -> Answer:
+    """As one writes it: the formula of the energy and its gradient by autograd."""
+    leaf = x.detach().requires_grad_()
+    c_in = (sigma**2 + model.sigma_data**2).rsqrt()
+    y, levels = c_in * leaf, sigma.expand(len(x))
+    f = model.potential(y, levels.log() / 4)
+    energy = 0.5 * y.square().flatten(1).sum(1) - model.sigma_data / sigma * f
+    (slope,) = torch.autograd.grad(energy.sum(), leaf)
+    return energy.detach(), -slope
+
+
 def mlp_case(shape: tuple[int, ...], goal: float) -> Case:
     name = "mlp"
 
@@ -59,14 +70,7 @@ def mlp_case(shape: tuple[int, ...], goal: float) -> Case:
             return _compiled(name, x.device).energy_and_score(x, sigma)
 
     def eager(x: Tensor, sigma: Tensor) -> Answer:
-        """As one writes it: the formula of the energy and its gradient by autograd."""
-        model, leaf = network(name, x.device), x.detach().requires_grad_()
-        c_in = (sigma**2 + model.sigma_data**2).rsqrt()
-        y, levels = c_in * leaf, sigma.expand(len(x))
-        f = model.potential(y, levels.log() / 4)
-        energy = 0.5 * y.square().flatten(1).sum(1) - model.sigma_data / sigma * f
-        (slope,) = torch.autograd.grad(energy.sum(), leaf)
-        return energy.detach(), -slope
+        return _eager(network(name, x.device), x, sigma)
 
     def uncompiled(x: Tensor, sigma: Tensor) -> Answer:
         with torch.no_grad():
@@ -108,4 +112,49 @@ def mlp_case(shape: tuple[int, ...], goal: float) -> Case:
     )
 
 
-CASES = [mlp_case((4096, 64), 1.4), mlp_case((256, 64), 1.4)]
+@functools.cache
+def _experts(device: torch.device, dtype: torch.dtype = torch.float32) -> list[EnergyModel]:
+    """Four of one shape, no two alike."""
+    models = [copy.deepcopy(network("mlp", device, dtype)) for _ in range(EXPERTS)]
+    for index, model in enumerate(models):
+        for parameter in model.parameters():
+            parameter.detach().mul_(1 + 0.1 * index)
+    return models
+
+
+def product_case(shape: tuple[int, ...]) -> Case:
+    def ours(x: Tensor, sigma: Tensor) -> Answer:
+        with torch.no_grad():
+            return Product(_experts(x.device)).energy_and_score(x, sigma)
+
+    def one_by_one(x: Tensor, sigma: Tensor) -> Answer:
+        with torch.no_grad():
+            pairs = [model.energy_and_score(x, sigma) for model in _experts(x.device)]
+        return sum_of(pairs)
+
+    def eager(x: Tensor, sigma: Tensor) -> Answer:
+        return sum_of([_eager(model, x, sigma) for model in _experts(x.device)])
+
+    def reference(x: Tensor, sigma: Tensor) -> Answer:
+        models = _experts(x.device, torch.float64)
+        return sum_of([_eager(model, x.double(), sigma.double()) for model in models])
+
+    def sum_of(pairs: list[Answer]) -> Answer:
+        energies, scores = zip(*pairs, strict=True)
+        return torch.stack(energies).sum(0), torch.stack(scores).sum(0)
+
+    return Case(
+        name=f"energy/product of {EXPERTS} {'x'.join(map(str, shape))}",
+        shape=shape,
+        make_inputs=make_inputs,
+        ours=ours,
+        baselines={"eager": eager, "four calls of ours": one_by_one},
+        reference=reference,
+        check=close(1e-3, 1e-3),
+        goal=1.5,
+        bytes=8 * torch.Size(shape).numel(),
+        flops=2 * EXPERTS * mlp_flops(shape[0]),
+    )
+
+
+CASES = [mlp_case((4096, 64), 1.4), mlp_case((256, 64), 1.4), product_case((256, 64))]

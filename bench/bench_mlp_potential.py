@@ -1,7 +1,8 @@
-"""Energy and score of a residual perceptron as one operator, against its definition by autograd."""
+"""Energy and score of a residual perceptron, and their training step, against their definition by autograd."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,95 +14,140 @@ from bench.registry import Case
 from edmfast.ops.mlp_potential import Perceptron, mlp_potential
 from edmfast.reference.mlp_potential import mlp_potential as by_hand
 
-WIDTH, DEPTH = 128, 4
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
-Answer = tuple[Tensor, Tensor]
+WIDTH, DEPTH, ELEMENTS = 128, 4, 64
+Inputs = tuple[Tensor, ...]
+Answer = tuple[Tensor, ...]
 
 
 def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Inputs:
-    """y [B, 64], weight [B], shifts of one noise level [1, depth W], coefficients [B, 2]."""
+    """x [B, 64], coefficients [B, 4], shifts of one noise level [1, depth W]."""
     generator = torch.Generator().manual_seed(0)
-    shapes = shape, shape[:1], (1, DEPTH * WIDTH), (shape[0], 2)
-    y, weight, shifts, pairs = (
-        torch.randn(size, generator=generator).to(device, dtype) for size in shapes
-    )
-    return y, weight, shifts, pairs
+    shapes = shape, (shape[0], 4), (1, DEPTH * WIDTH)
+    return tuple(torch.randn(s, generator=generator).to(device, dtype) for s in shapes)
 
 
-def _network(device: torch.device) -> Perceptron:
-    backbone: Any = network("mlp", device).backbone
-    layers = [layer.weight.detach() for layer in backbone.layers]
+def make_training(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Inputs:
+    """The same with a noise level for each row, and cotangents of energy and field."""
+    x, pairs, _ = make_inputs(shape, dtype, device)
+    generator = torch.Generator().manual_seed(1)
+    shapes = (shape[0], DEPTH * WIDTH), shape[:1], shape
+    shifts, e, v = (torch.randn(s, generator=generator).to(device, dtype) for s in shapes)
+    return x, pairs, shifts, e, v
+
+
+def _network(device: torch.device, dtype: torch.dtype = torch.float32) -> Perceptron:
+    backbone: Any = network("mlp", device, dtype).backbone
     entry, exit = backbone.input, backbone.output
-    return Perceptron(
-        entry.weight.detach(),
-        entry.bias.detach(),
-        layers,
-        exit.weight.detach(),
-        exit.bias.detach(),
-    )
+    layers = [layer.weight for layer in backbone.layers]
+    return Perceptron(entry.weight, entry.bias, layers, exit.weight, exit.bias)
 
 
-def ours(y: Tensor, weight: Tensor, shifts: Tensor, pairs: Tensor) -> Answer:
-    return mlp_potential(y, weight, shifts, pairs, _network(y.device))
+def ours(x: Tensor, pairs: Tensor, shifts: Tensor) -> Answer:
+    return mlp_potential(x, pairs, shifts, _network(x.device))
 
 
-def autograd(y: Tensor, weight: Tensor, shifts: Tensor, pairs: Tensor) -> Answer:
-    entry, entry_bias, layers, exit, exit_bias = _network(y.device)
-    leaf = y.detach().requires_grad_()
-    hidden = torch.nn.functional.linear(leaf, entry, entry_bias)
+def _formulas(
+    x: Tensor, pairs: Tensor, shifts: Tensor, net: Perceptron, create_graph: bool
+) -> Answer:
+    entry, entry_bias, layers, exit, exit_bias = net
+    c, w, a, b = pairs.unsqueeze(2).unbind(1)
+    y = (c * x).requires_grad_()
+    hidden = torch.nn.functional.linear(y, entry, entry_bias)
     for layer, shift in zip(layers, shifts.chunk(DEPTH, 1), strict=True):
         hidden = hidden + torch.nn.functional.silu(hidden @ layer.T + shift)
     h = torch.nn.functional.linear(hidden, exit, exit_bias)
-    f = weight * (h * leaf).sum(1)
-    (slope,) = torch.autograd.grad(f.sum(), leaf)
-    return 0.5 * y.square().sum(1) - f.detach(), pairs[:, :1] * slope + pairs[:, 1:] * y
+    f = w[:, 0] * (h * y).sum(1)
+    (slope,) = torch.autograd.grad(f.sum(), y, create_graph=create_graph)
+    return 0.5 * y.square().sum(1) - f, a * slope + b * y
 
 
-def plain(y: Tensor, weight: Tensor, shifts: Tensor, pairs: Tensor) -> Answer:
+def autograd(x: Tensor, pairs: Tensor, shifts: Tensor) -> Answer:
+    with torch.enable_grad():
+        energy, field = _formulas(x, pairs, shifts, _network(x.device), False)
+    return energy.detach(), field.detach()
+
+
+def plain(x: Tensor, pairs: Tensor, shifts: Tensor) -> Answer:
     """The same adjoint by hand in plain torch, all rows at once."""
-    entry, entry_bias, layers, exit, exit_bias = _network(y.device)
-    return by_hand(y, weight, shifts, pairs, entry, entry_bias, list(layers), exit, exit_bias)
+    net = _network(x.device, x.dtype)
+    lists = [net.entry], [net.entry_bias], [*net.layers], [net.exit], [net.exit_bias]
+    energy, field, _ = by_hand(x, pairs[None], [shifts], *lists, False)
+    return energy[0], field[0]
 
 
-def products(y: Tensor, *_: Tensor) -> None:
-    mlp_products(y.shape[0], y.device, training=False)
+def _without_graph(function: Callable[..., Answer]) -> Callable[..., Answer]:
+    def call(*inputs: Tensor) -> Answer:
+        with torch.no_grad():
+            return function(*inputs)
+
+    return call
 
 
-def reference(y: Tensor, weight: Tensor, shifts: Tensor, pairs: Tensor) -> Answer:
-    entry, entry_bias, layers, exit, exit_bias = _network(y.device)
-    return by_hand(
-        y.double(),
-        weight.double(),
-        shifts.double(),
-        pairs.double(),
-        entry.double(),
-        entry_bias.double(),
-        [layer.double() for layer in layers],
-        exit.double(),
-        exit_bias.double(),
-    )
+def _training(function: Callable[..., Answer]) -> Callable[..., Answer]:
+    """Gradients of weights and shifts for given cotangents of what function returns."""
+
+    def step(x: Tensor, pairs: Tensor, shifts: Tensor, e: Tensor, v: Tensor) -> Answer:
+        net = _network(x.device, x.dtype)
+        leaf = shifts.detach().requires_grad_()
+        with torch.enable_grad():
+            outputs = function(x, pairs, leaf, net)
+            wanted = [leaf, net.entry, net.entry_bias, *net.layers, net.exit, net.exit_bias]
+            return torch.autograd.grad(outputs, wanted, (e, v))
+
+    return step
+
+
+def products(training: bool) -> Callable[..., None]:
+    def call(x: Tensor, *_: Tensor) -> None:
+        mlp_products(x.shape[0], x.device, training=training)
+
+    return call
 
 
 def check(output: Answer | None, truth: Answer) -> None:
     if output is not None:  # bare matrix products answer nothing
-        close(1e-3, 1e-3)(output, truth)
+        close(1e-3, 1e-3 * max(1.0, *(each.abs().max().item() for each in truth)))(output, truth)
+
+
+def _double(function: Callable[..., Answer]) -> Callable[..., Answer]:
+    return lambda *inputs: function(*(tensor.double() for tensor in inputs))
 
 
 def case(rows: int) -> Case:
     return Case(
         name=f"mlp_potential/{rows}x64",
-        shape=(rows, 64),
+        shape=(rows, ELEMENTS),
         make_inputs=make_inputs,
-        ours=ours,
-        baselines={"autograd": autograd, "by hand": plain, "2 F products": products},
-        reference=reference,
+        ours=_without_graph(ours),
+        baselines={
+            "autograd": autograd,
+            "by hand": _without_graph(plain),
+            "2 F products": _without_graph(products(False)),
+        },
+        reference=_double(_without_graph(plain)),
         check=check,
         goal=1.4,
         goals={"2 F products": 1 / 1.4},
-        bytes=8 * 64 * rows,
+        bytes=8 * ELEMENTS * rows,
         flops=2 * mlp_flops(rows),
-        devices=("cpu",),
     )
 
 
-CASES = [case(256), case(4096), case(65_536)]
+def training_case(rows: int) -> Case:
+    formulas = _training(lambda *inputs: _formulas(*inputs, True))
+    return Case(
+        name=f"mlp_potential backward/{rows}x64",
+        shape=(rows, ELEMENTS),
+        make_inputs=make_training,
+        ours=_training(mlp_potential),
+        baselines={"autograd": formulas, "6 F products": _without_graph(products(True))},
+        reference=_double(formulas),
+        check=check,
+        goal=1.6,
+        goals={"6 F products": 1 / 1.6},
+        bytes=8 * (ELEMENTS + DEPTH * WIDTH) * rows,
+        flops=6 * mlp_flops(rows),
+    )
+
+
+CASES = [case(256), case(4096), case(65_536), training_case(256), training_case(4096)]

@@ -13,8 +13,13 @@ STABLE_TORCH_LIBRARY(edmfast, m) {
       "Tensor out, Tensor lse, Tensor? key_mask, float scale, bool causal) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
-      "mlp_potential(Tensor y, Tensor weight, Tensor shifts, Tensor coefficients, Tensor entry, Tensor entry_bias, "
-      "Tensor[] layers, Tensor exit, Tensor exit_bias) -> (Tensor, Tensor)");
+      "mlp_potential(Tensor x, Tensor coefficients, Tensor[] shifts, Tensor[] entry, Tensor[] entry_bias, "
+      "Tensor[] layers, Tensor[] exit, Tensor[] exit_bias, bool save) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "mlp_potential_backward(Tensor grad_energy, Tensor grad_field, Tensor x, Tensor coefficients, "
+      "Tensor[] shifts, Tensor[] entry, Tensor[] entry_bias, Tensor[] layers, Tensor[] exit, Tensor[] exit_bias, "
+      "Tensor saved, bool inputs, bool weights) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("noise(Tensor like, Tensor rng, int stream, int first_population, int first_particle) -> Tensor");
   m.def("potential(Tensor h, Tensor y, Tensor weight) -> (Tensor, Tensor)");
   m.def("potential_assemble(Tensor h, Tensor pullback, Tensor y, Tensor coefficients) -> Tensor");

@@ -1,173 +1,177 @@
-// Energy and score of a residual perceptron by hand: a block of rows goes forward and back through all layers
-// while its activations stay in the second-level cache. Matrix products are torch's.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/Exception.h>
-
-#include <algorithm>
-#include <array>
+// Energies and fields of residual perceptrons and their derivative by hand, blocks of rows in cache. Matrix
+// products are torch's.
+#include <optional>
 #include <tuple>
-#include <vector>
 
-#include "allocate.h"
-#include "mlp_kernels.h"
-#include "potential_kernels.h"
+#include "mlp_backward.h"
+#include "mlp_forward.h"
 
 namespace edmfast {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// Rows of a block; their slopes of eight layers of 128 numbers take 2 MB. Matrix libraries switch kernels for
-// fewer rows than kLeast and for rows left over from kTile, which would change a sample's bits.
-constexpr int64_t kBlock = 512, kLeast = 32, kTile = 16;
-
-void product(const Tensor& left, const Tensor& right, const Tensor& out) {
-  std::array<StableIValue, 3> stack{torch::stable::detail::from(left), torch::stable::detail::from(right),
-                                    torch::stable::detail::from(out)};
-  STD_TORCH_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION) == 0, "mm failed");
-  // the dispatcher hands back a reference to out, which is ours to release
-  torch::stable::detail::to<Tensor>(stack[0]);
-}
-
-template <class T>
-T* data(const Tensor& tensor, int64_t offset = 0) {
-  return static_cast<T*>(tensor.data_ptr()) + offset;
-}
-
-struct Network {
-  Tensor entry, entry_bias, exit, exit_bias;  // [W, d], [W], [d, W], [d]
-  std::vector<Tensor> layers;                 // [W, W]
-  Tensor entry_t, exit_t;
-  std::vector<Tensor> layers_t;
-
-  Network(const Tensor& entry_, const Tensor& entry_bias_, std::vector<Tensor> layers_, const Tensor& exit_,
-          const Tensor& exit_bias_)
-      : entry(torch::stable::contiguous(entry_)),
-        entry_bias(torch::stable::contiguous(entry_bias_)),
-        exit(torch::stable::contiguous(exit_)),
-        exit_bias(torch::stable::contiguous(exit_bias_)),
-        layers(std::move(layers_)),
-        entry_t(torch::stable::transpose(entry, 0, 1)),
-        exit_t(torch::stable::transpose(exit, 0, 1)) {
-    for (Tensor& layer : layers) {
-      layer = torch::stable::contiguous(layer);
-      layers_t.push_back(torch::stable::transpose(layer, 0, 1));
-    }
-  }
-};
-
-struct Inputs {
-  Tensor y, weight, shifts, coefficients;  // [B, d], [B], [B or 1, depth W], [B, 2]
-  Tensor energy, field;                    // [B], [B, d]
-};
-
-// Buffers of one block, and the passes over it.
-template <class T>
-class Block {
- public:
-  Block(const Network& net, const Inputs& in, int64_t rows)
-      : net_(net), in_(in), rows_(rows), d_(in.y.size(1)), width_(net.entry.size(0)) {
-    const ScalarType dtype = in.y.scalar_type();
-    hidden_ = empty_cpu({rows, width_}, dtype), moved_ = empty_cpu({rows, width_}, dtype);
-    out_ = empty_cpu({rows, d_}, dtype), cotangent_ = empty_cpu({rows, d_}, dtype);
-    for (size_t i = 0; i < net.layers.size(); ++i) slopes_.push_back(empty_cpu({rows, width_}, dtype));
-  }
-
-  void run(int64_t first) {
-    Tensor all = in_.y;
-    const Tensor y = torch::stable::narrow(all, 0, first, rows_);
-    forward(y, first);
-    PotentialRows<T> job{rows_, d_, data<T>(out_), data<T>(y), data<T>(in_.weight, first)};
-    job.to_energy = data<T>(in_.energy, first), job.to_cotangent = data<T>(cotangent_);
-    potential_rows(job);
-    backward();
-    // the pullback lies in cotangent_ now: a (w h + pullback) + b y
-    const T* pairs = data<T>(in_.coefficients, 2 * first);
-    std::vector<T> triples(3 * rows_);
-    for (int64_t row = 0; row < rows_; ++row) {
-      const T a = pairs[2 * row];
-      triples[3 * row] = a * data<T>(in_.weight, first)[row];
-      triples[3 * row + 1] = a, triples[3 * row + 2] = pairs[2 * row + 1];
-    }
-    AssembleRows<T> last{rows_, d_, data<T>(out_), data<T>(cotangent_), data<T>(y), triples.data()};
-    last.out = data<T>(in_.field, first * d_);
-    assemble_rows(last);
-  }
-
- private:
-  void forward(const Tensor& y, int64_t first) {
-    product(y, net_.entry_t, hidden_);
-    add_rows(data<T>(hidden_), data<T>(net_.entry_bias), rows_, width_, 0);
-    const int64_t depth = static_cast<int64_t>(net_.layers.size());
-    const int64_t stride = in_.shifts.size(0) == 1 ? 0 : depth * width_;
-    for (int64_t l = 0; l < depth; ++l) {
-      product(hidden_, net_.layers_t[l], slopes_[l]);
-      const T* shift = data<T>(in_.shifts, stride * first + l * width_);
-      activate(data<T>(hidden_), data<T>(slopes_[l]), shift, stride, rows_, width_);
-    }
-    product(hidden_, net_.exit_t, out_);
-    add_rows(data<T>(out_), data<T>(net_.exit_bias), rows_, d_, 0);
-  }
-
-  // From cotangent_ of the output to that of y, in its place; hidden_ holds the cotangent on the way.
-  void backward() {
-    const int64_t n = rows_ * width_;
-    product(cotangent_, net_.exit, hidden_);
-    const T* step = nullptr;
-    for (size_t l = net_.layers.size(); l-- > 0;) {
-      pull(data<T>(hidden_), step, data<T>(slopes_[l]), data<T>(slopes_[l]), n);
-      product(slopes_[l], net_.layers[l], moved_);
-      step = data<T>(moved_);
-    }
-    if (step != nullptr) add_rows(data<T>(hidden_), step, 1, n, 0);
-    product(hidden_, net_.entry, cotangent_);
-  }
-
-  const Network& net_;
-  const Inputs& in_;
-  const int64_t rows_, d_, width_;
-  Tensor hidden_, moved_, out_, cotangent_;
-  std::vector<Tensor> slopes_;
-};
+// Sums over rows are made in at most this many parts, so that they depend on no number of threads.
+constexpr int64_t kParts = 8;
 
 // Blocks for all threads, none with rows that a matrix library would treat apart where the batch has none.
-int64_t block_rows(int64_t batch) {
-  const int64_t threads = torch::stable::get_num_threads();
-  const int64_t even = (batch / threads + kTile - 1) / kTile * kTile;
-  return std::clamp<int64_t>(even, kLeast, kBlock);
+int64_t block_rows(int64_t batch, int64_t shares) {
+  return std::clamp<int64_t>((batch / shares + kTile - 1) / kTile * kTile, kLeast, kBlock);
 }
 
-std::tuple<Tensor, Tensor> mlp_potential(Tensor y, Tensor weight, Tensor shifts, Tensor coefficients, Tensor entry,
-                                         Tensor entry_bias, std::vector<Tensor> layers, Tensor exit,
-                                         Tensor exit_bias) {
-  const ScalarType dtype = y.scalar_type();
+// Rows [first, last) of a block of about `size`.
+struct Blocks {
+  int64_t batch, size, count;
+
+  Blocks(int64_t batch_, int64_t size_) : batch(batch_), size(size_) {
+    count = std::max<int64_t>(batch > 0, batch / size);
+  }
+  int64_t first(int64_t block) const { return block * size; }
+  int64_t rows(int64_t block) const { return block + 1 < count ? size : batch - first(block); }
+};
+
+template <class Job>
+void by_type(const Tensor& x, Job job) {
+  const ScalarType dtype = x.scalar_type();
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, "float32 or float64 is needed");
-  const Network net(entry, entry_bias, std::move(layers), exit, exit_bias);
-  const int64_t batch = y.size(0);
-  Inputs in{torch::stable::contiguous(y),
-            torch::stable::contiguous(weight),
-            torch::stable::contiguous(shifts),
-            torch::stable::contiguous(coefficients),
-            empty_cpu({batch}, dtype),
-            empty_cpu({batch, y.size(1)}, dtype)};
-  const int64_t size = block_rows(batch), blocks = std::max<int64_t>(batch > 0, batch / size);
-  const auto run = [&](auto sample) {
+  dtype == ScalarType::Float ? job(float{}) : job(double{});
+}
+
+Sizes sizes_of(const Tensor& x, const Tensors& entry, const Tensors& layers) {
+  const int64_t models = static_cast<int64_t>(entry.size());
+  return {models, x.size(0), x.size(1), entry[0].size(0), static_cast<int64_t>(layers.size()) / models};
+}
+
+std::tuple<Tensor, Tensor, Tensor> mlp_potential(Tensor x, Tensor coefficients, Tensors shifts, Tensors entry,
+                                                 Tensors entry_bias, Tensors layers, Tensors exit,
+                                                 Tensors exit_bias, bool save) {
+  const Sizes sizes = sizes_of(x, entry, layers);
+  const ScalarType dtype = x.scalar_type();
+  const auto nets = networks(shifts, entry, entry_bias, layers, exit, exit_bias);
+  const Tensor states = plain(x), numbers = plain(coefficients);
+  const Tensor energy = empty_cpu({sizes.models, sizes.batch}, dtype);
+  const Tensor field = empty_cpu({sizes.models, sizes.batch, sizes.d}, dtype);
+  const Tensor kept = save ? empty_cpu({sizes.models * sizes.slots() * sizes.batch, sizes.width}, dtype)
+                           : empty_cpu({0}, dtype);
+  const int64_t threads = torch::stable::get_num_threads();
+  const Blocks blocks(sizes.batch, block_rows(sizes.batch, std::max<int64_t>(1, threads / sizes.models)));
+  by_type(x, [&](auto sample) {
     using T = decltype(sample);
-    torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) {
-        const int64_t first = block * size, rows = block + 1 < blocks ? size : batch - first;
-        Block<T>(net, in, rows).run(first);
+    torch::stable::parallel_for(0, sizes.models * blocks.count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t model = task / blocks.count, block = task % blocks.count;
+        const int64_t first = blocks.first(block), rows = blocks.rows(block), row = model * sizes.batch + first;
+        const Saved saved{kept, sizes.batch, model * sizes.slots() * sizes.batch + first};
+        Forward<T>(sizes, rows)
+            .run(nets[model], data<T>(states, first * sizes.d), Coefficients<T>(numbers, model, first, rows), first,
+                 data<T>(energy, row), data<T>(field, row * sizes.d), save ? &saved : nullptr);
       }
     });
-  };
-  dtype == ScalarType::Float ? run(float{}) : run(double{});
-  return {in.energy, in.field};
+  });
+  return {energy, field, kept};
+}
+
+// What the forward has saved of a block; made anew where it has saved nothing.
+template <class T>
+std::vector<Tensor> saved_of(const Sizes& sizes, const Network& net, const Tensor& kept, const T* x,
+                             const Coefficients<T>& numbers, int64_t model, int64_t first, int64_t rows) {
+  Saved saved{kept, sizes.batch, model * sizes.slots() * sizes.batch + first};
+  if (kept.numel() == 0) {
+    saved = Saved{empty_cpu({sizes.slots() * rows, sizes.width}, net.entry.scalar_type()), rows, 0};
+    std::vector<T> energy(rows);
+    Forward<T>(sizes, rows).run(net, x, numbers, first, energy.data(), nullptr, &saved);
+  }
+  std::vector<Tensor> slots;
+  for (int64_t slot = 0; slot < sizes.slots(); ++slot) slots.push_back(saved.slot(slot, rows));
+  return slots;
+}
+
+// The parts one after the other, each where its tensor has the model.
+template <class T>
+void add_up(const std::vector<WeightGradients<T>>& parts, int64_t model, const Sizes& s,
+            const std::array<Tensor, 6>& out) {
+  const std::array<std::pair<T* WeightGradients<T>::*, int64_t>, 6> fields{{
+      {&WeightGradients<T>::shifts, s.depth * s.width},
+      {&WeightGradients<T>::entry, s.width * s.d},
+      {&WeightGradients<T>::entry_bias, s.width},
+      {&WeightGradients<T>::layers, s.depth * s.width * s.width},
+      {&WeightGradients<T>::exit, s.d * s.width},
+      {&WeightGradients<T>::exit_bias, s.d},
+  }};
+  for (size_t i = 0; i < fields.size(); ++i) {
+    const auto [field, count] = fields[i];
+    if (i == 0 && (parts.empty() ? out[0].size(1) != 1 : parts[0].shifts == nullptr)) continue;
+    T* to = data<T>(out[i], model * count);
+    std::fill_n(to, count, T{0});
+    for (const auto& part : parts) add_rows(to, part.*field, 1, count, 0);
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_potential_backward(
+    Tensor grad_energy, Tensor grad_field, Tensor x, Tensor coefficients, Tensors shifts, Tensors entry,
+    Tensors entry_bias, Tensors layers, Tensors exit, Tensors exit_bias, Tensor saved, bool inputs, bool weights) {
+  const Sizes s = sizes_of(x, entry, layers);
+  const ScalarType dtype = x.scalar_type();
+  const auto nets = networks(shifts, entry, entry_bias, layers, exit, exit_bias);
+  const Tensor states = plain(x), numbers = plain(coefficients), kept = plain(saved);
+  const Tensor e = plain(grad_energy), v = plain(grad_field), none = empty_cpu({0}, dtype);
+  const bool shared = shifts[0].size(0) == 1, one = coefficients.size(1) == 1;
+  const Tensor to_x = inputs ? empty_cpu({s.batch, s.d}, dtype) : none;
+  const Tensor each = inputs ? empty_cpu({s.models, s.batch, 4}, dtype) : none;
+  const Tensor to_numbers = inputs && one ? empty_cpu({s.models, 1, 4}, dtype) : each;
+  std::array<Tensor, 6> out{none, none, none, none, none, none};
+  if (weights) {
+    out = {empty_cpu({s.models, shared ? 1 : s.batch, s.depth * s.width}, dtype),
+           empty_cpu({s.models, s.width, s.d}, dtype),
+           empty_cpu({s.models, s.width}, dtype),
+           empty_cpu({s.models, s.depth, s.width, s.width}, dtype),
+           empty_cpu({s.models, s.d, s.width}, dtype),
+           empty_cpu({s.models, s.d}, dtype)};
+  }
+  const Blocks blocks(s.batch, std::max<int64_t>(256, block_rows(s.batch, kParts / 2)));
+  const int64_t parts = std::min(blocks.count, kParts);
+  by_type(x, [&](auto sample) {
+    using T = decltype(sample);
+    if (inputs) std::fill_n(data<T>(to_x), s.batch * s.d, T{0});
+    std::vector<std::vector<WeightGradients<T>>> sums(s.models);
+    for (auto& model : sums) {
+      for (int64_t part = 0; weights && part < parts; ++part) model.emplace_back(s, shared);
+    }
+    torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t part = begin; part < end; ++part) {
+        std::optional<Backward<T>> backward;
+        int64_t last = -1;
+        for (int64_t block = part * blocks.count / parts; block < (part + 1) * blocks.count / parts; ++block) {
+          const int64_t first = blocks.first(block), rows = blocks.rows(block);
+          if (rows != last) backward.emplace(s, rows, dtype);
+          last = rows;
+          for (int64_t model = 0; model < s.models; ++model) {
+            const Coefficients<T> four(numbers, model, first, rows);
+            const int64_t row = model * s.batch + first;
+            BlockGradients<T> job{data<T>(states, first * s.d), data<T>(e, row), data<T>(v, row * s.d)};
+            if (inputs) job.to_x = data<T>(to_x, first * s.d), job.to_numbers = data<T>(each, 4 * row);
+            if (weights) job.weights = &sums[model][part];
+            if (weights && !shared) job.to_shifts = data<T>(out[0], row * s.depth * s.width);
+            backward->run(nets[model], four, job, saved_of<T>(s, nets[model], kept, job.x, four, model, first, rows));
+          }
+        }
+      }
+    });
+    for (int64_t model = 0; model < s.models; ++model) {
+      if (weights) add_up(sums[model], model, s, out);
+      if (!(inputs && one)) continue;
+      for (int64_t column = 0; column < 4; ++column) {
+        double sum = 0;
+        for (int64_t row = 0; row < s.batch; ++row) sum += data<T>(each, 4 * (model * s.batch + row))[column];
+        data<T>(to_numbers, 4 * model)[column] = static_cast<T>(sum);
+      }
+    }
+  });
+  return {to_x, to_numbers, out[0], out[1], out[2], out[3], out[4], out[5]};
 }
 
 }  // namespace
 }  // namespace edmfast
 
-STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) { m.impl("mlp_potential", TORCH_BOX(&edmfast::mlp_potential)); }
+STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) {
+  m.impl("mlp_potential", TORCH_BOX(&edmfast::mlp_potential));
+  m.impl("mlp_potential_backward", TORCH_BOX(&edmfast::mlp_potential_backward));
+}

@@ -20,6 +20,7 @@ from torch import nn
 
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.rows import for_rows
+from edmfast.models.together import energies_and_scores
 
 
 class WeightedSum(nn.Module):
@@ -62,10 +63,9 @@ class WeightedSum(nn.Module):
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(U [B] in nats, S like x), one evaluation of each model."""
-        terms = [
-            (a, *model.energy_and_score(x, sigma, **condition))
-            for a, model in zip(self.exponents, self.models, strict=True)
-            if a != 0
+        active = [(a, m) for a, m in zip(self.exponents, self.models, strict=True) if a != 0]
+        terms = self._together(active, x, sigma, condition) or [
+            (a, *model.energy_and_score(x, sigma, **condition)) for a, model in active
         ]
         a, energy, score = terms[0]
         energy, score = a * energy, a * score
@@ -73,6 +73,21 @@ class WeightedSum(nn.Module):
             energy = torch.add(energy, other_energy, alpha=a)
             score = torch.add(score, other_score, alpha=a)
         return energy, score
+
+    def _together(
+        self,
+        active: list[tuple[float, Any]],
+        x: torch.Tensor,
+        sigma: float | torch.Tensor,
+        condition: dict[str, Any],
+    ) -> list[tuple[float, torch.Tensor, torch.Tensor]]:
+        """(exponent, energy, score) of each model; none where they cannot be evaluated in one."""
+        if len(active) < 2:
+            return []
+        found = energies_and_scores([model for _, model in active], x, sigma, condition)
+        if found is None:
+            return []
+        return [(a, *pair) for (a, _), *pair in zip(active, *found, strict=True)]
 
     def for_rows(self, start: int, stop: int, batch: int) -> WeightedSum:
         """This target for samples start..stop - 1 of a batch that is evaluated in pieces."""

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from edmfast.models.together import Member
+
 
 class Conditioned(nn.Module):
     """Binds keyword conditions (e.g. class_label=3) to a model.
@@ -42,6 +44,13 @@ class Conditioned(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(energy [B], score like x) under the bound condition."""
         return self._method("energy_and_score")(x, sigma, **self._bind(x, condition))
+
+    def member(
+        self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
+    ) -> Member | None:
+        """See `EnergyModel.member`."""
+        member_of = getattr(self.model, "member", None)
+        return None if member_of is None else member_of(x, sigma, **self._bind(x, condition))
 
     def forward(
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any

@@ -26,11 +26,12 @@ from edmfast.models.potentials import Network, Potential
 from edmfast.models.preconditioning import Scaling, check_sigma_data, edm_scaling, expand_sigma
 from edmfast.models.rows import pad_rows, per_sample, shared_rows
 from edmfast.models.scale import ScaleTable
-from edmfast.ops.mlp_potential import mlp_potential
+from edmfast.models.together import Member
 
 __all__ = ["Denoiser", "EnergyModel", "expand_sigma"]
 
 Pair = tuple[torch.Tensor, torch.Tensor]
+Coefficients = Callable[[torch.Tensor, torch.Tensor], Pair]
 
 
 class Denoiser(nn.Module):
@@ -116,6 +117,15 @@ class EnergyModel(nn.Module):
         """
         self._compiled = CompiledMethods(self, mode)
 
+    def member(
+        self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
+    ) -> Member | None:
+        """This energy and its score for `edmfast.models.together`: None unless its network is a perceptron that
+        one operator can take as a whole. Recorded as grad mode says."""
+        x, levels, condition = pad_rows(x, _levels(x, sigma), condition)
+        levels, scaling = self._scaling(x, levels)
+        return self._member(x, levels, scaling, condition, _of_score)
+
     def _call(
         self,
         name: str,
@@ -131,9 +141,7 @@ class EnergyModel(nn.Module):
                 "a score is a gradient: call an EnergyModel under torch.no_grad(), "
                 "not under torch.inference_mode()"
             )
-        levels = expand_sigma(sigma, x)
-        if not isinstance(sigma, torch.Tensor) or sigma.dim() == 0:
-            levels = levels[:1]
+        levels = _levels(x, sigma)
         if self._compiled is not None and not recorded and get_proxy_mode() is None:
             return self._compiled(name, x, levels, condition)
         batch = x.shape[0]
@@ -146,13 +154,14 @@ class EnergyModel(nn.Module):
     ) -> tuple[torch.Tensor]:
         levels, scaling = self._scaling(x, levels)
         y = scaling.c_in * x
-        network, weight = self._network(scaling, condition), self._weight(y, levels, scaling)
+        network = self._network(scaling, condition)
+        weight = self._weight(y, levels, scaling).expand(y.shape[0])
         return (self._potential.energy(network, y, weight),)
 
     def _energy_and_score(
         self, x: torch.Tensor, levels: torch.Tensor, condition: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._evaluate(x, levels, condition, lambda sigma, c_in: (c_in, -c_in))
+        return self._evaluate(x, levels, condition, _of_score)
 
     def _denoised(
         self, x: torch.Tensor, levels: torch.Tensor, condition: dict[str, Any]
@@ -167,7 +176,7 @@ class EnergyModel(nn.Module):
         x: torch.Tensor,
         levels: torch.Tensor,
         condition: dict[str, Any],
-        coefficients: Callable[[torch.Tensor, torch.Tensor], Pair],
+        coefficients: Coefficients,
     ) -> Pair:
         """(E [B], a grad_y((sigma_data/sigma) f) + b y) with (a, b) = coefficients(sigma, c_in), each [B] or
         [1]; without graph unless x has one."""
@@ -175,35 +184,37 @@ class EnergyModel(nn.Module):
         # what is not recorded as a whole must not be recorded in part, such as by a sigma with a graph
         with torch.set_grad_enabled(recorded):
             levels, scaling = self._scaling(x, levels)
-            y, weight = scaling.c_in * x, self._weight(x, levels, scaling)
+            member = self._member(x, levels, scaling, condition, coefficients)
+            if member is not None:
+                return member.evaluate()
+            y, weight = scaling.c_in * x, self._weight(x, levels, scaling).expand(x.shape[0])
             a, b = coefficients(levels.flatten(), scaling.c_in.flatten())
-            fused = None if recorded else self._fused(y, weight, scaling, condition, (a, b))
-            if fused is not None:
-                return fused
             energy, field = self._potential.energy_and_field(
                 self._network(scaling, condition), y, weight, recorded
             )
             return energy, field(a, b)
 
-    def _fused(
+    def _member(
         self,
-        y: torch.Tensor,
-        weight: torch.Tensor,
+        x: torch.Tensor,
+        levels: torch.Tensor,
         scaling: Scaling,
         condition: dict[str, Any],
-        coefficients: Pair,
-    ) -> Pair | None:
-        """What `_evaluate` asks for by `mlp_potential`, where it can take the network as a whole."""
+        coefficients: Coefficients,
+    ) -> Member | None:
+        """What `_evaluate` asks for, where one operator can take the network as a whole."""
         backbone = self.backbone
         if not isinstance(backbone, ResidualMLP) or not condition.keys() <= {"class_label"}:
             return None
-        network = backbone.perceptron(y) if self._potential.has_operators() else None
+        network = backbone.perceptron(x) if self._potential.has_operators() else None
         if network is None:
             return None
-        batch = y.shape[0]
+        batch, c_in = x.shape[0], scaling.c_in.flatten()
+        a, b = coefficients(levels.flatten(), c_in)
+        weight = self._weight(x, levels, scaling)
+        numbers = torch.stack(torch.broadcast_tensors(c_in, weight, a, b), 1)
         shifts = backbone.shifts_of(scaling.c_noise.expand(batch), **condition)
-        pairs = torch.stack(coefficients, 1).expand(batch, 2)
-        return mlp_potential(y.detach(), weight, per_sample(shifts, batch), pairs, network)
+        return Member(x, numbers, per_sample(shifts, batch), network)
 
     def _scaling(self, x: torch.Tensor, levels: torch.Tensor) -> tuple[torch.Tensor, Scaling]:
         """Levels and coefficients with a row for each sample, or one for all."""
@@ -223,9 +234,19 @@ class EnergyModel(nn.Module):
         return network
 
     def _weight(self, y: torch.Tensor, levels: torch.Tensor, scaling: Scaling) -> torch.Tensor:
-        """Of the potential in the energy, [B]: (sigma_data/sigma) scale."""
+        """Of the potential in the energy, [B], or [1] for one noise level: (sigma_data/sigma) scale."""
         c_noise = scaling.c_noise
         if c_noise.shape[0] != y.shape[0]:
             c_noise = shared_rows(c_noise)
         scale = per_sample(self.scale(c_noise), y.shape[0])
-        return (self.sigma_data / levels.flatten() * scale).expand(y.shape[0])
+        return self.sigma_data / levels.flatten() * scale
+
+
+def _levels(x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+    """[B, 1, ...]; one row where sigma is one noise level."""
+    levels = expand_sigma(sigma, x)
+    return levels if isinstance(sigma, torch.Tensor) and sigma.dim() == 1 else levels[:1]
+
+
+def _of_score(sigma: torch.Tensor, c_in: torch.Tensor) -> Pair:
+    return c_in, -c_in

@@ -1,23 +1,29 @@
-"""Energy and score of a residual perceptron in one operator: one NFE of a sampler, without a graph.
+"""Energies and scores of residual perceptrons in one operator: one NFE of a sampler, of K models at once.
 
-On the CPU a block of rows passes forward and back through all layers while its activations are in cache, by
-torch's matrix products and one fused pass between two of them. Source of the adjoint: see
-`edmfast.reference.mlp_potential`; Thornton et al. 2025, arXiv 2502.12786 (inner-product energies). No
-derivative: inputs that require grad raise under grad mode.
+A block of rows passes forward and back through all layers while its activations are on the chip: in cache on
+the CPU, where torch multiplies the matrices and C++ does what stands between two products; in registers on a
+GPU (Triton). The first derivative, that of a training step or of a probe of the score's Jacobian, is an
+operator by hand too; higher ones are left to autograd on the plain formulas.
+Source: Thornton et al. 2025, arXiv 2502.12786 (inner-product energies); the adjoints are derived in
+`edmfast.reference.mlp_potential`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from edmfast import _extension
 from edmfast.reference import mlp_potential as reference
 
+HALVES = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, torch.float64)
+_ALIGNED = 4
+"""Numbers of a row on the CPU: matrix libraries sum it in another order where it does not start at 16 bytes."""
 
 
 class Perceptron(NamedTuple):
@@ -35,67 +41,216 @@ class Perceptron(NamedTuple):
     """[d]"""
 
 
-def _fake(y: Tensor, weight: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-    return weight.new_empty(y.shape[:1]), y.new_empty(y.shape)
-
-
-_extension.define(
-    "mlp_potential(Tensor y, Tensor weight, Tensor shifts, Tensor coefficients, Tensor entry, Tensor entry_bias, "
-    "Tensor[] layers, Tensor exit, Tensor exit_bias) -> (Tensor, Tensor)",
-    reference.mlp_potential,
-    _fake,
+_INPUTS = (
+    "Tensor x, Tensor coefficients, Tensor[] shifts, Tensor[] entry, Tensor[] entry_bias, Tensor[] layers, "
+    "Tensor[] exit, Tensor[] exit_bias"
 )
 
 
-def mlp_potential(
-    y: Tensor, weight: Tensor, shifts: Tensor, coefficients: Tensor, network: Perceptron
-) -> tuple[Tensor, Tensor]:
-    """(E [B] in nats, a grad(weight <h, y>) + b y, like y): |y|²/2 - weight <h(y), y> and a field.
+def _fake(
+    x: Tensor, coefficients: Tensor, shifts: list[Tensor], entry: list[Tensor], *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    _, layers, _, _, save = rest
+    models, batch = len(entry), x.shape[0]
+    saved = x.new_empty(0)
+    if save and x.device.type == "cpu" and not _extension.kernel_status()["cpu"].startswith("off"):
+        rows = (2 * models + 2 * len(layers)) * batch
+        saved = x.new_empty(rows, entry[0].shape[0])
+    return x.new_empty(models, batch), x.new_empty(models, *x.shape), saved
 
-    y: [B, *shape] of d numbers, float32 or float64, as is all else. weight: [B]. shifts: [B, depth·W], or
-    [1, depth·W] for all rows. coefficients: (a, b) [B, 2]; with a = c_in and b = -c_in the field is the
-    score. A row's numbers depend on its place in the batch as those of torch's matrix products do.
 
-    Raises TypeError for dtypes, ValueError for shapes, RuntimeError for inputs that require grad.
-    """
-    tensors = (y, weight, shifts, coefficients, *network[:2], *network.layers, *network[3:])
-    if y.dtype not in DTYPES or any(tensor.dtype != y.dtype for tensor in tensors):
-        names = sorted({str(tensor.dtype) for tensor in tensors})
-        raise TypeError(f"all must be float32 or all float64, got {names}")
-    flat = y.flatten(1)
-    _check(flat, weight, shifts, coefficients, network)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        raise RuntimeError("mlp_potential has no derivative: call it under torch.no_grad()")
-    # detached: the threads of the CPU do not share the grad mode of this one
-    numbers = (tensor.detach() for tensor in (flat, weight, shifts, coefficients))
-    entry, entry_bias, layers, exit, exit_bias = network
-    energy, field = torch.ops.edmfast.mlp_potential(
-        *numbers,
-        entry.detach(),
-        entry_bias.detach(),
-        [layer.detach() for layer in layers],
-        exit.detach(),
-        exit_bias.detach(),
+def _fake_backward(
+    grad_energy: Tensor, grad_field: Tensor, x: Tensor, coefficients: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    *lists, _, inputs, weights = rest
+    nothing = x.new_empty(0)
+    first = (x.new_empty(x.shape), x.new_empty(coefficients.shape)) if inputs else (nothing,) * 2
+    if not weights:
+        return *first, *[nothing] * 6
+    models = len(lists[0])
+    stacked = []
+    for index, tensors in enumerate(lists):
+        shape = [*tensors[0].shape] if tensors else [*lists[1][0].shape[:1]] * 2
+        each = [len(tensors) // models] if index == 3 else []
+        stacked.append(lists[1][0].new_empty(models, *each, *shape))
+    return *first, *stacked
+
+
+_extension.define(
+    f"mlp_potential({_INPUTS}, bool save) -> (Tensor, Tensor, Tensor)",
+    reference.mlp_potential,
+    _fake,
+    triton="mlp_potential",
+)
+_extension.define(
+    f"mlp_potential_backward(Tensor grad_energy, Tensor grad_field, {_INPUTS}, Tensor saved, bool inputs, "
+    "bool weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    reference.mlp_potential_backward,
+    _fake_backward,
+    triton="mlp_potential",
+)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], rest: tuple[Tensor, ...] = ()) -> None:
+    """Saves tensors and lists of tensors, after them the rest."""
+    ctx.counts = [len(each) if isinstance(each, (list, tuple)) else None for each in inputs]
+    ctx.save_for_backward(*_flat(inputs), *rest)
+
+
+def _flat(inputs: Sequence[Any]) -> list[Any]:
+    return [t for one in inputs for t in (one if isinstance(one, (list, tuple)) else [one])]
+
+
+def _kept(ctx: Any) -> list[Any]:
+    tensors = iter(ctx.saved_tensors)
+    found = [
+        next(tensors) if count is None else [next(tensors) for _ in range(count)]
+        for count in ctx.counts
+    ]
+    return [*found, *tensors]
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)  # what is saved is large, and zeros of its size would be made
+    _keep(ctx, inputs[:8], output[2:])
+
+
+def _backward(ctx: Any, e: Tensor | None, v: Tensor | None, _: None) -> tuple[Any, ...]:
+    if e is None and v is None:
+        return (None,) * 9
+    x, models = ctx.saved_tensors[0], ctx.counts[2]
+    e = x.new_zeros(models, len(x)) if e is None else e
+    v = x.new_zeros(models, *x.shape) if v is None else v
+    inputs, weights = (
+        any(_flat(part)) for part in (ctx.needs_input_grad[:2], ctx.needs_input_grad[2:])
     )
-    return energy, field.view(y.shape)
+    found = torch.ops.edmfast.mlp_potential_backward(e, v, *_kept(ctx), inputs, weights)
+    lists: list[Any] = [None] * 6
+    if weights:
+        lists = [[*stacked.unbind(0)] for stacked in found[2:]]
+        lists[3] = [layer for model in lists[3] for layer in model.unbind(0)]
+    return *(found[:2] if inputs else (None, None)), *lists, None
+
+
+def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
+    ctx.flags = inputs[11:]
+    _keep(ctx, inputs[:10])
+
+
+def _double_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+    """By autograd on the plain formulas, whatever the order."""
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # views, since a tensor that is given twice has a derivative for either place
+        given = [
+            [t.view_as(t) for t in one] if isinstance(one, list) else one.view_as(one)
+            for one in _kept(ctx)
+        ]
+        nothing = given[2].new_empty(0)
+        outputs = reference.mlp_potential_backward(*given, nothing, *ctx.flags)
+        wanted = [tensor for tensor in _flat(given) if tensor.requires_grad]
+        pairs = [pair for pair in zip(outputs, cotangents, strict=True) if pair[0].requires_grad]
+        slopes = torch.autograd.grad(
+            [output for output, _ in pairs],
+            wanted,
+            [cotangent for _, cotangent in pairs],
+            create_graph=graph,
+            allow_unused=True,
+        )
+    by_id = {id(tensor): slope for tensor, slope in zip(wanted, slopes, strict=True)}
+    found = [
+        [by_id.get(id(t)) for t in one] if isinstance(one, list) else by_id.get(id(one))
+        for one in given
+    ]
+    return *found, None, None, None
+
+
+_extension.differentiate("mlp_potential", _backward, _setup)
+_extension.differentiate("mlp_potential_backward", _double_backward, _setup_backward)
+
+
+def mlp_potential(
+    x: Tensor, coefficients: Tensor, shifts: Tensor, network: Perceptron
+) -> tuple[Tensor, Tensor]:
+    """(E [B], field like x) of one network: `mlp_potentials` for K = 1, without its first dimension.
+
+    x: [B, *shape] of d numbers; coefficients: (c, w, a, b) [B, 4], or [1, 4] for all rows; shifts: [B, depth·W],
+    or [1, depth·W].
+    """
+    energies, fields = mlp_potentials(x, coefficients[None], [shifts], [network])
+    return energies[0], fields[0]
+
+
+def mlp_potentials(
+    x: Tensor, coefficients: Tensor, shifts: Sequence[Tensor], networks: Sequence[Perceptron]
+) -> tuple[Tensor, Tensor]:
+    """(E [K, B] in nats, fields [K, B, *shape]): |y|²/2 - w <h(y), y> and a grad_y(w <h(y), y>) + b y, y = c x.
+
+    x: [B, *shape] of d numbers. coefficients: (c, w, a, b) [K, B, 4], or [K, 1, 4] for all rows: with
+    c = a = c_in, b = -c_in and w = sigma_data/sigma the fields are scores. shifts: K of [B, depth·W], or of
+    [1, depth·W] for all rows. networks: K of one shape, which may be one and the same. All is float32 or float64;
+    on a GPU networks and shifts may be float16 or bfloat16 beside float32 states: products then are of halves
+    with sums in float32.
+    A row's numbers depend on its place in the batch as those of torch's matrix products do.
+
+    Derivatives with respect to everything: the first by kernels, higher ones by autograd on the plain formulas.
+    Raises TypeError for dtypes, ValueError for shapes, RuntimeError for forward-mode differentiation.
+    """
+    flat = x if x.dim() == 2 else x.flatten(1)
+    _check(flat, coefficients, shifts, networks)
+    elements = flat.shape[1]
+    missing = 0 if flat.is_cuda or elements <= 2 else -elements % _ALIGNED
+    if missing:
+        flat, networks = pad(flat, (0, missing)), [_padded(net, missing) for net in networks]
+    entry, entry_bias, middles, exit, exit_bias = ([*part] for part in zip(*networks, strict=True))
+    layers = [layer for middle in middles for layer in middle]
+    given = (flat, coefficients, [*shifts], entry, entry_bias, layers, exit, exit_bias)
+    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in _flat(given))
+    energies, fields, _ = torch.ops.edmfast.mlp_potential(*given, save)
+    if missing:
+        fields = fields[..., :elements]
+    return energies, fields.reshape(len(networks), *x.shape)
+
+
+def _padded(network: Perceptron, missing: int) -> Perceptron:
+    """With zeros for numbers of a state that are missing."""
+    return network._replace(
+        entry=pad(network.entry, (0, missing)),
+        exit=pad(network.exit, (0, 0, 0, missing)),
+        exit_bias=pad(network.exit_bias, (0, missing)),
+    )
 
 
 def _check(
-    y: Tensor, weight: Tensor, shifts: Tensor, coefficients: Tensor, network: Perceptron
+    x: Tensor, coefficients: Tensor, shifts: Sequence[Tensor], networks: Sequence[Perceptron]
 ) -> None:
-    batch, elements = y.shape
-    width, depth = network.entry.shape[0], len(network.layers)
-    rows = shifts.shape[0] if shifts.dim() == 2 else -1
-    wanted = [
-        ("weight", weight, (batch,)),
-        ("shifts", shifts, (1 if rows == 1 else batch, depth * width)),
-        ("coefficients", coefficients, (batch, 2)),
-        ("entry", network.entry, (width, elements)),
-        ("entry_bias", network.entry_bias, (width,)),
-        *((f"layer {i}", layer, (width, width)) for i, layer in enumerate(network.layers)),
-        ("exit", network.exit, (elements, width)),
-        ("exit_bias", network.exit_bias, (elements,)),
-    ]
+    if not networks or len(shifts) != len(networks):
+        raise ValueError(f"need shifts for each network, got {len(shifts)} for {len(networks)}")
+    models, (batch, elements) = len(networks), x.shape
+    width, depth = networks[0].entry.shape[0], len(networks[0].layers)
+    one = coefficients.dim() == 3 and coefficients.shape[1] == 1
+    for_all = shifts[0].dim() == 2 and shifts[0].shape[0] == 1
+    wanted = [("coefficients", coefficients, (models, 1 if one else batch, 4))]
+    for shift, network in zip(shifts, networks, strict=True):
+        if len(network.layers) != depth:
+            raise ValueError(f"networks must have {depth} layers each, got {len(network.layers)}")
+        wanted += [
+            ("shifts", shift, (1 if for_all else batch, depth * width)),
+            ("entry", network.entry, (width, elements)),
+            ("entry_bias", network.entry_bias, (width,)),
+            *((f"layer {i}", layer, (width, width)) for i, layer in enumerate(network.layers)),
+            ("exit", network.exit, (elements, width)),
+            ("exit_bias", network.exit_bias, (elements,)),
+        ]
     for name, tensor, shape in wanted:
         if tensor.shape != shape:
             raise ValueError(f"{name} must be {[*shape]}, got {[*tensor.shape]}")
+    tensors = [tensor for _, tensor, _ in wanted]
+    states, weights = {x.dtype, coefficients.dtype}, {tensor.dtype for tensor in tensors[1:]}
+    mixed = x.is_cuda and x.dtype == torch.float32 and len(weights) == 1 and weights <= set(HALVES)
+    if states - set(DTYPES) or len(states) > 1 or not (weights == states or mixed):
+        names = sorted(map(str, states | weights))
+        raise TypeError(f"all must be float32 or all float64, got {names}")
+    if _extension.carries_tangent(x, *tensors):
+        raise RuntimeError("mlp_potential has no forward-mode derivative, use reverse mode")

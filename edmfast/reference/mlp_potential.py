@@ -1,8 +1,15 @@
-"""Energy and score of a residual perceptron with its inner-product potential, in plain torch, by hand.
+"""Energies and scores of residual perceptrons with their inner-product potential, in plain torch, by hand.
 
-h_0 = W_in y + b_in, z_l = W_l h_l + e_l, h_{l+1} = h_l + silu(z_l), h = W_out h_L + b_out. With the cotangent
-u = w y of h: g_L = W_outᵀ u, g_l = g_{l+1} + W_lᵀ (silu'(z_l) g_{l+1}), p = W_inᵀ g_0 = J_hᵀ u. So
-E = |y|²/2 - w <h, y> and grad(w <h, y>) = w h + p.
+For each of K networks, with the four numbers (c, w, a, b) of a row:
+y = c x, h_0 = W_in y + b_in, z_l = W_l h_l + e_l, h_{l+1} = h_l + silu(z_l), h = W_out h_L + b_out.
+With the cotangent u = w y of h: g_L = W_outᵀ u, g_l = g_{l+1} + W_lᵀ (silu'(z_l) g_{l+1}), p = W_inᵀ g_0 = J_hᵀ u.
+So E = |y|²/2 - w <h, y>, grad_y(w <h, y>) = w h + p, and the field is F = a (w h + p) + b y.
+
+Derivatives. Along y' = a v: h'_0 = W_in y', z'_l = W_l h'_l, h'_{l+1} = h'_l + silu'(z_l) z'_l, h' = W_out h'_L,
+so e E + <v, F> = e |y|²/2 + b <v, y> + <n, h> + <u, h'> with n = w (a v - e y). The cotangents of the h'_l are the
+g_l again; those of the h_l are m_L = W_outᵀ n, q_l = silu'(z_l) m_{l+1} + silu"(z_l) z'_l g_{l+1},
+m_l = m_{l+1} + W_lᵀ q_l. The gradient of W_l is (silu'(z_l) g_{l+1}) ⊗ h'_l + q_l ⊗ h_l, one product of matrices
+with twice the rows.
 """
 
 from __future__ import annotations
@@ -12,30 +19,133 @@ from torch import Tensor
 
 
 def mlp_potential(
-    y: Tensor,
-    weight: Tensor,
-    shifts: Tensor,
+    x: Tensor,
     coefficients: Tensor,
-    entry: Tensor,
-    entry_bias: Tensor,
+    shifts: list[Tensor],
+    entry: list[Tensor],
+    entry_bias: list[Tensor],
     layers: list[Tensor],
-    exit: Tensor,
-    exit_bias: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """(E [B], a (w h + p) + b y [B, d]): y [B, d]; w [B]; shifts e [B or 1, depth·W]; (a, b) [B, 2];
-    entry [W, d], layers [W, W] each, exit [d, W] as in torch.nn.Linear."""
-    hidden = y @ entry.T + entry_bias
-    slopes = []
+    exit: list[Tensor],
+    exit_bias: list[Tensor],
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(E [K, B], F [K, B, d], what the backward may use): x [B, d]; (c, w, a, b) [K, B or 1, 4]; shifts e
+    [B or 1, depth·W], entry [W, d], layers [W, W], exit [d, W] as in torch.nn.Linear, K (layers K·depth) each."""
+    energies, fields = [], []
+    for k, net in enumerate(_networks(entry, entry_bias, layers, exit, exit_bias)):
+        c, w, a, b = _columns(coefficients[k])
+        y = c * x
+        hidden, slopes, _ = _forward(net, y, shifts[k])
+        h = hidden[-1] @ net[3].T + net[4]
+        squares, inner = (y.double() ** 2).sum(1), (h.double() * y.double()).sum(1)
+        energies.append((0.5 * squares - w[:, 0].double() * inner).to(x.dtype))
+        pulled = _pull(net, w * y, slopes)[0] @ net[0]
+        fields.append(a * (w * h + pulled) + b * y)
+    return torch.stack(energies), torch.stack(fields), x.new_empty(0)
+
+
+def mlp_potential_backward(
+    grad_energy: Tensor,
+    grad_field: Tensor,
+    x: Tensor,
+    coefficients: Tensor,
+    shifts: list[Tensor],
+    entry: list[Tensor],
+    entry_bias: list[Tensor],
+    layers: list[Tensor],
+    exit: list[Tensor],
+    exit_bias: list[Tensor],
+    saved: Tensor,
+    inputs: bool,
+    weights: bool,
+) -> tuple[Tensor, ...]:
+    """Cotangents of x and coefficients (empty unless inputs) and, each as one tensor [K, ...], of shifts, entry,
+    entry_bias, layers [K, depth, W, W], exit and exit_bias (empty unless weights)."""
+    to_x, columns, found = torch.zeros_like(x), [], []
+    for k, net in enumerate(_networks(entry, entry_bias, layers, exit, exit_bias)):
+        W_in, _, middle, W_out, b_out = net
+        c, w, a, b = _columns(coefficients[k])
+        e, v = grad_energy[k][:, None], grad_field[k]
+        y = c * x
+        hidden, slopes, bends = _forward(net, y, shifts[k])
+        pulled = _pull(net, w * y, slopes)
+        moved, steps = [a * v @ W_in.T], []
+        for layer, slope in zip(middle, slopes, strict=True):
+            steps.append(moved[-1] @ layer.T)
+            moved.append(moved[-1] + slope * steps[-1])
+        n = w * (a * v - e * y)
+        m, q = n @ W_out, []
+        for i in reversed(range(len(middle))):
+            q.append(slopes[i] * m + bends[i] * steps[i] * pulled[i + 1])
+            m = m + q[-1] @ middle[i]
+        q.reverse()
+        if inputs:
+            h, along = hidden[-1] @ W_out.T + b_out, moved[-1] @ W_out.T
+            to_y = e * y + b * v + w * (along - e * h) + m @ W_in
+            to_x += c * to_y
+            to_w = ((a * v - e * y) * h + along * y).sum(1)
+            to_a = (v * (w * h + pulled[0] @ W_in)).sum(1)
+            columns.append(torch.stack([(x * to_y).sum(1), to_w, to_a, (v * y).sum(1)], 1))
+        if weights:
+            pairs = zip(q, hidden, slopes, pulled[1:], moved, strict=False)
+            squares = [qs.T @ h + (slope * g).T @ t for qs, h, slope, g, t in pairs]
+            found.append(
+                (
+                    torch.cat(q, 1) if q else x.new_empty(len(x), 0),
+                    m.T @ y + pulled[0].T @ (a * v),
+                    m.sum(0),
+                    torch.stack(squares) if squares else x.new_empty(0, *W_in.shape[:1] * 2),
+                    n.T @ hidden[-1] + (w * y).T @ moved[-1],
+                    n.sum(0),
+                )
+            )
+    nothing = x.new_empty(0)
+    first = to_x, torch.stack(columns) if columns else nothing
+    if coefficients.shape[1] != len(x) and inputs:
+        first = to_x, first[1].sum(1, keepdim=True)
+    rest = [torch.stack(list(each)) for each in zip(*found, strict=True)] or [nothing] * 6
+    if weights and shifts[0].shape[0] != len(x):
+        rest[0] = rest[0].sum(1, keepdim=True)
+    return (*(first if inputs else (nothing, nothing)), *rest)
+
+
+Network = tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor]
+
+
+def _networks(
+    entry: list[Tensor],
+    entry_bias: list[Tensor],
+    layers: list[Tensor],
+    exit: list[Tensor],
+    exit_bias: list[Tensor],
+) -> list[Network]:
+    depth = len(layers) // len(entry)
+    middles = [layers[k * depth : (k + 1) * depth] for k in range(len(entry))]
+    return [*zip(entry, entry_bias, middles, exit, exit_bias, strict=True)]
+
+
+def _columns(coefficients: Tensor) -> list[Tensor]:
+    return [column[:, None] for column in coefficients.unbind(1)]
+
+
+def _forward(
+    net: Network, y: Tensor, shifts: Tensor
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """h_0 … h_L, silu'(z_l), silu"(z_l)."""
+    entry, entry_bias, layers, _, _ = net
+    hidden, slopes, bends = [y @ entry.T + entry_bias], [], []
     for layer, shift in zip(layers, shifts.chunk(max(1, len(layers)), 1), strict=False):
-        z = hidden @ layer.T + shift
+        z = hidden[-1] @ layer.T + shift
         s = torch.sigmoid(z)
-        hidden = hidden + z * s
+        hidden.append(hidden[-1] + z * s)
         slopes.append(s + z * s * (1 - s))
-    h = hidden @ exit.T + exit_bias
-    w = weight[:, None]
-    energy = 0.5 * (y.double() ** 2).sum(1) - weight.double() * (h.double() * y.double()).sum(1)
-    g = (w * y) @ exit
-    for layer, slope in zip(reversed(layers), reversed(slopes), strict=True):
-        g = g + (g * slope) @ layer
-    a, b = coefficients[:, :1], coefficients[:, 1:]
-    return energy.to(y.dtype), a * (w * h + g @ entry) + b * y
+        bends.append(s * (1 - s) * (2 + z * (1 - 2 * s)))
+    return hidden, slopes, bends
+
+
+def _pull(net: Network, u: Tensor, slopes: list[Tensor]) -> list[Tensor]:
+    """g_0 … g_L of the cotangent u."""
+    g = [u @ net[3]]
+    for layer, slope in zip(reversed(net[2]), reversed(slopes), strict=True):
+        g.append(g[-1] + (g[-1] * slope) @ layer)
+    return g[::-1]

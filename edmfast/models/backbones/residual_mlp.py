@@ -72,25 +72,25 @@ class ResidualMLP(nn.Module):
         """The shifts e_l side by side, [B, depth·width], or fewer rows for one noise level."""
         return self.shifts(self.embedding(c_noise, class_label))
 
-    def perceptron(self, y: torch.Tensor) -> Perceptron | None:
+    def perceptron(self, x: torch.Tensor) -> Perceptron | None:
         """The weights for `edmfast.ops.mlp_potential`, where it may take the place of `forward` and its
-        gradient: on the CPU, in the dtype of y, with rows that need no padding (see `Linear`), of a network
-        without hooks that nobody has derived from."""
+        derivatives for states x: of a network without hooks that nobody has derived from, in the dtype of x, on
+        the CPU with a width that needs no padding (see `Linear`)."""
         parts = self.input, *self.layers, self.output
         plain = type(self) is ResidualMLP and all(type(part) is Linear for part in parts)
         changed = any(
             part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
             for part in (self, *parts)
         )
-        whole = not (missing(self.dim) or missing(self.output.in_features))
-        given = y.dtype, y.device.type
+        given = x.dtype, x.device.type
         if (
             changed
-            or not (plain and whole)
+            or not plain
             or given not in ((torch.float32, "cpu"), (torch.float64, "cpu"))
-            or any(part.weight.dtype != y.dtype for part in parts)
+            or missing(self.output.in_features)
+            or any(part.weight.dtype != x.dtype for part in parts)
             or torch.is_autocast_enabled("cpu")
-            or math.prod(y.shape[1:]) != self.dim
+            or math.prod(x.shape[1:]) != self.dim
         ):
             return None
         return Perceptron(

@@ -1,0 +1,99 @@
+// Residual perceptrons of one shape: their weights for torch's matrix products, and where a block of rows stands.
+#pragma once
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+#include <vector>
+
+#include "allocate.h"
+
+namespace edmfast {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Rows of a block; their slopes of eight layers of 128 numbers take 2 MB. Matrix libraries switch kernels for
+// fewer rows than kLeast and for rows left over from kTile, which would change a sample's bits.
+constexpr int64_t kBlock = 512, kLeast = 32, kTile = 16;
+
+inline void product(const Tensor& left, const Tensor& right, const Tensor& out) {
+  std::array<StableIValue, 3> stack{torch::stable::detail::from(left), torch::stable::detail::from(right),
+                                    torch::stable::detail::from(out)};
+  STD_TORCH_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION) == 0, "mm failed");
+  // the dispatcher hands back a reference to out, which is ours to release
+  torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+template <class T>
+T* data(const Tensor& tensor, int64_t offset = 0) {
+  return static_cast<T*>(tensor.data_ptr()) + offset;
+}
+
+inline Tensor transposed(const Tensor& matrix) { return torch::stable::transpose(matrix, 0, 1); }
+
+inline Tensor rows_of(const Tensor& matrix, int64_t first, int64_t count) {
+  Tensor whole = matrix;
+  return torch::stable::narrow(whole, 0, first, count);
+}
+
+// Contiguous, and not known to autograd: the threads at work do not know that nothing is to be recorded.
+inline Tensor plain(const Tensor& tensor) {
+  std::array<StableIValue, 1> stack{torch::stable::detail::from(torch::stable::contiguous(tensor))};
+  STD_TORCH_CHECK(torch_call_dispatcher("aten::detach", "", stack.data(), TORCH_ABI_VERSION) == 0, "detach failed");
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+struct Network {
+  Tensor shifts;                              // [B or 1, depth W]
+  Tensor entry, entry_bias, exit, exit_bias;  // [W, d], [W], [d, W], [d]
+  std::vector<Tensor> layers;                 // [W, W]
+  Tensor entry_t, exit_t;
+  std::vector<Tensor> layers_t;
+};
+
+using Tensors = std::vector<Tensor>;
+
+inline std::vector<Network> networks(const Tensors& shifts, const Tensors& entry, const Tensors& entry_bias,
+                                     const Tensors& layers, const Tensors& exit, const Tensors& exit_bias) {
+  const size_t models = entry.size(), depth = layers.size() / models;
+  std::vector<Network> found;
+  for (size_t k = 0; k < models; ++k) {
+    Network net{plain(shifts[k]), plain(entry[k]), plain(entry_bias[k]), plain(exit[k]), plain(exit_bias[k])};
+    net.entry_t = transposed(net.entry), net.exit_t = transposed(net.exit);
+    for (size_t l = 0; l < depth; ++l) {
+      net.layers.push_back(plain(layers[k * depth + l]));
+      net.layers_t.push_back(transposed(net.layers.back()));
+    }
+    found.push_back(std::move(net));
+  }
+  return found;
+}
+
+struct Sizes {
+  int64_t models, batch, d, width, depth;
+
+  // Saved of each model and row: h_0, z_l of all layers, g_0 to g_depth.
+  int64_t slots() const { return 2 * depth + 2; }
+};
+
+// (c, w, a, b) of the rows of a block.
+template <class T>
+struct Coefficients {
+  std::vector<T> c, w, a, b;
+
+  Coefficients(const Tensor& all, int64_t model, int64_t first, int64_t rows) : c(rows), w(rows), a(rows), b(rows) {
+    const bool one = all.size(1) == 1;
+    const T* from = data<T>(all, 4 * (model * all.size(1) + (one ? 0 : first)));
+    for (int64_t row = 0; row < rows; ++row) {
+      const T* four = from + (one ? 0 : 4 * row);
+      c[row] = four[0], w[row] = four[1], a[row] = four[2], b[row] = four[3];
+    }
+  }
+};
+
+}  // namespace edmfast

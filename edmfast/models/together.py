@@ -1,0 +1,69 @@
+"""Energies and scores of several models in one operator, where each is an energy of a perceptron.
+
+A product of experts asks all of them for the same states. Where their networks are perceptrons of one shape, be
+it one network under several conditions, `edmfast.ops.mlp_potential` evaluates all at once: one launch on a GPU,
+one job for all threads on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from edmfast.ops.mlp_potential import Perceptron, mlp_potentials
+
+
+class Member(NamedTuple):
+    """What one model's evaluation consists of, by `mlp_potentials`."""
+
+    x: Tensor
+    """[B, *shape], padded as `edmfast.models.rows` says"""
+    coefficients: Tensor
+    """(c, w, a, b) [B or 1, 4]"""
+    shifts: Tensor
+    """[B or 1, depth·W]"""
+    network: Perceptron
+
+    def evaluate(self) -> tuple[Tensor, Tensor]:
+        """(E [B], field like x)."""
+        energies, fields = evaluate_members([self])
+        return energies[0], fields[0]
+
+
+def evaluate_members(members: Sequence[Member]) -> tuple[Tensor, Tensor]:
+    """(E [K, B], fields [K, B, *shape]) of members with the same x, whose networks have one shape."""
+    rows = max(member.shifts.shape[0] for member in members)
+    shifts = [member.shifts.expand(rows, -1) for member in members]
+    coefficients = torch.stack([member.coefficients for member in members])
+    return mlp_potentials(members[0].x, coefficients, shifts, [m.network for m in members])
+
+
+def energies_and_scores(
+    models: Sequence[Any], x: Tensor, sigma: float | Tensor, condition: dict[str, Any]
+) -> tuple[Tensor, Tensor] | None:
+    """(E [K, B], scores [K, B, *shape]) of K models; None where they are not of this kind.
+
+    With a graph where grad mode is on and x requires grad, as those of `EnergyModel.energy_and_score`.
+    """
+    ask = [getattr(model, "member", None) for model in models]
+    if None in ask or torch.is_inference_mode_enabled():
+        return None
+    members: list[Member] = []
+    recorded = torch.is_grad_enabled() and x.requires_grad
+    with torch.set_grad_enabled(recorded):
+        for member_of in ask:
+            member = member_of(x, sigma, **condition)
+            if member is None or (members and _shape(member) != _shape(members[0])):
+                return None
+            members.append(member)
+        energies, scores = evaluate_members(members)
+    batch = x.shape[0]
+    return energies[:, :batch], scores[:, :batch]
+
+
+def _shape(member: Member) -> tuple[Any, ...]:
+    network = member.network
+    return network.entry.shape, len(network.layers), network.entry.dtype
