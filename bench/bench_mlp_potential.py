@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -75,8 +76,8 @@ def plain(x: Tensor, pairs: Tensor, shifts: Tensor) -> Answer:
     return energy[0], field[0]
 
 
-def _without_graph(function: Callable[..., Answer]) -> Callable[..., Answer]:
-    def call(*inputs: Tensor) -> Answer:
+def _without_graph(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*inputs: Tensor) -> Any:
         with torch.no_grad():
             return function(*inputs)
 
@@ -134,7 +135,7 @@ def case(rows: int) -> Case:
 
 
 def training_case(rows: int) -> Case:
-    formulas = _training(lambda *inputs: _formulas(*inputs, True))
+    formulas = _training(functools.partial(_formulas, create_graph=True))
     return Case(
         name=f"mlp_potential backward/{rows}x64",
         shape=(rows, ELEMENTS),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edmfast.models.together import Member
+from edmfast.models.together import Member, States
 
 
 class Conditioned(nn.Module):
@@ -45,12 +45,13 @@ class Conditioned(nn.Module):
         """(energy [B], score like x) under the bound condition."""
         return self._method("energy_and_score")(x, sigma, **self._bind(x, condition))
 
-    def member(
-        self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
-    ) -> Member | None:
+    def member(self, states: States, **condition: Any) -> Member | None:
         """See `EnergyModel.member`."""
         member_of = getattr(self.model, "member", None)
-        return None if member_of is None else member_of(x, sigma, **self._bind(x, condition))
+        if member_of is None:
+            return None
+        found: Member | None = member_of(states, **self._bind(states.given, condition))
+        return found
 
     def forward(
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any

@@ -23,10 +23,17 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from edmfast.models.backbones.residual_mlp import ResidualMLP
 from edmfast.models.compiled import CompiledMethods
 from edmfast.models.potentials import Network, Potential
-from edmfast.models.preconditioning import Scaling, check_sigma_data, edm_scaling, expand_sigma
+from edmfast.models.preconditioning import (
+    Scaling,
+    check_sigma_data,
+    edm_scaling,
+    expand_sigma,
+    noise_levels,
+    shared_scaling,
+)
 from edmfast.models.rows import pad_rows, per_sample, shared_rows
 from edmfast.models.scale import ScaleTable
-from edmfast.models.together import Member
+from edmfast.models.together import Member, States
 
 __all__ = ["Denoiser", "EnergyModel", "expand_sigma"]
 
@@ -117,14 +124,11 @@ class EnergyModel(nn.Module):
         """
         self._compiled = CompiledMethods(self, mode)
 
-    def member(
-        self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
-    ) -> Member | None:
+    def member(self, states: States, **condition: Any) -> Member | None:
         """This energy and its score for `edmfast.models.together`: None unless its network is a perceptron that
         one operator can take as a whole. Recorded as grad mode says."""
-        x, levels, condition = pad_rows(x, _levels(x, sigma), condition)
-        levels, scaling = self._scaling(x, levels)
-        return self._member(x, levels, scaling, condition, _of_score)
+        levels, scaling = states.scaled(self.sigma_data)
+        return self._member(states.x, levels, scaling, states.padded(condition), _of_score)
 
     def _call(
         self,
@@ -141,7 +145,7 @@ class EnergyModel(nn.Module):
                 "a score is a gradient: call an EnergyModel under torch.no_grad(), "
                 "not under torch.inference_mode()"
             )
-        levels = _levels(x, sigma)
+        levels = noise_levels(x, sigma)
         if self._compiled is not None and not recorded and get_proxy_mode() is None:
             return self._compiled(name, x, levels, condition)
         batch = x.shape[0]
@@ -152,7 +156,7 @@ class EnergyModel(nn.Module):
     def _energy(
         self, x: torch.Tensor, levels: torch.Tensor, condition: dict[str, Any]
     ) -> tuple[torch.Tensor]:
-        levels, scaling = self._scaling(x, levels)
+        levels, scaling = shared_scaling(levels, x.shape[0], self.sigma_data)
         y = scaling.c_in * x
         network = self._network(scaling, condition)
         weight = self._weight(y, levels, scaling).expand(y.shape[0])
@@ -183,7 +187,7 @@ class EnergyModel(nn.Module):
         recorded = torch.is_grad_enabled() and x.requires_grad
         # what is not recorded as a whole must not be recorded in part, such as by a sigma with a graph
         with torch.set_grad_enabled(recorded):
-            levels, scaling = self._scaling(x, levels)
+            levels, scaling = shared_scaling(levels, x.shape[0], self.sigma_data)
             member = self._member(x, levels, scaling, condition, coefficients)
             if member is not None:
                 return member.evaluate()
@@ -216,14 +220,6 @@ class EnergyModel(nn.Module):
         shifts = backbone.shifts_of(scaling.c_noise.expand(batch), **condition)
         return Member(x, numbers, per_sample(shifts, batch), network)
 
-    def _scaling(self, x: torch.Tensor, levels: torch.Tensor) -> tuple[torch.Tensor, Scaling]:
-        """Levels and coefficients with a row for each sample, or one for all."""
-        if levels.shape[0] != x.shape[0]:
-            levels = shared_rows(levels)
-        scaling = edm_scaling(levels, self.sigma_data)
-        batch = x.shape[0]
-        return per_sample(levels, batch), Scaling(*(per_sample(c, batch) for c in scaling))
-
     def _network(self, scaling: Scaling, condition: dict[str, Any]) -> Network:
         def network(y: torch.Tensor) -> torch.Tensor:
             h = self.backbone(y, scaling.c_noise.expand(y.shape[0]), **condition)
@@ -240,12 +236,6 @@ class EnergyModel(nn.Module):
             c_noise = shared_rows(c_noise)
         scale = per_sample(self.scale(c_noise), y.shape[0])
         return self.sigma_data / levels.flatten() * scale
-
-
-def _levels(x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-    """[B, 1, ...]; one row where sigma is one noise level."""
-    levels = expand_sigma(sigma, x)
-    return levels if isinstance(sigma, torch.Tensor) and sigma.dim() == 1 else levels[:1]
 
 
 def _of_score(sigma: torch.Tensor, c_in: torch.Tensor) -> Pair:

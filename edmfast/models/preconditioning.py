@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import torch
 
+from edmfast.models.rows import per_sample, shared_rows
+
 
 def expand_sigma(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Noise levels as a [B, 1, 1, ...] tensor that broadcasts against x.
@@ -35,6 +37,12 @@ def expand_sigma(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         )
     levels = sigma.to(device=x.device, dtype=x.dtype).expand(x.shape[0])
     return levels.reshape(-1, *[1] * (x.dim() - 1))
+
+
+def noise_levels(x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+    """As `expand_sigma`, of one row where sigma is one noise level."""
+    levels = expand_sigma(sigma, x)
+    return levels if isinstance(sigma, torch.Tensor) and sigma.dim() == 1 else levels[:1]
 
 
 def check_sigma_data(sigma_data: float) -> float:
@@ -62,3 +70,13 @@ def edm_scaling(levels: torch.Tensor, sigma_data: float) -> Scaling:
         c_out=sigma_data * levels * c_in,
         c_noise=levels.flatten().log() / 4,
     )
+
+
+def shared_scaling(
+    levels: torch.Tensor, batch: int, sigma_data: float
+) -> tuple[torch.Tensor, Scaling]:
+    """(levels, coefficients) for a batch, with a row for each sample or, where levels is one row, one for all."""
+    if levels.shape[0] != batch:
+        levels = shared_rows(levels)
+    scaling = edm_scaling(levels, sigma_data)
+    return per_sample(levels, batch), Scaling(*(per_sample(c, batch) for c in scaling))

@@ -34,6 +34,7 @@ class ScaleTable(nn.Module):
 
     def forward(self, c_noise: torch.Tensor) -> torch.Tensor:
         """c_noise [B] = ln(sigma)/4 -> scale [B]."""
+        values = self.values
         position = (4 * c_noise - LOWEST) * ((BINS - 1) / (HIGHEST - LOWEST))
         ramps = (position[:, None] - self._ramp_starts).clamp(0, 1)
-        return self.values[0] + (ramps * self.values.diff()).sum(1)
+        return values[0] + (ramps * (values[1:] - values[:-1])).sum(1)

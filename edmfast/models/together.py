@@ -13,7 +13,29 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from edmfast.models.preconditioning import Scaling, noise_levels, shared_scaling
+from edmfast.models.rows import pad_rows
 from edmfast.ops.mlp_potential import Perceptron, mlp_potentials
+
+
+class States:
+    """States and a noise level that several models are asked about: what they have in common is made once."""
+
+    def __init__(self, x: Tensor, sigma: float | Tensor) -> None:
+        self.given, self._levels = x, noise_levels(x, sigma)
+        self.x, self._padded_levels, _ = pad_rows(x, self._levels, {})
+        self._scaled: dict[float, tuple[Tensor, Scaling]] = {}
+
+    def scaled(self, sigma_data: float) -> tuple[Tensor, Scaling]:
+        """(levels, coefficients), of one row for one noise level."""
+        if sigma_data not in self._scaled:
+            batch = self.x.shape[0]
+            self._scaled[sigma_data] = shared_scaling(self._padded_levels, batch, sigma_data)
+        return self._scaled[sigma_data]
+
+    def padded(self, condition: dict[str, Any]) -> dict[str, Any]:
+        """As many rows of conditions as of x."""
+        return pad_rows(self.given, self._levels, condition)[2] if condition else condition
 
 
 class Member(NamedTuple):
@@ -48,14 +70,15 @@ def energies_and_scores(
 
     With a graph where grad mode is on and x requires grad, as those of `EnergyModel.energy_and_score`.
     """
-    ask = [getattr(model, "member", None) for model in models]
+    ask: list[Any] = [getattr(model, "member", None) for model in models]
     if None in ask or torch.is_inference_mode_enabled():
         return None
     members: list[Member] = []
     recorded = torch.is_grad_enabled() and x.requires_grad
     with torch.set_grad_enabled(recorded):
+        states = States(x, sigma)
         for member_of in ask:
-            member = member_of(x, sigma, **condition)
+            member = member_of(states, **condition)
             if member is None or (members and _shape(member) != _shape(members[0])):
                 return None
             members.append(member)

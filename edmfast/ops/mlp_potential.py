@@ -147,8 +147,8 @@ def _double_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
             [t.view_as(t) for t in one] if isinstance(one, list) else one.view_as(one)
             for one in _kept(ctx)
         ]
-        nothing = given[2].new_empty(0)
-        outputs = reference.mlp_potential_backward(*given, nothing, *ctx.flags)
+        inputs: Any = *given, given[2].new_empty(0), *ctx.flags
+        outputs = reference.mlp_potential_backward(*inputs)
         wanted = [tensor for tensor in _flat(given) if tensor.requires_grad]
         pairs = [pair for pair in zip(outputs, cotangents, strict=True) if pair[0].requires_grad]
         slopes = torch.autograd.grad(
@@ -231,7 +231,9 @@ def _check(
     width, depth = networks[0].entry.shape[0], len(networks[0].layers)
     one = coefficients.dim() == 3 and coefficients.shape[1] == 1
     for_all = shifts[0].dim() == 2 and shifts[0].shape[0] == 1
-    wanted = [("coefficients", coefficients, (models, 1 if one else batch, 4))]
+    wanted: list[tuple[str, Tensor, tuple[int, ...]]] = [
+        ("coefficients", coefficients, (models, 1 if one else batch, 4))
+    ]
     for shift, network in zip(shifts, networks, strict=True):
         if len(network.layers) != depth:
             raise ValueError(f"networks must have {depth} layers each, got {len(network.layers)}")

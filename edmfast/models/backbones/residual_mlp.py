@@ -17,7 +17,7 @@ from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.embedding import Embedding
 from edmfast.models.backbones.linear import Linear, missing
 from edmfast.models.rows import per_sample
-from edmfast.ops.mlp_potential import Perceptron
+from edmfast.ops.mlp_potential import DTYPES, Perceptron
 
 
 class ResidualMLP(nn.Module):
@@ -76,27 +76,25 @@ class ResidualMLP(nn.Module):
         """The weights for `edmfast.ops.mlp_potential`, where it may take the place of `forward` and its
         derivatives for states x: of a network without hooks that nobody has derived from, in the dtype of x, on
         the CPU with a width that needs no padding (see `Linear`)."""
-        parts = self.input, *self.layers, self.output
-        plain = type(self) is ResidualMLP and all(type(part) is Linear for part in parts)
-        changed = any(
-            part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
-            for part in (self, *parts)
-        )
-        given = x.dtype, x.device.type
-        if (
-            changed
-            or not plain
-            or given not in ((torch.float32, "cpu"), (torch.float64, "cpu"))
-            or missing(self.output.in_features)
-            or any(part.weight.dtype != x.dtype for part in parts)
-            or torch.is_autocast_enabled("cpu")
-            or math.prod(x.shape[1:]) != self.dim
-        ):
+        if type(self) is not ResidualMLP or not _as_written(self):
             return None
-        return Perceptron(
-            self.input.weight,
-            self.input.bias,
-            [cast(Linear, layer).weight for layer in self.layers],
-            self.output.weight,
-            self.output.bias,
-        )
+        if x.dtype not in DTYPES or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return None
+        modules = self._modules  # attributes of modules take a microsecond each
+        entry, middle, exit = modules["input"], modules["layers"], modules["output"]
+        parts: list[Any] = [entry, *cast(nn.ModuleList, middle), exit]
+        if not all(type(part) is Linear and _as_written(part) for part in parts):
+            return None
+        weights = [part._parameters["weight"] for part in parts]
+        if missing(weights[-1].shape[1]) or any(weight.dtype != x.dtype for weight in weights):
+            return None
+        if math.prod(x.shape[1:]) != self.dim:
+            return None
+        first, *layers, last = weights
+        biases = (part._parameters["bias"] for part in (parts[0], parts[-1]))
+        return Perceptron(first, next(biases), layers, last, next(biases))
+
+
+def _as_written(module: nn.Module) -> bool:
+    """Without hooks and without another forward put in its place."""
+    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
