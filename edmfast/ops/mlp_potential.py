@@ -147,7 +147,8 @@ def _double_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
             [t.view_as(t) for t in one] if isinstance(one, list) else one.view_as(one)
             for one in _kept(ctx)
         ]
-        inputs: Any = *given, given[2].new_empty(0), *ctx.flags
+        x: Any = given[2]
+        inputs: Any = *given, x.new_empty(0), *ctx.flags
         outputs = reference.mlp_potential_backward(*inputs)
         wanted = [tensor for tensor in _flat(given) if tensor.requires_grad]
         pairs = [pair for pair in zip(outputs, cotangents, strict=True) if pair[0].requires_grad]

@@ -1,0 +1,49 @@
+"""The kernels of residual perceptrons as they are launched, for one network and states of aligned rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from edmfast.kernels._mlp_backward import backward_kernel
+from edmfast.kernels._mlp_forward import forward_kernel
+from edmfast.kernels.mlp_potential import configuration
+
+_POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
+_STATES = ("x", "coefficients", "energy", "field", "grad_energy", "grad_field", "to_x", "to_numbers")
+NETWORKS = [(2, 64, 3), (64, 128, 4), (40, 32, 8), (256, 256, 8)]
+"""Elements, width and depth: a toy, the network of the benchmarks, a narrow one, and the largest there is."""
+
+
+def arguments(
+    kernel: Any, dtype: torch.dtype, elements: int, width: int, depth: int
+) -> tuple[dict[Any, Any], dict[str, Any], dict[str, Any], dict[Any, Any]]:
+    """(constants, types, options, attributes) of a compilation."""
+    name = kernel.__name__.removesuffix("_kernel")
+    constants, options = configuration(name, dtype, elements, width, depth)
+    constants |= {"SHARED_NUMBERS": True, "SHARED_SHIFTS": name == "forward"}
+    types: dict[str, Any] = {}
+    attributes: dict[Any, Any] = {}
+    for index, argument in enumerate(kernel.arg_names):
+        if argument in constants or argument == "batch":
+            continue
+        types[argument] = "*fp32" if argument in _STATES else _POINTERS[dtype]
+        attributes[(index,)] = [["tt.divisibility", 16]]
+    return constants, types, options, attributes
+
+
+def cases() -> dict[str, tuple[Any, ...]]:
+    """Named (kernel, constants, types, options, attributes)."""
+    found = {}
+    for kernel in (forward_kernel, backward_kernel):
+        name = "mlp " + kernel.__name__.removesuffix("_kernel")
+        for sizes in NETWORKS:
+            shape = "x".join(map(str, sizes))
+            for dtype in (torch.bfloat16, torch.float32):
+                key = f"{name} {str(dtype).removeprefix('torch.')} {shape}"
+                constants, *rest = arguments(kernel, dtype, *sizes)
+                found[key] = (kernel, constants, *rest)
+                if dtype == torch.float32:
+                    found[f"{name} tf32 {shape}"] = (kernel, constants | {"PRECISION": "tf32"}, *rest)
+    return found
