@@ -1,7 +1,8 @@
-"""Energy and field of residual perceptrons: a program takes a block of rows through one model and back.
+"""Energy and field of residual perceptrons: a program takes blocks of rows through one model and back.
 
-Activations and slopes stay in registers. Of a row only x is read, and its energy and field are written:
-4 (2 d + 1) bytes; weights are read by every program, from the second-level cache.
+Activations stay on the chip: in registers, and in a place of the program's own where the left side of a product
+and the slopes of a block wait, which is small enough to stay in the second-level cache. Of a row only x is read, and its energy and field are written: 4 (2 d + 1) bytes;
+weights are read for every block, from that cache too.
 """
 
 from __future__ import annotations
@@ -9,7 +10,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from edmfast.kernels._mlp_tiles import numbers, place, row_sums, shifted, sigmoid, times, vector
+from edmfast.kernels._mlp_tiles import (
+    keep,
+    number,
+    product,
+    put,
+    row_sums,
+    rows_of,
+    shifted,
+    sigmoid,
+    vector,
+)
 
 
 @triton.jit(do_not_specialize=["batch"])
@@ -24,6 +35,7 @@ def forward_kernel(
     exit_bias,
     energy,
     field,
+    scratch,
     batch,
     D: tl.constexpr,
     W: tl.constexpr,
@@ -33,37 +45,60 @@ def forward_kernel(
     PADDED_D: tl.constexpr,
     PADDED_W: tl.constexpr,
     ROWS: tl.constexpr,
-    PARTS: tl.constexpr,
+    CHUNK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """x [B, D], field [K, B, D], energy [K, B]; weights stacked, [K, ...]; program_id(1) is the model."""
+    """x [B, D], field [K, B, D], energy [K, B]; weights stacked, [K, ...]. scratch [K, programs, ROWS
+    (DEPTH PADDED_W + the wider of the two paddings)]. Programs (any number, models)."""
+    program, programs = tl.program_id(0), tl.num_programs(0)
     model = tl.program_id(1).to(tl.int64)
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    c, w, a, b = numbers(coefficients, model, row, batch, SHARED_NUMBERS)
-    at, inside = place(row, batch, D, PADDED_D)
-    y = c * tl.load(x + at, mask=inside, other=0.0)
-    first, last = entry + model * W * D, exit + model * W * D
-    h = times(y, first, 1, D, D, W, PADDED_D, PADDED_W, PARTS, PRECISION)
-    h += vector(entry_bias + model * W, W, PADDED_W)
-    slopes = ()
-    for layer in tl.static_range(DEPTH):
-        matrix = layers + (model * DEPTH + layer) * W * W
-        z = times(h, matrix, 1, W, W, W, PADDED_W, PADDED_W, PARTS, PRECISION)
-        z = shifted(z, shifts, model, layer, row, batch, W, DEPTH, SHARED_SHIFTS, PADDED_W)
-        s = sigmoid(z)
-        h += z * s
-        slope = s + z * s * (1.0 - s)
-        # the compiler of kernels knows no unpacking
-        slopes = slopes + (slope.to(layers.dtype.element_ty),)  # noqa: RUF005
-    out = times(h, last, 1, W, W, D, PADDED_W, PADDED_D, 1, PRECISION)
-    out += vector(exit_bias + model * D, D, PADDED_D)
-    total = 0.5 * row_sums(y, y)[:, None] - w.to(tl.float64) * row_sums(out, y)[:, None]
-    number = model * batch + row[:, None]
-    tl.store(energy + number, total.to(tl.float32), mask=(row < batch)[:, None])
-    g = times(w * y, last, W, 1, D, W, PADDED_D, PADDED_W, PARTS, PRECISION)
-    for back in tl.static_range(DEPTH):
-        matrix = layers + (model * DEPTH + (DEPTH - 1 - back)) * W * W
-        p = g * slopes[DEPTH - 1 - back].to(tl.float32)
-        g += times(p, matrix, W, 1, W, W, PADDED_W, PADDED_W, PARTS, PRECISION)
-    pulled = times(g, first, D, 1, W, D, PADDED_W, PADDED_D, 1, PRECISION)
-    tl.store(field + model * batch * D + at, a * (w * out + pulled) + b * y, mask=inside)
+    entry += model * W * D
+    exit += model * W * D
+    layers += model * DEPTH * W * W
+    field += model * batch * D
+    energy += model * batch
+    WIDER: tl.constexpr = PADDED_D if PADDED_D > PADDED_W else PADDED_W
+    scratch += (model * programs + program) * (ROWS * (WIDER + DEPTH * PADDED_W))
+    slopes = scratch + ROWS * WIDER
+    for block in range(program, tl.cdiv(batch, ROWS), programs):
+        first = tl.cast(block, tl.int64) * ROWS
+        rest = batch - first
+        c = number(coefficients, 0, model, first, batch, SHARED_NUMBERS, ROWS)
+        put(scratch, c * rows_of(x + first * D, D, PADDED_D, rest, ROWS), PADDED_D, ROWS)
+        h = product(scratch, entry, 1, D, D, W, PADDED_D, PADDED_W, ROWS, CHUNK, PRECISION)
+        h += vector(entry_bias + model * W, W, PADDED_W)
+        for layer in range(DEPTH):
+            matrix = layers + layer * W * W
+            put(scratch, h, PADDED_W, ROWS)
+            z = product(scratch, matrix, 1, W, W, W, PADDED_W, PADDED_W, ROWS, CHUNK, PRECISION)
+            z = shifted(
+                z, shifts, model, layer, first, batch, W, DEPTH, SHARED_SHIFTS, PADDED_W, ROWS
+            )
+            s = sigmoid(z)
+            h += z * s
+            slope = s + z * s * (1.0 - s)
+            keep(slopes + layer * (ROWS * PADDED_W), slope, PADDED_W, PADDED_W, ROWS, ROWS)
+        put(scratch, h, PADDED_W, ROWS)
+        out = product(scratch, exit, 1, W, W, D, PADDED_W, PADDED_D, ROWS, CHUNK, PRECISION)
+        out += vector(exit_bias + model * D, D, PADDED_D)
+        y = c * rows_of(x + first * D, D, PADDED_D, rest, ROWS)
+        w = number(coefficients, 1, model, first, batch, SHARED_NUMBERS, ROWS)
+        a = number(coefficients, 2, model, first, batch, SHARED_NUMBERS, ROWS)
+        b = number(coefficients, 3, model, first, batch, SHARED_NUMBERS, ROWS)
+        total = 0.5 * row_sums(y, y)[:, None] - w.to(tl.float64) * row_sums(out, y)[:, None]
+        keep(energy + first, total, 1, 1, rest, ROWS)
+        # kept where it goes, to have a tile less in registers
+        keep(field + first * D, a * w * out + b * y, D, PADDED_D, rest, ROWS)
+        put(scratch, w * y, PADDED_D, ROWS)
+        g = product(scratch, exit, W, 1, D, W, PADDED_D, PADDED_W, ROWS, CHUNK, PRECISION)
+        for back in range(DEPTH):
+            layer = DEPTH - 1 - back
+            slope = rows_of(slopes + layer * (ROWS * PADDED_W), PADDED_W, PADDED_W, ROWS, ROWS)
+            put(scratch, g * slope, PADDED_W, ROWS)
+            matrix = layers + layer * W * W
+            g += product(scratch, matrix, W, 1, W, W, PADDED_W, PADDED_W, ROWS, CHUNK, PRECISION)
+        put(scratch, g, PADDED_W, ROWS)
+        pulled = product(scratch, entry, D, 1, W, D, PADDED_W, PADDED_D, ROWS, CHUNK, PRECISION)
+        pulled *= number(coefficients, 2, model, first, batch, SHARED_NUMBERS, ROWS)
+        pulled += rows_of(field + first * D, D, PADDED_D, rest, ROWS)
+        keep(field + first * D, pulled, D, PADDED_D, rest, ROWS)

@@ -43,14 +43,14 @@ def configuration(
         "PADDED_W": padded,
         "PRECISION": precision(dtype),
     }
-    rows, parts, warps = _tiles(kernel, dtype == torch.float32, padded, depth)
-    constants |= {"ROWS": rows, "PARTS": parts}
-    return constants, {"num_warps": warps, "num_stages": 1}
+    rows, chunk, warps, stages = _tiles(kernel, dtype == torch.float32, padded, depth)
+    constants |= {"ROWS": rows, "CHUNK": chunk}
+    return constants, {"num_warps": warps, "num_stages": stages}
 
 
-def _tiles(kernel: str, single: bool, padded: int, depth: int) -> tuple[int, int, int]:
-    """Rows of a block, parts of a product, warps."""
-    return 32, 1, 8
+def _tiles(kernel: str, single: bool, padded: int, depth: int) -> tuple[int, int, int, int]:
+    """Rows of a block, columns of a product's sides that are held at a time, warps, stages."""
+    return 64, 32, 8, 2
 
 
 def mlp_potential(
@@ -75,9 +75,14 @@ def mlp_potential(
     if batch:
         constants, options = configuration("forward", entry[0].dtype, elements, width, depth)
         given = x.contiguous(), coefficients.contiguous(), *weights
-        grid = triton.cdiv(batch, constants["ROWS"]), models
+        rows = constants["ROWS"]
+        programs = min(triton.cdiv(batch, rows), _programs(x))
+        wide, wider = constants["PADDED_W"], max(constants["PADDED_W"], constants["PADDED_D"])
+        scratch = entry[0].new_empty(models, programs, rows * (wider + depth * wide))
         shared = _shared(coefficients, shifts)
-        forward_kernel[grid](*given, energy, field, batch, **constants, **shared, **options)
+        forward_kernel[programs, models](
+            *given, energy, field, scratch, batch, **constants, **shared, **options
+        )
     return energy, field, x.new_empty(0)
 
 
@@ -158,14 +163,17 @@ class _Backward:
                 pairs(2, batch, elements),
             ]
         constants, options = configuration("backward", dtype, elements, width, self.depth)
-        grid = triton.cdiv(batch, constants["ROWS"]), models
+        blocks = triton.cdiv(batch, constants["ROWS"])
+        wider = max(constants["PADDED_W"], constants["PADDED_D"])
+        scratch = entry.new_empty(models, blocks, 2 * constants["ROWS"] * wider)
         given = [t.contiguous() for t in (e, v, x, coefficients, shifts)]
-        backward_kernel[grid](
+        backward_kernel[blocks, models](
             *given,
             entry,
             *rest,
             *(first if inputs else (None, None)),
             *places,
+            scratch,
             batch,
             **constants,
             **self.shared,
@@ -195,6 +203,13 @@ class _Backward:
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """[..., 2, B, n] and [..., 2, B, k] -> [..., n, k], sums over all 2 B rows."""
     return left.flatten(-3, -2).mT @ right.flatten(-3, -2)
+
+
+def _programs(x: Tensor) -> int:
+    """As many as may run at once, so that what they keep to themselves stays in the cache."""
+    if not x.is_cuda:
+        return 2  # the interpreter
+    return 4 * torch.cuda.get_device_properties(x.device).multi_processor_count
 
 
 def _runs(x: Tensor, entry: Tensor, depth: int) -> bool:

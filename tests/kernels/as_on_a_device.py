@@ -1,21 +1,24 @@
-"""What the interpreter lacks to be like a device: NaN in new memory, and products of bfloat16."""
+"""What the interpreter lacks to be like a device: NaN in new memory, bfloat16 rounded and multiplied."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 
+import numpy as np
 import pytest
 import torch
 
 
 @contextlib.contextmanager
 def as_on_a_device():
-    """New tensors are full of NaN. The interpreter multiplies bfloat16 as if it were integers: here not."""
-    from triton.language import float32
-    from triton.runtime.interpreter import InterpreterBuilder
+    """New tensors are full of NaN. The interpreter truncates to bfloat16, and multiplies it as if it were
+    integers: here not."""
+    from triton.language import bfloat16, float32
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     new_empty, dot = torch.Tensor.new_empty, InterpreterBuilder.create_dot
+    cast = InterpreterBuilder.cast_impl
 
     def poisoned(tensor, *sizes, **options):
         return new_empty(tensor, *sizes, **options).fill_(math.nan)
@@ -24,7 +27,14 @@ def as_on_a_device():
         x, y = builder.cast_impl(x, float32), builder.cast_impl(y, float32)
         return dot(builder, x, y, *rest)
 
+    def rounded(builder, x, to):
+        if x.dtype.scalar != float32 or to.scalar != bfloat16:
+            return cast(builder, x, to)
+        halves = torch.from_numpy(np.ascontiguousarray(x.data)).to(torch.bfloat16)
+        return TensorHandle(halves.view(torch.int16).numpy().view(np.uint16), to.scalar)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "new_empty", poisoned)
         patch.setattr(InterpreterBuilder, "create_dot", widened)
+        patch.setattr(InterpreterBuilder, "cast_impl", rounded)
         yield
