@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.nn import functional as F
 
 from edmfast.models.backbones.residual_mlp import ResidualMLP
 from edmfast.models.compiled import CompiledMethods
@@ -203,7 +204,11 @@ class EnergyModel(nn.Module):
         batch = y.shape[0]
         shifts = backbone.shifts_of(scaling.c_noise.expand(batch), **condition)
         pairs = torch.stack(coefficients, 1).expand(batch, 2)
-        return mlp_potential(y.detach(), weight, per_sample(shifts, batch), pairs, network)
+        given, padding = y.detach(), network.entry.shape[1] - backbone.dim
+        if padding:
+            given = F.pad(given.flatten(1), (0, padding))
+        energy, field = mlp_potential(given, weight, per_sample(shifts, batch), pairs, network)
+        return energy, field[:, : backbone.dim].reshape(y.shape) if padding else field
 
     def _scaling(self, x: torch.Tensor, levels: torch.Tensor) -> tuple[torch.Tensor, Scaling]:
         """Levels and coefficients with a row for each sample, or one for all."""

@@ -136,9 +136,9 @@ def test_errors(place, value, error, message):
         mlp_potential(*given)
 
 
-def model(**options):
+def model(dim=8):
     torch.manual_seed(0)
-    network = EnergyModel(ResidualMLP(8, width=16, depth=2, num_classes=3, **options))
+    network = EnergyModel(ResidualMLP(dim, width=16, depth=2, num_classes=3))
     torch.nn.init.normal_(network.backbone.output.weight, std=0.3)
     return network
 
@@ -157,9 +157,10 @@ def calls(monkeypatch):
     return found
 
 
-def test_a_model_uses_it_where_no_graph_is_recorded(calls):
-    one = model()
-    x, sigma = torch.randn(40, 8), torch.rand(40) + 0.1
+@pytest.mark.parametrize("shape", [(8,), (2,), (13, 3), (3,)])
+def test_a_model_uses_it_where_no_graph_is_recorded(calls, shape):
+    one = model(torch.Size(shape).numel())
+    x, sigma = torch.randn(40, *shape), torch.rand(40) + 0.1
     label = torch.arange(40) % 4
     for given in ({}, {"class_label": label}):
         leaf = x.clone().requires_grad_()
@@ -174,7 +175,7 @@ def test_a_model_uses_it_where_no_graph_is_recorded(calls):
 
 
 @pytest.mark.parametrize(
-    "change", ["hook", "patch", "derived", "dtype", "width", "autocast", "potential"]
+    "change", ["hook", "patch", "derived", "dtype", "width", "bias", "autocast", "potential"]
 )
 def test_a_model_that_it_does_not_fit_is_evaluated_as_before(calls, change):
     one, x = model(), torch.randn(40, 8)
@@ -188,6 +189,8 @@ def test_a_model_that_it_does_not_fit_is_evaluated_as_before(calls, change):
         one, x = one.bfloat16(), x.bfloat16()
     if change == "width":
         one = EnergyModel(ResidualMLP(8, width=17))
+    if change == "bias":
+        one.backbone.output.bias = None
     if change == "potential":
         one = EnergyModel(ResidualMLP(8, width=16), potential="norm")
     with torch.autocast("cpu", torch.bfloat16, enabled=change == "autocast"):

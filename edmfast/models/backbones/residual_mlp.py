@@ -8,10 +8,11 @@ exact Gaussian one. Shapes: y [B, *shape] with prod(shape) = dim, c_noise [B].
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.embedding import Embedding
@@ -24,8 +25,19 @@ class ResidualMLP(nn.Module):
     """dim: numbers per sample; width of the hidden state; depth: number of residual layers.
 
     num_classes: None, or the number of classes a class_label distinguishes.
+    `ResidualMLP(**ResidualMLP.PRESETS["GMM-40"])` has the size for a usual target: "2-D" toys of a few modes,
+    "GMM-40" with 40 modes in [-40, 40]² (a wide network, as the modes are narrow in units of their spread),
+    and two particle systems as plain vectors, "DW4" and "LJ13"; `PairwiseMLP` knows the symmetries of those.
+    All widths are powers of two, which `edmfast.ops.mlp_potential` takes.
     Raises ValueError for sizes that are not positive and for a y that has not dim numbers.
     """
+
+    PRESETS: ClassVar[dict[str, dict[str, int]]] = {
+        "2-D": {"dim": 2, "width": 64, "depth": 3},
+        "GMM-40": {"dim": 2, "width": 256, "depth": 4},
+        "DW4": {"dim": 8, "width": 128, "depth": 4},
+        "LJ13": {"dim": 39, "width": 256, "depth": 5},
+    }
 
     def __init__(
         self,
@@ -74,15 +86,17 @@ class ResidualMLP(nn.Module):
 
     def perceptron(self, y: torch.Tensor) -> Perceptron | None:
         """The weights for `edmfast.ops.mlp_potential`, where it may take the place of `forward` and its
-        gradient: on the CPU, in the dtype of y, with rows that need no padding (see `Linear`), of a network
-        without hooks that nobody has derived from."""
+        gradient: on the CPU, in the dtype of y, of a width that needs no padding (see `Linear`), of a network
+        without hooks that nobody has derived from. Where rows of dim numbers need padding, the weights are
+        those of padded rows."""
         parts = self.input, *self.layers, self.output
         plain = type(self) is ResidualMLP and all(type(part) is Linear for part in parts)
         changed = any(
             part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
             for part in (self, *parts)
         )
-        whole = not (missing(self.dim) or missing(self.output.in_features))
+        biases = self.input.bias, self.output.bias
+        whole = not missing(self.output.in_features) and all(b is not None for b in biases)
         given = y.dtype, y.device.type
         if (
             changed
@@ -93,10 +107,11 @@ class ResidualMLP(nn.Module):
             or math.prod(y.shape[1:]) != self.dim
         ):
             return None
-        return Perceptron(
-            self.input.weight,
-            self.input.bias,
-            [cast(Linear, layer).weight for layer in self.layers],
-            self.output.weight,
-            self.output.bias,
-        )
+        entry: torch.Tensor = self.input.weight
+        exit_: torch.Tensor = self.output.weight
+        exit_bias: torch.Tensor = self.output.bias
+        if padding := missing(self.dim):
+            entry, exit_bias = F.pad(entry, (0, padding)), F.pad(exit_bias, (0, padding))
+            exit_ = F.pad(exit_, (0, 0, 0, padding))
+        layers = [cast(Linear, layer).weight for layer in self.layers]
+        return Perceptron(entry, self.input.bias, layers, exit_, exit_bias)
