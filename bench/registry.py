@@ -18,6 +18,7 @@ MODULES: tuple[str, ...] = (
     "bench.bench_potential",
     "bench.bench_propagate",
     "bench.bench_resample",
+    "bench.bench_sampler",
     "bench.bench_schemes",
     "bench.bench_score_gram",
     "bench.bench_threads",
@@ -37,7 +38,10 @@ class Case:
     each output written once). flops: the least arithmetic of one call. goal: the wanted
     ratio best baseline time / our time. goals: the wanted ratio of a baseline that is no rival but a
     bound (a hand-written loop, a part of the job); those are no candidates for the best baseline.
-    cpu_only: baselines that take no tensors of another device.
+    cpu_only: baselines that take no tensors of another device. inner: of the baselines with a goal of their
+    own, the one that is a part of the job: reports say what share of our time is outside of it. evaluations:
+    calls of a network for one sample, of one call of ours; reports give their rate. rounds: of timing,
+    where fewer than usual are enough as the job takes seconds; 0 for as many as usual.
     """
 
     name: str
@@ -52,6 +56,9 @@ class Case:
     flops: int = 0
     goals: Mapping[str, float] = field(default_factory=dict)
     cpu_only: Sequence[str] = ()
+    inner: str = ""
+    evaluations: int = 0
+    rounds: int = 0
     dtype: torch.dtype = torch.float32
     devices: Sequence[str] = field(default=("cpu", "cuda"))
 
@@ -62,6 +69,15 @@ class Case:
             raise ValueError(
                 f"{self.name}: goals must be > 0, of some but not all of the baselines "
                 f"{sorted(self.baselines)}, got {dict(self.goals)}"
+            )
+        if self.inner and self.inner not in self.goals:
+            raise ValueError(
+                f"{self.name}: inner must be one of the goals {sorted(self.goals)}, got {self.inner!r}"
+            )
+        if min(self.evaluations, self.rounds) < 0:
+            raise ValueError(
+                f"{self.name}: evaluations and rounds must not be negative, got {self.evaluations} "
+                f"and {self.rounds}"
             )
         if not self.goal > 0 or min(self.bytes, self.flops) < 0 or not self.bytes + self.flops:
             raise ValueError(
@@ -98,4 +114,5 @@ def select(cases: Sequence[Case], device: str, only: str = "") -> list[Case]:
 def _without(case: Case, names: Sequence[str]) -> Case:
     baselines = {name: f for name, f in case.baselines.items() if name not in names}
     goals = {name: goal for name, goal in case.goals.items() if name not in names}
-    return replace(case, baselines=baselines, goals=goals)
+    inner = "" if case.inner in names else case.inner
+    return replace(case, baselines=baselines, goals=goals, inner=inner)

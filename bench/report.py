@@ -51,6 +51,19 @@ class Result:
         return self.timings[name].median / self.timings["ours"].median
 
     @property
+    def share_outside(self) -> float | None:
+        """Of our time, what is not spent in the part of the job that the case names."""
+        inner = self.case.inner
+        return 1 - self._ratio_to(inner) if inner in self.timings else None
+
+    @property
+    def evaluation_rate(self) -> float | None:
+        """Evaluations of a network for one sample per second, of ours."""
+        if not (self.timings and self.case.evaluations):
+            return None
+        return self.case.evaluations / self.timings["ours"].median
+
+    @property
     def floor_fraction(self) -> float | None:
         """Least possible time / our time."""
         return self.floor_seconds / self.timings["ours"].median if self.timings else None
@@ -72,6 +85,8 @@ class Result:
             "goal_met": self.goal_met,
             "bytes": self.case.bytes,
             "flops": self.case.flops,
+            "share_outside": self.share_outside,
+            "evaluation_rate": self.evaluation_rate,
             "floor_seconds": self.floor_seconds,
             "floor_fraction": self.floor_fraction,
         }
@@ -90,6 +105,7 @@ def table(results: list[Result]) -> str:
     lines = [line(_COLUMNS)]
     for result, group in zip(results, groups, strict=True):
         lines += [line(row) for row in group]
+        lines += _remarks(result)
         lines += [f"    FAILED {name}: {reason}" for name, reason in result.failures.items()]
     return "\n".join(lines)
 
@@ -129,6 +145,15 @@ def _bound_rows(result: Result) -> list[tuple[str, ...]]:
         ("", "", *_against(result, name, ratio, result.case.goals[name]), "")
         for name, ratio in result.bounds.items()
     ]
+
+
+def _remarks(result: Result) -> list[str]:
+    told = []
+    if result.share_outside is not None:
+        told.append(f"{result.share_outside:.1%} of our time is outside {result.case.inner!r}")
+    if result.evaluation_rate is not None:
+        told.append(f"{result.evaluation_rate:.3g} evaluations/s")
+    return [f"    {', '.join(told)}"] if told else []
 
 
 def _against(result: Result, name: str, ratio: float, goal: float) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ def run_case(
         return Result(case, wrong)
     right = {name: f for name, f in case.implementations.items() if name not in wrong}
     copies = rotation(inputs, machine.cache_bytes(device))
+    if case.rounds:
+        effort = replace(effort, rounds=min(effort.rounds, case.rounds))
     timings = time_side_by_side(right, copies, device, effort)
     return Result(case, wrong, timings, machine_floors.seconds(case))
 

@@ -1,5 +1,5 @@
 // The derivative of energy and field of a block of rows: see edmfast/reference/mlp_potential.py. Tangents and
-// primals lie one under the other, so that a weight's gradient is one matrix product.
+// primals lie one under the other, so that the last layers take both in one matrix product.
 #pragma once
 #include "mlp_kernels.h"
 #include "mlp_network.h"
@@ -130,10 +130,14 @@ class Backward {
     sum_rows(to.exit_bias, data<T>(exits_, rows_ * d), rows_, d);
   }
 
+  // Tangents and primals apart: from a thousand rows on, the bits of a product of MKL depend on whether other
+  // threads are at work.
   void add_product(const Tensor& left, const Tensor& right, T* to) {
     const Tensor found = empty_cpu({left.size(1), right.size(1)}, dtype_);
-    product(transposed(left), right, found);
-    add_rows(to, data<T>(found), 1, left.size(1) * right.size(1), 0);
+    for (int64_t half = 0; half < 2; ++half) {
+      product(transposed(rows_of(left, half * rows_, rows_)), rows_of(right, half * rows_, rows_), found);
+      add_rows(to, data<T>(found), 1, left.size(1) * right.size(1), 0);
+    }
   }
 
   const Sizes& sizes_;

@@ -17,12 +17,12 @@ int64_t block_rows(int64_t batch, int64_t shares) {
   return std::clamp<int64_t>((batch / shares + kTile - 1) / kTile * kTile, kLeast, kBlock);
 }
 
-// Rows [first, last) of a block of about `size`.
+// Blocks of `size` rows; the last has fewer, or some more where those left over would be too few.
 struct Blocks {
   int64_t batch, size, count;
 
   Blocks(int64_t batch_, int64_t size_) : batch(batch_), size(size_) {
-    count = std::max<int64_t>(batch > 0, batch / size);
+    count = std::max<int64_t>(batch > 0, (batch + size - kLeast) / size);
   }
   int64_t first(int64_t block) const { return block * size; }
   int64_t rows(int64_t block) const { return block + 1 < count ? size : batch - first(block); }
@@ -112,12 +112,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_p
   const ScalarType dtype = x.scalar_type();
   const auto nets = networks(shifts, entry, entry_bias, layers, exit, exit_bias);
   const Tensor states = plain(x), numbers = plain(coefficients), kept = plain(saved);
-  const Tensor e = plain(grad_energy), v = plain(grad_field), none = empty_cpu({0}, dtype);
+  const Tensor e = plain(grad_energy), v = plain(grad_field);
+  const auto none = [&] { return empty_cpu({0}, dtype); };  // outputs may not be one tensor
   const bool shared = shifts[0].size(0) == 1, one = coefficients.size(1) == 1;
-  const Tensor to_x = inputs ? empty_cpu({s.batch, s.d}, dtype) : none;
-  const Tensor each = inputs ? empty_cpu({s.models, s.batch, 4}, dtype) : none;
+  const Tensor to_x = inputs ? empty_cpu({s.batch, s.d}, dtype) : none();
+  const Tensor each = inputs ? empty_cpu({s.models, s.batch, 4}, dtype) : none();
   const Tensor to_numbers = inputs && one ? empty_cpu({s.models, 1, 4}, dtype) : each;
-  std::array<Tensor, 6> out{none, none, none, none, none, none};
+  std::array<Tensor, 6> out{none(), none(), none(), none(), none(), none()};
   if (weights) {
     out = {empty_cpu({s.models, shared ? 1 : s.batch, s.depth * s.width}, dtype),
            empty_cpu({s.models, s.width, s.d}, dtype),

@@ -1,8 +1,8 @@
 """Energy and field of residual perceptrons: a program takes blocks of rows through one model and back.
 
 Activations stay on the chip: in registers, and in a place of the program's own where the left side of a product
-and the slopes of a block wait, which is small enough to stay in the second-level cache. Of a row only x is read, and its energy and field are written: 4 (2 d + 1) bytes;
-weights are read for every block, from that cache too.
+and the slopes of a block wait, which is small enough to stay in the second-level cache. Of a row only x is read,
+and its energy and field are written: 4 (2 d + 1) bytes; weights are read for every block, from that cache too.
 """
 
 from __future__ import annotations

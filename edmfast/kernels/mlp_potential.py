@@ -69,7 +69,8 @@ def mlp_potential(
     width = entry[0].shape[0]
     lists = shifts, entry, entry_bias, layers, exit, exit_bias
     if not _runs(x, entry[0], depth):
-        return reference.mlp_potential(x, coefficients, *_of_type(lists, x), save)
+        plain: Any = reference.mlp_potential
+        return plain(x, coefficients, *_of_type(lists, x), save)
     weights = _stacked(*lists)
     energy, field = x.new_empty(models, batch), x.new_empty(models, batch, elements)
     if batch:
@@ -105,11 +106,12 @@ def mlp_potential_backward(
     lists = shifts, entry, entry_bias, layers, exit, exit_bias
     depth, batch = len(layers) // len(entry), x.shape[0]
     if not _runs(x, entry[0], depth) or batch == 0:
-        given = grad_energy, grad_field, x, coefficients, *_of_type(lists, x)
-        found = reference.mlp_potential_backward(*given, saved, inputs, weights)
+        plain: Any = reference.mlp_potential_backward
+        given = grad_energy, grad_field, x, coefficients
+        found = plain(*given, *_of_type(lists, x), saved, inputs, weights)
         return *found[:2], *(gradient.to(entry[0].dtype) for gradient in found[2:])
     job = _Backward(_shared(coefficients, shifts), _stacked(*lists), depth)
-    nothing = x.new_empty(0)
+    nothing = [x.new_empty(0) for _ in range(8)]
     if weights:
         first, rest = job.run(grad_energy, grad_field, x, coefficients, inputs, True)
     else:
@@ -117,11 +119,11 @@ def mlp_potential_backward(
         for start in range(0, batch, _PROBE_ROWS):
             rows = slice(start, start + _PROBE_ROWS)
             four = coefficients if coefficients.shape[1] == 1 else coefficients[:, rows]
-            given = grad_energy[:, rows], grad_field[:, rows], x[rows], four
-            parts.append(job.run(*given, inputs, False, rows)[0])
-        first, rest = [torch.cat(each, 1) for each in zip(*parts, strict=True)], [nothing] * 6
+            e, v = grad_energy[:, rows], grad_field[:, rows]
+            parts.append(job.run(e, v, x[rows], four, inputs, False, rows)[0])
+        first, rest = [torch.cat(each, 1) for each in zip(*parts, strict=True)], nothing[2:]
     if not inputs:
-        return nothing, nothing, *rest
+        return *nothing[:2], *rest
     to_x, numbers = first
     if coefficients.shape[1] == 1:
         numbers = numbers.sum(1, keepdim=True)

@@ -2,7 +2,7 @@
 
 from edmfast.models import analytic
 from edmfast.models.algebra import Guided, Product, Tempered
-from edmfast.models.backbones import BACKBONES, DiT, ResidualMLP, UNet
+from edmfast.models.backbones import BACKBONES, DiT, PairwiseMLP, ResidualMLP, UNet
 from edmfast.models.conditioned import Conditioned
 from edmfast.models.energy import Denoiser, EnergyModel, expand_sigma
 from edmfast.models.initialise import initialise_from
@@ -16,6 +16,7 @@ __all__ = [
     "DiT",
     "EnergyModel",
     "Guided",
+    "PairwiseMLP",
     "Product",
     "ResidualMLP",
     "Tempered",

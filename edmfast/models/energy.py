@@ -218,7 +218,8 @@ class EnergyModel(nn.Module):
         weight = self._weight(x, levels, scaling)
         numbers = torch.stack(torch.broadcast_tensors(c_in, weight, a, b), 1)
         shifts = backbone.shifts_of(scaling.c_noise.expand(batch), **condition)
-        return Member(x, numbers, per_sample(shifts, batch), network)
+        shifts = per_sample(shifts, batch).to(network.entry.dtype)
+        return Member(x, numbers, shifts, network)
 
     def _network(self, scaling: Scaling, condition: dict[str, Any]) -> Network:
         def network(y: torch.Tensor) -> torch.Tensor:

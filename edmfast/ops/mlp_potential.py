@@ -110,6 +110,10 @@ def _kept(ctx: Any) -> list[Any]:
     return [*found, *tensors]
 
 
+def _no_slopes(ctx: Any) -> list[Any]:
+    return [None if count is None else [None] * count for count in ctx.counts]
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(output[2])
     ctx.set_materialize_grads(False)  # what is saved is large, and zeros of its size would be made
@@ -117,8 +121,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 
 def _backward(ctx: Any, e: Tensor | None, v: Tensor | None, _: None) -> tuple[Any, ...]:
+    nothing = _no_slopes(ctx)
     if e is None and v is None:
-        return (None,) * 9
+        return *nothing, None
     x, models = ctx.saved_tensors[0], ctx.counts[2]
     e = x.new_zeros(models, len(x)) if e is None else e
     v = x.new_zeros(models, *x.shape) if v is None else v
@@ -126,7 +131,7 @@ def _backward(ctx: Any, e: Tensor | None, v: Tensor | None, _: None) -> tuple[An
         any(_flat(part)) for part in (ctx.needs_input_grad[:2], ctx.needs_input_grad[2:])
     )
     found = torch.ops.edmfast.mlp_potential_backward(e, v, *_kept(ctx), inputs, weights)
-    lists: list[Any] = [None] * 6
+    lists = nothing[2:]
     if weights:
         lists = [[*stacked.unbind(0)] for stacked in found[2:]]
         lists[3] = [layer for model in lists[3] for layer in model.unbind(0)]
@@ -135,10 +140,11 @@ def _backward(ctx: Any, e: Tensor | None, v: Tensor | None, _: None) -> tuple[An
 
 def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
     ctx.flags = inputs[11:]
+    ctx.set_materialize_grads(False)
     _keep(ctx, inputs[:10])
 
 
-def _double_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
     """By autograd on the plain formulas, whatever the order."""
     graph = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -151,7 +157,13 @@ def _double_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         inputs: Any = *given, x.new_empty(0), *ctx.flags
         outputs = reference.mlp_potential_backward(*inputs)
         wanted = [tensor for tensor in _flat(given) if tensor.requires_grad]
-        pairs = [pair for pair in zip(outputs, cotangents, strict=True) if pair[0].requires_grad]
+        pairs = [
+            (output, cotangent)
+            for output, cotangent in zip(outputs, cotangents, strict=True)
+            if cotangent is not None and output.requires_grad
+        ]
+        if not pairs:
+            return *_no_slopes(ctx), None, None, None
         slopes = torch.autograd.grad(
             [output for output, _ in pairs],
             wanted,
@@ -169,6 +181,19 @@ def _double_backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
 
 _extension.differentiate("mlp_potential", _backward, _setup)
 _extension.differentiate("mlp_potential_backward", _double_backward, _setup_backward)
+
+
+def takes(x: Tensor, dtype: torch.dtype, width: int, depth: int) -> bool:
+    """Whether a compiled kernel evaluates perceptrons of so many numbers in x, with weights of a dtype: on the
+    CPU those of a width whose rows start aligned, on a GPU those that the Triton kernels have tiles for."""
+    if x.is_cuda:
+        if "mlp_potential" not in _extension.kernel_status()["triton"] or x.dtype != torch.float32:
+            return False
+        from edmfast.kernels.mlp_potential import fits  # with Triton, not before it is needed
+
+        return fits(dtype, x.shape[1:].numel(), width, depth)
+    aligned = width <= 2 or width % _ALIGNED == 0
+    return x.device.type == "cpu" and x.dtype == dtype and dtype in DTYPES and aligned
 
 
 def mlp_potential(

@@ -99,14 +99,14 @@ def mlp_potential_backward(
                     n.sum(0),
                 )
             )
-    nothing = x.new_empty(0)
-    first = to_x, torch.stack(columns) if columns else nothing
+    nothing = [x.new_empty(0) for _ in range(8)]
+    first = to_x, torch.stack(columns) if columns else nothing[1]
     if coefficients.shape[1] != len(x) and inputs:
         first = to_x, first[1].sum(1, keepdim=True)
-    rest = [torch.stack(list(each)) for each in zip(*found, strict=True)] or [nothing] * 6
+    rest = [torch.stack(list(each)) for each in zip(*found, strict=True)] or nothing[2:]
     if weights and shifts[0].shape[0] != len(x):
         rest[0] = rest[0].sum(1, keepdim=True)
-    return (*(first if inputs else (nothing, nothing)), *rest)
+    return (*(first if inputs else nothing[:2]), *rest)
 
 
 Network = tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor]

@@ -32,9 +32,9 @@ def test_select(case):
 
 
 def test_select_leaves_out_what_needs_the_cpu(case):
-    bound = case(baselines={"a": min, "b": max}, goals={"b": 0.5}, cpu_only=("b",))
+    bound = case(baselines={"a": min, "b": max}, goals={"b": 0.5}, cpu_only=("b",), inner="b")
     (there,) = registry.select([bound], "cuda")
-    assert (dict(there.baselines), dict(there.goals)) == ({"a": min}, {})
+    assert (dict(there.baselines), dict(there.goals), there.inner) == ({"a": min}, {}, "")
     assert registry.select([bound], "cpu") == [bound]
 
 
@@ -47,6 +47,9 @@ def test_select_leaves_out_what_needs_the_cpu(case):
         ({"goals": {"twice": 0.5}}, "not all of the baselines"),
         ({"goals": {"thrice": 0.5}}, r"some .* got \{'thrice': 0.5\}"),
         ({"goals": {"bound": 0.0}, "baselines": {"bound": min, "twice": max}}, "goals must be > 0"),
+        ({"inner": "twice"}, r"inner must be one of the goals \[\], got 'twice'"),
+        ({"rounds": -1}, "must not be negative"),
+        ({"evaluations": -1}, "must not be negative"),
         ({"bytes": 0}, "bytes or flops known"),
         ({"bytes": -1}, "got goal=1.0, bytes=-1"),
     ],

@@ -128,6 +128,34 @@ def test_a_bound_has_its_own_goal_and_line(case, bound, met):
     assert line[-4:] == ["bound", f"{bound / 2e-6:.2f}x", "0.77x", "yes" if met else "no"]
 
 
+def test_the_share_outside_a_part_and_the_rate_of_evaluations(case):
+    timings = {
+        name: Timing(seconds, seconds, seconds, 9)
+        for name, seconds in {"ours": 2e-3, "rival": 8e-3, "part": 1.5e-3}.items()
+    }
+    fields = {"baselines": {"rival": min, "part": max}, "goals": {"part": 0.9}}
+    given = case(**fields, inner="part", evaluations=600)
+    result = Result(given, {}, timings, floor_seconds=1e-3)
+    assert table([result]).splitlines()[-1].strip() == (
+        "25.0% of our time is outside 'part', 3e+05 evaluations/s"
+    )
+    written = result.to_json()
+    assert written["share_outside"] == pytest.approx(0.25)
+    assert written["evaluation_rate"] == pytest.approx(3e5)
+    failed = Result(given, {"ours": "wrong"})
+    assert (failed.share_outside, failed.evaluation_rate) == (None, None)
+    without = Result(given, {"part": "wrong"}, {"ours": timings["ours"]})
+    assert without.share_outside is None
+    assert table([without]).count("evaluations/s") == 1
+
+
+def test_a_slow_case_has_fewer_rounds(case, tmp_path):
+    for rounds, taken in ((0, 3), (2, 2), (7, 3)):
+        run.main(["--quick", "--json", str(tmp_path / "out.json")], [case(rounds=rounds)])
+        (found,) = json.loads((tmp_path / "out.json").read_text())["cases"]
+        assert found["timings"]["ours"]["rounds"] == taken
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(2.0, "2 s"), (1.234e-3, "1.23 ms"), (5e-5, "50 us"), (7e-9, "7 ns")]
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edmfast.models import Denoiser, DiT, EnergyModel, ResidualMLP, UNet
+from edmfast.models import Denoiser, DiT, EnergyModel, PairwiseMLP, ResidualMLP, UNet
 from edmfast.models.rows import MIN_ROWS, ROW_TILE, pad_rows
 
 MODELS = {
@@ -18,6 +18,10 @@ MODELS = {
         lambda: DiT(1, (9, 15), 3, width=12, depth=2, heads=4, num_classes=3, mlp_ratio=1.5),
         (1, 9, 15),
     ),
+    "dw4": (lambda: PairwiseMLP(4, 2, width=16, depth=2, num_classes=3), (4, 2)),
+    # 21 pairs of 7 particles, and rows of 10, 9 and 35 numbers
+    "odd pairs": (lambda: PairwiseMLP(7, 5, 10, 2, num_classes=3, features=9), (35,)),
+    "lj13": (lambda: PairwiseMLP(13, 3, width=32, depth=2, num_classes=3), (13, 3)),
 }
 
 

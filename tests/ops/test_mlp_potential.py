@@ -1,67 +1,147 @@
-"""Energy and score of a perceptron by hand: against autograd in float64, any place in a batch, bad input."""
+"""Energies and scores of perceptrons: against autograd in float64, any place in a batch, K models."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from edmfast.models import EnergyModel, ResidualMLP
-from edmfast.ops.mlp_potential import Perceptron, mlp_potential
+from edmfast.ops.mlp_potential import Perceptron, mlp_potential, mlp_potentials
 
 DOUBLE = torch.float64
-SHAPES = [
-    (0, 3, 8, 1),
-    (1, 1, 1, 1),
-    (31, 2, 16, 2),
-    (40, 3, 37, 3),
-    (1000, 64, 32, 0),
-    (1100, 5, 128, 8),
+# models, rows, numbers of a state, width, layers
+SIZES = [
+    (1, 0, 3, 8, 1),
+    (2, 1, 1, 1, 1),
+    (1, 31, 2, 16, 2),
+    (3, 40, 3, 37, 3),
+    (1, 1000, 64, 32, 0),
+    (1, 1100, 5, 64, 8),
 ]
 
 
-def draw(batch, elements, width, depth, dtype=DOUBLE, shared=False):
+def draw(size, dtype=DOUBLE, shared=False):
+    """x, coefficients [K, B or 1, 4], shifts and networks of K models."""
+    models, batch, elements, width, depth = size
     generator = torch.Generator().manual_seed(batch + width)
+    rows = 1 if shared else batch
 
     def normal(*shape, scale=1.0):
         return (scale * torch.randn(shape, generator=generator, dtype=DOUBLE)).to(dtype)
 
-    y, weight, pairs = normal(batch, elements), normal(batch), normal(batch, 2)
-    shifts = normal(1 if shared else batch, depth * width)
-    network = Perceptron(
-        normal(width, elements),
-        normal(width),
-        [normal(width, width, scale=width**-0.5) for _ in range(depth)],
-        normal(elements, width, scale=width**-0.5),
-        normal(elements),
-    )
-    return y, weight, shifts, pairs, network
+    def network():
+        return Perceptron(
+            normal(width, elements),
+            normal(width),
+            [normal(width, width, scale=width**-0.5) for _ in range(depth)],
+            normal(elements, width, scale=width**-0.5),
+            normal(elements),
+        )
+
+    x, numbers = normal(batch, elements), normal(models, rows, 4)
+    shifts = [normal(rows, depth * width) for _ in range(models)]
+    return x, numbers, shifts, [network() for _ in range(models)]
 
 
-def by_autograd(y, weight, shifts, pairs, network):
-    """The definition in float64."""
-    y, weight, shifts, pairs = (t.double() for t in (y, weight, shifts, pairs))
-    entry, entry_bias, layers, exit, exit_bias = network
-    leaf = y.clone().requires_grad_()
-    hidden = leaf @ entry.double().T + entry_bias.double()
-    for layer, shift in zip(layers, shifts.chunk(max(1, len(layers)), 1), strict=False):
-        hidden = hidden + torch.nn.functional.silu(hidden @ layer.double().T + shift)
-    h = hidden @ exit.double().T + exit_bias.double()
-    f = weight * (h * leaf).sum(1)
-    (slope,) = torch.autograd.grad(f.sum(), leaf)
-    return 0.5 * y.square().sum(1) - f.detach(), pairs[:, :1] * slope + pairs[:, 1:] * y
+def leaves(x, numbers, shifts, networks):
+    """Every tensor once, as a leaf."""
+    found = {id(t): t for t in (x, numbers, *shifts)}
+    for network in networks:
+        found |= {id(t): t for t in (*network[:2], *network.layers, *network[3:])}
+    return [tensor.requires_grad_() for tensor in found.values()]
+
+
+def by_autograd(x, numbers, shifts, networks):
+    """The definition, in float64."""
+    energies, fields = [], []
+    for k, (entry, entry_bias, layers, exit, exit_bias) in enumerate(networks):
+        c, w, a, b = numbers[k].double().unsqueeze(2).unbind(1)
+        with torch.enable_grad():
+            y = c * x.double()
+            y = y if y.requires_grad else y.requires_grad_()
+            hidden = y @ entry.double().T + entry_bias.double()
+            chunks = shifts[k].double().chunk(max(1, len(layers)), 1)
+            for layer, shift in zip(layers, chunks, strict=False):
+                hidden = hidden + torch.nn.functional.silu(hidden @ layer.double().T + shift)
+            f = w[:, 0] * ((hidden @ exit.double().T + exit_bias.double()) * y).sum(1)
+            (slope,) = torch.autograd.grad(f.sum(), y, create_graph=True)
+        energies.append(0.5 * y.square().sum(1) - f)
+        fields.append(a * slope + b * y)
+    return torch.stack(energies), torch.stack(fields)
+
+
+def close(ours, wanted, dtype, units=200):
+    size = max(1.0, wanted.abs().max().item()) if wanted.numel() else 1.0
+    atol = units * torch.finfo(dtype).eps * size
+    torch.testing.assert_close(ours.double(), wanted.double(), rtol=0, atol=atol)
 
 
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
-def test_equals_autograd(shape, dtype, shared):
-    given = draw(*shape, dtype=dtype, shared=shared)
-    for ours, wanted in zip(mlp_potential(*given), by_autograd(*given), strict=True):
+def test_two_orders_equal_autograd(size, dtype, shared):
+    """Values, gradients with respect to everything, and theirs."""
+    given = draw(size, dtype, shared)
+    inputs = leaves(*given)
+    found, wanted = mlp_potentials(*given), by_autograd(*given)
+    for ours, truth in zip(found, wanted, strict=True):
         assert ours.dtype == dtype
-        size = max(1.0, wanted.abs().max().item()) if wanted.numel() else 1.0
-        atol = 200 * torch.finfo(dtype).eps * size
-        torch.testing.assert_close(ours.double(), wanted, rtol=0, atol=atol)
+        close(ours, truth.detach(), dtype)
+    generator = torch.Generator().manual_seed(0)
+    e, v = (torch.randn(t.shape, generator=generator, dtype=DOUBLE) for t in wanted)
+    options = {"create_graph": True, "materialize_grads": True}
+    slopes = torch.autograd.grad(found, inputs, (e.to(dtype), v.to(dtype)), **options)
+    truths = torch.autograd.grad(wanted, inputs, (e, v), **options)
+    for ours, truth in zip(slopes, truths, strict=True):
+        assert ours.requires_grad
+        close(ours, truth, dtype, 2000)
+    again = [torch.randn(t.shape, generator=generator, dtype=DOUBLE).to(dtype) for t in truths]
+    options = {"materialize_grads": True, "allow_unused": True}
+    second = torch.autograd.grad(slopes, inputs, again, **options)
+    truths = torch.autograd.grad(truths, inputs, again, **options)
+    for ours, truth in zip(second, truths, strict=True):
+        close(ours, truth, dtype, 20_000)
+
+
+@pytest.mark.parametrize("size", [(2, 3, 2, 3, 2), (1, 2, 3, 2, 1)], ids=str)
+def test_gradcheck_and_gradgradcheck(size):
+    x, numbers, shifts, networks = draw(size)
+    inputs = leaves(x, numbers, shifts, networks)
+    depth = size[4]
+
+    def call(x, numbers, *rest):
+        rest, models = [*rest], len(networks)
+        shifts, rest = rest[:models], rest[models:]
+        found = []
+        for _ in range(models):
+            entry, bias, *middle = rest[: 2 + depth]
+            found.append(Perceptron(entry, bias, middle, *rest[2 + depth : 4 + depth]))
+            rest = rest[4 + depth :]
+        return mlp_potentials(x, numbers, shifts, found)
+
+    assert torch.autograd.gradcheck(call, inputs)
+    assert torch.autograd.gradgradcheck(call, inputs)
+
+
+def test_a_network_given_twice_gets_both_derivatives():
+    x, numbers, shifts, networks = draw((2, 9, 3, 8, 2))
+    twice = [networks[0], networks[0]]
+    inputs = leaves(x, numbers, shifts, twice)
+    found = [torch.autograd.grad(sum(t.square().sum() for t in f(x, numbers, shifts, twice)), inputs)
+             for f in (mlp_potentials, by_autograd)]  # fmt: skip
+    for ours, truth in zip(*found, strict=True):
+        close(ours, truth, DOUBLE, 2000)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_one_cotangent_or_none(which):
+    x, numbers, shifts, networks = draw((1, 9, 3, 8, 2))
+    x.requires_grad_()
+    for function in (mlp_potentials, by_autograd):
+        (slope,) = torch.autograd.grad(function(x, numbers, shifts, networks)[which].sum(), x)
+        if function is mlp_potentials:
+            ours = slope
+    close(ours, slope, DOUBLE, 2000)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
@@ -71,125 +151,116 @@ def test_the_activation_everywhere(dtype):
     one = torch.ones(1, 1, dtype=dtype)
     network = Perceptron(0 * one, one[0] * 0, [0 * one], one, 0 * one[0])
     # hidden 0, then silu(z): energy y²/2 - y silu(z) for y = 1
-    ones = torch.ones(len(z), dtype=dtype)
-    energy, _ = mlp_potential(ones[:, None], ones, z, torch.zeros(len(z), 2, dtype=dtype), network)
-    wanted = 0.5 - torch.nn.functional.silu(z[:, 0].double())
+    numbers = torch.tensor([[1.0, 1.0, 0.0, 0.0]], dtype=dtype)
+    shifts = z.clone().requires_grad_()
+    energy, _ = mlp_potential(torch.ones_like(z), numbers, shifts, network)
+    silu = torch.nn.functional.silu(z[:, 0].double().requires_grad_())
     eps = torch.finfo(dtype).eps
-    torch.testing.assert_close(energy.double(), wanted, rtol=4 * eps, atol=4 * eps)
+    torch.testing.assert_close(energy.double(), 0.5 - silu, rtol=4 * eps, atol=4 * eps)
+    (slope,) = torch.autograd.grad(energy.sum(), shifts)
+    exact = z.double().requires_grad_()
+    (truth,) = torch.autograd.grad(-torch.nn.functional.silu(exact).sum(), exact)
+    torch.testing.assert_close(slope.double(), truth, rtol=8 * eps, atol=8 * eps)
 
 
 def test_bits_depend_neither_on_the_batch_nor_on_the_threads(with_threads):
-    """Of batches a model pads: 32, 48, 64, … rows."""
-    y, weight, shifts, pairs, network = draw(2000, 64, 32, 3, torch.float32)
+    """Of batches a model pads: 32, 48, 64, … rows; gradients of weights of one batch."""
+    x, numbers, shifts, networks = draw((2, 2000, 64, 32, 3), torch.float32)
+    inputs = leaves(x, numbers, shifts, networks)
+
+    def run(part=slice(None)):
+        found = mlp_potentials(x[part], numbers[:, part], [s[part] for s in shifts], networks)
+        gradients = torch.autograd.grad(sum(each.sum() for each in found), inputs)
+        return *found, gradients[0][part], gradients[1][:, part], *gradients[2:]
+
     with with_threads(1):
-        whole = mlp_potential(y, weight, shifts, pairs, network)
+        whole = run()
+    with with_threads(2):
+        assert all(torch.equal(a, b) for a, b in zip(run(), whole, strict=True))
     for threads in (1, 2):
         with with_threads(threads):
             for start, rows in ((0, 32), (7, 48), (100, 1120), (16, 1984)):
                 part = slice(start, start + rows)
-                found = mlp_potential(y[part], weight[part], shifts[part], pairs[part], network)
-                for ours, wanted in zip(found, whole, strict=True):
-                    assert torch.equal(ours, wanted[part])
+                energies, fields, to_x, to_numbers, *_ = run(part)
+                assert torch.equal(energies, whole[0][:, part])
+                assert torch.equal(fields, whole[1][:, part])
+                assert torch.equal(to_x, whole[2][part])
+                assert torch.equal(to_numbers, whole[3][:, part])
 
 
 def test_strides_and_shapes():
-    y, weight, shifts, pairs, network = draw(40, 6, 8, 2)
-    wanted = mlp_potential(y, weight, shifts, pairs, network)
-    layers = [layer.T.contiguous().T for layer in network.layers]
-    turned = network._replace(entry=network.entry.T.contiguous().T, layers=layers)
-    pair = pairs.T.contiguous().T
-    energy, field = mlp_potential(y.reshape(40, 2, 3), weight, shifts, pair, turned)
-    assert field.shape == (40, 2, 3)
-    torch.testing.assert_close(energy, wanted[0], rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(field.reshape(40, 6), wanted[1], rtol=1e-13, atol=1e-13)
+    x, numbers, shifts, networks = draw((2, 40, 6, 8, 2))
+    wanted = mlp_potentials(x, numbers, shifts, networks)
+    turned = [
+        net._replace(entry=net.entry.T.contiguous().T, layers=[w.mT.clone().mT for w in net.layers])
+        for net in networks
+    ]
+    spread = [s.T.contiguous().T for s in shifts]
+    given = x.reshape(40, 2, 3), numbers.mT.contiguous().mT, spread, turned
+    energy, field = mlp_potentials(*given)
+    assert field.shape == (2, 40, 2, 3)
+    close(energy, wanted[0], DOUBLE)
+    close(field.flatten(2), wanted[1], DOUBLE)
 
 
-def test_weights_that_require_grad_on_two_threads(with_threads):
-    given = draw(1100, 4, 8, 2, torch.float32)
-    network = Perceptron(*(t if isinstance(t, list) else t.requires_grad_() for t in given[4]))
-    with with_threads(2), torch.no_grad():
-        energy, _ = mlp_potential(*given[:4], network)
-    assert not energy.requires_grad
-    with pytest.raises(RuntimeError, match="no derivative"):
-        mlp_potential(*given[:4], network)
+def arguments(size, dtype=torch.float32, shared=False):
+    x, numbers, shifts, networks = draw(size, dtype, shared)
+    entry, bias, layers, exit, exit_bias = ([*part] for part in zip(*networks, strict=True))
+    return x, numbers, shifts, entry, bias, [w for each in layers for w in each], exit, exit_bias
 
 
-def test_opcheck():
-    y, weight, shifts, pairs, network = draw(33, 4, 8, 2, torch.float32)
-    given = (y, weight, shifts, pairs, *network)
-    torch.library.opcheck(torch.ops.edmfast.mlp_potential.default, given)
+@pytest.mark.parametrize("shared", [False, True])
+def test_opcheck(shared):
+    operators, given = torch.ops.edmfast, arguments((2, 33, 4, 8, 2), shared=shared)
+    leaf = given[0].clone().requires_grad_(), *given[1:]
+    torch.library.opcheck(operators.mlp_potential.default, (*leaf, True))
+    torch.library.opcheck(operators.mlp_potential.default, (*given, False))
+    e, v, kept = operators.mlp_potential(*given, True)
+    for flags in ((True, True), (True, False), (False, True)):
+        for saved in (kept, torch.empty(0)):
+            last = (e, v, *given, saved, *flags)
+            torch.library.opcheck(operators.mlp_potential_backward.default, last)
+
+
+def test_compiled_it_is_the_same():
+    x, numbers, shifts, networks = draw((1, 33, 4, 8, 2), torch.float32)
+
+    @torch.compile(fullgraph=True)
+    def call(x):
+        return mlp_potential(x, numbers[0], shifts[0], networks[0])[1] * 2
+
+    leaf = x.clone().requires_grad_()
+    ours = call(leaf)
+    wanted = 2 * mlp_potential(x, numbers[0], shifts[0], networks[0])[1]
+    close(ours.detach(), wanted, torch.float32)
+    assert torch.autograd.grad(ours.sum(), leaf)[0].isfinite().all()
 
 
 @pytest.mark.parametrize(
     ("place", "value", "error", "message"),
     [
-        (1, torch.zeros(3), ValueError, r"weight must be \[4\], got \[3\]"),
+        (1, torch.zeros(3, 4), ValueError, r"coefficients must be \[1, 4, 4\], got \[1, 3, 4\]"),
         (2, torch.zeros(2, 16), ValueError, r"shifts must be \[4, 16\]"),
-        (3, torch.zeros(4, 3), ValueError, r"coefficients must be \[4, 2\]"),
-        (1, torch.zeros(4).double(), TypeError, "float64"),
+        (0, torch.zeros(4, 2), ValueError, r"entry must be \[8, 2\]"),
+        (1, torch.zeros(4, 4).double(), TypeError, "float64"),
     ],
 )
 def test_errors(place, value, error, message):
-    given = list(draw(4, 3, 8, 2, torch.float32))
+    x, numbers, shifts, networks = draw((1, 4, 3, 8, 2), torch.float32)
+    given = [x, numbers[0], shifts[0], networks[0]]
     given[place] = value
     with pytest.raises(error, match=message):
         mlp_potential(*given)
 
 
-def model(**options):
-    torch.manual_seed(0)
-    network = EnergyModel(ResidualMLP(8, width=16, depth=2, num_classes=3, **options))
-    torch.nn.init.normal_(network.backbone.output.weight, std=0.3)
-    return network
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    from edmfast.models import energy
-
-    found = []
-
-    def record(*given):
-        found.append(given)
-        return mlp_potential(*given)
-
-    monkeypatch.setattr(energy, "mlp_potential", record)
-    return found
-
-
-def test_a_model_uses_it_where_no_graph_is_recorded(calls):
-    one = model()
-    x, sigma = torch.randn(40, 8), torch.rand(40) + 0.1
-    label = torch.arange(40) % 4
-    for given in ({}, {"class_label": label}):
-        leaf = x.clone().requires_grad_()
-        wanted = [*one.energy_and_score(leaf, sigma, **given), one(leaf, sigma, **given)]
-        found = [*one.energy_and_score(x, sigma, **given), one(x, sigma, **given)]
-        for a, b in zip(found, wanted, strict=True):
-            torch.testing.assert_close(a, b.detach(), rtol=1e-4, atol=1e-5)
-    assert len(calls) == 4
-    # the score inside a gradient of somebody else's
-    assert torch.func.vmap(lambda row: one.energy(row[None], 0.5)[0])(x).shape == (40,)
-    assert len(calls) == 4
-
-
-@pytest.mark.parametrize(
-    "change", ["hook", "patch", "derived", "dtype", "width", "autocast", "potential"]
-)
-def test_a_model_that_it_does_not_fit_is_evaluated_as_before(calls, change):
-    one, x = model(), torch.randn(40, 8)
-    if change == "hook":
-        one.backbone.layers[0].register_forward_hook(lambda module, args, out: 2 * out)
-    if change == "patch":
-        one.backbone.forward = lambda y, c_noise: 0 * y
-    if change == "derived":
-        one.backbone.__class__ = type("Derived", (ResidualMLP,), {})
-    if change == "dtype":
-        one, x = one.bfloat16(), x.bfloat16()
-    if change == "width":
-        one = EnergyModel(ResidualMLP(8, width=17))
-    if change == "potential":
-        one = EnergyModel(ResidualMLP(8, width=16), potential="norm")
-    with torch.autocast("cpu", torch.bfloat16, enabled=change == "autocast"):
-        one.energy_and_score(x, 0.5)
-    assert not calls
+def test_errors_of_several_and_forward_mode():
+    x, numbers, shifts, networks = draw((2, 4, 3, 8, 2), torch.float32)
+    with pytest.raises(ValueError, match="shifts for each network, got 1 for 2"):
+        mlp_potentials(x, numbers, shifts[:1], networks)
+    shallow = [networks[0], networks[1]._replace(layers=networks[1].layers[:1])]
+    with pytest.raises(ValueError, match="2 layers each, got 1"):
+        mlp_potentials(x, numbers, shifts, shallow)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        with pytest.raises(RuntimeError, match="forward-mode"):
+            mlp_potentials(dual, numbers, shifts, networks)

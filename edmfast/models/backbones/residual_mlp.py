@@ -8,24 +8,35 @@ exact Gaussian one. Shapes: y [B, *shape] with prod(shape) = dim, c_noise [B].
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
 
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.embedding import Embedding
-from edmfast.models.backbones.linear import Linear, missing
+from edmfast.models.backbones.linear import Linear
 from edmfast.models.rows import per_sample
-from edmfast.ops.mlp_potential import DTYPES, Perceptron
+from edmfast.ops.mlp_potential import Perceptron, takes
 
 
 class ResidualMLP(nn.Module):
     """dim: numbers per sample; width of the hidden state; depth: number of residual layers.
 
     num_classes: None, or the number of classes a class_label distinguishes.
+    `ResidualMLP(**ResidualMLP.PRESETS["GMM-40"])` has the size for a usual target: "2-D" toys of a few modes,
+    "GMM-40" with 40 modes in [-40, 40]² (a wide network, as the modes are narrow in units of their spread),
+    and two particle systems as plain vectors, "DW4" and "LJ13"; `PairwiseMLP` knows the symmetries of those.
+    All widths are powers of two, which `edmfast.ops.mlp_potential` takes.
     Raises ValueError for sizes that are not positive and for a y that has not dim numbers.
     """
+
+    PRESETS: ClassVar[dict[str, dict[str, int]]] = {
+        "2-D": {"dim": 2, "width": 64, "depth": 3},
+        "GMM-40": {"dim": 2, "width": 256, "depth": 4},
+        "DW4": {"dim": 8, "width": 128, "depth": 4},
+        "LJ13": {"dim": 39, "width": 256, "depth": 5},
+    }
 
     def __init__(
         self,
@@ -74,11 +85,10 @@ class ResidualMLP(nn.Module):
 
     def perceptron(self, x: torch.Tensor) -> Perceptron | None:
         """The weights for `edmfast.ops.mlp_potential`, where it may take the place of `forward` and its
-        derivatives for states x: of a network without hooks that nobody has derived from, in the dtype of x, on
-        the CPU with a width that needs no padding (see `Linear`)."""
+        derivatives for states x: of a network without hooks that nobody has derived from, with a bias at both
+        ends; on the CPU in the dtype of x with a width that needs no padding (see `Linear`), on a GPU of sizes
+        that the kernels have, cast by an autocast."""
         if type(self) is not ResidualMLP or not _as_written(self):
-            return None
-        if x.dtype not in DTYPES or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return None
         modules = self._modules  # attributes of modules take a microsecond each
         entry, middle, exit = modules["input"], modules["layers"], modules["output"]
@@ -86,13 +96,19 @@ class ResidualMLP(nn.Module):
         if not all(type(part) is Linear and _as_written(part) for part in parts):
             return None
         weights = [part._parameters["weight"] for part in parts]
-        if missing(weights[-1].shape[1]) or any(weight.dtype != x.dtype for weight in weights):
+        biases = [part._parameters["bias"] for part in (parts[0], parts[-1])]
+        if any(bias is None for bias in biases) or math.prod(x.shape[1:]) != self.dim:
             return None
-        if math.prod(x.shape[1:]) != self.dim:
+        dtype, device = weights[0].dtype, x.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        if not takes(x, dtype, weights[-1].shape[1], len(weights) - 2):
             return None
-        first, *layers, last = weights
-        biases = (part._parameters["bias"] for part in (parts[0], parts[-1]))
-        return Perceptron(first, next(biases), layers, last, next(biases))
+        if any(weight.dtype != dtype for weight in weights):
+            if not torch.is_autocast_enabled(device):
+                return None
+            weights, biases = ([t.to(dtype) for t in each] for each in (weights, biases))
+        return Perceptron(weights[0], biases[0], weights[1:-1], weights[-1], biases[1])
 
 
 def _as_written(module: nn.Module) -> bool:

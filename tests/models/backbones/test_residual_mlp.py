@@ -59,6 +59,15 @@ def test_bad_labels(label, message):
         ResidualMLP(2, num_classes=3)(torch.zeros(4, 2), torch.zeros(4), label)
 
 
+def test_presets_fit_their_targets_and_the_fused_operator():
+    for name, dim in {"2-D": 2, "GMM-40": 2, "DW4": 8, "LJ13": 39}.items():
+        net = ResidualMLP(**ResidualMLP.PRESETS[name])
+        y = torch.randn(3, dim)
+        assert net(y, torch.zeros(3)).shape == (3, dim)
+        assert net.perceptron(y) is not None
+        assert net.config["width"].bit_count() == 1
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="num_classes=None"):
         ResidualMLP(2)(torch.zeros(4, 2), torch.zeros(4), torch.zeros(4, dtype=torch.int64))

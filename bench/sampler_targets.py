@@ -1,0 +1,115 @@
+"""Targets of whole sampler runs: energies distilled in a few seconds, and what is known of them.
+
+A run is judged by log Z and by the masses nearest to each mode, against the energy it was given, not against
+the mixture that energy was trained on. In two dimensions these are integrals over a grid; in 64 they are
+means over independent runs in float64. How far one run may stray is measured: the standard deviation over
+populations, which falls as one over the root of their size. (Moments would not do: their errors have heavy
+tails, from single particles with a large weight far out.)
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from edmfast import smc
+from edmfast.distill import DistillConfig, distill
+from edmfast.models import EnergyModel, ResidualMLP
+from edmfast.models.analytic import GaussianMixture
+
+SIGMA_MAX, STEPS = 10.0, 8
+SIGMA_MIN = {2: 0.1, 64: 0.3}
+POPULATIONS, LARGEST_POPULATION = 16, 1 << 14
+
+
+class Truth(NamedTuple):
+    """Log Z, then the mass nearest to each of K modes, [1 + K]; sd: of the answer of one run."""
+
+    value: Tensor
+    sd: Tensor
+
+
+def levels(dim: int) -> list[float]:
+    """Geometric, STEPS + 1 of them."""
+    return torch.logspace(math.log10(SIGMA_MAX), math.log10(SIGMA_MIN[dim]), STEPS + 1).tolist()
+
+
+def mixture(dim: int) -> GaussianMixture:
+    """Eight modes on a circle; or four in 64 dimensions, a little over four of their noised widths apart."""
+    if dim == 2:
+        angle = torch.arange(8, dtype=torch.float64) * math.pi / 4
+        return GaussianMixture(1.5 * torch.stack([angle.cos(), angle.sin()], 1), [0.2] * 8)
+    generator = torch.Generator().manual_seed(0)
+    means = 0.15 * torch.randn(4, dim, generator=generator, dtype=torch.float64)
+    return GaussianMixture(means, [0.3] * 4)
+
+
+@functools.cache
+def target(dim: int, device: torch.device) -> EnergyModel:
+    """The energy in 2 or 64 dimensions, the same at every call. Trained on the CPU, in 2 to 3 seconds."""
+    if device.type != "cpu":
+        return copy.deepcopy(target(dim, torch.device("cpu"))).to(device)
+    teacher = mixture(dim)
+    data = teacher.sample(4000, seed=0).float()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = ResidualMLP(**ResidualMLP.PRESETS["2-D"]) if dim == 2 else ResidualMLP(dim)
+    student = EnergyModel(network, sigma_data=data.std().item())
+    config = DistillConfig(steps=400, batch_size=256, learning_rate=3e-3, p_mean=-0.5)
+    distill(teacher, student, data, config=config, progress=False)
+    return student
+
+
+@functools.cache
+def calibration(dim: int, device: torch.device) -> smc.Calibration:
+    """kappa at each of the levels, which stay as they are."""
+    return smc.calibrate(target(dim, device), (dim,), levels(dim), equalise=False)
+
+
+def _nearest(x: Tensor) -> Tensor:
+    """One-hot of the nearest mode, x [..., d] -> float64 [..., K]."""
+    means = mixture(x.shape[-1]).means.to(x.device, x.dtype)
+    nearest = (2 * x @ means.T - means.square().sum(1)).argmax(-1)
+    return torch.nn.functional.one_hot(nearest, len(means)).double()
+
+
+def answer(found: smc.Particles) -> Tensor:
+    """What `Truth` names, of every population: float64 [P, 1 + K]."""
+    return torch.cat([found.log_z[:, None], found.expectation(_nearest)], 1)
+
+
+@functools.cache
+def truth(dim: int, particles: int) -> Truth:
+    """Of the energy at the last level, for runs of one population of so many particles."""
+    energy = copy.deepcopy(target(dim, torch.device("cpu"))).double()
+    size = min(particles, LARGEST_POPULATION)
+    runs = smc.sample(
+        energy,
+        (dim,),
+        calibration(dim, torch.device("cpu")),
+        particles=size,
+        populations=POPULATIONS,
+        seed=1,
+    )
+    found = answer(runs)
+    sd = found.std(0) * math.sqrt(size / particles)
+    if dim == 2:
+        return Truth(_integrals(energy, SIGMA_MIN[dim]), sd)
+    return Truth(found.mean(0), sd * math.sqrt(1 + particles / (size * POPULATIONS)))
+
+
+def _integrals(energy: EnergyModel, sigma: float) -> Tensor:
+    """By the trapezoidal rule on a square that holds all of the mass, [1 + K]."""
+    points = torch.linspace(-4, 4, 801, dtype=torch.float64)
+    x = torch.cartesian_prod(points, points)
+    with torch.no_grad():
+        log_density = -energy.energy(x, sigma)
+    log_mass = log_density.logsumexp(0)
+    log_z = log_mass + 2 * math.log(8 / 800) - math.log(2 * math.pi * SIGMA_MAX**2)
+    masses = (log_density - log_mass).exp() @ _nearest(x)
+    return torch.cat([log_z[None], masses])

@@ -1,0 +1,133 @@
+"""A residual perceptron over the pairs of a particle system, equivariant under all that leaves distances as
+they are.
+
+Of each pair i < j a state s of `width` numbers, alike for (i, j) and (j, i):
+  s = W_in e(|y_i - y_j|) + b,  s <- s + silu(W_l s + V_l (a_i + a_j) + e_l),
+with the features e of `DistanceFeatures`, the mean a_i of s over the pairs of particle i, and shifts e_l from
+noise level and class. Each pair gives one number φ_ij = w s + c, and h_i = (1/n) Σ_j φ_ij (y_i - y_j).
+The inner-product potential is then <h, y> = (1/n) Σ_{i<j} φ_ij |y_i - y_j|²: invariant under translations,
+rotations and reflections in any dimension, and under permutations of the particles. The states see more than
+one pair at a time through a_i, so the energy is no sum over pairs. w and c start at zero, so it starts as the
+exact Gaussian one. Infinitely differentiable, where particles coincide as well.
+
+The Gaussian part |x|²/(2 (sigma² + sigma_data²)) of an energy does see the centre of mass: as one more
+independent Gaussian of variance (sigma² + sigma_data²)/n per dimension. Data with their centre removed lack
+it: give each sample a common normal shift of standard deviation sigma_data/sqrt(n), which makes that law
+exact, and remove the centre of what is sampled.
+
+Sources: Köhler et al. 2020, arXiv 2006.02425 (such fields, and the systems DW4 and LJ13); Satorras et al.
+2021, arXiv 2102.09844 (EGNN: states from distances; here positions move once, at the end).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from edmfast.models.backbones.activation import silu
+from edmfast.models.backbones.distance_features import DistanceFeatures, differences
+from edmfast.models.backbones.embedding import Embedding
+from edmfast.models.backbones.linear import Linear, missing
+from edmfast.models.rows import per_sample
+
+
+class PairwiseMLP(nn.Module):
+    """particles of so many dimensions, all of one kind; width of a pair's state; depth: number of residual
+    layers.
+
+    num_classes: None, or the number of classes a class_label distinguishes. features of a distance, up to
+    `longest` in units of the scaled states y, whose numbers have a standard deviation of about 1. The work is
+    O(particles² width²) per layer and sample.
+    `PairwiseMLP(**PairwiseMLP.PRESETS["DW4"])` has the size of the networks that Akhound-Sadegh et al. 2024
+    (arXiv 2402.06121) use for that system: DW4 or LJ13.
+    Raises ValueError for sizes that are not positive, less than two particles, and a y of another shape.
+    """
+
+    PRESETS: ClassVar[dict[str, dict[str, int]]] = {
+        "DW4": {"particles": 4, "dimensions": 2, "width": 128, "depth": 3},
+        "LJ13": {"particles": 13, "dimensions": 3, "width": 128, "depth": 5},
+    }
+    _members: torch.Tensor
+    _pair_of: torch.Tensor
+
+    def __init__(
+        self,
+        particles: int,
+        dimensions: int,
+        width: int = 128,
+        depth: int = 3,
+        num_classes: int | None = None,
+        features: int = 32,
+        longest: float = 6.0,
+        embedding_width: int = 64,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "particles": particles,
+            "dimensions": dimensions,
+            "width": width,
+            "depth": depth,
+            "num_classes": num_classes,
+            "features": features,
+            "longest": longest,
+            "embedding_width": embedding_width,
+        }
+        if min(dimensions, width, depth, embedding_width) < 1:
+            raise ValueError(f"sizes must be positive, given {self.config}")
+        self.particles, self.dimensions, self.num_classes = particles, dimensions, num_classes
+        self.distances = DistanceFeatures(particles, features, longest)
+        first, second = self.distances.pairs.unbind(1)
+        order = torch.arange(len(first))
+        members = torch.zeros(particles, len(first))
+        members[first, order] = members[second, order] = 1.0
+        # of a particle with itself any pair will do: their difference is zero
+        pair_of = torch.zeros(particles, particles, dtype=torch.int64)
+        pair_of[first, second] = pair_of[second, first] = order
+        self.register_buffer("_members", members, persistent=False)
+        self.register_buffer("_pair_of", pair_of.flatten(), persistent=False)
+        self.embedding = Embedding(embedding_width, num_classes)
+        self.shifts = Linear(embedding_width, depth * width)
+        self.input = Linear(features, width)
+        self.layers = nn.ModuleList(Linear(width, width, bias=False) for _ in range(depth))
+        self.mixing = nn.ModuleList(Linear(width, width, bias=False) for _ in range(depth))
+        self.output = Linear(width, 1)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(
+        self, y: torch.Tensor, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """y [B, particles, dimensions] or [B, *shape] of as many numbers in that order, c_noise [B],
+        class_label int64 [B] or None -> like y."""
+        n, dimensions = self.particles, self.dimensions
+        if math.prod(y.shape[1:]) != n * dimensions:
+            raise ValueError(
+                f"y must be [B, {n}, {dimensions}] or [B, {n * dimensions}], given {[*y.shape]}"
+            )
+        shifts = per_sample(self.shifts(self.embedding(c_noise, class_label)), y.shape[0])
+        offsets = differences(y.reshape(-1, n, dimensions))
+        s = self.input(self.distances.of_differences(offsets))
+        for layer, mixing, shift in zip(
+            self.layers, self.mixing, shifts[:, None].chunk(len(self.layers), 2), strict=True
+        ):
+            means = _along_pairs(s, self._members / (n - 1))
+            around = _along_pairs(mixing(means), self._members.T)
+            s = s + silu(layer(s) + around + shift)
+        weights = self.output(s)[:, :, 0].index_select(1, self._pair_of).unflatten(1, (n, n))
+        moves = weights[:, :, :, None] * offsets
+        return (moves.sum(2) / n).reshape(y.shape)
+
+
+def _along_pairs(states: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """states [B, m, W], matrix [k, m] -> [B, k, W]: one product for the whole batch, its rows padded as those
+    of `Linear` are, for the same bits in any batch."""
+    kept = matrix.shape[0]
+    columns, matrix = states.mT, matrix.to(states.dtype)
+    if states.device.type == "cpu":
+        rows, entries = missing(kept), missing(matrix.shape[1])
+        matrix, columns = F.pad(matrix, (0, entries, 0, rows)), F.pad(columns, (0, entries))
+    return F.linear(columns, matrix)[..., :kept].mT

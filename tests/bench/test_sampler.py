@@ -1,0 +1,68 @@
+"""The gate of the sampler's cases lets right runs through and stops wrong ones; the price of its truth."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from bench import bench_sampler, sampler_targets
+from edmfast import smc
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def found():
+    sigmas = torch.tensor(sampler_targets.levels(2), dtype=torch.float64)
+    return bench_sampler.run(4096, 2, False, sigmas)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return sampler_targets.truth(2, 4096)
+
+
+def test_a_right_run_passes(found, truth):
+    bench_sampler.check(found, truth)
+    bench_sampler.check(None, truth)
+
+
+def test_the_integrals_are_those_of_a_finer_run(truth):
+    """Four times as many levels, without a calibration: another way to the same numbers."""
+    model, few = sampler_targets.target(2, CPU), sampler_targets.levels(2)
+    sigmas = torch.logspace(1, -1, 4 * len(few))
+    run = smc.sample(model, (2,), sigmas, particles=2048, populations=8)
+    found = sampler_targets.answer(run)
+    error = found.std(0) / 8**0.5
+    assert ((found.mean(0) - truth.value).abs() < 5 * error).all()
+
+
+@pytest.mark.parametrize("mistake", ["log_z", "weights", "states"])
+def test_a_wrong_run_is_stopped(found, truth, mistake):
+    changes = {
+        "log_z": {"log_z": found.log_z + 6 * truth.sd[0]},
+        # as if what a move adds to the weights had been forgotten for one of the modes
+        "weights": {"log_weights": found.log_weights + (found.x[..., 0] > 0.9) * 0.5},
+        "states": {"x": found.x.roll(1, 2) * torch.tensor([0.2, 1.0])},
+    }
+    with pytest.raises(AssertionError, match="standard deviations from the truth"):
+        bench_sampler.check(dataclasses.replace(found, **changes[mistake]), truth)
+
+
+@pytest.mark.parametrize("probe", [False, True])
+def test_the_network_alone_is_called_as_often_as_the_run_calls_it(probe, monkeypatch):
+    model, calls = sampler_targets.target(2, CPU), []
+    real = type(model).energy_and_score
+
+    def counted(self, x, sigma, **condition):
+        calls.append((tuple(x.shape), float(sigma), x.requires_grad))
+        return real(self, x, sigma, **condition)
+
+    sampler_targets.calibration(2, CPU)
+    monkeypatch.setattr(type(model), "energy_and_score", counted)
+    sigmas = torch.tensor(sampler_targets.levels(2), dtype=torch.float64)
+    bench_sampler.run(512, 2, probe, sigmas)
+    ours, calls[:] = [*calls], []
+    bench_sampler.network_alone(512, 2, probe, sigmas)
+    assert ours == [(shape, pytest.approx(sigma), grad) for shape, sigma, grad in calls]
+    assert len(ours) == bench_sampler.EVALUATIONS

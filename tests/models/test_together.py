@@ -1,0 +1,169 @@
+"""Where perceptrons are evaluated by one operator, and several of them at once."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from edmfast.models import (
+    Conditioned,
+    EnergyModel,
+    Guided,
+    Product,
+    ResidualMLP,
+    Tempered,
+    together,
+)
+from edmfast.ops.mlp_potential import mlp_potentials
+
+
+def model(dim=8, seed=0, **options):
+    torch.manual_seed(seed)
+    network = EnergyModel(ResidualMLP(dim, width=16, depth=2, num_classes=3), **options)
+    torch.nn.init.normal_(network.backbone.output.weight, std=0.3)
+    return network
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    found = []
+
+    def record(*given):
+        found.append(given)
+        return mlp_potentials(*given)
+
+    monkeypatch.setattr(together, "mlp_potentials", record)
+    return found
+
+
+@pytest.fixture
+def by_formulas(monkeypatch):
+    """Calls a function where no operator takes a network as a whole."""
+
+    def call(function):
+        with monkeypatch.context() as patch:
+            patch.setattr(ResidualMLP, "perceptron", lambda self, x: None)
+            return function()
+
+    return call
+
+
+@pytest.mark.parametrize("shape", [(8,), (2,), (13, 3), (3,)])
+@pytest.mark.parametrize("sigma", [0.5, torch.rand(40, generator=torch.Generator()) + 0.1])
+def test_a_model_uses_it_with_a_graph_and_without(calls, by_formulas, shape, sigma):
+    one = model(torch.Size(shape).numel())
+    label = torch.arange(40) % 4
+    for recorded in (False, True):
+        x = torch.randn(40, *shape, generator=torch.Generator().manual_seed(1))
+        x.requires_grad_(recorded)
+        for given in ({}, {"class_label": label}):
+
+            def run(given=given, x=x):
+                return [*one.energy_and_score(x, sigma, **given), one(x, sigma, **given)]
+
+            found, before = run(), len(calls)
+            wanted = by_formulas(run)
+            assert len(calls) == before
+            for a, b in zip(found, wanted, strict=True):
+                assert a.requires_grad == b.requires_grad == recorded
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+            if recorded:
+                wrt = [x, *(p for p in one.parameters())]
+                options = {"materialize_grads": True}
+                slopes = [
+                    torch.autograd.grad(e.sum() + s.square().sum() + d.sum(), wrt, **options)
+                    for e, s, d in (found, wanted)
+                ]
+                for a, b in zip(*slopes, strict=True):
+                    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    assert len(calls) == 8
+
+
+def test_a_transform_of_somebody_elses_takes_the_formulas(calls):
+    one, x = model(), torch.randn(40, 8)
+    assert torch.func.vmap(lambda row: one.energy(row[None], 0.5)[0])(x).shape == (40,)
+    slope = torch.func.grad(lambda x: one.energy_and_score(x, 0.5)[0].sum())(x)
+    assert not calls
+    torch.testing.assert_close(slope, -one.energy_and_score(x, 0.5)[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change", ["hook", "patch", "derived", "dtype", "width", "bias", "autocast", "potential"]
+)
+def test_a_model_that_it_does_not_fit_is_evaluated_by_its_parts(calls, change):
+    one, x = model(), torch.randn(40, 8)
+    if change == "hook":
+        one.backbone.layers[0].register_forward_hook(lambda module, args, out: 2 * out)
+    if change == "patch":
+        one.backbone.forward = lambda y, c_noise: 0 * y
+    if change == "derived":
+        one.backbone.__class__ = type("Derived", (ResidualMLP,), {})
+    if change == "dtype":
+        one, x = one.bfloat16(), x.bfloat16()
+    if change == "width":
+        one = EnergyModel(ResidualMLP(8, width=17))
+    if change == "bias":
+        one.backbone.output.bias = None
+    if change == "potential":
+        one = model(potential="norm")
+    with torch.autocast("cpu", torch.bfloat16, enabled=change == "autocast"):
+        one.energy_and_score(x, 0.5)
+        Product([one, copy.deepcopy(one)]).energy_and_score(x, 0.5)
+    assert not calls
+
+
+def targets():
+    first, second = model(seed=1), model(seed=2, sigma_data=0.8)
+    second.scale.values.mul_(0.9)
+    yield "product", Product([first, second, model(seed=3)], [1.0, -0.5, 2.0]), 3
+    yield "guided", Guided(first, second, 1.5), 2
+    yield "inside", Tempered(Product([first, second]), 2.0), 2
+    yield "none of exponent 0", Product([first, second, first], [1.0, 0.0, 1.0]), 2
+    classes = [Conditioned(first, class_label=k) for k in (0, 2)]
+    yield "classes of one", Product([*classes, first]), 3
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in targets()])
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("rows", [1, 40])
+def test_several_in_one(calls, by_formulas, name, recorded, rows):
+    target, models = next(rest for found, *rest in targets() if found == name)
+    x = torch.randn(rows, 8, generator=torch.Generator().manual_seed(0)).requires_grad_(recorded)
+    for sigma in (0.3, torch.rand(rows, generator=torch.Generator().manual_seed(1)) + 0.1):
+        calls.clear()
+        found = target.energy_and_score(x, sigma)
+        assert [len(given[3]) for given in calls] == [models]
+        wanted = by_formulas(lambda sigma=sigma: target.energy_and_score(x, sigma))
+        for a, b in zip(found, wanted, strict=True):
+            assert a.shape == b.shape
+            assert a.requires_grad == b.requires_grad == recorded
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    if recorded:
+        for a, b in zip(
+            *(torch.autograd.grad(s.sum(), x) for _, s in (found, wanted)), strict=True
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_of_other_shapes_one_by_one(calls):
+    other = EnergyModel(ResidualMLP(8, width=32, depth=2))
+    Product([model(), other]).energy_and_score(torch.randn(32, 8), 0.5)
+    assert [len(given[3]) for given in calls] == [1, 1]
+
+
+def test_bits_of_a_sample_depend_on_no_other(calls):
+    target = Product([model(seed=1), model(seed=2)])
+    x = torch.randn(100, 8)
+    whole = target.energy_and_score(x, 0.5)
+    for start, rows in ((0, 1), (3, 40), (50, 17)):
+        part = target.energy_and_score(x[start : start + rows], 0.5)
+        for a, b in zip(part, whole, strict=True):
+            assert torch.equal(a, b[start : start + rows])
+
+
+def test_a_score_under_inference_mode_raises_as_that_of_one_model():
+    target = Product([model(seed=1), model(seed=2)])
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
+        target.energy_and_score(torch.randn(4, 8), 0.5)
