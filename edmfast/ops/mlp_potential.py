@@ -63,10 +63,10 @@ def _fake_backward(
     grad_energy: Tensor, grad_field: Tensor, x: Tensor, coefficients: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
     *lists, _, inputs, weights = rest
-    nothing = x.new_empty(0)
-    first = (x.new_empty(x.shape), x.new_empty(coefficients.shape)) if inputs else (nothing,) * 2
+    nothing = [x.new_empty(0) for _ in range(8)]
+    first = [x.new_empty(x.shape), x.new_empty(coefficients.shape)] if inputs else nothing[:2]
     if not weights:
-        return *first, *[nothing] * 6
+        return *first, *nothing[2:]
     models = len(lists[0])
     stacked = []
     for index, tensors in enumerate(lists):
