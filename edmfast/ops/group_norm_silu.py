@@ -164,10 +164,11 @@ def group_norm(
 
     x: [B, C, *spatial], of float16, bfloat16 (both computed in float32), float32 or float64; N(x) has mean 0 and
     variance 1 over each of `groups` groups of neighbouring channels of a sample, up to eps in the variance, whose
-    unit is that of x². weight, bias: [C], 1 and 0 where left out; scale, shift: [B, C], 0 where left out; of x's
-    dtype or the one it is computed in. The result has x's dtype, under autocast too, where torch's own
-    group_norm answers in float32. x whose channels are fastest (torch.channels_last) is not copied, and the
-    result lies as it does. The bits of a sample depend neither on the other ones nor on the number of threads.
+    unit is that of x². weight, bias: [C], 1 and 0 where left out; scale, shift: [B, C] or [1, C], 0 where left
+    out; of any of these dtypes that is no wider than the one x is computed in. The result has x's dtype, under
+    autocast too, where torch's own group_norm answers in float32. x whose channels are fastest
+    (torch.channels_last) is not copied, and the result lies as it does. The bits of a sample depend neither on
+    the other ones nor on the number of threads.
 
     Derivatives: first and second order in all tensors; a third one and forward mode raise RuntimeError.
     Raises TypeError for dtypes, ValueError for shapes, devices and an eps that is negative or not finite.
@@ -205,9 +206,10 @@ def layer_norm(
 
     x: [B, *tokens, C], of float16, bfloat16 (both computed in float32), float32 or float64; N(x) has mean 0 and
     variance 1 over the C numbers of a token, up to eps in the variance, whose unit is that of x². weight, bias:
-    [C], 1 and 0 where left out; scale, shift: [B, C], the same for all tokens of a sample, 0 where left out; of
-    x's dtype or the one it is computed in. The result has x's dtype, under autocast too, where torch's own
-    layer_norm answers in float32. Bits depend neither on other tokens nor on the number of threads.
+    [C], 1 and 0 where left out; scale, shift: [B, C] or [1, C], the same for all tokens of a sample, 0 where left
+    out; of any of these dtypes that is no wider than the one x is computed in. The result has x's dtype, under
+    autocast too, where torch's own layer_norm answers in float32. The bits of a token depend neither on the
+    other ones nor on the number of threads.
 
     Derivatives: first and second order in all tensors; a third one and forward mode raise RuntimeError.
     Raises TypeError for dtypes, ValueError for shapes, devices and an eps that is negative or not finite.
@@ -269,18 +271,16 @@ def _combined(
     """One scale and one shift [1 or B, C]."""
     dtype = _wide(x.dtype)
     factor = x.new_ones(1, channels, dtype=dtype) if weight is None else weight.to(dtype)[None]
-    term = None if bias is None else bias.to(dtype)[None]
+    term = x.new_zeros(1, channels, dtype=dtype) if bias is None else bias.to(dtype)[None]
     if scale is not None:
         steered = 1 + scale.to(dtype)
         factor = steered if weight is None else factor * steered
-        term = None if term is None else term * steered
+        term = term if bias is None else term * steered
     if shift is not None:
-        term = shift.to(dtype) if term is None else term + shift.to(dtype)
-    if term is None:
-        term = factor.new_zeros(1, channels)
-    return factor.expand(max(len(factor), len(term)), -1), term.expand_as(
-        factor if len(factor) > len(term) else term
-    )
+        term = shift.to(dtype) if bias is None else term + shift.to(dtype)
+    shared = all(tensor is None or tensor.shape[0] == 1 for tensor in (scale, shift))
+    sets = 1 if shared else x.shape[0]
+    return factor.expand(sets, channels), term.expand(sets, channels)
 
 
 def _check(name: str, x: Tensor, eps: float, **numbers: Tensor | None) -> None:
@@ -288,10 +288,8 @@ def _check(name: str, x: Tensor, eps: float, **numbers: Tensor | None) -> None:
     if x.dtype not in DTYPES:
         raise TypeError(f"x must be float16, bfloat16, float32 or float64, got {x.dtype}")
     for key, tensor in given.items():
-        if tensor.dtype not in (x.dtype, _wide(x.dtype)):
-            raise TypeError(
-                f"{key} must be {x.dtype} as x, or {_wide(x.dtype)}, got {tensor.dtype}"
-            )
+        if tensor.dtype not in DTYPES or _wide(tensor.dtype).itemsize > _wide(x.dtype).itemsize:
+            raise TypeError(f"{key} must be no wider than {_wide(x.dtype)}, got {tensor.dtype}")
         if tensor.device != x.device:
             raise ValueError(f"{key} must be on {x.device} as x, got {tensor.device}")
     if not (math.isfinite(eps) and eps >= 0):
@@ -302,6 +300,10 @@ def _check(name: str, x: Tensor, eps: float, **numbers: Tensor | None) -> None:
 
 def _check_shapes(batch: int, channels: int, **numbers: Tensor | None) -> None:
     for key, tensor in numbers.items():
-        wanted = (channels,) if key in ("weight", "bias") else (batch, channels)
-        if tensor is not None and tensor.shape != wanted:
-            raise ValueError(f"{key} must be {[*wanted]}, got {[*tensor.shape]}")
+        if tensor is None:
+            continue
+        of_layer = key in ("weight", "bias")
+        accepted = [(channels,)] if of_layer else [(batch, channels), (1, channels)]
+        if all(tensor.shape != shape for shape in accepted):
+            wanted = [channels] if of_layer else f"[{batch} or 1, {channels}]"
+            raise ValueError(f"{key} must be {wanted}, got {[*tensor.shape]}")

@@ -1,10 +1,11 @@
 """Normalisation of groups of channels with scale, shift and silu, and its derivatives, in plain torch, by hand.
 
-x [N, C, S] has G groups of n = C/G S numbers with mean m and reciprocal deviation r = (variance + eps)^-1/2 each
-(m = 0 where it is not centred: RMS norm); N(x) = (x - m) r, z = scale N(x) + shift, y = silu(z), or z without silu.
+x [N, C, S] has G groups of n = C/G S numbers each, with mean m and reciprocal deviation r = (variance + eps)^-1/2
+(m = 0 where it is not centred: RMS norm); N(x) = (x - m) r, z = scale N(x) + shift, and y = silu(z), or z.
 scale and shift are [M, C], M a divisor of N: N/M rows after one another share one of theirs. Layer norm of tokens
 [B, L, C] is N = B L, S = 1, G = 1, M = B. With P(v) = v - mean(v) - N(x) mean(v N(x)) over a group, the derivative
-of N(x) along v is r P(v), and its transpose the same; without centring P has no mean(v).
+of N(x) along v is r P(v), and its transpose the same; without centring P has no mean(v). States lie in memory
+as x does: channels slowest, or fastest.
 Source: Wu & He 2018, arXiv 1803.08494 (group norm), the derivatives by hand.
 """
 
@@ -26,7 +27,7 @@ def group_norm_silu(
     rstd = (variance + eps).rsqrt()
     normal = _normal(x, mean, rstd)
     z = _spread(scale, x) * normal + _spread(shift, x)
-    return (z * torch.sigmoid(z) if silu else z).to(x.dtype), mean, rstd
+    return _laid(z * torch.sigmoid(z) if silu else z, x), mean, rstd
 
 
 def group_norm_silu_backward(
@@ -43,7 +44,7 @@ def group_norm_silu_backward(
     normal, a = _normal(x, mean, rstd), _spread(scale, x)
     u = _wide(grad) * _slopes(a * normal + _spread(shift, x), silu)[0]
     to_x = _pull(a * u, normal, rstd, centred)
-    return to_x.to(x.dtype), _gather(u * normal, scale), _gather(u, shift)
+    return _laid(to_x, x), _gather(u * normal, scale), _gather(u, shift)
 
 
 def group_norm_silu_double_backward(
@@ -82,11 +83,19 @@ def group_norm_silu_double_backward(
     # r is in t too, and the derivative of r along v is -r² mean(v N(x))
     second = _pull(to_normal, normal, rstd, centred) - r * normal * _mean(w * t, rstd)
     gathered = _gather(q * normal + u * t, scale), _gather(q, shift)
-    return (slope * moved).to(grad.dtype), second.to(x.dtype), *gathered
+    return _laid(slope * moved, x), _laid(second, x), *gathered
 
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALVES else tensor
+
+
+def _laid(tensor: Tensor, x: Tensor) -> Tensor:
+    """Of x's dtype, channels slowest or fastest in memory, as x has them."""
+    given = tensor.to(x.dtype)
+    if not x.is_contiguous() and x.mT.is_contiguous():
+        return given.mT.contiguous().mT
+    return given.contiguous()
 
 
 def _grouped(x: Tensor, groups: int) -> Tensor:
