@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from edmfast import ops
 from edmfast.reference import potential as reference
@@ -39,17 +40,44 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
     return (torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1) @ v,)
 
 
+def _steered(normal: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return normal * (1 + scale) + shift
+
+
 CASES = {
     "attention": Case(
         [(2, 3, 17, 16), (2, 3, 23, 16), (2, 3, 23, 16)],
         lambda *given: (ops.attention(*given),),
         _attention,
     ),
+    "group_norm": Case(
+        [(6, 12, 61), (12,), (12,), (6, 12), (6, 12)],
+        lambda x, w, b, s, t: (ops.group_norm(x, 3, w, b, scale=s, shift=t, silu=True),),
+        lambda x, w, b, s, t: (
+            functional.silu(
+                _steered(functional.group_norm(x, 3, w, b), s[:, :, None], t[:, :, None])
+            ),
+        ),
+    ),
+    "layer_norm": Case(
+        [(16, 64, 24), (24,), (24,), (16, 24), (16, 24)],
+        lambda x, w, b, s, t: (ops.layer_norm(x, w, b, scale=s, shift=t),),
+        lambda x, w, b, s, t: (
+            _steered(functional.layer_norm(x, (24,), w, b), s[:, None], t[:, None]),
+        ),
+    ),
     "potential": Case([(6, 37), (6, 37), (6,)], ops.potential, reference.potential),
     "potential_assemble": Case(
         [(6, 37), (6, 37), (6, 37), (6, 3)],
         lambda *given: (ops.potential_assemble(*given),),
         lambda *given: (reference.potential_assemble(*given),),
+    ),
+    "rms_norm": Case(
+        [(16, 64, 24), (24,), (16, 24), (16, 24)],
+        lambda x, w, s, t: (ops.rms_norm(x, w, scale=s, shift=t),),
+        lambda x, w, s, t: (
+            _steered(functional.rms_norm(x, (24,), w, 1e-6), s[:, None], t[:, None]),
+        ),
     ),
 }
 REFUSING = {

@@ -197,6 +197,7 @@ def test_compiles_without_a_break(generator):
         assert torch.equal(compiled(given, w, s), both(given, w, s))
 
 
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("shape", [(2000, 8, 4, 2), (300, 8, 40, 4)], ids=str)
 def test_bits_depend_neither_on_the_batch_nor_on_the_threads(generator, with_threads, shape, last):
@@ -231,6 +232,7 @@ def test_an_element_has_the_same_bits_wherever_it_lies(generator):
     assert len(z.unique()) == 2
 
 
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("centred", [True, False])
 @pytest.mark.parametrize("last", [False, True])
 def test_a_large_mean_costs_no_digits(generator, last, centred):
