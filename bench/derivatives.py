@@ -40,10 +40,6 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
     return (torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1) @ v,)
 
 
-def _steered(normal: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return normal * (1 + scale) + shift
-
-
 CASES = {
     "attention": Case(
         [(2, 3, 17, 16), (2, 3, 23, 16), (2, 3, 23, 16)],
@@ -51,20 +47,14 @@ CASES = {
         _attention,
     ),
     "group_norm": Case(
-        [(6, 12, 61), (12,), (12,), (6, 12), (6, 12)],
-        lambda x, w, b, s, t: (ops.group_norm(x, 3, w, b, scale=s, shift=t, silu=True),),
-        lambda x, w, b, s, t: (
-            functional.silu(
-                _steered(functional.group_norm(x, 3, w, b), s[:, :, None], t[:, :, None])
-            ),
-        ),
+        [(2, 6, 4), (6,), (6,)],
+        lambda x, w, b: (ops.group_norm(x, 1, w, b, silu=True),),
+        lambda x, w, b: (functional.silu(functional.group_norm(x, 1, w, b)),),
     ),
     "layer_norm": Case(
-        [(16, 64, 24), (24,), (24,), (16, 24), (16, 24)],
-        lambda x, w, b, s, t: (ops.layer_norm(x, w, b, scale=s, shift=t),),
-        lambda x, w, b, s, t: (
-            _steered(functional.layer_norm(x, (24,), w, b), s[:, None], t[:, None]),
-        ),
+        [(3, 5, 8), (3, 8), (3, 8)],
+        lambda x, s, t: (ops.layer_norm(x, scale=s, shift=t),),
+        lambda x, s, t: (functional.layer_norm(x, (8,)) * (1 + s[:, None]) + t[:, None],),
     ),
     "potential": Case([(6, 37), (6, 37), (6,)], ops.potential, reference.potential),
     "potential_assemble": Case(
@@ -73,11 +63,9 @@ CASES = {
         lambda *given: (reference.potential_assemble(*given),),
     ),
     "rms_norm": Case(
-        [(16, 64, 24), (24,), (16, 24), (16, 24)],
-        lambda x, w, s, t: (ops.rms_norm(x, w, scale=s, shift=t),),
-        lambda x, w, s, t: (
-            _steered(functional.rms_norm(x, (24,), w, 1e-6), s[:, None], t[:, None]),
-        ),
+        [(3, 5, 8), (8,)],
+        lambda *given: (ops.rms_norm(*given),),
+        lambda x, w: (functional.rms_norm(x, (8,), w, 1e-6),),
     ),
 }
 REFUSING = {
