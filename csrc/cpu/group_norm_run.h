@@ -1,9 +1,9 @@
-// Group norm and its derivatives over all groups: a chunk of rows of one group at a time.
+// Group norm and its derivatives over all groups: a chunk of rows of one unit at a time.
 #pragma once
-#include <cstring>
 #include <memory>
 #include <type_traits>
 
+#include "group_norm_image.h"
 #include "group_norm_kernels.h"
 #include "group_norm_layout.h"
 
@@ -30,43 +30,44 @@ struct NormCall {
   T *scale_sums = nullptr, *shift_sums = nullptr;
 };
 
-// Does items (chunk, group) one after another, with buffers of its own.
+// Does items (chunk, unit) one after another, with buffers of its own.
 template <class Stored>
 class NormWorker {
   using T = typename ArithmeticOf<Stored>::type;
 
  public:
-  explicit NormWorker(const NormCall<Stored>& call)
-      : call_(call), layout_(call.layout), n_(layout_.group_size()), count_(layout_.group_channels()) {
-    group_.flat = layout_.flat();
-    group_.channels = group_.flat ? 1 : count_;
-    group_.run = group_.flat ? n_ : layout_.positions;
-    group_.silu = call.silu, group_.centred = call.centred, group_.eps = call.eps;
-    if (call.order == NormOrder::kDoubleBackward) group_.space = room(space_, n_);
-  }
+  explicit NormWorker(const NormCall<Stored>& call) : call_(call), layout_(call.layout) {}
 
   void run(int64_t item) {
-    const int64_t chunk = item / layout_.groups, group = item % layout_.groups;
+    const int64_t chunk = item / layout_.units(), first_group = item % layout_.units() * layout_.unit_groups();
     const int64_t set = chunk / layout_.chunks_of_set();
     const int64_t first = set * layout_.rows_of_set() + chunk % layout_.chunks_of_set() * layout_.chunk_rows();
     const int64_t stop = std::min(first + layout_.chunk_rows(), (set + 1) * layout_.rows_of_set());
-    const int64_t channel = group * count_;
-    const bool twice = call_.order == NormOrder::kDoubleBackward;
-    group_.scale = numbers(call_.scale, set, channel, scale_);
-    group_.shift = numbers(call_.shift, set, channel, shift_);
-    if (twice) group_.scale_along = numbers(call_.scale_along, set, channel, scale_along_);
-    if (twice) group_.shift_along = numbers(call_.shift_along, set, channel, shift_along_);
-    if (call_.order != NormOrder::kForward) clear();
-    for (int64_t row = first; row < stop; ++row) one(row, group);
-    if (call_.order != NormOrder::kForward) {
-      finish(group_.to_scale, group_.flat_to_scale, call_.scale_sums + chunk * layout_.channels + channel);
-      finish(group_.to_shift, group_.flat_to_shift, call_.shift_sums + chunk * layout_.channels + channel);
+    groups_ = std::min(layout_.unit_groups(), layout_.groups - first_group);
+    channels_ = groups_ * layout_.group_channels();
+    const int64_t channel = first_group * layout_.group_channels();
+    scale_ = numbers(call_.scale, set, channel, 0), shift_ = numbers(call_.shift, set, channel, 1);
+    if (twice()) scale_along_ = numbers(call_.scale_along, set, channel, 2);
+    if (twice()) shift_along_ = numbers(call_.shift_along, set, channel, 3);
+    for (Sums* sums : {&to_scale_, &to_shift_}) clear(*sums);
+    for (int64_t row = first; row < stop; ++row) {
+      const int64_t at = layout_.offset(row, channel), statistics = row * layout_.groups + first_group;
+      layout_.last ? image(at, statistics) : group(at, statistics);
     }
+    if (call_.order == NormOrder::kForward) return;
+    finish(to_scale_, call_.scale_sums + chunk * layout_.channels + channel);
+    finish(to_shift_, call_.shift_sums + chunk * layout_.channels + channel);
   }
 
  private:
   template <class U>
   using Room = std::unique_ptr<U[]>;
+
+  // Over the rows of a chunk: of channels, or of each number where runs are short.
+  struct Sums {
+    Room<double> of_channels;
+    Room<T> of_numbers;
+  };
 
   template <class U>
   static U* room(Room<U>& room, int64_t size) {
@@ -74,100 +75,130 @@ class NormWorker {
     return room.get();
   }
 
-  void one(int64_t row, int64_t group) {
-    const int64_t at = layout_.offset(row, group);
-    T *mean = call_.mean + row * layout_.groups + group, *rstd = call_.rstd + row * layout_.groups + group;
-    group_.x = load(call_.x + at, x_);
-    T* out = target(call_.out + at, out_);
-    if (call_.order == NormOrder::kForward) {
-      group_.y = out;
-      forward_group(group_);
-      *mean = group_.mean, *rstd = group_.rstd;
-    } else {
-      group_.mean = *mean, group_.rstd = *rstd;
-      group_.grad = load(call_.grad + at, grad_);
-      group_.to_x = out;
-      if (call_.order == NormOrder::kBackward) {
-        backward_group(group_);
-      } else {
-        group_.along = load(call_.along + at, along_);
-        group_.to_grad = target(call_.to_grad + at, to_grad_);
-        double_backward_group(group_);
-        store(group_.to_grad, call_.to_grad + at);
-      }
+  bool twice() const { return call_.order == NormOrder::kDoubleBackward; }
+  bool flat() const { return !layout_.last && layout_.flat(); }
+  int64_t size() const { return channels_ * layout_.positions; }
+  int64_t most_channels() const { return layout_.unit_groups() * layout_.group_channels(); }
+
+  void group(int64_t at, int64_t statistics) {
+    NormGroup<T> job{flat() ? 1 : channels_, flat() ? size() : layout_.positions, flat(), call_.silu, call_.centred};
+    job.to_scale = to_scale_.of_channels.get(), job.to_shift = to_shift_.of_channels.get();
+    job.flat_to_scale = to_scale_.of_numbers.get(), job.flat_to_shift = to_shift_.of_numbers.get();
+    job.mean = call_.mean[statistics], job.rstd = call_.rstd[statistics];
+    bind(job, at);
+    switch (call_.order) {
+      case NormOrder::kForward:
+        forward_group(job);
+        call_.mean[statistics] = job.mean, call_.rstd[statistics] = job.rstd;
+        break;
+      case NormOrder::kBackward:
+        backward_group(job);
+        break;
+      case NormOrder::kDoubleBackward:
+        double_backward_group(job);
     }
-    store(out, call_.out + at);
+    unbind(job, at);
   }
 
-  bool in_place() const { return std::is_same_v<T, Stored> && !layout_.scattered(); }
-  int64_t runs() const { return layout_.scattered() ? layout_.positions : 1; }
-
-  const T* load(const Stored* from, Room<T>& buffer) {
-    if (in_place()) return reinterpret_cast<const T*>(from);
-    T* to = room(buffer, n_);
-    copy_runs(from, layout_.channels, to, n_ / runs(), runs(), n_ / runs());
-    return to;
+  void image(int64_t at, int64_t statistics) {
+    NormImage<T> job{layout_.positions, groups_, layout_.group_channels(), in_place() ? layout_.channels : channels_,
+                     call_.silu, call_.centred};
+    job.to_scale = to_scale_.of_channels.get(), job.to_shift = to_shift_.of_channels.get();
+    job.mean = call_.mean + statistics, job.rstd = call_.rstd + statistics;
+    job.lines = room(lines_, NormImage<T>::kLines * most_channels());
+    job.totals = room(totals_, NormImage<T>::kTotals * most_channels());
+    bind(job, at);
+    switch (call_.order) {
+      case NormOrder::kForward:
+        forward_image(job);
+        break;
+      case NormOrder::kBackward:
+        backward_image(job);
+        break;
+      case NormOrder::kDoubleBackward:
+        double_backward_image(job);
+    }
+    unbind(job, at);
   }
 
-  T* target(Stored* to, Room<T>& buffer) { return in_place() ? reinterpret_cast<T*>(to) : room(buffer, n_); }
+  template <class Job>
+  void bind(Job& job, int64_t at) {
+    job.scale = scale_, job.shift = shift_, job.eps = call_.eps;
+    job.x = load(call_.x + at, 0);
+    (call_.order == NormOrder::kForward ? job.y : job.to_x) = target(call_.out + at, 1);
+    if (call_.order != NormOrder::kForward) job.grad = load(call_.grad + at, 2);
+    if (!twice()) return;
+    job.scale_along = scale_along_, job.shift_along = shift_along_;
+    job.along = load(call_.along + at, 3);
+    job.to_grad = target(call_.to_grad + at, 4);
+    job.space = room(states_[5], layout_.unit_size());
+  }
+
+  template <class Job>
+  void unbind(const Job& job, int64_t at) {
+    store(call_.order == NormOrder::kForward ? job.y : job.to_x, call_.out + at);
+    if (twice()) store(job.to_grad, call_.to_grad + at);
+  }
+
+  static constexpr bool in_place() { return std::is_same_v<T, Stored>; }
+  int64_t runs() const { return layout_.last ? layout_.positions : 1; }
+
+  const T* load(const Stored* from, int buffer) {
+    if constexpr (in_place()) {
+      return from;
+    } else {
+      T* to = room(states_[buffer], layout_.unit_size());
+      copy_runs(from, layout_.channels, to, size() / runs(), runs(), size() / runs());
+      return to;
+    }
+  }
+
+  T* target(Stored* to, int buffer) {
+    if constexpr (in_place()) {
+      return to;
+    } else {
+      return room(states_[buffer], layout_.unit_size());
+    }
+  }
 
   void store(const T* from, Stored* to) {
-    if (!in_place()) copy_runs(from, n_ / runs(), to, layout_.channels, runs(), n_ / runs());
+    if constexpr (!in_place()) copy_runs(from, size() / runs(), to, layout_.channels, runs(), size() / runs());
   }
 
-  // Of a set and a group: of its channels or, flat, of each of its numbers.
-  const T* numbers(const T* from, int64_t set, int64_t channel, Room<T>& buffer) {
+  // Of a set and the channels of a unit or, where runs are short, of each of its numbers.
+  const T* numbers(const T* from, int64_t set, int64_t channel, int buffer) {
     if (from != nullptr) from += set * layout_.channels + channel;
-    if (from != nullptr && (!group_.flat || layout_.positions == 1)) return from;
-    const int64_t size = group_.flat ? n_ : count_;
-    T* to = room(buffer, size);
-    if (from == nullptr) {
-      std::fill_n(to, size, T{0});
-    } else if (!layout_.last) {
-      for (int64_t c = 0; c < count_; ++c) std::fill_n(to + c * layout_.positions, layout_.positions, from[c]);
-    } else {
-      std::copy_n(from, count_, to);
-      for (int64_t done = count_; done < n_; done *= 2) std::copy_n(to, std::min(done, n_ - done), to + done);
-    }
+    const int64_t each = flat() ? layout_.positions : 1;
+    if (from != nullptr && each == 1) return from;
+    T* to = room(numbers_[buffer], most_channels() * each);
+    for (int64_t c = 0; c < channels_; ++c) std::fill_n(to + c * each, each, from == nullptr ? T{0} : from[c]);
     return to;
   }
 
-  void clear() {
-    if (group_.flat) {
-      group_.flat_to_scale = room(flat_to_scale_, n_), group_.flat_to_shift = room(flat_to_shift_, n_);
-      std::fill_n(group_.flat_to_scale, n_, T{0}), std::fill_n(group_.flat_to_shift, n_, T{0});
+  void clear(Sums& sums) {
+    if (call_.order == NormOrder::kForward) return;
+    if (flat()) {
+      std::fill_n(room(sums.of_numbers, layout_.unit_size()), size(), T{0});
     } else {
-      group_.to_scale = room(to_scale_, count_), group_.to_shift = room(to_shift_, count_);
-      std::fill_n(group_.to_scale, count_, 0.0), std::fill_n(group_.to_shift, count_, 0.0);
+      std::fill_n(room(sums.of_channels, most_channels()), channels_, 0.0);
     }
   }
 
-  void finish(const double* sums, T* flat, T* to) {
-    if (!group_.flat) {
-      for (int64_t c = 0; c < count_; ++c) to[c] = static_cast<T>(sums[c]);
-    } else if (!layout_.last) {
-      for (int64_t c = 0; c < count_; ++c) {
-        double sum = 0;
-        for (int64_t s = 0; s < layout_.positions; ++s) sum += flat[c * layout_.positions + s];
-        to[c] = static_cast<T>(sum);
-      }
-    } else {
-      // the upper half of the positions is added to the lower one, until one is left
-      for (int64_t left = layout_.positions; left > 1; left -= left / 2) {
-        const int64_t half = left / 2 * count_, from = (left - left / 2) * count_;
-        for (int64_t k = 0; k < half; ++k) flat[k] += flat[from + k];
-      }
-      std::copy_n(flat, count_, to);
+  void finish(const Sums& sums, T* to) {
+    for (int64_t c = 0; c < channels_; ++c) {
+      double sum = flat() ? 0.0 : sums.of_channels[c];
+      for (int64_t s = 0; flat() && s < layout_.positions; ++s) sum += sums.of_numbers[c * layout_.positions + s];
+      to[c] = static_cast<T>(sum);
     }
   }
 
   const NormCall<Stored>& call_;
   const NormLayout& layout_;
-  const int64_t n_, count_;
-  NormGroup<T> group_{};
-  Room<T> x_, grad_, along_, out_, to_grad_, space_, scale_, shift_, scale_along_, shift_along_;
-  Room<T> flat_to_scale_, flat_to_shift_;
-  Room<double> to_scale_, to_shift_;
+  int64_t groups_ = 0, channels_ = 0;
+  const T *scale_ = nullptr, *shift_ = nullptr, *scale_along_ = nullptr, *shift_along_ = nullptr;
+  Sums to_scale_, to_shift_;
+  Room<T> states_[6], numbers_[4], lines_;
+  Room<double> totals_;
 };
 
 }  // namespace edmfast

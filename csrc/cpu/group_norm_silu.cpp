@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <memory>
 #include <optional>
 #include <tuple>
 
@@ -104,8 +105,8 @@ template <class Stored>
 void run_all(const NormCall<Stored>& call) {
   const NormLayout& layout = call.layout;
   if (layout.rows == 0) return;
-  const int64_t items = layout.sets * layout.chunks_of_set() * layout.groups;
-  const int64_t grain = std::max<int64_t>(1, kChunk / (layout.chunk_rows() * layout.group_size()));
+  const int64_t items = layout.sets * layout.chunks_of_set() * layout.units();
+  const int64_t grain = std::max<int64_t>(1, kChunk / (layout.chunk_rows() * layout.unit_size()));
   torch::stable::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
     NormWorker<Stored> worker(call);
     for (int64_t item = begin; item < end; ++item) worker.run(item);
