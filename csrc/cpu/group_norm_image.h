@@ -120,7 +120,8 @@ EDMFAST_HD void backward_image_body(const NormImage<T>& job) {
   const T *__restrict scale = job.scale, *__restrict shift = job.shift;
   sum_positions<2>(job, [&](int64_t s, T* __restrict parts) __attribute__((always_inline)) {
     const T *__restrict x = job.x + s * job.stride, *__restrict grad = job.grad + s * job.stride;
-    T *__restrict to_x = job.to_x + s * job.stride, *__restrict u_part = parts, *__restrict un_part = parts + channels;
+    T* __restrict to_x = job.to_x + s * job.stride;
+    T *__restrict u_part = parts, *__restrict un_part = parts + channels;
 #pragma omp simd
     for (int64_t k = 0; k < channels; ++k) {
       const T normal = (x[k] - mean[k]) * rstd[k];
@@ -202,9 +203,9 @@ EDMFAST_HD void double_backward_image_body(const NormImage<T>& job) {
     const double w = over_group(g, size, [&](int64_t k) { return scale[k] * us[k]; }) / count;
     const double wn = over_group(g, size, [&](int64_t k) { return scale[k] * uns[k]; }) / count;
     const double wt = over_group(g, size, [&](int64_t k) { return scale[k] * uts[k]; }) / count;
-    const double e = over_group(g, size, [&](int64_t k) { return scale[k] * qs[k] + scale_along[k] * us[k]; }) / count;
-    const double en =
-        over_group(g, size, [&](int64_t k) { return scale[k] * qns[k] + scale_along[k] * uns[k]; }) / count;
+    const auto e_of = [&](int64_t k) { return scale[k] * qs[k] + scale_along[k] * us[k]; };
+    const auto en_of = [&](int64_t k) { return scale[k] * qns[k] + scale_along[k] * uns[k]; };
+    const double e = over_group(g, size, e_of) / count, en = over_group(g, size, en_of) / count;
     const double r = job.rstd[g], v = v_constant[g * size], vn = v_linear[g * size];
     spread(constant, g, size, job.centred ? r * (e - r * (vn * w + wn * v)) : 0.0);
     spread(linear, g, size, r * (en - 2 * r * vn * wn + wt));

@@ -36,7 +36,8 @@ struct Arguments {
                     "float16, bfloat16, float32 or float64 is needed");
     STD_TORCH_CHECK(x_.dim() == 3 && scale_.dim() == 2, "x must be [N, C, S], scale and shift [M, C]");
     const int64_t n = x_.size(0), c = x_.size(1), s = x_.size(2), sets = scale_.size(0);
-    STD_TORCH_CHECK(groups > 0 && c > 0 && s > 0 && c % groups == 0, "C must be a multiple of groups, C and S positive");
+    STD_TORCH_CHECK(groups > 0 && c > 0 && s > 0 && c % groups == 0,
+                    "C must be a multiple of groups, C and S positive");
     STD_TORCH_CHECK(sets > 0 ? n % sets == 0 : n == 0, "M must divide N");
     const bool last = !x_.is_contiguous() && torch::stable::transpose(x_, 1, 2).is_contiguous();
     layout = {n, c, s, groups, sets, last};
@@ -83,7 +84,8 @@ struct Arguments {
   template <class Stored>
   NormCall<Stored> call(NormOrder order, const Tensor& mean, const Tensor& rstd, bool centred, bool silu) const {
     using T = typename ArithmeticOf<Stored>::type;
-    return {order, layout, centred, silu, data<Stored>(x), data<T>(scale), data<T>(shift), data<T>(mean), data<T>(rstd)};
+    return {order,          layout,         centred,       silu,         data<Stored>(x),
+            data<T>(scale), data<T>(shift), data<T>(mean), data<T>(rstd)};
   }
 };
 

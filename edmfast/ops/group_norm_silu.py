@@ -17,14 +17,8 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast.ops._norm_arguments import arithmetic, check, check_shapes, combined
 from edmfast.reference import group_norm_silu as reference
-
-HALVES = reference.HALVES
-DTYPES = (*HALVES, torch.float32, torch.float64)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in HALVES else dtype
 
 
 def _like(x: Tensor) -> Tensor:
@@ -38,7 +32,7 @@ def _like(x: Tensor) -> Tensor:
 def _fake(
     x: Tensor, scale: Tensor, shift: Tensor, groups: int, eps: float, centred: bool, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    mean, rstd = (x.new_empty(x.shape[0], groups, dtype=_wide(x.dtype)) for _ in range(2))
+    mean, rstd = (x.new_empty(x.shape[0], groups, dtype=arithmetic(x.dtype)) for _ in range(2))
     return _like(x), mean, rstd
 
 
@@ -174,14 +168,14 @@ def group_norm(
     Raises TypeError for dtypes, ValueError for shapes, devices and an eps that is negative or not finite.
     Source: Wu & He 2018, arXiv 1803.08494.
     """
-    _check("group_norm", x, eps, weight=weight, bias=bias, scale=scale, shift=shift)
+    check("group_norm", x, eps, weight=weight, bias=bias, scale=scale, shift=shift)
     if x.dim() < 2 or 0 in x.shape[1:]:
         raise ValueError(f"x must be [B, C, *spatial] of positive sizes, got {tuple(x.shape)}")
     channels = x.shape[1]
     if groups < 1 or channels % groups:
         raise ValueError(f"groups must divide the {channels} channels, got {groups}")
-    _check_shapes(x.shape[0], channels, weight=weight, bias=bias, scale=scale, shift=shift)
-    numbers = _combined(x, channels, weight, bias, scale, shift)
+    check_shapes(x.shape[0], channels, weight=weight, bias=bias, scale=scale, shift=shift)
+    numbers = combined(x, channels, weight, bias, scale, shift)
     spatial = math.prod(x.shape[2:])
     if not x.is_contiguous() and _channels_last(x).is_contiguous():
         states = _channels_last(x).view(x.shape[0], spatial, channels).mT
@@ -215,7 +209,7 @@ def layer_norm(
     Raises TypeError for dtypes, ValueError for shapes, devices and an eps that is negative or not finite.
     Source: Ba et al. 2016, arXiv 1607.06450.
     """
-    _check("layer_norm", x, eps, weight=weight, bias=bias, scale=scale, shift=shift)
+    check("layer_norm", x, eps, weight=weight, bias=bias, scale=scale, shift=shift)
     return _over_last(x, weight, bias, scale, shift, eps, True, silu)
 
 
@@ -232,7 +226,7 @@ def rms_norm(
 
     Source: Zhang & Sennrich 2019, arXiv 1910.07467.
     """
-    _check("rms_norm", x, eps, weight=weight, scale=scale, shift=shift)
+    check("rms_norm", x, eps, weight=weight, scale=scale, shift=shift)
     return _over_last(x, weight, None, scale, shift, eps, False, silu)
 
 
@@ -249,8 +243,8 @@ def _over_last(
     if x.dim() < 2 or 0 in x.shape[1:]:
         raise ValueError(f"x must be [B, *tokens, C] of positive sizes, got {tuple(x.shape)}")
     channels = x.shape[-1]
-    _check_shapes(x.shape[0], channels, weight=weight, bias=bias, scale=scale, shift=shift)
-    numbers = _combined(x, channels, weight, bias, scale, shift)
+    check_shapes(x.shape[0], channels, weight=weight, bias=bias, scale=scale, shift=shift)
+    numbers = combined(x, channels, weight, bias, scale, shift)
     states = x.reshape(math.prod(x.shape[:-1]), channels, 1).contiguous()
     y, _, _ = torch.ops.edmfast.group_norm_silu(states, *numbers, 1, eps, centred, silu)
     return y.reshape(x.shape)
@@ -258,52 +252,3 @@ def _over_last(
 
 def _channels_last(x: Tensor) -> Tensor:
     return x.movedim(1, -1)
-
-
-def _combined(
-    x: Tensor,
-    channels: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """One scale and one shift [1 or B, C]."""
-    dtype = _wide(x.dtype)
-    factor = x.new_ones(1, channels, dtype=dtype) if weight is None else weight.to(dtype)[None]
-    term = x.new_zeros(1, channels, dtype=dtype) if bias is None else bias.to(dtype)[None]
-    if scale is not None:
-        steered = 1 + scale.to(dtype)
-        factor = steered if weight is None else factor * steered
-        term = term if bias is None else term * steered
-    if shift is not None:
-        term = shift.to(dtype) if bias is None else term + shift.to(dtype)
-    shared = all(tensor is None or tensor.shape[0] == 1 for tensor in (scale, shift))
-    sets = 1 if shared else x.shape[0]
-    return factor.expand(sets, channels), term.expand(sets, channels)
-
-
-def _check(name: str, x: Tensor, eps: float, **numbers: Tensor | None) -> None:
-    given = {key: tensor for key, tensor in numbers.items() if tensor is not None}
-    if x.dtype not in DTYPES:
-        raise TypeError(f"x must be float16, bfloat16, float32 or float64, got {x.dtype}")
-    for key, tensor in given.items():
-        if tensor.dtype not in DTYPES or _wide(tensor.dtype).itemsize > _wide(x.dtype).itemsize:
-            raise TypeError(f"{key} must be no wider than {_wide(x.dtype)}, got {tensor.dtype}")
-        if tensor.device != x.device:
-            raise ValueError(f"{key} must be on {x.device} as x, got {tensor.device}")
-    if not (math.isfinite(eps) and eps >= 0):
-        raise ValueError(f"eps must be finite and not negative, got {eps}")
-    if _extension.carries_tangent(x, *given.values()):
-        raise RuntimeError(f"{name} has no forward-mode derivative, use reverse mode")
-
-
-def _check_shapes(batch: int, channels: int, **numbers: Tensor | None) -> None:
-    for key, tensor in numbers.items():
-        if tensor is None:
-            continue
-        of_layer = key in ("weight", "bias")
-        accepted = [(channels,)] if of_layer else [(batch, channels), (1, channels)]
-        if all(tensor.shape != shape for shape in accepted):
-            wanted = [channels] if of_layer else f"[{batch} or 1, {channels}]"
-            raise ValueError(f"{key} must be {wanted}, got {[*tensor.shape]}")

@@ -202,7 +202,7 @@ def test_compiles_without_a_break(generator):
 
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("shape", [(2000, 8, 4, 2), (300, 8, 40, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(2000, 6, 5, 2), (300, 6, 37, 3)], ids=str)
 def test_bits_depend_neither_on_the_batch_nor_on_the_threads(generator, with_threads, shape, last):
     n = shape[0]
     given = operands(generator, shape, n, torch.float32, last)
