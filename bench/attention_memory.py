@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import machine
+from bench import machine, memory
 
 LENGTHS = (2048, 4096, 8192)
 GOAL_AT, GOAL = 4096, 4.0
 LONGEST_OF_MATH = 4096
 """Twice that would take the math path several gigabytes."""
 
-_PROGRAM = """
-import sys, torch
+_RUN = """
 from torch.nn.functional import scaled_dot_product_attention
 from edmfast.ops import attention
 
-which = attention if sys.argv[2] == "ours" else scaled_dot_product_attention
+which = attention if sys.argv[1] == "ours" else scaled_dot_product_attention
 
 def run(length):
     q, k, v, g = (torch.randn(1, 1, length, 64).requires_grad_() for _ in range(4))
@@ -33,25 +31,12 @@ def run(length):
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         first = torch.autograd.grad(which(q, k, v), (q, k, v), g, create_graph=True)
     torch.autograd.grad(first, (g, q, k, v), cotangents)
-
-def status(key):
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key))
-
-torch.set_num_threads(1)
-run(64)
-before = status("VmRSS")
-open("/proc/self/clear_refs", "w").write("5")
-run(int(sys.argv[1]))
-print(status("VmHWM") - before)
 """
 
 
 def peak(length: int, which: str) -> float:
     """Peak MiB of one double backward by "ours" or "math"."""
-    command = [sys.executable, "-c", _PROGRAM, str(length), which]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=machine.ROOT)
-    return int(done.stdout) / 1024
+    return memory.peak(_RUN, length, 64, which)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from edmfast import ops
 from edmfast.reference import potential as reference
@@ -45,11 +46,26 @@ CASES = {
         lambda *given: (ops.attention(*given),),
         _attention,
     ),
+    "group_norm": Case(
+        [(2, 6, 4), (6,), (6,)],
+        lambda x, w, b: (ops.group_norm(x, 1, w, b, silu=True),),
+        lambda x, w, b: (functional.silu(functional.group_norm(x, 1, w, b)),),
+    ),
+    "layer_norm": Case(
+        [(3, 5, 8), (3, 8), (3, 8)],
+        lambda x, s, t: (ops.layer_norm(x, scale=s, shift=t),),
+        lambda x, s, t: (functional.layer_norm(x, (8,)) * (1 + s[:, None]) + t[:, None],),
+    ),
     "potential": Case([(6, 37), (6, 37), (6,)], ops.potential, reference.potential),
     "potential_assemble": Case(
         [(6, 37), (6, 37), (6, 37), (6, 3)],
         lambda *given: (ops.potential_assemble(*given),),
         lambda *given: (reference.potential_assemble(*given),),
+    ),
+    "rms_norm": Case(
+        [(3, 5, 8), (8,)],
+        lambda *given: (ops.rms_norm(*given),),
+        lambda x, w: (functional.rms_norm(x, (8,), w, 1e-6),),
     ),
 }
 REFUSING = {

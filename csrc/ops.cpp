@@ -13,6 +13,16 @@ STABLE_TORCH_LIBRARY(edmfast, m) {
       "Tensor out, Tensor lse, Tensor? key_mask, float scale, bool causal) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
+      "group_norm_silu(Tensor x, Tensor scale, Tensor shift, int groups, float eps, bool centred, bool silu) "
+      "-> (Tensor, Tensor, Tensor)");
+  m.def(
+      "group_norm_silu_backward(Tensor grad, Tensor x, Tensor scale, Tensor shift, Tensor mean, Tensor rstd, "
+      "bool centred, bool silu) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "group_norm_silu_double_backward(Tensor to_x, Tensor? to_scale, Tensor? to_shift, Tensor grad, Tensor x, "
+      "Tensor scale, Tensor shift, Tensor mean, Tensor rstd, bool centred, bool silu) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
       "mlp_potential(Tensor x, Tensor coefficients, Tensor[] shifts, Tensor[] entry, Tensor[] entry_bias, "
       "Tensor[] layers, Tensor[] exit, Tensor[] exit_bias, bool save) -> (Tensor, Tensor, Tensor)");
   m.def(

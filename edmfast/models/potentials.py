@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from edmfast.models.operators import operators_work
 from edmfast.ops import potential, potential_assemble
 
 Head = Callable[[Tensor, Tensor], Tensor]
@@ -68,14 +69,8 @@ class Potential:
         return _quadratic(y) - f, lambda a, b: _column(a, y) * slope + _column(b, y) * y
 
     def has_operators(self) -> bool:
-        """Not where torch's own tracer, a transform such as torch.func.grad or forward mode is at work: the
-        first cannot fuse operators with what is around them, the others cannot differentiate them."""
-        return (
-            self.name == "inner"
-            and not torch.compiler.is_dynamo_compiling()
-            and torch._C._functorch.peek_interpreter_stack() is None
-            and torch.autograd.forward_ad._current_level < 0
-        )
+        """Whether the inner-product potential is computed by operators."""
+        return self.name == "inner" and operators_work()
 
 
 def _inner_field(

@@ -1,6 +1,7 @@
 """Ground floor: operators, tensors in and tensors out."""
 
 from edmfast.ops.attention import attention
+from edmfast.ops.group_norm_silu import group_norm, layer_norm, rms_norm
 from edmfast.ops.noise import rng_state, standard_normal
 from edmfast.ops.potential import potential, potential_assemble
 from edmfast.ops.propagate import propagate
@@ -13,10 +14,13 @@ __all__ = [
     "Resampled",
     "Weights",
     "attention",
+    "group_norm",
+    "layer_norm",
     "potential",
     "potential_assemble",
     "propagate",
     "resample",
+    "rms_norm",
     "rng_state",
     "score_gram",
     "standard_normal",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.linear import Linear
+from edmfast.models.backbones.normalisation import group_norm
 from edmfast.models.backbones.self_attention import self_attention
 from edmfast.models.rows import per_sample
 
@@ -25,8 +25,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         shift = per_sample(self.shift(embedding), x.shape[0])[:, :, None, None]
-        h = self.conv1(silu(self.norm1(x))) + shift
-        return self.skip(x) + self.conv2(silu(self.norm2(h)))
+        h = self.conv1(group_norm(x, self.norm1, silu=True)) + shift
+        return self.skip(x) + self.conv2(group_norm(h, self.norm2, silu=True))
 
 
 class Attention(nn.Module):
@@ -39,6 +39,6 @@ class Attention(nn.Module):
         self.projection = Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        tokens = group_norm(x, self.norm).flatten(2).transpose(1, 2)
         attended = self.projection(self_attention(self.qkv(tokens), heads=1))
         return x + attended.transpose(1, 2).reshape(x.shape)

@@ -2,9 +2,8 @@
 
 With N the layer norm without weights, s, t, g shifts, scales and gates linear in the embedding:
   x' = x + g₁ attention(N(x) (1 + t₁) + s₁),  x" = x' + g₂ mlp(N(x') (1 + t₂) + s₂)
-All of s, t, g start at zero ("adaLN-Zero"), so a block starts as the identity. Attention is
-differentiable twice, everything else any number of times. Source: Peebles & Xie 2023,
-arXiv 2212.09748.
+All of s, t, g start at zero ("adaLN-Zero"), so a block starts as the identity. Twice differentiable.
+Source: Peebles & Xie 2023, arXiv 2212.09748.
 """
 
 from __future__ import annotations
@@ -16,7 +15,9 @@ from torch.nn import functional as F
 from edmfast.models.backbones.activation import gelu
 from edmfast.models.backbones.linear import Linear
 from edmfast.models.backbones.self_attention import self_attention
+from edmfast.models.operators import operators_work
 from edmfast.models.rows import per_sample
+from edmfast.ops import layer_norm
 
 EPSILON = 1e-6
 
@@ -50,7 +51,10 @@ class TransformerBlock(nn.Module):
 
 
 def modulated_norm(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """N(x) (1 + scale) + shift over the last dimension of x [B, L, W]; shift, scale [B, 1, W]."""
+    """N(x) (1 + scale) + shift over the last dimension of x [B, L, W]; shift, scale [B or 1, 1, W]. By the
+    operator of x's dtype, under autocast too: a matrix product follows, which would round to it anyway."""
+    if operators_work():
+        return layer_norm(x, scale=scale.squeeze(1), shift=shift.squeeze(1), eps=EPSILON)
     return F.layer_norm(x, x.shape[-1:], eps=EPSILON) * (1 + scale) + shift
 
 

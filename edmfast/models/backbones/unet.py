@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.blocks import Attention, ResidualBlock
 from edmfast.models.backbones.embedding import Embedding
+from edmfast.models.backbones.normalisation import group_norm
 
 
 class UNet(nn.Module):
@@ -89,7 +89,7 @@ class UNet(nn.Module):
         h = self.attention(skips.pop())
         for level in self.up:
             h = level(torch.cat([_doubled(h), skips.pop()], 1), embedding)
-        return F.pixel_shuffle(self.output(silu(self.output_norm(h))), self.patch)
+        return F.pixel_shuffle(self.output(group_norm(h, self.output_norm, silu=True)), self.patch)
 
     def _check(self, y: torch.Tensor) -> None:
         multiple = self.patch * 2 ** (len(self.down) - 1)

@@ -1,0 +1,68 @@
+"""What norms are given: checked, and brought into one scale and one shift."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from edmfast import _extension
+
+HALVES = (torch.float16, torch.bfloat16)
+DTYPES = (*HALVES, torch.float32, torch.float64)
+
+
+def arithmetic(dtype: torch.dtype) -> torch.dtype:
+    """float32 for half precisions."""
+    return torch.float32 if dtype in HALVES else dtype
+
+
+def check(name: str, x: Tensor, eps: float, **numbers: Tensor | None) -> None:
+    given = {key: tensor for key, tensor in numbers.items() if tensor is not None}
+    if x.dtype not in DTYPES:
+        raise TypeError(f"x must be float16, bfloat16, float32 or float64, got {x.dtype}")
+    widest = arithmetic(x.dtype)
+    for key, tensor in given.items():
+        if tensor.dtype not in DTYPES or tensor.dtype.itemsize > widest.itemsize:
+            raise TypeError(f"{key} must be no wider than {widest}, got {tensor.dtype}")
+        if tensor.device != x.device:
+            raise ValueError(f"{key} must be on {x.device} as x, got {tensor.device}")
+    if not (math.isfinite(eps) and eps >= 0):
+        raise ValueError(f"eps must be finite and not negative, got {eps}")
+    if _extension.carries_tangent(x, *given.values()):
+        raise RuntimeError(f"{name} has no forward-mode derivative, use reverse mode")
+
+
+def check_shapes(batch: int, channels: int, **numbers: Tensor | None) -> None:
+    for key, tensor in numbers.items():
+        if tensor is None:
+            continue
+        of_layer = key in ("weight", "bias")
+        accepted = [(channels,)] if of_layer else [(batch, channels), (1, channels)]
+        if all(tensor.shape != shape for shape in accepted):
+            wanted = [channels] if of_layer else f"[{batch} or 1, {channels}]"
+            raise ValueError(f"{key} must be {wanted}, got {[*tensor.shape]}")
+
+
+def combined(
+    x: Tensor,
+    channels: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """One scale and one shift [1 or B, C]."""
+    dtype = arithmetic(x.dtype)
+    factor = x.new_ones(1, channels, dtype=dtype) if weight is None else weight.to(dtype)[None]
+    term = x.new_zeros(1, channels, dtype=dtype) if bias is None else bias.to(dtype)[None]
+    if scale is not None:
+        steered = 1 + scale.to(dtype)
+        factor = steered if weight is None else factor * steered
+        term = term if bias is None else term * steered
+    if shift is not None:
+        term = shift.to(dtype) if bias is None else term + shift.to(dtype)
+    shared = all(tensor is None or tensor.shape[0] == 1 for tensor in (scale, shift))
+    sets = 1 if shared else x.shape[0]
+    return factor.expand(sets, channels), term.expand(sets, channels)
