@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from bench import compile_attention
+from bench import compile_attention, compile_norm
 from edmfast.kernels import _resample_large as large
 from edmfast.kernels import noise, potential, propagate, resample, weigh
 from edmfast.kernels._tiles import tiling
@@ -108,6 +108,7 @@ CASES |= {
     for dtype, elements in (("fp32", 2), ("fp32", 64), ("fp64", 12_288))
 }
 CASES |= {name: Case(*case) for name, case in compile_attention.cases().items()}
+CASES |= {name: Case(*case) for name, case in compile_norm.cases().items()}
 
 
 def compiled(case: str, capability: int) -> Any:

@@ -1,0 +1,109 @@
+"""Group norm with silu forward by Triton: y, mean and rstd.
+
+The variance is that of deviations from the mean, within a tile; parts of a group are put together by
+their means and sums of squared deviations, which loses nothing where the mean is large.
+Source: Chan, Golub & LeVeque 1983 (updating means and variances in parts).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from edmfast.kernels._norm_tiles import (
+    address,
+    channels_and_positions,
+    load,
+    load_sums,
+    over_group,
+    place,
+    size_of,
+    store_sum,
+)
+
+
+@triton.jit
+def _together(
+    sums,
+    row,
+    groups,
+    group,
+    positions,
+    WIDTH: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """(mean, sum of squared deviations) of a group from those of its parts."""
+    parts = tl.cdiv(WIDTH, CHANNELS) * tl.cdiv(positions, POSITIONS)
+    part = tl.arange(0, PARTS)[None, None, :]
+    means = load_sums(sums, 0, 2, parts, row, groups, group, PARTS)
+    size = size_of(part, positions, WIDTH, CHANNELS, POSITIONS)
+    size = tl.where(part < parts, size, 0).to(means.dtype)
+    mean = over_group(means * size) / (WIDTH * positions)
+    off = means - mean
+    squares = load_sums(sums, 1, 2, parts, row, groups, group, PARTS)
+    return mean, over_group(squares + size * off * off)
+
+
+@triton.jit(do_not_specialize=["shared", "groups"])
+def forward_kernel(
+    x,
+    scale,
+    shift,
+    y,
+    mean,
+    rstd,
+    sums,
+    strides,
+    shared,
+    groups,
+    positions,
+    eps: tl.float64,
+    WIDTH: tl.constexpr,
+    CENTRED: tl.constexpr,
+    SILU: tl.constexpr,
+    STAGE: tl.constexpr,
+    ROWS: tl.constexpr,
+    STEPS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """x, y [N, C, S] of the same strides; scale, shift [M, C]; mean, rstd [N, G]; sums [N, G, 2, parts]."""
+    dtype: tl.constexpr = scale.dtype.element_ty
+    of_scale, first, end, group, part, block = place(
+        shared, groups, positions, WIDTH, ROWS, STEPS, CHANNELS, POSITIONS
+    )
+    channel, position, real, inside = channels_and_positions(
+        group, part, positions, WIDTH, CHANNELS, POSITIONS
+    )
+    parts = tl.cdiv(WIDTH, CHANNELS) * tl.cdiv(positions, POSITIONS)
+    row = first + tl.arange(0, ROWS)[:, None, None]
+    inside = inside & (row < end)
+    where = address(row, channel, position, strides)
+    xs = load(x, where, inside, dtype)
+    if STAGE == "apply":
+        m, squares = _together(
+            sums, row, groups, group, positions, WIDTH, CHANNELS, POSITIONS, PARTS
+        )
+    else:
+        m = tl.zeros([ROWS, 1, 1], dtype)
+        if CENTRED:
+            m = over_group(xs) / size_of(part, positions, WIDTH, CHANNELS, POSITIONS)
+        off = tl.where(inside, xs - m, 0.0)
+        squares = over_group(off * off)
+    if STAGE == "sums":
+        store_sum(sums, 0, 2, parts, row, groups, group, part, m)
+        store_sum(sums, 1, 2, parts, row, groups, group, part, squares)
+    else:
+        r = tl.rsqrt((squares / (WIDTH * positions) + eps).to(dtype))
+        weight = of_scale * groups * WIDTH + channel
+        z = load(scale, weight, real, dtype) * ((xs - m) * r) + load(shift, weight, real, dtype)
+        if SILU:
+            z = z * tl.sigmoid(z)
+        tl.store(y + where, z.to(y.dtype.element_ty), mask=inside)
+        number = row * groups + group
+        if part == 0:
+            tl.store(mean + number, m, mask=row < end)
+            tl.store(rstd + number, r, mask=row < end)
