@@ -37,10 +37,13 @@ class Shape(NamedTuple):
 SHAPES = {
     "feature maps": Shape(32, 1, 32, 4, 1024),
     "feature maps channels_last": Shape(32, 1, 32, 4, 1024, True),
+    "middle": Shape(32, 1, 8, 8, 1024),
+    "middle channels_last": Shape(32, 1, 8, 8, 1024, True),
     "large groups": Shape(4, 4, 8, 16, 4096),
     "large groups channels_last": Shape(4, 1, 8, 16, 4096, True),
     "small groups": Shape(4096, 4096, 8, 4, 16),
     "tokens 96": Shape(32768, 256, 1, 96, 1),
+    "tokens 512": Shape(32768, 256, 1, 512, 1),
     "tokens 2048": Shape(32768, 256, 1, 2048, 1),
 }
 
@@ -51,8 +54,8 @@ def arguments(
     """(constants, types, options, attributes) of a compilation."""
     name = kernel.__name__.removesuffix("_kernel")
     tiles = sizes.tiling(name, dtype, *shape)
-    constants: dict[Any, Any] = {"STAGE": stage}
-    constants |= sizes.constants(tiles, shape.width, centred, silu)
+    constants: dict[Any, Any] = {}
+    constants |= sizes.constants(kernel, stage, tiles, shape.width, centred, silu)
     names = kernel.arg_names
     wide = "*fp64" if dtype == torch.float64 else "*fp32"
     types: dict[str, Any] = {"eps": "fp64", "strides": ("i32", "i32", "i32")}

@@ -9,11 +9,13 @@ from edmfast.kernels._norm_tiles import (
     address,
     channels_and_positions,
     load,
+    no_sum,
     over_group,
     over_rows,
     place,
     slopes,
     store_sum,
+    summand,
     total,
 )
 
@@ -42,9 +44,9 @@ def backward_kernel(
     STEPS: tl.constexpr,
     CHANNELS: tl.constexpr,
     POSITIONS: tl.constexpr,
-    PARTS: tl.constexpr,
 ):
-    """grad, to_x like x; to_scale, to_shift [blocks of rows, pieces of S, C]; sums [N, G, 2, parts]."""
+    """grad, to_x like x; to_scale, to_shift [blocks of rows, pieces of S, C]; sums [N, G, 2],
+    of every part when they are written."""
     dtype: tl.constexpr = scale.dtype.element_ty
     of_scale, first, end, group, part, block = place(
         shared, groups, positions, WIDTH, ROWS, STEPS, CHANNELS, POSITIONS
@@ -57,8 +59,8 @@ def backward_kernel(
     weight = of_scale * groups * WIDTH + channel
     a = load(scale, weight, real, dtype)
     offset = load(shift, weight, real, dtype)
-    scale_sum = tl.zeros([ROWS, CHANNELS, POSITIONS], dtype)
-    shift_sum = tl.zeros([ROWS, CHANNELS, POSITIONS], dtype)
+    scale_sum = no_sum(ROWS, CHANNELS, POSITIONS, STEPS, dtype)
+    shift_sum = no_sum(ROWS, CHANNELS, POSITIONS, STEPS, dtype)
     for step in range(STEPS):
         row = first + step * ROWS + tl.arange(0, ROWS)[:, None, None]
         inside = within & (row < end)
@@ -71,8 +73,8 @@ def backward_kernel(
         u = g * slope
         w = a * u
         if STAGE == "apply":
-            along = total(sums, 0, 2, parts, row, groups, group, PARTS)
-            level = total(sums, 1, 2, parts, row, groups, group, PARTS)
+            along = total(sums, 0, 2, row, groups, group)
+            level = total(sums, 1, 2, row, groups, group)
         else:
             along, level = over_group(w * normal), over_group(w)
         if STAGE == "sums":
@@ -84,8 +86,8 @@ def backward_kernel(
             if CENTRED:
                 w = w - level / count
             tl.store(to_x + where, (r * w).to(to_x.dtype.element_ty), mask=inside)
-            scale_sum += u * normal
-            shift_sum += u
+            scale_sum += summand(u * normal, STEPS)
+            shift_sum += summand(u, STEPS)
     if STAGE != "sums":
         number = (block.to(tl.int64) * pieces + part % pieces) * groups * WIDTH + channel
         tl.store(to_scale + number, over_rows(scale_sum), mask=real)

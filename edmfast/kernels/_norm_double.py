@@ -14,11 +14,13 @@ from edmfast.kernels._norm_tiles import (
     address,
     channels_and_positions,
     load,
+    no_sum,
     over_group,
     over_rows,
     place,
     slopes,
     store_sum,
+    summand,
     total,
 )
 
@@ -45,20 +47,20 @@ def _store_sums(sums, parts, row, groups, group, part, v, h, w, e, a, fixed):
 
 
 @triton.jit
-def _sums_after(sums, parts, row, groups, group, r, level, along_v, along_w, PARTS: tl.constexpr):
+def _sums_after(sums, row, groups, group, r, level, along_v, along_w):
     """The sums of the cotangent of N(x), and of that times h with w t."""
-    v = total(sums, 0, SUMS, parts, row, groups, group, PARTS)
-    vh = total(sums, 1, SUMS, parts, row, groups, group, PARTS)
-    wh = total(sums, 2, SUMS, parts, row, groups, group, PARTS)
-    w = total(sums, 3, SUMS, parts, row, groups, group, PARTS)
-    wv = total(sums, 4, SUMS, parts, row, groups, group, PARTS)
-    fixed = total(sums, 5, SUMS, parts, row, groups, group, PARTS)
-    fixed_h = total(sums, 6, SUMS, parts, row, groups, group, PARTS)
-    bent = total(sums, 7, SUMS, parts, row, groups, group, PARTS)
-    bent_h = total(sums, 8, SUMS, parts, row, groups, group, PARTS)
-    bent_hh = total(sums, 9, SUMS, parts, row, groups, group, PARTS)
-    bent_v = total(sums, 10, SUMS, parts, row, groups, group, PARTS)
-    bent_vh = total(sums, 11, SUMS, parts, row, groups, group, PARTS)
+    v = total(sums, 0, SUMS, row, groups, group)
+    vh = total(sums, 1, SUMS, row, groups, group)
+    wh = total(sums, 2, SUMS, row, groups, group)
+    w = total(sums, 3, SUMS, row, groups, group)
+    wv = total(sums, 4, SUMS, row, groups, group)
+    fixed = total(sums, 5, SUMS, row, groups, group)
+    fixed_h = total(sums, 6, SUMS, row, groups, group)
+    bent = total(sums, 7, SUMS, row, groups, group)
+    bent_h = total(sums, 8, SUMS, row, groups, group)
+    bent_hh = total(sums, 9, SUMS, row, groups, group)
+    bent_v = total(sums, 10, SUMS, row, groups, group)
+    bent_vh = total(sums, 11, SUMS, row, groups, group)
     plain = bent_v - level * bent - along_v * bent_h - (along_v * w + along_w * v)
     along = bent_vh - level * bent_h - along_v * bent_hh - (along_v * wh + along_w * vh)
     across = wv - level * w - along_v * wh
@@ -93,10 +95,9 @@ def double_backward_kernel(
     STEPS: tl.constexpr,
     CHANNELS: tl.constexpr,
     POSITIONS: tl.constexpr,
-    PARTS: tl.constexpr,
 ):
     """v, grad, to_grad, second like x; b, c like scale or None; to_scale, to_shift [blocks, pieces, C];
-    sums [N, G, 12, parts]."""
+    sums [N, G, 12], of every part when they are written."""
     dtype: tl.constexpr = scale.dtype.element_ty
     of_scale, first, end, group, part, block = place(
         shared, groups, positions, WIDTH, ROWS, STEPS, CHANNELS, POSITIONS
@@ -109,8 +110,8 @@ def double_backward_kernel(
     weight = of_scale * groups * WIDTH + channel
     a = load(scale, weight, real, dtype)
     offset = load(shift, weight, real, dtype)
-    scale_sum = tl.zeros([ROWS, CHANNELS, POSITIONS], dtype)
-    shift_sum = tl.zeros([ROWS, CHANNELS, POSITIONS], dtype)
+    scale_sum = no_sum(ROWS, CHANNELS, POSITIONS, STEPS, dtype)
+    shift_sum = no_sum(ROWS, CHANNELS, POSITIONS, STEPS, dtype)
     for step in range(STEPS):
         row = first + step * ROWS + tl.arange(0, ROWS)[:, None, None]
         inside = within & (row < end)
@@ -138,9 +139,9 @@ def double_backward_kernel(
         else:
             count = WIDTH * positions
             if STAGE == "apply":
-                level = total(sums, 0, SUMS, parts, row, groups, group, PARTS) / count
-                along_v = total(sums, 1, SUMS, parts, row, groups, group, PARTS) / count
-                along_w = total(sums, 2, SUMS, parts, row, groups, group, PARTS) / count
+                level = total(sums, 0, SUMS, row, groups, group) / count
+                along_v = total(sums, 1, SUMS, row, groups, group) / count
+                along_w = total(sums, 2, SUMS, row, groups, group) / count
             else:
                 level = over_group(vs) / count
                 along_v, along_w = over_group(vs * h) / count, over_group(w * h) / count
@@ -151,12 +152,10 @@ def double_backward_kernel(
             tl.store(to_grad + where, (slope * moved).to(to_grad.dtype.element_ty), mask=inside)
             q = e * moved
             to_h += q * a - r * (along_v * w + along_w * vs)
-            scale_sum += q * h + u * t
-            shift_sum += q
+            scale_sum += summand(q * h + u * t, STEPS)
+            shift_sum += summand(q, STEPS)
             if STAGE == "apply":
-                plain, along = _sums_after(
-                    sums, parts, row, groups, group, r, level, along_v, along_w, PARTS
-                )
+                plain, along = _sums_after(sums, row, groups, group, r, level, along_v, along_w)
             else:
                 plain, along = over_group(to_h), over_group(to_h * h + w * t)
             to_h -= h * (along / count)

@@ -14,7 +14,6 @@ from edmfast.kernels._norm_tiles import (
     address,
     channels_and_positions,
     load,
-    load_sums,
     over_group,
     place,
     size_of,
@@ -37,12 +36,13 @@ def _together(
     """(mean, sum of squared deviations) of a group from those of its parts."""
     parts = tl.cdiv(WIDTH, CHANNELS) * tl.cdiv(positions, POSITIONS)
     part = tl.arange(0, PARTS)[None, None, :]
-    means = load_sums(sums, 0, 2, parts, row, groups, group, PARTS)
+    entry = (row * groups + group) * 2 * parts + part
+    means = tl.load(sums + entry, mask=part < parts, other=0.0)
+    squares = tl.load(sums + entry + parts, mask=part < parts, other=0.0)
     size = size_of(part, positions, WIDTH, CHANNELS, POSITIONS)
     size = tl.where(part < parts, size, 0).to(means.dtype)
     mean = over_group(means * size) / (WIDTH * positions)
     off = means - mean
-    squares = load_sums(sums, 1, 2, parts, row, groups, group, PARTS)
     return mean, over_group(squares + size * off * off)
 
 
@@ -72,7 +72,7 @@ def forward_kernel(
 ):
     """x, y [N, C, S] of the same strides; scale, shift [M, C]; mean, rstd [N, G]; sums [N, G, 2, parts]."""
     dtype: tl.constexpr = scale.dtype.element_ty
-    of_scale, first, end, group, part, block = place(
+    of_scale, first, end, group, part, _block = place(
         shared, groups, positions, WIDTH, ROWS, STEPS, CHANNELS, POSITIONS
     )
     channel, position, real, inside = channels_and_positions(

@@ -16,9 +16,12 @@ import torch
 import triton
 from torch import Tensor
 
-_LARGEST = {"forward": 8192, "backward": 8192, "double_backward": 8192}
-"""Numbers of a tile of float32 or less; half as many of float64."""
-_OF_A_THREAD = {"forward": 16, "backward": 16, "double_backward": 16}
+_HELD = {"forward": 8192, "backward": 8192, "double_backward": 4096}
+"""Numbers of the largest tile that spills no register; of float64 a quarter as many."""
+_PART = {"forward": 4096, "backward": 2048, "double_backward": 2048}
+"""Of a tile of a larger group: several programs fit a multiprocessor, and one loads while another sums.
+Of float64 half as many, to a thread too."""
+_OF_A_THREAD = {"forward": 16, "backward": 8, "double_backward": 8}
 _PROGRAMS = 512
 """Small groups are taken together as long as there are so many programs, some four to a multiprocessor."""
 _ROWS = 64
@@ -53,17 +56,18 @@ def tiling(
 
     order: forward, backward or double_backward; channels_last: a group's channels lie side by side.
     """
-    halved = 2 if dtype == torch.float64 else 1
-    largest, of_a_thread = _LARGEST[order] // halved, _OF_A_THREAD[order] // halved
+    held, part, of_a_thread = _HELD[order], _PART[order], _OF_A_THREAD[order]
+    if dtype == torch.float64:
+        held, part, of_a_thread = held // 4, part // 2, of_a_thread // 2
     channels, pieces = triton.next_power_of_2(width), triton.next_power_of_2(positions)
     together = steps = 1
-    if channels * pieces > largest:
+    if channels * pieces > held:
         if channels_last:
-            channels = min(channels, max(_LINE, largest // pieces))
-            pieces = min(pieces, largest // channels)
+            channels = min(channels, max(_LINE, part // pieces))
+            pieces = min(pieces, part // channels)
         else:
-            pieces = min(pieces, largest)
-            channels = min(channels, largest // pieces)
+            pieces = min(pieces, part)
+            channels = min(channels, part // pieces)
     else:
         most = triton.next_power_of_2(max(1, min(shared, rows * groups // _PROGRAMS)))
         together = min(most, max(1, 128 * of_a_thread // (channels * pieces)))
@@ -118,8 +122,12 @@ def chosen(x: Tensor, scale: Tensor, groups: int, order: str) -> Tiling:
     return tiling(order, x.dtype, rows, shared, groups, width, positions, last)
 
 
-def constants(tiles: Tiling, width: int, centred: bool, silu: bool) -> dict[str, Any]:
-    return {
+def constants(
+    kernel: Any, stage: str, tiles: Tiling, width: int, centred: bool, silu: bool
+) -> dict[str, Any]:
+    of_parts = {"PARTS": triton.next_power_of_2(tiles.parts)}
+    return (of_parts if "PARTS" in kernel.arg_names else {}) | {
+        "STAGE": stage,
         "WIDTH": width,
         "CENTRED": centred,
         "SILU": silu,
@@ -127,7 +135,6 @@ def constants(tiles: Tiling, width: int, centred: bool, silu: bool) -> dict[str,
         "STEPS": tiles.steps,
         "CHANNELS": tiles.channels,
         "POSITIONS": tiles.positions,
-        "PARTS": triton.next_power_of_2(tiles.parts),
     }
 
 
@@ -151,13 +158,14 @@ def launch(
     tiles = chosen(x, scale, groups, kernel.__name__.removesuffix("_kernel"))
     (rows, channels, positions), shared = x.shape, x.shape[0] // scale.shape[0]
     blocks = scale.shape[0] * triton.cdiv(shared, tiles.rows * tiles.steps)
+    width = channels // groups
     sums = scale.new_empty(rows, groups, count, tiles.parts) if tiles.parts > 1 else None
-    given = [*tensors, sums, numbers(x), shared, groups, positions, *rest]
     with torch.cuda.device_of(x):
         for stage in stages(tiles):
+            if stage == "apply" and sums is not None and "PARTS" not in kernel.arg_names:
+                sums = sums.sum(3)
             kernel[(blocks * groups * tiles.parts,)](
-                *given,
-                STAGE=stage,
+                *(*tensors, sums, numbers(x), shared, groups, positions, *rest),
+                **constants(kernel, stage, tiles, width, centred, silu),
                 num_warps=tiles.warps,
-                **constants(tiles, channels // groups, centred, silu),
             )

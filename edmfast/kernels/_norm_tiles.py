@@ -87,6 +87,30 @@ def over_rows(tile):
 
 
 @triton.jit
+def no_sum(
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    STEPS: tl.constexpr,
+    dtype: tl.constexpr,
+):
+    """What `summand`s add up to before the first."""
+    total = tl.zeros([ROWS, CHANNELS, POSITIONS], dtype)
+    if STEPS == 1:
+        total = tl.zeros([1, CHANNELS, 1], dtype)
+    return total
+
+
+@triton.jit
+def summand(tile, STEPS: tl.constexpr):
+    """A step's part of a sum over rows: whole tiles add up where there are several steps, as sums between
+    threads take longer than those within, and one tile is summed at once, as it would fill registers."""
+    if STEPS == 1:
+        tile = over_rows(tile)
+    return tile
+
+
+@triton.jit
 def store_sum(sums, index, COUNT: tl.constexpr, parts, row, groups, group, part, value):
     """Sum `index` of COUNT of a part of a group, into sums [N, G, COUNT, parts]."""
     entry = ((row * groups + group) * COUNT + index) * parts + part
@@ -94,24 +118,17 @@ def store_sum(sums, index, COUNT: tl.constexpr, parts, row, groups, group, part,
 
 
 @triton.jit
-def load_sums(sums, index, COUNT: tl.constexpr, parts, row, groups, group, PARTS: tl.constexpr):
-    """Sum `index` of every part of a group [1, 1, PARTS], 0 beyond the parts there are."""
-    part = tl.arange(0, PARTS)[None, None, :]
-    entry = ((row * groups + group) * COUNT + index) * parts + part
-    return tl.load(sums + entry, mask=part < parts, other=0.0)
-
-
-@triton.jit
-def total(sums, index, COUNT: tl.constexpr, parts, row, groups, group, PARTS: tl.constexpr):
-    """Sum `index` of a group [1, 1, 1]."""
-    return over_group(load_sums(sums, index, COUNT, parts, row, groups, group, PARTS))
+def total(sums, index, COUNT: tl.constexpr, row, groups, group):
+    """Sum `index` of COUNT of a group, from sums [N, G, COUNT]."""
+    return tl.load(sums + (row * groups + group) * COUNT + index)
 
 
 @triton.jit
 def slopes(z, SILU: tl.constexpr):
     """First and second derivative of silu, or of z itself; finite for every finite z."""
+    first, second = tl.full(z.shape, 1.0, z.dtype), tl.full(z.shape, 0.0, z.dtype)
     if SILU:
         s = tl.sigmoid(z)
-        return s * (1.0 + z * (1.0 - s)), s * (1.0 - s) * (2.0 + z * (1.0 - 2.0 * s))
-    else:
-        return tl.full(z.shape, 1.0, z.dtype), tl.full(z.shape, 0.0, z.dtype)
+        first = s * (1.0 + z * (1.0 - s))
+        second = s * (1.0 - s) * (2.0 + z * (1.0 - 2.0 * s))
+    return first, second
