@@ -71,6 +71,9 @@ def backward_kernel(
         normal = (xs - load(mean, row * groups + group, row < end, dtype)) * r
         slope, _ = slopes(a * normal + offset, SILU)
         u = g * slope
+        if STAGE != "sums":
+            scale_sum += summand(u * normal, STEPS)
+            shift_sum += summand(u, STEPS)
         w = a * u
         if STAGE == "apply":
             along = total(sums, 0, 2, row, groups, group)
@@ -86,8 +89,6 @@ def backward_kernel(
             if CENTRED:
                 w = w - level / count
             tl.store(to_x + where, (r * w).to(to_x.dtype.element_ty), mask=inside)
-            scale_sum += summand(u * normal, STEPS)
-            shift_sum += summand(u, STEPS)
     if STAGE != "sums":
         number = (block.to(tl.int64) * pieces + part % pieces) * groups * WIDTH + channel
         tl.store(to_scale + number, over_rows(scale_sum), mask=real)

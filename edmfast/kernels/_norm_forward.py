@@ -1,8 +1,9 @@
 """Group norm with silu forward by Triton: y, mean and rstd.
 
-The variance is that of deviations from the mean, within a tile; parts of a group are put together by
-their means and sums of squared deviations, which loses nothing where the mean is large.
-Source: Chan, Golub & LeVeque 1983 (updating means and variances in parts).
+The variance is that of deviations from the mean, within a tile, which also tell how much the rounding of
+the mean missed; parts of a group are put together by both and by their sums of squared deviations, so that
+a mean that is large takes nothing from the variance.
+Source: Chan, Golub & LeVeque 1983, The American Statistician 37 (the corrected variance, and that of parts).
 """
 
 from __future__ import annotations
@@ -36,14 +37,17 @@ def _together(
     """(mean, sum of squared deviations) of a group from those of its parts."""
     parts = tl.cdiv(WIDTH, CHANNELS) * tl.cdiv(positions, POSITIONS)
     part = tl.arange(0, PARTS)[None, None, :]
-    entry = (row * groups + group) * 2 * parts + part
+    entry = (row * groups + group) * 3 * parts + part
     means = tl.load(sums + entry, mask=part < parts, other=0.0)
-    squares = tl.load(sums + entry + parts, mask=part < parts, other=0.0)
+    missed = tl.load(sums + entry + parts, mask=part < parts, other=0.0)
+    squares = tl.load(sums + entry + 2 * parts, mask=part < parts, other=0.0)
     size = size_of(part, positions, WIDTH, CHANNELS, POSITIONS)
     size = tl.where(part < parts, size, 0).to(means.dtype)
-    mean = over_group(means * size) / (WIDTH * positions)
-    off = means - mean
-    return mean, over_group(squares + size * off * off)
+    count = WIDTH * positions
+    mean = over_group(means * size) / count
+    off = means - mean + missed
+    rest = over_group(size * off) / count
+    return mean + rest, over_group(squares + size * off * off) - count * rest * rest
 
 
 @triton.jit(do_not_specialize=["shared", "groups"])
@@ -70,7 +74,7 @@ def forward_kernel(
     POSITIONS: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """x, y [N, C, S] of the same strides; scale, shift [M, C]; mean, rstd [N, G]; sums [N, G, 2, parts]."""
+    """x, y [N, C, S] of the same strides; scale, shift [M, C]; mean, rstd [N, G]; sums [N, G, 3, parts]."""
     dtype: tl.constexpr = scale.dtype.element_ty
     of_scale, first, end, group, part, _block = place(
         shared, groups, positions, WIDTH, ROWS, STEPS, CHANNELS, POSITIONS
@@ -88,15 +92,23 @@ def forward_kernel(
             sums, row, groups, group, positions, WIDTH, CHANNELS, POSITIONS, PARTS
         )
     else:
+        size = size_of(part, positions, WIDTH, CHANNELS, POSITIONS)
         m = tl.zeros([ROWS, 1, 1], dtype)
+        missed = tl.zeros([ROWS, 1, 1], dtype)
         if CENTRED:
-            m = over_group(xs) / size_of(part, positions, WIDTH, CHANNELS, POSITIONS)
+            m = over_group(xs) / size
         off = tl.where(inside, xs - m, 0.0)
         squares = over_group(off * off)
+        if CENTRED:
+            missed = over_group(off) / size
+            squares -= size * missed * missed
     if STAGE == "sums":
-        store_sum(sums, 0, 2, parts, row, groups, group, part, m)
-        store_sum(sums, 1, 2, parts, row, groups, group, part, squares)
+        store_sum(sums, 0, 3, parts, row, groups, group, part, m)
+        store_sum(sums, 1, 3, parts, row, groups, group, part, missed)
+        store_sum(sums, 2, 3, parts, row, groups, group, part, squares)
     else:
+        if STAGE == "held":
+            m += missed
         r = tl.rsqrt((squares / (WIDTH * positions) + eps).to(dtype))
         weight = of_scale * groups * WIDTH + channel
         z = load(scale, weight, real, dtype) * ((xs - m) * r) + load(shift, weight, real, dtype)

@@ -29,7 +29,7 @@ def group_norm_silu(
     y = torch.empty_like(x)
     mean, rstd = (scale.new_empty(x.shape[0], groups) for _ in range(2))
     tensors = x, scale, shift, y, mean, rstd
-    launch(forward_kernel, tensors, x, scale, groups, centred, silu, 2, eps)
+    launch(forward_kernel, tensors, x, scale, groups, centred, silu, 3, eps)
     return y, mean, rstd
 
 
