@@ -23,15 +23,15 @@ ROWS = {1, 2, 4, 5, 8, 9}
 EPS = 1e-5
 # N, C, S, G, M
 SHAPES = [
-    (4, 6, 35, 3, 4),
+    (2, 6, 35, 3, 2),
     (4, 6, 35, 3, 2),
-    (4, 6, 35, 2, 1),
+    (2, 6, 35, 2, 1),
     (1, 4, 1, 1, 1),
-    (5, 6, 1, 3, 1),
+    (3, 6, 1, 3, 1),
     (9, 96, 1, 1, 3),
-    (2, 6, 1500, 1, 1),
+    (1, 6, 1500, 1, 1),
     (1, 96, 100, 1, 1),
-    (2, 9000, 1, 1, 2),
+    (1, 9000, 1, 1, 1),
 ]
 
 
@@ -109,7 +109,7 @@ def test_float32_and_bfloat16(run, generator, shape, channels_last):
 
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("silu", [False, True])
-@pytest.mark.parametrize("shape", [(4, 6, 35, 3, 2), (1, 6, 1000, 1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 6, 35, 3, 1), (1, 6, 1000, 1, 1)], ids=str)
 def test_float64_is_the_reference(run, generator, shape, centred, silu):
     arguments = *make(generator, shape, torch.float64), centred, silu
     for ours, wanted in zip(run(poisoned, *arguments), three_orders(*arguments), strict=True):
@@ -123,7 +123,7 @@ def test_several_rows_in_a_program(run, generator, shape):
     assert_close(run(in_few_programs, *arguments), arguments)
 
 
-@pytest.mark.parametrize("shape", [(4, 6, 35, 3, 2), (1, 6, 1500, 1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 6, 35, 3, 2), (1, 6, 1500, 1, 1)], ids=str)
 @pytest.mark.parametrize("absent", [(1,), (2,), (1, 2)])
 def test_absent_cotangents(run, generator, shape, absent):
     arguments = [*make(generator, shape, torch.float32), True, True]
@@ -145,7 +145,7 @@ def test_large_means(run, generator, shape):
 
 
 def test_large_arguments_and_nan(run, generator):
-    v, b, c, grad, x, scale, shift, groups = make(generator, (4, 6, 35, 3, 4), torch.float32)
+    v, b, c, grad, x, scale, shift, groups = make(generator, (2, 6, 35, 3, 2), torch.float32)
     arguments = v, b, c, grad, x, 1000 * scale, 1000 * shift, groups, True, True
     found = run(poisoned, *arguments)
     assert_close(found, arguments)
@@ -159,7 +159,7 @@ def test_large_arguments_and_nan(run, generator):
 
 def test_any_strides(run, generator):
     """The bits of the same numbers laid out plainly, or as x: results have the strides of a dense x."""
-    v, b, c, grad, x, scale, shift, groups = make(generator, (4, 6, 35, 3, 2), torch.float32)
+    v, b, c, grad, x, scale, shift, groups = make(generator, (2, 6, 35, 3, 2), torch.float32)
     options = groups, True, True
     plain = run(poisoned, v, b, c, grad, x, scale, shift, *options)
     views = [
