@@ -76,7 +76,8 @@ def arguments(
             continue
         types[argument] = _POINTERS[dtype] if argument in _LIKE_X else wide
         attributes[(index,)] = _ALIGNED
-    return constants, types, {"num_warps": tiles.warps}, attributes
+    options = {"num_warps": tiles.warps, "enable_fp_fusion": True}
+    return constants, types, options, attributes
 
 
 def cases(every_flag: bool = False) -> dict[str, tuple[Any, ...]]:

@@ -110,6 +110,10 @@ def double_backward_kernel(
     weight = of_scale * groups * WIDTH + channel
     a = load(scale, weight, real, dtype)
     offset = load(shift, weight, real, dtype)
+    if b is not None:
+        b_own = load(b, weight, real, dtype)
+    if c is not None:
+        c_own = load(c, weight, real, dtype)
     scale_sum = no_sum(ROWS, CHANNELS, POSITIONS, STEPS, dtype)
     shift_sum = no_sum(ROWS, CHANNELS, POSITIONS, STEPS, dtype)
     for step in range(STEPS):
@@ -127,12 +131,12 @@ def double_backward_kernel(
         # what of the derivative of z, and of the cotangent of h, is not by v
         moved = tl.zeros([ROWS, CHANNELS, POSITIONS], dtype)
         if b is not None:
-            moved += load(b, weight, real, dtype) * h
+            moved += b_own * h
         if c is not None:
-            moved += load(c, weight, real, dtype)
+            moved += c_own
         to_h = tl.zeros([ROWS, CHANNELS, POSITIONS], dtype)
         if b is not None:
-            to_h += u * load(b, weight, real, dtype)
+            to_h += u * b_own
         if STAGE == "sums":
             fixed = e * moved * a + to_h
             _store_sums(sums, parts, row, groups, group, part, vs, h, w, e, a, fixed)
@@ -149,11 +153,11 @@ def double_backward_kernel(
                 level = tl.zeros([ROWS, 1, 1], dtype)
             t = r * (vs - level - h * along_v)
             moved += a * t
-            tl.store(to_grad + where, (slope * moved).to(to_grad.dtype.element_ty), mask=inside)
             q = e * moved
-            to_h += q * a - r * (along_v * w + along_w * vs)
             scale_sum += summand(q * h + u * t, STEPS)
             shift_sum += summand(q, STEPS)
+            tl.store(to_grad + where, (slope * moved).to(to_grad.dtype.element_ty), mask=inside)
+            to_h += q * a - r * (along_v * w + along_w * vs)
             if STAGE == "apply":
                 plain, along = _sums_after(sums, row, groups, group, r, level, along_v, along_w)
             else:

@@ -168,4 +168,5 @@ def launch(
                 *(*tensors, sums, numbers(x), shared, groups, positions, *rest),
                 **constants(kernel, stage, tiles, width, centred, silu),
                 num_warps=tiles.warps,
+                enable_fp_fusion=True,
             )
