@@ -3,6 +3,7 @@
 A group that fits the registers of a program is held there: every array goes through memory once, and small
 groups of rows that share a scale are taken together. A larger one is cut into parts, one to a program, in two
 launches: sums of every part, then the rest, which reads the arrays again, from the cache where they fit it.
+Between them torch adds the parts' sums up, except forward's, which every program puts together by itself.
 Looping over the parts in one program would spare a launch, but 32 programs (batch 4, 8 groups) leave three
 quarters of a large GPU idle, and as many large groups as run at once are more than its cache either way.
 """

@@ -2,9 +2,10 @@
 
 Of N C S numbers of k bytes each, memory moves 2 k N C S bytes forward (x; y), 3 k N C S backward (grad, x;
 to_x) and 5 k N C S in double backward (to_x, grad, x; to_grad, second) where groups are held in registers.
-Where one has more than 8192 numbers, what is read is read twice: 3, 5 and 8 k N C S, the second time from the
-cache as far as it reaches. What else there is, per channel of a block of rows or per part of a group, is a
-few percent. No atomics: sums have one order, which is the shapes' alone.
+Where a group, its sizes rounded up to powers of two, has more than 8192 numbers (4096 in double backward, a
+quarter of float64), what is read is read twice: 3, 5 and 8 k N C S, the second time from the cache as far as
+it reaches. Partial sums of the gradients of scale and shift, and of parts of groups, are a few percent more.
+No atomics: sums have one order, which the shapes alone decide.
 """
 
 from __future__ import annotations

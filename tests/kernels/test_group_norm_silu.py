@@ -124,7 +124,7 @@ def test_several_rows_in_a_program(run, generator, shape):
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 35, 3, 2), (1, 6, 1500, 1, 1)], ids=str)
-@pytest.mark.parametrize("absent", [(1,), (2,), (1, 2)])
+@pytest.mark.parametrize("absent", [(1,), (2,)])
 def test_absent_cotangents(run, generator, shape, absent):
     arguments = [*make(generator, shape, torch.float32), True, True]
     for index in absent:
@@ -192,7 +192,7 @@ def test_empty(run, generator, shape):
         torch.testing.assert_close(ours, wanted, rtol=0.0, atol=0.0, equal_nan=True)
 
 
-@pytest.mark.parametrize("shape", [(40, 96, 1, 1, 2), (1, 6, 1500, 1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(40, 96, 1, 1, 2), (1, 3, 1500, 1, 1)], ids=str)
 def test_deterministic(run, generator, shape):
     arguments = *make(generator, shape, torch.bfloat16), True, True
     for one, other in zip(
