@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from bench import compile_attention, compile_mlp
+from bench import compile_attention, compile_mlp, compile_norm
 from edmfast.kernels import _resample_large as large
 from edmfast.kernels import noise, potential, propagate, resample, weigh
 from edmfast.kernels._tiles import tiling
@@ -107,8 +107,8 @@ CASES |= {
     for name, kernel in _POTENTIAL.items()
     for dtype, elements in (("fp32", 2), ("fp32", 64), ("fp64", 12_288))
 }
-CASES |= {name: Case(*case) for name, case in compile_attention.cases().items()}
-CASES |= {name: Case(*case) for name, case in compile_mlp.cases().items()}
+for _stem in (compile_attention, compile_mlp, compile_norm):
+    CASES |= {name: Case(*case) for name, case in _stem.cases().items()}
 
 
 def compiled(case: str, capability: int) -> Any:
