@@ -11,9 +11,19 @@ from edmfast.kernels._mlp_forward import forward_kernel
 from edmfast.kernels.mlp_potential import configuration
 
 _POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
-_STATES = ("x", "coefficients", "energy", "field", "grad_energy", "grad_field", "to_x", "to_numbers")
-NETWORKS = [(2, 64, 3), (64, 128, 4), (40, 32, 8), (256, 256, 8)]
-"""Elements, width and depth: a toy, the network of the benchmarks, a narrow one, and the largest there is."""
+_STATES = (
+    "x",
+    "coefficients",
+    "energy",
+    "field",
+    "grad_energy",
+    "grad_field",
+    "to_x",
+    "to_numbers",
+)
+NETWORKS = [(2, 64, 3), (64, 128, 4), (30, 32, 8), (39, 100, 5), (256, 256, 8)]
+"""Elements, width and depth: a toy, the network of the benchmarks, a narrow one, one that needs masks, and the
+largest there is."""
 
 
 def arguments(
@@ -45,5 +55,9 @@ def cases() -> dict[str, tuple[Any, ...]]:
                 constants, *rest = arguments(kernel, dtype, *sizes)
                 found[key] = (kernel, constants, *rest)
                 if dtype == torch.float32:
-                    found[f"{name} tf32 {shape}"] = (kernel, constants | {"PRECISION": "tf32"}, *rest)
+                    found[f"{name} tf32 {shape}"] = (
+                        kernel,
+                        constants | {"PRECISION": "tf32"},
+                        *rest,
+                    )
     return found

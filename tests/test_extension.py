@@ -78,7 +78,8 @@ from edmfast.reference.noise import noise
 has = torch._C._dispatch_has_kernel_for_dispatch_key
 names = [
     *("attention", "attention_backward", "attention_double_backward", "group_norm_silu"),
-    *("group_norm_silu_backward", "group_norm_silu_double_backward", "noise", "potential"),
+    *("group_norm_silu_backward", "group_norm_silu_double_backward", "mlp_potential"),
+    *("mlp_potential_backward", "noise", "potential"),
     *("potential_assemble", "potential_assemble_backward", "potential_backward"),
     *("potential_double_backward", "propagate", "score_gram", "systematic_resample"),
     "weigh_and_resample",
@@ -119,6 +120,8 @@ def test_triton_stands_in_for_a_missing_cuda_library(reference):
             "group_norm_silu",
             "group_norm_silu_backward",
             "group_norm_silu_double_backward",
+            "mlp_potential",
+            "mlp_potential_backward",
             "noise",
             "potential",
             "potential_assemble",

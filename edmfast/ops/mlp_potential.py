@@ -41,12 +41,6 @@ class Perceptron(NamedTuple):
     """[d]"""
 
 
-_INPUTS = (
-    "Tensor x, Tensor coefficients, Tensor[] shifts, Tensor[] entry, Tensor[] entry_bias, Tensor[] layers, "
-    "Tensor[] exit, Tensor[] exit_bias"
-)
-
-
 def _fake(
     x: Tensor, coefficients: Tensor, shifts: list[Tensor], entry: list[Tensor], *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,14 +71,17 @@ def _fake_backward(
 
 
 _extension.define(
-    f"mlp_potential({_INPUTS}, bool save) -> (Tensor, Tensor, Tensor)",
+    "mlp_potential(Tensor x, Tensor coefficients, Tensor[] shifts, Tensor[] entry, Tensor[] entry_bias, "
+    "Tensor[] layers, Tensor[] exit, Tensor[] exit_bias, bool save) -> (Tensor, Tensor, Tensor)",
     reference.mlp_potential,
     _fake,
     triton="mlp_potential",
 )
 _extension.define(
-    f"mlp_potential_backward(Tensor grad_energy, Tensor grad_field, {_INPUTS}, Tensor saved, bool inputs, "
-    "bool weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "mlp_potential_backward(Tensor grad_energy, Tensor grad_field, Tensor x, Tensor coefficients, "
+    "Tensor[] shifts, Tensor[] entry, Tensor[] entry_bias, Tensor[] layers, Tensor[] exit, Tensor[] exit_bias, "
+    "Tensor saved, bool inputs, bool weights) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference.mlp_potential_backward,
     _fake_backward,
     triton="mlp_potential",
