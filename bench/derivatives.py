@@ -34,10 +34,38 @@ class Case(NamedTuple):
     shapes: Sequence[tuple[int, ...]]
     ours: Callable[..., tuple[Tensor, ...]]
     plain: Callable[..., tuple[Tensor, ...]]
+    dtypes: Sequence[torch.dtype] = DTYPES
+    """That all its inputs may have."""
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
     return (torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1) @ v,)
+
+
+def _small(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    """Of a third of what is drawn: a third derivative of products of eight inputs is then no larger than they."""
+    return lambda *given: function(*(tensor / 3 for tensor in given))
+
+
+def _perceptron(x: Tensor, numbers: Tensor, shifts: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    entry, bias, layer, exit, exit_bias = weights
+    network = ops.Perceptron(entry, bias, [layer], exit, exit_bias)
+    return ops.mlp_potential(x, numbers, shifts, network)
+
+
+def _plain_perceptron(
+    x: Tensor, numbers: Tensor, shifts: Tensor, *weights: Tensor
+) -> tuple[Tensor, ...]:
+    entry, bias, layer, exit, exit_bias = weights
+    c, w, a, b = numbers.unsqueeze(2).unbind(1)
+    y = c * x
+    hidden = y @ entry.T + bias
+    z = hidden @ layer.T + shifts
+    h = (hidden + functional.silu(z)) @ exit.T + exit_bias
+    with torch.enable_grad():
+        f = w[:, 0] * (h * y).sum(1)
+        (slope,) = torch.autograd.grad(f.sum(), y, create_graph=True)
+    return 0.5 * y.square().sum(1) - f, a * slope + b * y
 
 
 CASES = {
@@ -55,6 +83,12 @@ CASES = {
         [(3, 5, 8), (3, 8), (3, 8)],
         lambda x, s, t: (ops.layer_norm(x, scale=s, shift=t),),
         lambda x, s, t: (functional.layer_norm(x, (8,)) * (1 + s[:, None]) + t[:, None],),
+    ),
+    "mlp_potential": Case(
+        [(5, 4), (5, 4), (5, 8), (8, 4), (8,), (8, 8), (4, 8), (4,)],
+        _small(_perceptron),
+        _small(_plain_perceptron),
+        (torch.float64, torch.float32),
     ),
     "potential": Case([(6, 37), (6, 37), (6,)], ops.potential, reference.potential),
     "potential_assemble": Case(
@@ -142,6 +176,9 @@ def row(name: str, before: Sequence[str]) -> list[str]:
     for device in DEVICES:
         for dtype in DTYPES:
             old = before[len(cells)] if len(before) > len(cells) else UNTRIED
+            if dtype not in CASES[name].dtypes:
+                cells.append("no")
+                continue
             here = device == "cpu" or torch.cuda.is_available()
             orders = right_orders(name, dtype, device) if here else None
             cells.append(old if orders is None else "all" if orders == MOST else str(orders))

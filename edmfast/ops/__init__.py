@@ -2,6 +2,7 @@
 
 from edmfast.ops.attention import attention
 from edmfast.ops.group_norm_silu import group_norm, layer_norm, rms_norm
+from edmfast.ops.mlp_potential import Perceptron, mlp_potential, mlp_potentials
 from edmfast.ops.noise import rng_state, standard_normal
 from edmfast.ops.potential import potential, potential_assemble
 from edmfast.ops.propagate import propagate
@@ -11,11 +12,14 @@ from edmfast.ops.score_gram import score_gram
 from edmfast.ops.weigh import Weights, weigh_and_resample
 
 __all__ = [
+    "Perceptron",
     "Resampled",
     "Weights",
     "attention",
     "group_norm",
     "layer_norm",
+    "mlp_potential",
+    "mlp_potentials",
     "potential",
     "potential_assemble",
     "propagate",
