@@ -27,11 +27,16 @@ largest there is."""
 
 
 def arguments(
-    kernel: Any, dtype: torch.dtype, elements: int, width: int, depth: int
+    kernel: Any,
+    dtype: torch.dtype,
+    elements: int,
+    width: int,
+    depth: int,
+    precision: str | None = None,
 ) -> tuple[dict[Any, Any], dict[str, Any], dict[str, Any], dict[Any, Any]]:
     """(constants, types, options, attributes) of a compilation."""
     name = kernel.__name__.removesuffix("_kernel")
-    constants, options = configuration(name, dtype, elements, width, depth)
+    constants, options = configuration(name, dtype, elements, width, depth, precision)
     constants |= {"SHARED_NUMBERS": True, "SHARED_SHIFTS": name == "forward"}
     types: dict[str, Any] = {}
     attributes: dict[Any, Any] = {}
@@ -50,14 +55,11 @@ def cases() -> dict[str, tuple[Any, ...]]:
         name = "mlp " + kernel.__name__.removesuffix("_kernel")
         for sizes in NETWORKS:
             shape = "x".join(map(str, sizes))
-            for dtype in (torch.bfloat16, torch.float32):
-                key = f"{name} {str(dtype).removeprefix('torch.')} {shape}"
-                constants, *rest = arguments(kernel, dtype, *sizes)
-                found[key] = (kernel, constants, *rest)
-                if dtype == torch.float32:
-                    found[f"{name} tf32 {shape}"] = (
-                        kernel,
-                        constants | {"PRECISION": "tf32"},
-                        *rest,
-                    )
+            for title, dtype, precision in (
+                ("bfloat16", torch.bfloat16, None),
+                ("float32", torch.float32, None),
+                ("tf32", torch.float32, "tf32"),
+            ):
+                case = kernel, *arguments(kernel, dtype, *sizes, precision)
+                found[f"{name} {title} {shape}"] = case
     return found

@@ -7,6 +7,7 @@ a kernel spills or no CUDA library is there.
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,21 +63,39 @@ def usage_of(binary: Path, tool: str) -> Iterator[Usage]:
             yield Usage(architecture, kernel, registers, stack + local, shared)
 
 
-def triton_usage(tool: str) -> Iterator[Usage]:
-    """Every Triton kernel; all its shared memory is dynamic, so it comes from the compiler."""
-    from bench.compile_cases import CASES, compiled
+def usage_of_case(case: str, capability: int) -> tuple[Usage, int]:
+    """(what a Triton kernel takes, warps of a block), compiled anew; all its shared memory is dynamic, so that
+    comes from the compiler."""
+    from bench.compile_cases import compiled
 
+    tool = cuobjdump()
+    assert tool is not None
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["TRITON_CACHE_DIR"] = folder
+        result = compiled(case, capability)
         binary = Path(folder) / "kernel.cubin"
-        for capability in CAPABILITIES:
-            for case in CASES:
-                result = compiled(case, capability)
-                binary.write_bytes(result.asm["cubin"])
-                for found in usage_of(binary, tool):
-                    name = f"sm_{capability}"
-                    yield found._replace(
-                        architecture=name, kernel=f"triton {case}", shared=result.metadata.shared
-                    )
+        binary.write_bytes(result.asm["cubin"])
+        (found,) = usage_of(binary, tool)
+    usage = found._replace(
+        architecture=f"sm_{capability}", kernel=f"triton {case}", shared=result.metadata.shared
+    )
+    return usage, result.metadata.num_warps
+
+
+def compilers() -> ProcessPoolExecutor:
+    """Processes to compile in, one for each core."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context)
+
+
+def triton_usage() -> Iterator[Usage]:
+    """Every Triton kernel on both architectures."""
+    from bench.compile_cases import CASES
+
+    jobs = [(case, capability) for capability in CAPABILITIES for case in CASES]
+    with compilers() as pool:
+        for usage, _ in pool.map(usage_of_case, *zip(*jobs, strict=True)):
+            yield usage
 
 
 def readable(names: Sequence[str]) -> list[str]:
@@ -98,7 +118,7 @@ def main() -> int:
     if not found:
         print("compile_report: no CUDA library was built", file=sys.stderr)
     if importlib.util.find_spec("triton") is not None:
-        found += triton_usage(tool)
+        found += triton_usage()
     print(f"{'':7} {'registers':>9} {'spilled':>7} {'shared':>7}  kernel")
     for row, name in zip(found, readable([row.kernel for row in found]), strict=True):
         print(

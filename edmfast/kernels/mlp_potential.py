@@ -13,7 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
-from edmfast.kernels._attention_blocks import precision
+from edmfast.kernels._attention_blocks import precision as precision_of
 from edmfast.kernels._mlp_backward import backward_kernel
 from edmfast.kernels._mlp_forward import forward_kernel
 from edmfast.reference import mlp_potential as reference
@@ -50,9 +50,15 @@ def fits(dtype: torch.dtype, elements: int, width: int, depth: int) -> bool:
 
 
 def configuration(
-    kernel: str, dtype: torch.dtype, elements: int, width: int, depth: int
+    kernel: str,
+    dtype: torch.dtype,
+    elements: int,
+    width: int,
+    depth: int,
+    precision: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """(constants of a kernel, options of its launch), for weights of a dtype."""
+    """(constants of a kernel, options of its launch), for weights of a dtype; precision as torch's by default."""
+    precision = precision or precision_of(dtype)
     padded_state, padded = (max(16, triton.next_power_of_2(n)) for n in (elements, width))
     constants: dict[str, Any] = {
         "D": elements,
@@ -60,14 +66,15 @@ def configuration(
         "DEPTH": depth,
         "PADDED_D": padded_state,
         "PADDED_W": padded,
-        "PRECISION": precision(dtype),
+        "PRECISION": precision,
     }
     tiles = _tiles(kernel, dtype == torch.float32, max(padded, padded_state))
     # masks of more than a few columns take registers
     masked = padded != width or (padded_state != elements and padded_state > 16)
     rows = max(16, tiles.rows // 2) if masked else tiles.rows
     constants |= {"ROWS": rows, "CHUNK": tiles.chunk}
-    return constants, {"num_warps": tiles.warps, "num_stages": tiles.stages}
+    stages = 2 if precision == "tf32" else tiles.stages
+    return constants, {"num_warps": tiles.warps, "num_stages": stages}
 
 
 def _tiles(kernel: str, single: bool, padded: int) -> Tiles:
