@@ -34,16 +34,11 @@ struct NormGroup {
   T *to_grad = nullptr, *space = nullptr;
 };
 
-template <class T>
-EDMFAST_HD T sigmoid(T z) {
-  return T{1} / (T{1} + exp_minus(z));
-}
-
 // First and second derivative of silu, or of z itself.
 template <bool kSilu, class T>
 EDMFAST_HD void slopes(T z, T& slope, T& bend) {
   if constexpr (kSilu) {
-    const T e = exp_minus(z), s = T{1} / (T{1} + e), rest = e * s;
+    const T e = exp_minus(z), s = reciprocal(T{1} + e), rest = e * s;
     slope = s * (T{1} + z * rest);
     bend = s * rest * (T{2} + z * (rest - s));
   } else {

@@ -18,7 +18,7 @@ EDMFAST_HD void activate_body(T* __restrict h, T* z, T* slope, const T* shifts, 
 #pragma omp simd
     for (int64_t k = 0; k < n; ++k) {
       const T v = kept[k] + shift[k];
-      const T s = T{1} / (T{1} + exp_minus(v));
+      const T s = sigmoid(v);
       to[k] += v * s;
       kept[k] = v;
       to_slope[k] = s + v * s * (T{1} - s);
@@ -34,7 +34,7 @@ EDMFAST_HD void advance_body(const T* __restrict z, T* __restrict m, const T* __
                              T* __restrict p, T* __restrict r, int64_t n) {
 #pragma omp simd
   for (int64_t k = 0; k < n; ++k) {
-    const T s = T{1} / (T{1} + exp_minus(z[k])), rest = s * (T{1} - s), slope = s + z[k] * rest;
+    const T s = sigmoid(z[k]), rest = s * (T{1} - s), slope = s + z[k] * rest;
     const T bend = rest * (T{2} + z[k] * (T{1} - (s + s)));
     next[k] = h[k] + z[k] * s;
     next_along[k] = along[k] + slope * m[k];
