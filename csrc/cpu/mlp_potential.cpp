@@ -127,7 +127,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_p
            empty_cpu({s.models, s.d, s.width}, dtype),
            empty_cpu({s.models, s.d}, dtype)};
   }
-  const Blocks blocks(s.batch, std::max<int64_t>(256, block_rows(s.batch, kParts / 2)));
+  // half as many rows as on the way there: twice as much of them is held
+  const Blocks blocks(s.batch, std::clamp<int64_t>(block_rows(s.batch, kParts / 2), kBlock / 4, kBlock / 2));
   const int64_t parts = std::min(blocks.count, kParts);
   by_type(x, [&](auto sample) {
     using T = decltype(sample);

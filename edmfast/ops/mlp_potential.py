@@ -121,18 +121,24 @@ def _backward(ctx: Any, e: Tensor | None, v: Tensor | None, _: None) -> tuple[An
     nothing = _no_slopes(ctx)
     if e is None and v is None:
         return *nothing, None
-    x, models = ctx.saved_tensors[0], ctx.counts[2]
+    kept = _kept(ctx)
+    x, models = kept[0], ctx.counts[2]
     e = x.new_zeros(models, len(x)) if e is None else e
     v = x.new_zeros(models, *x.shape) if v is None else v
-    inputs, weights = (
-        any(_flat(part)) for part in (ctx.needs_input_grad[:2], ctx.needs_input_grad[2:])
-    )
-    found = torch.ops.edmfast.mlp_potential_backward(e, v, *_kept(ctx), inputs, weights)
+    inputs = any(map(_asked, ctx.needs_input_grad[:2], ctx.next_functions[:2]))
+    weights = any(_flat(ctx.needs_input_grad[2:]))
+    found = torch.ops.edmfast.mlp_potential_backward(e, v, *kept, inputs, weights)
     lists = nothing[2:]
     if weights:
         lists = [[*stacked.unbind(0)] for stacked in found[2:]]
         lists[3] = [layer for model in lists[3] for layer in model.unbind(0)]
     return *(found[:2] if inputs else (None, None)), *lists, None
+
+
+def _asked(needed: bool, function: tuple[Any, int]) -> bool:
+    """Whether this run of autograd goes on to an input. In training x requires grad, or there would be no score to
+    differentiate, and nobody asks for its gradient."""
+    return needed and bool(torch._C._will_engine_execute_node(function[0]))
 
 
 def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
@@ -230,6 +236,8 @@ def mlp_potentials(
     layers = [layer for middle in middles for layer in middle]
     given = (flat, coefficients, [*shifts], entry, entry_bias, layers, exit, exit_bias)
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in _flat(given))
+    if save:  # of leaves autograd does not tell whether they are asked for
+        given = (flat.view_as(flat), coefficients.view_as(coefficients), *given[2:])
     energies, fields, _ = torch.ops.edmfast.mlp_potential(*given, save)
     if missing:
         fields = fields[..., :elements]

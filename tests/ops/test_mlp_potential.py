@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.utils.checkpoint
 
 from edmfast.ops.mlp_potential import Perceptron, mlp_potential, mlp_potentials
 
@@ -130,6 +131,37 @@ def test_a_network_given_twice_gets_both_derivatives():
     found = [torch.autograd.grad(sum(t.square().sum() for t in f(x, numbers, shifts, twice)), inputs)
              for f in (mlp_potentials, by_autograd)]  # fmt: skip
     for ours, truth in zip(*found, strict=True):
+        close(ours, truth, DOUBLE, 2000)
+
+
+def test_whatever_is_asked_for_is_given():
+    """By backward() with and without inputs, of leaves and others, under checkpoints, twice from one graph."""
+    x, numbers, shifts, networks = draw((2, 40, 3, 8, 2))
+    inputs = leaves(x, numbers, shifts, networks)
+
+    def loss(function, x=x):
+        energies, fields = function(x, numbers, shifts, networks)
+        return energies.square().sum() + fields.square().sum()
+
+    wanted = torch.autograd.grad(loss(by_autograd), inputs)
+    exit = networks[0].exit
+    to_exit = next(w for t, w in zip(inputs, wanted, strict=True) if t is exit)
+    loss(mlp_potentials).backward()
+    for tensor, truth in zip(inputs, wanted, strict=True):
+        close(tensor.grad, truth, DOUBLE, 2000)
+        tensor.grad = None
+    loss(mlp_potentials).backward(inputs=[exit])
+    close(exit.grad, to_exit, DOUBLE, 2000)
+    assert x.grad is None
+    turned = x * 1.0
+    whole = loss(mlp_potentials, turned)
+    (slope,) = torch.autograd.grad(whole, exit, retain_graph=True)
+    close(slope, to_exit, DOUBLE, 2000)
+    (slope,) = torch.autograd.grad(whole, turned)
+    close(slope, wanted[0], DOUBLE, 2000)
+    again = torch.utils.checkpoint.checkpoint(loss, mlp_potentials, use_reentrant=False)
+    slopes = torch.autograd.grad(again, (x, numbers))
+    for ours, truth in zip(slopes, wanted, strict=False):
         close(ours, truth, DOUBLE, 2000)
 
 
