@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edmfast.models.together import Member, States
+from edmfast.models.together import Member, States, member_method
 
 
 class Conditioned(nn.Module):
@@ -47,7 +47,7 @@ class Conditioned(nn.Module):
 
     def member(self, states: States, **condition: Any) -> Member | None:
         """See `EnergyModel.member`."""
-        member_of = getattr(self.model, "member", None)
+        member_of = member_method(self.model)
         if member_of is None:
             return None
         found: Member | None = member_of(states, **self._bind(states.given, condition))

@@ -63,6 +63,15 @@ def evaluate_members(members: Sequence[Member]) -> tuple[Tensor, Tensor]:
     return mlp_potentials(members[0].x, coefficients, shifts, [m.network for m in members])
 
 
+def member_method(model: Any) -> Any:
+    """A model's `member`, where that is another way to its `energy_and_score`: None unless one class defines both
+    and nothing is put in their place, since who derives, patches or wraps a model may change its score alone."""
+    kind = type(model)
+    changed = {"member", "energy_and_score"} & getattr(model, "__dict__", {}).keys()
+    defined = "member" in kind.__dict__ and "energy_and_score" in kind.__dict__
+    return model.member if defined and not changed else None
+
+
 def energies_and_scores(
     models: Sequence[Any], x: Tensor, sigma: float | Tensor, condition: dict[str, Any]
 ) -> tuple[Tensor, Tensor] | None:
@@ -70,7 +79,7 @@ def energies_and_scores(
 
     With a graph where grad mode is on and x requires grad, as those of `EnergyModel.energy_and_score`.
     """
-    ask: list[Any] = [getattr(model, "member", None) for model in models]
+    ask: list[Any] = [member_method(model) for model in models]
     if None in ask or torch.is_inference_mode_enabled():
         return None
     members: list[Member] = []
