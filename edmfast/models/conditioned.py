@@ -45,8 +45,8 @@ class Conditioned(nn.Module):
         """(energy [B], score like x) under the bound condition."""
         return self._method("energy_and_score")(x, sigma, **self._bind(x, condition))
 
-    def member(self, states: States, **condition: Any) -> Member | None:
-        """See `EnergyModel.member`."""
+    def perceptron_member(self, states: States, **condition: Any) -> Member | None:
+        """See `EnergyModel.perceptron_member`."""
         member_of = member_method(self.model)
         if member_of is None:
             return None

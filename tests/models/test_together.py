@@ -230,3 +230,13 @@ def test_a_weight_that_is_no_parameter_is_used():
     del layer.weight
     layer.weight = weight
     torch.testing.assert_close(one.energy_and_score(x, 0.7), wanted)
+
+
+def test_a_target_may_have_attributes_of_any_name():
+    class Target:
+        exponent, member = 1.0, 3
+
+        def energy_and_score(self, x, sigma):
+            return x.sum(1), x
+
+    assert Product([Target(), model()]).energy_and_score(torch.randn(5, 8), 0.7)[0].shape == (5,)
