@@ -66,13 +66,14 @@ def backward_kernel(
     layers += model * DEPTH * W * W
     states = x + first * D
     grad_field += (model * batch + first) * D
-    half = batch * W
+    # in 64 bits: twice as many numbers for every layer may be more than 2^31
+    half, half_states = batch.to(tl.int64) * W, batch.to(tl.int64) * D
     left += 2 * half * model * DEPTH + first * W
     if right is not None:
         right += 2 * half * model * (DEPTH + 1) + first * W
         entry_left += 2 * half * model + first * W
-        entry_right += (2 * batch * model + first) * D
-        exit_left += (2 * batch * model + first) * D
+        entry_right += 2 * half_states * model + first * D
+        exit_left += 2 * half_states * model + first * D
     WIDER: tl.constexpr = PADDED_D if PADDED_D > PADDED_W else PADDED_W
     upper = scratch + (model * tl.num_programs(0) + tl.program_id(0)) * (2 * ROWS * WIDER)
     lower = upper + ROWS * WIDER
@@ -85,9 +86,9 @@ def backward_kernel(
     n = w * (turned - e * y)
     if right is not None:
         keep(entry_right, turned, D, PADDED_D, rest, ROWS)
-        keep(entry_right + batch * D, y, D, PADDED_D, rest, ROWS)
+        keep(entry_right + half_states, y, D, PADDED_D, rest, ROWS)
         keep(exit_left, w * y, D, PADDED_D, rest, ROWS)
-        keep(exit_left + batch * D, n, D, PADDED_D, rest, ROWS)
+        keep(exit_left + half_states, n, D, PADDED_D, rest, ROWS)
     put(upper, turned, PADDED_D, ROWS)
     put(lower, y, PADDED_D, ROWS)
     h = product(lower, entry, 1, D, D, W, PADDED_D, PADDED_W, ROWS, CHUNK, PRECISION)

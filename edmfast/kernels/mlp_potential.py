@@ -110,9 +110,10 @@ def mlp_potential(
         wide, wider = constants["PADDED_W"], max(constants["PADDED_W"], constants["PADDED_D"])
         scratch = entry[0].new_empty(models, programs, rows * (wider + depth * wide))
         shared = _shared(coefficients, shifts)
-        forward_kernel[programs, models](
-            *given, energy, field, scratch, batch, **constants, **shared, **options
-        )
+        with torch.cuda.device_of(x):
+            forward_kernel[programs, models](
+                *given, energy, field, scratch, batch, **constants, **shared, **options
+            )
     return energy, field, x.new_empty(0)
 
 
@@ -198,18 +199,19 @@ class _Backward:
         wider = max(constants["PADDED_W"], constants["PADDED_D"])
         scratch = entry.new_empty(models, blocks, 2 * constants["ROWS"] * wider)
         given = [t.contiguous() for t in (e, v, x, coefficients, shifts)]
-        backward_kernel[blocks, models](
-            *given,
-            entry,
-            *rest,
-            *(first if inputs else (None, None)),
-            *places,
-            scratch,
-            batch,
-            **constants,
-            **self.shared,
-            **options,
-        )
+        with torch.cuda.device_of(x):
+            backward_kernel[blocks, models](
+                *given,
+                entry,
+                *rest,
+                *(first if inputs else (None, None)),
+                *places,
+                scratch,
+                batch,
+                **constants,
+                **self.shared,
+                **options,
+            )
         found = first if inputs else []
         return found, self._gradients(*places) if weights else []
 

@@ -124,7 +124,7 @@ class EnergyModel(nn.Module):
         """
         self._compiled = CompiledMethods(self, mode)
 
-    def member(self, states: States, **condition: Any) -> Member | None:
+    def perceptron_member(self, states: States, **condition: Any) -> Member | None:
         """This energy and its score for `edmfast.models.together`: None unless its network is a perceptron that
         one operator can take as a whole. Recorded as grad mode says."""
         levels, scaling = states.scaled(self.sigma_data)

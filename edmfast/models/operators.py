@@ -1,8 +1,9 @@
-"""Whether edmfast's operators can do their work where the program is now."""
+"""Whether edmfast's operators can do their work where the program is now, and stand in for a module."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 
 def operators_work() -> bool:
@@ -12,4 +13,16 @@ def operators_work() -> bool:
         not torch.compiler.is_dynamo_compiling()
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch.autograd.forward_ad._current_level < 0
+    )
+
+
+def as_written(module: nn.Module) -> bool:
+    """Whether calling a module runs its class's forward and nothing else: no hooks, forward or backward, and no
+    other forward put in its place. An operator that stands in for the module would leave those out."""
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
     )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from edmfast.models.operators import operators_work
 from edmfast.models.preconditioning import Scaling, noise_levels, shared_scaling
 from edmfast.models.rows import pad_rows
 from edmfast.ops.mlp_potential import Perceptron, mlp_potentials
@@ -63,6 +64,16 @@ def evaluate_members(members: Sequence[Member]) -> tuple[Tensor, Tensor]:
     return mlp_potentials(members[0].x, coefficients, shifts, [m.network for m in members])
 
 
+def member_method(model: Any) -> Any:
+    """A model's `perceptron_member`, where that is another way to its `energy_and_score`: None unless one class
+    defines both and nothing is put in their place, since who derives, patches or wraps a model may change its
+    score alone."""
+    kind = type(model)
+    changed = {"perceptron_member", "energy_and_score"} & getattr(model, "__dict__", {}).keys()
+    defined = "perceptron_member" in kind.__dict__ and "energy_and_score" in kind.__dict__
+    return model.perceptron_member if defined and not changed else None
+
+
 def energies_and_scores(
     models: Sequence[Any], x: Tensor, sigma: float | Tensor, condition: dict[str, Any]
 ) -> tuple[Tensor, Tensor] | None:
@@ -70,8 +81,10 @@ def energies_and_scores(
 
     With a graph where grad mode is on and x requires grad, as those of `EnergyModel.energy_and_score`.
     """
-    ask: list[Any] = [getattr(model, "member", None) for model in models]
-    if None in ask or torch.is_inference_mode_enabled():
+    if not operators_work() or torch.is_inference_mode_enabled():
+        return None
+    ask: list[Any] = [member_method(model) for model in models]
+    if None in ask:
         return None
     members: list[Member] = []
     recorded = torch.is_grad_enabled() and x.requires_grad

@@ -78,6 +78,15 @@ def test_equals_the_reference(run, generator, size):
         torch.testing.assert_close(ours.double(), truth, rtol=0, atol=atol)
 
 
+def test_programs_that_take_several_blocks(run, generator):
+    size = (2, 300, 3, 20, 2, False, False)
+    constants, _ = kernels.configuration("forward", torch.float32, 3, 20, 2)
+    assert size[1] > 2 * constants["ROWS"] * kernels._programs(torch.empty(0))
+    for ours, truth in both(run, size, generator):
+        atol = 2e-5 * max(1.0, truth.abs().max().item())
+        torch.testing.assert_close(ours.double(), truth, rtol=0, atol=atol)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_halves_are_no_worse_than_the_formulas_in_halves(run, generator, dtype):
     size, nothing = (2, 37, 3, 20, 3, False, False), torch.empty(0)

@@ -167,3 +167,76 @@ def test_a_score_under_inference_mode_raises_as_that_of_one_model():
     target = Product([model(seed=1), model(seed=2)])
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
         target.energy_and_score(torch.randn(4, 8), 0.5)
+
+
+def _raised(energy_and_score):
+    def changed(*given, **condition):
+        energy, score = energy_and_score(*given, **condition)
+        return energy + 100, 2 * score
+
+    return changed
+
+
+class _Derived(EnergyModel):
+    def energy_and_score(self, x, sigma, **condition):
+        return _raised(super().energy_and_score)(x, sigma, **condition)
+
+
+class _Wrapper:
+    """Hands everything on to a model but its score."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.energy_and_score = _raised(inner.energy_and_score)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+def _changed(how):
+    one = model()
+    if how == "patched":
+        one.energy_and_score = _raised(one.energy_and_score)
+        return one
+    return _Derived(one.backbone) if how == "derived" else _Wrapper(one)
+
+
+@pytest.mark.parametrize("conditioned", [False, True])
+@pytest.mark.parametrize("how", ["derived", "patched", "wrapper"])
+def test_a_score_of_somebody_elses_is_asked_for(how, conditioned):
+    first, other, x = _changed(how), model(seed=1), torch.randn(5, 8)
+    if conditioned:
+        first = Conditioned(first, class_label=1)
+    energy, score = Product([first, other]).energy_and_score(x, 0.7)
+    (own, own_score), (rest, rest_score) = (m.energy_and_score(x, 0.7) for m in (first, other))
+    torch.testing.assert_close(energy, own + rest)
+    torch.testing.assert_close(score, own_score + rest_score)
+
+
+def test_backward_hooks_are_called_while_a_score_is_differentiated():
+    one, seen = model(), []
+    one.backbone.layers[0].register_full_backward_hook(lambda *given: seen.append(given))
+    _, score = one.energy_and_score(torch.randn(4, 8, requires_grad=True), 0.7)
+    seen.clear()
+    score.square().sum().backward()
+    assert seen
+
+
+def test_a_weight_that_is_no_parameter_is_used():
+    one, x = model(), torch.randn(4, 8)
+    wanted = one.energy_and_score(x, 0.7)
+    layer = one.backbone.layers[0]
+    weight = layer.weight.detach()
+    del layer.weight
+    layer.weight = weight
+    torch.testing.assert_close(one.energy_and_score(x, 0.7), wanted)
+
+
+def test_a_target_may_have_attributes_of_any_name():
+    class Target:
+        exponent, member = 1.0, 3
+
+        def energy_and_score(self, x, sigma):
+            return x.sum(1), x
+
+    assert Product([Target(), model()]).energy_and_score(torch.randn(5, 8), 0.7)[0].shape == (5,)

@@ -16,6 +16,7 @@ from torch import nn
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.embedding import Embedding
 from edmfast.models.backbones.linear import Linear
+from edmfast.models.operators import as_written
 from edmfast.models.rows import per_sample
 from edmfast.ops.mlp_potential import Perceptron, takes
 
@@ -88,17 +89,19 @@ class ResidualMLP(nn.Module):
         derivatives for states x: of a network without hooks that nobody has derived from, with a bias at both
         ends; on the CPU in the dtype of x with a width that needs no padding (see `Linear`), on a GPU of sizes
         that the kernels have, cast by an autocast."""
-        if type(self) is not ResidualMLP or not _as_written(self):
+        if type(self) is not ResidualMLP or not as_written(self):
             return None
         modules = self._modules  # attributes of modules take a microsecond each
         entry, middle, exit = modules["input"], modules["layers"], modules["output"]
         parts: list[Any] = [entry, *cast(nn.ModuleList, middle), exit]
-        if not all(type(part) is Linear and _as_written(part) for part in parts):
+        if not all(type(part) is Linear and as_written(part) for part in parts):
             return None
-        weights = [part._parameters["weight"] for part in parts]
-        biases = [part._parameters["bias"] for part in (parts[0], parts[-1])]
-        if any(bias is None for bias in biases) or math.prod(x.shape[1:]) != self.dim:
+        # a weight that somebody has made a plain attribute, as flattened parameters are, is no parameter here
+        found: list[Any] = [part._parameters.get("weight") for part in parts]
+        found += [part._parameters.get("bias") for part in (parts[0], parts[-1])]
+        if any(one is None for one in found) or math.prod(x.shape[1:]) != self.dim:
             return None
+        weights, biases = found[:-2], found[-2:]
         dtype, device = weights[0].dtype, x.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
@@ -109,8 +112,3 @@ class ResidualMLP(nn.Module):
                 return None
             weights, biases = ([t.to(dtype) for t in each] for each in (weights, biases))
         return Perceptron(weights[0], biases[0], weights[1:-1], weights[-1], biases[1])
-
-
-def _as_written(module: nn.Module) -> bool:
-    """Without hooks and without another forward put in its place."""
-    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)

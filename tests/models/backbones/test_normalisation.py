@@ -86,3 +86,12 @@ def test_under_autocast_a_norm_keeps_the_dtype_of_its_input():
     with torch.autocast("cpu", torch.bfloat16):
         assert group_norm(x, norm).dtype == torch.float32
         assert group_norm(x.bfloat16(), norm).dtype == torch.bfloat16
+
+
+def test_hooks_and_other_layers_are_called():
+    x, norm = torch.randn(3, 6, 4, 5, dtype=torch.float64), layer()
+    wanted = 2 * group_norm(x, norm)
+    handle = norm.register_forward_hook(lambda module, given, output: 2 * output)
+    torch.testing.assert_close(group_norm(x, norm), wanted)
+    handle.remove()
+    torch.testing.assert_close(group_norm(x, nn.Identity()), x)
