@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edmfast.models.together import Member, States, member_method
+from edmfast.models.together import Candidate, States, member_method
 
 
 class Conditioned(nn.Module):
@@ -45,12 +45,12 @@ class Conditioned(nn.Module):
         """(energy [B], score like x) under the bound condition."""
         return self._method("energy_and_score")(x, sigma, **self._bind(x, condition))
 
-    def perceptron_member(self, states: States, **condition: Any) -> Member | None:
+    def perceptron_member(self, states: States, **condition: Any) -> Candidate | None:
         """See `EnergyModel.perceptron_member`."""
         member_of = member_method(self.model)
         if member_of is None:
             return None
-        found: Member | None = member_of(states, **self._bind(states.given, condition))
+        found: Candidate | None = member_of(states, **self._bind(states.given, condition))
         return found
 
     def forward(

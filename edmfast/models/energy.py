@@ -14,7 +14,7 @@ arXiv 2502.12786 (inner-product energies distilled from a denoiser).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -33,7 +33,8 @@ from edmfast.models.preconditioning import (
 )
 from edmfast.models.rows import pad_rows, per_sample, shared_rows
 from edmfast.models.scale import ScaleTable
-from edmfast.models.together import Member, States
+from edmfast.models.together import Candidate, Member, States
+from edmfast.ops.mlp_potential import Perceptron
 
 __all__ = ["Denoiser", "EnergyModel", "expand_sigma"]
 
@@ -119,16 +120,25 @@ class EnergyModel(nn.Module):
 
         A graph is made at the first call of each method, which takes seconds for a perceptron and minutes
         for a U-Net. Where that fails the model is called eagerly, after one warning naming the reason.
+        A product of energies of perceptrons evaluates all of them in one, graphs or not.
         mode: of torch.compile, on a GPU only; "reduce-overhead" captures CUDA graphs. Training is compiled
         by `DistillConfig(compile=True)`, `smc.sample` by its own compile=True.
         """
         self._compiled = CompiledMethods(self, mode)
 
-    def perceptron_member(self, states: States, **condition: Any) -> Member | None:
+    def perceptron_member(self, states: States, **condition: Any) -> Candidate | None:
         """This energy and its score for `edmfast.models.together`: None unless its network is a perceptron that
         one operator can take as a whole. Recorded as grad mode says."""
-        levels, scaling = states.scaled(self.sigma_data)
-        return self._member(states.x, levels, scaling, states.padded(condition), _of_score)
+        network = self._perceptron(states.x, condition)
+        if network is None:
+            return None
+
+        def member() -> Member:
+            levels, scaling = states.scaled(self.sigma_data)
+            given = states.padded(condition)
+            return self._member(network, states.x, levels, scaling, given, _of_score)
+
+        return network, member
 
     def _call(
         self,
@@ -188,9 +198,10 @@ class EnergyModel(nn.Module):
         # what is not recorded as a whole must not be recorded in part, such as by a sigma with a graph
         with torch.set_grad_enabled(recorded):
             levels, scaling = shared_scaling(levels, x.shape[0], self.sigma_data)
-            member = self._member(x, levels, scaling, condition, coefficients)
-            if member is not None:
-                return member.evaluate()
+            network = self._perceptron(x, condition)
+            if network is not None:
+                given = network, x, levels, scaling, condition, coefficients
+                return self._member(*given).evaluate()
             y, weight = scaling.c_in * x, self._weight(x, levels, scaling).expand(x.shape[0])
             a, b = coefficients(levels.flatten(), scaling.c_in.flatten())
             energy, field = self._potential.energy_and_field(
@@ -198,25 +209,28 @@ class EnergyModel(nn.Module):
             )
             return energy, field(a, b)
 
+    def _perceptron(self, x: torch.Tensor, condition: dict[str, Any]) -> Perceptron | None:
+        """The network's weights, where one operator can take it as a whole."""
+        backbone = self.backbone
+        if not isinstance(backbone, ResidualMLP) or not condition.keys() <= {"class_label"}:
+            return None
+        return backbone.perceptron(x) if self._potential.has_operators() else None
+
     def _member(
         self,
+        network: Perceptron,
         x: torch.Tensor,
         levels: torch.Tensor,
         scaling: Scaling,
         condition: dict[str, Any],
         coefficients: Coefficients,
-    ) -> Member | None:
-        """What `_evaluate` asks for, where one operator can take the network as a whole."""
-        backbone = self.backbone
-        if not isinstance(backbone, ResidualMLP) or not condition.keys() <= {"class_label"}:
-            return None
-        network = backbone.perceptron(x) if self._potential.has_operators() else None
-        if network is None:
-            return None
+    ) -> Member:
+        """What `_evaluate` asks for, of a network that the operator takes."""
         batch, c_in = x.shape[0], scaling.c_in.flatten()
         a, b = coefficients(levels.flatten(), c_in)
         weight = self._weight(x, levels, scaling)
         numbers = torch.stack(torch.broadcast_tensors(c_in, weight, a, b), 1)
+        backbone = cast(ResidualMLP, self.backbone)
         shifts = backbone.shifts_of(scaling.c_noise.expand(batch), **condition)
         shifts = per_sample(shifts, batch).to(network.entry.dtype)
         return Member(x, numbers, shifts, network)

@@ -7,7 +7,7 @@ one job for all threads on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -56,6 +56,10 @@ class Member(NamedTuple):
         return energies[0], fields[0]
 
 
+Candidate = tuple[Perceptron, Callable[[], Member]]
+"""A network, and how to make the member: not before it is known that all the others fit."""
+
+
 def evaluate_members(members: Sequence[Member]) -> tuple[Tensor, Tensor]:
     """(E [K, B], fields [K, B, *shape]) of members with the same x, whose networks have one shape."""
     rows = max(member.shifts.shape[0] for member in members)
@@ -86,20 +90,19 @@ def energies_and_scores(
     ask: list[Any] = [member_method(model) for model in models]
     if None in ask:
         return None
-    members: list[Member] = []
+    candidates: list[Candidate] = []
     recorded = torch.is_grad_enabled() and x.requires_grad
     with torch.set_grad_enabled(recorded):
         states = States(x, sigma)
         for member_of in ask:
-            member = member_of(states, **condition)
-            if member is None or (members and _shape(member) != _shape(members[0])):
+            found: Candidate | None = member_of(states, **condition)
+            if found is None or (candidates and _shape(found[0]) != _shape(candidates[0][0])):
                 return None
-            members.append(member)
-        energies, scores = evaluate_members(members)
+            candidates.append(found)
+        energies, scores = evaluate_members([member() for _, member in candidates])
     batch = x.shape[0]
     return energies[:, :batch], scores[:, :batch]
 
 
-def _shape(member: Member) -> tuple[Any, ...]:
-    network = member.network
+def _shape(network: Perceptron) -> tuple[Any, ...]:
     return network.entry.shape, len(network.layers), network.entry.dtype
