@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.modules import module as everywhere
+
+_OF_ALL = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
 
 
 def operators_work() -> bool:
@@ -17,10 +25,11 @@ def operators_work() -> bool:
 
 
 def as_written(module: nn.Module) -> bool:
-    """Whether calling a module runs its class's forward and nothing else: no hooks, forward or backward, and no
-    other forward put in its place. An operator that stands in for the module would leave those out."""
+    """Whether calling a module runs its class's forward and nothing else: no hooks, its own or those of all
+    modules, and no other forward put in its place. What stands in for the module would leave those out."""
     return not (
-        module._forward_hooks
+        any(vars(everywhere)[name] for name in _OF_ALL)
+        or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks

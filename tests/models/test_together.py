@@ -213,6 +213,19 @@ def test_a_score_of_somebody_elses_is_asked_for(how, conditioned):
     torch.testing.assert_close(score, own_score + rest_score)
 
 
+def test_hooks_of_all_modules_are_called(calls):
+    one, x, seen = model(), torch.randn(40, 8), []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *given: seen.append(given))
+    try:
+        one.energy_and_score(x, 0.5)
+    finally:
+        handle.remove()
+    assert not calls
+    assert {given[0] for given in seen} >= {*one.backbone.layers, one.backbone}
+    one.energy_and_score(x, 0.5)
+    assert len(calls) == 1
+
+
 def test_backward_hooks_are_called_while_a_score_is_differentiated():
     one, seen = model(), []
     one.backbone.layers[0].register_full_backward_hook(lambda *given: seen.append(given))
