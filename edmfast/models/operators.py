@@ -6,13 +6,6 @@ import torch
 from torch import nn
 from torch.nn.modules import module as everywhere
 
-_OF_ALL = (
-    "_global_forward_hooks",
-    "_global_forward_pre_hooks",
-    "_global_backward_hooks",
-    "_global_backward_pre_hooks",
-)
-
 
 def operators_work() -> bool:
     """Not where torch's own tracer, a transform such as torch.func.grad or forward mode is at work: the
@@ -28,7 +21,10 @@ def as_written(module: nn.Module) -> bool:
     """Whether calling a module runs its class's forward and nothing else: no hooks, its own or those of all
     modules, and no other forward put in its place. What stands in for the module would leave those out."""
     return not (
-        any(vars(everywhere)[name] for name in _OF_ALL)
+        everywhere._global_forward_hooks
+        or everywhere._global_forward_pre_hooks
+        or everywhere._global_backward_hooks
+        or everywhere._global_backward_pre_hooks
         or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
