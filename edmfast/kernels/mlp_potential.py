@@ -20,7 +20,7 @@ from edmfast.reference import mlp_potential as reference
 
 WIDEST, DEEPEST = 256, 8
 _PROBE_ROWS = 1 << 17
-"""Rows at a time where only states have a gradient: what waits in memory is then 0.3 GB at most for 4 layers of
+"""Rows at a time where only states have a gradient: what waits in memory is then half a GB for 4 layers of
 128 in float32."""
 
 
