@@ -7,12 +7,10 @@ own, which has run a short sequence before. Exit status 1 where the goal is miss
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from bench import machine, memory
+from bench import memory
 
 LENGTHS = (2048, 4096, 8192)
 GOAL_AT, GOAL = 4096, 4.0
@@ -53,11 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if math is not None and length == GOAL_AT:
             reached = math / ours
         print(f"{length:7} {ours:9.0f} {against}")
-    if options.json:
-        facts = {"commit": machine.commit(), "versions": machine.versions(), "rows": rows}
-        Path(options.json).write_text(json.dumps(facts, indent=1) + "\n")
-    print(f"goal: {GOAL:g}x at {GOAL_AT}, {'met' if reached >= GOAL else 'missed'}")
-    return int(reached < GOAL)
+    return memory.verdict(rows, reached, GOAL, GOAL_AT, options.json)
 
 
 if __name__ == "__main__":

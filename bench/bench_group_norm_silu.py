@@ -111,11 +111,11 @@ def _case(
     shape: tuple[int, ...],
     norms: tuple[Norm, Norm],
     numbers: tuple[int, ...],
-    goals: tuple[float, float],
+    goal: float,
     channels_last: bool = False,
 ) -> Case:
-    """goals: against eager torch, and against the graph, which is a bound: it fuses the orders into each other,
-    which an operator for each of them cannot."""
+    """goal: against eager torch. The graph has a line of its own, wanted no faster than ours: it fuses the orders
+    into each other, which an operator for each of them cannot."""
     ours, plain = norms
     return Case(
         name=f"group_norm_silu/{name} {NAMES[order]} {'x'.join(map(str, shape))}",
@@ -128,8 +128,8 @@ def _case(
         },
         reference=partial(reference, plain, order),
         check=close(1e-3, 1e-3),
-        goal=goals[0],
-        goals={"compile": goals[1]},
+        goal=goal,
+        goals={"compile": 1.0},
         # x, y; grad, x, to_x; then grad, x and to_x's cotangent, and the cotangents of grad and x
         bytes=4 * torch.Size(shape).numel() * (2, 5, 10)[order],
     )
@@ -138,9 +138,9 @@ def _case(
 _GROUP, _LAYER = (ours_group, plain_group), (ours_layer, plain_layer)
 _IMAGE, _TOKENS = (32, 128, 32, 32), (16, 256, 384)
 CASES = [
-    _case("group", FORWARD, _IMAGE, _GROUP, (128,), (1.0, 0.8)),
-    _case("group", BACKWARD, _IMAGE, _GROUP, (128,), (1.0, 0.8)),
-    _case("group", DOUBLE, _IMAGE, _GROUP, (128,), (1.5, 1.0)),
-    _case("group, channels last,", DOUBLE, _IMAGE, _GROUP, (128,), (1.5, 1.0), channels_last=True),
-    _case("layer", DOUBLE, _TOKENS, _LAYER, (16, 384), (1.5, 1.0)),
+    _case("group", FORWARD, _IMAGE, _GROUP, (128,), 1.0),
+    _case("group", BACKWARD, _IMAGE, _GROUP, (128,), 1.0),
+    _case("group", DOUBLE, _IMAGE, _GROUP, (128,), 1.5),
+    _case("group, channels last,", DOUBLE, _IMAGE, _GROUP, (128,), 1.5, channels_last=True),
+    _case("layer", DOUBLE, _TOKENS, _LAYER, (16, 384), 1.5),
 ]

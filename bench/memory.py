@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from bench import machine
 
@@ -36,3 +40,15 @@ def peak(definition: str, size: int, small: int, *arguments: str) -> float:
         cwd=machine.ROOT,
     )
     return int(done.stdout) / 1024
+
+
+def verdict(
+    rows: Sequence[dict[str, Any]], reached: float, goal: float, at: int, path: str | None
+) -> int:
+    """Prints whether the ratio reached at a size meets the goal, and writes the rows to a file where one is named;
+    exit status."""
+    if path:
+        facts = {"commit": machine.commit(), "versions": machine.versions(), "rows": [*rows]}
+        Path(path).write_text(json.dumps(facts, indent=1) + "\n")
+    print(f"goal: {goal:g}x at {at}, {'met' if reached >= goal else 'missed'}")
+    return int(reached < goal)

@@ -7,12 +7,10 @@ double backward's cotangents and all results in it. Exit status 1 where the goal
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from bench import machine, memory
+from bench import memory
 
 BATCHES = (8, 32, 64)
 GOAL_AT, GOAL = 32, 1.5
@@ -56,11 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{batch:7} {ours:9.0f} {eager:9.0f} {eager / ours:5.1f}x")
         if batch == GOAL_AT:
             reached = eager / ours
-    if options.json:
-        facts = {"commit": machine.commit(), "versions": machine.versions(), "rows": rows}
-        Path(options.json).write_text(json.dumps(facts, indent=1) + "\n")
-    print(f"goal: {GOAL:g}x at {GOAL_AT}, {'met' if reached >= GOAL else 'missed'}")
-    return int(reached < GOAL)
+    return memory.verdict(rows, reached, GOAL, GOAL_AT, options.json)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ EDMFAST_HD double exp_minus(double x) {
 }
 
 // 1/x of a number from 1 to 2e30, in float by Newton's method from a guess that is right to an eighth, whose error
-// is squared three times: dividing takes as long as all the rest of a sigmoid. NaN stays NaN.
+// is squared three times: dividing takes as long as all the rest of a sigmoid.
 EDMFAST_HD float reciprocal(float x) {
   float r = bits_to_float(0x7EF311C3 - float_to_bits(x));
   r = r * (2.0f - x * r);
