@@ -116,6 +116,8 @@ def _without_energies(
         )
     terms = target.terms() if hasattr(target, "terms") else [(1.0, target)]
     exponents, models = zip(*terms, strict=True)
+    if any(float(getattr(model, "exponent", 1.0)) != 1.0 for model in models):
+        raise ValueError("weights from scores are for products of models whose own exponent is 1")
     if isinstance(asked, SuperDiff):
         common["exponent"] = 1.0  # a path of one diffusion, whatever the number of models
         return SuperDiffLaw(target, kernel=asked, told=SUPERPOSED_AND, models=models, **common)

@@ -100,8 +100,8 @@ class Particles:
         needed = {f.name for f in fields(cls) if f.default is MISSING} - {*_METADATA}
         if metadata.get("kind") != "particles" or not needed <= set(tensors) <= names:
             raise ValueError(f"{Path(path)} does not hold particles")
-        numbers: dict[str, Any] = {name: int(metadata[name]) for name in ("nfe", "seed")}
-        return cls(**numbers, law=str(metadata.get("law", "")), **tensors)
+        held: dict[str, Any] = {**tensors, "law": str(metadata.get("law", ""))}
+        return cls(**held, nfe=int(metadata["nfe"]), seed=int(metadata["seed"]))
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """ESS fraction and log-weight sd against sigma; returns the figure, saves it where asked.

@@ -12,8 +12,9 @@ Forward M = N(x + tau² b, v_M I), backward L = N(x_u, v_L I), S the target's sc
 
 With energies the weights are exact for each. For a Gaussian the matched kernels with the right kappa are the
 exact time reversal, and the weights do not vary. Without energies "feynman_kac" has weights of its own, and
-"superdiff" none: see `edmfast.smc.score_only` and `edmfast.smc.superdiff`. Sources: Karras et al. 2022, arXiv 2206.00364 (levels);
-Thornton et al. 2025, arXiv 2502.12786 (Feynman-Kac weights); second-order Tweedie formula for kappa.
+"superdiff" none: see `edmfast.smc.score_only` and `edmfast.smc.superdiff`. Sources: Karras et al. 2022,
+arXiv 2206.00364 (levels); Thornton et al. 2025, arXiv 2502.12786 (Feynman-Kac weights); second-order
+Tweedie formula for kappa.
 """
 
 from __future__ import annotations

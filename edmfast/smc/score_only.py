@@ -6,7 +6,9 @@ With scores s_i, exponents a_i, S' = sum_i a_i s_i and delta_t = tau²/2,
     log G = delta_t (|S'|² - sum_i a_i |s_i|²),
 
 the law of which tends to the product of the p_i^{a_i} as the steps go to zero, for any eta >= 0; at a given
-number of steps it is off by their first order. Annealing, guidance and products are the cases. Source: Skreta
+number of steps it is off by their first order. Annealing, guidance and products are the cases. Little noise makes
+few outliers for the weights to find: far out, where all s_i = -x/sigma², the weights have finite variance for
+eta > (A - 1)/A only. Source: Skreta
 et al. 2025, "Feynman-Kac correctors in diffusion", arXiv 2503.02819.
 """
 

@@ -89,6 +89,8 @@ def _add(digest: hashlib._Hash, name: str, value: Any) -> None:
         digest.update(f"{name} {value.__qualname__}".encode())
     else:
         digest.update(f"{name} {type(value).__name__}".encode())
+        if hasattr(value, "signature"):
+            digest.update(f"{name} {value.signature()}".encode())
         own = getattr(value, "__dict__", {})
         _add(digest, name, {key: entry for key, entry in own.items() if _tells(key)})
         if isinstance(value, nn.Module):
