@@ -2,6 +2,7 @@
 
 from edmfast.smc.calibrate import calibrate
 from edmfast.smc.calibration import Calibration
+from edmfast.smc.offsets import calibrate_offsets
 from edmfast.smc.particles import DegenerateWeightsWarning, Particles
 from edmfast.smc.proposals import Ancestral, CurvatureMatched, Euler, NoiseMatched, Proposal
 from edmfast.smc.sampler import sample
@@ -16,5 +17,6 @@ __all__ = [
     "Particles",
     "Proposal",
     "calibrate",
+    "calibrate_offsets",
     "sample",
 ]
