@@ -3,6 +3,7 @@
 from edmfast.smc.calibrate import calibrate
 from edmfast.smc.calibration import Calibration
 from edmfast.smc.make_law import MixedModelsWarning
+from edmfast.smc.offsets import calibrate_offsets
 from edmfast.smc.particles import DegenerateWeightsWarning, Particles
 from edmfast.smc.proposals import (
     Ancestral,
@@ -14,6 +15,7 @@ from edmfast.smc.proposals import (
     SuperDiff,
 )
 from edmfast.smc.sampler import sample
+from edmfast.smc.steer import Steered, steer
 
 __all__ = [
     "Ancestral",
@@ -26,7 +28,10 @@ __all__ = [
     "NoiseMatched",
     "Particles",
     "Proposal",
+    "Steered",
     "SuperDiff",
     "calibrate",
+    "calibrate_offsets",
     "sample",
+    "steer",
 ]

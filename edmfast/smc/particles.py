@@ -66,13 +66,17 @@ class Particles:
     def draw(self, seed: int | None = None) -> Tensor:
         """One particle per population, drawn with its weights: [P, *shape]. Draws of different
         populations are independent."""
+        index = self.draw_index(seed)
+        return self.x[torch.arange(len(self.x), device=self.x.device), index]
+
+    def draw_index(self, seed: int | None = None) -> Tensor:
+        """int64 [P]: which particle of each population `draw` takes."""
         key = self.seed if seed is None else seed
         state = rng_state(key, 0, self.x.device)
         point = uniform(state, len(self.x), stream=_DRAW_STREAM)
         cumulative = self.weights.cumsum(1)
         index = torch.searchsorted(cumulative, (point * cumulative[:, -1])[:, None], right=True)
-        index = index.clamp(max=self.x.shape[1] - 1)[:, 0]
-        return self.x[torch.arange(len(self.x), device=self.x.device), index]
+        return index.clamp(max=self.x.shape[1] - 1)[:, 0]
 
     def expectation(self, fn: Callable[[Tensor], Tensor]) -> Tensor:
         """Weighted mean of fn, which maps x [P, N, *shape] to [P, N, ...]; returns [P, ...]."""

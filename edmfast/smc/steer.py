@@ -99,9 +99,6 @@ def steer(
 
     (rewards,) = in_groups(call, [reward], [found.x], batch_size)
     rewards = rewards.double()
-    if method == "best_of_n":
-        index = rewards.argmax(1)
-    else:
-        index = found.draw_index()
+    index = rewards.argmax(1) if method == "best_of_n" else found.draw_index()
     row = torch.arange(prompts, device=index.device)
     return Steered(found.x[row, index], rewards[row, index], found, rewards)
