@@ -129,6 +129,7 @@ class Engine:
             nfe=len(self.levels),
             seed=self.seed,
             law=law.told,
+            first_population=law.first_population,
             survivors=state.survivors,
             ancestors=state.ancestors,
             log_densities=law.log_densities(moving.memory),

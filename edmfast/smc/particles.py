@@ -16,7 +16,7 @@ from edmfast.ops import rng_state
 from edmfast.reference.noise import uniform
 
 _DRAW_STREAM = 6
-_METADATA = ("nfe", "seed", "law")
+_METADATA = ("nfe", "seed", "law", "first_population")
 
 
 class DegenerateWeightsWarning(UserWarning):
@@ -33,7 +33,8 @@ class Particles:
     resampled bool [T, P]; log_weight_sd float64 [T, P]: standard deviation of the incremental log-weight
     that led to this level; unique_ancestors int64 [P]: starting particles with descendants at the end;
     degenerate int32 [P]: 1 NaN seen + 2 collapsed + 4 infinite; nfe: energy-and-score evaluations per
-    particle; law: what is known of the law that the weighted particles follow. survivors int64 [T, P]:
+    particle; law: what is known of the law that the weighted particles follow; first_population: counter
+    of population 0. survivors int64 [T, P]:
     starting particles with descendants after the decision at each level. Where asked for, ancestors int32
     [T, P, N]: the particle of each level that every slot takes on, the identity where nothing was resampled.
     log_densities float64 [P, N, M]: of each model along the path, where the law follows them.
@@ -51,6 +52,7 @@ class Particles:
     nfe: int
     seed: int
     law: str = ""
+    first_population: int = 0
     survivors: Tensor | None = None
     ancestors: Tensor | None = None
     log_densities: Tensor | None = None
@@ -73,7 +75,7 @@ class Particles:
         """int64 [P]: which particle of each population `draw` takes."""
         key = self.seed if seed is None else seed
         state = rng_state(key, 0, self.x.device)
-        point = uniform(state, len(self.x), stream=_DRAW_STREAM)
+        point = uniform(state, len(self.x), self.first_population, stream=_DRAW_STREAM)
         cumulative = self.weights.cumsum(1)
         index = torch.searchsorted(cumulative, (point * cumulative[:, -1])[:, None], right=True)
         return index.clamp(max=self.x.shape[1] - 1)[:, 0]
@@ -105,7 +107,9 @@ class Particles:
         if metadata.get("kind") != "particles" or not needed <= set(tensors) <= names:
             raise ValueError(f"{Path(path)} does not hold particles")
         held: dict[str, Any] = {**tensors, "law": str(metadata.get("law", ""))}
-        return cls(**held, nfe=int(metadata["nfe"]), seed=int(metadata["seed"]))
+        first = int(metadata.get("first_population", 0))
+        counts = int(metadata["nfe"]), int(metadata["seed"])
+        return cls(**held, nfe=counts[0], seed=counts[1], first_population=first)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """ESS fraction and log-weight sd against sigma; returns the figure, saves it where asked.
