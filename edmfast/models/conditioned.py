@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from edmfast.models.rows import for_rows, spread_rows
+from edmfast.models.scores import Exponent, exponent_of, has_energy
 from edmfast.models.together import Candidate, States, member_method
 
 
@@ -30,8 +32,12 @@ class Conditioned(nn.Module):
         self.condition = condition
 
     @property
-    def exponent(self) -> float:
-        return float(getattr(self.model, "exponent", 1.0))
+    def exponent(self) -> Exponent:
+        return exponent_of(self.model)
+
+    @property
+    def has_energy(self) -> bool:
+        return has_energy(self.model)
 
     def energy(
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
@@ -62,12 +68,10 @@ class Conditioned(nn.Module):
     def for_rows(self, start: int, stop: int, batch: int) -> Conditioned:
         """This model for samples start..stop - 1 of a batch that is evaluated in pieces."""
         part = {
-            name: _spread(name, value, start, stop, batch)
-            if isinstance(value, torch.Tensor) and value.dim() > 0
-            else value
+            name: spread_rows(name, value, start, stop, batch)
             for name, value in self.condition.items()
         }
-        return Conditioned(self.model, **part)
+        return Conditioned(for_rows(self.model, start, stop, batch), **part)
 
     def _method(self, name: str) -> Any:
         if not hasattr(self.model, name):
@@ -93,10 +97,3 @@ def _expand(name: str, value: float | torch.Tensor, x: torch.Tensor) -> torch.Te
     if value.shape[0] != batch:
         raise ValueError(f"{name} has {value.shape[0]} rows for a batch of {batch}")
     return value
-
-
-def _spread(name: str, value: torch.Tensor, start: int, stop: int, batch: int) -> torch.Tensor:
-    """Rows of value for samples start..stop - 1, each row serving batch/len(value) samples."""
-    if len(value) == 0 or batch % len(value):
-        raise ValueError(f"{name} has {len(value)} rows, which do not divide a batch of {batch}")
-    return value[torch.arange(start, stop, device=value.device) // (batch // len(value))]

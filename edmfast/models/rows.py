@@ -32,9 +32,19 @@ def unpadded() -> Iterator[None]:
 
 
 def for_rows(target: Any, start: int, stop: int, batch: int) -> Any:
-    """The target for samples start..stop - 1 of a batch: itself, unless it holds conditions."""
+    """The target for samples start..stop - 1 of a batch: itself, unless it holds numbers of its own for them."""
     split = getattr(target, "for_rows", None)
     return target if split is None else split(start, stop, batch)
+
+
+def spread_rows(name: str, value: Any, start: int, stop: int, batch: int) -> Any:
+    """Rows of a tensor [K, ...] for samples start..stop - 1, each row serving batch/K samples; anything that
+    has no rows as it is. ValueError unless K divides the batch."""
+    if not isinstance(value, torch.Tensor) or value.dim() == 0:
+        return value
+    if len(value) == 0 or batch % len(value):
+        raise ValueError(f"{name} has {len(value)} rows, which do not divide a batch of {batch}")
+    return value[torch.arange(start, stop, device=value.device) // (batch // len(value))]
 
 
 def _repeat_last(rows: torch.Tensor, missing: int) -> torch.Tensor:

@@ -2,8 +2,17 @@
 
 from edmfast.smc.calibrate import calibrate
 from edmfast.smc.calibration import Calibration
+from edmfast.smc.make_law import MixedModelsWarning
 from edmfast.smc.particles import DegenerateWeightsWarning, Particles
-from edmfast.smc.proposals import Ancestral, CurvatureMatched, Euler, NoiseMatched, Proposal
+from edmfast.smc.proposals import (
+    Ancestral,
+    CurvatureMatched,
+    Euler,
+    FeynmanKac,
+    NoiseMatched,
+    Proposal,
+    SuperDiff,
+)
 from edmfast.smc.sampler import sample
 
 __all__ = [
@@ -12,9 +21,12 @@ __all__ = [
     "CurvatureMatched",
     "DegenerateWeightsWarning",
     "Euler",
+    "FeynmanKac",
+    "MixedModelsWarning",
     "NoiseMatched",
     "Particles",
     "Proposal",
+    "SuperDiff",
     "calibrate",
     "sample",
 ]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import torch
 from torch import Tensor
 
-from edmfast.ops import Weights, rng_state, standard_normal, weigh_and_resample
+from edmfast.ops import Weights, rng_state, standard_normal
 from edmfast.smc.compiled import CompiledStep
-from edmfast.smc.evaluate import evaluate
+from edmfast.smc.exponent import like_population
 from edmfast.smc.particles import Particles
 from edmfast.smc.proposals import Step
 from edmfast.smc.state import State
-from edmfast.smc.step import Law, Mode, Moving, advance
+from edmfast.smc.step import Law, Mode, Moving, advance, decide
 
 _START_STREAM = 1
 
@@ -32,9 +31,11 @@ class Engine:
         device: torch.device,
         *,
         compile: bool = False,
+        genealogy: bool = False,
     ) -> None:
         self.law, self.levels, self.seed = law, levels, seed
         self.ess_threshold, self.sigma_range = ess_threshold, sigma_range
+        self.genealogy = genealogy
         # the state of the noise at every level, made once so that a step needs no fills
         self.rng = rng_state(seed, 0, device).repeat(len(levels), 1)
         self.rng[:, 1] = torch.arange(len(levels), device=device)
@@ -50,35 +51,32 @@ class Engine:
             stream=_START_STREAM,
             first_population=self.law.first_population,
         )
-        x = z * (sigma / math.sqrt(self.law.exponent))
-        found = evaluate(
-            self.law.target,
-            x,
-            sigma,
-            rng=self.rng[0],
-            probe=self.law.kernel.needs_curvature and len(self.levels) > 1,
-            first_population=self.law.first_population,
-            batch_size=self.law.batch_size,
-        )
-        squares = x.double().square().flatten(2).sum(2)
-        weights = weigh_and_resample(
-            Weights.start(populations, particles, x.device),
-            self.law.exponent * squares / (2 * sigma**2) - found.energy,
-            [],
-            [],
-            self.rng[0],
-            scheme=self.law.resampling,
-            ess_threshold=self._threshold(0),
-            first_population=self.law.first_population,
-        )
+        law = self.law
+        scale = like_population(law.exponent, z)
+        if isinstance(scale, Tensor):
+            scale = scale.to(z.dtype)
+        x = z * (sigma / scale**0.5)
+        probe = law.needs_curvature and len(self.levels) > 1
+        found = law.evaluate(x, sigma, self.rng[0], probe)
+        first, memory = law.start(x, sigma, found)
+        if law.rewards:
+            denoised = law.denoised(x, sigma, found.score, memory)
+            paid = law.rewards.pay(None, x, denoised, sigma, last=len(self.levels) == 1)
+            first, memory = first + law.rewards.total(paid), torch.cat([memory, paid], 2)
+        start = Weights.start(populations, particles, x.device)
+        mode = Mode(threshold=self._threshold(0), weigh=True, probe=probe)
+        weights = decide(law, start, (first, [], []), self.rng[0], mode)
         trace = torch.zeros(len(self.levels), populations, dtype=torch.float64, device=x.device)
         curvature = x.new_empty(0) if found.curvature is None else found.curvature
+        shape = (len(self.levels), populations, particles)
         state = State(
             index=0,
-            moving=Moving(x, found.energy, found.score, curvature, weights),
+            moving=Moving(x, found.energy, found.score, curvature, memory, weights),
             ess=trace,
             resampled=torch.zeros_like(trace, dtype=torch.bool),
             log_weight_sd=trace.clone(),
+            survivors=torch.zeros_like(trace, dtype=torch.int64),
+            ancestors=weights.ancestors.new_zeros(shape) if self.genealogy else None,
         )
         self._record(state)
         return state
@@ -90,7 +88,8 @@ class Engine:
         mode = Mode(
             threshold=self._threshold(i + 1),
             weigh=u >= self.sigma_range[0],
-            probe=self.law.kernel.needs_curvature and i + 2 < len(self.levels),
+            probe=self.law.needs_curvature and i + 2 < len(self.levels),
+            last=bool(self.law.rewards) and i + 2 == len(self.levels),
         )
         rng, next_rng = self.rng[i], self.rng[i + 1]
         state.moving = self.step(state.moving, Step(i, s, u), rng, next_rng, mode)
@@ -107,13 +106,16 @@ class Engine:
         weights = state.moving.weights
         state.ess[state.index], state.resampled[state.index] = weights.ess, weights.resampled
         state.log_weight_sd[state.index] = weights.increment_sd
+        roots = weights.root if self.law.resampling != "killing" else weights.root.sort(1).values
+        state.survivors[state.index] = 1 + (roots[:, 1:] != roots[:, :-1]).sum(1)
+        if state.ancestors is not None:
+            state.ancestors[state.index] = weights.ancestors
 
     def finish(self, state: State, levels: list[float]) -> Particles:
-        x, weights = state.moving.x, state.moving.weights
+        moving, law = state.moving, self.law
+        x, weights = moving.x, moving.weights
         if levels[-1] == 0:
-            x = x + (self.levels[-1] ** 2 / self.law.exponent) * state.moving.score
-        ordered = weights.root.sort(1).values
-        unique = 1 + (ordered.diff(dim=1) != 0).sum(1)
+            x = law.denoised(x, self.levels[-1], moving.score, moving.memory)
         return Particles(
             x=x,
             log_weights=weights.log_weights,
@@ -121,9 +123,13 @@ class Engine:
             ess=state.ess,
             resampled=state.resampled,
             log_weight_sd=state.log_weight_sd,
-            unique_ancestors=unique,
+            unique_ancestors=state.survivors[-1].clone(),
             degenerate=weights.degenerate,
             sigmas=torch.tensor(levels, dtype=torch.float64, device=x.device),
             nfe=len(self.levels),
             seed=self.seed,
+            law=law.told,
+            survivors=state.survivors,
+            ancestors=state.ancestors,
+            log_densities=law.log_densities(moving.memory),
         )

@@ -1,4 +1,4 @@
-"""Evaluates a target on all particles of all populations: energy, score and, if asked, curvature.
+"""Evaluates targets on all particles of all populations: energy, score and, if asked, curvature; or scores alone.
 
 The curvature of one particle is v·(grad S) v / (A d) with one Rademacher probe v (Hutchinson 1990),
 whose mean is tr(grad S)/(A d). On the CPU the network sees whole groups of populations, of a size that
@@ -7,6 +7,7 @@ depends on the number of particles only, so that a population has the same bits 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 
 from edmfast.models.rows import for_rows
+from edmfast.models.scores import score_of
 from edmfast.ops import standard_normal
+from edmfast.smc.exponent import Exponent, like_population
 
 _PROBE_STREAM = 2
 _MIN_ROWS = 256
@@ -22,12 +25,38 @@ _MIN_ROWS = 256
 
 @dataclass
 class Evaluation:
-    """energy [P, N] as the target gives it, half precisions widened; score [P, N, *shape]; curvature
-    float64 [P, N] or None."""
+    """energy [P, N] as the target gives it, half precisions widened; score [P, N, *shape], or
+    [M, P, N, *shape] of M models; curvature float64 [P, N] or None."""
 
     energy: Tensor
     score: Tensor
     curvature: Tensor | None
+
+
+def in_groups(
+    call: Callable[..., tuple[Tensor, ...]],
+    holders: Sequence[Any],
+    tensors: Sequence[Tensor],
+    batch_size: int | None,
+) -> tuple[Tensor, ...]:
+    """call(*holders, *tensors) of tensors [P, N, ...], flattened to rows and split as the machine likes it.
+
+    holders are cut to the same rows where they hold conditions. What call returns for B rows has B rows,
+    and comes back as [P, N, ...].
+    """
+    populations, particles = tensors[0].shape[:2]
+    count = populations * particles
+    rows = [tensor.flatten(0, 1) for tensor in tensors]
+    size = batch_size or _group_rows(tensors[0], particles)
+    parts = []
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        cut = [for_rows(holder, start, stop, count) for holder in holders]
+        parts.append(call(*cut, *(tensor[start:stop] for tensor in rows)))
+    return tuple(
+        joined.reshape(populations, particles, *joined.shape[1:])
+        for joined in map(_joined, zip(*parts, strict=True))
+    )
 
 
 def evaluate(
@@ -39,40 +68,47 @@ def evaluate(
     probe: bool,
     first_population: int = 0,
     batch_size: int | None = None,
+    exponent: Exponent | None = None,
 ) -> Evaluation:
     """x [P, N, *shape] at one noise level; one NFE. rng: int64 [2], of the probe. batch_size: most
-    rows per call of the target.
+    rows per call of the target. exponent: A of the populations, the target's by default.
 
     Raises ValueError where the target returns other shapes, or a score without a graph to probe.
     """
-    populations, particles = x.shape[:2]
-    rows = x.flatten(0, 1)
-    v = None
+    given = [x]
     if probe:
         normal = standard_normal(
             x, rng=rng, stream=_PROBE_STREAM, first_population=first_population
         )
-        v = torch.where(normal < 0, -1.0, 1.0).to(x.dtype).flatten(0, 1)
-    size = batch_size or _group_rows(x, particles)
-    parts = [
-        _evaluate_rows(
-            for_rows(target, start, min(start + size, len(rows)), len(rows)),
-            rows[start : start + size],
-            sigma,
-            None if v is None else v[start : start + size],
-        )
-        for start in range(0, len(rows), size)
-    ]
-    energy, score, curvature = zip(*parts, strict=True)
-    shape = (populations, particles)
-    energies = _joined(energy)
-    if energies.dtype not in (torch.float32, torch.float64):
-        energies = energies.float()
-    return Evaluation(
-        energies.reshape(shape),
-        _joined(score).reshape(x.shape),
-        None if not probe else _joined(curvature).double().reshape(shape),
-    )
+        given.append(torch.where(normal < 0, -1.0, 1.0).to(x.dtype))
+
+    def call(part: Any, rows: Tensor, v: Tensor | None = None) -> tuple[Tensor, ...]:
+        return _evaluate_rows(part, rows, sigma, v)
+
+    energy, score, *bend = in_groups(call, [target], given, batch_size)
+    if energy.dtype not in (torch.float32, torch.float64):
+        energy = energy.float()
+    if not probe:
+        return Evaluation(energy, score, None)
+    total = target.exponent if exponent is None else exponent
+    scale = x[0, 0].numel() * like_population(total, bend[0])
+    return Evaluation(energy, score, bend[0].double() / scale)
+
+
+def evaluate_scores(
+    models: Sequence[Any], x: Tensor, sigma: float | Tensor, *, batch_size: int | None = None
+) -> Tensor:
+    """Scores [M, P, N, *shape] of M energies or denoisers at one noise level; one NFE.
+
+    Raises ValueError for a model that returns another shape.
+    """
+
+    def call(*given: Any) -> tuple[Tensor, ...]:
+        *parts, rows = given
+        with torch.no_grad():
+            return tuple(_checked(score_of(part, rows, sigma), rows) for part in parts)
+
+    return torch.stack(in_groups(call, models, [x], batch_size))
 
 
 def _joined(parts: tuple[Tensor, ...]) -> Tensor:
@@ -88,12 +124,13 @@ def _group_rows(x: Tensor, particles: int) -> int:
 
 def _evaluate_rows(
     target: Any, x: Tensor, sigma: float | Tensor, v: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, ...]:
+    """(energy, score), and v·(grad S) v of every row where v is given."""
     if v is None:
         with torch.no_grad():
             energy, score = target.energy_and_score(x, sigma)
         _check(energy, score, x)
-        return energy, score, None
+        return energy, score
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         energy, score = target.energy_and_score(x, sigma)
@@ -104,9 +141,7 @@ def _evaluate_rows(
                 "it without a graph; use proposal='noise_matched' or a calibrated table"
             )
         (product,) = torch.autograd.grad((score * v).sum(), x)
-    elements = x[0].numel()
-    curvature = (product * v).flatten(1).sum(1) / (elements * float(target.exponent))
-    return energy.detach(), score.detach(), curvature
+    return energy.detach(), score.detach(), (product * v).flatten(1).sum(1)
 
 
 def _check(energy: Tensor, score: Tensor, x: Tensor) -> None:
@@ -115,3 +150,11 @@ def _check(energy: Tensor, score: Tensor, x: Tensor) -> None:
             f"energy_and_score must return shapes {tuple(x.shape[:1])} and {tuple(x.shape)}, "
             f"got {tuple(energy.shape)} and {tuple(score.shape)}"
         )
+
+
+def _checked(score: Tensor, x: Tensor) -> Tensor:
+    if score.shape != x.shape:
+        raise ValueError(
+            f"a model must return the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}"
+        )
+    return score

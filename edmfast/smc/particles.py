@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from edmfast.ops import rng_state
 from edmfast.reference.noise import uniform
 
 _DRAW_STREAM = 6
+_METADATA = ("nfe", "seed", "law")
 
 
 class DegenerateWeightsWarning(UserWarning):
@@ -32,7 +33,10 @@ class Particles:
     resampled bool [T, P]; log_weight_sd float64 [T, P]: standard deviation of the incremental log-weight
     that led to this level; unique_ancestors int64 [P]: starting particles with descendants at the end;
     degenerate int32 [P]: 1 NaN seen + 2 collapsed + 4 infinite; nfe: energy-and-score evaluations per
-    particle.
+    particle; law: what is known of the law that the weighted particles follow. survivors int64 [T, P]:
+    starting particles with descendants after the decision at each level. Where asked for, ancestors int32
+    [T, P, N]: the particle of each level that every slot takes on, the identity where nothing was resampled.
+    log_densities float64 [P, N, M]: of each model along the path, where the law follows them.
     """
 
     x: Tensor
@@ -46,6 +50,10 @@ class Particles:
     sigmas: Tensor
     nfe: int
     seed: int
+    law: str = ""
+    survivors: Tensor | None = None
+    ancestors: Tensor | None = None
+    log_densities: Tensor | None = None
 
     @property
     def weights(self) -> Tensor:
@@ -80,17 +88,20 @@ class Particles:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all of it to a safetensors file, whole or not at all."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        numbers = {name: tensors.pop(name) for name in ("nfe", "seed")}
+        numbers = {name: tensors.pop(name) for name in _METADATA}
+        tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         write_tensors(path, tensors, {"kind": "particles", **numbers})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Particles:
         """Read what `save` wrote. ValueError for another kind of file or a corrupt one."""
         tensors, metadata = read_tensors(path)
-        names = {f.name for f in fields(cls)} - {"nfe", "seed"}
-        if metadata.get("kind") != "particles" or set(tensors) != names:
+        names = {f.name for f in fields(cls)} - {*_METADATA}
+        needed = {f.name for f in fields(cls) if f.default is MISSING} - {*_METADATA}
+        if metadata.get("kind") != "particles" or not needed <= set(tensors) <= names:
             raise ValueError(f"{Path(path)} does not hold particles")
-        return cls(**tensors, nfe=int(metadata["nfe"]), seed=int(metadata["seed"]))
+        held: dict[str, Any] = {**tensors, "law": str(metadata.get("law", ""))}
+        return cls(**held, nfe=int(metadata["nfe"]), seed=int(metadata["seed"]))
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """ESS fraction and log-weight sd against sigma; returns the figure, saves it where asked.

@@ -8,10 +8,13 @@ Forward M = N(x + tau² b, v_M I), backward L = N(x_u, v_L I), S the target's sc
 | ancestral          | S   | tau² u²/s²    | tau²   |
 | noise_matched      | S/A | kappa tau²/A, kappa = (u²+c²)/(s²+c²)                                  | tau²/A |
 | curvature_matched  | S/A | kappa tau²/A, kappa = 1 + tau² tr(grad S)/(A d), in [u²/(2 s²), 1]     | tau²/A |
+| feynman_kac        | (1 + eta) S/2 | eta tau²                                                     | eta tau² |
 
-The weights are exact for each. For a Gaussian the matched kernels with the right kappa are the exact
-time reversal, and the weights do not vary. Sources: Karras et al. 2022, arXiv 2206.00364 (levels);
-Thornton et al. 2025, arXiv 2502.12786 (Feynman-Kac weights); second-order Tweedie formula for kappa.
+With energies the weights are exact for each. For a Gaussian the matched kernels with the right kappa are the
+exact time reversal, and the weights do not vary. Without energies "feynman_kac" has weights of its own, and
+"superdiff" none: see `edmfast.smc.score_only` and `edmfast.smc.superdiff`. Sources: Karras et al. 2022,
+arXiv 2206.00364 (levels); Thornton et al. 2025, arXiv 2502.12786 (Feynman-Kac weights); second-order
+Tweedie formula for kappa.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from edmfast.smc.exponent import Exponent
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,12 @@ class Proposal:
         """Whether every particle's curvature is to be probed before a step."""
         return False
 
-    def coefficients(self, step: Step, exponent: float, curvature: Tensor) -> Tensor:
+    def coefficients(self, step: Step, exponent: Exponent, curvature: Tensor) -> Tensor:
         """float64 [P, 3]; curvature [P] is the population mean of tr(grad S)/(A d), where needed."""
         ones = torch.ones_like(curvature, dtype=torch.float64)
         return torch.stack([ones * number for number in self._numbers(step, exponent)], dim=1)
 
-    def _numbers(self, step: Step, exponent: float) -> tuple[Number, Number, Number]:
+    def _numbers(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
         raise TypeError(f"{type(self).__name__} must define its coefficients")
 
 
@@ -64,7 +69,7 @@ class Euler(Proposal):
 
     name = "euler"
 
-    def _numbers(self, step: Step, exponent: float) -> tuple[Number, Number, Number]:
+    def _numbers(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
         return step.tau2, step.tau2, step.tau2
 
 
@@ -74,7 +79,7 @@ class Ancestral(Proposal):
 
     name = "ancestral"
 
-    def _numbers(self, step: Step, exponent: float) -> tuple[Number, Number, Number]:
+    def _numbers(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
         return step.tau2, step.tau2 * (step.u / step.s) ** 2, step.tau2
 
 
@@ -89,7 +94,7 @@ class NoiseMatched(Proposal):
         if not (math.isfinite(self.data_std) and self.data_std >= 0):
             raise ValueError(f"data_std must not be negative, got {self.data_std}")
 
-    def _numbers(self, step: Step, exponent: float) -> tuple[Number, Number, Number]:
+    def _numbers(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
         c2 = self.data_std**2
         kappa = (step.u**2 + c2) / (step.s**2 + c2)
         return step.tau2 / exponent, kappa * step.tau2 / exponent, step.tau2 / exponent
@@ -107,7 +112,7 @@ class CurvatureMatched(Proposal):
     def needs_curvature(self) -> bool:
         return self.kappa is None
 
-    def coefficients(self, step: Step, exponent: float, curvature: Tensor) -> Tensor:
+    def coefficients(self, step: Step, exponent: Exponent, curvature: Tensor) -> Tensor:
         if self.kappa is None:
             lowest = 0.5 * (step.u / step.s) ** 2
             kappa = 1.0 + step.tau2 * curvature.double()
@@ -122,11 +127,43 @@ class CurvatureMatched(Proposal):
         return torch.stack([v_l, kappa * v_l, v_l], dim=1)
 
 
+@dataclass(frozen=True)
+class FeynmanKac(Proposal):
+    """The reverse diffusion with eta times its noise: 1 is the usual one, 0 the probability flow.
+
+    It does not divide the score by the exponent A, for which the Feynman-Kac corrector's weights are made.
+    """
+
+    eta: float = 1.0
+    name = "feynman_kac"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.eta) and self.eta >= 0):
+            raise ValueError(f"eta must not be negative, got {self.eta}")
+
+    def _numbers(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
+        variance = self.eta * step.tau2
+        return (1 + self.eta) / 2 * step.tau2, variance, variance
+
+
+@dataclass(frozen=True)
+class SuperDiff(Proposal):
+    """Superposition of denoisers by their log-densities along the path; see `edmfast.smc.superdiff`.
+
+    temperature: T of the OR rule, whose shares are softmax(T log p_i + log w_i).
+    """
+
+    temperature: float = 1.0
+    name = "superdiff"
+
+
 PROPOSALS = {
     "euler": Euler,
     "ancestral": Ancestral,
     "noise_matched": NoiseMatched,
     "curvature_matched": CurvatureMatched,
+    "feynman_kac": FeynmanKac,
+    "superdiff": SuperDiff,
 }
 
 

@@ -25,19 +25,6 @@ def check_sigmas(sigmas: Tensor | Sequence[float]) -> list[float]:
     return levels
 
 
-def check_target(target: Any) -> float:
-    """The exponent A. TypeError where there is no energy_and_score, ValueError unless 0 < A < inf."""
-    if not hasattr(target, "energy_and_score"):
-        raise TypeError(
-            f"{type(target).__name__} has no energy_and_score: sequential Monte Carlo needs an energy; "
-            "distil a denoiser into one with edmfast.distill"
-        )
-    exponent = float(getattr(target, "exponent", 1.0))
-    if not (math.isfinite(exponent) and exponent > 0):
-        raise ValueError(f"the target's exponent A must be positive and finite, got {exponent}")
-    return exponent
-
-
 def check_counts(shape: Sequence[int], particles: int, populations: int) -> tuple[int, ...]:
     """The shape of one sample. ValueError for empty shapes, or no particles or populations."""
     shape = tuple(int(n) for n in shape)

@@ -17,30 +17,36 @@ from edmfast.smc.step import Moving
 
 @dataclass
 class State:
-    """At noise level `index` of the schedule; traces ess, resampled, log_weight_sd [T, P] as in Particles."""
+    """At noise level `index` of the schedule; traces [T, P], and ancestors [T, P, N] where they are recorded, as
+    in Particles."""
 
     index: int
     moving: Moving
     ess: Tensor
     resampled: Tensor
     log_weight_sd: Tensor
+    survivors: Tensor
+    ancestors: Tensor | None = None
 
 
-_TRACES = ("ess", "resampled", "log_weight_sd")
-_MOVING = (*Moving._fields[:4], *(f"weights.{name}" for name in Weights._fields))
+_TRACES = ("ess", "resampled", "log_weight_sd", "survivors")
+_MOVING = (*Moving._fields[:5], *(f"weights.{name}" for name in Weights._fields))
 
 
 def save_state(path: str | os.PathLike[str], state: State, run: dict[str, Any]) -> None:
     """Write the state and the description of the run it belongs to."""
     tensors = dict(zip(_MOVING, state.moving.flat(), strict=True))
     tensors |= {name: getattr(state, name) for name in _TRACES}
+    if state.ancestors is not None:
+        tensors["ancestors"] = state.ancestors
     write_tensors(path, tensors, {"kind": "smc", "index": state.index, "run": run})
 
 
 def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.device) -> State:
     """Read a state. ValueError for a corrupt file, or one of another run or model, naming what differs."""
     tensors, metadata = read_tensors(path)
-    if metadata.get("kind") != "smc" or set(tensors) != {*_MOVING, *_TRACES}:
+    names = {*_MOVING, *_TRACES}
+    if metadata.get("kind") != "smc" or set(tensors) - {"ancestors"} != names:
         raise ValueError(f"{path} is not a checkpoint of smc.sample")
     saved = metadata.get("run", {})
     differing = [name for name in run if saved.get(name) != run[name]]
@@ -49,20 +55,52 @@ def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.
         raise ValueError(f"{path} is a checkpoint of another run or model ({told})")
     moved = {name: tensor.to(device) for name, tensor in tensors.items()}
     moving = Moving.of([moved[name] for name in _MOVING])
-    return State(int(metadata["index"]), moving, *(moved[name] for name in _TRACES))
+    traces = {name: moved[name] for name in _TRACES}
+    return State(int(metadata["index"]), moving, **traces, ancestors=moved.get("ancestors"))
 
 
 def fingerprint(target: Any) -> str:
-    """Tells targets apart: classes, exponents, bound conditions and every parameter and buffer."""
-    digest = hashlib.sha256(f"{type(target).__name__} {float(target.exponent)}".encode())
-    digest.update(repr(getattr(target, "exponents", "")).encode())
-    if isinstance(target, nn.Module):
-        tensors = dict(target.state_dict())
-        for name, module in target.named_modules():
-            digest.update(f"{name} {type(module).__name__}".encode())
-            for key, value in getattr(module, "condition", {}).items():
-                tensors[f"{name}.condition.{key}"] = torch.as_tensor(value)
-        for name, tensor in tensors.items():
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    """Tells targets apart: every class, number, tensor and name of a function in and below them. What a function
+    does is not looked at."""
+    digest = hashlib.sha256()
+    _add(digest, "target", target)
     return digest.hexdigest()[:16]
+
+
+def _add(digest: hashlib._Hash, name: str, value: Any) -> None:
+    if isinstance(value, Tensor):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, (list, tuple)):
+        for index, entry in enumerate(value):
+            _add(digest, f"{name}.{index}", entry)
+    elif isinstance(value, dict):
+        for key in sorted(value, key=str):
+            _add(digest, f"{name}.{key}", value[key])
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        digest.update(f"{name} {value!r}".encode())
+    elif isinstance(value, nn.Module) and not _is_ours(value):
+        digest.update(f"{name} {type(value).__name__}".encode())
+        for key, module in value.named_modules():
+            digest.update(f"{key} {type(module).__name__}".encode())
+        _add(digest, name, dict(value.state_dict()))
+    elif callable(value) and hasattr(value, "__qualname__"):
+        digest.update(f"{name} {value.__qualname__}".encode())
+    else:
+        digest.update(f"{name} {type(value).__name__}".encode())
+        if hasattr(value, "signature"):
+            digest.update(f"{name} {value.signature()}".encode())
+        own = getattr(value, "__dict__", {})
+        _add(digest, name, {key: entry for key, entry in own.items() if _tells(key)})
+        if isinstance(value, nn.Module):
+            _add(digest, name, [value._parameters, value._buffers, value._modules])
+
+
+def _is_ours(module: nn.Module) -> bool:
+    """Targets and denoisers, whose numbers tell them apart; a foreign network may count its calls."""
+    return hasattr(module, "exponent") or hasattr(module, "sigma_data")
+
+
+def _tells(attribute: str) -> bool:
+    return not attribute.startswith("_") and attribute != "training"

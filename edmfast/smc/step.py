@@ -1,7 +1,8 @@
 """One step of a run as a function of tensors: propose, evaluate, weigh and resample. Reads no device value.
 
 The same function runs eagerly and is traced for `compile=True`; what changes from step to step (levels,
-index, the state of the noise) may therefore be tensors.
+index, the state of the noise) may therefore be tensors. What moves and weighs the particles is a `Law`, of
+which there are several kinds in `edmfast.smc.laws` and `edmfast.smc.score_only`.
 """
 
 from __future__ import annotations
@@ -10,56 +11,119 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from edmfast.ops import Weights, propagate, weigh_and_resample
-from edmfast.reference._sums import population_mean
-from edmfast.smc.evaluate import evaluate
+from edmfast.ops import Weights, weigh_and_resample
+from edmfast.smc.evaluate import Evaluation
+from edmfast.smc.exponent import Exponent, like_population
 from edmfast.smc.proposals import Proposal, Step
+from edmfast.smc.rewards import PathRewards
+from edmfast.smc.select import SELECT, select_one
 
 
 class Moving(NamedTuple):
     """What a step replaces: particles at one noise level, and what was decided of them there.
 
-    x, score [P, N, *shape]; energy [P, N]; curvature [P, N], or empty where the proposal needs none.
+    x [P, N, *shape]; energy [P, N], or what else the law weighs the next move by; score [P, N, *shape], or
+    [M, P, N, *shape] of M models; curvature [P, N], or empty where the proposal needs none; memory float64
+    [P, N, C], what a particle and its offspring carry along: the law's columns, then those of rewards.
     """
 
     x: Tensor
     energy: Tensor
     score: Tensor
     curvature: Tensor
+    memory: Tensor
     weights: Weights
 
     def flat(self) -> tuple[Tensor, ...]:
         """All tensors in order."""
-        return (*self[:4], *self.weights)
+        return (*self[:5], *self.weights)
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> Moving:
         """From what `flat` gives."""
-        x, energy, score, curvature, *weights = tensors
-        return cls(x, energy, score, curvature, Weights(*weights))
+        x, energy, score, curvature, memory, *weights = tensors
+        return cls(x, energy, score, curvature, memory, Weights(*weights))
+
+
+class Moved(NamedTuple):
+    """A proposed move: x [P, N, *shape], its log-ratio [P, N] in nats, and the law's own columns of the memory,
+    carried to the slots that the particles went to."""
+
+    x: Tensor
+    ratio: Tensor
+    memory: Tensor
 
 
 @dataclass(frozen=True)
 class Law:
-    """What all steps of a run share."""
+    """What all steps of a run share. Its kinds say how particles move and what they weigh.
+
+    told: what is known of the law that the result follows.
+    """
 
     target: Any
-    exponent: float
+    exponent: Exponent
     kernel: Proposal
     resampling: str
     first_population: int
     batch_size: int | None
+    rewards: PathRewards
+    told: str
+
+    @property
+    def memory_columns(self) -> int:
+        """How many numbers a particle carries along for the law itself."""
+        return 0
+
+    @property
+    def needs_curvature(self) -> bool:
+        return self.kernel.needs_curvature
+
+    def evaluate(self, x: Tensor, sigma: float | Tensor, rng: Tensor, probe: bool) -> Evaluation:
+        """One NFE. energy: what `weighed` compares."""
+        raise TypeError(f"{type(self).__name__} must evaluate")
+
+    def start(self, x: Tensor, sigma: float, found: Evaluation) -> tuple[Tensor, Tensor]:
+        """(log-weights [P, N] of particles drawn from N(0, (sigma²/A) I), memory [P, N, C])."""
+        raise TypeError(f"{type(self).__name__} must weigh its start")
+
+    def move(self, moving: Moving, step: Step, rng: Tensor) -> Moved:
+        raise TypeError(f"{type(self).__name__} must move")
+
+    def compared(self, found: Evaluation, moving: Moving) -> tuple[list[Tensor], list[Tensor]]:
+        """Energies after and before the move, whose difference counts in the weights."""
+        return [], []
+
+    def log_densities(self, memory: Tensor) -> Tensor | None:
+        """Of the particles by each model, [P, N, M] in nats, where the law follows them."""
+        return None
+
+    def guided(self, score: Tensor, memory: Tensor) -> Tensor:
+        """S [P, N, *shape] of what `evaluate` found."""
+        return score
+
+    def denoised(self, x: Tensor, sigma: float | Tensor, score: Tensor, memory: Tensor) -> Tensor:
+        """x + sigma² S/A."""
+        scale = like_population(sigma**2 / self.exponent, x)
+        if isinstance(scale, Tensor):
+            scale = scale.to(x.dtype)
+        return x + scale * self.guided(score, memory)
 
 
 @dataclass(frozen=True)
 class Mode:
-    """What a step does: weigh the move, then resample below this fraction of N, and probe the curvature."""
+    """What a step does: weigh the move, then resample below this fraction of N, and probe the curvature.
+
+    last: it leads to the last level, where rewards are paid in full.
+    """
 
     threshold: float
     weigh: bool
     probe: bool
+    last: bool = False
 
 
 def advance(
@@ -67,37 +131,46 @@ def advance(
 ) -> Moving:
     """From level s to level u. rng, next_rng: int64 [2], of the move and of what follows it."""
     before = moving.weights
-    if law.kernel.needs_curvature:
-        bend = population_mean(moving.curvature.gather(1, before.ancestors.long()))
-    else:
-        bend = before.log_z  # of the right shape, and not looked at
-    x, ratio = propagate(
-        moving.x,
-        moving.score,
-        before.ancestors,
-        law.kernel.coefficients(step, law.exponent, bend),
-        rng,
-        first_population=law.first_population,
-    )
-    found = evaluate(
-        law.target,
-        x,
-        step.u,
-        rng=next_rng,
-        probe=mode.probe,
-        first_population=law.first_population,
-        batch_size=law.batch_size,
-    )
+    moved = law.move(moving, step, rng)
+    found = law.evaluate(moved.x, step.u, next_rng, mode.probe)
+    now, past = law.compared(found, moving)
+    memory = moved.memory
+    if law.rewards:
+        carried = law.rewards.carried(moving.memory, before.ancestors)
+        denoised = law.denoised(moved.x, step.u, found.score, memory)
+        paid = law.rewards.pay(carried, moved.x, denoised, step.u, last=mode.last)
+        now, past = [*now, -law.rewards.total(paid)], [*past, -law.rewards.total(moving.memory)]
+        memory = torch.cat([memory, paid], 2)
+    weights = decide(law, before, (moved.ratio, now, past), next_rng, mode)
+    curvature = moved.x.new_empty(0) if found.curvature is None else found.curvature
+    return Moving(moved.x, found.energy, found.score, curvature, memory, weights)
+
+
+def decide(
+    law: Law,
+    before: Weights,
+    increments: tuple[Tensor, list[Tensor], list[Tensor]],
+    rng: Tensor,
+    mode: Mode,
+) -> Weights:
+    """The weights at a level from (ratio, energies, energies before), and who has offspring."""
+    select = law.resampling == SELECT
     weights = weigh_and_resample(
         before,
-        ratio,
-        found.energy,
-        moving.energy,
-        next_rng,
+        *increments,
+        rng,
         weigh=mode.weigh,
-        scheme=law.resampling,
-        ess_threshold=mode.threshold,
+        scheme="systematic" if select else law.resampling,
+        ess_threshold=0.0 if select else mode.threshold,
         first_population=law.first_population,
     )
-    curvature = x.new_empty(0) if found.curvature is None else found.curvature
-    return Moving(x, found.energy, found.score, curvature, weights)
+    if select and mode.threshold > 0:
+        weights = select_one(weights, rng, law.first_population)
+    return weights
+
+
+def carried(values: Tensor, ancestors: Tensor) -> Tensor:
+    """values [P, N, C] of the particles that each slot takes."""
+    if values.shape[2] == 0:
+        return values
+    return values.gather(1, ancestors.long()[:, :, None].expand(values.shape))

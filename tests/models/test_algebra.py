@@ -85,7 +85,11 @@ def test_parts_move_with_the_whole_and_conditions_reach_them():
         (lambda: Tempered(ONE, math.nan), ValueError, "finite"),
         (lambda: Product([ONE, TWO], [1.0]), ValueError, "2 models and 1 exponents"),
         (lambda: Product([]), ValueError, "at least one model"),
-        (lambda: Tempered(Denoiser(ResidualMLP(2)), 2.0), TypeError, "no energy_and_score"),
+        (
+            lambda: Tempered(Denoiser(ResidualMLP(2)), 2.0).energy_and_score(X, 1.0),
+            TypeError,
+            "has no energy: distil",
+        ),
     ],
 )
 def test_bad_algebra(build, error, message):

@@ -226,7 +226,8 @@ def test_degenerate_weights_are_told(levels, value, everywhere, text):
         ({"sigma_range": (2.0, 1.0)}, ValueError, "sigma_range"),
         ({"on_degenerate": "ignore"}, ValueError, "on_degenerate"),
         ({"dtype": torch.float16}, TypeError, "dtype"),
-        ({"target": torch.nn.Identity()}, TypeError, "energy_and_score"),
+        ({"target": object()}, TypeError, "energy_and_score"),
+        ({"weights": "both"}, ValueError, r"unknown weights.*score"),
     ],
 )
 def test_bad_input(two_modes, change, error, text):

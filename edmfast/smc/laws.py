@@ -1,0 +1,96 @@
+"""The law with an energy: exact weights for any proposal and any step size.
+
+log G = R - [U(x_u, u) - U(x_s, s)] with R from `edmfast.ops.propagate`.
+Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra 2006 (SMC samplers).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edmfast.models.rows import for_rows
+from edmfast.models.scores import score_of
+from edmfast.ops import propagate
+from edmfast.reference._sums import population_mean
+from edmfast.smc.evaluate import Evaluation, evaluate
+from edmfast.smc.exponent import like_population
+from edmfast.smc.proposals import Step
+from edmfast.smc.step import Law, Moved, Moving, carried
+
+EXACT = "exact: weights from energies, for the target at the last noise level and any step size"
+
+
+class EnergyLaw(Law):
+    """U and S from `target.energy_and_score`."""
+
+    def evaluate(self, x: Tensor, sigma: float | Tensor, rng: Tensor, probe: bool) -> Evaluation:
+        return evaluate(
+            self.target,
+            x,
+            sigma,
+            rng=rng,
+            probe=probe,
+            first_population=self.first_population,
+            batch_size=self.batch_size,
+            exponent=self.exponent,
+        )
+
+    def start(self, x: Tensor, sigma: float, found: Evaluation) -> tuple[Tensor, Tensor]:
+        squares = x.double().square().flatten(2).sum(2)
+        scale = like_population(self.exponent / (2 * sigma**2), squares)
+        return scale * squares - found.energy, squares.new_empty((*squares.shape, 0))
+
+    def move(self, moving: Moving, step: Step, rng: Tensor) -> Moved:
+        ancestors = moving.weights.ancestors
+        if self.kernel.needs_curvature:
+            bend = population_mean(moving.curvature.gather(1, ancestors.long()))
+        else:
+            bend = moving.weights.log_z  # of the right shape, and not looked at
+        x, ratio = propagate(
+            moving.x,
+            moving.score,
+            ancestors,
+            self.kernel.coefficients(step, self.exponent, bend),
+            rng,
+            first_population=self.first_population,
+        )
+        own = moving.memory[:, :, : self.memory_columns]
+        return Moved(x, ratio, carried(own, ancestors))
+
+    def compared(self, found: Evaluation, moving: Moving) -> tuple[list[Tensor], list[Tensor]]:
+        return [found.energy], [moving.energy]
+
+
+class Mixed(nn.Module):
+    """The energy of one target with the score of another, which the proposals then follow."""
+
+    def __init__(self, target: Any, proposal_model: Any) -> None:
+        super().__init__()
+        if float(getattr(proposal_model, "exponent", 1.0)) != float(target.exponent):
+            raise ValueError(
+                "proposal_model must have the target's exponent, which its drift is divided by: got "
+                f"{float(getattr(proposal_model, 'exponent', 1.0)):g} and {float(target.exponent):g}"
+            )
+        self.target, self.proposal_model = target, proposal_model
+        self.exponent = target.exponent
+
+    def energy_and_score(
+        self, x: Tensor, sigma: float | Tensor, **condition: Any
+    ) -> tuple[Tensor, Tensor]:
+        """(U of the target, S of the other). Where x requires grad only the score has a graph."""
+        with torch.no_grad():
+            if hasattr(self.target, "energy"):
+                energy = self.target.energy(x, sigma, **condition)
+            else:
+                energy, _ = self.target.energy_and_score(x, sigma, **condition)
+        return energy, score_of(self.proposal_model, x, sigma, **condition)
+
+    def for_rows(self, start: int, stop: int, batch: int) -> Mixed:
+        """Both for samples start..stop - 1 of a batch that is evaluated in pieces."""
+        parts = (
+            for_rows(model, start, stop, batch) for model in (self.target, self.proposal_model)
+        )
+        return Mixed(*parts)

@@ -1,0 +1,140 @@
+"""Which law a run follows, and by which proposal: from what the target has and what was asked for."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+from edmfast.models.scores import has_energy
+from edmfast.smc.exponent import exponent_of
+from edmfast.smc.laws import EXACT, EnergyLaw, Mixed
+from edmfast.smc.proposals import (
+    Ancestral,
+    CurvatureMatched,
+    FeynmanKac,
+    Proposal,
+    SuperDiff,
+    as_proposal,
+)
+from edmfast.smc.rewards import PathRewards, outer_rewards
+from edmfast.smc.score_only import CORRECTED, PLAIN, ScoreLaw, is_plain
+from edmfast.smc.step import Law
+from edmfast.smc.superdiff import SUPERPOSED_AND, SUPERPOSED_OR, SuperDiffLaw
+
+WEIGHTS = ("auto", "energy", "score")
+_ALONG_PATHS = ("max", "sum")
+
+
+class MixedModelsWarning(UserWarning):
+    """The proposal follows another model than the weights: exact still, but of more variance."""
+
+
+def make_law(
+    target: Any,
+    proposal: str | Proposal | None,
+    weights: str,
+    proposal_model: Any,
+    kappa: tuple[float, ...] | None,
+    *,
+    populations: int,
+    steps: int,
+    device: torch.device,
+    resampling: str,
+    first_population: int,
+    batch_size: int | None,
+) -> Law:
+    """kappa: the table of a calibration, for the curvature-matched kernel. Other arguments as in `smc.sample`.
+
+    Raises TypeError for a target that is neither energy nor denoiser; ValueError for what does not go together.
+    """
+    if weights not in WEIGHTS:
+        raise ValueError(f"unknown weights {weights!r}; known: {', '.join(WEIGHTS)}")
+    asked = as_proposal(proposal, steps) if proposal is not None else None
+    by_energy = weights == "energy" or (weights == "auto" and has_energy(target))
+    if isinstance(asked, SuperDiff):
+        by_energy = False
+    if not by_energy and not callable(target) and not has_energy(target):
+        raise TypeError(
+            f"{type(target).__name__} has no energy_and_score and is no denoiser: sequential Monte Carlo "
+            "needs one of them"
+        )
+    if by_energy and not has_energy(target):
+        raise TypeError(
+            f"{type(target).__name__} has no energy: distil its denoisers with edmfast.distill, or use "
+            "weights='score'"
+        )
+    wanted = _ALONG_PATHS if by_energy else (*_ALONG_PATHS, "difference")
+    target, tilted = outer_rewards(target, wanted)
+    common: dict[str, Any] = {
+        "resampling": resampling,
+        "first_population": first_population,
+        "batch_size": batch_size,
+        "rewards": PathRewards(tuple(tilted), batch_size),
+        "exponent": exponent_of(target, populations, device),
+    }
+    if by_energy:
+        told = EXACT
+        if proposal_model is not None:
+            warnings.warn(
+                "the proposal follows another model than the weights: their mismatch adds variance",
+                MixedModelsWarning,
+                stacklevel=3,
+            )
+            target = Mixed(target, proposal_model)
+        kernel = asked or CurvatureMatched()
+        if kappa is not None and proposal in (None, "curvature_matched"):
+            kernel = as_proposal(CurvatureMatched(kappa), steps)
+        if isinstance(kernel, FeynmanKac) and kernel.eta == 0:
+            raise ValueError(
+                "without noise (eta = 0) a move has no density, which exact weights need"
+            )
+        return EnergyLaw(target, kernel=kernel, told=told, **common)
+    if proposal_model is not None:
+        raise ValueError("proposal_model goes with weights from energies, not from scores")
+    return _without_energies(target, asked, kappa, common)
+
+
+def _without_energies(
+    target: Any, asked: Proposal | None, kappa: tuple[float, ...] | None, common: dict[str, Any]
+) -> Law:
+    if hasattr(target, "models") and not hasattr(target, "terms"):  # a mixture
+        kernel = asked or SuperDiff()
+        if not isinstance(kernel, SuperDiff):
+            raise ValueError(
+                "a mixture without energies has no weights: proposal must be 'superdiff'"
+            )
+        shares = tuple(float(log) for log in torch.as_tensor(target.weights).double().log())
+        return SuperDiffLaw(
+            target,
+            kernel=kernel,
+            told=SUPERPOSED_OR,
+            models=tuple(target.models),
+            log_shares=shares,
+            **common,
+        )
+    terms = target.terms() if hasattr(target, "terms") else [(1.0, target)]
+    exponents, models = zip(*terms, strict=True)
+    if any(float(getattr(model, "exponent", 1.0)) != 1.0 for model in models):
+        raise ValueError("weights from scores are for products of models whose own exponent is 1")
+    if isinstance(asked, SuperDiff):
+        common["exponent"] = 1.0  # a path of one diffusion, whatever the number of models
+        return SuperDiffLaw(target, kernel=asked, told=SUPERPOSED_AND, models=models, **common)
+    plain = is_plain(exponents)
+    kernel = asked or (_plain(kappa) if plain else FeynmanKac())
+    if not plain and not isinstance(kernel, FeynmanKac):
+        raise ValueError(
+            f"{kernel.name!r} has no weights from scores for a product or a temperature: proposal must be "
+            "'feynman_kac' or 'superdiff'"
+        )
+    if kernel.needs_curvature:
+        raise ValueError(
+            "curvature matching probes an energy's score: without energies use 'ancestral' or a kappa table"
+        )
+    told = PLAIN if plain else CORRECTED
+    return ScoreLaw(target, kernel=kernel, told=told, models=models, exponents=exponents, **common)
+
+
+def _plain(kappa: tuple[float, ...] | None) -> Proposal:
+    return Ancestral() if kappa is None else as_proposal(CurvatureMatched(kappa), len(kappa))
