@@ -44,7 +44,7 @@ STABLE_TORCH_LIBRARY(edmfast, m) {
       "Tensor h, Tensor y, Tensor weight) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "propagate(Tensor x, Tensor[] scores, Tensor ancestors, Tensor coefficients, Tensor rng, "
-      "Tensor? mask, int first_population) -> (Tensor, Tensor)");
+      "Tensor? mask, int first_population, int first_particle) -> (Tensor, Tensor)");
   m.def(
       "resample(Tensor log_weights, Tensor rng, int count, float ess_threshold, int scheme, "
       "int first_population) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");

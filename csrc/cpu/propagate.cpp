@@ -105,7 +105,8 @@ Ahead ahead_of(const Job<S>& job, int64_t row, int64_t first_block, const char**
 }
 
 template <class S>
-void run(const Job<S>& job, int64_t populations, const int64_t* rng, int64_t first_population) {
+void run(const Job<S>& job, int64_t populations, const int64_t* rng, int64_t first_population,
+         int64_t first_particle) {
   const int64_t particles = job.particles, elements = job.elements;
   const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, elements));
   torch::stable::parallel_for(0, populations * particles, grain, [&](int64_t begin, int64_t end) {
@@ -113,7 +114,7 @@ void run(const Job<S>& job, int64_t populations, const int64_t* rng, int64_t fir
     int64_t population = begin / particles;
     Kernel kernel = job.kernel(population);
     const char* streams[4 * (kMaxModels + 2)];
-    for_each_tile(begin, end, particles, elements, rng, 0, first_population, 0,
+    for_each_tile(begin, end, particles, elements, rng, 0, first_population, first_particle,
                   [&](int64_t row, int64_t rows, int64_t first_block, int64_t size, const float* normals) {
                     if (blocks_of(elements) == 1) return move_points(job, row, rows, normals);
                     for (int64_t r = 0; r < rows; ++r) {
@@ -128,7 +129,8 @@ void run(const Job<S>& job, int64_t populations, const int64_t* rng, int64_t fir
 }
 
 std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tensor ancestors, Tensor coefficients,
-                                     Tensor rng, std::optional<Tensor> mask, int64_t first_population) {
+                                     Tensor rng, std::optional<Tensor> mask, int64_t first_population,
+                                     int64_t first_particle) {
   const PropagateArguments in(x, std::move(scores), ancestors, coefficients, rng, std::move(mask));
   Tensor moved = empty_cpu({in.populations, in.particles, in.elements}, in.x.scalar_type());
   Tensor ratio = empty_cpu({in.populations, in.particles}, in.ratio_dtype());
@@ -145,7 +147,7 @@ std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tenso
                static_cast<S*>(moved.data_ptr()),
                static_cast<typename Job<S>::T*>(ratio.data_ptr())};
     for (int64_t k = 0; k < in.models; ++k) job.scores[k] = static_cast<const S*>(in.scores[k].data_ptr());
-    run(job, in.populations, static_cast<const int64_t*>(in.rng.data_ptr()), first_population);
+    run(job, in.populations, static_cast<const int64_t*>(in.rng.data_ptr()), first_population, first_particle);
   };
   switch (in.x.scalar_type()) {
     case ScalarType::Float: launch(float{}); break;

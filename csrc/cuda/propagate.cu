@@ -51,7 +51,7 @@ struct PropagateJob {
   const int64_t* rng;          // seed, step
   S* moved;
   T* ratio;
-  int64_t first_population, rows, particles, elements;
+  int64_t first_population, first_particle, rows, particles, elements;
 };
 
 // This thread's share of one row: every kTeam-th block of four elements. `moving` counts the elements
@@ -60,7 +60,8 @@ template <class S, int kTeam>
 __device__ __forceinline__ Moments move_row(const PropagateJob<S>& job, int64_t row, int& moving) {
   using T = typename PropagateJob<S>::T;
   const int64_t blocks = blocks_of(job.elements);
-  const int64_t population = row / job.particles, particle = row % job.particles;
+  const int64_t population = row / job.particles;
+  const uint32_t particle = static_cast<uint32_t>(job.first_particle + row % job.particles);
   const int64_t source = (population * job.particles + job.ancestors[row]) * job.elements;
   const double* drift = job.coefficients + (job.models + 2) * population;
   const T scale = static_cast<T>(sqrt(drift[job.models]));
@@ -70,8 +71,7 @@ __device__ __forceinline__ Moments move_row(const PropagateJob<S>& job, int64_t 
 
   Moments moments{0, 0, 0};
   for (int64_t block = threadIdx.x % kTeam; block < blocks; block += kTeam) {
-    const Normals normals =
-        normals_of(static_cast<uint32_t>(block), step, static_cast<uint32_t>(particle), word, seed);
+    const Normals normals = normals_of(static_cast<uint32_t>(block), step, particle, word, seed);
     T zz = 0, mz = 0, mm = 0;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -155,7 +155,8 @@ void launch_propagate(const PropagateJob<S>& job, cudaStream_t stream) {
 }
 
 std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tensor ancestors, Tensor coefficients,
-                                     Tensor rng, std::optional<Tensor> mask, int64_t first_population) {
+                                     Tensor rng, std::optional<Tensor> mask, int64_t first_population,
+                                     int64_t first_particle) {
   check_same_device(ancestors, x, "ancestors");
   check_same_device(coefficients, x, "coefficients");
   check_same_device(rng, x, "rng");
@@ -180,6 +181,7 @@ std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tenso
                         static_cast<S*>(moved.data_ptr()),
                         static_cast<typename PropagateJob<S>::T*>(ratio.data_ptr()),
                         first_population,
+                        first_particle,
                         rows,
                         in.particles,
                         in.elements};

@@ -23,7 +23,7 @@ def _log_ratio(noise, cross, shift, moving, v_m, v_l):
     return value + 0.5 * moving * tl.log(ratio)
 
 
-@triton.jit(do_not_specialize=["first_population"])
+@triton.jit(do_not_specialize=["first_population", "first_particle"])
 def propagate_kernel(
     x,
     scores,
@@ -34,6 +34,7 @@ def propagate_kernel(
     moved,
     ratio,
     first_population,
+    first_particle,
     particles,
     elements,
     MODELS: tl.constexpr,
@@ -59,6 +60,7 @@ def propagate_kernel(
     v_m, v_l = tl.load(coefficients + MODELS), tl.load(coefficients + MODELS + 1)
     scale = tl.sqrt(v_m).to(dtype)
     word = stream_word(0, tl.cast(first_population, tl.int64) + population)
+    counter = (tl.cast(first_particle, tl.int64) + particle)[:, None]
 
     noise = tl.zeros([ROWS, COLUMNS], tl.float64)
     cross = tl.zeros([ROWS, COLUMNS], tl.float64)
@@ -66,7 +68,7 @@ def propagate_kernel(
     moving = tl.zeros([1, COLUMNS], tl.int32)
     for begin in range(0, blocks, COLUMNS):
         block = begin + tl.arange(0, COLUMNS)[None, :]
-        numbers = normals(block, particle[:, None], word, rng)
+        numbers = normals(block, counter, word, rng)
         zz = tl.zeros([ROWS, COLUMNS], dtype)
         mz = tl.zeros([ROWS, COLUMNS], dtype)
         mm = tl.zeros([ROWS, COLUMNS], dtype)
@@ -114,6 +116,7 @@ def propagate(
     rng: Tensor,
     mask: Tensor | None,
     first_population: int,
+    first_particle: int,
 ) -> tuple[Tensor, Tensor]:
     """See `edmfast.reference.propagate.propagate`."""
     populations, particles, elements = x.shape
@@ -134,6 +137,7 @@ def propagate(
             moved,
             ratio,
             first_population,
+            first_particle,
             particles,
             elements,
             MODELS=len(scores),

@@ -31,6 +31,7 @@ def _fake(
     rng: Tensor,
     mask: Tensor | None,
     first_population: int,
+    first_particle: int,
 ) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     return x.new_empty(x.shape), x.new_empty(x.shape[:2], dtype=dtype)
@@ -38,7 +39,7 @@ def _fake(
 
 _extension.define(
     "propagate(Tensor x, Tensor[] scores, Tensor ancestors, Tensor coefficients, Tensor rng, "
-    "Tensor? mask, int first_population) -> (Tensor, Tensor)",
+    "Tensor? mask, int first_population, int first_particle) -> (Tensor, Tensor)",
     reference.propagate,
     _fake,
     triton="propagate",
@@ -55,6 +56,7 @@ def propagate(
     *,
     mask: Tensor | None = None,
     first_population: int = 0,
+    first_particle: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Moves every particle one step. Returns (x_u like x, R [P, N] in nats, float64 for float64 x,
     else float32).
@@ -66,6 +68,7 @@ def propagate(
     mean shift is sum_k drift_k score_k, v_M > 0 and v_L > 0 are the variances of the forward and the
     backward kernel, in units of x².
     rng: int64 [2] = (seed, step). first_population: counter index of population 0; with P below 2^28.
+    first_particle: counter index of particle 0, where a population is split over calls or devices.
     mask: bool [P, *shape] or None. Where False an element keeps its value and counts nowhere in R:
     known pixels, or padding of a population of smaller systems.
 
@@ -120,5 +123,6 @@ def propagate(
         rng,
         None if mask is None else mask.reshape(populations, elements),
         first_population,
+        first_particle,
     )
     return moved.reshape(x.shape), ratio

@@ -39,6 +39,7 @@ def propagate(
     rng: Tensor,
     mask: Tensor | None,
     first_population: int,
+    first_particle: int,
 ) -> tuple[Tensor, Tensor]:
     """x, scores [P, N, d]; ancestors int32 [P, N]; coefficients float64 [P, M + 2] = (drifts, v_M,
     v_L); mask bool [P, d] or None."""
@@ -49,7 +50,7 @@ def propagate(
     for k, (drift, score) in enumerate(zip(drifts, scores, strict=True)):
         term = drift[..., None].to(dtype) * score.gather(1, index).to(dtype)
         shift = term if k == 0 else shift + term
-    z = noise(x.to(dtype), rng, 0, first_population, 0)
+    z = noise(x.to(dtype), rng, 0, first_population, first_particle)
     moving: Tensor | int = x.shape[2]
     if mask is not None:
         z, shift = z * mask[:, None], torch.where(mask[:, None], shift, 0.0)

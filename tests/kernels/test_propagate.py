@@ -21,7 +21,7 @@ def make(models, shape, dtype, masked, generator):
     ).sort()[0]
     coefficients = torch.rand(shape[0], models + 2, generator=generator, dtype=torch.float64) + 0.1
     mask = torch.rand(shape[0], shape[2], generator=generator) < 0.6 if masked else None
-    return x, scores, ancestors, coefficients, rng_state(5, 7), mask, 2
+    return x, scores, ancestors, coefficients, rng_state(5, 7), mask, 2, 2**31 - 1
 
 
 @pytest.fixture
@@ -60,12 +60,12 @@ def test_eight_scores(run, generator, dtype):
 
 
 def test_nothing_moves_under_an_empty_mask(run, generator):
-    x, scores, ancestors, coefficients, rng, _, first = make(
+    x, scores, ancestors, coefficients, rng, _, *first = make(
         1, (2, 3, 6), torch.float32, False, generator
     )
     scores[0][:] = torch.nan
     mask = torch.zeros(2, 6, dtype=torch.bool)
-    moved, ratio = run(propagate.propagate, x, scores, ancestors, coefficients, rng, mask, first)
+    moved, ratio = run(propagate.propagate, x, scores, ancestors, coefficients, rng, mask, *first)
     assert torch.equal(moved, x.gather(1, ancestors.long()[..., None].expand_as(x)))
     assert torch.equal(ratio, torch.zeros(2, 3))
 
@@ -75,7 +75,7 @@ def test_empty(run, shape):
     x = torch.empty(shape)
     ancestors = torch.zeros(shape[:2], dtype=torch.int32)
     coefficients = torch.full((shape[0], 3), 0.5, dtype=torch.float64)
-    inputs = x, [x], ancestors, coefficients, rng_state(0, 0), None, 0
+    inputs = x, [x], ancestors, coefficients, rng_state(0, 0), None, 0, 0
     moved, ratio = run(propagate.propagate, *inputs)
     assert moved.shape == shape
     assert torch.equal(ratio, torch.zeros(shape[:2]))

@@ -106,8 +106,9 @@ def on_host(arguments):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_propagate(generator, d, dtype):
     arguments = propagate_inputs(generator, (2, 37, d), dtype)
-    moved, ratio = propagate(*arguments, first_population=4)
-    host_moved, host_ratio = propagate(*on_host(arguments), first_population=4)
+    first = {"first_population": 4, "first_particle": 1000}
+    moved, ratio = propagate(*arguments, **first)
+    host_moved, host_ratio = propagate(*on_host(arguments), **first)
     assert torch.equal(moved.cpu(), host_moved)
     # rounding of m and of a few products, in sums of d terms of order one to ten
     scale = torch.finfo(dtype).eps * (10 * d + host_ratio.abs())

@@ -37,7 +37,7 @@ def test_equals_reference(shape, dtype):
     inputs = make(*shape, dtype)
     moved, ratio = propagate(*inputs, first_population=2)
     x, score, ancestors, coefficients, rng = inputs
-    wanted, wanted_ratio = reference.propagate(x, [score], ancestors, coefficients, rng, None, 2)
+    wanted, wanted_ratio = reference.propagate(x, [score], ancestors, coefficients, rng, None, 2, 0)
     assert torch.equal(moved, wanted)
     # sums of d terms, rounded in the dtype of the state
     torch.testing.assert_close(
@@ -62,7 +62,7 @@ def test_several_scores_masks_and_precisions(models, masked, shape, dtype):
     *inputs, mask = make_several(models, shape, dtype)
     mask = mask if masked else None
     moved, ratio = propagate(*inputs, mask=mask, first_population=2)
-    wanted, wanted_ratio = reference.propagate(*inputs, mask, 2)
+    wanted, wanted_ratio = reference.propagate(*inputs, mask, 2, 0)
     assert moved.dtype == dtype
     assert torch.equal(moved, wanted)
     assert ratio.dtype == wanted_ratio.dtype
@@ -129,6 +129,27 @@ def test_noise_is_the_counter_noise():
     torch.testing.assert_close(moved - x, standard_normal(x, seed=5, step=7), rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("elements", [2, 5, 1027])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_part_of_a_population_moves_as_in_the_whole(elements, dtype):
+    """first_particle counts on from where another call ended; parents are brought together before."""
+    x, score, ancestors, coefficients, rng = make(2, 300, elements, dtype)
+    whole = propagate(x, score, ancestors, coefficients, rng, first_population=1)
+    parents = ancestors[:, 137:, None].long().expand(-1, -1, elements)
+    here = torch.arange(163, dtype=torch.int32).repeat(2, 1)
+    part = propagate(
+        x.gather(1, parents),
+        score.gather(1, parents),
+        here,
+        coefficients,
+        rng,
+        first_population=1,
+        first_particle=137,
+    )
+    assert torch.equal(whole[0][:, 137:], part[0])
+    assert torch.equal(whole[1][:, 137:], part[1])
+
+
 def test_population_does_not_depend_on_company_or_threads():
     x, score, ancestors, coefficients, rng = make(4, 3000, 5)
     whole = propagate(x, score, ancestors, coefficients, rng)
@@ -185,7 +206,7 @@ def test_every_output_element_is_written(shape):
 
 def test_opcheck_and_compile():
     x, score, ancestors, coefficients, rng = make(2, 5, 6)
-    inputs = (x, [score], ancestors, coefficients, rng, None, 1)
+    inputs = (x, [score], ancestors, coefficients, rng, None, 1, 3)
     torch.library.opcheck(torch.ops.edmfast.propagate.default, inputs)
     arguments = (x, score, ancestors, coefficients, rng)
     compiled = torch.compile(propagate, fullgraph=True)(*arguments, first_population=1)

@@ -250,15 +250,10 @@ def test_what_does_not_go_together(levels, target, options, error, text):
 
 
 def test_compiled_steps_agree(two_modes, levels):
-    pair = Product([Denoiser(gaussian(1.0, 0.5)), Denoiser(gaussian(0.0, 1.0))])
-    for target, shape, proposal in (
-        (Tempered(Denoiser(two_modes), 2.0), (2,), "feynman_kac"),
-        (pair, (1,), "superdiff"),
-    ):
-        options = {"particles": 40, "dtype": torch.float64, "proposal": proposal}
-        eager = smc.sample(target, shape, levels(5), **options)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="compile=True failed")
-            compiled = smc.sample(target, shape, levels(5), compile=True, **options)
-        torch.testing.assert_close(compiled.x, eager.x, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(compiled.log_weights, eager.log_weights, rtol=1e-9, atol=1e-9)
+    target, options = Tempered(Denoiser(two_modes), 2.0), {"particles": 40, "dtype": torch.float64}
+    eager = smc.sample(target, (2,), levels(4), **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="compile=True failed")
+        compiled = smc.sample(target, (2,), levels(4), compile=True, **options)
+    torch.testing.assert_close(compiled.x, eager.x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(compiled.log_weights, eager.log_weights, rtol=1e-9, atol=1e-9)
