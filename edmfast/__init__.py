@@ -9,7 +9,16 @@ from edmfast import diagnostics, models, ops, sampling, smc
 from edmfast._info import info
 from edmfast._version import __version__
 from edmfast.distill import DistillConfig, DistillResult, distill
-from edmfast.models import Conditioned, Denoiser, EnergyModel, Guided, Product, Tempered, analytic
+from edmfast.models import (
+    Conditioned,
+    Denoiser,
+    EnergyModel,
+    Guided,
+    Mixture,
+    Product,
+    Tempered,
+    analytic,
+)
 
 __all__ = [
     "Conditioned",
@@ -18,6 +27,7 @@ __all__ = [
     "DistillResult",
     "EnergyModel",
     "Guided",
+    "Mixture",
     "Product",
     "Tempered",
     "__version__",

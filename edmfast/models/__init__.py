@@ -7,6 +7,8 @@ from edmfast.models.conditioned import Conditioned
 from edmfast.models.energy import Denoiser, EnergyModel, expand_sigma
 from edmfast.models.initialise import initialise_from
 from edmfast.models.io import load_model, save_model
+from edmfast.models.mixture import Mixture
+from edmfast.models.offsets import Offsets
 from edmfast.models.patch import patch_attention
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "DiT",
     "EnergyModel",
     "Guided",
+    "Mixture",
+    "Offsets",
     "PairwiseMLP",
     "Product",
     "ResidualMLP",

@@ -3,6 +3,7 @@
 from edmfast.smc.calibrate import calibrate
 from edmfast.smc.calibration import Calibration
 from edmfast.smc.make_law import MixedModelsWarning
+from edmfast.smc.offsets import calibrate_offsets
 from edmfast.smc.particles import DegenerateWeightsWarning, Particles
 from edmfast.smc.proposals import (
     Ancestral,
@@ -28,5 +29,6 @@ __all__ = [
     "Proposal",
     "SuperDiff",
     "calibrate",
+    "calibrate_offsets",
     "sample",
 ]

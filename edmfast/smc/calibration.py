@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
 from dataclasses import asdict, dataclass
-from pathlib import Path
+
+from edmfast.models.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -28,24 +27,13 @@ class Calibration:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as JSON, whole or not at all."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        temporary.write_text(json.dumps({"edmfast": "calibration", **asdict(self)}, indent=1))
-        os.replace(temporary, path)
+        write_json(path, "calibration", asdict(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
         """Read what `save` wrote. ValueError for anything else."""
+        content = read_json(path, "calibration")
         try:
-            data = json.loads(Path(path).read_text())
-            if data.pop("edmfast") != "calibration":
-                raise KeyError("edmfast")
-            return cls(**{name: tuple(map(float, values)) for name, values in data.items()})
-        except (
-            json.JSONDecodeError,
-            UnicodeDecodeError,
-            KeyError,
-            TypeError,
-            AttributeError,
-        ) as error:
+            return cls(**{name: tuple(map(float, values)) for name, values in content.items()})
+        except TypeError as error:
             raise ValueError(f"{path} is not a calibration: {error!r}") from error
