@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from edmfast.models.conditioned import Conditioned
 from edmfast.models.exponents import as_exponent, check_total, is_zero
-from edmfast.models.rows import for_rows, spread_rows
+from edmfast.models.rows import for_rows, part_of, spread_rows
 from edmfast.models.scores import (
     Exponent,
     check_model,
@@ -30,6 +30,7 @@ from edmfast.models.scores import (
     has_energy,
     needs_energy,
     per_row,
+    score_is_exact,
     score_of,
 )
 from edmfast.models.together import energies_and_scores
@@ -74,6 +75,11 @@ class WeightedSum(nn.Module):
         self._total = None if isinstance(total, Tensor) else total
         if isinstance(total, Tensor):
             self.register_buffer("_totals", total, persistent=False)
+
+    @property
+    def score_is_exact(self) -> bool:
+        """Whether S is -grad U: not where a target's score leaves something out."""
+        return all(score_is_exact(model) for _, model in self._active())
 
     @property
     def exponents(self) -> tuple[Exponent, ...]:
@@ -135,8 +141,7 @@ class WeightedSum(nn.Module):
         if same and None not in self.numbers:
             return self
         numbers = [spread_rows("exponent", a, start, stop, batch) for a in self.exponents]
-        part = WeightedSum.__new__(WeightedSum)  # what was checked already is not checked again
-        nn.Module.__init__(part)
+        part: WeightedSum = part_of(self)
         part._hold(models, numbers, spread_rows("exponent", self.exponent, start, stop, batch))
         return part
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from edmfast.models.offsets import Offsets, interpolate
-from edmfast.models.rows import for_rows
+from edmfast.models.rows import for_rows, part_of
 from edmfast.models.scores import (
     Exponent,
     check_model,
@@ -25,6 +25,7 @@ from edmfast.models.scores import (
     exponent_of,
     has_energy,
     needs_energy,
+    score_is_exact,
 )
 from edmfast.models.together import energies_and_scores
 
@@ -87,6 +88,11 @@ class Mixture(nn.Module):
         """A of every member."""
         return exponent_of(self.models[0])
 
+    @property
+    def score_is_exact(self) -> bool:
+        """Whether S is -grad E: not where a member's score leaves something out."""
+        return all(map(score_is_exact, self.models))
+
     def with_offsets(self, offsets: Offsets | Any | None) -> Mixture:
         """The same mixture with other offsets."""
         return Mixture(self.models, self.weights, offsets)
@@ -126,13 +132,8 @@ class Mixture(nn.Module):
         models = [for_rows(model, start, stop, batch) for model in self.models]
         if all(part is model for part, model in zip(models, self.models, strict=True)):
             return self
-        part = Mixture.__new__(Mixture)  # what was checked already is not checked again
-        nn.Module.__init__(part)
+        part: Mixture = part_of(self)
         part._hold(models)
-        part.weights, part.offsets = self.weights, self.offsets
-        if self.offsets is not None:
-            part.register_buffer("log_sigmas", self.log_sigmas)
-            part.register_buffer("values", self.values)
         return part
 
     def forward(self, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
