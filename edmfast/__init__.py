@@ -11,25 +11,31 @@ from edmfast._version import __version__
 from edmfast.distill import DistillConfig, DistillResult, distill
 from edmfast.models import (
     Conditioned,
+    Constrained,
     Denoiser,
     EnergyModel,
     Guided,
+    LinearInverse,
     Mixture,
     Product,
     Tempered,
+    Tilted,
     analytic,
 )
 
 __all__ = [
     "Conditioned",
+    "Constrained",
     "Denoiser",
     "DistillConfig",
     "DistillResult",
     "EnergyModel",
     "Guided",
+    "LinearInverse",
     "Mixture",
     "Product",
     "Tempered",
+    "Tilted",
     "__version__",
     "analytic",
     "diagnostics",

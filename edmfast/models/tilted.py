@@ -166,7 +166,7 @@ class Tilted(nn.Module):
     ) -> tuple[Tensor | None, Tensor]:
         recorded = torch.is_grad_enabled() and x.requires_grad
         strength = self._strength_rows(x, sigma)
-        if not isinstance(strength, Tensor) and strength == 0:
+        if self._is_base(strength, sigma):
             return self._base(x, sigma, condition)
         through = self.gradient == "exact" and self.of == "denoised"
         with torch.set_grad_enabled(recorded or through):
@@ -175,7 +175,7 @@ class Tilted(nn.Module):
             denoised = denoised_from(self, x, sigma, score)
             reward, slope = self._reward_and_slope(x, denoised, sigma, through, recorded)
             if energy is not None:
-                energy = self._tilt(energy, x, sigma, denoised, reward, strength)
+                energy = self._tilt(energy, reward, strength, sigma)
             if slope is not None:
                 factor = strength * self.gradient_scale
                 score = score + column(factor, score) * slope
@@ -191,17 +191,17 @@ class Tilted(nn.Module):
         energy, score = self.model.energy_and_score(x, sigma, **condition)
         return energy, score
 
+    def _is_base(self, strength: float | Tensor, sigma: float | Tensor) -> bool:
+        """Whether nothing is known to be added at this level."""
+        return not isinstance(strength, Tensor) and strength == 0
+
     def _tilt(
-        self,
-        energy: Tensor,
-        x: Tensor,
-        sigma: float | Tensor,
-        denoised: Tensor,
-        reward: Tensor,
-        strength: float | Tensor,
+        self, energy: Tensor, reward: Tensor, strength: float | Tensor, sigma: float | Tensor
     ) -> Tensor:
         """E - lambda r; where lambda is 0, E whatever r is."""
-        share = torch.as_tensor(strength, device=energy.device).to(energy.dtype)
+        if not isinstance(strength, Tensor):
+            return energy - strength * reward.to(energy.dtype)
+        share = strength.to(energy.dtype)
         return energy - torch.where(share == 0, 0.0, share * reward.to(energy.dtype))
 
     def _reward_and_slope(
