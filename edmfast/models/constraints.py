@@ -68,10 +68,10 @@ class Constrained(Tilted):
             and sigma > self.hard_below * _SLACK
         )
 
-    def _tilt(
+    def tilt(
         self, energy: Tensor, reward: Tensor, strength: float | Tensor, sigma: float | Tensor
     ) -> Tensor:
-        energy = super()._tilt(energy, reward, strength, sigma)
+        energy = super().tilt(energy, reward, strength, sigma)
         if self.hard_below is None:
             return energy
         outside = reward.detach() < 0

@@ -165,9 +165,28 @@ class Tilted(nn.Module):
         self, x: Tensor, sigma: float | Tensor, condition: dict[str, Any]
     ) -> tuple[Tensor | None, Tensor]:
         recorded = torch.is_grad_enabled() and x.requires_grad
+        energy, score, pull = self._parts(x, sigma, condition)
+        score = score if pull is None else score + pull
+        if recorded:
+            return energy, score
+        return None if energy is None else energy.detach(), score.detach()
+
+    def score_and_pull(
+        self, x: Tensor, sigma: float | Tensor, **condition: Any
+    ) -> tuple[Tensor, Tensor]:
+        """(s of the model, what the tilt adds to it), both like x and without a graph: one evaluation."""
+        with torch.no_grad():
+            _, score, pull = self._parts(x, sigma, condition)
+        return score.detach(), torch.zeros_like(score) if pull is None else pull.detach()
+
+    def _parts(
+        self, x: Tensor, sigma: float | Tensor, condition: dict[str, Any]
+    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """(U, s of the model, what the tilt adds to it)."""
+        recorded = torch.is_grad_enabled() and x.requires_grad
         strength = self._strength_rows(x, sigma)
         if self._is_base(strength, sigma):
-            return self._base(x, sigma, condition)
+            return *self._base(x, sigma, condition), None
         through = self.gradient == "exact" and self.of == "denoised"
         with torch.set_grad_enabled(recorded or through):
             x = x.detach().requires_grad_() if through and not recorded else x
@@ -175,13 +194,10 @@ class Tilted(nn.Module):
             denoised = denoised_from(self, x, sigma, score)
             reward, slope = self._reward_and_slope(x, denoised, sigma, through, recorded)
             if energy is not None:
-                energy = self._tilt(energy, reward, strength, sigma)
-            if slope is not None:
-                factor = strength * self.gradient_scale
-                score = score + column(factor, score) * slope
-        if recorded:
-            return energy, score
-        return None if energy is None else energy.detach(), score.detach()
+                energy = self.tilt(energy, reward, strength, sigma)
+        if slope is None:
+            return energy, score, None
+        return energy, score, column(strength * self.gradient_scale, score) * slope
 
     def _base(
         self, x: Tensor, sigma: float | Tensor, condition: dict[str, Any]
@@ -195,7 +211,7 @@ class Tilted(nn.Module):
         """Whether nothing is known to be added at this level."""
         return not isinstance(strength, Tensor) and strength == 0
 
-    def _tilt(
+    def tilt(
         self, energy: Tensor, reward: Tensor, strength: float | Tensor, sigma: float | Tensor
     ) -> Tensor:
         """E - lambda r; where lambda is 0, E whatever r is."""

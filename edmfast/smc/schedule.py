@@ -38,6 +38,19 @@ def check_counts(shape: Sequence[int], particles: int, populations: int) -> tupl
     return shape
 
 
+def check_ramps(target: Any, last: float) -> None:
+    """ValueError where a tilt of the target has not its whole strength at the last positive level."""
+    parts = target.modules() if isinstance(target, nn.Module) else [target]
+    for part in parts:
+        ramp = getattr(part, "ramp", None)
+        # levels that were computed may miss the end by rounding
+        if isinstance(ramp, tuple) and last > ramp[1] * (1 + 1e-6):
+            raise ValueError(
+                f"the ramp of {type(part).__name__} ends at sigma {ramp[1]:g}, below the last level {last:g} of "
+                f"the run: its strength would not be reached; give it ramp=({ramp[0]:g}, {last:g}) or so"
+            )
+
+
 def place(
     target: Any, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> tuple[torch.device, torch.dtype]:
