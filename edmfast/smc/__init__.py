@@ -2,6 +2,7 @@
 
 from edmfast.smc.calibrate import calibrate
 from edmfast.smc.calibration import Calibration
+from edmfast.smc.estimates import Estimate
 from edmfast.smc.make_law import MixedModelsWarning
 from edmfast.smc.particles import DegenerateWeightsWarning, Particles
 from edmfast.smc.proposals import (
@@ -20,6 +21,7 @@ __all__ = [
     "Calibration",
     "CurvatureMatched",
     "DegenerateWeightsWarning",
+    "Estimate",
     "Euler",
     "FeynmanKac",
     "MixedModelsWarning",
