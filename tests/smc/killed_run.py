@@ -30,7 +30,13 @@ def run(**options):
         torch.nn.init.normal_(parameter, std=0.3)
     levels = torch.logspace(1, -1.5, STEPS + 1, dtype=torch.float64)
     target = Tempered(model, 2.0)
-    common = {"particles": 40, "populations": 3, "seed": 5, "ess_threshold": 0.95}
+    common = {
+        "particles": 40,
+        "populations": 3,
+        "seed": 5,
+        "ess_threshold": 0.95,
+        "genealogy": True,
+    }
     return smc.sample(target, (2,), levels, **common, **options)
 
 
