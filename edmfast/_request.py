@@ -33,6 +33,7 @@ class Request:
     conditions: Sequence[str] = field(default_factory=tuple)
     proposal: str | None = None
     calibrate: bool = False
+    pilot_steps: int = 128
     calibration: Path | None = None
     out: Path | None = None
     png: Path | None = None

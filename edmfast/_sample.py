@@ -154,6 +154,7 @@ def _sigmas(
         sigmas,
         particles=max(64, 1000 // populations),
         populations=populations,
+        pilot_steps=request.pilot_steps,
         seed=request.seed,
     )
     if request.calibration is not None:

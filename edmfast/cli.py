@@ -93,6 +93,9 @@ def sample(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="First fit the noise levels by a pilot run.")
     ] = False,
+    pilot_steps: Annotated[
+        int, typer.Option(help="Of the pilot run, finer than the run itself.")
+    ] = 128,
     calibration: Annotated[
         Path | None, typer.Option(help="File to read the fit from, or to write with --calibrate.")
     ] = None,
@@ -120,6 +123,7 @@ def sample(
         conditions=condition or (),
         proposal=proposal,
         calibrate=calibrate,
+        pilot_steps=pilot_steps,
         calibration=calibration,
         out=out,
         png=png,

@@ -104,7 +104,8 @@ def test_a_denoiser_is_sampled_without_weights(folder):
 
 def test_calibration_is_made_kept_and_used(folder):
     several = ["half", "--target", "tempered(model, [1, 2, 3])", "--calibration", "c.json"]
-    assert sample(*several, "--out", "p", "--calibrate", *LEVELS).exit_code == 0
+    pilot = ["--calibrate", "--pilot-steps", 16]
+    assert sample(*several, *pilot, "--out", "p", *LEVELS).exit_code == 0
     levels = smc.Calibration.load("c.json").sigmas
     made = smc.Particles.load("p")
     assert made.x.shape == (3, 64, 2)
