@@ -96,7 +96,7 @@ def _check_outputs(request: Request, shape: tuple[int, ...]) -> None:
 
 def _target(request: Request, models: dict[str, Any]) -> Any:
     if request.target is not None:
-        return parse_target(request.target, models)
+        return parse_target(request.target, models).to(request.device)
     if len(models) > 1:
         raise ValueError(f"several models need a --target made of {', '.join(models)}")
     return next(iter(models.values()))
