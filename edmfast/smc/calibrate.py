@@ -32,15 +32,17 @@ def calibrate(
     sigmas: Tensor | Sequence[float],
     *,
     particles: int = 1000,
+    populations: int = 1,
     pilot_steps: int = 128,
     seed: int = 0,
     equalise: bool = True,
 ) -> Calibration:
     """A `Calibration` with as many levels as `sigmas`, between the same ends, for `smc.sample`.
 
-    equalise: False keeps the given levels and only fits kappa. Costs pilot_steps + 1 evaluations of
-    `particles` particles, each with one Hutchinson probe. Raises as `smc.sample` does, and ValueError
-    for fewer than 2 pilot steps.
+    equalise: False keeps the given levels and only fits kappa. populations: of the pilot, as many as the
+    target has conditions or exponents; they share one calibration, of their mean. Costs pilot_steps + 1
+    evaluations of `particles` particles for each, with one Hutchinson probe. Raises as `smc.sample` does,
+    and ValueError for fewer than 2 pilot steps.
     """
     levels = check_sigmas(sigmas)
     tail = (0.0,) if levels[-1] == 0 else ()
@@ -66,7 +68,15 @@ def calibrate(
         mean = (weights * found.curvature).sum(1).mean()
         bends.append(float(mean) * info["sigma"] ** 2)
 
-    pilot = sample(target, shape, fine.tolist(), particles=particles, seed=seed, callback=record)
+    pilot = sample(
+        target,
+        shape,
+        fine.tolist(),
+        particles=particles,
+        populations=populations,
+        seed=seed,
+        callback=record,
+    )
     sd = pilot.log_weight_sd[1:].mean(1).cpu().numpy()
     log_fine = np.log(fine)
     if equalise:

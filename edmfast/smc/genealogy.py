@@ -36,7 +36,7 @@ def lineage(ancestors: Tensor, population: int, particle: int) -> Tensor:
 def descendants(ancestors: Tensor, level: int, population: int, particle: int) -> Tensor:
     """int64 [k], sorted: the final particles that descend from one particle of a level, perhaps none."""
     index = torch.arange(ancestors.shape[2], device=ancestors.device)
-    for later in reversed(ancestors[level % len(ancestors) :, population]):
+    for later in reversed(ancestors[level:, population]):
         index = later.long()[index]
     return (index == particle).nonzero()[:, 0]
 
