@@ -111,12 +111,8 @@ def fokker_planck(
         options = (probe_count, sigma_derivative, step * sigma, seed + i)
         found.append(_residual(model, x, sigma, condition, *options))
     columns = [torch.stack(column) for column in zip(*found, strict=True)]
-<<<<<<< HEAD
-    return FokkerPlanck(torch.tensor(levels, dtype=torch.float64), *columns)
-=======
     at = torch.tensor(levels, dtype=torch.float64, device=columns[0].device)
     return FokkerPlanck(at, *columns)
->>>>>>> estimates
 
 
 def _residual(
