@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edmfast.models.scores import has_energy, needs_energy
 from edmfast.reference._sums import population_mean
@@ -49,19 +49,24 @@ def check_correctors(
             raise TypeError(
                 f"correctors must be ULA, MALA, HMC or Underdamped, got {type(corrector).__name__}"
             )
-        if not corrector.adjusted and not getattr(target, "score_is_exact", True):
+        if not corrector.adjusted and not _score_is_exact(target):
             raise ValueError(
                 f"an unadjusted {type(corrector).__name__} samples what the score says, and that of "
                 f"{type(target).__name__} is not the gradient of its energy: use an adjusted kind, "
                 "which is exact for any score"
             )
-    if found and not hasattr(target, "energy_and_score"):
-        raise TypeError(
-            f"{type(target).__name__} has no energy_and_score: correctors need energies"
-        )
+    if found and not has_energy(target):
+        raise needs_energy(target)
     if times * sum(corrector.nfe for corrector in found) > MOST_DRAWS:
         raise ValueError(f"at most {MOST_DRAWS} evaluations by correctors at one level")
     return found
+
+
+def _score_is_exact(target: Any) -> bool:
+    """What the target says, or else what it is made of."""
+    if not hasattr(target, "score_is_exact") and isinstance(target, nn.Module):
+        return all(getattr(part, "score_is_exact", True) for part in target.modules())
+    return bool(getattr(target, "score_is_exact", True))
 
 
 def correct(
