@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from edmfast.reference.noise import uniform
+from edmfast.ops import standard_normal
 from edmfast.smc.correctors import Corrector, correct
 from edmfast.smc.correctors.transition import Chains, Evaluate
 
@@ -91,8 +91,11 @@ def chain_slots(
     rng: Tensor, populations: int, particles: int, length: int, first_population: int
 ) -> Tensor:
     """Every length-th of N slots, from the population's offset: int64 [P, N / length]."""
-    point = uniform(rng, populations, first_population, stream=_OFFSET_STREAM)
-    offset = (point * length).long()
+    like = torch.empty(populations, 1, 2, dtype=torch.float64, device=rng.device)
+    z = standard_normal(like, rng=rng, stream=_OFFSET_STREAM, first_population=first_population)
+    # exp(-|z|²/2) of two normals is a uniform
+    point = (-0.5 * (z[:, 0, 0].square() + z[:, 0, 1].square())).exp()
+    offset = (point * length).long().clamp(max=length - 1)
     return offset[:, None] + torch.arange(0, particles, length, device=rng.device)
 
 

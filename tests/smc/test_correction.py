@@ -9,7 +9,7 @@ import torch
 from edmfast import smc
 from edmfast.models import EnergyModel, Tempered
 from edmfast.models.backbones import ResidualMLP
-from edmfast.ops import rng_state
+from edmfast.ops import resample, rng_state
 from edmfast.smc.waste_free import chain_slots
 
 SEEDS = 20
@@ -119,8 +119,6 @@ def test_slots_of_the_chains_are_systematic_resampling():
     """Every particle is chosen M w times on average; from a fixed offset it is not."""
     populations, particles, length = 4000, 12, 4
     log_weights = torch.linspace(-2, 0, particles, dtype=torch.float64).expand(populations, -1)
-    from edmfast.ops import resample
-
     found = resample(log_weights.contiguous(), rng_state(1, 3))
     slots = chain_slots(rng_state(1, 3), populations, particles, length, 0)
     expected = particles // length * torch.softmax(log_weights[0], 0)
@@ -257,6 +255,7 @@ def test_evaluations_are_counted(two_modes, levels):
         assert result.nfe == math.ceil(sum(calls) / 256)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_compiled_run_equals_the_eager_one(two_modes, levels, way):
     target = Tempered(two_modes, 2.0)
