@@ -49,8 +49,8 @@ class Moving(NamedTuple):
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> Moving:
         """From what `flat` gives."""
-        own = len(cls._fields) - 1
-        return cls(*tensors[:own], Weights(*tensors[own:]))
+        x, energy, score, curvature, memory, tuning, parents, *weights = tensors
+        return cls(x, energy, score, curvature, memory, tuning, parents, Weights(*weights))
 
 
 class Moved(NamedTuple):

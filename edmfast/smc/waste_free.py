@@ -78,13 +78,13 @@ def waste_free(
         states.append(now)
         accepted.append(acceptance)
     joined = (torch.stack(parts, 2).flatten(1, 2) for parts in zip(*states, strict=True))
-    chosen = (
+    x, energy, score = (
         torch.where(resampled.reshape(-1, *(1,) * (new.dim() - 1)), new, old)
         for new, old in zip(joined, chains, strict=True)
     )
     everyone = torch.arange(particles, device=slots.device)
     slots = torch.where(resampled[:, None], slots.repeat_interleave(length, 1), everyone)
-    return WasteFree(*chosen, slots, log_steps, torch.stack(accepted).mean(0))
+    return WasteFree(x, energy, score, slots, log_steps, torch.stack(accepted).mean(0))
 
 
 def chain_slots(

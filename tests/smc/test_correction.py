@@ -80,16 +80,6 @@ def test_the_law_stays_exact(two_modes, levels, square_of, start_log_normaliser,
     assert 0.2 < result.acceptance[applied].mean() < 0.99
 
 
-def test_few_steps_and_a_corrector_beat_more_steps(two_modes, levels):
-    """At 33 evaluations each, with a kernel that needs small steps."""
-    options = {"particles": 500, "populations": 40, "proposal": "ancestral", "seed": 1}
-    target = Tempered(two_modes, 2.0)
-    plain = smc.sample(target, (2,), levels(32), **options)
-    moved = smc.sample(target, (2,), levels(10), correctors=smc.MALA(steps=2), **options)
-    assert (plain.nfe, moved.nfe) == (33, 33)
-    assert moved.expectation(narrow).std() < plain.expectation(narrow).std()
-
-
 def test_waste_free_beats_the_ancestors_alone(two_modes, levels, square_of, start_log_normaliser):
     """As many evaluations by the correctors: M particles moved L - 1 times, of which the last or all are used."""
     sigmas, length, ancestors = levels(12), 8, 125
