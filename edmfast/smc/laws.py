@@ -26,6 +26,10 @@ EXACT = "exact: weights from energies, for the target at the last noise level an
 class EnergyLaw(Law):
     """U and S from `target.energy_and_score`."""
 
+    @property
+    def has_energy(self) -> bool:
+        return True
+
     def evaluate(self, x: Tensor, sigma: float | Tensor, rng: Tensor, probe: bool) -> Evaluation:
         return evaluate(
             self.target,
@@ -66,6 +70,8 @@ class EnergyLaw(Law):
 
 class Mixed(nn.Module):
     """The energy of one target with the score of another, which the proposals then follow."""
+
+    score_is_exact = False
 
     def __init__(self, target: Any, proposal_model: Any) -> None:
         super().__init__()

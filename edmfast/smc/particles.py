@@ -41,7 +41,8 @@ class Particles:
     of population 0. survivors int64 [T, P]:
     starting particles with descendants after the decision at each level. Where asked for, ancestors int32
     [T, P, N]: the particle of each level that every slot takes on, the identity where nothing was resampled.
-    log_densities float64 [P, N, M]: of each model along the path, where the law follows them.
+    log_densities float64 [P, N, M]: of each model along the path, where the law follows them. acceptance
+    float64 [T, C, P]: mean probability of being moved by each corrector, NaN at levels without.
     """
 
     x: Tensor
@@ -60,6 +61,7 @@ class Particles:
     survivors: Tensor | None = None
     ancestors: Tensor | None = None
     log_densities: Tensor | None = None
+    acceptance: Tensor | None = None
 
     @property
     def weights(self) -> Tensor:

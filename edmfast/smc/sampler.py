@@ -11,6 +11,7 @@ Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra 2006
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import warnings
@@ -23,6 +24,8 @@ from tqdm import tqdm
 
 from edmfast.ops.schemes import SCHEMES
 from edmfast.smc.calibration import Calibration
+from edmfast.smc.correction import make_correction
+from edmfast.smc.correctors import Corrector
 from edmfast.smc.engine import Engine
 from edmfast.smc.make_law import make_law
 from edmfast.smc.particles import DegenerateWeightsWarning, Particles
@@ -45,6 +48,9 @@ def sample(
     resampling: str = "systematic",
     ess_threshold: float = 0.5,
     sigma_range: tuple[float, float] = (0.0, math.inf),
+    correctors: Corrector | Sequence[Corrector] = (),
+    corrector_range: tuple[float, float] = (0.0, math.inf),
+    waste_free: int | None = None,
     seed: int = 0,
     genealogy: bool = False,
     compile: bool = False,
@@ -79,6 +85,11 @@ def sample(
         ess_threshold: resample below this fraction of N; 0 never does.
         sigma_range: (lo, hi). Below lo, weights stop and the same kernel runs on unweighted; resampling
             happens from hi down to lo.
+        correctors: `ULA`, `MALA`, `HMC` or `Underdamped`, each applied in turn after the decision at every level
+            of corrector_range = (lo, hi). The adjusted ones leave weights and log Z exact.
+        waste_free: L. Of N = M L particles, M are resampled and moved L - 1 times by the correctors, and all
+            states are particles (Dau and Chopin 2022). Populations that are not resampled stay as they
+            are, so it is meant for ess_threshold=1; at levels where none may be, nothing is done.
         compile: trace and compile the step (seconds to minutes, once per call); numbers agree with the
             eager ones to rounding.
         genealogy: keep who took which ancestor at every level, int32 [T, P, N].
@@ -116,6 +127,10 @@ def sample(
         first_population=first_population,
         batch_size=batch_size,
     )
+    correction = make_correction(
+        correctors, corrector_range, waste_free, law, particles=particles, levels=len(visited)
+    )
+    law = dataclasses.replace(law, correction=correction)
     run = {
         "sigmas": levels,
         "shape": list(shape),
@@ -127,6 +142,7 @@ def sample(
         "resampling": resampling,
         "ess_threshold": ess_threshold,
         "sigma_range": [str(bound) for bound in sigma_range],
+        "correction": repr(correction),
         "seed": seed,
         "genealogy": genealogy,
         "dtype": str(place_dtype),

@@ -17,8 +17,8 @@ from edmfast.smc.step import Moving
 
 @dataclass
 class State:
-    """At noise level `index` of the schedule; traces [T, P], and ancestors [T, P, N] where they are recorded, as
-    in Particles."""
+    """At noise level `index` of the schedule; traces [T, P], acceptance [T, C, P], and ancestors [T, P, N] where
+    they are recorded, as in Particles."""
 
     index: int
     moving: Moving
@@ -26,11 +26,12 @@ class State:
     resampled: Tensor
     log_weight_sd: Tensor
     survivors: Tensor
+    acceptance: Tensor
     ancestors: Tensor | None = None
 
 
-_TRACES = ("ess", "resampled", "log_weight_sd", "survivors")
-_MOVING = (*Moving._fields[:5], *(f"weights.{name}" for name in Weights._fields))
+_TRACES = ("ess", "resampled", "log_weight_sd", "survivors", "acceptance")
+_MOVING = (*Moving._fields[:-1], *(f"weights.{name}" for name in Weights._fields))
 
 
 def save_state(path: str | os.PathLike[str], state: State, run: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from edmfast.ops import Weights, weigh_and_resample
+from edmfast.smc.correction import NO_CORRECTION, Correction
 from edmfast.smc.evaluate import Evaluation
 from edmfast.smc.exponent import Exponent, like_population
 from edmfast.smc.proposals import Proposal, Step
@@ -27,7 +28,9 @@ class Moving(NamedTuple):
 
     x [P, N, *shape]; energy [P, N], or what else the law weighs the next move by; score [P, N, *shape], or
     [M, P, N, *shape] of M models; curvature [P, N], or empty where the proposal needs none; memory float64
-    [P, N, C], what a particle and its offspring carry along: the law's columns, then those of rewards.
+    [P, N, C], what a particle and its offspring carry along: the law's columns, then those of rewards; tuning
+    float64 [2, C, P], log step sizes and acceptances of the correctors; parents int32 [P, N], the ancestors where
+    correctors have applied them already, else empty.
     """
 
     x: Tensor
@@ -35,17 +38,19 @@ class Moving(NamedTuple):
     score: Tensor
     curvature: Tensor
     memory: Tensor
+    tuning: Tensor
+    parents: Tensor
     weights: Weights
 
     def flat(self) -> tuple[Tensor, ...]:
         """All tensors in order."""
-        return (*self[:5], *self.weights)
+        return (*self[:-1], *self.weights)
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> Moving:
         """From what `flat` gives."""
-        x, energy, score, curvature, memory, *weights = tensors
-        return cls(x, energy, score, curvature, memory, Weights(*weights))
+        x, energy, score, curvature, memory, tuning, parents, *weights = tensors
+        return cls(x, energy, score, curvature, memory, tuning, parents, Weights(*weights))
 
 
 class Moved(NamedTuple):
@@ -72,6 +77,12 @@ class Law:
     batch_size: int | None
     rewards: PathRewards
     told: str
+    correction: Correction = NO_CORRECTION
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether what `evaluate` finds is U and S of the target."""
+        return False
 
     @property
     def memory_columns(self) -> int:
@@ -117,13 +128,14 @@ class Law:
 class Mode:
     """What a step does: weigh the move, then resample below this fraction of N, and probe the curvature.
 
-    last: it leads to the last level, where rewards are paid in full.
+    last: it leads to the last level, where rewards are paid in full. correct: correctors follow.
     """
 
     threshold: float
     weigh: bool
     probe: bool
     last: bool = False
+    correct: bool = False
 
 
 def advance(
@@ -143,7 +155,11 @@ def advance(
         memory = torch.cat([memory, paid], 2)
     weights = decide(law, before, (moved.ratio, now, past), next_rng, mode)
     curvature = moved.x.new_empty(0) if found.curvature is None else found.curvature
-    return Moving(moved.x, found.energy, found.score, curvature, memory, weights)
+    nobody = weights.ancestors.new_empty(0)
+    moving = Moving(
+        moved.x, found.energy, found.score, curvature, memory, moving.tuning, nobody, weights
+    )
+    return law.correction(law, moving, step.u, next_rng) if mode.correct else moving
 
 
 def decide(
