@@ -133,7 +133,28 @@ def _without_energies(
             "curvature matching probes an energy's score: without energies use 'ancestral' or a kappa table"
         )
     told = PLAIN if plain else CORRECTED
-    return ScoreLaw(target, kernel=kernel, told=told, models=models, exponents=exponents, **common)
+    return ScoreLaw(
+        target,
+        kernel=kernel,
+        told=told,
+        models=models,
+        exponents=exponents,
+        guide=_guide(common["rewards"].tilted, plain, kernel),
+        **common,
+    )
+
+
+def _guide(tilted: tuple[Any, ...], plain: bool, kernel: Proposal) -> Any:
+    """The one tilt whose gradient the moves follow, if any."""
+    guiding = [tilt for tilt in tilted if tilt.gradient != "none"]
+    if not guiding:
+        return None
+    if not plain or len(tilted) > 1 or (isinstance(kernel, FeynmanKac) and kernel.eta == 0):
+        raise ValueError(
+            "without energies the moves can follow the gradient of one reward on one model, with noise: use "
+            "gradient='none' here, or energies"
+        )
+    return guiding[0]
 
 
 def _plain(kappa: tuple[float, ...] | None) -> Proposal:
