@@ -242,7 +242,7 @@ class Tilted(nn.Module):
         if not through and self.of == "denoised":
             levels, width = expand_sigma(sigma, x).square(), self.data_std**2
             slope = width / (width + levels) * slope
-        return reward, slope.detach()
+        return reward, slope
 
     def _share(self, sigma: float | Tensor) -> float | Tensor:
         """lambda(sigma)/strength in [0, 1]."""

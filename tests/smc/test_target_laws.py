@@ -9,6 +9,7 @@ from edmfast import smc
 from edmfast.models import Constrained, Guided, LinearInverse, Mixture, Product, Tempered, Tilted
 from edmfast.models.analytic import GaussianMixture
 from edmfast.models.constraints import half_space
+from edmfast.smc.state import fingerprint
 
 SEEDS = 20
 F64 = torch.float64
@@ -262,3 +263,41 @@ def test_a_run_must_end_where_the_target_is_whole(levels, build, message):
     target = build(base, half_space(torch.tensor([1.0, 0.0]), 0.0))
     with pytest.raises(ValueError, match=message):
         smc.sample(target, (2,), levels(25, low=END), particles=10)
+
+
+def test_checkpoints_tell_targets_apart():
+    base, (zero, _) = gaussian([0.0, 0.0], 1.0)
+    plane = half_space(torch.tensor([1.0, 0.0]), 0.0)
+    eye, y = torch.eye(2), torch.zeros(2)
+    ones = torch.ones(3)
+    targets = [
+        base,
+        Tempered(base, 2.0),
+        Tempered(base, 3.0),
+        Tempered(base, 2 * ones),
+        Tempered(base, 3 * ones),
+        Guided(base, base, 2.0),
+        Mixture([base, base]),
+        Mixture([base, base], [0.3, 0.7]),
+        Mixture([base, base], offsets=([1.0], [[0.0, 1.0]])),
+        Mixture([base, base], offsets=([1.0], [[0.0, 2.0]])),
+        Tilted(base, plane, 1.0),
+        Tilted(base, plane, 2.0),
+        Tilted(base, plane, 2 * ones),
+        Tilted(base, plane, 3 * ones),
+        Tilted(base, plane, 1.0, ramp=(2.0, 0.2)),
+        Tilted(base, plane, 1.0, ramp=None),
+        Tilted(base, plane, 1.0, of="state"),
+        Tilted(base, plane, 1.0, gradient="exact"),
+        Tilted(base, half_space(torch.tensor([1.0, 0.0]), 1.0), 1.0),
+        Tilted(base, quadratic(zero, 1.0), 1.0),
+        Constrained(base, plane, 1.0),
+        Constrained(base, plane, 1.0, hard_below=0.1),
+        LinearInverse(base, eye, y, 1.0),
+        LinearInverse(base, eye, y, 2.0),
+        LinearInverse(base, eye, y + 1, 1.0),
+        LinearInverse(base, 2 * eye, y, 1.0),
+        LinearInverse(base, eye, y, 1.0, full_below=0.1),
+    ]
+    assert len({fingerprint(target) for target in targets}) == len(targets)
+    assert fingerprint(targets[-1]) == fingerprint(LinearInverse(base, eye, y, 1.0, full_below=0.1))
