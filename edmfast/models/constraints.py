@@ -1,30 +1,31 @@
 """Constraints: U = E + lambda(sigma) v(x_0), v >= 0 the violation, 0 where the constraint holds; see `Tilted`.
 
-Soft: the end is p exp(-lambda v). Hard: from one noise level down the energy is infinite where v > 0, which
-truncates p to the constraint whatever the strength; the soft part then only leads particles there.
+Soft: the end is p exp(-lambda v). Hard: at the last level the energy is infinite where v > 0, which truncates p to
+the constraint whatever the strength; the soft part then only leads particles there.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edmfast.models.tilted import RAMP, Reward, Strength, Tilted
+from edmfast.models.tilted import RAMP, SLACK, Reward, Strength, Tilted
 
 Bound = float | Tensor
-_SLACK = 1 + 1e-9
-"""Noise levels are compared up to rounding."""
 
 
 class Constrained(Tilted):
     """exp(-strength v) times a model, and where hard_below is given nothing where v > 0.
 
     violation: [B, *shape] -> [B], not negative, of x_0: `box`, `half_space`, or any function or module.
-    hard_below: noise level from which on the wall stands, at or above the last one of a run; None: no wall.
-    The wall is one of x_0 too, that is of the denoised state or of the state as `of` says.
+    hard_below: noise level from which on the wall stands: in `smc.sample` the last one of the run, and no other.
+    A wall at two levels would be another law, since who crosses it at the first is gone and cannot come back,
+    which the weights count on. None: no wall. The wall is one of x_0 too, that is of the denoised state (with
+    runs that end at 0, whose result is that) or of the state, as `of` says.
     Other arguments and errors as of `Tilted`; here the approximate gradient is the default.
     """
 
@@ -54,6 +55,22 @@ class Constrained(Tilted):
             data_std=data_std,
         )
         self.hard_below = hard_below
+        if hard_below is not None and not self.has_energy:
+            raise TypeError(
+                f"{type(model).__name__} has no energy, which a wall is a part of: leave hard_below out"
+            )
+
+    def check_levels(self, levels: Sequence[float]) -> None:
+        """ValueError unless a run over these noise levels ends at the whole strength, and at the wall."""
+        super().check_levels(levels)
+        if self.hard_below is None:
+            return
+        standing = [level for level in levels if level <= self.hard_below * SLACK]
+        if len(standing) != 1:
+            raise ValueError(
+                f"a wall must stand at the last noise level, {levels[-1]:g}, and no other: set hard_below "
+                f"to it, given {self.hard_below:g}"
+            )
 
     def reward_of(self, x: Tensor, denoised: Tensor) -> Tensor:
         """-v [B]."""
@@ -65,7 +82,7 @@ class Constrained(Tilted):
         return (
             super()._is_base(strength, sigma)
             and not isinstance(sigma, Tensor)
-            and sigma > self.hard_below * _SLACK
+            and sigma > self.hard_below * SLACK
         )
 
     def tilt(
@@ -76,8 +93,8 @@ class Constrained(Tilted):
             return energy
         outside = reward.detach() < 0
         if isinstance(sigma, Tensor):
-            outside = outside & (sigma <= self.hard_below * _SLACK)
-        elif sigma > self.hard_below * _SLACK:
+            outside = outside & (sigma <= self.hard_below * SLACK)
+        elif sigma > self.hard_below * SLACK:
             return energy
         return torch.where(outside, math.inf, energy)
 
@@ -85,13 +102,16 @@ class Constrained(Tilted):
 class Box(nn.Module):
     """sum max(low - x, x - high, 0)², [B]."""
 
+    low: Tensor
+    high: Tensor
+
     def __init__(self, low: Bound, high: Bound) -> None:
         super().__init__()
-        low, high = (torch.as_tensor(bound).detach().double() for bound in (low, high))
-        if bool((low > high).any()):
+        bounds = [torch.as_tensor(bound).detach().double() for bound in (low, high)]
+        if bool((bounds[0] > bounds[1]).any()):
             raise ValueError("a box needs low <= high everywhere")
-        self.register_buffer("low", low)
-        self.register_buffer("high", high)
+        self.register_buffer("low", bounds[0])
+        self.register_buffer("high", bounds[1])
 
     def forward(self, x: Tensor) -> Tensor:
         low, high = (bound.to(x.dtype) for bound in (self.low, self.high))
@@ -101,6 +121,9 @@ class Box(nn.Module):
 
 class HalfSpace(nn.Module):
     """max(<normal, x> - offset, 0)², [B]."""
+
+    normal: Tensor
+    offset: Tensor
 
     def __init__(self, normal: Tensor, offset: float) -> None:
         super().__init__()

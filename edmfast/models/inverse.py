@@ -14,7 +14,7 @@ Sources: Chung et al. 2023, arXiv 2209.14687; Song et al. 2023, "Pseudoinverse-g
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from edmfast.models.measurements import as_measurement
 from edmfast.models.rows import for_rows, part_of, spread_rows
-from edmfast.models.tilted import Tilted
+from edmfast.models.tilted import SLACK, Tilted
 
 Schedule = Callable[[float | Tensor], float | Tensor]
 
@@ -108,6 +108,14 @@ class LinearInverse(Tilted):
             data_std=data_std,
         )
         self.full_below = None if schedule else float(full_below)
+
+    def check_levels(self, levels: Sequence[float]) -> None:
+        """ValueError unless a run over these noise levels ends at the whole likelihood."""
+        if self.full_below is not None and levels[-1] > self.full_below * SLACK:
+            raise ValueError(
+                f"the likelihood is whole below sigma = {self.full_below:g}, and the last noise level "
+                f"is {levels[-1]:g}: raise full_below to it"
+            )
 
 
 def likelihood_schedule(

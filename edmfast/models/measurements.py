@@ -23,6 +23,8 @@ _CONVOLUTIONS: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d, 3: 
 class Matrix(nn.Module):
     """matrix [M, D] times x, flattened: [B, M]."""
 
+    matrix: Tensor
+
     def __init__(self, matrix: Tensor) -> None:
         super().__init__()
         if matrix.dim() != 2:
@@ -35,6 +37,8 @@ class Matrix(nn.Module):
 
 class Inpainting(nn.Module):
     """The elements of x where a mask [*shape] is true, in their order: [B, M]."""
+
+    known: Tensor
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
@@ -68,6 +72,8 @@ class AveragePooling(nn.Module):
 class Blur(nn.Module):
     """Correlation of every channel of x [B, C, *space] with a kernel of odd sizes, zeros beyond the edges."""
 
+    kernel: Tensor
+
     def __init__(self, kernel: Tensor) -> None:
         super().__init__()
         if kernel.dim() not in _CONVOLUTIONS or not all(size % 2 for size in kernel.shape):
@@ -96,7 +102,7 @@ class Pair(nn.Module):
         self.maps = (forward, adjoint)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Apply.apply(x, *self.maps)  # type: ignore[no-any-return]
+        return _Apply.apply(x, *self.maps)
 
 
 class _Apply(torch.autograd.Function):

@@ -144,7 +144,7 @@ class Mixture(nn.Module):
 
 def _same_exponent(first: Exponent, other: Exponent) -> None:
     if isinstance(first, Tensor) and isinstance(other, Tensor):
-        same = torch.equal(first.cpu(), other.cpu())
+        same: Any = torch.equal(first.cpu(), other.cpu())
     else:
         same = type(first) is type(other) and first == other
     if not same:

@@ -51,7 +51,8 @@ def spread_rows(name: str, value: Any, start: int, stop: int, batch: int) -> Any
 def part_of(module: Any) -> Any:
     """A shallow copy of a module whose members, buffers and attributes can be replaced by those of a part of the
     batch. What its constructor checked is not checked again."""
-    part: Any = type(module).__new__(type(module))
+    kind: Any = type(module)
+    part: Any = kind.__new__(kind)
     part.__dict__.update(module.__dict__)
     if isinstance(module, nn.Module):
         for members in ("_parameters", "_buffers", "_modules"):

@@ -16,7 +16,7 @@ arXiv 2501.06848 (potentials of steering).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,8 @@ GRADIENTS = ("none", "approximate", "exact")
 POTENTIALS = ("difference", "max", "sum")
 RAMP = (2.0, 0.1)
 """In units of x: between these levels the modes of data of unit size separate."""
+SLACK = 1 + 1e-6
+"""Noise levels are compared up to rounding."""
 
 Reward = Callable[[Tensor], Tensor]
 Strength = Exponent | Callable[[float | Tensor], float | Tensor]
@@ -130,6 +132,18 @@ class Tilted(nn.Module):
         if callable(strength):
             return strength(sigma)
         return strength * self._share(sigma)
+
+    def check_levels(self, levels: Sequence[float]) -> None:
+        """ValueError unless a run over these noise levels ends at the whole strength."""
+        if (
+            self.ramp is not None
+            and not callable(self.number)
+            and levels[-1] > self.ramp[1] * SLACK
+        ):
+            raise ValueError(
+                f"the strength is reached at sigma = {self.ramp[1]:g}, below the last noise level "
+                f"{levels[-1]:g}: end the ramp above it, or take ramp=None"
+            )
 
     def reward_of(self, x: Tensor, denoised: Tensor) -> Tensor:
         """r [B] of states x and their denoised states, whichever it looks at."""
@@ -244,7 +258,7 @@ class Tilted(nn.Module):
         if not through and self.of == "denoised":
             levels, width = expand_sigma(sigma, x).square(), self.data_std**2
             slope = width / (width + levels) * slope
-        return reward, slope.detach()
+        return reward, slope
 
     def _share(self, sigma: float | Tensor) -> float | Tensor:
         """lambda(sigma)/strength in [0, 1]."""

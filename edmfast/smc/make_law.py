@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from edmfast.models.algebra import terms_of
 from edmfast.models.scores import has_energy
 from edmfast.smc.exponent import exponent_of
 from edmfast.smc.laws import EXACT, EnergyLaw, Mixed
@@ -114,8 +115,7 @@ def _without_energies(
             log_shares=shares,
             **common,
         )
-    terms = target.terms() if hasattr(target, "terms") else [(1.0, target)]
-    exponents, models = zip(*terms, strict=True)
+    exponents, models = zip(*terms_of(target), strict=True)
     if any(float(getattr(model, "exponent", 1.0)) != 1.0 for model in models):
         raise ValueError("weights from scores are for products of models whose own exponent is 1")
     if isinstance(asked, SuperDiff):

@@ -30,7 +30,7 @@ from edmfast.smc.engine import Engine
 from edmfast.smc.make_law import make_law
 from edmfast.smc.particles import DegenerateWeightsWarning, Particles
 from edmfast.smc.proposals import Proposal
-from edmfast.smc.schedule import check_counts, check_ramps, check_sigmas, place
+from edmfast.smc.schedule import check_counts, check_levels, check_sigmas, place
 from edmfast.smc.select import SELECT
 from edmfast.smc.state import State, fingerprint, load_state, save_state
 
@@ -111,8 +111,8 @@ def sample(
         kappa, sigmas = tuple(sigmas.kappa), sigmas.sigmas
     levels = check_sigmas(sigmas)
     visited = levels[:-1] if levels[-1] == 0 else levels
+    check_levels(target, visited)
     _check_options(resampling, ess_threshold, sigma_range, on_degenerate)
-    check_ramps(target, visited[-1])
     place_device, place_dtype = place(target, device, dtype)
     law = make_law(
         target,

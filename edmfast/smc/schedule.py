@@ -25,6 +25,15 @@ def check_sigmas(sigmas: Tensor | Sequence[float]) -> list[float]:
     return levels
 
 
+def check_levels(target: Any, levels: list[float]) -> None:
+    """Let every part of a target that ends at a certain noise level say whether these do."""
+    parts = target.modules() if isinstance(target, nn.Module) else [target]
+    for part in parts:
+        check = getattr(part, "check_levels", None)
+        if check is not None:
+            check(levels)
+
+
 def check_counts(shape: Sequence[int], particles: int, populations: int) -> tuple[int, ...]:
     """The shape of one sample. ValueError for empty shapes, or no particles or populations."""
     shape = tuple(int(n) for n in shape)
@@ -36,19 +45,6 @@ def check_counts(shape: Sequence[int], particles: int, populations: int) -> tupl
     if particles >= 2**31 or populations >= 2**28:
         raise ValueError("at most 2^31 - 1 particles and 2^28 - 1 populations")
     return shape
-
-
-def check_ramps(target: Any, last: float) -> None:
-    """ValueError where a tilt of the target has not its whole strength at the last positive level."""
-    parts = target.modules() if isinstance(target, nn.Module) else [target]
-    for part in parts:
-        ramp = getattr(part, "ramp", None)
-        # levels that were computed may miss the end by rounding
-        if isinstance(ramp, tuple) and last > ramp[1] * (1 + 1e-6):
-            raise ValueError(
-                f"the ramp of {type(part).__name__} ends at sigma {ramp[1]:g}, below the last level {last:g} of "
-                f"the run: its strength would not be reached; give it ramp=({ramp[0]:g}, {last:g}) or so"
-            )
 
 
 def place(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edmfast import smc
-from edmfast.models import Constrained, Guided, Product, Tempered, Tilted
+from edmfast.models import Conditioned, Constrained, Guided, Product, Tempered, Tilted
 from edmfast.models.analytic import GaussianMixture
 from edmfast.smc.select import select_one
 
@@ -295,8 +295,21 @@ def test_compiled_steps_agree(two_modes, levels):
     torch.testing.assert_close(compiled.log_weights, eager.log_weights, rtol=1e-9, atol=1e-9)
 
 
-def test_a_run_must_reach_the_end_of_the_ramp(levels):
-    tilted = Tilted(gaussian(0.0, 1.0), first, 1.0, ramp=(2.0, 0.1))
-    for target in (tilted, Tempered(tilted, 2.0)):
-        with pytest.raises(ValueError, match=r"ramp.*0\.1.*0\.3"):
-            smc.sample(target, (1,), levels(4, low=0.3), particles=4)
+def test_a_condition_around_a_sum_leaves_it_a_sum(levels):
+    """Conditions bound to guidance are bound to its models, which are weighed as ever."""
+
+    def shrunk(factor):
+        def denoise(x, sigma, scale):
+            return scale[:, None] * factor * x / (1 + sigma**2)
+
+        return denoise
+
+    one, two = shrunk(0.9), shrunk(0.5)
+    inside = Guided(Conditioned(one, scale=0.8), Conditioned(two, scale=0.8), 2.0)
+    outside = Conditioned(Guided(one, two, 2.0), scale=0.8)
+    first, second = (
+        smc.sample(target, (2,), levels(10), particles=50, seed=1) for target in (inside, outside)
+    )
+    assert torch.equal(first.x, second.x)
+    assert torch.equal(first.log_weights, second.log_weights)
+    assert first.log_weights.std() > 0
