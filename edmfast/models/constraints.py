@@ -55,10 +55,6 @@ class Constrained(Tilted):
             data_std=data_std,
         )
         self.hard_below = hard_below
-        if hard_below is not None and not self.has_energy:
-            raise TypeError(
-                f"{type(model).__name__} has no energy, which a wall is a part of: leave hard_below out"
-            )
 
     def check_levels(self, levels: Sequence[float]) -> None:
         """ValueError unless a run over these noise levels ends at the whole strength, and at the wall."""
