@@ -136,7 +136,7 @@ class LennardJones(ParticleSystem):
         particles: int = 13,
         dimensions: int = 3,
         *,
-        eps: float = 1.0,
+        eps: float = 2.0,
         r_m: float = 1.0,
         trap: float = 1.0,
         tau: float = 1.0,
