@@ -8,8 +8,10 @@ translations: exp(-E) is then a density of centred configurations, of (particles
 centre_std the centre is one more independent Gaussian, E + |centre|²/(2 centre_std²): a density on the whole
 space. Energies with `PairwiseMLP` are such, with centre_std = sigma_data/sqrt(particles) before noise.
 A convolution with noise has no closed form, so these are targets at sigma = 0 only.
-Source: Köhler et al. 2020, arXiv 2006.02425, with its constants; every pair counts once. Some later work, from
-Akhound-Sadegh et al. 2024 (arXiv 2402.06121) on, counts the pairs of Lennard-Jones twice: eps=2.
+Sources: Köhler et al. 2020, arXiv 2006.02425 (the systems and the constants of DW4); Akhound-Sadegh et al. 2024,
+arXiv 2402.06121 (LJ13 as it is sampled today). Every pair counts once here: eps = 2 is their LJ13, whose sum takes
+each pair in both orders, a droplet of mean energy -43; the formula of 2020 with eps = 1 is a gas, of mean energy
+0.5.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def states(shape, seed=0, count=5):
 def pair_energy(name, d):
     if name == "DW4":
         return -4 * (d - 4) ** 2 + 0.9 * (d - 4) ** 4
-    return d**-12 - 2 * d**-6
+    return 2 * (d**-12 - 2 * d**-6)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -98,7 +98,7 @@ def test_known_minima():
     energy, score = pair.energy_and_score(x)
     assert score.abs().max() < 1e-12
     assert abs(energy.item() + 16 / 3.6) < 1e-12
-    dimer = analytic.LennardJones(2, 3, trap=0.0)
+    dimer = analytic.LennardJones(2, 3, eps=1.0, trap=0.0)
     x = torch.tensor([[[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]], dtype=torch.float64)
     energy, score = dimer.energy_and_score(x)
     assert score.abs().max() < 1e-12
