@@ -69,7 +69,15 @@ def run(name: str, quick: bool) -> list[Row]:
     plan = PLANS[name]
     if quick:
         plan = plan._replace(
-            chains=50, burn_in=100, draws=4, thin=5, steps=30, particles=20, levels=8
+            chains=50,
+            burn_in=100,
+            draws=4,
+            thin=5,
+            batch_size=16,
+            steps=20,
+            populations=3,
+            particles=20,
+            levels=6,
         )
     began = time.perf_counter()
     chains = targets_chains.run(
