@@ -36,7 +36,7 @@ class Size(NamedTuple):
 GMM40 = Size(20, 4000, 33, 1000, 128)
 MANY_WELL = Size(20, 1000, 65, 200, 96)
 QUICK_GMM40 = Size(20, 1000, 17, 500, 48, 200)
-QUICK_MANY_WELL = Size(20, 60, 33, 60, 40, 60)
+QUICK_MANY_WELL = Size(20, 150, 33, 60, 40, 60)
 GMM40_SIGMAS = (80.0, 0.1)
 MANY_WELL_SIGMAS = (20.0, 0.05)
 KERNELS = ("curvature_matched", "ancestral", "euler")

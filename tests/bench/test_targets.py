@@ -30,7 +30,7 @@ def test_many_well_normaliser_and_masses():
     found = rows_of(rows, "curvature_matched")
     assert abs(found["log Z"].truth - 164.6957) < 1e-4
     ratio, left = found["Z / truth"], found["mass of the left wells"]
-    assert abs(ratio.value - 1) < 3 * ratio.error < 0.5
+    assert abs(ratio.value - 1) < 3 * ratio.error < 0.15
     assert abs(left.value - left.truth) < 3 * left.error < 0.05
     assert found["unique ancestors / N"].value > 0.2
 
