@@ -1,6 +1,7 @@
 """Sequential Monte Carlo on the two hard targets that are exact at every noise level: GMM-40 and ManyWell-32.
 
-Levels are equalised by `smc.calibrate`, the same for all kernels; its pilot is not in the count of evaluations.
+Levels are equalised by `smc.calibrate`, whose pilot is not in the count of evaluations. That suits curvature
+matching, so the other kernels run on as many levels spaced evenly in log sigma as well.
 Distances are those of 1000 particles of each population, drawn with their weights, to as many exact samples.
 """
 
@@ -156,17 +157,22 @@ def _runs(
     )
     found = []
     for kernel in kernels:
-        particles = smc.sample(
-            target,
-            (dim,),
-            calibration if kernel == "curvature_matched" else calibration.sigmas,
-            particles=size.particles,
-            populations=size.populations,
-            proposal=kernel,
-            dtype=torch.float32,
-            seed=1,
-        )
-        found.append((kernel, particles))
+        matched = kernel == "curvature_matched"
+        given: dict[str, Any] = {kernel: calibration if matched else calibration.sigmas}
+        if not matched:
+            given[f"{kernel}, even levels"] = levels
+        for name, sigmas_of in given.items():
+            particles = smc.sample(
+                target,
+                (dim,),
+                sigmas_of,
+                particles=size.particles,
+                populations=size.populations,
+                proposal=kernel,
+                dtype=torch.float32,
+                seed=1,
+            )
+            found.append((name, particles))
     return found
 
 

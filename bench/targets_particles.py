@@ -1,8 +1,8 @@
 """Sequential Monte Carlo on DW4 and LJ13 with learned energies, against Hamiltonian Monte Carlo.
 
 A noised particle system has no closed form. An energy is learned by denoising score matching from reference
-samples: centred, then shifted by the Gaussian centre that the energy's Gaussian part has (see `PairwiseMLP`), and
-turned and reflected never, as the network is invariant. Sequential Monte Carlo runs on that energy down to a
+samples, centred and then shifted by the Gaussian centre that the energy's Gaussian part has (see `PairwiseMLP`);
+the network knows the other symmetries. Sequential Monte Carlo runs on that energy down to a
 small sigma. Three answers are compared with reference samples of other chains: the particles as they come; the
 same denoised once; and reweighted to the true energy, by log-weights E_model(x, sigma_min) - E_true(x) with the
 same Gaussian centre in both, whose effective sample size says what that is worth.
@@ -44,7 +44,7 @@ class Plan(NamedTuple):
 
 PLANS = {
     "DW4": Plan(
-        DoubleWellPairs, 1000, 800, 20, 50, {"width": 64}, 256, 5000, (20.0, 0.05), 10, 500, 48
+        DoubleWellPairs, 1000, 800, 20, 50, {"width": 64}, 256, 4000, (20.0, 0.05), 10, 500, 48
     ),
     "LJ13": Plan(
         LennardJones,
@@ -54,7 +54,7 @@ PLANS = {
         20,
         {"width": 64, "depth": 3},
         64,
-        2400,
+        1800,
         (10.0, 0.02),
         10,
         100,
