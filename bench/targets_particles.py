@@ -56,8 +56,8 @@ PLANS = {
         64,
         1800,
         (10.0, 0.02),
-        10,
-        100,
+        6,
+        400,
         64,
     ),
 }
@@ -189,7 +189,7 @@ def _compared(
     """Energies and distances between particles, of each population with the reference."""
     generator = torch.Generator().manual_seed(1)
     order = torch.randperm(len(reference), generator=generator)
-    n = min(COMPARED, len(reference) // (2 * len(x)))
+    n = min(COMPARED, x.shape[1], len(reference) // (2 * len(x)))
     sets = reference[order[: 2 * n * len(x)]].unflatten(0, (2, len(x), n))
     ours = torch.stack([evenly(a, w, n).double() for a, w in zip(x, weights, strict=True)])
     measures = {
