@@ -37,6 +37,8 @@ class Ranks:
         """Concatenation along dim of the tensors of all ranks, which have those sizes there; on rank 0 alone
         unless to_all, None on the others."""
         rows = tensor.movedim(dim, 0)
+        if math.prod(rows.shape[1:]) == 0:
+            return rows.new_empty((sum(sizes), *rows.shape[1:])).movedim(0, dim)
         widest = max(sizes)
         missing = rows.new_zeros((widest - rows.shape[0], *rows.shape[1:]))
         sent = self._bytes(torch.cat([rows, missing]) if len(missing) else rows)

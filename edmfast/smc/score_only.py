@@ -83,7 +83,7 @@ class ScoreLaw(Law):
             ancestors,
             coefficients,
             rng,
-            first_population=self.first_population,
+            **self.counters,
         )
         if self._weighs:
             ratio = (-step.tau2 / 2) * moving.energy.gather(1, ancestors.long())

@@ -18,6 +18,7 @@ from edmfast.reference._sums import population_sum
 from edmfast.reference.noise import uniform
 from edmfast.reference.weigh import accumulate
 from edmfast.smc.communicate import Ranks, pack, unpack
+from edmfast.smc.step import Moving
 
 
 class SharedPopulations:
@@ -43,7 +44,9 @@ class SharedPopulations:
     def decide(
         self,
         before: Weights,
-        increments: tuple[Tensor, list[Tensor], list[Tensor]],
+        ratio: Tensor,
+        energies: list[Tensor],
+        energies_before: list[Tensor],
         rng: Tensor,
         *,
         weigh: bool,
@@ -55,7 +58,14 @@ class SharedPopulations:
         differ from one rank's by rounding. Reads on the host whether there is anything to resample.
         """
         log_weights, gains = accumulate(
-            before.log_weights, before.ancestors, before.resampled, *increments, None, weigh
+            before.log_weights,
+            before.ancestors,
+            before.resampled,
+            ratio,
+            energies,
+            energies_before,
+            None,
+            weigh,
         )
         maximum, nan, spread = self._summits(log_weights, gains)
         q = integers.quantise(log_weights, maximum, integers.fraction_bits(self.all))
@@ -132,6 +142,27 @@ class SharedPopulations:
         filled[:, found[:, 0]] = found[:, 1:].T
         ancestors, roots = filled.view(2, *root.shape).cummax(2).values
         return ancestors, roots
+
+    def arrive(self, moving: Moving) -> Moving:
+        """The particles that this rank's slots take, in their order, so that ancestors are the identity. Reads
+        on the host whether any population was resampled: else nothing moves."""
+        weights = moving.weights
+        local = weights.ancestors - self.first_particle
+        if not bool(weights.resampled.any()):
+            return moving._replace(weights=weights._replace(ancestors=local))
+        tensors = {
+            name: value
+            for name, value in moving._asdict().items()
+            if name != "weights" and value.numel() > 0
+        }
+        by_model = moving.score.dim() > moving.x.dim()  # [M, P, n, *shape]
+        if by_model:
+            tensors["score"] = tensors["score"].movedim(0, 2)
+        found = dict(zip(tensors, self.bring(weights.ancestors, [*tensors.values()]), strict=True))
+        if by_model:
+            found["score"] = found["score"].movedim(2, 0)
+        identity = torch.arange(self.held, dtype=torch.int32, device=local.device).expand_as(local)
+        return moving._replace(weights=weights._replace(ancestors=identity.contiguous()), **found)
 
     def bring(self, ancestors: Tensor, tensors: list[Tensor]) -> list[Tensor]:
         """The rows of tensors [P, n, ...] that the slots of this rank take, in their order; ancestors
