@@ -4,6 +4,7 @@ python distributed_worker.py FOLDER kill      dies at a step on the last rank
 python distributed_worker.py FOLDER cases     writes what differs from one process, by case, as JSON
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -17,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from edmfast import smc
-from edmfast.models import Conditioned, EnergyModel, Guided, Product, Tempered, Tilted
+from edmfast.models import Conditioned, EnergyModel, Guided, Product, Tempered
 from edmfast.models.analytic import GaussianMixture
 from edmfast.models.backbones import ResidualMLP
 from edmfast.ops import Weights, rng_state, weigh_and_resample
@@ -66,6 +67,22 @@ class Denoiser:
         return x + sigma**2 * self.mixture.energy_and_score(x, sigma)[1]
 
 
+class Steered(Denoiser):
+    """A reward collected along the path, which weighs."""
+
+    exponent, potential = 1.0, "max"
+
+    @property
+    def model(self):
+        return Denoiser(self.mixture)
+
+    def strength_at(self, sigma):
+        return 0.5
+
+    def reward_of(self, x, denoised):
+        return denoised[:, 0]
+
+
 class Walled:
     """A Gaussian whose energy is bad in a half-space, or everywhere."""
 
@@ -83,14 +100,13 @@ def runs():
     """Name -> (target, options) of runs that must not depend on how they are split."""
     pair = [Denoiser(mixture) for mixture in mixtures()]
     double = {"dtype": torch.float64}
-    steered = Tilted(mixtures()[0], lambda x: -x.square().sum(1), 2.0, potential="max")
     return {
         "probed curvature": (target(), {}),
         "a last zero": (target(), {"sigmas": [*levels().tolist(), 0.0]}),
         "at every step": (target(), {"ess_threshold": 1.0, "first_population": 7}),
         "never": (target(), {"ess_threshold": 0.0}),
         "below no sigma": (target(), {"sigma_range": (0.5, 10.0)}),
-        "ancestral": (target(), {"proposal": "ancestral", **double}),
+        "ancestral": (target(), {"proposal": "ancestral"}),
         "labels": (labelled(), {}),
         "exponents": (
             Tempered(mixtures()[0], torch.linspace(1, 2, 5, dtype=torch.float64)),
@@ -98,7 +114,7 @@ def runs():
         ),
         "scores": (Product([*pair]), double),
         "superposed": (Product([*pair]), {"proposal": "superdiff", **double}),
-        "steered": (steered, double),
+        "steered": (Steered(mixtures()[0]), double),
         "walled": (Walled(torch.inf, 0.1), {"proposal": "ancestral"}),
         "collapsed": (Walled(torch.inf, -torch.inf), {"proposal": "ancestral"}),
         "not a number": (Walled(torch.nan, 1.0), {"proposal": "ancestral"}),
@@ -226,10 +242,8 @@ def checkpoints(group, folder, split):
     found = []
     for path, more in ((ours, {"group": group, "split": split}), (single, {})):
         if more or dist.get_rank() == 0:
-            try:
+            with contextlib.suppress(Stop):
                 sample(target(), kept, checkpoint=path, **more)
-            except Stop:
-                pass
     dist.barrier()
     resumed = sample(target(), {}, resume=single, group=group, split=split)
     found += differing(resumed, whole)

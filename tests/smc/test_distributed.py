@@ -3,6 +3,7 @@
 A process takes seconds to start, so that all cases of a number of ranks are worked off by one launch.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from edmfast import smc
 if not dist.is_available() or not dist.is_gloo_available():
     pytest.skip("torch has no gloo", allow_module_level=True)
 
-import distributed_worker as worker
+from tests.smc import distributed_worker as worker
 
 SCRIPT = Path(worker.__file__)
 
@@ -53,8 +54,9 @@ def killed(folder):
 
 @pytest.fixture(scope="module")
 def outcomes(folder, killed):
-    """By number of ranks: case -> what differs. Four ranks go on with what two left behind."""
+    """Case -> what differs, for a number of ranks. They go on with what two left behind."""
 
+    @functools.cache
     def launch(ranks):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={ranks}", str(SCRIPT), str(folder), "cases"]
@@ -64,7 +66,7 @@ def outcomes(folder, killed):
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
         return json.loads((folder / f"{ranks}.json").read_text())
 
-    return {ranks: launch(ranks) for ranks in (2, 4)}
+    return launch
 
 
 def test_the_others_are_told_when_a_rank_dies(killed, folder):
@@ -82,9 +84,10 @@ def test_one_process_goes_on_where_a_rank_died(killed, folder):
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_bits_of_one_process(outcomes, ranks):
-    wrong = {name: told for name, told in outcomes[ranks].items() if told}
+    found = outcomes(ranks)
+    wrong = {name: told for name, told in found.items() if told}
     assert wrong == {}
-    assert {"killed", "weights of a level", "labels, particles"} <= set(outcomes[ranks])
+    assert {"killed", "weights of a level", "labels, particles"} <= set(found)
 
 
 def test_a_split_without_a_group_changes_nothing():
