@@ -53,7 +53,7 @@ class Ranks:
             dist.gather(sent, parts, group=self.group, group_dst=0)
         if parts is None:
             return None
-        # what rank 0 alone collects is on its way to a file: the device need not hold it all
+        # what rank 0 alone collects is on its way to a file: it leaves the device tensor by tensor
         place = self.device if to_all else torch.device("cpu")
         whole = [
             self._as(part, like, place)[:size] for part, size in zip(parts, sizes, strict=True)

@@ -140,13 +140,12 @@ class Share:
             raise RuntimeError(f"not all ranks could read one {path}: they are at steps {found}")
         assert state is not None
         axes, size = self._axes_of_state(state), self.sizes[self.ranks.rank]
-        parts = {
-            name: (tensor if axes[name] is None else tensor.narrow(axes[name], self.before, size))
-            for name, tensor in tensors_of(state).items()
-        }
-        return state_of(
-            index, {name: part.contiguous().to(self.device) for name, part in parts.items()}
-        )
+        parts = {}
+        for name, tensor in tensors_of(state).items():
+            axis = axes[name]
+            part = tensor if axis is None else tensor.narrow(axis, self.before, size)
+            parts[name] = part.contiguous().to(self.device)
+        return state_of(index, parts)
 
     def complete(self, result: Particles) -> Particles:
         """The result of all ranks, on every rank."""

@@ -49,7 +49,8 @@ class Engine:
             seed=self.seed,
             step=0,
             stream=_START_STREAM,
-            **self.law.counters,
+            first_population=self.law.first_population,
+            first_particle=self.law.first_particle,
         )
         law = self.law
         scale = like_population(law.exponent, z)

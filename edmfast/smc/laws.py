@@ -32,7 +32,8 @@ class EnergyLaw(Law):
             sigma,
             rng=rng,
             probe=probe,
-            **self.counters,
+            first_population=self.first_population,
+            first_particle=self.first_particle,
             batch_size=self.batch_size,
             exponent=self.exponent,
         )
@@ -54,7 +55,8 @@ class EnergyLaw(Law):
             ancestors,
             self.kernel.coefficients(step, self.exponent, bend),
             rng,
-            **self.counters,
+            first_population=self.first_population,
+            first_particle=self.first_particle,
         )
         own = moving.memory[:, :, : self.memory_columns]
         return Moved(x, ratio, carried(own, ancestors))

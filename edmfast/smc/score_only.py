@@ -83,7 +83,8 @@ class ScoreLaw(Law):
             ancestors,
             coefficients,
             rng,
-            **self.counters,
+            first_population=self.first_population,
+            first_particle=self.first_particle,
         )
         if self._weighs:
             ratio = (-step.tau2 / 2) * moving.energy.gather(1, ancestors.long())

@@ -80,10 +80,9 @@ class Law:
     shared: SharedPopulations | None = None
 
     @property
-    def counters(self) -> dict[str, int]:
-        """Where the noise of population 0 and particle 0 begins."""
-        first_particle = 0 if self.shared is None else self.shared.first_particle
-        return {"first_population": self.first_population, "first_particle": first_particle}
+    def first_particle(self) -> int:
+        """Where the noise of particle 0 begins."""
+        return 0 if self.shared is None else self.shared.first_particle
 
     def population_mean(self, values: Tensor) -> Tensor:
         """[P, N] -> [P], over the particles of all ranks."""

@@ -167,17 +167,28 @@ def weights_of_a_level():
     part = shared.numbered(Weights.start(populations, shared.held))
     part = part._replace(ancestors=part.ancestors + shared.first_particle)
     x, wrong = torch.randn(populations, particles, 3, generator=generator), []
-    here = x[:, mine]
+    here, travelled, exchange = x[:, mine], [], ranks.exchange
+
+    def counted(*arguments):
+        received, due = exchange(*arguments)
+        travelled.append(len(received))
+        return received, due
+
+    ranks.exchange = counted
     for step in range(24):
         ratio, now, past = torch.randn(3, populations, particles, generator=generator)
-        ratio[1:3] *= torch.tensor([[5.0], [50.0]])
+        # one that goes on as it is, among others that must not
+        ratio[:3] *= torch.tensor([[0.0], [5.0], [50.0]])
+        now[0], past[0] = 0.1 * now[0], 0.1 * past[0]
         alone = step * 7 % particles
         ratio[3, torch.arange(particles) != alone] = -torch.inf
         ratio[4] = -torch.inf if step == 5 else ratio[4]
         ratio[5, alone] = [torch.nan, torch.inf, 0.0][step % 3]
         threshold, rng = [0.5, 1.0, 0.9, 0.0][step % 4], rng_state(3, step)
-        (before,) = shared.bring(part.ancestors, [past[:, mine]])
-        (here,) = shared.bring(part.ancestors, [here])
+        travelled.clear()
+        before, here = shared.bring(part.ancestors, [past[:, mine], here])
+        if travelled[-1] != sum(len(row.unique()) for row in part.ancestors):
+            wrong.append(f"more than the parents travel at step {step}")
         x = x.gather(1, whole.ancestors.long()[..., None].expand_as(x))
         whole = weigh_and_resample(
             whole, ratio, now, past, rng, ess_threshold=threshold, first_population=5
