@@ -19,17 +19,25 @@ import torch.distributed as dist
 from torch import Tensor
 
 from edmfast.models.rows import for_rows
+from edmfast.ops import Weights
 from edmfast.smc.communicate import Ranks
 from edmfast.smc.particles import Particles
 from edmfast.smc.shared_population import SharedPopulations
 from edmfast.smc.state import State, load_state, save_state, state_of, tensors_of
 
 SPLITS = ("populations", "particles")
-_TRACES = ("ess", "resampled", "log_weight_sd", "survivors", "ancestors")
-_WEIGHTS = ("log_weights", "root", "ancestors")  # [P, N]
-_SHARED_STATE = {"x": 1, "energy": 1, "score": 1, "curvature": 1, "memory": 1, "ancestors": 2}
-_SHARED_STATE |= {f"weights.{name}": 1 for name in _WEIGHTS}
-_SHARED_RESULT = {"x": 1, "log_weights": 1, "ancestors": 2, "log_densities": 1}
+Axes = dict[
+    str, int | None
+]  # along which a tensor is a part of the whole; None where every rank has it
+_TRACES: Axes = dict.fromkeys(("ess", "resampled", "log_weight_sd", "survivors"), None)
+_PARTICLES: Axes = dict.fromkeys(("x", "energy", "score", "curvature", "memory"), 1)
+_WEIGHTS: Axes = {f"weights.{name}": None for name in Weights._fields}
+_WEIGHTS |= {f"weights.{name}": 1 for name in ("log_weights", "root", "ancestors")}
+_RESULT: Axes = dict.fromkeys(("log_z", "unique_ancestors", "degenerate"), None)
+# split="particles"; for populations it is the dimension of P
+_STATE_AXES: Axes = {**_PARTICLES, **_WEIGHTS, **_TRACES, "ancestors": 2}
+_RESULT_AXES: Axes = {**_RESULT, **_TRACES, "x": 1, "log_weights": 1, "log_densities": 1}
+_RESULT_AXES |= {"sigmas": None, "ancestors": 2}
 
 
 class Share:
@@ -152,20 +160,20 @@ class Share:
         if self.ranks is None:
             return result
         tensors = {name: value for name, value in vars(result).items() if isinstance(value, Tensor)}
-        axes: dict[str, int | None] = {name: _SHARED_RESULT.get(name) for name in tensors}
-        if self.shared is None:
-            axes = {name: int(name in _TRACES) for name in tensors} | {"sigmas": None}
+        axes = self._axes(_RESULT_AXES)
         whole = self._joined(tensors, axes, to_all=True)
         assert whole is not None
         fields: dict[str, Any] = dict(whole)
         return replace(result, **fields)
 
-    def _axes_of_state(self, state: State) -> dict[str, int | None]:
-        """Along which dimension each tensor of a state is a part of the whole; None where all have it."""
-        tensors, moving = tensors_of(state), state.moving
-        axes: dict[str, int | None] = {name: _SHARED_STATE.get(name) for name in tensors}
-        if self.shared is None:
-            axes = {name: int(name in _TRACES) for name in tensors}
+    def _axes(self, table: Axes) -> Axes:
+        if self.shared is not None:
+            return dict(table)
+        by_level = (*_TRACES, "ancestors")
+        return {name: int(name in by_level) for name in table} | {"sigmas": None}
+
+    def _axes_of_state(self, state: State) -> Axes:
+        axes, moving = self._axes(_STATE_AXES), state.moving
         if moving.score.dim() > moving.x.dim():  # [M, P, N, *shape]
             axes["score"] = 2 if self.shared is not None else 1
         if moving.curvature.dim() == 1:  # no curvature
@@ -173,7 +181,7 @@ class Share:
         return axes
 
     def _joined(
-        self, tensors: dict[str, Tensor], axes: dict[str, int | None], *, to_all: bool
+        self, tensors: dict[str, Tensor], axes: Axes, *, to_all: bool
     ) -> dict[str, Tensor] | None:
         assert self.ranks is not None
         whole = {}

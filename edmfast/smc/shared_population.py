@@ -20,6 +20,8 @@ from edmfast.reference.weigh import accumulate
 from edmfast.smc.communicate import Ranks, pack, unpack
 from edmfast.smc.step import Moving
 
+_OF_PARTICLES = ("x", "energy", "score", "curvature", "memory")
+
 
 class SharedPopulations:
     """P populations of `particles` particles in all, of which this rank holds an equal share."""
@@ -151,9 +153,7 @@ class SharedPopulations:
         if not bool(weights.resampled.any()):
             return moving._replace(weights=weights._replace(ancestors=local))
         tensors = {
-            name: value
-            for name, value in moving._asdict().items()
-            if name != "weights" and value.numel() > 0
+            name: value for name in _OF_PARTICLES if (value := getattr(moving, name)).numel() > 0
         }
         by_model = moving.score.dim() > moving.x.dim()  # [M, P, n, *shape]
         if by_model:
