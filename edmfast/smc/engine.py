@@ -51,6 +51,7 @@ class Engine:
             step=0,
             stream=_START_STREAM,
             first_population=self.law.first_population,
+            first_particle=self.law.first_particle,
         )
         law = self.law
         scale = like_population(law.exponent, z)
@@ -65,6 +66,8 @@ class Engine:
             paid = law.rewards.pay(None, x, denoised, sigma, last=len(self.levels) == 1)
             first, memory = first + law.rewards.total(paid), torch.cat([memory, paid], 2)
         start = Weights.start(populations, particles, x.device)
+        if law.shared is not None:
+            start = law.shared.numbered(start)
         mode = Mode(threshold=self._threshold(0), weigh=True, probe=probe)
         weights = decide(law, start, (first, [], []), self.rng[0], mode)
         trace = torch.zeros(len(self.levels), populations, dtype=torch.float64, device=x.device)
@@ -116,7 +119,10 @@ class Engine:
         state.ess[state.index], state.resampled[state.index] = weights.ess, weights.resampled
         state.log_weight_sd[state.index] = weights.increment_sd
         roots = weights.root if self.law.resampling != "killing" else weights.root.sort(1).values
-        state.survivors[state.index] = 1 + (roots[:, 1:] != roots[:, :-1]).sum(1)
+        if self.law.shared is not None:
+            state.survivors[state.index] = self.law.shared.survivors(roots)
+        else:
+            state.survivors[state.index] = 1 + (roots[:, 1:] != roots[:, :-1]).sum(1)
         if state.ancestors is not None:
             corrected = moving.parents.numel() > 0
             state.ancestors[state.index] = moving.parents if corrected else weights.ancestors

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from edmfast.models.rows import for_rows
 from edmfast.models.scores import score_of
 from edmfast.ops import propagate
-from edmfast.reference._sums import population_mean
 from edmfast.smc.evaluate import Evaluation, evaluate
 from edmfast.smc.exponent import like_population
 from edmfast.smc.proposals import Step
@@ -38,6 +37,7 @@ class EnergyLaw(Law):
             rng=rng,
             probe=probe,
             first_population=self.first_population,
+            first_particle=self.first_particle,
             batch_size=self.batch_size,
             exponent=self.exponent,
         )
@@ -50,7 +50,7 @@ class EnergyLaw(Law):
     def move(self, moving: Moving, step: Step, rng: Tensor) -> Moved:
         ancestors = moving.weights.ancestors
         if self.kernel.needs_curvature:
-            bend = population_mean(moving.curvature.gather(1, ancestors.long()))
+            bend = self.population_mean(moving.curvature.gather(1, ancestors.long()))
         else:
             bend = moving.weights.log_z  # of the right shape, and not looked at
         x, ratio = propagate(
@@ -60,6 +60,7 @@ class EnergyLaw(Law):
             self.kernel.coefficients(step, self.exponent, bend),
             rng,
             first_population=self.first_population,
+            first_particle=self.first_particle,
         )
         own = moving.memory[:, :, : self.memory_columns]
         return Moved(x, ratio, carried(own, ancestors))

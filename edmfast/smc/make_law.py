@@ -21,6 +21,7 @@ from edmfast.smc.proposals import (
 )
 from edmfast.smc.rewards import PathRewards, outer_rewards
 from edmfast.smc.score_only import CORRECTED, PLAIN, ScoreLaw, is_plain
+from edmfast.smc.shared_population import SharedPopulations
 from edmfast.smc.step import Law
 from edmfast.smc.superdiff import SUPERPOSED_AND, SUPERPOSED_OR, SuperDiffLaw
 
@@ -45,8 +46,10 @@ def make_law(
     resampling: str,
     first_population: int,
     batch_size: int | None,
+    shared: SharedPopulations | None = None,
 ) -> Law:
-    """kappa: the table of a calibration, for the curvature-matched kernel. Other arguments as in `smc.sample`.
+    """kappa: the table of a calibration, for the curvature-matched kernel. shared: how ranks hold the particles of
+    each population together, where they do. Other arguments as in `smc.sample`.
 
     Raises TypeError for a target that is neither energy nor denoiser; ValueError for what does not go together.
     """
@@ -72,6 +75,7 @@ def make_law(
         "resampling": resampling,
         "first_population": first_population,
         "batch_size": batch_size,
+        "shared": shared,
         "rewards": PathRewards(tuple(tilted), batch_size),
         "exponent": exponent_of(target, populations, device),
     }

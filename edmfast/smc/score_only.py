@@ -101,6 +101,7 @@ class ScoreLaw(Law):
             coefficients,
             rng,
             first_population=self.first_population,
+            first_particle=self.first_particle,
         )
         if self._weighs:
             ratio = (-step.tau2 / 2) * moving.energy.gather(1, ancestors.long())

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from edmfast.ops import Weights, weigh_and_resample
+from edmfast.reference._sums import population_mean
 from edmfast.smc.correction import NO_CORRECTION, Correction
 from edmfast.smc.evaluate import Evaluation
 from edmfast.smc.exponent import Exponent, like_population
 from edmfast.smc.proposals import Proposal, Step
 from edmfast.smc.rewards import PathRewards
 from edmfast.smc.select import SELECT, select_one
+
+if TYPE_CHECKING:
+    from edmfast.smc.shared_population import SharedPopulations
 
 
 class Moving(NamedTuple):
@@ -66,7 +70,8 @@ class Moved(NamedTuple):
 class Law:
     """What all steps of a run share. Its kinds say how particles move and what they weigh.
 
-    told: what is known of the law that the result follows.
+    told: what is known of the law that the result follows. shared: where the particles of each population are
+    spread over ranks, how these weigh and resample together.
     """
 
     target: Any
@@ -78,11 +83,21 @@ class Law:
     rewards: PathRewards
     told: str
     correction: Correction = NO_CORRECTION
+    shared: SharedPopulations | None = None
 
     @property
     def has_energy(self) -> bool:
         """Whether what `evaluate` finds is U and S of the target."""
         return False
+
+    @property
+    def first_particle(self) -> int:
+        """Where the noise of particle 0 begins."""
+        return 0 if self.shared is None else self.shared.first_particle
+
+    def population_mean(self, values: Tensor) -> Tensor:
+        """[P, N] -> [P], over the particles of all ranks."""
+        return population_mean(values if self.shared is None else self.shared.everywhere(values))
 
     @property
     def memory_columns(self) -> int:
@@ -142,6 +157,8 @@ def advance(
     law: Law, moving: Moving, step: Step, rng: Tensor, next_rng: Tensor, mode: Mode
 ) -> Moving:
     """From level s to level u. rng, next_rng: int64 [2], of the move and of what follows it."""
+    if law.shared is not None:
+        moving = law.shared.arrive(moving)
     before = moving.weights
     moved = law.move(moving, step, rng)
     found = law.evaluate(moved.x, step.u, next_rng, mode.probe)
@@ -170,6 +187,15 @@ def decide(
     mode: Mode,
 ) -> Weights:
     """The weights at a level from (ratio, energies, energies before), and who has offspring."""
+    if law.shared is not None:
+        return law.shared.decide(
+            before,
+            *increments,
+            rng,
+            weigh=mode.weigh,
+            ess_threshold=mode.threshold,
+            first_population=law.first_population,
+        )
     select = law.resampling == SELECT
     weights = weigh_and_resample(
         before,
