@@ -7,9 +7,9 @@ kappa = 1 + (tau²/s²) g(s), clamped to [u²/(2 s²), 1]. Reusing a calibration
 
 sigma_lo, where weighting ends. Steps towards small sigma stop changing the law of exact energies, so their
 sd per unit of log sigma falls to nothing; that of a learned energy stays up or rises, as its differences are
-noise there. The rule: where sd at the lowest levels is still two thirds of its highest, sigma_lo is the lowest
-level down to which the planned steps have a total variance of 3 nats², which a quarter of 64 particles
-survives; more steps bring it down. Otherwise there is no cut. With one, the weighted range alone is equalised,
+noise there. The rule: where sd at the lowest levels is still half of its highest, sigma_lo is the lowest level
+down to which the planned steps have a total variance of 3 nats², which leaves 64 particles 10 to 25 % of their
+ancestors; more steps bring it down. Otherwise there is no cut. With one, the weighted range alone is equalised,
 and a third as many steps as were given below it (two at least) are left for the rest, at the levels of Karras
 et al. 2022 (arXiv 2206.00364).
 """
@@ -37,11 +37,11 @@ _FLOOR = 0.05
 _VARIANCE = 3.0
 _TAIL_SHARE = 3
 _KARRAS_RHO = 7.0
-_LOWEST_SHARE = 0.06
+_LOWEST_SHARE = 0.03
 """Of the pilot's steps, those at the end that tell a learned energy by its noise."""
-_NOISY = 2 / 3
+_NOISY = 0.5
 """Of the highest sd per unit of log sigma. At the lowest levels a kernel density of digits, its square and
-products of two classes have 0.01 to 0.5 of it, energies distilled by networks 0.8 to 1."""
+products of two classes have 0.01 to 0.45 of it, energies distilled by networks 0.6 to 1."""
 _SMOOTHED_STEPS = 5
 
 Array = npt.NDArray[np.float64]
