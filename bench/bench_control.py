@@ -47,14 +47,14 @@ class Budget:
 
 
 QUICK = Budget(
-    particles=300,
-    learned_particles=200,
+    particles=100,
+    learned_particles=64,
     populations=2,
     digits_steps=(16,),
     repeats=1,
-    pilot_particles=32,
-    pilot_steps=40,
-    steps=10,
+    pilot_particles=16,
+    pilot_steps=16,
+    steps=2,
 )
 
 
@@ -103,7 +103,8 @@ def image_sections(
             sections.append(
                 Section(title, images.HEADER, [one.row() for one in found + rest], notes)
             )
-            sections.append(images.thresholds(task, energy, fitted, repeats, seed))
+            if not budget.steps:
+                sections.append(images.thresholds(task, energy, fitted, repeats, seed))
     return sections, goals
 
 

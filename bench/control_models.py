@@ -1,4 +1,4 @@
-"""The energies of `bench.bench_control`: kernel densities of digits, exact at all noise levels, and their students.
+"""The energies of `bench.bench_control`: kernel densities of digits, exact at all levels, and their students.
 
 Students are distilled from a kernel density as from any teacher, so that their exact energies are known. Width
 0.25: real digits that it has not seen are most likely under 0.3, and little less under 0.25, of all widths.
