@@ -25,6 +25,7 @@ from bench import control_images as images
 from bench import machine
 from bench.control_digits import exact_section, learned_section
 from bench.control_models import PERCEPTRONS, UNET, WIDTH, DigitsDensity, load_student
+from bench.control_tasks import PARTICLES, TASKS, Quality
 from edmfast.demo.data import halves
 from edmfast.demo.judge import Judge
 from edmfast.demo.table import Section, render
@@ -67,22 +68,22 @@ def image_sections(
     student = load_student(UNET, folder, steps=budget.steps, progress=progress)
     sections, goals = [], []
     for energy_name, energy in (("exact energies", exact), ("distilled U-Net", student)):
-        for task in images.TASKS:
+        for task in TASKS:
             # both tasks get as many populations, 10 of each repeat
             repeats = budget.repeats * (10 // len(task.pairs))
-            quality = images.Quality(task, exact, judge)
+            quality = Quality(task, exact, judge)
             fitted = images.calibration(task, energy, budget.pilot_particles, budget.pilot_steps)
             found = images.kernels(task, energy, fitted, repeats, seed, quality)
             rest = images.others(task, energy, fitted, repeats, seed, quality)
             name = f"{energy_name}, {task.name}"
-            kept = [float(one.ancestors.mean()) for one in found]
+            kept = [one.kept for one in found]
             if energy is exact:
                 goals.append(
                     (f"{name}: ancestors >= {EXACT_ANCESTORS:g} %", kept[0] >= EXACT_ANCESTORS)
                 )
             else:
                 truth = images.on_levels_of(task, exact, fitted, repeats, seed)
-                within = float(found[0].variance.mean() / truth.variance.mean())
+                within = found[0].total / truth.total
                 ratio = kept[0] / max(kept[1:])
                 goals += [
                     (f"{name}: {ratio:.2g} >= {RATIO:g} times the ancestors", ratio >= RATIO),
@@ -93,7 +94,7 @@ def image_sections(
                 ]
                 rest.append(dataclasses.replace(truth, quality=["-"] * 3))
             title = (
-                f"{name}: {images.PARTICLES} particles, {len(task.pairs) * repeats} populations, weights "
+                f"{name}: {PARTICLES} particles, {len(task.pairs) * repeats} populations, weights "
                 f"above σ = {fitted.sigma_lo:.3g}"
             )
             notes = [

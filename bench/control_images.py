@@ -1,7 +1,6 @@
 """Tables of `bench.bench_control` at image scale: 64 particles for p(x | c)² and p(x | a) p(x | b) of digits.
 
 Every method runs at the settings of the recommended one: levels and sigma_lo of the calibration of that energy.
-The truth is known for a kernel density: both targets are mixtures of as many Gaussians as pairs of images.
 """
 
 from __future__ import annotations
@@ -15,49 +14,16 @@ from torch import Tensor
 
 from bench.control_digits import SIGMA_MAX, SIGMA_MIN, plus_minus, variance
 from bench.control_models import DigitsDensity
+from bench.control_tasks import PARTICLES, Quality, Task
 from edmfast import smc
 from edmfast.demo.baseline import score_scaled_samples
-from edmfast.demo.control import equally_weighted, of_class
-from edmfast.demo.data import NUM_CLASSES, SHAPE
-from edmfast.demo.judge import Judge, diversity
-from edmfast.demo.part_composition import PAIRS
+from edmfast.demo.control import equally_weighted
+from edmfast.demo.data import SHAPE
 from edmfast.demo.table import Cell, Section
-from edmfast.diagnostics import frechet_distance
-from edmfast.models import Product, Tempered
 from edmfast.sampling import get_sigmas_karras
 
-PARTICLES, STEPS, GAMMA = 64, 32, 2.0
+STEPS = 32
 KERNELS = ("curvature_matched", "noise_matched", "ancestral", "euler")
-_TRUTH = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What is asked of populations: the product of the classes first[p] and second[p]; γ = 2 where they agree."""
-
-    name: str
-    first: tuple[int, ...]
-    second: tuple[int, ...]
-
-    def target(self, energy: Any, repeats: int = 1) -> Any:
-        """A population per pair of classes, all of them `repeats` times."""
-        if self.first == self.second:
-            return Tempered(of_class(energy, self.first * repeats), GAMMA)
-        return Product([of_class(energy, labels * repeats) for labels in (self.first, self.second)])
-
-    def truth(self, density: DigitsDensity, seed: int) -> list[Tensor]:
-        """Exact draws of every target, [n, *SHAPE] each."""
-        generator = torch.Generator().manual_seed(seed)
-        return [density.pair_draws(a, b, _TRUTH, generator) for a, b in self.pairs]
-
-    @property
-    def pairs(self) -> list[tuple[int, int]]:
-        return [*zip(self.first, self.second, strict=True)]
-
-
-POWER = Task(f"p(x | c)^{GAMMA:g}", (*range(NUM_CLASSES),), (*range(NUM_CLASSES),))
-PRODUCT = Task("p(x | a) p(x | b)", *zip(*PAIRS, strict=True))
-TASKS = (POWER, PRODUCT)
 
 
 def calibration(task: Task, energy: Any, particles: int, pilot_steps: int) -> smc.Calibration:
@@ -112,6 +78,16 @@ class Outcome:
     quality: list[str]
     nfe: int
 
+    @property
+    def kept(self) -> float:
+        """Mean share of unique ancestors in percent; 0 without weights."""
+        return 0.0 if self.ancestors is None else float(self.ancestors.mean())
+
+    @property
+    def total(self) -> float:
+        """Mean total variance in nats²; 0 without weights."""
+        return 0.0 if self.variance is None else float(self.variance.mean())
+
     def row(self) -> list[Cell]:
         told = [self.variance, self.ancestors, self.ess]
         shown = ["-" if one is None else plus_minus(one) for one in told]
@@ -132,33 +108,6 @@ NOTES = [
     "var log G, lowest ESS: where weighted; match: the judge's probability of the class, of a product",
     "the geometric mean of both; diversity: of the truth 1; Fréchet: to the truth, in the judge's features",
 ]
-
-
-class Quality:
-    """Measures images against exact draws of the targets of a kernel density."""
-
-    def __init__(self, task: Task, density: DigitsDensity, judge: Judge) -> None:
-        self.task, self.judge = task, judge
-        truth = task.truth(density, seed=5)
-        self.features = judge.features(torch.cat(truth))
-        self.spread = [diversity(images[:200]) for images in truth]
-        self.own = self(torch.stack([images[:PARTICLES] for images in task.truth(density, 6)]), 1)
-
-    def __call__(self, images: Tensor, repeats: int) -> list[str]:
-        """images [P, N, *SHAPE] -> match, diversity, Fréchet distance; errors over the repeats."""
-        match, spread, distance = [], [], []
-        for group in images.chunk(repeats):
-            logs = self.judge.probabilities(group.flatten(0, 1)).log().view(*group.shape[:2], -1)
-            both = zip(logs, self.task.pairs, strict=True)
-            means = [(log[:, a] + log[:, b]).div(2).exp().mean() for log, (a, b) in both]
-            match.append(float(torch.stack(means).mean()))
-            pairs = zip(group, self.spread, strict=True)
-            spread.append(sum(diversity(one) / whole for one, whole in pairs))
-            features = self.judge.features(group.flatten(0, 1))
-            distance.append(float(frechet_distance(features, self.features)))
-        count = len(self.task.pairs)
-        found = [torch.tensor(match), torch.tensor(spread) / count, torch.tensor(distance)]
-        return [*map(plus_minus, found)]
 
 
 def measured(

@@ -30,6 +30,9 @@ class DigitsDensity(nn.Module):
     class_label int64 [B]: only images of this label count; NUM_CLASSES, or none given: all of them.
     """
 
+    centre: Tensor
+    means: Tensor
+    labels: Tensor
     exponent = 1.0
 
     def __init__(self, digits: Digits, width: float) -> None:

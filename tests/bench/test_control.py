@@ -10,6 +10,7 @@ pytest.importorskip("sklearn.datasets", reason="needs scikit-learn (extra `demo`
 from bench import control_images as images
 from bench.control_digits import plus_minus, variance
 from bench.control_models import WIDTH, DigitsDensity
+from bench.control_tasks import PARTICLES, TASKS
 from edmfast.demo.data import Digits
 from edmfast.models.analytic import GaussianMixture
 
@@ -59,10 +60,10 @@ def test_pair_draws_follow_the_product(few):
 
 def test_a_run_and_its_numbers(few):
     density = DigitsDensity(few, WIDTH)
-    for task in images.TASKS:
+    for task in TASKS:
         fitted = images.calibration(task, density, 16, 16)
         result = images.run(task, density, fitted, 0.3, 2, seed=0)
-        assert result.x.shape == (2 * len(task.pairs), images.PARTICLES, 1, 8, 8)
+        assert result.x.shape == (2 * len(task.pairs), PARTICLES, 1, 8, 8)
         total = variance(result)
         parts = variance(result, 0.3) + variance(result, 0.0, 0.3)
         torch.testing.assert_close(parts, total)
