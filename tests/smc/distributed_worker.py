@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from edmfast import smc
-from edmfast.models import Conditioned, EnergyModel, Guided, Product, Tempered
+from edmfast.models import Conditioned, EnergyModel, Guided, Product, Tempered, Tilted
 from edmfast.models.analytic import GaussianMixture
 from edmfast.models.backbones import ResidualMLP
 from edmfast.ops import Weights, rng_state, weigh_and_resample
@@ -67,20 +67,8 @@ class Denoiser:
         return x + sigma**2 * self.mixture.energy_and_score(x, sigma)[1]
 
 
-class Steered(Denoiser):
-    """A reward collected along the path, which weighs."""
-
-    exponent, potential = 1.0, "max"
-
-    @property
-    def model(self):
-        return Denoiser(self.mixture)
-
-    def strength_at(self, sigma):
-        return 0.5
-
-    def reward_of(self, x, denoised):
-        return denoised[:, 0]
+def first(x):
+    return x[:, 0]
 
 
 class Walled:
@@ -100,6 +88,10 @@ def runs():
     """Name -> (target, options) of runs that must not depend on how they are split."""
     pair = [Denoiser(mixture) for mixture in mixtures()]
     double = {"dtype": torch.float64}
+
+    def smooth(x, sigma):
+        return x / (1 + sigma**2)
+
     return {
         "probed curvature": (target(), {}),
         "a last zero": (target(), {"sigmas": [*levels().tolist(), 0.0]}),
@@ -114,7 +106,8 @@ def runs():
         ),
         "scores": (Product([*pair]), double),
         "superposed": (Product([*pair]), {"proposal": "superdiff", **double}),
-        "steered": (Steered(mixtures()[0]), double),
+        "steered": (Tilted(pair[0], first, 0.5, ramp=None, potential="max"), double),
+        "guided": (Tilted(smooth, first, 0.5, ramp=(2.0, 0.1), gradient="exact"), double),
         "walled": (Walled(torch.inf, 0.1), {"proposal": "ancestral"}),
         "collapsed": (Walled(torch.inf, -torch.inf), {"proposal": "ancestral"}),
         "not a number": (Walled(torch.nan, 1.0), {"proposal": "ancestral"}),
@@ -223,6 +216,7 @@ def errors(group):
         "not divisible": raises(ValueError, "divisible", model, {"particles": 49}, **two),
         "another scheme": raises(ValueError, "systematic", model, {"resampling": "ssp"}, **two),
         "compiled": raises(ValueError, "compile", model, {"compile": True}, **two),
+        "correctors": raises(ValueError, "correctors", model, {"correctors": smc.MALA()}, **two),
         "a part of one": raises(ValueError, "gather", model, {"gather": False}, **two),
         "unknown": raises(ValueError, "split", model, {"split": "halves"}, group=group),
         "too few": raises(ValueError, "each", model, {"populations": 1}, group=group),
@@ -243,6 +237,23 @@ def stop_at(step):
             raise Stop
 
     return callback
+
+
+def corrected(group, folder):
+    """Chains of correctors, whose step sizes and genealogy are part of the state."""
+    found = []
+    for name, options in (
+        ("moved", {"correctors": smc.MALA(steps=2)}),
+        ("waste-free", {"correctors": smc.MALA(), "waste_free": 4, "ess_threshold": 1.0}),
+    ):
+        whole, path = sample(target(), options), folder / f"{name}.safetensors"
+        found += differing(sample(target(), options, group=group), whole)
+        kept = {"checkpoint_every": 2, "callback": stop_at(5), "checkpoint": path}
+        with contextlib.suppress(Stop):
+            sample(target(), options | kept, group=group)
+        found += differing(sample(target(), options, resume=path, group=group), whole)
+        found += differing(sample(target(), options, resume=path), whole)
+    return found
 
 
 def checkpoints(group, folder, split):
@@ -289,6 +300,7 @@ def per_particle(group):
 def cases(group, folder):
     found = {"weights of a level": weights_of_a_level(), "parts": parts(group)}
     found["per particle"] = per_particle(group)
+    found["corrected"] = corrected(group, folder)
     found |= {f"error: {name}": wrong for name, wrong in errors(group).items()}
     for split in ("populations", "particles"):
         found[f"checkpoints, {split}"] = checkpoints(group, folder, split)
