@@ -117,7 +117,12 @@ class ScoreLaw(Law):
         """log of the plain move's density over that of the guided one, [P, N]."""
         x, pull = moving.x, moving.score[1].flatten(2)
         index = moving.weights.ancestors.long()[:, :, None].expand(pull.shape)
-        z = standard_normal(x, rng=rng, first_population=self.first_population)
+        z = standard_normal(
+            x,
+            rng=rng,
+            first_population=self.first_population,
+            first_particle=self.first_particle,
+        )
         gram, along = score_gram(pull.gather(1, index)[None], z.flatten(2))
         size, slope = drift[:, None], drift[:, None] * v_m.sqrt()[:, None]
         spread = size.square() * gram[..., 0, 0] + 2 * slope * along[..., 0]
