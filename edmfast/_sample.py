@@ -86,6 +86,8 @@ def _check_outputs(request: Request, shape: tuple[int, ...]) -> None:
     for path in (request.out, request.png):
         if path is not None and not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+        if path is not None and path.is_dir():
+            raise IsADirectoryError(f"cannot write {path}: it is a folder")
     if request.png is not None:
         if shape != (2,) and not is_image(shape):
             raise ValueError(

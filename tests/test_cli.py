@@ -137,6 +137,7 @@ def test_other_options_reach_the_run(folder):
         (["none", "--out", "p", *LEVELS], "no file none"),
         (["broken", "--out", "p", *LEVELS], "broken is not a readable safetensors file"),
         (["half", "--out", "no/p", *LEVELS], "there is no folder no"),
+        (["half", "--out", ".", *LEVELS], "it is a folder"),
         (["half", "--out", "p", "--target", "tempered(mode, 2)", *LEVELS], "unknown name 'mode'"),
         (["half", "--out", "p", "--target", "exit()", *LEVELS], "unknown function 'exit'"),
         (["--model", "half", "--out", "p", *LEVELS], "--model takes NAME=PATH, got 'half'"),

@@ -21,6 +21,8 @@ from edmfast.models.preconditioning import expand_sigma
 from edmfast.ops import standard_normal
 
 _FREE_STREAM = 5
+_PLANE_STEP = 1 << 30
+"""Far from the steps of trajectories, whose noise is in the states."""
 _FIRST_NODES = 2
 
 
@@ -151,7 +153,7 @@ def _integrate(
 def _random_plane(flat: Tensor, seed: int) -> Tensor:
     batch, dim = flat.shape
     like = flat.new_empty(1, batch, 2 * dim, dtype=torch.float64)
-    normals = standard_normal(like, seed=seed, step=0, stream=_FREE_STREAM)[0]
+    normals = standard_normal(like, seed=seed, step=_PLANE_STEP, stream=_FREE_STREAM)[0]
     first, second = normals.reshape(batch, 2, dim).unbind(1)
     first = first / first.norm(dim=1, keepdim=True)
     second = second - (second * first).sum(1, keepdim=True) * first

@@ -26,6 +26,8 @@ from torch import Tensor
 from edmfast.ops import standard_normal
 
 _FREE_STREAM = 5
+_PROBE_STEP = 3 << 30
+"""Far from the steps of trajectories, whose noise is in the states: a probe that knew it would be biased."""
 _EXACT_DIMENSIONS = 64
 
 
@@ -159,7 +161,10 @@ def _trace(score: Tensor, point: Tensor, probes: int | None, seed: int) -> tuple
         return total, torch.zeros_like(total)
     estimates = []
     for i in range(probes):
-        normals = standard_normal(point.detach()[None], seed=seed, step=i, stream=_FREE_STREAM)[0]
+        step = _PROBE_STEP + i
+        normals = standard_normal(point.detach()[None], seed=seed, step=step, stream=_FREE_STREAM)[
+            0
+        ]
         signs = torch.ones_like(normals).copysign(normals)
         (product,) = torch.autograd.grad((score * signs).sum(), point, retain_graph=True)
         estimates.append((product * signs).double().flatten(1).sum(1))

@@ -67,7 +67,8 @@ def mcmc(
         Thoms 2008), and none after, so what follows is a Markov chain with the target as its law. Every
         `thin`-th state after the warm-up is kept.
     after: the result of a call to go on from, with its seed, step sizes and count of transitions; without a
-        warm-up, and x its last state, the chains are those of one longer call.
+        warm-up, and x its last state (states[-1] where thin divides transitions - warmup), the chains are
+        those of one longer call.
     callback: gets {"i", "x", "energy", "score"} after every transition.
 
     Raises ValueError or TypeError for bad arguments, or an unadjusted corrector where the target says that

@@ -87,7 +87,8 @@ class Particles:
         return index.clamp(max=self.x.shape[1] - 1)[:, 0]
 
     def expectation(self, fn: Callable[[Tensor], Tensor]) -> Tensor:
-        """Weighted mean of fn, which maps x [P, N, *shape] to [P, N, ...]; returns [P, ...]."""
+        """Weighted mean of fn, which maps x [P, N, *shape] to [P, N, ...]; returns [P, ...].
+        Its values at particles of weight zero do not count: they may be infinite or NaN."""
         values = fn(self.x)
         if values.shape[:2] != self.x.shape[:2]:
             raise ValueError(
@@ -95,7 +96,8 @@ class Particles:
                 f"got {tuple(values.shape)}"
             )
         weights = self.weights.reshape(self.weights.shape + (1,) * (values.dim() - 2))
-        return (weights * values.double()).sum(1)
+        # a particle without weight counts for nothing, where fn is not finite as well
+        return (weights * torch.where(weights > 0, values.double(), 0.0)).sum(1)
 
     def log_z_estimate(self, *, bias_corrected: bool = False) -> Estimate:
         """log of the mean over populations of Z = exp(log_z), in nats, with its standard error.

@@ -160,3 +160,15 @@ def test_unknown_pooling(cold, levels):
     result = smc.sample(Tempered(cold, 1.0), (2,), levels(2), particles=4)
     with pytest.raises(ValueError, match=r"pooling must be 'evidence' or 'equal', got 'median'"):
         result.expectation_estimate(lambda x: x, pooling="median")
+
+
+def test_values_without_weight_do_not_count(two_modes, levels):
+    """An infinite energy is a wall: the mean energy of a run with one is finite."""
+    result = smc.sample(two_modes, (2,), levels(4), particles=6, populations=3)
+    result.log_weights[:, 0] = -math.inf
+    for value in (math.inf, math.nan):
+        values = torch.ones(3, 6).index_fill(1, torch.tensor([0]), value)
+        means = result.expectation(lambda x, values=values: values)
+        torch.testing.assert_close(means, torch.ones(3).double())
+        pooled = result.expectation_estimate(lambda x, values=values: values)
+        assert float(pooled.value) == pytest.approx(1.0)
