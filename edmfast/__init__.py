@@ -9,17 +9,33 @@ from edmfast import diagnostics, models, ops, sampling, smc
 from edmfast._info import info
 from edmfast._version import __version__
 from edmfast.distill import DistillConfig, DistillResult, distill
-from edmfast.models import Conditioned, Denoiser, EnergyModel, Guided, Product, Tempered, analytic
+from edmfast.models import (
+    Conditioned,
+    Constrained,
+    Denoiser,
+    EnergyModel,
+    Guided,
+    LinearInverse,
+    Mixture,
+    Product,
+    Tempered,
+    Tilted,
+    analytic,
+)
 
 __all__ = [
     "Conditioned",
+    "Constrained",
     "Denoiser",
     "DistillConfig",
     "DistillResult",
     "EnergyModel",
     "Guided",
+    "LinearInverse",
+    "Mixture",
     "Product",
     "Tempered",
+    "Tilted",
     "__version__",
     "analytic",
     "diagnostics",

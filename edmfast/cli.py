@@ -1,4 +1,4 @@
-"""The command line: `edmfast info` and `edmfast demo`."""
+"""The command line: `edmfast info`, `edmfast demo` and `edmfast sample`."""
 
 from __future__ import annotations
 
@@ -51,6 +51,90 @@ def demo(
     from edmfast.demo.run import run
 
     run(out=out, quick=quick, retrain=retrain, seed=seed)
+
+
+@app.command()
+def sample(
+    model: Annotated[
+        Path | None, typer.Argument(help="A saved model; expressions call it `model`.")
+    ] = None,
+    models: Annotated[
+        list[str] | None, typer.Option("--model", help="NAME=PATH of a further model; repeatable.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="What to sample: tempered(model, 2), product([a, b], [1, 0.5]), guided(base, model, 3), "
+            "conditioned(model, class_label=3), and nestings of them. By default the model."
+        ),
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Of one sample, like 1,8,8; where the file does not tell.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Positive noise levels [default: 32].")] = None,
+    sigma_max: Annotated[float | None, typer.Option(help="Largest noise level.")] = None,
+    sigma_min: Annotated[float | None, typer.Option(help="Smallest positive noise level.")] = None,
+    weighted_above: Annotated[
+        float, typer.Option(help="Weigh and resample from this noise level on upwards only.")
+    ] = 0.0,
+    particles: Annotated[int, typer.Option(help="Of each population.")] = 64,
+    populations: Annotated[
+        int | None, typer.Option(help="Independent of each other [default: one per condition].")
+    ] = None,
+    class_label: Annotated[
+        str | None, typer.Option(help="Of all populations, or one of each: 3 or 0,1,4 or 0..9.")
+    ] = None,
+    condition: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUES, likewise; repeatable.")
+    ] = None,
+    proposal: Annotated[
+        str | None, typer.Option(help="euler, ancestral, noise_matched, curvature_matched, …")
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="First fit the noise levels by a pilot run.")
+    ] = False,
+    pilot_steps: Annotated[
+        int, typer.Option(help="Of the pilot run, finer than the run itself.")
+    ] = 128,
+    calibration: Annotated[
+        Path | None, typer.Option(help="File to read the fit from, or to write with --calibrate.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the weighted samples.")] = None,
+    png: Annotated[Path | None, typer.Option(help="File for a picture of the samples.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+) -> None:
+    """Weighted samples of a saved model, or of a target made of several, by sequential Monte Carlo."""
+    from edmfast._request import Request
+    from edmfast._sample import sample_command
+
+    request = Request(
+        model=model,
+        models=models or (),
+        target=target,
+        shape=shape,
+        steps=steps,
+        sigma_max=sigma_max,
+        sigma_min=sigma_min,
+        weighted_above=weighted_above,
+        particles=particles,
+        populations=populations,
+        class_label=class_label,
+        conditions=condition or (),
+        proposal=proposal,
+        calibrate=calibrate,
+        pilot_steps=pilot_steps,
+        calibration=calibration,
+        out=out,
+        png=png,
+        seed=seed,
+        device=device,
+    )
+    try:
+        typer.echo(sample_command(request))
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        typer.echo("edmfast sample: " + " ".join(str(error).split()), err=True)
+        raise typer.Exit(2) from error
 
 
 def main() -> None:

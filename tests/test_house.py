@@ -24,8 +24,11 @@ FLOOR = {
     "smc": 3,
     "sampling": 3,
     "diagnostics": 3,
+    "expressions": 3,
+    "_request": 3,
     "_info": 3,
     "demo": 4,
+    "_sample": 4,
     "__init__": 4,
     "cli": 5,
 }

@@ -1,12 +1,20 @@
 """Measures of a model (is it an energy, does it agree with itself?) and of its samples."""
 
+from edmfast.diagnostics.circulation import (
+    Circulation,
+    rectangle_circulation,
+    score_circulation,
+)
 from edmfast.diagnostics.conservativity import Asymmetry, field_asymmetry, score_asymmetry
+from edmfast.diagnostics.energies import energy_wasserstein, log_z_error
+from edmfast.diagnostics.fokker_planck import FokkerPlanck, fokker_planck
 from edmfast.diagnostics.quality import (
     frechet_distance,
     maximum_mean_discrepancy,
     mode_masses,
     sliced_wasserstein,
 )
+from edmfast.diagnostics.report import ConservativityReport, conservativity_report
 from edmfast.diagnostics.self_check import (
     SelfCheck,
     ancestral_trajectory,
@@ -16,14 +24,23 @@ from edmfast.diagnostics.self_check import (
 
 __all__ = [
     "Asymmetry",
+    "Circulation",
+    "ConservativityReport",
+    "FokkerPlanck",
     "SelfCheck",
     "ancestral_trajectory",
+    "conservativity_report",
+    "energy_wasserstein",
     "field_asymmetry",
+    "fokker_planck",
     "frechet_distance",
+    "log_z_error",
     "maximum_mean_discrepancy",
     "mode_masses",
     "noising_trajectory",
+    "rectangle_circulation",
     "score_asymmetry",
+    "score_circulation",
     "self_check",
     "sliced_wasserstein",
 ]

@@ -16,6 +16,8 @@ from torch import Tensor
 from edmfast.ops import standard_normal
 
 _FREE_STREAM = 5
+_DIRECTION_STEP = 2 << 30
+"""Far from the steps of trajectories, whose noise is in the states."""
 
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
@@ -47,7 +49,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, projections: int = 256, seed: in
         raise ValueError(f"projections must be at least 1, got {projections}")
     a, b = _pair(a, b)
     like = a.new_empty(1, projections, a.shape[1])
-    directions = standard_normal(like, seed=seed, step=0, stream=_FREE_STREAM)[0]
+    directions = standard_normal(like, seed=seed, step=_DIRECTION_STEP, stream=_FREE_STREAM)[0]
     directions = directions / directions.norm(dim=1, keepdim=True)
     sorted_a, sorted_b = (a @ directions.T).sort(0).values, (b @ directions.T).sort(0).values
     # Quantile functions step at i/n and j/m; in units of 1/(n m) all steps are integers.

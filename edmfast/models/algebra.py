@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from edmfast.models.conditioned import Conditioned
 from edmfast.models.exponents import as_exponent, check_total, is_zero
-from edmfast.models.rows import for_rows, spread_rows
+from edmfast.models.rows import for_rows, part_of, spread_rows
 from edmfast.models.scores import (
     Exponent,
     check_model,
@@ -30,6 +30,7 @@ from edmfast.models.scores import (
     has_energy,
     needs_energy,
     per_row,
+    score_is_exact,
     score_of,
 )
 from edmfast.models.together import energies_and_scores
@@ -65,7 +66,8 @@ class WeightedSum(nn.Module):
         for index, model in enumerate(models):
             if isinstance(model, nn.Module):
                 self.add_module(f"model_{index}", model)
-        self._numbers = tuple(None if isinstance(a, Tensor) else a for a in exponents)
+        # public, so that checkpoints tell sums apart by them
+        self.numbers = tuple(None if isinstance(a, Tensor) else a for a in exponents)
         for index, a in enumerate(exponents):
             if isinstance(a, Tensor):
                 self.register_buffer(f"exponent_{index}", a)
@@ -75,21 +77,22 @@ class WeightedSum(nn.Module):
             self.register_buffer("_totals", total, persistent=False)
 
     @property
+    def score_is_exact(self) -> bool:
+        """Whether S is -grad U: not where a target's score leaves something out."""
+        return all(score_is_exact(model) for _, model in self._active())
+
+    @property
     def exponents(self) -> tuple[Exponent, ...]:
         """a_i of every model: a float, or float64 [K]."""
         return tuple(
             getattr(self, f"exponent_{index}").double() if number is None else number
-            for index, number in enumerate(self._numbers)
+            for index, number in enumerate(self.numbers)
         )
 
     @property
     def exponent(self) -> Exponent:
         """A = sum_i a_i A_i: a float, or float64 [K] where any of them is."""
         return self._buffers["_totals"].double() if self._total is None else self._total  # type: ignore[union-attr]
-
-    def signature(self) -> str:
-        """What tells sums apart beside their tensors."""
-        return f"exponents {self._numbers}"
 
     def terms(self) -> list[tuple[Exponent, Any]]:
         """(a, model) of every model that is not a sum itself, sums within sums multiplied out: S = sum a s.
@@ -135,11 +138,10 @@ class WeightedSum(nn.Module):
         """This target for samples start..stop - 1 of a batch that is evaluated in pieces."""
         models = [for_rows(model, start, stop, batch) for model in self.models]
         same = all(part is model for part, model in zip(models, self.models, strict=True))
-        if same and None not in self._numbers:
+        if same and None not in self.numbers:
             return self
         numbers = [spread_rows("exponent", a, start, stop, batch) for a in self.exponents]
-        part = WeightedSum.__new__(WeightedSum)  # what was checked already is not checked again
-        nn.Module.__init__(part)
+        part: WeightedSum = part_of(self)
         part._hold(models, numbers, spread_rows("exponent", self.exponent, start, stop, batch))
         return part
 

@@ -7,6 +7,9 @@ responsibilities r_k ∝ w_k v_k^(-D/2) exp(-|x - mu_k|²/(2 v_k)):
   denoise = sum_k (r_k/v_k) (std_k² x + sigma² mu_k)
 x is [B, *shape] with prod(shape) = D. A kernel density estimate is the case of equal weights and
 widths. The formulas are Bayes' rule; the notation is that of Karras et al. 2022 (2206.00364).
+
+gmm40 is the usual hard case of it. Here as well: ManyWell, exact at every noise level, and the particle systems
+DoubleWellPairs (DW4) and LennardJones (LJ13), known without noise.
 """
 
 from __future__ import annotations
@@ -18,8 +21,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from edmfast.models.many_well import ManyWell
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.rows import MIN_ROWS, pad_rows
+from edmfast.models.systems import DoubleWellPairs, LennardJones
+
+__all__ = ["DoubleWellPairs", "GaussianMixture", "LennardJones", "ManyWell", "gmm40"]
 
 _OFFSETS_LIMIT = 128
 """Up to this many means x dimensions, offsets x - mu are formed one by one: no cancellation."""
@@ -155,6 +162,17 @@ class GaussianMixture(nn.Module):
             self.weights.log().to(y.dtype),
         )
         return _Posterior(*(part[:batch] for part in posterior))
+
+
+def gmm40() -> GaussianMixture:
+    """40 modes of equal weight in [-40, 40]², each of standard deviation softplus(1) = 1.3133.
+
+    The means are 80 (u - 1/2) with u uniform, float32, from torch's generator on the CPU at seed 0, as
+    published. Source: Midgley et al. 2023, arXiv 2208.01893.
+    """
+    generator = torch.Generator().manual_seed(0)
+    means = 80 * (torch.rand(40, 2, generator=generator).double() - 0.5)
+    return GaussianMixture(means, [math.log1p(math.e)] * 40)
 
 
 def _by_products(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edmfast.models.rows import for_rows, spread_rows
-from edmfast.models.scores import Exponent, exponent_of, has_energy
+from edmfast.models.scores import Exponent, exponent_of, has_energy, score_is_exact
 from edmfast.models.together import Candidate, States, member_method
 
 
@@ -38,6 +38,10 @@ class Conditioned(nn.Module):
     @property
     def has_energy(self) -> bool:
         return has_energy(self.model)
+
+    @property
+    def score_is_exact(self) -> bool:
+        return score_is_exact(self.model)
 
     def energy(
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any

@@ -1,4 +1,4 @@
-"""safetensors files with JSON metadata, written whole or not at all. Nothing is unpickled."""
+"""safetensors files with JSON metadata, and JSON files, written whole or not at all. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -63,3 +63,22 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     if not isinstance(metadata, dict):
         raise ValueError(f"{path} has corrupt metadata: a {type(metadata).__name__}")
     return tensors, metadata
+
+
+def write_json(path: str | os.PathLike[str], kind: str, content: dict[str, Any]) -> None:
+    """Write JSON that says of what kind it is."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    temporary.write_text(json.dumps({_KEY: kind, **content}, indent=1))
+    os.replace(temporary, path)
+
+
+def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """What `write_json` wrote of this kind. ValueError for anything else."""
+    try:
+        content: dict[str, Any] = json.loads(Path(path).read_text())
+        if content.pop(_KEY) != kind:
+            raise KeyError(_KEY)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a {kind}: {error!r}") from error
+    return content

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 MIN_ROWS, ROW_TILE = 32, 16
 _here = threading.local()
@@ -45,6 +46,18 @@ def spread_rows(name: str, value: Any, start: int, stop: int, batch: int) -> Any
     if len(value) == 0 or batch % len(value):
         raise ValueError(f"{name} has {len(value)} rows, which do not divide a batch of {batch}")
     return value[torch.arange(start, stop, device=value.device) // (batch // len(value))]
+
+
+def part_of(module: Any) -> Any:
+    """A shallow copy of a module whose members, buffers and attributes can be replaced by those of a part of the
+    batch. What its constructor checked is not checked again."""
+    kind: Any = type(module)
+    part: Any = kind.__new__(kind)
+    part.__dict__.update(module.__dict__)
+    if isinstance(module, nn.Module):
+        for members in ("_parameters", "_buffers", "_modules"):
+            part.__dict__[members] = dict(module.__dict__[members])
+    return part
 
 
 def _repeat_last(rows: torch.Tensor, missing: int) -> torch.Tensor:

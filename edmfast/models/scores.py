@@ -21,6 +21,12 @@ def has_energy(model: Any) -> bool:
     return bool(getattr(model, "has_energy", hasattr(model, "energy_and_score")))
 
 
+def score_is_exact(model: Any) -> bool:
+    """Whether the score is -grad U, unless the model says otherwise: what Langevin steps without an accept step
+    rely on, while weights and accept steps correct for any score."""
+    return bool(getattr(model, "score_is_exact", True))
+
+
 def exponent_of(model: Any) -> Exponent:
     """A of the model: a float, or float64 [K]."""
     found = getattr(model, "exponent", 1.0)

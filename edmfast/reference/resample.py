@@ -80,13 +80,17 @@ def high_product(a: Tensor, b: Tensor) -> Tensor:
     return a1 * b1 + ((middle >> 32) & _LOW32) + ((cross >> 32) & _LOW32) + carry
 
 
-def _sum_of_squares(q: Tensor) -> Tensor:
-    """float64 of the exact integer sum of q^2, rounded as high 2^64 + low."""
+def square_parts(q: Tensor) -> Tensor:
+    """[..., N] -> int64 [4, ...]: four sums that add over parts of the particles; see `sum_of_squares`."""
     high, low = q >> 31, q & _LOW31
     square = low * low
-    high_high = (high * high).sum(-1)
-    middle = (high * low).sum(-1)
-    low_upper, low_lower = (square >> 31).sum(-1), (square & _LOW31).sum(-1)
+    parts = high * high, high * low, square >> 31, square & _LOW31
+    return torch.stack([part.sum(-1) for part in parts])
+
+
+def sum_of_squares(parts: Tensor) -> Tensor:
+    """float64 of the exact integer sum of q^2 from its parts, rounded as high 2^64 + low."""
+    high_high, middle, low_upper, low_lower = parts
     # high_high 2^62 + middle 2^32 + low_upper 2^31 + low_lower, in base 2^32 with carries
     digit0 = (low_lower & _LOW32) + ((low_upper & 1) << 31)
     digit1 = (low_lower >> 32) + ((low_upper >> 1) & _LOW32) + (middle & _LOW32)
@@ -115,29 +119,49 @@ class Weighed(NamedTuple):
     degenerate: Tensor
 
 
+def top_weight(log_weights: Tensor) -> Tensor:
+    """Largest log-weight, [P, N] -> [P]; NaN counts as -inf."""
+    return log_weights.masked_fill(log_weights.isnan(), -torch.inf).amax(1)
+
+
+def quantise(log_weights: Tensor, maximum: Tensor, bits: int) -> Tensor:
+    """q [P, N] from float64 log-weights and the maximum [P] of the whole population; 1 where that is -inf."""
+    top = maximum[:, None]
+    q = quantised_exp(torch.where(log_weights == top, 0.0, log_weights - top), bits)
+    return torch.where(top == -torch.inf, 1, q)
+
+
+def log_mean_weight(maximum: Tensor, total: Tensor, particles: int) -> Tensor:
+    """m + log(W/(N 2^B)), [P] in nats."""
+    return maximum + natural_log(total.double() / (particles * 2.0 ** fraction_bits(particles)))
+
+
+def effective_size(maximum: Tensor, total: Tensor, squares: Tensor) -> Tensor:
+    """W²/sum q² in particles, 0 where all weights are zero; squares: the parts of the sum."""
+    weight = total.double()
+    return torch.where(maximum == -torch.inf, 0.0, weight * weight / sum_of_squares(squares))
+
+
+def flags(nan: Tensor, maximum: Tensor) -> Tensor:
+    """int32 [P]; nan: whether there was one."""
+    collapsed, infinite = maximum == -torch.inf, maximum == torch.inf
+    return (nan * NAN_SEEN + collapsed * COLLAPSED + infinite * INFINITE).int()
+
+
 def weigh(log_weights: Tensor) -> Weighed:
     """log_weights [P, N]; where all of a population are zero, q is 1."""
     particles = log_weights.shape[1]
-    bits = fraction_bits(particles)
     values = log_weights.double()
-    nan = values.isnan()
-    maximum = values.masked_fill(nan, -torch.inf).amax(1)
-    collapsed = maximum == -torch.inf
-    top = maximum[:, None]
-    q = quantised_exp(torch.where(values == top, 0.0, values - top), bits)
-    q = torch.where(collapsed[:, None], 1, q)
-    total = q.sum(1, keepdim=True)
-    weight = total[:, 0].double()
-    degenerate = (
-        nan.any(1) * NAN_SEEN + collapsed * COLLAPSED + (maximum == torch.inf) * INFINITE
-    ).int()
+    maximum = top_weight(values)
+    q = quantise(values, maximum, fraction_bits(particles))
+    total = q.sum(1)
     return Weighed(
         q=q,
-        total=total,
-        log_mean=maximum + natural_log(weight / (particles * 2.0**bits)),
-        ess=torch.where(collapsed, 0.0, weight * weight / _sum_of_squares(q)),
-        collapsed=collapsed,
-        degenerate=degenerate,
+        total=total[:, None],
+        log_mean=log_mean_weight(maximum, total, particles),
+        ess=effective_size(maximum, total, square_parts(q)),
+        collapsed=maximum == -torch.inf,
+        degenerate=flags(values.isnan().any(1), maximum),
     )
 
 
@@ -155,6 +179,15 @@ def exclusive(values: Tensor) -> Tensor:
     return torch.cat([values.new_zeros(len(values), 1), values.cumsum(1)], dim=1)
 
 
+def first_slots(prefix: Tensor, count: int, total: Tensor, uniform: Tensor) -> Tensor:
+    """ceil(c M/W - u) for prefix sums c [P, n] of weights that sum to W [P, 1], u float64 [P]."""
+    inside = uniform.nan_to_num(0.0).clamp(0.0, 0.9999999999999999)
+    fraction = (inside * 2.0**53).long() << 11
+    threshold = high_product(fraction, total[:, 0])[:, None]
+    slot, remainder = divide(prefix, count, total)
+    return slot + (remainder > threshold).long()
+
+
 def from_first_slots(slots: Tensor, count: int) -> Tensor:
     """First slots [P, N] -> sorted ancestors [P, count]."""
     particle = torch.arange(slots.shape[1], device=slots.device).expand_as(slots)
@@ -170,11 +203,7 @@ def systematic_resample(
     """See `edmfast.ops.systematic_resample`."""
     particles = log_weights.shape[1]
     weights = weigh(log_weights)
-    inside = uniform.nan_to_num(0.0).clamp(0.0, 0.9999999999999999)
-    fraction = (inside * 2.0**53).long() << 11
-    threshold = high_product(fraction, weights.total[:, 0])[:, None]
-    slot, remainder = divide(exclusive(weights.q), particles, weights.total)
-    first = slot + (remainder > threshold).long()
+    first = first_slots(exclusive(weights.q), particles, weights.total, uniform)
     resampled = (weights.ess < ess_threshold * particles) & ~weights.collapsed
     identity = torch.arange(particles, device=log_weights.device)
     chosen = from_first_slots(first[:, :-1], particles)

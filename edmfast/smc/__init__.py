@@ -2,7 +2,11 @@
 
 from edmfast.smc.calibrate import calibrate
 from edmfast.smc.calibration import Calibration
+from edmfast.smc.correctors import HMC, MALA, ULA, Corrector, Underdamped
+from edmfast.smc.estimates import Estimate
 from edmfast.smc.make_law import MixedModelsWarning
+from edmfast.smc.mcmc import ChainResult, mcmc
+from edmfast.smc.offsets import calibrate_offsets
 from edmfast.smc.particles import DegenerateWeightsWarning, Particles
 from edmfast.smc.proposals import (
     Ancestral,
@@ -14,19 +18,31 @@ from edmfast.smc.proposals import (
     SuperDiff,
 )
 from edmfast.smc.sampler import sample
+from edmfast.smc.steer import Steered, steer
 
 __all__ = [
+    "HMC",
+    "MALA",
+    "ULA",
     "Ancestral",
     "Calibration",
+    "ChainResult",
+    "Corrector",
     "CurvatureMatched",
     "DegenerateWeightsWarning",
+    "Estimate",
     "Euler",
     "FeynmanKac",
     "MixedModelsWarning",
     "NoiseMatched",
     "Particles",
     "Proposal",
+    "Steered",
     "SuperDiff",
+    "Underdamped",
     "calibrate",
+    "calibrate_offsets",
+    "mcmc",
     "sample",
+    "steer",
 ]

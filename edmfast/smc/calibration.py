@@ -1,8 +1,9 @@
-"""What one pilot run learns of a target: noise levels that share the work, and kappa at each of them."""
+"""What one pilot run learns of a target: noise levels that share the work, kappa at each, the end of weighting."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 from dataclasses import asdict, dataclass
@@ -12,11 +13,16 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Calibration:
     """sigmas: T + 1 levels, decreasing (a last 0 has no kappa); kappa: one per step between positive
-    levels; log_weight_sd: predicted standard deviation of the incremental log-weight of each step."""
+    levels; log_weight_sd: predicted standard deviation of the incremental log-weight of each step, in nats.
+
+    sigma_lo: the level below which the increments of a learned energy are taken for noise, one of `sigmas`, for
+    `smc.sample(..., sigma_range=(calibration.sigma_lo, math.inf))`; 0 where weights are good to the end.
+    """
 
     sigmas: tuple[float, ...]
     kappa: tuple[float, ...]
     log_weight_sd: tuple[float, ...]
+    sigma_lo: float = 0.0
 
     def __post_init__(self) -> None:
         positive = sum(sigma > 0 for sigma in self.sigmas)
@@ -25,6 +31,22 @@ class Calibration:
                 f"{positive} positive sigmas need {positive - 1} kappa and log_weight_sd, got "
                 f"{len(self.kappa)} and {len(self.log_weight_sd)}"
             )
+        if not (math.isfinite(self.sigma_lo) and 0 <= self.sigma_lo < max(self.sigmas)):
+            raise ValueError(
+                f"sigma_lo must be in [0, {max(self.sigmas):g}), the highest level, got {self.sigma_lo}"
+            )
+
+    @property
+    def log_weight_variance(self) -> tuple[float, ...]:
+        """Predicted variance of the incremental log-weight of each step, in nats²."""
+        return tuple(sd**2 for sd in self.log_weight_sd)
+
+    @property
+    def weighted_variance(self) -> float:
+        """Their sum in nats² over the steps that end at sigma_lo or above: what the weights go through."""
+        ends = self.sigmas[1 : len(self.kappa) + 1]
+        pairs = zip(ends, self.log_weight_variance, strict=True)
+        return sum(variance for end, variance in pairs if end >= self.sigma_lo)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as JSON, whole or not at all."""
@@ -35,17 +57,20 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
-        """Read what `save` wrote. ValueError for anything else."""
+        """Read what `save` wrote, or an older file without sigma_lo. ValueError for anything else."""
         try:
             data = json.loads(Path(path).read_text())
             if data.pop("edmfast") != "calibration":
                 raise KeyError("edmfast")
-            return cls(**{name: tuple(map(float, values)) for name, values in data.items()})
+            lowest = float(data.pop("sigma_lo", 0.0))
+            tables = {name: tuple(map(float, values)) for name, values in data.items()}
+            return cls(**tables, sigma_lo=lowest)
         except (
             json.JSONDecodeError,
             UnicodeDecodeError,
             KeyError,
             TypeError,
+            ValueError,
             AttributeError,
         ) as error:
             raise ValueError(f"{path} is not a calibration: {error!r}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 from torch import Tensor
@@ -50,6 +51,7 @@ class Engine:
             step=0,
             stream=_START_STREAM,
             first_population=self.law.first_population,
+            first_particle=self.law.first_particle,
         )
         law = self.law
         scale = like_population(law.exponent, z)
@@ -64,18 +66,25 @@ class Engine:
             paid = law.rewards.pay(None, x, denoised, sigma, last=len(self.levels) == 1)
             first, memory = first + law.rewards.total(paid), torch.cat([memory, paid], 2)
         start = Weights.start(populations, particles, x.device)
+        if law.shared is not None:
+            start = law.shared.numbered(start)
         mode = Mode(threshold=self._threshold(0), weigh=True, probe=probe)
         weights = decide(law, start, (first, [], []), self.rng[0], mode)
         trace = torch.zeros(len(self.levels), populations, dtype=torch.float64, device=x.device)
         curvature = x.new_empty(0) if found.curvature is None else found.curvature
         shape = (len(self.levels), populations, particles)
+        tuning, nobody = law.correction.start(x), weights.ancestors.new_empty(0)
+        moving = Moving(x, found.energy, found.score, curvature, memory, tuning, nobody, weights)
+        if law.correction.at(sigma, mode.threshold):
+            moving = law.correction(law, moving, sigma, self.rng[0])
         state = State(
             index=0,
-            moving=Moving(x, found.energy, found.score, curvature, memory, weights),
+            moving=moving,
             ess=trace,
             resampled=torch.zeros_like(trace, dtype=torch.bool),
             log_weight_sd=trace.clone(),
             survivors=torch.zeros_like(trace, dtype=torch.int64),
+            acceptance=tuning[1].repeat(len(self.levels), 1, 1),
             ancestors=weights.ancestors.new_zeros(shape) if self.genealogy else None,
         )
         self._record(state)
@@ -85,11 +94,13 @@ class Engine:
         """Move to the next level, weigh, and decide whether to resample there."""
         i = state.index
         s, u = self.levels[i], self.levels[i + 1]
+        threshold = self._threshold(i + 1)
         mode = Mode(
-            threshold=self._threshold(i + 1),
+            threshold=threshold,
             weigh=u >= self.sigma_range[0],
             probe=self.law.needs_curvature and i + 2 < len(self.levels),
             last=bool(self.law.rewards) and i + 2 == len(self.levels),
+            correct=self.law.correction.at(u, threshold),
         )
         rng, next_rng = self.rng[i], self.rng[i + 1]
         state.moving = self.step(state.moving, Step(i, s, u), rng, next_rng, mode)
@@ -103,13 +114,20 @@ class Engine:
         return self.ess_threshold if inside else 0.0
 
     def _record(self, state: State) -> None:
-        weights = state.moving.weights
+        moving = state.moving
+        weights = moving.weights
         state.ess[state.index], state.resampled[state.index] = weights.ess, weights.resampled
         state.log_weight_sd[state.index] = weights.increment_sd
         roots = weights.root if self.law.resampling != "killing" else weights.root.sort(1).values
-        state.survivors[state.index] = 1 + (roots[:, 1:] != roots[:, :-1]).sum(1)
+        if self.law.shared is not None:
+            state.survivors[state.index] = self.law.shared.survivors(roots)
+        else:
+            state.survivors[state.index] = 1 + (roots[:, 1:] != roots[:, :-1]).sum(1)
         if state.ancestors is not None:
-            state.ancestors[state.index] = weights.ancestors
+            corrected = moving.parents.numel() > 0
+            state.ancestors[state.index] = moving.parents if corrected else weights.ancestors
+        if moving.parents.numel() > 0:
+            state.acceptance[state.index] = moving.tuning[1]
 
     def finish(self, state: State, levels: list[float]) -> Particles:
         moving, law = state.moving, self.law
@@ -126,10 +144,18 @@ class Engine:
             unique_ancestors=state.survivors[-1].clone(),
             degenerate=weights.degenerate,
             sigmas=torch.tensor(levels, dtype=torch.float64, device=x.device),
-            nfe=len(self.levels),
+            nfe=self._nfe(),
             seed=self.seed,
             law=law.told,
+            first_population=law.first_population,
             survivors=state.survivors,
             ancestors=state.ancestors,
             log_densities=law.log_densities(moving.memory),
+            acceptance=state.acceptance if law.correction.correctors else None,
         )
+
+    def _nfe(self) -> int:
+        """For one particle, rounded up."""
+        correction = self.law.correction
+        corrected = [correction.at(s, self._threshold(i)) for i, s in enumerate(self.levels)]
+        return len(self.levels) + math.ceil(correction.nfe * sum(corrected))

@@ -67,6 +67,7 @@ def evaluate(
     rng: Tensor,
     probe: bool,
     first_population: int = 0,
+    first_particle: int = 0,
     batch_size: int | None = None,
     exponent: Exponent | None = None,
 ) -> Evaluation:
@@ -78,7 +79,11 @@ def evaluate(
     given = [x]
     if probe:
         normal = standard_normal(
-            x, rng=rng, stream=_PROBE_STREAM, first_population=first_population
+            x,
+            rng=rng,
+            stream=_PROBE_STREAM,
+            first_population=first_population,
+            first_particle=first_particle,
         )
         given.append(torch.where(normal < 0, -1.0, 1.0).to(x.dtype))
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from edmfast.models.rows import for_rows
 from edmfast.models.scores import score_of
 from edmfast.ops import propagate
-from edmfast.reference._sums import population_mean
 from edmfast.smc.evaluate import Evaluation, evaluate
 from edmfast.smc.exponent import like_population
 from edmfast.smc.proposals import Step
@@ -26,6 +25,10 @@ EXACT = "exact: weights from energies, for the target at the last noise level an
 class EnergyLaw(Law):
     """U and S from `target.energy_and_score`."""
 
+    @property
+    def has_energy(self) -> bool:
+        return True
+
     def evaluate(self, x: Tensor, sigma: float | Tensor, rng: Tensor, probe: bool) -> Evaluation:
         return evaluate(
             self.target,
@@ -34,6 +37,7 @@ class EnergyLaw(Law):
             rng=rng,
             probe=probe,
             first_population=self.first_population,
+            first_particle=self.first_particle,
             batch_size=self.batch_size,
             exponent=self.exponent,
         )
@@ -46,7 +50,7 @@ class EnergyLaw(Law):
     def move(self, moving: Moving, step: Step, rng: Tensor) -> Moved:
         ancestors = moving.weights.ancestors
         if self.kernel.needs_curvature:
-            bend = population_mean(moving.curvature.gather(1, ancestors.long()))
+            bend = self.population_mean(moving.curvature.gather(1, ancestors.long()))
         else:
             bend = moving.weights.log_z  # of the right shape, and not looked at
         x, ratio = propagate(
@@ -56,6 +60,7 @@ class EnergyLaw(Law):
             self.kernel.coefficients(step, self.exponent, bend),
             rng,
             first_population=self.first_population,
+            first_particle=self.first_particle,
         )
         own = moving.memory[:, :, : self.memory_columns]
         return Moved(x, ratio, carried(own, ancestors))
@@ -66,6 +71,8 @@ class EnergyLaw(Law):
 
 class Mixed(nn.Module):
     """The energy of one target with the score of another, which the proposals then follow."""
+
+    score_is_exact = False
 
     def __init__(self, target: Any, proposal_model: Any) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from edmfast.models.algebra import terms_of
 from edmfast.models.scores import has_energy
 from edmfast.smc.exponent import exponent_of
 from edmfast.smc.laws import EXACT, EnergyLaw, Mixed
@@ -20,6 +21,7 @@ from edmfast.smc.proposals import (
 )
 from edmfast.smc.rewards import PathRewards, outer_rewards
 from edmfast.smc.score_only import CORRECTED, PLAIN, ScoreLaw, is_plain
+from edmfast.smc.shared_population import SharedPopulations
 from edmfast.smc.step import Law
 from edmfast.smc.superdiff import SUPERPOSED_AND, SUPERPOSED_OR, SuperDiffLaw
 
@@ -44,8 +46,10 @@ def make_law(
     resampling: str,
     first_population: int,
     batch_size: int | None,
+    shared: SharedPopulations | None = None,
 ) -> Law:
-    """kappa: the table of a calibration, for the curvature-matched kernel. Other arguments as in `smc.sample`.
+    """kappa: the table of a calibration, for the curvature-matched kernel. shared: how ranks hold the particles of
+    each population together, where they do. Other arguments as in `smc.sample`.
 
     Raises TypeError for a target that is neither energy nor denoiser; ValueError for what does not go together.
     """
@@ -71,6 +75,7 @@ def make_law(
         "resampling": resampling,
         "first_population": first_population,
         "batch_size": batch_size,
+        "shared": shared,
         "rewards": PathRewards(tuple(tilted), batch_size),
         "exponent": exponent_of(target, populations, device),
     }
@@ -114,8 +119,7 @@ def _without_energies(
             log_shares=shares,
             **common,
         )
-    terms = target.terms() if hasattr(target, "terms") else [(1.0, target)]
-    exponents, models = zip(*terms, strict=True)
+    exponents, models = zip(*terms_of(target), strict=True)
     if any(float(getattr(model, "exponent", 1.0)) != 1.0 for model in models):
         raise ValueError("weights from scores are for products of models whose own exponent is 1")
     if isinstance(asked, SuperDiff):
@@ -133,7 +137,28 @@ def _without_energies(
             "curvature matching probes an energy's score: without energies use 'ancestral' or a kappa table"
         )
     told = PLAIN if plain else CORRECTED
-    return ScoreLaw(target, kernel=kernel, told=told, models=models, exponents=exponents, **common)
+    return ScoreLaw(
+        target,
+        kernel=kernel,
+        told=told,
+        models=models,
+        exponents=exponents,
+        guide=_guide(common["rewards"].tilted, plain, kernel),
+        **common,
+    )
+
+
+def _guide(tilted: tuple[Any, ...], plain: bool, kernel: Proposal) -> Any:
+    """The one tilt whose gradient the moves follow, if any."""
+    guiding = [tilt for tilt in tilted if tilt.gradient != "none"]
+    if not guiding:
+        return None
+    if not plain or len(tilted) > 1 or (isinstance(kernel, FeynmanKac) and kernel.eta == 0):
+        raise ValueError(
+            "without energies the moves can follow the gradient of one reward on one model, with noise: use "
+            "gradient='none' here, or energies"
+        )
+    return guiding[0]
 
 
 def _plain(kappa: tuple[float, ...] | None) -> Proposal:

@@ -72,7 +72,8 @@ class PathRewards:
                 sofar = collected[:, :, len(self.tilted) + index]
                 statistic = _follow(tilted.potential, before, reward)
             if last or tilted.potential == "difference":
-                sofar, statistic = strength * reward, statistic
+                # of a hard constraint this is a wall
+                sofar = -tilted.tilt(torch.zeros_like(reward), reward, strength, sigma)
             else:
                 sofar = sofar + strength * statistic
             statistics.append(statistic)

@@ -11,6 +11,7 @@ Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra 2006
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import warnings
@@ -18,18 +19,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
 from edmfast.ops.schemes import SCHEMES
 from edmfast.smc.calibration import Calibration
+from edmfast.smc.correction import make_correction
+from edmfast.smc.correctors import Corrector
+from edmfast.smc.distributed import Share
 from edmfast.smc.engine import Engine
 from edmfast.smc.make_law import make_law
 from edmfast.smc.particles import DegenerateWeightsWarning, Particles
 from edmfast.smc.proposals import Proposal
-from edmfast.smc.schedule import check_counts, check_sigmas, place
+from edmfast.smc.schedule import check_counts, check_levels, check_sigmas, place
 from edmfast.smc.select import SELECT
-from edmfast.smc.state import State, fingerprint, load_state, save_state
+from edmfast.smc.state import State, fingerprint
 
 
 def sample(
@@ -45,6 +50,9 @@ def sample(
     resampling: str = "systematic",
     ess_threshold: float = 0.5,
     sigma_range: tuple[float, float] = (0.0, math.inf),
+    correctors: Corrector | Sequence[Corrector] = (),
+    corrector_range: tuple[float, float] = (0.0, math.inf),
+    waste_free: int | None = None,
     seed: int = 0,
     genealogy: bool = False,
     compile: bool = False,
@@ -58,6 +66,9 @@ def sample(
     on_degenerate: str = "warn",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    group: dist.ProcessGroup | None = None,
+    split: str = "populations",
+    gather: bool = True,
 ) -> Particles:
     """Weighted samples of the target at the last positive noise level.
 
@@ -79,6 +90,11 @@ def sample(
         ess_threshold: resample below this fraction of N; 0 never does.
         sigma_range: (lo, hi). Below lo, weights stop and the same kernel runs on unweighted; resampling
             happens from hi down to lo.
+        correctors: `ULA`, `MALA`, `HMC` or `Underdamped`, each applied in turn after the decision at every level
+            of corrector_range = (lo, hi). The adjusted ones leave weights and log Z exact.
+        waste_free: L. Of N = M L particles, M are resampled and moved L - 1 times by the correctors, and all
+            states are particles (Dau and Chopin 2022). Populations that are not resampled stay as they
+            are, so it is meant for ess_threshold=1; at levels where none may be, nothing is done.
         compile: trace and compile the step (seconds to minutes, once per call); numbers agree with the
             eager ones to rounding.
         genealogy: keep who took which ancestor at every level, int32 [T, P, N].
@@ -90,6 +106,15 @@ def sample(
         batch_size: most rows per call of the target.
         on_degenerate: "warn" or "raise".
         device, dtype (float32 or float64): of the states; by default those of the target's tensors.
+        group: of torch.distributed, all of whose ranks call with the same arguments, each with the target on
+            its own device. Particles have the bits of one process, but for what the target makes of other
+            batches; log_weight_sd may differ by rounding.
+        split: "populations" (each rank runs some of them) or "particles" (each rank holds N/ranks of every
+            population; systematic resampling only, not compiled). A callback sees what its rank holds. A
+            checkpoint is written by rank 0, read by all, that of one process, and goes on with any number of
+            ranks; none is written on Ctrl-C. Where a rank dies, the others raise an error, at the latest
+            after the group's timeout.
+        gather: give every rank the whole result; False, for populations only: what it ran.
 
     Returns `Particles`. Raises ValueError or TypeError for bad arguments or a checkpoint of another run,
     RuntimeError for degenerate weights where asked to raise.
@@ -100,21 +125,29 @@ def sample(
         kappa, sigmas = tuple(sigmas.kappa), sigmas.sigmas
     levels = check_sigmas(sigmas)
     visited = levels[:-1] if levels[-1] == 0 else levels
+    check_levels(target, visited)
     _check_options(resampling, ess_threshold, sigma_range, on_degenerate)
     place_device, place_dtype = place(target, device, dtype)
+    share = Share(group, split, populations, particles, place_device)
+    _check_shared(share, resampling, compile, gather, bool(correctors))
     law = make_law(
-        target,
+        share.cut(target),
         proposal,
         weights,
-        proposal_model,
+        share.cut(proposal_model),
         kappa,
-        populations=populations,
+        populations=share.populations,
         steps=len(visited) - 1,
         device=place_device,
         resampling=resampling,
-        first_population=first_population,
+        first_population=first_population + share.first_population,
         batch_size=batch_size,
+        shared=share.shared,
     )
+    correction = make_correction(
+        correctors, corrector_range, waste_free, law, particles=particles, levels=len(visited)
+    )
+    law = dataclasses.replace(law, correction=correction)
     run = {
         "sigmas": levels,
         "shape": list(shape),
@@ -126,11 +159,13 @@ def sample(
         "resampling": resampling,
         "ess_threshold": ess_threshold,
         "sigma_range": [str(bound) for bound in sigma_range],
+        "correction": repr(correction),
         "seed": seed,
         "genealogy": genealogy,
         "dtype": str(place_dtype),
-        "target": fingerprint([target, proposal_model]) if checkpoint or resume else "",
+        "target": fingerprint([target, proposal_model]) if checkpoint or resume or group else "",
     }
+    share.agree({**run, "checkpoint": [bool(checkpoint), checkpoint_every], "resume": bool(resume)})
     engine = Engine(
         law,
         visited,
@@ -143,16 +178,14 @@ def sample(
     )
     with torch.no_grad():
         if resume is not None:
-            state = load_state(resume, run, place_device)
+            state = share.load(resume, run)
         else:
-            like = torch.empty(
-                populations, particles, *shape, dtype=place_dtype, device=place_device
-            )
-            state = engine.start(like)
+            size = share.populations, share.particles, *shape
+            state = engine.start(torch.empty(size, dtype=place_dtype, device=place_device))
         bar = tqdm(
             total=len(visited) - 1,
             initial=state.index,
-            disable=not progress,
+            disable=not (progress and share.speaks),
             unit="step",
             desc="smc",
         )
@@ -162,17 +195,21 @@ def sample(
                 engine.advance(state)
                 bar.update()
                 if checkpoint is not None and state.index % checkpoint_every == 0:
-                    save_state(checkpoint, state, run)
+                    share.save(checkpoint, state, run)
                 _report(callback, state, visited)
         except KeyboardInterrupt:
-            if checkpoint is not None:
-                save_state(checkpoint, state, run)
+            # ranks that are interrupted at different steps cannot write one checkpoint
+            if checkpoint is not None and group is None:
+                share.save(checkpoint, state, run)
                 warnings.warn(f"interrupted; the run is in {checkpoint}", stacklevel=2)
             raise
         finally:
             bar.close()
         result = engine.finish(state, levels)
-    _tell_degenerate(result.degenerate, on_degenerate)
+        if gather:
+            result = share.complete(result)
+    if share.speaks or not gather or on_degenerate == "raise":
+        _tell_degenerate(result.degenerate, on_degenerate)
     return result
 
 
@@ -208,6 +245,23 @@ def _check_options(
         raise ValueError(f"sigma_range must be (lo, hi) with 0 <= lo < hi, got {sigma_range}")
     if on_degenerate not in ("warn", "raise"):
         raise ValueError(f"on_degenerate must be 'warn' or 'raise', got {on_degenerate!r}")
+
+
+def _check_shared(
+    share: Share, resampling: str, compile: bool, gather: bool, corrected: bool
+) -> None:
+    if share.shared is None:
+        return
+    if corrected:
+        raise ValueError("split='particles' has no correctors: they go with split='populations'")
+    if resampling != "systematic":
+        raise ValueError(f"split='particles' resamples systematically, got {resampling!r}")
+    if compile:
+        raise ValueError("split='particles' does not compile: compile=True goes with populations")
+    if not gather:
+        raise ValueError(
+            "gather=False goes with split='populations': a part of a population has no weights of its own"
+        )
 
 
 def _tell_degenerate(degenerate: Tensor, on_degenerate: str) -> None:

@@ -25,6 +25,15 @@ def check_sigmas(sigmas: Tensor | Sequence[float]) -> list[float]:
     return levels
 
 
+def check_levels(target: Any, levels: list[float]) -> None:
+    """Let every part of a target that ends at a certain noise level say whether these do."""
+    parts = target.modules() if isinstance(target, nn.Module) else [target]
+    for part in parts:
+        check = getattr(part, "check_levels", None)
+        if check is not None:
+            check(levels)
+
+
 def check_counts(shape: Sequence[int], particles: int, populations: int) -> tuple[int, ...]:
     """The shape of one sample. ValueError for empty shapes, or no particles or populations."""
     shape = tuple(int(n) for n in shape)

@@ -10,18 +10,23 @@ number of steps it is off by their first order. Annealing, guidance and products
 few outliers for the weights to find: far out, where all s_i = -x/sigma², the weights have finite variance for
 eta > (A - 1)/A only. Source: Skreta
 et al. 2025, "Feynman-Kac correctors in diffusion", arXiv 2503.02819.
+
+The moves of a plain sampler may follow the gradient of a reward: with m the added mean and v the variance of the
+move, the law of the plain sampler is kept by the weight -(|m|² + 2 sqrt(v) <m, z>)/(2 v). Source: Wu et al. 2023,
+"Practical and asymptotically exact conditional sampling in diffusion models", arXiv 2306.17775.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from edmfast.ops import propagate, score_gram
-from edmfast.smc.evaluate import Evaluation, evaluate_scores
+from edmfast.ops import propagate, score_gram, standard_normal
+from edmfast.smc.evaluate import Evaluation, evaluate_scores, in_groups
 from edmfast.smc.exponent import Exponent, like_population
 from edmfast.smc.proposals import Step
 from edmfast.smc.step import Law, Moved, Moving, carried
@@ -35,13 +40,25 @@ PLAIN = "plain sampler: equal weights, the law of the sampler at these steps; re
 
 @dataclass(frozen=True)
 class ScoreLaw(Law):
-    """models: M energies or denoisers of one target; exponents: a_i, each a float or float64 [P]."""
+    """models: M energies or denoisers of one target; exponents: a_i, each a float or float64 [P].
+
+    guide: a `Tilted` plain model whose pull the moves follow; it takes the place of a second score.
+    """
 
     models: tuple[object, ...] = ()
     exponents: tuple[Exponent, ...] = ()
+    guide: Any = None
 
     def evaluate(self, x: Tensor, sigma: float | Tensor, rng: Tensor, probe: bool) -> Evaluation:
         """energy: sum_i a_i |s_i|² - |S'|² [P, N], what weighs nothing for one model of exponent 1."""
+        if self.guide is not None:
+
+            def call(part: Any, rows: Tensor) -> tuple[Tensor, ...]:
+                found: tuple[Tensor, Tensor] = part.score_and_pull(rows, sigma)
+                return found
+
+            pair = torch.stack(in_groups(call, [self.guide], [x], self.batch_size))
+            return Evaluation(x.new_zeros(x.shape[:2]), pair, None)
         scores = evaluate_scores(self.models, x, sigma, batch_size=self.batch_size)
         if not self._weighs:
             return Evaluation(x.new_zeros(x.shape[:2]), scores, None)
@@ -61,7 +78,7 @@ class ScoreLaw(Law):
 
     def guided(self, score: Tensor, memory: Tensor) -> Tensor:
         total = torch.zeros_like(score[0])
-        for a, one in zip(self.exponents, score, strict=True):
+        for a, one in zip(self.exponents, score, strict=self.guide is None):
             scale = like_population(a, one)
             total = total + (scale.to(one.dtype) if isinstance(scale, Tensor) else scale) * one
         return total
@@ -75,7 +92,7 @@ class ScoreLaw(Law):
         # log_z has the right shape, and a kernel that probes nothing does not look at it
         numbers = self.kernel.coefficients(step, self.exponent, moving.weights.log_z)
         drift, v_m, v_l = numbers.unbind(1)
-        table = self._table(moving.x)[:, 0]
+        table = self._table(moving.x)[:, 0].expand(-1, len(moving.score))
         coefficients = torch.cat([drift[:, None] * table, torch.stack([v_m, v_l], 1)], 1)
         x, ratio = propagate(
             moving.x,
@@ -84,14 +101,32 @@ class ScoreLaw(Law):
             coefficients,
             rng,
             first_population=self.first_population,
+            first_particle=self.first_particle,
         )
         if self._weighs:
             ratio = (-step.tau2 / 2) * moving.energy.gather(1, ancestors.long())
+        elif self.guide is not None:
+            ratio = self._against_pull(moving, drift, v_m, rng)
         else:
             # the sampler's own moves are the law here, whatever their kernel
             ratio = torch.zeros_like(ratio)
         own = moving.memory[:, :, : self.memory_columns]
         return Moved(x, ratio, carried(own, ancestors))
+
+    def _against_pull(self, moving: Moving, drift: Tensor, v_m: Tensor, rng: Tensor) -> Tensor:
+        """log of the plain move's density over that of the guided one, [P, N]."""
+        x, pull = moving.x, moving.score[1].flatten(2)
+        index = moving.weights.ancestors.long()[:, :, None].expand(pull.shape)
+        z = standard_normal(
+            x,
+            rng=rng,
+            first_population=self.first_population,
+            first_particle=self.first_particle,
+        )
+        gram, along = score_gram(pull.gather(1, index)[None], z.flatten(2))
+        size, slope = drift[:, None], drift[:, None] * v_m.sqrt()[:, None]
+        spread = size.square() * gram[..., 0, 0] + 2 * slope * along[..., 0]
+        return -spread / (2 * v_m[:, None])
 
 
 def is_plain(exponents: Sequence[Exponent]) -> bool:

@@ -17,8 +17,8 @@ from edmfast.smc.step import Moving
 
 @dataclass
 class State:
-    """At noise level `index` of the schedule; traces [T, P], and ancestors [T, P, N] where they are recorded, as
-    in Particles."""
+    """At noise level `index` of the schedule; traces [T, P], acceptance [T, C, P], and ancestors [T, P, N] where
+    they are recorded, as in Particles."""
 
     index: int
     moving: Moving
@@ -26,20 +26,33 @@ class State:
     resampled: Tensor
     log_weight_sd: Tensor
     survivors: Tensor
+    acceptance: Tensor
     ancestors: Tensor | None = None
 
 
-_TRACES = ("ess", "resampled", "log_weight_sd", "survivors")
-_MOVING = (*Moving._fields[:5], *(f"weights.{name}" for name in Weights._fields))
+_TRACES = ("ess", "resampled", "log_weight_sd", "survivors", "acceptance")
+_MOVING = (*Moving._fields[:-1], *(f"weights.{name}" for name in Weights._fields))
 
 
-def save_state(path: str | os.PathLike[str], state: State, run: dict[str, Any]) -> None:
-    """Write the state and the description of the run it belongs to."""
+def tensors_of(state: State) -> dict[str, Tensor]:
+    """Its tensors by name, as a checkpoint holds them."""
     tensors = dict(zip(_MOVING, state.moving.flat(), strict=True))
     tensors |= {name: getattr(state, name) for name in _TRACES}
     if state.ancestors is not None:
         tensors["ancestors"] = state.ancestors
-    write_tensors(path, tensors, {"kind": "smc", "index": state.index, "run": run})
+    return tensors
+
+
+def state_of(index: int, tensors: dict[str, Tensor]) -> State:
+    """What `tensors_of` took apart."""
+    moving = Moving.of([tensors[name] for name in _MOVING])
+    traces = {name: tensors[name] for name in _TRACES}
+    return State(index, moving, **traces, ancestors=tensors.get("ancestors"))
+
+
+def save_state(path: str | os.PathLike[str], state: State, run: dict[str, Any]) -> None:
+    """Write the state and the description of the run it belongs to."""
+    write_tensors(path, tensors_of(state), {"kind": "smc", "index": state.index, "run": run})
 
 
 def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.device) -> State:
@@ -54,9 +67,7 @@ def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.
         told = "; ".join(f"{name}: saved {saved.get(name)}, now {run[name]}" for name in differing)
         raise ValueError(f"{path} is a checkpoint of another run or model ({told})")
     moved = {name: tensor.to(device) for name, tensor in tensors.items()}
-    moving = Moving.of([moved[name] for name in _MOVING])
-    traces = {name: moved[name] for name in _TRACES}
-    return State(int(metadata["index"]), moving, **traces, ancestors=moved.get("ancestors"))
+    return state_of(int(metadata["index"]), moved)
 
 
 def fingerprint(target: Any) -> str:

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from edmfast.ops import Weights, weigh_and_resample
+from edmfast.reference._sums import population_mean
+from edmfast.smc.correction import NO_CORRECTION, Correction
 from edmfast.smc.evaluate import Evaluation
 from edmfast.smc.exponent import Exponent, like_population
 from edmfast.smc.proposals import Proposal, Step
 from edmfast.smc.rewards import PathRewards
 from edmfast.smc.select import SELECT, select_one
+
+if TYPE_CHECKING:
+    from edmfast.smc.shared_population import SharedPopulations
 
 
 class Moving(NamedTuple):
@@ -27,7 +32,9 @@ class Moving(NamedTuple):
 
     x [P, N, *shape]; energy [P, N], or what else the law weighs the next move by; score [P, N, *shape], or
     [M, P, N, *shape] of M models; curvature [P, N], or empty where the proposal needs none; memory float64
-    [P, N, C], what a particle and its offspring carry along: the law's columns, then those of rewards.
+    [P, N, C], what a particle and its offspring carry along: the law's columns, then those of rewards; tuning
+    float64 [2, C, P], log step sizes and acceptances of the correctors; parents int32 [P, N], the ancestors where
+    correctors have applied them already, else empty.
     """
 
     x: Tensor
@@ -35,17 +42,19 @@ class Moving(NamedTuple):
     score: Tensor
     curvature: Tensor
     memory: Tensor
+    tuning: Tensor
+    parents: Tensor
     weights: Weights
 
     def flat(self) -> tuple[Tensor, ...]:
         """All tensors in order."""
-        return (*self[:5], *self.weights)
+        return (*self[:-1], *self.weights)
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> Moving:
         """From what `flat` gives."""
-        x, energy, score, curvature, memory, *weights = tensors
-        return cls(x, energy, score, curvature, memory, Weights(*weights))
+        x, energy, score, curvature, memory, tuning, parents, *weights = tensors
+        return cls(x, energy, score, curvature, memory, tuning, parents, Weights(*weights))
 
 
 class Moved(NamedTuple):
@@ -61,7 +70,8 @@ class Moved(NamedTuple):
 class Law:
     """What all steps of a run share. Its kinds say how particles move and what they weigh.
 
-    told: what is known of the law that the result follows.
+    told: what is known of the law that the result follows. shared: where the particles of each population are
+    spread over ranks, how these weigh and resample together.
     """
 
     target: Any
@@ -72,6 +82,22 @@ class Law:
     batch_size: int | None
     rewards: PathRewards
     told: str
+    correction: Correction = NO_CORRECTION
+    shared: SharedPopulations | None = None
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether what `evaluate` finds is U and S of the target."""
+        return False
+
+    @property
+    def first_particle(self) -> int:
+        """Where the noise of particle 0 begins."""
+        return 0 if self.shared is None else self.shared.first_particle
+
+    def population_mean(self, values: Tensor) -> Tensor:
+        """[P, N] -> [P], over the particles of all ranks."""
+        return population_mean(values if self.shared is None else self.shared.everywhere(values))
 
     @property
     def memory_columns(self) -> int:
@@ -117,19 +143,22 @@ class Law:
 class Mode:
     """What a step does: weigh the move, then resample below this fraction of N, and probe the curvature.
 
-    last: it leads to the last level, where rewards are paid in full.
+    last: it leads to the last level, where rewards are paid in full. correct: correctors follow.
     """
 
     threshold: float
     weigh: bool
     probe: bool
     last: bool = False
+    correct: bool = False
 
 
 def advance(
     law: Law, moving: Moving, step: Step, rng: Tensor, next_rng: Tensor, mode: Mode
 ) -> Moving:
     """From level s to level u. rng, next_rng: int64 [2], of the move and of what follows it."""
+    if law.shared is not None:
+        moving = law.shared.arrive(moving)
     before = moving.weights
     moved = law.move(moving, step, rng)
     found = law.evaluate(moved.x, step.u, next_rng, mode.probe)
@@ -143,7 +172,11 @@ def advance(
         memory = torch.cat([memory, paid], 2)
     weights = decide(law, before, (moved.ratio, now, past), next_rng, mode)
     curvature = moved.x.new_empty(0) if found.curvature is None else found.curvature
-    return Moving(moved.x, found.energy, found.score, curvature, memory, weights)
+    nobody = weights.ancestors.new_empty(0)
+    moving = Moving(
+        moved.x, found.energy, found.score, curvature, memory, moving.tuning, nobody, weights
+    )
+    return law.correction(law, moving, step.u, next_rng) if mode.correct else moving
 
 
 def decide(
@@ -154,6 +187,15 @@ def decide(
     mode: Mode,
 ) -> Weights:
     """The weights at a level from (ratio, energies, energies before), and who has offspring."""
+    if law.shared is not None:
+        return law.shared.decide(
+            before,
+            *increments,
+            rng,
+            weigh=mode.weigh,
+            ess_threshold=mode.threshold,
+            first_population=law.first_population,
+        )
     select = law.resampling == SELECT
     weights = weigh_and_resample(
         before,

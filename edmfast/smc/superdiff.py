@@ -66,7 +66,12 @@ class SuperDiffLaw(Law):
         memory = carried(moving.memory[:, :, : self.memory_columns], moving.weights.ancestors)
         densities = memory[:, :, :count]
         x, scores = _rows(moving.x, index), torch.stack([_rows(s, index) for s in moving.score])
-        z = standard_normal(x, rng=rng, first_population=self.first_population)
+        z = standard_normal(
+            x,
+            rng=rng,
+            first_population=self.first_population,
+            first_particle=self.first_particle,
+        )
         gram, along = score_gram(scores, z)
         tau2 = torch.as_tensor(step.tau2, dtype=torch.float64, device=x.device)
         kappa = self._kappa(densities, gram, along, tau2)

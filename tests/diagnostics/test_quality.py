@@ -11,6 +11,7 @@ from edmfast.diagnostics import (
     frechet_distance,
     maximum_mean_discrepancy,
     mode_masses,
+    noising_trajectory,
     sliced_wasserstein,
 )
 
@@ -131,3 +132,11 @@ def test_other_bad_input():
         maximum_mean_discrepancy(torch.zeros(4, 2), torch.zeros(4, 2))
     with pytest.raises(ValueError, match=r"weights must be \[4\]"):
         mode_masses(torch.zeros(4, 2), torch.zeros(1, 2), torch.tensor([1.0, -1.0, 1.0, 1.0]))
+
+
+def test_directions_know_nothing_of_the_noise_of_the_samples():
+    """Each direction was the noise of one sample, at one seed, which doubled the distance."""
+    states = noising_trajectory(torch.zeros(300, 64).double(), [1.0, 0.5], seed=0)[0]
+    other = torch.randn(300, 64, generator=torch.manual_seed(5), dtype=torch.float64)
+    distances = [sliced_wasserstein(states, other, seed=seed) for seed in range(4)]
+    assert distances[0] < 1.2 * min(distances[1:])

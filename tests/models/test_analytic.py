@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from edmfast.models.analytic import GaussianMixture
+from edmfast.models.analytic import GaussianMixture, gmm40
 
 SIZES = [
     (1, 3, True),
@@ -132,6 +132,16 @@ def test_samples_follow_the_law():
         assert (x[side].std(0) / width - 1).abs().max() < 5 / math.sqrt(2 * count)
     assert torch.equal(x, target.sample(40_000, 0.2, seed=7))
     assert not torch.equal(x, target.sample(40_000, 0.2, seed=8))
+
+
+def test_gmm40_is_the_published_one():
+    target = gmm40()
+    assert target.means.shape == (40, 2)
+    assert target.means.abs().max() < 40
+    first = torch.tensor([[-0.2995, 21.4577], [-32.9218, -29.4376]], dtype=torch.float64)
+    torch.testing.assert_close(target.means[:2], first, rtol=0, atol=1e-4)
+    torch.testing.assert_close(target.stds, torch.full((40,), 1.31326169, dtype=torch.float64))
+    torch.testing.assert_close(target.weights, torch.full((40,), 0.025, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(

@@ -31,3 +31,22 @@ def cold(two_modes):
 def start_log_normaliser():
     """log of the integral of exp(-A |x|²/(2 sigma²)) over d dimensions."""
     return lambda sigma, exponent, d: 0.5 * d * math.log(2 * math.pi * sigma**2 / exponent)
+
+
+@pytest.fixture(scope="session")
+def square_of():
+    """(mixture, sigma) -> its squared density as a mixture of the products of its parts, and log of the
+    integral."""
+
+    def make(mixture, sigma):
+        v, w, means = mixture.stds.square() + sigma**2, mixture.weights, mixture.means
+        i, j = torch.cartesian_prod(torch.arange(len(v)), torch.arange(len(v))).unbind(1)
+        both = v[i] + v[j]
+        gap = (means[i] - means[j]).square().sum(1)
+        log_mass = torch.log(w[i] * w[j]) - gap / (2 * both)
+        log_mass = log_mass - 0.5 * means.shape[1] * torch.log(2 * math.pi * both)
+        centres = (v[j, None] * means[i] + v[i, None] * means[j]) / both[:, None]
+        squared = GaussianMixture(centres, (v[i] * v[j] / both).sqrt(), torch.softmax(log_mass, 0))
+        return squared, float(torch.logsumexp(log_mass, 0))
+
+    return make

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edmfast import smc
-from edmfast.models import Guided, Product, Tempered
+from edmfast.models import Conditioned, Constrained, Guided, Product, Tempered, Tilted
 from edmfast.models.analytic import GaussianMixture
 from edmfast.smc.select import select_one
 
@@ -85,24 +85,8 @@ def test_plain_denoiser_has_equal_weights(two_modes, levels):
     assert (mass - 0.5).abs().max() < 0.05
 
 
-class Reward:
-    """A reward as `Tilted` shows it to the sampler."""
-
-    def __init__(self, model, potential, strength=0.5):
-        self.model, self.potential, self.strength = model, potential, strength
-        self.has_energy = hasattr(model, "energy_and_score")
-
-    def __call__(self, x, sigma):
-        return self.model(x, sigma)
-
-    def energy_and_score(self, x, sigma):
-        raise AssertionError("not called for rewards along paths")
-
-    def strength_at(self, sigma):
-        return self.strength
-
-    def reward_of(self, x, denoised):
-        return denoised[:, 0]
+def first(x):
+    return x[:, 0]
 
 
 # the sum over levels of sums over levels is large, and is taken back at the last one
@@ -123,7 +107,9 @@ def plain_law(levels, std):
 def test_rewards_tilt_the_law_of_the_sampler(levels, potential):
     sigmas = levels(16, low=0.3, high=10.0).tolist()
     result = smc.sample(
-        Reward(Denoiser(gaussian(0.0, 1.0)), potential, STRENGTH[potential]),
+        Tilted(
+            Denoiser(gaussian(0.0, 1.0)), first, STRENGTH[potential], ramp=None, potential=potential
+        ),
         (1,),
         sigmas,
         particles=2000,
@@ -143,10 +129,60 @@ def test_rewards_tilt_the_law_of_the_sampler(levels, potential):
         assert bool(result.resampled.any())
 
 
+@pytest.mark.parametrize("gradient", ["exact", "approximate", "none"])
+def test_moves_that_follow_the_reward_keep_the_law(levels, gradient):
+    sigmas = levels(16, low=0.3, high=10.0).tolist()
+
+    class Smooth(Denoiser):
+        def __call__(self, x, sigma):
+            return x / (1 + sigma**2)
+
+    def reward(x):
+        return -2.0 * (x[:, 0] - 1.0).square()
+
+    result = smc.sample(
+        Tilted(Smooth(None), reward, 1.0, ramp=(2.0, 0.3), gradient=gradient, data_std=1.0),
+        (1,),
+        sigmas,
+        particles=2000,
+        populations=SEEDS,
+        dtype=torch.float64,
+    )
+    variance, slope = plain_law(sigmas, 1.0)
+    # N(0, variance) times exp(-2 (slope x - 1)²)
+    precision = 1 / variance + 4 * slope**2
+    close(moments(result)[0], 4 * slope / precision)
+    close(moments(result)[1], 1 / precision)
+    total = float(result.log_weight_sd[1:].square().sum(0).mean())
+    assert (total < 1.0) == (gradient != "none"), total
+
+
+def test_walls_without_energies(levels):
+    sigmas = levels(16, low=0.3, high=10.0).tolist()
+    result = smc.sample(
+        Constrained(
+            Denoiser(gaussian(0.0, 1.0)),
+            lambda x: x[:, 0].clamp_min(0),
+            1.0,
+            hard_below=0.35,
+            ramp=(2.0, 0.3),
+            gradient="none",
+        ),
+        (1,),
+        sigmas,
+        particles=2000,
+        populations=SEEDS,
+        dtype=torch.float64,
+    )
+    variance, _ = plain_law(sigmas, 1.0)
+    close(moments(result)[0], -math.sqrt(2 * variance / math.pi))
+    assert float(result.x[result.weights > 0].max()) <= 0
+
+
 @pytest.mark.parametrize("potential", ["max", "sum"])
 def test_rewards_along_paths_of_an_energy_are_exact(levels, potential):
     result = smc.sample(
-        Reward(gaussian(0.0, 1.0), potential, STRENGTH[potential]),
+        Tilted(gaussian(0.0, 1.0), first, STRENGTH[potential], ramp=None, potential=potential),
         (1,),
         levels(16, low=0.3, high=10.0),
         particles=2000,
@@ -257,3 +293,23 @@ def test_compiled_steps_agree(two_modes, levels):
         compiled = smc.sample(target, (2,), levels(4), compile=True, **options)
     torch.testing.assert_close(compiled.x, eager.x, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(compiled.log_weights, eager.log_weights, rtol=1e-9, atol=1e-9)
+
+
+def test_a_condition_around_a_sum_leaves_it_a_sum(levels):
+    """Conditions bound to guidance are bound to its models, which are weighed as ever."""
+
+    def shrunk(factor):
+        def denoise(x, sigma, scale):
+            return scale[:, None] * factor * x / (1 + sigma**2)
+
+        return denoise
+
+    one, two = shrunk(0.9), shrunk(0.5)
+    inside = Guided(Conditioned(one, scale=0.8), Conditioned(two, scale=0.8), 2.0)
+    outside = Conditioned(Guided(one, two, 2.0), scale=0.8)
+    first, second = (
+        smc.sample(target, (2,), levels(10), particles=50, seed=1) for target in (inside, outside)
+    )
+    assert torch.equal(first.x, second.x)
+    assert torch.equal(first.log_weights, second.log_weights)
+    assert first.log_weights.std() > 0

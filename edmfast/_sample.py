@@ -1,0 +1,164 @@
+"""What `edmfast sample` does: models from files, a target from text, a run, a file and a picture of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from torch import Tensor, nn
+
+from edmfast import smc
+from edmfast._request import Request, load_models, read_conditions, read_shape
+from edmfast.expressions import parse_target
+from edmfast.models import Conditioned
+from edmfast.sampling import get_sigmas_karras
+from edmfast.smc.figures import is_image, new_figure, samples_figure
+
+_MOST_ROWS = 40
+
+
+def sample_command(request: Request) -> str:
+    """Runs it and returns what to print. ValueError, TypeError, OSError or ImportError for what is wrong with
+    the request, before any time is spent on it."""
+    models = load_models(request)
+    target = _target(request, models)
+    shape = read_shape(request, models)
+    _check_outputs(request, shape)
+    conditions = read_conditions(request)
+    populations = _populations(request, target, conditions)
+    if conditions:
+        target = Conditioned(target, **conditions)
+    sigmas = _sigmas(request, target, shape, populations)
+    start = time.perf_counter()
+    result = smc.sample(
+        target,
+        shape,
+        sigmas,
+        particles=request.particles,
+        populations=populations,
+        proposal=request.proposal,
+        sigma_range=(request.weighted_above, math.inf),
+        seed=request.seed,
+        device=request.device,
+        progress=True,
+    )
+    seconds = time.perf_counter() - start
+    written = []
+    if request.out is not None:
+        result.save(request.out)
+        written.append(str(request.out))
+    if request.png is not None:
+        samples_figure(result).savefig(request.png, dpi=150, format="png")
+        written.append(str(request.png))
+    one_target = _rows(target) == set()
+    told = report(result, one_target=one_target, seconds=seconds)
+    return told + (f"\nwrote {', '.join(written)}" if written else "")
+
+
+def report(result: smc.Particles, *, one_target: bool, seconds: float) -> str:
+    """Lines about the weights: of the run, then of every population."""
+    populations, particles = result.x.shape[:2]
+    lines = [
+        f"law: {result.law}",
+        f"{populations} populations of {particles} particles, {len(result.ess)} noise levels, "
+        f"{result.nfe} evaluations of each, {seconds:.1f} s",
+    ]
+    if one_target and populations > 1:
+        value, error = result.log_z_estimate()
+        lines.append(f"log Z {float(value):.4f} ± {float(error):.4f} (standard error)")
+    lines.append(f"{'population':>10} {'ESS at the end':>14} {'lowest':>8} {'resampled':>9} "
+                 f"{'ancestors':>9} {'log Z':>12}")  # fmt: skip
+    for p in range(min(populations, _MOST_ROWS)):
+        lines.append(
+            f"{p:10d} {float(result.ess[-1, p]):14.1f} {float(result.ess[:, p].min()):8.1f} "
+            f"{int(result.resampled[:, p].sum()):9d} {int(result.unique_ancestors[p]):9d} "
+            f"{float(result.log_z[p]):12.4f}"
+        )
+    if populations > _MOST_ROWS:
+        lines.append(f"{'…':>10} and {populations - _MOST_ROWS} more")
+    return "\n".join(lines)
+
+
+def _check_outputs(request: Request, shape: tuple[int, ...]) -> None:
+    if request.out is None and request.png is None:
+        raise ValueError("nothing to write: give --out, --png or both")
+    for path in (request.out, request.png):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+        if path is not None and path.is_dir():
+            raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    if request.png is not None:
+        if shape != (2,) and not is_image(shape):
+            raise ValueError(
+                f"--png draws images and points of the plane, not samples of shape {shape}"
+            )
+        new_figure(1, 1)  # tells of a missing matplotlib now, not after the run
+
+
+def _target(request: Request, models: dict[str, Any]) -> Any:
+    if request.target is not None:
+        return parse_target(request.target, models).to(request.device)
+    if len(models) > 1:
+        raise ValueError(f"several models need a --target made of {', '.join(models)}")
+    return next(iter(models.values()))
+
+
+def _rows(target: Any) -> set[int]:
+    """Lengths of the conditions and exponents that differ between populations."""
+    lengths = set()
+    for part in target.modules() if isinstance(target, nn.Module) else ():
+        held = [*getattr(part, "condition", {}).values(), *getattr(part, "exponents", ())]
+        lengths |= {len(value) for value in held if isinstance(value, Tensor) and value.dim() > 0}
+    return lengths
+
+
+def _populations(request: Request, target: Any, conditions: dict[str, Tensor]) -> int:
+    lengths = _rows(target) | {len(value) for value in conditions.values() if len(value) > 1}
+    populations = request.populations
+    if populations is None:
+        populations = max(lengths, default=1)
+    if lengths - {populations}:
+        raise ValueError(
+            f"conditions and exponents have {sorted(lengths)} values for {populations} populations: give "
+            "one for each, or one for all"
+        )
+    for name, value in conditions.items():
+        if len(value) == 1:
+            conditions[name] = value[0]
+    return populations
+
+
+def _sigmas(
+    request: Request, target: Any, shape: tuple[int, ...], populations: int
+) -> Tensor | smc.Calibration:
+    levels = (request.steps, request.sigma_max, request.sigma_min)
+    if request.calibration is not None and not request.calibrate:
+        if any(level is not None for level in levels):
+            raise ValueError("--calibration brings its own noise levels: no --steps or --sigma-…")
+        return smc.Calibration.load(request.calibration)
+    missing = [
+        option
+        for option, value in (("--sigma-max", levels[1]), ("--sigma-min", levels[2]))
+        if value is None
+    ]
+    if missing:
+        raise ValueError(f"the noise levels need {' and '.join(missing)}, in units of the data")
+    assert request.sigma_max is not None
+    assert request.sigma_min is not None
+    steps = 32 if request.steps is None else request.steps
+    sigmas = get_sigmas_karras(steps, request.sigma_min, request.sigma_max)
+    if not request.calibrate:
+        return sigmas
+    found = smc.calibrate(
+        target,
+        shape,
+        sigmas,
+        particles=max(64, 1000 // populations),
+        populations=populations,
+        pilot_steps=request.pilot_steps,
+        seed=request.seed,
+    )
+    if request.calibration is not None:
+        found.save(request.calibration)
+    return found

@@ -1,0 +1,158 @@
+"""Logical OR: E = -log sum_i w_i exp(-E_i + c_i(sigma)), S = sum_i r_i s_i with the responsibilities
+r = softmax(log w_i - E_i + c_i).
+
+An energy is known up to a constant for each noise level, its gauge. Within one model it cancels; between the
+members of a mixture it decides their masses. The offsets c_i make up for it: `edmfast.smc.calibrate_offsets`
+measures them, so that member i has the mass w_i at every noise level. Source: Du et al. 2023,
+arXiv 2302.11552 (mixtures of energies).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edmfast.models.offsets import Offsets, interpolate
+from edmfast.models.rows import for_rows, part_of
+from edmfast.models.scores import (
+    Exponent,
+    check_model,
+    denoised_from,
+    exponent_of,
+    has_energy,
+    needs_energy,
+    score_is_exact,
+)
+from edmfast.models.together import energies_and_scores
+
+_LOWEST = -1e30
+
+
+class Mixture(nn.Module):
+    """The mixture of targets of one exponent A.
+
+    models: M targets; mere denoisers are accepted, and leave the mixture without an energy (`has_energy`).
+    weights: M positive numbers, normalised here; equal when omitted. offsets: `Offsets`, or a pair
+    (sigmas [T], values [T, M]), in nats; none leaves the members' energies as they are.
+    A target and a denoiser, twice differentiable. Raises TypeError for a member that is no model, ValueError for
+    weights or offsets of another number, weights that are not positive, or members of different exponents.
+    """
+
+    log_sigmas: Tensor
+    values: Tensor
+
+    def __init__(
+        self,
+        models: Sequence[Any],
+        weights: Sequence[float] | Tensor | None = None,
+        offsets: Offsets | Any | None = None,
+    ) -> None:
+        super().__init__()
+        self._hold([check_model(model) for model in models])
+        if not self.models:
+            raise ValueError("a mixture needs at least one model")
+        shares = [1.0] * len(models) if weights is None else [float(w) for w in weights]
+        if len(shares) != len(models):
+            raise ValueError(f"given {len(models)} models and {len(shares)} weights")
+        if not all(0 < share < math.inf for share in shares):
+            raise ValueError(f"weights must be positive and finite, given {shares}")
+        self.weights = tuple(share / sum(shares) for share in shares)
+        first = exponent_of(self.models[0])
+        for model in self.models[1:]:
+            _same_exponent(first, exponent_of(model))
+        self.offsets = None if offsets is None else Offsets.of(offsets)
+        if self.offsets is None:
+            return
+        if self.offsets.members != len(models):
+            raise ValueError(f"offsets of {self.offsets.members} members for {len(models)} models")
+        table = sorted(zip(self.offsets.sigmas, self.offsets.values, strict=True))
+        sigmas, values = (
+            torch.tensor(part, dtype=torch.float64) for part in zip(*table, strict=True)
+        )
+        self.register_buffer("log_sigmas", sigmas.log())
+        self.register_buffer("values", values)
+
+    def _hold(self, models: Sequence[Any]) -> None:
+        self.models = tuple(models)
+        self.has_energy = all(map(has_energy, models))
+        for index, model in enumerate(models):
+            if isinstance(model, nn.Module):
+                self.add_module(f"model_{index}", model)
+
+    @property
+    def exponent(self) -> Exponent:
+        """A of every member."""
+        return exponent_of(self.models[0])
+
+    @property
+    def score_is_exact(self) -> bool:
+        """Whether S is -grad E: not where a member's score leaves something out."""
+        return all(map(score_is_exact, self.models))
+
+    def with_offsets(self, offsets: Offsets | Any | None) -> Mixture:
+        """The same mixture with other offsets."""
+        return Mixture(self.models, self.weights, offsets)
+
+    def energy_and_score(
+        self, x: Tensor, sigma: float | Tensor, **condition: Any
+    ) -> tuple[Tensor, Tensor]:
+        """(E [B] in nats, S like x), one evaluation of each member. TypeError where one is a mere denoiser."""
+        if not self.has_energy:
+            raise needs_energy(self)
+        found = energies_and_scores(self.models, x, sigma, condition)
+        if found is None:
+            pairs = [model.energy_and_score(x, sigma, **condition) for model in self.models]
+            found = [e for e, _ in pairs], [s for _, s in pairs]  # type: ignore[assignment]
+        energies, scores = found  # type: ignore[misc]
+        shifted = [math.log(w) - e for w, e in zip(self.weights, energies, strict=True)]
+        logits = torch.stack(shifted, 1)
+        if self.offsets is not None:
+            logits = logits + self._offsets_at(x, sigma).to(logits.dtype)
+        # where all members are walls, any finite score does
+        shares = torch.softmax(logits.clamp_min(_LOWEST), 1)
+        score = sum(
+            _column(share, s) * s for share, s in zip(shares.unbind(1), scores, strict=True)
+        )
+        return -torch.logsumexp(logits, 1), score
+
+    def _offsets_at(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """c_i, [1 or B, M]."""
+        if isinstance(sigma, Tensor):
+            levels = sigma.detach().to(x.device, torch.float64).reshape(-1)
+        else:
+            levels = torch.full((1,), sigma, dtype=torch.float64, device=x.device)
+        return interpolate(self.log_sigmas, self.values, levels)
+
+    def for_rows(self, start: int, stop: int, batch: int) -> Mixture:
+        """This target for samples start..stop - 1 of a batch that is evaluated in pieces."""
+        models = [for_rows(model, start, stop, batch) for model in self.models]
+        if all(part is model for part, model in zip(models, self.models, strict=True)):
+            return self
+        part: Mixture = part_of(self)
+        part._hold(models)
+        return part
+
+    def forward(self, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
+        """x + sigma² S/A, like x."""
+        score = self.energy_and_score(x, sigma, **condition)[1]
+        return denoised_from(self, x, sigma, score)
+
+
+def _same_exponent(first: Exponent, other: Exponent) -> None:
+    if isinstance(first, Tensor) and isinstance(other, Tensor):
+        same: Any = torch.equal(first.cpu(), other.cpu())
+    else:
+        same = type(first) is type(other) and first == other
+    if not same:
+        raise ValueError(
+            f"the members of a mixture must have one exponent, given {first} and {other}: temper the "
+            "mixture instead of its members"
+        )
+
+
+def _column(share: Tensor, like: Tensor) -> Tensor:
+    return share.reshape(-1, *[1] * (like.dim() - 1))

@@ -1,0 +1,93 @@
+"""Gauges of the members of a mixture: a table over noise levels, interpolated linearly in ln(sigma)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edmfast.models.files import read_json, write_json
+
+_KIND = "table of offsets"
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """c_i(sigma) of M members at T noise levels, constant beyond the first and the last.
+
+    sigmas: T levels in units of x, positive, strictly increasing or decreasing. values: T rows of M numbers, in
+    nats. errors: as values, their standard errors, where known. Raises ValueError for anything else.
+    """
+
+    sigmas: tuple[float, ...]
+    values: tuple[tuple[float, ...], ...]
+    errors: tuple[tuple[float, ...], ...] | None = None
+
+    def __post_init__(self) -> None:
+        ordered = sorted(set(self.sigmas))
+        if list(self.sigmas) not in (ordered, ordered[::-1]) or not ordered or ordered[0] <= 0:
+            raise ValueError(
+                f"sigmas must be positive and strictly increasing or decreasing, given {self.sigmas}"
+            )
+        for name, table in (("values", self.values), ("errors", self.errors)):
+            if table is None:
+                continue
+            if len(table) != len(self.sigmas) or len({len(row) for row in table}) != 1:
+                raise ValueError(
+                    f"{name} must be one row per sigma, all as long as there are members"
+                )
+            if not all(math.isfinite(number) for row in table for number in row):
+                raise ValueError(f"{name} must be finite")
+
+    @property
+    def members(self) -> int:
+        """M."""
+        return len(self.values[0])
+
+    @classmethod
+    def of(cls, given: Any) -> Offsets:
+        """From Offsets, or a pair (sigmas [T], values [T, M]) of tensors or sequences."""
+        if isinstance(given, Offsets):
+            return given
+        try:
+            sigmas, values = given
+            return cls(_row(sigmas), tuple(_row(row) for row in values))
+        except TypeError as error:
+            raise TypeError(
+                "offsets must be Offsets or a pair (sigmas [T], values [T, M])"
+            ) from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write as JSON, whole or not at all."""
+        write_json(path, _KIND, asdict(self))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Offsets:
+        """Read what `save` wrote. ValueError for anything else."""
+        content = read_json(path, _KIND)
+        try:
+            errors = content["errors"]
+            tables = [content["values"], *([] if errors is None else [errors])]
+            return cls(_row(content["sigmas"]), *(tuple(map(_row, table)) for table in tables))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a {_KIND}: {error!r}") from error
+
+
+def interpolate(log_sigmas: Tensor, values: Tensor, sigma: Tensor) -> Tensor:
+    """values [T, M] at increasing log_sigmas [T], at sigma [R]: [R, M], constant outside."""
+    position = sigma.to(log_sigmas.dtype).log()
+    if len(log_sigmas) == 1:
+        return values.expand(len(position), -1)
+    right = torch.searchsorted(log_sigmas, position.contiguous()).clamp(1, len(log_sigmas) - 1)
+    low, high = log_sigmas[right - 1], log_sigmas[right]
+    share = ((position - low) / (high - low)).clamp(0, 1)[:, None]
+    return torch.lerp(values[right - 1], values[right], share)
+
+
+def _row(numbers: Sequence[float] | Tensor) -> tuple[float, ...]:
+    return tuple(map(float, numbers))

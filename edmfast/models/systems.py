@@ -1,0 +1,153 @@
+"""Particle systems of the sampling literature: energies without noise, and their scores.
+
+x [B, particles, dimensions], or [B, *shape] of as many numbers in that order. With d_ij = |x_i - x_j|:
+  DoubleWellPairs:  E = (1/tau) sum_{i<j} [a (d_ij - d_0) + b (d_ij - d_0)² + c (d_ij - d_0)⁴];
+  LennardJones:     E = (1/tau) sum_{i<j} eps [(r_m/d_ij)¹² - 2 (r_m/d_ij)⁶] + (k/2) sum_i |x_i - centre|².
+Energies are in nats, invariant under rotations, reflections and permutations, and, with centre_std None, under
+translations: exp(-E) is then a density of centred configurations, of (particles - 1) dimensions numbers. With a
+centre_std the centre is one more independent Gaussian, E + |centre|²/(2 centre_std²): a density on the whole
+space. Energies with `PairwiseMLP` are such, with centre_std = sigma_data/sqrt(particles) before noise.
+A convolution with noise has no closed form, so these are targets at sigma = 0 only.
+Sources: Köhler et al. 2020, arXiv 2006.02425 (the systems and the constants of DW4); Akhound-Sadegh et al. 2024,
+arXiv 2402.06121 (LJ13 as it is sampled today). Every pair counts once here: eps = 2 is their LJ13, whose sum takes
+each pair in both orders, a droplet of mean energy -43; the formula of 2020 with eps = 1 is a gas, of mean energy
+0.5.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from edmfast.models.preconditioning import expand_sigma
+
+
+class ParticleSystem(nn.Module):
+    """What both systems share: a sum over pairs of a function of the distance.
+
+    exponent 1. Raises ValueError for less than two particles, no dimensions, or a centre_std that is not
+    positive.
+    """
+
+    exponent = 1.0
+    _first: torch.Tensor
+    _second: torch.Tensor
+
+    def __init__(
+        self, particles: int, dimensions: int, tau: float, trap: float, centre_std: float | None
+    ) -> None:
+        super().__init__()
+        if particles < 2 or dimensions < 1:
+            raise ValueError(
+                f"needs two particles and one dimension at least, given {particles} and {dimensions}"
+            )
+        if not tau > 0 or not (centre_std is None or centre_std > 0):
+            raise ValueError(
+                f"tau and centre_std must be positive, given tau={tau}, centre_std={centre_std}"
+            )
+        self.particles, self.dimensions, self.tau, self.trap = particles, dimensions, tau, trap
+        self.centre_std = centre_std
+        first, second = torch.triu_indices(particles, particles, 1)
+        self.register_buffer("_first", first, persistent=False)
+        self.register_buffer("_second", second, persistent=False)
+
+    def pair(self, distance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(energy of a pair times tau, its derivative), each like distance."""
+        raise NotImplementedError
+
+    def distances(self, x: torch.Tensor) -> torch.Tensor:
+        """|x_i - x_j| of all pairs i < j: [B, particles (particles - 1)/2]."""
+        return self._offsets(self._positions(x)).square().sum(2).sqrt()
+
+    def energy(self, x: torch.Tensor, sigma: float = 0.0) -> torch.Tensor:
+        """E [B] in nats; sigma must be 0."""
+        return self.energy_and_score(x, sigma)[0]
+
+    def energy_and_score(
+        self, x: torch.Tensor, sigma: float = 0.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(E [B] in nats, forces -grad E like x); sigma must be 0. Differentiable where x requires grad."""
+        if isinstance(sigma, torch.Tensor) or sigma != 0:
+            raise ValueError(f"the energy is known without noise only, given sigma={sigma}")
+        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+            positions = self._positions(x)
+            offsets = self._offsets(positions)
+            distance = offsets.square().sum(2).sqrt()
+            value, slope = self.pair(distance)
+            pull = (slope / (distance * self.tau))[:, :, None] * offsets
+            score = torch.zeros_like(positions)
+            score = score.index_add(1, self._first, -pull).index_add(1, self._second, pull)
+            energy = value.sum(1) / self.tau
+            centre = positions.mean(1, keepdim=True)
+            energy = energy + 0.5 * self.trap * (positions - centre).square().flatten(1).sum(1)
+            score = score - self.trap * (positions - centre)
+            if self.centre_std is not None:
+                variance = self.centre_std**2
+                energy = energy + 0.5 * centre.square().flatten(1).sum(1) / variance
+                score = score - centre / (self.particles * variance)
+            return energy, score.reshape(x.shape)
+
+    def _positions(self, x: torch.Tensor) -> torch.Tensor:
+        expand_sigma(0.0, x)
+        n, dimensions = self.particles, self.dimensions
+        if math.prod(x.shape[1:]) != n * dimensions:
+            raise ValueError(
+                f"x must be [B, {n}, {dimensions}] or [B, {n * dimensions}], given {[*x.shape]}"
+            )
+        return x.reshape(-1, n, dimensions)
+
+    def _offsets(self, positions: torch.Tensor) -> torch.Tensor:
+        return positions.index_select(1, self._first) - positions.index_select(1, self._second)
+
+
+class DoubleWellPairs(ParticleSystem):
+    """Particles in a double well of every distance, at two distances around offset = d_0; DW4 by default."""
+
+    def __init__(
+        self,
+        particles: int = 4,
+        dimensions: int = 2,
+        *,
+        a: float = 0.0,
+        b: float = -4.0,
+        c: float = 0.9,
+        offset: float = 4.0,
+        tau: float = 1.0,
+        centre_std: float | None = None,
+    ) -> None:
+        super().__init__(particles, dimensions, tau, 0.0, centre_std)
+        self.a, self.b, self.c, self.offset = a, b, c, offset
+
+    def pair(self, distance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        r = distance - self.offset
+        square = r.square()
+        value = r * self.a + square * (self.b + self.c * square)
+        return value, self.a + r * (2 * self.b + 4 * self.c * square)
+
+
+class LennardJones(ParticleSystem):
+    """A cluster in a harmonic trap of strength k = trap around its own centre; LJ13 by default.
+
+    Configurations in which two particles all but coincide have an infinite energy in float32: weight 0.
+    """
+
+    def __init__(
+        self,
+        particles: int = 13,
+        dimensions: int = 3,
+        *,
+        eps: float = 2.0,
+        r_m: float = 1.0,
+        trap: float = 1.0,
+        tau: float = 1.0,
+        centre_std: float | None = None,
+    ) -> None:
+        super().__init__(particles, dimensions, tau, trap, centre_std)
+        self.eps, self.r_m = eps, r_m
+
+    def pair(self, distance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        sixth = (self.r_m / distance).pow(6)
+        value = self.eps * sixth * (sixth - 2)
+        return value, -12 * self.eps * sixth * (sixth - 1) / distance

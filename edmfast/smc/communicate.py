@@ -1,0 +1,125 @@
+"""What the ranks of a process group send each other: tensors as bytes, so that every dtype arrives in its bits.
+
+Tensors travel on their device where the group's backend takes them there (nccl), else through the host (gloo).
+A rank that dies makes the calls of the others fail, at the latest after the group's timeout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Ranks:
+    """A process group, seen from one rank whose tensors are on `device`."""
+
+    def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
+        self.group, self.device = group, device
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        if self.rank < 0:
+            raise ValueError("this process is not in the group")
+        self.carrier = _carrier(group, device)
+
+    def everywhere(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of all ranks, of one shape, in order of rank."""
+        sent = self._bytes(tensor)
+        parts = [torch.empty_like(sent) for _ in range(self.size)]
+        dist.all_gather(parts, sent, group=self.group)
+        return [self._as(part, tensor) for part in parts]
+
+    def joined(
+        self, tensor: Tensor, dim: int, sizes: Sequence[int], *, to_all: bool
+    ) -> Tensor | None:
+        """Concatenation along dim of the tensors of all ranks, which have those sizes there; on rank 0 alone
+        unless to_all, None on the others."""
+        rows = tensor.movedim(dim, 0)
+        if math.prod(rows.shape[1:]) == 0:
+            return rows.new_empty((sum(sizes), *rows.shape[1:])).movedim(0, dim)
+        widest = max(sizes)
+        missing = rows.new_zeros((widest - rows.shape[0], *rows.shape[1:]))
+        sent = self._bytes(torch.cat([rows, missing]) if len(missing) else rows)
+        like = rows.new_empty((widest, *rows.shape[1:]), device="meta")
+        parts: list[Tensor] | None = None
+        if to_all or self.rank == 0:
+            parts = [torch.empty_like(sent) for _ in sizes]
+        if to_all:
+            assert parts is not None
+            dist.all_gather(parts, sent, group=self.group)
+        else:
+            dist.gather(sent, parts, group=self.group, group_dst=0)
+        if parts is None:
+            return None
+        # what rank 0 alone collects is on its way to a file: it leaves the device tensor by tensor
+        place = self.device if to_all else torch.device("cpu")
+        whole = [
+            self._as(part, like, place)[:size] for part, size in zip(parts, sizes, strict=True)
+        ]
+        return torch.cat(whole).movedim(0, dim)
+
+    def exchange(
+        self, rows: Tensor, counts: Tensor, due: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """rows [R, ...] sorted by the rank they are for, counts int64 [ranks] of them; returns (rows for this
+        rank in order of the rank they are from, their counts). due: those counts, where they are known. Reads
+        the counts on the host."""
+        sent = counts.to(self.carrier)
+        if due is None:
+            due = torch.empty_like(sent)
+            dist.all_to_all_single(due, sent, group=self.group)
+        width = math.prod(rows.shape[1:]) * rows.element_size()
+        outgoing, incoming = sent.tolist(), due.tolist()
+        flat = self._bytes(rows)
+        received = flat.new_empty(sum(incoming) * width)
+        dist.all_to_all_single(
+            received,
+            flat,
+            [n * width for n in incoming],
+            [n * width for n in outgoing],
+            group=self.group,
+        )
+        like = rows.new_empty((sum(incoming), *rows.shape[1:]), device="meta")
+        return self._as(received, like), due.to(self.device)
+
+    def _bytes(self, tensor: Tensor) -> Tensor:
+        return tensor.contiguous().reshape(-1).view(torch.uint8).to(self.carrier)
+
+    def _as(self, sent: Tensor, like: Tensor, device: torch.device | None = None) -> Tensor:
+        return sent.to(device or self.device).view(like.dtype).reshape(like.shape)
+
+
+def pack(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors [R, ...] side by side as bytes, uint8 [R, B]."""
+    return torch.cat(
+        [t.reshape(len(t), math.prod(t.shape[1:])).contiguous().view(torch.uint8) for t in tensors],
+        1,
+    )
+
+
+def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """What `pack` made of tensors of those dtypes and shapes, but for the number of rows."""
+    widths = [math.prod(t.shape[1:]) * t.element_size() for t in like]
+    parts = packed.split(widths, 1)
+    return [
+        part.contiguous().view(t.dtype).reshape(len(packed), *t.shape[1:])
+        for part, t in zip(parts, like, strict=True)
+    ]
+
+
+def _carrier(group: dist.ProcessGroup, device: torch.device) -> torch.device:
+    """Where tensors must be for the group's backend to take them."""
+    backends = dict(
+        entry.split(":", 1) for entry in str(dist.get_backend_config(group)).lower().split(",")
+    )
+    own = backends.get(device.type)
+    if own is not None and (device.type == "cpu" or own != "gloo"):
+        return device
+    if "cpu" in backends:
+        return torch.device("cpu")
+    raise ValueError(
+        f"the group's backend ({', '.join(backends.values())}) does not carry tensors of {device}: "
+        "use gloo on a CPU, nccl on GPUs"
+    )

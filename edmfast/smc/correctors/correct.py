@@ -1,0 +1,118 @@
+"""Applies correctors one after the other at one noise level, and adapts their step sizes.
+
+After each transition log h += gain max(-1, (a - a*) / (1 - a*)), for each population, with a the mean
+probability of acceptance and a* the wanted one (Robbins and Monro 1951; Andrieu and Thoms 2008; divided so
+that the way up is as fast for every a*). The step of a transition thus comes from the acceptance of earlier
+transitions, so given its step each transition leaves the target invariant. Through the step the
+population looks at its own past, as it does through adaptive resampling: a bias of order 1/N, and none with
+`adapt=False`. Nothing is read on the host.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edmfast.models.scores import has_energy, needs_energy
+from edmfast.reference._sums import population_mean
+from edmfast.smc.correctors.kinds import Corrector
+from edmfast.smc.correctors.transition import MOST_DRAWS, Chains, Evaluate, Noise, transition
+
+_GAIN = 0.3
+_LARGEST_LOG_STEP = math.log(1e6)
+
+
+def start_log_steps(correctors: Sequence[Corrector], like: Tensor) -> Tensor:
+    """log of the first step size of each corrector, float64 [C, P] on the device of like [P, ...]."""
+    steps = torch.empty(len(correctors), len(like), dtype=torch.float64, device=like.device)
+    for row, corrector in zip(steps, correctors, strict=True):
+        row.fill_(math.log(corrector.step_size))
+    return steps
+
+
+def check_correctors(
+    correctors: Corrector | Sequence[Corrector], target: Any, times: int = 1
+) -> tuple[Corrector, ...]:
+    """As a tuple. times: how often they are applied at one level.
+
+    Raises TypeError for anything but correctors and for a target without energies; ValueError for an unadjusted
+    kind where the target says that its score is not the gradient of its energy (`score_is_exact`), and for
+    more than 4096 evaluations of a chain at one level.
+    """
+    found = (correctors,) if isinstance(correctors, Corrector) else tuple(correctors)
+    for corrector in found:
+        if not isinstance(corrector, Corrector):
+            raise TypeError(
+                f"correctors must be ULA, MALA, HMC or Underdamped, got {type(corrector).__name__}"
+            )
+        if not corrector.adjusted and not _score_is_exact(target):
+            raise ValueError(
+                f"an unadjusted {type(corrector).__name__} samples what the score says, and that of "
+                f"{type(target).__name__} is not the gradient of its energy: use an adjusted kind, "
+                "which is exact for any score"
+            )
+    if found and not has_energy(target):
+        raise needs_energy(target)
+    if times * sum(corrector.nfe for corrector in found) > MOST_DRAWS:
+        raise ValueError(f"at most {MOST_DRAWS} evaluations by correctors at one level")
+    return found
+
+
+def _score_is_exact(target: Any) -> bool:
+    """What the target says, or else what it is made of."""
+    if not hasattr(target, "score_is_exact") and isinstance(target, nn.Module):
+        return all(getattr(part, "score_is_exact", True) for part in target.modules())
+    return bool(getattr(target, "score_is_exact", True))
+
+
+def correct(
+    correctors: Sequence[Corrector],
+    evaluate: Evaluate,
+    x: Tensor,
+    energy: Tensor,
+    score: Tensor,
+    *,
+    sigma: float | Tensor,
+    exponent: float | Tensor,
+    log_steps: Tensor,
+    rng: Tensor,
+    first_population: int = 0,
+    first_draw: int = 0,
+    gain: float = _GAIN,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(x, energy, score, log_steps, acceptance) after `steps` transitions of each corrector in turn.
+
+    x, score [P, N, *shape] and energy [P, N] of the target at sigma (a float or []); evaluate gives both of
+    other states. exponent: A, a float or float64 [P]. log_steps: float64 [C, P], of step sizes in units of
+    sigma/sqrt(A). acceptance: float64 [C, P], mean probability of being moved.
+    rng: int64 [2] = (seed, level), level < 2^20; each level once, or else with another first_draw, the number
+    of evaluations of a chain before. Traceable; no derivative.
+    """
+    chains = Chains(x, energy, score)
+    draw, log_lengths, acceptance = first_draw, [], []
+    for corrector, start in zip(correctors, log_steps, strict=True):
+        log_step, total = start, torch.zeros_like(start)
+        for _ in range(corrector.steps):
+            relative = log_step.exp()
+            chains, probability = transition(
+                corrector,
+                evaluate,
+                chains,
+                relative * (sigma / exponent**0.5),
+                relative * corrector.friction,
+                Noise(rng, draw, first_population),
+            )
+            draw += corrector.leapfrog_steps
+            mean = population_mean(probability)
+            total = total + mean
+            if corrector.adapt and corrector.adjusted:
+                excess = (mean - corrector.acceptance) / (1 - corrector.acceptance)
+                log_step = log_step + gain * excess.clamp(min=-1.0)
+                log_step = log_step.clamp(-_LARGEST_LOG_STEP, _LARGEST_LOG_STEP)
+        log_lengths.append(log_step)
+        acceptance.append(total / corrector.steps)
+    return (*chains, torch.stack(log_lengths), torch.stack(acceptance))

@@ -1,0 +1,114 @@
+"""One transition of a corrector on all chains [P, N], with its own Metropolis decision for each chain.
+
+Along the trajectory Delta = U(x_L) - U(x_0) + sum of what the leapfrog steps change |v|²/2 by; the renewals of
+momenta in between leave N(0, I) invariant and reversible, so they do not count. A move is taken with
+probability min(1, exp(-Delta)) (Riou-Durand and Vogrinc 2022). Each leapfrog step preserves volume
+and is undone by turning the momenta, whatever field S is, so this is exact for every S. For one step exp(-Delta)
+is MALA's ratio: the densities of both proposals, N(x + (h²/2) S, h² I), are in the momenta.
+
+A move to an energy that is not finite (a wall, or a fault) is never taken, by the unadjusted kinds neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from edmfast.ops import standard_normal
+from edmfast.reference._sums import population_sum
+from edmfast.smc.correctors.kinds import Corrector
+
+MOMENTA_STREAM, DECISION_STREAM = 7, 9
+LEVEL_BITS = 20
+"""Counter steps are level + 2^20 draw: levels of a run below 2^20, draws at one level below 2^12."""
+MOST_DRAWS = 1 << (32 - LEVEL_BITS)
+
+Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""x [P, N, *shape] -> (energy [P, N], score like x) at the noise level of the chains."""
+
+
+class Chains(NamedTuple):
+    """Where the chains are: x, score [P, N, *shape]; energy [P, N], of the target at x."""
+
+    x: Tensor
+    energy: Tensor
+    score: Tensor
+
+
+class Noise(NamedTuple):
+    """Where random numbers come from: rng int64 [2] = (seed, level), and the first draw not yet used there."""
+
+    rng: Tensor
+    draw: int
+    first_population: int
+
+    def normal(self, like: Tensor, stream: int, offset: int = 0) -> Tensor:
+        draw = (self.draw + offset) << LEVEL_BITS
+        rng = torch.stack((self.rng[0], self.rng[1] + draw))
+        first = self.first_population
+        return standard_normal(like, rng=rng, stream=stream, first_population=first)
+
+
+def transition(
+    corrector: Corrector,
+    evaluate: Evaluate,
+    chains: Chains,
+    step: Tensor,
+    friction: Tensor,
+    noise: Noise,
+) -> tuple[Chains, Tensor]:
+    """The chains after one transition, and the probability that each had of being moved, float64 [P, N].
+
+    step: leapfrog length float64 [P], in units of x. friction: float64 [P], friction times length.
+    """
+    x, energy, score = chains
+    length = _per_sample(step, x)
+    v = since = noise.normal(x, MOMENTA_STREAM)
+    kinetic = torch.zeros_like(energy, dtype=torch.float64)
+    for k in range(corrector.leapfrog_steps):
+        if k > 0 and corrector.friction > 0:
+            kinetic = kinetic + _kinetic_change(since, v)
+            kept = _per_sample((-friction).exp(), x)
+            fresh = _per_sample((-torch.expm1(-2 * friction)).sqrt(), x)
+            v = since = kept * v + fresh * noise.normal(x, MOMENTA_STREAM, k)
+        half = v + 0.5 * length * score
+        x = x + length * half
+        energy, score = evaluate(x)
+        v = half + 0.5 * length * score
+    possible = energy.isfinite()
+    if corrector.adjusted:
+        kinetic = kinetic + _kinetic_change(since, v)
+        log_ratio = chains.energy.double() - energy.double() - kinetic
+        possible = possible & ~log_ratio.isnan()
+        taken = possible & (_exponential(chains.energy, noise) > -log_ratio)
+        probability = torch.where(possible, log_ratio.clamp(max=0.0).exp(), 0.0)
+    else:
+        taken, probability = possible, possible.double()
+    where = taken.reshape(taken.shape + (1,) * (x.dim() - 2))
+    moved = Chains(
+        torch.where(where, x, chains.x),
+        torch.where(taken, energy, chains.energy),
+        torch.where(where, score, chains.score),
+    )
+    return moved, probability
+
+
+def _per_sample(numbers: Tensor, x: Tensor) -> Tensor:
+    """[P] as factors of x [P, N, *shape]."""
+    return numbers.to(x.dtype).reshape(-1, *(1,) * (x.dim() - 1))
+
+
+def _kinetic_change(before: Tensor, after: Tensor) -> Tensor:
+    """(|after|² - |before|²)/2, float64 [P, N], by differences: both are of the size of d."""
+    a, b = before.double().flatten(0, 1).flatten(1), after.double().flatten(0, 1).flatten(1)
+    return 0.5 * population_sum((b - a) * (b + a)).reshape(before.shape[:2])
+
+
+def _exponential(like: Tensor, noise: Noise) -> Tensor:
+    """-log of a uniform for each chain, float64 [P, N]: half the squared length of two normals."""
+    pair = like.new_empty((*like.shape, 2))
+    z = noise.normal(pair, DECISION_STREAM).double()
+    return 0.5 * (z[..., 0].square() + z[..., 1].square())
