@@ -75,7 +75,8 @@ def sample(
     Args:
         target: has energy_and_score(x [B, *shape], sigma) -> ([B], like x), tensors of its own that it does
             not change later, and exponent A > 0, one or one for each population. An infinite energy is a
-            wall: weight 0. One bound to conditions [P, ...] by `edmfast.Conditioned` has one condition per
+            wall: weight 0 (exact where it stands at the last level only: one that stands at several forbids
+            states that the backward kernel reaches). One bound to conditions [P, ...] by `edmfast.Conditioned` has one condition per
             population. Or a denoiser(x, sigma) -> x0, or a target made of such.
         shape: of one sample. sigmas: strictly decreasing, positive, in units of x; a last 0 adds one
             deterministic denoising step. A `Calibration` brings its own levels and kappa table.
