@@ -95,7 +95,8 @@ class Particles:
                 f"got {tuple(values.shape)}"
             )
         weights = self.weights.reshape(self.weights.shape + (1,) * (values.dim() - 2))
-        return (weights * values.double()).sum(1)
+        # a particle without weight may be NaN, which times 0 is NaN
+        return torch.where(weights > 0, weights * values.double(), 0.0).sum(1)
 
     def log_z_estimate(self, *, bias_corrected: bool = False) -> Estimate:
         """log of the mean over populations of Z = exp(log_z), in nats, with its standard error.
