@@ -229,10 +229,7 @@ class Tilted(nn.Module):
         self, energy: Tensor, reward: Tensor, strength: float | Tensor, sigma: float | Tensor
     ) -> Tensor:
         """E - lambda r; where lambda is 0, E whatever r is."""
-        if not isinstance(strength, Tensor):
-            return energy - strength * reward.to(energy.dtype)
-        share = strength.to(energy.dtype)
-        return energy - torch.where(share == 0, 0.0, share * reward.to(energy.dtype))
+        return energy - weighed(strength, reward.to(energy.dtype))
 
     def _reward_and_slope(
         self,
@@ -288,6 +285,14 @@ class Tilted(nn.Module):
         if self.number is None:
             part.numbers = spread_rows("strength", self.strength, start, stop, batch)
         return part
+
+
+def weighed(strength: float | Tensor, reward: Tensor) -> Tensor:
+    """lambda r, and 0 where lambda is 0, even of an infinite reward."""
+    if not isinstance(strength, Tensor):
+        return strength * reward if strength else torch.zeros_like(reward)
+    share = strength.to(reward.dtype)
+    return torch.where(share == 0, 0.0, share * reward)
 
 
 def _check_name(what: str, given: str, known: tuple[str, ...]) -> None:

@@ -49,6 +49,10 @@ class Proposal:
 
     name = ""
 
+    def __repr__(self) -> str:
+        """By its numbers: checkpoints tell proposals apart by it."""
+        return f"{type(self).__name__}({vars(self)})"
+
     @property
     def needs_curvature(self) -> bool:
         """Whether every particle's curvature is to be probed before a step."""

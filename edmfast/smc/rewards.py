@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast.models.tilted import weighed
 from edmfast.smc.evaluate import in_groups
 from edmfast.smc.exponent import like_population
 
@@ -75,7 +76,7 @@ class PathRewards:
                 # of a hard constraint this is a wall
                 sofar = -tilted.tilt(torch.zeros_like(reward), reward, strength, sigma)
             else:
-                sofar = sofar + strength * statistic
+                sofar = sofar + weighed(strength, statistic)
             statistics.append(statistic)
             potentials.append(sofar)
         return torch.stack([*statistics, *potentials], 2)

@@ -99,6 +99,8 @@ def steer(
 
     (rewards,) = in_groups(call, [reward], [found.x], batch_size)
     rewards = rewards.double()
-    index = rewards.argmax(1) if method == "best_of_n" else found.draw_index()
+    # NaN would be the highest
+    best = rewards.nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax(1)
+    index = best if method == "best_of_n" else found.draw_index()
     row = torch.arange(prompts, device=index.device)
     return Steered(found.x[row, index], rewards[row, index], found, rewards)
