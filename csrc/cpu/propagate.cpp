@@ -64,30 +64,48 @@ void move_points(const Job<S>& job, int64_t row, int64_t rows, const float* norm
   }
 }
 
-// One piece of one larger sample; its moments are kept until the last piece.
+// Moves pieces of larger samples, one tile after the other.
 template <class S>
-void move_piece(const Job<S>& job, const Kernel& kernel, int64_t row, int64_t population, int64_t first_block,
-                int64_t size, const float* normals, Moments& moments) {
-  using T = typename Job<S>::T;
-  const int64_t blocks = blocks_of(job.elements);
-  const int64_t source = (population * job.particles + job.ancestors[row]) * job.elements;
-  const double* drift = job.row_of(population);
-  const uint8_t* mask = job.mask_of(population);
-  T shift[kTile];
-  for (int64_t j = 0; j < 4; ++j) {
-    const int64_t start = j * blocks + first_block;
-    const int64_t count = std::min(size, job.elements - start);
-    if (count <= 0) break;
-    for (int64_t k = 0; k < job.models; ++k)
-      add_shift(job.scores[k] + source + start, static_cast<T>(drift[k]), k == 0, shift, count);
-    step(job.x + source + start, shift, normals + j * kTile, mask == nullptr ? nullptr : mask + start,
-         static_cast<T>(kernel.scale), job.moved + row * job.elements + start, count, moments);
+class Pieces {
+ public:
+  explicit Pieces(const Job<S>& job) : job_(job), kernel_(job.kernel(0)) {}
+
+  // Blocks [first_block, first_block + size) of samples of as many populations as there are.
+  void move(int64_t row, int64_t rows, int64_t first_block, int64_t size, const float* normals) {
+    for (int64_t r = 0; r < rows;) {
+      const int64_t population = (row + r) / job_.particles;
+      const int64_t count = std::min(rows - r, (population + 1) * job_.particles - row - r);
+      if (population != population_) kernel_ = job_.kernel(population), population_ = population;
+      move_some(row + r, count, first_block, size, normals + r * size);
+      r += count;
+    }
   }
-  if (first_block + size == blocks) {
-    job.ratio[row] = static_cast<T>(kernel.ratio(moments));
-    moments = Moments{};
+
+ private:
+  void move_some(int64_t row, int64_t count, int64_t first_block, int64_t size, const float* normals) {
+    using T = typename Job<S>::T;
+    const int64_t d = job_.elements, blocks = blocks_of(d), first = population_ * job_.particles * d;
+    Rows<S> rows{job_.x + first, {}, job_.models, d, {}, static_cast<T>(kernel_.scale), job_.mask_of(population_),
+                 job_.ancestors + row, job_.moved + row * d};
+    for (int64_t k = 0; k < job_.models; ++k) {
+      rows.scores[k] = job_.scores[k] + first;
+      rows.drift[k] = static_cast<T>(job_.row_of(population_)[k]);
+    }
+    Moments moments[kTile / 2];
+    move_rows(rows, count, first_block, size, normals, moments);
+    if (size < blocks) {  // of one sample, whose moments are kept until its last piece
+      kept_ = first_block == 0 ? moments[0] : kept_ + moments[0];
+      moments[0] = kept_;
+    }
+    if (first_block + size < blocks) return;
+    for (int64_t r = 0; r < count; ++r) job_.ratio[row + r] = static_cast<T>(kernel_.ratio(moments[r]));
   }
-}
+
+  const Job<S>& job_;
+  Kernel kernel_;
+  Moments kept_;
+  int64_t population_ = 0;
+};
 
 // Where the pieces that begin with `first_block` lie in x, the scores and the result.
 template <class S>
@@ -110,19 +128,12 @@ void run(const Job<S>& job, int64_t populations, const int64_t* rng, int64_t fir
   const int64_t particles = job.particles, elements = job.elements;
   const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, elements));
   torch::stable::parallel_for(0, populations * particles, grain, [&](int64_t begin, int64_t end) {
-    Moments moments;
-    int64_t population = begin / particles;
-    Kernel kernel = job.kernel(population);
+    Pieces<S> pieces(job);
     const char* streams[4 * (kMaxModels + 2)];
     for_each_tile(begin, end, particles, elements, rng, 0, first_population, first_particle,
                   [&](int64_t row, int64_t rows, int64_t first_block, int64_t size, const float* normals) {
                     if (blocks_of(elements) == 1) return move_points(job, row, rows, normals);
-                    for (int64_t r = 0; r < rows; ++r) {
-                      const int64_t now = (row + r) / particles;
-                      if (now != population) kernel = job.kernel(now);
-                      population = now;
-                      move_piece(job, kernel, row + r, population, first_block, size, normals + r * size, moments);
-                    }
+                    pieces.move(row, rows, first_block, size, normals);
                   },
                   [&](int64_t row, int64_t first_block) { return ahead_of(job, row, first_block, streams); });
   });
