@@ -107,20 +107,48 @@ class Pieces {
   int64_t population_ = 0;
 };
 
-// Where the pieces that begin with `first_block` lie in x, the scores and the result.
+// Names where the pieces of a tile lie in x, the scores and the result.
 template <class S>
-Ahead ahead_of(const Job<S>& job, int64_t row, int64_t first_block, const char** streams) {
-  const int64_t source = (row / job.particles * job.particles + job.ancestors[row]) * job.elements;
-  int64_t count = 0;
-  for (int64_t j = 0; j < 4; ++j) {
-    const int64_t start = j * blocks_of(job.elements) + first_block;
-    streams[count++] = reinterpret_cast<const char*>(job.x + source + start);
-    streams[count++] = reinterpret_cast<const char*>(job.moved + row * job.elements + start);
-    for (int64_t k = 0; k < job.models; ++k)
-      streams[count++] = reinterpret_cast<const char*>(job.scores[k] + source + start);
+class Fetch {
+ public:
+  explicit Fetch(const Job<S>& job) : job_(job) {}
+
+  Ahead of(int64_t row, int64_t rows, int64_t first_block) {
+    if (blocks_of(job_.elements) == 1) return {};
+    return rows == 1 ? of_piece(row, first_block) : of_rows(row);
   }
-  return {streams, count, sizeof(S)};
-}
+
+ private:
+  Ahead of_piece(int64_t row, int64_t first_block) {
+    const int64_t source = first_of(row) + job_.ancestors[row] * job_.elements;
+    int64_t count = 0;
+    for (int64_t j = 0; j < 4; ++j) {
+      const int64_t start = j * blocks_of(job_.elements) + first_block;
+      streams_[count++] = address(job_.x + source + start);
+      streams_[count++] = address(job_.moved + row * job_.elements + start);
+      for (int64_t k = 0; k < job_.models; ++k) streams_[count++] = address(job_.scores[k] + source + start);
+    }
+    return {streams_, count, sizeof(S)};
+  }
+
+  Ahead of_rows(int64_t row) {
+    const int64_t first = first_of(row), bytes = 4 * sizeof(S);
+    constexpr int64_t kLines = 4;
+    for (int64_t line = 0; line < kLines; ++line) {
+      streams_[line] = address(job_.moved + row * job_.elements) + 64 * line;
+    }
+    streams_[kLines] = address(job_.x + first);
+    for (int64_t k = 0; k < job_.models; ++k) streams_[kLines + 1 + k] = address(job_.scores[k] + first);
+    return {streams_,           kLines,          bytes, job_.ancestors + row, streams_ + kLines, 1 + job_.models,
+            int64_t{sizeof(S)} * job_.elements, bytes};
+  }
+
+  int64_t first_of(int64_t row) const { return row / job_.particles * job_.particles * job_.elements; }
+  static const char* address(const S* place) { return reinterpret_cast<const char*>(place); }
+
+  const Job<S>& job_;
+  const char* streams_[4 * (kMaxModels + 2)];
+};
 
 template <class S>
 void run(const Job<S>& job, int64_t populations, const int64_t* rng, int64_t first_population,
@@ -129,13 +157,13 @@ void run(const Job<S>& job, int64_t populations, const int64_t* rng, int64_t fir
   const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, elements));
   torch::stable::parallel_for(0, populations * particles, grain, [&](int64_t begin, int64_t end) {
     Pieces<S> pieces(job);
-    const char* streams[4 * (kMaxModels + 2)];
+    Fetch<S> fetch(job);
     for_each_tile(begin, end, particles, elements, rng, 0, first_population, first_particle,
                   [&](int64_t row, int64_t rows, int64_t first_block, int64_t size, const float* normals) {
                     if (blocks_of(elements) == 1) return move_points(job, row, rows, normals);
                     pieces.move(row, rows, first_block, size, normals);
                   },
-                  [&](int64_t row, int64_t first_block) { return ahead_of(job, row, first_block, streams); });
+                  [&](int64_t row, int64_t count, int64_t block) { return fetch.of(row, count, block); });
   });
 }
 

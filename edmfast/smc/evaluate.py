@@ -2,7 +2,8 @@
 
 The curvature of one particle is v·(grad S) v / (A d) with one Rademacher probe v (Hutchinson 1990),
 whose mean is tr(grad S)/(A d). On the CPU the network sees whole groups of populations, of a size that
-depends on the number of particles only, so that a population has the same bits whatever runs beside it.
+depends on the number and shape of the particles only, so that a population has the same bits whatever runs
+beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from edmfast.ops import standard_normal
 from edmfast.smc.exponent import Exponent, like_population
 
 _PROBE_STREAM = 2
-_MIN_ROWS = 256
+_MIN_ROWS, _MAX_ROWS, _NUMBERS = 256, 4096, 1 << 18
+"""Rows of a group: for small states as many as make what a call costs beside its rows small, for images few, whose
+activations take memory."""
 
 
 @dataclass
@@ -119,7 +122,8 @@ def _joined(parts: tuple[Tensor, ...]) -> Tensor:
 def _group_rows(x: Tensor, particles: int) -> int:
     if x.device.type != "cpu":
         return max(1, x.shape[0] * particles)
-    return particles * max(1, _MIN_ROWS // particles)
+    rows = min(max(_NUMBERS // max(1, x[0, 0].numel()), _MIN_ROWS), _MAX_ROWS)
+    return particles * max(1, rows // particles)
 
 
 def _evaluate_rows(
