@@ -118,8 +118,7 @@ def digits_inputs(
 def digits(particles: int, sigmas: Tensor, dtype: torch.dtype = torch.float32) -> smc.Particles:
     """A class of the small U-Net, whose numbers are random: noise of its variance needs no calibration."""
     model = Conditioned(network("unet", sigmas.device, dtype), class_label=3)
-    given = {"particles": particles, "proposal": smc.NoiseMatched(0.5)}
-    return smc.sample(model, DIGIT, sigmas, **given)
+    return smc.sample(model, DIGIT, sigmas, particles=particles, proposal=smc.NoiseMatched(0.5))
 
 
 def digits_alone(particles: int, sigmas: Tensor) -> None:

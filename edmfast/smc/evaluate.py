@@ -51,6 +51,9 @@ def in_groups(
     count = populations * particles
     rows = [tensor.flatten(0, 1) for tensor in tensors]
     size = batch_size or _group_rows(tensors[0], particles)
+    if size >= count:  # nothing to cut
+        found = call(*(for_rows(holder, 0, count, count) for holder in holders), *rows)
+        return tuple(one.reshape(populations, particles, *one.shape[1:]) for one in found)
     parts = []
     for start in range(0, count, size):
         stop = min(start + size, count)
@@ -58,7 +61,7 @@ def in_groups(
         parts.append(call(*cut, *(tensor[start:stop] for tensor in rows)))
     return tuple(
         joined.reshape(populations, particles, *joined.shape[1:])
-        for joined in map(_joined, zip(*parts, strict=True))
+        for joined in map(torch.cat, zip(*parts, strict=True))
     )
 
 
@@ -112,11 +115,6 @@ def evaluate_scores(
             return tuple(_checked(score_of(part, rows, sigma), rows) for part in parts)
 
     return torch.stack(in_groups(call, models, [x], batch_size))
-
-
-def _joined(parts: tuple[Tensor, ...]) -> Tensor:
-    """A single part as it is: on a GPU the score would else be copied in every step."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _group_rows(x: Tensor, particles: int) -> int:

@@ -138,6 +138,7 @@ def sample(
         sigma_range,
         seed,
         place_device,
+        populations=populations,
         compile=compile,
         genealogy=genealogy,
     )
