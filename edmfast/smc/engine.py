@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import torch
@@ -31,6 +32,7 @@ class Engine:
         seed: int,
         device: torch.device,
         *,
+        populations: int = 1,
         compile: bool = False,
         genealogy: bool = False,
     ) -> None:
@@ -40,6 +42,8 @@ class Engine:
         # the state of the noise at every level, made once so that a step needs no fills
         self.rng = rng_state(seed, 0, device).repeat(len(levels), 1)
         self.rng[:, 1] = torch.arange(len(levels), device=device)
+        pairs = enumerate(itertools.pairwise(levels))
+        self.steps = [law.prepared(Step(i, s, u), populations, device) for i, (s, u) in pairs]
         self.step = CompiledStep(law) if compile else functools.partial(advance, law)
 
     def start(self, like: Tensor) -> State:
@@ -93,17 +97,17 @@ class Engine:
     def advance(self, state: State) -> None:
         """Move to the next level, weigh, and decide whether to resample there."""
         i = state.index
-        s, u = self.levels[i], self.levels[i + 1]
+        step = self.steps[i]
         threshold = self._threshold(i + 1)
         mode = Mode(
             threshold=threshold,
-            weigh=u >= self.sigma_range[0],
+            weigh=self.levels[i + 1] >= self.sigma_range[0],
             probe=self.law.needs_curvature and i + 2 < len(self.levels),
             last=bool(self.law.rewards) and i + 2 == len(self.levels),
-            correct=self.law.correction.at(u, threshold),
+            correct=self.law.correction.at(self.levels[i + 1], threshold),
         )
         rng, next_rng = self.rng[i], self.rng[i + 1]
-        state.moving = self.step(state.moving, Step(i, s, u), rng, next_rng, mode)
+        state.moving = self.step(state.moving, step, rng, next_rng, mode)
         state.index = i + 1
         self._record(state)
 

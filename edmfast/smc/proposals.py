@@ -30,11 +30,16 @@ from edmfast.smc.exponent import Exponent
 
 @dataclass(frozen=True)
 class Step:
-    """From noise level s down to u; index counts steps from 0. Numbers, or float64 tensors []."""
+    """From noise level s down to u; index counts steps from 0. Numbers, or float64 tensors [].
+
+    coefficients: of the proposal, where they could be made before the run: what a step does after a network has
+    emptied the caches takes several times as long.
+    """
 
     index: int | Tensor
     s: float | Tensor
     u: float | Tensor
+    coefficients: Tensor | None = None
 
     @property
     def tau2(self) -> float | Tensor:

@@ -77,7 +77,8 @@ def sample(
             not change later, and exponent A > 0, one or one for each population. An infinite energy is a
             wall: weight 0 (exact where it stands at the last level only: one that stands at several forbids
             states that the backward kernel reaches). One bound to conditions [P, ...] by
-            `edmfast.Conditioned` has one condition per population. Or a denoiser(x, sigma) -> x0, or a target made of such.
+            `edmfast.Conditioned` has one condition per population. Or a denoiser(x, sigma) -> x0, or a target
+            made of such.
         shape: of one sample. sigmas: strictly decreasing, positive, in units of x; a last 0 adds one
             deterministic denoising step. A `Calibration` brings its own levels and kappa table.
         particles, populations: N and P; populations are independent of each other.
@@ -177,6 +178,7 @@ def sample(
         sigma_range,
         seed,
         place_device,
+        populations=populations,
         compile=compile,
         genealogy=genealogy,
     )
