@@ -33,6 +33,8 @@ class LogLikelihood(nn.Module):
     observation: Tensor
     noise: Tensor
 
+    numbers_only = True
+
     def __init__(self, operator: Any, observation: Tensor, noise: float, many: bool) -> None:
         super().__init__()
         if not 0 < noise < math.inf:

@@ -72,6 +72,8 @@ class Tilted(nn.Module):
 
     potential = "difference"
 
+    numbers_only = True
+
     def __init__(
         self,
         model: Any,

@@ -88,10 +88,12 @@ class Mixed(nn.Module):
 
     def __init__(self, target: Any, proposal_model: Any) -> None:
         super().__init__()
-        if float(getattr(proposal_model, "exponent", 1.0)) != float(target.exponent):
+        own = torch.as_tensor(getattr(proposal_model, "exponent", 1.0)).double().cpu()
+        wanted = torch.as_tensor(target.exponent).double().cpu()
+        if own.numel() not in (1, wanted.numel()) or not bool((own == wanted).all()):
             raise ValueError(
                 "proposal_model must have the target's exponent, which its drift is divided by: got "
-                f"{float(getattr(proposal_model, 'exponent', 1.0)):g} and {float(target.exponent):g}"
+                f"{own.tolist()} and {wanted.tolist()}"
             )
         self.target, self.proposal_model = target, proposal_model
         self.exponent = target.exponent

@@ -105,7 +105,7 @@ def make_law(
         return EnergyLaw(target, kernel=kernel, told=told, **common)
     if proposal_model is not None:
         raise ValueError("proposal_model goes with weights from energies, not from scores")
-    return _without_energies(target, asked, kappa, common)
+    return _without_energies(target, asked, kappa, common, device)
 
 
 def caveats(
@@ -126,7 +126,11 @@ def caveats(
 
 
 def _without_energies(
-    target: Any, asked: Proposal | None, kappa: tuple[float, ...] | None, common: dict[str, Any]
+    target: Any,
+    asked: Proposal | None,
+    kappa: tuple[float, ...] | None,
+    common: dict[str, Any],
+    device: torch.device,
 ) -> Law:
     _check_rewards(target)
     if isinstance(target, Mixture):
@@ -136,7 +140,7 @@ def _without_energies(
             raise ValueError(
                 "a mixture without energies has no weights: proposal must be 'superdiff'"
             )
-        shares = tuple(float(log) for log in torch.as_tensor(target.weights).double().log())
+        shares = torch.as_tensor(target.weights).double().log().to(device)
         return SuperDiffLaw(
             target,
             kernel=kernel,

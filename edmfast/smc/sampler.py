@@ -129,7 +129,8 @@ def sample(
         kappa, sigmas = tuple(sigmas.kappa), sigmas.sigmas
     levels = check_sigmas(sigmas)
     visited = levels[:-1] if levels[-1] == 0 else levels
-    check_levels(target, visited)
+    # what is to be whole at the end must be so while there are weights
+    check_levels(target, [level for level in visited if level >= sigma_range[0]])
     _check_options(resampling, ess_threshold, sigma_range, on_degenerate)
     place_device, place_dtype = place(target, device, dtype)
     share = Share(group, split, populations, particles, place_device)

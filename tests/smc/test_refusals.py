@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from edmfast import Conditioned, Constrained, Guided, Mixture, Product, Tempered, Tilted, smc
 from edmfast.models.analytic import GaussianMixture
 from edmfast.models.constraints import box
+from edmfast.models.measurements import super_resolution
+from edmfast.smc.state import fingerprint
 
 SIGMAS = [8.0, 3.0, 1.0, 0.4, 0.1]
 NARROW, WIDE = GaussianMixture([[2.0]], [0.5]), GaussianMixture([[0.0]], [1.0])
@@ -71,7 +74,7 @@ def test_a_denoiser_with_members_of_its_own_is_no_mixture():
 def test_the_law_says_what_options_take_away():
     walled = Constrained(WIDE, box(0.5, 9.0), 1.0, hard_below=0.1, of="state")
     assert "but" not in small(walled).law
-    assert "weights stop at sigma = 0.3" in small(walled, sigma_range=(0.3, math.inf)).law
+    assert "weights stop at sigma = 0.3" in small(WIDE, sigma_range=(0.3, math.inf)).law
     assert "one particle" in small(WIDE, resampling="select").law
     assert "unadjusted" in small(WIDE, correctors=smc.ULA(2)).law
     assert "but" not in small(WIDE, correctors=smc.MALA(2)).law
@@ -151,3 +154,44 @@ def test_offsets_with_correctors():
     for sigma, values in zip(SIGMAS, found.offsets.values, strict=True):
         gained = 0.3 / sigma
         assert values[1] - values[0] == pytest.approx(gained, abs=0.3)
+
+
+class Holder:
+    def __init__(self, place):
+        self.place, self.itself = place, self
+
+    def reward(self, x):
+        return x[:, self.place]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (functools.partial(torch.mul, 2), functools.partial(torch.mul, 3)),
+        (Holder(0).reward, Holder(1).reward),
+        (np.arange(3), np.arange(3) + 1),
+        (super_resolution(2), super_resolution(4)),
+    ],
+)
+def test_fingerprints_look_into(one, other):
+    assert fingerprint(one) == fingerprint(one)
+    assert fingerprint(one) != fingerprint(other)
+
+
+def test_numbers_of_a_target_do_not_choose_the_dtype_of_states():
+    network = torch.nn.Linear(2, 2)
+
+    def denoise(x, sigma):
+        return network(x)
+
+    strengths = torch.tensor([0.1, 0.2])
+    target = Tilted(denoise, lambda x: x[:, 0], strengths, ramp=None)
+    found = smc.sample(target, (2,), [2.0, 1.0], particles=4, populations=2)
+    assert found.x.dtype == torch.float32
+
+
+def test_a_wall_must_stand_while_there_are_weights():
+    model = GaussianMixture(torch.zeros(1, 2), [1.0])
+    wall = Constrained(model, lambda x: x[:, 0].clamp_min(0), 1.0, hard_below=0.1, ramp=(1.0, 0.5))
+    with pytest.raises(ValueError, match="wall"):
+        smc.sample(wall, (2,), [2.0, 1.0, 0.5, 0.1], particles=4, sigma_range=(0.4, math.inf))
