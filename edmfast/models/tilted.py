@@ -143,7 +143,7 @@ class Tilted(nn.Module):
             and levels[-1] > self.ramp[1] * SLACK
         ):
             raise ValueError(
-                f"the strength is reached at sigma = {self.ramp[1]:g}, below the last noise level "
+                f"the strength is reached at sigma = {self.ramp[1]:g}, below the last weighted noise level "
                 f"{levels[-1]:g}: end the ramp above it, or take ramp=None"
             )
 
