@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from edmfast.models import Conditioned, Guided, Product, Tempered
+from edmfast.models import Conditioned, Guided, Mixture, Product, Tempered
 
 _LONGEST = 10_000
 
@@ -99,6 +99,12 @@ def _guided(base: Any, model: Any, weight: Any) -> Guided:
     return Guided(base, model, _exponent(weight))
 
 
+def _mixture(models: Any, weights: Any = None) -> Mixture:
+    if not isinstance(models, list) or not isinstance(weights, (list, type(None))):
+        raise TypeError("models and weights must be lists")
+    return Mixture(models, weights)
+
+
 def _conditioned(model: Any, /, **condition: Any) -> Conditioned:
     bound = {
         name: torch.tensor(value) if isinstance(value, list) else value
@@ -115,5 +121,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "tempered": _tempered,
     "product": _product,
     "guided": _guided,
+    "mixture": _mixture,
     "conditioned": _conditioned,
 }

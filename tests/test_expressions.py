@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edmfast.expressions import ExpressionError, parse_target
-from edmfast.models import Conditioned, Guided, Product, Tempered
+from edmfast.models import Conditioned, Guided, Mixture, Product, Tempered
 from edmfast.models.analytic import GaussianMixture
 
 A = GaussianMixture(torch.tensor([[0.0, 1.0]]), [0.5])
@@ -22,6 +22,7 @@ X = torch.tensor([[0.3, -0.2], [1.0, 2.0]]).double()
         (" tempered(a, 2)\n", Tempered(A, 2)),
         ("tempered(a, gamma=+2.5)", Tempered(A, 2.5)),
         ("product([a, b])", Product([A, B])),
+        ("mixture([a, b], [0.2, 0.8])", Mixture([A, B], [0.2, 0.8])),
         ("product([a, b], [1, -0.5])", Product([A, B], [1, -0.5])),
         ("product(models=(a, b), exponents=[1e0, 2])", Product([A, B], [1, 2])),
         ("guided(a, tempered(b, 2), 1.5)", Guided(A, Tempered(B, 2), 1.5)),
@@ -61,6 +62,7 @@ def test_conditions_are_bound():
         ("tempered(a, -2)", "tempered: the total exponent A"),
         ("tempered(2, 2)", "tempered: "),
         ("tempered(a, b)", "tempered: exponents must be numbers"),
+        ("mixture(a)", "mixture: models and weights must be lists"),
         ("product(a, b)", "product: models and exponents must be lists"),
         ("product([a, b], [1])", "product: need one exponent per model"),
         ("product([])", "product: "),

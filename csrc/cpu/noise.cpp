@@ -63,7 +63,7 @@ Tensor noise(Tensor like, Tensor rng, int64_t stream, int64_t first_population, 
                         }
                       }
                     },
-                    [](int64_t, int64_t) { return Ahead{}; });
+                    [](int64_t, int64_t, int64_t) { return Ahead{}; });
     });
   };
   if (elements == 0) return out;

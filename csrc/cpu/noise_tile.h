@@ -47,7 +47,7 @@ inline void fill_offsets(Offsets& offsets, int64_t particle, int64_t rows, int64
 
 // Calls consume(row, rows, first_block, size, normals) over the rows in [begin, end), in pieces that fit a
 // tile: word j of block first_block + b of sample row + r is normals[j * kTile + r * size + b].
-// ahead(row, first_block) names the memory that consume is about to use, where a tile is of one row.
+// ahead(row, rows, first_block) names the memory that consume is about to use, of one population.
 template <class Consume, class Fetch>
 void for_each_tile(int64_t begin, int64_t end, int64_t particles, int64_t elements, const int64_t* rng,
                    int64_t stream, int64_t first_population, int64_t first_particle, const Consume& consume,
@@ -72,8 +72,7 @@ void for_each_tile(int64_t begin, int64_t end, int64_t particles, int64_t elemen
     do {
       const int64_t size = std::min(blocks - first_block, kTile);
       start.a = static_cast<uint32_t>(first_block);
-      normal_tile(offsets, start, seed, rows * size, pairs, blocks > kTile / 2 ? ahead(row, first_block) : Ahead{},
-                  normals);
+      normal_tile(offsets, start, seed, rows * size, pairs, ends ? Ahead{} : ahead(row, rows, first_block), normals);
       consume(row, rows, first_block, size, normals);
       first_block += size;
     } while (first_block < blocks);

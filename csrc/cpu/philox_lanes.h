@@ -1,6 +1,7 @@
 // Philox on a tile of counters. Each counter has a 64-bit lane, where one multiplication gives both words that
 // a round wants of a product. GCC, left to itself, multiplies 64 by 64 bits there, at three times the price.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 
 #include "../include/multiversion.h"
@@ -25,9 +26,24 @@ struct Bits {
 
 // Memory that is wanted after the bits: counter t comes with `bytes` at t * bytes from the start of each stream.
 // Fetched a line at a time between the rounds, which leave the memory idle; in one go it would only be waited for.
+// Where `ancestors` are given, as many streams again are read through them: the row of counter t lies at
+// ancestors[its particle] * row_bytes, and the counter in it at its block * block_bytes.
 struct Ahead {
   const char* const* streams = nullptr;
   int64_t count = 0, bytes = 0;
+  const int32_t* ancestors = nullptr;
+  const char* const* gathered = nullptr;
+  int64_t gathered_count = 0, row_bytes = 0, block_bytes = 0;
+
+  // For counters [t, end).
+  EDMFAST_HD void fetch(const Offsets& offsets, int64_t t, int64_t end) const {
+    for (int64_t s = 0; s < count; ++s) __builtin_prefetch(streams[s] + t * bytes);
+    if (ancestors == nullptr) return;
+    for (int64_t line = t; line < end; line += 64 / block_bytes) {
+      const int64_t at = ancestors[offsets.particle[line]] * row_bytes + offsets.block[line] * block_bytes;
+      for (int64_t s = 0; s < gathered_count; ++s) __builtin_prefetch(gathered[s] + at);
+    }
+  }
 };
 
 // The bits of the counters start + offset; c and d only where `pairs` is 2.
@@ -47,7 +63,7 @@ __attribute__((target("avx512f"), always_inline)) inline __m512i multiply_512(__
     typedef uint64_t Lanes __attribute__((vector_size(BYTES), may_alias));                                        \
     const Lanes low = Lanes{} + 0xFFFFFFFFu;                                                                      \
     for (int64_t t = 0; t < n; t += BYTES / 4) {                                                                  \
-      for (int64_t s = 0; s < ahead.count; ++s) __builtin_prefetch(ahead.streams[s] + t * ahead.bytes);           \
+      ahead.fetch(offsets, t, std::min(t + BYTES / 4, n));                                                        \
       Lanes a[2], b[2], c[2], d[2];                                                                               \
       a[0] = (Lanes)(*reinterpret_cast<const Words*>(offsets.block + t) + start.a);                               \
       c[0] = (Lanes)(*reinterpret_cast<const Words*>(offsets.particle + t) + start.c);                            \

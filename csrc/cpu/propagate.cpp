@@ -64,45 +64,91 @@ void move_points(const Job<S>& job, int64_t row, int64_t rows, const float* norm
   }
 }
 
-// One piece of one larger sample; its moments are kept until the last piece.
+// Moves pieces of larger samples, one tile after the other.
 template <class S>
-void move_piece(const Job<S>& job, const Kernel& kernel, int64_t row, int64_t population, int64_t first_block,
-                int64_t size, const float* normals, Moments& moments) {
-  using T = typename Job<S>::T;
-  const int64_t blocks = blocks_of(job.elements);
-  const int64_t source = (population * job.particles + job.ancestors[row]) * job.elements;
-  const double* drift = job.row_of(population);
-  const uint8_t* mask = job.mask_of(population);
-  T shift[kTile];
-  for (int64_t j = 0; j < 4; ++j) {
-    const int64_t start = j * blocks + first_block;
-    const int64_t count = std::min(size, job.elements - start);
-    if (count <= 0) break;
-    for (int64_t k = 0; k < job.models; ++k)
-      add_shift(job.scores[k] + source + start, static_cast<T>(drift[k]), k == 0, shift, count);
-    step(job.x + source + start, shift, normals + j * kTile, mask == nullptr ? nullptr : mask + start,
-         static_cast<T>(kernel.scale), job.moved + row * job.elements + start, count, moments);
-  }
-  if (first_block + size == blocks) {
-    job.ratio[row] = static_cast<T>(kernel.ratio(moments));
-    moments = Moments{};
-  }
-}
+class Pieces {
+ public:
+  explicit Pieces(const Job<S>& job) : job_(job), kernel_(job.kernel(0)) {}
 
-// Where the pieces that begin with `first_block` lie in x, the scores and the result.
-template <class S>
-Ahead ahead_of(const Job<S>& job, int64_t row, int64_t first_block, const char** streams) {
-  const int64_t source = (row / job.particles * job.particles + job.ancestors[row]) * job.elements;
-  int64_t count = 0;
-  for (int64_t j = 0; j < 4; ++j) {
-    const int64_t start = j * blocks_of(job.elements) + first_block;
-    streams[count++] = reinterpret_cast<const char*>(job.x + source + start);
-    streams[count++] = reinterpret_cast<const char*>(job.moved + row * job.elements + start);
-    for (int64_t k = 0; k < job.models; ++k)
-      streams[count++] = reinterpret_cast<const char*>(job.scores[k] + source + start);
+  // Blocks [first_block, first_block + size) of samples of as many populations as there are.
+  void move(int64_t row, int64_t rows, int64_t first_block, int64_t size, const float* normals) {
+    for (int64_t r = 0; r < rows;) {
+      const int64_t population = (row + r) / job_.particles;
+      const int64_t count = std::min(rows - r, (population + 1) * job_.particles - row - r);
+      if (population != population_) kernel_ = job_.kernel(population), population_ = population;
+      move_some(row + r, count, first_block, size, normals + r * size);
+      r += count;
+    }
   }
-  return {streams, count, sizeof(S)};
-}
+
+ private:
+  void move_some(int64_t row, int64_t count, int64_t first_block, int64_t size, const float* normals) {
+    using T = typename Job<S>::T;
+    const int64_t d = job_.elements, blocks = blocks_of(d), first = population_ * job_.particles * d;
+    Rows<S> rows{job_.x + first, {}, job_.models, d, {}, static_cast<T>(kernel_.scale), job_.mask_of(population_),
+                 job_.ancestors + row, job_.moved + row * d};
+    for (int64_t k = 0; k < job_.models; ++k) {
+      rows.scores[k] = job_.scores[k] + first;
+      rows.drift[k] = static_cast<T>(job_.row_of(population_)[k]);
+    }
+    Moments moments[kTile / 2];
+    move_rows(rows, count, first_block, size, normals, moments);
+    if (size < blocks) {  // of one sample, whose moments are kept until its last piece
+      kept_ = first_block == 0 ? moments[0] : kept_ + moments[0];
+      moments[0] = kept_;
+    }
+    if (first_block + size < blocks) return;
+    for (int64_t r = 0; r < count; ++r) job_.ratio[row + r] = static_cast<T>(kernel_.ratio(moments[r]));
+  }
+
+  const Job<S>& job_;
+  Kernel kernel_;
+  Moments kept_;
+  int64_t population_ = 0;
+};
+
+// Names where the pieces of a tile lie in x, the scores and the result.
+template <class S>
+class Fetch {
+ public:
+  explicit Fetch(const Job<S>& job) : job_(job) {}
+
+  Ahead of(int64_t row, int64_t rows, int64_t first_block) {
+    if (blocks_of(job_.elements) == 1) return {};
+    return rows == 1 ? of_piece(row, first_block) : of_rows(row);
+  }
+
+ private:
+  Ahead of_piece(int64_t row, int64_t first_block) {
+    const int64_t source = first_of(row) + job_.ancestors[row] * job_.elements;
+    int64_t count = 0;
+    for (int64_t j = 0; j < 4; ++j) {
+      const int64_t start = j * blocks_of(job_.elements) + first_block;
+      streams_[count++] = address(job_.x + source + start);
+      streams_[count++] = address(job_.moved + row * job_.elements + start);
+      for (int64_t k = 0; k < job_.models; ++k) streams_[count++] = address(job_.scores[k] + source + start);
+    }
+    return {streams_, count, sizeof(S)};
+  }
+
+  Ahead of_rows(int64_t row) {
+    const int64_t first = first_of(row), bytes = 4 * sizeof(S);
+    constexpr int64_t kLines = 4;
+    for (int64_t line = 0; line < kLines; ++line) {
+      streams_[line] = address(job_.moved + row * job_.elements) + 64 * line;
+    }
+    streams_[kLines] = address(job_.x + first);
+    for (int64_t k = 0; k < job_.models; ++k) streams_[kLines + 1 + k] = address(job_.scores[k] + first);
+    return {streams_,           kLines,          bytes, job_.ancestors + row, streams_ + kLines, 1 + job_.models,
+            int64_t{sizeof(S)} * job_.elements, bytes};
+  }
+
+  int64_t first_of(int64_t row) const { return row / job_.particles * job_.particles * job_.elements; }
+  static const char* address(const S* place) { return reinterpret_cast<const char*>(place); }
+
+  const Job<S>& job_;
+  const char* streams_[4 * (kMaxModels + 2)];
+};
 
 template <class S>
 void run(const Job<S>& job, int64_t populations, const int64_t* rng, int64_t first_population,
@@ -110,21 +156,14 @@ void run(const Job<S>& job, int64_t populations, const int64_t* rng, int64_t fir
   const int64_t particles = job.particles, elements = job.elements;
   const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, elements));
   torch::stable::parallel_for(0, populations * particles, grain, [&](int64_t begin, int64_t end) {
-    Moments moments;
-    int64_t population = begin / particles;
-    Kernel kernel = job.kernel(population);
-    const char* streams[4 * (kMaxModels + 2)];
+    Pieces<S> pieces(job);
+    Fetch<S> fetch(job);
     for_each_tile(begin, end, particles, elements, rng, 0, first_population, first_particle,
                   [&](int64_t row, int64_t rows, int64_t first_block, int64_t size, const float* normals) {
                     if (blocks_of(elements) == 1) return move_points(job, row, rows, normals);
-                    for (int64_t r = 0; r < rows; ++r) {
-                      const int64_t now = (row + r) / particles;
-                      if (now != population) kernel = job.kernel(now);
-                      population = now;
-                      move_piece(job, kernel, row + r, population, first_block, size, normals + r * size, moments);
-                    }
+                    pieces.move(row, rows, first_block, size, normals);
                   },
-                  [&](int64_t row, int64_t first_block) { return ahead_of(job, row, first_block, streams); });
+                  [&](int64_t row, int64_t count, int64_t block) { return fetch.of(row, count, block); });
   });
 }
 

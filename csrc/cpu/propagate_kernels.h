@@ -37,51 +37,103 @@ struct Kernel {
   }
 };
 
-// shift = drift * score, or shift += drift * score
-template <class S, class T>
-EDMFAST_HD void add_shift_body(const S* score, T drift, bool first, T* shift, int64_t n) {
-  if (first) {
-    for (int64_t i = 0; i < n; ++i) shift[i] = drift * widen(score[i]);
-  } else {
-    for (int64_t i = 0; i < n; ++i) shift[i] = shift[i] + drift * widen(score[i]);
-  }
-}
+// Sums are taken in as many lanes, so that their order does not depend on the instruction set.
+template <class T>
+struct LanesOf {
+  typedef T type __attribute__((vector_size(kSumLanes * sizeof(T))));
+};
+template <class T>
+using Lanes = typename LanesOf<T>::type;
 
-// x and shift of a piece of one sample; masked elements keep x and count nowhere.
-template <bool kMasked, class S, class T>
-EDMFAST_HD void step_masked(const S* x, const T* shift, const float* normals, const uint8_t* mask, T scale, S* moved,
-                            int64_t n, Moments& moments) {
-  // fixed lanes: the order of summation does not depend on the instruction set
-  T zz[kSumLanes] = {}, mz[kSumLanes] = {}, mm[kSumLanes] = {};
-  const auto one = [&](int64_t i, int lane) __attribute__((always_inline)) {
-    const bool moves = !kMasked || mask[i] != 0;
-    const T z = moves ? static_cast<T>(normals[i]) : T{0};
-    const T m = moves ? shift[i] : T{0};
-    narrow(widen(x[i]) + m + scale * z, moved[i]);
-    zz[lane] += z * z;
-    mz[lane] += m * z;
-    mm[lane] += m * m;
-  };
-  int64_t i = 0;
-  for (; i + kSumLanes <= n; i += kSumLanes) {
+// The first `kCount` lanes from memory, zeros in the others.
+template <int kCount, class T, class From>
+EDMFAST_HD void load_lanes(const From* from, Lanes<T>& lanes) {
+  T wide[kSumLanes] = {};
 #pragma omp simd
-    for (int lane = 0; lane < kSumLanes; ++lane) one(i + lane, lane);
-  }
-  for (; i < n; ++i) one(i, 0);
-  for (int lane = 0; lane < kSumLanes; ++lane) {
-    moments.noise += zz[lane];
-    moments.cross += mz[lane];
-    moments.shift += mm[lane];
-  }
+  for (int lane = 0; lane < kCount; ++lane) wide[lane] = static_cast<T>(widen(from[lane]));
+  std::memcpy(&lanes, wide, sizeof(lanes));
 }
 
-template <class S, class T>
-EDMFAST_HD void step_body(const S* x, const T* shift, const float* normals, const uint8_t* mask, T scale, S* moved,
-                          int64_t n, Moments& moments) {
-  if (mask == nullptr) {
-    step_masked<false>(x, shift, normals, mask, scale, moved, n, moments);
-  } else {
-    step_masked<true>(x, shift, normals, mask, scale, moved, n, moments);
+template <int kCount, class T, class To>
+EDMFAST_HD void store_lanes(const Lanes<T>& lanes, To* to) {
+  T wide[kSumLanes];
+  std::memcpy(wide, &lanes, sizeof(lanes));
+#pragma omp simd
+  for (int lane = 0; lane < kCount; ++lane) narrow(wide[lane], to[lane]);
+}
+
+template <class T>
+EDMFAST_HD double sum_of_lanes(const Lanes<T>& lanes) {
+  double sums[kSumLanes / 2];
+#pragma omp simd
+  for (int lane = 0; lane < 8; ++lane) sums[lane] = static_cast<double>(lanes[lane]) + static_cast<double>(lanes[lane + 8]);
+#pragma omp simd
+  for (int lane = 0; lane < 4; ++lane) sums[lane] += sums[lane + 4];
+  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+}
+
+// Samples of one population and what moves them, from block `first_block` on; row r comes from ancestors[r].
+template <class S>
+struct Rows {
+  using T = typename ArithmeticOf<S>::type;
+  const S* x;
+  const S* scores[kMaxModels];
+  int64_t models, elements;
+  T drift[kMaxModels], scale;
+  const uint8_t* mask;  // [d], or null
+  const int32_t* ancestors;
+  S* moved;
+};
+
+// Blocks [first_block, first_block + size) of one sample; masked elements keep x and count nowhere.
+template <bool kMasked, class S, class T>
+EDMFAST_HD Moments move_row(const Rows<S>& rows, int64_t r, int64_t first_block, int64_t size, const float* normals) {
+  const int64_t blocks = blocks_of(rows.elements), source = rows.ancestors[r] * rows.elements;
+  S* const moved = rows.moved + r * rows.elements;
+  Lanes<T> zz{}, mz{}, mm{};
+  const auto chunk = [&](auto count, int64_t at, const float* from) __attribute__((always_inline)) {
+    constexpr int kCount = decltype(count)::value;
+    Lanes<T> x, z, m, score;
+    load_lanes<kCount, T>(rows.x + source + at, x);
+    load_lanes<kCount, T>(from, z);
+    load_lanes<kCount, T>(rows.scores[0] + source + at, score);
+    m = rows.drift[0] * score;
+    for (int64_t k = 1; k < rows.models; ++k) {
+      load_lanes<kCount, T>(rows.scores[k] + source + at, score);
+      m += rows.drift[k] * score;
+    }
+    if constexpr (kMasked) {
+      T moves[kSumLanes] = {};
+      for (int lane = 0; lane < kCount; ++lane) moves[lane] = rows.mask[at + lane] != 0 ? T{1} : T{0};
+      Lanes<T> chosen;
+      load_lanes<kSumLanes, T>(moves, chosen);
+      z = chosen != 0 ? z : Lanes<T>{};
+      m = chosen != 0 ? m : Lanes<T>{};
+    }
+    store_lanes<kCount, T>(x + m + rows.scale * z, moved + at);
+    zz += z * z;
+    mz += m * z;
+    mm += m * m;
+  };
+  for (int64_t j = 0; j < 4; ++j) {
+    const int64_t start = j * blocks + first_block, count = std::min(size, rows.elements - start);
+    const float* from = normals + j * kTile;
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) chunk(std::integral_constant<int, 16>{}, start + i, from + i);
+    for (; i + 4 <= count; i += 4) chunk(std::integral_constant<int, 4>{}, start + i, from + i);
+    for (; i < count; ++i) chunk(std::integral_constant<int, 1>{}, start + i, from + i);
+  }
+  return {sum_of_lanes<T>(zz), sum_of_lanes<T>(mz), sum_of_lanes<T>(mm)};
+}
+
+template <class S>
+EDMFAST_HD void move_rows_body(const Rows<S>& rows, int64_t count, int64_t first_block, int64_t size,
+                               const float* normals, Moments* moments) {
+  using T = typename Rows<S>::T;
+  for (int64_t r = 0; r < count; ++r) {
+    const float* from = normals + r * size;
+    moments[r] = rows.mask == nullptr ? move_row<false, S, T>(rows, r, first_block, size, from)
+                                      : move_row<true, S, T>(rows, r, first_block, size, from);
   }
 }
 
@@ -126,15 +178,24 @@ EDMFAST_HD void points_any(const S* x, const T* shift, const float* normals, con
   }
 }
 
+// shift = drift * score, or shift += drift * score
+template <class S, class T>
+EDMFAST_HD void add_shift_body(const S* score, T drift, bool first, T* shift, int64_t n) {
+  if (first) {
+    for (int64_t i = 0; i < n; ++i) shift[i] = drift * widen(score[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) shift[i] = shift[i] + drift * widen(score[i]);
+  }
+}
+
 // The same for every storage type, compiled for several instruction sets.
 #define EDMFAST_PROPAGATE_KERNELS(S, T)                                                                  \
+  EDMFAST_MULTIVERSION inline void move_rows(const Rows<S>& rows, int64_t count, int64_t first_block,    \
+                                             int64_t size, const float* normals, Moments* moments) {     \
+    move_rows_body(rows, count, first_block, size, normals, moments);                                    \
+  }                                                                                                      \
   EDMFAST_MULTIVERSION inline void add_shift(const S* score, T drift, bool first, T* shift, int64_t n) { \
     add_shift_body(score, drift, first, shift, n);                                                       \
-  }                                                                                                      \
-  EDMFAST_MULTIVERSION inline void step(const S* x, const T* shift, const float* normals,                \
-                                        const uint8_t* mask, T scale, S* moved, int64_t n,               \
-                                        Moments& moments) {                                              \
-    step_body(x, shift, normals, mask, scale, moved, n, moments);                                        \
   }                                                                                                      \
   EDMFAST_MULTIVERSION inline void points(const S* x, const T* shift, const float* normals,              \
                                           const uint8_t* mask, const Kernel& kernel, int64_t rows,       \

@@ -48,6 +48,8 @@ class WeightedSum(nn.Module):
     A model whose exponent is the number 0 is never evaluated.
     """
 
+    numbers_only = True
+
     def __init__(self, models: Sequence[Any], exponents: Sequence[Exponent]) -> None:
         super().__init__()
         if not models or len(models) != len(exponents):

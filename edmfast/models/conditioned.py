@@ -47,6 +47,8 @@ class Conditioned(nn.Module):
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
     ) -> torch.Tensor:
         """E(x, sigma | condition) [B] in nats."""
+        if not hasattr(self.model, "energy") and hasattr(self.model, "energy_and_score"):
+            return self.energy_and_score(x, sigma, **condition)[0]
         return self._method("energy")(x, sigma, **self._bind(x, condition))
 
     def energy_and_score(

@@ -101,6 +101,8 @@ class Box(nn.Module):
     low: Tensor
     high: Tensor
 
+    numbers_only = True
+
     def __init__(self, low: Bound, high: Bound) -> None:
         super().__init__()
         bounds = [torch.as_tensor(bound).detach().double() for bound in (low, high)]
@@ -120,6 +122,8 @@ class HalfSpace(nn.Module):
 
     normal: Tensor
     offset: Tensor
+
+    numbers_only = True
 
     def __init__(self, normal: Tensor, offset: float) -> None:
         super().__init__()

@@ -33,6 +33,8 @@ class LogLikelihood(nn.Module):
     observation: Tensor
     noise: Tensor
 
+    numbers_only = True
+
     def __init__(self, operator: Any, observation: Tensor, noise: float, many: bool) -> None:
         super().__init__()
         if not 0 < noise < math.inf:
@@ -113,7 +115,7 @@ class LinearInverse(Tilted):
         """ValueError unless a run over these noise levels ends at the whole likelihood."""
         if self.full_below is not None and levels[-1] > self.full_below * SLACK:
             raise ValueError(
-                f"the likelihood is whole below sigma = {self.full_below:g}, and the last noise level "
+                f"the likelihood is whole below sigma = {self.full_below:g}, and the last weighted noise level "
                 f"is {levels[-1]:g}: raise full_below to it"
             )
 

@@ -45,6 +45,8 @@ class Mixture(nn.Module):
     log_sigmas: Tensor
     values: Tensor
 
+    numbers_only = True
+
     def __init__(
         self,
         models: Sequence[Any],

@@ -72,6 +72,8 @@ class Tilted(nn.Module):
 
     potential = "difference"
 
+    numbers_only = True
+
     def __init__(
         self,
         model: Any,
@@ -141,7 +143,7 @@ class Tilted(nn.Module):
             and levels[-1] > self.ramp[1] * SLACK
         ):
             raise ValueError(
-                f"the strength is reached at sigma = {self.ramp[1]:g}, below the last noise level "
+                f"the strength is reached at sigma = {self.ramp[1]:g}, below the last weighted noise level "
                 f"{levels[-1]:g}: end the ramp above it, or take ramp=None"
             )
 
@@ -229,10 +231,7 @@ class Tilted(nn.Module):
         self, energy: Tensor, reward: Tensor, strength: float | Tensor, sigma: float | Tensor
     ) -> Tensor:
         """E - lambda r; where lambda is 0, E whatever r is."""
-        if not isinstance(strength, Tensor):
-            return energy - strength * reward.to(energy.dtype)
-        share = strength.to(energy.dtype)
-        return energy - torch.where(share == 0, 0.0, share * reward.to(energy.dtype))
+        return energy - weighed(strength, reward.to(energy.dtype))
 
     def _reward_and_slope(
         self,
@@ -288,6 +287,14 @@ class Tilted(nn.Module):
         if self.number is None:
             part.numbers = spread_rows("strength", self.strength, start, stop, batch)
         return part
+
+
+def weighed(strength: float | Tensor, reward: Tensor) -> Tensor:
+    """lambda r, and 0 where lambda is 0, even of an infinite reward."""
+    if not isinstance(strength, Tensor):
+        return strength * reward if strength else torch.zeros_like(reward)
+    share = strength.to(reward.dtype)
+    return torch.where(share == 0, 0.0, share * reward)
 
 
 def _check_name(what: str, given: str, known: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import torch
@@ -31,6 +32,7 @@ class Engine:
         seed: int,
         device: torch.device,
         *,
+        populations: int = 1,
         compile: bool = False,
         genealogy: bool = False,
     ) -> None:
@@ -40,6 +42,8 @@ class Engine:
         # the state of the noise at every level, made once so that a step needs no fills
         self.rng = rng_state(seed, 0, device).repeat(len(levels), 1)
         self.rng[:, 1] = torch.arange(len(levels), device=device)
+        pairs = enumerate(itertools.pairwise(levels))
+        self.steps = [law.prepared(Step(i, s, u), populations, device) for i, (s, u) in pairs]
         self.step = CompiledStep(law) if compile else functools.partial(advance, law)
 
     def start(self, like: Tensor) -> State:
@@ -87,25 +91,26 @@ class Engine:
             acceptance=tuning[1].repeat(len(self.levels), 1, 1),
             ancestors=weights.ancestors.new_zeros(shape) if self.genealogy else None,
         )
-        self._record(state)
+        self._record(state, 0, moving)
         return state
 
     def advance(self, state: State) -> None:
         """Move to the next level, weigh, and decide whether to resample there."""
         i = state.index
-        s, u = self.levels[i], self.levels[i + 1]
+        step = self.steps[i]
         threshold = self._threshold(i + 1)
         mode = Mode(
             threshold=threshold,
-            weigh=u >= self.sigma_range[0],
+            weigh=self.levels[i + 1] >= self.sigma_range[0],
             probe=self.law.needs_curvature and i + 2 < len(self.levels),
             last=bool(self.law.rewards) and i + 2 == len(self.levels),
-            correct=self.law.correction.at(u, threshold),
+            correct=self.law.correction.at(self.levels[i + 1], threshold),
         )
         rng, next_rng = self.rng[i], self.rng[i + 1]
-        state.moving = self.step(state.moving, Step(i, s, u), rng, next_rng, mode)
-        state.index = i + 1
-        self._record(state)
+        moving = self.step(state.moving, step, rng, next_rng, mode)
+        self._record(state, i + 1, moving)
+        # in one, and after the traces: an interrupt must not find a half of it
+        vars(state).update(moving=moving, index=i + 1)
 
     def _threshold(self, index: int) -> float:
         """Fraction of N below which to resample at a level; never at the last one."""
@@ -113,21 +118,20 @@ class Engine:
         inside = low <= self.levels[index] <= high and index + 1 < len(self.levels)
         return self.ess_threshold if inside else 0.0
 
-    def _record(self, state: State) -> None:
-        moving = state.moving
+    def _record(self, state: State, index: int, moving: Moving) -> None:
         weights = moving.weights
-        state.ess[state.index], state.resampled[state.index] = weights.ess, weights.resampled
-        state.log_weight_sd[state.index] = weights.increment_sd
+        state.ess[index], state.resampled[index] = weights.ess, weights.resampled
+        state.log_weight_sd[index] = weights.increment_sd
         roots = weights.root if self.law.resampling != "killing" else weights.root.sort(1).values
         if self.law.shared is not None:
-            state.survivors[state.index] = self.law.shared.survivors(roots)
+            state.survivors[index] = self.law.shared.survivors(roots)
         else:
-            state.survivors[state.index] = 1 + (roots[:, 1:] != roots[:, :-1]).sum(1)
+            state.survivors[index] = 1 + (roots[:, 1:] != roots[:, :-1]).sum(1)
         if state.ancestors is not None:
             corrected = moving.parents.numel() > 0
-            state.ancestors[state.index] = moving.parents if corrected else weights.ancestors
+            state.ancestors[index] = moving.parents if corrected else weights.ancestors
         if moving.parents.numel() > 0:
-            state.acceptance[state.index] = moving.tuning[1]
+            state.acceptance[index] = moving.tuning[1]
 
     def finish(self, state: State, levels: list[float]) -> Particles:
         moving, law = state.moving, self.law

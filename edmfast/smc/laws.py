@@ -6,6 +6,7 @@ Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra 2006
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -43,9 +44,17 @@ class EnergyLaw(Law):
         )
 
     def start(self, x: Tensor, sigma: float, found: Evaluation) -> tuple[Tensor, Tensor]:
-        squares = x.double().square().flatten(2).sum(2)
+        # in one pass, where a copy in float64 would cost as much as a proposal step
+        squares = torch.linalg.vector_norm(x.flatten(2), dim=2, dtype=torch.float64).square()
         scale = like_population(self.exponent / (2 * sigma**2), squares)
         return scale * squares - found.energy, squares.new_empty((*squares.shape, 0))
+
+    def prepared(self, step: Step, populations: int, device: torch.device) -> Step:
+        if self.kernel.needs_curvature:
+            return step
+        nothing = torch.zeros(populations, dtype=torch.float64, device=device)
+        coefficients = self.kernel.coefficients(step, self.exponent, nothing)
+        return dataclasses.replace(step, coefficients=coefficients)
 
     def move(self, moving: Moving, step: Step, rng: Tensor) -> Moved:
         ancestors = moving.weights.ancestors
@@ -53,16 +62,19 @@ class EnergyLaw(Law):
             bend = self.population_mean(moving.curvature.gather(1, ancestors.long()))
         else:
             bend = moving.weights.log_z  # of the right shape, and not looked at
+        coefficients = step.coefficients
+        if coefficients is None:
+            coefficients = self.kernel.coefficients(step, self.exponent, bend)
         x, ratio = propagate(
             moving.x,
             moving.score,
             ancestors,
-            self.kernel.coefficients(step, self.exponent, bend),
+            coefficients,
             rng,
             first_population=self.first_population,
             first_particle=self.first_particle,
         )
-        own = moving.memory[:, :, : self.memory_columns]
+        own = moving.memory[:, :, : self.memory_columns] if self.rewards else moving.memory
         return Moved(x, ratio, carried(own, ancestors))
 
     def compared(self, found: Evaluation, moving: Moving) -> tuple[list[Tensor], list[Tensor]]:
@@ -76,10 +88,12 @@ class Mixed(nn.Module):
 
     def __init__(self, target: Any, proposal_model: Any) -> None:
         super().__init__()
-        if float(getattr(proposal_model, "exponent", 1.0)) != float(target.exponent):
+        own = torch.as_tensor(getattr(proposal_model, "exponent", 1.0)).double().cpu()
+        wanted = torch.as_tensor(target.exponent).double().cpu()
+        if own.numel() not in (1, wanted.numel()) or not bool((own == wanted).all()):
             raise ValueError(
                 "proposal_model must have the target's exponent, which its drift is divided by: got "
-                f"{float(getattr(proposal_model, 'exponent', 1.0)):g} and {float(target.exponent):g}"
+                f"{own.tolist()} and {wanted.tolist()}"
             )
         self.target, self.proposal_model = target, proposal_model
         self.exponent = target.exponent

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from edmfast.models.algebra import terms_of
+from edmfast.models.mixture import Mixture
+from edmfast.models.scores import exponent_of as model_exponent
 from edmfast.models.scores import has_energy
+from edmfast.models.tilted import Tilted
+from edmfast.smc.correctors import Corrector
 from edmfast.smc.exponent import exponent_of
 from edmfast.smc.laws import EXACT, EnergyLaw, Mixed
 from edmfast.smc.proposals import (
@@ -21,6 +27,7 @@ from edmfast.smc.proposals import (
 )
 from edmfast.smc.rewards import PathRewards, outer_rewards
 from edmfast.smc.score_only import CORRECTED, PLAIN, ScoreLaw, is_plain
+from edmfast.smc.select import SELECT
 from edmfast.smc.shared_population import SharedPopulations
 from edmfast.smc.step import Law
 from edmfast.smc.superdiff import SUPERPOSED_AND, SUPERPOSED_OR, SuperDiffLaw
@@ -98,19 +105,42 @@ def make_law(
         return EnergyLaw(target, kernel=kernel, told=told, **common)
     if proposal_model is not None:
         raise ValueError("proposal_model goes with weights from energies, not from scores")
-    return _without_energies(target, asked, kappa, common)
+    return _without_energies(target, asked, kappa, common, device)
+
+
+def caveats(
+    resampling: str, weights_end: float, last: float, correctors: Sequence[Corrector]
+) -> str:
+    """What the options of a run take away from what is known of its law."""
+    told = ""
+    if weights_end > last:
+        told += (
+            f"; but weights stop at sigma = {weights_end:g}, and below it the unweighted moves lead on, without "
+            "what the target, its rewards or walls would weigh there"
+        )
+    if resampling == SELECT:
+        told += "; but a population goes on from one particle: only averages over populations by Z keep that law"
+    if any(not corrector.adjusted for corrector in correctors):
+        told += "; but unadjusted correctors are off by their step size"
+    return told
 
 
 def _without_energies(
-    target: Any, asked: Proposal | None, kappa: tuple[float, ...] | None, common: dict[str, Any]
+    target: Any,
+    asked: Proposal | None,
+    kappa: tuple[float, ...] | None,
+    common: dict[str, Any],
+    device: torch.device,
 ) -> Law:
-    if hasattr(target, "models") and not hasattr(target, "terms"):  # a mixture
+    _check_rewards(target)
+    if isinstance(target, Mixture):
+        _check_exponents(target.models)
         kernel = asked or SuperDiff()
         if not isinstance(kernel, SuperDiff):
             raise ValueError(
                 "a mixture without energies has no weights: proposal must be 'superdiff'"
             )
-        shares = tuple(float(log) for log in torch.as_tensor(target.weights).double().log())
+        shares = torch.as_tensor(target.weights).double().log().to(device)
         return SuperDiffLaw(
             target,
             kernel=kernel,
@@ -120,9 +150,13 @@ def _without_energies(
             **common,
         )
     exponents, models = zip(*terms_of(target), strict=True)
-    if any(float(getattr(model, "exponent", 1.0)) != 1.0 for model in models):
-        raise ValueError("weights from scores are for products of models whose own exponent is 1")
+    _check_exponents(models)
     if isinstance(asked, SuperDiff):
+        if any(isinstance(a, Tensor) or a != 1 for a in exponents):
+            raise ValueError(
+                "'superdiff' knows no exponents: it takes a product of exponents 1, not a temperature, guidance "
+                "or negation"
+            )
         common["exponent"] = 1.0  # a path of one diffusion, whatever the number of models
         return SuperDiffLaw(target, kernel=asked, told=SUPERPOSED_AND, models=models, **common)
     plain = is_plain(exponents)
@@ -146,6 +180,23 @@ def _without_energies(
         guide=_guide(common["rewards"].tilted, plain, kernel),
         **common,
     )
+
+
+def _check_rewards(target: Any) -> None:
+    parts = target.modules() if isinstance(target, nn.Module) else []
+    if any(isinstance(part, Tilted) for part in parts):
+        raise ValueError(
+            "scores alone cannot weigh a reward inside another target: make the tilt the outermost target, or "
+            "use energies"
+        )
+
+
+def _check_exponents(models: Sequence[Any]) -> None:
+    found = [model_exponent(model) for model in models]
+    if any(isinstance(a, Tensor) or a != 1 for a in found):
+        raise ValueError(
+            "weights and paths from scores are for models whose own exponent is 1: temper the product"
+        )
 
 
 def _guide(tilted: tuple[Any, ...], plain: bool, kernel: Proposal) -> Any:

@@ -75,14 +75,10 @@ def _log_normalisers(
     means: list[Tensor] = []
 
     def record(info: dict[str, Any]) -> None:
-        weights = info["log_weights"].double()
-        means.append(torch.logsumexp(weights, 1) - math.log(weights.shape[1]))
+        means.append(info["log_z"].cpu())
 
-    result = sample(model, shape, levels, callback=record, **options)
-    log_means = torch.stack(means)
-    # what was resampled away at earlier levels is no more in the weights
-    paid = torch.where(result.resampled, log_means, 0.0).cumsum(0)
-    log_z = (log_means + paid - torch.where(result.resampled, log_means, 0.0)).cpu()
+    sample(model, shape, levels, callback=record, **options)
+    log_z = torch.stack(means)
     ratio = torch.exp(log_z - log_z.amax(1, keepdim=True))
     mean = ratio.mean(1)
     error = ratio.std(1) / mean / math.sqrt(ratio.shape[1]) if ratio.shape[1] > 1 else 0 * mean

@@ -30,11 +30,16 @@ from edmfast.smc.exponent import Exponent
 
 @dataclass(frozen=True)
 class Step:
-    """From noise level s down to u; index counts steps from 0. Numbers, or float64 tensors []."""
+    """From noise level s down to u; index counts steps from 0. Numbers, or float64 tensors [].
+
+    coefficients: of the proposal, where they could be made before the run: what a step does after a network has
+    emptied the caches takes several times as long.
+    """
 
     index: int | Tensor
     s: float | Tensor
     u: float | Tensor
+    coefficients: Tensor | None = None
 
     @property
     def tau2(self) -> float | Tensor:
@@ -48,6 +53,10 @@ class Proposal:
     """Gives (drift, v_M, v_L) per population: the mean shift is drift * S."""
 
     name = ""
+
+    def __repr__(self) -> str:
+        """By its numbers: checkpoints tell proposals apart by it."""
+        return f"{type(self).__name__}({vars(self)})"
 
     @property
     def needs_curvature(self) -> bool:

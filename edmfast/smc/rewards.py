@@ -10,7 +10,10 @@ collected up to level t are
 | sum        | sum over s <= t of lambda_s (r_0 + ... + r_s)    |
 
 and at the last level L_T = lambda_T r_T for each, so that every potential ends in the base law times
-exp(lambda r); they differ in whom they let live on the way. Levels count from the start. Source: Singhal et
+exp(lambda r); they differ in whom they let live on the way. Levels count from the start. "max" and "sum" grow
+with the number of levels, and what they paid beyond lambda r is taken back at the last one: over 24 levels at
+lambda = 1 the weights there have degenerated (a mean of 3.7 for a truth of 0.8 with 1,000 particles), so they want
+few levels or a small lambda. Source: Singhal et
 al. 2025, "A general framework for inference-time scaling and steering of diffusion models",
 arXiv 2501.06848.
 """
@@ -24,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast.models.tilted import weighed
 from edmfast.smc.evaluate import in_groups
 from edmfast.smc.exponent import like_population
 
@@ -75,7 +79,7 @@ class PathRewards:
                 # of a hard constraint this is a wall
                 sofar = -tilted.tilt(torch.zeros_like(reward), reward, strength, sigma)
             else:
-                sofar = sofar + strength * statistic
+                sofar = sofar + weighed(strength, statistic)
             statistics.append(statistic)
             potentials.append(sofar)
         return torch.stack([*statistics, *potentials], 2)

@@ -29,7 +29,7 @@ from edmfast.smc.correction import make_correction
 from edmfast.smc.correctors import Corrector
 from edmfast.smc.distributed import Share
 from edmfast.smc.engine import Engine
-from edmfast.smc.make_law import make_law
+from edmfast.smc.make_law import caveats, make_law
 from edmfast.smc.particles import DegenerateWeightsWarning, Particles
 from edmfast.smc.proposals import Proposal
 from edmfast.smc.schedule import check_counts, check_levels, check_sigmas, place
@@ -75,8 +75,10 @@ def sample(
     Args:
         target: has energy_and_score(x [B, *shape], sigma) -> ([B], like x), tensors of its own that it does
             not change later, and exponent A > 0, one or one for each population. An infinite energy is a
-            wall: weight 0. One bound to conditions [P, ...] by `edmfast.Conditioned` has one condition per
-            population. Or a denoiser(x, sigma) -> x0, or a target made of such.
+            wall: weight 0 (exact where it stands at the last level only: one that stands at several forbids
+            states that the backward kernel reaches). One bound to conditions [P, ...] by
+            `edmfast.Conditioned` has one condition per population. Or a denoiser(x, sigma) -> x0, or a target
+            made of such.
         shape: of one sample. sigmas: strictly decreasing, positive, in units of x; a last 0 adds one
             deterministic denoising step. A `Calibration` brings its own levels and kappa table.
         particles, populations: N and P; populations are independent of each other.
@@ -100,7 +102,9 @@ def sample(
         genealogy: keep who took which ancestor at every level, int32 [T, P, N].
         seed: 64-bit. Population p has the same numbers for every P, batch_size aside from rounding;
             first_population is the index of the first one, to split a run over calls.
-        callback: gets {"i", "sigma", "x", "energy", "score", "log_weights"} after every level.
+        callback: gets {"i", "sigma", "x", "energy", "score", "log_weights", "log_z"} after every level. The
+            weights are those before resampling, unless correctors have moved who came out of it; log_z [P] has
+            all of them.
         checkpoint: file written every `checkpoint_every` steps and on Ctrl-C; resume: such a file; the
             run then ends in the same bits as an uninterrupted one.
         batch_size: most rows per call of the target.
@@ -125,7 +129,8 @@ def sample(
         kappa, sigmas = tuple(sigmas.kappa), sigmas.sigmas
     levels = check_sigmas(sigmas)
     visited = levels[:-1] if levels[-1] == 0 else levels
-    check_levels(target, visited)
+    # what is to be whole at the end must be so while there are weights
+    check_levels(target, [level for level in visited if level >= sigma_range[0]])
     _check_options(resampling, ess_threshold, sigma_range, on_degenerate)
     place_device, place_dtype = place(target, device, dtype)
     share = Share(group, split, populations, particles, place_device)
@@ -147,7 +152,8 @@ def sample(
     correction = make_correction(
         correctors, corrector_range, waste_free, law, particles=particles, levels=len(visited)
     )
-    law = dataclasses.replace(law, correction=correction)
+    told = law.told + caveats(resampling, sigma_range[0], visited[-1], correction.correctors)
+    law = dataclasses.replace(law, correction=correction, told=told)
     run = {
         "sigmas": levels,
         "shape": list(shape),
@@ -173,6 +179,7 @@ def sample(
         sigma_range,
         seed,
         place_device,
+        populations=populations,
         compile=compile,
         genealogy=genealogy,
     )
@@ -217,6 +224,7 @@ def _report(
     callback: Callable[[dict[str, Any]], None] | None, state: State, levels: list[float]
 ) -> None:
     if callback is not None:
+        weights = state.moving.weights
         callback(
             {
                 "i": state.index,
@@ -224,7 +232,9 @@ def _report(
                 "x": state.moving.x,
                 "energy": state.moving.energy,
                 "score": state.moving.score,
-                "log_weights": state.moving.weights.log_weights,
+                "log_weights": weights.log_weights,
+                # of resampled populations it has the mean already
+                "log_z": weights.log_z + torch.where(weights.resampled, 0.0, weights.log_mean),
             }
         )
 

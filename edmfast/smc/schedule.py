@@ -53,7 +53,10 @@ def place(
     """Device and dtype of the states: what was asked, or else those of the target's tensors."""
     tensors: list[Tensor] = []
     if isinstance(target, nn.Module):
-        tensors = [t for t in (*target.parameters(), *target.buffers()) if t.is_floating_point()]
+        # numbers of a target's own, such as its exponents, say nothing of the models in it
+        parts = [m for m in target.modules() if not getattr(m, "numbers_only", False)]
+        buffers = (b for m in parts for b in m.buffers(recurse=False))
+        tensors = [t for t in (*target.parameters(), *buffers) if t.is_floating_point()]
     first = tensors[0] if tensors else torch.empty(0)
     dtype = dtype or first.dtype
     if dtype not in (torch.float32, torch.float64):

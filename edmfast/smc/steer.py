@@ -53,7 +53,7 @@ def steer(
     candidates: int = 4,
     method: str = "fk",
     strength: float | Tensor = 1.0,
-    potential: str = "max",
+    potential: str = "difference",
     batch_size: int | None = None,
     seed: int = 0,
     **options: Any,
@@ -66,7 +66,9 @@ def steer(
         sigmas: as in `smc.sample`; a last 0 is added where it is missing, since rewards are of clean states.
         prompts, candidates: P and N; N (T + 1) evaluations of the model per prompt.
         strength: lambda in nats per unit of reward, a number or [P]: 1/alpha of SVDD. Not used by "best_of_n".
-        potential: "difference", "max" or "sum" of "fk". batch_size: most rows per call of model and reward.
+        potential: of "fk", see `edmfast.smc.rewards`: "max" and "sum" pay at every level and are taken back at
+            the end, so that their weights degenerate over many levels: give them a smaller strength.
+        batch_size: most rows per call of model and reward.
         options: others of `smc.sample`, such as proposal, sigma_range, device, dtype or compile.
 
     Raises as `smc.sample` and `edmfast.Tilted` do, ValueError for an unknown method.
@@ -99,6 +101,8 @@ def steer(
 
     (rewards,) = in_groups(call, [reward], [found.x], batch_size)
     rewards = rewards.double()
-    index = rewards.argmax(1) if method == "best_of_n" else found.draw_index()
+    # NaN would be the highest
+    best = rewards.nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax(1)
+    index = best if method == "best_of_n" else found.draw_index()
     row = torch.arange(prompts, device=index.device)
     return Steered(found.x[row, index], rewards[row, index], found, rewards)

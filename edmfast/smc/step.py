@@ -116,6 +116,10 @@ class Law:
         """(log-weights [P, N] of particles drawn from N(0, (sigma²/A) I), memory [P, N, C])."""
         raise TypeError(f"{type(self).__name__} must weigh its start")
 
+    def prepared(self, step: Step, populations: int, device: torch.device) -> Step:
+        """The step with what can be known of it before the run."""
+        return step
+
     def move(self, moving: Moving, step: Step, rng: Tensor) -> Moved:
         raise TypeError(f"{type(self).__name__} must move")
 

@@ -41,7 +41,7 @@ class SuperDiffLaw(Law):
     log-densities in nats, from the start's Gaussian on, then M kappas of the last step."""
 
     models: tuple[object, ...] = ()
-    log_shares: tuple[float, ...] | None = None
+    log_shares: Tensor | None = None
 
     @property
     def memory_columns(self) -> int:
@@ -73,7 +73,10 @@ class SuperDiffLaw(Law):
             first_particle=self.first_particle,
         )
         gram, along = score_gram(scores, z)
-        tau2 = torch.as_tensor(step.tau2, dtype=torch.float64, device=x.device)
+        # a fill does not wait for the device, as a copy would
+        tau2 = step.tau2
+        if not isinstance(tau2, Tensor):
+            tau2 = torch.full((), tau2, dtype=torch.float64, device=x.device)
         kappa = self._kappa(densities, gram, along, tau2)
         weights = (
             kappa.to(x.dtype).movedim(2, 0).reshape(count, *x.shape[:2], *(1,) * (x.dim() - 2))
@@ -98,8 +101,7 @@ class SuperDiffLaw(Law):
         """Shares [P, N, M], summing to 1."""
         assert isinstance(self.kernel, SuperDiff)
         if self.log_shares is not None:
-            shares = torch.tensor(self.log_shares, dtype=torch.float64, device=gram.device)
-            return torch.softmax(self.kernel.temperature * densities + shares, 2)
+            return torch.softmax(self.kernel.temperature * densities + self.log_shares, 2)
         # unknowns kappa and c: tau² G kappa + tau n - tau²/2 diag G = c for all models, sum kappa = 1
         count = gram.shape[-1]
         own = gram.diagonal(dim1=2, dim2=3)

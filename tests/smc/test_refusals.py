@@ -1,0 +1,197 @@
+"""What a run must refuse, or say of itself, where it cannot follow the law that was asked for."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from edmfast import Conditioned, Constrained, Guided, Mixture, Product, Tempered, Tilted, smc
+from edmfast.models.analytic import GaussianMixture
+from edmfast.models.constraints import box
+from edmfast.models.measurements import super_resolution
+from edmfast.smc.state import fingerprint
+
+SIGMAS = [8.0, 3.0, 1.0, 0.4, 0.1]
+NARROW, WIDE = GaussianMixture([[2.0]], [0.5]), GaussianMixture([[0.0]], [1.0])
+small = functools.partial(smc.sample, shape=(1,), sigmas=SIGMAS, particles=16, populations=3)
+
+
+def first(x):
+    return x[:, 0]
+
+
+def denoiser(x, sigma):
+    return WIDE(x, sigma)
+
+
+@pytest.mark.parametrize("gradient", ["none", "exact"])
+@pytest.mark.parametrize(
+    "around",
+    [
+        Conditioned,
+        lambda tilt: Tempered(tilt, 2.0),
+        lambda tilt: Product([tilt, denoiser]),
+        lambda tilt: Mixture([tilt, denoiser]),
+    ],
+)
+def test_a_reward_inside_a_target_without_energies_is_refused(around, gradient):
+    with pytest.raises(ValueError, match="outermost"):
+        small(around(Tilted(denoiser, first, 1.0, gradient=gradient)))
+    small(Tilted(Tempered(denoiser, 2.0), first, 1.0))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        Product([NARROW, WIDE], [3.0, 1.0]),
+        Product([NARROW, WIDE], [1.0, -0.5]),
+        Guided(WIDE, NARROW, 3.0),
+        Tempered(WIDE, 4.0),
+        Mixture([Tempered(NARROW, 2.0), Tempered(WIDE, 2.0)]),
+    ],
+)
+def test_superdiff_refuses_exponents(target):
+    with pytest.raises(ValueError, match="exponent"):
+        small(target, proposal="superdiff")
+
+
+def test_a_denoiser_with_members_of_its_own_is_no_mixture():
+    class Ensemble(torch.nn.Module):
+        models = (denoiser, denoiser)
+
+        def forward(self, x, sigma):
+            return sum(model(x, sigma) for model in self.models) / 2
+
+    assert torch.equal(
+        small(Ensemble(), dtype=torch.float64).x, small(denoiser, dtype=torch.float64).x
+    )
+
+
+def test_the_law_says_what_options_take_away():
+    walled = Constrained(WIDE, box(0.5, 9.0), 1.0, hard_below=0.1, of="state")
+    assert "but" not in small(walled).law
+    assert "weights stop at sigma = 0.3" in small(WIDE, sigma_range=(0.3, math.inf)).law
+    assert "one particle" in small(WIDE, resampling="select").law
+    assert "unadjusted" in small(WIDE, correctors=smc.ULA(2)).law
+    assert "but" not in small(WIDE, correctors=smc.MALA(2)).law
+
+
+@pytest.mark.parametrize("potential", ["difference", "max"])
+@pytest.mark.parametrize("model", [WIDE, denoiser])
+def test_an_infinite_reward_does_nothing_before_its_ramp(model, potential):
+    def wall(x):
+        return torch.where(x[:, 0] < 1e3, -math.inf, 0.0)
+
+    tilt = Tilted(model, wall, 1.0, ramp=(0.2, 0.1), potential=potential)
+    seen = []
+    with pytest.warns(smc.DegenerateWeightsWarning, match="weights zero"):
+        result = small(
+            tilt, callback=lambda info: seen.append(info["log_weights"].isfinite().all())
+        )
+    # "max" rewards along the path, of which nothing is paid above the ramp either
+    assert [bool(fine) for fine in seen] == [True] * 4 + [False]
+    assert (result.degenerate & 1).eq(0).all()
+
+
+def test_the_best_of_n_is_not_nan():
+    def reward(x):
+        return torch.where(x[:, 0] > 0, math.nan, x[:, 0])
+
+    found = smc.steer(WIDE, reward, (1,), SIGMAS, prompts=20, candidates=8, method="best_of_n")
+    assert found.candidate_rewards.isnan().any()
+    assert not found.rewards.isnan().any()
+
+
+def test_expectations_leave_out_nan_without_weight():
+    result = small(WIDE)
+    result.x[:, 0], result.log_weights[:, 0] = math.nan, -math.inf
+    assert result.expectation(lambda x: x).isfinite().all()
+
+
+def test_a_proposal_of_the_users_own_resumes(tmp_path):
+    class Mine(smc.Proposal):
+        def __init__(self, scale):
+            self.scale = scale
+
+        def _numbers(self, step, exponent):
+            return step.tau2, self.scale * step.tau2, step.tau2
+
+    mine = Mine(1.0)
+    whole = small(WIDE, proposal=mine, checkpoint=tmp_path / "run", checkpoint_every=2)
+    resumed = small(WIDE, proposal=Mine(1.0), resume=tmp_path / "run")
+    assert torch.equal(whole.x, resumed.x)
+    with pytest.raises(ValueError, match="proposal"):
+        small(WIDE, proposal=Mine(0.9), resume=tmp_path / "run")
+
+
+def test_the_energy_of_a_conditioned_sum():
+    x = torch.randn(5, 1)
+    target = Product([NARROW, WIDE])
+    assert torch.equal(Conditioned(target).energy(x, 0.3), target.energy_and_score(x, 0.3)[0])
+
+
+def test_offsets_with_correctors():
+    class Shifted(GaussianMixture):
+        def energy_and_score(self, x, sigma):
+            energy, score = super().energy_and_score(x, sigma)
+            return energy + 0.3 / sigma, score
+
+    mixture = Mixture([GaussianMixture([[0.0]], [1.0]), Shifted([[0.0]], [1.0])])
+    found = smc.calibrate_offsets(
+        mixture,
+        (1,),
+        SIGMAS,
+        particles=500,
+        populations=4,
+        correctors=smc.MALA(1),
+        proposal=smc.NoiseMatched(0.7),
+        ess_threshold=1.0,
+    )
+    for sigma, values in zip(SIGMAS, found.offsets.values, strict=True):
+        gained = 0.3 / sigma
+        assert values[1] - values[0] == pytest.approx(gained, abs=0.3)
+
+
+class Holder:
+    def __init__(self, place):
+        self.place, self.itself = place, self
+
+    def reward(self, x):
+        return x[:, self.place]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (functools.partial(torch.mul, 2), functools.partial(torch.mul, 3)),
+        (Holder(0).reward, Holder(1).reward),
+        (np.arange(3), np.arange(3) + 1),
+        (super_resolution(2), super_resolution(4)),
+    ],
+)
+def test_fingerprints_look_into(one, other):
+    assert fingerprint(one) == fingerprint(one)
+    assert fingerprint(one) != fingerprint(other)
+
+
+def test_numbers_of_a_target_do_not_choose_the_dtype_of_states():
+    network = torch.nn.Linear(2, 2)
+
+    def denoise(x, sigma):
+        return network(x)
+
+    strengths = torch.tensor([0.1, 0.2])
+    target = Tilted(denoise, lambda x: x[:, 0], strengths, ramp=None)
+    found = smc.sample(target, (2,), [2.0, 1.0], particles=4, populations=2)
+    assert found.x.dtype == torch.float32
+
+
+def test_a_wall_must_stand_while_there_are_weights():
+    model = GaussianMixture(torch.zeros(1, 2), [1.0])
+    wall = Constrained(model, lambda x: x[:, 0].clamp_min(0), 1.0, hard_below=0.1, ramp=(1.0, 0.5))
+    with pytest.raises(ValueError, match="wall"):
+        smc.sample(wall, (2,), [2.0, 1.0, 0.5, 0.1], particles=4, sigma_range=(0.4, math.inf))
