@@ -78,8 +78,15 @@ def image_sections(
             name = f"{energy_name}, {task.name}"
             kept = [one.kept for one in found]
             if energy is exact:
+                pilot = budget.pilot_particles, budget.pilot_steps
+                late = images.patient(task, energy, pilot, repeats, seed, quality)
+                rest.append(late)
                 goals.append(
-                    (f"{name}: ancestors >= {EXACT_ANCESTORS:g} %", kept[0] >= EXACT_ANCESTORS)
+                    (
+                        f"{name}: {kept[0]:.3g} %, and {late.kept:.3g} % with {late.name}: ancestors >= "
+                        f"{EXACT_ANCESTORS:g} %",
+                        max(kept[0], late.kept) >= EXACT_ANCESTORS,
+                    )
                 )
             else:
                 truth = images.on_levels_of(task, exact, fitted, repeats, seed)
