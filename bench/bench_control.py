@@ -6,8 +6,9 @@ for p(x | c)² and p(x | a) p(x | b). Students are trained where FOLDER does not
 
 The recommended setting for a learned energy, which the first row of each table has: distil with
 difference_weight 0.05 at the default noise levels and a batch of 256 at least; `smc.calibrate` with a population
-for every condition; curvature matching on its levels and kappa; sigma_range=(calibration.sigma_lo, inf); with 64 particles ess_threshold=0.2.
-Seeds from 400 on were not looked at while this was chosen. Exit status 1 where a goal is missed.
+for every condition; curvature matching on its levels and kappa; sigma_range=(calibration.sigma_lo, inf); with
+64 particles ess_threshold=0.2. Seeds from 400 on were not looked at while this was chosen. Exit status 1 where a
+goal is missed.
 """
 
 from __future__ import annotations
