@@ -31,9 +31,11 @@ def karras(steps: int) -> Tensor:
 
 
 def plus_minus(values: Tensor) -> str:
-    """Mean ± standard error of [n]."""
-    error = values.double().std() / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{float(values.double().mean()):.3g} ± {float(error):.2g}"
+    """Mean ± standard error of [n]; one value as it is."""
+    mean = f"{float(values.double().mean()):.3g}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {float(values.double().std() / math.sqrt(len(values))):.2g}"
 
 
 def variance(run: smc.Particles, low: float = 0.0, high: float = math.inf) -> Tensor:

@@ -23,12 +23,17 @@ from edmfast.demo.table import Cell, Section
 from edmfast.sampling import get_sigmas_karras
 
 STEPS = 32
+PATIENT_STEPS = 96
+ESS_THRESHOLD = 0.2
+"""Of every method: with 64 particles, resampling at half of them costs more ancestors than it saves."""
 KERNELS = ("curvature_matched", "noise_matched", "ancestral", "euler")
 
 
-def calibration(task: Task, energy: Any, particles: int, pilot_steps: int) -> smc.Calibration:
+def calibration(
+    task: Task, energy: Any, particles: int, pilot_steps: int, steps: int = STEPS
+) -> smc.Calibration:
     """The recommended settings: `smc.calibrate` with a population for every target, and its sigma_lo."""
-    levels = get_sigmas_karras(STEPS, SIGMA_MIN, SIGMA_MAX)
+    levels = get_sigmas_karras(steps, SIGMA_MIN, SIGMA_MAX)
     return smc.calibrate(
         task.target(energy),
         SHAPE,
@@ -52,7 +57,7 @@ def run(
         populations=len(task.pairs) * repeats,
         sigma_range=(sigma_lo, math.inf),
         seed=seed,
-        **options,
+        **{"ess_threshold": ESS_THRESHOLD, **options},
     )
 
 
@@ -125,6 +130,22 @@ def on_levels_of(
     """Exact energies where a learned one is weighted: same levels, sigma_lo and kernel."""
     result = run(task, exact, fitted.sigmas, fitted.sigma_lo, repeats, seed)
     return measured("exact energies, curvature_matched", result, fitted.sigma_lo, repeats, None)
+
+
+def patient(
+    task: Task,
+    energy: Any,
+    pilot: tuple[int, int],
+    repeats: int,
+    seed: int,
+    quality: Quality | None,
+) -> Outcome:
+    """Curvature matching with more levels: what keeps most ancestors where mass moves between modes on the way, as
+    in products. pilot: particles and steps of the calibration."""
+    fitted = calibration(task, energy, *pilot, steps=PATIENT_STEPS)
+    result = run(task, energy, fitted, fitted.sigma_lo, repeats, seed)
+    name = f"curvature_matched, {PATIENT_STEPS} levels"
+    return measured(name, result, fitted.sigma_lo, repeats, quality)
 
 
 def thresholds(

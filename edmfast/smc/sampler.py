@@ -179,7 +179,7 @@ def sample(
         sigma_range,
         seed,
         place_device,
-        populations=populations,
+        populations=share.populations,
         compile=compile,
         genealogy=genealogy,
     )
