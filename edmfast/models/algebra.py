@@ -49,6 +49,7 @@ class WeightedSum(nn.Module):
     """
 
     numbers_only = True
+    _totals: Tensor
 
     def __init__(self, models: Sequence[Any], exponents: Sequence[Exponent]) -> None:
         super().__init__()
@@ -94,7 +95,7 @@ class WeightedSum(nn.Module):
     @property
     def exponent(self) -> Exponent:
         """A = sum_i a_i A_i: a float, or float64 [K] where any of them is."""
-        return self._buffers["_totals"].double() if self._total is None else self._total  # type: ignore[union-attr]
+        return self._totals.double() if self._total is None else self._total
 
     def terms(self) -> list[tuple[Exponent, Any]]:
         """(a, model) of every model that is not a sum itself, sums within sums multiplied out: S = sum a s.

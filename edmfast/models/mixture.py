@@ -108,8 +108,9 @@ class Mixture(nn.Module):
         found = energies_and_scores(self.models, x, sigma, condition)
         if found is None:
             pairs = [model.energy_and_score(x, sigma, **condition) for model in self.models]
-            found = [e for e, _ in pairs], [s for _, s in pairs]  # type: ignore[assignment]
-        energies, scores = found  # type: ignore[misc]
+        else:
+            pairs = [*zip(*found, strict=True)]
+        energies, scores = zip(*pairs, strict=True)
         shifted = [math.log(w) - e for w, e in zip(self.weights, energies, strict=True)]
         logits = torch.stack(shifted, 1)
         if self.offsets is not None:

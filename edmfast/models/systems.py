@@ -55,7 +55,7 @@ class ParticleSystem(nn.Module):
 
     def pair(self, distance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(energy of a pair times tau, its derivative), each like distance."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define the energy of a pair")
 
     def distances(self, x: torch.Tensor) -> torch.Tensor:
         """|x_i - x_j| of all pairs i < j: [B, particles (particles - 1)/2]."""

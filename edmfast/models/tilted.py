@@ -73,6 +73,7 @@ class Tilted(nn.Module):
     potential = "difference"
 
     numbers_only = True
+    numbers: Tensor
 
     def __init__(
         self,
@@ -120,7 +121,10 @@ class Tilted(nn.Module):
     @property
     def strength(self) -> Strength:
         """As it was given: a number, float64 [K] or a function."""
-        return self._buffers["numbers"].double() if self.number is None else self.number  # type: ignore[union-attr]
+        if self.number is not None:
+            found: Strength = self.number
+            return found
+        return self.numbers.double()
 
     @property
     def score_is_exact(self) -> bool:
