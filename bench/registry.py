@@ -28,6 +28,9 @@ MODULES: tuple[str, ...] = (
 )
 
 
+FORWARD, BACKWARD, DOUBLE_BACKWARD = DIRECTIONS = ("forward", "backward", "double backward")
+
+
 @dataclass(frozen=True)
 class Case:
     """One job at one size, done by us and by others.
@@ -36,10 +39,12 @@ class Case:
     inputs. `reference` gets the same inputs and answers in float64; `check(output, truth)` raises
     AssertionError where an output is wrong (`bench.correctness.close` makes a plain one).
 
-    name: "stem/size", unique. bytes: the least memory traffic of one call (each input read once,
+    name: "stem/size", unique. direction: the highest derivative that is asked for, with what comes before
+    it: "forward", "backward" or "double backward". bytes: the least memory traffic of one call (each input read once,
     each output written once). flops: the least arithmetic of one call. goal: the wanted
     ratio best baseline time / our time. goals: the wanted ratio of a baseline that is no rival but a
     bound (a hand-written loop, a part of the job); those are no candidates for the best baseline.
+    floor_goals: by device type, the wanted part of the least possible time (1 is the floor itself).
     cpu_only: baselines that take no tensors of another device. inner: of the baselines with a goal of their
     own, the one that is a part of the job: reports say what share of our time is outside of it. evaluations:
     calls of a network for one sample, of one call of ours; reports give their rate. rounds: of timing,
@@ -54,9 +59,11 @@ class Case:
     reference: Callable[..., Any]
     check: Callable[[Any, Any], None]
     goal: float
+    direction: str = FORWARD
     bytes: int = 0
     flops: int = 0
     goals: Mapping[str, float] = field(default_factory=dict)
+    floor_goals: Mapping[str, float] = field(default_factory=dict)
     cpu_only: Sequence[str] = ()
     inner: str = ""
     evaluations: int = 0
@@ -71,6 +78,17 @@ class Case:
             raise ValueError(
                 f"{self.name}: goals must be > 0, of some but not all of the baselines "
                 f"{sorted(self.baselines)}, got {dict(self.goals)}"
+            )
+        if self.direction not in DIRECTIONS:
+            raise ValueError(
+                f"{self.name}: direction must be one of {DIRECTIONS}, got {self.direction!r}"
+            )
+        if not set(self.floor_goals) <= set(self.devices) or not all(
+            0 < g <= 1 for g in self.floor_goals.values()
+        ):
+            raise ValueError(
+                f"{self.name}: floor_goals must be in (0, 1], of devices among {self.devices}, "
+                f"got {dict(self.floor_goals)}"
             )
         if self.inner and self.inner not in self.goals:
             raise ValueError(

@@ -19,7 +19,7 @@ from bench import floors, machine, registry
 from bench.correctness import failures
 from bench.inputs import rotation
 from bench.registry import Case
-from bench.report import Result, table, write_json
+from bench.result import Result, table, write_json
 from bench.timing import QUICK, Effort, time_side_by_side
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import floors, run
-from bench.report import Result, duration, table
+from bench.result import Result, duration, table
 from bench.timing import Timing
 
 
