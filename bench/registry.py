@@ -39,16 +39,16 @@ class Case:
     inputs. `reference` gets the same inputs and answers in float64; `check(output, truth)` raises
     AssertionError where an output is wrong (`bench.correctness.close` makes a plain one).
 
-    name: "stem/size", unique. direction: the highest derivative that is asked for, with what comes before
-    it: "forward", "backward" or "double backward". bytes: the least memory traffic of one call (each input read once,
-    each output written once). flops: the least arithmetic of one call. goal: the wanted
-    ratio best baseline time / our time. goals: the wanted ratio of a baseline that is no rival but a
-    bound (a hand-written loop, a part of the job); those are no candidates for the best baseline.
-    floor_goals: by device type, the wanted part of the least possible time (1 is the floor itself).
-    cpu_only: baselines that take no tensors of another device. inner: of the baselines with a goal of their
-    own, the one that is a part of the job: reports say what share of our time is outside of it. evaluations:
-    calls of a network for one sample, of one call of ours; reports give their rate. rounds: of timing,
-    where fewer than usual are enough as the job takes seconds; 0 for as many as usual.
+    name: "stem/size", unique. direction: the highest derivative that is asked for, with all that comes
+    before it. bytes: the least memory traffic of one call (each input read once, each output written
+    once). flops: the least arithmetic of one call. goal: the wanted ratio best baseline time / our time.
+    goals: the wanted ratio of a baseline that is no rival but a bound (a hand-written loop, a part of the
+    job); those are no candidates for the best baseline. floor_goals: by device type, the wanted part of
+    the least possible time (1 is the floor itself). cpu_only: baselines that take no tensors of another
+    device. inner: of the baselines with a goal of their own, the one that is a part of the job: reports
+    say what share of our time is outside of it. evaluations: calls of a network for one sample, of one
+    call of ours; reports give their rate. rounds: of timing, where fewer than usual are enough as the job
+    takes seconds; 0 for as many as usual.
     """
 
     name: str
