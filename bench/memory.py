@@ -1,15 +1,20 @@
-"""Peak memory of a job in a process of its own: how far the resident set grows above what a small job left."""
+"""Peak memory of a call, in this process or in one of its own: how far it grows above what was there before."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench import machine
+
+_SELF = Path("/proc/self")
 
 _PROGRAM = """
 import sys, torch
@@ -26,6 +31,37 @@ open("/proc/self/clear_refs", "w").write("5")
 run({size})
 print(status("VmHWM") - before)
 """
+
+
+def peak_of_call(
+    call: Callable[..., Any], inputs: tuple[Any, ...], device: torch.device
+) -> int | None:
+    """The most bytes that call(*inputs) holds at once beyond its inputs, outputs counted; None where unknown.
+
+    On a GPU from torch's allocator. On the CPU from the resident set, to a page (Linux with glibc only): memory
+    of every library counts, and what a first call keeps for later ones does not, so call it once before.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call(*inputs)
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        # pages that the allocator keeps would hide what the call takes
+        ctypes.CDLL(None).malloc_trim(0)
+        (_SELF / "clear_refs").write_text("5")
+    except (AttributeError, OSError):
+        return None
+    before = _status("VmRSS")
+    call(*inputs)
+    return max(_status("VmHWM") - before, 0)
+
+
+def _status(key: str) -> int:
+    """A number of bytes from the kernel's account of this process."""
+    lines = (_SELF / "status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def peak(definition: str, size: int, small: int, *arguments: str) -> float:
