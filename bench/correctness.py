@@ -33,6 +33,11 @@ def failures(case: Case, inputs: tuple[Any, ...]) -> dict[str, str]:
             case.check(implementation(*inputs), truth)
             assert unchanged(inputs, before), "it changes its inputs"
         except Exception as error:
-            found[name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            found[name] = reason(error)
             inputs = copy(before)
     return found
+
+
+def reason(error: Exception) -> str:
+    """In one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,4 +1,4 @@
-"""The result of a case, as a table row and as JSON."""
+"""The result of a case: its ratios, whether the goals are met, and all of it as JSON."""
 
 from __future__ import annotations
 
@@ -9,20 +9,27 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.anatomy import Anatomy
 from bench.registry import Case
 from bench.timing import Timing
-
-_COLUMNS = ("case", "ours", "best baseline", "", "ratio", "goal", "met", "of floor")
 
 
 @dataclass(frozen=True)
 class Result:
-    """Timings of the implementations that passed the gate, and why the others failed."""
+    """Timings of the implementations that passed the gate, and why the others failed.
+
+    peaks: bytes that one call holds at most beyond its inputs, None where unknown. anatomy: of one call of
+    ours. timer: what took the time: "clock", "events" of a GPU, or "graphs" that were replayed there.
+    """
 
     case: Case
     failures: dict[str, str]
     timings: dict[str, Timing] = field(default_factory=dict)
     floor_seconds: float = 0.0
+    device: str = "cpu"
+    timer: str = "clock"
+    peaks: dict[str, int | None] = field(default_factory=dict)
+    anatomy: Anatomy | None = None
 
     @property
     def best_baseline(self) -> str | None:
@@ -45,7 +52,13 @@ class Result:
     def goal_met(self) -> bool:
         """Whether the ratio and every bound reach their goals."""
         enough = all(ratio >= self.case.goals[name] for name, ratio in self.bounds.items())
-        return self.ratio is not None and self.ratio >= self.case.goal and enough
+        near = self.floor_fraction is not None and self.floor_fraction >= (self.floor_goal or 0)
+        return self.ratio is not None and self.ratio >= self.case.goal and enough and near
+
+    @property
+    def floor_goal(self) -> float | None:
+        """The wanted part of the least possible time on this device, None where nothing is."""
+        return self.case.floor_goals.get(self.device)
 
     def _ratio_to(self, name: str) -> float:
         return self.timings[name].median / self.timings["ours"].median
@@ -75,6 +88,8 @@ class Result:
             "name": self.case.name,
             "shape": list(self.case.shape),
             "dtype": str(self.case.dtype),
+            "direction": self.case.direction,
+            "timer": self.timer,
             "failures": self.failures,
             "timings": {name: asdict(timing) for name, timing in self.timings.items()},
             "best_baseline": self.best_baseline,
@@ -82,32 +97,19 @@ class Result:
             "goal": self.case.goal,
             "bounds": self.bounds,
             "goals": dict(self.case.goals),
+            "floor_goal": self.floor_goal,
             "goal_met": self.goal_met,
             "bytes": self.case.bytes,
             "flops": self.case.flops,
             "share_outside": self.share_outside,
+            "inner": self.case.inner,
+            "evaluations": self.case.evaluations,
             "evaluation_rate": self.evaluation_rate,
             "floor_seconds": self.floor_seconds,
             "floor_fraction": self.floor_fraction,
+            "peak_bytes": self.peaks,
+            "anatomy": self.anatomy.to_json() if self.anatomy else None,
         }
-
-
-def table(results: list[Result]) -> str:
-    """The results as aligned text; a failure shows as FAILED with its reason below its case."""
-    groups = [[_row(result), *_bound_rows(result)] for result in results]
-    rows = [_COLUMNS, *(row for group in groups for row in group)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-
-    def line(row: tuple[str, ...]) -> str:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        return "  ".join(cells).rstrip()
-
-    lines = [line(_COLUMNS)]
-    for result, group in zip(results, groups, strict=True):
-        lines += [line(row) for row in group]
-        lines += _remarks(result)
-        lines += [f"    FAILED {name}: {reason}" for name, reason in result.failures.items()]
-    return "\n".join(lines)
 
 
 def write_json(path: Path, header: dict[str, Any], results: list[Result]) -> None:
@@ -118,48 +120,3 @@ def write_json(path: Path, header: dict[str, Any], results: list[Result]) -> Non
         file.write(content)
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
-
-
-def duration(seconds: float) -> str:
-    """Three digits and a unit."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"
-
-
-def _row(result: Result) -> tuple[str, ...]:
-    name, goal = result.case.name, f"{result.case.goal:g}x"
-    if not result.timings:
-        return name, "FAILED", "", "", "", goal, "no", ""
-    ours = _spread(result.timings["ours"])
-    share = f"{result.floor_fraction:.0%}"
-    best, ratio = result.best_baseline, result.ratio
-    if best is None or ratio is None:
-        return name, ours, "FAILED", "", "", goal, "no", share
-    return name, ours, *_against(result, best, ratio, result.case.goal), share
-
-
-def _bound_rows(result: Result) -> list[tuple[str, ...]]:
-    return [
-        ("", "", *_against(result, name, ratio, result.case.goals[name]), "")
-        for name, ratio in result.bounds.items()
-    ]
-
-
-def _remarks(result: Result) -> list[str]:
-    told = []
-    if result.share_outside is not None:
-        told.append(f"{result.share_outside:.1%} of our time is outside {result.case.inner!r}")
-    if result.evaluation_rate is not None:
-        told.append(f"{result.evaluation_rate:.3g} evaluations/s")
-    return [f"    {', '.join(told)}"] if told else []
-
-
-def _against(result: Result, name: str, ratio: float, goal: float) -> tuple[str, ...]:
-    met = "yes" if ratio >= goal else "no"
-    return _spread(result.timings[name]), name, f"{ratio:.2f}x", f"{goal:g}x", met
-
-
-def _spread(timing: Timing) -> str:
-    return f"{duration(timing.median)} ({duration(timing.p20)} - {duration(timing.p80)})"

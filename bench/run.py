@@ -6,7 +6,10 @@ Exit status: 0 all right (goals may be missed), 1 an implementation failed its c
 from __future__ import annotations
 
 import argparse
+import gc
+import math
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
@@ -15,28 +18,49 @@ from typing import Any
 
 import torch
 
-from bench import floors, machine, registry
-from bench.correctness import failures
+from bench import anatomy, floors, machine, memory, registry
+from bench.correctness import failures, reason
 from bench.inputs import rotation
 from bench.registry import Case
-from bench.result import Result, table, write_json
-from bench.timing import QUICK, Effort, time_side_by_side
+from bench.result import Result, write_json
+from bench.table import table
+from bench.timing import QUICK, Effort, captured, time_side_by_side
 
 
 def run_case(
-    case: Case, device: torch.device, machine_floors: floors.Floors, effort: Effort
+    case: Case,
+    device: torch.device,
+    machine_floors: floors.Floors,
+    effort: Effort,
+    *,
+    graphs: bool = False,
 ) -> Result:
     """Gate, then clock. Nothing is timed where our own answer is wrong."""
-    inputs = case.make_inputs(case.shape, case.dtype, device)
-    wrong = failures(case, inputs)
-    if "ours" in wrong:
-        return Result(case, wrong)
+    try:
+        inputs = case.make_inputs(case.shape, case.dtype, device)
+        wrong = failures(case, inputs)
+    except Exception as error:
+        wrong = {"the case itself": reason(error)}
+    if {"ours", "the case itself"} & set(wrong):
+        return Result(case, wrong, device=device.type)
     right = {name: f for name, f in case.implementations.items() if name not in wrong}
-    copies = rotation(inputs, machine.cache_bytes(device))
+    peaks = {name: memory.peak_of_call(f, inputs, device) for name, f in right.items()}
+    copies: list[tuple[Any, ...]] = rotation(inputs, machine.cache_bytes(device))
     if case.rounds:
         effort = replace(effort, rounds=min(effort.rounds, case.rounds))
-    timings = time_side_by_side(right, copies, device, effort)
-    return Result(case, wrong, timings, machine_floors.seconds(case))
+    timer, timed = ("events" if device.type == "cuda" else "clock"), right
+    if graphs and (replays := captured(right, copies)):
+        timer, (timed, copies) = "graphs", (replays[0], [*replays[1]])
+    return Result(
+        case,
+        wrong,
+        time_side_by_side(timed, copies, device, effort),
+        machine_floors.seconds(case),
+        device=device.type,
+        timer=timer,
+        peaks=peaks,
+        anatomy=anatomy.of_call(case.ours, inputs, device),
+    )
 
 
 def main(arguments: Sequence[str] | None = None, cases: Sequence[Case] | None = None) -> int:
@@ -55,16 +79,33 @@ def main(arguments: Sequence[str] | None = None, cases: Sequence[Case] | None = 
     machine_floors = floors.measure(device, [case.dtype for case in chosen if case.flops], QUICK)
     header = _header(device, options, machine_floors)
     print(_headline(header))
-    results = []
-    for case in chosen:
+    path = _json_path(options.json, device, header) if options.json else None
+    results: list[Result] = []
+    start = time.monotonic()
+    for index, case in enumerate(chosen):
+        if time.monotonic() - start > options.budget:
+            header["left_out"] = [case.name for case in chosen[index:]]
+            break
         print(f"  {case.name} ...", file=sys.stderr, flush=True)
-        results.append(run_case(case, device, machine_floors, effort))
+        results.append(run_case(case, device, machine_floors, effort, graphs=options.graphs))
+        _clear(device)
+        if path:
+            # what is measured is kept, whatever becomes of the rest
+            write_json(path, header, results)
     print(table(results))
-    if options.json:
-        path = _json_path(options.json, device, header)
+    if left_out := header["left_out"]:
+        print(f"no time was left for: {'; '.join(left_out)}")
+    if path:
         write_json(path, header, results)
         print(f"written to {path}")
     return int(any(result.failures for result in results))
+
+
+def _clear(device: torch.device) -> None:
+    """Gives back what the last case took."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -73,12 +114,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--only", default="", metavar="SUBSTR", help="cases whose name contains it")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a result")
+    parser.add_argument("--graphs", action="store_true", help="on a GPU, replay CUDA graphs")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=math.inf,
+        metavar="SECONDS",
+        help="start no case after so long (default: take all)",
+    )
     parser.add_argument(
         "--json", metavar="PATH", help="'auto' is bench/results/<device>/<date>-<commit>.json"
     )
     options = parser.parse_args(arguments)
     if options.threads < 1:
         parser.error(f"--threads must be at least 1, got {options.threads}")
+    if options.graphs and options.device != "cuda":
+        parser.error("--graphs wants --device cuda")
     return options
 
 
@@ -90,6 +141,7 @@ def _header(
         "device_name": machine.device_name(device),
         "threads": options.threads,
         "quick": options.quick,
+        "left_out": [],
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": machine.commit(),
         "versions": machine.versions(),

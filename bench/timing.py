@@ -77,6 +77,45 @@ def time_side_by_side(
     return {name: _summary(values) for name, values in samples.items()}
 
 
+def captured(
+    implementations: Mapping[str, Call], copies: Sequence[tuple[Any, ...]]
+) -> tuple[dict[str, Call], list[tuple[int]]] | None:
+    """The same jobs as CUDA graphs, one for each copy of the inputs: calls that replay the graph of a number, and
+    the numbers to call them with; None where one of the jobs cannot be captured.
+
+    A replay has no launches from Python: what it takes is the device's own time.
+    """
+    replays: dict[str, Call] = {}
+    try:
+        for name, implementation in implementations.items():
+            replays[name] = _replay([_graph(implementation, inputs) for inputs in copies])
+    except Exception:
+        torch.cuda.synchronize()
+        return None
+    return replays, [(index,) for index in range(len(copies))]
+
+
+def _graph(implementation: Call, inputs: tuple[Any, ...]) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """The graph, and its outputs, whose memory it writes to."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        # libraries make their workspaces in a first call
+        implementation(*inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = implementation(*inputs)
+    return graph, outputs
+
+
+def _replay(graphs: list[tuple[torch.cuda.CUDAGraph, Any]]) -> Call:
+    def call(index: int) -> None:
+        graphs[index][0].replay()
+
+    return call
+
+
 def _calls_per_sample(
     implementation: Call, inputs: itertools.cycle, device: torch.device, effort: Effort
 ) -> int:

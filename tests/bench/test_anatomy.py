@@ -57,7 +57,7 @@ def test_nothing_seen():
 
 
 def test_a_real_call():
-    a = torch.ones(256, 256)
+    a = torch.ones(700, 700)
 
     def call(x):
         for _ in range(3):
@@ -68,5 +68,5 @@ def test_a_real_call():
     found = anatomy.of_call(call, (a,), torch.device("cpu"))
     assert found.parts[0].name == "aten::mm"
     assert found.parts[0].calls == 3
-    assert 0 < sum(part.share for part in found.parts) <= 1
+    assert 0 < sum(part.share for part in found.parts) < 1 + 1e-6
     assert found.to_json()["parts"][0]["calls"] == 3

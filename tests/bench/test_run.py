@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from bench import floors, run
-from bench.result import Result, duration, table
-from bench.timing import Timing
 
 
 @pytest.fixture(autouse=True)
@@ -93,62 +91,6 @@ def test_automatic_place(case, monkeypatch, tmp_path):
     assert path.name.endswith("-abc123.json")
 
 
-def test_numbers_of_a_result(case):
-    timings = {
-        "ours": Timing(2e-6, 1e-6, 3e-6, 9),
-        "slow": Timing(9e-6, 9e-6, 9e-6, 9),
-        "fast": Timing(5e-6, 5e-6, 5e-6, 9),
-    }
-    result = Result(case(goal=3.0), {}, timings, floor_seconds=8e-7)
-    assert result.best_baseline == "fast"
-    assert result.ratio == pytest.approx(2.5)
-    assert result.floor_fraction == pytest.approx(0.4)
-    row = table([result]).splitlines()[1].split("  ")
-    cells = [cell.strip() for cell in row if cell.strip()]
-    assert cells == [
-        *["scale/100", "2 us (1 us - 3 us)", "5 us (5 us - 5 us)", "fast"],
-        *["2.50x", "3x", "no", "40%"],
-    ]
-
-
-@pytest.mark.parametrize(("bound", "met"), [(1.9e-6, True), (1.1e-6, False)])
-def test_a_bound_has_its_own_goal_and_line(case, bound, met):
-    timings = {
-        name: Timing(seconds, seconds, seconds, 9)
-        for name, seconds in {"ours": 2e-6, "rival": 8e-6, "bound": bound}.items()
-    }
-    given = case(baselines={"rival": min, "bound": max}, goals={"bound": 0.77}, goal=3.0)
-    result = Result(given, {}, timings, floor_seconds=1e-6)
-    assert result.best_baseline == "rival"
-    assert result.ratio == pytest.approx(4.0)
-    assert result.goal_met == met
-    assert result.to_json()["bounds"] == {"bound": pytest.approx(bound / 2e-6)}
-    rival, line = (row.split() for row in table([result]).splitlines()[1:])
-    assert rival[-4:] == ["4.00x", "3x", "yes", "50%"]
-    assert line[-4:] == ["bound", f"{bound / 2e-6:.2f}x", "0.77x", "yes" if met else "no"]
-
-
-def test_the_share_outside_a_part_and_the_rate_of_evaluations(case):
-    timings = {
-        name: Timing(seconds, seconds, seconds, 9)
-        for name, seconds in {"ours": 2e-3, "rival": 8e-3, "part": 1.5e-3}.items()
-    }
-    fields = {"baselines": {"rival": min, "part": max}, "goals": {"part": 0.9}}
-    given = case(**fields, inner="part", evaluations=600)
-    result = Result(given, {}, timings, floor_seconds=1e-3)
-    assert table([result]).splitlines()[-1].strip() == (
-        "25.0% of our time is outside 'part', 3e+05 evaluations/s"
-    )
-    written = result.to_json()
-    assert written["share_outside"] == pytest.approx(0.25)
-    assert written["evaluation_rate"] == pytest.approx(3e5)
-    failed = Result(given, {"ours": "wrong"})
-    assert (failed.share_outside, failed.evaluation_rate) == (None, None)
-    without = Result(given, {"part": "wrong"}, {"ours": timings["ours"]})
-    assert without.share_outside is None
-    assert table([without]).count("evaluations/s") == 1
-
-
 def test_a_slow_case_has_fewer_rounds(case, tmp_path):
     for rounds, taken in ((0, 3), (2, 2), (7, 3)):
         run.main(["--quick", "--json", str(tmp_path / "out.json")], [case(rounds=rounds)])
@@ -156,8 +98,49 @@ def test_a_slow_case_has_fewer_rounds(case, tmp_path):
         assert found["timings"]["ours"]["rounds"] == taken
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(2.0, "2 s"), (1.234e-3, "1.23 ms"), (5e-5, "50 us"), (7e-9, "7 ns")]
-)
-def test_duration(seconds, text):
-    assert duration(seconds) == text
+def test_every_case_is_written_as_soon_as_it_is_measured(case, tmp_path, monkeypatch):
+    path, seen = tmp_path / "out.json", []
+    real = run.run_case
+
+    def watched(*arguments, **options):
+        seen.append(len(json.loads(path.read_text())["cases"]) if path.exists() else 0)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(run, "run_case", watched)
+    cases = [case(name=f"scale/{index}") for index in range(3)]
+    assert run.main(["--quick", "--json", str(path)], cases) == 0
+    assert seen == [0, 1, 2]
+
+
+def test_no_case_is_started_beyond_the_budget(case, tmp_path, capsys):
+    path = tmp_path / "out.json"
+    cases = [case(name="scale/first"), case(name="scale/second")]
+    assert run.main(["--quick", "--budget", "-1", "--json", str(path)], cases) == 0
+    assert "no time was left for: scale/first; scale/second" in capsys.readouterr().out
+    written = json.loads(path.read_text())
+    assert (written["left_out"], written["cases"]) == (["scale/first", "scale/second"], [])
+
+
+def test_a_case_that_cannot_be_made_fails_alone(case, tmp_path):
+    def broken(shape, dtype, device):
+        raise RuntimeError("out of memory")
+
+    path = tmp_path / "out.json"
+    cases = [case(make_inputs=broken), case(name="scale/right")]
+    assert run.main(["--quick", "--json", str(path)], cases) == 1
+    failed, right = json.loads(path.read_text())["cases"]
+    assert failed["failures"] == {"the case itself": "RuntimeError: out of memory"}
+    assert (failed["goal_met"], right["failures"]) == (False, {})
+
+
+def test_memory_and_anatomy_are_told(case, tmp_path):
+    run.main(["--quick", "--json", str(tmp_path / "out.json")], [case(direction="backward")])
+    (found,) = json.loads((tmp_path / "out.json").read_text())["cases"]
+    assert set(found["peak_bytes"]) == {"ours", "twice"}
+    assert found["anatomy"]["parts"][0]["name"] == "aten::mul"
+    assert (found["direction"], found["timer"]) == ("backward", "clock")
+
+
+def test_graphs_want_a_gpu(case):
+    with pytest.raises(SystemExit):
+        run.main(["--graphs"], [case()])

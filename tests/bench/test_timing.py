@@ -93,3 +93,34 @@ def test_unchanged_sees_one_element_and_takes_nan_for_nan():
     tree["i"][0][0] = 3
     assert not inputs.unchanged(tree, before)
     assert inputs.size_in_bytes(tree) == 16
+
+
+class FakeGraph:
+    """Stands for a graph: a replay does the job again."""
+
+    def __init__(self, job, inputs):
+        self.job, self.inputs = job, inputs
+
+    def replay(self):
+        self.job(*self.inputs)
+
+
+def test_graphs_are_replayed_one_for_each_copy(monkeypatch):
+    log = []
+    jobs = {"a": lambda x: log.append(("a", x)), "b": lambda x: log.append(("b", x))}
+    monkeypatch.setattr(timing, "_graph", lambda job, inputs: (FakeGraph(job, inputs), None))
+    replays, numbers = timing.captured(jobs, [(10,), (20,)])
+    assert numbers == [(0,), (1,)]
+    for name in ("b", "a"):
+        for number in numbers:
+            replays[name](*number)
+    assert log == [("b", 10), ("b", 20), ("a", 10), ("a", 20)]
+
+
+def test_no_graphs_where_one_job_cannot_be_captured(monkeypatch):
+    def capture(job, inputs):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(timing, "_graph", capture)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert timing.captured({"a": min}, [(1,)]) is None
