@@ -1,4 +1,4 @@
-"""`python -m bench.compile_report`: registers, spills and shared memory of every GPU kernel, without a GPU.
+"""`python -m bench.compile_report [--json PATH]`: registers, spills, shared memory of every GPU kernel.
 
 Reads the CUDA library that was built, and compiles the Triton kernels ahead of time. Exit status 1 where
 a kernel spills or no CUDA library is there.
@@ -6,7 +6,9 @@ a kernel spills or no CUDA library is there.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import json
 import multiprocessing
 import os
 import re
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import edmfast
+from bench import machine
 
 LIBRARY = Path(edmfast.__file__).parent / "_cuda.so"
 CAPABILITIES = (80, 90)
@@ -109,7 +112,10 @@ def readable(names: Sequence[str]) -> list[str]:
     return [noise.sub("", name) for name in answer.stdout.splitlines()]
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.compile_report", description=__doc__)
+    parser.add_argument("--json", metavar="PATH", help="where to write the table")
+    options = parser.parse_args(arguments)
     tool = cuobjdump()
     if tool is None:
         print("compile_report: no cuobjdump, neither beside nvcc nor from Triton", file=sys.stderr)
@@ -119,11 +125,17 @@ def main() -> int:
         print("compile_report: no CUDA library was built", file=sys.stderr)
     if importlib.util.find_spec("triton") is not None:
         found += triton_usage()
+    names = readable([row.kernel for row in found])
+    found = [row._replace(kernel=name) for row, name in zip(found, names, strict=True)]
     print(f"{'':7} {'registers':>9} {'spilled':>7} {'shared':>7}  kernel")
-    for row, name in zip(found, readable([row.kernel for row in found]), strict=True):
+    for row in found:
         print(
-            f"{row.architecture:7} {row.registers:9} {row.spilled:7} {row.shared:7}  {name}",
+            f"{row.architecture:7} {row.registers:9} {row.spilled:7} {row.shared:7}  {row.kernel}",
         )
+    if options.json:
+        facts = {"commit": machine.commit(), "versions": machine.versions()}
+        rows = [row._asdict() for row in found]
+        Path(options.json).write_text(json.dumps({**facts, "kernels": rows}, indent=1) + "\n")
     spilling = sum(row.spilled > 0 for row in found)
     print(f"{len(found)} kernels, {spilling} spill")
     return int(spilling > 0 or not LIBRARY.exists())

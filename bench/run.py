@@ -141,6 +141,7 @@ def _header(
         "device_name": machine.device_name(device),
         "threads": options.threads,
         "quick": options.quick,
+        "only": options.only,
         "left_out": [],
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": machine.commit(),
