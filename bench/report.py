@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench import charts, machine, quoted, records, registry
 from bench import report_kinds as kinds
@@ -85,7 +86,10 @@ def draw(found: list[Record], folder: Path) -> list[Path]:
     """All charts of the report; their paths."""
     paths = []
     for record in chosen(found):
-        drawn = [(charts.ratios, record), (charts.roofline, record)]
+        drawn: list[tuple[Callable[[dict[str, Any], Path], None], Record]] = [
+            (charts.ratios, record),
+            (charts.roofline, record),
+        ]
         if scaling := records.newest(found, "scaling").get(record.device):
             drawn.append((charts.scaling, scaling))
         for chart, source in drawn:

@@ -124,7 +124,9 @@ def test_imports_go_downwards(path):
 
 
 def test_files_are_short():
-    lengths = {path: len(path.read_text().splitlines()) for path in FILES}
+    # the report of results is written by a program, and as long as there are cases
+    written = {ROOT / "bench" / "RESULTS.md"}
+    lengths = {path: len(path.read_text().splitlines()) for path in {*FILES} - written}
     assert {str(path): n for path, n in lengths.items() if n > 500} == {}
     code = sorted(n for path, n in lengths.items() if path.suffix in {".py", ".cpp", ".cu", ".h"})
     assert code[len(code) // 2] <= 180
@@ -155,7 +157,11 @@ def test_documents_that_are_named_exist():
         for path in FILES
         for name in re.findall(r"\b[A-Z]{3,}\.md\b", path.read_text())
     }
-    missing = {(path, name) for path, name in named if not (ROOT / name).exists()}
+    missing = {
+        (path, name)
+        for path, name in named
+        if not ((ROOT / name).exists() or (ROOT / "bench" / name).exists())
+    }
     assert missing == set()
 
 
