@@ -26,6 +26,8 @@ def provenance(record: Record) -> str:
     told = [f"{run['device_name']}, {run['date']}, commit {run['commit']}, {versions}."]
     if run["device"] == "cpu":
         told.append(f"{run['threads']} thread{'s' if run['threads'] > 1 else ''}.")
+    elif replayed := sum(case["timer"] == "graphs" for case in run["cases"]):
+        told.append(f"{replayed} of {len(run['cases'])} cases replayed CUDA graphs.")
     gemm = ", ".join(
         f"{dtype.removeprefix('torch.')} {rate / 1e9:.4g} Gflop/s"
         for dtype, rate in run["floors"]["gemm"].items()

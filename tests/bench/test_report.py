@@ -119,6 +119,16 @@ def test_launches_registers_and_occupancy_of_a_gpu():
     assert "kernel 50% (40 registers, occupancy 75 %)" in told
 
 
+def test_cases_timed_by_graphs_are_counted(folder):
+    cases = [case("a/1", 2.0), case("b/1", 2.0, timer="graphs")]
+    content = run(cases, device="cuda", left_out=["c/1"])
+    (record,) = records.load(folder("2026-01-02-abc1234567", content, device="cuda-some"))
+    told = sections.provenance(record)
+    assert "1 of 2 cases replayed CUDA graphs" in told
+    assert "No time was left for 1 cases: c/1" in told
+    assert "thread" not in told
+
+
 def test_efficiency_and_tax_of_whole_runs(folder):
     timings = {"ours": timing(2.0), "ancestral": timing(1.6), "network alone": timing(1.9)}
     whole = case(
