@@ -85,4 +85,5 @@ def _description(case: Case, implementation: str, device: torch.device) -> dict[
         "device": device.type,
         "device_name": machine.device_name(device),
         "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
     }
