@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import weakref
 from pathlib import Path
@@ -136,17 +135,23 @@ def test_bad_options(suite, case, monkeypatch, options, said):
 
 
 def test_the_gate_forgets_a_case_before_the_next(case):
-    first, second = case(), case(name="scale/other")
-    kept = gate.Gate(torch.device("cpu"))
-    copies, wrong = kept(first)
+    alive = []
+
+    def make_inputs(shape, dtype, device):
+        alive.append(kept is not None and kept() is not None)
+        return torch.ones(shape, dtype=dtype, device=device), 2.0
+
+    kept = None
+    first, second = case(make_inputs=make_inputs), case(name="scale/2", make_inputs=make_inputs)
+    given = gate.Gate(torch.device("cpu"))
+    copies, wrong = given(first)
     assert wrong == {}
-    assert kept(first)[0] is copies
-    reference = weakref.ref(copies[0][0])
+    assert given(first)[0] is copies
+    kept = weakref.ref(copies[0][0])
     del copies
-    assert reference() is not None
-    kept(second)
-    gc.collect()
-    assert reference() is None
+    assert kept() is not None
+    given(second)
+    assert alive == [False, False]
 
 
 def test_a_call_on_a_gpu_waits_for_its_end(monkeypatch):
