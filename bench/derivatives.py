@@ -7,6 +7,7 @@ may be twice that of the plain formula in the same dtype. The first order that i
 
 from __future__ import annotations
 
+import argparse
 import math
 import re
 import sys
@@ -201,15 +202,18 @@ def table(text: str) -> str:
 BEGIN, END = "<!-- derivatives: python -m bench.derivatives --write -->\n", "\n<!-- end -->"
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.derivatives", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="put the table into the README")
+    options = parser.parse_args(arguments)
     text = README.read_text()
     start, stop = text.index(BEGIN) + len(BEGIN), text.index(END)
     made = table(text[start:stop])
     print(made)
-    if "--write" in arguments:
+    if options.write:
         README.write_text(text[:start] + made + text[stop:])
     return int(made != text[start:stop])
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -39,9 +39,13 @@ def device_name(device: torch.device) -> str:
 
 
 def slug(device: torch.device) -> str:
-    """The device's name as a folder name, with its type in it: cpu-amd-epyc, cuda-nvidia-h200."""
-    name = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
-    return f"{device.type}-{name}"
+    """The folder of this machine's device: cpu-amd-epyc, cuda-nvidia-h200."""
+    return folder(device.type, device_name(device))
+
+
+def folder(device_type: str, name: str) -> str:
+    """A device's name as a folder name, with its type in it."""
+    return f"{device_type}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}"
 
 
 def versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench import compare
+from bench import compare, measured
 
 
 @pytest.fixture
@@ -14,6 +14,8 @@ def run(tmp_path):
     def write(name, ratios, **header):
         cases = [
             {"name": case, "ratio": ratio, "failures": {} if ratio else {"ours": "wrong"}}
+            if ratio is None or isinstance(ratio, float)
+            else {"name": case, **ratio}
             for case, ratio in ratios.items()
         ]
         path = tmp_path / f"{name}.json"
@@ -58,3 +60,89 @@ def test_other_machines_are_not_compared(run, header, capsys):
     with pytest.raises(SystemExit):
         compare.main([run("base", {"a": 1.0}), run("head", {"a": 1.0}, **header)])
     assert "differ in" in capsys.readouterr().err
+
+
+def timed(spread=0.0, wrong=(), dtype="torch.float32", goals=(), **medians):
+    """A case with these medians (ours 1 unless given), each with a spread to both sides."""
+    medians = {"ours": 1.0, **medians}
+    timings = {
+        name: {"median": m, "p20": m / (1 + spread), "p80": m * (1 + spread)}
+        for name, m in medians.items()
+    }
+    rivals = [m for name, m in medians.items() if name not in ("ours", *goals)]
+    return {
+        "timings": timings,
+        "ratio": min(rivals) / medians["ours"],
+        "goals": dict.fromkeys(goals, 1.0),
+        "goal_met": min(rivals) / medians["ours"] >= 2,
+        "failures": dict.fromkeys(wrong, "wrong"),
+        "dtype": dtype,
+    }
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "status", "said"),
+    [
+        # each ratio has sqrt(2) times the spread of a time, so 10 % reach to 14.4 % on both sides
+        (timed(0.1, rival=2.0), timed(0.1, rival=1.6), 0, "(time +25.0%)  within the noise"),
+        (timed(0.1, rival=2.0), timed(0.1, rival=1.5), 1, "(time +33.3%)  SLOWER"),
+        (timed(0.1, rival=2.0), timed(0.1, rival=2.5), 0, "(time -20.0%)  within the noise"),
+        (timed(0.1, rival=2.0), timed(0.1, rival=3.0), 0, "(time -33.3%)  faster"),
+        (timed(0.01, rival=2.0), timed(0.01, rival=1.93), 0, "(time +3.6%)\n"),
+        (timed(0.01, rival=2.0), timed(0.01, rival=1.8), 1, "(time +11.1%)  SLOWER"),
+        # a faster baseline appears, or the best one goes: the common one decides
+        (timed(rival=2.0), timed(rival=2.0, new=1.0), 0, "2.00x -> 2.00x (time +0.0%)\n"),
+        (timed(rival=2.0, old=1.5), timed(rival=1.8), 1, "2.00x -> 1.80x (time +11.1%)  SLOWER"),
+        (timed(rival=2.0), timed(other=1.0), 0, "new, 1.00x"),
+        # a bound is no rival
+        (timed(rival=2.0, part=0.9, goals=["part"]), timed(rival=2.0, part=0.5, goals=["part"]), 0, "2.00x"),
+        (timed(rival=2.0), timed(rival=2.0, wrong=["third"]), 0, "(wrong: third)"),
+    ],
+)  # fmt: skip
+def test_verdicts_with_a_spread(run, capsys, base, head, status, said):
+    assert compare.main([run("base", {"a": base}), run("head", {"a": head})]) == status
+    assert said in capsys.readouterr().out
+
+
+def test_an_interval_of_a_ratio():
+    case = measured.read_case(timed(0.1, rival=3.0, slow=9.0) | {"name": "a"})
+    ratio = case.against(case.rivals)
+    assert ratio.value == 3.0
+    width = 1.1**2**0.5
+    assert (ratio.low, ratio.high) == pytest.approx((3 / width, 3 * width))
+
+
+def test_other_dtypes_are_not_compared(run, capsys):
+    files = [run("base", {"a": timed(rival=2.0)}), run("head", {"a": timed(rival=2.0, dtype="b")})]
+    with pytest.raises(SystemExit):
+        compare.main(files)
+    assert "differ in the dtype of a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"benchmarks": [{}]}', '{"cases": [{}]}'])
+def test_other_files_are_refused(run, tmp_path, capsys, content):
+    (tmp_path / "other.json").write_text(content)
+    with pytest.raises(SystemExit):
+        compare.main([str(tmp_path / "other.json"), run("head", {"a": 1.0})])
+    assert "error:" in capsys.readouterr().err
+
+
+def test_the_table_of_a_pull_request(run, tmp_path):
+    base = {"same": timed(rival=3.0), "slower": timed(rival=2.0), "a|b": 2.0, "gone": 1.0}
+    head = {"same": timed(rival=3.0), "slower": timed(rival=1.0), "a|b": None, "new": 5.0}
+    table = tmp_path / "table.md"
+    files = [run("base", base, commit="c1"), run("head", head, commit="c2")]
+    assert compare.main([*files, "--markdown", str(table)]) == 1
+    text = table.read_text()
+    assert text.startswith("**3 of 5 slower, failed or gone** (limit 5%), 0 within the noise; ")
+    assert "goals of the head: 1 met, 1 missed." in text
+    assert "base `c1`" in text
+    assert "head `c2`" in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert rows[1:] == [
+        "| slower | 2.00x | 1.00x | +100.0% | **SLOWER** |",
+        r"| a\|b | 2.00x |  |  | **FAILED** (wrong: ours) |",
+        "| gone | 1.00x |  |  | **GONE** |",
+        "| same | 3.00x | 3.00x | +0.0% |  |",
+        "| new |  | 5.00x |  | new |",
+    ]

@@ -1,0 +1,165 @@
+"""What `bench.compare` reads of a file: one of `bench.run --json` or of `pytest bench/`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+BENCH_RUN, PYTEST = "bench.run", "pytest-benchmark"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Seconds per call: median, and the 20th and 80th percentile of the rounds."""
+
+    median: float
+    p20: float
+    p80: float
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Best baseline time / our time, with the interval that the spread of both leaves open."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A case as a file has it.
+
+    times: of what passed its check. bounds: the baselines with a goal of their own, which are no
+    rivals. ratio: as the file states it, None where there is none. goal_met: None where unknown.
+    wrong: the implementations that failed their check.
+    """
+
+    name: str
+    dtype: str = ""
+    times: Mapping[str, Spread] = field(default_factory=dict)
+    bounds: Collection[str] = ()
+    ratio: float | None = None
+    goal_met: bool | None = None
+    wrong: Collection[str] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether our answer was wrong or no rival was left to compare it with."""
+        return self.ratio is None or "ours" in self.wrong
+
+    @property
+    def rivals(self) -> set[str]:
+        """The baselines that were timed and are no bounds."""
+        return set(self.times) - set(self.bounds) - {"ours"}
+
+    def against(self, rivals: Collection[str]) -> Ratio:
+        """The ratio to the fastest of some rivals, all of them timed.
+
+        Spreads of two times are independent, so their logarithms add in squares.
+        """
+        ours = self.times["ours"]
+        best = min((self.times[name] for name in rivals), key=lambda spread: spread.median)
+        value = best.median / ours.median
+        down = math.hypot(math.log(best.median / best.p20), math.log(ours.p80 / ours.median))
+        up = math.hypot(math.log(best.p80 / best.median), math.log(ours.median / ours.p20))
+        return Ratio(value, value * math.exp(-down), value * math.exp(up))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A file: where it was measured, at which commit, and its cases by name."""
+
+    kind: str
+    device_name: str
+    threads: int
+    commit: str
+    torch: str
+    cases: dict[str, Measured]
+
+
+def read(path: Path) -> Run:
+    """Reads a file of either kind.
+
+    Raises:
+        ValueError: it is neither, or lacks what such a file has, as a pytest-benchmark file of other
+            tests does.
+    """
+    content = json.loads(path.read_text())
+    try:
+        if "cases" in content:
+            return _of_bench_run(content)
+        if content.get("benchmarks"):
+            return _of_pytest(content)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not complete: {error}") from error
+    raise ValueError(f"{path} has neither the cases of bench.run nor those of pytest bench/")
+
+
+def read_case(case: dict[str, Any]) -> Measured:
+    """A case as `bench.run` writes it."""
+    return Measured(
+        name=case["name"],
+        dtype=case.get("dtype", ""),
+        times={
+            name: Spread(timing["median"], timing["p20"], timing["p80"])
+            for name, timing in case.get("timings", {}).items()
+        },
+        bounds=case.get("goals", {}),
+        ratio=case["ratio"],
+        goal_met=case.get("goal_met"),
+        wrong=case["failures"],
+    )
+
+
+def _of_bench_run(content: dict[str, Any]) -> Run:
+    cases = [read_case(case) for case in content["cases"]]
+    return Run(
+        BENCH_RUN,
+        content["device_name"],
+        content["threads"],
+        content.get("commit", "unknown"),
+        content.get("versions", {}).get("torch", "unknown"),
+        {case.name: case for case in cases},
+    )
+
+
+def _of_pytest(content: dict[str, Any]) -> Run:
+    """What failed its check is absent from such a file, so a refused case is not in it at all."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for test in content["benchmarks"]:
+        groups.setdefault(test["group"], []).append(test)
+    commit = content["commit_info"]
+    about = content["benchmarks"][0]["extra_info"]
+    return Run(
+        PYTEST,
+        about["device_name"],
+        about["threads"],
+        commit.get("id", "unknown")[:10] + "-dirty" * bool(commit.get("dirty")),
+        about["torch"],
+        {name: _of_group(name, tests) for name, tests in groups.items()},
+    )
+
+
+def _of_group(name: str, tests: list[dict[str, Any]]) -> Measured:
+    about = tests[0]["extra_info"]
+    times = {
+        test["extra_info"]["implementation"]: Spread(
+            test["stats"]["median"], test["extra_info"]["p20"], test["extra_info"]["p80"]
+        )
+        for test in tests
+    }
+    case = Measured(name, about["dtype"], times, about["goals"])
+    if "ours" not in times or not case.rivals:
+        return case
+    ratio = case.against(case.rivals).value
+    met = ratio >= about["goal"] and all(
+        case.against([bound]).value >= goal
+        for bound, goal in about["goals"].items()
+        if bound in times
+    )
+    return Measured(name, about["dtype"], times, about["goals"], ratio, met)

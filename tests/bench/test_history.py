@@ -1,0 +1,54 @@
+"""A measurement is filed by device, date and commit; one of no commit is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from bench import history, machine
+
+HEADER = {
+    "device": "cuda",
+    "device_name": "Some GPU (R) 7",
+    "date": "2026-01-02T03:04:05+00:00",
+    "commit": "abc123",
+}
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(**changes):
+        path = tmp_path / "bench.json"
+        path.write_text(json.dumps(HEADER | changes))
+        return str(path)
+
+    return write
+
+
+def test_it_is_filed(file, tmp_path):
+    assert history.main([file(), str(tmp_path / "new" / "history")]) == 0
+    path = tmp_path / "new" / "history" / "cuda-some-gpu-r-7" / "2026-01-02-abc123.json"
+    assert json.loads(path.read_text()) == HEADER
+
+
+@pytest.mark.parametrize("commit", ["unknown", "abc123-dirty"])
+def test_what_nobody_could_repeat_is_refused(file, tmp_path, commit, capsys):
+    with pytest.raises(SystemExit):
+        history.main([file(commit=commit), str(tmp_path / "history")])
+    assert f"of no commit but of {commit!r}" in capsys.readouterr().err
+    assert not (tmp_path / "history").exists()
+
+
+@pytest.mark.parametrize("content", ["{}", "{", "[]"])
+def test_other_files_are_refused(tmp_path, content, capsys):
+    (tmp_path / "bench.json").write_text(content)
+    with pytest.raises(SystemExit):
+        history.main([str(tmp_path / "bench.json"), str(tmp_path / "history")])
+    assert "is no file of bench.run" in capsys.readouterr().err
+
+
+def test_the_folder_is_that_of_the_results():
+    device = torch.device("cpu")
+    assert machine.slug(device) == machine.folder("cpu", machine.device_name(device))

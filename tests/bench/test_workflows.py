@@ -1,0 +1,107 @@
+"""What workflows and documents tell one to run exists, and workflows keep strangers' text from shells."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+DOCUMENTS = [ROOT / "bench" / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
+# the rest of a line, with the lines that a backslash joins to it
+_COMMAND = re.compile(r"(?:python -m (bench\.\w+)|(pytest bench/))((?:\\\n|[^\n`|;)#])*)")
+
+
+def commands():
+    """(module, options) of every `python -m bench.X` and `pytest bench/`."""
+    found = set()
+    for path in [*WORKFLOWS, *DOCUMENTS]:
+        for module, suite, rest in _COMMAND.findall(path.read_text()):
+            options = re.findall(r"(?<=\s)--[\w-]+", f" {rest}")
+            found.add((module or suite, tuple(sorted(options))))
+    return sorted(found)
+
+
+def named_files():
+    """(workflow, path) of every file of the repository that a workflow names."""
+    pattern = re.compile(r"(?<![\w./$}])((?:bench|tests|\.ci)/[\w./]*\w|[\w-]+\.(?:toml|py|sh))")
+    found = set()
+    for path in WORKFLOWS:
+        text = re.sub(r"\$\{\{.*?\}\}", "", path.read_text())
+        found |= {(path.name, name) for name in pattern.findall(text)}
+    return sorted(found)
+
+
+def help_of(module):
+    """What --help prints, of a module or of `pytest bench/`."""
+    if module == "pytest bench/":
+        return pytest.main(["-c", str(ROOT / "pyproject.toml"), str(ROOT / "bench"), "--help"])
+    return importlib.import_module(module).main(["--help"])
+
+
+@pytest.mark.parametrize(("module", "options"), commands())
+def test_commands_that_are_named_exist(module, options, capsys):
+    if module.startswith("bench.") and not options:  # some take none, not even --help
+        assert callable(importlib.import_module(module).main)
+        return
+    try:
+        code = help_of(module)
+    except SystemExit as finished:
+        code = finished.code
+    assert code == 0
+    assert set(options) <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+
+
+def test_commands_are_found():
+    assert ("bench.compare", ("--fail-above", "--markdown")) in commands()
+    assert any(module == "pytest bench/" and options for module, options in commands())
+
+
+@pytest.mark.parametrize(("workflow", "name"), named_files())
+def test_files_that_a_workflow_names_exist(workflow, name):
+    assert (ROOT / name).exists()
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_actions_have_a_version_and_tokens_are_read_only(path):
+    text = path.read_text()
+    assert re.findall(r"uses: (?![\w-]+/[\w-]+@v\d+\n).*", text) == []
+    assert "pull_request_target" not in text
+    assert re.search(r"^permissions:\n  contents: read\n(?! )", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_the_steps_of_a_workflow(path):
+    yaml = pytest.importorskip("yaml")
+    jobs = yaml.safe_load(path.read_text())["jobs"]
+    for job in jobs.values():
+        assert set([job["needs"]] if "needs" in job else []) <= set(jobs)
+        # what runs code of a pull request may write nothing
+        if "self-hosted" in job["runs-on"]:
+            assert "permissions" not in job
+        for step in job["steps"]:
+            script = step.get("run", "") + step.get("with", {}).get("script", "")
+            assert "${{" not in script, "give it to the script by env"
+            if "self-hosted" in job["runs-on"] and "checkout" in step.get("uses", ""):
+                assert step["with"]["persist-credentials"] is False
+            for line in step.get("run", "").replace("\\\n", " ").splitlines():
+                assert shlex.split(line)
+
+
+def test_strangers_start_nothing_on_our_machine():
+    yaml = pytest.importorskip("yaml")
+    for path in WORKFLOWS:
+        content = yaml.safe_load(path.read_text())
+        events = content[True]  # `on` is a truth value in YAML
+        for name, job in content["jobs"].items():
+            if "self-hosted" not in job["runs-on"]:
+                continue
+            assert "if" in job, name
+            assert events.get("push", {}).get("branches", ["main"]) == ["main"]
+            if "pull_request" in job["if"] or "label" in job["if"]:
+                assert events["pull_request"] == {"types": ["labeled"]}
+                assert "github.event.label.name == 'bench-gpu'" in job["if"]
