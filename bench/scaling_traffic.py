@@ -1,0 +1,110 @@
+"""How many states change rank when one population over W ranks is resampled, by a formula and by counting.
+
+Rank r holds the particles and the slots r n to (r + 1) n - 1, n = N/W. Systematic resampling keeps the order, so
+slot r n takes the particle where the prefix sum of the weights w_i (of mean 1) reaches r n. For independent w_i of
+variance c² = N/ESS - 1 that prefix sum at particle r n is r n + B with B of a Brownian bridge,
+
+    Var B = N c² t (1 - t), t = r/W,   E|B| = sqrt(2 N c² t (1 - t) / pi),
+
+and |B| slots cross that boundary: O(sqrt(N)) in all, of N. A state travels once to a rank, however many of its
+slots are there: of the slots a share E[min(1, w)] has a parent of its own. This holds while |B| is well below n.
+Weights of a real run are not independent: siblings stand side by side and weigh alike, so that whole families grow
+or shrink, and the boundaries shift by more. `of_a_run` counts that in a run.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench import sampler_targets
+from edmfast import smc
+from edmfast.ops import Weights, rng_state, weigh_and_resample
+
+
+def expected_slots(particles: float, ranks: int, variance: float) -> float:
+    """Slots whose parent is on another rank, of one resampling with independent weights of that relative
+    variance."""
+    cuts = (r / ranks for r in range(1, ranks))
+    return sum(math.sqrt(2 * particles * variance * t * (1 - t) / math.pi) for t in cuts)
+
+
+def lognormal_variance(sd: float) -> float:
+    """c² of weights whose logarithm is normal."""
+    return math.expm1(sd**2)
+
+
+def lognormal_parents(sd: float) -> float:
+    """E[min(1, w)] of such weights: the share of particles with offspring."""
+    return math.erfc(sd / (2 * math.sqrt(2)))
+
+
+def expected_states(particles: float, ranks: int, sd: float) -> float:
+    """States that travel in one resampling, log-weights independent and normal of that standard deviation."""
+    return lognormal_parents(sd) * expected_slots(particles, ranks, lognormal_variance(sd))
+
+
+def counted_states(ancestors: Tensor, ranks: int) -> Tensor:
+    """States that travel, int64 [P]: different pairs of a parent and another rank that has its offspring.
+    ancestors [P, N] as one process finds them, sorted; ranks divides N."""
+    populations, particles = ancestors.shape
+    held = particles // ranks
+    rank = torch.arange(particles, device=ancestors.device) // held
+    pair = rank * particles + ancestors.long()
+    foreign = rank != ancestors.long() // held
+    first = torch.ones_like(foreign)
+    first[:, 1:] = pair[:, 1:] != pair[:, :-1]
+    return (foreign & first).sum(1)
+
+
+def simulated_ancestors(particles: int, populations: int, sd: float, seed: int = 0) -> Tensor:
+    """Of the library's resampling with independent normal log-weights, int32 [P, N]."""
+    generator = torch.Generator().manual_seed(seed)
+    gains = sd * torch.randn(populations, particles, generator=generator, dtype=torch.float64)
+    start = Weights.start(populations, particles)
+    return weigh_and_resample(start, gains, [], [], rng_state(seed, 0), ess_threshold=1.0).ancestors
+
+
+class OfRun(NamedTuple):
+    """One run: of the resamplings, the number, the mean of states that travel, of what independent weights of
+    their effective sizes would move, and of N/ESS - 1."""
+
+    resamplings: int
+    moved: float
+    independent: float
+    variance: float
+
+
+def run_with_genealogy(particles: int, populations: int = 8, seed: int = 0) -> smc.Particles:
+    """Eight exact modes in two dimensions."""
+    return smc.sample(
+        sampler_targets.mixture(2),
+        (2,),
+        sampler_targets.levels(2),
+        particles=particles,
+        populations=populations,
+        proposal=smc.NoiseMatched(0.2),
+        seed=seed,
+        genealogy=True,
+        dtype=torch.float32,
+    )
+
+
+def of_a_run(found: smc.Particles, ranks: int) -> OfRun:
+    """What resampling in a run would move between so many ranks. The share of parents is that of log-normal
+    weights with the effective size found. Raises ValueError where nothing was resampled."""
+    assert found.ancestors is not None
+    chosen = found.resampled
+    if not chosen.any():
+        raise ValueError("no population of this run was resampled: there is no traffic to count")
+    particles = found.ancestors.shape[2]
+    moved = counted_states(found.ancestors[chosen], ranks).double()
+    variance = particles / found.ess[chosen] - 1
+    expected = [
+        expected_states(particles, ranks, math.sqrt(math.log1p(c2))) for c2 in variance.tolist()
+    ]
+    mean = sum(expected) / len(expected)
+    return OfRun(len(moved), moved.mean().item(), mean, variance.mean().item())
