@@ -149,7 +149,8 @@ def table(measured: Measured) -> str:
         rows.append((str(size), *spread, *more))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
     ]
     return "\n".join([title, *(f"    {line}" for line in lines), f"    {_told(measured)}"])
 

@@ -68,6 +68,24 @@ def simulated_ancestors(particles: int, populations: int, sd: float, seed: int =
     return weigh_and_resample(start, gains, [], [], rng_state(seed, 0), ess_threshold=1.0).ancestors
 
 
+def sums_bytes(populations: int, ranks: int) -> int:
+    """Sent by each rank at a level, resampled or not: to all others four numbers for the largest weight and the
+    spread, six integers of sums, three int32 of roots, for each population."""
+    return (4 * 8 + 6 * 8 + 3 * 4) * populations * (ranks - 1)
+
+
+def counts_bytes(ranks: int) -> int:
+    """Sent by each rank where any population is resampled: how many rows will come, for offspring and for
+    states."""
+    return 2 * 8 * (ranks - 1)
+
+
+def state_bytes(elements: int, *, probed: bool = False) -> int:
+    """Of a state that travels, float32: the offspring told of it (3 int64), the request (int64), then x, its
+    score and energy, and the float64 of a probe."""
+    return 3 * 8 + 8 + 2 * 4 * elements + 4 + 8 * probed
+
+
 class OfRun(NamedTuple):
     """One run: of the resamplings, the number, the mean of states that travel, of what independent weights of
     their effective sizes would move, and of N/ESS - 1."""
