@@ -1,8 +1,8 @@
 """`python -m bench.scaling`: what a job costs as one size of it grows, and what a very large run would need.
 
-Each axis is checked first (what is wrong is not timed and makes the exit status 1), then all its sizes are timed in
-turn, and a power law is fitted to the upper half of them. A projection of one population over many GPUs follows,
-with all of its assumptions. Exit status: 0 all right, 1 an axis failed its check, 2 bad usage.
+Each axis is checked first (what is wrong is not timed and makes the exit status 1), then all its sizes are
+timed in turn, and a power law is fitted to the upper half of them. A projection of one population over many
+GPUs follows, with all of its assumptions. Exit status: 0 all right, 1 an axis failed its check, 2 bad usage.
 """
 
 from __future__ import annotations
@@ -20,12 +20,21 @@ from typing import Any
 
 import torch
 
-from bench import machine, sampler_targets, scaling_jobs, scaling_projection, scaling_ranks
+from bench import (
+    machine,
+    sampler_targets,
+    scaling_assumptions,
+    scaling_jobs,
+    scaling_models,
+    scaling_projection,
+    scaling_ranks,
+    scaling_traffic,
+)
 from bench.scaling_axes import Axis, Measured, chosen, measure, table
 from bench.scaling_memory import shared_peak
 from bench.timing import QUICK, Effort
 
-AXES = [*scaling_jobs.AXES, *scaling_ranks.AXES]
+AXES = [*scaling_jobs.AXES, *scaling_models.AXES, *scaling_ranks.AXES]
 EFFORT = Effort(seconds=2.0, rounds=7)
 TRAFFIC_SIZES, TRAFFIC_QUICK, TRAFFIC_POPULATIONS = (
     (2**12, 2**13, 2**14, 2**15, 2**16),
@@ -43,7 +52,7 @@ def main(arguments: Sequence[str] | None = None, axes: Sequence[Axis] | None = N
         return 2
     try:
         asked = chosen(AXES if axes is None else axes, options.axes, device.type)
-        scaling_projection.check_options(options)
+        scaling_assumptions.check_options(options)
     except ValueError as error:
         print(f"scaling: {error}", file=sys.stderr)
         return 2
@@ -85,7 +94,7 @@ def _project(
     options: argparse.Namespace, device: torch.device, found: Sequence[Measured]
 ) -> dict[str, Any]:
     sizes = TRAFFIC_QUICK if options.quick else TRAFFIC_SIZES
-    counted = scaling_projection.measure_traffic(sizes, TRAFFIC_POPULATIONS)
+    counted = scaling_traffic.measure_traffic(sizes, TRAFFIC_POPULATIONS)
     peak = None if options.quick or not sys.platform.startswith("linux") else shared_peak()
     return scaling_projection.project(options, device.type, counted, peak, rates(found))
 
@@ -104,7 +113,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="'auto' is bench/results/<device>/scaling-<date>-<commit>.json",
     )
     parser.add_argument("--no-projection", dest="projection", action="store_false")
-    scaling_projection.add_options(parser)
+    scaling_assumptions.add_options(parser)
     options = parser.parse_args(arguments)
     if options.threads < 1:
         parser.error(f"--threads must be at least 1, got {options.threads}")

@@ -15,14 +15,17 @@ or shrink, and the boundaries shift by more. `of_a_run` counts that in a run.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bench import sampler_targets
+from bench.scaling_axes import fit
 from edmfast import smc
 from edmfast.ops import Weights, rng_state, weigh_and_resample
+
+RUN_RANKS = 8
 
 
 def expected_slots(particles: float, ranks: int, variance: float) -> float:
@@ -50,7 +53,7 @@ def expected_states(particles: float, ranks: int, sd: float) -> float:
 def counted_states(ancestors: Tensor, ranks: int) -> Tensor:
     """States that travel, int64 [P]: different pairs of a parent and another rank that has its offspring.
     ancestors [P, N] as one process finds them, sorted; ranks divides N."""
-    populations, particles = ancestors.shape
+    particles = ancestors.shape[1]
     held = particles // ranks
     rank = torch.arange(particles, device=ancestors.device) // held
     pair = rank * particles + ancestors.long()
@@ -126,3 +129,28 @@ def of_a_run(found: smc.Particles, ranks: int) -> OfRun:
     ]
     mean = sum(expected) / len(expected)
     return OfRun(len(moved), moved.mean().item(), mean, variance.mean().item())
+
+
+def measure_traffic(sizes: tuple[int, ...], populations: int) -> dict[str, Any]:
+    """States that a resampling moves between RUN_RANKS shards, in real runs of growing size."""
+    found = [of_a_run(run_with_genealogy(n, populations), RUN_RANKS) for n in sizes]
+    # against the formula at the effective sizes found, as these differ from run to run
+    line = fit(sizes, [max(one.moved, 1e-9) / one.independent for one in found])
+    return {
+        "ranks": RUN_RANKS,
+        "particles": [*sizes],
+        "resamplings": [one.resamplings for one in found],
+        "moved": [one.moved for one in found],
+        "independent": [one.independent for one in found],
+        "weight_variance": [one.variance for one in found],
+        "excess_exponent": line.exponent,
+        "excess_exponent_error": line.error,
+    }
+
+
+def excess(counted: dict[str, Any], particles: float) -> tuple[float, float]:
+    """Times the formula at so many particles, as a run goes on to grow and at two errors of its exponent more."""
+    found = counted["moved"][-1] / counted["independent"][-1]
+    growth, exponent = particles / counted["particles"][-1], counted["excess_exponent"]
+    error = counted["excess_exponent_error"] or 0.0
+    return found * growth**exponent, found * growth ** (exponent + 2 * error)
