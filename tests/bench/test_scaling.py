@@ -201,14 +201,16 @@ def test_the_checks_of_the_jobs_can_fail(monkeypatch):
     monkeypatch.setattr(scaling_jobs, "weigh_and_resample", shifted(weigh))
     with pytest.raises(AssertionError):
         scaling_jobs.check_step(8, CPU)
-    monkeypatch.setattr(scaling_models.bench_attention, "attention", lambda q, k, v: 1.001 * v + q)
+    attention = scaling_models.bench_attention.attention
+    monkeypatch.setattr(
+        scaling_models.bench_attention, "attention", lambda q, k, v: attention(1.01 * q, k, v)
+    )
     with pytest.raises(AssertionError):
         scaling_models.check_attention(CPU)
-    one = scaling_models._product(1)
-    monkeypatch.setattr(
-        scaling_models, "_product", lambda n: one if n == 3 else scaling_models.Product([])
-    )
-    scaling_models.check_product(CPU)
+    make = scaling_models.make_product
+    monkeypatch.setattr(scaling_models, "make_product", lambda count, device: make(2, device))
+    with pytest.raises(AssertionError):
+        scaling_models.check_product(CPU)
 
 
 @pytest.mark.parametrize(("ranks", "sd"), [(2, 0.8), (8, 0.8), (16, 0.4)])
@@ -224,7 +226,9 @@ def test_states_that_travel_are_as_many_as_the_formula_says(ranks, sd):
 
 
 def test_states_are_counted_once_for_a_rank():
-    ancestors = torch.tensor([[0, 1, 1, 1, 1, 1, 6, 7], [0, 0, 0, 0, 0, 0, 0, 0]], dtype=torch.int32)
+    ancestors = torch.tensor(
+        [[0, 1, 1, 1, 1, 1, 6, 7], [0, 0, 0, 0, 0, 0, 0, 0]], dtype=torch.int32
+    )
     assert scaling_traffic.counted_states(ancestors, 4).tolist() == [2, 3]
     assert scaling_traffic.counted_states(ancestors, 2).tolist() == [1, 1]
     assert scaling_traffic.counted_states(ancestors, 1).tolist() == [0, 0]
