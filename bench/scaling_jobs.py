@@ -1,0 +1,137 @@
+"""The axes of particles, elements of a state and populations: one process, a step or a whole run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import (
+    bench_populations,
+    bench_propagate,
+    bench_sampler,
+    bench_weigh,
+    sampler_targets,
+)
+from bench.scaling_axes import Axis
+from edmfast import smc
+from edmfast.ops import Weights, propagate, weigh_and_resample
+
+STEP_DIM = 2
+_KERNEL = (0.3, 0.4, 0.5)  # as bench_propagate's, whose check knows them
+
+
+def _step_inputs(
+    populations: int, particles: int, elements: int, device: torch.device
+) -> tuple[Any, ...]:
+    """Weights and energies as bench_weigh makes them, states and scores, and the kernel."""
+    shape = populations, particles
+    generator = torch.Generator().manual_seed(1)
+    x, score = torch.randn(2, *shape, elements, generator=generator).to(device)
+    kernel = torch.tensor([_KERNEL], dtype=torch.float64, device=device).repeat(populations, 1)
+    return *bench_weigh.make_inputs(shape, torch.float32, device), x, score, kernel
+
+
+def _step(
+    weights: Weights,
+    ratio: Tensor,
+    now: Tensor,
+    past: Tensor,
+    rng: Tensor,
+    x: Tensor,
+    score: Tensor,
+    kernel: Tensor,
+) -> tuple[Weights, tuple[Tensor, Tensor]]:
+    """What a step of sequential Monte Carlo does beside the network, where it resamples."""
+    after = weigh_and_resample(weights, ratio, now, past, rng, ess_threshold=1.0)
+    return after, propagate(x, score, after.ancestors, kernel, rng)
+
+
+def make_step(
+    populations: int, particles: int, elements: int, device: torch.device
+) -> Callable[[], Any]:
+    return functools.partial(_step, *_step_inputs(populations, particles, elements, device))
+
+
+def check_step(elements: int, device: torch.device) -> None:
+    """Weights and offspring against float64, and the moves against where the ancestors are."""
+    inputs = _step_inputs(3, 4000, elements, device)
+    after, moved = _step(*inputs)
+    bench_weigh.check(after, bench_weigh.reference(*inputs[:5]))
+    x, score = inputs[5:7]
+    index = after.ancestors.long()[..., None].expand(x.shape)
+    start = x.double().gather(1, index)
+    mean = start + _KERNEL[0] * score.double().gather(1, index)
+    bench_propagate.check(moved, (start, mean))
+
+
+def _levels(device: torch.device) -> Tensor:
+    return torch.tensor(sampler_targets.levels(STEP_DIM), dtype=torch.float64, device=device)
+
+
+def make_run(populations: int, particles: int, device: torch.device) -> Callable[[], smc.Particles]:
+    sigmas = _levels(device)
+    return functools.partial(
+        bench_sampler.run, particles, STEP_DIM, False, sigmas, populations=populations
+    )
+
+
+def check_run(populations: int, particles: int, device: torch.device) -> None:
+    """log Z and the masses of the modes against integrals over a grid."""
+    truth = sampler_targets.truth(STEP_DIM, particles)
+    bench_populations.check_populations(make_run(populations, particles, device)(), truth)
+
+
+AXES = [
+    Axis(
+        name="N-step",
+        unit="particles",
+        job="weigh_and_resample + propagate of one population in 2 dimensions",
+        sizes=tuple(int(10 ** (k / 2)) for k in range(6, 15)),
+        quick=(1000, 10_000, 100_000),
+        make=lambda size, device: make_step(1, size, STEP_DIM, device),
+        check=functools.partial(check_step, STEP_DIM),
+    ),
+    Axis(
+        name="N-run",
+        unit="particles",
+        job=f"smc.sample of a learned energy in 2 dimensions, {sampler_targets.STEPS} steps",
+        sizes=tuple(2**k for k in range(8, 19, 2)),
+        quick=(256, 1024, 4096),
+        make=lambda size, device: make_run(1, size, device),
+        check=functools.partial(check_run, 1, 4096),
+        rounds=5,
+    ),
+    Axis(
+        name="D",
+        unit="elements",
+        job="weigh_and_resample + propagate of 256 particles",
+        sizes=tuple(4**k for k in range(1, 9)),
+        quick=(4, 64, 1024),
+        make=lambda size, device: make_step(1, 256, size, device),
+        check=functools.partial(check_step, 48),
+    ),
+    Axis(
+        name="P-total",
+        unit="populations",
+        job="smc.sample of a learned energy in 2 dimensions, 16384 particles in all",
+        sizes=tuple(4**k for k in range(7)),
+        quick=(1, 16, 256),
+        make=lambda size, device: make_run(size, (1 << 14) // size, device),
+        check=functools.partial(check_run, 64, 64),
+        rounds=5,
+    ),
+    Axis(
+        name="P-each",
+        unit="populations",
+        job="smc.sample of a learned energy in 2 dimensions, 64 particles in each",
+        sizes=tuple(4**k for k in range(6)),
+        quick=(1, 4, 16),
+        make=lambda size, device: make_run(size, 64, device),
+        check=functools.partial(check_run, 64, 64),
+        rounds=5,
+    ),
+]
