@@ -18,7 +18,7 @@ DTYPES = (torch.float64, torch.float32, *HALVES)
 
 
 def attention_of(length, keys, d, e):
-    return ((2, 3, length, d), (2, 3, keys, d), (2, 3, keys, e))
+    return ((1, 2, length, d), (1, 2, keys, d), (1, 2, keys, e))
 
 
 def perceptron_of(rows, d, width):
@@ -48,7 +48,7 @@ def weights_scaled(name, tensors):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("name", "shapes"), CASES, ids=lambda value: str(value)[:40])
 def test_two_orders(name, shapes, dtype, device):
-    """The error is at most four times that of the formula in the same dtype: three products of TF32 lose two bits."""
+    """The error is at most four times that of the formula in the same dtype: products of TF32 lose two bits."""
     case = derivatives.CASES[name]._replace(shapes=shapes)
     if dtype not in case.dtypes:
         pytest.skip("not a dtype of the operator")
@@ -57,7 +57,8 @@ def test_two_orders(name, shapes, dtype, device):
     truth = derivatives._orders(case.plain, [tensor.double() for tensor in inputs], 2)
     plain = derivatives._orders(case.plain, inputs, 2)
     ours = derivatives._orders(case.ours, [tensor.to(device) for tensor in inputs], 2)
-    floor = (64 if dtype == torch.float64 else 8) * torch.finfo(dtype).eps
+    # in float64 the truth is no better, and derivatives of sums of thousands amplify what it lacks
+    floor = (2**20 if dtype == torch.float64 else 8) * torch.finfo(dtype).eps
     for order, values in enumerate(ours):
         for value, same, wanted in zip(values, plain[order], truth[order], strict=True):
             assert value.device.type == device
