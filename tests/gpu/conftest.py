@@ -20,10 +20,12 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def room(device):
-    """Skips where less than so many GiB are free on the GPU."""
+    """Skips where less than so many GiB are free on the GPU; gives back what was taken."""
 
     def need(gigabytes: float) -> None:
         if device == "cuda" and torch.cuda.mem_get_info()[0] < gigabytes * 2**30:
             pytest.skip(f"needs {gigabytes} GiB of device memory")
 
-    return need
+    yield need
+    if device == "cuda":
+        torch.cuda.empty_cache()

@@ -27,7 +27,7 @@ def perceptron_of(rows, d, width):
 
 
 LARGER = {
-    "attention": [attention_of(150, 77, 64, 40), attention_of(131, 260, 128, 128)],
+    "attention": [attention_of(150, 77, 64, 40), attention_of(70, 135, 128, 128)],
     "group_norm": [((3, 6, 31, 33), (6,), (6,)), ((2, 48, 127), (48,), (48,))],
     "layer_norm": [((2, 37, 200), (2, 200), (2, 200))],
     "mlp_potential": [perceptron_of(75, 5, 40), perceptron_of(130, 33, 64)],
@@ -59,6 +59,7 @@ def test_two_orders(name, shapes, dtype, device):
     ours = derivatives._orders(case.ours, [tensor.to(device) for tensor in inputs], 2)
     # in float64 the truth is no better, and derivatives of sums of thousands amplify what it lacks
     floor = (2**20 if dtype == torch.float64 else 8) * torch.finfo(dtype).eps
+    assert len(ours) == 3
     for order, values in enumerate(ours):
         for value, same, wanted in zip(values, plain[order], truth[order], strict=True):
             assert value.device.type == device
