@@ -74,7 +74,33 @@ def build_cuda(nvcc: str, target: Path, scratch: Path) -> None:
     jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(compile_one, zip(sources, objects, strict=True)))
-    subprocess.run([*common, "-shared", *map(str, objects), "-o", str(target)], check=True)
+    libraries = torch_libraries(nvcc, scratch)
+    link = [*common, "-shared", *map(str, objects), *libraries, "-o", str(target)]
+    subprocess.run(link, check=True)
+
+
+def torch_libraries(nvcc: str, scratch: Path) -> list[str]:
+    """Options that name the libraries of torch as needed: what torch loads for itself is not global, so that
+    symbols of a library that is not named are not found. A torch for the CPU has no libtorch_cuda to link
+    with; an empty library of that name stands for it, as torch has loaded the real one where ours is."""
+    from torch.utils.cpp_extension import library_paths
+
+    folder = Path(library_paths()[0])
+    places = [folder]
+    if not (folder / "libtorch_cuda.so").exists():
+        places.append(scratch / "named")
+        places[-1].mkdir(exist_ok=True)
+        (places[-1] / "empty.cpp").write_text("")
+        stand_in = [
+            "-Xlinker",
+            "-soname=libtorch_cuda.so",
+            "-o",
+            str(places[-1] / "libtorch_cuda.so"),
+        ]
+        source = str(places[-1] / "empty.cpp")
+        subprocess.run([nvcc, "-shared", "-cudart=none", source, *stand_in], check=True)
+    names = ["-ltorch_cuda", "-ltorch_cpu", "-lc10"]
+    return ["-Xlinker", "--no-as-needed", *(f"-L{place}" for place in places), *names]
 
 
 def describe(nvcc: str | None) -> str:

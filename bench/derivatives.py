@@ -83,7 +83,7 @@ CASES = {
     "layer_norm": Case(
         [(3, 5, 8), (3, 8), (3, 8)],
         lambda x, s, t: (ops.layer_norm(x, scale=s, shift=t),),
-        lambda x, s, t: (functional.layer_norm(x, (8,)) * (1 + s[:, None]) + t[:, None],),
+        lambda x, s, t: (functional.layer_norm(x, x.shape[-1:]) * (1 + s[:, None]) + t[:, None],),
     ),
     "mlp_potential": Case(
         [(5, 4), (5, 4), (5, 8), (8, 4), (8,), (8, 8), (4, 8), (4,)],
@@ -100,7 +100,7 @@ CASES = {
     "rms_norm": Case(
         [(3, 5, 8), (8,)],
         lambda *given: (ops.rms_norm(*given),),
-        lambda x, w: (functional.rms_norm(x, (8,), w, 1e-6),),
+        lambda x, w: (functional.rms_norm(x, x.shape[-1:], w, 1e-6),),
     ),
 }
 REFUSING = {

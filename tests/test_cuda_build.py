@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -45,6 +48,39 @@ def dump(architectures):
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     return run
+
+
+STAND_IN = """
+int aoti_torch_get_current_cuda_stream(int device, void **stream) { return 1; }
+"""
+LOADED = """
+import ctypes, sys, torch, edmfast.ops
+if not torch.cuda.is_available():
+    ctypes.CDLL(sys.argv[1])
+    torch.ops.load_library(sys.argv[2])
+found = torch._C._dispatch_has_kernel_for_dispatch_key
+print([name for name in sys.argv[3:] if not found("edmfast::" + name, "CUDA")])
+"""
+
+
+def test_its_symbols_are_found(architectures, tmp_path):
+    """As where torch has CUDA: with libraries that are loaded, but not for all. Here one that stands for
+    torch's own has its name."""
+    names = [os.environ.get("CC"), "cc", "gcc", "clang"]
+    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
+    if compiler is None:
+        pytest.skip("no C compiler")
+    (tmp_path / "stand_in.c").write_text(STAND_IN)
+    library = tmp_path / "libtorch_cuda.so"
+    options = ["-shared", "-fPIC", "-Wl,-soname,libtorch_cuda.so", "-o", str(library)]
+    subprocess.run([compiler, str(tmp_path / "stand_in.c"), *options], check=True)
+    wanted = ("noise", "propagate", "score_gram", "systematic_resample", "weigh_and_resample")
+    answer = subprocess.run(
+        [sys.executable, "-c", LOADED, str(library), str(LIBRARY), *wanted],
+        capture_output=True,
+        text=True,
+    )
+    assert answer.stdout.strip() == "[]", answer.stderr
 
 
 def numbers(architectures: list[str]) -> set[str]:

@@ -58,10 +58,14 @@ class MixtureDenoiser:
         return (share[:, :, None] * (self.means + clean / (clean + noise) * gap)).sum(1)
 
 
-@pytest.fixture(scope="session")
-def stored() -> Trajectories:
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def stored(request: pytest.FixtureRequest) -> Trajectories:
+    """On the CPU, and on a GPU where there is one."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
     with np.load(FILE, allow_pickle=False) as archive:
         arrays = {key: torch.from_numpy(archive[key]) for key in archive.files if key != "meta"}
+        arrays = {key: array.to(request.param) for key, array in arrays.items()}
         return Trajectories(arrays, json.loads(str(archive["meta"])))
 
 

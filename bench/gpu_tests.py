@@ -1,0 +1,109 @@
+"""`python -m bench.gpu_tests FOLDER --seconds S`: the tests marked gpu, several processes at a time.
+
+Most of their time goes into compiling kernels, which takes processors and not the GPU. Tests are dealt in
+chunks of one file; each has a log and a JUnit file in FOLDER. What is not over in time is ended and told.
+Exit status: 0 all passed, 1 not so, 2 nothing was found to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+_CHUNK = 20
+_NOTHING_RAN = 5  # of pytest: all were deselected
+_FIRST = ("tests/kernels/test_attention", "tests/kernels/", "tests/gpu/")
+"""What takes longest starts first."""
+
+
+def pytest_command() -> list[str]:
+    """With other options in the place of the project's own, which say less of what runs."""
+    options = ["-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    return [sys.executable, "-m", "pytest", *options, "-o", "addopts=--import-mode=importlib"]
+
+
+def collect(expression: str, paths: Sequence[str] = ()) -> list[str]:
+    """Names of the tests that a marker expression selects. RuntimeError where they cannot be collected."""
+    command = ["--collect-only", "-q", "-m", expression, *paths]
+    found = subprocess.run([*pytest_command(), *command], cwd=ROOT, capture_output=True, text=True)
+    if found.returncode not in (0, _NOTHING_RAN):
+        raise RuntimeError(f"tests could not be collected:\n{found.stdout}{found.stderr}")
+    return [line for line in found.stdout.splitlines() if "::" in line]
+
+
+def chunks(tests: Sequence[str], size: int = _CHUNK) -> Iterator[list[str]]:
+    """Neighbours of one file, at most `size` of them."""
+
+    def rank(test: str) -> int:
+        return next((i for i, start in enumerate(_FIRST) if test.startswith(start)), len(_FIRST))
+
+    ordered = sorted(tests, key=rank)
+    for _, group in groupby(ordered, key=lambda test: test.split("::", 1)[0]):
+        names = list(group)
+        yield from (names[start : start + size] for start in range(0, len(names), size))
+
+
+def run_chunk(names: Sequence[str], stem: Path, end: float) -> str:
+    """ "" where all passed, else what is to be told."""
+    rest = end - time.monotonic()
+    told = f"{names[0].split('::', 1)[0]}, {len(names)} tests ({stem.name}.log)"
+    if rest <= 0:
+        return f"not started: {told}"
+    # -v: a log ends with the name of the test that did not
+    options = ["-v", f"--junitxml={stem}.xml"]
+    with stem.with_suffix(".log").open("w") as log:
+        try:
+            done = subprocess.run(
+                [*pytest_command(), *options, *names],
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                timeout=rest,
+            )
+        except subprocess.TimeoutExpired:
+            return f"not over in time: {told}"
+    return "" if done.returncode in (0, _NOTHING_RAN) else f"failed: {told}"
+
+
+def failures_in(log: Path) -> list[str]:
+    """The lines of pytest's own summary."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return [line[:300] for line in lines if line.startswith(("FAILED ", "ERROR "))]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu_tests", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--marker", default="gpu", help="which tests (default gpu)")
+    parser.add_argument("--jobs", type=int, default=min(8, max(1, (os.cpu_count() or 1) // 2)))
+    parser.add_argument("--path", action="append", default=[], help="of tests (default all)")
+    options = parser.parse_args(arguments)
+    end = time.monotonic() + options.seconds
+    options.folder.mkdir(parents=True, exist_ok=True)
+    tests = collect(options.marker, options.path)
+    if not tests:
+        print(f"no test is marked {options.marker}", file=sys.stderr)
+        return 2
+    parts = list(chunks(tests))
+    stems = [options.folder.resolve() / f"{index:03}" for index in range(len(parts))]
+    print(f"{len(tests)} tests in {len(parts)} chunks, {options.jobs} at a time", flush=True)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        told = list(pool.map(run_chunk, parts, stems, [end] * len(parts)))
+    for line, stem in zip(told, stems, strict=True):
+        if line:
+            print(line, *failures_in(stem.with_suffix(".log")), sep="\n    ")
+    print(f"{sum(not line for line in told)} of {len(parts)} chunks passed")
+    return int(any(told))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""The check of a GPU by stages that are not: what fails, what takes too long, and what is written."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from bench import gpu_check, gpu_tests, machine, sanitize, stages
+from bench.stages import FAILED, PASSED, SKIPPED, TIMED_OUT, UNMEASURED, Stage
+
+
+def script(name, code, most=20, **options):
+    return Stage(name, [sys.executable, "-c", code], most, **options)
+
+
+def statuses(outcomes):
+    return [outcome.status for outcome in outcomes]
+
+
+def test_a_stage_that_fails_stops_no_other(tmp_path, capsys):
+    given = [
+        script("bad", "print('what went wrong'); raise SystemExit(3)"),
+        script("good", "import os; print(os.environ['WHAT'])", environment={"WHAT": "given"}),
+        Stage("absent", ["no-such-program"], 20),
+    ]
+    outcomes = stages.run(given, tmp_path, 60)
+    assert statuses(outcomes) == [FAILED, PASSED, FAILED]
+    assert [outcome.bad for outcome in outcomes] == [True, False, True]
+    assert outcomes[0].detail == "exit status 3; see bad.log"
+    assert "what went wrong" in capsys.readouterr().out
+    assert (tmp_path / "good.log").read_text().endswith("given\n")
+
+
+def test_a_second_command_where_the_first_fails(tmp_path):
+    second = [sys.executable, "-c", "print('second')"]
+    (outcome,) = stages.run([script("build", "exit(1)", otherwise=second)], tmp_path, 60)
+    assert outcome.status == PASSED
+    (outcome,) = stages.run([script("build", "print('first')", otherwise=second)], tmp_path, 60)
+    assert "second" not in (tmp_path / "build.log").read_text().splitlines()
+
+
+def test_what_takes_too_long_is_ended_with_all_it_started(tmp_path):
+    child = f"open({str(tmp_path / 'alive')!r}, 'w').write('no')"
+    late = f"import time; time.sleep(2.5); {child}"
+    code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {late!r}]); time.sleep(60)"
+    start = time.monotonic()
+    outcomes = stages.run([script("slow", code, most=1.5), script("after", "")], tmp_path, 60)
+    assert statuses(outcomes) == [TIMED_OUT, PASSED]
+    assert time.monotonic() - start < 15
+    time.sleep(1.5)
+    assert not (tmp_path / "alive").exists()
+
+
+def test_time_is_kept_for_later_stages(tmp_path):
+    greedy = script("greedy", "import time; time.sleep(60)", most=50)
+    shown = [sys.executable, "-c", "import sys; print(sys.argv[1])", "{seconds}"]
+    later = Stage("later", shown, 50, least=8)
+    outcomes = stages.run([greedy, later], tmp_path, 10)
+    assert statuses(outcomes) == [TIMED_OUT, PASSED]
+    assert 5 <= int((tmp_path / "later.log").read_text().splitlines()[-1]) <= 8
+    (outcome,) = stages.run([script("none", "")], tmp_path, 0.5)
+    assert outcome[:2] == ("none", TIMED_OUT)
+
+
+def test_refusals_are_skips(tmp_path):
+    code = "print('Error: Device not supported. See'); exit(1)"
+    outcomes = stages.run(
+        [
+            script("refused", code, refusal=gpu_check._REFUSED),
+            script("wrong", "print('Invalid read'); exit(9)", refusal=gpu_check._REFUSED),
+            script("never", "exit(1)", instead=(SKIPPED, "not here")),
+        ],
+        tmp_path,
+        60,
+    )
+    assert statuses(outcomes) == [SKIPPED, FAILED, SKIPPED]
+    assert outcomes[0].detail == "Error: Device not supported. See"
+
+
+@pytest.fixture
+def check(monkeypatch, tmp_path):
+    """main, with these stages for those of a GPU or, where there is none, of a CPU."""
+
+    def run(gpu, code, stage=None):
+        stage = stage or script("tests", code)
+        monkeypatch.setattr(gpu_check, "probe", lambda: gpu)
+        monkeypatch.setattr(gpu_check, "build_stage", lambda *_: script("build", ""))
+        monkeypatch.setattr(gpu_check, "gpu_stages", lambda folder: [stage])
+        monkeypatch.setattr(gpu_check, "cpu_stages", lambda: [script("emulated", code)])
+        monkeypatch.chdir(machine.ROOT)
+        monkeypatch.setenv("PYTHONPATH", str(machine.ROOT))
+        status = gpu_check.main([str(tmp_path / "found")])
+        return status, json.loads((tmp_path / "found" / "summary.json").read_text())
+
+    return run
+
+
+GPU = {"name": "a GPU", "capability": "9.0", "memory": 2**36, "count": 1}
+
+
+def test_the_summary(check):
+    status, found = check(GPU, "exit(1)")
+    assert status == 1
+    assert (found["kind"], found["gpu"], found["failures"]) == ("gpu-check", GPU, ["tests"])
+    assert [stage["status"] for stage in found["stages"]] == [PASSED, FAILED]
+    assert found["versions"]["torch"] == torch.__version__
+    assert check(GPU, "")[0] == 0
+
+
+def test_without_a_gpu_its_stages_are_unmeasured(check, capsys):
+    status, found = check(None, "")
+    assert status == 0
+    assert [stage["status"] for stage in found["stages"]] == [PASSED, PASSED, UNMEASURED]
+    assert "unmeasured" in capsys.readouterr().out
+    assert check(None, "exit(1)")[0] == 1
+
+
+def test_what_is_asked_of_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda name: f"/bin/{name}")
+    found = {stage.name: stage for stage in gpu_check.gpu_stages(tmp_path)}
+    assert [*found] == ["tests", "memcheck", "racecheck", "bench", "scaling"]
+    assert str(tmp_path / "bench.json") in found["bench"].command
+    assert found["memcheck"].command[:5] == [
+        *("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9")
+    ]
+    build = gpu_check.build_stage(GPU, False)
+    assert "pip" in build.command
+    assert build.otherwise[1:] == ["setup.py", "build_ext", "--inplace"]
+    assert build.environment["TORCH_CUDA_ARCH_LIST"] == "9.0"
+    assert build.environment["EDMFAST_FORCE_CUDA"] == "1"
+    assert "pip" not in gpu_check.build_stage(None, True).command
+    kept = build.least + sum(stage.least for stage in found.values())
+    assert kept < gpu_check.TOTAL < 540
+
+
+def test_every_operator_with_a_cuda_kernel_is_called_under_the_sanitizer():
+    names = {name.split()[0] for name, _, _ in sanitize.calls()}
+    registered = {file.stem for file in (machine.ROOT / "csrc" / "cuda").glob("*.cu")}
+    stems = {"systematic_resample": "resample", "weigh_and_resample": "weigh"}
+    assert {stems.get(name, name) for name in names} == registered
+
+
+def test_the_sanitizer_driver_sees_other_bits():
+    name, function, given = next(iter(sanitize.noises()))
+    assert not sanitize.differs(function, given, "cpu"), name
+    numbers = iter((torch.zeros(1), torch.ones(1)))
+    assert sanitize.differs(lambda: next(numbers), (), "cpu")
+    if not torch.cuda.is_available():
+        assert sanitize.main([]) == 2
+
+
+def test_chunks_are_of_one_file_and_slow_ones_come_first():
+    quick = [f"tests/ops/test_a.py::test[{i}]" for i in range(3)]
+    slow = [f"tests/kernels/test_attention.py::test[{i}]" for i in range(5)]
+    assert [*gpu_tests.chunks([*quick, *slow], 2)] == [
+        slow[:2],
+        slow[2:4],
+        slow[4:],
+        quick[:2],
+        quick[2:],
+    ]
+
+
+def test_tests_in_processes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gpu_tests, "ROOT", tmp_path)
+    markers = '[tool.pytest.ini_options]\nmarkers = ["gpu: g", "slow: s"]\n'
+    (tmp_path / "pyproject.toml").write_text(markers)
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\n\n@pytest.mark.slow\n@pytest.mark.parametrize('i', range(2))\n"
+        "def test_number(i):\n    assert i < 1\n\ndef test_other():\n    assert 0\n"
+    )
+    folder = tmp_path / "found"
+    options = ["--marker", "slow", "--jobs", "1", "--path", "test_some.py"]
+    assert gpu_tests.main([str(folder), "--seconds", "60", *options]) == 1
+    told = capsys.readouterr().out
+    assert "2 tests in 1 chunks" in told
+    assert "FAILED" in told
+    assert "test_number[1]" in told
+    assert (folder / "000.xml").read_text().count("<testcase") == 2
+    assert gpu_tests.main([str(folder), "--seconds", "0", *options]) == 1
+    assert "not started" in capsys.readouterr().out
+    assert gpu_tests.main([str(folder), "--marker", "gpu"]) == 2
+
+
+def test_the_shell_script_is_one():
+    script = machine.ROOT / "bench" / "on_gpu.sh"
+    assert subprocess.run(["sh", "-n", str(script)]).returncode == 0
+    usage = subprocess.run(
+        ["sh", str(script), "--help"],
+        capture_output=True,
+        text=True,
+        env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
+    )
+    assert "--in-place" in usage.stdout

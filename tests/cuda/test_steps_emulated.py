@@ -1,0 +1,97 @@
+"""The CUDA kernels of noise, the proposal step and score_gram, thread by thread on the host: the bits of the CPU.
+
+Sums of floats, which are taken in another order, are compared where all their terms are whole numbers, or to
+rounding.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+import torch
+
+from edmfast.ops import propagate, rng_state, score_gram, standard_normal
+
+FIRST = {"first_population": 4, "first_particle": 2**20}
+
+
+def pointer(tensor):
+    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
+
+
+def longs(*numbers):
+    return (ctypes.c_int64(number) for number in numbers)
+
+
+def poisoned(*shape, dtype):
+    return torch.full(shape, torch.nan, dtype=dtype)
+
+
+@pytest.fixture(scope="module")
+def noise_library(emulated):
+    return emulated("noise_emulated")
+
+
+@pytest.fixture(scope="module")
+def propagate_library(emulated):
+    return emulated("propagate_emulated")
+
+
+@pytest.fixture(scope="module")
+def gram_library(emulated):
+    return emulated("score_gram_emulated")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 2), (3, 50, 7), (2, 3, 513)])
+def test_noise(noise_library, shape, dtype):
+    rng = rng_state(2**63 + 5, 7)
+    out = poisoned(*shape, dtype=dtype)
+    run = noise_library.noise_float if dtype == torch.float32 else noise_library.noise_double
+    run(pointer(rng), pointer(out), *longs(9, *FIRST.values(), *shape))
+    assert torch.equal(out, standard_normal(out, rng=rng, stream=9, **FIRST))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("team", [1, 4, 32, 256])
+@pytest.mark.parametrize(("models", "masked"), [(1, False), (3, True), (8, True)])
+@pytest.mark.parametrize("d", [1, 150])
+def test_propagate(propagate_library, generator, d, models, masked, team, dtype):
+    shape = 2, 7, d
+    x, *scores = torch.randn(models + 1, *shape, generator=generator, dtype=dtype)
+    ancestors = torch.randint(0, 7, shape[:2], generator=generator, dtype=torch.int32)
+    numbers = torch.rand(2, models + 2, generator=generator, dtype=torch.float64) + 0.1
+    mask = torch.rand(2, d, generator=generator) < 0.6 if masked else None
+    rng = rng_state(12, 3)
+    moved, ratio = poisoned(*shape, dtype=dtype), poisoned(2, 7, dtype=dtype)
+    library = propagate_library
+    run = library.propagate_float if dtype == torch.float32 else library.propagate_double
+    run(
+        pointer(x),
+        (ctypes.c_void_p * models)(*(score.data_ptr() for score in scores)),
+        ctypes.c_int(models),
+        *map(pointer, (ancestors, numbers, mask, rng, moved, ratio)),
+        *longs(*FIRST.values(), *shape),
+        ctypes.c_int(team),
+    )
+    wanted, wanted_ratio = propagate(x, scores, ancestors, numbers, rng, mask=mask, **FIRST)
+    assert torch.equal(moved, wanted)
+    scale = torch.finfo(dtype).eps * (10 * d + wanted_ratio.abs())
+    assert ((ratio - wanted_ratio).abs() <= 4 * scale * models).all()
+
+
+@pytest.mark.parametrize("team", [1, 32, 256])
+@pytest.mark.parametrize("count", [1, 3, 8])
+@pytest.mark.parametrize("d", [1, 300])
+def test_score_gram(gram_library, generator, d, count, team):
+    scores = torch.randint(-9, 10, (count, 2, 3, d), generator=generator).float()
+    displacement = torch.randint(-9, 10, (2, 3, d), generator=generator).float()
+    for moved in (displacement, None):
+        gram = poisoned(2, 3, count, count, dtype=torch.float64)
+        along = poisoned(2, 3, count, dtype=torch.float64)
+        tensors = map(pointer, (scores, moved, gram, along))
+        gram_library.score_gram(*tensors, *longs(6, d), ctypes.c_int(count), ctypes.c_int(team))
+        wanted, wanted_along = score_gram(scores, moved)
+        assert torch.equal(gram, wanted)
+        assert moved is None or torch.equal(along, wanted_along)

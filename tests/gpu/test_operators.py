@@ -1,0 +1,208 @@
+"""Every operator against the CPU or a formula in float64, at sizes of several tiles and in all dtypes.
+
+`tests/ops/test_derivatives.py` does it at one small size; here are odd sizes, other layouts, several models.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from bench import derivatives
+from edmfast import ops
+from edmfast.ops.schemes import SCHEMES
+
+HALVES = (torch.float16, torch.bfloat16)
+DTYPES = (torch.float64, torch.float32, *HALVES)
+
+
+def attention_of(length, keys, d, e):
+    return ((1, 2, length, d), (1, 2, keys, d), (1, 2, keys, e))
+
+
+def perceptron_of(rows, d, width):
+    weights = ((width, d), (width,), (width, width), (d, width), (d,))
+    return ((rows, d), (rows, 4), (rows, width), *weights)
+
+
+LARGER = {
+    "attention": [attention_of(150, 77, 64, 40), attention_of(70, 135, 128, 128)],
+    "group_norm": [((3, 6, 31, 33), (6,), (6,)), ((2, 48, 127), (48,), (48,))],
+    "layer_norm": [((2, 37, 200), (2, 200), (2, 200))],
+    "mlp_potential": [perceptron_of(75, 5, 40), perceptron_of(130, 33, 64)],
+    "potential": [((5, 2051), (5, 2051), (5,)), ((1029, 3), (1029, 3), (1029,))],
+    "potential_assemble": [((5, 2051),) * 3 + ((5, 3),)],
+    "rms_norm": [((2, 37, 200), (200,))],
+}
+CASES = [(name, shapes) for name, several in LARGER.items() for shapes in several]
+
+
+def weights_scaled(name, tensors):
+    """Weights of networks as an initialisation has them, or sums over hundreds of numbers would saturate silu."""
+    if name != "mlp_potential":
+        return tensors
+    return [t / t.shape[1] ** 0.5 if t.dim() == 2 and i > 2 else t for i, t in enumerate(tensors)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("name", "shapes"), CASES, ids=lambda value: str(value)[:40])
+def test_two_orders(name, shapes, dtype, device):
+    """The error is at most four times that of the formula in the same dtype: products of TF32 lose two bits."""
+    case = derivatives.CASES[name]._replace(shapes=shapes)
+    if dtype not in case.dtypes:
+        pytest.skip("not a dtype of the operator")
+    drawn = weights_scaled(name, derivatives._draw(case))
+    inputs = [tensor.to(dtype) for tensor in drawn]
+    truth = derivatives._orders(case.plain, [tensor.double() for tensor in inputs], 2)
+    plain = derivatives._orders(case.plain, inputs, 2)
+    ours = derivatives._orders(case.ours, [tensor.to(device) for tensor in inputs], 2)
+    # in float64 the truth is no better, and derivatives of sums of thousands amplify what it lacks
+    floor = (2**20 if dtype == torch.float64 else 8) * torch.finfo(dtype).eps
+    assert len(ours) == 3
+    for order, values in enumerate(ours):
+        for value, same, wanted in zip(values, plain[order], truth[order], strict=True):
+            assert value.device.type == device
+            error = (value.cpu().double() - wanted).abs().max()
+            usual = (same.double() - wanted).abs().max()
+            size = wanted.abs().max().clamp(min=1.0)
+            assert error <= 4 * usual + floor * size, (order, error, usual, size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_group_norm_of_channels_last(dtype, generator, device):
+    x = torch.randn(2, 24, 9, 13, generator=generator, dtype=torch.float64).to(dtype)
+    scale, shift = torch.randn(2, 2, 24, generator=generator, dtype=torch.float64).to(dtype)
+    last = x.to(device).contiguous(memory_format=torch.channels_last)
+    y = ops.group_norm(last, 4, scale=scale.to(device), shift=shift.to(device), silu=True)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    normal = functional.group_norm(x.double(), 4)
+    wanted = functional.silu(
+        normal * (1 + scale.double())[..., None, None] + shift[..., None, None]
+    )
+    eps = torch.finfo(dtype).eps
+    assert (y.cpu().double() - wanted).abs().max() <= (64 if eps < 1e-10 else 4) * eps * 16
+
+
+@pytest.mark.parametrize(("causal", "masked"), [(True, False), (False, True), (True, True)])
+def test_attention_of_views_with_masks(causal, masked, generator, device):
+    """Heads before positions, as a network has them: views of [B, L, H, D]."""
+    q, k, v = torch.randn(3, 2, 99, 3, 16, generator=generator, dtype=torch.float64)
+    mask = torch.rand(2, 99, generator=generator) < 0.7 if masked else None
+    given = [t.float().to(device).transpose(1, 2) for t in (q, k, v)]
+    there = None if mask is None else mask.to(device)
+    found = ops.attention(*given, causal=causal, key_mask=there)
+    allowed = torch.ones(2, 1, 99, 99, dtype=torch.bool)
+    if causal:
+        allowed = allowed.tril()
+    if mask is not None:
+        allowed = allowed & mask[:, None, None]
+    q, k, v = (t.float().double().transpose(1, 2) for t in (q, k, v))
+    weights = torch.softmax((q @ k.mT / 4).masked_fill(~allowed, -torch.inf), -1).nan_to_num(0.0)
+    torch.testing.assert_close(found.cpu().double(), weights @ v, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_several_perceptrons(shared, generator, device):
+    """K models of one shape in one launch are the models one by one, on the CPU."""
+    models, rows, d, width, depth = 3, 70, 12, 32, 2
+
+    def draw(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64) / shape[-1] ** 0.5
+
+    def network():
+        layers = [draw(width, width) for _ in range(depth)]
+        return ops.Perceptron(draw(width, d), draw(width), layers, draw(d, width), draw(d))
+
+    of = 1 if shared else rows
+    networks = [network() for _ in range(models)]
+    x, numbers = draw(rows, d), draw(models, of, 4)
+    shifts = [draw(of, depth * width) for _ in range(models)]
+    wanted = [
+        ops.mlp_potential(x, numbers[i].expand(of, 4), shifts[i], networks[i])
+        for i in range(models)
+    ]
+
+    def move(t):
+        return t.to(device, torch.float32)
+
+    there = [net._replace(layers=[*map(move, net.layers)]) for net in networks]
+    there = [
+        ops.Perceptron(*(move(p) if isinstance(p, torch.Tensor) else p for p in net))
+        for net in there
+    ]
+    energies, fields = ops.mlp_potentials(move(x), move(numbers), [*map(move, shifts)], there)
+    for i, (energy, field) in enumerate(wanted):
+        torch.testing.assert_close(energies[i].cpu().double(), energy, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(fields[i].cpu().double(), field, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALVES], ids=str)
+def test_random_numbers_have_the_bits_of_the_cpu(dtype, device):
+    like = torch.empty(3, 41, 7, dtype=dtype)
+    keys = {"seed": 2**63 + 5, "step": 7, "stream": 9, "first_population": 4, "first_particle": 8}
+    assert torch.equal(
+        ops.standard_normal(like.to(device), **keys).cpu(), ops.standard_normal(like, **keys)
+    )
+
+
+@pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if scheme != "ssp"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_resampling_has_the_bits_of_the_cpu(scheme, dtype, generator, device):
+    weights = torch.randn(5, 777, generator=generator, dtype=torch.float64).to(dtype)
+    weights[2] = -torch.inf
+    weights[3, ::5] = torch.nan
+    rng = ops.rng_state(3, 9)
+    found = ops.resample(weights.to(device), rng.to(device), scheme=scheme, ess_threshold=0.9)
+    wanted = ops.resample(weights, rng, scheme=scheme, ess_threshold=0.9)
+    for name, ours, theirs in zip(wanted._fields, found, wanted, strict=True):
+        assert torch.equal(ours.cpu(), theirs), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("models", [1, 3, 8])
+def test_a_step_has_the_bits_of_the_cpu(models, dtype, generator, device):
+    """Propagate, then weigh by energies, twice: states, weights, ancestors and roots are the same."""
+    shape = 3, 300
+    x, *scores = torch.randn(models + 1, *shape, 10, generator=generator, dtype=torch.float64).to(
+        dtype
+    )
+    energies = torch.randn(2, models, *shape, generator=generator, dtype=torch.float64).to(dtype)
+    numbers = torch.rand(3, models + 2, generator=generator, dtype=torch.float64) / 4 + 0.1
+    powers = torch.rand(3, models, generator=generator, dtype=torch.float64)
+    found = {}
+    for place in ("cpu", device):
+        weights, state, history = ops.Weights.start(*shape, device=place), x.to(place), []
+        for step in range(2):
+            rng = ops.rng_state(6, step, place)
+            state, ratio = ops.propagate(
+                state, [s.to(place) for s in scores], weights.ancestors, numbers.to(place), rng
+            )
+            weights = ops.weigh_and_resample(
+                weights,
+                # summed in another order than on the CPU, so not what is compared
+                torch.zeros_like(ratio),
+                [*energies[step].to(place)],
+                [*energies[1 - step].to(place)],
+                rng,
+                exponents=powers.to(place),
+                ess_threshold=0.8,
+            )
+            history += [state, *weights[:-1]]
+        found[place, "history"] = [tensor.cpu() for tensor in history]
+        assert weights.resampled.any()
+    for ours, theirs in zip(found[device, "history"], found["cpu", "history"], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_inner_products_of_scores(dtype, generator, device):
+    scores = torch.randn(4, 2, 19, 3, 50, generator=generator, dtype=torch.float64).to(dtype)
+    gram, along = ops.score_gram(scores.to(device), scores[0].to(device).flip(1))
+    wide = scores.double().flatten(3)
+    wanted = torch.einsum("apnd,bpnd->pnab", wide, wide)
+    torch.testing.assert_close(gram.cpu(), wanted, rtol=1e-12, atol=1e-10)
+    moved = wide[0].flip(1)
+    torch.testing.assert_close(
+        along.cpu(), torch.einsum("apnd,pnd->pna", wide, moved), rtol=1e-12, atol=1e-10
+    )
