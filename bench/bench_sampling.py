@@ -7,6 +7,7 @@ is timed. "mlp": a small perceptron. All call it with the same levels and as oft
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -64,7 +65,7 @@ def gaussian_law(x: Tensor, sigmas: Tensor) -> Law:
     """Of ancestral sampling with `gaussian`, where every step is x -> f x + up z: in closed form."""
     levels = sigmas.double().tolist()
     factor, variance = 1.0, 0.0
-    for sigma, following in zip(levels, levels[1:], strict=False):
+    for sigma, following in itertools.pairwise(levels):
         kept = (following / sigma) ** 2
         f = (1 + kept * sigma**2) / (1 + sigma**2)
         factor, variance = factor * f, variance * f**2 + following**2 * (1 - kept)
@@ -96,7 +97,9 @@ def check_sample(output: Tensor | None, other: Tensor) -> None:
         pair = [sample.double() ** power for sample in (output, other)]
         error = sum(p.var(0) for p in pair).div(len(other)).sqrt()
         off = ((pair[0].mean(0) - pair[1].mean(0)) / error).abs().max().item()
-        assert off < 5, f"a moment of order {power} is {off:.1f} standard errors from that in float64"
+        assert off < 5, (
+            f"a moment of order {power} is {off:.1f} standard errors from that in float64"
+        )
 
 
 def unit_noise(x: Tensor) -> Tensor:
@@ -105,9 +108,7 @@ def unit_noise(x: Tensor) -> Tensor:
 
 def edm(sampler: Callable[..., Tensor], model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
     """Ours of NVlabs' names: from unit noise, on Karras' levels, which are those of the other cases."""
-    return sampler(
-        model, unit_noise(x), num_steps=STEPS, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX
-    )
+    return sampler(model, unit_noise(x), num_steps=STEPS, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
 
 
 def in_float64(sampler: Loop, model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
@@ -193,7 +194,15 @@ def make_case(name: str, on: str, goal: float, alone: float) -> Case:
     )
 
 
+# Beside a network of one multiplication (a state read, a state written) the wanted part of it is a count of
+# passes: eight of Euler's step make 2 / 10, and Heun's, 2M's and noise cost about twice that; the state of
+# EDM has numbers of twice the size. Beside the perceptron all are the network but for a tenth.
+PASSES = {"euler": 0.2, "edm": 0.05}
 CASES = [
-    *(make_case(name, "gaussian", 1.0, 0.2) for name in METHODS),
-    *(make_case(name, "mlp", 1.0, 0.9) for name in METHODS if name != "edm2"),
+    *(make_case(name, "gaussian", 1.0, PASSES.get(name, 0.1)) for name in METHODS),
+    *(
+        make_case(name, "mlp", 0.98, 0.85 if name == "edm" else 0.9)
+        for name in METHODS
+        if name != "edm2"
+    ),
 ]

@@ -51,7 +51,9 @@ def _load(name: str) -> Any:
         return None
 
 
-def _k_diffusion(function: Callable[..., Tensor], model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
+def _k_diffusion(
+    function: Callable[..., Tensor], model: Model, x: Tensor, sigmas: Tensor
+) -> Tensor:
     return function(model, x, sigmas, disable=True)
 
 

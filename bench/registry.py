@@ -21,6 +21,7 @@ MODULES: tuple[str, ...] = (
     "bench.bench_propagate",
     "bench.bench_resample",
     "bench.bench_sampler",
+    "bench.bench_sampler_images",
     "bench.bench_sampling",
     "bench.bench_schemes",
     "bench.bench_score_gram",

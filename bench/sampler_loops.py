@@ -6,6 +6,7 @@ the dtype of x. Levels are read once, so that no step waits for the host.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -23,7 +24,7 @@ def _at(x: Tensor, sigma: float) -> Tensor:
 def euler(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
     """Karras et al. 2022, arXiv 2206.00364: dx/dsigma = (x - D) / sigma, one call for a step."""
     levels = sigmas.tolist()
-    for sigma, following in zip(levels, levels[1:], strict=False):
+    for sigma, following in itertools.pairwise(levels):
         slope = (x - model(x, _at(x, sigma))) / sigma
         x = x + slope * (following - sigma)
     return x
@@ -32,7 +33,7 @@ def euler(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
 def heun(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
     """Algorithm 1 of the same: 2 T - 1 calls."""
     levels = sigmas.tolist()
-    for sigma, following in zip(levels, levels[1:], strict=False):
+    for sigma, following in itertools.pairwise(levels):
         slope = (x - model(x, _at(x, sigma))) / sigma
         end = x + slope * (following - sigma)
         if following > 0:
@@ -46,7 +47,7 @@ def dpmpp_2m(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
     """Lu et al. 2022, arXiv 2211.01095, algorithm 2, of first order at both ends; lambda = -ln sigma."""
     levels = sigmas.tolist()
     previous, width = None, 0.0
-    for sigma, following in zip(levels, levels[1:], strict=False):
+    for sigma, following in itertools.pairwise(levels):
         denoised = model(x, _at(x, sigma))
         target = denoised
         if following > 0:
@@ -62,7 +63,7 @@ def dpmpp_2m(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
 def euler_ancestral(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
     """Ho et al. 2020, arXiv 2006.11239, for noise that is added: a move to sigma_down, fresh noise sigma_up."""
     levels = sigmas.tolist()
-    for sigma, following in zip(levels, levels[1:], strict=False):
+    for sigma, following in itertools.pairwise(levels):
         down, up = ancestral_split(sigma, following)
         slope = (x - model(x, _at(x, sigma))) / sigma
         x = x + slope * (down - sigma)
