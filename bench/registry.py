@@ -25,6 +25,7 @@ MODULES: tuple[str, ...] = (
     "bench.bench_sampling",
     "bench.bench_schemes",
     "bench.bench_score_gram",
+    "bench.bench_startup",
     "bench.bench_threads",
     "bench.bench_weigh",
 )
