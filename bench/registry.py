@@ -21,8 +21,11 @@ MODULES: tuple[str, ...] = (
     "bench.bench_propagate",
     "bench.bench_resample",
     "bench.bench_sampler",
+    "bench.bench_sampler_images",
+    "bench.bench_sampling",
     "bench.bench_schemes",
     "bench.bench_score_gram",
+    "bench.bench_startup",
     "bench.bench_threads",
     "bench.bench_weigh",
 )

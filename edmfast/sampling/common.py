@@ -6,7 +6,8 @@ once, at the start, so that a step on an accelerator never waits for the host.
 
 The samplers are built from single multiplications and additions per element: fused forms (addcmul,
 lerp) may round differently in a vector loop and in its tail, and would make the bits of a sample
-depend on the batch around it.
+depend on the batch around it. What a step has just made it changes in place: on large states fresh
+memory costs more than the arithmetic. Nothing that a model, a callback or a caller holds is changed.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def to_d(x: Tensor, sigma: float | Tensor, denoised: Tensor) -> Tensor:
     sigma is a float, [] or [B]. Karras et al. (2022), equation 1 with sigma(t) = t.
     """
     if isinstance(sigma, Tensor):
-        sigma = expand_sigma(sigma, x)
-    return (x - denoised) / sigma
+        return (x - denoised) / expand_sigma(sigma, x)
+    return (x - denoised).div_(sigma)
 
 
 def get_ancestral_step(

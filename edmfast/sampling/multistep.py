@@ -49,7 +49,7 @@ def sample_dpmpp_2m(
         target = denoised
         if previous is not None and sigma_next > 0:
             h, h_previous = math.log(sigma / sigma_next), math.log(levels[i - 1] / sigma)
-            target = denoised + (denoised - previous) * (h / (2 * h_previous))
+            target = towards(denoised, previous, -h / (2 * h_previous))
         x = towards(target, x, sigma_next / sigma)
         previous = denoised
     return x

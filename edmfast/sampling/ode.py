@@ -121,6 +121,6 @@ def heun_step(
     if sigma_next == 0:
         return denoised.clone()
     slope = to_d(x, sigma, denoised)
-    end = towards(denoised, x, sigma_next / sigma)
-    slope = slope + to_d(end, sigma_next, denoise(end, sigma_next))
-    return x + slope * ((sigma_next - sigma) / 2)
+    end = (slope * (sigma_next - sigma)).add_(x)
+    slope.add_(to_d(end, sigma_next, denoise(end, sigma_next)))
+    return slope.mul_((sigma_next - sigma) / 2).add_(x)

@@ -64,5 +64,5 @@ def sample_euler_ancestral(
         sigma_down, sigma_up = get_ancestral_step(levels[i], levels[i + 1], eta)
         x = towards(denoised, x, sigma_down / levels[i])
         if sigma_up > 0:
-            x = x + noise(sigmas[i], sigmas[i + 1]) * (s_noise * sigma_up)
+            x = x.add_(noise(sigmas[i], sigmas[i + 1]) * (s_noise * sigma_up))
     return x

@@ -1,0 +1,126 @@
+"""Plain samplers of other projects, each only where it is installed: call(model, x, sigmas) -> x.
+
+`model(x, sigma [B])` gives the denoised state, x is at the noise level of sigmas[0], the last level is 0.
+Left out as no equal of ours: EulerAncestralDiscreteScheduler, which takes no denoised state, and
+EDMDPMSolverMultistepScheduler, which takes a network before its preconditioning.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Model = Callable[[Tensor, Tensor], Tensor]
+Sampler = Callable[[Model, Tensor, Tensor], Tensor]
+
+
+def samplers(name: str) -> dict[str, Sampler]:
+    """The functions for one of "euler", "heun", "dpmpp_2m", "euler_ancestral", by project."""
+    found = {}
+    theirs = getattr(_load("k_diffusion.sampling"), f"sample_{name}", None)
+    if theirs is not None:
+        found["k-diffusion"] = functools.partial(_k_diffusion, theirs)
+    diffusers = _load("diffusers")
+    if diffusers is not None:
+        found |= {
+            f"diffusers {title}": functools.partial(run, make(diffusers))
+            for title, (run, make) in _DIFFUSERS.get(name, {}).items()
+        }
+    return found
+
+
+@functools.cache
+def _load(name: str) -> Any:
+    """The module, or None where it is absent; one whose own imports fail is told and left out."""
+    if find_spec(name.partition(".")[0]) is None:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return import_module(name)
+    except ImportError as error:
+        print(f"bench: {name} is installed but does not import: {error}", file=sys.stderr)
+        return None
+
+
+def _k_diffusion(
+    function: Callable[..., Tensor], model: Model, x: Tensor, sigmas: Tensor
+) -> Tensor:
+    return function(model, x, sigmas, disable=True)
+
+
+def _at(x: Tensor, sigma: Tensor) -> Tensor:
+    return sigma.to(x.device, x.dtype).expand(len(x))
+
+
+def _euler(scheduler: Any, model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
+    scheduler.set_timesteps(sigmas=sigmas.tolist(), device=x.device)
+    return _integrate(scheduler, model, x)
+
+
+def _heun(scheduler: Any, model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
+    """It has no argument for levels, so they are put where it keeps them: inner ones twice."""
+    scheduler.set_timesteps(len(sigmas) - 1, device=x.device)
+    given = sigmas.float().cpu()
+    scheduler.sigmas = torch.cat([given[:1], given[1:-1].repeat_interleave(2), given[-1:]])
+    return _integrate(scheduler, model, x)
+
+
+def _integrate(scheduler: Any, model: Model, x: Tensor) -> Tensor:
+    """The loop of a pipeline, without the scaling of the input that is for another kind of network."""
+    scheduler.is_scale_input_called = True
+    scheduler.set_begin_index(0)
+    with torch.no_grad():
+        for i, t in enumerate(scheduler.timesteps):
+            denoised = model(x, _at(x, scheduler.sigmas[i]))
+            x = scheduler.step(denoised, t, x, return_dict=False)[0]
+    return x
+
+
+def _edm_euler(scheduler: Any, model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
+    scheduler.set_timesteps(len(sigmas) - 1, device=x.device)
+    scheduler.sigmas = sigmas.float().cpu()
+    scheduler.is_scale_input_called = True
+    scheduler.set_begin_index(0)
+    with torch.no_grad():
+        for i, t in enumerate(scheduler.timesteps):
+            denoised = model(x, _at(x, scheduler.sigmas[i]))
+            x = scheduler.step(denoised, t, x, return_dict=False, pred_original_sample=denoised)[0]
+    return x
+
+
+def _dpm_solver(scheduler: Any, model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
+    """Its state is scaled to variance one: x / sqrt(1 + sigma^2), undone for the network, a pass per step."""
+    scheduler.set_timesteps(len(sigmas) - 1, device=x.device)
+    scheduler.sigmas = sigmas.float().cpu()
+    scheduler.set_begin_index(0)
+    scales = (1 + scheduler.sigmas.double() ** 2).sqrt().tolist()
+    x = x / scales[0]
+    with torch.no_grad():
+        for i, t in enumerate(scheduler.timesteps):
+            denoised = model(x * scales[i], _at(x, scheduler.sigmas[i]))
+            x = scheduler.step(denoised, t, x, return_dict=False)[0]
+    return x
+
+
+_DIFFUSERS: dict[str, dict[str, tuple[Callable[..., Tensor], Callable[[Any], Any]]]] = {
+    "euler": {
+        "Euler": (_euler, lambda d: d.EulerDiscreteScheduler(prediction_type="sample")),
+        "EDMEuler": (_edm_euler, lambda d: d.EDMEulerScheduler()),
+    },
+    "heun": {"Heun": (_heun, lambda d: d.HeunDiscreteScheduler(prediction_type="sample"))},
+    "dpmpp_2m": {
+        "DPMSolverMultistep": (
+            _dpm_solver,
+            lambda d: d.DPMSolverMultistepScheduler(prediction_type="sample"),
+        )
+    },
+}
