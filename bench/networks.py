@@ -14,6 +14,8 @@ from edmfast.models import DiT, EnergyModel, ResidualMLP, UNet
 BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "mlp": lambda: ResidualMLP(64, width=128, depth=4),
     "unet": lambda: UNet(1, (32, 64), num_classes=10),
+    "unet32": lambda: UNet(3, (64, 128)),
+    "unet64": lambda: UNet(3, (64, 128, 128)),
     "dit-s": lambda: DiT(4, 32, **DiT.PRESETS["S"]),
 }
 MLP_PRODUCTS = [(64, 128), *[(128, 128)] * 4, (128, 64)]
