@@ -13,6 +13,7 @@ MODULES: tuple[str, ...] = (
     "bench.bench_attention",
     "bench.bench_distill",
     "bench.bench_energy",
+    "bench.bench_energy_images",
     "bench.bench_group_norm_silu",
     "bench.bench_mlp_potential",
     "bench.bench_noise",
