@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -87,4 +88,11 @@ def make_case(particles: int, elements: int) -> Case:
     )
 
 
+def gpu_case(particles: int, elements: int) -> Case:
+    """States of 64 MB and more, out of every cache."""
+    case = make_case(particles, elements)
+    return replace(case, floor_goals={"cuda": 0.85}, devices=("cuda",))
+
+
 CASES = [make_case(100_000, 2), make_case(256, 12_288)]
+CASES += [gpu_case(131_072, 128), gpu_case(4096, 12_288)]

@@ -17,6 +17,7 @@ MODULES: tuple[str, ...] = (
     "bench.bench_group_norm_silu",
     "bench.bench_mlp_potential",
     "bench.bench_noise",
+    "bench.bench_orders",
     "bench.bench_populations",
     "bench.bench_potential",
     "bench.bench_propagate",
