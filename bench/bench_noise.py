@@ -38,7 +38,10 @@ def make_case(*shape: int) -> Case:
         shape=shape,
         make_inputs=make_inputs,
         ours=ours,
-        baselines={"torch.randn_like": torch.randn_like},
+        baselines={
+            "torch.randn_like": torch.randn_like,
+            "compile": torch.compile(torch.randn_like, dynamic=False),
+        },
         reference=reference,
         check=check,
         goal=1.0,

@@ -28,7 +28,12 @@ def make_inputs(
 
 def eager(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: Tensor) -> Step:
     """What one writes without a kernel; its noise has no counter."""
-    drift, v_m, v_l = kernel[0].tolist()
+    return _moved(x, score, ancestors, *kernel[0].tolist())
+
+
+def _moved(
+    x: Tensor, score: Tensor, ancestors: Tensor, drift: float, v_m: float, v_l: float
+) -> Step:
     x, score = x[0].index_select(0, ancestors[0]), score[0].index_select(0, ancestors[0])
     z = torch.randn_like(x)
     shift = drift * score
@@ -40,6 +45,14 @@ def eager(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: Tens
         + 0.5 * x.shape[1] * math.log(v_m / v_l)
     )
     return moved[None], ratio[None]
+
+
+_compiled = torch.compile(_moved, dynamic=False)
+
+
+def compiled(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: Tensor) -> Step:
+    """The same as one graph, which takes the three numbers from the host."""
+    return _compiled(x, score, ancestors, *kernel[0].tolist())
 
 
 def fill(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: Tensor) -> Tensor:
@@ -79,7 +92,7 @@ def make_case(particles: int, elements: int) -> Case:
         shape=(1, particles, elements),
         make_inputs=make_inputs,
         ours=propagate,
-        baselines={"eager torch": eager, "noise alone": fill},
+        baselines={"eager torch": eager, "compile": compiled, "noise alone": fill},
         reference=reference,
         check=check,
         goal=6.0,

@@ -27,8 +27,7 @@ def by_formula(
     key_mask: Tensor | None = None,
 ) -> Tensor:
     """Attention with L x L numbers in memory: the only way in torch that has a second derivative."""
-    _only_scaled(scale, causal, key_mask)
-    return torch.softmax(q @ k.mT * scale, -1) @ v
+    return torch.softmax(q @ k.mT * _scale(scale, causal, key_mask), -1) @ v
 
 
 def by_torch(
@@ -40,13 +39,13 @@ def by_torch(
     key_mask: Tensor | None = None,
 ) -> Tensor:
     """Attention by torch's own fast kernels, which have one derivative: enough for a score."""
-    _only_scaled(scale, causal, key_mask)
-    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    return F.scaled_dot_product_attention(q, k, v, scale=_scale(scale, causal, key_mask))
 
 
-def _only_scaled(scale: float | None, causal: bool, key_mask: Tensor | None) -> None:
+def _scale(scale: float | None, causal: bool, key_mask: Tensor | None) -> float:
     if scale is None or causal or key_mask is not None:
         raise ValueError("the networks timed ask for neither masks nor a scale left out")
+    return scale
 
 
 @contextlib.contextmanager
