@@ -47,12 +47,16 @@ def _moved(
     return moved[None], ratio[None]
 
 
-_compiled = torch.compile(_moved, dynamic=False)
+# the compiler's own normals are a scalar loop on the CPU, tens of times slower than torch's
+_compiled = {
+    "cpu": torch.compile(_moved, dynamic=False, options={"fallback_random": True}),
+    "cuda": torch.compile(_moved, dynamic=False),
+}
 
 
 def compiled(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: Tensor) -> Step:
     """The same as one graph, which takes the three numbers from the host."""
-    return _compiled(x, score, ancestors, *kernel[0].tolist())
+    return _compiled[x.device.type](x, score, ancestors, *kernel[0].tolist())
 
 
 def fill(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: Tensor) -> Tensor:
