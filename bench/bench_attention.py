@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench.inputs import tensors
-from bench.registry import Case
+from bench.registry import BACKWARD, DOUBLE_BACKWARD, Case
 from edmfast.ops import attention
 
 WIDTH = 64
@@ -77,6 +77,7 @@ def make_case(heads: int, length: int) -> Case:
         baselines={"torch math": math},
         reference=reference,
         check=check,
+        direction=DOUBLE_BACKWARD,
         goal=1.0,
         # products of L x L x width: 2 forward, 5 backward, 12 double backward
         flops=2 * 19 * heads * length**2 * WIDTH,
@@ -105,6 +106,7 @@ def gpu_cases(batch: int, heads: int, length: int) -> list[Case]:
             ours=ours,
             baselines={"torch math": math},
             reference=reference,
+            direction=DOUBLE_BACKWARD,
             goal=3.0,
             flops=19 * products,
             **common,
@@ -123,6 +125,7 @@ def gpu_cases(batch: int, heads: int, length: int) -> list[Case]:
             ours=lambda *inputs: _first_order(attention, inputs),
             baselines={"flash": lambda *inputs: _first_order(flash, inputs)},
             reference=partial(wide, _first_order),
+            direction=BACKWARD,
             goal=1 / 1.5,
             flops=7 * products,
             **common,

@@ -5,21 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.correctness import close
 from bench.networks import mlp_flops, mlp_products, network
-from bench.registry import Case
+from bench.plain import by_formula, plain_formulas
+from bench.registry import DOUBLE_BACKWARD, Case
 from edmfast.distill.flat import GradientFunction, gradient_function
 from edmfast.distill.loss import TrainingLoss
-from edmfast.models import potentials
-from edmfast.models.backbones import normalisation, self_attention, transformer
-
-OPERATORS: list[Any] = [potentials, normalisation, transformer]
-"""Where models ask whether operators work."""
 
 
 def make_inputs(
@@ -42,31 +37,10 @@ def _batch(x: Tensor, sigma: Tensor, target: Tensor) -> dict[str, Tensor]:
     return {"x": x, "sigma": sigma, "target": target}
 
 
-def _plain_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float | None = None,
-    causal: bool = False,
-    key_mask: Tensor | None = None,
-) -> Tensor:
-    if scale is None or causal or key_mask is not None:
-        raise ValueError("a DiT asks for neither masks nor a scale left out")
-    return torch.softmax(q @ k.mT * scale, -1) @ v
-
-
 def _eager(name: str, *inputs: Tensor) -> tuple[Tensor, ...]:
     """The step as torch alone can do it: no operator of ours, attention by its formula, L x L in memory."""
-    replaced: list[tuple[Any, str, Any]] = [(self_attention, "attention", _plain_attention)]
-    replaced += [(module, "operators_work", lambda: False) for module in OPERATORS]
-    before = [getattr(module, attribute) for module, attribute, _ in replaced]
-    for module, attribute, plain in replaced:
-        setattr(module, attribute, plain)
-    try:
+    with plain_formulas(by_formula):
         return _run(name, False, torch.float32, *inputs)
-    finally:
-        for (module, attribute, _), ours in zip(replaced, before, strict=True):
-            setattr(module, attribute, ours)
 
 
 def _run(name: str, compile: bool, dtype: torch.dtype, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -95,6 +69,7 @@ def case(
         | ({"6 F products": products} if is_mlp else {}),
         reference=partial(_run, name, False, torch.float64),
         check=check,
+        direction=DOUBLE_BACKWARD,
         goal=goal,
         goals={"ours uncompiled": 1.0} | ({"6 F products": 1 / 1.6} if is_mlp else {}),
         bytes=8 * torch.Size(shape).numel(),
@@ -106,5 +81,8 @@ def case(
 CASES = [
     case("mlp", (4096, 64), 1.6),
     case("unet", (128, 1, 8, 8), 1.3),
+    case("mlp", (2**17, 64), 2.0, devices=("cuda",)),
+    case("unet", (1024, 1, 8, 8), 1.5, devices=("cuda",)),
+    case("unet32", (128, 3, 32, 32), 1.5, devices=("cuda",)),
     case("dit-s", (16, 4, 32, 32), 1.5, devices=("cuda",)),
 ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from bench.correctness import close
 from bench.networks import mlp_flops, mlp_products, network
-from bench.registry import Case
+from bench.registry import BACKWARD, Case
 from edmfast.models import EnergyModel, Product
 
 SIGMA, EXPERTS = 0.7, 4
@@ -51,7 +51,7 @@ def _transformed(name: str, device: torch.device) -> Callable[[Tensor, Tensor], 
     return torch.compile(both, dynamic=False)
 
 
-def _eager(model: EnergyModel, x: Tensor, sigma: Tensor) -> Answer:
+def eager_energy(model: EnergyModel, x: Tensor, sigma: Tensor) -> Answer:
     """As one writes it: the formula of the energy and its gradient by autograd."""
     leaf = x.detach().requires_grad_()
     c_in = (sigma**2 + model.sigma_data**2).rsqrt()
@@ -62,7 +62,13 @@ def _eager(model: EnergyModel, x: Tensor, sigma: Tensor) -> Answer:
     return energy.detach(), -slope
 
 
-def mlp_case(shape: tuple[int, ...], goal: float) -> Case:
+def mlp_case(
+    shape: tuple[int, ...],
+    goal: float,
+    devices: Sequence[str] = ("cpu", "cuda"),
+    floor: float = 0.0,
+) -> Case:
+    """floor: the wanted part of the measured rate of matrix products on a GPU, 0 for none."""
     name = "mlp"
 
     def ours(x: Tensor, sigma: Tensor) -> Answer:
@@ -70,7 +76,7 @@ def mlp_case(shape: tuple[int, ...], goal: float) -> Case:
             return _compiled(name, x.device).energy_and_score(x, sigma)
 
     def eager(x: Tensor, sigma: Tensor) -> Answer:
-        return _eager(network(name, x.device), x, sigma)
+        return eager_energy(network(name, x.device), x, sigma)
 
     def uncompiled(x: Tensor, sigma: Tensor) -> Answer:
         with torch.no_grad():
@@ -105,10 +111,13 @@ def mlp_case(shape: tuple[int, ...], goal: float) -> Case:
         },
         reference=reference,
         check=check,
+        direction=BACKWARD,
         goal=goal,
         goals={"2 F products": 1 / 1.4, "ours uncompiled": 1.0},
         bytes=8 * torch.Size(shape).numel(),
         flops=2 * mlp_flops(shape[0]),
+        floor_goals={"cuda": floor} if floor else {},
+        devices=devices,
     )
 
 
@@ -133,11 +142,11 @@ def product_case(shape: tuple[int, ...]) -> Case:
         return sum_of(pairs)
 
     def eager(x: Tensor, sigma: Tensor) -> Answer:
-        return sum_of([_eager(model, x, sigma) for model in _experts(x.device)])
+        return sum_of([eager_energy(model, x, sigma) for model in _experts(x.device)])
 
     def reference(x: Tensor, sigma: Tensor) -> Answer:
         models = _experts(x.device, torch.float64)
-        return sum_of([_eager(model, x.double(), sigma.double()) for model in models])
+        return sum_of([eager_energy(model, x.double(), sigma.double()) for model in models])
 
     def sum_of(pairs: list[Answer]) -> Answer:
         energies, scores = zip(*pairs, strict=True)
@@ -151,10 +160,16 @@ def product_case(shape: tuple[int, ...]) -> Case:
         baselines={"eager": eager, "four calls of ours": one_by_one},
         reference=reference,
         check=close(1e-3, 1e-3),
+        direction=BACKWARD,
         goal=1.5,
         bytes=8 * torch.Size(shape).numel(),
         flops=2 * EXPERTS * mlp_flops(shape[0]),
     )
 
 
-CASES = [mlp_case((4096, 64), 1.4), mlp_case((256, 64), 1.4), product_case((256, 64))]
+CASES = [
+    mlp_case((4096, 64), 1.4),
+    mlp_case((256, 64), 1.4),
+    product_case((256, 64)),
+    mlp_case((2**20, 64), 3.0, devices=("cuda",), floor=0.4),
+]

@@ -16,15 +16,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from bench.correctness import close
-from bench.registry import Case
+from bench.registry import DIRECTIONS, Case
 from edmfast.models.flat import compile_graph
-from edmfast.ops import group_norm, layer_norm
+from edmfast.ops import group_norm, layer_norm, rms_norm
 
 Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x, scale, shift) -> like x."""
 GROUPS = 32
 FORWARD, BACKWARD, DOUBLE = range(3)
-NAMES = ("forward", "backward", "double backward")
 
 
 def ours_group(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -41,6 +40,14 @@ def ours_layer(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 def plain_layer(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:]) * (1 + scale[:, None]) + shift[:, None]
+
+
+def ours_rms(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return rms_norm(x, scale=scale, shift=shift)
+
+
+def plain_rms(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
 
 
 def _inputs(
@@ -113,12 +120,14 @@ def _case(
     numbers: tuple[int, ...],
     goal: float,
     channels_last: bool = False,
+    floor: float = 0.0,
 ) -> Case:
-    """goal: against eager torch. The graph has a line of its own, wanted no faster than ours: it fuses the orders
+    """goal: against eager torch. floor: the wanted part of the copy bandwidth on a GPU, where alone such a
+    case runs; 0 for none. The graph has a line of its own, wanted no faster than ours: it fuses the orders
     into each other, which an operator for each of them cannot."""
     ours, plain = norms
     return Case(
-        name=f"group_norm_silu/{name} {NAMES[order]} {'x'.join(map(str, shape))}",
+        name=f"group_norm_silu/{name} {DIRECTIONS[order]} {'x'.join(map(str, shape))}",
         shape=shape,
         make_inputs=partial(_inputs, numbers=numbers, channels_last=channels_last),
         ours=partial(run, ours, order),
@@ -128,19 +137,30 @@ def _case(
         },
         reference=partial(reference, plain, order),
         check=close(1e-3, 1e-3),
+        direction=DIRECTIONS[order],
         goal=goal,
         goals={"compile": 1.0},
         # x, y; grad, x, to_x; then grad, x and to_x's cotangent, and the cotangents of grad and x
         bytes=4 * torch.Size(shape).numel() * (2, 5, 10)[order],
+        floor_goals={"cuda": floor} if floor else {},
+        devices=("cuda",) if floor else ("cpu", "cuda"),
     )
 
 
 _GROUP, _LAYER = (ours_group, plain_group), (ours_layer, plain_layer)
+_RMS = (ours_rms, plain_rms)
 _IMAGE, _TOKENS = (32, 128, 32, 32), (16, 256, 384)
 CASES = [
     _case("group", FORWARD, _IMAGE, _GROUP, (128,), 1.0),
     _case("group", BACKWARD, _IMAGE, _GROUP, (128,), 1.0),
     _case("group", DOUBLE, _IMAGE, _GROUP, (128,), 1.5),
     _case("group, channels last,", DOUBLE, _IMAGE, _GROUP, (128,), 1.5, channels_last=True),
+    _case("layer", FORWARD, _TOKENS, _LAYER, (16, 384), 1.0),
+    _case("layer", BACKWARD, _TOKENS, _LAYER, (16, 384), 1.0),
     _case("layer", DOUBLE, _TOKENS, _LAYER, (16, 384), 1.5),
+    _case("rms", FORWARD, _TOKENS, _RMS, (16, 384), 1.0),
+    _case("rms", BACKWARD, _TOKENS, _RMS, (16, 384), 1.0),
+    _case("rms", DOUBLE, _TOKENS, _RMS, (16, 384), 1.5),
+    _case("group", DOUBLE, (256, 128, 32, 32), _GROUP, (128,), 1.5, floor=0.8),
+    _case("layer", DOUBLE, (256, 256, 384), _LAYER, (256, 384), 1.5, floor=0.8),
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.correctness import close
 from bench.networks import mlp_flops, mlp_products, network
-from bench.registry import Case
+from bench.registry import BACKWARD, Case
 from edmfast.ops.mlp_potential import Perceptron, mlp_potential
 from edmfast.reference.mlp_potential import mlp_potential as by_hand
 
@@ -36,7 +36,7 @@ def make_training(shape: tuple[int, ...], dtype: torch.dtype, device: torch.devi
     return x, pairs, shifts, e, v
 
 
-def _network(device: torch.device, dtype: torch.dtype = torch.float32) -> Perceptron:
+def perceptron(device: torch.device, dtype: torch.dtype = torch.float32) -> Perceptron:
     backbone: Any = network("mlp", device, dtype).backbone
     entry, exit = backbone.input, backbone.output
     layers = [layer.weight for layer in backbone.layers]
@@ -44,10 +44,10 @@ def _network(device: torch.device, dtype: torch.dtype = torch.float32) -> Percep
 
 
 def ours(x: Tensor, pairs: Tensor, shifts: Tensor) -> Answer:
-    return mlp_potential(x, pairs, shifts, _network(x.device))
+    return mlp_potential(x, pairs, shifts, perceptron(x.device))
 
 
-def _formulas(
+def formulas(
     x: Tensor, pairs: Tensor, shifts: Tensor, net: Perceptron, create_graph: bool
 ) -> Answer:
     entry, entry_bias, layers, exit, exit_bias = net
@@ -64,13 +64,13 @@ def _formulas(
 
 def autograd(x: Tensor, pairs: Tensor, shifts: Tensor) -> Answer:
     with torch.enable_grad():
-        energy, field = _formulas(x, pairs, shifts, _network(x.device), False)
+        energy, field = formulas(x, pairs, shifts, perceptron(x.device), False)
     return energy.detach(), field.detach()
 
 
 def plain(x: Tensor, pairs: Tensor, shifts: Tensor) -> Answer:
     """The same adjoint by hand in plain torch, all rows at once."""
-    net = _network(x.device, x.dtype)
+    net = perceptron(x.device, x.dtype)
     lists = [net.entry], [net.entry_bias], [*net.layers], [net.exit], [net.exit_bias]
     energy, field, _ = by_hand(x, pairs[None], [shifts], *lists, False)
     return energy[0], field[0]
@@ -88,7 +88,7 @@ def _training(function: Callable[..., Answer]) -> Callable[..., Answer]:
     """Gradients of weights and shifts for given cotangents of what function returns."""
 
     def step(x: Tensor, pairs: Tensor, shifts: Tensor, e: Tensor, v: Tensor) -> Answer:
-        net = _network(x.device, x.dtype)
+        net = perceptron(x.device, x.dtype)
         leaf = shifts.detach().requires_grad_()
         with torch.enable_grad():
             outputs = function(x, pairs, leaf, net)
@@ -135,15 +135,16 @@ def case(rows: int) -> Case:
 
 
 def training_case(rows: int) -> Case:
-    formulas = _training(functools.partial(_formulas, create_graph=True))
+    differentiated = _training(functools.partial(formulas, create_graph=True))
     return Case(
         name=f"mlp_potential backward/{rows}x64",
         shape=(rows, ELEMENTS),
         make_inputs=make_training,
         ours=_training(mlp_potential),
-        baselines={"autograd": formulas, "6 F products": _without_graph(products(True))},
-        reference=_double(formulas),
+        baselines={"autograd": differentiated, "6 F products": _without_graph(products(True))},
+        reference=_double(differentiated),
         check=check,
+        direction=BACKWARD,
         goal=1.6,
         goals={"6 F products": 1 / 1.6},
         bytes=8 * (ELEMENTS + DEPTH * WIDTH) * rows,

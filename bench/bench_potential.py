@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.correctness import close
-from bench.registry import Case
+from bench.registry import DOUBLE_BACKWARD, FORWARD, Case
 from edmfast.ops import potential, potential_assemble
 from edmfast.reference import potential as reference_module
 
@@ -102,6 +102,7 @@ def _case(rows: int, elements: int) -> Case:
         baselines={"eager": eager, "compile": compiled},
         reference=reference,
         check=close(1e-4, 1e-3),
+        direction=FORWARD,
         goal=1.0,
         # read h, y, then h, pullback, y; write the cotangent and the score
         bytes=4 * 7 * rows * elements,
@@ -120,6 +121,7 @@ def _double_case(rows: int, elements: int) -> Case:
         },
         reference=_double_reference,
         check=close(1e-4, 1e-3),
+        direction=DOUBLE_BACKWARD,
         goal=1.0,
         bytes=4 * 8 * rows * elements,
     )

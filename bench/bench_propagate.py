@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,7 +28,12 @@ def make_inputs(
 
 def eager(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: Tensor) -> Step:
     """What one writes without a kernel; its noise has no counter."""
-    drift, v_m, v_l = kernel[0].tolist()
+    return _moved(x, score, ancestors, *kernel[0].tolist())
+
+
+def _moved(
+    x: Tensor, score: Tensor, ancestors: Tensor, drift: float, v_m: float, v_l: float
+) -> Step:
     x, score = x[0].index_select(0, ancestors[0]), score[0].index_select(0, ancestors[0])
     z = torch.randn_like(x)
     shift = drift * score
@@ -39,6 +45,18 @@ def eager(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: Tens
         + 0.5 * x.shape[1] * math.log(v_m / v_l)
     )
     return moved[None], ratio[None]
+
+
+# the compiler's own normals are a scalar loop on the CPU, tens of times slower than torch's
+_compiled = {
+    "cpu": torch.compile(_moved, dynamic=False, options={"fallback_random": True}),
+    "cuda": torch.compile(_moved, dynamic=False),
+}
+
+
+def compiled(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: Tensor) -> Step:
+    """The same as one graph, which takes the three numbers from the host."""
+    return _compiled[x.device.type](x, score, ancestors, *kernel[0].tolist())
 
 
 def fill(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: Tensor) -> Tensor:
@@ -78,7 +96,7 @@ def make_case(particles: int, elements: int) -> Case:
         shape=(1, particles, elements),
         make_inputs=make_inputs,
         ours=propagate,
-        baselines={"eager torch": eager, "noise alone": fill},
+        baselines={"eager torch": eager, "compile": compiled, "noise alone": fill},
         reference=reference,
         check=check,
         goal=6.0,
@@ -87,4 +105,11 @@ def make_case(particles: int, elements: int) -> Case:
     )
 
 
+def gpu_case(particles: int, elements: int) -> Case:
+    """States of 64 MB and more, out of every cache."""
+    case = make_case(particles, elements)
+    return replace(case, floor_goals={"cuda": 0.85}, devices=("cuda",))
+
+
 CASES = [make_case(100_000, 2), make_case(256, 12_288)]
+CASES += [gpu_case(131_072, 128), gpu_case(4096, 12_288)]

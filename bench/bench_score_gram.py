@@ -49,7 +49,7 @@ def make_case(count: int, particles: int, elements: int) -> Case:
         shape=(count, 1, particles, elements),
         make_inputs=make_inputs,
         ours=ours,
-        baselines={"einsum": einsum, "loop": loop},
+        baselines={"einsum": einsum, "loop": loop, "compile": torch.compile(loop, dynamic=False)},
         reference=reference,
         # room for the float32 sums of the baselines; the tests hold ours to float64
         check=close(rtol=1e-4, atol=1e-3),

@@ -16,6 +16,7 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "unet": lambda: UNet(1, (32, 64), num_classes=10),
     "unet32": lambda: UNet(3, (64, 128)),
     "unet64": lambda: UNet(3, (64, 128, 128)),
+    "dit-xs": lambda: DiT(4, 16, width=192, depth=4, heads=3),
     "dit-s": lambda: DiT(4, 32, **DiT.PRESETS["S"]),
 }
 MLP_PRODUCTS = [(64, 128), *[(128, 128)] * 4, (128, 64)]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.result import duration
+from bench.table import duration
 from bench.timing import Effort, Timing, time_side_by_side
 
 _FEWEST = 3

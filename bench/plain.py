@@ -1,0 +1,71 @@
+"""Networks without any operator of ours, as torch alone would run them: what baselines are made of."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edmfast.models import potentials
+from edmfast.models.backbones import activation, normalisation, self_attention, transformer
+
+OPERATORS: list[Any] = [potentials, normalisation, transformer]
+"""Where models ask whether operators work."""
+
+
+def by_formula(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None = None,
+    causal: bool = False,
+    key_mask: Tensor | None = None,
+) -> Tensor:
+    """Attention with L x L numbers in memory: the only way in torch that has a second derivative."""
+    return torch.softmax(q @ k.mT * _scale(scale, causal, key_mask), -1) @ v
+
+
+def by_torch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None = None,
+    causal: bool = False,
+    key_mask: Tensor | None = None,
+) -> Tensor:
+    """Attention by torch's own fast kernels, which have one derivative: enough for a score."""
+    return F.scaled_dot_product_attention(q, k, v, scale=_scale(scale, causal, key_mask))
+
+
+def _scale(scale: float | None, causal: bool, key_mask: Tensor | None) -> float:
+    if scale is None or causal or key_mask is not None:
+        raise ValueError("the networks timed ask for neither masks nor a scale left out")
+    return scale
+
+
+@contextlib.contextmanager
+def plain_formulas(attention: Callable[..., Tensor]) -> Iterator[None]:
+    """Within, models use torch's layers, activations and this attention instead of our operators."""
+    replaced: list[tuple[Any, str, Any]] = [
+        (self_attention, "attention", attention),
+        (activation, "silu", F.silu),
+        (transformer, "gelu", partial(F.gelu, approximate="tanh")),
+        *((module, "operators_work", _never) for module in OPERATORS),
+    ]
+    before = [getattr(module, name) for module, name, _ in replaced]
+    for module, name, plain in replaced:
+        setattr(module, name, plain)
+    try:
+        yield
+    finally:
+        for (module, name, _), ours in zip(replaced, before, strict=True):
+            setattr(module, name, ours)
+
+
+def _never() -> bool:
+    return False
