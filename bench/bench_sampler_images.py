@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -55,8 +56,8 @@ class Setup(NamedTuple):
         self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
     ) -> tuple[Tensor, ...]:
         """The levels; every run draws its own start."""
-        sigmas = torch.tensor([SIGMA_MAX, SIGMA_MIN], dtype=torch.float64).log10().tolist()
-        return (torch.logspace(*sigmas, self.steps + 1, dtype=torch.float64).to(device),)
+        first, last = math.log10(SIGMA_MAX), math.log10(SIGMA_MIN)
+        return (torch.logspace(first, last, self.steps + 1, dtype=torch.float64).to(device),)
 
 
 @functools.cache

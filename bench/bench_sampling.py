@@ -95,7 +95,7 @@ def check_sample(output: Tensor | None, other: Tensor) -> None:
     assert output.shape == other.shape
     for power in (1, 2):
         pair = [sample.double() ** power for sample in (output, other)]
-        error = sum(p.var(0) for p in pair).div(len(other)).sqrt()
+        error = ((pair[0].var(0) + pair[1].var(0)) / len(other)).sqrt()
         off = ((pair[0].mean(0) - pair[1].mean(0)) / error).abs().max().item()
         assert off < 5, (
             f"a moment of order {power} is {off:.1f} standard errors from that in float64"
@@ -167,7 +167,9 @@ def make_case(name: str, on: str, goal: float, alone: float) -> Case:
             for title, sampler in samplers.items()
             if not title.startswith("diffusers")  # which compute in float32
         }
-    baselines = {title: functools.partial(f, model) for title, f in samplers.items()}
+    baselines: dict[str, Callable[..., Tensor | None]] = {
+        title: functools.partial(f, model) for title, f in samplers.items()
+    }
     baselines["network alone"] = functools.partial(network_alone, model, method.calls)
 
     def reference(x: Tensor, sigmas: Tensor) -> Tensor:

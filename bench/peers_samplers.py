@@ -24,7 +24,7 @@ Sampler = Callable[[Model, Tensor, Tensor], Tensor]
 
 def samplers(name: str) -> dict[str, Sampler]:
     """The functions for one of "euler", "heun", "dpmpp_2m", "euler_ancestral", by project."""
-    found = {}
+    found: dict[str, Sampler] = {}
     theirs = getattr(_load("k_diffusion.sampling"), f"sample_{name}", None)
     if theirs is not None:
         found["k-diffusion"] = functools.partial(_k_diffusion, theirs)
