@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.correctness import close
+from bench.flops import forward_flops
 from bench.networks import mlp_flops, mlp_products, network
 from bench.plain import by_formula, plain_formulas
 from bench.registry import DOUBLE_BACKWARD, Case
@@ -73,7 +74,7 @@ def case(
         goal=goal,
         goals={"ours uncompiled": 1.0} | ({"6 F products": 1 / 1.6} if is_mlp else {}),
         bytes=8 * torch.Size(shape).numel(),
-        flops=6 * mlp_flops(shape[0]) if is_mlp else 0,
+        flops=6 * (mlp_flops(shape[0]) if is_mlp else shape[0] * forward_flops(name, shape[1:])),
         devices=devices,
     )
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.bench_energy import eager_energy, make_inputs
 from bench.correctness import close
+from bench.flops import forward_flops
 from bench.networks import network
 from bench.plain import by_torch, plain_formulas
 from bench.registry import BACKWARD, Case
@@ -94,6 +95,7 @@ def case(
         goal=goal,
         goals={"eager": eager, "ours uncompiled": 1.0},
         bytes=8 * torch.Size(shape).numel(),
+        flops=2 * shape[0] * forward_flops(name, shape[1:]),
         devices=devices,
         rounds=5,
     )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bench.flops import forward_flops
 from bench.networks import BUILDERS, network
 from bench.registry import Case
 from edmfast import sampling, smc
@@ -51,6 +52,12 @@ class Setup(NamedTuple):
         if self.class_label is None:
             return _quiet(self.network, device, dtype)
         return Conditioned(network(self.network, device, dtype), class_label=self.class_label)
+
+    @property
+    def flops(self) -> int:
+        """Of one forward for one particle."""
+        label = {} if self.class_label is None else {"class_label": self.class_label}
+        return forward_flops(self.network, self.shape, **label)
 
     def make_inputs(
         self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
@@ -133,6 +140,7 @@ def make_case(
         inner="network alone",
         evaluations=numbers,
         bytes=traffic,
+        flops=2 * numbers * setup.flops,
         **fields,
     )
 
