@@ -30,7 +30,9 @@ def failures(case: Case, inputs: tuple[Any, ...]) -> dict[str, str]:
     found = {}
     for name, implementation in case.implementations.items():
         try:
-            case.check(implementation(*inputs), truth)
+            output = implementation(*inputs)
+            if name not in case.unchecked:
+                case.check(output, truth)
             assert unchanged(inputs, before), "it changes its inputs"
         except Exception as error:
             found[name] = reason(error)

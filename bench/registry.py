@@ -47,8 +47,9 @@ class Case:
     name: "stem/size", unique. direction: the highest derivative that is asked for, with all that comes
     before it. bytes: the least memory traffic of one call (each input read once, each output written
     once). flops: the least arithmetic of one call. goal: the wanted ratio best baseline time / our time.
-    goals: the wanted ratio of a baseline that is no rival but a bound (a hand-written loop, a part of the
-    job); those are no candidates for the best baseline. floor_goals: by device type, the wanted part of
+    bounds: baselines that are no rivals (a hand-written loop, a part of the job, ours in another way), so no
+    candidates for the best. goals: the wanted ratio of single baselines, of every bound at least. unchecked:
+    baselines that answer nothing that could be checked, as they do a part of the job. floor_goals: by device type, the wanted part of
     the least possible time (1 is the floor itself). cpu_only: baselines that take no tensors of another
     device. inner: of the baselines with a goal of their own, the one that is a part of the job: reports
     say what share of our time is outside of it. evaluations: calls of a network for one sample, of one
@@ -68,6 +69,8 @@ class Case:
     bytes: int = 0
     flops: int = 0
     goals: Mapping[str, float] = field(default_factory=dict)
+    bounds: Sequence[str] = ()
+    unchecked: Sequence[str] = ()
     floor_goals: Mapping[str, float] = field(default_factory=dict)
     cpu_only: Sequence[str] = ()
     inner: str = ""
@@ -79,10 +82,20 @@ class Case:
     def __post_init__(self) -> None:
         if not self.baselines or "ours" in self.baselines:
             raise ValueError(f"{self.name}: give at least one baseline, none of them named 'ours'")
-        if not set(self.goals) < set(self.baselines) or not all(g > 0 for g in self.goals.values()):
+        if not set(self.goals) <= set(self.baselines) or not all(g > 0 for g in self.goals.values()):
             raise ValueError(
-                f"{self.name}: goals must be > 0, of some but not all of the baselines "
-                f"{sorted(self.baselines)}, got {dict(self.goals)}"
+                f"{self.name}: goals must be > 0, of baselines among {sorted(self.baselines)}, "
+                f"got {dict(self.goals)}"
+            )
+        if not set(self.bounds) <= set(self.goals) or set(self.bounds) == set(self.baselines):
+            raise ValueError(
+                f"{self.name}: bounds must have goals and leave a rival, got {self.bounds} of the "
+                f"baselines {sorted(self.baselines)} with goals {dict(self.goals)}"
+            )
+        if not set(self.unchecked) <= set(self.baselines):
+            raise ValueError(
+                f"{self.name}: unchecked must be among the baselines {sorted(self.baselines)}, "
+                f"got {self.unchecked}"
             )
         if self.direction not in DIRECTIONS:
             raise ValueError(
@@ -139,5 +152,11 @@ def select(cases: Sequence[Case], device: str, only: str = "") -> list[Case]:
 def _without(case: Case, names: Sequence[str]) -> Case:
     baselines = {name: f for name, f in case.baselines.items() if name not in names}
     goals = {name: goal for name, goal in case.goals.items() if name not in names}
-    inner = "" if case.inner in names else case.inner
-    return replace(case, baselines=baselines, goals=goals, inner=inner)
+    return replace(
+        case,
+        baselines=baselines,
+        goals=goals,
+        bounds=[name for name in case.bounds if name not in names],
+        unchecked=[name for name in case.unchecked if name not in names],
+        inner="" if case.inner in names else case.inner,
+    )

@@ -23,14 +23,19 @@ Call = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: seconds per case, at least `rounds` rounds, seconds per sample."""
+    """How long to measure: seconds per case, at least `rounds` rounds, seconds per sample. A case that has
+    taken `limit` seconds ends with the FEWEST rounds or more: one of long calls has little scatter."""
 
-    seconds: float = 4.0
+    seconds: float = 3.0
     rounds: int = 15
     sample_seconds: float = 2e-3
+    limit: float = 10.0
 
 
-QUICK = Effort(seconds=0.5, rounds=5, sample_seconds=5e-4)
+QUICK = Effort(seconds=0.5, rounds=5, sample_seconds=5e-4, limit=2.0)
+FEWEST = 3
+# a call that takes so long needs no second one to be warm
+_LONG_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,13 @@ def time_side_by_side(
 ) -> dict[str, Timing]:
     """Seconds per call of every implementation on the rotating input copies.
 
-    Every implementation is called on every copy before the clock starts.
+    Every implementation is called on every copy before the clock starts, on one of them where calls are long.
     """
     rotating = {name: itertools.cycle(copies) for name in implementations}
-    calls = {}
-    for name, implementation in implementations.items():
-        for inputs in copies:
-            implementation(*inputs)
-        calls[name] = _calls_per_sample(implementation, rotating[name], device, effort)
+    calls = {
+        name: _warm(implementation, rotating[name], len(copies), device, effort)
+        for name, implementation in implementations.items()
+    }
     samples: dict[str, list[float]] = {name: [] for name in implementations}
     names = list(implementations)
     collecting = gc.isenabled()
@@ -66,11 +70,14 @@ def time_side_by_side(
     try:
         start = time.perf_counter()
         for i in itertools.count():
-            if i >= effort.rounds and time.perf_counter() - start > effort.seconds:
+            taken = time.perf_counter() - start
+            if i >= effort.rounds and taken > effort.seconds:
+                break
+            if i >= FEWEST and taken > effort.limit:
                 break
             for name in names[i % len(names) :] + names[: i % len(names)]:
-                taken = _sample(implementations[name], rotating[name], calls[name], device)
-                samples[name].append(taken / calls[name])
+                seconds = _sample(implementations[name], rotating[name], calls[name], device)
+                samples[name].append(seconds / calls[name])
     finally:
         if collecting:
             gc.enable()
@@ -114,6 +121,16 @@ def _replay(graphs: list[tuple[torch.cuda.CUDAGraph, Any]]) -> Call:
         graphs[index][0].replay()
 
     return call
+
+
+def _warm(
+    implementation: Call, inputs: itertools.cycle, copies: int, device: torch.device, effort: Effort
+) -> int:
+    """Calls on every copy; how many calls a sample needs."""
+    for _ in range(copies):
+        if _sample(implementation, inputs, 1, device) > max(_LONG_SECONDS, effort.sample_seconds):
+            return 1
+    return _calls_per_sample(implementation, inputs, device, effort)
 
 
 def _calls_per_sample(

@@ -82,10 +82,13 @@ EDMFAST_MULTIVERSION inline WeightSums scan_weights(int64_t* q, int64_t n, int64
   return sums;
 }
 
-EDMFAST_MULTIVERSION inline void first_slots(const int64_t* prefix, int64_t offset, SlotMap map, int32_t* slots,
-                                             int64_t n) {
-  for (int64_t i = 0; i < n; ++i) slots[i] = static_cast<int32_t>(map.first_slot(prefix[i] + offset));
+template <bool kConverts>
+EDMFAST_HD void first_slots_body(const int64_t* prefix, int64_t offset, const SlotMap& map, int32_t* slots, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) slots[i] = static_cast<int32_t>(map.first_slot<kConverts>(prefix[i] + offset));
 }
+
+EDMFAST_BY_CONVERSION(void first_slots(const int64_t* prefix, int64_t offset, SlotMap map, int32_t* slots, int64_t n),
+                      first_slots_body<kConverts>(prefix, offset, map, slots, n);)
 
 // Copies of a particle that are written at once.
 constexpr int32_t kCopies = 8;

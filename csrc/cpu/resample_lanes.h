@@ -96,7 +96,7 @@ EDMFAST_HD void resample_lanes_body(const T* log_weights, int64_t populations, i
   for (int64_t i = 0; i < n; ++i) {
     EDMFAST_EACH_LANE {
       const SlotMap map(n, safe_total[l], threshold[l], ratio[l]);
-      place[l] = static_cast<int32_t>(map.first_slot(prefix[i * kLanes + l])) * kLanes + l;
+      place[l] = static_cast<int32_t>(map.first_slot<kConverts>(prefix[i * kLanes + l])) * kLanes + l;
     }
     // a particle without offspring shares its first slot with the next one, which comes later
     for (int l = 0; l < kLanes; ++l) marks[place[l]] = static_cast<int32_t>(i);

@@ -88,6 +88,22 @@ EDMFAST_HD uint64_t high_product_by_halves(uint64_t a, uint64_t b) {
   return a1 * b1 + (middle >> 32) + (cross >> 32) + (((middle & half) + (cross & half)) >> 32);
 }
 
+// The low word of a b, b from 0 to 2^32 - 1.
+template <bool kMultiplies>
+EDMFAST_HD uint64_t low_product(int64_t a, int64_t b) {
+  const uint64_t word = static_cast<uint64_t>(a), factor = static_cast<uint64_t>(b);
+  if constexpr (kMultiplies) return word * factor;
+  constexpr uint64_t half = 0xffffffffu;
+  return (word & half) * (factor & half) + (((word >> 32) * (factor & half)) << 32);
+}
+
+// The double nearest to an integer from 0 on, by adding its halves to powers of two: both are exact, their sum rounds.
+EDMFAST_HD double double_by_halves(int64_t a) {
+  const int64_t low = (a & 0xffffffff) | 0x4330000000000000;                              // 2^52 + low
+  const int64_t high = static_cast<int64_t>(static_cast<uint64_t>(a) >> 32) | 0x4530000000000000;  // 2^84 + high
+  return add(add(bits_to_double(high), -19342813118337666422669312.0), bits_to_double(low));  // -(2^84 + 2^52)
+}
+
 // A 128-bit sum of squares.
 struct Words {
   uint64_t high, low;
@@ -120,13 +136,15 @@ struct SlotMap {
   EDMFAST_HD SlotMap(int64_t n, int64_t w, int64_t threshold_, double ratio_)
       : particles(n), total(w), threshold(threshold_), ratio(ratio_) {}
 
+  // kConverts: as of quantised_exp; else products of 32-bit halves too, the same integers.
+  template <bool kConverts = true>
   EDMFAST_HD int64_t first_slot(int64_t c) const {
     // the estimate is off by less than 2^-20, so its nearest integer is the floor or one more
-    const double rounded = add(mul(static_cast<double>(c), ratio), kRounder);
+    const double rounded = add(mul(kConverts ? static_cast<double>(c) : double_by_halves(c), ratio), kRounder);
     const int64_t nearest = double_to_bits(rounded) - kRounderBits;
     // only the low 64 bits matter: the true remainder lies in [-W, W)
-    const int64_t remainder = static_cast<int64_t>(static_cast<uint64_t>(c) * static_cast<uint64_t>(particles) -
-                                                   static_cast<uint64_t>(nearest) * static_cast<uint64_t>(total));
+    const int64_t remainder = static_cast<int64_t>(low_product<kConverts>(c, particles) -
+                                                   low_product<kConverts>(total, nearest));
     const bool above = remainder < 0;
     return nearest - (above ? 1 : 0) + (remainder > (above ? threshold - total : threshold) ? 1 : 0);
   }

@@ -36,11 +36,11 @@ def test_rounds_interleave_and_every_copy_is_warmed_and_rotated(clock, effort):
 
         return call
 
-    implementations = {"a": logging("a", 1.0), "b": logging("b", 3.0)}
+    implementations = {"a": logging("a", 0.1), "b": logging("b", 0.2)}
     copies = [(0,), (1,)]
     found = timing.time_side_by_side(implementations, copies, torch.device("cpu"), effort)
-    assert found["a"] == timing.Timing(median=1.0, p20=1.0, p80=1.0, rounds=3)
-    assert found["b"].median == 3.0
+    assert (found["a"].median, found["a"].rounds) == (pytest.approx(0.1), 3)
+    assert found["b"].median == pytest.approx(0.2)
     warm = [("a", 0), ("a", 1), ("a", 0), ("b", 0), ("b", 1), ("b", 0)]
     rounds = ["a", "b", "b", "a", "a", "b"]
     assert log[:6] == warm
@@ -60,6 +60,21 @@ def test_short_calls_are_grouped_and_percentiles_are_per_call(clock):
     assert found.rounds == 2
     assert found.median == pytest.approx(((3 * 1e-3 + 2e-3) / 4 + 2e-3) / 2)
     assert found.p20 < found.median < found.p80
+
+
+def test_long_calls_are_warmed_once_and_end_at_the_limit(clock):
+    calls = []
+
+    def call(copy):
+        calls.append(copy)
+        clock.now += 2.0
+
+    copies = [(0,), (1,), (2,)]
+    for limit, rounds in ((100.0, 15), (10.0, 5), (1.0, timing.FEWEST)):
+        calls.clear()
+        effort = timing.Effort(seconds=0.0, rounds=15, limit=limit)
+        found = timing.time_side_by_side({"ours": call}, copies, torch.device("cpu"), effort)
+        assert found["ours"].rounds == len(calls) - 1 == rounds + (limit == 10.0)
 
 
 def test_garbage_collection_is_restored(effort):
