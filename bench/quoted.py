@@ -33,7 +33,7 @@ def block(record: Record) -> str:
         f"{run['date'][:10]}, commit {run['commit']}. {met} of {len(run['cases'])} goals are met; "
         "[bench/RESULTS.md](bench/RESULTS.md) begins with those that are not."
     )
-    return f"{table(('', 'faster than', 'the best baseline'), rows)}\n\n{where}"
+    return f"{table(('', 'best baseline / ours', 'the best baseline'), rows)}\n\n{where}"
 
 
 def insert(text: str, content: str) -> str:

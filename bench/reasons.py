@@ -17,9 +17,10 @@ def missed(case: dict[str, Any]) -> list[str]:
     for name, reached in case["bounds"].items():
         if reached < case["goals"][name]:
             told.append(f"{reached:.2f}x {name} (goal {case['goals'][name]:.2g}x)")
+    told += [f"{name} failed its check" for name in case["goals"] if name not in case["bounds"]]
     wanted = case.get("floor_goal")
-    if wanted is not None and case["floor_fraction"] < wanted:
-        told.append(f"{case['floor_fraction']:.0%} of the floor (goal {wanted:.0%})")
+    if wanted is not None and (case["floor_fraction"] or 0) < wanted:
+        told.append(f"{case['floor_fraction'] or 0:.0%} of the floor (goal {wanted:.0%})")
     return told
 
 

@@ -59,9 +59,12 @@ def load(folder: Path = RESULTS) -> list[Record]:
 
 
 def is_full(record: Record) -> bool:
-    """Whether it is a run of all cases, measured at full length."""
+    """Whether it is a run of all cases that came to its end, measured at full length, of a commit as it is."""
     content = record.content
-    return record.kind == RUN and not content["quick"] and not content.get("only")
+    if record.kind != RUN or "dirty" in record.commit:
+        return False
+    ended = content.get("complete", True)  # older runs do not say
+    return ended and not any(content.get(key) for key in ("quick", "only", "left_out"))
 
 
 def newest(records: list[Record], kind: str) -> dict[str, Record]:

@@ -82,7 +82,9 @@ class Case:
     def __post_init__(self) -> None:
         if not self.baselines or "ours" in self.baselines:
             raise ValueError(f"{self.name}: give at least one baseline, none of them named 'ours'")
-        if not set(self.goals) <= set(self.baselines) or not all(g > 0 for g in self.goals.values()):
+        if not set(self.goals) <= set(self.baselines) or not all(
+            g > 0 for g in self.goals.values()
+        ):
             raise ValueError(
                 f"{self.name}: goals must be > 0, of baselines among {sorted(self.baselines)}, "
                 f"got {dict(self.goals)}"

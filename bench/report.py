@@ -27,9 +27,9 @@ _INTRODUCTION = """\
 Written by `python -m bench.report` from the files in `results/`; edit nothing here. A ratio is the time of the
 best baseline / ours, of medians measured side by side in one run: above 1 we are faster. "Of floor" is the least
 possible time (bytes / copy bandwidth or flops / matrix-product rate, both measured in the same run) / ours: above
-100 % the data sat in a cache. Brackets hold the 20th and 80th percentile. A goal beside the ratio's own is that of
-a bound: a hand-written loop, a part of the job, the floor. "Peak" is what one call holds at most beyond its
-inputs."""
+100 % the data sat in a cache, or was read more than written, which a copy does not. Brackets hold the 20th and
+80th percentile. Other goals are those of single baselines: a rival, a hand-written loop, a part of the job, the floor.
+"Peak" is what one call holds at most beyond its inputs."""
 
 
 def chosen(found: list[Record]) -> list[Record]:
@@ -66,7 +66,8 @@ def _device(record: Record, found: list[Record]) -> list[str]:
     parts += [_image("ratios", record), _image("roofline", record)]
     if whole := sections.runs(record):
         parts += ["### Whole runs", whole]
-    parts += ["### All cases", sections.all_cases(record)]
+    parts += ["### All cases", sections.all_cases(record), sections.refused(record)]
+    parts += [sections.not_run(record, registry.select(registry.load(), record.content["device"]))]
     if scaling := records.newest(found, "scaling").get(record.device):
         parts += ["### Scaling", kinds.scaling(scaling), _image("scaling", record)]
     if kernels := records.newest(found, "kernels").get(record.device):

@@ -26,7 +26,7 @@ def provenance(record: Record) -> str:
     told = [f"{run['device_name']}, {run['date']}, commit {run['commit']}, {versions}."]
     if run["device"] == "cpu":
         told.append(f"{run['threads']} thread{'s' if run['threads'] > 1 else ''}.")
-    elif replayed := sum(case["timer"] == "graphs" for case in run["cases"]):
+    elif replayed := sum(case.get("timer") == "graphs" for case in run["cases"]):
         told.append(f"{replayed} of {len(run['cases'])} cases replayed CUDA graphs.")
     gemm = ", ".join(
         f"{dtype.removeprefix('torch.')} {rate / 1e9:.4g} Gflop/s"
@@ -77,6 +77,23 @@ def _row(case: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def refused(record: Record) -> str:
+    """The implementations that were not timed, as they failed their check or could not be measured."""
+    rows = [
+        (case["name"], name, reason)
+        for case in record.content["cases"]
+        for name, reason in case["failures"].items()
+    ]
+    return table(("case", "not timed", "why"), rows) if rows else ""
+
+
+def not_run(record: Record, cases: Sequence[Case]) -> str:
+    """The registered cases of the device that this run has not: newer ones, or such that no time was left for."""
+    measured = {case["name"] for case in record.content["cases"]}
+    waiting = [case for case in cases if case.name not in measured]
+    return unmeasured(waiting, record.content["device"]) if waiting else ""
+
+
 def against(ratio: float, goal: float) -> str:
     return f"{ratio:.2f}x (goal {goal:.2g}x)"
 
@@ -108,16 +125,16 @@ def runs(record: Record) -> str:
     return table(header, rows)
 
 
-def unmeasured(cases: Sequence[Case]) -> str:
+def unmeasured(cases: Sequence[Case], device: str = "cuda") -> str:
     """What waits for a device: cases and their goals."""
-    return table(("case", "goal", "measured"), ((c.name, goals(c), "unmeasured") for c in cases))
+    rows = ((case.name, goals(case, device), "unmeasured") for case in cases)
+    return table(("case", "goal", "measured"), rows)
 
 
 def goals(case: Case, device: str = "cuda") -> str:
     """All goals of a case on a device, in one line."""
-    told = [
-        f"{case.goal:.2g}x the best of {', '.join(n for n in case.baselines if n not in case.goals)}"
-    ]
+    rivals = ", ".join(name for name in case.baselines if name not in case.bounds)
+    told = [f"{case.goal:.2g}x the best of {rivals}"]
     told += [f"{goal:.2g}x {name}" for name, goal in case.goals.items()]
     if device in case.floor_goals:
         told.append(f"{case.floor_goals[device]:.0%} of the floor")

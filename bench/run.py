@@ -1,6 +1,7 @@
 """`python -m bench.run`: checks every case, times what is right, prints the table.
 
-Exit status: 0 all right (goals may be missed), 1 an implementation failed its check, 2 bad usage.
+Exit status: 0 all right (goals may be missed), 2 bad usage, 3 an implementation failed its check. A run that
+came to its end says so in its JSON ("complete"), whatever it left out for want of time.
 """
 
 from __future__ import annotations
@@ -43,6 +44,21 @@ def run_case(
         wrong = {"the case itself": reason(error)}
     if {"ours", "the case itself"} & set(wrong):
         return Result(case, wrong, device=device.type)
+    try:
+        return _measured(case, wrong, inputs, device, machine_floors, effort, graphs)
+    except Exception as error:  # out of memory, or a tool that gives up: the other cases go on
+        return Result(case, wrong | {"the measurement": reason(error)}, device=device.type)
+
+
+def _measured(
+    case: Case,
+    wrong: dict[str, str],
+    inputs: tuple[Any, ...],
+    device: torch.device,
+    machine_floors: floors.Floors,
+    effort: Effort,
+    graphs: bool,
+) -> Result:
     right = {name: f for name, f in case.implementations.items() if name not in wrong}
     peaks = {name: memory.peak_of_call(f, inputs, device) for name, f in right.items()}
     copies: list[tuple[Any, ...]] = rotation(inputs, machine.cache_bytes(device))
@@ -71,6 +87,8 @@ def main(arguments: Sequence[str] | None = None, cases: Sequence[Case] | None = 
         print("bench: no CUDA device is available to torch", file=sys.stderr)
         return 2
     chosen = registry.select(registry.load() if cases is None else cases, device.type, options.only)
+    first = [part for part in options.first.split(",") if part]
+    chosen.sort(key=lambda case: not any(part in case.name for part in first))
     if not chosen:
         print(f"bench: no case for {device.type} contains {options.only!r}", file=sys.stderr)
         return 2
@@ -96,9 +114,10 @@ def main(arguments: Sequence[str] | None = None, cases: Sequence[Case] | None = 
     if left_out := header["left_out"]:
         print(f"no time was left for: {'; '.join(left_out)}")
     if path:
+        header["complete"] = True
         write_json(path, header, results)
         print(f"written to {path}")
-    return int(any(result.failures for result in results))
+    return 3 if any(result.failures for result in results) else 0
 
 
 def _clear(device: torch.device) -> None:
@@ -113,6 +132,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--only", default="", metavar="SUBSTR", help="cases whose name contains it")
+    parser.add_argument(
+        "--first", default="", metavar="SUBSTR,...", help="cases whose name contains one begin"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a result")
     parser.add_argument("--graphs", action="store_true", help="on a GPU, replay CUDA graphs")
     parser.add_argument(
@@ -143,6 +165,7 @@ def _header(
         "quick": options.quick,
         "only": options.only,
         "left_out": [],
+        "complete": False,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": machine.commit(),
         "versions": machine.versions(),

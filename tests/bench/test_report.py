@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import quoted, reasons, records, report
+from bench import charts, quoted, reasons, records, report
 from bench import report_sections as sections
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +97,16 @@ def test_without_a_gpu_its_cases_are_unmeasured(folder):
     assert re.search(r"\| attention/bf16 orders .* \| 3x the best of .* \| unmeasured \|", waiting)
     folder("2026-01-02-abc1234567", run([case("a/1", 2.0)], device="cuda"), device="cuda-some")
     text = report.render(records.load(folder("2026-01-02-abc1234567", run([case("a/1", 2.0)]))))
-    assert "unmeasured" not in text
+    assert "GPU: unmeasured" not in text
+    # but what that run has not is told
+    assert re.search(r"\| attention/bf16 orders .* \| 3x the best of .* \| unmeasured \|", text)
+
+
+def test_what_was_refused_is_told(folder):
+    given = case("a/1", 2.0, failures={"loop": "AssertionError: wrong"}, goals={"loop": 0.7})
+    text = report.render(records.load(folder("2026-01-02-abc1234567", run([given]))))
+    assert "| a/1 | loop | AssertionError: wrong |" in text
+    assert "loop failed its check" in reasons.missed(given)
 
 
 def test_failed_cases_and_bounds_are_missed():
@@ -145,6 +154,9 @@ def test_the_newest_run_is_shown(folder):
     folder("sampler-2026-01-03-abc1234567", run([case("a/part", 2.0)]))
     folder("2026-01-04-0000000000", run([case("a/quick", 2.0)], quick=True))
     folder("2026-01-05-0000000000", run([case("a/part", 2.0)], only="a/"))
+    for number, part in enumerate([{"complete": False}, {"left_out": ["b/1"]}]):
+        folder(f"2026-01-06-000000000{number}", run([case("a/part", 2.0)], **part))
+    folder("2026-01-07-0000000000-dirty", run([case("a/dirty", 2.0)]))
     found = records.load(folder("2026-01-02-abc1234567", run([case("a/new", 2.0)])))
     (shown,) = report.chosen(found)
     assert [case["name"] for case in shown.content["cases"]] == ["a/new"]
@@ -188,6 +200,7 @@ def test_charts_are_pictures(folder, tmp_path):
     folder("scaling-2026-01-02-abc1234567", scaling)
     cases = [case("a/1", 2.0), case("b/1", 0.5, flops=10**8)]
     found = records.load(folder("2026-01-02-abc1234567", run(cases)))
+    charts.ratios(run([case("a/1", 2.0) | {"ratio": None}]), tmp_path / "empty.png")
     paths = report.draw(found, tmp_path / "charts")
     assert [path.stem for path in paths] == [
         f"cpu-some-{name}" for name in ("ratios", "roofline", "scaling")

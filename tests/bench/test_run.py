@@ -45,7 +45,7 @@ def test_a_wrong_case_is_refused(case, tmp_path, capsys):
 
     path = tmp_path / "out.json"
     cases = [case(ours=wrong), case(name="scale/right")]
-    assert run.main(["--quick", "--json", str(path)], cases) == 1
+    assert run.main(["--quick", "--json", str(path)], cases) == 3
     assert len(calls) == 1
     printed = capsys.readouterr().out
     assert "FAILED ours" in printed
@@ -58,7 +58,7 @@ def test_a_wrong_case_is_refused(case, tmp_path, capsys):
 
 def test_a_wrong_baseline_is_not_timed_and_fails_the_run(case, capsys):
     baselines = {"wrong": lambda x, factor: x, "right": torch.mul}
-    assert run.main(["--quick"], [case(baselines=baselines)]) == 1
+    assert run.main(["--quick"], [case(baselines=baselines)]) == 3
     printed = capsys.readouterr().out
     assert "FAILED wrong" in printed
     assert "right" in printed
@@ -127,7 +127,7 @@ def test_a_case_that_cannot_be_made_fails_alone(case, tmp_path):
 
     path = tmp_path / "out.json"
     cases = [case(make_inputs=broken), case(name="scale/right")]
-    assert run.main(["--quick", "--json", str(path)], cases) == 1
+    assert run.main(["--quick", "--json", str(path)], cases) == 3
     failed, right = json.loads(path.read_text())["cases"]
     assert failed["failures"] == {"the case itself": "RuntimeError: out of memory"}
     assert (failed["goal_met"], right["failures"]) == (False, {})
@@ -144,3 +144,30 @@ def test_memory_and_anatomy_are_told(case, tmp_path):
 def test_graphs_want_a_gpu(case):
     with pytest.raises(SystemExit):
         run.main(["--graphs"], [case()])
+
+
+def test_a_case_that_cannot_be_measured_fails_alone(case, tmp_path, monkeypatch):
+    def broken(*given):
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(run.memory, "peak_of_call", broken)
+    path = tmp_path / "out.json"
+    assert run.main(["--quick", "--json", str(path)], [case()]) == 3
+    (found,) = json.loads(path.read_text())["cases"]
+    assert found["failures"] == {"the measurement": "RuntimeError: no memory left"}
+    assert (found["ratio"], found["goal_met"]) == (None, False)
+
+
+def test_what_comes_first_and_that_the_run_came_to_its_end(case, tmp_path, monkeypatch):
+    path, ends = tmp_path / "out.json", []
+    real = run.run_case
+
+    def watched(given, *arguments, **options):
+        ends.append((given.name, path.exists() and json.loads(path.read_text())["complete"]))
+        return real(given, *arguments, **options)
+
+    monkeypatch.setattr(run, "run_case", watched)
+    cases = [case(name=name) for name in ("a/1", "b/1", "c/1", "d/1")]
+    assert run.main(["--quick", "--first", "d/,b/", "--json", str(path)], cases) == 0
+    assert ends == [("b/1", False), ("d/1", False), ("a/1", False), ("c/1", False)]
+    assert json.loads(path.read_text())["complete"]
