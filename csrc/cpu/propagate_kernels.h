@@ -5,12 +5,11 @@
 #include <cstring>
 #include <type_traits>
 
-#include "low_precision.h"
+#include "../include/multiversion.h"
 #include "noise_tile.h"
+#include "sum_lanes.h"
 
 namespace edmfast {
-
-constexpr int kSumLanes = 16;
 
 struct Moments {
   double noise = 0, cross = 0, shift = 0;  // |z|^2, <m, z>, |m|^2
@@ -37,41 +36,6 @@ struct Kernel {
   }
 };
 
-// Sums are taken in as many lanes, so that their order does not depend on the instruction set.
-template <class T>
-struct LanesOf {
-  typedef T type __attribute__((vector_size(kSumLanes * sizeof(T))));
-};
-template <class T>
-using Lanes = typename LanesOf<T>::type;
-
-// The first `kCount` lanes from memory, zeros in the others.
-template <int kCount, class T, class From>
-EDMFAST_HD void load_lanes(const From* from, Lanes<T>& lanes) {
-  T wide[kSumLanes] = {};
-#pragma omp simd
-  for (int lane = 0; lane < kCount; ++lane) wide[lane] = static_cast<T>(widen(from[lane]));
-  std::memcpy(&lanes, wide, sizeof(lanes));
-}
-
-template <int kCount, class T, class To>
-EDMFAST_HD void store_lanes(const Lanes<T>& lanes, To* to) {
-  T wide[kSumLanes];
-  std::memcpy(wide, &lanes, sizeof(lanes));
-#pragma omp simd
-  for (int lane = 0; lane < kCount; ++lane) narrow(wide[lane], to[lane]);
-}
-
-template <class T>
-EDMFAST_HD double sum_of_lanes(const Lanes<T>& lanes) {
-  double sums[kSumLanes / 2];
-#pragma omp simd
-  for (int lane = 0; lane < 8; ++lane) sums[lane] = static_cast<double>(lanes[lane]) + static_cast<double>(lanes[lane + 8]);
-#pragma omp simd
-  for (int lane = 0; lane < 4; ++lane) sums[lane] += sums[lane + 4];
-  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
-}
-
 // Samples of one population and what moves them, from block `first_block` on; row r comes from ancestors[r].
 template <class S>
 struct Rows {
@@ -86,54 +50,66 @@ struct Rows {
 };
 
 // Blocks [first_block, first_block + size) of one sample; masked elements keep x and count nowhere.
-template <bool kMasked, class S, class T>
+template <bool kMasked, int kBytes, class S, class T>
 EDMFAST_HD Moments move_row(const Rows<S>& rows, int64_t r, int64_t first_block, int64_t size, const float* normals) {
+  using Sums = SumLanes<T, kBytes>;
+  using Vector = typename Sums::Vector;
+  constexpr int kWide = Sums::kWide;
   const int64_t blocks = blocks_of(rows.elements), source = rows.ancestors[r] * rows.elements;
   S* const moved = rows.moved + r * rows.elements;
-  Lanes<T> zz{}, mz{}, mm{};
-  const auto chunk = [&](auto count, int64_t at, const float* from) __attribute__((always_inline)) {
+  Sums zz, mz, mm;
+  const auto piece = [&](auto count, int part, int64_t at, const float* from) __attribute__((always_inline)) {
     constexpr int kCount = decltype(count)::value;
-    Lanes<T> x, z, m, score;
-    load_lanes<kCount, T>(rows.x + source + at, x);
-    load_lanes<kCount, T>(from, z);
-    load_lanes<kCount, T>(rows.scores[0] + source + at, score);
+    Vector x, z, m, score;
+    load_vector<kCount>(rows.x + source + at, x);
+    load_vector<kCount>(from, z);
+    load_vector<kCount>(rows.scores[0] + source + at, score);
     m = rows.drift[0] * score;
     for (int64_t k = 1; k < rows.models; ++k) {
-      load_lanes<kCount, T>(rows.scores[k] + source + at, score);
+      load_vector<kCount>(rows.scores[k] + source + at, score);
       m += rows.drift[k] * score;
     }
     if constexpr (kMasked) {
-      T moves[kSumLanes] = {};
+      T moves[kWide] = {};
       for (int lane = 0; lane < kCount; ++lane) moves[lane] = rows.mask[at + lane] != 0 ? T{1} : T{0};
-      Lanes<T> chosen;
-      load_lanes<kSumLanes, T>(moves, chosen);
-      z = chosen != 0 ? z : Lanes<T>{};
-      m = chosen != 0 ? m : Lanes<T>{};
+      Vector chosen;
+      load_vector<kWide>(moves, chosen);
+      z = chosen != 0 ? z : Vector{};
+      m = chosen != 0 ? m : Vector{};
     }
-    store_lanes<kCount, T>(x + m + rows.scale * z, moved + at);
-    zz += z * z;
-    mz += m * z;
-    mm += m * m;
+    store_vector<kCount>(Vector(x + m + rows.scale * z), moved + at);
+    zz.part[part] += z * z;
+    mz.part[part] += m * z;
+    mm.part[part] += m * m;
   };
   for (int64_t j = 0; j < 4; ++j) {
     const int64_t start = j * blocks + first_block, count = std::min(size, rows.elements - start);
     const float* from = normals + j * kTile;
     int64_t i = 0;
-    for (; i + 16 <= count; i += 16) chunk(std::integral_constant<int, 16>{}, start + i, from + i);
-    for (; i + 4 <= count; i += 4) chunk(std::integral_constant<int, 4>{}, start + i, from + i);
-    for (; i < count; ++i) chunk(std::integral_constant<int, 1>{}, start + i, from + i);
+    for (; i + kSumLanes <= count; i += kSumLanes) {
+#pragma GCC unroll 8
+      for (int part = 0; part < Sums::kVectors; ++part)
+        piece(std::integral_constant<int, kWide>{}, part, start + i + part * kWide, from + i + part * kWide);
+    }
+    constexpr int kFew = kWide < 4 ? kWide : 4;
+    for (; i + 4 <= count; i += 4) {
+#pragma GCC unroll 2
+      for (int part = 0; part < 4 / kFew; ++part)
+        piece(std::integral_constant<int, kFew>{}, part, start + i + part * kFew, from + i + part * kFew);
+    }
+    for (; i < count; ++i) piece(std::integral_constant<int, 1>{}, 0, start + i, from + i);
   }
-  return {sum_of_lanes<T>(zz), sum_of_lanes<T>(mz), sum_of_lanes<T>(mm)};
+  return {zz.sum(), mz.sum(), mm.sum()};
 }
 
-template <class S>
+template <int kBytes, class S>
 EDMFAST_HD void move_rows_body(const Rows<S>& rows, int64_t count, int64_t first_block, int64_t size,
                                const float* normals, Moments* moments) {
   using T = typename Rows<S>::T;
   for (int64_t r = 0; r < count; ++r) {
     const float* from = normals + r * size;
-    moments[r] = rows.mask == nullptr ? move_row<false, S, T>(rows, r, first_block, size, from)
-                                      : move_row<true, S, T>(rows, r, first_block, size, from);
+    moments[r] = rows.mask == nullptr ? move_row<false, kBytes, S, T>(rows, r, first_block, size, from)
+                                      : move_row<true, kBytes, S, T>(rows, r, first_block, size, from);
   }
 }
 
@@ -190,10 +166,9 @@ EDMFAST_HD void add_shift_body(const S* score, T drift, bool first, T* shift, in
 
 // The same for every storage type, compiled for several instruction sets.
 #define EDMFAST_PROPAGATE_KERNELS(S, T)                                                                  \
-  EDMFAST_MULTIVERSION inline void move_rows(const Rows<S>& rows, int64_t count, int64_t first_block,    \
-                                             int64_t size, const float* normals, Moments* moments) {     \
-    move_rows_body(rows, count, first_block, size, normals, moments);                                    \
-  }                                                                                                      \
+  EDMFAST_BY_WIDTH(void move_rows(const Rows<S>& rows, int64_t count, int64_t first_block, int64_t size, \
+                                  const float* normals, Moments* moments),                               \
+                   move_rows_body<kBytes>(rows, count, first_block, size, normals, moments);)            \
   EDMFAST_MULTIVERSION inline void add_shift(const S* score, T drift, bool first, T* shift, int64_t n) { \
     add_shift_body(score, drift, first, shift, n);                                                       \
   }                                                                                                      \

@@ -20,8 +20,27 @@
     constexpr bool kConverts = false;                                \
     __VA_ARGS__                                                      \
   }
+// The same where a loop is written in vectors: `kBytes` says how wide they are.
+#define EDMFAST_BY_WIDTH(SIGNATURE, ...)                       \
+  __attribute__((target("arch=x86-64-v4"))) inline SIGNATURE { \
+    constexpr int kBytes = 64;                                 \
+    __VA_ARGS__                                                \
+  }                                                            \
+  __attribute__((target("arch=x86-64-v3"))) inline SIGNATURE { \
+    constexpr int kBytes = 32;                                 \
+    __VA_ARGS__                                                \
+  }                                                            \
+  __attribute__((target("default"))) inline SIGNATURE {        \
+    constexpr int kBytes = 16;                                 \
+    __VA_ARGS__                                                \
+  }
 #else
 #define EDMFAST_MULTIVERSION
+#define EDMFAST_BY_WIDTH(SIGNATURE, ...) \
+  inline SIGNATURE {                     \
+    constexpr int kBytes = 16;           \
+    __VA_ARGS__                          \
+  }
 #define EDMFAST_BY_CONVERSION(SIGNATURE, ...) \
   inline SIGNATURE {                          \
     constexpr bool kConverts = true;          \
