@@ -34,7 +34,7 @@ class Effort:
 
 QUICK = Effort(seconds=0.5, rounds=5, sample_seconds=5e-4, limit=2.0)
 FEWEST = 3
-# a call that takes so long needs no second one to be warm
+# beside such a call the first touch of its inputs is nothing
 _LONG_SECONDS = 0.25
 
 
@@ -56,14 +56,16 @@ def time_side_by_side(
 ) -> dict[str, Timing]:
     """Seconds per call of every implementation on the rotating input copies.
 
-    Every implementation is called on every copy before the clock starts, on one of them where calls are long.
+    Every implementation is called on every copy before the clock starts. Long calls are not: whoever has called
+    them before, as the gate has, has warmed them, and the first one here is a sample.
     """
     rotating = {name: itertools.cycle(copies) for name in implementations}
-    calls = {
-        name: _warm(implementation, rotating[name], len(copies), device, effort)
-        for name, implementation in implementations.items()
-    }
-    samples: dict[str, list[float]] = {name: [] for name in implementations}
+    calls: dict[str, int] = {}
+    samples: dict[str, list[float]] = {}
+    for name, implementation in implementations.items():
+        calls[name], samples[name] = _warm(
+            implementation, rotating[name], len(copies), device, effort
+        )
     names = list(implementations)
     collecting = gc.isenabled()
     gc.disable()
@@ -76,6 +78,8 @@ def time_side_by_side(
             if i >= FEWEST and taken > effort.limit:
                 break
             for name in names[i % len(names) :] + names[: i % len(names)]:
+                if len(samples[name]) > i:
+                    continue  # of a long call that was taken before
                 seconds = _sample(implementations[name], rotating[name], calls[name], device)
                 samples[name].append(seconds / calls[name])
     finally:
@@ -125,12 +129,13 @@ def _replay(graphs: list[tuple[torch.cuda.CUDAGraph, Any]]) -> Call:
 
 def _warm(
     implementation: Call, inputs: itertools.cycle, copies: int, device: torch.device, effort: Effort
-) -> int:
-    """Calls on every copy; how many calls a sample needs."""
+) -> tuple[int, list[float]]:
+    """Calls on every copy; how many calls a sample needs, and a first sample where one call is long."""
     for _ in range(copies):
-        if _sample(implementation, inputs, 1, device) > max(_LONG_SECONDS, effort.sample_seconds):
-            return 1
-    return _calls_per_sample(implementation, inputs, device, effort)
+        taken = _sample(implementation, inputs, 1, device)
+        if taken > max(_LONG_SECONDS, effort.sample_seconds):
+            return 1, [taken]
+    return _calls_per_sample(implementation, inputs, device, effort), []
 
 
 def _calls_per_sample(

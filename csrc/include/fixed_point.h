@@ -43,11 +43,12 @@ EDMFAST_HD int64_t quantised_exp(double x, int bits) {
     const double value = mul(p, bits_to_double((exponent + 1023) << 52));
     return counts ? static_cast<int64_t>(value) : 0;
   }
-  const int64_t pattern = double_to_bits(p);
-  const int64_t mantissa = ((pattern & 0xfffffffffffff) | 0x10000000000000) << 10;
+  // unsigned, as vectors without wide conversions do not shift signs in either
+  const uint64_t pattern = static_cast<uint64_t>(double_to_bits(p));
+  const uint64_t mantissa = ((pattern & 0xfffffffffffff) | 0x10000000000000) << 10;
   // of 2^62 times the mantissa in [1, 2), down to its exponent: 0 to 63
-  const int64_t down = (62 + 1023 - bits + kRounderBits) - double_to_bits(shifted) - (pattern >> 52);
-  return counts ? mantissa >> down : 0;
+  const uint64_t down = static_cast<uint64_t>((62 + 1023 - bits + kRounderBits) - double_to_bits(shifted)) - (pattern >> 52);
+  return counts ? static_cast<int64_t>(mantissa >> down) : 0;
 }
 
 // log(x) of a positive normal double to about an ulp, the same bits everywhere: 2 atanh as a Taylor series.
