@@ -7,7 +7,10 @@ nobody slower. A case is SLOWER where our time against the baseline's grew by mo
 the intervals of the two ratios, from the 20th and 80th percentile of the times, do not touch; a larger
 growth within them is reported as within the noise. Where a file has no spread, the limit alone decides.
 
-Exit status: 0 none slower, 1 a case slower, failed or gone, 2 bad usage.
+A case of other timers, or that the budget of a run left out, is told and not judged.
+
+Exit status: 0 none slower, 1 a case slower, failed or gone, 2 bad usage, which includes a file of a run
+that did not come to its end, and a quick one beside a full one.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ def judge(base: Measured | None, head: Measured | None, limit: float) -> Row:
     before = None if base is None else base.ratio
     if head.failed:
         return Row(head.name, "FAILED", lost=True, base=before, wrong=head.wrong)
+    if base is not None and base.timer and head.timer and base.timer != head.timer:
+        return Row(head.name, f"not comparable: {base.timer} and {head.timer}", wrong=head.wrong)
     pair = None if base is None or base.failed else _comparable(base, head)
     if pair is None:
         return Row(head.name, "new", head=head.ratio, wrong=head.wrong)
@@ -69,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if different:
         parser.error(different)
     rows = [
-        judge(base.cases.get(name), head.cases.get(name), options.fail_above)
+        _row(name, base, head, options.fail_above)
         for name in dict.fromkeys([*base.cases, *head.cases])
     ]
     print("\n".join([*lines(rows), goals(head)]))
@@ -78,9 +83,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(row.lost for row in rows))
 
 
+def _row(name: str, base: Run, head: Run, limit: float) -> Row:
+    old, new = base.cases.get(name), head.cases.get(name)
+    if new is None and name in head.left_out:
+        return Row(name, "left out of the head", base=old.ratio if old else None)
+    if old is None and new is not None and not new.failed and name in base.left_out:
+        return Row(name, "left out of the base", head=new.ratio, wrong=new.wrong)
+    return judge(old, new, limit)
+
+
 def _different(base: Run, head: Run) -> str:
     """Why two files cannot be compared, empty where they can."""
-    for key in ("kind", "device_name", "threads"):
+    for key in ("kind", "device_name", "threads", "quick"):
         old, new = getattr(base, key), getattr(head, key)
         if old != new:
             return f"the files differ in {key}: {old!r} and {new!r}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,14 @@ class Ratio:
 class Measured:
     """A case as a file has it.
 
-    times: of what passed its check. bounds: the baselines with a goal of their own, which are no
-    rivals. ratio: as the file states it, None where there is none. goal_met: None where unknown.
-    wrong: the implementations that failed their check.
+    timer: what took the times, empty where unknown. times: of what passed its check. bounds: the
+    baselines with a goal of their own, which are no rivals. ratio: as the file states it, None where
+    there is none. goal_met: None where unknown. wrong: the implementations that failed their check.
     """
 
     name: str
     dtype: str = ""
+    timer: str = ""
     times: Mapping[str, Spread] = field(default_factory=dict)
     bounds: Collection[str] = ()
     ratio: float | None = None
@@ -72,7 +73,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Run:
-    """A file: where it was measured, at which commit, and its cases by name."""
+    """A file: where it was measured, at which commit, and its cases by name.
+
+    quick: a look, None where unknown. left_out: the cases that the budget had no time for.
+    """
 
     kind: str
     device_name: str
@@ -80,6 +84,17 @@ class Run:
     commit: str
     torch: str
     cases: dict[str, Measured]
+    quick: bool | None = None
+    left_out: Collection[str] = ()
+
+
+def unfinished(content: Mapping[str, Any]) -> bool:
+    """Whether a run of `bench.run` did not come to its end.
+
+    It writes "complete" when it does, also where its budget left cases out. Files from before it had a
+    budget, which have no "left_out" either, cannot tell and are believed.
+    """
+    return content.get("complete", "left_out" not in content) is not True
 
 
 def read(path: Path) -> Run:
@@ -87,11 +102,13 @@ def read(path: Path) -> Run:
 
     Raises:
         ValueError: it is neither, or lacks what such a file has, as a pytest-benchmark file of other
-            tests does.
+            tests does, or a run that did not come to its end.
     """
     content = json.loads(path.read_text())
     try:
         if "cases" in content:
+            if unfinished(content):
+                raise ValueError(f"{path} is of a bench.run that did not come to its end")
             return _of_bench_run(content)
         if content.get("benchmarks"):
             return _of_pytest(content)
@@ -105,6 +122,7 @@ def read_case(case: dict[str, Any]) -> Measured:
     return Measured(
         name=case["name"],
         dtype=case.get("dtype", ""),
+        timer=case.get("timer", ""),
         times={
             name: Spread(timing["median"], timing["p20"], timing["p80"])
             for name, timing in case.get("timings", {}).items()
@@ -125,6 +143,8 @@ def _of_bench_run(content: dict[str, Any]) -> Run:
         content.get("commit", "unknown"),
         content.get("versions", {}).get("torch", "unknown"),
         {case.name: case for case in cases},
+        content.get("quick"),
+        content.get("left_out", ()),
     )
 
 
@@ -153,7 +173,7 @@ def _of_group(name: str, tests: list[dict[str, Any]]) -> Measured:
         )
         for test in tests
     }
-    case = Measured(name, about["dtype"], times, about["goals"])
+    case = Measured(name, about["dtype"], times=times, bounds=about["goals"])
     if "ours" not in times or not case.rivals:
         return case
     ratio = case.against(case.rivals).value
@@ -162,4 +182,4 @@ def _of_group(name: str, tests: list[dict[str, Any]]) -> Measured:
         for bound, goal in about["goals"].items()
         if bound in times
     )
-    return Measured(name, about["dtype"], times, about["goals"], ratio, met)
+    return replace(case, ratio=ratio, goal_met=met)

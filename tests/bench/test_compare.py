@@ -55,11 +55,48 @@ def test_bad_limit(run, limit):
         compare.main([run("base", {}), run("head", {}), f"--fail-above={limit}"])
 
 
-@pytest.mark.parametrize("header", [{"device_name": "y"}, {"threads": 2}])
+@pytest.mark.parametrize("header", [{"device_name": "y"}, {"threads": 2}, {"quick": True}])
 def test_other_machines_are_not_compared(run, header, capsys):
     with pytest.raises(SystemExit):
         compare.main([run("base", {"a": 1.0}), run("head", {"a": 1.0}, **header)])
     assert "differ in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("header", [{"complete": False}, {"left_out": []}, {"left_out": ["b"]}])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_run_that_did_not_come_to_its_end_is_refused(run, capsys, header, side):
+    headers = [{"complete": True, "left_out": []}] * 2
+    headers[side] = header
+    files = [run(str(i), {"a": 2.0}, **header) for i, header in enumerate(headers)]
+    with pytest.raises(SystemExit) as refused:
+        compare.main(files)
+    assert refused.value.code == 2
+    assert "did not come to its end" in capsys.readouterr().err
+
+
+def test_what_a_budget_left_out_is_not_gone(run, capsys):
+    ended = {"complete": True}
+    base = run("base", {"a": 2.0, "b": 2.0}, left_out=["c", "d"], **ended)
+    head = run("head", {"a": 2.0, "c": 2.0}, left_out=["b"], **ended)
+    assert compare.main([base, head]) == 0
+    out = capsys.readouterr().out
+    assert "left out of the head" in out
+    assert "left out of the base, 2.00x" in out
+    assert "GONE" not in out
+    # a wrong answer is one, and a case that nobody left out is gone
+    assert compare.main([base, run("wrong", {"a": 2.0, "b": 2.0, "c": None}, **ended)]) == 1
+    assert compare.main([base, run("gone", {"b": 2.0}, left_out=["c"], **ended)]) == 1
+
+
+def test_times_of_other_timers_are_not_compared(run, capsys):
+    case = timed(rival=2.0)
+    files = [
+        run(timer, {"a": case | {"timer": timer}, "b": case}) for timer in ("events", "graphs")
+    ]
+    assert compare.main(files) == 0
+    out = capsys.readouterr().out
+    assert "not comparable: events and graphs" in out
+    assert "2.00x -> 2.00x" in out
 
 
 def timed(spread=0.0, wrong=(), dtype="torch.float32", goals=(), **medians):
