@@ -1,7 +1,7 @@
 """`python -m bench.gpu_check [FOLDER] [--in-place]`: everything that needs a GPU, in less than nine minutes.
 
 Builds for the GPU that is there, runs the tests marked gpu, compute-sanitizer over the CUDA kernels and the
-benchmarks; `summary.json` in FOLDER (bench/results/<device> by default) says what became of each. Without a
+benchmarks; `summary.json` in FOLDER (out/gpu-check by default) says what became of each. Without a
 GPU it builds for one, runs Triton kernels by their interpreter, lists what they compile to, and calls the rest
 unmeasured. Needs no network. Exit status: 0 where no stage failed, else 1.
 """
@@ -20,8 +20,6 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from bench import machine
 from bench.stages import UNMEASURED, Outcome, Stage, run, summary
@@ -158,9 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     start = time.monotonic()
     gpu = probe()
-    where = "cuda" if gpu else "cpu"
-    results = machine.ROOT / "bench" / "results"
-    folder = (options.folder or results / machine.slug(torch.device(where))).resolve()
+    # not bench/results, whose files have a date and a commit in their names: bench.history files them there
+    folder = (options.folder or machine.ROOT / "out" / "gpu-check").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(machine.ROOT)
     os.environ["PYTHONPATH"] = os.pathsep.join(

@@ -4,11 +4,12 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from bench import gpu_check, gpu_tests, machine, sanitize, stages
+from bench import gpu_check, gpu_tests, machine, records, sanitize, stages
 from bench.stages import FAILED, PASSED, SKIPPED, TIMED_OUT, UNMEASURED, Stage
 
 
@@ -84,7 +85,7 @@ def test_refusals_are_skips(tmp_path):
 def check(monkeypatch, tmp_path):
     """main, with these stages for those of a GPU or, where there is none, of a CPU."""
 
-    def run(gpu, code, stage=None):
+    def run(gpu, code, stage=None, folder=tmp_path / "found"):
         stage = stage or script("tests", code)
         monkeypatch.setattr(gpu_check, "probe", lambda: gpu)
         monkeypatch.setattr(gpu_check, "build_stage", lambda *_: script("build", ""))
@@ -92,8 +93,9 @@ def check(monkeypatch, tmp_path):
         monkeypatch.setattr(gpu_check, "cpu_stages", lambda: [script("emulated", code)])
         monkeypatch.chdir(machine.ROOT)
         monkeypatch.setenv("PYTHONPATH", str(machine.ROOT))
-        status = gpu_check.main([str(tmp_path / "found")])
-        return status, json.loads((tmp_path / "found" / "summary.json").read_text())
+        status = gpu_check.main([str(folder)] if folder else [])
+        where = folder or machine.ROOT / "out" / "gpu-check"
+        return status, json.loads((where / "summary.json").read_text())
 
     return run
 
@@ -108,6 +110,15 @@ def test_the_summary(check):
     assert [stage["status"] for stage in found["stages"]] == [PASSED, FAILED]
     assert found["versions"]["torch"] == torch.__version__
     assert check(GPU, "")[0] == 0
+
+
+def test_nothing_is_written_among_the_results(check, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    assert check(GPU, "", folder=None)[0] == 0
+    assert records.load(tmp_path / "bench" / "results") == []
+    written = [path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*.json")]
+    assert set(written) == {("out", "gpu-check")}
+    assert "/out/" in (Path(__file__).parents[2] / ".gitignore").read_text().splitlines()
 
 
 def test_without_a_gpu_its_stages_are_unmeasured(check, capsys):
