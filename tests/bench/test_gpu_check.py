@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import gpu_check, gpu_tests, machine, records, sanitize, stages
+from bench import gpu_check, gpu_tests, machine, records, registry, sanitize, stages
 from bench.stages import FAILED, PASSED, SKIPPED, TIMED_OUT, UNMEASURED, Stage
 
 
@@ -137,6 +137,10 @@ def test_what_is_asked_of_a_gpu(tmp_path, monkeypatch):
     assert found["memcheck"].command[:5] == [
         *("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9")
     ]
+    command = found["bench"].command
+    first = command[command.index("--first") + 1].split(",")
+    names = [case.name for case in registry.select(registry.load(), "cuda", "")]
+    assert [word for word in first if not any(word in name for name in names)] == []
     build = gpu_check.build_stage(GPU, False)
     assert "pip" in build.command
     assert build.otherwise[1:] == ["setup.py", "build_ext", "--inplace"]

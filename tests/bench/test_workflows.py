@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bench import gpu_check
+
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 DOCUMENTS = [ROOT / "bench" / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
@@ -90,6 +92,28 @@ def test_the_steps_of_a_workflow(path):
                 assert step["with"]["persist-credentials"] is False
             for line in step.get("run", "").replace("\\\n", " ").splitlines():
                 assert shlex.split(line)
+
+
+def test_the_history_has_every_case():
+    text = (ROOT / ".github" / "workflows" / "bench-gpu.yml").read_text()
+    filed = re.search(r'bench\.history "([^"]+)"', text)[1]
+    (measured,) = (line for line in text.splitlines() if f'--json "{filed}"' in line)
+    assert "bench.run --device cuda" in measured
+    assert not re.search(r"--(budget|only|quick)|\|\|", measured)
+
+
+def test_the_gpu_check_takes_what_a_workflow_gives_it(capsys):
+    given = [
+        word
+        for path in WORKFLOWS
+        for line in re.findall(r"on_gpu\.sh(.*)", path.read_text())
+        for word in shlex.split(line)
+        if word.startswith("-")
+    ]
+    assert given
+    with pytest.raises(SystemExit):
+        gpu_check.main(["--help"])
+    assert set(given) <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
 
 
 def test_strangers_start_nothing_on_our_machine():
