@@ -10,24 +10,33 @@ from pathlib import Path
 from typing import Any
 
 BENCH_RUN, PYTEST = "bench.run", "pytest-benchmark"
+# of a normal law with deviation 1: what lies between the two percentiles, and sqrt(pi / 2), by which
+# the error of a median exceeds that of a mean
+_PERCENTILES, _OF_MEDIAN = 1.683, 1.2533
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Seconds per call: median, and the 20th and 80th percentile of the rounds."""
+    """Seconds per call: median, and the 20th and 80th percentile of so many rounds."""
 
     median: float
     p20: float
     p80: float
+    rounds: int
+
+    @property
+    def error(self) -> float:
+        """Standard error of the median as a part of it, for rounds that scatter normally."""
+        deviation = (self.p80 - self.p20) / _PERCENTILES
+        return _OF_MEDIAN * deviation / math.sqrt(self.rounds) / self.median
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Best baseline time / our time, with the interval that the spread of both leaves open."""
+    """Best baseline time / our time, and its standard error as a part of it."""
 
     value: float
-    low: float
-    high: float
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,14 +70,11 @@ class Measured:
     def against(self, rivals: Collection[str]) -> Ratio:
         """The ratio to the fastest of some rivals, all of them timed.
 
-        Spreads of two times are independent, so their logarithms add in squares.
+        Errors of two times are independent, so they add in squares.
         """
         ours = self.times["ours"]
         best = min((self.times[name] for name in rivals), key=lambda spread: spread.median)
-        value = best.median / ours.median
-        down = math.hypot(math.log(best.median / best.p20), math.log(ours.p80 / ours.median))
-        up = math.hypot(math.log(best.p80 / best.median), math.log(ours.median / ours.p20))
-        return Ratio(value, value * math.exp(-down), value * math.exp(up))
+        return Ratio(best.median / ours.median, math.hypot(best.error, ours.error))
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ def read_case(case: dict[str, Any]) -> Measured:
         dtype=case.get("dtype", ""),
         timer=case.get("timer", ""),
         times={
-            name: Spread(timing["median"], timing["p20"], timing["p80"])
+            name: Spread(timing["median"], timing["p20"], timing["p80"], timing["rounds"])
             for name, timing in case.get("timings", {}).items()
         },
         bounds=case.get("goals", {}),
@@ -169,7 +175,10 @@ def _of_group(name: str, tests: list[dict[str, Any]]) -> Measured:
     about = tests[0]["extra_info"]
     times = {
         test["extra_info"]["implementation"]: Spread(
-            test["stats"]["median"], test["extra_info"]["p20"], test["extra_info"]["p80"]
+            test["stats"]["median"],
+            test["extra_info"]["p20"],
+            test["extra_info"]["p80"],
+            test["stats"]["rounds"],
         )
         for test in tests
     }

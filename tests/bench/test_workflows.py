@@ -94,6 +94,20 @@ def test_the_steps_of_a_workflow(path):
                 assert shlex.split(line)
 
 
+def test_a_comparison_is_of_what_was_measured_in_turn():
+    text = (ROOT / ".github" / "workflows" / "bench-gpu.yml").read_text()
+    measured = re.search(r"for file in (.*); do", text)[1].split()
+    assert [name[:-1] for name in measured] == ["base", "head"] * 2
+    (line,) = (line for line in text.splitlines() if "-m bench.compare" in line)
+    sides = re.findall(r'"(\S+,\S+)"', line)
+    assert [re.findall(r"(\w+)\.json", side) for side in sides] == [
+        ["base1", "base2"],
+        ["head1", "head2"],
+    ]
+    # a run that crashed stops the job; that an answer is wrong does not
+    assert re.findall(r"\|\| test.*", text) == ["|| test $? = 3"]
+
+
 def test_the_history_has_every_case():
     text = (ROOT / ".github" / "workflows" / "bench-gpu.yml").read_text()
     filed = re.search(r'bench\.history "([^"]+)"', text)[1]
