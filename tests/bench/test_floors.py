@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -36,5 +41,25 @@ def test_cache_is_read_from_the_system(monkeypatch, tmp_path):
 
 def test_description_of_the_machine():
     assert machine.versions()["torch"] == torch.__version__
+
+
+def test_versions_of_rivals_are_known_without_an_import(monkeypatch):
+    def version(name):
+        if name == "particles":
+            return "0.4"
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(machine.metadata, "version", version)
+    monkeypatch.setitem(sys.modules, "particles", None)  # an import would fail
+    found = machine.versions()
+    assert found["particles"] == "0.4"
+    assert not {"blackjax", "diffusers", "k-diffusion"} & set(found)
+
+
+def test_the_extra_installs_the_rivals():
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    extra = re.search(r"^bench = \[(.*)\]$", text, re.MULTILINE)[1]
+    # k-diffusion brings too much: bench/README.md says how to add it
+    assert set(machine._RIVALS) - set(re.findall(r'"([\w-]+)>=', extra)) == {"k-diffusion"}
     assert machine.slug(torch.device("cpu")).startswith("cpu-")
     assert machine.commit()
