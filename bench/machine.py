@@ -82,6 +82,8 @@ def _rivals() -> dict[str, str]:
 def commit() -> str:
     """The commit of the working tree, "-dirty" where it has changes, "unknown" outside git."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"]
+    # by its hash whatever tags there are: it becomes a part of file names
+    command += ["--exclude", "*"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
