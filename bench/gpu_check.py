@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,17 @@ def tool_version(*command: str) -> str:
     return lines[-1] if lines else "unknown"
 
 
+def kernel_option() -> str:
+    """The option by which this compute-sanitizer takes some kernels alone; "" where it names none."""
+    if shutil.which("compute-sanitizer") is None:
+        return ""
+    command = ["compute-sanitizer", "--help"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    named = re.findall(r"--kernel-[a-z-]+", answer.stdout + answer.stderr)
+    # the second is the older name of the first
+    return next((option for option in ("--kernel-name", "--kernel-regex") if option in named), "")
+
+
 def build_stage(gpu: dict[str, Any] | None, in_place: bool) -> Stage:
     """For the GPU that is there alone, or the H100; without nvcc only where there is no GPU to be served."""
     python = sys.executable
@@ -104,8 +116,8 @@ def gpu_stages(folder: Path) -> list[Stage]:
 
 def sanitizer_stage(tool: str, most: float, least: float) -> Stage:
     command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-    if tool == "racecheck":  # of the kernels here, as it is slow
-        command += ["--kernel-regex", "kns=edmfast"]
+    if tool == "racecheck" and (option := kernel_option()):  # of the kernels here, as it is slow
+        command += [option, "kns=edmfast"]
     command += [sys.executable, "-m", "bench.sanitize"]
     # memory from the driver for each tensor, or what lies between them would count as theirs
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONUNBUFFERED": "1"}

@@ -131,6 +131,7 @@ def test_without_a_gpu_its_stages_are_unmeasured(check, capsys):
 
 def test_what_is_asked_of_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(gpu_check, "kernel_option", lambda: "--kernel-name")
     found = {stage.name: stage for stage in gpu_check.gpu_stages(tmp_path)}
     assert [*found] == ["tests", "memcheck", "racecheck", "bench", "scaling"]
     assert str(tmp_path / "bench.json") in found["bench"].command
@@ -149,6 +150,27 @@ def test_what_is_asked_of_a_gpu(tmp_path, monkeypatch):
     assert "pip" not in gpu_check.build_stage(None, True).command
     kept = build.least + sum(stage.least for stage in found.values())
     assert kept < gpu_check.TOTAL < 540
+
+
+@pytest.mark.parametrize(
+    ("told", "option"),
+    [
+        ("  --kernel-name-exclude arg\n  --kernel-name arg", "--kernel-name"),
+        ("  --kernel-name-exclude arg\n  --kernel-regex arg", "--kernel-regex"),
+        ("  --kernel-regex arg\n  --kernel-name arg", "--kernel-name"),
+        ("  --launch-count arg", ""),
+    ],
+)
+def test_the_sanitizer_is_given_an_option_that_it_has(tmp_path, monkeypatch, told, option):
+    program = tmp_path / "compute-sanitizer"
+    program.write_text(f"#!/bin/sh\ncat <<END\n{told}\nEND\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    given = gpu_check.sanitizer_stage("racecheck", 1, 1).command
+    assert [word for word in given if word.startswith("--kernel")] == ([option] if option else [])
+    assert ("kns=edmfast" in given) == bool(option)
+    memcheck = gpu_check.sanitizer_stage("memcheck", 1, 1).command
+    assert not [word for word in memcheck if "kernel" in word]
 
 
 def test_every_operator_with_a_cuda_kernel_is_called_under_the_sanitizer():
