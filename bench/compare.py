@@ -24,7 +24,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from bench.compare_table import Row, goals, lines, markdown
+from bench.compare_table import Row, goals, lines, markdown, unjudged
 from bench.measured import Measured, Ratio, Run, read
 
 _ERRORS = 3.0
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(different)
     names = dict.fromkeys(name for run in (*base, *head) for name in run.cases)
     rows = [_row(name, base, head, options.fail_above) for name in names]
-    print("\n".join([*lines(rows), goals(head)]))
+    print("\n".join([*lines(rows), unjudged(rows), goals(head)]))
     if options.markdown:
         options.markdown.write_text(markdown(rows, base, head, options.fail_above))
     return int(any(row.lost for row in rows))

@@ -30,6 +30,12 @@ def lines(rows: Sequence[Row]) -> list[str]:
     return [f"{row.name:40}  {_told(row)}" for row in rows]
 
 
+def unjudged(rows: Sequence[Row]) -> str:
+    """How many cases were not compared, though both sides know them or should."""
+    count = sum(row.verdict.startswith(("left out", "not comparable")) for row in rows)
+    return f"{count} of {len(rows)} cases not compared"
+
+
 def goals(head: Sequence[Run]) -> str:
     """How many goals the head reaches in every run of it."""
     found: dict[str, bool] = {}
@@ -54,7 +60,7 @@ def markdown(rows: Sequence[Row], base: Sequence[Run], head: Sequence[Run], limi
     ]
     return "\n".join(
         [
-            f"{summary} (limit {100 * limit:g}%), {noisy} within the noise; {goals(head)}.",
+            f"{summary} (limit {100 * limit:g}%), {noisy} within the noise, {unjudged(rows)}; {goals(head)}.",
             "",
             f"{first.device_name}, {first.threads} thread(s), by {first.kind}; base `{old.commit}` (torch "
             f"{old.torch}, {len(base)} run(s)), head `{first.commit}` (torch {first.torch}, {len(head)} "

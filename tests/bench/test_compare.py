@@ -83,6 +83,7 @@ def test_what_a_budget_left_out_is_not_gone(run, capsys):
     out = capsys.readouterr().out
     assert "left out of the head" in out
     assert "left out of the base, 2.00x" in out
+    assert "2 of 3 cases not compared" in out
     assert "GONE" not in out
     # a wrong answer is one, and a case that nobody left out is gone
     assert compare.main([base, run("wrong", {"a": 2.0, "b": 2.0, "c": None}, **ended)]) == 1
@@ -242,7 +243,9 @@ def test_the_table_of_a_pull_request(run, tmp_path):
     files = [run("base", base, commit="c1"), run("head", head, commit="c2")]
     assert compare.main([*files, "--markdown", str(table)]) == 1
     text = table.read_text()
-    assert text.startswith("**3 of 5 slower, failed or gone** (limit 5%), 0 within the noise; ")
+    assert text.startswith(
+        "**3 of 5 slower, failed or gone** (limit 5%), 0 within the noise, 0 of 5 cases not compared; "
+    )
     assert "goals of the head: 1 met, 1 missed." in text
     assert "base `c1`" in text
     assert "head `c2`" in text
