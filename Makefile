@@ -5,6 +5,8 @@ TORCH ?= torch==2.13.0
 DEMO ?=
 TESTS ?=
 BENCH ?=
+# test,bench has the projects that benchmarks compare with; an installed .venv keeps those it was made with
+EXTRAS ?= test,lint
 
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
@@ -20,7 +22,7 @@ $(BIN)/python:
 
 $(STAMP): $(SOURCES) | $(BIN)/python
 	$(PIP) install --quiet "$(TORCH)" "setuptools>=77" wheel ninja
-	$(PIP) install --quiet --no-build-isolation --editable ".[test,lint]"
+	$(PIP) install --quiet --no-build-isolation --editable ".[$(EXTRAS)]"
 	touch $@
 
 demo: $(STAMP)

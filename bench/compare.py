@@ -1,94 +1,149 @@
 """`python -m bench.compare base.json head.json --fail-above 5%`: did a change make us slower?
 
-Both files are of `bench.run --json`, or both of `pytest bench/ --benchmark-json`. What counts is the
-ratio best baseline / ours, measured side by side in each run, so that a slower or busier machine
-cancels; the best is taken among the baselines that both files have, so that a new baseline makes
-nobody slower. A case is SLOWER where our time against the baseline's grew by more than the limit and
-the intervals of the two ratios, from the 20th and 80th percentile of the times, do not touch; a larger
-growth within them is reported as within the noise. Where a file has no spread, the limit alone decides.
+Files are of `bench.run --json`, or all of `pytest bench/ --benchmark-json`; a side may have several, of
+one commit: `base1.json,base2.json head1.json,head2.json`. What counts is the ratio best baseline / ours,
+measured side by side in each run, so that a slower or busier machine cancels; the best is taken among
+the baselines that all files have, so that a new baseline makes nobody slower. A case is SLOWER where
+our time against the baseline's grew by more than the limit and by more than three of its standard
+errors (from the 20th and 80th percentile and the number of rounds), from every run of the base to every
+run of the head: the errors say nothing of how runs differ, so measure base, head, base, head. Any other
+growth above the limit is within the noise. Where a file has no spread, the limit alone decides. A case
+of other timers, or that the budget of a run left out, is told and not judged.
 
-Exit status: 0 none slower, 1 a case slower, failed or gone, 2 bad usage.
+Exit status: 0 none slower, 1 a case slower, failed or gone, 2 bad usage, which includes a file of a run
+that did not come to its end, and a quick one beside a full one.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
+from statistics import median
 
-from bench.compare_table import Row, goals, lines, markdown
+from bench.compare_table import Row, goals, lines, markdown, unjudged
 from bench.measured import Measured, Ratio, Run, read
 
+_ERRORS = 3.0
 
-def judge(base: Measured | None, head: Measured | None, limit: float) -> Row:
-    """What became of a case that is in one of two files at least; the limit 0.05 is 5 %."""
-    if head is None:
-        assert base is not None
-        return Row(base.name, "GONE", lost=True, base=base.ratio)
-    before = None if base is None else base.ratio
-    if head.failed:
-        return Row(head.name, "FAILED", lost=True, base=before, wrong=head.wrong)
-    pair = None if base is None or base.failed else _comparable(base, head)
-    if pair is None:
-        return Row(head.name, "new", head=head.ratio, wrong=head.wrong)
-    old, new = pair
-    change = old.value / new.value - 1
-    if abs(change) <= limit:
-        verdict = ""
-    elif new.high < old.low:
+
+def judge(base: Sequence[Measured], head: Sequence[Measured], limit: float) -> Row:
+    """What became of a case, from all measurements of it on two sides; the limit 0.05 is 5 %.
+
+    A side may have none, not both. The ratios told are the medians of the runs.
+    """
+    before = _stated(base)
+    if not head:
+        return Row(base[0].name, "GONE", lost=True, base=before)
+    name, wrong = head[0].name, sorted({name for case in head for name in case.wrong})
+    if any(case.failed for case in head):
+        return Row(name, "FAILED", lost=True, base=before, wrong=wrong)
+    timers = sorted({case.timer for case in (*base, *head) if case.timer})
+    if len(timers) > 1:
+        return Row(name, f"not comparable: {' and '.join(timers)}", wrong=wrong)
+    sides = _comparable([case for case in base if not case.failed], head)
+    if sides is None:
+        return Row(name, "new", head=_stated(head), wrong=wrong)
+    old, new = (median(ratio.value for ratio in side) for side in sides)
+    change = old / new - 1
+    pairs = [*product(*sides)]
+    if all(_slower(a, b, limit) for a, b in pairs):
         verdict = "SLOWER"
+    elif all(_faster(a, b, limit) for a, b in pairs):
+        verdict = "faster"
     else:
-        verdict = "faster" if old.high < new.low else "within the noise"
-    return Row(head.name, verdict, verdict == "SLOWER", old.value, new.value, change, head.wrong)
+        verdict = "" if abs(change) <= limit else "within the noise"
+    return Row(name, verdict, verdict == "SLOWER", old, new, change, wrong)
 
 
-def _comparable(base: Measured, head: Measured) -> tuple[Ratio, Ratio] | None:
-    """Both ratios to the best of the same baselines; None where no baseline is in both files."""
-    if not (base.times and head.times):
-        assert base.ratio is not None
-        assert head.ratio is not None
-        return Ratio(base.ratio, base.ratio, base.ratio), Ratio(head.ratio, head.ratio, head.ratio)
-    common = base.rivals & head.rivals
-    return (base.against(common), head.against(common)) if common else None
+def _slower(old: Ratio, new: Ratio, limit: float) -> bool:
+    growth = old.value / new.value
+    return growth - 1 > limit and math.log(growth) > _ERRORS * math.hypot(old.error, new.error)
+
+
+def _faster(old: Ratio, new: Ratio, limit: float) -> bool:
+    growth = old.value / new.value
+    return growth - 1 < -limit and -math.log(growth) > _ERRORS * math.hypot(old.error, new.error)
+
+
+def _stated(cases: Iterable[Measured]) -> float | None:
+    """The ratio as the files state it."""
+    ratios = [case.ratio for case in cases if case.ratio is not None]
+    return median(ratios) if ratios else None
+
+
+def _comparable(
+    base: Sequence[Measured], head: Sequence[Measured]
+) -> tuple[list[Ratio], list[Ratio]] | None:
+    """The ratios of either side to the best of the same baselines; None where no baseline is in all."""
+    if not base:
+        return None
+    if not all(case.times for case in (*base, *head)):
+        stated = [[Ratio(c.ratio) for c in side if c.ratio is not None] for side in (base, head)]
+        return stated[0], stated[1]
+    common = set.intersection(*(case.rivals for case in (*base, *head)))
+    if not common:
+        return None
+    return [case.against(common) for case in base], [case.against(common) for case in head]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints a line per case of either file and returns the exit status."""
+    """Prints a line per case of any file and returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
-    parser.add_argument("base", type=Path)
-    parser.add_argument("head", type=Path)
+    for side in ("base", "head"):
+        parser.add_argument(side, type=_files, help="a file, or several with commas between")
     parser.add_argument("--fail-above", type=_percentage, default=0.05, metavar="5%")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="where to write a table")
     options = parser.parse_args(arguments)
     try:
-        base, head = read(options.base), read(options.head)
+        base, head = ([read(path) for path in side] for side in (options.base, options.head))
     except (OSError, ValueError) as error:
         parser.error(str(error))
     different = _different(base, head)
     if different:
         parser.error(different)
-    rows = [
-        judge(base.cases.get(name), head.cases.get(name), options.fail_above)
-        for name in dict.fromkeys([*base.cases, *head.cases])
-    ]
-    print("\n".join([*lines(rows), goals(head)]))
+    names = dict.fromkeys(name for run in (*base, *head) for name in run.cases)
+    rows = [_row(name, base, head, options.fail_above) for name in names]
+    print("\n".join([*lines(rows), unjudged(rows), goals(head)]))
     if options.markdown:
         options.markdown.write_text(markdown(rows, base, head, options.fail_above))
     return int(any(row.lost for row in rows))
 
 
-def _different(base: Run, head: Run) -> str:
-    """Why two files cannot be compared, empty where they can."""
-    for key in ("kind", "device_name", "threads"):
-        old, new = getattr(base, key), getattr(head, key)
-        if old != new:
-            return f"the files differ in {key}: {old!r} and {new!r}"
-    for name in base.cases.keys() & head.cases.keys():
-        old, new = base.cases[name].dtype, head.cases[name].dtype
-        if old != new:
-            return f"the files differ in the dtype of {name}: {old!r} and {new!r}"
+def _row(name: str, base: Sequence[Run], head: Sequence[Run], limit: float) -> Row:
+    old, new = ([run.cases[name] for run in side if name in run.cases] for side in (base, head))
+    if not new and any(name in run.left_out for run in head):
+        return Row(name, "left out of the head", base=_stated(old))
+    row = judge(old, new, limit)
+    if not old and not row.lost and any(name in run.left_out for run in base):
+        return Row(name, "left out of the base", head=row.head, wrong=row.wrong)
+    return row
+
+
+def _different(base: Sequence[Run], head: Sequence[Run]) -> str:
+    """Why files cannot be compared, empty where they can."""
+    for side in (base, head):
+        commits = dict.fromkeys(run.commit for run in side)
+        if len(commits) > 1:
+            return f"files of one side are of several commits: {', '.join(commits)}"
+    runs = [*base, *head]
+    for key in ("kind", "device_name", "threads", "quick"):
+        found = [getattr(run, key) for run in runs]
+        if any(value != found[0] for value in found):
+            return f"the files differ in {key}: {', '.join(dict.fromkeys(map(repr, found)))}"
+    dtypes: dict[str, str] = {}
+    for case in (case for run in runs for case in run.cases.values()):
+        known = dtypes.setdefault(case.name, case.dtype)
+        if known != case.dtype:
+            return f"the files differ in the dtype of {case.name}: {known!r} and {case.dtype!r}"
     return ""
+
+
+def _files(text: str) -> list[Path]:
+    return [Path(name) for name in text.split(",")]
 
 
 def _percentage(text: str) -> float:

@@ -30,18 +30,29 @@ def lines(rows: Sequence[Row]) -> list[str]:
     return [f"{row.name:40}  {_told(row)}" for row in rows]
 
 
-def goals(head: Run) -> str:
-    """How many goals the head reaches."""
-    known = [case.goal_met for case in head.cases.values() if case.goal_met is not None]
+def unjudged(rows: Sequence[Row]) -> str:
+    """How many cases were not compared, though both sides know them or should."""
+    count = sum(row.verdict.startswith(("left out", "not comparable")) for row in rows)
+    return f"{count} of {len(rows)} cases not compared"
+
+
+def goals(head: Sequence[Run]) -> str:
+    """How many goals the head reaches in every run of it."""
+    found: dict[str, bool] = {}
+    for case in (case for run in head for case in run.cases.values()):
+        if case.goal_met is not None:
+            found[case.name] = found.get(case.name, True) and case.goal_met
+    known = found.values()
     return f"goals of the head: {sum(known)} met, {len(known) - sum(known)} missed"
 
 
-def markdown(rows: Sequence[Row], base: Run, head: Run, limit: float) -> str:
+def markdown(rows: Sequence[Row], base: Sequence[Run], head: Sequence[Run], limit: float) -> str:
     """A summary, and the table with what is lost and what is slower first."""
     ordered = sorted(rows, key=lambda row: (not row.lost, -(row.change or 0.0)))
     lost = sum(row.lost for row in rows)
     noisy = sum(row.verdict == "within the noise" for row in rows)
     summary = f"**{lost} of {len(rows)} slower, failed or gone**" if lost else "**None slower**"
+    first, old = head[0], base[0]
     table = [
         "| case | base | head | change of time | verdict |",
         "|:--|--:|--:|--:|:--|",
@@ -49,10 +60,11 @@ def markdown(rows: Sequence[Row], base: Run, head: Run, limit: float) -> str:
     ]
     return "\n".join(
         [
-            f"{summary} (limit {100 * limit:g}%), {noisy} within the noise; {goals(head)}.",
+            f"{summary} (limit {100 * limit:g}%), {noisy} within the noise, {unjudged(rows)}; {goals(head)}.",
             "",
-            f"{head.device_name}, {head.threads} thread(s), by {head.kind}; base `{base.commit}` (torch "
-            f"{base.torch}), head `{head.commit}` (torch {head.torch}). Ratios: best baseline / ours.",
+            f"{first.device_name}, {first.threads} thread(s), by {first.kind}; base `{old.commit}` (torch "
+            f"{old.torch}, {len(base)} run(s)), head `{first.commit}` (torch {first.torch}, {len(head)} "
+            "run(s)). Ratios: best baseline / ours.",
             "",
             *table,
             "",

@@ -1,7 +1,7 @@
 """`python -m bench.gpu_check [FOLDER] [--in-place]`: everything that needs a GPU, in less than nine minutes.
 
 Builds for the GPU that is there, runs the tests marked gpu, compute-sanitizer over the CUDA kernels and the
-benchmarks; `summary.json` in FOLDER (bench/results/<device> by default) says what became of each. Without a
+benchmarks; `summary.json` in FOLDER (out/gpu-check by default) says what became of each. Without a
 GPU it builds for one, runs Triton kernels by their interpreter, lists what they compile to, and calls the rest
 unmeasured. Needs no network. Exit status: 0 where no stage failed, else 1.
 """
@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,8 +22,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench import machine
 from bench.stages import UNMEASURED, Outcome, Stage, run, summary
 
@@ -31,6 +30,8 @@ _REFUSED = (
     "device not supported|not supported on this|unsupported (?:device|driver)|insufficient privileges|"
     "requires a newer|failed to (?:initialize|load)|unable to find"
 )
+_FIRST = "sampler/,energy/,resample,propagate,weigh"
+"""The cases that the goals for a GPU are about: the stage has no time for all."""
 _INTERPRETED = ("noise", "potential", "propagate", "resample", "weigh")
 _PROBE = """
 import json, torch
@@ -62,6 +63,17 @@ def tool_version(*command: str) -> str:
     return lines[-1] if lines else "unknown"
 
 
+def kernel_option() -> str:
+    """The option by which this compute-sanitizer takes some kernels alone; "" where it names none."""
+    if shutil.which("compute-sanitizer") is None:
+        return ""
+    command = ["compute-sanitizer", "--help"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    named = re.findall(r"--kernel-[a-z-]+", answer.stdout + answer.stderr)
+    # the second is the older name of the first
+    return next((option for option in ("--kernel-name", "--kernel-regex") if option in named), "")
+
+
 def build_stage(gpu: dict[str, Any] | None, in_place: bool) -> Stage:
     """For the GPU that is there alone, or the H100; without nvcc only where there is no GPU to be served."""
     python = sys.executable
@@ -82,6 +94,7 @@ def gpu_stages(folder: Path) -> list[Stage]:
     python, environment = sys.executable, {"PYTHONUNBUFFERED": "1"}
     tests = [python, "-m", "bench.gpu_tests", str(folder / "tests"), "--seconds", "{seconds}"]
     timed = [python, "-m", "bench.run", "--device", "cuda", "--budget", "{seconds}"]
+    timed += ["--first", _FIRST]
     scaling = [python, "-m", "bench.scaling", "--device", "cuda", "--quick"]
     scaling += ["--json", str(folder / "scaling.json")]
     absent = importlib.util.find_spec("bench.scaling") is None
@@ -103,8 +116,8 @@ def gpu_stages(folder: Path) -> list[Stage]:
 
 def sanitizer_stage(tool: str, most: float, least: float) -> Stage:
     command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-    if tool == "racecheck":  # of the kernels here, as it is slow
-        command += ["--kernel-regex", "kns=edmfast"]
+    if tool == "racecheck" and (option := kernel_option()):  # of the kernels here, as it is slow
+        command += [option, "kns=edmfast"]
     command += [sys.executable, "-m", "bench.sanitize"]
     # memory from the driver for each tensor, or what lies between them would count as theirs
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONUNBUFFERED": "1"}
@@ -158,9 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     start = time.monotonic()
     gpu = probe()
-    where = "cuda" if gpu else "cpu"
-    results = machine.ROOT / "bench" / "results"
-    folder = (options.folder or results / machine.slug(torch.device(where))).resolve()
+    # not bench/results, whose files have a date and a commit in their names: bench.history files them there
+    folder = (options.folder or machine.ROOT / "out" / "gpu-check").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(machine.ROOT)
     os.environ["PYTHONPATH"] = os.pathsep.join(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+_RIVALS = ("particles", "blackjax", "cuthbertlib", "k-diffusion", "diffusers")
 _USUAL_CACHE = 32 * 2**20
 
 
@@ -49,7 +52,7 @@ def folder(device_type: str, name: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what can change a timing."""
+    """Versions of what can change a timing, and of the rivals that are installed, none of them imported."""
     try:
         from edmfast._version import __version__ as ours
     except ImportError:
@@ -64,12 +67,23 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "triton": triton,
         "cuda": torch.version.cuda or "absent",
+        **_rivals(),
     }
+
+
+def _rivals() -> dict[str, str]:
+    found = {}
+    for name in _RIVALS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def commit() -> str:
     """The commit of the working tree, "-dirty" where it has changes, "unknown" outside git."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"]
+    # by its hash whatever tags there are: it becomes a part of file names
+    command += ["--exclude", "*"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

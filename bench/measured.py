@@ -5,42 +5,52 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 BENCH_RUN, PYTEST = "bench.run", "pytest-benchmark"
+# of a normal law with deviation 1: what lies between the two percentiles, and sqrt(pi / 2), by which
+# the error of a median exceeds that of a mean
+_PERCENTILES, _OF_MEDIAN = 1.683, 1.2533
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Seconds per call: median, and the 20th and 80th percentile of the rounds."""
+    """Seconds per call: median, and the 20th and 80th percentile of so many rounds."""
 
     median: float
     p20: float
     p80: float
+    rounds: int
+
+    @property
+    def error(self) -> float:
+        """Standard error of the median as a part of it, for rounds that scatter normally."""
+        deviation = (self.p80 - self.p20) / _PERCENTILES
+        return _OF_MEDIAN * deviation / math.sqrt(self.rounds) / self.median
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Best baseline time / our time, with the interval that the spread of both leaves open."""
+    """Best baseline time / our time, and its standard error as a part of it."""
 
     value: float
-    low: float
-    high: float
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
 class Measured:
     """A case as a file has it.
 
-    times: of what passed its check. bounds: the baselines with a goal of their own, which are no
-    rivals. ratio: as the file states it, None where there is none. goal_met: None where unknown.
-    wrong: the implementations that failed their check.
+    timer: what took the times, empty where unknown. times: of what passed its check. bounds: the
+    baselines with a goal of their own, which are no rivals. ratio: as the file states it, None where
+    there is none. goal_met: None where unknown. wrong: the implementations that failed their check.
     """
 
     name: str
     dtype: str = ""
+    timer: str = ""
     times: Mapping[str, Spread] = field(default_factory=dict)
     bounds: Collection[str] = ()
     ratio: float | None = None
@@ -60,19 +70,19 @@ class Measured:
     def against(self, rivals: Collection[str]) -> Ratio:
         """The ratio to the fastest of some rivals, all of them timed.
 
-        Spreads of two times are independent, so their logarithms add in squares.
+        Errors of two times are independent, so they add in squares.
         """
         ours = self.times["ours"]
         best = min((self.times[name] for name in rivals), key=lambda spread: spread.median)
-        value = best.median / ours.median
-        down = math.hypot(math.log(best.median / best.p20), math.log(ours.p80 / ours.median))
-        up = math.hypot(math.log(best.p80 / best.median), math.log(ours.median / ours.p20))
-        return Ratio(value, value * math.exp(-down), value * math.exp(up))
+        return Ratio(best.median / ours.median, math.hypot(best.error, ours.error))
 
 
 @dataclass(frozen=True)
 class Run:
-    """A file: where it was measured, at which commit, and its cases by name."""
+    """A file: where it was measured, at which commit, and its cases by name.
+
+    quick: a look, None where unknown. left_out: the cases that the budget had no time for.
+    """
 
     kind: str
     device_name: str
@@ -80,6 +90,17 @@ class Run:
     commit: str
     torch: str
     cases: dict[str, Measured]
+    quick: bool | None = None
+    left_out: Collection[str] = ()
+
+
+def unfinished(content: Mapping[str, Any]) -> bool:
+    """Whether a run of `bench.run` did not come to its end.
+
+    It writes "complete" when it does, also where its budget left cases out. Files from before it had a
+    budget, which have no "left_out" either, cannot tell and are believed.
+    """
+    return content.get("complete", "left_out" not in content) is not True
 
 
 def read(path: Path) -> Run:
@@ -87,11 +108,13 @@ def read(path: Path) -> Run:
 
     Raises:
         ValueError: it is neither, or lacks what such a file has, as a pytest-benchmark file of other
-            tests does.
+            tests does, or a run that did not come to its end.
     """
     content = json.loads(path.read_text())
     try:
         if "cases" in content:
+            if unfinished(content):
+                raise ValueError(f"{path} is of a bench.run that did not come to its end")
             return _of_bench_run(content)
         if content.get("benchmarks"):
             return _of_pytest(content)
@@ -105,8 +128,9 @@ def read_case(case: dict[str, Any]) -> Measured:
     return Measured(
         name=case["name"],
         dtype=case.get("dtype", ""),
+        timer=case.get("timer", ""),
         times={
-            name: Spread(timing["median"], timing["p20"], timing["p80"])
+            name: Spread(timing["median"], timing["p20"], timing["p80"], timing["rounds"])
             for name, timing in case.get("timings", {}).items()
         },
         bounds=case.get("goals", {}),
@@ -125,6 +149,8 @@ def _of_bench_run(content: dict[str, Any]) -> Run:
         content.get("commit", "unknown"),
         content.get("versions", {}).get("torch", "unknown"),
         {case.name: case for case in cases},
+        content.get("quick"),
+        content.get("left_out", ()),
     )
 
 
@@ -149,11 +175,14 @@ def _of_group(name: str, tests: list[dict[str, Any]]) -> Measured:
     about = tests[0]["extra_info"]
     times = {
         test["extra_info"]["implementation"]: Spread(
-            test["stats"]["median"], test["extra_info"]["p20"], test["extra_info"]["p80"]
+            test["stats"]["median"],
+            test["extra_info"]["p20"],
+            test["extra_info"]["p80"],
+            test["stats"]["rounds"],
         )
         for test in tests
     }
-    case = Measured(name, about["dtype"], times, about["goals"])
+    case = Measured(name, about["dtype"], times=times, bounds=about["goals"])
     if "ours" not in times or not case.rivals:
         return case
     ratio = case.against(case.rivals).value
@@ -162,4 +191,4 @@ def _of_group(name: str, tests: list[dict[str, Any]]) -> Measured:
         for bound, goal in about["goals"].items()
         if bound in times
     )
-    return Measured(name, about["dtype"], times, about["goals"], ratio, met)
+    return replace(case, ratio=ratio, goal_met=met)

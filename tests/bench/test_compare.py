@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from bench import compare, measured
@@ -55,18 +56,56 @@ def test_bad_limit(run, limit):
         compare.main([run("base", {}), run("head", {}), f"--fail-above={limit}"])
 
 
-@pytest.mark.parametrize("header", [{"device_name": "y"}, {"threads": 2}])
+@pytest.mark.parametrize("header", [{"device_name": "y"}, {"threads": 2}, {"quick": True}])
 def test_other_machines_are_not_compared(run, header, capsys):
     with pytest.raises(SystemExit):
         compare.main([run("base", {"a": 1.0}), run("head", {"a": 1.0}, **header)])
     assert "differ in" in capsys.readouterr().err
 
 
-def timed(spread=0.0, wrong=(), dtype="torch.float32", goals=(), **medians):
-    """A case with these medians (ours 1 unless given), each with a spread to both sides."""
+@pytest.mark.parametrize("header", [{"complete": False}, {"left_out": []}, {"left_out": ["b"]}])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_run_that_did_not_come_to_its_end_is_refused(run, capsys, header, side):
+    headers = [{"complete": True, "left_out": []}] * 2
+    headers[side] = header
+    files = [run(str(i), {"a": 2.0}, **header) for i, header in enumerate(headers)]
+    with pytest.raises(SystemExit) as refused:
+        compare.main(files)
+    assert refused.value.code == 2
+    assert "did not come to its end" in capsys.readouterr().err
+
+
+def test_what_a_budget_left_out_is_not_gone(run, capsys):
+    ended = {"complete": True}
+    base = run("base", {"a": 2.0, "b": 2.0}, left_out=["c", "d"], **ended)
+    head = run("head", {"a": 2.0, "c": 2.0}, left_out=["b"], **ended)
+    assert compare.main([base, head]) == 0
+    out = capsys.readouterr().out
+    assert "left out of the head" in out
+    assert "left out of the base, 2.00x" in out
+    assert "2 of 3 cases not compared" in out
+    assert "GONE" not in out
+    # a wrong answer is one, and a case that nobody left out is gone
+    assert compare.main([base, run("wrong", {"a": 2.0, "b": 2.0, "c": None}, **ended)]) == 1
+    assert compare.main([base, run("gone", {"b": 2.0}, left_out=["c"], **ended)]) == 1
+
+
+def test_times_of_other_timers_are_not_compared(run, capsys):
+    case = timed(rival=2.0)
+    files = [
+        run(timer, {"a": case | {"timer": timer}, "b": case}) for timer in ("events", "graphs")
+    ]
+    assert compare.main(files) == 0
+    out = capsys.readouterr().out
+    assert "not comparable: events and graphs" in out
+    assert "2.00x -> 2.00x" in out
+
+
+def timed(spread=0.0, rounds=9, wrong=(), dtype="torch.float32", goals=(), **medians):
+    """A case with these medians (ours 1 unless given), each of so many rounds with a spread to both sides."""
     medians = {"ours": 1.0, **medians}
     timings = {
-        name: {"median": m, "p20": m / (1 + spread), "p80": m * (1 + spread)}
+        name: {"median": m, "p20": m / (1 + spread), "p80": m * (1 + spread), "rounds": rounds}
         for name, m in medians.items()
     }
     rivals = [m for name, m in medians.items() if name not in ("ours", *goals)]
@@ -83,13 +122,19 @@ def timed(spread=0.0, wrong=(), dtype="torch.float32", goals=(), **medians):
 @pytest.mark.parametrize(
     ("base", "head", "status", "said"),
     [
-        # each ratio has sqrt(2) times the spread of a time, so 10 % reach to 14.4 % on both sides
+        # an error of 4.7 % of each of the four medians: three of them together are 28.4 % of a logarithm
         (timed(0.1, rival=2.0), timed(0.1, rival=1.6), 0, "(time +25.0%)  within the noise"),
         (timed(0.1, rival=2.0), timed(0.1, rival=1.5), 1, "(time +33.3%)  SLOWER"),
         (timed(0.1, rival=2.0), timed(0.1, rival=2.5), 0, "(time -20.0%)  within the noise"),
         (timed(0.1, rival=2.0), timed(0.1, rival=3.0), 0, "(time -33.3%)  faster"),
         (timed(0.01, rival=2.0), timed(0.01, rival=1.93), 0, "(time +3.6%)\n"),
         (timed(0.01, rival=2.0), timed(0.01, rival=1.8), 1, "(time +11.1%)  SLOWER"),
+        # the spread of single rounds says little against many rounds, and much where they are few
+        (timed(0.15, 723, rival=2.0), timed(0.15, 723, rival=1.7), 1, "(time +17.6%)  SLOWER"),
+        (timed(0.15, 723, rival=2.0), timed(0.15, 723, rival=2.4), 0, "(time -16.7%)  faster"),
+        (timed(0.15, 5, rival=2.0), timed(0.15, 5, rival=1.7), 0, "(time +17.6%)  within the noise"),
+        (timed(0.15, 5, rival=2.0), timed(0.15, 723, rival=1.7), 0, "(time +17.6%)  within the noise"),
+        (timed(0.15, 723, rival=2.0), timed(0.15, 723, rival=1.92), 0, "(time +4.2%)\n"),
         # a faster baseline appears, or the best one goes: the common one decides
         (timed(rival=2.0), timed(rival=2.0, new=1.0), 0, "2.00x -> 2.00x (time +0.0%)\n"),
         (timed(rival=2.0, old=1.5), timed(rival=1.8), 1, "2.00x -> 1.80x (time +11.1%)  SLOWER"),
@@ -104,12 +149,76 @@ def test_verdicts_with_a_spread(run, capsys, base, head, status, said):
     assert said in capsys.readouterr().out
 
 
-def test_an_interval_of_a_ratio():
-    case = measured.read_case(timed(0.1, rival=3.0, slow=9.0) | {"name": "a"})
+def sides(run, base, head):
+    """The two arguments, for files of these cases."""
+    return [
+        ",".join(run(f"{side}{i}", {"a": case}) for i, case in enumerate(cases))
+        for side, cases in (("base", base), ("head", head))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "status", "said"),
+    [
+        ([2.0, 2.1], [1.6, 1.7], 1, "2.05x -> 1.65x (time +24.2%)  SLOWER"),
+        # a run of the head, or of the base, that another one contradicts
+        ([2.0, 2.0], [1.6, 2.0], 0, "(time +11.1%)  within the noise"),
+        ([2.0, 1.6], [1.6, 1.6], 0, "(time +12.5%)  within the noise"),
+        # each head run is slower than the base run before it, yet the machine drifts by as much
+        ([2.4, 2.0], [2.0, 1.6], 0, "(time +22.2%)  within the noise"),
+        ([2.0, 2.1], [2.0, 2.1], 0, "(time +0.0%)\n"),
+        ([2.0, 2.1], [2.6, 2.7], 0, "faster"),
+        ([2.0], [1.6, 1.7], 1, "SLOWER"),
+    ],
+)
+def test_several_runs_must_agree(run, capsys, base, head, status, said):
+    base, head = ([timed(0.01, 99, rival=ratio) for ratio in side] for side in (base, head))
+    assert compare.main(sides(run, base, head)) == status
+    assert said in capsys.readouterr().out
+
+
+def test_one_wrong_run_of_several_fails(run, capsys):
+    good = timed(rival=2.0)
+    wrong = timed(rival=2.0, wrong=["ours"]) | {"timings": {}, "ratio": None}
+    assert compare.main(sides(run, [good, good], [good, wrong])) == 1
+    assert "FAILED  (wrong: ours)" in capsys.readouterr().out
+
+
+def test_only_baselines_of_every_run_count(run, capsys):
+    both = timed(rival=2.0, quick=1.0)
+    given = sides(run, [both, both], [both, timed(rival=1.5)])
+    assert compare.main(given) == 0
+    assert "2.00x -> 1.75x (time +14.3%)  within the noise" in capsys.readouterr().out
+
+
+def test_a_side_is_of_one_commit(run, capsys):
+    files = [run(f"base{i}", {"a": 2.0}, commit=f"c{i}") for i in (0, 1)]
+    with pytest.raises(SystemExit):
+        compare.main([",".join(files), run("head", {"a": 2.0})])
+    assert "of several commits: c0, c1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("header", [{"complete": False}, {"device_name": "y"}])
+def test_every_file_of_a_side_is_looked_at(run, header):
+    files = [run("base", {"a": 2.0}), run("head1", {"a": 2.0}), run("head2", {"a": 2.0}, **header)]
+    with pytest.raises(SystemExit) as refused:
+        compare.main([files[0], ",".join(files[1:])])
+    assert refused.value.code == 2
+
+
+def test_the_error_of_a_median():
+    draws = 100 + 5 * np.random.default_rng(0).standard_normal((4000, 101))
+    p20, p50, p80 = np.quantile(draws, [0.2, 0.5, 0.8])
+    error = measured.Spread(p50, p20, p80, 101).error
+    assert error == pytest.approx(np.median(draws, axis=1).std() / 100, rel=0.04)
+
+
+def test_the_error_of_a_ratio():
+    case = measured.read_case(timed(0.1, 16, rival=3.0, slow=9.0) | {"name": "a"})
     ratio = case.against(case.rivals)
+    width = 1.1 - 1 / 1.1
     assert ratio.value == 3.0
-    width = 1.1**2**0.5
-    assert (ratio.low, ratio.high) == pytest.approx((3 / width, 3 * width))
+    assert ratio.error == pytest.approx(2**0.5 * 1.2533 * width / 1.683 / 4)
 
 
 def test_other_dtypes_are_not_compared(run, capsys):
@@ -134,7 +243,9 @@ def test_the_table_of_a_pull_request(run, tmp_path):
     files = [run("base", base, commit="c1"), run("head", head, commit="c2")]
     assert compare.main([*files, "--markdown", str(table)]) == 1
     text = table.read_text()
-    assert text.startswith("**3 of 5 slower, failed or gone** (limit 5%), 0 within the noise; ")
+    assert text.startswith(
+        "**3 of 5 slower, failed or gone** (limit 5%), 0 within the noise, 0 of 5 cases not compared; "
+    )
     assert "goals of the head: 1 met, 1 missed." in text
     assert "base `c1`" in text
     assert "head `c2`" in text

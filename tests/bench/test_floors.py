@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -36,5 +42,43 @@ def test_cache_is_read_from_the_system(monkeypatch, tmp_path):
 
 def test_description_of_the_machine():
     assert machine.versions()["torch"] == torch.__version__
+
+
+def test_a_commit_is_told_by_its_hash(monkeypatch, tmp_path):
+    def git(*words):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        command = ["git", "-C", str(tmp_path), *identity, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-qm", "one")
+    git("tag", "-a", "v0.1.0", "-m", "one")
+    git("commit", "-qm", "two", "--allow-empty")
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    assert machine.commit() == git("rev-parse", "HEAD")[:10]
+    (tmp_path / "file").write_text("2")
+    assert machine.commit() == git("rev-parse", "HEAD")[:10] + "-dirty"
+
+
+def test_versions_of_rivals_are_known_without_an_import(monkeypatch):
+    def version(name):
+        if name == "particles":
+            return "0.4"
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(machine.metadata, "version", version)
+    monkeypatch.setitem(sys.modules, "particles", None)  # an import would fail
+    found = machine.versions()
+    assert found["particles"] == "0.4"
+    assert not {"blackjax", "diffusers", "k-diffusion"} & set(found)
+
+
+def test_the_extra_installs_the_rivals():
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    extra = re.search(r"^bench = \[(.*)\]$", text, re.MULTILINE)[1]
+    # k-diffusion brings too much: bench/README.md says how to add it
+    assert set(machine._RIVALS) - set(re.findall(r'"([\w-]+)>=', extra)) == {"k-diffusion"}
     assert machine.slug(torch.device("cpu")).startswith("cpu-")
     assert machine.commit()

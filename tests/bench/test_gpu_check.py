@@ -4,11 +4,12 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from bench import gpu_check, gpu_tests, machine, sanitize, stages
+from bench import gpu_check, gpu_tests, machine, records, registry, sanitize, stages
 from bench.stages import FAILED, PASSED, SKIPPED, TIMED_OUT, UNMEASURED, Stage
 
 
@@ -84,7 +85,7 @@ def test_refusals_are_skips(tmp_path):
 def check(monkeypatch, tmp_path):
     """main, with these stages for those of a GPU or, where there is none, of a CPU."""
 
-    def run(gpu, code, stage=None):
+    def run(gpu, code, stage=None, folder=tmp_path / "found"):
         stage = stage or script("tests", code)
         monkeypatch.setattr(gpu_check, "probe", lambda: gpu)
         monkeypatch.setattr(gpu_check, "build_stage", lambda *_: script("build", ""))
@@ -92,8 +93,9 @@ def check(monkeypatch, tmp_path):
         monkeypatch.setattr(gpu_check, "cpu_stages", lambda: [script("emulated", code)])
         monkeypatch.chdir(machine.ROOT)
         monkeypatch.setenv("PYTHONPATH", str(machine.ROOT))
-        status = gpu_check.main([str(tmp_path / "found")])
-        return status, json.loads((tmp_path / "found" / "summary.json").read_text())
+        status = gpu_check.main([str(folder)] if folder else [])
+        where = folder or machine.ROOT / "out" / "gpu-check"
+        return status, json.loads((where / "summary.json").read_text())
 
     return run
 
@@ -110,6 +112,15 @@ def test_the_summary(check):
     assert check(GPU, "")[0] == 0
 
 
+def test_nothing_is_written_among_the_results(check, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    assert check(GPU, "", folder=None)[0] == 0
+    assert records.load(tmp_path / "bench" / "results") == []
+    written = [path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*.json")]
+    assert set(written) == {("out", "gpu-check")}
+    assert "/out/" in (Path(__file__).parents[2] / ".gitignore").read_text().splitlines()
+
+
 def test_without_a_gpu_its_stages_are_unmeasured(check, capsys):
     status, found = check(None, "")
     assert status == 0
@@ -120,12 +131,17 @@ def test_without_a_gpu_its_stages_are_unmeasured(check, capsys):
 
 def test_what_is_asked_of_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(gpu_check, "kernel_option", lambda: "--kernel-name")
     found = {stage.name: stage for stage in gpu_check.gpu_stages(tmp_path)}
     assert [*found] == ["tests", "memcheck", "racecheck", "bench", "scaling"]
     assert str(tmp_path / "bench.json") in found["bench"].command
     assert found["memcheck"].command[:5] == [
         *("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9")
     ]
+    command = found["bench"].command
+    first = command[command.index("--first") + 1].split(",")
+    names = [case.name for case in registry.select(registry.load(), "cuda", "")]
+    assert [word for word in first if not any(word in name for name in names)] == []
     build = gpu_check.build_stage(GPU, False)
     assert "pip" in build.command
     assert build.otherwise[1:] == ["setup.py", "build_ext", "--inplace"]
@@ -134,6 +150,27 @@ def test_what_is_asked_of_a_gpu(tmp_path, monkeypatch):
     assert "pip" not in gpu_check.build_stage(None, True).command
     kept = build.least + sum(stage.least for stage in found.values())
     assert kept < gpu_check.TOTAL < 540
+
+
+@pytest.mark.parametrize(
+    ("told", "option"),
+    [
+        ("  --kernel-name-exclude arg\n  --kernel-name arg", "--kernel-name"),
+        ("  --kernel-name-exclude arg\n  --kernel-regex arg", "--kernel-regex"),
+        ("  --kernel-regex arg\n  --kernel-name arg", "--kernel-name"),
+        ("  --launch-count arg", ""),
+    ],
+)
+def test_the_sanitizer_is_given_an_option_that_it_has(tmp_path, monkeypatch, told, option):
+    program = tmp_path / "compute-sanitizer"
+    program.write_text(f"#!/bin/sh\ncat <<END\n{told}\nEND\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    given = gpu_check.sanitizer_stage("racecheck", 1, 1).command
+    assert [word for word in given if word.startswith("--kernel")] == ([option] if option else [])
+    assert ("kns=edmfast" in given) == bool(option)
+    memcheck = gpu_check.sanitizer_stage("memcheck", 1, 1).command
+    assert not [word for word in memcheck if "kernel" in word]
 
 
 def test_every_operator_with_a_cuda_kernel_is_called_under_the_sanitizer():

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from bench import history, machine
+from bench import history, machine, records
 
 HEADER = {
     "device": "cuda",
@@ -33,7 +33,32 @@ def test_it_is_filed(file, tmp_path):
     assert json.loads(path.read_text()) == HEADER
 
 
-@pytest.mark.parametrize("commit", ["unknown", "abc123-dirty"])
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"quick": True}, "is a quick look"),
+        ({"only": "resample"}, "only the cases with 'resample'"),
+        ({"complete": False}, "did not come to its end"),
+        ({"left_out": ["a"]}, "did not come to its end"),
+    ],
+)
+def test_what_is_no_record_of_a_commit_is_refused(file, tmp_path, changes, why, capsys):
+    with pytest.raises(SystemExit) as refused:
+        history.main([file(**changes), str(tmp_path / "history")])
+    assert refused.value.code == 2
+    assert why in capsys.readouterr().err
+    assert not (tmp_path / "history").exists()
+
+
+def test_what_a_budget_left_out_is_filed_with_its_mark(file, tmp_path, capsys):
+    ended = {"quick": False, "only": "", "complete": True, "left_out": ["a", "b"]}
+    assert history.main([file(**ended), str(tmp_path / "history")]) == 0
+    assert "left 2 cases out" in capsys.readouterr().err
+    (record,) = records.load(tmp_path / "history")
+    assert record.content["left_out"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("commit", ["unknown", "abc123-dirty", "v0.1.0-5-gabc123"])
 def test_what_nobody_could_repeat_is_refused(file, tmp_path, commit, capsys):
     with pytest.raises(SystemExit):
         history.main([file(commit=commit), str(tmp_path / "history")])

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bench import gpu_check
+
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 DOCUMENTS = [ROOT / "bench" / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
@@ -90,6 +92,42 @@ def test_the_steps_of_a_workflow(path):
                 assert step["with"]["persist-credentials"] is False
             for line in step.get("run", "").replace("\\\n", " ").splitlines():
                 assert shlex.split(line)
+
+
+def test_a_comparison_is_of_what_was_measured_in_turn():
+    text = (ROOT / ".github" / "workflows" / "bench-gpu.yml").read_text()
+    measured = re.search(r"for file in (.*); do", text)[1].split()
+    assert [name[:-1] for name in measured] == ["base", "head"] * 2
+    (line,) = (line for line in text.splitlines() if "-m bench.compare" in line)
+    sides = re.findall(r'"(\S+,\S+)"', line)
+    assert [re.findall(r"(\w+)\.json", side) for side in sides] == [
+        ["base1", "base2"],
+        ["head1", "head2"],
+    ]
+    # a run that crashed stops the job; that an answer is wrong does not
+    assert re.findall(r"\|\| test.*", text) == ["|| test $? = 3"]
+
+
+def test_the_history_has_every_case():
+    text = (ROOT / ".github" / "workflows" / "bench-gpu.yml").read_text()
+    filed = re.search(r'bench\.history "([^"]+)"', text)[1]
+    (measured,) = (line for line in text.splitlines() if f'--json "{filed}"' in line)
+    assert "bench.run --device cuda" in measured
+    assert not re.search(r"--(budget|only|quick)|\|\|", measured)
+
+
+def test_the_gpu_check_takes_what_a_workflow_gives_it(capsys):
+    given = [
+        word
+        for path in WORKFLOWS
+        for line in re.findall(r"on_gpu\.sh(.*)", path.read_text())
+        for word in shlex.split(line)
+        if word.startswith("-")
+    ]
+    assert given
+    with pytest.raises(SystemExit):
+        gpu_check.main(["--help"])
+    assert set(given) <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
 
 
 def test_strangers_start_nothing_on_our_machine():
