@@ -1,6 +1,7 @@
 """Many small populations in one run of sequential Monte Carlo, against one of as many particles.
 
-The network sees populations together, so that both should take the same time.
+The network sees populations together, so that both should take the same time. Both are ours: it says
+nothing about others.
 """
 
 from __future__ import annotations

@@ -88,6 +88,7 @@ def import_case() -> Case:
         check=check_import,
         goal=1.0,
         goals={"torch": 0.5} | {n: 0.4 for n in WITHOUT_TORCH if n in statements},
+        bounds=("torch", *(n for n in WITHOUT_TORCH if n in statements)),
         inner="torch",
         rounds=3,
         bytes=1,

@@ -1,4 +1,7 @@
-"""Our operators on two threads against themselves on one, whatever `--threads` says (the floor is its own)."""
+"""Our operators on two threads against themselves on one, whatever `--threads` says (the floor is its own).
+
+Ours against ours: what a second thread brings, and nothing about others.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,8 @@ def make_case(case: Case) -> Case:
         baselines={"one thread": on_threads(1, case.ours)},
         goal=1.6,
         goals={},
+        bounds=(),
+        unchecked=(),
         cpu_only=(),
         devices=("cpu",),
     )

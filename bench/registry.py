@@ -49,11 +49,11 @@ class Case:
     once). flops: the least arithmetic of one call. goal: the wanted ratio best baseline time / our time.
     bounds: baselines that are no rivals (a hand-written loop, a part of the job, ours in another way), so no
     candidates for the best. goals: the wanted ratio of single baselines, of every bound at least. unchecked:
-    baselines that answer nothing that could be checked, as they do a part of the job. floor_goals: by device type, the wanted part of
-    the least possible time (1 is the floor itself). cpu_only: baselines that take no tensors of another
-    device. inner: of the baselines with a goal of their own, the one that is a part of the job: reports
-    say what share of our time is outside of it. evaluations: calls of a network for one sample, of one
-    call of ours; reports give their rate. rounds: of timing, where fewer than usual are enough as the job
+    baselines that answer nothing that could be checked, as they do a part of the job. floor_goals: by
+    device type, the wanted part of the least possible time (1 is the floor itself). cpu_only: baselines that
+    take no tensors of another device. inner: of the baselines with a goal of their own, the one that is a
+    part of the job: reports say what share of our time is outside of it. evaluations: calls of a network for
+    one sample, of one call of ours; reports give their rate. rounds: of timing, where fewer than usual are enough as the job
     takes seconds; 0 for as many as usual.
     """
 
@@ -82,7 +82,9 @@ class Case:
     def __post_init__(self) -> None:
         if not self.baselines or "ours" in self.baselines:
             raise ValueError(f"{self.name}: give at least one baseline, none of them named 'ours'")
-        if not set(self.goals) <= set(self.baselines) or not all(g > 0 for g in self.goals.values()):
+        if not set(self.goals) <= set(self.baselines) or not all(
+            g > 0 for g in self.goals.values()
+        ):
             raise ValueError(
                 f"{self.name}: goals must be > 0, of baselines among {sorted(self.baselines)}, "
                 f"got {dict(self.goals)}"
@@ -156,7 +158,7 @@ def _without(case: Case, names: Sequence[str]) -> Case:
         case,
         baselines=baselines,
         goals=goals,
-        bounds=[name for name in case.bounds if name not in names],
-        unchecked=[name for name in case.unchecked if name not in names],
+        bounds=tuple(name for name in case.bounds if name not in names),
+        unchecked=tuple(name for name in case.unchecked if name not in names),
         inner="" if case.inner in names else case.inner,
     )

@@ -33,7 +33,9 @@ def test_a_bound_has_its_own_goal_and_line(case, bound, met):
         name: Timing(seconds, seconds, seconds, 9)
         for name, seconds in {"ours": 2e-6, "rival": 8e-6, "bound": bound}.items()
     }
-    given = case(baselines={"rival": min, "bound": max}, goals={"bound": 0.77}, goal=3.0)
+    given = case(
+        baselines={"rival": min, "bound": max}, goals={"bound": 0.77}, bounds=("bound",), goal=3.0
+    )
     result = Result(given, {}, timings, floor_seconds=1e-6)
     assert result.best_baseline == "rival"
     assert result.ratio == pytest.approx(4.0)
