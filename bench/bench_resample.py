@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bench import peers, plain_loop
+from bench import laws, peers, plain_loop
 from bench.registry import Case
 from edmfast.ops import systematic_resample
 
@@ -53,14 +53,7 @@ def reference(log_weights: Tensor, uniform: Tensor) -> Tensor:
     return log_weights.shape[1] * log_weights.double().softmax(1)
 
 
-def check(ancestors: Tensor, expected: Tensor) -> None:
-    n = expected.shape[1]
-    assert ancestors.shape == expected.shape
-    assert 0 <= ancestors.min() <= ancestors.max() < n, "an ancestor that does not exist"
-    index = ancestors.long()
-    counts = torch.zeros_like(expected).scatter_add_(1, index, torch.ones_like(expected))
-    off = float((counts - expected).abs().max())
-    assert off < 1 + 1e-6, f"offspring off by {off}"
+check = laws.check_systematic
 
 
 def hand_written() -> dict[str, peers.Resampler]:

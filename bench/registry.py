@@ -53,8 +53,8 @@ class Case:
     device type, the wanted part of the least possible time (1 is the floor itself). cpu_only: baselines that
     take no tensors of another device. inner: of the baselines with a goal of their own, the one that is a
     part of the job: reports say what share of our time is outside of it. evaluations: calls of a network for
-    one sample, of one call of ours; reports give their rate. rounds: of timing, where fewer than usual are enough as the job
-    takes seconds; 0 for as many as usual.
+    one sample, of one call of ours; reports give their rate. rounds: of timing, where fewer than usual are
+    enough as the job takes seconds; 0 for as many as usual.
     """
 
     name: str

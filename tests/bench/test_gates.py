@@ -1,0 +1,204 @@
+"""What the gates refuse: concrete wrong answers, each made of a right one."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from bench import bench_noise, bench_propagate, bench_resample, bench_schemes, bench_weigh, laws
+from edmfast.ops.schemes import SCHEMES
+
+CPU = torch.device("cpu")
+
+
+def made(case, shape):
+    """Inputs, truth and our answer of a case at a small shape."""
+    inputs = case.make_inputs(shape, case.dtype, CPU)
+    return inputs, case.reference(*inputs), case.ours(*inputs)
+
+
+def refused(check, output, truth):
+    with pytest.raises((AssertionError, AttributeError, TypeError, ValueError)):
+        check(output, truth)
+
+
+PERMUTED = torch.randperm(10_000, generator=torch.Generator().manual_seed(0))
+ANCESTORS = {
+    "none": lambda a: None,
+    "float": lambda a: a.float(),
+    "another shape": lambda a: a[:, :-1],
+    "identity": lambda a: torch.arange(a.shape[1]).expand_as(a),
+    "tens": lambda a: torch.arange(a.shape[1]).expand_as(a) // 10 * 10,
+    "uniform": lambda a: torch.randint(a.shape[1], a.shape).sort(1).values,
+    "of the next particle": lambda a: ((a + 1) % a.shape[1]).sort(1).values,
+    "of permuted particles": lambda a: PERMUTED[a.long()].sort(1).values,
+    "beyond the last": lambda a: a + 1,
+    "zeros": lambda a: a * 0,
+}
+
+
+@pytest.mark.parametrize("wrong", [*ANCESTORS, "of permuted slots", "some lost", "lighter"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_ancestors_of_every_scheme(scheme, wrong):
+    (case,) = (c for c in bench_schemes.CASES if c.name.split("/")[1] == scheme)
+    inputs, truth, output = made(case, (1, 10_000))
+    case.check(output, truth)
+    a = output.ancestors
+    if wrong == "of permuted slots":
+        if scheme == "killing":
+            return  # its ancestors are in no order
+        changed = a[:, PERMUTED]
+    elif wrong == "some lost":
+        changed = torch.where(a >= 9000, 8999, a)
+    elif wrong == "lighter":
+        changed = case.ours(0.9 * inputs[0], inputs[1]).ancestors
+    else:
+        changed = ANCESTORS[wrong](a)
+    refused(case.check, output._replace(ancestors=changed), truth)
+
+
+def test_one_scheme_is_not_taken_for_another():
+    systematic, multinomial = (
+        made(c, (1, 10_000)) for c in bench_schemes.CASES if c.name.split("/")[1][1] in "yu"
+    )
+    for found, other in ((systematic, multinomial), (multinomial, systematic)):
+        refused(bench_schemes.check, found[2]._replace(scheme=other[2].scheme), found[1])
+
+
+@pytest.mark.parametrize("wrong", ANCESTORS)
+@pytest.mark.parametrize("shape", [(1, 10_000), (3, 10_000)])
+def test_systematic_ancestors(shape, wrong):
+    case = bench_resample.CASES[0]
+    _, truth, output = made(case, shape)
+    case.check(output, truth)
+    refused(case.check, ANCESTORS[wrong](output), truth)
+
+
+def test_systematic_ancestors_of_another_population_or_order():
+    case = bench_resample.CASES[0]
+    _, truth, output = made(case, (8, 16))
+    for changed in (output.roll(1, 0), output.flip(1), output.roll(1, 1)):
+        refused(case.check, changed, truth)
+
+
+def test_offspring_within_one_of_any_but_one_uniform():
+    """Floors and ceilings in another order than any uniform gives them."""
+    expected = torch.full((1, 8), 1.0, dtype=torch.float64) + 0.5 * torch.tensor([1, -1] * 4)
+    right, wrong = ([1, 1, 2, 0, 2, 0, 1, 1], [2, 1, 2, 1, 1, 0, 1, 0])
+    for counts, passes in ((right, True), (wrong, False)):
+        found = torch.repeat_interleave(torch.arange(8), torch.tensor(counts))[None]
+        if passes:
+            laws.check_systematic(found, expected)
+        else:
+            refused(laws.check_systematic, found, expected)
+
+
+@pytest.mark.parametrize("wrong", ["ancestors", "roots", "log_weights", "log_z", "ess", "rolled"])
+def test_weights(wrong):
+    case = bench_weigh.CASES[0]
+    _, truth, output = made(case, (2, 1000))
+    case.check(output, truth)
+    rolled = (output.ancestors + 1).clamp(max=999)
+    changes = {
+        "ancestors": {"ancestors": rolled, "root": truth.root.gather(1, rolled.long())},
+        "roots": {"root": output.root.roll(1, 1)},
+        "log_weights": {"log_weights": 1.02 * output.log_weights},
+        "log_z": {"log_z": output.log_z + 1e-3},
+        "ess": {"ess": output.ess * 1.02},
+        "rolled": {name: getattr(output, name).roll(1, 0) for name in ("ess", "log_z")},
+    }
+    refused(case.check, output._replace(**changes[wrong]), truth)
+
+
+NOISE = {
+    "none": lambda z: None,
+    "zeros": lambda z: 0 * z,
+    "larger": lambda z: 1.02 * z,
+    "shifted": lambda z: z + 0.02,
+    "uniform of the same variance": lambda z: (torch.rand_like(z) - 0.5) * 12**0.5,
+    "signs": lambda z: z.sign(),
+    "another shape": lambda z: z[:, 1:],
+    "half": lambda z: z.half(),
+    "double": lambda z: z.double(),
+    "elements twice": lambda z: z[..., ::2].repeat_interleave(2, -1),
+    "particles twice": lambda z: z[:, ::2].repeat_interleave(2, 1),
+    "a stream used twice": lambda z: torch.cat([z[:, ::2], z[:, ::2]], 1),
+    "with opposite signs": lambda z: torch.cat([z[:, ::2], -z[:, ::2]], 1),
+    "rounded": lambda z: (z * 1000).round() / 1000,
+    "half of its numbers twice, in no order": lambda z: z.flatten()[
+        torch.randperm(z.numel()) // 2
+    ].view_as(z),
+}
+
+
+@pytest.mark.parametrize("wrong", NOISE)
+def test_noise(wrong):
+    case = bench_noise.CASES[0]
+    _, truth, output = made(case, (1, 4096, 32))
+    for right in (output, output.z, torch.randn_like(output.z)):
+        case.check(right, truth)
+    refused(case.check, NOISE[wrong](output.z), truth)
+
+
+def test_noise_of_the_counter_is_that_of_its_place():
+    case = bench_noise.CASES[0]
+    _, truth, output = made(case, (1, 4096, 32))
+    for changed in (output.z.roll(1, 1), torch.randn_like(output.z)):
+        refused(case.check, bench_noise.Counted(changed), truth)
+
+
+@pytest.mark.parametrize("wrong", [n for n in NOISE if n != "rounded"])
+def test_noise_of_a_step(wrong):
+    """Steps whose ratio is right for the noise that they have."""
+    case = bench_propagate.CASES[0]
+    _, truth, output = made(case, (1, 4096, 32))
+    case.check(output, truth)
+    z = NOISE[wrong]((output.moved - truth.mean.float()) / bench_propagate.V_M**0.5)
+    if z is None or z.shape != output.moved.shape:
+        refused(case.check, None if z is None else (z, output.ratio), truth)
+        return
+    case_step = partial(step_of, truth)
+    if wrong in ("half", "double"):
+        moved, ratio = case_step(z.double())
+        refused(case.check, (moved.to(z.dtype), ratio.float()), truth)
+        return
+    if wrong.endswith("in no order"):
+        # nothing but a comparison with the counter finds these
+        refused(case.check, bench_propagate.Counted(*each_float(case_step(z))), truth)
+        return
+    refused(case.check, each_float(case_step(z)), truth)
+
+
+def step_of(truth, z):
+    moved = truth.mean + bench_propagate.V_M**0.5 * z.double()
+    v_m, v_l, d = bench_propagate.V_M, bench_propagate.V_L, z.shape[2]
+    ratio = (
+        0.5 * z.double().square().sum(2)
+        - 0.5 * (truth.start - moved).square().sum(2) / v_l
+        + 0.5 * d * torch.tensor(v_m / v_l).log()
+    )
+    return moved, ratio
+
+
+def each_float(step):
+    return tuple(tensor.float() for tensor in step)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["none", "moved alone", "another ratio", "other ancestors", "rolled"]
+)
+def test_step(wrong):
+    case = bench_propagate.CASES[0]
+    inputs, truth, output = made(case, (1, 4096, 32))
+    case.check(tuple(output), truth)
+    x, score, ancestors, kernel, rng = inputs
+    changes = {
+        "none": lambda: None,
+        "moved alone": lambda: output.moved,
+        "another ratio": lambda: output._replace(ratio=1.02 * output.ratio),
+        "other ancestors": lambda: case.ours(x, score, ancestors.roll(1, 1), kernel, rng),
+        "rolled": lambda: output._replace(ratio=output.ratio.roll(1, 1)),
+    }
+    refused(case.check, changes[wrong](), truth)
