@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bench.correctness import close
 from bench.networks import mlp_flops, mlp_products, network
+from bench.plain import by_formula, plain_formulas
 from bench.registry import BACKWARD, Case
 from edmfast.models import EnergyModel, Product
 
@@ -91,8 +92,8 @@ def mlp_case(
 
     def reference(x: Tensor, sigma: Tensor) -> Answer:
         model = network(name, x.device, torch.float64)
-        with torch.no_grad():
-            return model.energy_and_score(x.double(), sigma.double())
+        with plain_formulas(by_formula):
+            return eager_energy(model, x.double(), sigma.double())
 
     return Case(
         name=f"energy/{name} {'x'.join(map(str, shape))}",
@@ -144,7 +145,8 @@ def product_case(shape: tuple[int, ...]) -> Case:
 
     def reference(x: Tensor, sigma: Tensor) -> Answer:
         models = _experts(x.device, torch.float64)
-        return sum_of([eager_energy(model, x.double(), sigma.double()) for model in models])
+        with plain_formulas(by_formula):
+            return sum_of([eager_energy(model, x.double(), sigma.double()) for model in models])
 
     def sum_of(pairs: list[Answer]) -> Answer:
         energies, scores = zip(*pairs, strict=True)

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench import bench_noise, bench_propagate, bench_resample, bench_schemes, bench_weigh, laws
+from bench import (
+    bench_distill,
+    bench_energy,
+    bench_group_norm_silu,
+    bench_mlp_potential,
+    bench_noise,
+    bench_populations,
+    bench_potential,
+    bench_propagate,
+    bench_resample,
+    bench_schemes,
+    bench_weigh,
+    laws,
+)
+from bench.sampler_targets import Truth
 from edmfast.ops.schemes import SCHEMES
 
 CPU = torch.device("cpu")
@@ -202,3 +218,69 @@ def test_step(wrong):
         "rolled": lambda: output._replace(ratio=output.ratio.roll(1, 1)),
     }
     refused(case.check, changes[wrong](), truth)
+
+
+NUMBERS = {
+    "none": lambda output: None,
+    "the first alone": lambda output: output[0],
+    "one too few": lambda output: output[:-1],
+    "zeros": lambda output: tuple(0 * each for each in output),
+    "larger": lambda output: tuple(1.02 * each for each in output),
+    "rolled": lambda output: tuple(each.roll(1, 0) if each.dim() else each for each in output),
+    "wrong signs": lambda output: (output[0], *(-each for each in output[1:])),
+}
+CASES = {
+    "energy": (bench_energy.CASES[0], (32, 64)),
+    "product": (bench_energy.product_case((32, 64)), (32, 64)),
+    "distill": (bench_distill.CASES[0], (64, 64)),
+    "potential": (bench_potential.CASES[0], (16, 8)),
+    "potential, double": (bench_potential.CASES[-1], (16, 8)),
+    "mlp_potential": (bench_mlp_potential.CASES[0], (16, 64)),
+    "mlp_potential backward": (bench_mlp_potential.CASES[-1], (16, 64)),
+    "norm": (bench_group_norm_silu.CASES[5], (16, 4, 384)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tensors(name):
+    """Answers of the case's own, in float32 by its first baseline, and what is refused of them."""
+    case, shape = CASES[name]
+    inputs = case.make_inputs(shape, case.dtype, CPU)
+    truth = case.reference(*inputs)
+    output = tuple(next(iter(case.baselines.values()))(*inputs))
+    case.check(output, truth)
+    for change, wrong in NUMBERS.items():
+        if len(output) > 1 or change not in ("the first alone", "wrong signs"):
+            refused(case.check, wrong(output), truth)
+
+
+@pytest.mark.parametrize("name", ["energy", "distill"])
+def test_references_call_no_operator_of_ours(name):
+    case, shape = CASES[name]
+    inputs = case.make_inputs(shape, case.dtype, CPU)
+    called = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            called.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        case.reference(*inputs)
+    assert called
+    assert not [one for one in called if one.startswith("edmfast")]
+
+
+def test_populations():
+    truth = Truth(
+        torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64), torch.full((3,), 1e-3).double()
+    )
+    for masses, passes in (((0.5, 0.5), True), ((0.6, 0.4), False)):
+        answers = torch.tensor([[0.0, *masses]], dtype=torch.float64).expand(100, 3)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bench_populations, "answer", lambda found, a=answers: a)
+            found = SimpleNamespace(log_z=answers[:, 0])
+            if passes:
+                bench_populations.check_populations(found, truth)
+            else:
+                refused(bench_populations.check_populations, found, truth)
