@@ -124,11 +124,12 @@ def _cases(
 
     small = [*make_inputs(shape, torch.float32, torch.device("cpu"))]
     sizes = [size_in_bytes(each) for each in small]
-    # inputs in, outputs out; cotangents and inputs in, gradients out; then all of them and their own gradients
+    # inputs in, outputs out; their cotangents in and the inputs' gradients out besides; then cotangents of
+    # these gradients in, and gradients of both cotangents and inputs out
     least = [
         sizes[0] + sizes[1],
-        3 * sizes[0] + 2 * sizes[1],
-        6 * sizes[0] + 4 * sizes[1],
+        2 * sizes[0] + 2 * sizes[1],
+        4 * sizes[0] + 3 * sizes[1],
     ]
     return [
         Case(
