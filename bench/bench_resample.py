@@ -98,7 +98,7 @@ def gpu_case(particles: int) -> Case:
     )
 
 
-# at 1e3 a call is mostly dispatch: 12 us are wanted there, whatever the others take
+# at 1e3 a call is mostly dispatch
 CASES = [make_case(1, 10**3, 1.0)]
 CASES += [make_case(1, particles, 4.0) for particles in (10**4, 10**5, 10**6)]
 CASES += [gpu_case(2**power) for power in (20, 23, 26)]

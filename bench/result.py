@@ -53,7 +53,7 @@ class Result:
         """Whether the ratio and every baseline with a goal reach it; one that failed its check reaches nothing."""
         reached = self.bounds
         enough = all(reached.get(name, 0.0) >= goal for name, goal in self.case.goals.items())
-        near = self.floor_fraction is not None and self.floor_fraction >= (self.floor_goal or 0)
+        near = self.floor_goal is None or (self.floor_fraction or 0) >= self.floor_goal
         return self.ratio is not None and self.ratio >= self.case.goal and enough and near
 
     @property
@@ -79,8 +79,10 @@ class Result:
 
     @property
     def floor_fraction(self) -> float | None:
-        """Least possible time / our time."""
-        return self.floor_seconds / self.timings["ours"].median if self.timings else None
+        """Least possible time / our time, None for a job without one."""
+        if not (self.timings and self.floor_seconds):
+            return None
+        return self.floor_seconds / self.timings["ours"].median
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: everything of the table and all timings in seconds."""

@@ -90,3 +90,11 @@ def test_duration(seconds, text):
 )
 def test_memory(size, text):
     assert memory(size) == text
+
+
+def test_a_job_without_a_floor_has_no_part_of_it(case):
+    timings = {name: Timing(2e-6, 1e-6, 3e-6, 9) for name in ("ours", "twice")}
+    result = Result(case(bytes=0), {}, timings)
+    assert result.floor_fraction is None
+    assert result.goal_met
+    assert "%" not in table([result])
