@@ -52,12 +52,12 @@ def _transformed(name: str, device: torch.device) -> Callable[[Tensor, Tensor], 
     return torch.compile(both, dynamic=False)
 
 
-def eager_energy(model: EnergyModel, x: Tensor, sigma: Tensor) -> Answer:
+def eager_energy(model: EnergyModel, x: Tensor, sigma: Tensor, **condition: Tensor) -> Answer:
     """As one writes it: the formula of the energy and its gradient by autograd."""
     leaf = x.detach().requires_grad_()
     c_in = (sigma**2 + model.sigma_data**2).rsqrt()
     y, levels = c_in * leaf, sigma.expand(len(x))
-    f = model.potential(y, levels.log() / 4)
+    f = model.potential(y, levels.log() / 4, **condition)
     energy = 0.5 * y.square().flatten(1).sum(1) - model.sigma_data / sigma * f
     (slope,) = torch.autograd.grad(energy.sum(), leaf)
     return energy.detach(), -slope
