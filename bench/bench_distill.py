@@ -81,6 +81,7 @@ def case(
         shape=shape,
         make_inputs=make_inputs,
         ours=partial(_run, name, True, torch.float32),
+        # no torch.compile: its graphs have no second derivative
         baselines={"eager": partial(_eager, name), "ours uncompiled": uncompiled}
         | ({"6 F products": products} if is_mlp else {}),
         reference=partial(reference, name),

@@ -76,6 +76,16 @@ def plain(x: Tensor, pairs: Tensor, shifts: Tensor) -> Answer:
     return energy[0], field[0]
 
 
+_graph = torch.compile(by_hand, dynamic=False)
+
+
+def compiled(x: Tensor, pairs: Tensor, shifts: Tensor) -> Answer:
+    net = perceptron(x.device, x.dtype)
+    lists = [net.entry], [net.entry_bias], [*net.layers], [net.exit], [net.exit_bias]
+    energy, field, _ = _graph(x, pairs[None], [shifts], *lists, False)
+    return energy[0], field[0]
+
+
 def _without_graph(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*inputs: Tensor) -> Any:
         with torch.no_grad():
@@ -122,6 +132,7 @@ def case(rows: int) -> Case:
         baselines={
             "autograd": autograd,
             "by hand": _without_graph(plain),
+            "compile": _without_graph(compiled),
             "2 F products": _without_graph(products(False)),
         },
         reference=_double(_without_graph(plain)),

@@ -51,6 +51,7 @@ def make_case(*shape: int) -> Case:
         shape=shape,
         make_inputs=make_inputs,
         ours=ours,
+        # its compiler draws the same numbers, or on the CPU its own in a scalar loop
         baselines={"torch.randn_like": torch.randn_like},
         reference=reference,
         check=check,

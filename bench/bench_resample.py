@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bench import laws, peers, plain_loop
+from bench import laws, orders, peers, plain_loop
 from bench.registry import Case
 from edmfast.ops import systematic_resample
 
@@ -63,7 +63,19 @@ def hand_written() -> dict[str, peers.Resampler]:
     return {"C loop": plain_loop.plain_resample}
 
 
-TORCH = {"counting float64": counting, "searchsorted float64": searching}
+_graph = orders.compiled_forward(searching)
+
+
+def compiled(log_weights: Tensor, uniform: Tensor) -> Tensor:
+    """The search as one graph; offspring cannot be counted in one, as their number is data."""
+    return _graph(log_weights, uniform)[0]
+
+
+TORCH = {
+    "counting float64": counting,
+    "searchsorted float64": searching,
+    "compile of searchsorted": compiled,
+}
 OTHERS, LOOP = peers.resamplers(), hand_written()
 
 

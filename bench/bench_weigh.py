@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from bench import orders
 from bench.laws import check_systematic
 from bench.registry import Case
 from edmfast.ops import Weights, rng_state, weigh_and_resample
@@ -62,6 +63,13 @@ def eager(weights: Weights, ratio: Tensor, now: Tensor, past: Tensor, rng: Tenso
     )
 
 
+_graph = orders.compiled_forward(eager)
+
+
+def compiled(weights: Weights, ratio: Tensor, now: Tensor, past: Tensor, rng: Tensor) -> Weights:
+    return Weights(*_graph(weights, ratio, now, past, rng))
+
+
 def reference(weights: Weights, ratio: Tensor, now: Tensor, past: Tensor, rng: Tensor) -> Weights:
     """In float64, with the expected offspring in the place of the ancestors, and the roots before."""
     truth = eager(weights, ratio.double(), now.double(), past.double(), rng)
@@ -86,7 +94,7 @@ def make_case(populations: int, particles: int) -> Case:
         shape=(populations, particles),
         make_inputs=make_inputs,
         ours=ours,
-        baselines={"eager torch": eager},
+        baselines={"eager torch": eager, "compile": compiled},
         reference=reference,
         check=check,
         goal=4.0,
