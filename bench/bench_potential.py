@@ -104,8 +104,8 @@ def _case(rows: int, elements: int) -> Case:
         check=close(1e-4, 1e-3),
         direction=FORWARD,
         goal=1.0,
-        # read h, y, then h, pullback, y; write the cotangent and the score
-        bytes=4 * 7 * rows * elements,
+        # h, y and what was pulled back in, the cotangent and the score out; weight, c_in, energy of each row
+        bytes=4 * rows * (5 * elements + 3),
     )
 
 
@@ -123,7 +123,8 @@ def _double_case(rows: int, elements: int) -> Case:
         check=close(1e-4, 1e-3),
         direction=DOUBLE_BACKWARD,
         goal=1.0,
-        bytes=4 * 8 * rows * elements,
+        # five states and three numbers of each row in, three and two out
+        bytes=4 * rows * (8 * elements + 5),
     )
 
 

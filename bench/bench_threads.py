@@ -1,4 +1,8 @@
-"""Our operators on two threads against themselves on one, whatever `--threads` says (the floor is its own)."""
+"""Our operators on two threads against themselves on one, whatever `--threads` says.
+
+Ours against ours: what a second thread brings, and nothing about others. There is no floor, as that of a run is
+measured with its own threads.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,11 @@ def make_case(case: Case) -> Case:
         ours=on_threads(2, case.ours),
         baselines={"one thread": on_threads(1, case.ours)},
         goal=1.6,
+        bytes=0,
+        flops=0,
         goals={},
+        bounds=(),
+        unchecked=(),
         cpu_only=(),
         devices=("cpu",),
     )

@@ -33,11 +33,21 @@ def failures(case: Case, inputs: tuple[Any, ...]) -> dict[str, str]:
             output = implementation(*inputs)
             if name not in case.unchecked:
                 case.check(output, truth)
+                _check_width(output, case)
             assert unchanged(inputs, before), "it changes its inputs"
         except Exception as error:
             found[name] = reason(error)
             inputs = copy(before)
     return found
+
+
+def _check_width(output: Any, case: Case) -> None:
+    """Tolerances that sums in another order need would let numbers of half the width pass."""
+    wanted = torch.finfo(case.dtype).bits
+    narrow = {
+        t.dtype for t in tensors(output) if t.is_floating_point() and t.element_size() * 8 < wanted
+    }
+    assert not narrow, f"it answers in {narrow} where {case.dtype} is asked for"
 
 
 def reason(error: Exception) -> str:

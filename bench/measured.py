@@ -44,7 +44,7 @@ class Measured:
     """A case as a file has it.
 
     timer: what took the times, empty where unknown. times: of what passed its check. bounds: the
-    baselines with a goal of their own, which are no rivals. ratio: as the file states it, None where
+    baselines that are no rivals. ratio: as the file states it, None where
     there is none. goal_met: None where unknown. wrong: the implementations that failed their check.
     """
 
@@ -133,7 +133,7 @@ def read_case(case: dict[str, Any]) -> Measured:
             name: Spread(timing["median"], timing["p20"], timing["p80"], timing["rounds"])
             for name, timing in case.get("timings", {}).items()
         },
-        bounds=case.get("goals", {}),
+        bounds=case.get("no_rivals", case.get("goals", {})),
         ratio=case["ratio"],
         goal_met=case.get("goal_met"),
         wrong=case["failures"],
@@ -182,7 +182,7 @@ def _of_group(name: str, tests: list[dict[str, Any]]) -> Measured:
         )
         for test in tests
     }
-    case = Measured(name, about["dtype"], times=times, bounds=about["goals"])
+    case = Measured(name, about["dtype"], times=times, bounds=about["no_rivals"])
     if "ours" not in times or not case.rivals:
         return case
     ratio = case.against(case.rivals).value

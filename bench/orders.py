@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from bench.inputs import tensors
-from bench.registry import DIRECTIONS
+from bench.registry import DIRECTIONS, FORWARD
 from edmfast.models.flat import compile_graph
 
 Function = Callable[..., Any]
@@ -83,6 +83,12 @@ def compiled(function: Function, direction: str) -> Function:
             return made[key](*given)
 
     return call
+
+
+def compiled_forward(function: Function) -> Function:
+    """The tensors of function(*inputs) by one flat graph for each shape, however many shapes there are."""
+    graph = compiled(function, FORWARD)
+    return lambda *inputs: graph(inputs, (), ())
 
 
 def run(function: Function, direction: str) -> Function:

@@ -44,17 +44,17 @@ class Case:
     inputs. `reference` gets the same inputs and answers in float64; `check(output, truth)` raises
     AssertionError where an output is wrong (`bench.correctness.close` makes a plain one).
 
-    name: "stem/size", unique. direction: the highest derivative that is asked for, with all that comes
-    before it. bytes: the least memory traffic of one call (each input read once, each output written
-    once). flops: the least arithmetic of one call. goal: the wanted ratio best baseline time / our time.
-    bounds: baselines that are no rivals (a hand-written loop, a part of the job, ours in another way), so no
-    candidates for the best. goals: the wanted ratio of single baselines, of every bound at least. unchecked:
-    baselines that answer nothing that could be checked, as they do a part of the job. floor_goals: by device type, the wanted part of
-    the least possible time (1 is the floor itself). cpu_only: baselines that take no tensors of another
-    device. inner: of the baselines with a goal of their own, the one that is a part of the job: reports
-    say what share of our time is outside of it. evaluations: calls of a network for one sample, of one
-    call of ours; reports give their rate. rounds: of timing, where fewer than usual are enough as the job
-    takes seconds; 0 for as many as usual.
+    name: "stem/size", unique. direction: the highest derivative that is asked for, with all that comes before it.
+    bytes: the least memory traffic of one call (each input read once, each output written once). flops: the
+    least arithmetic of one call; both 0 where there is no such floor. goal: the wanted ratio best baseline
+    time / our time. bounds: baselines that are no rivals (a hand-written loop, a part of the job, ours in
+    another way), so no candidates for the best. goals: the wanted ratio of single baselines, of every bound
+    at least. unchecked: baselines that answer nothing that could be checked, as they do a part of the job.
+    floor_goals: by device type, the wanted part of the least possible time (1 is the floor itself). cpu_only:
+    baselines that take no tensors of another device. inner: of the baselines with a goal of their own, the
+    one that is a part of the job: reports say what share of our time is outside of it. evaluations: calls of
+    a network for one sample, of one call of ours; reports give their rate. rounds: of timing, where fewer
+    than usual are enough as the job takes seconds; 0 for as many as usual.
     """
 
     name: str
@@ -119,11 +119,13 @@ class Case:
                 f"{self.name}: evaluations and rounds must not be negative, got {self.evaluations} "
                 f"and {self.rounds}"
             )
-        if not self.goal > 0 or min(self.bytes, self.flops) < 0 or not self.bytes + self.flops:
+        if not self.goal > 0 or min(self.bytes, self.flops) < 0:
             raise ValueError(
-                f"{self.name}: goal must be > 0 and bytes or flops known, got goal={self.goal}, "
+                f"{self.name}: goal must be > 0, bytes and flops not negative, got goal={self.goal}, "
                 f"bytes={self.bytes}, flops={self.flops}"
             )
+        if self.floor_goals and not self.bytes + self.flops:
+            raise ValueError(f"{self.name}: floor_goals want bytes or flops known")
 
     @property
     def implementations(self) -> dict[str, Callable[..., Any]]:
@@ -158,7 +160,7 @@ def _without(case: Case, names: Sequence[str]) -> Case:
         case,
         baselines=baselines,
         goals=goals,
-        bounds=[name for name in case.bounds if name not in names],
-        unchecked=[name for name in case.unchecked if name not in names],
+        bounds=tuple(name for name in case.bounds if name not in names),
+        unchecked=tuple(name for name in case.unchecked if name not in names),
         inner="" if case.inner in names else case.inner,
     )

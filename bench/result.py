@@ -53,7 +53,7 @@ class Result:
         """Whether the ratio and every baseline with a goal reach it; one that failed its check reaches nothing."""
         reached = self.bounds
         enough = all(reached.get(name, 0.0) >= goal for name, goal in self.case.goals.items())
-        near = (self.floor_fraction or 0) >= (self.floor_goal or 0)
+        near = self.floor_goal is None or (self.floor_fraction or 0) >= self.floor_goal
         return self.ratio is not None and self.ratio >= self.case.goal and enough and near
 
     @property
@@ -79,7 +79,7 @@ class Result:
 
     @property
     def floor_fraction(self) -> float | None:
-        """Least possible time / our time, None where a case has none."""
+        """Least possible time / our time, None for a job without one."""
         if not (self.timings and self.floor_seconds):
             return None
         return self.floor_seconds / self.timings["ours"].median
@@ -100,6 +100,7 @@ class Result:
             "goal": self.case.goal,
             "bounds": self.bounds,
             "goals": dict(self.case.goals),
+            "no_rivals": list(self.case.bounds),
             "floor_goal": self.floor_goal,
             "goal_met": self.goal_met,
             "bytes": self.case.bytes,

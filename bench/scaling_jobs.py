@@ -19,6 +19,7 @@ from bench import (
 from bench.scaling_axes import Axis
 from edmfast import smc
 from edmfast.ops import Weights, propagate, weigh_and_resample
+from edmfast.reference.noise import noise
 
 STEP_DIM = 2
 _KERNEL = (0.3, 0.4, 0.5)  # as bench_propagate's, whose check knows them
@@ -65,7 +66,9 @@ def check_step(elements: int, device: torch.device) -> None:
     index = after.ancestors.long()[..., None].expand(x.shape)
     start = x.double().gather(1, index)
     mean = start + _KERNEL[0] * score.double().gather(1, index)
-    bench_propagate.check(moved, (start, mean))
+    counted = noise(x, inputs[4], 0, 0, 0).double()
+    truth = bench_propagate.Truth(start, mean, counted)
+    bench_propagate.check(bench_propagate.Counted(*moved), truth)
 
 
 def _levels(device: torch.device) -> Tensor:

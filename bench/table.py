@@ -55,8 +55,8 @@ def _row(result: Result) -> tuple[str, ...]:
     if not result.timings:
         return name, "FAILED", "", "", "", goal, "no", "", ""
     ours = _spread(result.timings["ours"])
-    found = result.floor_fraction
-    share, peak = "" if found is None else f"{found:.0%}", memory(result.peaks.get("ours"))
+    near, peak = result.floor_fraction, memory(result.peaks.get("ours"))
+    share = "" if near is None else f"{near:.0%}"
     best, ratio = result.best_baseline, result.ratio
     if best is None or ratio is None:
         return name, ours, "FAILED", "", "", goal, "no", share, peak

@@ -82,6 +82,7 @@ def _description(case: Case, implementation: str, device: torch.device) -> dict[
         "flops": case.flops,
         "goal": case.goal,
         "goals": dict(case.goals),
+        "no_rivals": list(case.bounds),
         "device": device.type,
         "device_name": machine.device_name(device),
         "threads": torch.get_num_threads(),

@@ -24,12 +24,23 @@ def test_right_answers_pass(case):
         (lambda x, factor: (x * factor, x), "2 tensors instead of 1"),
         (lambda x, factor: x.mul_(factor), "it changes its inputs"),
         (lambda x, factor: 1 / 0, "ZeroDivisionError"),
+        (lambda x, factor: None, "0 tensors instead of 1"),
+        (lambda x, factor: x.roll(1) * factor, "not close"),
     ],
 )
 def test_a_wrong_answer_is_named_and_leaves_the_others_their_inputs(case, wrong, message):
     found = gate(case(baselines={"wrong": wrong, "right": torch.mul}))
     assert list(found) == ["wrong"]
     assert message in found["wrong"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_of_the_width_is_too_little_whatever_the_tolerance(case, dtype):
+    narrow = case(
+        baselines={"half": lambda x, factor: (x * factor).to(dtype)}, check=close(0.1, 0.1)
+    )
+    assert "answers in {" in gate(narrow)["half"]
+    assert gate(case(**vars(narrow) | {"dtype": dtype})) == {}
 
 
 def test_close_goes_through_nested_outputs():

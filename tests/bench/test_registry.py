@@ -32,9 +32,17 @@ def test_select(case):
 
 
 def test_select_leaves_out_what_needs_the_cpu(case):
-    bound = case(baselines={"a": min, "b": max}, goals={"b": 0.5}, cpu_only=("b",), inner="b")
+    bound = case(
+        baselines={"a": min, "b": max},
+        goals={"b": 0.5},
+        bounds=("b",),
+        unchecked=("b",),
+        cpu_only=("b",),
+        inner="b",
+    )
     (there,) = registry.select([bound], "cuda")
     assert (dict(there.baselines), dict(there.goals), there.inner) == ({"a": min}, {}, "")
+    assert (there.bounds, there.unchecked) == ((), ())
     assert registry.select([bound], "cpu") == [bound]
 
 
@@ -44,8 +52,10 @@ def test_select_leaves_out_what_needs_the_cpu(case):
         ({"baselines": {}}, "at least one baseline"),
         ({"baselines": {"ours": min}}, "none of them named 'ours'"),
         ({"goal": 0.0}, "goal must be > 0"),
-        ({"goals": {"twice": 0.5}}, "not all of the baselines"),
-        ({"goals": {"thrice": 0.5}}, r"some .* got \{'thrice': 0.5\}"),
+        ({"bounds": ("twice",)}, r"bounds must have goals"),
+        ({"bounds": ("twice",), "goals": {"twice": 0.5}}, r"leave a rival"),
+        ({"unchecked": ("thrice",)}, r"unchecked must be among .* got \('thrice',\)"),
+        ({"goals": {"thrice": 0.5}}, r"among .* got \{'thrice': 0.5\}"),
         ({"goals": {"bound": 0.0}, "baselines": {"bound": min, "twice": max}}, "goals must be > 0"),
         ({"inner": "twice"}, r"inner must be one of the goals \[\], got 'twice'"),
         ({"direction": "up"}, r"direction must be one of .*, got 'up'"),
@@ -53,7 +63,7 @@ def test_select_leaves_out_what_needs_the_cpu(case):
         ({"floor_goals": {"tpu": 0.5}}, "of devices among"),
         ({"rounds": -1}, "must not be negative"),
         ({"evaluations": -1}, "must not be negative"),
-        ({"bytes": 0}, "bytes or flops known"),
+        ({"bytes": 0, "floor_goals": {"cuda": 0.5}}, "floor_goals want bytes or flops known"),
         ({"bytes": -1}, "got goal=1.0, bytes=-1"),
     ],
 )

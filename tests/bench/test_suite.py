@@ -55,7 +55,14 @@ def test_right_implementations_are_timed_and_wrong_ones_are_not(suite, case, tmp
 
     bound = {"twice": torch.mul, "part": torch.mul, "wrong": counted(calls, "other", wrong)}
     cases = [
-        case(name="a/1", make_inputs=make_inputs, baselines=bound, goals={"part": 1e-9}, flops=7),
+        case(
+            name="a/1",
+            make_inputs=make_inputs,
+            baselines=bound,
+            goals={"part": 1e-9},
+            bounds=("part",),
+            flops=7,
+        ),
         case(
             name="b/1",
             make_inputs=make_inputs,

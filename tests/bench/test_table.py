@@ -34,7 +34,7 @@ def test_a_bound_has_its_own_goal_and_line(case, bound, met):
         for name, seconds in {"ours": 2e-6, "rival": 8e-6, "bound": bound}.items()
     }
     given = case(
-        baselines={"rival": min, "bound": max}, goals={"bound": 0.77}, bounds=["bound"], goal=3.0
+        baselines={"rival": min, "bound": max}, goals={"bound": 0.77}, bounds=("bound",), goal=3.0
     )
     result = Result(given, {}, timings, floor_seconds=1e-6)
     assert result.best_baseline == "rival"
@@ -90,3 +90,11 @@ def test_duration(seconds, text):
 )
 def test_memory(size, text):
     assert memory(size) == text
+
+
+def test_a_job_without_a_floor_has_no_part_of_it(case):
+    timings = {name: Timing(2e-6, 1e-6, 3e-6, 9) for name in ("ours", "twice")}
+    result = Result(case(bytes=0), {}, timings)
+    assert result.floor_fraction is None
+    assert result.goal_met
+    assert "%" not in table([result])

@@ -1,0 +1,46 @@
+"""The bytes of a case are those of what its job is given and what it gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench import bench_group_norm_silu, bench_orders, bench_potential, bench_resample
+from bench.inputs import size_in_bytes
+from bench.registry import DIRECTIONS
+
+CPU = torch.device("cpu")
+
+
+def given(case, inputs):
+    """What of the inputs a job of the case's direction reads."""
+    order = DIRECTIONS.index(case.direction)
+    if case in bench_orders.CASES:
+        return inputs[: order + 1]
+    if case in bench_group_norm_silu.CASES:
+        x, grad, _, scale, shift, *_ = inputs
+        return [(x, scale, shift), (x, grad, scale, shift), inputs][order]
+    return inputs
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *bench_orders.CASES,
+        *bench_potential.CASES,
+        *(case for case in bench_group_norm_silu.CASES if "cpu" in case.devices),
+        bench_resample.CASES[0],
+    ],
+    ids=lambda case: case.name,
+)
+def test_bytes(case):
+    inputs = case.make_inputs(case.shape, case.dtype, CPU)
+    taken = size_in_bytes(given(case, inputs))
+    assert case.bytes == taken + size_in_bytes(case.ours(*inputs))
+
+
+def test_bytes_of_large_populations():
+    """Too large to be drawn here: weights in, ancestors out, and a uniform."""
+    for case in bench_resample.CASES:
+        populations, particles = case.shape
+        assert case.bytes == 8 * populations * (particles + 1)
