@@ -21,6 +21,8 @@ from edmfast import smc
 from edmfast.ops import Weights, propagate, weigh_and_resample
 
 STEP_DIM = 2
+# below these a GPU only waits for launches
+RUN_CUDA_SIZES = tuple(2**k for k in range(16, 21))
 _KERNEL = (0.3, 0.4, 0.5)  # as bench_propagate's, whose check knows them
 
 
@@ -92,6 +94,8 @@ AXES = [
         job="weigh_and_resample + propagate of one population in 2 dimensions",
         sizes=tuple(int(10 ** (k / 2)) for k in range(6, 15)),
         quick=(1000, 10_000, 100_000),
+        cuda_sizes=tuple(int(10 ** (k / 2)) for k in range(8, 15)),
+        cuda_quick=(10**5, 10**6, 10**7),
         make=lambda size, device: make_step(1, size, STEP_DIM, device),
         check=functools.partial(check_step, STEP_DIM),
     ),
@@ -101,6 +105,8 @@ AXES = [
         job=f"smc.sample of a learned energy in 2 dimensions, {sampler_targets.STEPS} steps",
         sizes=tuple(2**k for k in range(8, 19, 2)),
         quick=(256, 1024, 4096),
+        cuda_sizes=RUN_CUDA_SIZES,
+        cuda_quick=RUN_CUDA_SIZES[::2],
         make=lambda size, device: make_run(1, size, device),
         check=functools.partial(check_run, 1, 4096),
         rounds=5,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +36,8 @@ def same_threads():
 @pytest.fixture
 def tiny(effort, monkeypatch):
     monkeypatch.setattr(scaling, "QUICK", effort)
+    # processes of their own, which take seconds
+    monkeypatch.setattr(scaling, "shared_peak", lambda: PeakBytes(200.0, 40.0))
 
     def make(**changes):
         fields = {
@@ -163,6 +166,82 @@ def test_a_wrong_job_is_not_timed(tiny, tmp_path, capsys):
     assert "the sum is off" in refused["failure"]
     assert len(right["seconds"]) == 2
     assert "FAILED" in capsys.readouterr().out
+
+
+def failing(size, *, at):
+    """A job that has no memory at one size, when it is made or when it is called."""
+
+    def call():
+        raise torch.OutOfMemoryError("no memory")
+
+    def make(wanted, device):
+        if wanted == size and at == "make":
+            call()
+        return call if wanted == size else torch.ones(wanted).sum
+
+    return make
+
+
+@pytest.mark.parametrize("at", ["make", "call"])
+def test_a_size_without_memory_is_lost_alone(at, tiny, tmp_path, capsys):
+    path = tmp_path / "out.json"
+    broken = tiny(quick=(10, 100, 1000), make=failing(1000, at=at))
+    assert scaling.main(["--quick", "--no-projection", "--json", str(path)], [broken, tiny()]) == 1
+    first, second = json.loads(path.read_text())["axes"]
+    assert first["sizes"] == [10, 100]
+    assert first["lost"] == {"1000": "OutOfMemoryError: no memory"}
+    assert "failure" not in first
+    assert second["lost"] == {}
+    assert "LOST 1000: OutOfMemoryError" in capsys.readouterr().out
+
+
+def test_a_line_needs_two_sizes_and_a_clock_may_fail(tiny, effort):
+    one = scaling_axes.measure(tiny(make=failing(100, at="call")), CPU, effort, quick=True)
+    assert "fewer than two sizes" in one.failure
+    assert not one.times
+
+    def clock(*_):
+        raise RuntimeError("a rank died")
+
+    other = scaling_axes.measure(tiny(clock=clock), CPU, effort, quick=True)
+    assert other.failure == "RuntimeError: a rank died"
+
+
+def test_extras_that_fail_leave_the_times(tiny, effort):
+    def extras(*_):
+        raise MemoryError
+
+    found = scaling_axes.measure(tiny(extras=extras), CPU, effort, quick=True)
+    assert len(found.times) == 2
+    assert "MemoryError" in found.lost["extras"]
+
+
+def test_what_is_measured_is_written_after_every_axis(tiny, tmp_path):
+    path = tmp_path / "out.json"
+    seen = []
+
+    def check(device):
+        seen.append(json.loads(path.read_text()))
+
+    arguments = ["--quick", "--no-projection", "--json", str(path)]
+    assert scaling.main(arguments, [tiny(), tiny(name="late", check=check)]) == 0
+    assert [axis["name"] for axis in seen[0]["axes"]] == ["sum-all"]
+    assert seen[0]["complete"] is False
+    assert json.loads(path.read_text())["complete"] is True
+
+
+def test_a_gpu_has_sizes_and_threads_of_its_own(tiny):
+    gpu = torch.device("cuda")
+    axes = {axis.name: axis for axis in scaling.AXES}
+    for quick in (False, True):
+        assert min(axes["N-run"].sizes_on(gpu, quick=quick)) == 2**16
+        assert max(axes["N-run"].sizes_on(gpu, quick=quick)) == 2**20
+        assert max(axes["N-step"].sizes_on(gpu, quick=quick)) == 10**7
+        assert tiny().sizes_on(gpu, quick=quick) == tiny().sizes_on(CPU, quick=quick)
+    assert axes["N-run"].sizes_on(CPU, quick=True) == (256, 1024, 4096)
+    assert scaling._parse([]).threads == 1
+    assert scaling._parse(["--device", "cuda"]).threads == os.cpu_count()
+    assert scaling._parse(["--device", "cuda", "--threads", "3"]).threads == 3
 
 
 @pytest.mark.parametrize(
