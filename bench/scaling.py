@@ -86,13 +86,16 @@ def main(arguments: Sequence[str] | None = None, axes: Sequence[Axis] | None = N
 
 
 def rates(found: Sequence[Measured]) -> dict[str, float]:
-    """Of the largest sizes: evaluations a second, and seconds a particle of the step beside the network."""
+    """Of the largest sizes: evaluations of the network a second, and seconds a particle of the step beside the
+    network and of a whole step."""
     told = {}
     for one in found:
         if one.failure:
             continue
         size, timing = [*one.times.items()][-1]
         if one.axis.name == "N-run":
+            told["run"] = timing.median / size / sampler_targets.STEPS
+        if one.axis.name == "N-network":
             told["nfe"] = size * (sampler_targets.STEPS + 1) / timing.median
         if one.axis.name == "N-step":
             told["step"] = timing.median / size

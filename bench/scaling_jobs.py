@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -87,6 +88,35 @@ def check_run(populations: int, particles: int, device: torch.device) -> None:
     bench_populations.check_populations(make_run(populations, particles, device)(), truth)
 
 
+def make_network(particles: int, device: torch.device) -> Callable[[], list[tuple[Tensor, Tensor]]]:
+    """The evaluations of a calibrated run, without all else."""
+    model = sampler_targets.target(STEP_DIM, device)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(particles, STEP_DIM, generator=generator).to(device)
+    levels = sampler_targets.levels(STEP_DIM)
+
+    @torch.no_grad()
+    def call() -> list[tuple[Tensor, Tensor]]:
+        return [model.energy_and_score(x, sigma) for sigma in levels]
+
+    return call
+
+
+def check_network(device: torch.device) -> None:
+    """Against float64 on the CPU."""
+    particles, cpu = 4096, torch.device("cpu")
+    found = make_network(particles, device)()
+    wide = copy.deepcopy(sampler_targets.target(STEP_DIM, cpu)).double()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(particles, STEP_DIM, generator=generator).double()
+    for sigma, given in zip(sampler_targets.levels(STEP_DIM), found, strict=True):
+        with torch.no_grad():
+            truth = wide.energy_and_score(x, sigma)
+        for one, exact in zip(given, truth, strict=True):
+            off = (one.cpu() - exact).abs().max() / exact.abs().max()
+            assert off < 1e-4, f"{off:.2g} of the largest number off at sigma = {sigma:.3g}"
+
+
 AXES = [
     Axis(
         name="N-step",
@@ -109,6 +139,18 @@ AXES = [
         cuda_quick=RUN_CUDA_SIZES[::2],
         make=lambda size, device: make_run(1, size, device),
         check=functools.partial(check_run, 1, 4096),
+        rounds=5,
+    ),
+    Axis(
+        name="N-network",
+        unit="particles",
+        job=f"the {sampler_targets.STEPS + 1} evaluations of that run's energy alone",
+        sizes=tuple(2**k for k in range(8, 19, 2)),
+        quick=(256, 1024, 4096),
+        cuda_sizes=RUN_CUDA_SIZES,
+        cuda_quick=RUN_CUDA_SIZES[::2],
+        make=make_network,
+        check=check_network,
         rounds=5,
     ),
     Axis(

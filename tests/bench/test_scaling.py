@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from bench import (
     scaling_traffic,
     scaling_worker,
 )
-from bench.scaling_memory import PeakBytes, resident_bytes
+from bench.scaling_memory import PeakBytes
 from bench.timing import Timing
 
 CPU = torch.device("cpu")
@@ -145,6 +144,7 @@ def test_the_command_line_on_a_tiny_axis(tiny, tmp_path, capsys):
     }
     # nothing measured on a CPU becomes a rate of a GPU
     assert rows["network, one evaluation"]["values"] == {"2": None, "5": None}
+    assert "peak memory of a resampling step, per GPU, no network" in rows
     assert any("unmeasured" in line for line in written["projection"]["assumptions"])
     printed = capsys.readouterr().out
     assert "projection" in printed
@@ -286,6 +286,19 @@ def test_the_checks_of_the_jobs_can_fail(monkeypatch):
     )
     with pytest.raises(AssertionError):
         scaling_models.check_attention(CPU)
+    scaling_jobs.check_network(CPU)
+    evaluations = scaling_jobs.make_network
+
+    def off(particles, device):
+        return lambda: [(1.001 * e, s) for e, s in evaluations(particles, device)()]
+
+    def other_level(particles, device):
+        return lambda: evaluations(particles, device)()[::-1]
+
+    for wrong in (off, other_level):
+        monkeypatch.setattr(scaling_jobs, "make_network", wrong)
+        with pytest.raises(AssertionError, match="off at sigma"):
+            scaling_jobs.check_network(CPU)
     make = scaling_models.make_product
     monkeypatch.setattr(scaling_models, "make_product", lambda count, device: make(2, device))
     with pytest.raises(AssertionError):
@@ -353,29 +366,3 @@ def test_other_bits_of_the_ranks_are_refused(monkeypatch):
     found["log_z"] = [-5.0, -5.01, -4.99]
     with pytest.raises(AssertionError, match="of it"):
         scaling_ranks.check("particles", CPU)
-
-
-def test_a_projection_scales_with_particles_and_links(tiny):
-    counted = {"ranks": 8, "moved": [1.0, 6.0], "independent": [1.0, 3.0], "particles": [100, 1000]}
-    counted |= {"excess_exponent": 0.0, "excess_exponent_error": None}
-
-    def rows(*arguments, device="cpu", rates=None):
-        options = scaling._parse(["--dims", "2", *arguments])
-        peak = PeakBytes(200.0, 40.0)
-        made = scaling.scaling_projection.project(options, device, counted, peak, rates or {})
-        assert "assumed" in scaling.scaling_projection.table(made)
-        return SimpleNamespace(of={row["name"]: row["values"][2] for row in made["rows"]})
-
-    base, twice = rows().of, rows("--link-gbps", "100").of
-    worst = "link time of a resampling, worst: all states"
-    assert base[worst] == pytest.approx(1e9 / 64 * 52 * 8 / 50e9)
-    assert twice[worst] == pytest.approx(base[worst] / 2)
-    few = rows("--particles", "1e7").of
-    moved = "states moved, independent weights"
-    assert few[moved] == pytest.approx(10 * base[moved])  # as 1/sqrt(N)
-    assert base["peak memory of a resampling step, per GPU, no network"] == pytest.approx(4.375)
-    assert base["network, one evaluation"] is None
-    assert rows("--nfe-rate", "1e9").of["network, one evaluation"] == pytest.approx(1 / 64)
-    measured = rows(device="cuda", rates={"nfe": 1e8, "step": 1e-9}).of
-    assert measured["network, one evaluation"] == pytest.approx(10 / 64)
-    assert resident_bytes(2) == 36
