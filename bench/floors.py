@@ -48,6 +48,8 @@ def _copy_bandwidth(device: torch.device, effort: Effort) -> float:
 
 def _gemm_rate(device: torch.device, dtype: torch.dtype, effort: Effort) -> float:
     n = 8192 if device.type == "cuda" else 768
-    a = torch.ones(n, n, device=device, dtype=dtype)
+    # A constant matrix flips few bits: a GPU draws less power with it and runs at a clock that no real one has.
+    generator = torch.Generator(device).manual_seed(0)
+    a = torch.randn(n, n, generator=generator, device=device).to(dtype)
     timings = time_side_by_side({"gemm": torch.mm}, [(a, a)], device, effort)
     return 2 * n**3 / timings["gemm"].median

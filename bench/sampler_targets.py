@@ -99,16 +99,19 @@ def truth(dim: int, particles: int) -> Truth:
     found = answer(runs)
     sd = found.std(0) * math.sqrt(size / particles)
     if dim == 2:
-        return Truth(_integrals(energy, SIGMA_MIN[dim]), sd)
+        return Truth(_integrals(), sd)
     return Truth(found.mean(0), sd * math.sqrt(1 + particles / (size * POPULATIONS)))
 
 
-def _integrals(energy: EnergyModel, sigma: float) -> Tensor:
-    """By the trapezoidal rule on a square that holds all of the mass, [1 + K]."""
+@functools.cache
+def _integrals() -> Tensor:
+    """Of the energy in two dimensions at its last level, by the trapezoidal rule on a square that holds all of
+    the mass, [1 + K]. Once in a process, as it takes seconds."""
+    energy = copy.deepcopy(target(2, torch.device("cpu"))).double()
     points = torch.linspace(-4, 4, 801, dtype=torch.float64)
     x = torch.cartesian_prod(points, points)
     with torch.no_grad():
-        log_density = -energy.energy(x, sigma)
+        log_density = -energy.energy(x, SIGMA_MIN[2])
     log_mass = log_density.logsumexp(0)
     log_z = log_mass + 2 * math.log(8 / 800) - math.log(2 * math.pi * SIGMA_MAX**2)
     masses = (log_density - log_mass).exp() @ _nearest(x)

@@ -2,7 +2,8 @@
 
 Each axis is checked first (what is wrong is not timed and makes the exit status 1), then all its sizes are
 timed in turn, and a power law is fitted to the upper half of them. A projection of one population over many
-GPUs follows, with all of its assumptions. Exit status: 0 all right, 1 an axis failed its check, 2 bad usage.
+GPUs follows, with all of its assumptions. Exit status: 0 all right, 1 an axis failed its check or lost a size,
+2 bad usage. A run that came to its end says so in its JSON ("complete"), which is written after every axis.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ AXES = [*scaling_jobs.AXES, *scaling_models.AXES, *scaling_ranks.AXES]
 EFFORT = Effort(seconds=2.0, rounds=7)
 TRAFFIC_SIZES, TRAFFIC_QUICK, TRAFFIC_POPULATIONS = (
     (2**12, 2**13, 2**14, 2**15, 2**16),
-    (2**11, 2**12),
+    (2**11, 2**12, 2**13),
     16,
 )
 
@@ -60,30 +61,41 @@ def main(arguments: Sequence[str] | None = None, axes: Sequence[Axis] | None = N
     effort = replace(QUICK, rounds=3) if options.quick else EFFORT
     header = _header(device, options)
     print(f"{header['device_name']}, {options.threads} thread(s), torch {torch.__version__}")
-    found = []
+    path = _json_path(options.json, device, header) if options.json else None
+    projection: dict[str, Any] = {"assumptions": [], "rows": []}
+    found: list[Measured] = []
+
+    def keep(*, complete: bool) -> None:
+        if path:
+            axes_told = [one.to_json() for one in found]
+            told = {**header, "complete": complete, "axes": axes_told, "projection": projection}
+            _write(path, told)
+
     for axis in asked:
         found.append(measure(axis, device, effort, quick=options.quick))
         print(table(found[-1]), flush=True)
-    projection: dict[str, Any] = {"assumptions": [], "rows": []}
+        # what is measured is kept, whatever becomes of the rest
+        keep(complete=False)
     if options.projection:
         projection = _project(options, device, found)
         print(f"\nprojection\n{scaling_projection.table(projection)}")
-    if options.json:
-        path = _json_path(options.json, device, header)
-        axes_told = [one.to_json() for one in found]
-        _write(path, {**header, "axes": axes_told, "projection": projection})
+    keep(complete=True)
+    if path:
         print(f"written to {path}")
-    return int(any(one.failure for one in found))
+    return int(any(one.failure or one.lost for one in found))
 
 
 def rates(found: Sequence[Measured]) -> dict[str, float]:
-    """Of the largest sizes: evaluations a second, and seconds a particle of the step beside the network."""
+    """Of the largest sizes: evaluations of the network a second, and seconds a particle of the step beside the
+    network and of a whole step."""
     told = {}
     for one in found:
         if one.failure:
             continue
         size, timing = [*one.times.items()][-1]
         if one.axis.name == "N-run":
+            told["run"] = timing.median / size / sampler_targets.STEPS
+        if one.axis.name == "N-network":
             told["nfe"] = size * (sampler_targets.STEPS + 1) / timing.median
         if one.axis.name == "N-step":
             told["step"] = timing.median / size
@@ -95,14 +107,16 @@ def _project(
 ) -> dict[str, Any]:
     sizes = TRAFFIC_QUICK if options.quick else TRAFFIC_SIZES
     counted = scaling_traffic.measure_traffic(sizes, TRAFFIC_POPULATIONS)
-    peak = None if options.quick or not sys.platform.startswith("linux") else shared_peak()
+    peak = shared_peak() if sys.platform.startswith("linux") else None
     return scaling_projection.project(options, device.type, counted, peak, rates(found))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.scaling", description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads (default 1, and with a GPU all cores)"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes: a look, not a result")
     parser.add_argument(
         "--axes", default="", metavar="N,D,…", help="names or families; default all"
@@ -115,6 +129,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-projection", dest="projection", action="store_false")
     scaling_assumptions.add_options(parser)
     options = parser.parse_args(arguments)
+    if options.threads is None:
+        options.threads = (os.cpu_count() or 1) if options.device == "cuda" else 1
     if options.threads < 1:
         parser.error(f"--threads must be at least 1, got {options.threads}")
     return options

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from bench import sampler_targets, scaling_traffic
 from bench.scaling_memory import PeakBytes
 
 
@@ -19,7 +20,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--gpu-gb", type=float, default=80.0, help="memory of a GPU, GB")
     group.add_argument("--hbm-gbs", type=float, default=3000.0, help="memory of a GPU, GB/s")
     group.add_argument("--ess", type=float, default=0.5, help="ESS/N at a resampling")
-    group.add_argument("--nfe-rate", type=float, help="energies and scores a second of one GPU")
+    group.add_argument("--steps", type=int, default=sampler_targets.STEPS, help="of a run")
+    group.add_argument(
+        "--nfe-rate", type=float, help="energies and scores a second of one GPU, for every D"
+    )
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -34,6 +38,8 @@ def check_options(options: argparse.Namespace) -> None:
     rates += [] if options.nfe_rate is None else [options.nfe_rate]
     if min(rates) <= 0 or not 0 < options.ess < 1:
         raise ValueError("rates and latency must be positive and --ess in (0, 1)")
+    if options.steps < 1:
+        raise ValueError(f"--steps must be at least 1, got {options.steps}")
 
 
 def told(
@@ -44,6 +50,7 @@ def told(
     peak: PeakBytes | None,
 ) -> list[str]:
     """A line for each, with where it is from."""
+    middle = scaling_traffic.middle_over_mean(options.gpus)
     error = counted["excess_exponent_error"]
     excess = counted["moved"][-1] / counted["independent"][-1]
     power = f"{counted['excess_exponent']:.2f}{'' if error is None else f' ± {error:.2f}'}"
@@ -55,6 +62,14 @@ def told(
         f"assumed: ESS/N = {options.ess:g} at a resampling, log-normal weights",
         f"measured: a run over {counted['ranks']} shards moves {excess:.2f} times the states of the formula at "
         f"N = {counted['particles'][-1]}, a ratio that grows as N^({power}); more is extrapolated",
+        f"assumed: that ratio, counted over {counted['ranks']} shards in runs of {counted['populations']} "
+        f"populations in 2 dimensions, holds over {options.gpus} shards, for one population and at every D",
+        f"assumed: link times are those of a mean GPU; at the middle cut {middle:.2f} times as many slots are "
+        "expected to cross, and all wait for the slowest",
+        "counted: a probed curvature holds the float64 of all particles on every GPU, received and joined; the "
+        "time of a run is of a calibrated one",
+        "derived: the time of a run has floors in place of times that nobody measured, and leaves out start and "
+        'end: too low rather than too high; a fit in memory takes each row alone, and a "yes" is no promise',
         "counted: a batch of the network is bounded by batch_size, and its memory is not in the rows",
         "counted: weights of shared populations take the plain path of torch, so the floor of one kernel is far",
     ]

@@ -55,8 +55,9 @@ Extras = dict[str, list[float]]
 class Axis:
     """One job at growing sizes.
 
-    name: "family" or "family-which". unit: of a size. job: what is done, in words. make(size, device) gives the
-    call that is timed. check(device) raises AssertionError where the job is wrong at a small size; it must do
+    name: "family" or "family-which". unit: of a size. job: what is done, in words. sizes, and quick ones for a
+    look; of a GPU cuda_sizes and cuda_quick, as small sizes would time only launches. make(size, device) gives
+    the call that is timed. check(device) raises AssertionError where the job is wrong at a small size; it must do
     the same job by the same code. clock: takes the place of `bench.timing` where a call is not one process's.
     extras(sizes, device): further numbers by size, under a name with its unit.
     """
@@ -70,6 +71,8 @@ class Axis:
     make: Callable[[int, torch.device], Callable[[], Any]] | None = None
     clock: Callable[[Sequence[int], torch.device, Effort], Times] | None = None
     extras: Callable[[Sequence[int], torch.device], Extras] | None = None
+    cuda_sizes: tuple[int, ...] = ()
+    cuda_quick: tuple[int, ...] = ()
     rounds: int = 7
     devices: tuple[str, ...] = ("cpu", "cuda")
 
@@ -77,15 +80,20 @@ class Axis:
     def family(self) -> str:
         return self.name.split("-")[0]
 
+    def sizes_on(self, device: torch.device, *, quick: bool) -> tuple[int, ...]:
+        own, usual = (self.cuda_quick, self.quick) if quick else (self.cuda_sizes, self.sizes)
+        return own if own and device.type == "cuda" else usual
+
 
 @dataclass(frozen=True)
 class Measured:
-    """The times of an axis, or why there are none."""
+    """The times of an axis, or why there are none. lost: by size (or "extras"), why that one has none."""
 
     axis: Axis
     times: Times = field(default_factory=dict)
     extras: Extras = field(default_factory=dict)
     failure: str = ""
+    lost: dict[str, str] = field(default_factory=dict)
 
     @property
     def line(self) -> Line:
@@ -96,7 +104,8 @@ class Measured:
         seconds_per_unit that of the largest over its size."""
         head = {"name": self.axis.name, "unit": self.axis.unit, "job": self.axis.job}
         if self.failure:
-            return {**head, "failure": self.failure, "sizes": [], "seconds": []}
+            nothing: dict[str, Any] = {"sizes": [], "seconds": []}
+            return {**head, "failure": self.failure, "lost": self.lost, **nothing}
         line, sizes, taken = self.line, [*self.times], [*self.times.values()]
         return {
             **head,
@@ -111,25 +120,83 @@ class Measured:
             "overhead_seconds": taken[0].median,
             "seconds_per_unit": taken[-1].median / sizes[-1],
             "extras": self.extras,
+            "lost": self.lost,
         }
 
 
+class _LostError(Exception):
+    """The call of one size failed."""
+
+    def __init__(self, size: int, why: str) -> None:
+        self.size, self.why = size, why
+
+
 def measure(axis: Axis, device: torch.device, effort: Effort, *, quick: bool = False) -> Measured:
-    """Gate, then clock: an axis whose job is wrong has no times."""
+    """Gate, then clock: an axis whose job is wrong has no times. A size that cannot be timed (out of memory, say)
+    is lost alone, while two are left to draw a line through."""
     try:
         axis.check(device)
     except Exception as error:
-        return Measured(axis, failure=" ".join(f"{type(error).__name__}: {error}".split())[:300])
-    sizes = axis.quick if quick else axis.sizes
+        return Measured(axis, failure=_reason(error))
+    sizes = axis.sizes_on(device, quick=quick)
     effort = replace(effort, rounds=min(effort.rounds, axis.rounds))
+    lost: dict[str, str] = {}
     if axis.clock is not None:
-        times = axis.clock(sizes, device, effort)
+        try:
+            times = axis.clock(sizes, device, effort)
+        except Exception as error:
+            return Measured(axis, failure=_reason(error))
     else:
-        assert axis.make is not None
-        jobs = {str(size): axis.make(size, device) for size in sizes}
-        found = time_side_by_side(jobs, [()], device, effort)
-        times = {size: found[str(size)] for size in sizes}
-    return Measured(axis, times, axis.extras(sizes, device) if axis.extras else {})
+        times = _timed(axis, sizes, device, effort, lost)
+    if len(times) < 2:
+        told = "; ".join(f"{size}: {why}" for size, why in lost.items())
+        return Measured(axis, failure=f"fewer than two sizes could be timed: {told}", lost=lost)
+    extras: Extras = {}
+    try:
+        extras = axis.extras([*times], device) if axis.extras else {}
+    except Exception as error:
+        lost["extras"] = _reason(error)
+    return Measured(axis, times, extras, lost=lost)
+
+
+def _timed(
+    axis: Axis, sizes: Sequence[int], device: torch.device, effort: Effort, lost: dict[str, str]
+) -> Times:
+    """The sizes that can be timed, side by side; why others cannot goes to `lost`."""
+    assert axis.make is not None
+    jobs: dict[str, Callable[[], Any]] = {}
+    for size in sizes:
+        try:
+            jobs[str(size)] = _naming(size, axis.make(size, device))
+        except Exception as error:
+            lost[str(size)] = _reason(error)
+    while len(jobs) > 1:
+        try:
+            found = time_side_by_side(jobs, [()], device, effort)
+            return {int(name): timing for name, timing in found.items()}
+        except _LostError as error:
+            lost[str(error.size)] = error.why
+            del jobs[str(error.size)]
+        # after the exception is gone, which holds what the call had
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return {}
+
+
+def _naming(size: int, job: Callable[[], Any]) -> Callable[[], Any]:
+    """The job, whose errors tell of its size."""
+
+    def call() -> Any:
+        try:
+            return job()
+        except Exception as error:
+            raise _LostError(size, _reason(error)) from error
+
+    return call
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def table(measured: Measured) -> str:
@@ -138,6 +205,7 @@ def table(measured: Measured) -> str:
     title = f"{axis.name}: {axis.job}"
     if measured.failure:
         return f"{title}\n    FAILED, not timed: {measured.failure}"
+    lost = [f"LOST {size}: {why}" for size, why in measured.lost.items()]
     names = [*measured.extras]
     rows = [(axis.unit, "time (20th - 80th percentile)", "per unit", *names)]
     for index, (size, timing) in enumerate(measured.times.items()):
@@ -152,7 +220,7 @@ def table(measured: Measured) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
     ]
-    return "\n".join([title, *(f"    {line}" for line in lines), f"    {_told(measured)}"])
+    return "\n    ".join([title, *lines, *lost, _told(measured)])
 
 
 def _told(measured: Measured) -> str:

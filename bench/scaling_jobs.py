@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,8 @@ from edmfast.ops import Weights, propagate, weigh_and_resample
 from edmfast.reference.noise import noise
 
 STEP_DIM = 2
+# below these a GPU only waits for launches
+RUN_CUDA_SIZES = tuple(2**k for k in range(16, 21))
 _KERNEL = (0.3, 0.4, 0.5)  # as bench_propagate's, whose check knows them
 
 
@@ -88,6 +91,35 @@ def check_run(populations: int, particles: int, device: torch.device) -> None:
     bench_populations.check_populations(make_run(populations, particles, device)(), truth)
 
 
+def make_network(particles: int, device: torch.device) -> Callable[[], list[tuple[Tensor, Tensor]]]:
+    """The evaluations of a calibrated run, without all else."""
+    model = sampler_targets.target(STEP_DIM, device)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(particles, STEP_DIM, generator=generator).to(device)
+    levels = sampler_targets.levels(STEP_DIM)
+
+    @torch.no_grad()
+    def call() -> list[tuple[Tensor, Tensor]]:
+        return [model.energy_and_score(x, sigma) for sigma in levels]
+
+    return call
+
+
+def check_network(device: torch.device) -> None:
+    """Against float64 on the CPU."""
+    particles, cpu = 4096, torch.device("cpu")
+    found = make_network(particles, device)()
+    wide = copy.deepcopy(sampler_targets.target(STEP_DIM, cpu)).double()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(particles, STEP_DIM, generator=generator).double()
+    for sigma, given in zip(sampler_targets.levels(STEP_DIM), found, strict=True):
+        with torch.no_grad():
+            truth = wide.energy_and_score(x, sigma)
+        for one, exact in zip(given, truth, strict=True):
+            off = (one.cpu() - exact).abs().max() / exact.abs().max()
+            assert off < 1e-4, f"{off:.2g} of the largest number off at sigma = {sigma:.3g}"
+
+
 AXES = [
     Axis(
         name="N-step",
@@ -95,6 +127,8 @@ AXES = [
         job="weigh_and_resample + propagate of one population in 2 dimensions",
         sizes=tuple(int(10 ** (k / 2)) for k in range(6, 15)),
         quick=(1000, 10_000, 100_000),
+        cuda_sizes=tuple(int(10 ** (k / 2)) for k in range(8, 15)),
+        cuda_quick=(10**5, 10**6, 10**7),
         make=lambda size, device: make_step(1, size, STEP_DIM, device),
         check=functools.partial(check_step, STEP_DIM),
     ),
@@ -104,8 +138,22 @@ AXES = [
         job=f"smc.sample of a learned energy in 2 dimensions, {sampler_targets.STEPS} steps",
         sizes=tuple(2**k for k in range(8, 19, 2)),
         quick=(256, 1024, 4096),
+        cuda_sizes=RUN_CUDA_SIZES,
+        cuda_quick=RUN_CUDA_SIZES[::2],
         make=lambda size, device: make_run(1, size, device),
         check=functools.partial(check_run, 1, 4096),
+        rounds=5,
+    ),
+    Axis(
+        name="N-network",
+        unit="particles",
+        job=f"the {sampler_targets.STEPS + 1} evaluations of that run's energy alone",
+        sizes=tuple(2**k for k in range(8, 19, 2)),
+        quick=(256, 1024, 4096),
+        cuda_sizes=RUN_CUDA_SIZES,
+        cuda_quick=RUN_CUDA_SIZES[::2],
+        make=make_network,
+        check=check_network,
         rounds=5,
     ),
     Axis(

@@ -57,6 +57,16 @@ def resident_bytes(elements: int, *, probed: bool = False) -> int:
     return 2 * 4 * elements + 4 + 8 + 4 + 4 + 8 * probed
 
 
+PROBED_BYTES = 2 * 8
+"""Of a particle, on every rank, where the mean of a probed curvature is taken: the float64 that each rank sent,
+and their concatenation. From `edmfast.smc.shared_population.everywhere`."""
+
+
+def joining_bytes(elements: int) -> int:
+    """Of a particle while the states of a result are joined on every rank: those received, and the whole."""
+    return 2 * 4 * elements
+
+
 def result_bytes(elements: int) -> int:
     """Of a particle in a result: x and its log-weight. split="particles" gives every rank all of them."""
     return 4 * elements + 8

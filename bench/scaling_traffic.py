@@ -35,6 +35,12 @@ def expected_slots(particles: float, ranks: int, variance: float) -> float:
     return sum(math.sqrt(2 * particles * variance * t * (1 - t) / math.pi) for t in cuts)
 
 
+def middle_over_mean(ranks: int) -> float:
+    """Slots expected to cross the middle cut, over the mean of a rank."""
+    shifts = [math.sqrt(r * (ranks - r)) for r in range(1, ranks)]
+    return max(shifts) * ranks / sum(shifts)
+
+
 def lognormal_variance(sd: float) -> float:
     """c² of weights whose logarithm is normal."""
     return math.expm1(sd**2)
@@ -138,6 +144,7 @@ def measure_traffic(sizes: tuple[int, ...], populations: int) -> dict[str, Any]:
     line = fit(sizes, [max(one.moved, 1e-9) / one.independent for one in found])
     return {
         "ranks": RUN_RANKS,
+        "populations": populations,
         "particles": [*sizes],
         "resamplings": [one.resamplings for one in found],
         "moved": [one.moved for one in found],

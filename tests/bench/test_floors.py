@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bench import floors, machine
+from bench.timing import Timing
 
 
 def test_the_slower_resource_decides(case):
@@ -28,6 +29,24 @@ def test_measurement(effort, monkeypatch):
     assert 1e8 < found.bandwidth < 1e14
     assert list(found.gemm) == ["torch.float32"]
     assert 1e8 < found.gemm["torch.float32"] < 1e15
+
+
+def test_the_matrix_of_the_roof_is_random_and_the_same(effort, monkeypatch):
+    """A constant one would draw less power on a GPU, and the roof would be too high."""
+    taken = []
+
+    def keep(jobs, copies, device, effort):
+        taken.append(copies[0][0])
+        return dict.fromkeys(jobs, Timing(1.0, 1.0, 1.0, 1))
+
+    monkeypatch.setattr(floors, "time_side_by_side", keep)
+    monkeypatch.setattr(floors, "cache_bytes", lambda device: 0)
+    for _ in range(2):
+        floors.measure(torch.device("cpu"), [torch.bfloat16], effort)
+    first, second = (a for a in taken if a.dtype == torch.bfloat16)
+    assert torch.equal(first, second)
+    assert first.float().std() == pytest.approx(1, abs=0.01)
+    assert first.float().mean() == pytest.approx(0, abs=0.01)
 
 
 def test_cache_is_read_from_the_system(monkeypatch, tmp_path):

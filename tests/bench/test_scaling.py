@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from types import SimpleNamespace
+import os
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from bench import (
     scaling_traffic,
     scaling_worker,
 )
-from bench.scaling_memory import PeakBytes, resident_bytes
+from bench.scaling_memory import PeakBytes
 from bench.timing import Timing
 
 CPU = torch.device("cpu")
@@ -35,6 +35,8 @@ def same_threads():
 @pytest.fixture
 def tiny(effort, monkeypatch):
     monkeypatch.setattr(scaling, "QUICK", effort)
+    # processes of their own, which take seconds
+    monkeypatch.setattr(scaling, "shared_peak", lambda: PeakBytes(200.0, 40.0))
 
     def make(**changes):
         fields = {
@@ -142,6 +144,7 @@ def test_the_command_line_on_a_tiny_axis(tiny, tmp_path, capsys):
     }
     # nothing measured on a CPU becomes a rate of a GPU
     assert rows["network, one evaluation"]["values"] == {"2": None, "5": None}
+    assert "peak memory of a resampling step, per GPU, no network" in rows
     assert any("unmeasured" in line for line in written["projection"]["assumptions"])
     printed = capsys.readouterr().out
     assert "projection" in printed
@@ -163,6 +166,82 @@ def test_a_wrong_job_is_not_timed(tiny, tmp_path, capsys):
     assert "the sum is off" in refused["failure"]
     assert len(right["seconds"]) == 2
     assert "FAILED" in capsys.readouterr().out
+
+
+def failing(size, *, at):
+    """A job that has no memory at one size, when it is made or when it is called."""
+
+    def call():
+        raise torch.OutOfMemoryError("no memory")
+
+    def make(wanted, device):
+        if wanted == size and at == "make":
+            call()
+        return call if wanted == size else torch.ones(wanted).sum
+
+    return make
+
+
+@pytest.mark.parametrize("at", ["make", "call"])
+def test_a_size_without_memory_is_lost_alone(at, tiny, tmp_path, capsys):
+    path = tmp_path / "out.json"
+    broken = tiny(quick=(10, 100, 1000), make=failing(1000, at=at))
+    assert scaling.main(["--quick", "--no-projection", "--json", str(path)], [broken, tiny()]) == 1
+    first, second = json.loads(path.read_text())["axes"]
+    assert first["sizes"] == [10, 100]
+    assert first["lost"] == {"1000": "OutOfMemoryError: no memory"}
+    assert "failure" not in first
+    assert second["lost"] == {}
+    assert "LOST 1000: OutOfMemoryError" in capsys.readouterr().out
+
+
+def test_a_line_needs_two_sizes_and_a_clock_may_fail(tiny, effort):
+    one = scaling_axes.measure(tiny(make=failing(100, at="call")), CPU, effort, quick=True)
+    assert "fewer than two sizes" in one.failure
+    assert not one.times
+
+    def clock(*_):
+        raise RuntimeError("a rank died")
+
+    other = scaling_axes.measure(tiny(clock=clock), CPU, effort, quick=True)
+    assert other.failure == "RuntimeError: a rank died"
+
+
+def test_extras_that_fail_leave_the_times(tiny, effort):
+    def extras(*_):
+        raise MemoryError
+
+    found = scaling_axes.measure(tiny(extras=extras), CPU, effort, quick=True)
+    assert len(found.times) == 2
+    assert "MemoryError" in found.lost["extras"]
+
+
+def test_what_is_measured_is_written_after_every_axis(tiny, tmp_path):
+    path = tmp_path / "out.json"
+    seen = []
+
+    def check(device):
+        seen.append(json.loads(path.read_text()))
+
+    arguments = ["--quick", "--no-projection", "--json", str(path)]
+    assert scaling.main(arguments, [tiny(), tiny(name="late", check=check)]) == 0
+    assert [axis["name"] for axis in seen[0]["axes"]] == ["sum-all"]
+    assert seen[0]["complete"] is False
+    assert json.loads(path.read_text())["complete"] is True
+
+
+def test_a_gpu_has_sizes_and_threads_of_its_own(tiny):
+    gpu = torch.device("cuda")
+    axes = {axis.name: axis for axis in scaling.AXES}
+    for quick in (False, True):
+        assert min(axes["N-run"].sizes_on(gpu, quick=quick)) == 2**16
+        assert max(axes["N-run"].sizes_on(gpu, quick=quick)) == 2**20
+        assert max(axes["N-step"].sizes_on(gpu, quick=quick)) == 10**7
+        assert tiny().sizes_on(gpu, quick=quick) == tiny().sizes_on(CPU, quick=quick)
+    assert axes["N-run"].sizes_on(CPU, quick=True) == (256, 1024, 4096)
+    assert scaling._parse([]).threads == 1
+    assert scaling._parse(["--device", "cuda"]).threads == os.cpu_count()
+    assert scaling._parse(["--device", "cuda", "--threads", "3"]).threads == 3
 
 
 @pytest.mark.parametrize(
@@ -207,6 +286,19 @@ def test_the_checks_of_the_jobs_can_fail(monkeypatch):
     )
     with pytest.raises(AssertionError):
         scaling_models.check_attention(CPU)
+    scaling_jobs.check_network(CPU)
+    evaluations = scaling_jobs.make_network
+
+    def off(particles, device):
+        return lambda: [(1.001 * e, s) for e, s in evaluations(particles, device)()]
+
+    def other_level(particles, device):
+        return lambda: evaluations(particles, device)()[::-1]
+
+    for wrong in (off, other_level):
+        monkeypatch.setattr(scaling_jobs, "make_network", wrong)
+        with pytest.raises(AssertionError, match="off at sigma"):
+            scaling_jobs.check_network(CPU)
     make = scaling_models.make_product
     monkeypatch.setattr(scaling_models, "make_product", lambda count, device: make(2, device))
     with pytest.raises(AssertionError):
@@ -274,29 +366,3 @@ def test_other_bits_of_the_ranks_are_refused(monkeypatch):
     found["log_z"] = [-5.0, -5.01, -4.99]
     with pytest.raises(AssertionError, match="of it"):
         scaling_ranks.check("particles", CPU)
-
-
-def test_a_projection_scales_with_particles_and_links(tiny):
-    counted = {"ranks": 8, "moved": [1.0, 6.0], "independent": [1.0, 3.0], "particles": [100, 1000]}
-    counted |= {"excess_exponent": 0.0, "excess_exponent_error": None}
-
-    def rows(*arguments, device="cpu", rates=None):
-        options = scaling._parse(["--dims", "2", *arguments])
-        peak = PeakBytes(200.0, 40.0)
-        made = scaling.scaling_projection.project(options, device, counted, peak, rates or {})
-        assert "assumed" in scaling.scaling_projection.table(made)
-        return SimpleNamespace(of={row["name"]: row["values"][2] for row in made["rows"]})
-
-    base, twice = rows().of, rows("--link-gbps", "100").of
-    worst = "link time of a resampling, worst: all states"
-    assert base[worst] == pytest.approx(1e9 / 64 * 52 * 8 / 50e9)
-    assert twice[worst] == pytest.approx(base[worst] / 2)
-    few = rows("--particles", "1e7").of
-    moved = "states moved, independent weights"
-    assert few[moved] == pytest.approx(10 * base[moved])  # as 1/sqrt(N)
-    assert base["peak memory of a resampling step, per GPU, no network"] == pytest.approx(4.375)
-    assert base["network, one evaluation"] is None
-    assert rows("--nfe-rate", "1e9").of["network, one evaluation"] == pytest.approx(1 / 64)
-    measured = rows(device="cuda", rates={"nfe": 1e8, "step": 1e-9}).of
-    assert measured["network, one evaluation"] == pytest.approx(10 / 64)
-    assert resident_bytes(2) == 36
