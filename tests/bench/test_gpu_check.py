@@ -80,6 +80,41 @@ def test_refusals_are_skips(tmp_path):
     assert outcomes[0].detail == "Error: Device not supported. See"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Error: Device not supported. See",
+        "========= Error: Failed to initialize the tool",
+        "========= Unable to find the injection library",
+    ],
+)
+def test_a_refusal_is_a_line_of_the_tool(line):
+    assert stages.refused(gpu_check._REFUSED, 1, f"$ compute-sanitizer\n{line}\n") == line
+    assert not stages.refused("", 1, line)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (None, "========= Error: Failed to initialize"),  # it ran out of time
+        (-11, "========= Error: Failed to initialize"),  # a signal ended it
+        (9, "========= Unable to find symbols\n========= ERROR SUMMARY: 3 errors"),
+        (9, "========= Unable to find symbols\n========= RACECHECK SUMMARY: 12 hazards displayed"),
+        (1, "RuntimeError: failed to load _cuda.so"),
+        (1, "warning: unable to find a compiler\n========= ERROR SUMMARY: 0 errors"),
+        (1, "$ python -c 'Error: failed to load'"),
+    ],
+)
+def test_what_only_looks_like_a_refusal_is_a_failure(code, text):
+    assert not stages.refused(gpu_check._REFUSED, code, text)
+
+
+def test_what_takes_too_long_is_no_refusal(tmp_path):
+    code = "import time; print('Error: failed to load', flush=True); time.sleep(60)"
+    given = [script("slow", code, most=1.5, refusal=gpu_check._REFUSED)]
+    assert statuses(stages.run(given, tmp_path, 60)) == [TIMED_OUT]
+
+
 @pytest.fixture
 def check(monkeypatch, tmp_path):
     """main, with these stages for those of a GPU or, where there is none, of a CPU."""
