@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.resolve()
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 SKIP_CPP = os.environ.get("EDMFAST_SKIP_CPP") == "1"
 SKIP_CUDA = SKIP_CPP or os.environ.get("EDMFAST_SKIP_CUDA") == "1"
+USUAL_CUDA_HOME = "/usr/local/cuda"
 FORCE_CUDA = os.environ.get("EDMFAST_FORCE_CUDA") == "1"
 
 
@@ -27,7 +28,13 @@ def find_nvcc() -> str | None:
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if home and (Path(home) / "bin" / "nvcc").exists():
         return str(Path(home) / "bin" / "nvcc")
-    return shutil.which("nvcc")
+    if found := shutil.which("nvcc"):
+        return found
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    # where toolkits are installed is often not on PATH
+    folders = [f"{place}/bin" for place in (CUDA_HOME, USUAL_CUDA_HOME) if place]
+    return shutil.which("nvcc", path=os.pathsep.join(folders))
 
 
 def architectures(nvcc: str) -> list[str]:

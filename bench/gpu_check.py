@@ -94,7 +94,7 @@ def gpu_stages(folder: Path) -> list[Stage]:
     python, environment = sys.executable, {"PYTHONUNBUFFERED": "1"}
     tests = [python, "-m", "bench.gpu_tests", str(folder / "tests"), "--seconds", "{seconds}"]
     timed = [python, "-m", "bench.run", "--device", "cuda", "--budget", "{seconds}"]
-    timed += ["--first", _FIRST]
+    timed += ["--first", _FIRST, "--graphs", "--threads", str(len(os.sched_getaffinity(0)))]
     scaling = [python, "-m", "bench.scaling", "--device", "cuda", "--quick"]
     scaling += ["--json", str(folder / "scaling.json")]
     absent = importlib.util.find_spec("bench.scaling") is None
@@ -119,6 +119,7 @@ def sanitizer_stage(tool: str, most: float, least: float) -> Stage:
     if tool == "racecheck" and (option := kernel_option()):  # of the kernels here, as it is slow
         command += [option, "kns=edmfast"]
     command += [sys.executable, "-m", "bench.sanitize"]
+    command += ["--few"] if tool == "racecheck" else []
     # memory from the driver for each tensor, or what lies between them would count as theirs
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONUNBUFFERED": "1"}
     missing = shutil.which("compute-sanitizer") is None

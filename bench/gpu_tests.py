@@ -1,8 +1,9 @@
 """`python -m bench.gpu_tests FOLDER --seconds S`: the tests marked gpu, several processes at a time.
 
 Most of their time goes into compiling kernels, which takes processors and not the GPU. Tests are dealt in
-chunks of one file; each has a log and a JUnit file in FOLDER. What is not over in time is ended and told.
-Exit status: 0 all passed, 1 not so, 2 nothing was found to run.
+chunks of one file; each has a log and a JUnit file in FOLDER. What is not over in time is ended and told, and so
+is what was skipped. Exit status: 0 all passed, or were skipped for a reason that a GPU may have, 1 not so, 2
+nothing was found to run.
 """
 
 from __future__ import annotations
@@ -12,16 +13,33 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 _CHUNK = 20
 _NOTHING_RAN = 5  # of pytest: all were deselected
 _FIRST = ("tests/kernels/test_attention", "tests/kernels/", "tests/gpu/")
 """What takes longest starts first."""
+_OFF = ("CUDA kernels", "no CUDA device", "needs a CUDA device")
+"""How the reasons of skips begin that no GPU excuses."""
+_TOLD = 10
+_KERNELS = "tests.ops.test_cuda"
+
+
+class Ran(NamedTuple):
+    """A test that came to an end: the dotted name of its file, its own, and why it was skipped if it was."""
+
+    file: str
+    name: str
+    skipped: str | None
 
 
 def pytest_command() -> list[str]:
@@ -55,6 +73,8 @@ def run_chunk(names: Sequence[str], stem: Path, end: float) -> str:
     """ "" where all passed, else what is to be told."""
     rest = end - time.monotonic()
     told = f"{names[0].split('::', 1)[0]}, {len(names)} tests ({stem.name}.log)"
+    for kind in (".log", ".xml"):  # of a run before
+        stem.with_suffix(kind).unlink(missing_ok=True)
     if rest <= 0:
         return f"not started: {told}"
     # -v: a log ends with the name of the test that did not
@@ -70,13 +90,40 @@ def run_chunk(names: Sequence[str], stem: Path, end: float) -> str:
             )
         except subprocess.TimeoutExpired:
             return f"not over in time: {told}"
-    return "" if done.returncode in (0, _NOTHING_RAN) else f"failed: {told}"
+    if done.returncode == _NOTHING_RAN:
+        return f"nothing ran: {told}"
+    return f"failed: {told}" if done.returncode else ""
 
 
 def failures_in(log: Path) -> list[str]:
     """The lines of pytest's own summary."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return [line[:300] for line in lines if line.startswith(("FAILED ", "ERROR "))]
+
+
+def ran(report: Path) -> Iterator[Ran]:
+    """What is in a JUnit file; nothing where its tests were not over, as it is written at their end."""
+    try:
+        cases = [*ElementTree.parse(report).iter("testcase")]
+    except (FileNotFoundError, ElementTree.ParseError):
+        return
+    for case in cases:
+        skip = case.find("skipped")
+        why = None if skip is None else skip.get("message", "")
+        yield Ran(case.get("classname", ""), case.get("name", ""), why)
+
+
+def wrongly_skipped(tests: Sequence[Ran]) -> list[str]:
+    """What is wrong with the skips where there is a GPU: the tests of its kernels must have met them."""
+    wrong = [
+        f"skipped on a GPU: {test.file}::{test.name} ({test.skipped})"
+        for test in tests
+        if test.skipped is not None and test.skipped.startswith(_OFF)
+    ]
+    kernels = [test.skipped for test in tests if test.file == _KERNELS]
+    if kernels and None not in kernels:
+        wrong.insert(0, f"skipped whole on a GPU: {_KERNELS}, {len(kernels)} tests ({kernels[0]})")
+    return wrong
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,8 +148,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line, stem in zip(told, stems, strict=True):
         if line:
             print(line, *failures_in(stem.with_suffix(".log")), sep="\n    ")
+    over = [test for stem in stems for test in ran(stem.with_suffix(".xml"))]
+    reasons = Counter(test.skipped for test in over if test.skipped is not None)
+    print(f"{reasons.total()} of {len(over)} tests were skipped")
+    for reason, count in reasons.most_common():
+        print(f"    {count} skipped: {reason[:200]}")
+    wrong = wrongly_skipped(over) if torch.cuda.is_available() else []
+    if wrong:
+        print(*wrong[:_TOLD], f"{len(wrong)} lines of skips that a GPU must not have", sep="\n")
     print(f"{sum(not line for line in told)} of {len(parts)} chunks passed")
-    return int(any(told))
+    return int(any(told) or bool(wrong))
 
 
 if __name__ == "__main__":

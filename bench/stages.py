@@ -19,6 +19,9 @@ from typing import NamedTuple
 
 PASSED, FAILED, TIMED_OUT = "passed", "failed", "timed out"
 SKIPPED, UNMEASURED = "skipped", "unmeasured"
+_TOLD = r"^(?:=========|Error).*"
+"""How a line of compute-sanitizer itself begins: the program under it may print the words of a refusal too."""
+_FOUND = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: [1-9]")
 _GRACE = 5.0
 """Seconds between asking a stage to end and ending it."""
 
@@ -28,8 +31,8 @@ class Stage:
     """A command, with "{seconds}" in it replaced by most of its time, and what is known of it beforehand.
 
     most, least: seconds it may take, and that are kept for it. otherwise: a second command, where the first
-    fails. refusal: a failure is a skip where a line of its output matches this pattern. instead: a status and the
-    reason, where it is not to be run at all.
+    fails. refusal: what compute-sanitizer says where it cannot work here, a pattern; see `refused`. instead: a
+    status and the reason, where it is not to be run at all.
     """
 
     name: str
@@ -96,14 +99,23 @@ def _run(stage: Stage, log: Path, limit: float) -> Outcome:
     if code == 0:
         return Outcome(stage.name, PASSED, seconds)
     text = log.read_text(errors="replace")
-    if stage.refusal and (
-        found := re.search(rf"^(?!\$ ).*(?:{stage.refusal}).*", text, re.I | re.M)
-    ):
-        return Outcome(stage.name, SKIPPED, seconds, found[0].strip()[:200])
+    if why := refused(stage.refusal, code, text):
+        return Outcome(stage.name, SKIPPED, seconds, why)
     print("\n".join(text.splitlines()[-25:]), flush=True)
     if code is None:
         return Outcome(stage.name, TIMED_OUT, seconds, f"more than {limit:.0f} s; see {log.name}")
     return Outcome(stage.name, FAILED, seconds, f"exit status {code}; see {log.name}")
+
+
+def refused(pattern: str, code: int | None, text: str) -> str:
+    """The line that says so, where a tool ended by itself as it cannot work here, else "".
+
+    What took too long, was ended by a signal, or had found errors is no refusal, whatever it printed.
+    """
+    if not pattern or code is None or code <= 0 or _FOUND.search(text):
+        return ""
+    found = re.search(rf"{_TOLD}(?:{pattern}).*", text, re.I | re.M)
+    return found[0].strip()[:200] if found else ""
 
 
 def _call(

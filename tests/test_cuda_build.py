@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 
 import pytest
+import setuptools
+from torch.utils import cpp_extension
 
 from bench.compile_report import LIBRARY, cuobjdump, usage_of
 
@@ -106,3 +109,24 @@ def test_no_kernel_spills(dump):
     for found in usage:
         assert found.spilled == 0, found
         assert found.registers <= 128, found
+
+
+def test_where_nvcc_is_found(tmp_path, monkeypatch):
+    """In this order; what is there but has no nvcc is passed over."""
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    find = runpy.run_path(str(LIBRARY.parents[1] / "setup.py"))["find_nvcc"]
+    names = ("home", "path", "torch", "usual")
+    places = {name: tmp_path / name for name in names}
+    for place in places.values():
+        (place / "bin").mkdir(parents=True)
+        (place / "bin" / "nvcc").touch(mode=0o755)
+    monkeypatch.setenv("CUDA_HOME", str(places["home"]))
+    monkeypatch.setenv("PATH", str(places["path"] / "bin"))
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(places["torch"]))
+    monkeypatch.setitem(find.__globals__, "USUAL_CUDA_HOME", str(places["usual"]))
+    for name in names:
+        assert find() == str(places[name] / "bin" / "nvcc")
+        (places[name] / "bin" / "nvcc").unlink()
+    assert find() is None
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
+    assert find() is None

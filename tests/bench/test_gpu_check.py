@@ -81,6 +81,41 @@ def test_refusals_are_skips(tmp_path):
     assert outcomes[0].detail == "Error: Device not supported. See"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Error: Device not supported. See",
+        "========= Error: Failed to initialize the tool",
+        "========= Unable to find the injection library",
+    ],
+)
+def test_a_refusal_is_a_line_of_the_tool(line):
+    assert stages.refused(gpu_check._REFUSED, 1, f"$ compute-sanitizer\n{line}\n") == line
+    assert not stages.refused("", 1, line)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (None, "========= Error: Failed to initialize"),  # it ran out of time
+        (-11, "========= Error: Failed to initialize"),  # a signal ended it
+        (9, "========= Unable to find symbols\n========= ERROR SUMMARY: 3 errors"),
+        (9, "========= Unable to find symbols\n========= RACECHECK SUMMARY: 12 hazards displayed"),
+        (1, "RuntimeError: failed to load _cuda.so"),
+        (1, "warning: unable to find a compiler\n========= ERROR SUMMARY: 0 errors"),
+        (1, "$ python -c 'Error: failed to load'"),
+    ],
+)
+def test_what_only_looks_like_a_refusal_is_a_failure(code, text):
+    assert not stages.refused(gpu_check._REFUSED, code, text)
+
+
+def test_what_takes_too_long_is_no_refusal(tmp_path):
+    code = "import time; print('Error: failed to load', flush=True); time.sleep(60)"
+    given = [script("slow", code, most=1.5, refusal=gpu_check._REFUSED)]
+    assert statuses(stages.run(given, tmp_path, 60)) == [TIMED_OUT]
+
+
 @pytest.fixture
 def check(monkeypatch, tmp_path):
     """main, with these stages for those of a GPU or, where there is none, of a CPU."""
@@ -173,20 +208,94 @@ def test_the_sanitizer_is_given_an_option_that_it_has(tmp_path, monkeypatch, tol
     assert not [word for word in memcheck if "kernel" in word]
 
 
-def test_every_operator_with_a_cuda_kernel_is_called_under_the_sanitizer():
-    names = {name.split()[0] for name, _, _ in sanitize.calls()}
+@pytest.mark.parametrize("few", [False, True])
+def test_every_operator_with_a_cuda_kernel_is_called_under_the_sanitizer(few):
+    names = {name.split()[0] for name, _, _ in sanitize.calls(few)}
+    assert names == set(sanitize.OPERATORS)
     registered = {file.stem for file in (machine.ROOT / "csrc" / "cuda").glob("*.cu")}
     stems = {"systematic_resample": "resample", "weigh_and_resample": "weigh"}
     assert {stems.get(name, name) for name in names} == registered
 
 
-def test_the_sanitizer_driver_sees_other_bits():
-    name, function, given = next(iter(sanitize.noises()))
-    assert not sanitize.differs(function, given, "cpu"), name
-    numbers = iter((torch.zeros(1), torch.ones(1)))
-    assert sanitize.differs(lambda: next(numbers), (), "cpu")
-    if not torch.cuda.is_available():
-        assert sanitize.main([]) == 2
+def test_racecheck_takes_fewer_calls(monkeypatch):
+    assert len([*sanitize.calls(few=True)]) < len([*sanitize.calls()]) / 2
+    monkeypatch.setattr(gpu_check, "kernel_option", lambda: "")
+    assert "--few" in gpu_check.sanitizer_stage("racecheck", 45, 15).command
+    assert "--few" not in gpu_check.sanitizer_stage("memcheck", 60, 20).command
+
+
+def test_bad_weights_and_absent_exponents_reach_the_kernels():
+    seen = set()
+    for _, function, given in sanitize.bad_weighings():
+        found = function(*given)
+        assert given[4] is None
+        assert found[0].isnan().any()
+        seen.update(found[7].tolist())
+    assert {given[-1] for _, _, given in sanitize.bad_weighings()} == {False, True}
+    assert {1, 2, 4} <= seen  # NaN, all of weight zero, infinite
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.tensor([0.0, torch.nan, torch.inf]),
+        torch.tensor([1.0, 0.0, torch.inf]),
+        torch.tensor([1.0, torch.nan, -torch.inf]),
+        torch.tensor([1.0 + 2**-23, torch.nan, torch.inf]),
+        torch.tensor([1.0, torch.nan, torch.inf]).double(),
+        torch.tensor([[1.0, torch.nan, torch.inf]]),
+    ],
+)
+def test_the_sanitizer_driver_sees_other_bits(wrong):
+    right = torch.tensor([1.0, torch.nan, torch.inf])
+    outputs = iter((right, right.clone(), wrong, right))
+    assert not sanitize.differs(lambda: next(outputs), (), "cpu")
+    assert sanitize.differs(lambda: next(outputs), (), "cpu")
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """A GPU of which torch says that these operators have something to run on it."""
+
+    def stand_in(cuda, triton="off: unused", registered=sanitize.OPERATORS):
+        status = {"cpu": "_C.so", "cuda": cuda, "triton": triton}
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        monkeypatch.setattr(sanitize._extension, "kernel_status", lambda: status)
+        monkeypatch.setattr(
+            sanitize._extension, "_has_cuda_kernel", lambda name: name in registered
+        )
+        monkeypatch.setattr(sanitize, "calls", lambda few: [("sum", torch.sum, (torch.ones(3),))])
+        monkeypatch.setattr(sanitize, "differs", lambda *_: False)
+
+    return stand_in
+
+
+@pytest.mark.parametrize(
+    ("given", "absent"),
+    [
+        # Triton's kernels are registered for CUDA too, where the library is not loaded or lacks some
+        (("off: no compiled library", ", ".join(sanitize.OPERATORS)), "noise, propagate"),
+        (("off: _cuda.so did not load", "off: triton is not installed"), "noise, propagate"),
+        (("_cuda.so", "attention, propagate"), "propagate"),
+        (("_cuda.so", "attention", sanitize.OPERATORS[:-1]), "score_gram"),
+    ],
+)
+def test_the_sanitizer_driver_refuses_other_kernels(kernels, given, absent, capsys):
+    kernels(*given)
+    assert sanitize.main([]) == 2
+    assert f"no CUDA kernel of {absent}" in capsys.readouterr().err
+
+
+def test_the_sanitizer_driver_tells_how_far_it_came(kernels, capsys):
+    kernels("_cuda.so", "attention, potential")
+    assert sanitize.main([]) == 0
+    assert "1 of 1 calls: sum\n" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_the_sanitizer_driver_needs_a_device():
+    assert sanitize.main([]) == 2
 
 
 def test_chunks_are_of_one_file_and_slow_ones_come_first():
@@ -220,6 +329,53 @@ def test_tests_in_processes(tmp_path, capsys, monkeypatch):
     assert gpu_tests.main([str(folder), "--seconds", "0", *options]) == 1
     assert "not started" in capsys.readouterr().out
     assert gpu_tests.main([str(folder), "--marker", "gpu"]) == 2
+
+
+KERNELS, OTHERS = "tests.ops.test_cuda", "tests.gpu.test_some"
+
+
+@pytest.mark.parametrize(
+    ("tests", "wrong"),
+    [
+        ([(OTHERS, "needs 50 GiB of device memory")], ""),
+        ([(KERNELS, "needs 50 GiB of device memory"), (KERNELS, None)], ""),
+        ([(KERNELS, "CUDA kernels off: no library"), (KERNELS, None)], "skipped on a GPU"),
+        ([(OTHERS, "CUDA kernels not built: C++ only"), (KERNELS, None)], "skipped on a GPU"),
+        ([(OTHERS, "no CUDA device"), (OTHERS, None)], "skipped on a GPU"),
+        ([(KERNELS, "for some other reason"), (OTHERS, None)], "skipped whole"),
+        ([(KERNELS, ""), (KERNELS, "")], "skipped whole"),
+    ],
+)
+def test_skips_that_a_gpu_must_not_have(tests, wrong):
+    found = gpu_tests.wrongly_skipped([gpu_tests.Ran(file, "test", why) for file, why in tests])
+    assert found[0].startswith(wrong) if wrong else not found
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_skips_are_told_and_fail_on_a_gpu(gpu, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gpu_tests, "ROOT", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    markers = '[tool.pytest.ini_options]\nmarkers = ["gpu: g"]\n'
+    (tmp_path / "pyproject.toml").write_text(markers)
+    file = tmp_path / "tests" / "ops" / "test_cuda.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "import pytest\n\npytestmark = [pytest.mark.gpu, pytest.mark.skipif(True, reason='for some reason')]\n\n"
+        "@pytest.mark.parametrize('i', range(2))\ndef test_kernel(i):\n    pass\n"
+    )
+    status = gpu_tests.main([str(tmp_path / "found"), "--seconds", "60", "--jobs", "1"])
+    told = capsys.readouterr().out
+    assert "2 of 2 tests were skipped\n    2 skipped: for some reason\n" in told
+    assert status == int(gpu)
+    assert ("skipped whole on a GPU: tests.ops.test_cuda, 2 tests" in told) == gpu
+
+
+def test_results_of_a_run_before_do_not_count(tmp_path):
+    for kind in ("log", "xml"):
+        (tmp_path / f"000.{kind}").write_text("of a run before")
+    assert [*gpu_tests.ran(tmp_path / "000.xml")] == []  # nor does what was cut off
+    assert gpu_tests.run_chunk(["a.py::b"], tmp_path / "000", end=0).startswith("not started")
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_the_shell_script_is_one():
