@@ -1,7 +1,7 @@
 """The files under results/: which there are, and which of a kind is the newest on a device.
 
 A full run is `<date>-<commit>.json`; everything else has its kind before that: `scaling-`, `control-`,
-`targets-`, `kernels-`, `sampler-` (cases of one name), `gpu-check-`.
+`targets-`, `kernels-`, `startup-` (of installing), `sampler-` (cases of one name), `gpu-check-`.
 """
 
 from __future__ import annotations
@@ -74,3 +74,11 @@ def newest(records: list[Record], kind: str) -> dict[str, Record]:
         for record in records
         if record.kind == kind and not record.content.get("quick", False)
     }
+
+
+def beside(shown: Record, records: list[Record], kind: str) -> Record | None:
+    """The newest of a kind to show beside a full run: of its device, else of any of the same type."""
+    found = newest(records, kind)
+    device_type = shown.device.split("-")[0]
+    same = [record for device, record in found.items() if device.split("-")[0] == device_type]
+    return found.get(shown.device) or max(same, key=lambda record: record.order, default=None)

@@ -68,13 +68,15 @@ def _device(record: Record, found: list[Record]) -> list[str]:
         parts += ["### Whole runs", whole]
     parts += ["### All cases", sections.all_cases(record), sections.refused(record)]
     parts += [sections.not_run(record, registry.select(registry.load(), record.content["device"]))]
-    if scaling := records.newest(found, "scaling").get(record.device):
+    if scaling := records.beside(record, found, "scaling"):
         parts += ["### Scaling", kinds.scaling(scaling), _image("scaling", record)]
-    if kernels := records.newest(found, "kernels").get(record.device):
+    if startup := records.beside(record, found, "startup"):
+        parts += ["### Installing", kinds.startup(startup)]
+    if kernels := records.beside(record, found, "kernels"):
         parts += ["### GPU kernels as compiled", kinds.kernels(kernels)]
-    if control := records.newest(found, "control").get(record.device):
+    if control := records.beside(record, found, "control"):
         parts += ["### Controlled sampling", kinds.control(control)]
-    if targets := records.newest(found, "targets").get(record.device):
+    if targets := records.beside(record, found, "targets"):
         parts += ["### Hard targets", kinds.targets(targets)]
     return parts
 
@@ -91,7 +93,7 @@ def draw(found: list[Record], folder: Path) -> list[Path]:
             (charts.ratios, record),
             (charts.roofline, record),
         ]
-        if scaling := records.newest(found, "scaling").get(record.device):
+        if scaling := records.beside(record, found, "scaling"):
             drawn.append((charts.scaling, scaling))
         for chart, source in drawn:
             path = folder / f"{record.device}-{chart.__name__}.png"

@@ -6,12 +6,12 @@ from collections import Counter
 from typing import Any
 
 from bench.records import RUN, Record
-from bench.report_sections import table
+from bench.report_sections import all_cases, table
 from bench.table import duration
 
 
 def _from(record: Record) -> str:
-    return f"From `{record.path.name}`."
+    return f"From `{record.device}/{record.path.name}`."
 
 
 def scaling(record: Record) -> str:
@@ -38,6 +38,10 @@ def _projection(projection: dict[str, Any]) -> str:
     assumptions = "\n".join(f"- {one}" for one in projection["assumptions"])
     header = list(projection["rows"][0])
     return f"{table(header, rows)}\n\nAssumptions:\n\n{assumptions}"
+
+
+def startup(record: Record) -> str:
+    return f"{_from(record)}\n\n{all_cases(record)}"
 
 
 def kernels(record: Record) -> str:
