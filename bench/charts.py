@@ -99,7 +99,10 @@ def scaling(content: dict[str, Any], path: Path) -> None:
             panel.set_title(title, fontsize=8)
             panel.set_xlabel(axis["unit"], fontsize=8)
             panel.set_ylabel("s", fontsize=8)
-            panel.tick_params(labelsize=7)
+            panel.tick_params(labelsize=7, which="both")
+            if axis["sizes"][-1] < 100 * axis["sizes"][0]:  # too short for powers of ten
+                panel.set_xticks(axis["sizes"], [f"{size:g}" for size in axis["sizes"]])
+            panel.tick_params(axis="x", which="minor", labelbottom=False)
             panel.grid(alpha=0.3)
         for panel in panels[len(axes_of) :]:
             panel.set_visible(False)
