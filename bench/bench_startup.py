@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -162,7 +162,13 @@ def install_case() -> Case:
 
 CASES = [import_case()]
 
-if __name__ == "__main__":
-    from bench.run import main
 
-    sys.exit(main(sys.argv[1:], [install_case()]))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of `bench.run`, of installing alone."""
+    from bench import run
+
+    return run.main(arguments, [install_case()])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
