@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -120,6 +121,18 @@ def check_network(device: torch.device) -> None:
             assert off < 1e-4, f"{off:.2g} of the largest number off at sigma = {sigma:.3g}"
 
 
+_RUN = Axis(
+    name="N-run",
+    unit="particles",
+    job=f"smc.sample of a learned energy in 2 dimensions, {sampler_targets.STEPS} steps",
+    sizes=tuple(2**k for k in range(8, 19, 2)),
+    quick=(256, 1024, 4096),
+    cuda_sizes=RUN_CUDA_SIZES,
+    cuda_quick=RUN_CUDA_SIZES[::2],
+    make=lambda size, device: make_run(1, size, device),
+    check=functools.partial(check_run, 1, 4096),
+    rounds=5,
+)
 AXES = [
     Axis(
         name="N-step",
@@ -132,29 +145,13 @@ AXES = [
         make=lambda size, device: make_step(1, size, STEP_DIM, device),
         check=functools.partial(check_step, STEP_DIM),
     ),
-    Axis(
-        name="N-run",
-        unit="particles",
-        job=f"smc.sample of a learned energy in 2 dimensions, {sampler_targets.STEPS} steps",
-        sizes=tuple(2**k for k in range(8, 19, 2)),
-        quick=(256, 1024, 4096),
-        cuda_sizes=RUN_CUDA_SIZES,
-        cuda_quick=RUN_CUDA_SIZES[::2],
-        make=lambda size, device: make_run(1, size, device),
-        check=functools.partial(check_run, 1, 4096),
-        rounds=5,
-    ),
-    Axis(
+    _RUN,
+    replace(
+        _RUN,
         name="N-network",
-        unit="particles",
         job=f"the {sampler_targets.STEPS + 1} evaluations of that run's energy alone",
-        sizes=tuple(2**k for k in range(8, 19, 2)),
-        quick=(256, 1024, 4096),
-        cuda_sizes=RUN_CUDA_SIZES,
-        cuda_quick=RUN_CUDA_SIZES[::2],
         make=make_network,
         check=check_network,
-        rounds=5,
     ),
     Axis(
         name="D",

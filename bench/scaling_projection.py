@@ -17,7 +17,7 @@ from bench import scaling_traffic as traffic
 from bench.scaling_assumptions import told
 
 _GB = 1e-9
-Values = dict[int, float | str | None]
+Values = dict[int, Any]
 AS_RUN = "as the measured run grows"
 
 
@@ -148,10 +148,7 @@ def _steps(
         )
     weigh = rows.add("weigh + resample in one kernel", "s/step", "floor", 36 * share / hbm)
     move = rows.add("propagate", "s/step", "floor", lambda d: 4 * (3 * d + 2) * share / hbm)
-    spent["kernels"] = {
-        d: measured.get(d) or weigh[d] + move[d]  # type: ignore[operator]
-        for d in rows.dims
-    }
+    spent["kernels"] = {d: measured.get(d) or weigh[d] + move[d] for d in rows.dims}
     # gathered, packed, sent to itself, indexed, unpacked: each read and written
     spent["packing"] = rows.add(
         "states packed and unpacked, resampling",
@@ -203,7 +200,7 @@ def _run(rows: Rows, options: argparse.Namespace, spent: dict[str, Values]) -> N
     """All steps, of what is known: a part that is not is named."""
 
     def known(d: int) -> list[float]:
-        return [float(values[d]) for values in spent.values() if values[d] is not None]  # type: ignore[arg-type]
+        return [float(values[d]) for values in spent.values() if values[d] is not None]
 
     rows.add(
         f"run of {options.steps} steps, each resampling, calibrated: what is known",
