@@ -29,8 +29,9 @@ def make_inputs(
 
 
 @functools.cache
-def _step(name: str, device: torch.device, dtype: torch.dtype, compile: bool) -> GradientFunction:
-    loss = TrainingLoss(network(name, device, dtype), 0.0)
+def _step(name: str, device: torch.device, compile: bool, plain: bool) -> GradientFunction:
+    """plain: whether it runs by plain formulas, so that no graph is taken for that of the others."""
+    loss = TrainingLoss(network(name, device), 0.0)
     return gradient_function(loss, dict(loss.named_parameters()), compile=compile)
 
 
@@ -38,15 +39,15 @@ def _batch(x: Tensor, sigma: Tensor, target: Tensor) -> dict[str, Tensor]:
     return {"x": x, "sigma": sigma, "target": target}
 
 
-def _eager(name: str, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """The step as torch alone can do it: no operator of ours, attention by its formula, L x L in memory."""
+def _plain(name: str, compile: bool, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The step as torch alone can do it: no operator of ours, attention by its formula, L x L in memory. Its
+    compiler has no second derivative, so it is given both derivatives as one graph, as ours is."""
     with plain_formulas(by_formula):
-        return _run(name, False, torch.float32, *inputs)
+        return _run(name, compile, True, *inputs)
 
 
-def _run(name: str, compile: bool, dtype: torch.dtype, *inputs: Tensor) -> tuple[Tensor, ...]:
-    step = _step(name, inputs[0].device, dtype, compile)
-    loss, gradients = step(_batch(*(tensor.to(dtype) for tensor in inputs)))
+def _run(name: str, compile: bool, plain: bool, *inputs: Tensor) -> tuple[Tensor, ...]:
+    loss, gradients = _step(name, inputs[0].device, compile, plain)(_batch(*inputs))
     return loss, *gradients
 
 
@@ -74,15 +75,18 @@ def case(
     def products(x: Tensor, sigma: Tensor, target: Tensor) -> None:
         mlp_products(x.shape[0], x.device, training=True)
 
-    is_mlp, uncompiled = name == "mlp", partial(_run, name, False, torch.float32)
+    is_mlp = name == "mlp"
     products_name = ("6 F products",) if is_mlp else ()
     return Case(
         name=f"distill/{name} {'x'.join(map(str, shape))}",
         shape=shape,
         make_inputs=make_inputs,
-        ours=partial(_run, name, True, torch.float32),
-        # no torch.compile: its graphs have no second derivative
-        baselines={"eager": partial(_eager, name), "ours uncompiled": uncompiled}
+        ours=partial(_run, name, True, False),
+        baselines={
+            "eager": partial(_plain, name, False),
+            "compile": partial(_plain, name, True),
+            "ours uncompiled": partial(_run, name, False, False),
+        }
         | ({"6 F products": products} if is_mlp else {}),
         reference=partial(reference, name),
         check=close(1e-3, 1e-4),
