@@ -31,9 +31,14 @@ def cache_bytes(device: torch.device) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """The product name of the device."""
+    """The product name of the device, of a CPU with the vectors that torch takes: machines under one name
+    ("AMD EPYC") differ in them, and by half in speed."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _processor() -> str:
     try:
         found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
@@ -42,7 +47,7 @@ def device_name(device: torch.device) -> str:
 
 
 def slug(device: torch.device) -> str:
-    """The folder of this machine's device: cpu-amd-epyc, cuda-nvidia-h200."""
+    """The folder of this machine's device: cpu-amd-epyc-avx512, cuda-nvidia-h200."""
     return folder(device.type, device_name(device))
 
 

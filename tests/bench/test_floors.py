@@ -99,5 +99,8 @@ def test_the_extra_installs_the_rivals():
     extra = re.search(r"^bench = \[(.*)\]$", text, re.MULTILINE)[1]
     # k-diffusion brings too much: bench/README.md says how to add it
     assert set(machine._RIVALS) - set(re.findall(r'"([\w-]+)>=', extra)) == {"k-diffusion"}
-    assert machine.slug(torch.device("cpu")).startswith("cpu-")
+    vectors = torch.backends.cpu.get_cpu_capability().lower().replace(" ", "-")
+    slug = machine.slug(torch.device("cpu"))
+    assert slug.startswith("cpu-")
+    assert slug.endswith(f"-{vectors}")
     assert machine.commit()
