@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 _FOLDER = Path(__file__).parent
+_PLAIN = "EDMFAST_REFERENCE"
 _REASONS: dict[str, str] = {}
 _LOADED: dict[str, str] = {}
 _FRAGMENT = torch.library.Library("edmfast", "FRAGMENT")
@@ -42,8 +43,8 @@ def _load(kind: str, pattern: str) -> None:
 @functools.cache
 def load() -> None:
     """Load what is there, once. Warns once when the CPU kernels are missing."""
-    if os.environ.get("EDMFAST_REFERENCE") == "1":
-        asked = "EDMFAST_REFERENCE=1 asks for the plain reference"
+    if os.environ.get(_PLAIN) == "1":
+        asked = f"{_PLAIN}=1 asks for the plain reference"
         _REASONS.update(cpu=asked, cuda=asked, triton=asked)
         return
     _load("cpu", "_C.*so")
@@ -93,10 +94,12 @@ def define(
     schema: str,
     reference: Callable[..., object],
     fake: Callable[..., object],
+    cpu: Callable[..., object] | None = None,
     triton: str | None = None,
 ) -> None:
-    """Register the reference as the fallback of an operator, its fake, and on a GPU where the CUDA
-    library has no kernel the Triton one, a function of the operator's name in module `triton` of kernels.
+    """Register the reference as the fallback of an operator, its fake, a function of torch's own kernels for
+    the CPU where that is faster, and on a GPU where the CUDA library has no kernel the Triton one, a function
+    of the operator's name in module `triton` of kernels.
 
     The compiled library has already defined the schema where it is loaded; defining it here serves
     an install without a compiler. A test holds the two texts together.
@@ -107,6 +110,8 @@ def define(
         _FRAGMENT.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(f"edmfast::{name}", "default", reference, lib=_FRAGMENT)
     torch.library.register_fake(f"edmfast::{name}", fake, lib=_FRAGMENT)
+    if cpu is not None and os.environ.get(_PLAIN) != "1":
+        torch.library.impl(f"edmfast::{name}", "cpu", cpu, lib=_FRAGMENT)
     if triton is not None and "triton" not in _REASONS and not _has_cuda_kernel(name):
         torch.library.impl(f"edmfast::{name}", "cuda", _triton(triton, name), lib=_FRAGMENT)
         _LOADED["triton"] = ", ".join(filter(None, [_LOADED.get("triton"), name]))

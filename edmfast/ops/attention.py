@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast.ops import _attention_cpu
 from edmfast.reference import attention as reference
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -49,6 +50,7 @@ _extension.define(
     "-> (Tensor, Tensor)",
     reference.attention,
     _fake,
+    cpu=_attention_cpu.attention,
     triton="attention",
 )
 _extension.define(
@@ -56,6 +58,7 @@ _extension.define(
     "Tensor? key_mask, float scale, bool causal) -> (Tensor, Tensor, Tensor)",
     reference.attention_backward,
     _fake_backward,
+    cpu=_attention_cpu.attention_backward,
     triton="attention",
 )
 _extension.define(

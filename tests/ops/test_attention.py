@@ -53,9 +53,12 @@ def cotangents_of(generator, tensors, dtype=DOUBLE):
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("length", "keys"), [(1, 1), (7, 7), (7, 12), (129, 129), (40, 1000)])
-def test_three_orders_against_the_definition(generator, length, keys, masked, causal):
-    tensors = inputs(generator, (2, 3), length, keys, 8, 5)
+@pytest.mark.parametrize(
+    ("length", "keys"), [(1, 1), (7, 7), (7, 12), (12, 7), (129, 129), (40, 1000), (800, 30)]
+)
+@pytest.mark.parametrize("width", [5, 8])  # of values: torch's own kernel wants that of keys, 8
+def test_three_orders_against_the_definition(generator, length, keys, masked, causal, width):
+    tensors = inputs(generator, (2, 3), length, keys, 8, width)
     cotangents = cotangents_of(generator, tensors)
     options = {"causal": causal, "scale": 0.3}
     if masked:
@@ -70,7 +73,7 @@ def test_blocks_of_queries(generator, monkeypatch):
     """Many blocks of rows and of heads: the numbers are those of one."""
     from edmfast.reference import attention as reference
 
-    tensors = inputs(generator, (5,), 70, 50, 8, 8)
+    tensors = inputs(generator, (5,), 70, 50, 8, 6)
     cotangents = cotangents_of(generator, tensors)
     whole = three_orders(attention, tensors, cotangents, causal=True)
     monkeypatch.setattr(reference, "_BLOCK", 1600)
@@ -174,8 +177,25 @@ def test_strides(generator):
     torch.testing.assert_close(attention(q, k, v), plain(q, k, v))
 
 
+def test_any_strides_in_every_order(generator):
+    """Positions side by side in q, every second number of k, one v for all: no row is taken for another."""
+    q, k, v = (t.detach() for t in inputs(generator, (2, 3), 7, 9, 8, 8))
+    cotangents = cotangents_of(generator, (q, k, v))
+    truth = three_orders(
+        plain, [t.requires_grad_() for t in (q, k, v[:1, :1].expand_as(v))], cotangents
+    )
+    spread = torch.randn(2, 3, 9, 16, generator=generator, dtype=DOUBLE)
+    spread[..., ::2] = k.detach()
+    strided = q.detach().mT.contiguous().mT, spread[..., ::2], v.detach()[:1, :1].expand_as(v)
+    cotangents[0] = cotangents[0].mT.contiguous().mT
+    found = three_orders(attention, [t.requires_grad_() for t in strided], cotangents)
+    for a, b in zip(found, truth, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("permuted", [False, True])
-def test_opcheck(generator, permuted):
+def test_opcheck(generator, permuted, masked):
     q, k, v = inputs(generator, (2, 3), 5, 6, 4, 4, torch.float32)
     grad = torch.randn(2, 3, 5, 4, generator=generator).requires_grad_()
     if permuted:  # heads before positions; then positions after widths
@@ -184,8 +204,9 @@ def test_opcheck(generator, permuted):
             for t in (q, v, grad)
         )
         k = k.detach().mT.contiguous().mT.requires_grad_()
-    mask = torch.ones(2, 6, dtype=torch.bool)
-    mask[0, 2] = False
+    mask = torch.ones(2, 6, dtype=torch.bool) if masked else None
+    if masked:
+        mask[0, 2] = False
     torch.library.opcheck(torch.ops.edmfast.attention.default, (q, k, v, mask, 0.5, True))
     with torch.no_grad():
         out, lse = torch.ops.edmfast.attention(q, k, v, mask, 0.5, True)
