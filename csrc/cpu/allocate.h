@@ -1,13 +1,29 @@
 // Uninitialised CPU tensors, straight from the shim: a fraction of a microsecond instead of a dispatcher call.
 #pragma once
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <cstdint>
 #include <initializer_list>
 
 namespace edmfast {
+
+// Asks for huge pages where a block has many. malloc maps large blocks anew at every call, and the first touch of
+// each page of 4 kB costs as much as writing it several times.
+inline void ask_for_huge_pages(void* start, uint64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uint64_t kPage = uint64_t{2} << 20, kFew = 4;
+  if (bytes < kFew * kPage) return;
+  const uint64_t first = (reinterpret_cast<uint64_t>(start) + kPage - 1) / kPage * kPage;
+  const uint64_t last = (reinterpret_cast<uint64_t>(start) + bytes) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a wish: a kernel without it changes nothing
+#endif
+}
 
 inline torch::stable::Tensor empty_cpu(std::initializer_list<int64_t> sizes, torch::headeronly::ScalarType dtype) {
   STD_TORCH_CHECK(sizes.size() <= 4, "at most four dimensions");
@@ -21,7 +37,9 @@ inline torch::stable::Tensor empty_cpu(std::initializer_list<int64_t> sizes, tor
   const auto error = aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
                                               static_cast<int32_t>(dtype), aoti_torch_device_type_cpu(), 0, &handle);
   STD_TORCH_CHECK(error == 0, "out of memory");
-  return torch::stable::Tensor(handle);
+  torch::stable::Tensor tensor(handle);
+  ask_for_huge_pages(tensor.data_ptr(), static_cast<uint64_t>(stride) * tensor.element_size());
+  return tensor;
 }
 
 }  // namespace edmfast

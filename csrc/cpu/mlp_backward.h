@@ -34,9 +34,13 @@ struct BlockGradients {
 template <class T>
 class Backward {
  public:
-  Backward(const Sizes& sizes, int64_t rows, ScalarType dtype) : sizes_(sizes), rows_(rows), dtype_(dtype) {
+  Backward(const Sizes& sizes, int64_t rows, ScalarType dtype, bool weights)
+      : sizes_(sizes), rows_(rows), dtype_(dtype), weights_(weights) {
     entries_ = pair(sizes.d), exits_ = pair(sizes.d), pulls_ = pair(sizes.width), moved_ = half(sizes.width);
-    for (int64_t l = 0; l <= sizes.depth; ++l) states_.push_back(pair(sizes.width));
+    // the gradients of weights need the states of all layers, nothing else those before the last
+    for (int64_t l = 0; l <= sizes.depth; ++l) {
+      states_.push_back(weights || l < 2 ? pair(sizes.width) : states_[l - 2]);
+    }
     for (int64_t l = 0; l < sizes.depth; ++l) {
       cotangents_.push_back(pair(sizes.width)), slopes_.push_back(half(sizes.width));
     }
@@ -70,7 +74,7 @@ class Backward {
     }
   }
 
-  // states_ = (h'_l, h_l), upper cotangents_ = silu' g, lower silu" z' g, slopes_ = silu'.
+  // states_ = (h'_l, h_l), upper cotangents_ = silu' g (of weights only), lower silu" z' g, slopes_ = silu'.
   void advance_all(const Network& net, const std::vector<Tensor>& saved) {
     const int64_t n = rows_ * sizes_.width;
     product(upper(entries_), net.entry_t, upper(states_[0]));
@@ -78,8 +82,9 @@ class Backward {
     for (int64_t l = 0; l < sizes_.depth; ++l) {
       product(upper(states_[l]), net.layers_t[l], slopes_[l]);
       const T *z = data<T>(saved[1 + l]), *g = data<T>(saved[sizes_.depth + 2 + l]);
-      T *now = data<T>(states_[l]), *next = data<T>(states_[l + 1]), *both = data<T>(cotangents_[l]);
-      advance(z, data<T>(slopes_[l]), g, now + n, now, next + n, next, both, both + n, n);
+      T *now = data<T>(states_[l]), *next = data<T>(states_[l + 1]);
+      T* p = data<T>(cotangents_[weights_ ? l : 0]);
+      advance(z, data<T>(slopes_[l]), g, now + n, now, next + n, next, p, data<T>(cotangents_[l], n), n);
     }
     std::copy_n(data<T>(saved[sizes_.depth + 1]), n, data<T>(pulls_));
   }
@@ -143,6 +148,7 @@ class Backward {
   const Sizes& sizes_;
   const int64_t rows_;
   const ScalarType dtype_;
+  const bool weights_;
   Tensor entries_, exits_, pulls_, moved_;
   std::vector<Tensor> states_, cotangents_, slopes_;
 };

@@ -143,7 +143,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_p
         int64_t last = -1;
         for (int64_t block = part * blocks.count / parts; block < (part + 1) * blocks.count / parts; ++block) {
           const int64_t first = blocks.first(block), rows = blocks.rows(block);
-          if (rows != last) backward.emplace(s, rows, dtype);
+          if (rows != last) backward.emplace(s, rows, dtype, weights);
           last = rows;
           for (int64_t model = 0; model < s.models; ++model) {
             const Coefficients<T> four(numbers, model, first, rows);

@@ -125,8 +125,8 @@ def _backward(ctx: Any, e: Tensor | None, v: Tensor | None, _: None) -> tuple[An
     x, models = kept[0], ctx.counts[2]
     e = x.new_zeros(models, len(x)) if e is None else e
     v = x.new_zeros(models, *x.shape) if v is None else v
-    inputs = any(map(_asked, ctx.needs_input_grad[:2], ctx.next_functions[:2]))
-    weights = any(_flat(ctx.needs_input_grad[2:]))
+    asked = [*map(_asked, _flat(ctx.needs_input_grad), ctx.next_functions)]
+    inputs, weights = any(asked[:2]), any(asked[2:])
     found = torch.ops.edmfast.mlp_potential_backward(e, v, *kept, inputs, weights)
     lists = nothing[2:]
     if weights:
@@ -137,7 +137,7 @@ def _backward(ctx: Any, e: Tensor | None, v: Tensor | None, _: None) -> tuple[An
 
 def _asked(needed: bool, function: tuple[Any, int]) -> bool:
     """Whether this run of autograd goes on to an input. In training x requires grad, or there would be no score to
-    differentiate, and nobody asks for its gradient."""
+    differentiate, and nobody asks for its gradient; a sampler's probe asks for that of x alone."""
     return needed and bool(torch._C._will_engine_execute_node(function[0]))
 
 
@@ -234,14 +234,28 @@ def mlp_potentials(
         flat, networks = pad(flat, (0, missing)), [_padded(net, missing) for net in networks]
     entry, entry_bias, middles, exit, exit_bias = ([*part] for part in zip(*networks, strict=True))
     layers = [layer for middle in middles for layer in middle]
-    given = (flat, coefficients, [*shifts], entry, entry_bias, layers, exit, exit_bias)
+    given: tuple[Any, ...] = (
+        flat,
+        coefficients,
+        [*shifts],
+        entry,
+        entry_bias,
+        layers,
+        exit,
+        exit_bias,
+    )
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in _flat(given))
-    if save:  # of leaves autograd does not tell whether they are asked for
-        given = (flat.view_as(flat), coefficients.view_as(coefficients), *given[2:])
+    if save:
+        given = tuple([*map(_view, t)] if isinstance(t, list) else _view(t) for t in given)
     energies, fields, _ = torch.ops.edmfast.mlp_potential(*given, save)
     if missing:
         fields = fields[..., :elements]
     return energies, fields.reshape(len(networks), *x.shape)
+
+
+def _view(tensor: Tensor) -> Tensor:
+    """Of leaves autograd does not tell whether they are asked for."""
+    return tensor.view_as(tensor) if tensor.requires_grad else tensor
 
 
 def _padded(network: Perceptron, missing: int) -> Perceptron:

@@ -165,6 +165,23 @@ def test_whatever_is_asked_for_is_given():
         close(ours, truth, DOUBLE, 2000)
 
 
+def test_nothing_else_is_computed(monkeypatch):
+    """A sampler's probe asks for x alone, training for weights alone: the other half of the work is left out."""
+    asked, whole = [], torch.ops.edmfast.mlp_potential_backward
+    monkeypatch.setattr(
+        torch.ops.edmfast,
+        "mlp_potential_backward",
+        lambda *given: (asked.append(given[-2:]), whole(*given))[1],
+    )
+    x, numbers, shifts, networks = draw((1, 9, 3, 8, 2))
+    leaves(x, numbers, shifts, networks)
+    weight = networks[0].layers[0]
+    for wanted in ([x], [weight], [x, weight]):
+        fields = mlp_potentials(x, numbers, shifts, networks)[1]
+        torch.autograd.grad(fields.sum(), wanted)
+    assert asked == [(True, False), (False, True), (True, True)]
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_one_cotangent_or_none(which):
     x, numbers, shifts, networks = draw((1, 9, 3, 8, 2))
