@@ -13,15 +13,16 @@
 
 namespace edmfast {
 
-// Asks for huge pages where a block has many. malloc maps large blocks anew at every call, and the first touch of
-// each page of 4 kB costs as much as writing it several times.
+// Asks for huge pages for a block that malloc maps by itself at every call, as glibc does from 32 MB on: the first
+// touch of each page of 4 kB costs as much as writing it several times. Smaller blocks may lie in the heap, where
+// the wish would outlive them and other tensors would take whole huge pages.
 inline void ask_for_huge_pages(void* start, uint64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uint64_t kPage = uint64_t{2} << 20, kFew = 4;
-  if (bytes < kFew * kPage) return;
+  constexpr uint64_t kPage = uint64_t{2} << 20, kHeap = uint64_t{32} << 20;
+  if (bytes <= kHeap) return;
   const uint64_t first = (reinterpret_cast<uint64_t>(start) + kPage - 1) / kPage * kPage;
   const uint64_t last = (reinterpret_cast<uint64_t>(start) + bytes) / kPage * kPage;
-  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a wish: a kernel without it changes nothing
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a kernel without them changes nothing
 #endif
 }
 
