@@ -13,6 +13,8 @@ HEADLINES = {
     "attention/2x2048x64": "attention with two derivatives, length 2048",
     "mlp_potential/4096x64": "energy and score of a perceptron, the operator",
     "energy/mlp 4096x64": "energy and score of a perceptron, the model",
+    "distill/mlp 4096x64": "a step of distilling a perceptron",
+    "distill/unet 128x1x8x8": "a step of distilling a U-Net",
 }
 
 
