@@ -1,8 +1,9 @@
 """Loads the compiled operators, remembers why it could not, and answers what is live.
 
 The libraries carry no Python module: they register operators with torch when loaded. Where one is
-absent, the same operators are defined from Python and run the plain-torch reference; on a CUDA device,
-operators that its library has not, or all without it, run Triton kernels where there are some.
+absent, the same operators are defined from Python and run the plain-torch reference, or torch's own CPU
+kernels where an operator names some; on a CUDA device, operators that its library has not, or all without it,
+run Triton kernels where there are some.
 """
 
 from __future__ import annotations

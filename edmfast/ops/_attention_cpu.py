@@ -1,8 +1,10 @@
 """Attention and its first derivative on the CPU by torch's own fused kernel, where that computes the same.
 
 It keeps blocks of P in the first caches and returns the log-sum-exp that every later order starts from. It
-has no second derivative, takes no key mask without a tensor of L x M numbers, wants heads of one width, and
-multiplies half precisions in half precision: for these the reference works, which reads the same log-sum-exp.
+has no second derivative, takes no key mask without a tensor of L x M numbers, wants heads of one width,
+multiplies half precisions in half precision, scales what causality has made -inf, and takes a row of NaN for one
+without keys where keys are fewer than a vector has numbers: for these the reference works, which reads the same
+log-sum-exp.
 """
 
 from __future__ import annotations
@@ -13,11 +15,16 @@ from torch import Tensor
 from edmfast.reference import attention as reference
 
 _DTYPES = (torch.float32, torch.float64)
+_LANES = 16
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> bool:
-    sizes = (*q.shape, *k.shape)
-    return q.dtype in _DTYPES and key_mask is None and v.shape == k.shape and min(sizes) > 0
+def _fused(
+    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
+) -> bool:
+    if q.dtype not in _DTYPES or key_mask is not None or v.shape != k.shape:
+        return False
+    stays_infinite = not causal or scale >= torch.finfo(q.dtype).tiny
+    return stays_infinite and k.shape[2] >= _LANES and min(*q.shape, *k.shape) > 0
 
 
 def _rows(*tensors: Tensor) -> list[Tensor]:
@@ -29,7 +36,7 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor]:
     """See `edmfast.reference.attention.attention`."""
-    if not _fused(q, k, v, key_mask):
+    if not _fused(q, k, v, key_mask, scale, causal):
         return reference.attention(q, k, v, key_mask, scale, causal)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         *_rows(q, k, v), 0.0, causal, scale=scale
@@ -49,7 +56,7 @@ def attention_backward(
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `edmfast.reference.attention.attention_backward`."""
-    if not _fused(q, k, v, key_mask):
+    if not _fused(q, k, v, key_mask, scale, causal):
         return reference.attention_backward(grad, q, k, v, out, lse, key_mask, scale, causal)
     found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
         *_rows(grad, q, k, v, out), lse, 0.0, causal, scale=scale

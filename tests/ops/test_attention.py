@@ -54,7 +54,8 @@ def cotangents_of(generator, tensors, dtype=DOUBLE):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
-    ("length", "keys"), [(1, 1), (7, 7), (7, 12), (12, 7), (129, 129), (40, 1000), (800, 30)]
+    ("length", "keys"),
+    [(1, 1), (7, 7), (7, 12), (40, 17), (17, 40), (129, 129), (40, 1000), (800, 30)],
 )
 @pytest.mark.parametrize("width", [5, 8])  # of values: torch's own kernel wants that of keys, 8
 def test_three_orders_against_the_definition(generator, length, keys, masked, causal, width):
@@ -67,6 +68,30 @@ def test_three_orders_against_the_definition(generator, length, keys, masked, ca
     truth = three_orders(plain, tensors, cotangents, **options)
     for a, b in zip(ours, truth, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [DOUBLE, torch.float32])
+@pytest.mark.parametrize("scale", [-0.3, 0.0, 1e-46, 1e-300])
+def test_causal_whatever_the_scale(generator, scale, dtype):
+    """A kernel that scales after it has masked has -inf times a number here."""
+    tensors = inputs(generator, (1, 2), 20, 20, 8, 8, dtype)
+    cotangents = cotangents_of(generator, tensors, dtype)
+    ours = three_orders(attention, tensors, cotangents, causal=True, scale=scale)
+    truth = three_orders(plain, tensors, cotangents, causal=True, scale=scale)
+    tolerance = 1e-10 if dtype == DOUBLE else 1e-5
+    for a, b in zip(ours, truth, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("keys", [1, 5, 15, 16, 20])
+@pytest.mark.parametrize("dtype", [DOUBLE, torch.float32])
+def test_nan_is_not_hidden(keys, dtype):
+    """Not even where a row of scores is all NaN: it does not count as one without keys."""
+    q, k = torch.zeros(1, 2, 3, 8, dtype=dtype), torch.zeros(1, 2, keys, 8, dtype=dtype)
+    q[0, 0, 1] = math.nan
+    out = attention(q, k, k)
+    assert out[0, 0, 1].isnan().all()
+    assert out.isnan().sum() == 8
 
 
 def test_blocks_of_queries(generator, monkeypatch):
