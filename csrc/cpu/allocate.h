@@ -19,7 +19,7 @@ namespace edmfast {
 inline void ask_for_huge_pages(void* start, uint64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uint64_t kPage = uint64_t{2} << 20, kHeap = uint64_t{32} << 20;
-  if (bytes <= kHeap) return;
+  if (bytes < kHeap) return;
   const uint64_t first = (reinterpret_cast<uint64_t>(start) + kPage - 1) / kPage * kPage;
   const uint64_t last = (reinterpret_cast<uint64_t>(start) + bytes) / kPage * kPage;
   madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a kernel without them changes nothing
