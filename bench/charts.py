@@ -34,7 +34,7 @@ def ratios(run: dict[str, Any], path: Path) -> None:
         axes.grid(axis="x", alpha=0.3)
         axes.set_xlabel("best baseline time / ours (right of 1x we are faster)")
         figure.suptitle(f"{run['device_name']}: blue meets its goals, red misses one", fontsize=10)
-        axes.legend(loc="lower right", fontsize=8)
+        axes.legend(loc="upper right", fontsize=8)
 
     _save(draw, path, (8, 1.4 + 0.17 * len(cases)))
 

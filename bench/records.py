@@ -60,20 +60,19 @@ def load(folder: Path = RESULTS) -> list[Record]:
 
 def is_full(record: Record) -> bool:
     """Whether it is a run of all cases that came to its end, measured at full length, of a commit as it is."""
-    content = record.content
-    if record.kind != RUN or "dirty" in record.commit:
-        return False
-    ended = content.get("complete", True)  # older runs do not say
-    return ended and not any(content.get(key) for key in ("quick", "only", "left_out"))
+    partial = any(record.content.get(key) for key in ("only", "left_out"))
+    return record.kind == RUN and _counts(record) and not partial
+
+
+def _counts(record: Record) -> bool:
+    """Whether it came to its end, at full length, of a commit as it is."""
+    ended = record.content.get("complete", True)  # older ones do not say
+    return ended and not record.content.get("quick") and "dirty" not in record.commit
 
 
 def newest(records: list[Record], kind: str) -> dict[str, Record]:
-    """The newest of a kind on each device; no quick looks."""
-    return {
-        record.device: record
-        for record in records
-        if record.kind == kind and not record.content.get("quick", False)
-    }
+    """The newest of a kind on each device, of those that count."""
+    return {record.device: record for record in records if record.kind == kind and _counts(record)}
 
 
 def beside(shown: Record, records: list[Record], kind: str) -> Record | None:

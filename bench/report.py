@@ -86,7 +86,7 @@ def _image(name: str, record: Record) -> str:
 
 
 def draw(found: list[Record], folder: Path) -> list[Path]:
-    """All charts of the report; their paths."""
+    """All charts of the report, and no other, in the folder; their paths."""
     paths = []
     for record in chosen(found):
         drawn: list[tuple[Callable[[dict[str, Any], Path], None], Record]] = [
@@ -99,6 +99,8 @@ def draw(found: list[Record], folder: Path) -> list[Path]:
             path = folder / f"{record.device}-{chart.__name__}.png"
             chart(source.content, path)
             paths.append(path)
+    for path in {*folder.glob("*.png")} - {*paths}:  # of a device that is not shown any more
+        path.unlink()
     return paths
 
 

@@ -162,6 +162,16 @@ def test_the_newest_run_is_shown(folder):
     assert [case["name"] for case in shown.content["cases"]] == ["a/new"]
 
 
+def test_what_stands_beside_a_run_came_to_its_end(folder):
+    folder("scaling-2026-01-02-abc1234567", run([], complete=True, axes=[]))
+    folder("scaling-2026-01-03-abc1234567", run([], complete=False, axes=[]))
+    folder("scaling-2026-01-04-abc1234567", run([], complete=True, quick=True, axes=[]))
+    folder("scaling-2026-01-05-abc1234567-dirty", run([], complete=True, axes=[]))
+    found = records.load(folder("2026-01-02-abc1234567", run([case("a/new", 2.0)])))
+    beside = records.beside(report.chosen(found)[0], found, "scaling")
+    assert beside.date == "2026-01-02"
+
+
 def test_other_names_of_files_are_refused(folder):
     with pytest.raises(ValueError, match=r"expected \[kind-\]YYYY-MM-DD-commit.json"):
         records.load(folder("results", run([])))
@@ -207,8 +217,11 @@ def test_charts_are_pictures(folder, tmp_path):
     ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
     before = [path.read_bytes() for path in paths]
+    old = tmp_path / "charts" / "cpu-another-ratios.png"
+    old.write_bytes(before[0])
     report.draw(found, tmp_path / "charts")
     assert [path.read_bytes() for path in paths] == before, "the same numbers, other bytes"
+    assert {*old.parent.iterdir()} == {*paths}
 
 
 def test_readme_has_no_measured_number_of_its_own():
