@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from bench import scaling_projection
 from bench.records import RUN, Record
 from bench.report_sections import all_cases, table
 from bench.table import duration
@@ -34,9 +35,8 @@ def scaling(record: Record) -> str:
 
 
 def _projection(projection: dict[str, Any]) -> str:
-    rows = [[str(cell) for cell in row.values()] for row in projection["rows"]]
+    header, *rows = scaling_projection.cells(projection)
     assumptions = "\n".join(f"- {one}" for one in projection["assumptions"])
-    header = list(projection["rows"][0])
     return f"{table(header, rows)}\n\nAssumptions:\n\n{assumptions}"
 
 

@@ -226,18 +226,23 @@ def _network_rate(
     return None, "unmeasured on a GPU"
 
 
-def table(projection: dict[str, Any]) -> str:
-    """The projection as text."""
+def cells(projection: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A header and the rows, as text: a column for every D."""
     rows = projection["rows"]
-    dims = [*rows[0]["values"]]
-    cells = [("", *(f"D = {d}" for d in dims), "", "from")]
+    found = [("", *(f"D = {d}" for d in rows[0]["values"]), "", "from")]
     for row in rows:
         numbers = (_cell(value) for value in row["values"].values())
-        cells.append((row["name"], *numbers, row["unit"], row["basis"]))
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+        found.append((row["name"], *numbers, row["unit"], row["basis"]))
+    return found
+
+
+def table(projection: dict[str, Any]) -> str:
+    """The projection as text."""
+    lines = cells(projection)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
+        for line in lines
     ]
     return "\n".join([*(f"  {line}" for line in projection["assumptions"]), *text])
 

@@ -172,6 +172,15 @@ def test_what_stands_beside_a_run_came_to_its_end(folder):
     assert beside.date == "2026-01-02"
 
 
+def test_a_projection_has_a_column_for_every_dimension(folder):
+    row = {"name": "memory", "unit": "GB", "basis": "counted", "values": {"2": 0.5625, "64": None}}
+    projection = {"rows": [row], "assumptions": ["assumed: much"]}
+    folder("scaling-2026-01-02-abc1234567", run([], axes=[], projection=projection))
+    text = report.render(records.load(folder("2026-01-02-abc1234567", run([case("a/1", 2.0)]))))
+    assert "|  | D = 2 | D = 64 |  | from |" in text
+    assert "| memory | 0.562 | - | GB | counted |" in text
+
+
 def test_other_names_of_files_are_refused(folder):
     with pytest.raises(ValueError, match=r"expected \[kind-\]YYYY-MM-DD-commit.json"):
         records.load(folder("results", run([])))
