@@ -234,16 +234,7 @@ def mlp_potentials(
         flat, networks = pad(flat, (0, missing)), [_padded(net, missing) for net in networks]
     entry, entry_bias, middles, exit, exit_bias = ([*part] for part in zip(*networks, strict=True))
     layers = [layer for middle in middles for layer in middle]
-    given: tuple[Any, ...] = (
-        flat,
-        coefficients,
-        [*shifts],
-        entry,
-        entry_bias,
-        layers,
-        exit,
-        exit_bias,
-    )
+    given: Any = (flat, coefficients, [*shifts], entry, entry_bias, layers, exit, exit_bias)
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in _flat(given))
     if save:
         given = tuple([*map(_view, t)] if isinstance(t, list) else _view(t) for t in given)
