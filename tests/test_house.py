@@ -14,6 +14,7 @@ from edmfast import ops
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "edmfast"
 FLOOR = {
+    "_internal": 0,
     "reference": 0,
     "kernels": 0,
     "_extension": 0,

@@ -1,0 +1,112 @@
+"""Convert numbers at the boundary of the package, so that nothing inside meets a NumPy scalar or a tensor.
+
+A public function accepts a Python number, a NumPy scalar, or a tensor or array without dimensions, and calls one
+of these functions once. Inside, an int is an int and a float is a float: both can be written as JSON, hashed,
+and compared without waiting for a device.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+
+_LOWEST_SEED, _HIGHEST_SEED = -(2**63), 2**64 - 1
+
+
+def as_int(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
+    """Return value as an int. name: what the error calls it; least, most: the accepted range, ends included.
+
+    Raises TypeError for a bool, a float, a string or a tensor with dimensions; ValueError outside the range.
+    """
+    number = None if _is_bool(value) or _has_dimensions(value) else _index(value)
+    if number is None:
+        raise TypeError(f"{name} must be an integer, got {_described(value)}")
+    if (least is not None and number < least) or (most is not None and number > most):
+        raise ValueError(f"{name} must be an integer {_range(least, most)}, got {number}")
+    return number
+
+
+def as_float(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    positive: bool = False,
+    finite: bool = True,
+) -> float:
+    """Return value as a float. name: what the error calls it; least, most: the accepted range, ends included.
+
+    positive: refuse 0 as well. finite: refuse infinities. NaN is always refused.
+    Raises TypeError for a bool, a string, a complex number or a tensor with dimensions; ValueError outside the
+    range.
+    """
+    number = None if _is_bool(value) or _has_dimensions(value) else _real(value)
+    if number is None:
+        raise TypeError(f"{name} must be a real number, got {_described(value)}")
+    fits = not math.isnan(number) and (not finite or math.isfinite(number))
+    fits = fits and (least is None or number >= least) and (most is None or number <= most)
+    if not fits or (positive and number <= 0):
+        words = [word for word, asked in (("positive", positive), ("finite", finite)) if asked]
+        accepted = " ".join(part for part in (" and ".join(words), _range(least, most)) if part)
+        raise ValueError(f"{name} must be {accepted or 'a number'}, got {number}")
+    return number
+
+
+def as_seed(value: Any, name: str = "seed") -> int:
+    """Return value as an int that fits 64 bits, signed or unsigned; -1 is the same seed as 2^64 - 1.
+
+    Raises TypeError for anything but an integer, ValueError for one that does not fit.
+    """
+    number = as_int(name, value)
+    if not _LOWEST_SEED <= number <= _HIGHEST_SEED:
+        raise ValueError(f"{name} must fit 64 bits, got {number}")
+    return number
+
+
+def _index(value: Any) -> int | None:
+    try:
+        return operator.index(value)
+    except (TypeError, RuntimeError, ValueError):
+        return None
+
+
+def _real(value: Any) -> float | None:
+    if isinstance(value, (str, bytes)) or _is_complex(value):
+        return None
+    try:
+        return float(value)
+    except (TypeError, RuntimeError, ValueError, OverflowError):
+        return None
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, (bool, np.bool_)) or str(getattr(value, "dtype", "")).endswith("bool")
+
+
+def _is_complex(value: Any) -> bool:
+    return isinstance(value, (complex, np.complexfloating)) or "complex" in str(
+        getattr(value, "dtype", "")
+    )
+
+
+def _has_dimensions(value: Any) -> bool:
+    return isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim > 0
+
+
+def _range(least: float | None, most: float | None) -> str:
+    if least is not None and most is not None:
+        return f"from {least:g} to {most:g}" if most < 1e6 else f"from {least} to {most}"
+    if least is not None:
+        return f"of at least {least:g}"
+    return "" if most is None else f"of at most {most:g}"
+
+
+def _described(value: Any) -> str:
+    if _has_dimensions(value):
+        return f"a {type(value).__name__} of shape {tuple(value.shape)}"
+    return f"{value!r} ({type(value).__name__})"
