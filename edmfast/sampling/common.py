@@ -8,6 +8,12 @@ The samplers are built from single multiplications and additions per element: fu
 lerp) may round differently in a vector loop and in its tail, and would make the bits of a sample
 depend on the batch around it. What a step has just made it changes in place: on large states fresh
 memory costs more than the arithmetic. Nothing that a model, a callback or a caller holds is changed.
+
+A callback may change the tensors it is handed in place, with k-diffusion's effects. `sample_euler` and
+`sample_heun` take the slope before the callback: a change of x moves the point that the step starts
+from, a change of denoised does nothing. `sample_dpmpp_2m` and `sample_euler_ancestral` take it
+afterwards: both changes act, in `sample_dpmpp_2m` also on the next step. The start that the caller
+passed in stays as it is.
 """
 
 from __future__ import annotations
@@ -83,6 +89,11 @@ def bind(model: Model, extra_args: dict[str, Any] | None) -> Callable[[Tensor, f
         return denoised.to(x.dtype)
 
     return denoise
+
+
+def own_start(x: Tensor, callback: Callback | None) -> Tensor:
+    """Return the state of the first step: a copy where a callback could change the caller's tensor."""
+    return x if callback is None else x.clone()
 
 
 def report(

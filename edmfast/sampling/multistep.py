@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import trange
 
-from edmfast.sampling.common import Callback, Model, bind, check_start, report, towards
+from edmfast.sampling.common import Callback, Model, bind, check_start, own_start, report, towards
 
 
 @torch.no_grad()
@@ -33,13 +33,15 @@ def sample_dpmpp_2m(
         model: denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
         x: [B, *shape], the noisy state at sigmas[0].
         sigmas: [T + 1], strictly decreasing, the last may be 0.
-        callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised.
+        callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised; in-place
+            changes act as in k-diffusion, see `edmfast.sampling.common`.
         disable: of the progress bar (None shows it on a terminal only).
 
     Raises:
         TypeError, ValueError: bad x or sigmas, or a model that returns another shape.
     """
     levels = check_start(x, sigmas)
+    x = own_start(x, callback)
     denoise = bind(model, extra_args)
     previous: Tensor | None = None
     for i in trange(len(levels) - 1, disable=disable):

@@ -23,6 +23,7 @@ from edmfast.sampling.common import (
     check_not_negative,
     check_start,
     churn_factors,
+    own_start,
     report,
     to_d,
     towards,
@@ -51,7 +52,8 @@ def sample_euler(
         model: denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
         x: [B, *shape], the noisy state at sigmas[0].
         sigmas: [T + 1], strictly decreasing, the last may be 0.
-        callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised.
+        callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised; in-place
+            changes act as in k-diffusion, see `edmfast.sampling.common`.
         disable: of the progress bar (None shows it on a terminal only).
         s_churn, s_tmin, s_tmax, s_noise: the churn, none by default.
         noise_sampler: (sigma, sigma_next) -> normals like x, called at churned steps only.
@@ -60,6 +62,7 @@ def sample_euler(
         TypeError, ValueError: bad x or sigmas, negative churn, or a model of another shape.
     """
     levels = check_start(x, sigmas)
+    x = own_start(x, callback)
     gammas = churn_factors(levels, s_churn, s_tmin, s_tmax)
     check_not_negative(s_noise=s_noise)
     noise = or_default(noise_sampler, x, needed=any(gammas))
@@ -70,8 +73,13 @@ def sample_euler(
             fresh = s_noise * math.sqrt(sigma_hat**2 - levels[i] ** 2)
             x = x + noise(sigmas[i], sigmas[i + 1]) * fresh
         denoised = denoise(x, sigma_hat)
+        if callback is None:
+            x = towards(denoised, x, levels[i + 1] / sigma_hat)
+            continue
+        start, slope = x.clone(), to_d(x, sigma_hat, denoised)
+        end = towards(denoised, x, levels[i + 1] / sigma_hat)
         report(callback, x, i, sigmas[i], sigmas[i] * (1 + gammas[i]), denoised)
-        x = towards(denoised, x, levels[i + 1] / sigma_hat)
+        x = _from_changed(start, end, x, slope, levels[i + 1] - sigma_hat)
     return x
 
 
@@ -95,6 +103,7 @@ def sample_heun(
     Arguments and errors as in `sample_euler`.
     """
     levels = check_start(x, sigmas)
+    x = own_start(x, callback)
     gammas = churn_factors(levels, s_churn, s_tmin, s_tmax)
     check_not_negative(s_noise=s_noise)
     noise = or_default(noise_sampler, x, needed=any(gammas))
@@ -105,8 +114,17 @@ def sample_heun(
             fresh = s_noise * math.sqrt(sigma_hat**2 - levels[i] ** 2)
             x = x + noise(sigmas[i], sigmas[i + 1]) * fresh
         denoised = denoise(x, sigma_hat)
+        if callback is None:
+            x = heun_step(denoise, x, denoised, sigma_hat, levels[i + 1])
+            continue
+        slope, start, end = to_d(x, sigma_hat, denoised), x, denoised
+        if levels[i + 1] == 0:
+            start, end = x.clone(), denoised.clone()
         report(callback, x, i, sigmas[i], sigmas[i] * (1 + gammas[i]), denoised)
-        x = heun_step(denoise, x, denoised, sigma_hat, levels[i + 1])
+        if levels[i + 1] == 0:
+            x = _from_changed(start, end, x, slope, -sigma_hat)
+        else:
+            x = _trapezoidal(denoise, x, slope, sigma_hat, levels[i + 1])
     return x
 
 
@@ -120,7 +138,26 @@ def heun_step(
     """From sigma to sigma_next by the trapezoidal rule; `denoised` is D(x; sigma), known."""
     if sigma_next == 0:
         return denoised.clone()
-    slope = to_d(x, sigma, denoised)
+    return _trapezoidal(denoise, x, to_d(x, sigma, denoised), sigma, sigma_next)
+
+
+def _trapezoidal(
+    denoise: Callable[[Tensor, float], Tensor],
+    x: Tensor,
+    slope: Tensor,
+    sigma: float,
+    sigma_next: float,
+) -> Tensor:
+    """Return the state at sigma_next; `slope` is dx/dsigma at the start of the step, changed in place."""
     end = (slope * (sigma_next - sigma)).add_(x)
     slope.add_(to_d(end, sigma_next, denoise(end, sigma_next)))
     return slope.mul_((sigma_next - sigma) / 2).add_(x)
+
+
+def _from_changed(start: Tensor, end: Tensor, x: Tensor, slope: Tensor, step: float) -> Tensor:
+    """Return x + step * slope where a callback changed x, else `end`, the usual step from `start`.
+
+    The two are the same number but round differently, and a callback that only looks must not change
+    any bit. Versions of a tensor would not show what was changed through NumPy or in inference mode.
+    """
+    return torch.where(x == start, end, slope.mul_(step).add_(x))

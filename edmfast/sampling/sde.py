@@ -21,6 +21,7 @@ from edmfast.sampling.common import (
     check_not_negative,
     check_start,
     get_ancestral_step,
+    own_start,
     report,
     towards,
 )
@@ -45,7 +46,8 @@ def sample_euler_ancestral(
         model: denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
         x: [B, *shape], the noisy state at sigmas[0].
         sigmas: [T + 1], strictly decreasing, the last may be 0.
-        callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised.
+        callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised; in-place
+            changes act as in k-diffusion, see `edmfast.sampling.common`.
         disable: of the progress bar (None shows it on a terminal only).
         eta: 1 is ancestral sampling, 0 the ODE.
         s_noise: factor of the noise.
@@ -55,6 +57,7 @@ def sample_euler_ancestral(
         TypeError, ValueError: bad x or sigmas, negative eta or s_noise, a model of another shape.
     """
     levels = check_start(x, sigmas)
+    x = own_start(x, callback)
     check_not_negative(eta=eta, s_noise=s_noise)
     noise = or_default(noise_sampler, x, needed=eta > 0)
     denoise = bind(model, extra_args)

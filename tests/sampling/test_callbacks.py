@@ -1,0 +1,138 @@
+"""Callbacks that only look change no bit; callbacks that change tensors in place act as in k-diffusion.
+
+The formulas here are those of the published algorithms, written out with the callback where
+k-diffusion has it: after the slope in `sample_euler` and `sample_heun`, before it in
+`sample_dpmpp_2m` and `sample_euler_ancestral`.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from edmfast import sampling
+from edmfast.models.analytic import GaussianMixture
+
+NAMES = ["sample_euler", "sample_heun", "sample_dpmpp_2m", "sample_euler_ancestral"]
+SIGMAS = sampling.get_sigmas_karras(9, 0.05, 10.0).double()
+MIXTURE = GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], [0.3, 0.2])
+
+
+def start():
+    return torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 10
+
+
+def noise(*_levels):
+    return torch.linspace(-1, 1, 10, dtype=torch.float64).reshape(5, 2)
+
+
+def euler(x, callback):
+    for i, (now, after) in enumerate(pairwise(SIGMAS)):
+        denoised = MIXTURE.denoise(x, now)
+        slope = (x - denoised) / now
+        callback({"x": x, "i": i, "denoised": denoised})
+        x = x + slope * (after - now)
+    return x
+
+
+def heun(x, callback):
+    for i, (now, after) in enumerate(pairwise(SIGMAS)):
+        denoised = MIXTURE.denoise(x, now)
+        slope = (x - denoised) / now
+        callback({"x": x, "i": i, "denoised": denoised})
+        if after > 0:
+            end = x + slope * (after - now)
+            slope = (slope + (end - MIXTURE.denoise(end, after)) / after) / 2
+        x = x + slope * (after - now)
+    return x
+
+
+def dpmpp_2m(x, callback):
+    previous = None
+    for i, (now, after) in enumerate(pairwise(SIGMAS)):
+        denoised = MIXTURE.denoise(x, now)
+        callback({"x": x, "i": i, "denoised": denoised})
+        target = denoised
+        if previous is not None and after > 0:
+            share = math.log(now / after) / math.log(SIGMAS[i - 1] / now) / 2
+            target = (1 + share) * denoised - share * previous
+        x = after / now * x + (1 - after / now) * target
+        previous = denoised
+    return x
+
+
+def euler_ancestral(x, callback):
+    for i, (now, after) in enumerate(pairwise(SIGMAS)):
+        denoised = MIXTURE.denoise(x, now)
+        down, up = sampling.get_ancestral_step(now, after)
+        callback({"x": x, "i": i, "denoised": denoised})
+        x = x + (x - denoised) / now * (down - now) + noise() * up
+    return x
+
+
+FORMULAS = dict(zip(NAMES, [euler, heun, dpmpp_2m, euler_ancestral], strict=True))
+
+
+def run(name, x, callback):
+    arguments = {"noise_sampler": noise} if "ancestral" in name else {}
+    sampler = getattr(sampling, name)
+    return sampler(MIXTURE.denoise, x, SIGMAS, callback=callback, disable=True, **arguments)
+
+
+def preview(seen):
+    seen["denoised"].clamp_(0, 1)
+
+
+def inpaint(seen):
+    seen["x"][:, 0] = 0.25
+
+
+def inpaint_through_numpy(seen):
+    seen["x"].numpy()[:, 0] = 0.25
+
+
+def nudge_at_the_last_step(seen):
+    if seen["i"] == len(SIGMAS) - 2:
+        seen["x"].add_(0.5)
+        seen["denoised"].zero_()
+
+
+def both(seen):
+    seen["x"].mul_(1.1)
+    seen["denoised"].mul_(0.9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "callback", [preview, inpaint, inpaint_through_numpy, nudge_at_the_last_step, both]
+)
+def test_in_place_changes_act_as_in_the_published_order(name, callback):
+    expected = FORMULAS[name](start(), callback)
+    torch.testing.assert_close(run(name, start(), callback), expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_callback_that_only_looks_changes_no_bit(name):
+    plain = run(name, start(), None)
+    assert torch.equal(run(name, start(), lambda seen: None), plain)
+    if name in ("sample_euler", "sample_heun"):
+        assert torch.equal(run(name, start(), preview), plain)
+    else:
+        assert not torch.equal(run(name, start(), preview), plain)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_callback_cannot_change_the_start_that_the_caller_holds(name):
+    x = start()
+    run(name, x, both)
+    assert torch.equal(x, start())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_callbacks_work_in_inference_mode(name):
+    with torch.inference_mode():
+        inside = run(name, start(), inpaint)
+    assert torch.equal(inside, run(name, start(), inpaint))
