@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
-from setuptools import setup
+import setuptools
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent.resolve()
@@ -22,6 +24,49 @@ SKIP_CPP = os.environ.get("EDMFAST_SKIP_CPP") == "1"
 SKIP_CUDA = SKIP_CPP or os.environ.get("EDMFAST_SKIP_CUDA") == "1"
 USUAL_CUDA_HOME = "/usr/local/cuda"
 FORCE_CUDA = os.environ.get("EDMFAST_FORCE_CUDA") == "1"
+OLDEST_SETUPTOOLS = 77
+OLDEST_TORCH = (2, 11)
+
+
+def check_environment() -> None:
+    """Exit with one line for what would otherwise fail late, or in words that do not name the cause."""
+    if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
+        stop(
+            f"setuptools {OLDEST_SETUPTOOLS} or later is needed, this is {setuptools.__version__}: "
+            f"pip install 'setuptools>={OLDEST_SETUPTOOLS}'"
+        )
+    if SKIP_CPP:
+        return
+    torch = installed_version("torch")
+    if torch is None or torch < OLDEST_TORCH:
+        found = "there is none" if torch is None else "this is {}.{}".format(*torch)
+        stop(f"torch 2.11 or later is needed at build time, {found}: pip install 'torch>=2.11'")
+    for pattern in ("csrc/ops.cpp", "csrc/cpu/*.cpp", "csrc/cuda/*.cu", "csrc/include/*.h"):
+        if not list(ROOT.glob(pattern)):
+            stop(f"this source tree is incomplete: there is no {pattern} in {ROOT}")
+
+
+def check_compiler() -> None:
+    """Exit with one line where no C++ compiler is found, before the build prints pages about it."""
+    command = os.environ.get("CXX", "c++").split()[0]
+    if shutil.which(command) is None and shutil.which("g++") is None:
+        stop(
+            f"no C++ compiler is found (tried {command} and g++): install one and name it by CXX, "
+            "or set EDMFAST_SKIP_CPP=1 for an install that runs on plain torch"
+        )
+
+
+def installed_version(package: str) -> tuple[int, int] | None:
+    """Return (major, minor), or None where the package is absent."""
+    try:
+        major, minor = metadata.version(package).split(".")[:2]
+    except metadata.PackageNotFoundError:
+        return None
+    return int(major), int(minor)
+
+
+def stop(why: str) -> None:
+    sys.exit(f"edmfast cannot be built: {why}")
 
 
 def find_nvcc() -> str | None:
@@ -121,14 +166,16 @@ def describe(nvcc: str | None) -> str:
 
 
 class BuildPackage(build_py):
-    """Leaves a line saying that nothing was compiled, where that was asked."""
+    """Leaves a line saying that nothing was compiled, where that was asked, and no library of an earlier build."""
 
     def run(self) -> None:
         super().run()
-        if SKIP_CPP and not getattr(self, "editable_mode", False):
-            write_build_info(Path(self.build_lib) / "edmfast", None)
-        elif SKIP_CPP:
-            write_build_info(ROOT / "edmfast", None)
+        if SKIP_CPP:
+            editable = getattr(self, "editable_mode", False)
+            package = (ROOT if editable else Path(self.build_lib)) / "edmfast"
+            for library in [*package.glob("_C*.so"), *package.glob("_cuda*.so")]:
+                library.unlink()
+            write_build_info(package, None)
 
 
 def write_build_info(package: Path, nvcc: str | None) -> None:
@@ -143,6 +190,7 @@ def kernel_builder() -> type:
 
     class BuildKernels(BuildExtension):
         def run(self) -> None:
+            check_compiler()
             super().run()
             nvcc = None if SKIP_CUDA else find_nvcc()
             if FORCE_CUDA and nvcc is None:
@@ -150,6 +198,8 @@ def kernel_builder() -> type:
             package = ROOT / "edmfast" if self.inplace else Path(self.build_lib) / "edmfast"
             if nvcc is not None:
                 build_cuda(nvcc, package / "_cuda.so", ROOT / "build" / "cuda")
+            else:  # one of an earlier build does not belong to these sources
+                (package / "_cuda.so").unlink(missing_ok=True)
             write_build_info(package, nvcc)
 
     return BuildKernels
@@ -183,9 +233,10 @@ def cpp_arguments() -> dict:
     }
 
 
+check_environment()
 CPU_SOURCES = sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
 arguments = cpp_arguments()
 commands = {"build_py": BuildPackage}
 if "build_ext" in arguments:
     commands["build_ext"] = arguments.pop("build_ext")
-setup(cmdclass=commands, **arguments)
+setuptools.setup(cmdclass=commands, **arguments)

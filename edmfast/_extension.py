@@ -31,7 +31,7 @@ def _load(kind: str, pattern: str) -> None:
     found = sorted(_FOLDER.glob(pattern))
     if not found:
         marker = _FOLDER / "_build_info.txt"
-        built = marker.read_text().strip() if marker.exists() else "package was not built"
+        built = marker.read_text().strip() if marker.exists() else _why_not_built()
         _REASONS[kind] = f"no compiled library ({built})"
         return
     try:
@@ -69,6 +69,16 @@ def load() -> None:
         _REASONS["cuda"] = "the CPU library, which it builds on, is not live"
     if reason := _why_no_triton():
         _REASONS["triton"] = reason
+
+
+def _why_not_built() -> str:
+    root = _FOLDER.parent
+    if not (root / "setup.py").exists() or not (root / "csrc").is_dir():
+        return "package was not built"
+    return (
+        f"{root} is a source tree that was not built, and Python found it before any installed edmfast; "
+        "start Python in another folder, or build in place: pip install --no-build-isolation -e ."
+    )
 
 
 def _why_no_triton() -> str:
