@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edmfast.models.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.ops import standard_normal
 
@@ -107,7 +108,8 @@ def score_circulation(
         given = {
             name: _repeat(value, len(x), len(points)) for name, value in (condition or {}).items()
         }
-        return (model(points, levels, **given) - points) / expand_sigma(levels, points) ** 2
+        denoised = call_denoiser(model, points, levels, **given)
+        return (denoised - points) / expand_sigma(levels, points) ** 2
 
     return rectangle_circulation(score, x, sides=level if sides is None else sides, **options)
 

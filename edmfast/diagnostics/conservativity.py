@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast.models.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.ops import standard_normal
 
@@ -93,7 +94,7 @@ def score_asymmetry(
     variance = expand_sigma(levels, x) ** 2
 
     def score(point: Tensor) -> Tensor:
-        return (model(point, levels, **condition) - point) / variance
+        return (call_denoiser(model, point, levels, **condition) - point) / variance
 
     return field_asymmetry(score, x, probes=probes, seed=seed)
 

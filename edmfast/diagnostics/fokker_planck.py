@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast.models.foreign import call_energy
 from edmfast.ops import standard_normal
 
 _FREE_STREAM = 5
@@ -130,7 +131,7 @@ def _residual(
     with torch.enable_grad():
         point = x.detach().requires_grad_()
         level = torch.full((len(x),), sigma, dtype=x.dtype, device=x.device, requires_grad=True)
-        energy, score = model.energy_and_score(point, level, **condition)
+        energy, score = call_energy(model, point, level, **condition)
         if not score.requires_grad:
             raise ValueError(f"{type(model).__name__} returns a score without a graph")
         slope, slope_error = None, torch.zeros(len(x), dtype=torch.float64, device=x.device)
@@ -183,8 +184,7 @@ def _difference(
     where the step resolves the energy: the extrapolation's size plus the rounding of the energies."""
 
     def energy(level: float) -> Tensor:
-        found: Tensor = model.energy_and_score(x, level, **condition)[0]
-        return found.double()
+        return call_energy(model, x, level, **condition)[0].double()
 
     below, above = energy(sigma - step), energy(sigma + step)
     near = (above - below) / (2 * step)

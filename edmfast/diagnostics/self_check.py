@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast.models.foreign import call_energy
 from edmfast.ops import standard_normal
 
 _FREE_STREAM = 5
@@ -76,13 +77,13 @@ def self_check(
     if len(states) != len(levels):
         raise ValueError(f"{len(levels)} sigmas need as many states, got {len(states)}")
     residuals = []
-    x, (energy, score) = states[0], model.energy_and_score(states[0], levels[0], **condition)
+    x, (energy, score) = states[0], call_energy(model, states[0], levels[0], **condition)
     for i, state in enumerate(states[1:]):
         variance = levels[i] ** 2 - levels[i + 1] ** 2
         slope = score.flatten(1).double()
         predicted = (slope * (state - x).flatten(1)).sum(1) - variance / 2 * (slope**2).sum(1)
         before = energy
-        x, (energy, score) = state, model.energy_and_score(state, levels[i + 1], **condition)
+        x, (energy, score) = state, call_energy(model, state, levels[i + 1], **condition)
         residuals.append(before.double() - energy.double() - predicted)
     return SelfCheck(torch.tensor(levels, dtype=torch.float64), torch.stack(residuals))
 
@@ -122,7 +123,7 @@ def ancestral_trajectory(
     for i in range(len(levels) - 1):
         x, sigma, sigma_next = states[-1], levels[i], levels[i + 1]
         variance = sigma**2 - sigma_next**2
-        _, score = model.energy_and_score(x, sigma, **condition)
+        _, score = call_energy(model, x, sigma, **condition)
         noise = math.sqrt(variance) * sigma_next / sigma * _normal(x, seed, i)
         states.append(x + variance * score + noise)
     return states

@@ -21,6 +21,7 @@ import torch
 
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.data import TrainingData
+from edmfast.models.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
 
 Batch = dict[str, torch.Tensor]
@@ -109,11 +110,7 @@ class BatchMaker:
         self, x: torch.Tensor, sigma: torch.Tensor, condition: dict[str, Any]
     ) -> torch.Tensor:
         assert self.teacher is not None
-        answer = self.teacher(x, sigma, **condition)
-        if not isinstance(answer, torch.Tensor) or answer.shape != x.shape:
-            given = [*answer.shape] if isinstance(answer, torch.Tensor) else type(answer).__name__
-            raise ValueError(f"the teacher must return {[*x.shape]} like x, it returned {given}")
-        return answer.detach().to(x.dtype)
+        return call_denoiser(self.teacher, x, sigma, **condition).detach()
 
     def _normal(self, *shape: int) -> torch.Tensor:
         samples, generator = self.data.samples, self.generator

@@ -20,6 +20,7 @@ from torch import nn
 
 from edmfast.distill.batch import Batch, condition_of
 from edmfast.models.dropout import seeded_dropout
+from edmfast.models.foreign import call_denoiser, energy_of
 from edmfast.models.preconditioning import expand_sigma
 
 
@@ -56,9 +57,7 @@ def denoising_loss(student: Any, batch: Batch) -> torch.Tensor:
     """lambda-weighted mean squared error [] of the denoiser of a student that has a sigma_data."""
     # An energy keeps the graph of its score only where x requires grad.
     x = batch["x"].detach().requires_grad_()
-    denoised = student(x, batch["sigma"], **condition_of(batch))
-    if denoised.shape != x.shape:
-        raise ValueError(f"the student must return {[*x.shape]}, it returned {[*denoised.shape]}")
+    denoised = call_denoiser(student, x, batch["sigma"], **condition_of(batch))
     sigma_data: float = student.sigma_data
     sigma = expand_sigma(batch["sigma"], x)
     weight = (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
@@ -70,7 +69,8 @@ def difference_loss(student: Any, batch: Batch) -> torch.Tensor:
     start, to = batch["pair_from"], batch["pair_to"]
     size = start.shape[0]
     condition = condition_of(batch, size)
-    energies = student.energy(
+    energies = energy_of(
+        student,
         torch.cat([to, start]),
         torch.cat([batch["pair_sigma_to"].expand(size), batch["pair_sigma_from"].expand(size)]),
         **{name: value.repeat(2) for name, value in condition.items()},

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from edmfast.models.conditioned import Conditioned
 from edmfast.models.exponents import as_exponent, check_total, is_zero
+from edmfast.models.foreign import call_energy
 from edmfast.models.rows import for_rows, part_of, spread_rows
 from edmfast.models.scores import (
     Exponent,
@@ -110,7 +111,7 @@ class WeightedSum(nn.Module):
             raise needs_energy(self)
         active = self._active()
         terms = self._together(active, x, sigma, condition) or [
-            (a, *model.energy_and_score(x, sigma, **condition)) for a, model in active
+            (a, *call_energy(model, x, sigma, **condition)) for a, model in active
         ]
         a, energy, score = terms[0]
         energy, score = _times(a, energy), _times(a, score)

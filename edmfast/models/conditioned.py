@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edmfast.models.foreign import call_denoiser, call_energy, energy_of
 from edmfast.models.rows import for_rows, spread_rows
 from edmfast.models.scores import Exponent, exponent_of, has_energy, score_is_exact
 from edmfast.models.together import Candidate, States, member_method
@@ -47,15 +48,16 @@ class Conditioned(nn.Module):
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
     ) -> torch.Tensor:
         """E(x, sigma | condition) [B] in nats."""
-        if not hasattr(self.model, "energy") and hasattr(self.model, "energy_and_score"):
-            return self.energy_and_score(x, sigma, **condition)[0]
-        return self._method("energy")(x, sigma, **self._bind(x, condition))
+        if not hasattr(self.model, "energy"):
+            self._must_have("energy_and_score")
+        return energy_of(self.model, x, sigma, **self._bind(x, condition))
 
     def energy_and_score(
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(energy [B], score like x) under the bound condition."""
-        return self._method("energy_and_score")(x, sigma, **self._bind(x, condition))
+        self._must_have("energy_and_score")
+        return call_energy(self.model, x, sigma, **self._bind(x, condition))
 
     def perceptron_member(self, states: States, **condition: Any) -> Candidate | None:
         """See `EnergyModel.perceptron_member`."""
@@ -69,7 +71,7 @@ class Conditioned(nn.Module):
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
     ) -> torch.Tensor:
         """Denoised x0, like x."""
-        return self.model(x, sigma, **self._bind(x, condition))
+        return call_denoiser(self.model, x, sigma, **self._bind(x, condition))
 
     def for_rows(self, start: int, stop: int, batch: int) -> Conditioned:
         """This model for samples start..stop - 1 of a batch that is evaluated in pieces."""
@@ -79,10 +81,9 @@ class Conditioned(nn.Module):
         }
         return Conditioned(for_rows(self.model, start, stop, batch), **part)
 
-    def _method(self, name: str) -> Any:
+    def _must_have(self, name: str) -> None:
         if not hasattr(self.model, name):
             raise TypeError(f"{type(self.model).__name__} has no {name}: it is not an energy")
-        return getattr(self.model, name)
 
     def _bind(self, x: torch.Tensor, condition: dict[str, Any]) -> dict[str, Any]:
         twice = sorted(self.condition.keys() & condition.keys())

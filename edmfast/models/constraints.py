@@ -29,6 +29,8 @@ class Constrained(Tilted):
     Other arguments and errors as of `Tilted`; here the approximate gradient is the default.
     """
 
+    _reward_name = "violation"
+
     def __init__(
         self,
         model: Any,

@@ -5,36 +5,41 @@ The protocol is one and the same from every entry point:
 denoiser   model(x [B, *shape], sigma [B], **condition) -> x0 like x
 energy     model.energy_and_score(x [B, *shape], sigma, **condition) -> (U [B], S like x)
 
-A foreign denoiser always receives one noise level per sample, as the wrappers of k-diffusion and diffusers do.
-An energy receives the level as the caller has it: a float, [] or [B]. Foreign models work on a copy of the states,
-so that one that changes its input in place changes nothing else, and what an energy returns is copied, so that it
-may use its buffers again. Our own models keep these promises without a copy.
+A foreign denoiser always receives one noise level per sample, in the dtype and on the device of x, as the wrappers
+of k-diffusion and diffusers expect. An energy receives the level as the caller has it: a float, [] or [B].
+Foreign models work on copies, and what they return is copied: one that changes its input in place, or uses its
+output buffers again, changes nothing else. Our own models keep these promises without a copy.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from edmfast.models.preconditioning import expand_sigma
 
 
 def is_ours(model: Any) -> bool:
-    """Return whether the class of a model is one of this package, which keeps the protocol by itself."""
-    return type(model).__module__.partition(".")[0] == "edmfast"
+    """Return whether a model is of a class of this package, or a method of one, and keeps the protocol itself."""
+    owner = getattr(model, "__self__", model)
+    return type(owner).__module__.partition(".")[0] == "edmfast"
 
 
-def call_denoiser(model: Any, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
+def call_denoiser(
+    model: Any, x: Tensor, sigma: float | Tensor, *labels: Tensor, **condition: Any
+) -> Tensor:
     """Return x0, like x in shape and dtype.
 
-    x: [B, *shape]; sigma: a float, [] or [B]. TypeError where the model returns no tensor, ValueError where it
-    returns a tensor of another shape.
+    x: [B, *shape]; sigma: a float, [] or [B]; labels: passed by position, as the networks of EDM take them.
+    TypeError where the model returns no floating tensor, ValueError where it returns one of another shape.
     """
     if is_ours(model):
-        return check_denoised(model, model(x, sigma, **condition), x)
-    levels = expand_sigma(sigma, x).reshape(-1).contiguous()
-    return check_denoised(model, model(x.clone(), levels, **condition), x)
+        return check_denoised(model, model(x, sigma, *labels, **condition), x)
+    levels = expand_sigma(sigma, x).reshape(-1).clone(memory_format=torch.contiguous_format)
+    found = model(x.clone(), levels, *map(_copied, labels), **_copies(condition))
+    return check_denoised(model, found, x).clone()
 
 
 def call_energy(
@@ -42,38 +47,68 @@ def call_energy(
 ) -> tuple[Tensor, Tensor]:
     """Return (U [B], S like x) of a model with `energy_and_score`.
 
-    x: [B, *shape]; sigma: a float, [] or [B]. TypeError where the model does not return two tensors, ValueError
-    where their shapes are others.
+    x: [B, *shape]; sigma: a float, [] or [B]. TypeError where the model does not return two floating tensors,
+    ValueError where their shapes are others.
     """
     if is_ours(model):
         return check_energy(model, model.energy_and_score(x, sigma, **condition), x)
-    found = model.energy_and_score(x.clone(), sigma, **condition)
+    found = model.energy_and_score(x.clone(), _copied(sigma), **_copies(condition))
     energy, score = check_energy(model, found, x)
     return energy.clone(), score.clone()
 
 
+def energy_of(model: Any, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
+    """Return U [B] of a model by its `energy`, or by `energy_and_score` where it has no such method.
+
+    x: [B, *shape]; sigma: a float, [] or [B]. TypeError where the model does not return a floating tensor,
+    ValueError where its shape is another.
+    """
+    if not hasattr(model, "energy"):
+        return call_energy(model, x, sigma, **condition)[0]
+    if is_ours(model):
+        found = _check_numbers("energy", model, model.energy(x, sigma, **condition), x)
+    else:
+        found = model.energy(x.clone(), _copied(sigma), **_copies(condition))
+        found = _check_numbers("energy", model, found, x).clone()
+    _check_floating("an energy", model, found)
+    return found
+
+
+def call_reward(reward: Any, x: Tensor, name: str = "reward") -> Tensor:
+    """Return one number for each row, [B], of a function of states x [B, *shape], which may change its own copy.
+
+    name: what errors call the function. Counts and bools are numbers too. TypeError where it returns no tensor of
+    real numbers, ValueError where it returns one of another shape.
+    """
+    if is_ours(reward):
+        return _check_numbers(name, reward, reward(x), x)
+    return _check_numbers(name, reward, reward(x.clone()), x).clone()
+
+
 def check_denoised(model: Any, found: Any, x: Tensor) -> Tensor:
-    """Return what a denoiser returned, in the dtype of x, if it is a tensor like x."""
+    """Return what a denoiser returned, in the dtype of x, if it is a floating tensor like x."""
     if not isinstance(found, Tensor):
         raise TypeError(
-            f"a denoiser must return a tensor, {name_of(model)} returned a {type(found).__name__}: pass a "
-            "function that takes the tensor out of it, such as lambda x, sigma: model(x, sigma)[0]"
+            f"a denoiser must return a tensor, {name_of(model)} returned {_kind(found)}: pass a function that "
+            f"takes the tensor out of it, such as {_cure(found)}"
         )
-    if found.shape != x.shape or not found.is_floating_point():
+    _check_floating("a denoiser", model, found)
+    if found.shape != x.shape:
         raise ValueError(
-            f"a denoiser must return the denoised states, floating {[*x.shape]} like x: {name_of(model)} returned "
-            f"{found.dtype} {[*found.shape]}"
+            f"a denoiser must return the denoised states, {[*x.shape]} like x: {name_of(model)} returned "
+            f"{[*found.shape]}"
         )
+    _check_device(model, found, x)
     return found.to(x.dtype)
 
 
 def check_energy(model: Any, found: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what `energy_and_score` returned, if it is a pair of tensors [B] and like x."""
+    """Return what `energy_and_score` returned, if it is a pair of floating tensors [B] and like x."""
     pair = found if isinstance(found, (tuple, list)) else ()
     if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
         raise TypeError(
             f"energy_and_score must return two tensors, (energy [B], score like x): {name_of(model)} returned "
-            f"{_kinds(found)}"
+            f"{_kind(found)}"
         )
     energy, score = pair
     if energy.shape != x.shape[:1] or score.shape != x.shape:
@@ -81,6 +116,9 @@ def check_energy(model: Any, found: Any, x: Tensor) -> tuple[Tensor, Tensor]:
             f"energy_and_score must return shapes {[*x.shape[:1]]} and {[*x.shape]}: {name_of(model)} returned "
             f"{[*energy.shape]} and {[*score.shape]}"
         )
+    for part in pair:
+        _check_floating("energy_and_score", model, part)
+        _check_device(model, part, x)
     return energy, score
 
 
@@ -90,7 +128,60 @@ def name_of(model: Any) -> str:
     return name if isinstance(name, str) else type(model).__name__
 
 
-def _kinds(found: Any) -> str:
+def _check_numbers(what: str, model: Any, found: Any, x: Tensor) -> Tensor:
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            f"{_article(what)} must return a tensor [B] with one number for each row of x, {name_of(model)} "
+            f"returned {_kind(found)}"
+        )
+    if found.shape != x.shape[:1]:
+        raise ValueError(
+            f"{_article(what)} must return one number for each row of x, {[*x.shape[:1]]}: {name_of(model)} "
+            f"returned {[*found.shape]}"
+        )
+    if found.is_complex():
+        raise TypeError(
+            f"{_article(what)} must return real numbers, {name_of(model)} returned {found.dtype}"
+        )
+    _check_device(model, found, x)
+    return found
+
+
+def _check_floating(what: str, model: Any, found: Tensor) -> None:
+    if not found.is_floating_point():
+        raise TypeError(
+            f"{what} must return floating-point numbers, {name_of(model)} returned {found.dtype}"
+        )
+
+
+def _check_device(model: Any, found: Tensor, x: Tensor) -> None:
+    if found.device != x.device:
+        raise ValueError(
+            f"{name_of(model)} returned a tensor on {found.device} for states on {x.device}: move the model, or "
+            "give its device"
+        )
+
+
+def _copies(condition: dict[str, Any]) -> dict[str, Any]:
+    return {name: _copied(value) for name, value in condition.items()}
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def _cure(found: Any) -> str:
+    if hasattr(found, "sample"):
+        return "lambda x, sigma: model(x, sigma).sample"
+    return "lambda x, sigma: model(x, sigma)[0]"
+
+
+def _kind(found: Any) -> str:
     if isinstance(found, (tuple, list)):
-        return f"{len(found)} values ({', '.join(type(part).__name__ for part in found)})"
+        kinds = ", ".join(type(part).__name__ for part in found)
+        return f"a {type(found).__name__} of {len(found)} ({kinds})"
     return f"a {type(found).__name__}"

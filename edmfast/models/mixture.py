@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edmfast.models.foreign import call_energy
 from edmfast.models.offsets import Offsets, interpolate
 from edmfast.models.rows import for_rows, part_of
 from edmfast.models.scores import (
@@ -107,7 +108,7 @@ class Mixture(nn.Module):
             raise needs_energy(self)
         found = energies_and_scores(self.models, x, sigma, condition)
         if found is None:
-            pairs = [model.energy_and_score(x, sigma, **condition) for model in self.models]
+            pairs = [call_energy(model, x, sigma, **condition) for model in self.models]
         else:
             pairs = [*zip(*found, strict=True)]
         energies, scores = zip(*pairs, strict=True)

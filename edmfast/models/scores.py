@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from edmfast.models.foreign import call_denoiser, call_energy
 from edmfast.models.preconditioning import expand_sigma
 
 Exponent = float | Tensor
@@ -36,9 +37,8 @@ def exponent_of(model: Any) -> Exponent:
 def score_of(model: Any, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
     """S(x, sigma) like x: of an energy, or A (D - x)/sigma² of a mere denoiser. sigma must be positive."""
     if has_energy(model):
-        score: Tensor = model.energy_and_score(x, sigma, **condition)[1]
-        return score
-    denoised = model(x, sigma, **condition)
+        return call_energy(model, x, sigma, **condition)[1]
+    denoised = call_denoiser(model, x, sigma, **condition)
     return column(exponent_of(model), x) / expand_sigma(sigma, x).square() * (denoised - x)
 
 

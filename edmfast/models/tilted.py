@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from edmfast.models.exponents import as_exponent
+from edmfast.models.foreign import call_energy, call_reward
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.rows import for_rows, part_of, spread_rows
 from edmfast.models.scores import (
@@ -71,6 +72,7 @@ class Tilted(nn.Module):
     """
 
     potential = "difference"
+    _reward_name = "reward"
 
     numbers_only = True
     numbers: Tensor
@@ -154,11 +156,7 @@ class Tilted(nn.Module):
     def reward_of(self, x: Tensor, denoised: Tensor) -> Tensor:
         """r [B] of states x and their denoised states, whichever it looks at."""
         point = denoised if self.of == "denoised" else x
-        found = self.reward(point)
-        if not isinstance(found, Tensor) or found.shape != x.shape[:1]:
-            given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(f"a reward must return one number per row [{x.shape[0]}], got {given}")
-        return found
+        return call_reward(self.reward, point, self._reward_name)
 
     def energy_and_score(
         self, x: Tensor, sigma: float | Tensor, **condition: Any
@@ -224,8 +222,7 @@ class Tilted(nn.Module):
     ) -> tuple[Tensor | None, Tensor]:
         if not self.has_energy:
             return None, score_of(self.model, x, sigma, **condition)
-        energy, score = self.model.energy_and_score(x, sigma, **condition)
-        return energy, score
+        return call_energy(self.model, x, sigma, **condition)
 
     def _is_base(self, strength: float | Tensor, sigma: float | Tensor) -> bool:
         """Whether nothing is known to be added at this level."""

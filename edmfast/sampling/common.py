@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast.models.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
 
 Model = Callable[..., Tensor]
@@ -80,13 +81,7 @@ def bind(model: Model, extra_args: dict[str, Any] | None) -> Callable[[Tensor, f
     condition = dict(extra_args or {})
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        denoised = model(x, x.new_full((x.shape[0],), sigma), **condition)
-        if denoised.shape != x.shape:
-            raise ValueError(
-                f"the model must return a denoised tensor of x's shape {tuple(x.shape)}, "
-                f"it returned {tuple(denoised.shape)}"
-            )
-        return denoised.to(x.dtype)
+        return call_denoiser(model, x, x.new_full((x.shape[0],), sigma), **condition)
 
     return denoise
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast.models.foreign import call_denoiser
 from edmfast.sampling.common import Model, bind, check_not_negative, check_state, churn_factors
 from edmfast.sampling.noise import or_default
 from edmfast.sampling.ode import heun_step
@@ -152,7 +153,7 @@ def _cast(net: Model, inside: torch.dtype, outside: torch.dtype, labels: Tensor 
     extra: tuple[Any, ...] = () if labels is None else (labels,)
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        return net(x.to(inside), sigma.to(inside), *extra).to(outside)
+        return call_denoiser(net, x.to(inside), sigma.to(inside), *extra).to(outside)
 
     return denoiser
 

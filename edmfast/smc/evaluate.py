@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast.models.foreign import call_energy
 from edmfast.models.rows import for_rows
 from edmfast.models.scores import score_of
 from edmfast.ops import standard_normal
@@ -118,7 +119,7 @@ def evaluate_scores(
     def call(*given: Any) -> tuple[Tensor, ...]:
         *parts, rows = given
         with torch.no_grad():
-            return tuple(_checked(score_of(part, rows, sigma), rows) for part in parts)
+            return tuple(score_of(part, rows, sigma) for part in parts)
 
     return torch.stack(in_groups(call, models, [x], batch_size))
 
@@ -136,13 +137,10 @@ def _evaluate_rows(
     """(energy, score), and v·(grad S) v of every row where v is given."""
     if v is None:
         with torch.no_grad():
-            energy, score = target.energy_and_score(x, sigma)
-        _check(energy, score, x)
-        return energy, score
+            return call_energy(target, x, sigma)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        energy, score = target.energy_and_score(x, sigma)
-        _check(energy, score, x)
+        energy, score = call_energy(target, x, sigma)
         if not score.requires_grad:
             raise ValueError(
                 f"curvature matching differentiates the score, but {type(target).__name__} returns "
@@ -150,19 +148,3 @@ def _evaluate_rows(
             )
         (product,) = torch.autograd.grad(score, x, v.to(score.dtype))
     return energy.detach(), score.detach(), (product * v).flatten(1).sum(1)
-
-
-def _check(energy: Tensor, score: Tensor, x: Tensor) -> None:
-    if energy.shape != x.shape[:1] or score.shape != x.shape:
-        raise ValueError(
-            f"energy_and_score must return shapes {tuple(x.shape[:1])} and {tuple(x.shape)}, "
-            f"got {tuple(energy.shape)} and {tuple(score.shape)}"
-        )
-
-
-def _checked(score: Tensor, x: Tensor) -> Tensor:
-    if score.shape != x.shape:
-        raise ValueError(
-            f"a model must return the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}"
-        )
-    return score

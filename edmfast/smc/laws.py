@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edmfast.models.foreign import energy_of
 from edmfast.models.rows import for_rows
 from edmfast.models.scores import score_of
 from edmfast.ops import propagate
@@ -103,10 +104,7 @@ class Mixed(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(U of the target, S of the other). Where x requires grad only the score has a graph."""
         with torch.no_grad():
-            if hasattr(self.target, "energy"):
-                energy = self.target.energy(x, sigma, **condition)
-            else:
-                energy, _ = self.target.energy_and_score(x, sigma, **condition)
+            energy = energy_of(self.target, x, sigma, **condition)
         return energy, score_of(self.proposal_model, x, sigma, **condition)
 
     def for_rows(self, start: int, stop: int, batch: int) -> Mixed:

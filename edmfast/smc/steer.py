@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast.models.foreign import call_reward
 from edmfast.models.tilted import Tilted
 from edmfast.smc.evaluate import in_groups
 from edmfast.smc.particles import Particles
@@ -97,7 +98,7 @@ def steer(
 
     def call(part: Any, rows: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            return (part(rows),)
+            return (call_reward(part, rows),)
 
     (rewards,) = in_groups(call, [reward], [found.x], batch_size)
     rewards = rewards.double()

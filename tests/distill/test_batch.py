@@ -94,7 +94,10 @@ def test_steps_come_from_log_spaced_schedules():
     assert ratios == {4, 5, 6}
 
 
-@pytest.mark.parametrize("answer", [lambda x, sigma: x[:, :1], lambda x, sigma: None])
-def test_a_teacher_of_the_wrong_shape(answer):
-    with pytest.raises(ValueError, match="the teacher must return"):
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [(lambda x, sigma: x[:, :1], ValueError), (lambda x, sigma: None, TypeError)],
+)
+def test_a_teacher_of_the_wrong_shape(answer, error):
+    with pytest.raises(error, match=r"must return .*lambda> returned"):
         maker(torch.zeros(4, 2), answer)()

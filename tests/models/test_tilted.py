@@ -243,7 +243,7 @@ def test_a_wall_stands_from_its_level_down(of):
         (lambda: Tilted(BASE, reward, 1.0, potential="min"), ValueError, "difference"),
         (lambda: Tilted(BASE, reward, 1.0, ramp=(0.1, 2.0)), ValueError, "decreasing"),
         (lambda: Tilted(BASE, reward, 1.0, data_std=0.0), ValueError, "data_std"),
-        (lambda: Tilted(BASE, lambda x: x, 1.0)(X, SIGMA), ValueError, "one number per row"),
+        (lambda: Tilted(BASE, lambda x: x, 1.0)(X, SIGMA), ValueError, "one number for each row"),
         (
             lambda: Tilted(BASE, lambda x: (x > 0).sum(1), 1.0, gradient="exact")(X, SIGMA),
             ValueError,

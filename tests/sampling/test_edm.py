@@ -49,7 +49,7 @@ def test_labels_are_the_third_argument_of_both_networks():
     sampling.edm_sampler(net, torch.zeros(3, 2), labels, **RANGE)
     sampling.edm2_sampler(net, torch.zeros(3, 2), labels, net, guidance=1.5, **RANGE)
     assert len(seen) == 9 + 18
-    assert all(given is labels for given in seen)
+    assert all(torch.equal(given, labels) for given in seen)
 
 
 class LimitedNetwork:

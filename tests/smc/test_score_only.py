@@ -135,7 +135,7 @@ def test_moves_that_follow_the_reward_keep_the_law(levels, gradient):
 
     class Smooth(Denoiser):
         def __call__(self, x, sigma):
-            return x / (1 + sigma**2)
+            return x / (1 + sigma[:, None] ** 2)
 
     def reward(x):
         return -2.0 * (x[:, 0] - 1.0).square()
@@ -300,7 +300,7 @@ def test_a_condition_around_a_sum_leaves_it_a_sum(levels):
 
     def shrunk(factor):
         def denoise(x, sigma, scale):
-            return scale[:, None] * factor * x / (1 + sigma**2)
+            return scale[:, None] * factor * x / (1 + sigma[:, None] ** 2)
 
         return denoise
 

@@ -14,7 +14,7 @@ LEVELS = [8.0, 4.0, 2.0, 1.0, 0.5, 0.25]
 
 def standard(x, sigma):
     """The denoiser of N(0, I)."""
-    return x / (1 + sigma**2)
+    return x / (1 + sigma.view(-1, 1) ** 2)
 
 
 def first_coordinate(x):
@@ -81,13 +81,13 @@ def svdd_by_loop(prompts, candidates, alpha):
     for _ in range(prompts):
         x = LEVELS[0] * torch.randn(candidates, 2, generator=generator).double()
         for s, u in zip(LEVELS, [*LEVELS[1:], None], strict=True):
-            value = standard(x, s)[:, 0] / alpha
+            value = x[:, 0] / (1 + s**2) / alpha
             chosen = torch.multinomial(torch.softmax(value, 0), 1, generator=generator)
             if u is None:
-                rewards.append(float(standard(x, s)[chosen, 0]))
+                rewards.append(float(x[chosen, 0] / (1 + s**2)))
                 break
             tau2, state = s**2 - u**2, x[chosen]
-            mean = state + tau2 * (standard(state, s) - state) / s**2
+            mean = state + tau2 * (state / (1 + s**2) - state) / s**2
             noise = torch.randn(candidates, 2, generator=generator).double()
             x = mean + math.sqrt(tau2) * u / s * noise
     return torch.tensor(rewards)
@@ -115,7 +115,7 @@ class ClassMean:
     """A denoiser whose class is the mean of the data."""
 
     def __call__(self, x, sigma, *, mean):
-        return mean[:, None] + (x - mean[:, None]) / (1 + sigma**2)
+        return mean[:, None] + (x - mean[:, None]) / (1 + sigma[:, None] ** 2)
 
 
 class NearTo(torch.nn.Module):
