@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from edmfast._internal.progress import progress_bar
 from edmfast.distill.batch import BatchMaker, Teacher
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.data import check_data
@@ -69,6 +70,7 @@ def distill(
 
     Raises ValueError or TypeError for bad data, settings and checkpoints before any work is done;
     FloatingPointError, naming the step, when loss or gradient stop being finite.
+    progress shows a bar, or a line now and then where stderr is no terminal.
     KeyboardInterrupt saves a checkpoint first and says where.
     Source: Thornton et al. 2025, arXiv 2502.12786; Karras et al. 2022, arXiv 2206.00364.
     """
@@ -117,9 +119,7 @@ class _Run:
         """Do the steps that are left; steps per second."""
         state, steps = self.state, self.state.config.steps
         first, started = state.step, time.perf_counter()
-        bar = tqdm(
-            total=steps, initial=first, desc=state.config.mode, unit=" steps", disable=not progress
-        )
+        bar = progress_bar(steps, desc=state.config.mode, initial=first, disable=not progress)
         with bar:
             while state.step < steps:
                 self.generator_state = self.make_batch.generator.get_state()

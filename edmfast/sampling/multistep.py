@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import trange
 
+from edmfast._internal.progress import count_steps
 from edmfast.sampling.common import Callback, Model, bind, check_start, own_start, report, towards
 
 
@@ -35,7 +35,7 @@ def sample_dpmpp_2m(
         sigmas: [T + 1], strictly decreasing, the last may be 0.
         callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised; in-place
             changes act as in k-diffusion, see `edmfast.sampling.common`.
-        disable: of the progress bar (None shows it on a terminal only).
+        disable: of the progress bar: None shows it on a terminal only, False also as lines of a log.
 
     Raises:
         TypeError, ValueError: bad x or sigmas, or a model that returns another shape.
@@ -44,7 +44,7 @@ def sample_dpmpp_2m(
     x = own_start(x, callback)
     denoise = bind(model, extra_args)
     previous: Tensor | None = None
-    for i in trange(len(levels) - 1, disable=disable):
+    for i in count_steps(len(levels) - 1, disable):
         sigma, sigma_next = levels[i], levels[i + 1]
         denoised = denoise(x, sigma)
         report(callback, x, i, sigmas[i], sigmas[i], denoised)

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import trange
 
+from edmfast._internal.progress import count_steps
 from edmfast.sampling.common import (
     Callback,
     Model,
@@ -54,7 +54,7 @@ def sample_euler(
         sigmas: [T + 1], strictly decreasing, the last may be 0.
         callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised; in-place
             changes act as in k-diffusion, see `edmfast.sampling.common`.
-        disable: of the progress bar (None shows it on a terminal only).
+        disable: of the progress bar: None shows it on a terminal only, False also as lines of a log.
         s_churn, s_tmin, s_tmax, s_noise: the churn, none by default.
         noise_sampler: (sigma, sigma_next) -> normals like x, called at churned steps only.
 
@@ -67,7 +67,7 @@ def sample_euler(
     check_not_negative(s_noise=s_noise)
     noise = or_default(noise_sampler, x, needed=any(gammas))
     denoise = bind(model, extra_args)
-    for i in trange(len(gammas), disable=disable):
+    for i in count_steps(len(gammas), disable):
         sigma_hat = levels[i] * (1 + gammas[i])
         if gammas[i]:
             fresh = s_noise * math.sqrt(sigma_hat**2 - levels[i] ** 2)
@@ -108,7 +108,7 @@ def sample_heun(
     check_not_negative(s_noise=s_noise)
     noise = or_default(noise_sampler, x, needed=any(gammas))
     denoise = bind(model, extra_args)
-    for i in trange(len(gammas), disable=disable):
+    for i in count_steps(len(gammas), disable):
         sigma_hat = levels[i] * (1 + gammas[i])
         if gammas[i]:
             fresh = s_noise * math.sqrt(sigma_hat**2 - levels[i] ** 2)

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import trange
 
+from edmfast._internal.progress import count_steps
 from edmfast.sampling.common import (
     Callback,
     Model,
@@ -48,7 +48,7 @@ def sample_euler_ancestral(
         sigmas: [T + 1], strictly decreasing, the last may be 0.
         callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised; in-place
             changes act as in k-diffusion, see `edmfast.sampling.common`.
-        disable: of the progress bar (None shows it on a terminal only).
+        disable: of the progress bar: None shows it on a terminal only, False also as lines of a log.
         eta: 1 is ancestral sampling, 0 the ODE.
         s_noise: factor of the noise.
         noise_sampler: (sigma, sigma_next) -> normals like x, called where noise is added.
@@ -61,7 +61,7 @@ def sample_euler_ancestral(
     check_not_negative(eta=eta, s_noise=s_noise)
     noise = or_default(noise_sampler, x, needed=eta > 0)
     denoise = bind(model, extra_args)
-    for i in trange(len(levels) - 1, disable=disable):
+    for i in count_steps(len(levels) - 1, disable):
         denoised = denoise(x, levels[i])
         report(callback, x, i, sigmas[i], sigmas[i], denoised)
         sigma_down, sigma_up = get_ancestral_step(levels[i], levels[i + 1], eta)

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
+from edmfast._internal.progress import progress_bar
 from edmfast.ops.schemes import SCHEMES
 from edmfast.smc.calibration import Calibration
 from edmfast.smc.correction import make_correction
@@ -102,6 +102,7 @@ def sample(
         genealogy: keep who took which ancestor at every level, int32 [T, P, N].
         seed: 64-bit. Population p has the same numbers for every P, batch_size aside from rounding;
             first_population is the index of the first one, to split a run over calls.
+        progress: show a bar, or a line now and then where stderr is no terminal.
         callback: gets {"i", "sigma", "x", "energy", "score", "log_weights", "log_z"} after every level. The
             weights are those before resampling, unless correctors have moved who came out of it; log_z [P] has
             all of them.
@@ -189,13 +190,8 @@ def sample(
         else:
             size = share.populations, share.particles, *shape
             state = engine.start(torch.empty(size, dtype=place_dtype, device=place_device))
-        bar = tqdm(
-            total=len(visited) - 1,
-            initial=state.index,
-            disable=not (progress and share.speaks),
-            unit="step",
-            desc="smc",
-        )
+        silent = not (progress and share.speaks)
+        bar = progress_bar(len(visited) - 1, desc="smc", initial=state.index, disable=silent)
         try:
             _report(callback, state, visited)
             while state.index < len(visited) - 1:
