@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import sys
 import signal
 
 import pytest
@@ -188,7 +189,8 @@ def test_interrupt_without_a_checkpoint_path_saves_one_all_the_same(
     load_ema(saved, student())
 
 
-def test_progress_shows_loss_and_speed(teacher, data, student, capsys):
+def test_progress_shows_loss_and_speed_on_a_terminal(teacher, data, student, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     config = DistillConfig(steps=30, batch_size=8)
     result = distill(teacher, student(), data, config=config, progress=True)
     shown = capsys.readouterr().err
