@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,8 @@ def as_float(
     fits = fits and (least is None or number >= least) and (most is None or number <= most)
     if not fits or (positive and number <= 0):
         words = [word for word, asked in (("positive", positive), ("finite", finite)) if asked]
-        accepted = " ".join(part for part in (" and ".join(words), _range(least, most)) if part)
+        words += [word for word in (_range(least, most).removeprefix("of "),) if word]
+        accepted = " and ".join(words)
         raise ValueError(f"{name} must be {accepted or 'a number'}, got {number}")
     return number
 
@@ -66,6 +68,39 @@ def as_seed(value: Any, name: str = "seed") -> int:
     if not _LOWEST_SEED <= number <= _HIGHEST_SEED:
         raise ValueError(f"{name} must fit 64 bits, got {number}")
     return number
+
+
+def check_level(name: str, level: float, dtype: torch.dtype = torch.float64) -> None:
+    """Raise ValueError where a positive noise level is too large or too small for its square, in dtype.
+
+    Every formula of a diffusion squares the level, and a square that overflows or vanishes gives a wrong number
+    without a word. Of float16 the level itself must fit: networks in float16 square it in float32.
+    """
+    numbers = torch.finfo(dtype)
+    halved = dtype == torch.float16
+    lowest = numbers.smallest_normal if halved else math.sqrt(numbers.smallest_normal)
+    highest = numbers.max if halved else math.sqrt(numbers.max)
+    if not lowest <= level <= highest:
+        raise ValueError(
+            f"{name} must be from {lowest:.2g} to {highest:.2g}, where its square fits {dtype}, got {level:g}"
+        )
+
+
+def as_shape(name: str, value: Any) -> tuple[int, ...]:
+    """Return the shape of one sample as a tuple of positive ints, from a sequence or a tensor of integers.
+
+    Raises TypeError for anything else, also for a single number; ValueError for a shape that is empty or has
+    sizes below 1.
+    """
+    if isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim == 1:
+        value = value.tolist()
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        number = _index(value)
+        wanted = "" if number is None else f": write ({number},)"
+        raise TypeError(f"{name} must be a sequence of integers, got {_described(value)}{wanted}")
+    if not value:
+        raise ValueError(f"{name} must hold at least one size, got {tuple(value)}")
+    return tuple(as_int(f"{name}[{i}]", size, least=1) for i, size in enumerate(value))
 
 
 def _index(value: Any) -> int | None:

@@ -1,6 +1,7 @@
 """What the samplers share: the calls to the denoiser, Karras et al.'s churn, and the checks.
 
-Conventions (k-diffusion): x is [B, *shape]; sigmas [T + 1] decrease strictly and may end in 0;
+Conventions (k-diffusion): x is [B, *shape]; sigmas [T + 1] decrease strictly and may end in 0, or,
+for the solvers of the ODE, rise strictly from a positive level, which turns a sample into noise;
 `model(x, sigma [B], **extra_args)` returns the denoised x_0. The levels are read into Python floats
 once, at the start, so that a step on an accelerator never waits for the host.
 
@@ -18,6 +19,7 @@ passed in stays as it is.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float, check_level
 from edmfast.models.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
 
@@ -35,11 +38,11 @@ Callback = Callable[[dict[str, Any]], Any]
 def to_d(x: Tensor, sigma: float | Tensor, denoised: Tensor) -> Tensor:
     """dx/dsigma of the probability-flow ODE: (x - denoised) / sigma, [B, *shape].
 
-    sigma is a float, [] or [B]. Karras et al. (2022), equation 1 with sigma(t) = t.
+    sigma is a float, [] or [B], positive. Karras et al. (2022), equation 1 with sigma(t) = t.
     """
     if isinstance(sigma, Tensor):
         return (x - denoised) / expand_sigma(sigma, x)
-    return (x - denoised).div_(sigma)
+    return (x - denoised).div_(as_float("sigma", sigma, positive=True))
 
 
 def get_ancestral_step(
@@ -53,9 +56,16 @@ def get_ancestral_step(
 
     Returns:
         (sigma_down, sigma_up).
+
+    Raises:
+        ValueError: eta < 0; with eta > 0 also a rising level, for which there is no such split, and a
+            sigma_from that is not positive. Levels in a traced tensor are not looked at.
     """
+    eta = as_float("eta", eta, least=0, finite=False)
+    sigma_from, sigma_to = _as_level("sigma_from", sigma_from), _as_level("sigma_to", sigma_to)
     if not eta:
         return sigma_to, 0.0
+    _check_falls(sigma_from, sigma_to)
     up = eta * sigma_to / sigma_from * (sigma_from**2 - sigma_to**2) ** 0.5
     up = torch.clamp(up, max=sigma_to) if isinstance(up, Tensor) else min(up, sigma_to)
     return (sigma_to**2 - up**2) ** 0.5, up
@@ -71,9 +81,21 @@ def churn_factors(levels: list[float], churn: float, low: float, high: float) ->
 
     Karras et al. (2022), algorithm 2: gamma = min(S_churn / T, sqrt(2) - 1) on [S_min, S_max].
     """
-    check_not_negative(churn=churn, smallest_churned_sigma=low, largest_churned_sigma=high)
     gamma = min(churn / (len(levels) - 1), math.sqrt(2) - 1)
     return [gamma if low <= sigma <= high else 0.0 for sigma in levels[:-1]]
+
+
+def as_churn(
+    kind: str, churn: float, low: float, high: float, noise: float
+) -> tuple[float, float, float, float]:
+    """Return the four settings of the churn as floats. kind: "s" of k-diffusion's names, "S" of EDM's."""
+    low_name, high_name = ("s_tmin", "s_tmax") if kind == "s" else ("S_min", "S_max")
+    return (
+        as_float(f"{kind}_churn", churn, least=0, finite=False),
+        as_float(low_name, low, least=0, finite=False),
+        as_float(high_name, high, least=0, finite=False),
+        as_float(f"{kind}_noise", noise, least=0),
+    )
 
 
 def bind(model: Model, extra_args: dict[str, Any] | None) -> Callable[[Tensor, float], Tensor]:
@@ -99,13 +121,16 @@ def report(
         callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma_hat, "denoised": denoised})
 
 
-def check_start(x: Tensor, sigmas: Tensor) -> list[float]:
+def check_start(x: Tensor, sigmas: Tensor, *, rising: bool = True) -> list[float]:
     """Checks the start of a sampler and returns the levels as Python floats.
+
+    rising: whether the sampler takes levels that increase strictly.
 
     Raises:
         TypeError: x or sigmas is not a floating-point tensor.
         ValueError: x is not [B, *shape] or not finite; sigmas is not [T + 1] with T >= 1, not
-            finite, negative, or not strictly decreasing.
+            finite, negative, beyond what x's dtype can square, or not strictly decreasing nor, where
+            the sampler takes that, strictly increasing from a positive level.
     """
     check_state(x, "x")
     if not isinstance(sigmas, Tensor) or not sigmas.is_floating_point():
@@ -116,12 +141,48 @@ def check_start(x: Tensor, sigmas: Tensor) -> list[float]:
     for i, sigma in enumerate(levels):
         if not math.isfinite(sigma) or sigma < 0:
             raise ValueError(f"sigmas must be finite and >= 0, got sigmas[{i}] = {sigma}")
-        if i and not sigma < levels[i - 1]:
-            raise ValueError(
-                "sigmas must decrease strictly (only the last may be 0), "
-                f"got sigmas[{i - 1}] = {levels[i - 1]}, sigmas[{i}] = {sigma}"
-            )
+        if sigma > 0:
+            check_level(f"sigmas[{i}]", sigma, x.dtype)
+    _check_order(levels, rising)
     return levels
+
+
+def _check_order(levels: list[float], rising: bool) -> None:
+    upwards = rising and levels[1] > levels[0]
+    for i, (sigma, following) in enumerate(itertools.pairwise(levels)):
+        if following > sigma if upwards else following < sigma:
+            continue
+        accepted = "decrease strictly (only the last may be 0)"
+        if rising:
+            accepted += " or increase strictly from a positive level"
+        raise ValueError(
+            f"sigmas must {accepted}, got sigmas[{i}] = {sigma}, sigmas[{i + 1}] = {following}"
+        )
+    if upwards and levels[0] == 0:
+        raise ValueError(
+            "sigmas that increase must start above 0, because the slope (x - D)/sigma divides by the "
+            f"level: replace sigmas[0] = 0 by a small level, below sigmas[1] = {levels[1]}"
+        )
+
+
+def _as_level(name: str, sigma: float | Tensor) -> float | Tensor:
+    if isinstance(sigma, Tensor):
+        return sigma
+    level = as_float(name, sigma, least=0)
+    if level > 0:
+        check_level(name, level)
+    return level
+
+
+def _check_falls(sigma_from: float | Tensor, sigma_to: float | Tensor) -> None:
+    if torch.compiler.is_compiling():
+        return
+    above, below = torch.as_tensor(sigma_from), torch.as_tensor(sigma_to)
+    if not bool(((above >= below.to(above)) & (above > 0)).all()):
+        raise ValueError(
+            "an ancestral step goes down from a positive level: sigma_to must not exceed sigma_from, "
+            f"got sigma_from = {sigma_from}, sigma_to = {sigma_to} (eta = 0 takes both directions)"
+        )
 
 
 def check_state(x: Tensor, name: str) -> None:
@@ -132,20 +193,6 @@ def check_state(x: Tensor, name: str) -> None:
         raise ValueError(f"{name} must be [B, *shape] with a batch axis, got {tuple(x.shape)}")
     if not torch.isfinite(x).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity in it")
-
-
-def check_positive(**values: float) -> None:
-    """Raises ValueError unless every value is a finite positive number."""
-    for name, value in values.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {value}")
-
-
-def check_not_negative(**values: float) -> None:
-    """Raises ValueError unless every value is a number >= 0 (infinity is accepted)."""
-    for name, value in values.items():
-        if not value >= 0:
-            raise ValueError(f"{name} must be >= 0, got {value}")
 
 
 def _kind(value: object) -> str:

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float, check_level
 from edmfast.models.foreign import call_denoiser
-from edmfast.sampling.common import Model, bind, check_not_negative, check_state, churn_factors
+from edmfast.sampling.common import Model, as_churn, bind, check_state, churn_factors
 from edmfast.sampling.noise import or_default
 from edmfast.sampling.ode import heun_step
 from edmfast.sampling.schedules import karras_levels
@@ -58,12 +59,16 @@ def edm_sampler(
             returns another shape.
     """
     check_state(latents, "latents")
-    sigma_min = max(sigma_min, float(getattr(net, "sigma_min", 0)))
-    sigma_max = min(sigma_max, float(getattr(net, "sigma_max", math.inf)))
+    sigma_min = max(as_float("sigma_min", sigma_min), _bound_of(net, "sigma_min", 0.0))
+    sigma_max = min(as_float("sigma_max", sigma_max), _bound_of(net, "sigma_max", math.inf))
+    S_churn, S_min, S_max, S_noise = as_churn("S", S_churn, S_min, S_max, S_noise)
     network_dtype = torch.float64 if latents.dtype == torch.float64 else torch.float32
     rounded = getattr(net, "round_sigma", lambda sigma: sigma)
-    grid = rounded(karras_levels(num_steps, sigma_min, sigma_max, rho).to(latents.device)).double()
+    grid = rounded(
+        karras_levels(num_steps, sigma_min, sigma_max, rho, "num_steps").to(latents.device)
+    ).double()
     levels = [*grid.tolist(), 0.0]
+    _check_levels(levels, network_dtype)
     gammas = grid.new_tensor(churn_factors(levels, S_churn, S_min, S_max))
     raised = rounded(grid + gammas * grid).double().tolist()
     denoise = bind(_cast(net, network_dtype, torch.float64, class_labels), None)
@@ -111,7 +116,10 @@ def edm2_sampler(
             guiding network, or a network that returns another shape.
     """
     check_state(noise, "noise")
-    levels = [*karras_levels(num_steps, sigma_min, sigma_max, rho).tolist(), 0.0]
+    guidance = as_float("guidance", guidance)
+    S_churn, S_min, S_max, S_noise = as_churn("S", S_churn, S_min, S_max, S_noise)
+    levels = [*karras_levels(num_steps, sigma_min, sigma_max, rho, "num_steps").tolist(), 0.0]
+    _check_levels(levels, dtype)
     gammas = churn_factors(levels, S_churn, S_min, S_max)
     raised = [sigma * (1 + gamma) for sigma, gamma in zip(levels, gammas, strict=False)]
     model = _cast(net, dtype, dtype, labels)
@@ -135,7 +143,6 @@ def _integrate(
     every_step: bool,
 ) -> Tensor:
     """Algorithm 2 from unit noise over levels [T + 1], step i starting from raised[i]."""
-    check_not_negative(S_noise=s_noise)
     given = None if randn_like is torch.randn_like else randn_like
     churned = any(hat > sigma for hat, sigma in zip(raised, levels, strict=False))
     draw = or_default(given, latents, needed=churned)
@@ -146,6 +153,16 @@ def _integrate(
             x = x + draw(x) * fresh
         x = heun_step(denoise, x, denoise(x, sigma_hat), sigma_hat, sigma_next)
     return x
+
+
+def _bound_of(net: Model, name: str, absent: float) -> float:
+    """A network's own limit of the noise level, where it has one."""
+    return as_float(f"the network's {name}", getattr(net, name, absent), finite=False)
+
+
+def _check_levels(levels: list[float], dtype: torch.dtype) -> None:
+    for i, level in enumerate(levels[:-1]):
+        check_level(f"noise level {i} of the grid", level, dtype)
 
 
 def _cast(net: Model, inside: torch.dtype, outside: torch.dtype, labels: Tensor | None) -> Model:

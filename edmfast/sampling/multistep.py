@@ -32,7 +32,8 @@ def sample_dpmpp_2m(
     Args:
         model: denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
         x: [B, *shape], the noisy state at sigmas[0].
-        sigmas: [T + 1], strictly decreasing, the last may be 0.
+        sigmas: [T + 1], strictly decreasing, the last may be 0; or strictly increasing from a
+            positive level, which carries a sample back to its noise (inversion).
         callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised; in-place
             changes act as in k-diffusion, see `edmfast.sampling.common`.
         disable: of the progress bar: None shows it on a terminal only, False also as lines of a log.

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_int, as_seed
 from edmfast.ops import standard_normal
-from edmfast.sampling.common import check_not_negative
 
 NoiseSampler = Callable[..., Tensor]
 
@@ -38,10 +38,10 @@ def noise_sampler(x: Tensor, *, seed: int, first_sample: int = 0) -> NoiseSample
         of step n; it counts its own calls, so use a new one for every run.
 
     Raises:
-        TypeError: x is not floating point (at the first draw).
-        ValueError: first_sample < 0, or a seed that does not fit 64 bits (at the first draw).
+        TypeError: a seed or first_sample that is no integer, or x not floating point (at the first draw).
+        ValueError: first_sample < 0, or a seed that does not fit 64 bits.
     """
-    check_not_negative(first_sample=first_sample)
+    seed, first_sample = as_seed(seed), as_int("first_sample", first_sample, least=0)
     calls = itertools.count()
 
     def draw(*_levels: Any) -> Tensor:

@@ -19,8 +19,8 @@ from edmfast._internal.progress import count_steps
 from edmfast.sampling.common import (
     Callback,
     Model,
+    as_churn,
     bind,
-    check_not_negative,
     check_start,
     churn_factors,
     own_start,
@@ -51,7 +51,8 @@ def sample_euler(
     Args:
         model: denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
         x: [B, *shape], the noisy state at sigmas[0].
-        sigmas: [T + 1], strictly decreasing, the last may be 0.
+        sigmas: [T + 1], strictly decreasing, the last may be 0; or strictly increasing from a
+            positive level, which carries a sample back to its noise (inversion).
         callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised; in-place
             changes act as in k-diffusion, see `edmfast.sampling.common`.
         disable: of the progress bar: None shows it on a terminal only, False also as lines of a log.
@@ -63,8 +64,8 @@ def sample_euler(
     """
     levels = check_start(x, sigmas)
     x = own_start(x, callback)
+    s_churn, s_tmin, s_tmax, s_noise = as_churn("s", s_churn, s_tmin, s_tmax, s_noise)
     gammas = churn_factors(levels, s_churn, s_tmin, s_tmax)
-    check_not_negative(s_noise=s_noise)
     noise = or_default(noise_sampler, x, needed=any(gammas))
     denoise = bind(model, extra_args)
     for i in count_steps(len(gammas), disable):
@@ -104,8 +105,8 @@ def sample_heun(
     """
     levels = check_start(x, sigmas)
     x = own_start(x, callback)
+    s_churn, s_tmin, s_tmax, s_noise = as_churn("s", s_churn, s_tmin, s_tmax, s_noise)
     gammas = churn_factors(levels, s_churn, s_tmin, s_tmax)
-    check_not_negative(s_noise=s_noise)
     noise = or_default(noise_sampler, x, needed=any(gammas))
     denoise = bind(model, extra_args)
     for i in count_steps(len(gammas), disable):

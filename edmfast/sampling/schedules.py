@@ -19,15 +19,24 @@ import math
 import torch
 from torch import Tensor
 
-from edmfast.sampling.common import check_positive
+from edmfast._internal.numbers import as_float, as_int
 
 
-def karras_levels(n: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
-    """The n positive levels of the Karras schedule, float64 [n], largest first."""
-    _check_range(n, sigma_min, sigma_max)
-    check_positive(rho=rho)
-    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return (high + _ramp(n) * (low - high)) ** rho
+def karras_levels(
+    n: int, sigma_min: float, sigma_max: float, rho: float, name: str = "n"
+) -> Tensor:
+    """The n positive levels of the Karras schedule, float64 [n], largest first. name: of n in errors."""
+    n, sigma_min, sigma_max = _as_range(n, sigma_min, sigma_max, name)
+    rho = as_float("rho", rho, positive=True)
+    try:
+        high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    except OverflowError:
+        high = low = math.inf
+    levels = (high + _ramp(n) * (low - high)) ** rho
+    # of a rho near 0 or far above the usual 7 the powers overflow, or lose the levels to rounding
+    if not math.isclose(float(levels[0]), sigma_max, rel_tol=1e-6):
+        raise ValueError(f"rho must leave sigma_max**(1/rho) a number of enough digits, got {rho}")
+    return levels
 
 
 def get_sigmas_karras(
@@ -68,8 +77,8 @@ def get_sigmas_polyexponential(
     Raises:
         ValueError: n < 1, sigma_min <= 0, sigma_min > sigma_max, rho <= 0, or a NaN.
     """
-    _check_range(n, sigma_min, sigma_max)
-    check_positive(rho=rho)
+    n, sigma_min, sigma_max = _as_range(n, sigma_min, sigma_max)
+    rho = as_float("rho", rho, positive=True)
     span = math.log(sigma_max) - math.log(sigma_min)
     return _finish(torch.exp(math.log(sigma_min) + (1 - _ramp(n)) ** rho * span), device)
 
@@ -86,8 +95,10 @@ def get_sigmas_vp(
     Raises:
         ValueError: n < 1, a coefficient that is not positive, or eps_s > 1.
     """
-    _check_count(n)
-    check_positive(beta_d=beta_d, beta_min=beta_min, eps_s=eps_s)
+    n = as_int("n", n, least=1)
+    beta_d = as_float("beta_d", beta_d, positive=True)
+    beta_min = as_float("beta_min", beta_min, positive=True)
+    eps_s = as_float("eps_s", eps_s, positive=True)
     if eps_s > 1:
         raise ValueError(f"eps_s must lie in (0, 1], got {eps_s}")
     time = 1 + _ramp(n) * (eps_s - 1)
@@ -99,19 +110,23 @@ def _ramp(n: int) -> Tensor:
 
 
 def _finish(levels: Tensor, device: torch.device | str) -> Tensor:
-    ended = torch.cat([levels, levels.new_zeros(1)])
-    return ended.to(device=device, dtype=torch.get_default_dtype())
+    ended = torch.cat([levels, levels.new_zeros(1)]).to(torch.get_default_dtype())
+    if not bool(((ended[:-1] > 0) & ended[:-1].isfinite()).all()):
+        raise ValueError(
+            f"every level but the last must be positive and finite in torch's default dtype {ended.dtype}, "
+            f"got levels from {float(levels[0]):g} to {float(levels[-1]):g}"
+        )
+    return ended.to(device)
 
 
-def _check_count(n: int) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n must be an integer of at least 1 (steps), got {n!r}")
-
-
-def _check_range(n: int, sigma_min: float, sigma_max: float) -> None:
-    _check_count(n)
-    check_positive(sigma_min=sigma_min, sigma_max=sigma_max)
+def _as_range(
+    n: int, sigma_min: float, sigma_max: float, name: str = "n"
+) -> tuple[int, float, float]:
+    n = as_int(name, n, least=1)
+    sigma_min = as_float("sigma_min", sigma_min, positive=True)
+    sigma_max = as_float("sigma_max", sigma_max, positive=True)
     if sigma_min > sigma_max:
         raise ValueError(
             f"sigma_min must not exceed sigma_max, got sigma_min={sigma_min}, sigma_max={sigma_max}"
         )
+    return n, sigma_min, sigma_max

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float
 from edmfast._internal.progress import count_steps
 from edmfast.sampling.common import (
     Callback,
     Model,
     bind,
-    check_not_negative,
     check_start,
     get_ancestral_step,
     own_start,
@@ -45,7 +45,8 @@ def sample_euler_ancestral(
     Args:
         model: denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
         x: [B, *shape], the noisy state at sigmas[0].
-        sigmas: [T + 1], strictly decreasing, the last may be 0.
+        sigmas: [T + 1], strictly decreasing, the last may be 0; with eta = 0, which is plain Euler,
+            also strictly increasing from a positive level.
         callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised; in-place
             changes act as in k-diffusion, see `edmfast.sampling.common`.
         disable: of the progress bar: None shows it on a terminal only, False also as lines of a log.
@@ -56,9 +57,10 @@ def sample_euler_ancestral(
     Raises:
         TypeError, ValueError: bad x or sigmas, negative eta or s_noise, a model of another shape.
     """
-    levels = check_start(x, sigmas)
+    eta = as_float("eta", eta, least=0, finite=False)
+    s_noise = as_float("s_noise", s_noise, least=0)
+    levels = check_start(x, sigmas, rising=eta == 0)
     x = own_start(x, callback)
-    check_not_negative(eta=eta, s_noise=s_noise)
     noise = or_default(noise_sampler, x, needed=eta > 0)
     denoise = bind(model, extra_args)
     for i in count_steps(len(levels) - 1, disable):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from edmfast._internal.numbers import as_float, as_int, as_seed
+from edmfast._internal.numbers import as_float, as_int, as_seed, as_shape, check_level
 
 WHOLE = [5, np.int64(5), np.int32(5), np.uint8(5), np.array(5), torch.tensor(5)]
 REAL = [
@@ -86,3 +86,51 @@ def test_seeds_fit_64_bits():
     for value in (1.5, True, "1"):
         with pytest.raises(TypeError, match="seed must be an integer"):
             as_seed(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [(2, 3), [np.int64(2), 3], np.array([2, 3]), torch.tensor([2, 3]), torch.Size([2, 3])],
+    ids=lambda v: type(v).__name__,
+)
+def test_a_shape_becomes_a_tuple_of_ints(value):
+    found = as_shape("shape", value)
+    assert found == (2, 3)
+    assert all(type(size) is int for size in found)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (2, TypeError, r"shape must be a sequence of integers, got 2 .*: write \(2,\)"),
+        (np.int64(2), TypeError, r"write \(2,\)"),
+        ("22", TypeError, "shape must be a sequence of integers"),
+        ((2, 1.5), TypeError, r"shape\[1\] must be an integer"),
+        ((True,), TypeError, r"shape\[0\] must be an integer"),
+        ((2, 0), ValueError, r"shape\[1\] must be an integer of at least 1"),
+        ((), ValueError, "shape must hold at least one size"),
+    ],
+)
+def test_what_is_no_shape_is_refused(value, error, message):
+    with pytest.raises(error, match=message):
+        as_shape("shape", value)
+
+
+@pytest.mark.parametrize(
+    ("level", "dtype"),
+    [
+        (1e20, torch.float32),
+        (1e-20, torch.float32),
+        (1e20, torch.bfloat16),
+        (1e160, torch.float64),
+        (1e-160, torch.float64),
+        (1e5, torch.float16),
+        (math.inf, torch.float64),
+        (math.nan, torch.float32),
+    ],
+)
+def test_levels_without_a_square_are_refused(level, dtype):
+    check_level("sigma", 80.0, dtype)
+    check_level("sigma", 0.002, dtype)
+    with pytest.raises(ValueError, match="sigma must be from .* where its square fits"):
+        check_level("sigma", level, dtype)

@@ -3,8 +3,8 @@
 import copy
 import math
 import os
-import sys
 import signal
+import sys
 
 import pytest
 import torch

@@ -53,7 +53,9 @@ def test_churn_is_capped_and_confined():
         (GOOD_X, GOOD_SIGMAS.long(), TypeError, "got torch.int64 tensor"),
         (GOOD_X, GOOD_SIGMAS[:1], ValueError, r"sigmas must be \[T \+ 1\]"),
         (GOOD_X, GOOD_SIGMAS[None], ValueError, r"sigmas must be .* got shape \(1, 3\)"),
-        (GOOD_X, torch.tensor([1.0, 2.0]), ValueError, r"decrease strictly.*sigmas\[1\] = 2.0"),
+        (GOOD_X, torch.tensor([1.0, 0.5, 2.0]), ValueError, r"decrease .*sigmas\[2\] = 2.0"),
+        (GOOD_X, torch.tensor([1e30, 1.0]), ValueError, r"sigmas\[0\] must be from .*1e\+30"),
+        (GOOD_X, torch.tensor([1.0, 1e-30]), ValueError, r"sigmas\[1\] must be from .*1e-30"),
         (GOOD_X, torch.tensor([1.0, 1.0]), ValueError, "decrease strictly"),
         (GOOD_X, torch.tensor([1.0, 0.0, 0.0]), ValueError, "decrease strictly"),
         (GOOD_X, torch.tensor([1.0, -1.0]), ValueError, r"got sigmas\[1\] = -1.0"),
@@ -79,10 +81,18 @@ def test_model_of_another_shape(sampler):
 @pytest.mark.parametrize(
     ("sampler", "arguments", "message"),
     [
-        (sampling.sample_euler, {"s_churn": -1.0}, "churn must be >= 0, got -1.0"),
-        (sampling.sample_heun, {"s_noise": math.nan}, "s_noise must be >= 0, got nan"),
-        (sampling.sample_euler_ancestral, {"eta": -0.1}, "eta must be >= 0, got -0.1"),
-        (sampling.sample_euler_ancestral, {"s_noise": -1.0}, "s_noise must be >= 0"),
+        (sampling.sample_euler, {"s_churn": -1.0}, "s_churn must be at least 0, got -1.0"),
+        (
+            sampling.sample_heun,
+            {"s_noise": math.nan},
+            "s_noise must be finite and at least 0, got nan",
+        ),
+        (sampling.sample_euler_ancestral, {"eta": -0.1}, "eta must be at least 0, got -0.1"),
+        (
+            sampling.sample_euler_ancestral,
+            {"s_noise": -1.0},
+            "s_noise must be finite and at least 0",
+        ),
     ],
 )
 def test_bad_noise_settings(sampler, arguments, message):

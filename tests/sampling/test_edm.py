@@ -126,12 +126,12 @@ def test_one_step_is_the_denoised(sampler):
         (torch.zeros(2), {}, ValueError, r"must be \[B, \*shape\]"),
         (torch.zeros(2, 3, dtype=torch.int32), {}, TypeError, "got torch.int32 tensor"),
         (torch.full((2, 3), math.nan), {}, ValueError, "must be finite"),
-        (torch.zeros(2, 3), {"num_steps": 0}, ValueError, "n must be .* got 0"),
+        (torch.zeros(2, 3), {"num_steps": 0}, ValueError, "num_steps must be .* got 0"),
         (torch.zeros(2, 3), {"sigma_min": 0.0}, ValueError, "sigma_min must be positive"),
         (torch.zeros(2, 3), {"sigma_min": 90.0}, ValueError, "must not exceed sigma_max"),
         (torch.zeros(2, 3), {"rho": 0}, ValueError, "rho must be positive"),
-        (torch.zeros(2, 3), {"S_churn": -1}, ValueError, "churn must be >= 0"),
-        (torch.zeros(2, 3), {"S_noise": -1}, ValueError, "S_noise must be >= 0"),
+        (torch.zeros(2, 3), {"S_churn": -1}, ValueError, "S_churn must be at least 0"),
+        (torch.zeros(2, 3), {"S_noise": -1}, ValueError, "S_noise must be finite and at least 0"),
     ],
 )
 def test_bad_input(sampler, latents, arguments, error, message):

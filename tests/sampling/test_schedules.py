@@ -74,7 +74,7 @@ def test_length_and_order(n):
     ("arguments", "message"),
     [
         ((0, LOW, HIGH), "n must be .* got 0"),
-        ((2.5, LOW, HIGH), "n must be .* got 2.5"),
+        ((-3, LOW, HIGH), "n must be .* got -3"),
         ((5, 0.0, HIGH), "sigma_min must be positive and finite, got 0.0"),
         ((5, LOW, math.nan), "sigma_max must be positive and finite, got nan"),
         ((5, 2.0, 1.0), "sigma_min must not exceed sigma_max, got sigma_min=2.0"),
@@ -99,5 +99,20 @@ def test_bad_range(schedule, arguments, message):
     ],
 )
 def test_bad_coefficients(schedule, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        schedule(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "arguments", "message"),
+    [
+        (get_sigmas_karras, (5, 1e-300, 1.0), "every level but the last must be positive"),
+        (get_sigmas_exponential, (5, 1.0, 1e200), "every level but the last must be .* finite"),
+        (get_sigmas_vp, (5, 1e4), "every level but the last must be .* finite"),
+        (get_sigmas_karras, (5, LOW, HIGH, 1e-4), "rho must leave"),
+        (get_sigmas_karras, (5, LOW, HIGH, 1e300), "rho must leave"),
+    ],
+)
+def test_levels_that_no_number_holds_are_refused(schedule, arguments, message):
     with pytest.raises(ValueError, match=message):
         schedule(*arguments)
