@@ -7,11 +7,11 @@ Shapes: x [B, *shape]; sigma is a float, [] or [B], in the units of the data.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 
+from edmfast._internal.numbers import as_float, check_level
 from edmfast.models.rows import per_sample, shared_rows
 
 
@@ -19,8 +19,9 @@ def expand_sigma(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Noise levels as a [B, 1, 1, ...] tensor that broadcasts against x.
 
     x: floating [B, *shape]. sigma: float, [] or [B]. The result has x's dtype and device.
-    Raises TypeError for a non-floating x, ValueError for other shapes and, where sigma is a
-    Python number, for a negative or non-finite one (tensors are not read back to the host).
+    Raises TypeError for a non-floating x, ValueError for other shapes and, where sigma is a Python
+    number, for one that is negative, not finite, or has no square in x's dtype (tensors are not read back
+    to the host).
     """
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         given = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
@@ -28,15 +29,22 @@ def expand_sigma(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     if x.dim() < 2:
         raise ValueError(f"x must be [B, *shape] with at least 2 dimensions, given {[*x.shape]}")
     if not isinstance(sigma, torch.Tensor):
-        if not (math.isfinite(sigma) and sigma >= 0):
-            raise ValueError(f"sigma must be finite and not negative, given {sigma}")
-        return x.new_full((), sigma).expand(x.shape[0], *[1] * (x.dim() - 1))
+        level = _as_level(sigma, x.dtype)
+        return x.new_full((), level).expand(x.shape[0], *[1] * (x.dim() - 1))
     if sigma.dim() > 1 or (sigma.dim() == 1 and sigma.shape[0] != x.shape[0]):
         raise ValueError(
             f"sigma must be a float, [] or [B] with B = {x.shape[0]}, given {[*sigma.shape]}"
         )
     levels = sigma.to(device=x.device, dtype=x.dtype).expand(x.shape[0])
     return levels.reshape(-1, *[1] * (x.dim() - 1))
+
+
+def _as_level(sigma: float, dtype: torch.dtype) -> float:
+    # this is on the way of every call of a model, so a plain float is looked at once
+    level = sigma if type(sigma) is float and sigma > 0 else as_float("sigma", sigma, least=0)
+    if level > 0:
+        check_level("sigma", level, dtype)
+    return level
 
 
 def noise_levels(x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
@@ -46,10 +54,10 @@ def noise_levels(x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
 
 
 def check_sigma_data(sigma_data: float) -> float:
-    """sigma_data as a float. Raises ValueError unless it is positive and finite."""
-    if not (math.isfinite(sigma_data) and sigma_data > 0):
-        raise ValueError(f"sigma_data must be positive and finite, given {sigma_data}")
-    return float(sigma_data)
+    """Return sigma_data as a float. Raises ValueError unless it is positive and its square fits float32."""
+    number = as_float("sigma_data", sigma_data, positive=True)
+    check_level("sigma_data", number, torch.float32)
+    return number
 
 
 class Scaling(NamedTuple):

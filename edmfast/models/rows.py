@@ -43,6 +43,8 @@ def spread_rows(name: str, value: Any, start: int, stop: int, batch: int) -> Any
     has no rows as it is. ValueError unless K divides the batch."""
     if not isinstance(value, torch.Tensor) or value.dim() == 0:
         return value
+    if len(value) == batch == 0:
+        return value
     if len(value) == 0 or batch % len(value):
         raise ValueError(f"{name} has {len(value)} rows, which do not divide a batch of {batch}")
     return value[torch.arange(start, stop, device=value.device) // (batch // len(value))]

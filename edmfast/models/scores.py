@@ -70,6 +70,8 @@ def per_row(numbers: Exponent, x: Tensor) -> float | Tensor:
     if not isinstance(numbers, Tensor) or numbers.dim() == 0:
         return numbers
     rows, batch = len(numbers), x.shape[0]
+    if rows == batch == 0:
+        return numbers.to(device=x.device, dtype=x.dtype)
     if rows == 0 or batch % rows:
         raise ValueError(f"{rows} numbers do not divide a batch of {batch} rows")
     spread = numbers[:, None].expand(rows, batch // rows).reshape(batch)

@@ -132,5 +132,5 @@ def test_what_is_no_shape_is_refused(value, error, message):
 def test_levels_without_a_square_are_refused(level, dtype):
     check_level("sigma", 80.0, dtype)
     check_level("sigma", 0.002, dtype)
-    with pytest.raises(ValueError, match="sigma must be from .* where its square fits"):
+    with pytest.raises(ValueError, match=r"sigma must be from .* where its square fits"):
         check_level("sigma", level, dtype)

@@ -167,7 +167,7 @@ def test_bad_parameters(arguments, message):
         (torch.zeros(2, 3), 1.0, ValueError, r"prod\(shape\) = 2"),
         (torch.zeros(2), 1.0, ValueError, "at least 2 dimensions"),
         (torch.zeros(2, 2, dtype=torch.int64), 1.0, TypeError, "floating-point"),
-        (torch.zeros(2, 2), -1.0, ValueError, "not negative"),
+        (torch.zeros(2, 2), -1.0, ValueError, "sigma must be finite and at least 0"),
         (torch.zeros(2, 2), math.nan, ValueError, "finite"),
         (torch.zeros(2, 2), torch.ones(3), ValueError, "B = 2"),
     ],

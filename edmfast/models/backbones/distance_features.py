@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from edmfast._internal.numbers import as_float, as_int
+
 
 class DistanceFeatures(nn.Module):
     """Positions y [B, particles, dimensions] -> features [B, pairs, features], infinitely differentiable.
@@ -27,11 +29,9 @@ class DistanceFeatures(nn.Module):
 
     def __init__(self, particles: int, features: int = 32, longest: float = 6.0) -> None:
         super().__init__()
-        if min(particles, features) < 2 or not longest > 0:
-            raise ValueError(
-                "needs at least two particles and two features and a positive longest, given "
-                f"particles={particles}, features={features}, longest={longest}"
-            )
+        particles = as_int("particles", particles, least=2)
+        features = as_int("features", features, least=2)
+        longest = as_float("longest", longest, positive=True)
         self.particles, self.width = particles, longest / features
         first, second = torch.triu_indices(particles, particles, 1)
         self.register_buffer("pairs", torch.stack([first, second], 1), persistent=False)

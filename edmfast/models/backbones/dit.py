@@ -15,10 +15,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from edmfast.models.backbones.embedding import Embedding
+from edmfast._internal.numbers import as_float, as_int, as_shape
+from edmfast.models.backbones.embedding import Embedding, as_classes
 from edmfast.models.backbones.linear import Linear
+from edmfast.models.backbones.patches import fold, unfold
 from edmfast.models.backbones.transformer import (
     TransformerBlock,
     grid_positions,
@@ -62,10 +63,16 @@ class DiT(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        in_channels = as_int("in_channels", in_channels, least=1)
+        patch, width = as_int("patch", patch, least=1), as_int("width", width, least=1)
+        depth, heads = as_int("depth", depth, least=1), as_int("heads", heads, least=1)
+        num_classes, mlp_ratio = as_classes(num_classes), as_float("mlp_ratio", mlp_ratio)
         embedding_width = width if embedding_width is None else embedding_width
+        embedding_width = as_int("embedding_width", embedding_width, least=1)
+        dropout = as_float("dropout", dropout)
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
-            "size": [size, size] if isinstance(size, int) else [*size],
+            "size": _as_size(size),
             "patch": patch,
             "width": width,
             "depth": depth,
@@ -98,14 +105,14 @@ class DiT(nn.Module):
             channels, height, width = self.shape
             raise ValueError(f"y must be [B, {channels}, {height}, {width}], given {[*y.shape]}")
         embedding = self.embedding(c_noise, class_label)
-        patches = F.pixel_unshuffle(y, self.patch)
+        patches = fold(y, self.patch)
         h = self.input(patches.flatten(2).transpose(1, 2)) + self._positions
         for block in self.blocks:
             h = block(h, embedding)
         steering = per_sample(self.modulation(embedding), y.shape[0])
         shift, scale = steering[:, None].chunk(2, 2)
         output = self.output(modulated_norm(h, shift, scale))
-        return F.pixel_shuffle(output.transpose(1, 2).reshape(patches.shape), self.patch)
+        return unfold(output.transpose(1, 2).reshape(patches.shape), self.patch)
 
     def _initialise(self) -> None:
         """Linear layers as in vision transformers (Glorot & Bengio 2010, biases zero), then the
@@ -119,11 +126,17 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.weight)
 
 
+def _as_size(size: int | Sequence[int]) -> list[int]:
+    """Height and width."""
+    if hasattr(size, "__len__") and getattr(size, "ndim", 1) == 1:
+        return [*as_shape("size", size)]
+    return [as_int("size", size, least=1)] * 2
+
+
 def _check(config: dict[str, Any]) -> None:
     size, patch, width = config["size"], config["patch"], config["width"]
-    names = ("in_channels", "patch", "width", "depth", "heads", "embedding_width")
-    if len(size) != 2 or min(*size, *(config[name] for name in names)) < 1:
-        raise ValueError(f"sizes must be positive, size one or two of them, given {config}")
+    if len(size) != 2:
+        raise ValueError(f"size must be one or two numbers, height and width, given {size}")
     if any(side % patch for side in size):
         raise ValueError(f"height and width must be multiples of patch={patch}, given {size}")
     if width % 4 or width % config["heads"]:

@@ -13,11 +13,17 @@ import math
 import torch
 from torch import nn
 
+from edmfast._internal.numbers import as_int
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.linear import Linear
 from edmfast.models.rows import shared_rows
 
 FREQUENCIES, HIGHEST_FREQUENCY = 8, 30.0
+
+
+def as_classes(num_classes: int | None) -> int | None:
+    """Return a number of classes as an int, None as it is. Raises TypeError or ValueError for anything else."""
+    return None if num_classes is None else as_int("num_classes", num_classes, least=1)
 
 
 class Embedding(nn.Module):
@@ -27,9 +33,7 @@ class Embedding(nn.Module):
 
     def __init__(self, width: int, num_classes: int | None) -> None:
         super().__init__()
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes must be positive or None, given {num_classes}")
-        self.num_classes = num_classes
+        self.num_classes = num_classes = as_classes(num_classes)
         frequencies = torch.linspace(0, math.log(HIGHEST_FREQUENCY), FREQUENCIES).exp()
         self.register_buffer("_frequencies", frequencies, persistent=False)
         self.level = Linear(2 * FREQUENCIES, width)

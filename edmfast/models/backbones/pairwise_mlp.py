@@ -28,9 +28,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from edmfast._internal.numbers import as_float, as_int
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.distance_features import DistanceFeatures, differences
-from edmfast.models.backbones.embedding import Embedding
+from edmfast.models.backbones.embedding import Embedding, as_classes
 from edmfast.models.backbones.linear import Linear, missing
 from edmfast.models.rows import per_sample
 
@@ -66,6 +67,12 @@ class PairwiseMLP(nn.Module):
         embedding_width: int = 64,
     ) -> None:
         super().__init__()
+        particles = as_int("particles", particles, least=2)
+        dimensions = as_int("dimensions", dimensions, least=1)
+        width, depth = as_int("width", width, least=1), as_int("depth", depth, least=1)
+        num_classes, features = as_classes(num_classes), as_int("features", features, least=2)
+        longest = as_float("longest", longest, positive=True)
+        embedding_width = as_int("embedding_width", embedding_width, least=1)
         self.config: dict[str, Any] = {
             "particles": particles,
             "dimensions": dimensions,
@@ -76,8 +83,6 @@ class PairwiseMLP(nn.Module):
             "longest": longest,
             "embedding_width": embedding_width,
         }
-        if min(dimensions, width, depth, embedding_width) < 1:
-            raise ValueError(f"sizes must be positive, given {self.config}")
         self.particles, self.dimensions, self.num_classes = particles, dimensions, num_classes
         self.distances = DistanceFeatures(particles, features, longest)
         first, second = self.distances.pairs.unbind(1)

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import nn
 
+from edmfast._internal.numbers import as_int
 from edmfast.models.backbones.activation import silu
-from edmfast.models.backbones.embedding import Embedding
+from edmfast.models.backbones.embedding import Embedding, as_classes
 from edmfast.models.backbones.linear import Linear
 from edmfast.models.operators import as_written
 from edmfast.models.rows import per_sample
@@ -48,6 +49,9 @@ class ResidualMLP(nn.Module):
         embedding_width: int = 64,
     ) -> None:
         super().__init__()
+        dim, width = as_int("dim", dim, least=1), as_int("width", width, least=1)
+        depth, num_classes = as_int("depth", depth, least=1), as_classes(num_classes)
+        embedding_width = as_int("embedding_width", embedding_width, least=1)
         self.config: dict[str, Any] = {
             "dim": dim,
             "width": width,
@@ -55,8 +59,6 @@ class ResidualMLP(nn.Module):
             "num_classes": num_classes,
             "embedding_width": embedding_width,
         }
-        if min(dim, width, depth, embedding_width) < 1:
-            raise ValueError(f"sizes must be positive, given {self.config}")
         self.dim, self.num_classes = dim, num_classes
         self.embedding = Embedding(embedding_width, num_classes)
         self.shifts = Linear(embedding_width, depth * width)

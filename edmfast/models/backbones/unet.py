@@ -18,9 +18,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from edmfast._internal.numbers import as_int, as_shape
 from edmfast.models.backbones.blocks import Attention, ResidualBlock
-from edmfast.models.backbones.embedding import Embedding
+from edmfast.models.backbones.embedding import Embedding, as_classes
 from edmfast.models.backbones.normalisation import group_norm
+from edmfast.models.backbones.patches import fold, unfold
 
 
 class UNet(nn.Module):
@@ -43,6 +45,11 @@ class UNet(nn.Module):
         patch: int = 1,
     ) -> None:
         super().__init__()
+        in_channels = as_int("in_channels", in_channels, least=1)
+        channels, blocks = as_shape("channels", channels), as_int("blocks", blocks, least=1)
+        num_classes = as_classes(num_classes)
+        groups, patch = as_int("groups", groups, least=1), as_int("patch", patch, least=1)
+        embedding_width = as_int("embedding_width", embedding_width, least=1)
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
             "channels": [*channels],
@@ -52,8 +59,6 @@ class UNet(nn.Module):
             "embedding_width": embedding_width,
             "patch": patch,
         }
-        if min(in_channels, blocks, groups, embedding_width, patch, *channels) < 1 or not channels:
-            raise ValueError(f"sizes must be positive, given {self.config}")
         if any(width % groups for width in channels):
             raise ValueError(f"channels must be multiples of groups={groups}, given {channels}")
         self.num_classes, self.patch = num_classes, patch
@@ -81,7 +86,7 @@ class UNet(nn.Module):
         """y [B, C, H, W], c_noise [B], class_label int64 [B] or None -> like y."""
         self._check(y)
         embedding = self.embedding(c_noise, class_label)
-        h = self.input(F.pixel_unshuffle(y, self.patch))
+        h = self.input(fold(y, self.patch))
         skips = []
         for index, level in enumerate(self.down):
             h = level(F.avg_pool2d(h, 2) if index else h, embedding)
@@ -89,7 +94,7 @@ class UNet(nn.Module):
         h = self.attention(skips.pop())
         for level in self.up:
             h = level(torch.cat([_doubled(h), skips.pop()], 1), embedding)
-        return F.pixel_shuffle(self.output(group_norm(h, self.output_norm, silu=True)), self.patch)
+        return unfold(self.output(group_norm(h, self.output_norm, silu=True)), self.patch)
 
     def _check(self, y: torch.Tensor) -> None:
         multiple = self.patch * 2 ** (len(self.down) - 1)

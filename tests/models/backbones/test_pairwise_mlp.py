@@ -297,11 +297,11 @@ def test_it_learns_from_an_invariant_teacher():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"particles": 1}, "at least two particles"),
-        ({"dimensions": 0}, "positive"),
-        ({"depth": 0}, "positive"),
-        ({"features": 1}, "two features"),
-        ({"longest": 0.0}, "positive longest"),
+        ({"particles": 1}, "particles must be an integer of at least 2"),
+        ({"dimensions": 0}, "dimensions must be an integer of at least 1"),
+        ({"depth": 0}, "depth must be an integer of at least 1"),
+        ({"features": 1}, "features must be an integer of at least 2"),
+        ({"longest": 0.0}, "longest must be positive"),
         ({"num_classes": 0}, "num_classes"),
     ],
 )

@@ -73,7 +73,7 @@ def test_bad_arguments():
         ResidualMLP(2)(torch.zeros(4, 2), torch.zeros(4), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match="of 2 numbers"):
         ResidualMLP(2)(torch.zeros(4, 3), torch.zeros(4))
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="dim must be an integer of at least 1"):
         ResidualMLP(0)
     with pytest.raises(ValueError, match="num_classes"):
         ResidualMLP(2, num_classes=0)

@@ -121,9 +121,9 @@ def test_default_digits_model_fits_a_megabyte():
     ("arguments", "message"),
     [
         ({"channels": (8, 12), "groups": 8}, "multiples of groups=8"),
-        ({"channels": ()}, "positive"),
-        ({"blocks": 0}, "positive"),
-        ({"patch": 0}, "positive"),
+        ({"channels": ()}, "channels must hold at least one size"),
+        ({"blocks": 0}, "blocks must be an integer of at least 1"),
+        ({"patch": 0}, "patch must be an integer of at least 1"),
     ],
 )
 def test_bad_arguments(arguments, message):
