@@ -22,6 +22,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from edmfast.models.backbones.residual_mlp import ResidualMLP
 from edmfast.models.compiled import CompiledMethods
+from edmfast.models.foreign import call_backbone
 from edmfast.models.potentials import Network, Potential
 from edmfast.models.preconditioning import (
     Scaling,
@@ -57,7 +58,7 @@ class Denoiser(nn.Module):
         batch = x.shape[0]
         x, levels, condition = pad_rows(x, expand_sigma(sigma, x), condition)
         scaling = edm_scaling(levels, self.sigma_data)
-        output = self.backbone(scaling.c_in * x, scaling.c_noise, **condition)
+        output = call_backbone(self.backbone, scaling.c_in * x, scaling.c_noise, **condition)
         return (scaling.c_skip * x + scaling.c_out * output)[:batch]
 
 
@@ -86,7 +87,7 @@ class EnergyModel(nn.Module):
 
     def potential(self, y: torch.Tensor, c_noise: torch.Tensor, **condition: Any) -> torch.Tensor:
         """f(y, c_noise) [B] of scaled states y [B, *shape] and c_noise [B] = ln(sigma)/4."""
-        h = self.backbone(y, c_noise, **condition)
+        h = call_backbone(self.backbone, y, c_noise, **condition)
         return self.scale(c_noise) * self._potential.head(h, y)
 
     def energy(
@@ -237,10 +238,7 @@ class EnergyModel(nn.Module):
 
     def _network(self, scaling: Scaling, condition: dict[str, Any]) -> Network:
         def network(y: torch.Tensor) -> torch.Tensor:
-            h = self.backbone(y, scaling.c_noise.expand(y.shape[0]), **condition)
-            if h.shape != y.shape:
-                raise ValueError(f"the backbone must return {[*y.shape]}, it returned {[*h.shape]}")
-            return h
+            return call_backbone(self.backbone, y, scaling.c_noise.expand(y.shape[0]), **condition)
 
         return network
 

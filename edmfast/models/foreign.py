@@ -74,6 +74,52 @@ def energy_of(model: Any, x: Tensor, sigma: float | Tensor, **condition: Any) ->
     return found
 
 
+def call_backbone(backbone: Any, y: Tensor, c_noise: Tensor, **condition: Any) -> Tensor:
+    """Return h like y of the network inside a model, in whatever floating dtype it computes.
+
+    y: [B, *shape], scaled states; c_noise: [B]. A foreign network works on copies, since the model goes on with
+    y and c_noise. TypeError where it returns no floating tensor, ValueError where it returns one of another
+    shape.
+    """
+    if is_ours(backbone):
+        found = backbone(y, c_noise, **condition)
+    else:
+        levels = c_noise.clone(memory_format=torch.contiguous_format)
+        found = backbone(y.clone(), levels, **_copies(condition))
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            f"the backbone must return a tensor like its input, {name_of(backbone)} returned {_kind(found)}: "
+            "wrap it in a module that takes the tensor out of it"
+        )
+    if found.shape != y.shape:
+        raise ValueError(
+            f"the backbone must return {_of_rows(y, y)} like its input: {name_of(backbone)} returned "
+            f"{_of_rows(found, y)}"
+        )
+    _check_floating("the backbone", backbone, found)
+    return found
+
+
+def call_operator(operator: Any, x: Tensor) -> Tensor:
+    """Return the measurement [B, *observation] of states x [B, *shape], which a foreign operator gets a copy of.
+
+    TypeError where it returns no floating tensor, ValueError where it returns another number of rows.
+    """
+    found = operator(x if is_ours(operator) else x.clone())
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            f"an operator must return a tensor, {name_of(operator)} returned {_kind(found)}"
+        )
+    if found.dim() == 0 or found.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"an operator must return one measurement for each row of x, [{x.shape[0]}, …]: "
+            f"{name_of(operator)} returned {[*found.shape]}"
+        )
+    _check_floating("an operator", operator, found)
+    _check_device(operator, found, x)
+    return found
+
+
 def call_reward(reward: Any, x: Tensor, name: str = "reward") -> Tensor:
     """Return one number for each row, [B], of a function of states x [B, *shape], which may change its own copy.
 
@@ -168,6 +214,14 @@ def _copies(condition: dict[str, Any]) -> dict[str, Any]:
 
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
+
+
+def _of_rows(found: Tensor, y: Tensor) -> str:
+    """Return a shape with B for the rows of y: a batch may be padded to more rows than the caller gave."""
+    sizes = [str(size) for size in found.shape]
+    if sizes and found.shape[0] == y.shape[0]:
+        sizes[0] = "B"
+    return f"[{', '.join(sizes)}]"
 
 
 def _article(noun: str) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edmfast.models.foreign import call_operator
 from edmfast.models.measurements import as_measurement
 from edmfast.models.rows import for_rows, part_of, spread_rows
 from edmfast.models.tilted import SLACK, Tilted
@@ -46,7 +47,7 @@ class LogLikelihood(nn.Module):
         self.register_buffer("observation", observation.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        found = self.operator(x)
+        found = call_operator(self.operator, x)
         known = self.observation[None] if not self.many else self.observation
         if found.shape[1:] != known.shape[1:]:
             raise ValueError(

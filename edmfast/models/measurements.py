@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edmfast.models.foreign import name_of
+
 Map = Callable[[Tensor], Tensor]
 _POOLS: dict[int, Any] = {
     1: functional.avg_pool1d,
@@ -108,13 +110,19 @@ class Pair(nn.Module):
 class _Apply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, there: Map, back: Map) -> Tensor:
-        ctx.maps = there, back
-        return there(x)
+        ctx.maps, ctx.shape = (there, back), x.shape
+        return there(x.clone())
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None, None]:
         there, back = ctx.maps
-        return _Apply.apply(cotangents[0], back, there), None, None
+        found = _Apply.apply(cotangents[0], back, there)
+        if found.shape != ctx.shape:
+            raise ValueError(
+                f"the adjoint of an operator must return {[*ctx.shape]} like x: {name_of(back)} returned "
+                f"{[*found.shape]}"
+            )
+        return found, None, None
 
 
 def as_measurement(operator: Any) -> Any:

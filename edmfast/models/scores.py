@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from edmfast.models.foreign import call_denoiser, call_energy
+from edmfast.models.foreign import call_denoiser, call_energy, name_of
 from edmfast.models.preconditioning import expand_sigma
 
 Exponent = float | Tensor
@@ -23,15 +23,32 @@ def has_energy(model: Any) -> bool:
 
 
 def score_is_exact(model: Any) -> bool:
-    """Whether the score is -grad U, unless the model says otherwise: what Langevin steps without an accept step
-    rely on, while weights and accept steps correct for any score."""
-    return bool(getattr(model, "score_is_exact", True))
+    """Return whether the score is -grad U: what a model says, or else what all that it is made of say.
+
+    Langevin steps without an accept step rely on it, while weights and accept steps correct for any score. A
+    foreign wrapper is looked into: its modules, and what an object or a sequence among its attributes says.
+    """
+    if hasattr(model, "score_is_exact"):
+        return bool(model.score_is_exact)
+    if isinstance(model, nn.Module):
+        inside: list[Any] = [part for part in model.modules() if part is not model]
+    else:
+        inside = []
+    for value in (*getattr(model, "__dict__", {}).values(), getattr(model, "__self__", None)):
+        inside += value if isinstance(value, (list, tuple)) else [value]
+    return all(bool(getattr(part, "score_is_exact", True)) for part in inside)
 
 
 def exponent_of(model: Any) -> Exponent:
-    """A of the model: a float, or float64 [K]."""
+    """Return A of the model: a float, or float64 [K]. ValueError for a tensor of more dimensions."""
     found = getattr(model, "exponent", 1.0)
-    return found.double() if isinstance(found, Tensor) and found.dim() > 0 else float(found)
+    if not isinstance(found, Tensor) or found.dim() == 0:
+        return float(found)
+    if found.dim() > 1:
+        raise ValueError(
+            f"the exponent of {name_of(model)} must be a number or a tensor [K], given {[*found.shape]}"
+        )
+    return found.double()
 
 
 def score_of(model: Any, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:

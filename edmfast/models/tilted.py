@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from edmfast.models.exponents import as_exponent
-from edmfast.models.foreign import call_energy, call_reward
+from edmfast.models.foreign import call_energy, call_reward, name_of
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.rows import for_rows, part_of, spread_rows
 from edmfast.models.scores import (
@@ -138,7 +138,7 @@ class Tilted(nn.Module):
         """lambda(sigma): a float or a tensor like sigma, [K] where there is one per population."""
         strength = self.strength
         if callable(strength):
-            return strength(sigma)
+            return _scheduled(strength, sigma)
         return strength * self._share(sigma)
 
     def check_levels(self, levels: Sequence[float]) -> None:
@@ -275,7 +275,7 @@ class Tilted(nn.Module):
         """lambda as a number, [] or [B]."""
         strength = self.strength
         if callable(strength):
-            return strength(sigma)
+            return _scheduled(strength, sigma)
         return per_row(strength, x) * self._share(sigma)
 
     def for_rows(self, start: int, stop: int, batch: int) -> Any:
@@ -288,6 +288,22 @@ class Tilted(nn.Module):
         if self.number is None:
             part.numbers = spread_rows("strength", self.strength, start, stop, batch)
         return part
+
+
+def _scheduled(strength: Callable[..., Any], sigma: float | Tensor) -> float | Tensor:
+    """Return lambda(sigma) of a caller's function, which works on a copy: a number, [] or like sigma."""
+    found = strength(sigma.clone() if isinstance(sigma, Tensor) else sigma)
+    if not isinstance(found, Tensor) or found.dim() == 0:
+        return found
+    wanted = sigma.shape if isinstance(sigma, Tensor) else ()
+    if found.numel() == 1 and len(wanted) == 0:
+        return found.reshape(())
+    if found.shape != wanted:
+        raise ValueError(
+            f"a strength must return a number, [] or a tensor like sigma, {[*wanted]}: {name_of(strength)} "
+            f"returned {[*found.shape]}"
+        )
+    return found
 
 
 def weighed(strength: float | Tensor, reward: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Drop-in samplers for a denoiser: the names of k-diffusion and of the EDM projects."""
 
-from edmfast.sampling.common import get_ancestral_step, to_d
+from edmfast.sampling.common import NonFiniteWarning, get_ancestral_step, to_d
 from edmfast.sampling.edm import edm2_sampler, edm_sampler
 from edmfast.sampling.multistep import sample_dpmpp_2m
 from edmfast.sampling.noise import noise_sampler
@@ -14,6 +14,7 @@ from edmfast.sampling.schedules import (
 from edmfast.sampling.sde import sample_euler_ancestral
 
 __all__ = [
+    "NonFiniteWarning",
     "edm2_sampler",
     "edm_sampler",
     "get_ancestral_step",

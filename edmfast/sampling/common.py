@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,12 @@ from edmfast.models.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
 
 Model = Callable[..., Tensor]
+
+
+class NonFiniteWarning(UserWarning):
+    """Some samples of a plain sampler are NaN or infinite."""
+
+
 Callback = Callable[[dict[str, Any]], Any]
 
 
@@ -113,12 +120,25 @@ def own_start(x: Tensor, callback: Callback | None) -> Tensor:
     return x if callback is None else x.clone()
 
 
+def checked_end(x: Tensor) -> Tensor:
+    """Return the result of a sampler, after a warning where it is not finite: looked at once, at the end."""
+    if not bool(x.isfinite().all()):
+        bad = int((~x.isfinite()).flatten(1).any(1).sum())
+        warnings.warn(
+            f"{bad} of {len(x)} samples are not finite: the model returned NaN or infinity on the way",
+            NonFiniteWarning,
+            stacklevel=4,
+        )
+    return x
+
+
 def report(
     callback: Callback | None, x: Tensor, i: int, sigma: Tensor, sigma_hat: Tensor, denoised: Tensor
 ) -> None:
     """Hands k-diffusion's dict to the callback, if there is one."""
     if callback is not None:
-        callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma_hat, "denoised": denoised})
+        levels = {"sigma": sigma.clone(), "sigma_hat": sigma_hat.clone()}
+        callback({"x": x, "i": i, **levels, "denoised": denoised})
 
 
 def check_start(x: Tensor, sigmas: Tensor, *, rising: bool = True) -> list[float]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from edmfast._internal.numbers import as_float, check_level
 from edmfast.models.foreign import call_denoiser
-from edmfast.sampling.common import Model, as_churn, bind, check_state, churn_factors
+from edmfast.sampling.common import Model, as_churn, bind, check_state, checked_end, churn_factors
 from edmfast.sampling.noise import or_default
 from edmfast.sampling.ode import heun_step
 from edmfast.sampling.schedules import karras_levels
@@ -152,7 +152,7 @@ def _integrate(
             fresh = s_noise * math.sqrt(max(sigma_hat**2 - sigma**2, 0.0))
             x = x + draw(x) * fresh
         x = heun_step(denoise, x, denoise(x, sigma_hat), sigma_hat, sigma_next)
-    return x
+    return checked_end(x)
 
 
 def _bound_of(net: Model, name: str, absent: float) -> float:

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.progress import count_steps
-from edmfast.sampling.common import Callback, Model, bind, check_start, own_start, report, towards
+from edmfast.sampling.common import (
+    Callback,
+    Model,
+    bind,
+    check_start,
+    checked_end,
+    own_start,
+    report,
+    towards,
+)
 
 
 @torch.no_grad()
@@ -55,4 +64,4 @@ def sample_dpmpp_2m(
             target = towards(denoised, previous, -h / (2 * h_previous))
         x = towards(target, x, sigma_next / sigma)
         previous = denoised
-    return x
+    return checked_end(x)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.numbers import as_int, as_seed
+from edmfast.models.foreign import name_of
 from edmfast.ops import standard_normal
 
 NoiseSampler = Callable[..., Tensor]
@@ -64,6 +65,25 @@ def or_default(noise: NoiseSampler | None, x: Tensor, *, needed: bool) -> NoiseS
     generator advances by the same amount whatever the batch, and not at all in a plain ODE run.
     """
     if noise is not None:
-        return noise
+        return _checked(noise, x)
     seed = int(torch.randint(2**63 - 1, (), device="cpu")) if needed else 0
     return noise_sampler(x, seed=seed)
+
+
+def _checked(noise: NoiseSampler, x: Tensor) -> NoiseSampler:
+    """Return `noise` with its answers checked, and with copies as its arguments: a source may change them."""
+
+    def draw(*given: Any) -> Tensor:
+        found = noise(*(one.clone() if isinstance(one, Tensor) else one for one in given))
+        if not isinstance(found, Tensor):
+            raise TypeError(
+                f"the noise must be a tensor like x, {name_of(noise)} returned a {type(found).__name__}"
+            )
+        if found.shape != x.shape or found.device != x.device or not found.is_floating_point():
+            raise ValueError(
+                f"the noise must be floating {[*x.shape]} on {x.device} like x: {name_of(noise)} returned "
+                f"{found.dtype} {[*found.shape]} on {found.device}"
+            )
+        return found.to(x.dtype)
+
+    return draw

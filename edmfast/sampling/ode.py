@@ -22,6 +22,7 @@ from edmfast.sampling.common import (
     as_churn,
     bind,
     check_start,
+    checked_end,
     churn_factors,
     own_start,
     report,
@@ -81,7 +82,7 @@ def sample_euler(
         end = towards(denoised, x, levels[i + 1] / sigma_hat)
         report(callback, x, i, sigmas[i], sigmas[i] * (1 + gammas[i]), denoised)
         x = _from_changed(start, end, x, slope, levels[i + 1] - sigma_hat)
-    return x
+    return checked_end(x)
 
 
 @torch.no_grad()
@@ -126,7 +127,7 @@ def sample_heun(
             x = _from_changed(start, end, x, slope, -sigma_hat)
         else:
             x = _trapezoidal(denoise, x, slope, sigma_hat, levels[i + 1])
-    return x
+    return checked_end(x)
 
 
 def heun_step(

@@ -20,6 +20,7 @@ from edmfast.sampling.common import (
     Model,
     bind,
     check_start,
+    checked_end,
     get_ancestral_step,
     own_start,
     report,
@@ -70,4 +71,4 @@ def sample_euler_ancestral(
         x = towards(denoised, x, sigma_down / levels[i])
         if sigma_up > 0:
             x = x.add_(noise(sigmas[i], sigmas[i + 1]) * (s_noise * sigma_up))
-    return x
+    return checked_end(x)

@@ -12,7 +12,7 @@ from torch import Tensor
 from edmfast.ops import Weights, rng_state, standard_normal
 from edmfast.smc.compiled import CompiledStep
 from edmfast.smc.exponent import like_population
-from edmfast.smc.particles import Particles
+from edmfast.smc.particles import NOT_FINITE, Particles
 from edmfast.smc.proposals import Step
 from edmfast.smc.state import State
 from edmfast.smc.step import Law, Mode, Moving, advance, decide
@@ -146,7 +146,7 @@ class Engine:
             resampled=state.resampled,
             log_weight_sd=state.log_weight_sd,
             unique_ancestors=state.survivors[-1].clone(),
-            degenerate=weights.degenerate,
+            degenerate=weights.degenerate | self._lost(x, weights.log_weights),
             sigmas=torch.tensor(levels, dtype=torch.float64, device=x.device),
             nfe=self._nfe(),
             seed=self.seed,
@@ -157,6 +157,16 @@ class Engine:
             log_densities=law.log_densities(moving.memory),
             acceptance=state.acceptance if law.correction.correctors else None,
         )
+
+    def _lost(self, x: Tensor, log_weights: Tensor) -> Tensor:
+        """Return the flag int32 [P] of populations in which a state that has a weight is not finite.
+
+        Weights alone do not tell: the moves of a sampler without weights carry a NaN to the end.
+        """
+        bad = ~x.isfinite().flatten(2).all(2) & (log_weights != -torch.inf)
+        if self.law.shared is not None:
+            bad = self.law.shared.everywhere(bad)
+        return bad.any(1).int() * NOT_FINITE
 
     def _nfe(self) -> int:
         """For one particle, rounded up."""

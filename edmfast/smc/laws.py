@@ -18,7 +18,7 @@ from edmfast.models.scores import score_of
 from edmfast.ops import propagate
 from edmfast.smc.evaluate import Evaluation, evaluate
 from edmfast.smc.exponent import like_population
-from edmfast.smc.proposals import Step
+from edmfast.smc.proposals import Step, coefficients_of
 from edmfast.smc.step import Law, Moved, Moving, carried
 
 EXACT = "exact: weights from energies, for the target at the last noise level and any step size"
@@ -54,7 +54,7 @@ class EnergyLaw(Law):
         if self.kernel.needs_curvature:
             return step
         nothing = torch.zeros(populations, dtype=torch.float64, device=device)
-        coefficients = self.kernel.coefficients(step, self.exponent, nothing)
+        coefficients = coefficients_of(self.kernel, step, self.exponent, nothing)
         return dataclasses.replace(step, coefficients=coefficients)
 
     def move(self, moving: Moving, step: Step, rng: Tensor) -> Moved:
@@ -65,7 +65,7 @@ class EnergyLaw(Law):
             bend = moving.weights.log_z  # of the right shape, and not looked at
         coefficients = step.coefficients
         if coefficients is None:
-            coefficients = self.kernel.coefficients(step, self.exponent, bend)
+            coefficients = coefficients_of(self.kernel, step, self.exponent, bend)
         x, ratio = propagate(
             moving.x,
             moving.score,

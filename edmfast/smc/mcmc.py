@@ -69,7 +69,7 @@ def mcmc(
     after: the result of a call to go on from, with its seed, step sizes and count of transitions; without a
         warm-up, and x its last state (states[-1] where thin divides transitions - warmup), the chains are
         those of one longer call.
-    callback: gets {"i", "x", "energy", "score"} after every transition.
+    callback: gets {"i", "x", "energy", "score"} after every transition, all of them copies.
 
     Raises ValueError or TypeError for bad arguments, or an unadjusted corrector where the target says that
     its score is not the gradient of its energy.
@@ -122,7 +122,7 @@ def mcmc(
                 states.append(x)
                 energies.append(energy)
             if callback is not None:
-                callback({"i": t, "x": x, "energy": energy, "score": score})
+                callback({"i": t, "x": x.clone(), "energy": energy.clone(), "score": score.clone()})
     return ChainResult(
         torch.stack(states),
         torch.stack(energies),

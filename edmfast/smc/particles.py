@@ -20,11 +20,13 @@ from edmfast.smc.estimates import Estimate
 from edmfast.smc.figures import particles_figure
 
 _DRAW_STREAM = 6
+NOT_FINITE = 8
+"""The bit of `Particles.degenerate` that says that a state with a weight is NaN or infinite."""
 _METADATA = ("nfe", "seed", "law", "first_population")
 
 
 class DegenerateWeightsWarning(UserWarning):
-    """Some weights were NaN or infinite, or a whole population had weight zero."""
+    """Some weights or states were NaN or infinite, or a whole population had weight zero."""
 
 
 @dataclass
@@ -36,7 +38,8 @@ class Particles:
     (the second is (2 pi sigma_max²/A)^(d/2)); ess float64 [T, P] in particles, before resampling;
     resampled bool [T, P]; log_weight_sd float64 [T, P]: standard deviation of the incremental log-weight
     that led to this level; unique_ancestors int64 [P]: starting particles with descendants at the end;
-    degenerate int32 [P]: 1 NaN seen + 2 collapsed + 4 infinite; nfe: energy-and-score evaluations per
+    degenerate int32 [P]: 1 NaN seen + 2 collapsed + 4 infinite + 8 final
+    states that are not finite; nfe: energy-and-score evaluations per
     particle; law: what is known of the law that the weighted particles follow; first_population: counter
     of population 0. survivors int64 [T, P]:
     starting particles with descendants after the decision at each level. Where asked for, ancestors int32
@@ -89,7 +92,9 @@ class Particles:
     def expectation(self, fn: Callable[[Tensor], Tensor]) -> Tensor:
         """Weighted mean of fn, which maps x [P, N, *shape] to [P, N, ...]; returns [P, ...].
         Its values at particles of weight zero do not count: they may be infinite or NaN."""
-        values = fn(self.x)
+        values = fn(
+            self.x.clone()
+        )  # a function that changes its input must not change the particles
         if values.shape[:2] != self.x.shape[:2]:
             raise ValueError(
                 f"fn must return [P, N, ...] = [{self.x.shape[0]}, {self.x.shape[1]}, ...], "

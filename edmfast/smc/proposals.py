@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -174,6 +175,26 @@ PROPOSALS = {
     "feynman_kac": FeynmanKac,
     "superdiff": SuperDiff,
 }
+
+
+def coefficients_of(kernel: Proposal, step: Step, exponent: Exponent, curvature: Tensor) -> Tensor:
+    """Return the coefficients float64 [P, 3] of a kernel, which may be a caller's own; curvature [P].
+
+    TypeError where it returns no floating tensor, ValueError where it returns one of another shape.
+    """
+    found: Any = kernel.coefficients(step, exponent, curvature)
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        told = found.dtype if isinstance(found, Tensor) else type(found).__name__
+        raise TypeError(
+            f"the coefficients of a proposal must be a floating tensor [P, 3]: {type(kernel).__name__} "
+            f"returned {told}"
+        )
+    if found.shape != (len(curvature), 3):
+        raise ValueError(
+            f"the coefficients of a proposal must be [P, 3] = [{len(curvature)}, 3], of drift, v_M and v_L: "
+            f"{type(kernel).__name__} returned {[*found.shape]}"
+        )
+    return found.double()
 
 
 def as_proposal(proposal: str | Proposal, steps: int) -> Proposal:

@@ -30,7 +30,7 @@ from edmfast.smc.correctors import Corrector
 from edmfast.smc.distributed import Share
 from edmfast.smc.engine import Engine
 from edmfast.smc.make_law import caveats, make_law
-from edmfast.smc.particles import DegenerateWeightsWarning, Particles
+from edmfast.smc.particles import NOT_FINITE, DegenerateWeightsWarning, Particles
 from edmfast.smc.proposals import Proposal
 from edmfast.smc.schedule import check_counts, check_levels, check_sigmas, place
 from edmfast.smc.select import SELECT
@@ -73,12 +73,12 @@ def sample(
     """Weighted samples of the target at the last positive noise level.
 
     Args:
-        target: has energy_and_score(x [B, *shape], sigma) -> ([B], like x), tensors of its own that it does
-            not change later, and exponent A > 0, one or one for each population. An infinite energy is a
+        target: has energy_and_score(x [B, *shape], sigma) -> ([B], like x), and exponent A > 0, one or one
+            for each population. It is given copies, and what it returns is copied. An infinite energy is a
             wall: weight 0 (exact where it stands at the last level only: one that stands at several forbids
             states that the backward kernel reaches). One bound to conditions [P, ...] by
-            `edmfast.Conditioned` has one condition per population. Or a denoiser(x, sigma) -> x0, or a target
-            made of such.
+            `edmfast.Conditioned` has one condition per population. Or a denoiser(x, sigma [B]) -> x0, or a
+            target made of such.
         shape: of one sample. sigmas: strictly decreasing, positive, in units of x; a last 0 adds one
             deterministic denoising step. A `Calibration` brings its own levels and kappa table.
         particles, populations: N and P; populations are independent of each other.
@@ -104,8 +104,8 @@ def sample(
             first_population is the index of the first one, to split a run over calls.
         progress: show a bar, or a line now and then where stderr is no terminal.
         callback: gets {"i", "sigma", "x", "energy", "score", "log_weights", "log_z"} after every level. The
-            weights are those before resampling, unless correctors have moved who came out of it; log_z [P] has
-            all of them.
+            tensors are copies: changing them changes nothing else. The weights are those before resampling,
+            unless correctors have moved who came out of it; log_z [P] has all of them.
         checkpoint: file written every `checkpoint_every` steps and on Ctrl-C; resume: such a file; the
             run then ends in the same bits as an uninterrupted one.
         batch_size: most rows per call of the target.
@@ -225,10 +225,10 @@ def _report(
             {
                 "i": state.index,
                 "sigma": levels[state.index],
-                "x": state.moving.x,
-                "energy": state.moving.energy,
-                "score": state.moving.score,
-                "log_weights": weights.log_weights,
+                "x": state.moving.x.clone(),
+                "energy": state.moving.energy.clone(),
+                "score": state.moving.score.clone(),
+                "log_weights": weights.log_weights.clone(),
                 # of resampled populations it has the mean already
                 "log_z": weights.log_z + torch.where(weights.resampled, 0.0, weights.log_mean),
             }
@@ -278,6 +278,7 @@ def _tell_degenerate(degenerate: Tensor, on_degenerate: str) -> None:
         "NaN weights": int((flags & 1).ne(0).sum()),
         "all weights zero": int((flags & 2).ne(0).sum()),
         "infinite weights": int((flags & 4).ne(0).sum()),
+        "states that are not finite": int((flags & NOT_FINITE).ne(0).sum()),
     }
     told = ", ".join(
         f"{name} in {n} of {len(flags)} populations" for name, n in counts.items() if n

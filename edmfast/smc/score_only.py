@@ -28,7 +28,7 @@ from torch import Tensor
 from edmfast.ops import propagate, score_gram, standard_normal
 from edmfast.smc.evaluate import Evaluation, evaluate_scores, in_groups
 from edmfast.smc.exponent import Exponent, like_population
-from edmfast.smc.proposals import Step
+from edmfast.smc.proposals import Step, coefficients_of
 from edmfast.smc.step import Law, Moved, Moving, carried
 
 CORRECTED = (
@@ -90,7 +90,7 @@ class ScoreLaw(Law):
     def move(self, moving: Moving, step: Step, rng: Tensor) -> Moved:
         ancestors = moving.weights.ancestors
         # log_z has the right shape, and a kernel that probes nothing does not look at it
-        numbers = self.kernel.coefficients(step, self.exponent, moving.weights.log_z)
+        numbers = coefficients_of(self.kernel, step, self.exponent, moving.weights.log_z)
         drift, v_m, v_l = numbers.unbind(1)
         table = self._table(moving.x)[:, 0].expand(-1, len(moving.score))
         coefficients = torch.cat([drift[:, None] * table, torch.stack([v_m, v_l], 1)], 1)

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from edmfast.models.scores import has_energy, needs_energy
+from edmfast.models.scores import has_energy, needs_energy, score_is_exact
 from edmfast.reference._sums import population_mean
 from edmfast.smc.correctors.kinds import Corrector
 from edmfast.smc.correctors.transition import MOST_DRAWS, Chains, Evaluate, Noise, transition
@@ -49,7 +49,7 @@ def check_correctors(
             raise TypeError(
                 f"correctors must be ULA, MALA, HMC or Underdamped, got {type(corrector).__name__}"
             )
-        if not corrector.adjusted and not _score_is_exact(target):
+        if not corrector.adjusted and not score_is_exact(target):
             raise ValueError(
                 f"an unadjusted {type(corrector).__name__} samples what the score says, and that of "
                 f"{type(target).__name__} is not the gradient of its energy: use an adjusted kind, "
@@ -60,13 +60,6 @@ def check_correctors(
     if times * sum(corrector.nfe for corrector in found) > MOST_DRAWS:
         raise ValueError(f"at most {MOST_DRAWS} evaluations by correctors at one level")
     return found
-
-
-def _score_is_exact(target: Any) -> bool:
-    """What the target says, or else what it is made of."""
-    if not hasattr(target, "score_is_exact") and isinstance(target, nn.Module):
-        return all(getattr(part, "score_is_exact", True) for part in target.modules())
-    return bool(getattr(target, "score_is_exact", True))
 
 
 def correct(
