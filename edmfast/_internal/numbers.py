@@ -103,6 +103,17 @@ def as_shape(name: str, value: Any) -> tuple[int, ...]:
     return tuple(as_int(f"{name}[{i}]", size, least=1) for i, size in enumerate(value))
 
 
+def as_pair(name: str, value: Any) -> tuple[Any, Any]:
+    """Return the two entries of a sequence, tensor or array. Raises TypeError or ValueError for anything else."""
+    if isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim == 1:
+        value = value.tolist()
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a pair of numbers, got {_described(value)}")
+    if len(value) != 2:
+        raise ValueError(f"{name} must be a pair of numbers, got {len(value)}")
+    return value[0], value[1]
+
+
 def _index(value: Any) -> int | None:
     try:
         return operator.index(value)

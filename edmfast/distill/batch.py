@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from edmfast._internal.generators import generator
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.data import TrainingData
 from edmfast.models.foreign import call_denoiser
@@ -44,7 +45,7 @@ class BatchMaker:
 
     def __init__(self, data: TrainingData, teacher: Teacher | None, config: DistillConfig) -> None:
         self.data, self.teacher, self.config = data, teacher, config
-        self.generator = torch.Generator(data.samples.device).manual_seed(config.seed)
+        self.generator = generator(config.seed, data.samples.device)
 
     @torch.no_grad()
     def __call__(self) -> Batch:

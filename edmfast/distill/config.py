@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from edmfast._internal.numbers import as_float, as_int, as_pair, as_seed, check_level
+
 MODES = ("distill", "dsm")
 SCHEDULES = ("cosine", "constant")
 AUTOCAST = {None: None, "bfloat16": torch.bfloat16}
@@ -16,14 +18,15 @@ AUTOCAST = {None: None, "bfloat16": torch.bfloat16}
 
 @dataclasses.dataclass(frozen=True)
 class DistillConfig:
-    """Settings of `distill`. Raises ValueError for a value out of range or an unknown name."""
+    """Settings of `distill`. Raises ValueError for a value out of range or an unknown name, TypeError for a value
+    that is no number where one belongs."""
 
     mode: str = "distill"
     """"distill": regress on the teacher's denoiser. "dsm": on the clean data, without a teacher."""
     steps: int = 2000
     batch_size: int = 128
     seed: int = 0
-    """Of every random draw of the run."""
+    """64 bits, of every random draw of the run."""
 
     p_mean: float = -1.2
     p_std: float = 1.2
@@ -65,28 +68,52 @@ class DistillConfig:
             raise ValueError(f"mode must be one of {MODES}, given {self.mode!r}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {SCHEDULES}, given {self.schedule!r}")
-        for name in ("steps", "batch_size", "checkpoint_every"):
-            self._require(name, _is_int(getattr(self, name), 1), "a positive integer")
         if self.autocast not in AUTOCAST:
             raise ValueError(f"autocast must be one of {[*AUTOCAST]}, given {self.autocast!r}")
-        self._require("warmup_steps", _is_int(self.warmup_steps, 0), "an integer >= 0")
-        self._require("seed", _is_int(self.seed, 0), "an integer >= 0")
-        self._require("p_mean", math.isfinite(self.p_mean), "finite")
+        for name, value in self._converted().items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _converted(self) -> dict[str, Any]:
+        """Every number as a Python int or float, which JSON and hashing take, within its own range."""
+        counts = {"steps": 1, "batch_size": 1, "checkpoint_every": 1, "warmup_steps": 0}
+        found: dict[str, Any] = {
+            name: as_int(name, getattr(self, name), least=least) for name, least in counts.items()
+        }
+        found["seed"] = as_seed(self.seed)
+        found["p_mean"] = as_float("p_mean", self.p_mean)
         for name in ("p_std", "learning_rate"):
-            value = getattr(self, name)
-            self._require(name, math.isfinite(value) and value > 0, "positive and finite")
-        self._require("label_dropout", 0 <= self.label_dropout <= 1, "within [0, 1]")
-        self._require("ema_decay", 0 <= self.ema_decay < 1, "within [0, 1)")
-        self._require("betas", all(0 <= beta < 1 for beta in self.betas), "two within [0, 1)")
+            found[name] = as_float(name, getattr(self, name), positive=True)
+        found["difference_weight"] = as_float("difference_weight", self.difference_weight, least=0)
+        found["label_dropout"] = as_float("label_dropout", self.label_dropout, least=0, most=1)
+        found["ema_decay"] = as_float("ema_decay", self.ema_decay, least=0)
+        betas = as_pair("betas", self.betas)
+        found["betas"] = tuple(as_float("betas", beta, least=0) for beta in betas)
         if self.clip_norm is not None:
-            self._require("clip_norm", self.clip_norm > 0, "positive, or None")
-        weight = self.difference_weight
-        self._require("difference_weight", math.isfinite(weight) and weight >= 0, "finite, >= 0")
+            found["clip_norm"] = as_float("clip_norm", self.clip_norm, positive=True, finite=False)
+        sigmas = as_pair("difference_sigmas", self.difference_sigmas)
+        found["difference_sigmas"] = tuple(as_float("difference_sigmas", s) for s in sigmas)
+        steps = as_pair("difference_steps", self.difference_steps)
+        found["difference_steps"] = tuple(as_int("difference_steps", step) for step in steps)
+        return found
+
+    def _check(self) -> None:
+        self._require("ema_decay", self.ema_decay < 1, "within [0, 1)")
+        self._require("betas", max(self.betas) < 1, "two within [0, 1)")
         low, high = self.difference_sigmas
-        self._require("difference_sigmas", 0 < low < high < math.inf, "0 < lowest < highest")
+        self._require("difference_sigmas", 0 < low < high, "0 < lowest < highest")
+        for sigma in self.difference_sigmas:
+            check_level("difference_sigmas", sigma, torch.float32)
         fewest, most = self.difference_steps
         self._require("difference_steps", 1 <= fewest <= most, "1 <= fewest <= most")
-        if weight > 0 and self.batch_size < 4:
+        for sign in (-1, 1):
+            # of a normal variable all but one in 1e9 lie within six standard deviations
+            exponent = self.p_mean + sign * 6 * self.p_std
+            level = math.exp(max(-700.0, min(700.0, exponent)))
+            check_level(
+                "exp(p_mean ± 6 p_std), the noise levels of training,", level, torch.float32
+            )
+        if self.difference_weight > 0 and self.batch_size < 4:
             raise ValueError(
                 f"difference_weight > 0 needs batch_size >= 4, given {self.batch_size}"
             )
@@ -122,7 +149,3 @@ class DistillConfig:
             name: [*value] if isinstance(value, tuple) else value
             for name, value in settings.items()
         }
-
-
-def _is_int(value: Any, smallest: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= smallest

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from edmfast._internal.generators import generator
+from edmfast._internal.numbers import as_seed
 from edmfast.models.energy import Denoiser, EnergyModel
 from edmfast.models.preconditioning import edm_scaling, expand_sigma
 
@@ -38,11 +40,11 @@ def initialise_from(
         model.backbone.load_state_dict(teacher.backbone.state_dict())
     except RuntimeError as error:
         raise ValueError(f"the two backbones differ: {error}") from error
-    generator = torch.Generator(data.device).manual_seed(seed)
+    draws = generator(as_seed(seed), data.device)
     model.scale.values.fill_(1.0)
     fitted = []
     for sigma in model.scale.sigmas:
-        noise = torch.randn(data.shape, generator=generator, dtype=data.dtype, device=data.device)
+        noise = torch.randn(data.shape, generator=draws, dtype=data.dtype, device=data.device)
         fitted.append(_fit(model, teacher, data + sigma * noise, sigma, condition))
     model.scale.values.copy_(torch.stack(fitted))
     return model

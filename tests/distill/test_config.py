@@ -3,7 +3,9 @@
 import json
 import math
 
+import numpy as np
 import pytest
+import torch
 
 from edmfast.distill import DistillConfig
 
@@ -13,12 +15,16 @@ from edmfast.distill import DistillConfig
     [
         ({"mode": "dms"}, "'distill', 'dsm'"),
         ({"schedule": "linear"}, "'cosine', 'constant'"),
-        ({"steps": 0}, "steps must be a positive integer, given 0"),
-        ({"steps": 2.5}, "steps must be a positive integer"),
+        ({"steps": 0}, "steps must be an integer of at least 1, got 0"),
         ({"batch_size": -1}, "batch_size"),
         ({"checkpoint_every": 0}, "checkpoint_every"),
         ({"warmup_steps": -1}, "warmup_steps"),
-        ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed must fit 64 bits"),
+        ({"p_mean": 100.0}, "p_mean"),
+        ({"p_std": 1e3}, "p_std"),
+        ({"betas": (0.9,)}, "betas must be a pair"),
+        ({"difference_sigmas": (1e-30, 1.0)}, "difference_sigmas must be from"),
+        ({"difference_sigmas": (0.1, math.nan)}, "difference_sigmas"),
         ({"p_std": 0.0}, "p_std"),
         ({"p_mean": math.nan}, "p_mean"),
         ({"learning_rate": math.inf}, "learning_rate"),
@@ -60,3 +66,33 @@ def test_trajectory_is_json_and_leaves_out_what_does_not_matter():
     assert one.trajectory() != DistillConfig(steps=1).trajectory()
     constant = DistillConfig(schedule="constant")
     assert constant.trajectory() == DistillConfig(schedule="constant", steps=1).trajectory()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"steps": 2.5}, {"seed": True}, {"seed": 1.5}, {"betas": 0.9}, {"p_std": "1"}]
+)
+def test_what_is_no_number_is_refused_by_its_name(settings):
+    with pytest.raises(TypeError, match=next(iter(settings))):
+        DistillConfig(**settings)
+
+
+def test_numbers_of_numpy_and_torch_become_those_of_python():
+    given = DistillConfig(
+        steps=np.int64(3),
+        seed=torch.tensor(-1),
+        learning_rate=np.float32(0.5),
+        betas=np.array([0.5, 0.75]),
+        clip_norm=torch.tensor(2.0),
+        difference_steps=(np.int8(2), np.int8(4)),
+    )
+    plain = DistillConfig(
+        steps=3,
+        seed=-1,
+        learning_rate=0.5,
+        betas=(0.5, 0.75),
+        clip_norm=2.0,
+        difference_steps=(2, 4),
+    )
+    assert given == plain
+    assert hash(given) == hash(plain)
+    assert json.dumps(given.trajectory()) == json.dumps(plain.trajectory())
