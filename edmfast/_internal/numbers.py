@@ -103,6 +103,26 @@ def as_shape(name: str, value: Any) -> tuple[int, ...]:
     return tuple(as_int(f"{name}[{i}]", size, least=1) for i, size in enumerate(value))
 
 
+def as_numbers(name: str, value: Any, *, finite: bool = True) -> torch.Tensor:
+    """Return value, a number, sequence, array or tensor of real numbers, as a detached float64 tensor.
+
+    finite: refuse infinities. NaN is always refused. Raises TypeError for anything that is no real number, bools
+    among them; ValueError for numbers out of range.
+    """
+    try:
+        raw = torch.as_tensor(value)
+        numbers = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be real numbers, got {_described(value)}") from error
+    if raw.dtype == torch.bool or raw.is_complex():
+        raise TypeError(f"{name} must be real numbers, got {raw.dtype}")
+    if not bool((numbers.isfinite() if finite else ~numbers.isnan()).all()):
+        raise ValueError(
+            f"{name} must be {'finite' if finite else 'no NaN'}, got {_described(value)}"
+        )
+    return numbers.detach()
+
+
 def as_pair(name: str, value: Any) -> tuple[Any, Any]:
     """Return the two entries of a sequence, tensor or array. Raises TypeError or ValueError for anything else."""
     if isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim == 1:

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from edmfast._internal.generators import generator
+from edmfast._internal.numbers import as_float, as_int, as_numbers, as_seed, check_level
 from edmfast.models.many_well import ManyWell
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.rows import MIN_ROWS, pad_rows
@@ -63,24 +65,30 @@ class GaussianMixture(nn.Module):
 
     def __init__(self, means: Numbers, stds: Numbers, weights: Numbers | None = None) -> None:
         super().__init__()
-        means = torch.as_tensor(means, dtype=torch.float64)
+        means = as_numbers("means", means)
         if means.dim() != 2 or means.numel() == 0:
             raise ValueError(f"means must be [K, D], not empty, given {[*means.shape]}")
         components = means.shape[0]
-        stds = torch.as_tensor(stds, dtype=torch.float64, device=means.device)
+        stds = as_numbers("stds", stds).to(means.device)
         if weights is None:
             weights = torch.full((components,), 1 / components)
-        weights = torch.as_tensor(weights, dtype=torch.float64, device=means.device)
+        weights = as_numbers("weights", weights).to(means.device)
         for name, value in (("stds", stds), ("weights", weights)):
             if value.shape != (components,):
                 raise ValueError(f"{name} must be [K] = [{components}], given {[*value.shape]}")
-        if not all(torch.isfinite(value).all() for value in (means, stds, weights)):
-            raise ValueError("means, stds and weights must be finite")
         if (stds <= 0).any():
             raise ValueError(f"stds must be positive, given a smallest one of {stds.min():g}")
         if (weights < 0).any() or weights.sum() <= 0:
             raise ValueError("weights must not be negative and their sum must be positive")
+        if weights.sum() == math.inf:
+            weights = weights / weights.max()
         weights = weights / weights.sum()
+        for std in (float(stds.min()), float(stds.max())):
+            check_level("stds", std)
+        # squares of distances and widths, which are taken in the dtype of the states
+        self._fits_float32 = bool(
+            (means.abs() < 1e18).all() and ((stds > 1e-18) & (stds < 1e18)).all()
+        )
         # Few means are subtracted exactly where they are; products of many are centred first.
         self._few = means.shape[1] == 1 or means.numel() <= _OFFSETS_LIMIT
         centre = torch.zeros_like(means[0]) if self._few else weights @ means
@@ -121,17 +129,14 @@ class GaussianMixture(nn.Module):
 
     def sample(self, n: int, sigma: float = 0.0, *, seed: int) -> torch.Tensor:
         """n independent draws of p(.; sigma): [n, D], float64, reproducible from seed."""
-        if n < 0 or not (math.isfinite(sigma) and sigma >= 0):
-            raise ValueError(f"n and sigma must not be negative, given n={n}, sigma={sigma}")
+        n, sigma = as_int("n", n, least=0), as_float("sigma", sigma, least=0)
         means, device = self.means, self.means.device
-        generator = torch.Generator(device).manual_seed(seed)
-        uniform = torch.rand(n, generator=generator, dtype=means.dtype, device=device)
+        draws = generator(as_seed(seed), device)
+        uniform = torch.rand(n, generator=draws, dtype=means.dtype, device=device)
         component = torch.searchsorted(self.weights.cumsum(0), uniform, right=True)
         component = component.clamp(max=len(means) - 1)
         width = (self.stds[component].square() + sigma**2).sqrt()[:, None]
-        noise = torch.randn(
-            n, means.shape[1], generator=generator, dtype=means.dtype, device=device
-        )
+        noise = torch.randn(n, means.shape[1], generator=draws, dtype=means.dtype, device=device)
         return means[component] + width * noise
 
     def _evaluate(self, x: torch.Tensor, sigma: float | torch.Tensor) -> _Posterior:
@@ -140,6 +145,11 @@ class GaussianMixture(nn.Module):
         if math.prod(x.shape[1:]) != dim:
             raise ValueError(f"x must be [B, *shape] with prod(shape) = {dim}, given {[*x.shape]}")
         dtype = torch.promote_types(x.dtype, torch.float32)
+        if dtype == torch.float32 and not self._fits_float32:
+            raise ValueError(
+                "means below 1e18 and stds from 1e-18 to 1e18 are needed where x is float32: others have no "
+                "squares in it, take float64"
+            )
         y = x.flatten(1).to(dtype) - self._centre.to(dtype)
         rows = max(MIN_ROWS, _BLOCK_ELEMENTS // len(self.means))
         blocks = [
@@ -170,8 +180,7 @@ def gmm40() -> GaussianMixture:
     The means are 80 (u - 1/2) with u uniform, float32, from torch's generator on the CPU at seed 0, as
     published. Source: Midgley et al. 2023, arXiv 2208.01893.
     """
-    generator = torch.Generator().manual_seed(0)
-    means = 80 * (torch.rand(40, 2, generator=generator).double() - 0.5)
+    means = 80 * (torch.rand(40, 2, generator=generator(0)).double() - 0.5)
     return GaussianMixture(means, [math.log1p(math.e)] * 40)
 
 

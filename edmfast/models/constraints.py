@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edmfast._internal.numbers import as_float, as_numbers
 from edmfast.models.tilted import RAMP, SLACK, Reward, Strength, Tilted
 
 Bound = float | Tensor
@@ -44,8 +45,8 @@ class Constrained(Tilted):
         gradient_scale: float = 1.0,
         data_std: float = 0.5,
     ) -> None:
-        if hard_below is not None and not 0 < hard_below < math.inf:
-            raise ValueError(f"hard_below must be a positive noise level, given {hard_below}")
+        if hard_below is not None:
+            hard_below = as_float("hard_below", hard_below, positive=True)
         super().__init__(
             model,
             violation,
@@ -107,11 +108,15 @@ class Box(nn.Module):
 
     def __init__(self, low: Bound, high: Bound) -> None:
         super().__init__()
-        bounds = [torch.as_tensor(bound).detach().double() for bound in (low, high)]
-        if bool((bounds[0] > bounds[1]).any()):
-            raise ValueError("a box needs low <= high everywhere")
-        self.register_buffer("low", bounds[0])
-        self.register_buffer("high", bounds[1])
+        lowest, highest = (
+            as_numbers(name, bound, finite=False) for name, bound in (("low", low), ("high", high))
+        )
+        if not bool((lowest <= highest.to(lowest.device)).all()):
+            raise ValueError(f"a box needs low <= high everywhere, given {low} and {high}")
+        if bool((lowest == math.inf).any() or (highest == -math.inf).any()):
+            raise ValueError(f"a box must hold some state, given low={low} and high={high}")
+        self.register_buffer("low", lowest)
+        self.register_buffer("high", highest)
 
     def forward(self, x: Tensor) -> Tensor:
         low, high = (bound.to(x.dtype) for bound in (self.low, self.high))
@@ -129,13 +134,11 @@ class HalfSpace(nn.Module):
 
     def __init__(self, normal: Tensor, offset: float) -> None:
         super().__init__()
-        normal = torch.as_tensor(normal).detach().double()
-        if not (bool(normal.any()) and bool(normal.isfinite().all()) and math.isfinite(offset)):
-            raise ValueError(
-                "a half-space needs a finite normal that is not 0, and a finite offset"
-            )
-        self.register_buffer("normal", normal)
-        self.register_buffer("offset", torch.tensor(offset, dtype=torch.float64))
+        numbers, bound = as_numbers("normal", normal), as_float("offset", offset)
+        if not bool(numbers.any()) or not bool(numbers.float().isfinite().all()):
+            raise ValueError("the normal of a half-space must not be 0, and must fit float32")
+        self.register_buffer("normal", numbers)
+        self.register_buffer("offset", torch.tensor(bound, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
         along = (x * self.normal.to(x.dtype)).flatten(1).sum(1)

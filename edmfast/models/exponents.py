@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float
 from edmfast.models.scores import Exponent
 
 
@@ -21,12 +21,9 @@ def as_exponent(value: Any, name: str = "exponents") -> Exponent:
             raise ValueError(f"{name} must be finite, given {value.tolist()}")
         return value.detach().double()
     try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
+        return as_float(name, value)
+    except TypeError as error:
         raise TypeError(f"{name} must be numbers or tensors [K], given {value!r}") from error
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, given {number}")
-    return number
 
 
 def check_total(exponents: Sequence[Exponent], parts: Sequence[Exponent]) -> Exponent:

@@ -13,13 +13,13 @@ Sources: Chung et al. 2023, arXiv 2209.14687; Song et al. 2023, "Pseudoinverse-g
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edmfast._internal.numbers import as_float, check_level
 from edmfast.models.foreign import call_operator
 from edmfast.models.measurements import as_measurement
 from edmfast.models.rows import for_rows, part_of, spread_rows
@@ -38,8 +38,8 @@ class LogLikelihood(nn.Module):
 
     def __init__(self, operator: Any, observation: Tensor, noise: float, many: bool) -> None:
         super().__init__()
-        if not 0 < noise < math.inf:
-            raise ValueError(f"noise must be positive and finite, given {noise}")
+        noise = as_float("noise", noise, positive=True)
+        check_level("noise", noise, torch.float32)
         if not bool(observation.isfinite().all()):
             raise ValueError("the observation must be finite")
         self.operator, self.many = as_measurement(operator), many
@@ -98,8 +98,7 @@ class LinearInverse(Tilted):
         gradient_scale: float = 1.0,
         data_std: float = 0.5,
     ) -> None:
-        if not 0 <= full_below < math.inf:
-            raise ValueError(f"full_below must be a noise level, given {full_below}")
+        full_below = as_float("full_below", full_below, least=0)
         alpha = schedule or likelihood_schedule(noise, of, full_below, data_std)
         super().__init__(
             model,
@@ -110,7 +109,7 @@ class LinearInverse(Tilted):
             gradient_scale=gradient_scale,
             data_std=data_std,
         )
-        self.full_below = None if schedule else float(full_below)
+        self.full_below = None if schedule else full_below
 
     def check_levels(self, levels: Sequence[float]) -> None:
         """ValueError unless a run over these noise levels ends at the whole likelihood."""
@@ -125,6 +124,11 @@ def likelihood_schedule(
     noise: float, of: str, full_below: float = 0.02, data_std: float = 0.5
 ) -> Schedule:
     """alpha(sigma) as above, of numbers and of tensors."""
+    noise, full_below = (
+        as_float("noise", noise, positive=True),
+        as_float("full_below", full_below, least=0),
+    )
+    data_std = as_float("data_std", data_std, positive=True)
 
     def alpha(sigma: float | Tensor) -> float | Tensor:
         if isinstance(sigma, Tensor):

@@ -20,6 +20,8 @@ import math
 import torch
 from torch import nn
 
+from edmfast._internal.generators import generator
+from edmfast._internal.numbers import as_float, as_int, as_seed
 from edmfast.models.preconditioning import expand_sigma
 
 _NODES = 64
@@ -56,6 +58,7 @@ class ManyWell(nn.Module):
 
     def __init__(self, dim: int = 32) -> None:
         super().__init__()
+        dim = as_int("dim", dim)
         if dim < 2 or dim % 2:
             raise ValueError(f"dim must be even and positive, given {dim}")
         self.dim = dim
@@ -100,25 +103,22 @@ class ManyWell(nn.Module):
         The density of x_1 is taken as linear between 2^16 + 1 nodes on [-4, 4]: a mixture of triangles, one
         around each node, right to 1e-7 in total variation.
         """
-        if n < 0 or not (math.isfinite(sigma) and sigma >= 0):
-            raise ValueError(f"n and sigma must not be negative, given n={n}, sigma={sigma}")
+        n, sigma = as_int("n", n, least=0), as_float("sigma", sigma, least=0)
         device = self._nodes.device
-        generator = torch.Generator(device).manual_seed(seed)
+        draws = generator(as_seed(seed), device)
         nodes = torch.linspace(-4, 4, 65537, dtype=torch.float64, device=device)
         cumulative = (_LOWEST_ENERGY - _well(nodes)).exp().cumsum(0)
         shape = (n, self.dim // 2)
         point, left, right = torch.rand(
-            3, *shape, generator=generator, dtype=torch.float64, device=device
+            3, *shape, generator=draws, dtype=torch.float64, device=device
         )
         node = torch.searchsorted(cumulative, point * cumulative[-1], right=True)
         first = nodes[node.clamp(max=len(nodes) - 1)] + (right - left) * (nodes[1] - nodes[0])
-        second = torch.randn(shape, generator=generator, dtype=torch.float64, device=device)
+        second = torch.randn(shape, generator=draws, dtype=torch.float64, device=device)
         x = torch.stack([first, second], 2).flatten(1)
         if sigma == 0:
             return x
-        return x + sigma * torch.randn(
-            x.shape, generator=generator, dtype=torch.float64, device=device
-        )
+        return x + sigma * torch.randn(x.shape, generator=draws, dtype=torch.float64, device=device)
 
     def _evaluate(
         self, x: torch.Tensor, sigma: float | torch.Tensor

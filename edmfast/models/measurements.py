@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edmfast._internal.numbers import as_float, as_int, check_level
 from edmfast.models.foreign import name_of
 
+_MAX_RADIUS = 1 << 14
 Map = Callable[[Tensor], Tensor]
 _POOLS: dict[int, Any] = {
     1: functional.avg_pool1d,
@@ -57,9 +59,7 @@ class AveragePooling(nn.Module):
 
     def __init__(self, factor: int) -> None:
         super().__init__()
-        if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
-            raise ValueError(f"the factor must be a whole number of at least 1, given {factor!r}")
-        self.factor = factor
+        self.factor = as_int("factor", factor, least=1)
 
     def forward(self, x: Tensor) -> Tensor:
         space = x.shape[2:]
@@ -156,7 +156,9 @@ def deblurring(kernel: Tensor) -> Blur:
 
 def gaussian_kernel(std: float, radius: int | None = None) -> Tensor:
     """A blur of standard deviation std in pixels, [2 radius + 1]² and of sum 1; radius: 3 std by default."""
-    radius = math.ceil(3 * std) if radius is None else radius
+    std = as_float("std", std, positive=True, most=_MAX_RADIUS / 3)
+    check_level("std", std)
+    radius = as_int("radius", math.ceil(3 * std) if radius is None else radius, least=0)
     row = torch.exp(-torch.arange(-radius, radius + 1, dtype=torch.float64).square() / (2 * std**2))
     row = row / row.sum()
     return row[:, None] * row[None]

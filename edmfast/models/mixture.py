@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edmfast._internal.numbers import as_float
 from edmfast.models.foreign import call_energy
 from edmfast.models.offsets import Offsets, interpolate
 from edmfast.models.rows import for_rows, part_of
@@ -58,12 +59,11 @@ class Mixture(nn.Module):
         self._hold([check_model(model) for model in models])
         if not self.models:
             raise ValueError("a mixture needs at least one model")
-        shares = [1.0] * len(models) if weights is None else [float(w) for w in weights]
+        given = [1.0] * len(models) if weights is None else weights
+        shares = [as_float(f"weights[{i}]", w, positive=True) for i, w in enumerate(given)]
         if len(shares) != len(models):
             raise ValueError(f"given {len(models)} models and {len(shares)} weights")
-        if not all(0 < share < math.inf for share in shares):
-            raise ValueError(f"weights must be positive and finite, given {shares}")
-        self.weights = tuple(share / sum(shares) for share in shares)
+        self.weights = _normalised(shares)
         first = exponent_of(self.models[0])
         for model in self.models[1:]:
             _same_exponent(first, exponent_of(model))
@@ -144,6 +144,18 @@ class Mixture(nn.Module):
         """x + sigma² S/A, like x."""
         score = self.energy_and_score(x, sigma, **condition)[1]
         return denoised_from(self, x, sigma, score)
+
+
+def _normalised(shares: list[float]) -> tuple[float, ...]:
+    """Weights of sum 1."""
+    total = sum(shares)
+    if total == math.inf:
+        shares = [share / max(shares) for share in shares]
+        total = sum(shares)
+    weights = tuple(share / total for share in shares)
+    if min(weights) == 0:
+        raise ValueError(f"weights must be of comparable size, given {shares}: the least becomes 0")
+    return weights
 
 
 def _same_exponent(first: Exponent, other: Exponent) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float
 from edmfast.models.files import read_json, write_json
 
 _KIND = "table of offsets"
@@ -29,6 +29,12 @@ class Offsets:
     errors: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sigmas", _row("sigmas", self.sigmas))
+        for name in ("values", "errors"):
+            table = getattr(self, name)
+            if table is not None:
+                rows = tuple(_row(name, row, least=None) for row in table)
+                object.__setattr__(self, name, rows)
         ordered = sorted(set(self.sigmas))
         if list(self.sigmas) not in (ordered, ordered[::-1]) or not ordered or ordered[0] <= 0:
             raise ValueError(
@@ -41,8 +47,6 @@ class Offsets:
                 raise ValueError(
                     f"{name} must be one row per sigma, all as long as there are members"
                 )
-            if not all(math.isfinite(number) for row in table for number in row):
-                raise ValueError(f"{name} must be finite")
 
     @property
     def members(self) -> int:
@@ -56,7 +60,7 @@ class Offsets:
             return given
         try:
             sigmas, values = given
-            return cls(_row(sigmas), tuple(_row(row) for row in values))
+            return cls(tuple(sigmas), tuple(tuple(row) for row in values))
         except TypeError as error:
             raise TypeError(
                 "offsets must be Offsets or a pair (sigmas [T], values [T, M])"
@@ -73,7 +77,7 @@ class Offsets:
         try:
             errors = content["errors"]
             tables = [content["values"], *([] if errors is None else [errors])]
-            return cls(_row(content["sigmas"]), *(tuple(map(_row, table)) for table in tables))
+            return cls(tuple(content["sigmas"]), *(tuple(map(tuple, table)) for table in tables))
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a {_KIND}: {error!r}") from error
 
@@ -89,5 +93,7 @@ def interpolate(log_sigmas: Tensor, values: Tensor, sigma: Tensor) -> Tensor:
     return torch.lerp(values[right - 1], values[right], share)
 
 
-def _row(numbers: Sequence[float] | Tensor) -> tuple[float, ...]:
-    return tuple(map(float, numbers))
+def _row(
+    name: str, numbers: Sequence[float] | Tensor, least: float | None = 0.0
+) -> tuple[float, ...]:
+    return tuple(as_float(name, number, least=least) for number in numbers)

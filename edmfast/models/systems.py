@@ -21,6 +21,7 @@ import math
 import torch
 from torch import nn
 
+from edmfast._internal.numbers import as_float, as_int, check_level
 from edmfast.models.preconditioning import expand_sigma
 
 
@@ -39,16 +40,14 @@ class ParticleSystem(nn.Module):
         self, particles: int, dimensions: int, tau: float, trap: float, centre_std: float | None
     ) -> None:
         super().__init__()
-        if particles < 2 or dimensions < 1:
-            raise ValueError(
-                f"needs two particles and one dimension at least, given {particles} and {dimensions}"
-            )
-        if not tau > 0 or not (centre_std is None or centre_std > 0):
-            raise ValueError(
-                f"tau and centre_std must be positive, given tau={tau}, centre_std={centre_std}"
-            )
-        self.particles, self.dimensions, self.tau, self.trap = particles, dimensions, tau, trap
-        self.centre_std = centre_std
+        self.particles = particles = as_int("particles", particles, least=2)
+        self.dimensions = as_int("dimensions", dimensions, least=1)
+        self.tau = as_float("tau", tau, positive=True)
+        self.trap = as_float("trap", trap)
+        self.centre_std = None
+        if centre_std is not None:
+            self.centre_std = as_float("centre_std", centre_std, positive=True)
+            check_level("centre_std", self.centre_std)
         first, second = torch.triu_indices(particles, particles, 1)
         self.register_buffer("_first", first, persistent=False)
         self.register_buffer("_second", second, persistent=False)
@@ -69,7 +68,8 @@ class ParticleSystem(nn.Module):
         self, x: torch.Tensor, sigma: float = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(E [B] in nats, forces -grad E like x); sigma must be 0. Differentiable where x requires grad."""
-        if isinstance(sigma, torch.Tensor) or sigma != 0:
+        shaped = isinstance(sigma, torch.Tensor) and sigma.dim() > 0
+        if shaped or as_float("sigma", sigma) != 0:
             raise ValueError(f"the energy is known without noise only, given sigma={sigma}")
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             positions = self._positions(x)
@@ -118,7 +118,8 @@ class DoubleWellPairs(ParticleSystem):
         centre_std: float | None = None,
     ) -> None:
         super().__init__(particles, dimensions, tau, 0.0, centre_std)
-        self.a, self.b, self.c, self.offset = a, b, c, offset
+        self.a, self.b = as_float("a", a), as_float("b", b)
+        self.c, self.offset = as_float("c", c), as_float("offset", offset)
 
     def pair(self, distance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         r = distance - self.offset
@@ -145,7 +146,7 @@ class LennardJones(ParticleSystem):
         centre_std: float | None = None,
     ) -> None:
         super().__init__(particles, dimensions, tau, trap, centre_std)
-        self.eps, self.r_m = eps, r_m
+        self.eps, self.r_m = as_float("eps", eps), as_float("r_m", r_m)
 
     def pair(self, distance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         sixth = (self.r_m / distance).pow(6)

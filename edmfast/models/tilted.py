@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edmfast._internal.numbers import as_float, as_pair, check_level
 from edmfast.models.exponents import as_exponent
 from edmfast.models.foreign import call_energy, call_reward, name_of
 from edmfast.models.preconditioning import expand_sigma
@@ -96,20 +97,13 @@ class Tilted(nn.Module):
         _check_name("of", of, ("denoised", "state"))
         _check_name("gradient", gradient, GRADIENTS)
         _check_name("potential", potential, POTENTIALS)
-        if ramp is not None and not 0 < ramp[1] <= ramp[0] < math.inf:
-            raise ValueError(
-                f"ramp must be (sigma_hi, sigma_lo), decreasing and positive, given {ramp}"
-            )
-        if not (math.isfinite(gradient_scale) and 0 < data_std < math.inf):
-            raise ValueError(
-                "gradient_scale must be finite and data_std positive, given "
-                f"{gradient_scale} and {data_std}"
-            )
+        self.ramp = None if ramp is None else _as_ramp(ramp)
+        self.gradient_scale = as_float("gradient_scale", gradient_scale)
+        self.data_std = as_float("data_std", data_std, positive=True)
+        check_level("data_std", self.data_std, torch.float32)
         self.model, self.reward = check_model(model), reward
         self.has_energy = has_energy(model)
         self.of, self.gradient, self.potential = of, gradient, potential
-        self.ramp = None if ramp is None else (float(ramp[0]), float(ramp[1]))
-        self.gradient_scale, self.data_std = float(gradient_scale), float(data_std)
         self.number: Any = strength if callable(strength) else as_exponent(strength, "strength")
         if isinstance(self.number, Tensor):
             numbers, self.number = self.number, None
@@ -304,6 +298,15 @@ def _scheduled(strength: Callable[..., Any], sigma: float | Tensor) -> float | T
             f"returned {[*found.shape]}"
         )
     return found
+
+
+def _as_ramp(ramp: tuple[float, float]) -> tuple[float, float]:
+    high, low = (as_float("ramp", level) for level in as_pair("ramp", ramp))
+    if not 0 < low <= high:
+        raise ValueError(
+            f"ramp must be (sigma_hi, sigma_lo), decreasing and positive, given {ramp}"
+        )
+    return high, low
 
 
 def weighed(strength: float | Tensor, reward: Tensor) -> Tensor:

@@ -101,3 +101,16 @@ def test_steps_come_from_log_spaced_schedules():
 def test_a_teacher_of_the_wrong_shape(answer, error):
     with pytest.raises(error, match=r"must return .*lambda> returned"):
         maker(torch.zeros(4, 2), answer)()
+
+
+def test_seeds_that_differ_by_two_to_the_32_train_on_other_batches():
+    samples = torch.randn(50, 8)
+    batches = [maker(samples, mode="dsm", seed=seed)()["x"] for seed in (5, 5 + 2**32, 5 + 2**33)]
+    assert not torch.equal(batches[0], batches[1])
+    assert not torch.equal(batches[1], batches[2])
+    plain = torch.Generator().manual_seed(5)
+    index = torch.randint(50, (128,), generator=plain)
+    torch.randn((128,), generator=plain)
+    noise = torch.randn((128, 8), generator=plain)
+    batch = maker(samples, mode="dsm", seed=5)()
+    assert torch.equal(batch["x"], samples[index] + batch["sigma"][:, None] * noise)

@@ -180,7 +180,9 @@ def test_backbone_of_the_wrong_shape():
         def forward(self, y, c_noise):
             return y[:, :1]
 
-    with pytest.raises(ValueError, match=r"must return \[B, 2\] like its input: .*Wrong returned \[B, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"must return \[B, 2\] like its input: .*Wrong returned \[B, 1\]"
+    ):
         EnergyModel(Wrong()).energy(torch.zeros(3, 2), 1.0)
 
 

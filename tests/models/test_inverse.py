@@ -130,7 +130,7 @@ def test_images():
         (lambda: LinearInverse(PRIOR, H[0], Y, 1.0), ValueError, r"\[M, D\]"),
         (lambda: as_measurement(3), TypeError, "pair of functions"),
         (lambda: inpainting(torch.ones(3)), ValueError, "bool"),
-        (lambda: super_resolution(0), ValueError, "whole number"),
+        (lambda: super_resolution(0), ValueError, "factor must be an integer of at least 1"),
         (lambda: super_resolution(2)(torch.zeros(1, 1, 3, 4)), ValueError, "divides"),
         (lambda: deblurring(torch.ones(2, 3)), ValueError, "odd"),
         (lambda: deblurring(torch.ones(3))(torch.zeros(1, 1, 4, 4)), ValueError, "1 sizes"),

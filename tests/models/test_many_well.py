@@ -147,7 +147,7 @@ def test_wrong_arguments():
         analytic.ManyWell(3)
     with pytest.raises(ValueError, match=r"prod\(shape\) = 4"):
         analytic.ManyWell(4).energy(torch.zeros(2, 6), 1.0)
-    with pytest.raises(ValueError, match="not be negative"):
+    with pytest.raises(ValueError, match="n must be an integer of at least 0"):
         analytic.ManyWell(4).sample(-1, seed=0)
 
 

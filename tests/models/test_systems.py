@@ -117,7 +117,7 @@ def test_coincident_particles_are_a_wall_in_float32():
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="two particles"):
+    with pytest.raises(ValueError, match="particles must be an integer of at least 2"):
         analytic.DoubleWellPairs(1)
     with pytest.raises(ValueError, match="must be positive"):
         analytic.LennardJones(centre_std=0.0)
