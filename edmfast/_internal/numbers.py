@@ -23,7 +23,10 @@ def as_int(name: str, value: Any, *, least: int | None = None, most: int | None 
 
     Raises TypeError for a bool, a float, a string or a tensor with dimensions; ValueError outside the range.
     """
-    number = None if _is_bool(value) or _has_dimensions(value) else _index(value)
+    if type(value) is int:  # at once: a call on a small population is mostly such overhead
+        number: int | None = value
+    else:
+        number = None if _is_bool(value) or _has_dimensions(value) else _index(value)
     if number is None:
         raise TypeError(f"{name} must be an integer, got {_described(value)}")
     if (least is not None and number < least) or (most is not None and number > most):
@@ -46,7 +49,10 @@ def as_float(
     Raises TypeError for a bool, a string, a complex number or a tensor with dimensions; ValueError outside the
     range.
     """
-    number = None if _is_bool(value) or _has_dimensions(value) else _real(value)
+    if type(value) is float:
+        number: float | None = value
+    else:
+        number = None if _is_bool(value) or _has_dimensions(value) else _real(value)
     if number is None:
         raise TypeError(f"{name} must be a real number, got {_described(value)}")
     fits = not math.isnan(number) and (not finite or math.isfinite(number))
@@ -101,6 +107,14 @@ def as_shape(name: str, value: Any) -> tuple[int, ...]:
     if not value:
         raise ValueError(f"{name} must hold at least one size, got {tuple(value)}")
     return tuple(as_int(f"{name}[{i}]", size, least=1) for i, size in enumerate(value))
+
+
+def as_range(name: str, value: Any) -> tuple[float, float]:
+    """Return a pair (lo, hi) of numbers with 0 <= lo < hi, of which hi may be infinite."""
+    low, high = (as_float(name, bound, finite=False) for bound in as_pair(name, value))
+    if not 0 <= low < high:
+        raise ValueError(f"{name} must be (lo, hi) with 0 <= lo < hi, got {(low, high)}")
+    return low, high
 
 
 def as_numbers(name: str, value: Any, *, finite: bool = True) -> torch.Tensor:

@@ -9,7 +9,6 @@ distance. Each side is integrated by Gauss-Legendre nodes, doubled until the val
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float, as_int, as_pair, as_seed
 from edmfast.models.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.ops import standard_normal
@@ -63,9 +63,11 @@ def rectangle_circulation(
         ValueError: sides that are not positive, samples of fewer than two numbers, directions that are not
             orthonormal, or a field that returns another shape.
     """
-    lengths = (sides, sides) if isinstance(sides, (int, float)) else tuple(sides)
-    if len(lengths) != 2 or not all(side > 0 and math.isfinite(side) for side in lengths):
-        raise ValueError(f"sides must be positive lengths, got {sides}")
+    many = isinstance(sides, (tuple, list)) or getattr(sides, "ndim", 0) > 0
+    given: Any = as_pair("sides", sides) if many else (sides, sides)
+    lengths = tuple(as_float("sides", side, positive=True) for side in given)
+    seed, tolerance = as_seed(seed), as_float("tolerance", tolerance, least=0)
+    max_nodes = as_int("max_nodes", max_nodes, least=1)
     flat = x.flatten(1)
     if flat.shape[1] < 2:
         raise ValueError(f"a rectangle needs two dimensions, got samples of shape {[*x.shape[1:]]}")
@@ -99,9 +101,7 @@ def score_circulation(
     sigma: one positive level. sides: sigma by default, the distance over which a score changes. options:
     as there. Errors as there, and ValueError for a sigma that is not positive.
     """
-    level = float(sigma)
-    if not (level > 0 and math.isfinite(level)):
-        raise ValueError(f"sigma must be positive, got {level}")
+    level = as_float("sigma", sigma, positive=True)
 
     def score(points: Tensor) -> Tensor:
         levels = torch.full((len(points),), level, dtype=points.dtype, device=points.device)

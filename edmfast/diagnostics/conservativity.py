@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float, as_int, as_seed, check_level
 from edmfast.models.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.ops import standard_normal
@@ -59,8 +60,7 @@ def field_asymmetry(
     Raises:
         ValueError: probes < 1, or a field that returns another shape or is not differentiable.
     """
-    if probes < 1:
-        raise ValueError(f"probes must be at least 1, got {probes}")
+    probes, seed = as_int("probes", probes, least=1), as_seed(seed)
     with torch.enable_grad():
         point = x.detach().requires_grad_(True)
         value = field(point)
@@ -88,6 +88,9 @@ def score_asymmetry(
 
     sigma is a positive float, [] or [B], passed to the model as [B]. Errors as there.
     """
+    if not isinstance(sigma, Tensor) or sigma.dim() == 0:
+        sigma = as_float("sigma", sigma, positive=True)
+        check_level("sigma", sigma, x.dtype)
     levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
     if not (levels > 0).all():
         raise ValueError(f"sigma must be positive, got {float(levels.min())}")

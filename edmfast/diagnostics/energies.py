@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float
+
 
 def energy_wasserstein(
     energies_a: Tensor,
@@ -40,10 +42,9 @@ def energy_wasserstein(
 def log_z_error(log_z: Tensor, truth: float) -> float:
     """log of the mean over populations of exp(log_z) [P], minus the truth, in nats. -inf and NaN (collapsed
     populations) count as Z = 0. ValueError unless log_z is [P] with P > 0 and the truth finite."""
-    if log_z.dim() != 1 or len(log_z) == 0 or not math.isfinite(truth):
-        raise ValueError(
-            f"need log_z [P] and a finite truth, got shape {[*log_z.shape]} and truth {truth}"
-        )
+    truth = as_float("truth", truth)
+    if log_z.dim() != 1 or len(log_z) == 0:
+        raise ValueError(f"need log_z [P], got shape {[*log_z.shape]}")
     finite = log_z.detach().double().nan_to_num(-torch.inf, torch.inf, -torch.inf)
     return float(torch.logsumexp(finite, 0)) - math.log(len(log_z)) - truth
 

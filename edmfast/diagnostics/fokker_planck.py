@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float, as_int, as_seed
 from edmfast.models.foreign import call_energy
 from edmfast.ops import standard_normal
 
@@ -90,7 +91,11 @@ def fokker_planck(
         ValueError: bad sigmas or another number of states, probes < 1, exponent not 1, a score without a
             graph, an unknown sigma_derivative, or "autograd" where there is no derivative.
     """
-    levels = [float(sigma) for sigma in sigmas]
+    levels = [as_float(f"sigmas[{i}]", sigma) for i, sigma in enumerate(sigmas)]
+    seed = as_seed(seed)
+    probes = None if probes is None else as_int("probes", probes, least=1)
+    if relative_step is not None:
+        relative_step = as_float("relative_step", relative_step, positive=True)
     points = list(states)
     if not levels or not all(sigma > 0 and math.isfinite(sigma) for sigma in levels):
         raise ValueError(f"sigmas must be positive levels, got {levels}")
@@ -100,8 +105,6 @@ def fokker_planck(
         raise ValueError(
             f"sigma_derivative must be 'auto', 'autograd' or 'difference', got {sigma_derivative!r}"
         )
-    if probes is not None and probes < 1:
-        raise ValueError(f"probes must be at least 1, got {probes}")
     exponent = getattr(model, "exponent", 1.0)
     if exponent != 1:
         raise ValueError(f"the heat equation holds for a model of exponent 1, got {exponent}")
@@ -111,7 +114,7 @@ def fokker_planck(
         if probes is None and x[0].numel() > _EXACT_DIMENSIONS:
             probe_count = 16
         step = relative_step or (1e-3 if x.dtype == torch.float64 else 1e-2)
-        options = (probe_count, sigma_derivative, step * sigma, seed + i)
+        options = (probe_count, sigma_derivative, step * sigma, (seed + i) % 2**64)
         found.append(_residual(model, x, sigma, condition, *options))
     columns = [torch.stack(column) for column in zip(*found, strict=True)]
     at = torch.tensor(levels, dtype=torch.float64, device=columns[0].device)

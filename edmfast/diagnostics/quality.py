@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float, as_int, as_seed, check_level
 from edmfast.ops import standard_normal
 
 _FREE_STREAM = 5
@@ -45,8 +46,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, projections: int = 256, seed: in
     Raises:
         ValueError: an empty set, different sizes of a sample, non-finite values, projections < 1.
     """
-    if projections < 1:
-        raise ValueError(f"projections must be at least 1, got {projections}")
+    projections, seed = as_int("projections", projections, least=1), as_seed(seed)
     a, b = _pair(a, b)
     like = a.new_empty(1, projections, a.shape[1])
     directions = standard_normal(like, seed=seed, step=_DIRECTION_STEP, stream=_FREE_STREAM)[0]
@@ -77,8 +77,8 @@ def maximum_mean_discrepancy(a: Tensor, b: Tensor, *, bandwidth: float | None = 
     if bandwidth is None:
         i, j = torch.triu_indices(len(pooled), len(pooled), 1, device=a.device)
         bandwidth = float(distance[i, j].median())
-    if not bandwidth > 0:
-        raise ValueError(f"bandwidth must be positive, got {bandwidth}")
+    bandwidth = as_float("bandwidth", bandwidth, positive=True)
+    check_level("bandwidth", bandwidth)
     kernel = torch.exp(-distance.square() / (2 * bandwidth**2))
     n, m = len(a), len(b)
     within_a = (kernel[:n, :n].sum() - n) / (n * (n - 1))

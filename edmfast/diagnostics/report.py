@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float
 from edmfast.diagnostics.circulation import score_circulation
 from edmfast.diagnostics.conservativity import score_asymmetry
 
@@ -54,7 +55,8 @@ def conservativity_report(
     Raises:
         ValueError: no models, another number of states, or as `score_asymmetry` does.
     """
-    levels, points = [float(sigma) for sigma in sigmas], list(states)
+    levels = [as_float(f"sigmas[{i}]", sigma) for i, sigma in enumerate(sigmas)]
+    points = list(states)
     if not models or len(points) != len(levels):
         raise ValueError(
             f"need models and as many states as sigmas, got {len(models)} models, {len(points)} states "

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float, as_seed
 from edmfast.models.foreign import call_energy
 from edmfast.ops import standard_normal
 
@@ -130,11 +131,11 @@ def ancestral_trajectory(
 
 
 def _normal(like: Tensor, seed: int, step: int) -> Tensor:
-    return standard_normal(like[None], seed=seed, step=step, stream=_FREE_STREAM)[0]
+    return standard_normal(like[None], seed=as_seed(seed), step=step, stream=_FREE_STREAM)[0]
 
 
 def _check_levels(sigmas: Tensor | Sequence[float]) -> list[float]:
-    levels = [float(sigma) for sigma in sigmas]
+    levels = [as_float(f"sigmas[{i}]", sigma) for i, sigma in enumerate(sigmas)]
     falling = all(a > b for a, b in itertools.pairwise(levels))
     if len(levels) < 2 or not falling or not levels[-1] > 0 or not math.isfinite(levels[0]):
         raise ValueError(

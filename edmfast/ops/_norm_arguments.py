@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast._internal.numbers import as_float
 
 HALVES = (torch.float16, torch.bfloat16)
 DTYPES = (*HALVES, torch.float32, torch.float64)
@@ -18,7 +17,8 @@ def arithmetic(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in HALVES else dtype
 
 
-def check(name: str, x: Tensor, eps: float, **numbers: Tensor | None) -> None:
+def check(name: str, x: Tensor, eps: float, **numbers: Tensor | None) -> float:
+    """Return eps as a float. Raises TypeError or ValueError for what a norm cannot take."""
     given = {key: tensor for key, tensor in numbers.items() if tensor is not None}
     if x.dtype not in DTYPES:
         raise TypeError(f"x must be float16, bfloat16, float32 or float64, got {x.dtype}")
@@ -28,10 +28,10 @@ def check(name: str, x: Tensor, eps: float, **numbers: Tensor | None) -> None:
             raise TypeError(f"{key} must be no wider than {widest}, got {tensor.dtype}")
         if tensor.device != x.device:
             raise ValueError(f"{key} must be on {x.device} as x, got {tensor.device}")
-    if not (math.isfinite(eps) and eps >= 0):
-        raise ValueError(f"eps must be finite and not negative, got {eps}")
+    eps = as_float("eps", eps, least=0)
     if _extension.carries_tangent(x, *given.values()):
         raise RuntimeError(f"{name} has no forward-mode derivative, use reverse mode")
+    return eps
 
 
 def check_shapes(batch: int, channels: int, **numbers: Tensor | None) -> None:

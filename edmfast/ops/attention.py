@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast._internal.numbers import as_float
 from edmfast.ops import _attention_cpu
 from edmfast.reference import attention as reference
 
@@ -153,11 +154,11 @@ def attention(
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (_autocast(tensor) for tensor in (q, k, v))
     _check(q, k, v, key_mask)
-    if isinstance(scale, Tensor):
+    if isinstance(scale, Tensor) and (scale.dim() > 0 or scale.requires_grad):
         raise TypeError("scale must be a number, for which there is no derivative, got a tensor")
-    scale = 1.0 / math.sqrt(max(1, q.shape[-1])) if scale is None else float(scale)
-    if not math.isfinite(scale):
-        raise ValueError(f"scale must be finite, got {scale}")
+    if scale is None:
+        scale = 1.0 / math.sqrt(max(1, q.shape[-1]))
+    scale = as_float("scale", scale)
     if _extension.carries_tangent(q, k, v):
         raise RuntimeError("attention has no forward-mode derivative, use reverse mode")
     # [batch, heads, ..]: a view of four dimensions, whatever their strides

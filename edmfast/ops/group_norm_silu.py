@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast._internal.numbers import as_int
 from edmfast.ops._norm_arguments import arithmetic, check, check_shapes, combined
 from edmfast.reference import group_norm_silu as reference
 
@@ -168,7 +169,8 @@ def group_norm(
     Raises TypeError for dtypes, ValueError for shapes, devices and an eps that is negative or not finite.
     Source: Wu & He 2018, arXiv 1803.08494.
     """
-    check("group_norm", x, eps, weight=weight, bias=bias, scale=scale, shift=shift)
+    groups = as_int("groups", groups)
+    eps = check("group_norm", x, eps, weight=weight, bias=bias, scale=scale, shift=shift)
     if x.dim() < 2 or 0 in x.shape[1:]:
         raise ValueError(f"x must be [B, C, *spatial] of positive sizes, got {tuple(x.shape)}")
     channels = x.shape[1]
@@ -209,7 +211,7 @@ def layer_norm(
     Raises TypeError for dtypes, ValueError for shapes, devices and an eps that is negative or not finite.
     Source: Ba et al. 2016, arXiv 1607.06450.
     """
-    check("layer_norm", x, eps, weight=weight, bias=bias, scale=scale, shift=shift)
+    eps = check("layer_norm", x, eps, weight=weight, bias=bias, scale=scale, shift=shift)
     return _over_last(x, weight, bias, scale, shift, eps, True, silu)
 
 
@@ -226,7 +228,7 @@ def rms_norm(
 
     Source: Zhang & Sennrich 2019, arXiv 1910.07467.
     """
-    check("rms_norm", x, eps, weight=weight, scale=scale, shift=shift)
+    eps = check("rms_norm", x, eps, weight=weight, scale=scale, shift=shift)
     return _over_last(x, weight, None, scale, shift, eps, False, silu)
 
 

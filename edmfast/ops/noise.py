@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast._internal.numbers import as_int, as_seed
 from edmfast.ops._counters import check_populations
 from edmfast.reference import noise as reference
 
+_STEPS = 2**32  # a word of the counter, which larger ones would wrap around
 STREAMS = 16  # four bits of the counter
 
 
@@ -32,9 +34,12 @@ _extension.define(
 
 
 def rng_state(seed: int, step: int, device: torch.device | str = "cpu") -> Tensor:
-    """The int64 [2] tensor (seed, step) the operators read their key and step from."""
-    if not -(2**63) <= seed < 2**64:
-        raise ValueError(f"seed must fit 64 bits, got {seed}")
+    """The int64 [2] tensor (seed, step) the operators read their key and step from.
+
+    seed: 64 bits, signed or unsigned. step: from 0 to 2^32 - 1. Raises TypeError for anything but integers,
+    ValueError beyond these ranges.
+    """
+    seed, step = as_seed(seed), as_int("step", step, least=0, most=_STEPS - 1)
     signed = seed - 2**64 if seed >= 2**63 else seed
     state = torch.empty(2, dtype=torch.int64, device=device)
     # fills are asynchronous on a GPU, where building a tensor from a list would block
@@ -66,10 +71,10 @@ def standard_normal(
         raise TypeError(f"like must be floating point, got {like.dtype}")
     if like.dim() < 2:
         raise ValueError(f"like must be [P, N, *shape], got shape {tuple(like.shape)}")
-    if not 0 <= stream < STREAMS:
-        raise ValueError(f"stream must be in 0..{STREAMS - 1}, got {stream}")
+    stream = as_int("stream", stream, least=0, most=STREAMS - 1)
+    first_particle = as_int("first_particle", first_particle, least=0, most=_STEPS - 1)
     populations, particles = like.shape[:2]
-    check_populations(first_population, populations)
+    first_population = check_populations(first_population, populations)
     flat = like.detach().reshape(populations, particles, like[0, 0].numel() if like.numel() else 0)
     if flat.dtype not in (torch.float32, torch.float64):
         flat = torch.empty_like(flat, dtype=torch.float32)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast._internal.numbers import as_int
 from edmfast.ops._counters import check_populations
 from edmfast.reference import propagate as reference
 
@@ -97,7 +98,8 @@ def propagate(
             f"got {tuple(x.shape)} and {[tuple(s.shape) for s in scores]}"
         )
     populations, particles = x.shape[:2]
-    check_populations(first_population, populations)
+    first_population = check_populations(first_population, populations)
+    first_particle = as_int("first_particle", first_particle, least=0, most=2**32 - 1)
     given = {"ancestors": ancestors, "coefficients": coefficients, "rng": rng}
     wanted: dict[str, tuple[int, ...]] = {
         "ancestors": (populations, particles),

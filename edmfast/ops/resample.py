@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast._internal.numbers import as_float
 from edmfast.reference import resample as reference
 
 NAN_SEEN, COLLAPSED, INFINITE = reference.NAN_SEEN, reference.COLLAPSED, reference.INFINITE
@@ -88,8 +89,7 @@ def systematic_resample(
         raise ValueError(f"uniform must be [P] = [{shape[0]}], got shape {tuple(uniform.shape)}")
     if uniform.device != device:
         raise ValueError(f"uniform is on {uniform.device}, log_weights on {device}")
-    if not 0.0 <= ess_threshold <= 1.0:
-        raise ValueError(f"ess_threshold must be in [0, 1], got {ess_threshold}")
+    ess_threshold = as_float("ess_threshold", ess_threshold, least=0, most=1)
     if log_weights.requires_grad and torch.is_grad_enabled():
         raise RuntimeError("systematic_resample has no derivative: call it under torch.no_grad()")
     if dtype is not torch.float32 and dtype is not torch.float64:

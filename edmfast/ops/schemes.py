@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast._internal.numbers import as_float, as_int
 from edmfast.ops._counters import check_populations
 from edmfast.ops.resample import Resampled, fake_resampled, systematic_resample
 from edmfast.reference import schemes as reference
@@ -83,17 +84,16 @@ def resample(
         )
     if rng.device != log_weights.device:
         raise ValueError(f"rng is on {rng.device}, log_weights on {log_weights.device}")
-    check_populations(first_population, log_weights.shape[0])
+    first_population = check_populations(first_population, log_weights.shape[0])
     if scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {scheme!r}; known: {', '.join(SCHEMES)}")
     particles = log_weights.shape[1]
-    count = particles if count is None else count
+    count = particles if count is None else as_int("count", count)
     if max(count, particles) >= 2**31 or count < 1:
         raise ValueError(f"1 to 2^31 - 1 particles and offspring, got {particles} and {count}")
     if count != particles and scheme == "killing":
         raise ValueError(f"killing keeps the number of particles, {particles}, got count={count}")
-    if not 0.0 <= ess_threshold <= 1.0:
-        raise ValueError(f"ess_threshold must be in [0, 1], got {ess_threshold}")
+    ess_threshold = as_float("ess_threshold", ess_threshold, least=0, most=1)
     if count != particles and ess_threshold != 1.0:
         raise ValueError(
             f"{count} offspring of {particles} particles always resample: ess_threshold must be 1, "

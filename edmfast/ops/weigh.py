@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast._internal.numbers import as_float
 from edmfast.ops._counters import check_populations
 from edmfast.ops.schemes import SCHEMES, resample
 from edmfast.reference import weigh as reference
@@ -139,11 +140,10 @@ def weigh_and_resample(
     _check_before(before)
     shape, device = before.log_weights.shape, before.log_weights.device
     _check(shape, device, ratio, now, past, rng, exponents)
-    check_populations(first_population, shape[0])
+    first_population = check_populations(first_population, shape[0])
     if scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {scheme!r}; known: {', '.join(SCHEMES)}")
-    if not 0.0 <= ess_threshold <= 1.0:
-        raise ValueError(f"ess_threshold must be in [0, 1], got {ess_threshold}")
+    ess_threshold = as_float("ess_threshold", ess_threshold, least=0, most=1)
     if scheme == "ssp" and device.type != "cpu":
         raise NotImplementedError('"ssp" is sequential: on a GPU use "systematic" or "stratified"')
     if exponents is not None:

@@ -27,11 +27,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float, as_int, as_seed
 from edmfast.ops import rng_state
 from edmfast.smc.calibration import Calibration
 from edmfast.smc.evaluate import evaluate
 from edmfast.smc.sampler import sample
-from edmfast.smc.schedule import check_sigmas
+from edmfast.smc.schedule import as_counts, check_sigmas
 
 _FLOOR = 0.05
 _VARIANCE = 3.0
@@ -70,8 +71,9 @@ def calibrate(
     levels = check_sigmas(sigmas)
     tail = (0.0,) if levels[-1] == 0 else ()
     levels = levels[:-1] if tail else levels
-    if pilot_steps < 2:
-        raise ValueError(f"pilot_steps must be at least 2, got {pilot_steps}")
+    particles, populations = as_counts(particles, populations)
+    pilot_steps, seed = as_int("pilot_steps", pilot_steps, least=2), as_seed(seed)
+    sigma_lo = None if sigma_lo is None else as_float("sigma_lo", sigma_lo)
     if sigma_lo is not None and sigma_lo != 0 and not levels[-1] <= sigma_lo < levels[0]:
         raise ValueError(
             f"sigma_lo must be 0 or in [{levels[-1]:g}, {levels[0]:g}), got {sigma_lo}"
@@ -105,16 +107,22 @@ def _run_pilot(
     bends: list[float] = []
 
     def record(info: dict[str, Any]) -> None:
+        _check_finite(info)
         found = evaluate(
             target,
             info["x"],
             info["sigma"],
-            rng=rng_state(seed + 1, int(info["i"]), info["x"].device),
+            rng=rng_state((seed + 1) % 2**64, int(info["i"]), info["x"].device),
             probe=True,
         )
         assert found.curvature is not None
         weights = torch.softmax(info["log_weights"], dim=1)
         mean = (weights * found.curvature).sum(1).mean()
+        if not bool(mean.isfinite()):
+            raise ValueError(
+                f"the curvature of the target's score is {float(mean)} at sigma = {info['sigma']:g}: the score "
+                "must be differentiable and its derivative finite there"
+            )
         bends.append(float(mean) * info["sigma"] ** 2)
 
     run = sample(
@@ -128,6 +136,18 @@ def _run_pilot(
     )
     sd = run.log_weight_sd[1:].square().mean(1).sqrt().cpu().numpy()
     return _Pilot(fine, sd, np.array(bends))
+
+
+def _check_finite(info: dict[str, Any]) -> None:
+    """ValueError for a NaN energy, or a score that is not finite where there is weight, naming the level. An
+    infinite energy is a wall."""
+    energy, score = info["energy"], info["score"]
+    wrong = energy.isnan() | (~score.isfinite().flatten(2).all(2) & (energy < math.inf))
+    if bool(wrong.any()):
+        raise ValueError(
+            f"the target's energy or score is NaN or its score infinite at sigma = {info['sigma']:g}, in "
+            f"{int(wrong.sum())} of {wrong.numel()} particles of the pilot run"
+        )
 
 
 @dataclass(frozen=True)

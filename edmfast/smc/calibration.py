@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from edmfast._internal.numbers import as_float
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,20 @@ class Calibration:
     sigma_lo: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("sigmas", "kappa", "log_weight_sd"):
+            values = getattr(self, name)
+            numbers = tuple(as_float(f"{name}[{i}]", value) for i, value in enumerate(values))
+            object.__setattr__(self, name, numbers)
+        object.__setattr__(self, "sigma_lo", as_float("sigma_lo", self.sigma_lo, least=0))
+        if not self.sigmas:
+            raise ValueError("a calibration needs sigmas, got none")
         positive = sum(sigma > 0 for sigma in self.sigmas)
         if len(self.kappa) != positive - 1 or len(self.log_weight_sd) != positive - 1:
             raise ValueError(
                 f"{positive} positive sigmas need {positive - 1} kappa and log_weight_sd, got "
                 f"{len(self.kappa)} and {len(self.log_weight_sd)}"
             )
-        if not (math.isfinite(self.sigma_lo) and 0 <= self.sigma_lo < max(self.sigmas)):
+        if not self.sigma_lo < max(self.sigmas):
             raise ValueError(
                 f"sigma_lo must be in [0, {max(self.sigmas):g}), the highest level, got {self.sigma_lo}"
             )

@@ -123,10 +123,6 @@ def make_correction(
     a law without energies or with rewards along paths, a bad range, and a length that does not divide N.
     """
     low, high = corrector_range
-    if not 0.0 <= low < high:
-        raise ValueError(
-            f"corrector_range must be (lo, hi) with 0 <= lo < hi, got {corrector_range}"
-        )
     times = 1 if length is None else max(1, length - 1)
     found = check_correctors(correctors, law.target, times)
     if not found:
@@ -146,7 +142,7 @@ def make_correction(
         raise ValueError(f"at most {1 << LEVEL_BITS} levels with correctors, got {levels}")
     if length is None:
         return Correction(found, low, high)
-    if isinstance(length, bool) or not isinstance(length, int) or length < 2 or particles % length:
+    if length < 2 or particles % length:
         raise ValueError(
             f"waste_free must be an integer of at least 2 that divides {particles} particles, "
             f"got {length!r}"

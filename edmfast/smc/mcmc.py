@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,11 +10,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float, as_int, as_seed, check_level
 from edmfast.ops import rng_state
+from edmfast.ops._counters import check_populations
 from edmfast.smc.correctors import Corrector, check_correctors, correct, start_log_steps
 from edmfast.smc.correctors.transition import LEVEL_BITS
 from edmfast.smc.evaluate import evaluate
 from edmfast.smc.exponent import exponent_of
+from edmfast.smc.schedule import as_batch_size
 
 _WARMUP_DECAY = 0.6
 
@@ -74,8 +76,13 @@ def mcmc(
     Raises ValueError or TypeError for bad arguments, or an unadjusted corrector where the target says that
     its score is not the gradient of its energy.
     """
+    seed, batch_size = as_seed(seed), as_batch_size(batch_size)
+    transitions, warmup = as_int("transitions", transitions), as_int("warmup", warmup)
+    thin, sigma = as_int("thin", thin), as_float("sigma", sigma, positive=True)
     first = 0 if after is None else after.transitions
-    _check(x, sigma, first, transitions, warmup, thin)
+    _check(x, first, transitions, warmup, thin)
+    check_level("sigma", sigma, x.dtype)
+    first_population = check_populations(first_population, len(x))
     (corrector,) = check_correctors(corrector, target)
     exponent = exponent_of(target, len(x), x.device)
     once = dataclasses.replace(cast(Any, corrector), steps=1)
@@ -134,14 +141,12 @@ def mcmc(
     )
 
 
-def _check(x: Tensor, sigma: float, first: int, transitions: int, warmup: int, thin: int) -> None:
+def _check(x: Tensor, first: int, transitions: int, warmup: int, thin: int) -> None:
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
         told = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x must be a tensor of float32 or float64, got {told}")
     if x.dim() < 3 or x.numel() == 0:
         raise ValueError(f"x must be [P, N, *shape], not empty, got {tuple(x.shape)}")
-    if not (math.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"sigma must be positive and finite, got {sigma}")
     if thin < 1 or warmup < 0 or transitions < warmup + thin:
         raise ValueError(
             "transitions must be at least warmup + thin, warmup >= 0 and thin >= 1, "

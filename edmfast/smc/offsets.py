@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_seed
 from edmfast.models.mixture import Mixture
 from edmfast.models.offsets import Offsets
 from edmfast.models.scores import needs_energy
 from edmfast.smc.sampler import sample
-from edmfast.smc.schedule import check_sigmas
+from edmfast.smc.schedule import as_counts, check_sigmas
 
 
 def calibrate_offsets(
@@ -46,6 +47,8 @@ def calibrate_offsets(
         raise needs_energy(mixture)
     if isinstance(mixture.exponent, Tensor):
         raise ValueError("offsets are for one exponent: the members have one per population")
+    particles, populations = as_counts(particles, populations)
+    seed = as_seed(seed)
     levels = [level for level in check_sigmas(sigmas) if level > 0]
     found = [
         _log_normalisers(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_int, as_seed
 from edmfast.models.files import read_tensors, write_tensors
 from edmfast.ops import rng_state
 from edmfast.ops.resample import COLLAPSED
@@ -66,6 +67,11 @@ class Particles:
     log_densities: Tensor | None = None
     acceptance: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        self.nfe = as_int("nfe", self.nfe, least=0)
+        self.seed = as_seed(self.seed)
+        self.first_population = as_int("first_population", self.first_population, least=0)
+
     @property
     def weights(self) -> Tensor:
         """Normalised weights, float64 [P, N]; a collapsed population counts all alike."""
@@ -82,7 +88,7 @@ class Particles:
 
     def draw_index(self, seed: int | None = None) -> Tensor:
         """int64 [P]: which particle of each population `draw` takes."""
-        key = self.seed if seed is None else seed
+        key = self.seed if seed is None else as_seed(seed)
         state = rng_state(key, 0, self.x.device)
         point = uniform(state, len(self.x), self.first_population, stream=_DRAW_STREAM)
         cumulative = self.weights.cumsum(1)
@@ -128,6 +134,7 @@ class Particles:
 
     def lineage(self, population: int, particle: int) -> Tensor:
         """int64 [T]: the index at every level of the ancestor of one final particle."""
+        population, particle = as_int("population", population), as_int("particle", particle)
         ancestors = self._recorded(population=population, particle=particle)
         return genealogy.lineage(ancestors, population, particle)
 
@@ -137,6 +144,8 @@ class Particles:
 
     def descendants(self, level: int, population: int, particle: int) -> Tensor:
         """int64 [k]: the final particles that descend from one particle of a level, perhaps none."""
+        level, population = as_int("level", level), as_int("population", population)
+        particle = as_int("particle", particle)
         ancestors = self._recorded(level=level, population=population, particle=particle)
         return genealogy.descendants(ancestors, level, population, particle)
 
@@ -181,7 +190,8 @@ class Particles:
                 "this run recorded no ancestors: pass genealogy=True to edmfast.smc.sample"
             )
         sizes = dict(zip(("level", "population", "particle"), self.ancestors.shape, strict=True))
-        for name, index in indices.items():
+        for name, given in indices.items():
+            index = as_int(name, given)
             if not 0 <= index < sizes[name]:
                 raise ValueError(f"{name} must be in 0..{sizes[name] - 1}, got {index}")
         return self.ancestors

@@ -19,13 +19,13 @@ Tweedie formula for kappa.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float, check_level
 from edmfast.smc.exponent import Exponent
 
 
@@ -101,8 +101,10 @@ class NoiseMatched(Proposal):
     name = "noise_matched"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.data_std) and self.data_std >= 0):
-            raise ValueError(f"data_std must not be negative, got {self.data_std}")
+        data_std = as_float("data_std", self.data_std, least=0)
+        if data_std > 0:
+            check_level("data_std", data_std)
+        object.__setattr__(self, "data_std", data_std)
 
     def _numbers(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
         c2 = self.data_std**2
@@ -117,6 +119,11 @@ class CurvatureMatched(Proposal):
 
     kappa: tuple[float, ...] | None = None
     name = "curvature_matched"
+
+    def __post_init__(self) -> None:
+        if self.kappa is not None:
+            table = tuple(as_float(f"kappa[{i}]", number) for i, number in enumerate(self.kappa))
+            object.__setattr__(self, "kappa", table)
 
     @property
     def needs_curvature(self) -> bool:
@@ -148,8 +155,7 @@ class FeynmanKac(Proposal):
     name = "feynman_kac"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.eta) and self.eta >= 0):
-            raise ValueError(f"eta must not be negative, got {self.eta}")
+        object.__setattr__(self, "eta", as_float("eta", self.eta, least=0))
 
     def _numbers(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
         variance = self.eta * step.tau2
@@ -165,6 +171,9 @@ class SuperDiff(Proposal):
 
     temperature: float = 1.0
     name = "superdiff"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "temperature", as_float("temperature", self.temperature))
 
 
 PROPOSALS = {

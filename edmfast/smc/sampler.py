@@ -22,7 +22,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float, as_int, as_range, as_seed, as_shape
 from edmfast._internal.progress import progress_bar
+from edmfast.ops._counters import check_populations
 from edmfast.ops.schemes import SCHEMES
 from edmfast.smc.calibration import Calibration
 from edmfast.smc.correction import make_correction
@@ -32,7 +34,14 @@ from edmfast.smc.engine import Engine
 from edmfast.smc.make_law import caveats, make_law
 from edmfast.smc.particles import NOT_FINITE, DegenerateWeightsWarning, Particles
 from edmfast.smc.proposals import Proposal
-from edmfast.smc.schedule import check_counts, check_levels, check_sigmas, place
+from edmfast.smc.schedule import (
+    as_batch_size,
+    as_counts,
+    check_levels,
+    check_range,
+    check_sigmas,
+    place,
+)
 from edmfast.smc.select import SELECT
 from edmfast.smc.state import State, fingerprint
 
@@ -124,7 +133,16 @@ def sample(
     Returns `Particles`. Raises ValueError or TypeError for bad arguments or a checkpoint of another run,
     RuntimeError for degenerate weights where asked to raise.
     """
-    shape = check_counts(shape, particles, populations)
+    shape = as_shape("shape", shape)
+    particles, populations = as_counts(particles, populations)
+    seed, batch_size = as_seed(seed), as_batch_size(batch_size)
+    ess_threshold = as_float("ess_threshold", ess_threshold, least=0, most=1)
+    sigma_range = as_range("sigma_range", sigma_range)
+    corrector_range = as_range("corrector_range", corrector_range)
+    waste_free = None if waste_free is None else as_int("waste_free", waste_free, least=2)
+    checkpoint_every = as_int("checkpoint_every", checkpoint_every, least=1)
+    first_population = as_int("first_population", first_population, least=0)
+    check_populations(first_population, populations)
     kappa: tuple[float, ...] | None = None
     if isinstance(sigmas, Calibration):
         kappa, sigmas = tuple(sigmas.kappa), sigmas.sigmas
@@ -132,8 +150,9 @@ def sample(
     visited = levels[:-1] if levels[-1] == 0 else levels
     # what is to be whole at the end must be so while there are weights
     check_levels(target, [level for level in visited if level >= sigma_range[0]])
-    _check_options(resampling, ess_threshold, sigma_range, on_degenerate)
+    _check_options(resampling, on_degenerate)
     place_device, place_dtype = place(target, device, dtype)
+    check_range(levels, place_dtype)
     share = Share(group, split, populations, particles, place_device)
     _check_shared(share, resampling, compile, gather, bool(correctors))
     law = make_law(
@@ -237,18 +256,11 @@ def _report(
 
 def _check_options(
     resampling: str,
-    ess_threshold: float,
-    sigma_range: tuple[float, float],
     on_degenerate: str,
 ) -> None:
     schemes = (*SCHEMES, SELECT)
     if resampling not in schemes:
         raise ValueError(f"unknown resampling {resampling!r}; known: {', '.join(schemes)}")
-    if not 0.0 <= ess_threshold <= 1.0:
-        raise ValueError(f"ess_threshold must be in [0, 1], got {ess_threshold}")
-    low, high = sigma_range
-    if not 0.0 <= low < high:
-        raise ValueError(f"sigma_range must be (lo, hi) with 0 <= lo < hi, got {sigma_range}")
     if on_degenerate not in ("warn", "raise"):
         raise ValueError(f"on_degenerate must be 'warn' or 'raise', got {on_degenerate!r}")
 

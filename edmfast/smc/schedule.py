@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edmfast._internal.numbers import as_float, as_int, check_level
+
 
 def check_sigmas(sigmas: Tensor | Sequence[float]) -> list[float]:
     """Noise levels as floats: finite, strictly decreasing, positive but for a last 0."""
-    levels = [float(s) for s in (sigmas.tolist() if isinstance(sigmas, Tensor) else sigmas)]
+    if isinstance(sigmas, Tensor):
+        sigmas = sigmas.tolist()
+    if not isinstance(sigmas, Iterable):
+        raise TypeError(f"sigmas must be a tensor or a sequence of levels, got {sigmas!r}")
+    levels = [as_float(f"sigmas[{i}]", sigma) for i, sigma in enumerate(sigmas)]
     if len(levels) < 2:
         raise ValueError(f"sigmas needs at least two levels, got {levels}")
-    if not all(math.isfinite(level) for level in levels):
-        raise ValueError(f"sigmas must be finite, got {levels}")
     if any(b >= a for a, b in itertools.pairwise(levels)):
         raise ValueError(f"sigmas must be strictly decreasing, got {levels}")
     if levels[-1] < 0 or (len(levels) == 2 and levels[-1] == 0):
@@ -34,17 +37,24 @@ def check_levels(target: Any, levels: list[float]) -> None:
             check(levels)
 
 
-def check_counts(shape: Sequence[int], particles: int, populations: int) -> tuple[int, ...]:
-    """The shape of one sample. ValueError for empty shapes, or no particles or populations."""
-    shape = tuple(int(n) for n in shape)
-    if not shape or any(n < 1 for n in shape):
-        raise ValueError(f"shape of one sample must be positive numbers, got {shape}")
-    for name, value in (("particles", particles), ("populations", populations)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    if particles >= 2**31 or populations >= 2**28:
-        raise ValueError("at most 2^31 - 1 particles and 2^28 - 1 populations")
-    return shape
+def as_counts(particles: int, populations: int) -> tuple[int, int]:
+    """N and P as ints. TypeError or ValueError for what no run can have."""
+    return (
+        as_int("particles", particles, least=1, most=2**31 - 1),
+        as_int("populations", populations, least=1, most=2**28 - 1),
+    )
+
+
+def as_batch_size(batch_size: int | None) -> int | None:
+    """The most rows per call as an int, None as it is."""
+    return None if batch_size is None else as_int("batch_size", batch_size, least=1)
+
+
+def check_range(levels: Sequence[float], dtype: torch.dtype) -> None:
+    """ValueError unless the square of every positive level fits the dtype of the states."""
+    for index, level in enumerate(levels):
+        if level > 0:
+            check_level(f"sigmas[{index}]", level, dtype)
 
 
 def place(

@@ -22,12 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_int, as_seed
 from edmfast.models.foreign import call_reward
 from edmfast.models.tilted import Tilted
 from edmfast.smc.evaluate import in_groups
 from edmfast.smc.particles import Particles
 from edmfast.smc.sampler import sample
-from edmfast.smc.schedule import check_sigmas
+from edmfast.smc.schedule import as_batch_size, check_sigmas
 from edmfast.smc.select import SELECT
 
 METHODS = ("fk", "svdd", "best_of_n")
@@ -76,6 +77,9 @@ def steer(
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    prompts = as_int("prompts", prompts, least=1)
+    candidates = as_int("candidates", candidates, least=1)
+    batch_size, seed = as_batch_size(batch_size), as_seed(seed)
     levels = check_sigmas(sigmas)
     levels = levels if levels[-1] == 0 else [*levels, 0.0]
     target: Any = model

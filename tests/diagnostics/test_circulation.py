@@ -111,7 +111,7 @@ def test_conditions_reach_the_points_of_their_sample():
     ("change", "message"),
     [
         ({"sides": 0.0}, "sides must be positive"),
-        ({"sides": (1.0, 2.0, 3.0)}, "sides must be positive"),
+        ({"sides": (1.0, 2.0, 3.0)}, "sides must be a pair of numbers, got 3"),
         ({"x": torch.zeros(3, 1)}, "two dimensions"),
         ({"directions": (AXES[0], AXES[0])}, "orthonormal"),
         ({"field": lambda x: x[:, :1]}, "must keep the shape"),
@@ -124,7 +124,7 @@ def test_bad_rectangles(change, message):
 
 
 def test_other_bad_input():
-    with pytest.raises(ValueError, match=r"sigma must be positive, got 0\.0"):
+    with pytest.raises(ValueError, match=r"sigma must be positive and finite, got 0\.0"):
         score_circulation(MIXTURE, points(), 0.0)
     with pytest.raises(ValueError, match="0 models, 1 states and 2 sigmas"):
         conservativity_report({}, [points()], [1.0, 2.0])

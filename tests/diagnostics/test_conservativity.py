@@ -94,7 +94,7 @@ def test_works_inside_no_grad():
 @pytest.mark.parametrize(
     ("field", "arguments", "message"),
     [
-        (lambda x: x, {"probes": 0}, "probes must be at least 1, got 0"),
+        (lambda x: x, {"probes": 0}, "probes must be an integer of at least 1, got 0"),
         (lambda x: x[:, :1], {}, r"keep the shape \(3, 5\), got \(3, 1\)"),
         (lambda x: x.detach(), {}, "differentiably"),
     ],
@@ -105,5 +105,5 @@ def test_bad_field(field, arguments, message):
 
 
 def test_bad_sigma():
-    with pytest.raises(ValueError, match=r"sigma must be positive, got 0\.0"):
+    with pytest.raises(ValueError, match=r"sigma must be positive and finite, got 0\.0"):
         score_asymmetry(lambda x, sigma: x, points(3), 0.0)

@@ -111,7 +111,7 @@ def test_autograd_and_differences_agree_for_a_network():
     [
         ({"sigmas": [1.0, 0.0, 0.3]}, "sigmas must be positive"),
         ({"sigmas": [1.0]}, "1 sigmas need as many states, got 3"),
-        ({"probes": 0}, "probes must be at least 1, got 0"),
+        ({"probes": 0}, "probes must be an integer of at least 1, got 0"),
         ({"sigma_derivative": "guess"}, "sigma_derivative must be"),
         ({"model": Tempered(MIXTURE, 2.0)}, r"exponent 1, got 2\.0"),
         ({"model": Wide(detached=True), "sigma_derivative": "autograd"}, "no derivative"),

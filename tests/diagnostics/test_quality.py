@@ -126,9 +126,9 @@ def test_bad_sets(distance, a, b, message):
 
 
 def test_other_bad_input():
-    with pytest.raises(ValueError, match="projections must be at least 1"):
+    with pytest.raises(ValueError, match="projections must be an integer of at least 1"):
         sliced_wasserstein(torch.zeros(4, 2), torch.zeros(4, 2), projections=0)
-    with pytest.raises(ValueError, match=r"bandwidth must be positive, got 0\.0"):
+    with pytest.raises(ValueError, match=r"bandwidth must be positive and finite, got 0\.0"):
         maximum_mean_discrepancy(torch.zeros(4, 2), torch.zeros(4, 2))
     with pytest.raises(ValueError, match=r"weights must be \[4\]"):
         mode_masses(torch.zeros(4, 2), torch.zeros(1, 2), torch.tensor([1.0, -1.0, 1.0, 1.0]))

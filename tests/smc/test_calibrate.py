@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from edmfast import smc
-from edmfast.models import Tempered
+from edmfast.models import Constrained, Tempered
 from edmfast.models.analytic import GaussianMixture
+from edmfast.models.constraints import box
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_a_given_end_is_kept(modes, levels):
     assert kept.sigmas == tuple(sigmas.tolist())
     assert kept.sigma_lo == min(sigma for sigma in kept.sigmas if sigma >= 0.3)
     for outside in (0.01, 20.0, math.nan):
-        with pytest.raises(ValueError, match="sigma_lo must be 0 or in"):
+        with pytest.raises(ValueError, match=r"sigma_lo must be (0 or in|finite)"):
             smc.calibrate(modes, (8,), sigmas, sigma_lo=outside)
 
 
@@ -94,3 +95,35 @@ def test_files(tmp_path):
     path.write_text(json.dumps({**older, "sigma_lo": 2.5}))
     with pytest.raises(ValueError, match=r"not a calibration.*sigma_lo"):
         smc.Calibration.load(path)
+
+
+@pytest.mark.parametrize("wrong", ["energy", "score", "infinite score"])
+def test_a_target_that_is_no_number_is_named_with_its_level(modes, levels, wrong):
+    class Broken:
+        exponent = 1.0
+
+        def energy_and_score(self, x, sigma):
+            energy, score = modes.energy_and_score(x, sigma)
+            if sigma < 1:
+                energy = energy * math.nan if wrong == "energy" else energy
+                score = score * math.nan if wrong == "score" else score
+                score = score + math.inf if wrong == "infinite score" else score
+            return energy, score
+
+    with pytest.raises(ValueError, match=r"NaN .* at sigma = 0\.9\d*, in 50 of 50 particles"):
+        smc.calibrate(Broken(), (8,), levels(24, low=0.05), particles=50, pilot_steps=64)
+
+
+def test_a_wall_at_the_end_is_no_fault(modes, levels):
+    sigmas = levels(12, low=0.1)
+    wall = Constrained(modes, box(-1.5, 1.5), 2.0, hard_below=float(sigmas[-1]))
+    found = smc.calibrate(wall, (8,), sigmas, particles=100, pilot_steps=16)
+    assert all(math.isfinite(sd) for sd in found.log_weight_sd)
+
+
+def test_the_highest_seed_has_room_for_the_probes(modes, levels):
+    given = modes, (8,), levels(6, low=0.5)
+    found = [smc.calibrate(*given, particles=20, pilot_steps=8, seed=s) for s in (-1, 2**64 - 1)]
+    assert found[0] == found[1]
+    with pytest.raises(ValueError, match="seed must fit 64 bits"):
+        smc.calibrate(*given, seed=2**64)

@@ -22,8 +22,11 @@ Sources: Roberts and Tweedie 1996 (ULA, MALA); Duane et al. 1987 and Neal 2011 (
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+
+import torch
+
+from edmfast._internal.numbers import as_float, as_int, check_level
 
 
 class Corrector:
@@ -43,16 +46,19 @@ class Corrector:
     adapt: bool
 
     def __post_init__(self) -> None:
-        for name in ("steps", "leapfrog_steps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        if not (math.isfinite(self.step_size) and self.step_size > 0):
-            raise ValueError(f"step_size must be positive and finite, got {self.step_size}")
-        if not (math.isfinite(self.friction) and self.friction >= 0):
-            raise ValueError(f"friction must not be negative, got {self.friction}")
-        if not 0 < self.acceptance < 1:
+        found = {
+            "steps": as_int("steps", self.steps, least=1),
+            "leapfrog_steps": as_int("leapfrog_steps", self.leapfrog_steps, least=1),
+            "step_size": as_float("step_size", self.step_size, positive=True),
+            "friction": as_float("friction", self.friction, least=0),
+            "acceptance": as_float("acceptance", self.acceptance, positive=True),
+        }
+        check_level("step_size", found["step_size"], torch.float32)
+        if not found["acceptance"] < 1:
             raise ValueError(f"acceptance must be between 0 and 1, got {self.acceptance}")
+        # frozen, and checkpoints tell correctors apart by how their numbers are written
+        for name in vars(self).keys() & found.keys():
+            object.__setattr__(self, name, found[name])
 
     @property
     def nfe(self) -> int:
