@@ -23,6 +23,7 @@ from torch import Tensor
 from edmfast._internal.numbers import as_float, as_int, as_seed, check_level
 from edmfast.models.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
+from edmfast.models.second_order import second_derivatives
 from edmfast.ops import standard_normal
 
 _PROBE_STREAM = 2
@@ -106,7 +107,8 @@ def _probe(value: Tensor, point: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]
     # J^T w is linear in w: differentiating <J^T w, v> with respect to w gives J v, whatever w is.
     dual = probe.clone().requires_grad_(True)
     (back,) = torch.autograd.grad(value, point, dual, create_graph=True)
-    (ahead,) = torch.autograd.grad(back, dual, probe, retain_graph=True)
+    with second_derivatives():
+        (ahead,) = torch.autograd.grad(back, dual, probe, retain_graph=True)
     back, ahead = back.detach().flatten(1), ahead.flatten(1)
     asymmetry = (ahead - back).square().sum(1) / 2
     return asymmetry, (ahead.square().sum(1) + back.square().sum(1)) / 2

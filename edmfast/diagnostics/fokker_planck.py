@@ -25,6 +25,7 @@ from torch import Tensor
 
 from edmfast._internal.numbers import as_float, as_int, as_seed
 from edmfast.models.foreign import call_energy
+from edmfast.models.second_order import second_derivatives
 from edmfast.ops import standard_normal
 
 _FREE_STREAM = 5
@@ -131,7 +132,7 @@ def _residual(
     step: float,
     seed: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.enable_grad():
+    with torch.enable_grad(), second_derivatives():
         point = x.detach().requires_grad_()
         level = torch.full((len(x),), sigma, dtype=x.dtype, device=x.device, requires_grad=True)
         energy, score = call_energy(model, point, level, **condition)

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from edmfast.distill.batch import Batch
 from edmfast.models.flat import Flat, Tensors
 from edmfast.models.rows import unpadded
+from edmfast.models.second_order import second_derivatives
 
 Gradients = tuple[torch.Tensor, list[torch.Tensor]]
 GradientFunction = Callable[[Batch], Gradients]
@@ -89,7 +90,8 @@ def _prefixed(named: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _gradients(value: torch.Tensor, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    gradients = torch.autograd.grad(value, leaves, allow_unused=True)
+    with second_derivatives():
+        gradients = torch.autograd.grad(value, leaves, allow_unused=True)
     return [
         torch.zeros_like(leaf) if gradient is None else gradient
         for gradient, leaf in zip(gradients, leaves, strict=True)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from edmfast.models.preconditioning import expand_sigma
+from edmfast.models.second_order import watched_attention
 
 
 def is_ours(model: Any) -> bool:
@@ -85,7 +86,8 @@ def call_backbone(backbone: Any, y: Tensor, c_noise: Tensor, **condition: Any) -
         found = backbone(y, c_noise, **condition)
     else:
         levels = c_noise.clone(memory_format=torch.contiguous_format)
-        found = backbone(y.clone(), levels, **_copies(condition))
+        with watched_attention():
+            found = backbone(y.clone(), levels, **_copies(condition))
     if not isinstance(found, Tensor):
         raise TypeError(
             f"the backbone must return a tensor like its input, {name_of(backbone)} returned {_kind(found)}: "

@@ -14,8 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edmfast.models.foreign import is_ours, name_of
 from edmfast.models.redirect import redirected
 from edmfast.ops.attention import attention
+
+_METHODS = ("forward", "energy", "energy_and_score", "denoise")
+"""What models are called by."""
 
 
 def _attend(
@@ -74,28 +78,55 @@ def _key_mask(mask: Tensor) -> Tensor:
 
 
 class _Patched:
-    """The forward of a patched module. An object that knows its module, so that a copy of the module gets a
-    forward of its own."""
+    """A method of a patched module. An object that knows its module, so that a copy of the module gets a method of
+    its own."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.before = vars(module).get("forward")
-        functools.update_wrapper(self, module.forward, ("__name__", "__doc__"), ())
+    def __init__(self, module: nn.Module, name: str) -> None:
+        self.module, self.name = module, name
+        self.before = vars(module).get(name)
+        functools.update_wrapper(self, getattr(module, name), ("__name__", "__doc__"), ())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        forward = self.before or functools.partial(type(self.module).forward, self.module)
+        method = self.before or functools.partial(
+            getattr(type(self.module), self.name), self.module
+        )
         with redirected(scaled_dot_product_attention=_attend):
-            return forward(*args, **kwargs)
+            return method(*args, **kwargs)
 
 
 def patch_attention(module: nn.Module) -> nn.Module:
     """Make `module`, whenever it is called, attend by `edmfast.ops.attention`; returns it.
 
+    module: a network, an `EnergyModel` or `Denoiser` of one, a target made of such, or an energy of your own. Of
+    our models it is the networks inside that are patched, so that every method of theirs is covered, compiled or
+    not; of an energy of your own its `forward`, `energy`, `energy_and_score` and `denoise` are.
+
     Derivatives of its attention then exist to second order, in memory linear in the length. Its forward
     raises ValueError where it asks for dropout, grouped queries, or a mask that differs between queries
     or does more than leave keys out. Patching twice is patching once. What runs the module's parts again
     without the module, as torch.utils.checkpoint inside it does, gets torch's attention there.
+    Raises TypeError for anything but a module.
     """
-    if not isinstance(module.forward, _Patched):
-        module.forward = _Patched(module)
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"patch_attention takes a torch.nn.Module, given {name_of(module)}: patch the network inside it"
+        )
+    for part in _foreign_parts(module):
+        for name in _METHODS:
+            if callable(getattr(part, name, None)) and not isinstance(
+                getattr(part, name), _Patched
+            ):
+                # past __setattr__ of modules, which may know the name
+                part.__dict__[name] = _Patched(part, name)
     return module
+
+
+def _foreign_parts(module: nn.Module) -> list[nn.Module]:
+    """Return the modules to patch: the outermost that are not ours, and a network of ours only where somebody has
+    put a module of theirs into it, since our own have no attention of torch's."""
+    if not is_ours(module):
+        return [module]
+    if ".backbones." in type(module).__module__:
+        kinds = (type(part).__module__.partition(".")[0] for part in module.modules())
+        return [module] if set(kinds) - {"edmfast", "torch"} else []
+    return [part for child in module.children() for part in _foreign_parts(child)]

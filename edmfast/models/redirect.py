@@ -47,3 +47,15 @@ def redirected(**functions: Callable[..., Any]) -> Iterator[None]:
                 _running[name] -= 1
                 if not _running[name]:
                     setattr(functional, name, _originals.pop(name))
+
+
+def is_redirected(name: str) -> bool:
+    """Return whether this thread's calls of a function of torch.nn.functional go elsewhere now."""
+    return bool(getattr(_here, name, None))
+
+
+def original(name: str) -> Callable[..., Any]:
+    """Return a function of torch.nn.functional as it is outside of `redirected`."""
+    with _lock:
+        found: Callable[..., Any] = _originals.get(name) or getattr(functional, name)
+    return found

@@ -39,6 +39,7 @@ from edmfast.models.scores import (
     score_is_exact,
     score_of,
 )
+from edmfast.models.second_order import second_derivatives
 
 GRADIENTS = ("none", "approximate", "exact")
 POTENTIALS = ("difference", "max", "sum")
@@ -246,9 +247,10 @@ class Tilted(nn.Module):
             if not reward.requires_grad:
                 raise ValueError("this reward has no gradient: use gradient='none'")
             source = x if through or self.of == "state" else denoised
-            (slope,) = torch.autograd.grad(
-                reward.sum(), source, retain_graph=recorded, materialize_grads=True
-            )
+            with second_derivatives():
+                (slope,) = torch.autograd.grad(
+                    reward.sum(), source, retain_graph=recorded, materialize_grads=True
+                )
         if not through and self.of == "denoised":
             levels, width = expand_sigma(sigma, x).square(), self.data_std**2
             slope = width / (width + levels) * slope

@@ -18,6 +18,7 @@ from torch import Tensor
 from edmfast.models.foreign import call_energy
 from edmfast.models.rows import for_rows
 from edmfast.models.scores import score_of
+from edmfast.models.second_order import second_derivatives
 from edmfast.ops import standard_normal
 from edmfast.smc.exponent import Exponent, like_population
 
@@ -146,5 +147,6 @@ def _evaluate_rows(
                 f"curvature matching differentiates the score, but {type(target).__name__} returns "
                 "it without a graph; use proposal='noise_matched' or a calibrated table"
             )
-        (product,) = torch.autograd.grad(score, x, v.to(score.dtype))
+        with second_derivatives():
+            (product,) = torch.autograd.grad(score, x, v.to(score.dtype))
     return energy.detach(), score.detach(), (product * v).flatten(1).sum(1)
