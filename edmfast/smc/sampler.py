@@ -115,8 +115,9 @@ def sample(
         callback: gets {"i", "sigma", "x", "energy", "score", "log_weights", "log_z"} after every level. The
             tensors are copies: changing them changes nothing else. The weights are those before resampling,
             unless correctors have moved who came out of it; log_z [P] has all of them.
-        checkpoint: file written every `checkpoint_every` steps and on Ctrl-C; resume: such a file; the
-            run then ends in the same bits as an uninterrupted one.
+        checkpoint: file written every `checkpoint_every` steps, and on Ctrl-C or any other exception after
+            the last whole step; resume: such a file; the run then ends in the same bits as an uninterrupted
+            one.
         batch_size: most rows per call of the target.
         on_degenerate: "warn" or "raise".
         device, dtype (float32 or float64): of the states; by default those of the target's tensors.
@@ -126,8 +127,8 @@ def sample(
         split: "populations" (each rank runs some of them) or "particles" (each rank holds N/ranks of every
             population; systematic resampling only, not compiled). A callback sees what its rank holds. A
             checkpoint is written by rank 0, read by all, that of one process, and goes on with any number of
-            ranks; none is written on Ctrl-C. Where a rank dies, the others raise an error, at the latest
-            after the group's timeout.
+            ranks; none is written on Ctrl-C or another exception. Where a rank dies, the others raise an
+            error, at the latest after the group's timeout.
         gather: give every rank the whole result; False, for populations only: what it ran.
 
     Returns `Particles`. Raises ValueError or TypeError for bad arguments or a checkpoint of another run,
@@ -219,11 +220,10 @@ def sample(
                 if checkpoint is not None and state.index % checkpoint_every == 0:
                     share.save(checkpoint, state, run)
                 _report(callback, state, visited)
-        except KeyboardInterrupt:
+        except BaseException as error:
             # ranks that are interrupted at different steps cannot write one checkpoint
             if checkpoint is not None and group is None:
-                share.save(checkpoint, state, run)
-                warnings.warn(f"interrupted; the run is in {checkpoint}", stacklevel=2)
+                _rescue(error, checkpoint, lambda: share.save(checkpoint, state, run))
             raise
         finally:
             bar.close()
@@ -233,6 +233,19 @@ def sample(
     if share.speaks or not gather or on_degenerate == "raise":
         _tell_degenerate(result.degenerate, on_degenerate)
     return result
+
+
+def _rescue(error: BaseException, path: str | os.PathLike[str], save: Callable[[], None]) -> None:
+    """Write the last whole step of a run that an error ends. The error comes through even where that fails."""
+    told = "interrupted" if isinstance(error, KeyboardInterrupt) else f"stopped by {error!r}"
+    try:
+        save()
+    except Exception as failure:
+        warnings.warn(
+            f"{told}, and the last step could not be written to {path}: {failure!r}", stacklevel=3
+        )
+        return
+    warnings.warn(f"{told}; the run is in {path}", stacklevel=3)
 
 
 def _report(

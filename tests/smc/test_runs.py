@@ -1,5 +1,6 @@
 """How runs behave: independence of the batch, resume, files, errors."""
 
+import copy
 import math
 import warnings
 
@@ -10,6 +11,7 @@ from edmfast import smc
 from edmfast.models import Conditioned, EnergyModel, Guided, Tempered
 from edmfast.models.analytic import GaussianMixture
 from edmfast.models.backbones import ResidualMLP
+from edmfast.models.files import read_tensors
 
 
 def network():
@@ -118,6 +120,59 @@ def test_resume_repeats_the_bits(levels, tmp_path, error):
     resumed = fields(smc.sample(target, (2,), levels(10), resume=path, **options))
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
+
+
+def failing_at(target, call):
+    """A target whose evaluations raise from one call on, with the calls before it unchanged."""
+
+    class Failing(type(target)):
+        calls = 0
+
+        def energy_and_score(self, x, sigma, **condition):
+            self.calls += 1
+            if self.calls == call:
+                raise Stop("in the target")
+            return super().energy_and_score(x, sigma, **condition)
+
+    failing = copy.copy(target)
+    failing.__class__ = Failing
+    return failing
+
+
+def test_an_error_of_the_target_or_callback_leaves_the_last_whole_step(levels, tmp_path, cold):
+    options = {"particles": 16, "populations": 2, "proposal": "noise_matched"}
+    path, seen = tmp_path / "run", []
+    with pytest.warns(UserWarning, match=r"stopped by Stop.*the run is in"), pytest.raises(Stop):
+        smc.sample(failing_at(cold, 6), (2,), levels(10), checkpoint=path, **options)
+    assert read_tensors(path)[1]["index"] == 4  # the start is the first call
+    whole = smc.sample(
+        cold, (2,), levels(10), callback=lambda info: seen.append(info["x"]), **options
+    )
+    assert torch.equal(read_tensors(path)[0]["x"], seen[4])
+    with pytest.warns(UserWarning, match="the run is in"), pytest.raises(Stop):
+        smc.sample(
+            cold, (2,), levels(10), checkpoint=path, callback=interrupt_at(7, Stop), **options
+        )
+    resumed = smc.sample(cold, (2,), levels(10), resume=path, **options)
+    assert torch.equal(resumed.x, whole.x)
+
+
+def test_an_error_comes_through_where_no_checkpoint_can_be_written(
+    levels, tmp_path, cold, monkeypatch
+):
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("edmfast.smc.state.write_tensors", full)
+    with pytest.warns(UserWarning, match="could not be written.*disk full"), pytest.raises(Stop):
+        smc.sample(
+            cold,
+            (2,),
+            levels(10),
+            particles=16,
+            checkpoint=tmp_path / "run",
+            callback=interrupt_at(3, Stop),
+        )
 
 
 def test_checkpoint_of_another_run_or_model(levels, tmp_path, cold):
