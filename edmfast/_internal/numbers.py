@@ -123,18 +123,30 @@ def as_numbers(name: str, value: Any, *, finite: bool = True) -> torch.Tensor:
     finite: refuse infinities. NaN is always refused. Raises TypeError for anything that is no real number, bools
     among them; ValueError for numbers out of range.
     """
+    if not isinstance(value, torch.Tensor):
+        value = _nested(name, value)
+    if _is_bool(value) or _is_complex(value):
+        raise TypeError(f"{name} must be real numbers, got {value.dtype}")
     try:
-        raw = torch.as_tensor(value)
         numbers = torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be real numbers, got {_described(value)}") from error
-    if raw.dtype == torch.bool or raw.is_complex():
-        raise TypeError(f"{name} must be real numbers, got {raw.dtype}")
+    except ValueError as error:
+        raise ValueError(f"{name} must have rows of one length, got {_described(value)}") from error
     if not bool((numbers.isfinite() if finite else ~numbers.isnan()).all()):
         raise ValueError(
             f"{name} must be {'finite' if finite else 'no NaN'}, got {_described(value)}"
         )
     return numbers.detach()
+
+
+def _nested(name: str, value: Any) -> Any:
+    """Lists of floats of the same structure."""
+    if _has_dimensions(value):
+        if _is_bool(value) or _is_complex(value):
+            raise TypeError(f"{name} must be real numbers, got {value.dtype}")
+        return value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [_nested(name, part) for part in value]
+    return as_float(name, value, finite=False)
 
 
 def as_pair(name: str, value: Any) -> tuple[Any, Any]:

@@ -198,7 +198,7 @@ class Tempered(WeightedSum):
     """p^gamma: a = gamma > 0, a temperature of 1/gamma."""
 
     def __init__(self, model: Any, gamma: Exponent) -> None:
-        super().__init__([model], [gamma])
+        super().__init__([model], [as_exponent(gamma, "gamma")])
 
 
 class Guided(WeightedSum):
@@ -213,7 +213,7 @@ class Guided(WeightedSum):
         many = isinstance(model, (list, tuple))
         models = [*model] if many else [model]
         given: Any = weight
-        weights = [as_exponent(w) for w in (given if many else [given])]
+        weights = [as_exponent(w, "weight") for w in (given if many else [given])]
         if len(models) != len(weights):
             raise ValueError(f"given {len(models)} models and {len(weights)} weights")
         super().__init__([base, *models], [1.0 - sum(weights), *weights])

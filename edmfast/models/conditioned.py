@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 from torch import nn
 
+from edmfast._internal.numbers import as_float, as_int
 from edmfast.models.foreign import call_denoiser, call_energy, energy_of
 from edmfast.models.rows import for_rows, spread_rows
 from edmfast.models.scores import Exponent, exponent_of, has_energy, score_is_exact
@@ -26,11 +28,8 @@ class Conditioned(nn.Module):
 
     def __init__(self, model: Any, **condition: Any) -> None:
         super().__init__()
-        for name, value in condition.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float, torch.Tensor)):
-                raise TypeError(f"{name} must be a number or a tensor, given {value!r}")
         self.model = model
-        self.condition = condition
+        self.condition = {name: _as_condition(name, value) for name, value in condition.items()}
 
     @property
     def exponent(self) -> Exponent:
@@ -104,3 +103,13 @@ def _expand(name: str, value: float | torch.Tensor, x: torch.Tensor) -> torch.Te
     if value.shape[0] != batch:
         raise ValueError(f"{name} has {value.shape[0]} rows for a batch of {batch}")
     return value
+
+
+def _as_condition(name: str, value: Any) -> int | float | torch.Tensor:
+    """A tensor as it is, a number as that of Python."""
+    if isinstance(value, torch.Tensor):
+        return value
+    for convert in (as_int, as_float):
+        with contextlib.suppress(TypeError):
+            return convert(name, value)
+    raise TypeError(f"{name} must be a number or a tensor, given {value!r}")

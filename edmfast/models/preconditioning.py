@@ -19,9 +19,9 @@ def expand_sigma(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Noise levels as a [B, 1, 1, ...] tensor that broadcasts against x.
 
     x: floating [B, *shape]. sigma: float, [] or [B]. The result has x's dtype and device.
-    Raises TypeError for a non-floating x, ValueError for other shapes and, where sigma is a Python
-    number, for one that is negative, not finite, or has no square in x's dtype (tensors are not read back
-    to the host).
+    Raises TypeError for a non-floating x and a sigma that is no number, ValueError for other shapes and,
+    where sigma is a Python number, for one that is negative, not finite, or has no square in x's dtype
+    (tensors are not read back to the host).
     """
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         given = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
@@ -31,6 +31,8 @@ def expand_sigma(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     if not isinstance(sigma, torch.Tensor):
         level = _as_level(sigma, x.dtype)
         return x.new_full((), level).expand(x.shape[0], *[1] * (x.dim() - 1))
+    if sigma.dtype == torch.bool or sigma.is_complex():
+        raise TypeError(f"sigma must be real numbers, given {sigma.dtype}")
     if sigma.dim() > 1 or (sigma.dim() == 1 and sigma.shape[0] != x.shape[0]):
         raise ValueError(
             f"sigma must be a float, [] or [B] with B = {x.shape[0]}, given {[*sigma.shape]}"

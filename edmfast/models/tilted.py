@@ -265,7 +265,8 @@ class Tilted(nn.Module):
         width = max(high - low, 1e-12)
         if isinstance(sigma, Tensor):
             return ((high - sigma.double().log()) / width).clamp(0, 1)
-        return min(1.0, max(0.0, (high - math.log(sigma)) / width))
+        level = as_float("sigma", sigma, least=0)
+        return 1.0 if level == 0 else min(1.0, max(0.0, (high - math.log(level)) / width))
 
     def _strength_rows(self, x: Tensor, sigma: float | Tensor) -> float | Tensor:
         """lambda as a number, [] or [B]."""

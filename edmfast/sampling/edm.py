@@ -63,6 +63,7 @@ def edm_sampler(
     sigma_max = min(as_float("sigma_max", sigma_max), _bound_of(net, "sigma_max", math.inf))
     S_churn, S_min, S_max, S_noise = as_churn("S", S_churn, S_min, S_max, S_noise)
     network_dtype = torch.float64 if latents.dtype == torch.float64 else torch.float32
+    check_level("sigma_max", as_float("sigma_max", sigma_max, positive=True), network_dtype)
     rounded = getattr(net, "round_sigma", lambda sigma: sigma)
     grid = rounded(
         karras_levels(num_steps, sigma_min, sigma_max, rho, "num_steps").to(latents.device)
@@ -118,6 +119,7 @@ def edm2_sampler(
     check_state(noise, "noise")
     guidance = as_float("guidance", guidance)
     S_churn, S_min, S_max, S_noise = as_churn("S", S_churn, S_min, S_max, S_noise)
+    check_level("sigma_max", as_float("sigma_max", sigma_max, positive=True), dtype)
     levels = [*karras_levels(num_steps, sigma_min, sigma_max, rho, "num_steps").tolist(), 0.0]
     _check_levels(levels, dtype)
     gammas = churn_factors(levels, S_churn, S_min, S_max)

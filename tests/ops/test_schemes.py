@@ -189,7 +189,7 @@ def test_empty_half_precision_opcheck_and_compile(generator):
     ("change", "error", "message"),
     [
         ({"scheme": "best"}, ValueError, "unknown scheme"),
-        ({"count": 0}, ValueError, "offspring"),
+        ({"count": 0}, ValueError, "count must be an integer from 1"),
         ({"count": 5, "scheme": "killing"}, ValueError, "killing keeps"),
         ({"count": 5, "ess_threshold": 0.5}, ValueError, "must be 1"),
         ({"ess_threshold": 1.5}, ValueError, "ess_threshold must be .* from 0 to 1"),

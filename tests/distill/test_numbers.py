@@ -1,0 +1,125 @@
+"""Numbers of a distillation. In every spelling, and wrong: see `tests.spellings`."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import edmfast
+from edmfast import DistillConfig, analytic, models
+from tests.spellings import COUNT, REAL, SEED, check_bad, check_good, row, table
+
+PAIR = analytic.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], [0.5, 0.5])
+X = torch.linspace(-1, 1, 6).reshape(3, 2)
+
+
+def built(kind, *sizes, **options):
+    torch.manual_seed(0)
+    return kind(*sizes, **options)
+
+
+def mlp(**options):
+    return built(models.ResidualMLP, **({"dim": 2, "width": 8, "depth": 1} | options))
+
+
+def unet(**options):
+    return built(models.UNet, **({"in_channels": 1, "channels": (4, 4), "groups": 2} | options))
+
+
+def dit(**options):
+    given = {"in_channels": 1, "size": 4, "width": 8, "depth": 1, "heads": 2}
+    return built(models.DiT, **(given | options))
+
+
+def pairwise(**options):
+    given = {"particles": 3, "dimensions": 2, "width": 8, "depth": 1}
+    return built(models.PairwiseMLP, **(given | options))
+
+
+def initialised(seed):
+    energy = edmfast.EnergyModel(mlp())
+    teacher = edmfast.Denoiser(mlp())
+    nn.init.ones_(teacher.backbone.output.weight)
+    return models.initialise_from(energy, teacher, X, seed=seed).scale.values
+
+
+def distilled(**settings):
+    torch.manual_seed(0)
+    student = edmfast.EnergyModel(mlp())
+    config = DistillConfig(**({"steps": 2, "batch_size": 4} | settings))
+    return edmfast.distill(PAIR, student, X, config=config, progress=False).losses
+
+
+CASES = [
+    *table(
+        "DistillConfig",
+        DistillConfig,
+        steps=(COUNT, 3, 0),
+        batch_size=(COUNT, 8, 0),
+        seed=(SEED, 7),
+        p_mean=(REAL, 0.5, 1e3),
+        p_std=(REAL, 0.5, 0.0, 1e3),
+        label_dropout=(REAL, 0.5, 2.0),
+        learning_rate=(REAL, 0.5, 0.0, math.inf),
+        warmup_steps=(COUNT, 3, -1),
+        clip_norm=(REAL, 0.5, 0.0),
+        ema_decay=(REAL, 0.5, 1.0),
+        difference_weight=(REAL, 0.5, -1.0),
+        checkpoint_every=(COUNT, 3, 0),
+    ),
+    row("DistillConfig", "betas", REAL, 0.5, lambda b: DistillConfig(betas=(b, 0.75)), 1.0),
+    row(
+        "DistillConfig",
+        "difference_sigmas",
+        REAL,
+        0.5,
+        lambda s: DistillConfig(difference_sigmas=(s, 8.0)),
+        0.0,
+        1e-30,
+    ),
+    row(
+        "DistillConfig",
+        "difference_steps",
+        COUNT,
+        4,
+        lambda n: DistillConfig(difference_steps=(n, 8)),
+        0,
+    ),
+    *table("distill", distilled, learning_rate=(REAL, 0.5), seed=(SEED, 7), steps=(COUNT, 2)),
+]
+
+
+def name(case):
+    return f"{case.entry}-{case.argument}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_every_spelling_of_a_good_number_is_that_number(case):
+    check_good(case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_a_bad_number_is_refused_by_the_name_of_its_argument(case):
+    check_bad(case)
+
+
+def test_a_distillation_of_foreign_numbers_is_saved_and_resumed_by_plain_ones(tmp_path):
+    settings = {"batch_size": 4, "learning_rate": 0.5, "seed": 7, "steps": 4, "checkpoint_every": 2}
+    whole = distilled(**settings)
+    number = {int: np.int64, float: np.float32}
+    foreign = {name: number[type(value)](value) for name, value in settings.items()}
+    assert torch.equal(whole, distilled(**foreign, checkpoint=tmp_path / "run"))
+    student = edmfast.EnergyModel(mlp())
+    result = edmfast.distill(
+        PAIR,
+        student,
+        X,
+        config=DistillConfig(**settings),
+        resume_from=tmp_path / "run",
+        progress=False,
+    )
+    assert torch.equal(result.losses, whole)

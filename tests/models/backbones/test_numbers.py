@@ -1,0 +1,146 @@
+"""Numbers of networks. In every spelling, and wrong: see `tests.spellings`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import edmfast
+from edmfast import DistillConfig, analytic, models
+from tests.spellings import COUNT, REAL, SEED, check_bad, check_good, row, same, table
+
+PAIR = analytic.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], [0.5, 0.5])
+X = torch.linspace(-1, 1, 6).reshape(3, 2)
+
+
+def built(kind, *sizes, **options):
+    torch.manual_seed(0)
+    return kind(*sizes, **options)
+
+
+def mlp(**options):
+    return built(models.ResidualMLP, **({"dim": 2, "width": 8, "depth": 1} | options))
+
+
+def unet(**options):
+    return built(models.UNet, **({"in_channels": 1, "channels": (4, 4), "groups": 2} | options))
+
+
+def dit(**options):
+    given = {"in_channels": 1, "size": 4, "width": 8, "depth": 1, "heads": 2}
+    return built(models.DiT, **(given | options))
+
+
+def pairwise(**options):
+    given = {"particles": 3, "dimensions": 2, "width": 8, "depth": 1}
+    return built(models.PairwiseMLP, **(given | options))
+
+
+def initialised(seed):
+    energy = edmfast.EnergyModel(mlp())
+    teacher = edmfast.Denoiser(mlp())
+    nn.init.ones_(teacher.backbone.output.weight)
+    return models.initialise_from(energy, teacher, X, seed=seed).scale.values
+
+
+def distilled(**settings):
+    torch.manual_seed(0)
+    student = edmfast.EnergyModel(mlp())
+    config = DistillConfig(**({"steps": 2, "batch_size": 4} | settings))
+    return edmfast.distill(PAIR, student, X, config=config, progress=False).losses
+
+
+CASES = [
+    row(
+        "EnergyModel",
+        "sigma_data",
+        REAL,
+        0.5,
+        lambda s: edmfast.EnergyModel(mlp(), sigma_data=s),
+        0.0,
+        1e30,
+    ),
+    row("Denoiser", "sigma_data", REAL, 0.5, lambda s: edmfast.Denoiser(mlp(), sigma_data=s), -1.0),
+    *table(
+        "ResidualMLP",
+        mlp,
+        dim=(COUNT, 2, 0),
+        width=(COUNT, 4, 0),
+        depth=(COUNT, 2, 0),
+        num_classes=(COUNT, 3, 0),
+        embedding_width=(COUNT, 4, 0),
+    ),
+    *table(
+        "UNet",
+        unet,
+        in_channels=(COUNT, 2, 0),
+        blocks=(COUNT, 1, 0),
+        num_classes=(COUNT, 3, 0),
+        groups=(COUNT, 4, 0),
+        embedding_width=(COUNT, 4, 0),
+        patch=(COUNT, 2, 0),
+    ),
+    row("UNet", "channels", COUNT, 4, lambda n: unet(channels=(n, 4)), 0),
+    *table(
+        "DiT",
+        dit,
+        in_channels=(COUNT, 2, 0),
+        size=(COUNT, 8, 0),
+        patch=(COUNT, 1, 0),
+        width=(COUNT, 16, 0),
+        depth=(COUNT, 2, 0),
+        heads=(COUNT, 1, 0),
+        num_classes=(COUNT, 3, 0),
+        mlp_ratio=(REAL, 2.0, 0.0),
+        embedding_width=(COUNT, 4, 0),
+        dropout=(REAL, 0.5, 1.0),
+    ),
+    *table(
+        "PairwiseMLP",
+        pairwise,
+        particles=(COUNT, 4, 1),
+        dimensions=(COUNT, 3, 0),
+        width=(COUNT, 4, 0),
+        depth=(COUNT, 2, 0),
+        num_classes=(COUNT, 3, 0),
+        features=(COUNT, 4, 1),
+        longest=(REAL, 2.0, 0.0),
+        embedding_width=(COUNT, 4, 0),
+    ),
+    row("initialise_from", "seed", SEED, 7, initialised),
+]
+
+
+def name(case):
+    return f"{case.entry}-{case.argument}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_every_spelling_of_a_good_number_is_that_number(case):
+    check_good(case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_a_bad_number_is_refused_by_the_name_of_its_argument(case):
+    check_bad(case)
+
+
+BUILT = [
+    lambda n: models.ResidualMLP(n(2), n(8), n(1), n(3), n(4)),
+    lambda n: models.UNet(n(1), [n(4), n(4)], n(1), n(3), n(2), n(4), n(2)),
+    lambda n: models.DiT(n(1), n(4), n(2), n(8), n(1), n(2), n(3), n(2), n(4), n(0)),
+    lambda n: models.PairwiseMLP(n(3), n(2), n(8), n(1), n(3), n(4), n(2), n(4)),
+]
+
+
+@pytest.mark.parametrize("build", BUILT)
+@pytest.mark.parametrize("number", [np.int64, torch.tensor])
+def test_networks_of_foreign_sizes_are_saved(build, number, tmp_path):
+    model = edmfast.EnergyModel(build(number), sigma_data=np.float32(0.75))
+    assert build(number).config == build(int).config
+    models.save_model(model, tmp_path / "model")
+    found = models.load_model(tmp_path / "model")
+    assert same(model, found)
+    assert found.sigma_data == 0.75

@@ -1,0 +1,154 @@
+"""Numbers of the plain samplers and their schedules. In every spelling, and wrong: see `tests.spellings`."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from edmfast import analytic, sampling
+from tests.spellings import COUNT, REAL, SEED, check_bad, check_good, row, table
+
+NORMAL = analytic.GaussianMixture([[0.0, 0.0]], [1.0])
+PAIR = analytic.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], [0.5, 0.5])
+X = torch.linspace(-1, 1, 6).reshape(3, 2)
+SIGMAS = [4.0, 2.0, 1.0, 0.5]
+TENSOR = torch.tensor(SIGMAS)
+
+
+def solved(sampler, **options):
+    churned = {"noise_sampler": sampling.noise_sampler(X, seed=3)}
+    return sampler(PAIR, X, TENSOR, disable=True, **(churned | options))
+
+
+def edm(sampler=sampling.edm_sampler, **options):
+    torch.manual_seed(0)
+    given = {"num_steps": 4} | options
+    return sampler(PAIR, X, **given)
+
+
+CASES = [
+    *[
+        case
+        for sampler in (sampling.sample_euler, sampling.sample_heun)
+        for case in table(
+            sampler.__name__,
+            lambda sampler=sampler, **options: solved(sampler, **({"s_churn": 1.0} | options)),
+            s_churn=(REAL, 0.5, -1.0),
+            s_tmin=(REAL, 0.5, -1.0),
+            s_tmax=(REAL, 2.0, -1.0),
+            s_noise=(REAL, 0.5, -1.0, math.inf),
+        )
+    ],
+    *table(
+        "sample_euler_ancestral",
+        lambda **o: solved(sampling.sample_euler_ancestral, **o),
+        eta=(REAL, 0.5, -1.0),
+        s_noise=(REAL, 0.5, -1.0),
+    ),
+    *table(
+        "get_sigmas_karras",
+        lambda **o: sampling.get_sigmas_karras(
+            **({"n": 4, "sigma_min": 0.5, "sigma_max": 8.0} | o)
+        ),
+        n=(COUNT, 5, 0, -1),
+        sigma_min=(REAL, 0.25, 0.0, 9.0),
+        sigma_max=(REAL, 16.0, -1.0, math.inf),
+        rho=(REAL, 2.0, 0.0),
+    ),
+    *table(
+        "get_sigmas_exponential",
+        lambda **o: sampling.get_sigmas_exponential(
+            **({"n": 4, "sigma_min": 0.5, "sigma_max": 8.0} | o)
+        ),
+        n=(COUNT, 5, 0),
+        sigma_min=(REAL, 0.25, 0.0),
+        sigma_max=(REAL, 16.0, -1.0),
+    ),
+    *table(
+        "get_sigmas_polyexponential",
+        lambda **o: sampling.get_sigmas_polyexponential(
+            **({"n": 4, "sigma_min": 0.5, "sigma_max": 8.0} | o)
+        ),
+        n=(COUNT, 5, 0),
+        rho=(REAL, 2.0, 0.0),
+    ),
+    *table(
+        "get_sigmas_vp",
+        lambda **o: sampling.get_sigmas_vp(**({"n": 4} | o)),
+        n=(COUNT, 5, 0),
+        beta_d=(REAL, 16.0, 0.0),
+        beta_min=(REAL, 0.25, 0.0),
+        eps_s=(REAL, 0.5, 0.0, 2.0),
+    ),
+    row(
+        "get_ancestral_step",
+        "eta",
+        REAL,
+        0.5,
+        lambda e: sampling.get_ancestral_step(2.0, 1.0, e),
+        -1.0,
+    ),
+    row("to_d", "sigma", REAL, 0.5, lambda s: sampling.to_d(X, s, X / 2)),
+    row("noise_sampler", "seed", SEED, 7, lambda s: sampling.noise_sampler(X, seed=s)(1, 0)),
+    row(
+        "noise_sampler",
+        "first_sample",
+        COUNT,
+        7,
+        lambda n: sampling.noise_sampler(X, seed=0, first_sample=n)(1, 0),
+        -1,
+    ),
+    *table(
+        "edm_sampler",
+        edm,
+        num_steps=(COUNT, 3, 0),
+        sigma_min=(REAL, 0.25, 0.0),
+        sigma_max=(REAL, 16.0, 1e30),
+        rho=(REAL, 4.0, 0.0),
+        S_churn=(REAL, 0.5, -1.0),
+        S_min=(REAL, 0.5, -1.0),
+        S_max=(REAL, 2.0, -1.0),
+        S_noise=(REAL, 0.5, -1.0),
+    ),
+    *table(
+        "edm2_sampler",
+        lambda **o: edm(sampling.edm2_sampler, gnet=NORMAL, **o),
+        num_steps=(COUNT, 3, 0),
+        guidance=(REAL, 1.5, math.inf),
+        S_churn=(REAL, 0.5, -1.0),
+    ),
+    *table(
+        "edm2_sampler",
+        lambda **o: edm(sampling.edm2_sampler, **({"S_churn": 1.0} | o)),
+        sigma_min=(REAL, 0.25, 0.0),
+        sigma_max=(REAL, 16.0, 1e30),
+        rho=(REAL, 4.0, 0.0),
+        S_min=(REAL, 0.5, -1.0),
+        S_max=(REAL, 2.0, -1.0),
+        S_noise=(REAL, 0.5, -1.0),
+    ),
+    *table(
+        "get_sigmas_polyexponential",
+        lambda **o: sampling.get_sigmas_polyexponential(
+            **({"n": 4, "sigma_min": 0.5, "sigma_max": 8.0} | o)
+        ),
+        sigma_min=(REAL, 0.25, 0.0),
+        sigma_max=(REAL, 16.0, -1.0),
+    ),
+]
+
+
+def name(case):
+    return f"{case.entry}-{case.argument}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_every_spelling_of_a_good_number_is_that_number(case):
+    check_good(case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_a_bad_number_is_refused_by_the_name_of_its_argument(case):
+    check_bad(case)

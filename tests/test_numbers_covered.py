@@ -1,0 +1,51 @@
+"""Every number that a public function or constructor takes is in a table of `tests.spellings`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+
+import edmfast
+from edmfast import analytic, diagnostics, models, ops, sampling, smc
+from edmfast.models import constraints, measurements
+
+TABLES = ("diagnostics", "distill", "models", "models.backbones", "ops", "sampling", "smc")
+# what functions return, which users do not build
+RESULTS = {"ChainResult", "ConservativityReport", "DistillResult", "Particles"}
+# numbers that are tensors or not, for which tensors give tensors
+MIXED = {("get_ancestral_step", "sigma_from"), ("get_ancestral_step", "sigma_to")}
+NUMBER = re.compile(r"\b(int|float|Exponent|Bound|Strength|Numbers)\b")
+
+
+def tables():
+    return [importlib.import_module(f"tests.{table}.test_numbers").CASES for table in TABLES]
+
+
+def public():
+    for module in (edmfast, smc, sampling, ops, models, analytic, diagnostics):
+        yield from ((name, getattr(module, name)) for name in module.__all__)
+    for module in (constraints, measurements):
+        for name, found in vars(module).items():
+            if inspect.isfunction(found) and found.__module__ == module.__name__:
+                yield name, found
+
+
+def test_every_number_is_in_a_table():
+    held = {(case.entry.split(".")[-1], case.argument) for cases in tables() for case in cases}
+    wanted = set()
+    for name, found in public():
+        warning = inspect.isclass(found) and issubclass(found, Warning)
+        if name.startswith("_") or name in RESULTS or warning or not callable(found):
+            continue
+        for parameter in inspect.signature(found).parameters.values():
+            if NUMBER.search(str(parameter.annotation)):
+                wanted.add((name, parameter.name))
+    assert len(wanted) >= 150
+    assert wanted - held - MIXED == set()
+
+
+def test_the_tables_hold_each_number_once():
+    for cases in tables():
+        names = [(case.entry, case.argument) for case in cases]
+        assert len(set(names)) == len(names)
