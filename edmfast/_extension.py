@@ -141,14 +141,6 @@ def differentiate(
     )
 
 
-def carries_tangent(*tensors: torch.Tensor) -> bool:
-    """Whether forward-mode differentiation is at work on a tensor: operators would lose it silently."""
-    forward = torch.autograd.forward_ad
-    return forward._current_level >= 0 and any(
-        forward.unpack_dual(tensor).tangent is not None for tensor in tensors
-    )
-
-
 def kernel_status() -> dict[str, str]:
     """For each backend (cpu, cuda, triton): the library or operators live, or why there are none."""
     load()

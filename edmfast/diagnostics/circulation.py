@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edmfast._internal.derivatives import refuse_run, without_gradients
 from edmfast._internal.numbers import as_float, as_int, as_pair, as_seed
 from edmfast.models.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
@@ -37,7 +38,7 @@ class Circulation(NamedTuple):
     strength: Tensor
 
 
-@torch.no_grad()
+@without_gradients
 def rectangle_circulation(
     field: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -63,6 +64,7 @@ def rectangle_circulation(
         ValueError: sides that are not positive, samples of fewer than two numbers, directions that are not
             orthonormal, or a field that returns another shape.
     """
+    refuse_run("rectangle_circulation", field, x)
     many = isinstance(sides, (tuple, list)) or getattr(sides, "ndim", 0) > 0
     given: Any = as_pair("sides", sides) if many else (sides, sides)
     lengths = tuple(as_float("sides", side, positive=True) for side in given)

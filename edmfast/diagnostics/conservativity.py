@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.derivatives import refuse_run
 from edmfast._internal.numbers import as_float, as_int, as_seed, check_level
 from edmfast.models.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
@@ -61,6 +62,7 @@ def field_asymmetry(
     Raises:
         ValueError: probes < 1, or a field that returns another shape or is not differentiable.
     """
+    refuse_run("field_asymmetry", field, x)
     probes, seed = as_int("probes", probes, least=1), as_seed(seed)
     with torch.enable_grad():
         point = x.detach().requires_grad_(True)

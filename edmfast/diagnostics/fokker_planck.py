@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.derivatives import refuse_run
 from edmfast._internal.numbers import as_float, as_int, as_seed
 from edmfast.models.foreign import call_energy
 from edmfast.models.second_order import second_derivatives
@@ -98,6 +99,7 @@ def fokker_planck(
     if relative_step is not None:
         relative_step = as_float("relative_step", relative_step, positive=True)
     points = list(states)
+    refuse_run("fokker_planck", model, *points)
     if not levels or not all(sigma > 0 and math.isfinite(sigma) for sigma in levels):
         raise ValueError(f"sigmas must be positive levels, got {levels}")
     if len(points) != len(levels):

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.derivatives import without_gradients
 from edmfast._internal.numbers import as_float, as_seed
 from edmfast.models.foreign import call_energy
 from edmfast.ops import standard_normal
@@ -55,7 +56,7 @@ class SelfCheck:
         return self.residuals.std(1)
 
 
-@torch.no_grad()
+@without_gradients
 def self_check(
     model: Any, trajectory: Iterable[Tensor], sigmas: Tensor | Sequence[float], **condition: Any
 ) -> SelfCheck:
@@ -108,7 +109,7 @@ def noising_trajectory(
     return states[:0:-1]
 
 
-@torch.no_grad()
+@without_gradients
 def ancestral_trajectory(
     model: Any, start: Tensor, sigmas: Tensor | Sequence[float], *, seed: int = 0, **condition: Any
 ) -> list[Tensor]:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from edmfast._internal.derivatives import is_recorded
 from edmfast._internal.generators import generator
 from edmfast._internal.numbers import as_float, as_int, as_numbers, as_seed, check_level
 from edmfast.models.many_well import ManyWell
@@ -113,8 +114,8 @@ class GaussianMixture(nn.Module):
     def energy_and_score(
         self, x: torch.Tensor, sigma: float | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(energy [B] in nats, score like x). Differentiable where x requires grad."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+        """(energy [B] in nats, score like x). Differentiable where x or sigma requires grad."""
+        with torch.set_grad_enabled(is_recorded(x, sigma)):
             posterior = self._evaluate(x, sigma)
             return -posterior.log_density, posterior.score.reshape(x.shape)
 

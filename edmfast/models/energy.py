@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from edmfast._internal.derivatives import is_recorded, is_transformed
 from edmfast.models.backbones.residual_mlp import ResidualMLP
 from edmfast.models.compiled import CompiledMethods
 from edmfast.models.foreign import call_backbone
@@ -101,10 +102,12 @@ class EnergyModel(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(E [B], score like x): one forward and one backward of the network.
 
-        Where grad mode is on and x requires grad both can be differentiated, with respect to x,
-        sigma and the parameters; otherwise both come back detached.
+        Both can be differentiated, with respect to x, sigma, the conditions and the parameters, where grad
+        mode is on and x, sigma or a condition requires grad, in forward mode and inside torch.func.
+        Otherwise both come back detached, although the parameters require grad: let x require grad to
+        train by them.
         """
-        recorded = torch.is_grad_enabled() and x.requires_grad
+        recorded = is_recorded(x, sigma, *condition.values())
         energy, score = self._call("_energy_and_score", x, sigma, condition, recorded)
         return energy, score
 
@@ -112,7 +115,7 @@ class EnergyModel(nn.Module):
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
     ) -> torch.Tensor:
         """Denoised x0 = x + sigma² score, like x. Differentiable as `energy_and_score` is."""
-        recorded = torch.is_grad_enabled() and x.requires_grad
+        recorded = is_recorded(x, sigma, *condition.values())
         return self._call("_denoised", x, sigma, condition, recorded)[0]
 
     def compile(self, *, mode: str | None = None) -> None:
@@ -157,7 +160,7 @@ class EnergyModel(nn.Module):
                 "not under torch.inference_mode()"
             )
         levels = noise_levels(x, sigma)
-        if self._compiled is not None and not recorded and get_proxy_mode() is None:
+        if self._compiled is not None and not recorded and _is_called_plainly():
             return self._compiled(name, x, levels, condition)
         batch = x.shape[0]
         x, levels, condition = pad_rows(x, levels, condition)
@@ -194,9 +197,9 @@ class EnergyModel(nn.Module):
         coefficients: Coefficients,
     ) -> Pair:
         """(E [B], a grad_y((sigma_data/sigma) f) + b y) with (a, b) = coefficients(sigma, c_in), each [B] or
-        [1]; without graph unless x has one."""
-        recorded = torch.is_grad_enabled() and x.requires_grad
-        # what is not recorded as a whole must not be recorded in part, such as by a sigma with a graph
+        [1]; without a graph unless `is_recorded` asks for one."""
+        recorded = is_recorded(x, levels, *condition.values())
+        # what is not recorded as a whole must not be recorded in part, such as by its parameters
         with torch.set_grad_enabled(recorded):
             levels, scaling = shared_scaling(levels, x.shape[0], self.sigma_data)
             network = self._perceptron(x, condition)
@@ -249,6 +252,11 @@ class EnergyModel(nn.Module):
             c_noise = shared_rows(c_noise)
         scale = per_sample(self.scale(c_noise), y.shape[0])
         return self.sigma_data / levels.flatten() * scale
+
+
+def _is_called_plainly() -> bool:
+    """Return whether neither a tracer nor a transform is at work: both would miss what is inside a graph."""
+    return get_proxy_mode() is None and not is_transformed()
 
 
 def _of_score(sigma: torch.Tensor, c_in: torch.Tensor) -> Pair:

@@ -20,6 +20,7 @@ import math
 import torch
 from torch import nn
 
+from edmfast._internal.derivatives import is_recorded
 from edmfast._internal.generators import generator
 from edmfast._internal.numbers import as_float, as_int, as_seed
 from edmfast.models.preconditioning import expand_sigma
@@ -85,8 +86,8 @@ class ManyWell(nn.Module):
     def energy_and_score(
         self, x: torch.Tensor, sigma: float | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(energy [B] in nats, score like x). Differentiable where x requires grad."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+        """(energy [B] in nats, score like x). Differentiable where x or sigma requires grad."""
+        with torch.set_grad_enabled(is_recorded(x, sigma)):
             return self._evaluate(x, sigma)
 
     def denoise(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:

@@ -108,10 +108,21 @@ class Pair(nn.Module):
 
 
 class _Apply(torch.autograd.Function):
+    # a linear map: the tangent of H x is H of the tangent
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, there: Map, back: Map) -> Tensor:
-        ctx.maps, ctx.shape = (there, back), x.shape
+    def forward(x: Tensor, there: Map, back: Map) -> Tensor:
         return there(x.clone())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Map, Map], output: Tensor) -> None:
+        ctx.maps, ctx.shape = inputs[1:], inputs[0].shape
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        there, back = ctx.maps
+        return _Apply.apply(tangent, there, back)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None, None]:

@@ -126,7 +126,7 @@ class Mixture(nn.Module):
     def _offsets_at(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """c_i, [1 or B, M]."""
         if isinstance(sigma, Tensor):
-            levels = sigma.detach().to(x.device, torch.float64).reshape(-1)
+            levels = sigma.to(x.device, torch.float64).reshape(-1)
         else:
             levels = torch.full((1,), sigma, dtype=torch.float64, device=x.device)
         return interpolate(self.log_sigmas, self.values, levels)

@@ -87,7 +87,9 @@ def interpolate(log_sigmas: Tensor, values: Tensor, sigma: Tensor) -> Tensor:
     position = sigma.to(log_sigmas.dtype).log()
     if len(log_sigmas) == 1:
         return values.expand(len(position), -1)
-    right = torch.searchsorted(log_sigmas, position.contiguous()).clamp(1, len(log_sigmas) - 1)
+    right = torch.searchsorted(log_sigmas, position.detach().contiguous()).clamp(
+        1, len(log_sigmas) - 1
+    )
     low, high = log_sigmas[right - 1], log_sigmas[right]
     share = ((position - low) / (high - low)).clamp(0, 1)[:, None]
     return torch.lerp(values[right - 1], values[right], share)

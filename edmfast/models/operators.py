@@ -6,15 +6,13 @@ import torch
 from torch import nn
 from torch.nn.modules import module as everywhere
 
+from edmfast._internal.derivatives import is_transformed
+
 
 def operators_work() -> bool:
     """Not where torch's own tracer, a transform such as torch.func.grad or forward mode is at work: the
     first cannot fuse operators with what is around them, the others cannot differentiate them."""
-    return (
-        not torch.compiler.is_dynamo_compiling()
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and torch.autograd.forward_ad._current_level < 0
-    )
+    return not torch.compiler.is_dynamo_compiling() and not is_transformed()
 
 
 def as_written(module: nn.Module) -> bool:

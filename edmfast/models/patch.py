@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from edmfast.models.foreign import is_ours, name_of
+from edmfast.models.plain_attention import attend as attention
 from edmfast.models.redirect import redirected
-from edmfast.ops.attention import attention
 
 _METHODS = ("forward", "energy", "energy_and_score", "denoise")
 """What models are called by."""

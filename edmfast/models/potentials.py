@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from edmfast._internal.derivatives import leaf_of, values_and_slope
 from edmfast.models.operators import operators_work
 from edmfast.ops import potential, potential_assemble
 
@@ -58,14 +59,14 @@ class Potential:
         self, network: Network, y: Tensor, weight: Tensor, differentiable: bool
     ) -> tuple[Tensor, Field]:
         """(E [B], field); without graph unless differentiable."""
-        with torch.enable_grad():
-            leaf = y if differentiable else y.detach().requires_grad_()
-            h = network(leaf)
-            if self.has_operators():
-                return _inner_field(h, leaf, weight, differentiable)
-            f = weight * self.head(h, leaf)
-            (slope,) = torch.autograd.grad(f.sum(), leaf, create_graph=differentiable)
-        y, f = (leaf, f) if differentiable else (leaf.detach(), f.detach())
+        if self.has_operators():
+            with torch.enable_grad():
+                leaf = leaf_of(y, differentiable)
+                return _inner_field(network(leaf), leaf, weight, differentiable)
+        (f,), slope = values_and_slope(
+            lambda y: (weight * self.head(network(y), y),), y, recorded=differentiable
+        )
+        y = y if differentiable else y.detach()
         return _quadratic(y) - f, lambda a, b: _column(a, y) * slope + _column(b, y) * y
 
     def has_operators(self) -> bool:

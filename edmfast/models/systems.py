@@ -21,6 +21,7 @@ import math
 import torch
 from torch import nn
 
+from edmfast._internal.derivatives import is_recorded
 from edmfast._internal.numbers import as_float, as_int, check_level
 from edmfast.models.preconditioning import expand_sigma
 
@@ -71,7 +72,7 @@ class ParticleSystem(nn.Module):
         shaped = isinstance(sigma, torch.Tensor) and sigma.dim() > 0
         if shaped or as_float("sigma", sigma) != 0:
             raise ValueError(f"the energy is known without noise only, given sigma={sigma}")
-        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+        with torch.set_grad_enabled(is_recorded(x)):
             positions = self._positions(x)
             offsets = self._offsets(positions)
             distance = offsets.square().sum(2).sqrt()

@@ -15,13 +15,16 @@ arXiv 2501.06848 (potentials of steering).
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edmfast._internal.derivatives import is_recorded, values_and_slope
 from edmfast._internal.numbers import as_float, as_pair, check_level
 from edmfast.models.exponents import as_exponent
 from edmfast.models.foreign import call_energy, call_reward, name_of
@@ -48,6 +51,8 @@ RAMP = (2.0, 0.1)
 SLACK = 1 + 1e-6
 """Noise levels are compared up to rounding."""
 
+_here = threading.local()
+
 Reward = Callable[[Tensor], Tensor]
 Strength = Exponent | Callable[[float | Tensor], float | Tensor]
 
@@ -67,8 +72,10 @@ class Tilted(nn.Module):
     potential: "difference" is this energy; "max" and "sum" reward the best or all of a particle's path, which
     `smc.sample` does: such a tilt must be the outermost target.
 
-    The score is -grad U where `score_is_exact`, and without the tilt's own share in the curvature that
-    proposals probe: it is cut off from the graph, which would need third derivatives of the network.
+    The score is -grad U where `score_is_exact`. Both results are differentiable as those of the model are; with
+    gradient="exact" derivatives of the score are third derivatives of the network, which networks with
+    operators for two orders refuse. The curvature that proposals of `smc.sample` probe leaves out the tilt's own
+    share for that reason.
     Raises TypeError or ValueError for bad arguments, a reward of another shape, or one without a gradient that
     was to be followed.
     """
@@ -177,12 +184,8 @@ class Tilted(nn.Module):
     def _evaluate(
         self, x: Tensor, sigma: float | Tensor, condition: dict[str, Any]
     ) -> tuple[Tensor | None, Tensor]:
-        recorded = torch.is_grad_enabled() and x.requires_grad
         energy, score, pull = self._parts(x, sigma, condition)
-        score = score if pull is None else score + pull
-        if recorded:
-            return energy, score
-        return None if energy is None else energy.detach(), score.detach()
+        return energy, score if pull is None else score + pull
 
     def score_and_pull(
         self, x: Tensor, sigma: float | Tensor, **condition: Any
@@ -190,27 +193,47 @@ class Tilted(nn.Module):
         """(s of the model, what the tilt adds to it), both like x and without a graph: one evaluation."""
         with torch.no_grad():
             _, score, pull = self._parts(x, sigma, condition)
-        return score.detach(), torch.zeros_like(score) if pull is None else pull.detach()
+        return score, torch.zeros_like(score) if pull is None else pull
 
     def _parts(
         self, x: Tensor, sigma: float | Tensor, condition: dict[str, Any]
     ) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """(U, s of the model, what the tilt adds to it)."""
-        recorded = torch.is_grad_enabled() and x.requires_grad
+        """(U, s of the model, what the tilt adds to it), detached unless `is_recorded` asks for a graph."""
+        recorded = is_recorded(x, sigma, *condition.values())
         strength = self._strength_rows(x, sigma)
         if self._is_base(strength, sigma):
-            return *self._base(x, sigma, condition), None
-        through = self.gradient == "exact" and self.of == "denoised"
-        with torch.set_grad_enabled(recorded or through):
-            x = x.detach().requires_grad_() if through and not recorded else x
             energy, score = self._base(x, sigma, condition)
-            denoised = denoised_from(self, x, sigma, score)
-            reward, slope = self._reward_and_slope(x, denoised, sigma, through, recorded)
+            if recorded:
+                return energy, score, None
+            return None if energy is None else energy.detach(), score.detach(), None
+        slope: Tensor | None
+        if self.gradient == "exact" and self.of == "denoised":
+            energy, score, reward, slope = self._through_the_model(x, sigma, condition, recorded)
+        else:
+            with torch.set_grad_enabled(recorded):
+                energy, score = self._base(x, sigma, condition)
+                denoised = denoised_from(self, x, sigma, score)
+                reward, slope = self._reward_and_slope(x, denoised, sigma, recorded)
+        with torch.set_grad_enabled(recorded):
             if energy is not None:
                 energy = self.tilt(energy, reward, strength, sigma)
-        if slope is None:
-            return energy, score, None
-        return energy, score, column(strength * self.gradient_scale, score) * slope
+            if slope is None:
+                return energy, score, None
+            return energy, score, column(strength * self.gradient_scale, score) * slope
+
+    def _through_the_model(
+        self, x: Tensor, sigma: float | Tensor, condition: dict[str, Any], recorded: bool
+    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+        """(E, s, r, the gradient of r(D(x)) by x)."""
+
+        def evaluate(x: Tensor) -> tuple[Tensor, ...]:
+            energy, score = self._base(x, sigma, condition)
+            reward = self._followed(x, denoised_from(self, x, sigma, score))
+            return (reward, score) if energy is None else (reward, score, energy)
+
+        with second_derivatives():
+            (reward, score, *energy), slope = values_and_slope(evaluate, x, recorded, cut=_is_cut())
+        return energy[0] if energy else None, score, reward, slope
 
     def _base(
         self, x: Tensor, sigma: float | Tensor, condition: dict[str, Any]
@@ -230,31 +253,27 @@ class Tilted(nn.Module):
         return energy - weighed(strength, reward.to(energy.dtype))
 
     def _reward_and_slope(
-        self,
-        x: Tensor,
-        denoised: Tensor,
-        sigma: float | Tensor,
-        through: bool,
-        recorded: bool,
+        self, x: Tensor, denoised: Tensor, sigma: float | Tensor, recorded: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """(r [B], what stands for its gradient by x, without a graph)."""
+        """(r [B], what stands for its gradient by x)."""
         if self.gradient == "none":
             return self.reward_of(x, denoised), None
-        with torch.enable_grad():
-            if not through and not recorded:
-                x, denoised = (t.detach().requires_grad_() for t in (x, denoised))
-            reward = self.reward_of(x, denoised)
-            if not reward.requires_grad:
-                raise ValueError("this reward has no gradient: use gradient='none'")
-            source = x if through or self.of == "state" else denoised
-            with second_derivatives():
-                (slope,) = torch.autograd.grad(
-                    reward.sum(), source, retain_graph=recorded, materialize_grads=True
-                )
-        if not through and self.of == "denoised":
+        looked_at = x if self.of == "state" else denoised
+        with second_derivatives():
+            (reward,), slope = values_and_slope(
+                lambda point: (self._followed(point, point),), looked_at, recorded, cut=_is_cut()
+            )
+        if self.of == "denoised":
             levels, width = expand_sigma(sigma, x).square(), self.data_std**2
             slope = width / (width + levels) * slope
         return reward, slope
+
+    def _followed(self, x: Tensor, denoised: Tensor) -> Tensor:
+        """`reward_of`, where its gradient is to be followed."""
+        reward = self.reward_of(x, denoised)
+        if not reward.requires_grad:
+            raise ValueError("this reward has no gradient: use gradient='none'")
+        return reward
 
     def _share(self, sigma: float | Tensor) -> float | Tensor:
         """lambda(sigma)/strength in [0, 1]."""
@@ -310,6 +329,22 @@ def _as_ramp(ramp: tuple[float, float]) -> tuple[float, float]:
             f"ramp must be (sigma_hi, sigma_lo), decreasing and positive, given {ramp}"
         )
     return high, low
+
+
+@contextlib.contextmanager
+def tilts_cut_off() -> Iterator[None]:
+    """Within, what tilts add to scores has no derivative: for probes of curvature, which would need third
+    derivatives of networks."""
+    before = _is_cut()
+    _here.cut = True
+    try:
+        yield
+    finally:
+        _here.cut = before
+
+
+def _is_cut() -> bool:
+    return getattr(_here, "cut", False)
 
 
 def weighed(strength: float | Tensor, reward: Tensor) -> Tensor:

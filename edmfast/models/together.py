@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from edmfast._internal.derivatives import is_recorded
 from edmfast.models.operators import operators_work
 from edmfast.models.preconditioning import Scaling, noise_levels, shared_scaling
 from edmfast.models.rows import pad_rows
@@ -83,7 +84,7 @@ def energies_and_scores(
 ) -> tuple[Tensor, Tensor] | None:
     """(E [K, B], scores [K, B, *shape]) of K models; None where they are not of this kind.
 
-    With a graph where grad mode is on and x requires grad, as those of `EnergyModel.energy_and_score`.
+    They are differentiable where those of `EnergyModel.energy_and_score` are.
     """
     if not operators_work() or torch.is_inference_mode_enabled():
         return None
@@ -91,7 +92,7 @@ def energies_and_scores(
     if None in ask:
         return None
     candidates: list[Candidate] = []
-    recorded = torch.is_grad_enabled() and x.requires_grad
+    recorded = is_recorded(x, sigma, *condition.values())
     with torch.set_grad_enabled(recorded):
         states = States(x, sigma)
         for member_of in ask:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edmfast import _extension
+from edmfast._internal.derivatives import refuse_transforms
 from edmfast._internal.numbers import as_float
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -29,8 +29,7 @@ def check(name: str, x: Tensor, eps: float, **numbers: Tensor | None) -> float:
         if tensor.device != x.device:
             raise ValueError(f"{key} must be on {x.device} as x, got {tensor.device}")
     eps = as_float("eps", eps, least=0)
-    if _extension.carries_tangent(x, *given.values()):
-        raise RuntimeError(f"{name} has no forward-mode derivative, use reverse mode")
+    refuse_transforms(name, x, *given.values())
     return eps
 
 

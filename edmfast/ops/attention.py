@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast._internal.derivatives import refuse_transforms
 from edmfast._internal.numbers import as_float
 from edmfast.ops import _attention_cpu
 from edmfast.reference import attention as reference
@@ -159,8 +160,7 @@ def attention(
     if scale is None:
         scale = 1.0 / math.sqrt(max(1, q.shape[-1]))
     scale = as_float("scale", scale)
-    if _extension.carries_tangent(q, k, v):
-        raise RuntimeError("attention has no forward-mode derivative, use reverse mode")
+    refuse_transforms("attention", q, k, v)
     # [batch, heads, ..]: a view of four dimensions, whatever their strides
     lead = q.shape[0], math.prod(q.shape[1:-2])
     heads = [tensor.reshape(*lead, *tensor.shape[-2:]) for tensor in (q, k, v)]

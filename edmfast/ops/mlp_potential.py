@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from edmfast import _extension
+from edmfast._internal.derivatives import refuse_transforms
 from edmfast.reference import mlp_potential as reference
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -290,5 +291,4 @@ def _check(
     if states - set(DTYPES) or len(states) > 1 or not (weights == states or mixed):
         names = sorted(map(str, states | weights))
         raise TypeError(f"all must be float32 or all float64, got {names}")
-    if _extension.carries_tangent(x, *tensors):
-        raise RuntimeError("mlp_potential has no forward-mode derivative, use reverse mode")
+    refuse_transforms("mlp_potential", x, *tensors)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast._internal.derivatives import refuse_transforms
 from edmfast.reference import potential as reference
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -200,8 +201,7 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def _check(name: str, states: tuple[Tensor, ...], numbers: tuple[Tensor, ...]) -> None:
-    if _extension.carries_tangent(*states, *numbers):
-        raise RuntimeError(f"{name} has no forward-mode derivative, use reverse mode")
+    refuse_transforms(name, *states, *numbers)
     shape, dtypes = states[0].shape, {tensor.dtype for tensor in (*states, *numbers)}
     if len(dtypes) > 1 or not dtypes <= set(DTYPES):
         names = sorted(str(dtype) for dtype in dtypes)

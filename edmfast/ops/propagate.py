@@ -5,7 +5,7 @@ counter-based noise, writes ``x_u = x + m + sqrt(v_M) z`` with ``m = sum_k drift
 same pass ``R = (1 - v_M/v_L) |z|²/2 - (sqrt(v_M)/v_L) <m, z> - |m|²/(2 v_L) + (d/2) log(v_M/v_L)``, so
 that the incremental log-weight is ``R - [U(x_u, u) - U(x_s, s)]``. Exact for any drift and variances
 that depend on x_s only. Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra
-2006. Not differentiable: inputs that require grad raise under grad mode.
+2006. Not differentiable: inputs that require grad raise under grad mode, those with a tangent always.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast._internal.derivatives import refuse_derivatives
 from edmfast._internal.numbers import as_int
 from edmfast.ops._counters import check_populations
 from edmfast.reference import propagate as reference
@@ -74,7 +75,7 @@ def propagate(
     known pixels, or padding of a population of smaller systems.
 
     Raises TypeError for dtypes, ValueError for shapes or devices, RuntimeError for inputs that
-    require grad.
+    require grad or carry a tangent.
     """
     scores = [score] if isinstance(score, Tensor) else [*score]
     if not 1 <= len(scores) <= MAX_SCORES:
@@ -113,8 +114,7 @@ def propagate(
             raise ValueError(f"{name} must be {shape}, got {tuple(given[name].shape)}")
     if any(t.device != x.device for t in (*scores, *given.values())):
         raise ValueError("all tensors must be on one device")
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *scores)):
-        raise RuntimeError("propagate has no derivative: call it under torch.no_grad()")
+    refuse_derivatives("propagate", x, *scores, coefficients)
     elements = x[0, 0].numel() if x.numel() else 0
     flat = (populations, particles, elements)
     moved, ratio = _OPERATOR(

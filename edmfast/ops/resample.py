@@ -6,7 +6,7 @@ every device and for any number of threads, and ``|offspring_i - N w_i| < 1`` al
 integer weights). Where the effective sample size is not below the threshold, ancestors are the
 identity. Bad weights: NaN counts as zero weight; if all weights are zero the identity is kept and the
 population is marked as collapsed; particles at +inf share the population. Not differentiable:
-log-weights that require grad raise under grad mode.
+inputs that require grad raise under grad mode, those with a tangent always.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast._internal.derivatives import refuse_derivatives
 from edmfast._internal.numbers import as_float
 from edmfast.reference import resample as reference
 
@@ -72,7 +73,7 @@ def systematic_resample(
     Returns `Resampled`; ``log_mean`` is log(mean of the weights), whether or not it resampled.
 
     Raises TypeError for dtypes, ValueError for shapes, no particles, or a threshold outside [0, 1],
-    RuntimeError for log-weights that require grad.
+    RuntimeError for inputs that require grad or carry a tangent.
     Source: systematic resampling, Carpenter, Clifford and Fearnhead 1999; adaptive, Liu and Chen 1995.
     """
     # every attribute is read once: a call on a small population is mostly such overhead
@@ -90,8 +91,7 @@ def systematic_resample(
     if uniform.device != device:
         raise ValueError(f"uniform is on {uniform.device}, log_weights on {device}")
     ess_threshold = as_float("ess_threshold", ess_threshold, least=0, most=1)
-    if log_weights.requires_grad and torch.is_grad_enabled():
-        raise RuntimeError("systematic_resample has no derivative: call it under torch.no_grad()")
+    refuse_derivatives("systematic_resample", log_weights, uniform)
     if dtype is not torch.float32 and dtype is not torch.float64:
         log_weights = log_weights.float()
     if uniform.dtype is not torch.float64:

@@ -2,7 +2,8 @@
 
 All work on the same integer weights as `systematic_resample` and on counter-based uniforms, so
 ancestors are the same bits on every device, for any number of threads, and for a population whatever
-runs beside it. Not differentiable: log-weights that require grad raise under grad mode.
+runs beside it. Not differentiable: log-weights that require grad raise under grad mode, those with a
+tangent always.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast._internal.derivatives import refuse_derivatives
 from edmfast._internal.numbers import as_float, as_int
 from edmfast.ops._counters import check_populations
 from edmfast.ops.resample import Resampled, fake_resampled, systematic_resample
@@ -67,7 +69,7 @@ def resample(
     Returns `Resampled` with ancestors int32 [P, M].
 
     Raises TypeError for dtypes; ValueError for shapes, an unknown scheme, a count below 1 or one
-    that the scheme or the threshold excludes; RuntimeError for log-weights that require grad;
+    that the scheme or the threshold excludes; RuntimeError for log-weights that require grad or carry a tangent;
     NotImplementedError for "ssp" on a GPU.
     Sources: Carpenter et al. 1999 (systematic); Kitagawa 1996 (stratified); Liu and Chen 1998
     (residual); Del Moral 2004 (killing); Gerber, Chopin and Whiteley 2019, arXiv 1708.02230 (ssp).
@@ -101,8 +103,7 @@ def resample(
         )
     if scheme == "ssp" and log_weights.device.type != "cpu":
         raise NotImplementedError('"ssp" is sequential: on a GPU use "systematic" or "stratified"')
-    if log_weights.requires_grad and torch.is_grad_enabled():
-        raise RuntimeError("resample has no derivative: call it under torch.no_grad()")
+    refuse_derivatives("resample", log_weights)
     weights = log_weights
     if weights.dtype not in (torch.float32, torch.float64):
         weights = weights.float()

@@ -6,7 +6,8 @@ guidance and product are cases of it), and SuperDiff's log-density along a path 
 ``Δ log p_i = <s_i, Δx> - δ_t G_ii``. Source: Skreta et al. 2025, arXiv 2503.02819; Skreta et al. 2024
 (SuperDiff), arXiv 2412.17762. Products are taken in float64, where those of float32 or less are
 exact, and summed in float64, so that differences such as ``G_11 - 2 G_12 + G_22`` keep the digits the
-scores have. Not differentiable: inputs that require grad raise under grad mode.
+scores have. Not differentiable: inputs that require grad raise under grad mode, those with a
+tangent always.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast._internal.derivatives import refuse_derivatives
 from edmfast.reference import score_gram as reference
 
 MAX_SCORES = 8
@@ -54,7 +56,7 @@ def score_gram(scores: Tensor, displacement: Tensor | None = None) -> tuple[Tens
     elements make the products they enter non-finite.
 
     Raises TypeError for dtypes, ValueError for shapes, devices or the number of scores, RuntimeError
-    for inputs that require grad.
+    for inputs that require grad or carry a tangent.
     """
     if scores.dtype not in DTYPES:
         raise TypeError(f"scores must be float32, float64, float16 or bfloat16, got {scores.dtype}")
@@ -64,9 +66,7 @@ def score_gram(scores: Tensor, displacement: Tensor | None = None) -> tuple[Tens
         raise ValueError(f"between 1 and {MAX_SCORES} scores, got {scores.shape[0]}")
     if displacement is not None:
         _check_displacement(displacement, scores)
-    given = (scores,) if displacement is None else (scores, displacement)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
-        raise RuntimeError("score_gram has no derivative: call it under torch.no_grad()")
+    refuse_derivatives("score_gram", scores, displacement)
     rows = scores.shape[1:3]
     elements = scores.shape[3:].numel()
     flat = None if displacement is None else displacement.reshape(*rows, elements)

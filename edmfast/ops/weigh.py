@@ -7,7 +7,7 @@ effective sample size has fallen below the threshold. log Z, the roots of the ge
 bad weights are carried on. A particle of weight zero keeps it until it is replaced, so an infinite energy
 is a wall and no fault. Everything is decided on the device; ancestors, log-weights and log Z have the same
 bits on every device. Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra
-2006. Not differentiable: inputs that require grad raise under grad mode.
+2006. Not differentiable: inputs that require grad raise under grad mode, those with a tangent always.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
+from edmfast._internal.derivatives import refuse_derivatives
 from edmfast._internal.numbers import as_float
 from edmfast.ops._counters import check_populations
 from edmfast.ops.schemes import SCHEMES, resample
@@ -133,7 +134,7 @@ def weigh_and_resample(
     scheme, ess_threshold, first_population: as in `resample`; ess_threshold 0 never resamples.
 
     Raises TypeError for dtypes; ValueError for shapes, devices, an unknown scheme or threshold;
-    RuntimeError for inputs that require grad; NotImplementedError for "ssp" on a GPU.
+    RuntimeError for inputs that require grad or carry a tangent; NotImplementedError for "ssp" on a GPU.
     """
     now = [energies] if isinstance(energies, Tensor) else [*energies]
     past = [energies_before] if isinstance(energies_before, Tensor) else [*energies_before]
@@ -216,8 +217,7 @@ def _check_before(before: Weights) -> None:
                 f"before must be as returned, got a tensor {tuple(tensor.shape)} on {tensor.device} "
                 f"for {tuple(size)} on {before.log_weights.device}"
             )
-    if before.log_weights.requires_grad and torch.is_grad_enabled():
-        raise RuntimeError("weigh_and_resample has no derivative: call it under torch.no_grad()")
+    refuse_derivatives("weigh_and_resample", before.log_weights, before.log_z)
 
 
 def _check(
@@ -251,5 +251,4 @@ def _check(
     named = given if exponents is None else (*given, exponents)
     if any(tensor.device != device for tensor in (*named, rng)):
         raise ValueError("all tensors must be on one device")
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in named):
-        raise RuntimeError("weigh_and_resample has no derivative: call it under torch.no_grad()")
+    refuse_derivatives("weigh_and_resample", *named)

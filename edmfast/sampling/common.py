@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.derivatives import carries_tangent
 from edmfast._internal.numbers import as_float, check_level
 from edmfast.models.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
@@ -157,6 +158,10 @@ def check_start(x: Tensor, sigmas: Tensor, *, rising: bool = True) -> list[float
         raise TypeError(f"sigmas must be a floating-point tensor [T + 1], got {_kind(sigmas)}")
     if sigmas.ndim != 1 or len(sigmas) < 2:
         raise ValueError(f"sigmas must be [T + 1] with T >= 1, got shape {tuple(sigmas.shape)}")
+    if carries_tangent(sigmas):
+        raise RuntimeError(
+            "samplers have no derivative by sigmas, which carry a tangent: detach them"
+        )
     levels: list[float] = sigmas.tolist()
     for i, sigma in enumerate(levels):
         if not math.isfinite(sigma) or sigma < 0:

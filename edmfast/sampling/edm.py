@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.derivatives import without_gradients
 from edmfast._internal.numbers import as_float, check_level
 from edmfast.models.foreign import call_denoiser
 from edmfast.sampling.common import Model, as_churn, bind, check_state, checked_end, churn_factors
@@ -27,7 +28,7 @@ from edmfast.sampling.schedules import karras_levels
 RandnLike = Callable[[Tensor], Tensor]
 
 
-@torch.no_grad()
+@without_gradients
 def edm_sampler(
     net: Model,
     latents: Tensor,
@@ -79,7 +80,7 @@ def edm_sampler(
     )
 
 
-@torch.no_grad()
+@without_gradients
 def edm2_sampler(
     net: Model,
     noise: Tensor,

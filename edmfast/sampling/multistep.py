@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from edmfast._internal.derivatives import without_gradients
 from edmfast._internal.progress import count_steps
 from edmfast.sampling.common import (
     Callback,
@@ -27,7 +27,7 @@ from edmfast.sampling.common import (
 )
 
 
-@torch.no_grad()
+@without_gradients
 def sample_dpmpp_2m(
     model: Model,
     x: Tensor,

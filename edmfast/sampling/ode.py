@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.derivatives import without_gradients
 from edmfast._internal.progress import count_steps
 from edmfast.sampling.common import (
     Callback,
@@ -32,7 +33,7 @@ from edmfast.sampling.common import (
 from edmfast.sampling.noise import NoiseSampler, or_default
 
 
-@torch.no_grad()
+@without_gradients
 def sample_euler(
     model: Model,
     x: Tensor,
@@ -85,7 +86,7 @@ def sample_euler(
     return checked_end(x)
 
 
-@torch.no_grad()
+@without_gradients
 def sample_heun(
     model: Model,
     x: Tensor,

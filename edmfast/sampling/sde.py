@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from edmfast._internal.derivatives import without_gradients
 from edmfast._internal.numbers import as_float
 from edmfast._internal.progress import count_steps
 from edmfast.sampling.common import (
@@ -29,7 +29,7 @@ from edmfast.sampling.common import (
 from edmfast.sampling.noise import NoiseSampler, or_default
 
 
-@torch.no_grad()
+@without_gradients
 def sample_euler_ancestral(
     model: Model,
     x: Tensor,

@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.derivatives import refuse_tangents
 from edmfast.models.foreign import call_energy
 from edmfast.models.rows import for_rows
 from edmfast.models.scores import score_of
 from edmfast.models.second_order import second_derivatives
+from edmfast.models.tilted import tilts_cut_off
 from edmfast.ops import standard_normal
 from edmfast.smc.exponent import Exponent, like_population
 
@@ -100,6 +102,7 @@ def evaluate(
         return _evaluate_rows(part, rows, sigma, v)
 
     energy, score, *bend = in_groups(call, [target], given, batch_size)
+    refuse_tangents("a run", energy, score)
     if energy.dtype not in (torch.float32, torch.float64):
         energy = energy.float()
     if not probe:
@@ -139,7 +142,7 @@ def _evaluate_rows(
     if v is None:
         with torch.no_grad():
             return call_energy(target, x, sigma)
-    with torch.enable_grad():
+    with torch.enable_grad(), tilts_cut_off():
         x = x.detach().requires_grad_()
         energy, score = call_energy(target, x, sigma)
         if not score.requires_grad:

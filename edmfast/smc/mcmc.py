@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from edmfast._internal.derivatives import refuse_run
 from edmfast._internal.numbers import as_float, as_int, as_seed, check_level
 from edmfast.ops import rng_state
 from edmfast.ops._counters import check_populations
@@ -76,6 +77,7 @@ def mcmc(
     Raises ValueError or TypeError for bad arguments, or an unadjusted corrector where the target says that
     its score is not the gradient of its energy.
     """
+    refuse_run("smc.mcmc", target, x)
     seed, batch_size = as_seed(seed), as_batch_size(batch_size)
     transitions, warmup = as_int("transitions", transitions), as_int("warmup", warmup)
     thin, sigma = as_int("thin", thin), as_float("sigma", sigma, positive=True)

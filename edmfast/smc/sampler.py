@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from edmfast._internal.derivatives import refuse_run
 from edmfast._internal.numbers import as_float, as_int, as_range, as_seed, as_shape
 from edmfast._internal.progress import progress_bar
 from edmfast.ops._counters import check_populations
@@ -134,6 +135,7 @@ def sample(
     Returns `Particles`. Raises ValueError or TypeError for bad arguments or a checkpoint of another run,
     RuntimeError for degenerate weights where asked to raise.
     """
+    refuse_run("smc.sample", target, proposal_model)
     shape = as_shape("shape", shape)
     particles, populations = as_counts(particles, populations)
     seed, batch_size = as_seed(seed), as_batch_size(batch_size)

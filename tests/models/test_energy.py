@@ -118,13 +118,12 @@ def test_results_are_detached_unless_asked_for():
 
 
 @pytest.mark.parametrize("potential", sorted(POTENTIALS))
-def test_a_sigma_with_a_graph_is_recorded_with_x_or_not_at_all(potential):
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_sigma_with_a_graph_is_recorded_whether_x_is_or_not(potential, recorded):
     model = small(potential)
     x, _ = states(3)
     sigma = torch.tensor(0.6, dtype=F64, requires_grad=True)
-    assert not any(part.requires_grad for part in model.energy_and_score(x, sigma))
-    assert not model(x, sigma).requires_grad
-    leaf = x.clone().requires_grad_()
+    leaf = x.clone().requires_grad_(recorded)
     for function in (lambda s: model.energy_and_score(leaf, s)[1], lambda s: model(leaf, s)):
         (slope,) = torch.autograd.grad(function(sigma).sum(), sigma)
         step = 1e-5

@@ -1,7 +1,8 @@
 """Self-attention of several heads, softmax(q kᵀ/sqrt(d)) v with d numbers per head and position.
 
 By `edmfast.ops.attention`, so an energy can be trained through it in memory linear in the number of
-positions: derivatives to second order, a third one raises. On the CPU positions and d are padded to
+positions: derivatives to second order, a third one raises. Forward mode and torch.func get plain formulas.
+On the CPU positions and d are padded to
 multiples of four, for the reason given in `Linear`; padded keys are masked.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from edmfast.ops.attention import attention
+from edmfast.models.plain_attention import attend as attention
 
 
 def self_attention(qkv: torch.Tensor, heads: int) -> torch.Tensor:

@@ -1,0 +1,202 @@
+"""Decisions about derivatives: must a result be recorded, and may something without derivatives run.
+
+Three things ask for derivatives: a tensor that requires grad while grad mode is on, a dual tensor of
+torch.autograd.forward_ad, and the transforms of torch.func (grad, vjp, jvp and what is made of them). A tensor
+under a transform hides the first two inside wrappers: a batched tensor of vmap says that it requires no grad even
+where the tensor in it does. Everything here looks through the wrappers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_functorch: Any = torch._C._functorch
+
+
+def is_transformed() -> bool:
+    """Return whether a transform of torch.func or forward mode is at work, where operators lose derivatives."""
+    if (
+        torch.compiler.is_dynamo_compiling()
+    ):  # its tracer cannot look, and takes transforms apart itself
+        return False
+    return _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def is_recorded(*given: Any) -> bool:
+    """Return whether results made of the given values must be differentiable.
+
+    That is so in forward mode, inside the transforms of torch.func that differentiate, and where grad mode is on
+    and a given tensor requires grad. Values that are no tensors do not matter.
+    """
+    if not is_transformed():
+        return torch.is_grad_enabled() and any(
+            isinstance(value, Tensor) and value.requires_grad for value in given
+        )
+    if forward_ad._current_level >= 0:
+        return True
+    if not torch.is_grad_enabled():
+        return False
+    keys = [interpreter.key() for interpreter in _functorch.get_interpreter_stack()]
+    return _functorch.TransformType.Grad in keys or any(map(_requires_grad, given))
+
+
+def leaf_of(y: Tensor, recorded: bool) -> Tensor:
+    """Return y, or a detached copy of it unless recorded, as a tensor that torch.autograd.grad accepts."""
+    return y if recorded and y.requires_grad else y.detach().requires_grad_()
+
+
+def values_and_slope(
+    function: Callable[[Tensor], tuple[Tensor, ...]], y: Tensor, recorded: bool, cut: bool = False
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Return (what the function returns of y, the gradient by y of the sum of the first of these).
+
+    All is differentiable where recorded and else detached. cut: detach the gradient although the rest is recorded.
+    Under transforms the gradient is one of torch.func, which carries tangents and works inside vmap.
+    """
+    with torch.enable_grad():
+        if is_transformed():
+            found: Any = torch.func.vjp(lambda z: _split(function(z)), y, has_aux=True)
+            value, pull, others = found
+            values = (value, *others)
+            (slope,) = pull(torch.ones_like(value))
+        else:
+            leaf = leaf_of(y, recorded)
+            values = function(leaf)
+            (slope,) = torch.autograd.grad(
+                values[0].sum(),
+                leaf,
+                create_graph=recorded and not cut,
+                retain_graph=recorded,
+                materialize_grads=True,
+            )
+    if not recorded:
+        values = tuple(value.detach() for value in values)
+    return values, slope if recorded and not cut else slope.detach()
+
+
+def _split(values: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    return values[0], values[1:]
+
+
+def carries_tangent(*tensors: Tensor | None) -> bool:
+    """Return whether forward-mode differentiation is at work on one of the tensors."""
+    return forward_ad._current_level >= 0 and any(
+        _has_tangent(layer) for tensor in tensors if tensor is not None for layer in _layers(tensor)
+    )
+
+
+def refuse_derivatives(name: str, *tensors: Tensor | None) -> None:
+    """Raise RuntimeError where an operator without derivatives would lose one that somebody asks for."""
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and _requires_grad(tensor):
+                raise RuntimeError(f"{name} has no derivative: call it under torch.no_grad()")
+    refuse_tangents(name, *tensors)
+
+
+def refuse_tangents(name: str, *tensors: Tensor | None) -> None:
+    """Raise RuntimeError where one of the tensors carries a tangent, which `name` would lose."""
+    if carries_tangent(*tensors):
+        raise RuntimeError(
+            f"{name} has no derivative, and a tensor of it carries a forward-mode tangent: detach its inputs"
+        )
+
+
+def refuse_transforms(name: str, *tensors: Tensor | None) -> None:
+    """Raise RuntimeError where forward mode or torch.func differentiates an operator that has reverse-mode
+    derivatives only."""
+    if not is_transformed():
+        return
+    if carries_tangent(*tensors):
+        raise RuntimeError(f"{name} has no forward-mode derivative, use reverse mode")
+    if torch.compiler.is_dynamo_compiling() or not torch.is_grad_enabled():
+        return
+    for tensor in tensors:
+        if tensor is not None and any(
+            _functorch.is_gradtrackingtensor(layer) and layer.requires_grad
+            for layer in _layers(tensor)
+        ):
+            raise RuntimeError(
+                f"{name} has no derivative inside torch.func.grad, vjp or jacrev: use torch.autograd.grad"
+            )
+
+
+def refuse_run(name: str, *given: Any) -> None:
+    """Raise RuntimeError where a run without derivatives would lose one that torch.func or forward mode asks for.
+
+    given: tensors, and modules whose parameters and buffers count. Results under plain grad mode come detached,
+    which torch itself reports where somebody differentiates them.
+    """
+    refuse_gradients(name)
+    if forward_ad._current_level < 0:
+        return
+    if _functorch.peek_interpreter_stack() is not None:
+        raise RuntimeError(
+            f"{name} has no derivative and takes no tangent: call it outside of torch.func.jvp"
+        )
+    tensors = [value for value in given if isinstance(value, Tensor)]
+    for module in given:
+        if isinstance(module, torch.nn.Module):
+            tensors += [*module.parameters(), *module.buffers()]
+    refuse_tangents(name, *tensors)
+
+
+def refuse_gradients(name: str) -> None:
+    """Raise RuntimeError where torch.func.grad, vjp or jacrev differentiates what runs under torch.no_grad: it
+    would give zeros."""
+    stack = None if torch.compiler.is_dynamo_compiling() else _functorch.get_interpreter_stack()
+    if not stack or not torch.is_grad_enabled():
+        return
+    if _functorch.TransformType.Grad in [interpreter.key() for interpreter in stack]:
+        raise RuntimeError(
+            f"{name} runs without gradients, so torch.func.grad, vjp and jacrev of it would give zeros: call it "
+            "outside of them, or under torch.no_grad() where it is meant as a constant"
+        )
+
+
+def without_gradients(function: Callable[P, T]) -> Callable[P, T]:
+    """Return the function under torch.no_grad, refused inside the transforms that would take that for zero.
+
+    Forward-mode tangents pass through.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        refuse_gradients(function.__name__)
+        with torch.no_grad():
+            return function(*args, **kwargs)
+
+    return call
+
+
+def _layers(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield a tensor and what the wrappers of torch.func around it hold, from the outside in."""
+    yield tensor
+    if torch.compiler.is_dynamo_compiling():
+        return
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+        yield tensor
+
+
+def _requires_grad(value: Any) -> bool:
+    if not isinstance(value, Tensor):
+        return False
+    if value.requires_grad or _functorch.peek_interpreter_stack() is None:
+        return value.requires_grad
+    return any(layer.requires_grad for layer in _layers(value))
+
+
+def _has_tangent(layer: Tensor) -> bool:
+    # a batched tensor has no batching rule for this; what it holds is asked next
+    if not torch.compiler.is_dynamo_compiling() and _functorch.is_batchedtensor(layer):
+        return False
+    return forward_ad.unpack_dual(layer).tangent is not None
