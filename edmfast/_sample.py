@@ -9,51 +9,84 @@ from typing import Any
 from torch import Tensor, nn
 
 from edmfast import smc
-from edmfast._request import Request, load_models, read_conditions, read_shape
+from edmfast._internal.numbers import as_seed
+from edmfast._request import Request, check_sizes, load_models, read_conditions, read_shape
 from edmfast.expressions import parse_target
 from edmfast.models import Conditioned
 from edmfast.sampling import get_sigmas_karras
 from edmfast.smc.figures import is_image, new_figure, samples_figure
+from edmfast.smc.proposals import PROPOSALS
 
 _MOST_ROWS = 40
 
 
 def sample_command(request: Request) -> str:
-    """Runs it and returns what to print. ValueError, TypeError, OSError or ImportError for what is wrong with
-    the request, before any time is spent on it."""
+    """Run the request and return what to print.
+
+    Raises ValueError, TypeError, OSError or ImportError for what is wrong with the request, before any time is
+    spent on it; KeyboardInterrupt, saying what is kept, on Ctrl-C.
+    """
+    as_seed(request.seed, "--seed")
     models = load_models(request)
     target = _target(request, models)
     shape = read_shape(request, models)
     _check_outputs(request, shape)
     conditions = read_conditions(request)
     populations = _populations(request, target, conditions)
+    pilot_particles = max(64, 1000 // populations) if request.calibrate and populations > 0 else 0
+    check_sizes(request, shape, populations, pilot_particles)
+    _check_options(request)
     if conditions:
         target = Conditioned(target, **conditions)
-    sigmas = _sigmas(request, target, shape, populations)
-    start = time.perf_counter()
-    result = smc.sample(
-        target,
-        shape,
-        sigmas,
-        particles=request.particles,
-        populations=populations,
-        proposal=request.proposal,
-        sigma_range=(request.weighted_above, math.inf),
-        seed=request.seed,
-        device=request.device,
-        progress=True,
-    )
+    try:
+        sigmas = _sigmas(request, target, shape, populations, pilot_particles)
+        start = time.perf_counter()
+        result = smc.sample(
+            target,
+            shape,
+            sigmas,
+            particles=request.particles,
+            populations=populations,
+            proposal=request.proposal,
+            sigma_range=(request.weighted_above, math.inf),
+            seed=request.seed,
+            device=request.device,
+            checkpoint=request.checkpoint,
+            resume=request.resume,
+            progress=True,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_after_interrupt(request)) from None
     seconds = time.perf_counter() - start
-    written = []
-    if request.out is not None:
-        result.save(request.out)
-        written.append(str(request.out))
-    if request.png is not None:
-        samples_figure(result).savefig(request.png, dpi=150, format="png")
-        written.append(str(request.png))
+    written = _write(request, result)
     one_target = _rows(target) == set()
-    told = report(result, one_target=one_target, seconds=seconds)
-    return told + (f"\nwrote {', '.join(written)}" if written else "")
+    lines = report(result, one_target=one_target, seconds=seconds)
+    return lines + (f"\nwrote {', '.join(written)}" if written else "")
+
+
+def _after_interrupt(request: Request) -> str:
+    if request.checkpoint is not None and request.checkpoint.exists():
+        return (
+            f"interrupted: the run is in {request.checkpoint}, the same command with --resume "
+            f"{request.checkpoint} continues it"
+        )
+    return "interrupted: nothing was written (a run with --checkpoint FILE can be continued)"
+
+
+def _write(request: Request, result: smc.Particles) -> list[str]:
+    """Write the samples, then the picture. Ctrl-C in between says what is there."""
+    written: list[str] = []
+    try:
+        if request.out is not None:
+            result.save(request.out)
+            written.append(str(request.out))
+        if request.png is not None:
+            samples_figure(result).savefig(request.png, dpi=150, format="png")
+            written.append(str(request.png))
+    except KeyboardInterrupt:
+        kept = ", ".join(written) or "nothing"
+        raise KeyboardInterrupt(f"interrupted while writing: {kept} is complete") from None
+    return written
 
 
 def report(result: smc.Particles, *, one_target: bool, seconds: float) -> str:
@@ -83,7 +116,8 @@ def report(result: smc.Particles, *, one_target: bool, seconds: float) -> str:
 def _check_outputs(request: Request, shape: tuple[int, ...]) -> None:
     if request.out is None and request.png is None:
         raise ValueError("nothing to write: give --out, --png or both")
-    for path in (request.out, request.png):
+    fitted = request.calibration if request.calibrate else None
+    for path in (request.out, request.png, request.checkpoint, fitted):
         if path is not None and not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
         if path is not None and path.is_dir():
@@ -94,6 +128,14 @@ def _check_outputs(request: Request, shape: tuple[int, ...]) -> None:
                 f"--png draws images and points of the plane, not samples of shape {shape}"
             )
         new_figure(1, 1)  # tells of a missing matplotlib now, not after the run
+
+
+def _check_options(request: Request) -> None:
+    """Raises ValueError for options that the library would refuse only after the pilot run."""
+    if request.proposal is not None and request.proposal not in PROPOSALS:
+        raise ValueError(f"unknown proposal {request.proposal!r}; known: {', '.join(PROPOSALS)}")
+    if not 0 <= request.weighted_above < math.inf:
+        raise ValueError(f"--weighted-above must be >= 0 and finite, got {request.weighted_above}")
 
 
 def _target(request: Request, models: dict[str, Any]) -> Any:
@@ -130,7 +172,7 @@ def _populations(request: Request, target: Any, conditions: dict[str, Tensor]) -
 
 
 def _sigmas(
-    request: Request, target: Any, shape: tuple[int, ...], populations: int
+    request: Request, target: Any, shape: tuple[int, ...], populations: int, pilot_particles: int
 ) -> Tensor | smc.Calibration:
     levels = (request.steps, request.sigma_max, request.sigma_min)
     if request.calibration is not None and not request.calibrate:
@@ -154,7 +196,7 @@ def _sigmas(
         target,
         shape,
         sigmas,
-        particles=max(64, 1000 // populations),
+        particles=pilot_particles,
         populations=populations,
         pilot_steps=request.pilot_steps,
         seed=request.seed,

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from edmfast._faults import told
+from edmfast._version import __version__
+
 app = typer.Typer(
-    help="Energy-based diffusion models: distillation and controlled sampling.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # markup would take [1, 0.5] for a style and leave it out
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"edmfast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def edmfast(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Energy-based diffusion models: distillation and controlled sampling."""
 
 
 @app.command()
@@ -21,21 +43,25 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a bug report.")] = False,
 ) -> None:
     """Versions, devices, which kernels are live and why others are not."""
-    from edmfast._info import info as collect
+    with told("info"):
+        from edmfast._info import info as collect
 
-    facts = collect()
-    if as_json:
-        typer.echo(json.dumps(facts, indent=2))
-        return
+        facts = collect()
+        typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join(_lines(facts)))
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[str]:
     for name, value in facts.items():
         if isinstance(value, dict):
-            typer.echo(f"{name}:")
-            for key, entry in value.items():
-                typer.echo(f"  {key:14} {'-' if entry is None else entry}")
+            yield f"{name}:"
+            yield from (
+                f"  {key:14} {'-' if entry is None else entry}" for key, entry in value.items()
+            )
         elif isinstance(value, list):
-            typer.echo("\n".join([f"{name}:", *(f"  {entry}" for entry in value)]))
+            yield f"{name}:"
+            yield from (f"  {entry}" for entry in value)
         else:
-            typer.echo(f"{name}: {value}")
+            yield f"{name}: {value}"
 
 
 @app.command()
@@ -48,9 +74,10 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ) -> None:
     """Handwritten digits in, controlled samples out: pictures and a table."""
-    from edmfast.demo.run import run
+    with told("demo"):
+        from edmfast.demo.run import run
 
-    run(out=out, quick=quick, retrain=retrain, seed=seed)
+        run(out=out, quick=quick, retrain=retrain, seed=seed)
 
 
 @app.command()
@@ -64,8 +91,9 @@ def sample(
     target: Annotated[
         str | None,
         typer.Option(
-            help="What to sample: tempered(model, 2), product([a, b], [1, 0.5]), guided(base, model, 3), "
-            "conditioned(model, class_label=3), and nestings of them. By default the model."
+            help="What to sample: tempered(model, 2), product([a, b], [1, 0.5]), "
+            "mixture([a, b], [0.3, 0.7]), guided(base, model, 3), conditioned(model, class_label=3), "
+            "and nestings of them. By default the model."
         ),
     ] = None,
     shape: Annotated[
@@ -99,42 +127,48 @@ def sample(
     calibration: Annotated[
         Path | None, typer.Option(help="File to read the fit from, or to write with --calibrate.")
     ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="File to keep the run in now and then, and on Ctrl-C: see --resume."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="A checkpoint of this very run, to continue it.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="File for the weighted samples.")] = None,
     png: Annotated[Path | None, typer.Option(help="File for a picture of the samples.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
 ) -> None:
     """Weighted samples of a saved model, or of a target made of several, by sequential Monte Carlo."""
-    from edmfast._request import Request
-    from edmfast._sample import sample_command
+    with told("sample"):
+        from edmfast._request import Request
+        from edmfast._sample import sample_command
 
-    request = Request(
-        model=model,
-        models=models or (),
-        target=target,
-        shape=shape,
-        steps=steps,
-        sigma_max=sigma_max,
-        sigma_min=sigma_min,
-        weighted_above=weighted_above,
-        particles=particles,
-        populations=populations,
-        class_label=class_label,
-        conditions=condition or (),
-        proposal=proposal,
-        calibrate=calibrate,
-        pilot_steps=pilot_steps,
-        calibration=calibration,
-        out=out,
-        png=png,
-        seed=seed,
-        device=device,
-    )
-    try:
+        request = Request(
+            model=model,
+            models=models or (),
+            target=target,
+            shape=shape,
+            steps=steps,
+            sigma_max=sigma_max,
+            sigma_min=sigma_min,
+            weighted_above=weighted_above,
+            particles=particles,
+            populations=populations,
+            class_label=class_label,
+            conditions=condition or (),
+            proposal=proposal,
+            calibrate=calibrate,
+            pilot_steps=pilot_steps,
+            calibration=calibration,
+            checkpoint=checkpoint,
+            resume=resume,
+            out=out,
+            png=png,
+            seed=seed,
+            device=device,
+        )
         typer.echo(sample_command(request))
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        typer.echo("edmfast sample: " + " ".join(str(error).split()), err=True)
-        raise typer.Exit(2) from error
 
 
 def main() -> None:

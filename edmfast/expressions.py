@@ -5,13 +5,17 @@ models; calls of the functions below, with positional or keyword arguments as th
 with a sign; lists. A list of numbers where a number is expected gives each population its own.
 
     tempered(model, gamma)          product(models, exponents)          guided(base, model, weight)
-    conditioned(model, name=value or values)
+    mixture(models, weights)        conditioned(model, name=value or values)
+
+Calls nest up to 32 deep, in at most 10,000 characters.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +24,8 @@ import torch
 from edmfast.models import Conditioned, Guided, Mixture, Product, Tempered
 
 _LONGEST = 10_000
+_DEEPEST = 32
+_INT64 = 2**63
 
 
 class ExpressionError(ValueError):
@@ -38,46 +44,64 @@ def parse_target(expression: str, models: Mapping[str, Any]) -> Any:
     if len(expression) > _LONGEST:
         raise ExpressionError(f"an expression has at most {_LONGEST} characters")
     try:
-        tree = ast.parse(expression.strip(), mode="eval")
-        found = _read(tree.body, models)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # "2(a)" is refused below
+            tree = ast.parse(expression.strip(), mode="eval")
     except SyntaxError as error:
         raise ExpressionError(f"cannot read {expression!r}: {error.msg}") from error
+    except ValueError as error:  # a NUL, or a half of a character
+        raise ExpressionError(f"cannot read {expression!r}: {error}") from error
     except (RecursionError, MemoryError) as error:
         raise ExpressionError("the expression is nested too deeply") from error
-    if isinstance(found, (int, float, list)):
+    target = _read(tree.body, models)
+    if isinstance(target, (int, float, list)):
         raise ExpressionError(f"{expression!r} is not a target")
-    return found
+    return target
 
 
-def _read(node: ast.expr, models: Mapping[str, Any]) -> Any:
+def _read(node: ast.expr, models: Mapping[str, Any], depth: int = 0) -> Any:
+    if depth > _DEEPEST:
+        raise ExpressionError(f"the expression is nested too deeply: at most {_DEEPEST} deep")
     if isinstance(node, ast.Name):
         if node.id not in models:
             raise ExpressionError(f"unknown name {node.id!r}; models: {', '.join(models)}")
         return models[node.id]
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        return node.value
+    value = node.value if isinstance(node, ast.Constant) else None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _number(value)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
-        number = _read(node.operand, models)
+        number = _read(node.operand, models, depth + 1)
         if isinstance(number, (int, float)):
             return -number if isinstance(node.op, ast.USub) else number
     if isinstance(node, (ast.List, ast.Tuple)):
-        return [_read(item, models) for item in node.elts]
+        return [_read(item, models, depth + 1) for item in node.elts]
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return _call(node, node.func.id, models)
+        return _call(node, node.func.id, models, depth + 1)
+    try:
+        text = repr(ast.unparse(node))
+    except (RecursionError, ValueError):  # too deep, or an integer too long to print
+        text = "this"
     raise ExpressionError(
-        f"cannot use {ast.unparse(node)!r} in a target: it takes models, numbers, lists and "
-        f"{', '.join(FUNCTIONS)}"
+        f"cannot use {text} in a target: it takes models, numbers, lists and {', '.join(FUNCTIONS)}"
     )
 
 
-def _call(node: ast.Call, name: str, models: Mapping[str, Any]) -> Any:
+def _number(value: int | float) -> int | float:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ExpressionError("numbers must be finite")
+    if isinstance(value, int) and not -_INT64 <= value < _INT64:
+        raise ExpressionError("integers must fit 64 bits")  # some cannot even be printed
+    return value
+
+
+def _call(node: ast.Call, name: str, models: Mapping[str, Any], depth: int) -> Any:
     if name not in FUNCTIONS:
         raise ExpressionError(f"unknown function {name!r}; known: {', '.join(FUNCTIONS)}")
     if any(keyword.arg is None for keyword in node.keywords):
         raise ExpressionError(f"cannot use ** in a call of {name}")
     function = FUNCTIONS[name]
-    positional = [_read(argument, models) for argument in node.args]
-    named = {str(keyword.arg): _read(keyword.value, models) for keyword in node.keywords}
+    positional = [_read(argument, models, depth) for argument in node.args]
+    named = {str(keyword.arg): _read(keyword.value, models, depth) for keyword in node.keywords}
     try:
         inspect.signature(function).bind(*positional, **named)
         return function(*positional, **named)
@@ -106,6 +130,9 @@ def _mixture(models: Any, weights: Any = None) -> Mixture:
 
 
 def _conditioned(model: Any, /, **condition: Any) -> Conditioned:
+    for name, value in condition.items():
+        if isinstance(value, list) and not value:
+            raise ValueError(f"{name} is an empty list")
     bound = {
         name: torch.tensor(value) if isinstance(value, list) else value
         for name, value in condition.items()

@@ -28,6 +28,7 @@ FLOOR = {
     "expressions": 3,
     "_request": 3,
     "_info": 3,
+    "_faults": 3,
     "demo": 4,
     "_sample": 4,
     "__init__": 4,

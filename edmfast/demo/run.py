@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from edmfast._internal.numbers import as_int
 from edmfast.demo import teacher as teachers
 from edmfast.demo.budget import FULL, QUICK
 from edmfast.demo.data import halves
@@ -24,7 +25,11 @@ from edmfast.demo.part_distil import report_distillation, train_energies
 from edmfast.demo.part_exact import report_proposals
 from edmfast.demo.part_mixture import report_mixtures
 from edmfast.demo.part_temperature import report_temperature
+from edmfast.demo.pictures import new_figure
 from edmfast.demo.table import render
+
+_HIGHEST_SEED = 2**62
+"""Parts add small numbers to the seed."""
 
 
 def run(
@@ -34,9 +39,25 @@ def run(
 
     quick: less of everything, under a minute. retrain: first train the teacher again, in place of
     the shipped weights. Ctrl-C while training leaves a checkpoint in out and says where.
+
+    Raises ValueError, OSError or ImportError before any work is done, where a seed, a folder or a package will
+    not do.
     """
+    seed = as_int("seed", seed, least=0, most=_HIGHEST_SEED)
+    folder = Path(out)
+    _check_folders(folder, retrain)
+    new_figure(1, 1)  # a missing matplotlib is told now, not after minutes of training
     with _one_thread():
-        return _run(Path(out), quick, retrain, seed)
+        return _run(folder, quick, retrain, seed)
+
+
+def _check_folders(folder: Path, retrain: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"cannot write pictures to {folder}: it is not a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in [folder, *([teachers.SHIPPED.parent] if retrain else [])]:
+        if not os.access(place, os.W_OK):
+            raise PermissionError(f"cannot write to the folder {place}")
 
 
 @contextmanager
@@ -52,7 +73,6 @@ def _one_thread() -> Iterator[None]:
 
 
 def _run(folder: Path, quick: bool, retrain: bool, seed: int) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
     budget = QUICK if quick else FULL
     started = time.perf_counter()
 
