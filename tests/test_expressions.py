@@ -61,7 +61,7 @@ def test_conditions_are_bound():
         ("tempered(a, g=2)", "tempered: "),
         ("tempered(a, -2)", "tempered: the total exponent A"),
         ("tempered(2, 2)", "tempered: "),
-        ("tempered(a, b)", "tempered: exponents must be numbers"),
+        ("tempered(a, b)", "tempered: gamma must be numbers"),
         ("mixture(a)", "mixture: models and weights must be lists"),
         ("product(a, b)", "product: models and exponents must be lists"),
         ("product([a, b], [1])", "product: need one exponent per model"),
