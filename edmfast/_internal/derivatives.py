@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from edmfast._internal.nested import tensors_in
+
 P = ParamSpec("P")
 T = TypeVar("T")
 _functorch: Any = torch._C._functorch
@@ -34,18 +36,20 @@ def is_recorded(*given: Any) -> bool:
     """Return whether results made of the given values must be differentiable.
 
     That is so in forward mode, inside the transforms of torch.func that differentiate, and where grad mode is on
-    and a given tensor requires grad. Values that are no tensors do not matter.
+    and a given tensor requires grad, also one inside a list, tuple or dictionary.
     """
     if not is_transformed():
         return torch.is_grad_enabled() and any(
-            isinstance(value, Tensor) and value.requires_grad for value in given
+            tensor.requires_grad for value in given for tensor in tensors_in(value)
         )
     if forward_ad._current_level >= 0:
         return True
     if not torch.is_grad_enabled():
         return False
     keys = [interpreter.key() for interpreter in _functorch.get_interpreter_stack()]
-    return _functorch.TransformType.Grad in keys or any(map(_requires_grad, given))
+    return _functorch.TransformType.Grad in keys or any(
+        _requires_grad(tensor) for value in given for tensor in tensors_in(value)
+    )
 
 
 def leaf_of(y: Tensor, recorded: bool) -> Tensor:
@@ -187,9 +191,7 @@ def _layers(tensor: Tensor) -> Iterator[Tensor]:
         yield tensor
 
 
-def _requires_grad(value: Any) -> bool:
-    if not isinstance(value, Tensor):
-        return False
+def _requires_grad(value: Tensor) -> bool:
     if value.requires_grad or _functorch.peek_interpreter_stack() is None:
         return value.requires_grad
     return any(layer.requires_grad for layer in _layers(value))

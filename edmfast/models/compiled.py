@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from edmfast._internal.nested import tensors_in
 from edmfast.models.flat import Flat, Tensors
-from edmfast.models.rows import pad_rows, unpadded
+from edmfast.models.rows import pad_rows, shared_names, unpadded
 
 
 class _Method(nn.Module):
@@ -97,7 +98,8 @@ class CompiledMethods:
     ) -> tuple[Tensor, ...]:
         """x [B, *shape], levels [B, 1, ...] or [1, 1, ...] -> what the method returns, as a tuple."""
         batch = x.shape[0]
-        x, levels, condition = pad_rows(x, levels, condition)
+        shared = shared_names(getattr(self.model, "backbone", None))
+        x, levels, condition = pad_rows(x, levels, condition, shared)
         tensors = {k: v for k, v in condition.items() if isinstance(v, Tensor)}
         rest = {k: v for k, v in condition.items() if k not in tensors}
 
@@ -105,6 +107,9 @@ class CompiledMethods:
             with torch.no_grad(), unpadded():
                 return getattr(self.model, name)(x, levels, condition)
 
+        if any(True for _ in tensors_in(rest)):
+            # tensors inside lists and dictionaries would become constants of a graph
+            return tuple(tensor[:batch] for tensor in eager())
         if self.structure is None or not self.structure.still_holds():
             self.structure, self.flats = _Structure(self.model), {}
         key = name, tuple(tensors), tuple((k, type(v), v) for k, v in sorted(rest.items()))

@@ -19,8 +19,8 @@ class Conditioned(nn.Module):
     """Binds keyword conditions (e.g. class_label=3) to a model.
 
     Python integers become int64 [B], other numbers [B] in the dtype of x; tensors [] are
-    expanded to [B], tensors [B, ...] are passed as they are. In `smc.sample` a tensor [K, ...]
-    gives each of its K rows to as many consecutive particles of the P·N: K = P is one condition
+    expanded to [B], tensors [1, ...] to [B, ...]; tensors [B, ...] are passed as they are. In `smc.sample` a
+    tensor [K, ...] gives each of its K rows to as many consecutive particles of the P·N: K = P is one condition
     per population. Target and denoiser if the model is.
     Raises ValueError when a condition is given twice or its number of rows does not fit,
     TypeError for a value that is neither number nor tensor, or a score asked of a mere denoiser.
@@ -100,8 +100,13 @@ def _expand(name: str, value: float | torch.Tensor, x: torch.Tensor) -> torch.Te
     value = value.to(x.device)
     if value.dim() == 0:
         return value.expand(batch)
+    if value.shape[0] == 1:
+        return value.expand(batch, *value.shape[1:])
     if value.shape[0] != batch:
-        raise ValueError(f"{name} has {value.shape[0]} rows for a batch of {batch}")
+        raise ValueError(
+            f"{name} has {value.shape[0]} rows for a batch of {batch}: a condition has one row per sample, or one "
+            f"for all samples ({name}[None])"
+        )
     return value
 
 

@@ -21,6 +21,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from edmfast._internal.derivatives import is_recorded, is_transformed
+from edmfast.models.backbones.embedding import check_conditions_of
 from edmfast.models.backbones.residual_mlp import ResidualMLP
 from edmfast.models.compiled import CompiledMethods
 from edmfast.models.foreign import call_backbone
@@ -33,7 +34,7 @@ from edmfast.models.preconditioning import (
     noise_levels,
     shared_scaling,
 )
-from edmfast.models.rows import pad_rows, per_sample, shared_rows
+from edmfast.models.rows import pad_rows, per_sample, shared_names, shared_rows
 from edmfast.models.scale import ScaleTable
 from edmfast.models.together import Candidate, Member, States
 from edmfast.ops.mlp_potential import Perceptron
@@ -56,8 +57,9 @@ class Denoiser(nn.Module):
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
     ) -> torch.Tensor:
         """x [B, *shape], sigma float, [] or [B] (positive) -> denoised x0 like x."""
-        batch = x.shape[0]
-        x, levels, condition = pad_rows(x, expand_sigma(sigma, x), condition)
+        batch, levels = x.shape[0], expand_sigma(sigma, x)
+        check_conditions_of(self.backbone, condition, batch)
+        x, levels, condition = pad_rows(x, levels, condition, shared_names(self.backbone))
         scaling = edm_scaling(levels, self.sigma_data)
         output = call_backbone(self.backbone, scaling.c_in * x, scaling.c_noise, **condition)
         return (scaling.c_skip * x + scaling.c_out * output)[:batch]
@@ -69,8 +71,12 @@ class EnergyModel(nn.Module):
     potential: "inner" (default), or the baselines "residual" and "norm". sigma_data: standard
     deviation of the data. A Target (`energy_and_score`, exponent 1) and a denoiser (`forward`).
     On the CPU the result for one sample has the same bits whatever the batch size. Batches are padded for
-    that, and conditions with them whose first dimension is that of x: they are taken for one per sample.
-    Raises ValueError for an unknown potential or a sigma_data that is not positive.
+    that, and conditions with them. So a condition that is a tensor [K, ...] must have K = B rows, one per sample,
+    or K = 1, one for all samples, which the backbone gets as it is where B is more than 1. Tensors [], numbers and
+    other values pass through. A context [77, 768] that all samples share is given as context[None]; or the
+    backbone names it, as in `shared_conditions = ("context",)`, and always gets it as it was given.
+    Raises ValueError for an unknown potential or a sigma_data that is not positive; its methods raise it for
+    conditions of another number of rows.
     """
 
     exponent = 1.0
@@ -133,6 +139,7 @@ class EnergyModel(nn.Module):
     def perceptron_member(self, states: States, **condition: Any) -> Candidate | None:
         """This energy and its score for `edmfast.models.together`: None unless its network is a perceptron that
         one operator can take as a whole. Recorded as grad mode says."""
+        check_conditions_of(self.backbone, condition, states.given.shape[0])
         network = self._perceptron(states.x, condition)
         if network is None:
             return None
@@ -160,10 +167,11 @@ class EnergyModel(nn.Module):
                 "not under torch.inference_mode()"
             )
         levels = noise_levels(x, sigma)
+        check_conditions_of(self.backbone, condition, x.shape[0])
         if self._compiled is not None and not recorded and _is_called_plainly():
             return self._compiled(name, x, levels, condition)
         batch = x.shape[0]
-        x, levels, condition = pad_rows(x, levels, condition)
+        x, levels, condition = pad_rows(x, levels, condition, shared_names(self.backbone))
         found = getattr(self, name)(x, levels, condition)
         return tuple(tensor[:batch] for tensor in found)
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 from torch import nn
+
+from edmfast._internal.nested import tensors_in, with_tensors
 
 MIN_ROWS, ROW_TILE = 32, 16
 _here = threading.local()
@@ -77,13 +79,46 @@ def per_sample(rows: torch.Tensor, batch: int) -> torch.Tensor:
     return rows if rows.shape[0] == batch else rows[:1]
 
 
+def rows_of(y: torch.Tensor) -> str:
+    """Return the shape of states for an error: [B, ...], since the batch may have been padded."""
+    return str(["B", *y.shape[1:]]).replace("'", "")
+
+
+def shared_names(backbone: Any) -> frozenset[str]:
+    """Return the names of the conditions that a backbone declares, by `shared_conditions`, to have no rows."""
+    found = getattr(backbone, "shared_conditions", ())
+    return frozenset([found] if isinstance(found, str) else found)
+
+
+def check_conditions(condition: dict[str, Any], batch: int, backbone: Any = None) -> None:
+    """Raise ValueError for a condition that has neither one row for each of `batch` samples nor one for all.
+
+    The sizes are those of the caller, before any padding.
+    """
+    shared = shared_names(backbone) if condition else ()
+    for name, value in condition.items():
+        if name in shared:
+            continue
+        for tensor in tensors_in(value):
+            if tensor.dim() > 0 and tensor.shape[0] != batch and tensor.shape[0] != 1:
+                raise ValueError(
+                    f"{name} has {tensor.shape[0]} rows for a batch of {batch}: a condition has one row per "
+                    f"sample. One that all samples share has one row ({name}[None]), or is named in the "
+                    f"backbone's attribute shared_conditions, as in shared_conditions = ({name!r},)"
+                )
+
+
 def pad_rows(
-    x: torch.Tensor, levels: torch.Tensor, condition: dict[str, Any]
+    x: torch.Tensor,
+    levels: torch.Tensor,
+    condition: dict[str, Any],
+    shared: Collection[str] = (),
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
     """x [B, *shape], levels [B, 1, ...] and conditions, with 32, 48, 64, … rows on the CPU.
 
-    Condition tensors whose first dimension is B are padded too; everything else passes through, levels of
-    one row for more samples among it. The caller slices the results back to B rows. Empty batches and other
+    Condition tensors whose first dimension is B are padded too, alone or in lists, tuples and dictionaries, unless
+    their name is among the shared; everything else passes through, levels of one row for more samples among it.
+    The caller slices the results back to B rows. Empty batches and other
     devices are left alone, and all within `unpadded`.
     """
     if getattr(_here, "unpadded", False):
@@ -92,10 +127,13 @@ def pad_rows(
     missing = max(MIN_ROWS - batch, -batch % ROW_TILE)
     if x.device.type != "cpu" or missing == 0 or batch == 0:
         return x, levels, condition
+
+    def padded_rows(tensor: torch.Tensor) -> torch.Tensor:
+        rows = tensor.dim() > 0 and tensor.shape[0] == batch
+        return _repeat_last(tensor, missing) if rows else tensor
+
     padded = {
-        name: _repeat_last(value, missing)
-        if isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == batch
-        else value
+        name: value if name in shared else with_tensors(value, padded_rows)
         for name, value in condition.items()
     }
     if levels.shape[0] == batch:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from edmfast._internal.numbers import as_float, as_int
+from edmfast.models.rows import rows_of
 
 
 class DistanceFeatures(nn.Module):
@@ -42,7 +43,7 @@ class DistanceFeatures(nn.Module):
     def forward(self, y: torch.Tensor) -> torch.Tensor:
         """y [B, particles, dimensions] -> [B, pairs, features]."""
         if y.dim() != 3 or y.shape[1] != self.particles:
-            raise ValueError(f"y must be [B, {self.particles}, dimensions], given {[*y.shape]}")
+            raise ValueError(f"y must be [B, {self.particles}, dimensions], given {rows_of(y)}")
         return self.of_differences(differences(y))
 
     def of_differences(self, offsets: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ from edmfast.models.backbones.transformer import (
     grid_positions,
     modulated_norm,
 )
-from edmfast.models.rows import per_sample
+from edmfast.models.rows import per_sample, rows_of
 
 
 class DiT(nn.Module):
@@ -103,7 +103,7 @@ class DiT(nn.Module):
         """y [B, C, H, W], c_noise [B], class_label int64 [B] or None -> like y."""
         if y.dim() != 4 or [*y.shape[1:]] != self.shape:
             channels, height, width = self.shape
-            raise ValueError(f"y must be [B, {channels}, {height}, {width}], given {[*y.shape]}")
+            raise ValueError(f"y must be [B, {channels}, {height}, {width}], given {rows_of(y)}")
         embedding = self.embedding(c_noise, class_label)
         patches = fold(y, self.patch)
         h = self.input(patches.flatten(2).transpose(1, 2)) + self._positions

@@ -9,6 +9,7 @@ guidance (Ho & Salimans 2022, arXiv 2207.12598). Features: Tancik et al. 2020, a
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from torch import nn
 from edmfast._internal.numbers import as_int
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.linear import Linear
-from edmfast.models.rows import shared_rows
+from edmfast.models.rows import check_conditions, shared_rows
 
 FREQUENCIES, HIGHEST_FREQUENCY = 8, 30.0
 
@@ -24,6 +25,27 @@ FREQUENCIES, HIGHEST_FREQUENCY = 8, 30.0
 def as_classes(num_classes: int | None) -> int | None:
     """Return a number of classes as an int, None as it is. Raises TypeError or ValueError for anything else."""
     return None if num_classes is None else as_int("num_classes", num_classes, least=1)
+
+
+def check_conditions_of(backbone: Any, condition: dict[str, Any], batch: int) -> None:
+    """Raise ValueError for conditions whose rows do not fit the caller's batch, before it is padded."""
+    label = condition.get("class_label") if condition else None
+    embedding = getattr(backbone, "embedding", None)
+    if label is not None and isinstance(embedding, Embedding) and embedding.label is not None:
+        _check_label(label, batch)
+    check_conditions(condition, batch, backbone)
+
+
+def _check_label(label: Any, batch: int) -> None:
+    if not isinstance(label, torch.Tensor):
+        raise ValueError(
+            f"class_label must be int64 [{batch}], given {label!r}: one class for all samples is bound by "
+            "edmfast.Conditioned(model, class_label=...)"
+        )
+    if label.dtype != torch.int64 or label.shape != (batch,):
+        raise ValueError(
+            f"class_label must be int64 [{batch}], given {label.dtype} {[*label.shape]}"
+        )
 
 
 class Embedding(nn.Module):
@@ -55,11 +77,7 @@ class Embedding(nn.Module):
             return silu(embedded)
         if class_label is None:
             return silu(embedded + self.label.weight[-1])
-        if class_label.dtype != torch.int64 or class_label.shape != c_noise.shape:
-            raise ValueError(
-                f"class_label must be int64 [{len(c_noise)}], given {class_label.dtype} "
-                f"{[*class_label.shape]}"
-            )
+        _check_label(class_label, len(c_noise))
         try:
             return silu(embedded + self.label(class_label))
         except IndexError as error:

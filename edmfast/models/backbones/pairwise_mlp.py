@@ -33,7 +33,7 @@ from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.distance_features import DistanceFeatures, differences
 from edmfast.models.backbones.embedding import Embedding, as_classes
 from edmfast.models.backbones.linear import Linear, missing
-from edmfast.models.rows import per_sample
+from edmfast.models.rows import per_sample, rows_of
 
 
 class PairwiseMLP(nn.Module):
@@ -111,7 +111,7 @@ class PairwiseMLP(nn.Module):
         n, dimensions = self.particles, self.dimensions
         if math.prod(y.shape[1:]) != n * dimensions:
             raise ValueError(
-                f"y must be [B, {n}, {dimensions}] or [B, {n * dimensions}], given {[*y.shape]}"
+                f"y must be [B, {n}, {dimensions}] or [B, {n * dimensions}], given {rows_of(y)}"
             )
         shifts = per_sample(self.shifts(self.embedding(c_noise, class_label)), y.shape[0])
         offsets = differences(y.reshape(-1, n, dimensions))

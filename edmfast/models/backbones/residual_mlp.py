@@ -18,7 +18,7 @@ from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.embedding import Embedding, as_classes
 from edmfast.models.backbones.linear import Linear
 from edmfast.models.operators import as_written
-from edmfast.models.rows import per_sample
+from edmfast.models.rows import per_sample, rows_of
 from edmfast.ops.mlp_potential import Perceptron, takes
 
 
@@ -73,7 +73,7 @@ class ResidualMLP(nn.Module):
     ) -> torch.Tensor:
         """y [B, *shape], c_noise [B], class_label int64 [B] or None -> like y."""
         if math.prod(y.shape[1:]) != self.dim:
-            raise ValueError(f"y must be [B, *shape] of {self.dim} numbers, given {[*y.shape]}")
+            raise ValueError(f"y must be [B, *shape] of {self.dim} numbers, given {rows_of(y)}")
         shifts = per_sample(self.shifts_of(c_noise, class_label), y.shape[0])
         h = self.input(y.flatten(1))
         for layer, shift in zip(self.layers, shifts.chunk(len(self.layers), 1), strict=True):

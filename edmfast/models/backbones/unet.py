@@ -23,6 +23,7 @@ from edmfast.models.backbones.blocks import Attention, ResidualBlock
 from edmfast.models.backbones.embedding import Embedding, as_classes
 from edmfast.models.backbones.normalisation import group_norm
 from edmfast.models.backbones.patches import fold, unfold
+from edmfast.models.rows import rows_of
 
 
 class UNet(nn.Module):
@@ -102,7 +103,7 @@ class UNet(nn.Module):
         if y.dim() != 4 or y.shape[1] != channels or y.shape[2] % multiple or y.shape[3] % multiple:
             raise ValueError(
                 f"y must be [B, {channels}, H, W] with H and W multiples of {multiple}, "
-                f"given {[*y.shape]}"
+                f"given {rows_of(y)}"
             )
 
 

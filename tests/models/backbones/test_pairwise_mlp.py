@@ -311,7 +311,7 @@ def test_bad_arguments(arguments, message):
 
 
 def test_bad_states():
-    with pytest.raises(ValueError, match=r"\[B, 4, 2\] or \[B, 8\], given \[2, 9\]"):
+    with pytest.raises(ValueError, match=r"\[B, 4, 2\] or \[B, 8\], given \[B, 9\]"):
         tiny()(torch.zeros(2, 9), torch.zeros(2))
-    with pytest.raises(ValueError, match=r"\[B, 4, dimensions\], given \[2, 8\]"):
+    with pytest.raises(ValueError, match=r"\[B, 4, dimensions\], given \[B, 8\]"):
         DistanceFeatures(4)(torch.zeros(2, 8))
