@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edmfast.models.files import read_tensors, write_tensors
+from edmfast._internal.files import read_tensors, write_tensors
 
 _FORMAT, _VERSION = "edmfast-distill", 1
 

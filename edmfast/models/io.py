@@ -7,7 +7,7 @@ from typing import Any
 
 from edmfast.models.backbones import BACKBONES
 from edmfast.models.energy import Denoiser, EnergyModel
-from edmfast.models.files import read_tensors, write_tensors
+from edmfast._internal.files import read_tensors, write_tensors
 
 _FORMAT, _VERSION = "edmfast-model", 1
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.numbers import as_float
-from edmfast.models.files import read_json, write_json
+from edmfast._internal.files import read_json, write_json
 
 _KIND = "table of offsets"
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.numbers import as_int, as_seed
-from edmfast.models.files import read_tensors, write_tensors
+from edmfast._internal.files import read_tensors, write_tensors
 from edmfast.ops import rng_state
 from edmfast.ops.resample import COLLAPSED
 from edmfast.reference.noise import uniform

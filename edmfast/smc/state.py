@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edmfast.models.files import read_tensors, write_tensors
+from edmfast._internal.files import read_tensors, write_tensors
 from edmfast.ops import Weights
 from edmfast.smc.step import Moving
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from edmfast.distill import DistillConfig, distill, load_ema
 from edmfast.models import EnergyModel, ResidualMLP, UNet, save_model
-from edmfast.models.files import read_tensors
+from edmfast._internal.files import read_tensors
 
 SETTINGS = {"steps": 24, "batch_size": 16, "warmup_steps": 5, "checkpoint_every": 9}
 

@@ -11,7 +11,7 @@ import torch
 
 from edmfast.distill import DistillConfig, distill, load_ema
 from edmfast.models import Denoiser, EnergyModel, ResidualMLP
-from edmfast.models.files import read_tensors
+from edmfast._internal.files import read_tensors
 
 
 def score_error(model, teacher, sigma):

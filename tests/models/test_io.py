@@ -123,7 +123,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("edmfast.models.files.save_file", half_written)
+    monkeypatch.setattr("edmfast._internal.files.save_file", half_written)
     with pytest.raises(OSError, match="disk full"):
         save_model(energy(1), path)
     assert path.read_bytes() == before

@@ -7,7 +7,7 @@ import torch
 
 from edmfast import smc
 from edmfast.models import Tempered, flat
-from edmfast.models.files import read_tensors
+from edmfast._internal.files import read_tensors
 
 
 @pytest.fixture
