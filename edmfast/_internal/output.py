@@ -57,6 +57,25 @@ def check_output(
     return found
 
 
+def check_checkpoint(
+    path: Path_, kind: str, resume: Path_ | None, *, resume_name: str, overwrite: bool
+) -> Path:
+    """Return where a run may write its checkpoints, see `check_output`.
+
+    A checkpoint that is there already is the one that the run resumes from, or it may be replaced only with
+    overwrite: a run that starts anew would lose what another one has done. resume_name: what errors call the
+    argument `resume`. Raises FileExistsError for such a checkpoint, and as `check_output` does.
+    """
+    found = check_output(path, kind, name="checkpoint", overwrite=overwrite)
+    resumed = resume is not None and _same_file(found, Path(os.fspath(resume)))
+    if found.exists() and not (overwrite or resumed) and kind_of(found) == kind:
+        raise FileExistsError(
+            f"{path} is the checkpoint of an earlier run, which this run would replace: go on with it by "
+            f"{resume_name}={str(path)!r}, give another path, or say overwrite=True"
+        )
+    return found
+
+
 def check_distinct(**paths: Path_ | None) -> None:
     """Raise ValueError where two of the named outputs are one file."""
     seen: dict[str, str] = {}
@@ -75,7 +94,7 @@ def replacing(path: Path_) -> Iterator[Path]:
 
     File and folder are flushed to the disk, so that a crash leaves the old file or the new one. The new file has
     the permissions of the old one, or those that the umask gives. Where the block raises, the old file stays and
-    nothing else is left. `path` is one that `check_output` has returned, or is checked here for what can be a file.
+    nothing else is left. What `path` names is checked here too.
     """
     found = _resolved(Path(os.fspath(path)), "path")
     with _temporary(found, "path") as temporary:
@@ -112,7 +131,9 @@ def _resolved(given: Path, name: str) -> Path:
     except FileNotFoundError as error:
         raise ValueError(f"{name} {given} is a link to a file that does not exist") from error
     except OSError as error:
-        raise type(error)(error.errno, f"cannot write {name}: {error.strerror}", str(given)) from error
+        raise type(error)(
+            error.errno, f"cannot write {name}: {error.strerror}", str(given)
+        ) from error
     if mode is not None and stat.S_ISDIR(mode):
         raise IsADirectoryError(f"cannot write {given}: it is a folder, and {name} names a file")
     for is_special, what in _SPECIAL.items():
@@ -158,8 +179,9 @@ def _same_file(found: Path, other: Path) -> bool:
 @contextlib.contextmanager
 def _temporary(found: Path, name: str) -> Iterator[Path]:
     """Yield a new empty file beside `found`, and remove it where it is still there at the end."""
-    # short, so that a name is never too long because of what is added here
-    temporary = found.with_name(f".{secrets.token_hex(6)}.part")
+    # cut, so that no name becomes too long by what is added here
+    start = os.fsdecode(os.fsencode(found.name)[:200])
+    temporary = found.with_name(f".{start}.{secrets.token_hex(4)}.part")
     try:
         temporary.touch(exist_ok=False)
     except OSError as error:

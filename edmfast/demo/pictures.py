@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from edmfast._internal.kinds import PICTURE
+from edmfast._internal.output import check_output, replacing
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -24,10 +26,9 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Write a PNG; a file already there is replaced in one step."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(unfinished, dpi=130, format="png")
-    unfinished.replace(path)
+    """Write a PNG; a picture already there is replaced in one step."""
+    with replacing(check_output(path, PICTURE)) as unfinished:
+        figure.savefig(unfinished, dpi=130, format="png")
     return path
 
 

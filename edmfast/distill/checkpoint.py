@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from edmfast._internal.files import read_tensors, write_tensors
+from edmfast._internal.kinds import TRAINING_CHECKPOINT
 
 _FORMAT, _VERSION = "edmfast-distill", 1
 
@@ -44,7 +45,8 @@ def write_checkpoint(
         for group, members in groups.items()
         for name, tensor in members.items()
     }
-    write_tensors(path, tensors, {"format": _FORMAT, "version": _VERSION, **metadata})
+    described = {"format": _FORMAT, "version": _VERSION, **metadata}
+    write_tensors(path, tensors, described, kind=TRAINING_CHECKPOINT, overwrite=True)
 
 
 def read_checkpoint(

@@ -7,10 +7,12 @@ Each step draws a batch, asks the frozen teacher for its denoised x0, regresses 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,9 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from edmfast._internal.interrupts import warn_if_ignored
+from edmfast._internal.kinds import TRAINING_CHECKPOINT
+from edmfast._internal.output import check_checkpoint, write_or_fall_back
 from edmfast._internal.progress import progress_bar
 from edmfast.distill.batch import BatchMaker, Teacher
 from edmfast.distill.config import DistillConfig
@@ -59,6 +64,7 @@ def distill(
     config: DistillConfig = _DEFAULTS,
     resume_from: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    overwrite: bool = False,
 ) -> DistillResult:
     """Train student, in place, on teacher's denoiser (mode "distill") or on data (mode "dsm").
 
@@ -71,14 +77,20 @@ def distill(
     Raises ValueError or TypeError for bad data, settings and checkpoints before any work is done;
     FloatingPointError, naming the step, when loss or gradient stop being finite.
     progress shows a bar, or a line now and then where stderr is no terminal.
-    KeyboardInterrupt saves a checkpoint first and says where.
+    KeyboardInterrupt saves a checkpoint first and says where, and so does any other exception where the
+    configuration names a checkpoint. A checkpoint that cannot be written does not end a run: it warns, and the
+    last one goes to the folder for temporary files.
+    overwrite: replace the file at config.checkpoint though it is another run's, or no checkpoint at all. Without,
+    it raises FileExistsError before any work, unless it is the file that the run resumes from.
     Source: Thornton et al. 2025, arXiv 2502.12786; Karras et al. 2022, arXiv 2206.00364.
     """
     _check_models(teacher, student, config)
     training_data = check_data(data, student, config)
     path = None if config.checkpoint is None else Path(config.checkpoint)
-    if path is not None and not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+    if path is not None:
+        options: dict[str, Any] = {"resume_name": "resume_from", "overwrite": overwrite}
+        check_checkpoint(path, TRAINING_CHECKPOINT, resume_from, **options)
+    warn_if_ignored(stacklevel=3)
     make_batch = BatchMaker(training_data, teacher, config)
     state = RunState(student, [*training_data.samples.shape], config)
     run = _Run(state, make_batch, path)
@@ -91,6 +103,12 @@ def distill(
             message = run.save_interrupted()
             tqdm.write(message, file=sys.stderr)
             raise KeyboardInterrupt(message) from None
+        except FloatingPointError:  # says itself what was kept
+            raise
+        except Exception as error:
+            if path is not None:
+                run.save_after(error)
+            raise
     state.use_ema()
     losses = state.losses.cpu()
     return DistillResult(student.eval(), losses, speed, run.written, state.step)
@@ -108,6 +126,7 @@ class _Run:
         self.look_every = 1 if state.parameters[0].device.type == "cpu" else _LOOK_EVERY
         self.generator_state = make_batch.generator.get_state()
         self.written: Path | None = None
+        self.failed = False
 
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Continue from a checkpoint of this run."""
@@ -143,7 +162,7 @@ class _Run:
         state.update()
         bar.update()
         if saving and self.path is not None:
-            self._save(self.path, self.make_batch.generator.get_state())
+            self._save(self.path, self.make_batch.generator.get_state(), last=done == config.steps)
 
     def _look(self, bar: Any) -> None:
         """Show the recent loss. Raises FloatingPointError where it is no number."""
@@ -165,13 +184,41 @@ class _Run:
         if not self.state.whole:
             return f"interrupted within an update: not saved, last checkpoint {self.written}"
         name = f"edmfast-distill-{os.getpid()}.safetensors"
-        path = self.path or Path(tempfile.gettempdir()) / name
-        self._save(path, self.generator_state)
-        return f"interrupted at step {self.state.step}: continue with resume_from={str(path)!r}"
+        self._save(self.path or Path(tempfile.gettempdir()) / name, self.generator_state, last=True)
+        kept = str(self.written)
+        return f"interrupted at step {self.state.step}: continue with resume_from={kept!r}"
 
-    def _save(self, path: Path, generator: torch.Tensor) -> None:
-        self.state.save(path, generator)
-        self.written = path
+    def save_after(self, error: Exception) -> None:
+        """Keep the steps done before an error, and warn where they are or why they are not kept."""
+        try:
+            message = self.save_interrupted()
+        except Exception as failure:
+            message = f"the steps done could not be written: {failure!r}"
+        warnings.warn(f"training stopped by {error!r}: {message}", RuntimeWarning, stacklevel=3)
+
+    def _save(self, path: Path, generator: torch.Tensor, *, last: bool) -> None:
+        """Write a checkpoint, the last one in the folder for temporary files if nowhere else. A full disk warns,
+        once for those before the last."""
+        failure: OSError | None = None
+        try:
+            if last:
+                save = functools.partial(self.state.save, generator=generator)
+                self.written, failure = write_or_fall_back(save, path)
+            else:
+                self.state.save(path, generator)
+                self.written = path
+        except OSError as error:
+            failure = error
+        if failure is None or (self.failed and not last):
+            return
+        self.failed = True
+        where = self.written if self.written else "nowhere"
+        warnings.warn(
+            f"the checkpoint of step {self.state.step} could not be written to {path} ({failure}): the run goes "
+            f"on, the last one is in {where}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _check_models(teacher: Teacher | None, student: nn.Module, config: DistillConfig) -> None:

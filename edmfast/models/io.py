@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from edmfast._internal.files import read_tensors, write_tensors
+from edmfast._internal.kinds import MODEL
 from edmfast.models.backbones import BACKBONES
 from edmfast.models.energy import Denoiser, EnergyModel
-from edmfast._internal.files import read_tensors, write_tensors
 
 _FORMAT, _VERSION = "edmfast-model", 1
 
@@ -33,12 +34,17 @@ def describe_model(model: EnergyModel | Denoiser) -> dict[str, Any]:
     }
 
 
-def save_model(model: EnergyModel | Denoiser, path: str | os.PathLike[str]) -> None:
-    """Write model to path (safetensors). A file already there is replaced in one step.
+def save_model(
+    model: EnergyModel | Denoiser, path: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
+    """Write model to path (safetensors). A saved model already there is replaced in one step.
 
-    Raises as `describe_model` does; FileNotFoundError where the folder does not exist.
+    overwrite: replace a file of another kind too, which otherwise raises FileExistsError.
+    Raises as `describe_model` does; FileNotFoundError where the folder does not exist, ValueError or OSError where
+    the path names no regular file or cannot be written.
     """
-    write_tensors(path, model.state_dict(), describe_model(model))
+    metadata = describe_model(model)
+    write_tensors(path, model.state_dict(), metadata, kind=MODEL, overwrite=overwrite)
 
 
 def load_model(path: str | os.PathLike[str]) -> EnergyModel | Denoiser:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edmfast._internal.numbers import as_float
 from edmfast._internal.files import read_json, write_json
+from edmfast._internal.numbers import as_float
 
 _KIND = "table of offsets"
 
@@ -66,9 +66,9 @@ class Offsets:
                 "offsets must be Offsets or a pair (sigmas [T], values [T, M])"
             ) from error
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write as JSON, whole or not at all."""
-        write_json(path, _KIND, asdict(self))
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write as JSON, whole or not at all. overwrite: replace a file of another kind too."""
+        write_json(path, _KIND, asdict(self), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Offsets:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from edmfast._internal.files import write_json
 from edmfast._internal.numbers import as_float
 
 
@@ -56,12 +56,9 @@ class Calibration:
         pairs = zip(ends, self.log_weight_variance, strict=True)
         return sum(variance for end, variance in pairs if end >= self.sigma_lo)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write as JSON, whole or not at all."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        temporary.write_text(json.dumps({"edmfast": "calibration", **asdict(self)}, indent=1))
-        os.replace(temporary, path)
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write as JSON, whole or not at all. overwrite: replace a file of another kind too."""
+        write_json(path, "calibration", asdict(self), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:

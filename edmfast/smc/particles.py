@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edmfast._internal.numbers import as_int, as_seed
 from edmfast._internal.files import read_tensors, write_tensors
+from edmfast._internal.kinds import PARTICLES, PICTURE
+from edmfast._internal.numbers import as_int, as_seed
+from edmfast._internal.output import check_output, replacing
 from edmfast.ops import rng_state
 from edmfast.ops.resample import COLLAPSED
 from edmfast.reference.noise import uniform
@@ -153,12 +155,17 @@ class Particles:
         """int64 [T, P]: how many particles of each level have a descendant among the final ones."""
         return genealogy.unique_trace(self._recorded())
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all of it to a safetensors file, whole or not at all."""
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write all of it to a safetensors file, whole or not at all.
+
+        A file of particles is replaced, one of another kind only with overwrite=True: FileExistsError. Raises
+        ValueError or OSError where the path names no regular file or cannot be written.
+        """
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         numbers = {name: tensors.pop(name) for name in _METADATA}
         tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-        write_tensors(path, tensors, {"kind": "particles", **numbers})
+        metadata = {"kind": "particles", **numbers}
+        write_tensors(path, tensors, metadata, kind=PARTICLES, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Particles:
@@ -176,9 +183,12 @@ class Particles:
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """How the weights behaved against sigma, and the samples; returns the matplotlib figure, and saves
         it where asked. Needs the `demo` extra: ImportError without. See `edmfast.smc.figures`."""
+        target = None if path is None else check_output(path, PICTURE)
         figure = particles_figure(self)
-        if path is not None:
-            figure.savefig(path, dpi=120)
+        if target is not None:
+            kind = target.suffix.removeprefix(".") or "png"
+            with replacing(target) as temporary:
+                figure.savefig(temporary, dpi=120, format=kind)
         return figure
 
     def _surviving_log_z(self) -> Tensor:

@@ -32,6 +32,7 @@ from edmfast.smc.correction import make_correction
 from edmfast.smc.correctors import Corrector
 from edmfast.smc.distributed import Share
 from edmfast.smc.engine import Engine
+from edmfast.smc.keeper import Keeper
 from edmfast.smc.make_law import caveats, make_law
 from edmfast.smc.particles import NOT_FINITE, DegenerateWeightsWarning, Particles
 from edmfast.smc.proposals import Proposal
@@ -71,6 +72,7 @@ def sample(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 8,
     resume: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
     first_population: int = 0,
     batch_size: int | None = None,
     on_degenerate: str = "warn",
@@ -117,8 +119,10 @@ def sample(
             tensors are copies: changing them changes nothing else. The weights are those before resampling,
             unless correctors have moved who came out of it; log_z [P] has all of them.
         checkpoint: file written every `checkpoint_every` steps, and on Ctrl-C or any other exception after
-            the last whole step; resume: such a file; the run then ends in the same bits as an uninterrupted
-            one.
+            the last whole step. Where it cannot be written the run goes on and warns; the last step of a run
+            that an error ends is then written to the folder for temporary files. resume: such a file; the run
+            then ends in the same bits as an uninterrupted one. overwrite: replace what is at checkpoint though
+            it is another run's, or no checkpoint at all, which otherwise raises FileExistsError.
         batch_size: most rows per call of the target.
         on_degenerate: "warn" or "raise".
         device, dtype (float32 or float64): of the states; by default those of the target's tensors.
@@ -158,6 +162,7 @@ def sample(
     check_range(levels, place_dtype)
     share = Share(group, split, populations, particles, place_device)
     _check_shared(share, resampling, compile, gather, bool(correctors))
+    keeper = Keeper(checkpoint, checkpoint_every, resume, overwrite, share)
     law = make_law(
         share.cut(target),
         proposal,
@@ -194,7 +199,8 @@ def sample(
         "dtype": str(place_dtype),
         "target": fingerprint([target, proposal_model]) if checkpoint or resume or group else "",
     }
-    share.agree({**run, "checkpoint": [bool(checkpoint), checkpoint_every], "resume": bool(resume)})
+    with keeper.naming_fault():
+        share.agree({**run, "checkpoint": keeper.told, "resume": bool(resume)})
     engine = Engine(
         law,
         visited,
@@ -219,13 +225,10 @@ def sample(
             while state.index < len(visited) - 1:
                 engine.advance(state)
                 bar.update()
-                if checkpoint is not None and state.index % checkpoint_every == 0:
-                    share.save(checkpoint, state, run)
+                keeper.after_step(state, run)
                 _report(callback, state, visited)
         except BaseException as error:
-            # ranks that are interrupted at different steps cannot write one checkpoint
-            if checkpoint is not None and group is None:
-                _rescue(error, checkpoint, lambda: share.save(checkpoint, state, run))
+            keeper.rescue(error, state, run)
             raise
         finally:
             bar.close()
@@ -235,19 +238,6 @@ def sample(
     if share.speaks or not gather or on_degenerate == "raise":
         _tell_degenerate(result.degenerate, on_degenerate)
     return result
-
-
-def _rescue(error: BaseException, path: str | os.PathLike[str], save: Callable[[], None]) -> None:
-    """Write the last whole step of a run that an error ends. The error comes through even where that fails."""
-    told = "interrupted" if isinstance(error, KeyboardInterrupt) else f"stopped by {error!r}"
-    try:
-        save()
-    except Exception as failure:
-        warnings.warn(
-            f"{told}, and the last step could not be written to {path}: {failure!r}", stacklevel=3
-        )
-        return
-    warnings.warn(f"{told}; the run is in {path}", stacklevel=3)
 
 
 def _report(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edmfast._internal.files import read_tensors, write_tensors
+from edmfast._internal.kinds import RUN_CHECKPOINT
 from edmfast.ops import Weights
 from edmfast.smc.step import Moving
 
@@ -55,7 +56,8 @@ def state_of(index: int, tensors: dict[str, Tensor]) -> State:
 
 def save_state(path: str | os.PathLike[str], state: State, run: dict[str, Any]) -> None:
     """Write the state and the description of the run it belongs to."""
-    write_tensors(path, tensors_of(state), {"kind": "smc", "index": state.index, "run": run})
+    metadata = {"kind": "smc", "index": state.index, "run": run}
+    write_tensors(path, tensors_of(state), metadata, kind=RUN_CHECKPOINT, overwrite=True)
 
 
 def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.device) -> State:

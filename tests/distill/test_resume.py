@@ -7,9 +7,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from edmfast._internal.files import read_tensors
 from edmfast.distill import DistillConfig, distill, load_ema
 from edmfast.models import EnergyModel, ResidualMLP, UNet, save_model
-from edmfast._internal.files import read_tensors
 
 SETTINGS = {"steps": 24, "batch_size": 16, "warmup_steps": 5, "checkpoint_every": 9}
 
@@ -68,7 +68,9 @@ def test_class_conditional_unet_resumes_exactly(tmp_path):
     longer = distill(
         None, student(), (samples, labels), config=constant, resume_from=path, progress=False
     )
-    whole = distill(None, student(), (samples, labels), config=constant, progress=False)
+    whole = distill(
+        None, student(), (samples, labels), config=constant, progress=False, overwrite=True
+    )
     assert torch.equal(longer.losses, whole.losses)
 
 
@@ -126,7 +128,7 @@ def _rewrite(path, tensors):
         (shortened, "not a readable safetensors file"),
         (without_a_tensor, r"no second_moment\.backbone\.output\.bias"),
         (with_a_loss_too_few, "this run ends at"),
-        (lambda path, model: save_model(model, path), "holds 'edmfast-model'"),
+        (lambda path, model: save_model(model, path, overwrite=True), "holds 'edmfast-model'"),
         (lambda path, _: save_file({"a": torch.zeros(1)}, path), "not written by edmfast"),
     ],
 )

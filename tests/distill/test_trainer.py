@@ -5,13 +5,14 @@ import math
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from edmfast.distill import DistillConfig, distill, load_ema
-from edmfast.models import Denoiser, EnergyModel, ResidualMLP
 from edmfast._internal.files import read_tensors
+from edmfast.distill import DistillConfig, checkpoint, distill, load_ema
+from edmfast.models import Denoiser, EnergyModel, ResidualMLP
 
 
 def score_error(model, teacher, sigma):
@@ -154,6 +155,15 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(data, student, 
     assert resumed.step == 20
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own handler of Ctrl-C, which a process that a shell has put in the background lacks."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_from_outside_finishes_the_step_and_saves(data, student, tmp_path, capsys):
     path = tmp_path / "run.safetensors"
     config = DistillConfig(steps=20, batch_size=8, checkpoint=path)
@@ -170,8 +180,70 @@ def test_interrupt_from_outside_finishes_the_step_and_saves(data, student, tmp_p
     assert str(path) in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     resumed = distill(interrupted, student(), data, config=config, resume_from=path, progress=False)
-    whole = distill(lambda x, s: 0.5 * x, student(), data, config=config, progress=False)
+    whole = distill(
+        lambda x, s: 0.5 * x, student(), data, config=config, progress=False, overwrite=True
+    )
     assert torch.equal(resumed.losses, whole.losses)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_run_that_cannot_be_interrupted_says_so(data, student):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    config = DistillConfig(steps=2, batch_size=8)
+    with pytest.warns(RuntimeWarning, match="this process ignores SIGINT"):
+        distill(lambda x, s: 0.5 * x, student(), data, config=config, progress=False)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_an_error_of_the_teacher_leaves_the_steps_done(data, student, tmp_path):
+    config = DistillConfig(steps=20, batch_size=8, checkpoint=tmp_path / "run.safetensors")
+    calls: list[int] = []
+
+    def failing(x, sigma):
+        calls.append(1)
+        if len(calls) == 8:
+            raise OSError("the teacher is gone")
+        return 0.5 * x
+
+    with (
+        pytest.warns(RuntimeWarning, match="training stopped by OSError.*interrupted at step 7"),
+        pytest.raises(OSError, match="the teacher is gone"),
+    ):
+        distill(failing, student(), data, config=config, progress=False)
+    assert read_tensors(config.checkpoint)[1]["step"] == 7
+
+
+def test_a_full_disk_loses_nothing(data, student, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
+    path = tmp_path / "run.safetensors"
+    config = DistillConfig(steps=6, batch_size=8, checkpoint=path, checkpoint_every=2)
+    real = checkpoint.write_tensors
+
+    def full(place, *arguments, **options):
+        if Path(place).parent == tmp_path:
+            raise OSError(28, "No space left on device")
+        real(place, *arguments, **options)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    with pytest.warns(RuntimeWarning, match="No space left") as told:
+        result = distill(lambda x, s: 0.5 * x, student(), data, config=config, progress=False)
+    assert len(told) == 2  # the first that failed, and the last
+    assert result.step == 6
+    assert result.checkpoint is not None
+    assert result.checkpoint.parent == elsewhere
+    assert read_tensors(result.checkpoint)[1]["step"] == 6
+
+
+def test_the_checkpoint_of_another_run_is_not_replaced(data, student, tmp_path):
+    path = tmp_path / "run.safetensors"
+    config = DistillConfig(steps=3, batch_size=8, checkpoint=path)
+    distill(lambda x, s: 0.5 * x, student(), data, config=config, progress=False)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match=r"earlier run.*resume_from="):
+        distill(lambda x, s: 0.5 * x, student(), data, config=config, progress=False)
+    assert path.read_bytes() == before
 
 
 def test_interrupt_without_a_checkpoint_path_saves_one_all_the_same(

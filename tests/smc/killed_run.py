@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from edmfast import smc
-from edmfast.models import EnergyModel, Tempered, files
+from edmfast._internal import files
+from edmfast.models import EnergyModel, Tempered
 from edmfast.models.backbones import ResidualMLP
 
 STEPS = 24

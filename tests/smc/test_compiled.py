@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from edmfast import smc
-from edmfast.models import Tempered, flat
 from edmfast._internal.files import read_tensors
+from edmfast.models import Tempered, flat
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from edmfast import smc
+from edmfast._internal.files import read_tensors
 from edmfast.models import Conditioned, EnergyModel, Guided, Tempered
 from edmfast.models.analytic import GaussianMixture
 from edmfast.models.backbones import ResidualMLP
-from edmfast.models.files import read_tensors
+from edmfast.smc import state
 
 
 def network():
@@ -151,7 +152,13 @@ def test_an_error_of_the_target_or_callback_leaves_the_last_whole_step(levels, t
     assert torch.equal(read_tensors(path)[0]["x"], seen[4])
     with pytest.warns(UserWarning, match="the run is in"), pytest.raises(Stop):
         smc.sample(
-            cold, (2,), levels(10), checkpoint=path, callback=interrupt_at(7, Stop), **options
+            cold,
+            (2,),
+            levels(10),
+            checkpoint=path,
+            callback=interrupt_at(7, Stop),
+            overwrite=True,
+            **options,
         )
     resumed = smc.sample(cold, (2,), levels(10), resume=path, **options)
     assert torch.equal(resumed.x, whole.x)
@@ -160,7 +167,7 @@ def test_an_error_of_the_target_or_callback_leaves_the_last_whole_step(levels, t
 def test_an_error_comes_through_where_no_checkpoint_can_be_written(
     levels, tmp_path, cold, monkeypatch
 ):
-    def full(*_):
+    def full(*_, **__):
         raise OSError("disk full")
 
     monkeypatch.setattr("edmfast.smc.state.write_tensors", full)
@@ -308,3 +315,67 @@ def test_curvature_needs_a_graph(levels):
 
     with pytest.raises(ValueError, match="noise_matched"):
         smc.sample(Detached(0.0, False), (2,), levels(4), particles=4)
+
+
+def test_a_full_disk_does_not_end_a_run(levels, tmp_path, cold, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    options = {"particles": 16, "populations": 2, "proposal": "noise_matched"}
+    whole = smc.sample(cold, (2,), levels(10), **options)
+    monkeypatch.setattr("edmfast.smc.state.write_tensors", full)
+    with pytest.warns(RuntimeWarning, match="the run goes on.*No space left") as told:
+        run = smc.sample(
+            cold, (2,), levels(10), checkpoint=tmp_path / "run", checkpoint_every=2, **options
+        )
+    assert len(told) == 1
+    assert torch.equal(run.x, whole.x)
+
+
+def test_the_last_step_goes_elsewhere_where_the_disk_is_full(levels, tmp_path, cold, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
+    real = state.write_tensors
+
+    def full(place, *arguments, **options):
+        if place.parent == tmp_path:
+            raise OSError(28, "No space left on device")
+        real(place, *arguments, **options)
+
+    monkeypatch.setattr(state, "write_tensors", full)
+    with pytest.warns(UserWarning, match="the run is in .*elsewhere"), pytest.raises(Stop):
+        smc.sample(
+            cold,
+            (2,),
+            levels(10),
+            particles=16,
+            checkpoint=tmp_path / "run",
+            callback=interrupt_at(3, Stop),
+        )
+    (kept,) = elsewhere.iterdir()
+    assert read_tensors(kept)[1]["index"] == 3
+
+
+def test_a_forgotten_resume_does_not_replace_a_checkpoint(levels, tmp_path, cold):
+    path = tmp_path / "run"
+    options = {"particles": 16, "proposal": "noise_matched", "checkpoint_every": 2}
+    smc.sample(cold, (2,), levels(10), checkpoint=path, **options)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match="resume="):
+        smc.sample(cold, (2,), levels(10), checkpoint=path, **options)
+    assert path.read_bytes() == before
+    smc.sample(cold, (2,), levels(10), checkpoint=path, resume=path, **options)
+    smc.sample(cold, (2,), levels(10), checkpoint=path, overwrite=True, seed=1, **options)
+    assert path.read_bytes() != before
+
+
+@pytest.mark.parametrize("path", ["folder", "none/run", "x" * 300])
+def test_paths_are_checked_before_any_step(path, levels, tmp_path, cold):
+    (tmp_path / "folder").mkdir()
+    calls = []
+    with pytest.raises(OSError, match="cannot write"):
+        smc.sample(
+            cold, (2,), levels(10), particles=16, checkpoint=tmp_path / path, callback=calls.append
+        )
+    assert not calls
