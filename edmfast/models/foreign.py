@@ -51,6 +51,11 @@ def call_energy(
     x: [B, *shape]; sigma: a float, [] or [B]. TypeError where the model does not return two floating tensors,
     ValueError where their shapes are others.
     """
+    if not hasattr(model, "energy_and_score"):
+        raise TypeError(
+            f"{name_of(model)} has no energy, and one is needed here: distil the denoiser with edmfast.distill, "
+            "or give a model with energy_and_score(x, sigma) -> (energy [B], score like x)"
+        )
     if is_ours(model):
         return check_energy(model, model.energy_and_score(x, sigma, **condition), x)
     found = model.energy_and_score(x.clone(), _copied(sigma), **_copies(condition))

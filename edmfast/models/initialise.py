@@ -12,32 +12,49 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from edmfast._internal.generators import generator
 from edmfast._internal.numbers import as_seed
 from edmfast.models.energy import Denoiser, EnergyModel
+from edmfast.models.foreign import call_backbone, call_denoiser, name_of
 from edmfast.models.preconditioning import edm_scaling, expand_sigma
 
 
 def initialise_from(
-    model: EnergyModel, teacher: Denoiser, data: torch.Tensor, *, seed: int = 0, **condition: Any
+    model: EnergyModel,
+    teacher: Any,
+    data: torch.Tensor,
+    *,
+    seed: int = 0,
+    weights_from: nn.Module | None = None,
+    **condition: Any,
 ) -> EnergyModel:
     """Copy the teacher's backbone into model and fit the scale table; returns model, changed.
 
+    teacher: a `Denoiser`, or any denoiser(x, sigma [B], **condition) -> x0. weights_from: the module whose weights
+    are copied; by default the teacher's `backbone`, which a denoiser of another package does not have.
     data: one batch [B, *shape] of clean samples (a few hundred do); condition: as the models take
     it, for that batch. Raises ValueError unless the potential is "inner", both have the same
-    sigma_data and backbones of the same architecture, and data is a finite floating batch.
+    sigma_data and backbones of the same architecture, and data is a finite floating batch; TypeError for a
+    teacher without a backbone where weights_from is not given.
     """
+    source = getattr(teacher, "backbone", None) if weights_from is None else weights_from
+    if not isinstance(source, nn.Module):
+        raise TypeError(
+            f"{name_of(teacher)} has no backbone whose weights could be copied: give "
+            "weights_from=the module whose state_dict fits the backbone of the energy"
+        )
     if model.potential_name != "inner":
         raise ValueError(f'only potential="inner" can start so, given "{model.potential_name}"')
-    if model.sigma_data != teacher.sigma_data:
+    if isinstance(teacher, Denoiser) and model.sigma_data != teacher.sigma_data:
         raise ValueError(
             f"sigma_data must agree, given {model.sigma_data} and {teacher.sigma_data}"
         )
     if len(data) == 0 or not data.isfinite().all():
         raise ValueError("data must be a finite batch of at least one sample")
     try:
-        model.backbone.load_state_dict(teacher.backbone.state_dict())
+        model.backbone.load_state_dict(source.state_dict())
     except RuntimeError as error:
         raise ValueError(f"the two backbones differ: {error}") from error
     draws = generator(as_seed(seed), data.device)
@@ -52,7 +69,7 @@ def initialise_from(
 
 def _fit(
     model: EnergyModel,
-    teacher: Denoiser,
+    teacher: Any,
     x: torch.Tensor,
     sigma: float,
     condition: dict[str, Any],
@@ -61,7 +78,11 @@ def _fit(
     scaling = edm_scaling(expand_sigma(sigma, x), model.sigma_data)
     y = scaling.c_in * x
     with torch.no_grad():
-        target = teacher.backbone(y, scaling.c_noise, **condition)
+        if isinstance(teacher, Denoiser):
+            target = call_backbone(teacher.backbone, y, scaling.c_noise, **condition)
+        else:
+            denoised = call_denoiser(teacher, x, sigma, **condition)
+            target = (denoised - scaling.c_skip * x) / scaling.c_out
     with torch.enable_grad():
         y.requires_grad_()
         f = model.potential(y, scaling.c_noise, **condition)

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.numbers import as_float, as_int, as_seed
+from edmfast.models.scores import has_energy, needs_energy
 from edmfast.ops import rng_state
 from edmfast.smc.calibration import Calibration
 from edmfast.smc.evaluate import evaluate
@@ -68,6 +69,8 @@ def calibrate(
     population, each with one Hutchinson probe. Raises as `smc.sample` does, and ValueError for fewer than 2
     pilot steps or a sigma_lo outside the levels.
     """
+    if not has_energy(target):
+        raise needs_energy(target)
     levels = check_sigmas(sigmas)
     tail = (0.0,) if levels[-1] == 0 else ()
     levels = levels[:-1] if tail else levels

@@ -1,0 +1,215 @@
+"""Callables that change their input in place, or use their output buffers again, change nothing else."""
+
+import pytest
+import torch
+from torch import nn
+
+import edmfast
+from edmfast import Conditioned, EnergyModel, LinearInverse, Tilted, models, sampling, smc
+from tests.foreign.entries import DATA, DENOISERS, ENERGIES, LEVELS, NORMAL
+from tests.foreign.wrappers import SHAPE, like_states, plain
+
+
+def changing(x, sigma):
+    """The denoiser of N(0, I), in place of the states and of the levels."""
+    sigma.square_().add_(1)
+    return x.div_(like_states(sigma, x))
+
+
+class Buffered:
+    """A denoiser that answers with one tensor at every call of a size."""
+
+    def __init__(self):
+        self.answers = {}
+
+    def __call__(self, x, sigma):
+        answer = self.answers.setdefault((x.shape, x.dtype), torch.empty_like(x))
+        return answer.copy_(plain(x, sigma))
+
+
+class ChangingEnergy:
+    exponent = 1.0
+
+    def energy_and_score(self, x, sigma):
+        energy, score = NORMAL.energy_and_score(x.clone(), sigma)
+        x.mul_(0)
+        if isinstance(sigma, torch.Tensor) and not sigma.requires_grad:
+            sigma.mul_(0)
+        return energy, score
+
+
+class BufferedEnergy:
+    """One pair of tensors at every call of a size, where no graph is asked for."""
+
+    exponent = 1.0
+
+    def __init__(self):
+        self.answers = {}
+
+    def energy_and_score(self, x, sigma):
+        found = NORMAL.energy_and_score(x, sigma)
+        if found[1].requires_grad:
+            return found
+        held = self.answers.setdefault((x.shape, x.dtype), tuple(map(torch.empty_like, found)))
+        return tuple(place.copy_(part) for place, part in zip(held, found, strict=True))
+
+
+# derivatives are taken through these, for which a tensor of an earlier graph is no place
+DIFFERENTIATED = {"Tilted exact", "score_asymmetry", "conservativity_report"}
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+@pytest.mark.parametrize("culprit", [changing, Buffered()], ids=["changing", "buffered"])
+def test_denoisers(name, culprit):
+    if isinstance(culprit, Buffered) and name in DIFFERENTIATED:
+        pytest.skip("a buffer has no graph")
+    data = DATA.clone()
+    torch.testing.assert_close(DENOISERS[name](culprit), DENOISERS[name](plain))
+    assert torch.equal(DATA, data)
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+@pytest.mark.parametrize("culprit", [ChangingEnergy, BufferedEnergy])
+def test_energies(name, culprit):
+    data = DATA.clone()
+    wanted = ENERGIES[name](NORMAL)
+    torch.testing.assert_close(ENERGIES[name](culprit()), wanted, equal_nan=True)
+    assert torch.equal(DATA, data)
+
+
+def test_rewards_and_operators():
+    def run(reward, **options):
+        target = Tilted(NORMAL, reward, 0.1, ramp=(2.0, 0.3), **options)
+        return smc.sample(target, SHAPE, LEVELS, particles=8).x
+
+    for options in ({}, {"gradient": "exact"}, {"of": "state"}, {"potential": "max"}):
+        wanted = run(lambda x: x.flatten(1).mean(1), **options)
+        torch.testing.assert_close(run(lambda x: x.div_(16).flatten(1).sum(1), **options), wanted)
+
+    def measured(operator):
+        target = LinearInverse(NORMAL, operator, torch.ones(3), 0.5, full_below=0.3)
+        return smc.sample(target, SHAPE, LEVELS, particles=8).x
+
+    there, back = (lambda x: x.flatten(1)[:, :3]), (lambda y: nn.functional.pad(y, (0, 13)))
+    pure = measured((there, lambda y: back(y).view(-1, *SHAPE)))
+    changed = measured(
+        (lambda x: there(x.mul_(2)) / 2, lambda y: back(y.mul_(2)).view(-1, *SHAPE) / 2)
+    )
+    assert torch.equal(pure, changed)
+    assert torch.equal(measured(lambda x: there(x.mul_(1))), measured(there))
+
+
+class Network(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.change = nn.Linear(4, 4), change
+
+    def forward(self, y, c_noise, scale=None):
+        if self.change:
+            h = y.mul_(2).add_(like_states(c_noise.mul_(3), y))
+            scale = None if scale is None else scale.mul_(2)
+        else:
+            h = 2 * y + like_states(3 * c_noise, y)
+            scale = None if scale is None else 2 * scale
+        h = self.layer(h)
+        return h if scale is None else h * like_states(scale, h)
+
+
+def test_backbones():
+    scale = torch.full((16,), 0.5)
+    for potential in models.potentials.POTENTIALS:
+        one, two = (EnergyModel(Network(change), potential=potential) for change in (False, True))
+        for x in (DATA, DATA.clone().requires_grad_()):
+            for condition in ({}, {"scale": scale}):
+                for sigma in (0.5, torch.full((16,), 0.5)):
+                    wanted, found = (m.energy_and_score(x, sigma, **condition) for m in (one, two))
+                    torch.testing.assert_close(found, wanted)
+                    given = x, sigma
+                    torch.testing.assert_close(
+                        two.energy(*given, **condition), one.energy(*given, **condition)
+                    )
+                    torch.testing.assert_close(two(*given, **condition), one(*given, **condition))
+    wanted, found = (edmfast.Denoiser(Network(change))(DATA, 0.5) for change in (False, True))
+    torch.testing.assert_close(found, wanted)
+    assert torch.equal(scale, torch.full((16,), 0.5))
+
+
+def test_conditions_are_copies():
+    label = torch.full((8,), 2.0)
+
+    def denoiser(x, sigma, label):
+        return plain(x, sigma) * like_states(label.mul_(0.5), x)
+
+    smc.sample(Conditioned(denoiser, label=label), SHAPE, LEVELS, particles=8)
+    sampling.sample_euler(denoiser, DATA[:8], torch.tensor(LEVELS), {"label": label})
+    assert torch.equal(label, torch.full((8,), 2.0))
+
+
+def spoil(info):
+    for value in info.values():
+        if isinstance(value, torch.Tensor):
+            value.mul_(0)
+
+
+def test_callbacks():
+    options = {"particles": 8, "correctors": smc.MALA()}
+    wanted = smc.sample(NORMAL, SHAPE, LEVELS, **options)
+    found = smc.sample(NORMAL, SHAPE, LEVELS, callback=spoil, **options)
+    assert torch.equal(found.x, wanted.x)
+    assert torch.equal(found.log_z, wanted.log_z)
+    chains = [
+        smc.mcmc(NORMAL, DATA[None], 0.5, smc.MALA(), transitions=3, callback=callback)
+        for callback in (None, spoil)
+    ]
+    assert torch.equal(chains[0].states, chains[1].states)
+    assert torch.equal(chains[0].energies, chains[1].energies)
+
+
+def test_functions_of_an_expectation():
+    found = smc.sample(NORMAL, SHAPE, LEVELS, particles=8)
+    before = found.x.clone()
+    found.expectation(lambda x: x.mul_(0))
+    found.expectation_estimate(lambda x: x.mul_(0))
+    assert torch.equal(found.x, before)
+
+
+def test_noise_and_levels_of_plain_samplers():
+    sigmas, x = torch.tensor(LEVELS), DATA.clone()
+
+    def noise(*levels):
+        for level in levels:
+            level.mul_(0)
+        return torch.zeros_like(DATA)
+
+    sampling.sample_euler_ancestral(
+        plain, x, sigmas, callback=lambda info: info["sigma"].mul_(0), noise_sampler=noise
+    )
+    assert torch.equal(sigmas, torch.tensor(LEVELS))
+    assert torch.equal(x, DATA)
+    wanted, found = (
+        sampling.edm_sampler(plain, DATA, num_steps=3, randn_like=draw)
+        for draw in (torch.zeros_like, lambda x: x.zero_())
+    )
+    assert torch.equal(found, wanted)
+
+
+def test_a_callback_of_a_plain_sampler_acts_on_the_run():
+    """k-diffusion's semantics: previews that change the states in place are used on purpose."""
+    x = DATA.clone()
+    moved = sampling.sample_dpmpp_2m(
+        plain, x, torch.tensor(LEVELS), callback=lambda info: info["x"].mul_(0)
+    )
+    assert torch.equal(x, DATA)
+    assert not torch.equal(moved, sampling.sample_dpmpp_2m(plain, x, torch.tensor(LEVELS)))
+
+
+def test_teachers_train_as_they_would():
+    """A teacher that empties its input would otherwise be matched by nothing at all."""
+
+    def emptying(x, sigma):
+        answer = plain(x, sigma)
+        x.mul_(0)
+        return answer
+
+    assert torch.equal(DENOISERS["distill"](emptying), DENOISERS["distill"](plain))
