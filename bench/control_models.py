@@ -154,7 +154,7 @@ def load_student(
         data = _data(recipe)
     if recipe.shipped and isinstance(student.backbone, ResidualMLP):
         images, labels = data
-        initialise_from(student, teacher, images[:512], class_label=labels[:512])  # type: ignore[arg-type]
+        initialise_from(student, teacher, images[:512], class_label=labels[:512])
     found = checkpoint if not steps and checkpoint.exists() else None
     distill(
         teacher,
