@@ -1,0 +1,30 @@
+"""The checksum of a file of tensors: SHA-256 over metadata and over names, dtypes, shapes and bytes of tensors.
+
+One changed bit anywhere gives another checksum. SHA-256 takes about 1 s for 1 GB on one core, several times less
+than writing the file does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+
+
+def checksum(tensors: Mapping[str, torch.Tensor], text: str) -> str:
+    """Return the checksum of tensors on the CPU and of the text of their metadata, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    _add(digest, text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        _add(digest, f"{name}\n{tensor.dtype}\n{[*tensor.shape]}".encode())
+        flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        _add(digest, memoryview(flat.numpy()))
+    return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, content: bytes | memoryview) -> None:
+    # with its length, so that what ends one part cannot begin the next
+    digest.update(len(content).to_bytes(8, "little"))
+    digest.update(content)
