@@ -120,24 +120,29 @@ class LinearInverse(Tilted):
             )
 
 
+class LikelihoodSchedule:
+    """alpha(sigma) as above, of numbers and of tensors. Unlike a closure it can be copied and pickled."""
+
+    def __init__(self, noise: float, of: str, full_below: float, data_std: float) -> None:
+        self.noise = as_float("noise", noise, positive=True)
+        self.full_below = as_float("full_below", full_below, least=0)
+        self.data_std = as_float("data_std", data_std, positive=True)
+        self.of = of
+
+    def __call__(self, sigma: float | Tensor) -> float | Tensor:
+        if isinstance(sigma, Tensor):
+            v: Any = (sigma.double().square() - self.full_below**2).clamp_min(0)
+        else:
+            v = max(sigma**2 - self.full_below**2, 0.0)
+        c = self.data_std**2 / (self.data_std**2 + v)
+        noise = self.noise**2
+        if self.of == "state":
+            return c * noise / (noise + 4 * v)
+        return noise / (noise + 4 * c * v)
+
+
 def likelihood_schedule(
     noise: float, of: str, full_below: float = 0.02, data_std: float = 0.5
 ) -> Schedule:
-    """alpha(sigma) as above, of numbers and of tensors."""
-    noise, full_below = (
-        as_float("noise", noise, positive=True),
-        as_float("full_below", full_below, least=0),
-    )
-    data_std = as_float("data_std", data_std, positive=True)
-
-    def alpha(sigma: float | Tensor) -> float | Tensor:
-        if isinstance(sigma, Tensor):
-            v: Any = (sigma.double().square() - full_below**2).clamp_min(0)
-        else:
-            v = max(sigma**2 - full_below**2, 0.0)
-        c = data_std**2 / (data_std**2 + v)
-        if of == "state":
-            return c * noise**2 / (noise**2 + 4 * v)
-        return noise**2 / (noise**2 + 4 * c * v)
-
-    return alpha
+    """Return alpha(sigma) as above, which takes numbers and tensors."""
+    return LikelihoodSchedule(noise, of, full_below, data_std)
