@@ -103,7 +103,7 @@ def test_targets(name):
     x = torch.randn(5, *shape, generator=torch.Generator().manual_seed(0))
     for twin in copies(target):
         for method in ("energy_and_score", "forward"):
-            if not hasattr(target, method):
+            if not hasattr(target, method) or (method == "forward" and not sigma):
                 continue
             expected, found = getattr(target, method)(x, sigma), getattr(twin, method)(x, sigma)
             pairs = (

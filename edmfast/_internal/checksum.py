@@ -20,7 +20,7 @@ def checksum(tensors: Mapping[str, torch.Tensor], text: str) -> str:
         tensor = tensors[name]
         _add(digest, f"{name}\n{tensor.dtype}\n{[*tensor.shape]}".encode())
         flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-        _add(digest, memoryview(flat.numpy()))
+        _add(digest, flat.numpy().data)
     return digest.hexdigest()
 
 
