@@ -147,7 +147,7 @@ def _integrate(
         raise ValueError(
             f"the field must keep the shape [n, {[*x.shape[1:]]}], got {[*value.shape]}"
         )
-    value = value.reshape(len(x), 4 * nodes, -1).double()
+    value = value.reshape(len(x), 4 * nodes, plane.shape[2]).double()
     parts = torch.einsum("bnd,kbd->bnk", value, plane)
     steps = parts[..., 0] * along + parts[..., 1] * across
     area = lengths[0] * lengths[1]

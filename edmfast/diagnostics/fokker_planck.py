@@ -114,7 +114,7 @@ def fokker_planck(
     found = []
     for i, (x, sigma) in enumerate(zip(points, levels, strict=True)):
         probe_count = probes
-        if probes is None and x[0].numel() > _EXACT_DIMENSIONS:
+        if probes is None and math.prod(x.shape[1:]) > _EXACT_DIMENSIONS:
             probe_count = 16
         step = relative_step or (1e-3 if x.dtype == torch.float64 else 1e-2)
         options = (probe_count, sigma_derivative, step * sigma, (seed + i) % 2**64)

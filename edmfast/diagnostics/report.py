@@ -62,6 +62,8 @@ def conservativity_report(
             f"need models and as many states as sigmas, got {len(models)} models, {len(points)} states "
             f"and {len(levels)} sigmas"
         )
+    if not all(len(x) for x in points):
+        raise ValueError("states must hold at least one sample each: of none there is no share")
     asymmetry, circulation = {}, {}
     for name, model in models.items():
         shares, turns = [], []

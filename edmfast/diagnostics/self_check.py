@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.derivatives import without_gradients
-from edmfast._internal.numbers import as_float, as_seed
+from edmfast._internal.numbers import as_float, as_seed, check_level
 from edmfast.models.foreign import call_energy
 from edmfast.ops import standard_normal
 
@@ -142,4 +142,6 @@ def _check_levels(sigmas: Tensor | Sequence[float]) -> list[float]:
         raise ValueError(
             f"sigmas must be at least two positive, strictly decreasing levels, got {levels}"
         )
+    for i, level in enumerate(levels):
+        check_level(f"sigmas[{i}]", level)
     return levels

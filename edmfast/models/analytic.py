@@ -131,6 +131,8 @@ class GaussianMixture(nn.Module):
     def sample(self, n: int, sigma: float = 0.0, *, seed: int) -> torch.Tensor:
         """n independent draws of p(.; sigma): [n, D], float64, reproducible from seed."""
         n, sigma = as_int("n", n, least=0), as_float("sigma", sigma, least=0)
+        if sigma > 0:
+            check_level("sigma", sigma)
         means, device = self.means, self.means.device
         draws = generator(as_seed(seed), device)
         uniform = torch.rand(n, generator=draws, dtype=means.dtype, device=device)

@@ -11,6 +11,8 @@ from torch import Tensor
 from edmfast._internal.numbers import as_float
 from edmfast.models.scores import Exponent
 
+_LARGEST = torch.finfo(torch.float32).max
+
 
 def as_exponent(value: Any, name: str = "exponents") -> Exponent:
     """A float, or float64 [K]. TypeError for anything else, ValueError unless finite."""
@@ -19,11 +21,18 @@ def as_exponent(value: Any, name: str = "exponents") -> Exponent:
             raise ValueError(f"{name} must be numbers or tensors [K], given {[*value.shape]}")
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name} must be finite, given {value.tolist()}")
+        if bool((value.abs() > _LARGEST).any()):
+            raise ValueError(
+                f"{name} must fit float32, which energies may be in, given {value.tolist()}"
+            )
         return value.detach().double()
     try:
-        return as_float(name, value)
+        number = as_float(name, value)
     except TypeError as error:
         raise TypeError(f"{name} must be numbers or tensors [K], given {value!r}") from error
+    if abs(number) > _LARGEST:
+        raise ValueError(f"{name} must fit float32, which energies may be in, given {number:g}")
+    return number
 
 
 def check_total(exponents: Sequence[Exponent], parts: Sequence[Exponent]) -> Exponent:
@@ -35,7 +44,7 @@ def check_total(exponents: Sequence[Exponent], parts: Sequence[Exponent]) -> Exp
     total: Exponent = 0.0
     for a, part in zip(exponents, parts, strict=True):
         total = total + _on(device, a) * _on(device, part)
-    if bool(torch.as_tensor(total).le(0).any()):
+    if bool(torch.as_tensor(total, dtype=torch.float64).le(0).any()):
         raise ValueError(
             f"the total exponent A = sum of exponents must be positive, exponents "
             f"{[_told(a) for a in exponents]} give A = {_told(total)}"

@@ -99,6 +99,8 @@ class LinearInverse(Tilted):
         data_std: float = 0.5,
     ) -> None:
         full_below = as_float("full_below", full_below, least=0)
+        if full_below > 0:
+            check_level("full_below", full_below)
         alpha = schedule or likelihood_schedule(noise, of, full_below, data_std)
         super().__init__(
             model,

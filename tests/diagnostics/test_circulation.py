@@ -128,3 +128,10 @@ def test_other_bad_input():
         score_circulation(MIXTURE, points(), 0.0)
     with pytest.raises(ValueError, match="0 models, 1 states and 2 sigmas"):
         conservativity_report({}, [points()], [1.0, 2.0])
+
+
+def test_no_samples():
+    found = score_circulation(MIXTURE, points(0), 0.5)
+    assert [part.shape for part in found] == [(0,)] * 3
+    with pytest.raises(ValueError, match="states must hold at least one sample"):
+        conservativity_report({"a": MIXTURE}, [points(0)], [0.5])

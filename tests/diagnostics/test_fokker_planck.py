@@ -139,3 +139,11 @@ def test_probes_know_nothing_of_the_noise_of_the_states():
     states = noising_trajectory(mixture.sample(600, seed=1), levels, seed=0)
     found = fokker_planck(mixture, states, levels, probes=1, seed=0)
     assert (found.mean.abs() < 4 * found.sd / math.sqrt(600)).all()
+
+
+@pytest.mark.parametrize("probes", [None, 2])
+def test_no_samples(probes):
+    assert fokker_planck(MIXTURE, [torch.empty(0, 3)], [0.5], probes=probes).residuals.shape == (
+        1,
+        0,
+    )
