@@ -120,12 +120,27 @@ def define(
     if not hasattr(torch.ops.edmfast, name):
         _FRAGMENT.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(f"edmfast::{name}", "default", reference, lib=_FRAGMENT)
-    torch.library.register_fake(f"edmfast::{name}", fake, lib=_FRAGMENT)
+    torch.library.register_fake(f"edmfast::{name}", _on_one_device(fake), lib=_FRAGMENT)
     if cpu is not None and os.environ.get(_PLAIN) != "1":
         torch.library.impl(f"edmfast::{name}", "cpu", cpu, lib=_FRAGMENT)
     if triton is not None and "triton" not in _REASONS and not _has_cuda_kernel(name):
         torch.library.impl(f"edmfast::{name}", "cuda", _triton(triton, name), lib=_FRAGMENT)
         _LOADED["triton"] = ", ".join(filter(None, [_LOADED.get("triton"), name]))
+
+
+def _on_one_device(fake: Callable[..., object]) -> Callable[..., object]:
+    """Return the fake with a check of devices. A call with one tensor on the meta device runs the fake, which
+    would hand out uninitialised memory of the device of another tensor."""
+
+    @functools.wraps(fake)
+    def checked(*arguments: object) -> object:
+        flat = (one for part in arguments for one in (part if isinstance(part, list) else [part]))
+        devices = {tensor.device for tensor in flat if isinstance(tensor, torch.Tensor)}
+        if len(devices) > 1:
+            raise ValueError(f"all tensors must be on one device, got {sorted(map(str, devices))}")
+        return fake(*arguments)
+
+    return checked
 
 
 def _has_cuda_kernel(name: str) -> bool:

@@ -8,6 +8,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 
@@ -30,16 +31,22 @@ inline torch::stable::Tensor empty_cpu(std::initializer_list<int64_t> sizes, tor
   STD_TORCH_CHECK(sizes.size() <= 4, "at most four dimensions");
   int64_t strides[4] = {};
   int64_t stride = 1;
+  bool empty = false;
   for (size_t i = sizes.size(); i-- > 0;) {
     strides[i] = stride;
-    stride *= sizes.begin()[i];
+    const int64_t size = sizes.begin()[i];
+    // one more where a size is zero: the product of the others must be a number too
+    STD_TORCH_CHECK(size >= 0 && !__builtin_mul_overflow(stride, std::max<int64_t>(size, 1), &stride),
+                    "a tensor of more than 2^63 elements");
+    empty |= size == 0;
   }
+  const int64_t elements = empty ? 0 : stride;
   AtenTensorHandle handle = nullptr;
   const auto error = aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
                                               static_cast<int32_t>(dtype), aoti_torch_device_type_cpu(), 0, &handle);
   STD_TORCH_CHECK(error == 0, "out of memory");
   torch::stable::Tensor tensor(handle);
-  ask_for_huge_pages(tensor.data_ptr(), static_cast<uint64_t>(stride) * tensor.element_size());
+  ask_for_huge_pages(tensor.data_ptr(), static_cast<uint64_t>(elements) * tensor.element_size());
   return tensor;
 }
 

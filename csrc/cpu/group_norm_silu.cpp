@@ -9,8 +9,10 @@
 #include <optional>
 #include <tuple>
 
+#include "../include/arguments.h"
 #include "allocate.h"
 #include "group_norm_run.h"
+#include "parallel.h"
 
 namespace edmfast {
 namespace {
@@ -46,17 +48,15 @@ struct Arguments {
 
   // As x lies: [N, C, S], or [N, S, C] where channels are fastest.
   Tensor states(Tensor given) const {
-    STD_TORCH_CHECK(given.dim() == 3 && given.size(0) == layout.rows && given.size(1) == layout.channels &&
-                        given.size(2) == layout.positions && given.scalar_type() == dtype,
-                    "all states must be [N, C, S] of one dtype");
-    return torch::stable::contiguous(layout.last ? torch::stable::transpose(given, 1, 2) : given);
+    STD_TORCH_CHECK(has_shape(given, {layout.rows, layout.channels, layout.positions}),
+                    "all states must be [N, C, S] of one shape, got ", shape_text(given));
+    if (!layout.last) return taken(given, "states", dtype, {layout.rows, layout.channels, layout.positions}, given);
+    return taken(torch::stable::transpose(given, 1, 2), "states", dtype,
+                 {layout.rows, layout.positions, layout.channels}, given);
   }
 
   Tensor numbers(const Tensor& given) const {
-    STD_TORCH_CHECK(given.dim() == 2 && given.size(0) == layout.sets && given.size(1) == layout.channels &&
-                        given.scalar_type() == wide,
-                    "scale and shift must be [M, C], float64 for float64 and float32 for all else");
-    return torch::stable::contiguous(given);
+    return taken(given, "scale and shift", wide, {layout.sets, layout.channels}, given);
   }
 
   std::optional<Tensor> numbers(const std::optional<Tensor>& given) const {
@@ -64,10 +64,7 @@ struct Arguments {
   }
 
   Tensor statistics(const Tensor& given) const {
-    STD_TORCH_CHECK(given.dim() == 2 && given.size(0) == layout.rows && given.size(1) == layout.groups &&
-                        given.scalar_type() == wide,
-                    "mean and rstd must be [N, G]");
-    return torch::stable::contiguous(given);
+    return taken(given, "mean and rstd", wide, {layout.rows, layout.groups}, given);
   }
 
   Tensor new_states() const {
@@ -89,6 +86,11 @@ struct Arguments {
   }
 };
 
+int64_t groups_of(const Tensor& mean) {
+  STD_TORCH_CHECK(mean.dim() == 2, "mean must be [N, G], got ", shape_text(mean));
+  return mean.size(1);
+}
+
 template <class Run>
 void by_dtype(ScalarType dtype, Run run) {
   switch (dtype) {
@@ -109,7 +111,7 @@ void run_all(const NormCall<Stored>& call) {
   if (layout.rows == 0) return;
   const int64_t items = layout.sets * layout.chunks_of_set() * layout.units();
   const int64_t grain = std::max<int64_t>(1, kChunk / (layout.chunk_rows() * layout.unit_size()));
-  torch::stable::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
+  in_parallel(items, grain, [&](int64_t begin, int64_t end) {
     NormWorker<Stored> worker(call);
     for (int64_t item = begin; item < end; ++item) worker.run(item);
   });
@@ -152,7 +154,7 @@ std::tuple<Tensor, Tensor, Tensor> group_norm_silu(Tensor x, Tensor scale, Tenso
 
 std::tuple<Tensor, Tensor, Tensor> group_norm_silu_backward(Tensor grad, Tensor x, Tensor scale, Tensor shift,
                                                             Tensor mean, Tensor rstd, bool centred, bool silu) {
-  const Arguments given(x, scale, shift, mean.size(1));
+  const Arguments given(x, scale, shift, groups_of(mean));
   const Tensor grads = given.states(grad), to_x = given.new_states(), means = given.statistics(mean),
                rstds = given.statistics(rstd), to_scale = given.new_sums(), to_shift = given.new_sums();
   by_dtype(given.dtype, [&](auto sample) {
@@ -170,7 +172,7 @@ std::tuple<Tensor, Tensor, Tensor> group_norm_silu_backward(Tensor grad, Tensor 
 std::tuple<Tensor, Tensor, Tensor, Tensor> group_norm_silu_double_backward(
     Tensor to_x, std::optional<Tensor> to_scale, std::optional<Tensor> to_shift, Tensor grad, Tensor x, Tensor scale,
     Tensor shift, Tensor mean, Tensor rstd, bool centred, bool silu) {
-  const Arguments given(x, scale, shift, mean.size(1));
+  const Arguments given(x, scale, shift, groups_of(mean));
   const Tensor alongs = given.states(to_x), grads = given.states(grad), means = given.statistics(mean),
                rstds = given.statistics(rstd);
   const std::optional<Tensor> scales = given.numbers(to_scale), shifts = given.numbers(to_shift);

@@ -10,7 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "../include/arguments.h"
 #include "allocate.h"
+#include "parallel.h"
 
 namespace edmfast {
 
@@ -58,6 +60,46 @@ struct Network {
 
 using Tensors = std::vector<Tensor>;
 
+struct Sizes {
+  int64_t models, batch, d, width, depth;
+
+  // Saved of each model and row: h_0, z_l of all layers, g_0 to g_depth.
+  int64_t slots() const { return 2 * depth + 2; }
+};
+
+inline Sizes sizes_of(const Tensor& x, const Tensors& entry, const Tensors& layers) {
+  const int64_t models = static_cast<int64_t>(entry.size()), all = static_cast<int64_t>(layers.size());
+  STD_TORCH_CHECK(models >= 1 && all % models == 0, "at least one network, all of one depth, are needed, got ", models,
+                  " networks and ", all, " layers");
+  STD_TORCH_CHECK(x.dim() == 2, "x must be [B, d], got ", shape_text(x));
+  STD_TORCH_CHECK(entry[0].dim() == 2, "every entry must be [W, d], got ", shape_text(entry[0]));
+  return {models, x.size(0), x.size(1), entry[0].size(0), all / models};
+}
+
+// Throws unless everything has the sizes, the dtype and the device that it is read with.
+inline void check_networks(const Sizes& s, const Tensor& x, const Tensor& coefficients, const Tensors& shifts,
+                           const Tensors& entry, const Tensors& entry_bias, const Tensors& layers,
+                           const Tensors& exit, const Tensors& exit_bias) {
+  const ScalarType dtype = x.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, "x must be float32 or float64, got ",
+                  dtype);
+  const auto all = [&](const Tensors& list, const char* name, int64_t count, SizeList sizes) {
+    STD_TORCH_CHECK(static_cast<int64_t>(list.size()) == count, count, " tensors are needed where ", name,
+                    " is, got ", list.size());
+    for (const Tensor& tensor : list) check_tensor(tensor, name, dtype, sizes, x);
+  };
+  check_tensor(x, "x", dtype, {s.batch, s.d}, x);
+  STD_TORCH_CHECK(coefficients.dim() == 3, "coefficients must be [K, B, 4], got ", shape_text(coefficients));
+  check_tensor(coefficients, "coefficients", dtype, {s.models, coefficients.size(1) == 1 ? 1 : s.batch, 4}, x);
+  const bool shared = !shifts.empty() && shifts[0].dim() == 2 && shifts[0].size(0) == 1;
+  all(shifts, "every shift", s.models, {shared ? 1 : s.batch, s.depth * s.width});
+  all(entry, "every entry", s.models, {s.width, s.d});
+  all(entry_bias, "every entry bias", s.models, {s.width});
+  all(layers, "every layer", s.models * s.depth, {s.width, s.width});
+  all(exit, "every exit", s.models, {s.d, s.width});
+  all(exit_bias, "every exit bias", s.models, {s.d});
+}
+
 inline std::vector<Network> networks(const Tensors& shifts, const Tensors& entry, const Tensors& entry_bias,
                                      const Tensors& layers, const Tensors& exit, const Tensors& exit_bias) {
   const size_t models = entry.size(), depth = layers.size() / models;
@@ -73,13 +115,6 @@ inline std::vector<Network> networks(const Tensors& shifts, const Tensors& entry
   }
   return found;
 }
-
-struct Sizes {
-  int64_t models, batch, d, width, depth;
-
-  // Saved of each model and row: h_0, z_l of all layers, g_0 to g_depth.
-  int64_t slots() const { return 2 * depth + 2; }
-};
 
 // (c, w, a, b) of the rows of a block.
 template <class T>

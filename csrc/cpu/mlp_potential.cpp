@@ -30,20 +30,14 @@ struct Blocks {
 
 template <class Job>
 void by_type(const Tensor& x, Job job) {
-  const ScalarType dtype = x.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, "float32 or float64 is needed");
-  dtype == ScalarType::Float ? job(float{}) : job(double{});
-}
-
-Sizes sizes_of(const Tensor& x, const Tensors& entry, const Tensors& layers) {
-  const int64_t models = static_cast<int64_t>(entry.size());
-  return {models, x.size(0), x.size(1), entry[0].size(0), static_cast<int64_t>(layers.size()) / models};
+  x.scalar_type() == ScalarType::Float ? job(float{}) : job(double{});
 }
 
 std::tuple<Tensor, Tensor, Tensor> mlp_potential(Tensor x, Tensor coefficients, Tensors shifts, Tensors entry,
                                                  Tensors entry_bias, Tensors layers, Tensors exit,
                                                  Tensors exit_bias, bool save) {
   const Sizes sizes = sizes_of(x, entry, layers);
+  check_networks(sizes, x, coefficients, shifts, entry, entry_bias, layers, exit, exit_bias);
   const ScalarType dtype = x.scalar_type();
   const auto nets = networks(shifts, entry, entry_bias, layers, exit, exit_bias);
   const Tensor states = plain(x), numbers = plain(coefficients);
@@ -55,7 +49,7 @@ std::tuple<Tensor, Tensor, Tensor> mlp_potential(Tensor x, Tensor coefficients, 
   const Blocks blocks(sizes.batch, block_rows(sizes.batch, std::max<int64_t>(1, threads / sizes.models)));
   by_type(x, [&](auto sample) {
     using T = decltype(sample);
-    torch::stable::parallel_for(0, sizes.models * blocks.count, 1, [&](int64_t begin, int64_t end) {
+    with_own_products(sizes.models * blocks.count, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t model = task / blocks.count, block = task % blocks.count;
         const int64_t first = blocks.first(block), rows = blocks.rows(block), row = model * sizes.batch + first;
@@ -109,7 +103,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_p
     Tensor grad_energy, Tensor grad_field, Tensor x, Tensor coefficients, Tensors shifts, Tensors entry,
     Tensors entry_bias, Tensors layers, Tensors exit, Tensors exit_bias, Tensor saved, bool inputs, bool weights) {
   const Sizes s = sizes_of(x, entry, layers);
+  check_networks(s, x, coefficients, shifts, entry, entry_bias, layers, exit, exit_bias);
   const ScalarType dtype = x.scalar_type();
+  check_tensor(grad_energy, "grad_energy", dtype, {s.models, s.batch}, x);
+  check_tensor(grad_field, "grad_field", dtype, {s.models, s.batch, s.d}, x);
+  if (saved.numel() > 0) check_tensor(saved, "saved", dtype, {s.models * s.slots() * s.batch, s.width}, x);
   const auto nets = networks(shifts, entry, entry_bias, layers, exit, exit_bias);
   const Tensor states = plain(x), numbers = plain(coefficients), kept = plain(saved);
   const Tensor e = plain(grad_energy), v = plain(grad_field);
@@ -128,7 +126,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_p
            empty_cpu({s.models, s.d}, dtype)};
   }
   // half as many rows as on the way there: twice as much of them is held
-  const Blocks blocks(s.batch, std::clamp<int64_t>(block_rows(s.batch, kParts / 2), kBlock / 4, kBlock / 2));
+  const int64_t threads = torch::stable::get_num_threads();
+  // sums for weights depend on the blocks, so that theirs do not depend on threads
+  const int64_t shares = weights ? kParts / 2 : std::clamp<int64_t>(threads, kParts / 2, kParts);
+  const int64_t least = weights || threads == 1 ? kBlock / 4 : kLeast;
+  const Blocks blocks(s.batch, std::clamp<int64_t>(block_rows(s.batch, shares), least, kBlock / 2));
   const int64_t parts = std::min(blocks.count, kParts);
   by_type(x, [&](auto sample) {
     using T = decltype(sample);
@@ -137,7 +139,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_p
     for (auto& model : sums) {
       for (int64_t part = 0; weights && part < parts; ++part) model.emplace_back(s, shared);
     }
-    torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    with_own_products(parts, [&](int64_t begin, int64_t end) {
       for (int64_t part = begin; part < end; ++part) {
         std::optional<Backward<T>> backward;
         int64_t last = -1;

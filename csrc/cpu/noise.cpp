@@ -6,7 +6,9 @@
 
 #include <algorithm>
 
+#include "../include/arguments.h"
 #include "noise_tile.h"
+#include "parallel.h"
 
 namespace edmfast {
 namespace {
@@ -39,9 +41,11 @@ EDMFAST_MULTIVERSION void store_points(const float* normals, int64_t rows, int64
 }
 
 Tensor noise(Tensor like, Tensor rng, int64_t stream, int64_t first_population, int64_t first_particle) {
-  STD_TORCH_CHECK(like.dim() == 3, "like must be [P, N, d]");
-  STD_TORCH_CHECK(rng.scalar_type() == ScalarType::Long && rng.dim() == 1 && rng.size(0) == 2, "rng must be int64 [2]");
-  rng = torch::stable::contiguous(rng);
+  STD_TORCH_CHECK(like.dim() == 3, "like must be [P, N, d], got ", shape_text(like));
+  STD_TORCH_CHECK(stream >= 0 && stream < 16, "stream must be in 0 to 15, got ", stream);
+  check_populations(first_population, like.size(0));
+  check_particles(first_particle, like.size(1));
+  rng = checked_rng(rng, like);
   const int64_t populations = like.size(0), particles = like.size(1), elements = like.size(2);
   Tensor out = torch::stable::new_empty(like, {populations, particles, elements});
   const int64_t* state = static_cast<const int64_t*>(rng.data_ptr());
@@ -51,7 +55,7 @@ Tensor noise(Tensor like, Tensor rng, int64_t stream, int64_t first_population, 
     using T = decltype(sample);
     T* result = static_cast<T*>(out.data_ptr());
     const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, elements));
-    torch::stable::parallel_for(0, populations * particles, grain, [&](int64_t begin, int64_t end) {
+    in_parallel(populations * particles, grain, [&](int64_t begin, int64_t end) {
       for_each_tile(begin, end, particles, elements, state, stream, first_population, first_particle,
                     [&](int64_t row, int64_t rows, int64_t first_block, int64_t size, const float* normals) {
                       if (blocks == 1) return store_points(normals, rows, elements, result + row * elements);
@@ -66,7 +70,7 @@ Tensor noise(Tensor like, Tensor rng, int64_t stream, int64_t first_population, 
                     [](int64_t, int64_t, int64_t) { return Ahead{}; });
     });
   };
-  if (elements == 0) return out;
+  if (elements == 0 || populations == 0 || particles == 0) return out;
   if (like.scalar_type() == ScalarType::Float) {
     run(float{});
   } else if (like.scalar_type() == ScalarType::Double) {

@@ -8,7 +8,9 @@
 #include <optional>
 #include <tuple>
 
+#include "../include/arguments.h"
 #include "allocate.h"
+#include "parallel.h"
 #include "potential_kernels.h"
 
 namespace edmfast {
@@ -29,16 +31,11 @@ struct Rows {
   }
 
   Tensor rows(const Tensor& given) const {
-    STD_TORCH_CHECK(given.dim() == 2 && given.size(0) == count && given.size(1) == elements &&
-                        given.scalar_type() == dtype,
-                    "all states must be [B, d] of one dtype");
-    return torch::stable::contiguous(given);
+    return taken(given, "every state", dtype, {count, elements}, given);
   }
 
   Tensor numbers(const Tensor& given) const {
-    STD_TORCH_CHECK(given.dim() == 1 && given.size(0) == count && given.scalar_type() == dtype,
-                    "numbers per row must be [B] of the dtype of the states");
-    return torch::stable::contiguous(given);
+    return taken(given, "numbers per row", dtype, {count}, given);
   }
 
   Tensor new_rows() const { return empty_cpu({count, elements}, dtype); }
@@ -49,7 +46,7 @@ struct Rows {
   void split(Run run) const {
     const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, elements));
     const auto all = [&](auto sample) {
-      torch::stable::parallel_for(0, count, grain,
+      in_parallel(count, grain,
                                   [&](int64_t begin, int64_t end) { run(begin, end - begin, sample); });
     };
     if (count == 0) return;
@@ -132,10 +129,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> potential_double_backward(
 }
 
 Tensor checked_coefficients(const Rows& rows, const Tensor& coefficients) {
-  STD_TORCH_CHECK(coefficients.dim() == 2 && coefficients.size(0) == rows.count && coefficients.size(1) == 3 &&
-                      coefficients.scalar_type() == rows.dtype,
-                  "coefficients must be [B, 3] of the dtype of the states");
-  return torch::stable::contiguous(coefficients);
+  return taken(coefficients, "coefficients", rows.dtype, {rows.count, 3}, coefficients);
 }
 
 Tensor potential_assemble(Tensor h, Tensor pullback, Tensor y, Tensor coefficients) {

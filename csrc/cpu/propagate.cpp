@@ -2,12 +2,15 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <atomic>
 #include <optional>
 #include <tuple>
 #include <vector>
 
 #include "../include/arguments.h"
+#include "ancestors.h"
 #include "allocate.h"
+#include "parallel.h"
 #include "propagate_kernels.h"
 
 namespace edmfast {
@@ -155,7 +158,12 @@ void run(const Job<S>& job, int64_t populations, const int64_t* rng, int64_t fir
          int64_t first_particle) {
   const int64_t particles = job.particles, elements = job.elements;
   const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, elements));
-  torch::stable::parallel_for(0, populations * particles, grain, [&](int64_t begin, int64_t end) {
+  std::atomic<bool> outside{false};
+  in_parallel(populations * particles, grain, [&](int64_t begin, int64_t end) {
+    if (!all_below(job.ancestors + begin, end - begin, particles)) {
+      outside = true;
+      return;
+    }
     Pieces<S> pieces(job);
     Fetch<S> fetch(job);
     for_each_tile(begin, end, particles, elements, rng, 0, first_population, first_particle,
@@ -165,12 +173,14 @@ void run(const Job<S>& job, int64_t populations, const int64_t* rng, int64_t fir
                   },
                   [&](int64_t row, int64_t count, int64_t block) { return fetch.of(row, count, block); });
   });
+  check_inside(!outside, particles);
 }
 
 std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tensor ancestors, Tensor coefficients,
                                      Tensor rng, std::optional<Tensor> mask, int64_t first_population,
                                      int64_t first_particle) {
-  const PropagateArguments in(x, std::move(scores), ancestors, coefficients, rng, std::move(mask));
+  const PropagateArguments in(x, std::move(scores), ancestors, coefficients, rng, std::move(mask), first_population,
+                              first_particle);
   Tensor moved = empty_cpu({in.populations, in.particles, in.elements}, in.x.scalar_type());
   Tensor ratio = empty_cpu({in.populations, in.particles}, in.ratio_dtype());
   const auto launch = [&](auto sample) {

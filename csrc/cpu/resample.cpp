@@ -17,11 +17,11 @@ using torch::stable::Tensor;
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> systematic_resample(Tensor log_weights, Tensor uniform,
                                                                        double ess_threshold) {
   check_log_weights(log_weights);
-  STD_TORCH_CHECK(uniform.scalar_type() == ScalarType::Double && uniform.dim() == 1 &&
-                      uniform.size(0) == log_weights.size(0),
-                  "uniform must be float64 [P]");
-  log_weights = torch::stable::contiguous(log_weights);
-  uniform = torch::stable::contiguous(uniform);
+  check_threshold(ess_threshold);
+  const int64_t populations = log_weights.size(0);
+  uniform = taken(uniform, "uniform", ScalarType::Double, {populations}, log_weights);
+  log_weights = taken(log_weights, "log_weights", log_weights.scalar_type(), {populations, log_weights.size(1)},
+                      log_weights);
   const ResampledTensors out(log_weights.size(0), log_weights.size(1));
   const double* points = static_cast<const double*>(uniform.data_ptr());
   if (log_weights.scalar_type() == ScalarType::Float) {

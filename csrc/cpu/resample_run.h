@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "allocate.h"
+#include "parallel.h"
 #include "resample_kernels.h"
 #include "resample_lanes.h"
 
@@ -134,7 +135,7 @@ template <class T, class Source>
 void resample_in_lanes(const ResampleJob<T>& job, const Source& source) {
   const int64_t n = job.particles, groups = (job.populations + kLanes - 1) / kLanes;
   const int64_t grain = std::max<int64_t>(1, grain_of(n) / kLanes);
-  torch::stable::parallel_for(0, groups, grain, [&](int64_t begin, int64_t end) {
+  in_parallel(groups, grain, [&](int64_t begin, int64_t end) {
     LaneDecisions found;
     for (int64_t p = begin * kLanes; p < std::min(end * kLanes, job.populations); p += kLanes) {
       const int64_t size = std::min<int64_t>(kLanes, job.populations - p);
@@ -152,7 +153,7 @@ void resample_in_lanes(const ResampleJob<T>& job, const Source& source) {
 template <class T, class Source>
 void resample_whole(const ResampleJob<T>& job, const Source& source) {
   const int64_t n = job.particles;
-  torch::stable::parallel_for(0, job.populations, grain_of(n), [&](int64_t begin, int64_t end) {
+  in_parallel(job.populations, grain_of(n), [&](int64_t begin, int64_t end) {
     Scratch scratch;
     int64_t* prefix = scratch.of(n);
     for (int64_t p = begin; p < end; ++p) {
@@ -182,7 +183,7 @@ void resample_in_chunks(const ResampleJob<T>& job, const Source& source) {
   std::vector<int64_t> offsets(tasks);
 
   const auto each_chunk = [&](const auto& body) {
-    torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    in_parallel(tasks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t p = task / chunks;
         const int64_t first = (task % chunks) * kChunk;
@@ -228,6 +229,7 @@ void resample_in_chunks(const ResampleJob<T>& job, const Source& source) {
 template <class T, class Source>
 void resample_systematic(const ResampleJob<T>& job, const Source& source) {
   if (job.populations == 0) return;
+  const KeepSubnormals mode;
   if (job.particles <= kLaneParticles) {
     resample_in_lanes(job, source);
   } else if (job.particles <= kWhole) {

@@ -20,8 +20,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> resample(Tensor log_weights, 
   const int64_t populations = log_weights.size(0), particles = log_weights.size(1);
   STD_TORCH_CHECK(scheme != kKilling || count == particles, "killing keeps the number of particles");
   STD_TORCH_CHECK(count < (int64_t{1} << 31), "at most 2^31 - 1 particles");
-  log_weights = torch::stable::contiguous(log_weights);
-  const Choice choice(scheme, count, first_population, checked_rng(rng));
+  check_threshold(ess_threshold);
+  check_populations(first_population, populations);
+  rng = checked_rng(rng, log_weights);
+  log_weights = taken(log_weights, "log_weights", log_weights.scalar_type(), {populations, particles}, log_weights);
+  const Choice choice(scheme, count, first_population, rng);
   const ResampledTensors out(populations, count);
   if (log_weights.scalar_type() == ScalarType::Float) {
     resample_by(choice, ResampleJob<float>(log_weights, nullptr, ess_threshold, out), Given{});

@@ -19,7 +19,8 @@ struct Choice {
         first_population(first_population_),
         seed(static_cast<uint64_t>(static_cast<const int64_t*>(rng.data_ptr())[0])),
         step(static_cast<uint32_t>(static_cast<const int64_t*>(rng.data_ptr())[1])) {
-    STD_TORCH_CHECK(scheme >= 0 && scheme < kSchemes && count >= 1, "unknown scheme, or no offspring");
+    STD_TORCH_CHECK(scheme >= 0 && scheme < kSchemes, "unknown scheme ", scheme_);
+    STD_TORCH_CHECK(count >= 1, "at least one offspring is needed, got ", count);
   }
 
   SlotNoise noise(int64_t population) const { return {seed, step, stream_word(3, first_population + population)}; }
@@ -38,7 +39,7 @@ EDMFAST_MULTIVERSION inline void first_uniforms(uint64_t seed, uint32_t step, in
 template <class T, class Source>
 void resample_each(const ResampleJob<T>& job, const Choice& choice, const Source& source) {
   const int64_t n = job.particles;
-  torch::stable::parallel_for(0, job.populations, grain_of(n), [&](int64_t begin, int64_t end) {
+  in_parallel(job.populations, grain_of(n), [&](int64_t begin, int64_t end) {
     IntegerWeights weights;
     std::vector<int64_t> prefix;
     for (int64_t p = begin; p < end; ++p) {
@@ -67,6 +68,7 @@ void resample_each(const ResampleJob<T>& job, const Choice& choice, const Source
 template <class T, class Source>
 void resample_by(const Choice& choice, ResampleJob<T> job, const Source& source) {
   if (job.populations == 0) return;
+  const KeepSubnormals mode;
   // the common case has a faster way, which takes its uniforms from memory
   if (choice.scheme == kSystematic && choice.count == job.particles) {
     std::vector<double> uniform(job.populations);

@@ -11,7 +11,9 @@
 #include <tuple>
 #include <type_traits>
 
+#include "../include/arguments.h"
 #include "gram_points.h"
+#include "parallel.h"
 
 namespace edmfast {
 namespace {
@@ -133,25 +135,22 @@ void run_rows(const Job<T>& job, int64_t begin, int64_t end) {
 template <class T>
 void run(const Job<T>& job) {
   const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, job.elements * job.count));
-  torch::stable::parallel_for(0, job.rows, grain, [&](int64_t begin, int64_t end) {
+  in_parallel(job.rows, grain, [&](int64_t begin, int64_t end) {
     if (job.elements > 0 && job.elements <= kPointElements) return run_points(job, begin, end);
     run_rows(job, begin, end);
   });
 }
 
 std::tuple<Tensor, Tensor> score_gram(Tensor scores, std::optional<Tensor> displacement) {
-  STD_TORCH_CHECK(scores.dim() == 4, "scores must be [M, P, N, d]");
+  STD_TORCH_CHECK(scores.dim() == 4, "scores must be [M, P, N, d], got ", shape_text(scores));
   const int64_t count = scores.size(0), populations = scores.size(1), particles = scores.size(2),
                 elements = scores.size(3);
   STD_TORCH_CHECK(count >= 1 && count <= kMaxScores, "between 1 and ", kMaxScores, " scores, got ", count);
-  scores = torch::stable::contiguous(scores);
+  const ScalarType dtype = scores.scalar_type();
+  scores = taken(scores, "scores", dtype, {count, populations, particles, elements}, scores);
   Tensor moved = scores;
   if (displacement.has_value()) {
-    STD_TORCH_CHECK(displacement->scalar_type() == scores.scalar_type(), "scores and displacement must have one dtype");
-    STD_TORCH_CHECK(displacement->dim() == 3 && displacement->size(0) == populations &&
-                        displacement->size(1) == particles && displacement->size(2) == elements,
-                    "displacement must be [P, N, d]");
-    moved = torch::stable::contiguous(*displacement);
+    moved = taken(*displacement, "displacement", dtype, {populations, particles, elements}, scores);
   }
   Tensor gram = torch::stable::new_empty(scores, {populations, particles, count, count}, ScalarType::Double);
   Tensor along = torch::stable::new_empty(scores, {populations, particles, displacement ? count : 0},

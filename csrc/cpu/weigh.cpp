@@ -1,11 +1,13 @@
 // Weighs a step of sequential Monte Carlo and resamples: one operator for what happens to the weights.
 #include <torch/csrc/stable/library.h>
 
+#include <atomic>
 #include <cmath>
 #include <tuple>
 #include <vector>
 
 #include "../include/weigh_arguments.h"
+#include "parallel.h"
 #include "schemes_run.h"
 #include "weigh_kernels.h"
 
@@ -19,7 +21,8 @@ using torch::stable::Tensor;
 static_assert(kBlock % kWeighBlock == 0);
 
 template <class E>
-Increments<E> increments_of(const WeighArguments& in, bool weigh, double* out, Spread* spreads) {
+Increments<E> increments_of(const WeighArguments& in, bool weigh, double* out, Spread* spreads,
+                            std::atomic<bool>* outside) {
   Increments<E> source{static_cast<const double*>(in.log_weights.data_ptr()),
                        static_cast<const bool*>(in.resampled.data_ptr()),
                        static_cast<const int32_t*>(in.ancestors.data_ptr()),
@@ -31,7 +34,8 @@ Increments<E> increments_of(const WeighArguments& in, bool weigh, double* out, S
                        in.particles,
                        weigh,
                        out,
-                       spreads};
+                       spreads,
+                       outside};
   for (int64_t k = 0; k < in.models; ++k) {
     source.energies[k] = static_cast<const E*>(in.energies[k].data_ptr());
     source.energies_before[k] = static_cast<const E*>(in.energies_before[k].data_ptr());
@@ -46,7 +50,7 @@ Outputs weigh_and_resample(Tensor log_weights, Tensor log_z, Tensor ancestors, T
                            std::vector<Tensor> energies_before, std::optional<Tensor> exponents, Tensor rng, bool weigh,
                            double ess_threshold, int64_t scheme, int64_t first_population) {
   const WeighArguments in(log_weights, log_z, ancestors, root, resampled, degenerate, ratio, std::move(energies),
-                          std::move(energies_before), std::move(exponents), rng);
+                          std::move(energies_before), std::move(exponents), rng, first_population, ess_threshold);
   const int64_t populations = in.populations, particles = in.particles;
   const Choice choice(scheme, std::max<int64_t>(1, particles), first_population, in.rng);
   const ResampledTensors out(populations, particles);
@@ -57,13 +61,15 @@ Outputs weigh_and_resample(Tensor log_weights, Tensor log_z, Tensor ancestors, T
 
   double* weights = static_cast<double*>(new_weights.data_ptr());
   std::vector<Spread> spreads(populations * ((particles + kWeighBlock - 1) / kWeighBlock));
+  std::atomic<bool> outside{false};
   const auto run = [&](auto number) {
-    const auto source = increments_of<decltype(number)>(in, weigh, weights, spreads.data());
+    const auto source = increments_of<decltype(number)>(in, weigh, weights, spreads.data(), &outside);
     resample_by(choice, ResampleJob<double>(new_weights, nullptr, ess_threshold, out), source);
     double* to = static_cast<double*>(deviation.data_ptr());
     for (int64_t p = 0; p < populations; ++p) to[p] = source.standard_deviation(p);
   };
   in.ratio.scalar_type() == ScalarType::Float ? run(float{}) : run(double{});
+  check_inside(!outside, particles);
 
   const bool* chosen = static_cast<const bool*>(out.resampled.data_ptr());
   const double* log_mean = static_cast<const double*>(out.log_mean.data_ptr());
@@ -80,7 +86,7 @@ Outputs weigh_and_resample(Tensor log_weights, Tensor log_z, Tensor ancestors, T
   int32_t* roots = static_cast<int32_t*>(new_root.data_ptr());
   const int64_t chunks = (particles + kChunk - 1) / kChunk;
   if (populations * particles > 0)
-    torch::stable::parallel_for(0, populations * chunks, grain_of(particles), [&](int64_t begin, int64_t end) {
+    in_parallel(populations * chunks, grain_of(particles), [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t row = task / chunks * particles, first = task % chunks * kChunk;
         const int64_t n = std::min(kChunk, particles - first);

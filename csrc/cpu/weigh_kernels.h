@@ -1,12 +1,14 @@
 // Increments of log-weights, a block of particles at a time, and the moments of their spread.
 #pragma once
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "../include/decision.h"
 #include "../include/models.h"
 #include "../include/multiversion.h"
 #include "../include/portable.h"
+#include "ancestors.h"
 
 namespace edmfast {
 
@@ -113,6 +115,7 @@ struct Increments {
   bool weigh;
   double* out;
   Spread* spreads;  // per population and block
+  std::atomic<bool>* outside;  // set where ancestors name no particle; nothing is read through those
 
   int64_t blocks() const { return (particles + kWeighBlock - 1) / kWeighBlock; }
   double exponent(int64_t p, int64_t k) const { return exponents == nullptr ? 1.0 : exponents[p * models + k]; }
@@ -134,6 +137,14 @@ struct Increments {
   // `first` begins a block.
   void prepare(int64_t p, int64_t first, int64_t count) const {
     double centre, increments[kWeighBlock];
+    if (models > 0 && reset[p]) {
+      const int32_t* own = ancestors + p * particles;
+      if ((first > 0 && !all_below(own, 1, particles)) || !all_below(own + first, count, particles)) {
+        *outside = true;
+        std::fill_n(out + p * particles + first, count, 0.0);
+        return;
+      }
+    }
     of(p, 0, 1, &centre);
     centre = centre - centre == 0.0 ? centre : 0.0;
     for (int64_t start = first; start < first + count; start += kWeighBlock) {

@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "../include/arguments.h"
 #include "launch.h"
 #include "noise_kernel.h"
 
@@ -19,11 +20,13 @@ void launch_noise(const NoiseJob<T>& job, cudaStream_t stream) {
 }
 
 Tensor noise(Tensor like, Tensor rng, int64_t stream, int64_t first_population, int64_t first_particle) {
-  STD_TORCH_CHECK(like.dim() == 3, "like must be [P, N, d]");
-  STD_TORCH_CHECK(rng.scalar_type() == ScalarType::Long && rng.dim() == 1 && rng.size(0) == 2, "rng must be int64 [2]");
+  STD_TORCH_CHECK(like.dim() == 3, "like must be [P, N, d], got ", shape_text(like));
+  STD_TORCH_CHECK(stream >= 0 && stream < 16, "stream must be in 0 to 15, got ", stream);
+  check_populations(first_population, like.size(0));
+  check_particles(first_particle, like.size(1));
   check_same_device(rng, like, "rng");
   const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
-  rng = torch::stable::contiguous(rng);
+  rng = checked_rng(rng, like);
   const int64_t populations = like.size(0), particles = like.size(1), elements = like.size(2);
   Tensor out = torch::stable::new_empty(like, {populations, particles, elements});
   if (populations * particles * elements == 0) return out;

@@ -49,7 +49,8 @@ std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tenso
   if (mask) check_same_device(*mask, x, "mask");
   for (const Tensor& score : scores) check_same_device(score, x, "score");
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const PropagateArguments in(x, std::move(scores), ancestors, coefficients, rng, std::move(mask));
+  const PropagateArguments in(x, std::move(scores), ancestors, coefficients, rng, std::move(mask), first_population,
+                              first_particle);
   Tensor moved = torch::stable::new_empty(x, {in.populations, in.particles, in.elements});
   Tensor ratio = torch::stable::new_empty(x, {in.populations, in.particles}, in.ratio_dtype());
   const int64_t rows = in.populations * in.particles;

@@ -17,13 +17,12 @@ using torch::stable::Tensor;
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> systematic_resample(Tensor log_weights, Tensor uniform,
                                                                        double ess_threshold) {
   check_log_weights(log_weights);
-  STD_TORCH_CHECK(uniform.scalar_type() == ScalarType::Double && uniform.dim() == 1 &&
-                      uniform.size(0) == log_weights.size(0),
-                  "uniform must be float64 [P]");
+  check_threshold(ess_threshold);
   check_same_device(uniform, log_weights, "uniform");
   const torch::stable::accelerator::DeviceGuard guard(log_weights.get_device_index());
-  log_weights = torch::stable::contiguous(log_weights);
-  uniform = torch::stable::contiguous(uniform);
+  uniform = taken(uniform, "uniform", ScalarType::Double, {log_weights.size(0)}, log_weights);
+  log_weights = taken(log_weights, "log_weights", log_weights.scalar_type(),
+                      {log_weights.size(0), log_weights.size(1)}, log_weights);
   const int64_t populations = log_weights.size(0), particles = log_weights.size(1);
   Tensor ancestors = torch::stable::new_empty(log_weights, {populations, particles}, ScalarType::Int);
   Tensor log_mean = torch::stable::new_empty(log_weights, {populations}, ScalarType::Double);

@@ -8,6 +8,7 @@
 #include <optional>
 #include <tuple>
 
+#include "../include/arguments.h"
 #include "launch.h"
 #include "score_gram_kernel.h"
 
@@ -49,20 +50,17 @@ void launch_score_gram(const GramJob<T>& job, cudaStream_t stream) {
 }
 
 std::tuple<Tensor, Tensor> score_gram(Tensor scores, std::optional<Tensor> displacement) {
-  STD_TORCH_CHECK(scores.dim() == 4, "scores must be [M, P, N, d]");
+  STD_TORCH_CHECK(scores.dim() == 4, "scores must be [M, P, N, d], got ", shape_text(scores));
   const int64_t count = scores.size(0), populations = scores.size(1), particles = scores.size(2),
                 elements = scores.size(3);
   STD_TORCH_CHECK(count >= 1 && count <= kMaxScores, "between 1 and ", kMaxScores, " scores, got ", count);
   const torch::stable::accelerator::DeviceGuard guard(scores.get_device_index());
-  scores = torch::stable::contiguous(scores);
+  const ScalarType dtype = scores.scalar_type();
+  scores = taken(scores, "scores", dtype, {count, populations, particles, elements}, scores);
   Tensor moved = scores;
   if (displacement.has_value()) {
-    STD_TORCH_CHECK(displacement->scalar_type() == scores.scalar_type(), "scores and displacement must have one dtype");
-    STD_TORCH_CHECK(displacement->dim() == 3 && displacement->size(0) == populations &&
-                        displacement->size(1) == particles && displacement->size(2) == elements,
-                    "displacement must be [P, N, d]");
     check_same_device(*displacement, scores, "displacement");
-    moved = torch::stable::contiguous(*displacement);
+    moved = taken(*displacement, "displacement", dtype, {populations, particles, elements}, scores);
   }
   Tensor gram = torch::stable::new_empty(scores, {populations, particles, count, count}, ScalarType::Double);
   Tensor along = torch::stable::new_empty(scores, {populations, particles, displacement ? count : 0},

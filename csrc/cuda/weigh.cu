@@ -33,7 +33,7 @@ Outputs weigh_and_resample(Tensor log_weights, Tensor log_z, Tensor ancestors, T
                            double ess_threshold, int64_t scheme, int64_t first_population) {
   STD_TORCH_CHECK(scheme == 0, "only the systematic scheme has a kernel on CUDA");
   const WeighArguments in(log_weights, log_z, ancestors, root, resampled, degenerate, ratio, std::move(energies),
-                          std::move(energies_before), std::move(exponents), rng);
+                          std::move(energies_before), std::move(exponents), rng, first_population, ess_threshold);
   const Tensor& like = in.log_weights;
   for (const Tensor* tensor : {&in.log_z, &in.ancestors, &in.root, &in.resampled, &in.degenerate, &in.ratio, &in.rng})
     check_same_device(*tensor, like, "every tensor");

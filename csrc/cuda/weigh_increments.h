@@ -22,8 +22,11 @@ struct Increments {
   double* out;
 
   __device__ __forceinline__ double increment(int64_t p, int64_t i) const {
-    const int64_t row = p * particles, at = row + i, parent = row + ancestors[at];
-    double value = static_cast<double>(ratio[at]);
+    const int64_t row = p * particles, at = row + i, ancestor = reset[p] ? ancestors[at] : i;
+    // nothing is read through an ancestor that names no particle: a weight of NaN reports it
+    const bool named = ancestor >= 0 && ancestor < particles;
+    const int64_t parent = row + (named ? ancestor : 0);
+    double value = named || models == 0 ? static_cast<double>(ratio[at]) : bits_to_double(0x7ff8000000000000);
     // constant indices, so that the pointers are read from the parameters
 #pragma unroll
     for (int k = 0; k < kMaxModels; ++k) {

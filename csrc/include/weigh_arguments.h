@@ -16,7 +16,8 @@ struct WeighArguments {
   WeighArguments(const Tensor& log_weights_, const Tensor& log_z_, const Tensor& ancestors_, const Tensor& root_,
                  const Tensor& resampled_, const Tensor& degenerate_, const Tensor& ratio_,
                  std::vector<Tensor> energies_, std::vector<Tensor> energies_before_,
-                 std::optional<Tensor> exponents_, const Tensor& rng_)
+                 std::optional<Tensor> exponents_, const Tensor& rng_, int64_t first_population,
+                 double ess_threshold)
       : log_weights(log_weights_),
         log_z(log_z_),
         ancestors(ancestors_),
@@ -27,30 +28,30 @@ struct WeighArguments {
         energies(std::move(energies_)),
         energies_before(std::move(energies_before_)),
         exponents(std::move(exponents_)),
-        rng(checked_rng(rng_)),
+        rng(checked_rng(rng_, log_weights_)),
         models(static_cast<int64_t>(energies.size())) {
     check_log_weights(log_weights);
     populations = log_weights.size(0), particles = log_weights.size(1);
+    check_populations(first_population, populations);
+    check_threshold(ess_threshold);
     STD_TORCH_CHECK(models <= kMaxModels && energies_before.size() == energies.size(),
-                    "at most 8 energies, and as many before");
-    take(log_weights, ScalarType::Double, populations * particles, "log_weights");
-    take(log_z, ScalarType::Double, populations, "log_z");
-    take(ancestors, ScalarType::Int, populations * particles, "ancestors");
-    take(root, ScalarType::Int, populations * particles, "root");
-    take(resampled, ScalarType::Bool, populations, "resampled");
-    take(degenerate, ScalarType::Int, populations, "degenerate");
+                    "at most 8 energies are taken, and as many before, got ", models, " and ", energies_before.size());
+    const SizeList each = {populations, particles}, per_population = {populations};
+    const auto take = [&](Tensor& tensor, const char* name, ScalarType dtype, SizeList sizes) {
+      tensor = taken(tensor, name, dtype, sizes, log_weights_);
+    };
+    take(log_weights, "log_weights", ScalarType::Double, each);
+    take(log_z, "log_z", ScalarType::Double, per_population);
+    take(ancestors, "ancestors", ScalarType::Int, each);
+    take(root, "root", ScalarType::Int, each);
+    take(resampled, "resampled", ScalarType::Bool, per_population);
+    take(degenerate, "degenerate", ScalarType::Int, per_population);
     const ScalarType number = ratio.scalar_type();
     STD_TORCH_CHECK(number == ScalarType::Float || number == ScalarType::Double, "ratio must be float32 or float64");
-    take(ratio, number, populations * particles, "ratio");
-    for (Tensor& energy : energies) take(energy, number, populations * particles, "energies");
-    for (Tensor& energy : energies_before) take(energy, number, populations * particles, "energies_before");
-    if (exponents) take(*exponents, ScalarType::Double, populations * models, "exponents");
-  }
-
- private:
-  static void take(Tensor& tensor, ScalarType dtype, int64_t size, const char* name) {
-    STD_TORCH_CHECK(tensor.scalar_type() == dtype && tensor.numel() == size, name, " has another dtype or size");
-    tensor = torch::stable::contiguous(tensor);
+    take(ratio, "ratio", number, each);
+    for (Tensor& energy : energies) take(energy, "every energy", number, each);
+    for (Tensor& energy : energies_before) take(energy, "every energy before", number, each);
+    if (exponents) take(*exponents, "exponents", ScalarType::Double, {populations, models});
   }
 };
 

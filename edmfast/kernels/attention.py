@@ -16,16 +16,22 @@ import torch
 
 from edmfast.kernels import _attention_backward, _attention_double, _attention_forward
 from edmfast.reference import attention as reference
+from edmfast.reference._attention_operands import (
+    check_backward,
+    check_double_backward,
+    check_forward,
+)
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WIDEST = 128
 
 
-def _where_it_fits(kernels: Callable[..., Any]) -> Callable[..., Any]:
+def _where_it_fits(kernels: Callable[..., Any], check: Callable[..., None]) -> Callable[..., Any]:
     fallback = getattr(reference, kernels.__name__)
 
     @functools.wraps(kernels)
     def choose(*arguments: Any) -> Any:
+        check(*arguments[:-2])  # all but the scale and whether it is causal
         tensors = [x for x in arguments if isinstance(x, torch.Tensor) and x.dim() == 4]
         widths = {tensor.shape[3] for tensor in tensors}
         fits = tensors[0].dtype in _DTYPES and min(widths) > 0 and max(widths) <= _WIDEST
@@ -34,6 +40,8 @@ def _where_it_fits(kernels: Callable[..., Any]) -> Callable[..., Any]:
     return choose
 
 
-attention = _where_it_fits(_attention_forward.attention)
-attention_backward = _where_it_fits(_attention_backward.attention_backward)
-attention_double_backward = _where_it_fits(_attention_double.attention_double_backward)
+attention = _where_it_fits(_attention_forward.attention, check_forward)
+attention_backward = _where_it_fits(_attention_backward.attention_backward, check_backward)
+attention_double_backward = _where_it_fits(
+    _attention_double.attention_double_backward, check_double_backward
+)

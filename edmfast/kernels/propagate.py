@@ -54,6 +54,9 @@ def propagate_kernel(
     exists = particle < particles
     row = population * particles + particle
     ancestor = tl.load(ancestors + row, mask=exists, other=0)
+    # nothing is read through an ancestor that names no particle: R is NaN there, which the weights report
+    named = (ancestor >= 0) & (ancestor < particles)
+    ancestor = tl.where(named, ancestor, 0)
     source = ((population * particles + ancestor) * elements)[:, None]
     target = (row * elements)[:, None]
     coefficients += (MODELS + 2) * population
@@ -105,6 +108,7 @@ def propagate_kernel(
         v_m,
         v_l,
     )
+    value = tl.where(named, value, float("nan"))
     tl.store(ratio + row, value.to(dtype), mask=exists)
 
 

@@ -21,17 +21,25 @@ TILE = 1024
 
 
 @triton.jit
-def _increments(ratio, now, past, ancestors, exponents, row, lane, inside, MODELS: tl.constexpr):
+def _increments(
+    ratio, now, past, ancestors, exponents, row, lane, inside, moved, particles, MODELS: tl.constexpr
+):
     """float64; `row` is where the population starts, exponents those of the population, or None; `lane`
-    a block of particles, or one."""
+    a block of particles, or one; `moved`: whether the population was resampled. An ancestor that names no
+    particle makes it NaN, and nothing is read there."""
     value = tl.load(ratio + row + lane, mask=inside, other=0.0).to(tl.float64)
     parent = tl.load(ancestors + row + lane, mask=inside, other=0)
+    parent = tl.where(moved, parent, lane)
+    named = (parent >= 0) & (parent < particles)
+    parent = tl.where(named, parent, 0)
     for k in tl.static_range(MODELS):
         after = tl.load(now[k] + row + lane, mask=inside, other=0.0).to(tl.float64)
         change = after - tl.load(past[k] + row + parent, mask=inside, other=0.0).to(tl.float64)
         if exponents is not None:
             change = tl.load(exponents + k) * change
         value = value - change
+    if MODELS > 0:
+        value = tl.where(named, value, float("nan"))
     return value
 
 
@@ -63,8 +71,13 @@ def weigh_kernel(
     powers = exponents
     if exponents is not None:
         powers = exponents + p * MODELS
-    own = _increments(ratio, now, past, ancestors, powers, row, lane, inside, MODELS)
-    centre = _increments(ratio, now, past, ancestors, powers, row, 0, particles > 0, MODELS)
+    moved = tl.load(reset + p) != 0
+    own = _increments(
+        ratio, now, past, ancestors, powers, row, lane, inside, moved, particles, MODELS
+    )
+    centre = _increments(
+        ratio, now, past, ancestors, powers, row, 0, particles > 0, moved, particles, MODELS
+    )
     centre = tl.where(centre - centre == 0.0, centre, 0.0)
     off = own - centre
     finite = inside & (off - off == 0.0)
@@ -73,7 +86,7 @@ def weigh_kernel(
     tl.store(spreads + tl.num_programs(0) + program, tl.sum(off * off))
     tl.store(spreads + 2 * tl.num_programs(0) + program, tl.sum(finite.to(tl.float64)))
     kept = tl.load(log_weights + row + lane, mask=inside, other=0.0)
-    kept = tl.where(tl.load(reset + p) != 0, 0.0, kept)
+    kept = tl.where(moved, 0.0, kept)
     if WEIGH:
         # what weighs nothing does so for good: energies are infinite before and after a move
         kept = tl.where(kept == float("-inf"), kept, kept + own)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from edmfast.reference import attention as reference
+from edmfast.reference._attention_operands import check_backward, check_forward
 
 _DTYPES = (torch.float32, torch.float64)
 _LANES = 16
@@ -36,6 +37,7 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor]:
     """See `edmfast.reference.attention.attention`."""
+    check_forward(q, k, v, key_mask)
     if not _fused(q, k, v, key_mask, scale, causal):
         return reference.attention(q, k, v, key_mask, scale, causal)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -56,6 +58,7 @@ def attention_backward(
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `edmfast.reference.attention.attention_backward`."""
+    check_backward(grad, q, k, v, out, lse, key_mask)
     if not _fused(q, k, v, key_mask, scale, causal):
         return reference.attention_backward(grad, q, k, v, out, lse, key_mask, scale, causal)
     found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(

@@ -18,6 +18,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from edmfast.reference._attention_operands import (
+    arithmetic,
+    check_backward,
+    check_double_backward,
+    check_forward,
+)
+
 # numbers in a block of P: it stays in the second-level cache while it is worked on
 _BLOCK = 1 << 18
 
@@ -46,11 +53,6 @@ def _scores(
     return scores
 
 
-def arithmetic(dtype: torch.dtype) -> torch.dtype:
-    """float32 for half precisions."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
 def _heads(key_mask: Tensor | None, like: Tensor) -> Tensor | None:
     """bool [B H, M]."""
     if key_mask is None:
@@ -66,6 +68,7 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor]:
     """(O [B, H, L, e] like q, log-sum-exp of the rows of S [B, H, L] in the arithmetic's dtype)."""
+    check_forward(q, k, v, key_mask)
     lead, dtype = q.shape[:2], arithmetic(q.dtype)
     key_mask = _heads(key_mask, q)
     q, k, v = (tensor.flatten(0, 1) for tensor in (q, k, v))
@@ -104,6 +107,7 @@ def attention_backward(
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(dQ, dK, dV) for the cotangent `grad` of O."""
+    check_backward(grad, q, k, v, out, lse, key_mask)
     lead, dtype = q.shape[:2], arithmetic(q.dtype)
     key_mask = _heads(key_mask, q)
     grad, q, k, v, out, lse = (tensor.flatten(0, 1) for tensor in (grad, q, k, v, out, lse))
@@ -138,6 +142,7 @@ def attention_double_backward(
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(g_dO, gQ, gK, gV) for the cotangents a, b, c of dQ, dK, dV."""
+    check_double_backward(a, b, c, grad, q, k, v, out, lse, key_mask)
     lead, dtype = q.shape[:2], arithmetic(q.dtype)
     key_mask = _heads(key_mask, q)
     a, b, c, grad, q, k, v, out, lse = (

@@ -29,7 +29,9 @@ def accumulate(
 ) -> tuple[Tensor, Tensor]:
     """(log-weights, increments), float64 [P, N]."""
     increments = ratio.double()
-    index = ancestors.long()
+    # where nothing was resampled, ancestors are the identity and are not read
+    index = torch.arange(ancestors.shape[1], device=ancestors.device)
+    index = torch.where(resampled[:, None], ancestors.long(), index)
     for k, (now, before) in enumerate(zip(energies, energies_before, strict=True)):
         change = now.double() - before.double().gather(1, index)
         increments = increments - (change if exponents is None else exponents[:, k, None] * change)

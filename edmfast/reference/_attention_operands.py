@@ -1,0 +1,62 @@
+"""Checks of the operands of attention, the same for every implementation of its operators.
+
+A kernel reads memory by the shapes of q, k and v alone. An operand of another shape, dtype or device would be
+read beyond its end, or be broadcast where plain torch works.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def arithmetic(dtype: torch.dtype) -> torch.dtype:
+    """Return float32 for half precisions, and any other dtype itself."""
+    return torch.float32 if dtype in _HALVES else dtype
+
+
+def check_forward(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
+    """Raise ValueError unless q [B, H, L, d], k [B, H, M, d], v [B, H, M, e] and key_mask [B, M] fit."""
+    if min(q.dim(), k.dim(), v.dim()) != 4 or max(q.dim(), k.dim(), v.dim()) != 4:
+        raise ValueError(f"q, k and v must have four dimensions, got {q.dim()}, {k.dim()}, {v.dim()}")
+    _check("k", k, q, (*q.shape[:2], k.shape[2], q.shape[3]))
+    _check("v", v, q, (*k.shape[:3], v.shape[3]))
+    if key_mask is not None:
+        _check("key_mask", key_mask, q, (q.shape[0], k.shape[2]), torch.bool)
+
+
+def check_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Tensor | None
+) -> None:
+    """Raise ValueError unless all operands of the derivative fit: grad and out [B, H, L, e], lse [B, H, L]."""
+    check_forward(q, k, v, mask)
+    _check("grad", grad, q, (*q.shape[:3], v.shape[3]))
+    _check("out", out, q, (*q.shape[:3], v.shape[3]))
+    _check("lse", lse, q, q.shape[:3], arithmetic(q.dtype))
+
+
+def check_double_backward(a: Tensor, b: Tensor, c: Tensor, *rest: Any) -> None:
+    """Raise ValueError unless a, b and c are like q, k and v, and the rest is as in the first derivative."""
+    check_backward(*rest)
+    for name, tensor, like in zip("abc", (a, b, c), rest[1:4], strict=True):
+        _check(name, tensor, like, like.shape)
+
+
+def _check(
+    name: str,
+    tensor: Tensor,
+    like: Tensor,
+    shape: tuple[int, ...],
+    dtype: torch.dtype | None = None,
+) -> None:
+    dtype = like.dtype if dtype is None else dtype
+    if tensor.shape != shape:
+        raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
+    if tensor.dtype != dtype or tensor.device != like.device:
+        raise ValueError(
+            f"{name} must be {dtype} on {like.device}, got {tensor.dtype} on {tensor.device}"
+        )

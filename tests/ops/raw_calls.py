@@ -1,0 +1,490 @@
+"""Calls of raw operators that a program might make by mistake, and what each of them has to do.
+
+Run as a program, it makes all calls from number FIRST on and prints a line before and after each. A call that
+kills the process is the last one named.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from edmfast import ops
+
+RAW = torch.ops.edmfast
+P, N, D = 3, 5, 4
+INT, LONG, DOUBLE = torch.int32, torch.int64, torch.float64
+Case = tuple[str, bool, Callable[[], Any]]
+"""A name, whether the call is accepted, and the call."""
+
+
+def f(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64).to(dtype)
+
+
+def variants(
+    operator: Any, plain: Callable[[], dict[str, Any]], changes: dict[str, Any]
+) -> Iterator[Case]:
+    """The call as it is meant to be, then with some arguments replaced, as `changes` has them."""
+    yield "as meant", True, lambda: operator(*plain().values())
+    for name, (accepted, make) in changes.items():
+        yield name, accepted, lambda make=make: operator(*(plain() | make()).values())
+
+
+def bad(**change: Any) -> tuple[bool, Callable[[], dict[str, Any]]]:
+    return False, lambda: change
+
+
+def good(**change: Any) -> tuple[bool, Callable[[], dict[str, Any]]]:
+    return True, lambda: change
+
+
+def emptied(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A tensor whose memory was taken away."""
+    tensor = f(*shape, dtype=dtype)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+def proposals() -> Iterator[Case]:
+    def plain(p: int = P, n: int = N, d: int = D) -> dict[str, Any]:
+        return {
+            "x": f(p, n, d),
+            "scores": [f(p, n, d)],
+            "ancestors": torch.arange(n, dtype=INT).repeat(p, 1),
+            "coefficients": torch.ones(p, 3, dtype=DOUBLE),
+            "rng": ops.rng_state(0, 0),
+            "mask": None,
+            "first_population": 0,
+            "first_particle": 0,
+        }
+
+    changes = {
+        "one row of coefficients": bad(coefficients=torch.ones(1, 3, dtype=DOUBLE)),
+        "coefficients float32": bad(coefficients=torch.ones(P, 3)),
+        "one ancestor": bad(ancestors=torch.zeros(1, 1, dtype=INT)),
+        "ancestors too large": bad(ancestors=torch.full((P, N), 2**31 - 1, dtype=INT)),
+        "ancestors N": bad(ancestors=torch.full((P, N), N, dtype=INT)),
+        "ancestors -1": bad(ancestors=torch.full((P, N), -1, dtype=INT)),
+        "ancestors least": bad(ancestors=torch.full((P, N), -(2**31), dtype=INT)),
+        "ancestors int64": bad(ancestors=torch.zeros(P, N, dtype=LONG)),
+        "mask of one row": bad(mask=torch.ones(1, D, dtype=torch.bool)),
+        "mask float": bad(mask=torch.ones(P, D)),
+        "mask": good(mask=torch.ones(P, D, dtype=torch.bool)),
+        "score of other shape": bad(scores=[f(P * N * D, 1, 1)]),
+        "score float64": bad(scores=[f(P, N, D, dtype=DOUBLE)]),
+        "integers": bad(
+            x=torch.ones(P, N, D, dtype=INT), scores=[torch.ones(P, N, D, dtype=INT)]
+        ),
+        "no scores": bad(scores=[]),
+        "nine scores": bad(
+            scores=[f(P, N, D)] * 9, coefficients=torch.ones(P, 11, dtype=DOUBLE)
+        ),
+        "rng of one number": bad(rng=torch.zeros(1, dtype=LONG)),
+        "rng int32": bad(rng=torch.zeros(2, dtype=INT)),
+        "no particles": (True, lambda: plain(n=0)),
+        "no elements": (True, lambda: plain(d=0)),
+        "no populations": (True, lambda: plain(p=0)),
+        "population -1": bad(first_population=-1),
+        "population 2^28": bad(first_population=2**28),
+        "population 2^63": bad(first_population=2**63 - 1),
+        "particle -1": bad(first_particle=-1),
+        "particle 2^32": bad(first_particle=2**32),
+        "two dimensions": bad(x=f(P, N)),
+        "x on meta": bad(x=f(P, N, D).to("meta")),
+        "score on meta": bad(scores=[f(P, N, D).to("meta")]),
+        "rng on meta": bad(rng=torch.zeros(2, dtype=LONG, device="meta")),
+        "sparse": bad(x=f(P, N, D).to_sparse()),
+        "x without memory": bad(x=emptied(P, N, D)),
+        "score without memory": bad(scores=[emptied(P, N, D)]),
+        "more rows than a number": bad(
+            x=torch.empty(2**20, 2**20, 0).expand(2**20, 2**20, 0),
+            scores=[torch.empty(2**20, 2**20, 0)],
+        ),
+    }
+    yield from variants(RAW.propagate, plain, changes)
+
+
+def network(
+    batch: int = 7, d: int = 4, width: int = 8, depth: int = 2, models: int = 1
+) -> dict[str, Any]:
+    return {
+        "x": f(batch, d),
+        "coefficients": f(models, batch, 4),
+        "shifts": [f(batch, depth * width) for _ in range(models)],
+        "entry": [f(width, d) for _ in range(models)],
+        "entry_bias": [f(width) for _ in range(models)],
+        "layers": [f(width, width) for _ in range(models * depth)],
+        "exit": [f(d, width) for _ in range(models)],
+        "exit_bias": [f(d) for _ in range(models)],
+    }
+
+
+NETWORKS: dict[str, Any] = {
+    "no networks": bad(shifts=[], entry=[], entry_bias=[], layers=[], exit=[], exit_bias=[]),
+    **{
+        f"no {name}": bad(**{name: []})
+        for name in ("shifts", "entry", "entry_bias", "exit", "exit_bias")
+    },
+    "no layers for other shifts": bad(layers=[]),
+    "shifts of two rows": bad(shifts=[f(2, 16)]),
+    "shifts of bytes": bad(shifts=[torch.ones(7, 16, dtype=torch.int8)]),
+    "shifts for all": good(shifts=[f(1, 16)]),
+    "coefficients of two rows": bad(coefficients=f(1, 2, 4)),
+    "coefficients for all": good(coefficients=f(1, 1, 4)),
+    "coefficients of one dimension": bad(coefficients=f(4)),
+    "coefficients float64": bad(coefficients=f(1, 7, 4, dtype=DOUBLE)),
+    "short entry_bias": bad(entry_bias=[f(1)]),
+    "short exit_bias": bad(exit_bias=[f(1)]),
+    "x of one dimension": bad(x=f(4)),
+    "x of three": bad(x=f(7, 4, 2)),
+    "wide entry": bad(entry=[f(8, 5)]),
+    "entry of one dimension": bad(entry=[f(8)]),
+    "three layers": bad(layers=[f(8, 8)] * 3),
+    "wide layers": bad(layers=[f(8, 9)] * 2),
+    "x float16": bad(x=f(7, 4).half()),
+    "x float64": bad(x=f(7, 4, dtype=DOUBLE)),
+    "layers on meta": bad(layers=[f(8, 8).to("meta")] * 2),
+    "no rows": (True, lambda: network(batch=0)),
+    "no width": (True, lambda: network(width=0)),
+    "no elements": (True, lambda: network(d=0)),
+    "no depth": (True, lambda: network(depth=0)),
+    "three networks": (True, lambda: network(models=3)),
+    "odd layers of two networks": (False, lambda: network(models=2) | {"layers": [f(8, 8)] * 3}),
+    "a smaller second network": (
+        False,
+        lambda: network(models=2) | {"entry": [f(8, 4), f(4, 4)]},
+    ),
+}
+
+
+def networks() -> Iterator[Case]:
+    yield from variants(RAW.mlp_potential, lambda: network() | {"save": False}, NETWORKS)
+
+
+def network_derivatives() -> Iterator[Case]:
+    def plain() -> dict[str, Any]:
+        return {"grad_energy": f(1, 7), "grad_field": f(1, 7, 4), **network(), **rest}
+
+    rest: dict[str, Any] = {"saved": f(0), "inputs": True, "weights": True}
+    changes = {
+        "one energy": bad(grad_energy=f(1)),
+        "one field": bad(grad_field=f(1)),
+        "short saved": bad(saved=f(1, 8)),
+        "saved of one dimension": bad(saved=f(8)),
+        "saved": good(saved=f(6 * 7, 8)),
+        "energy float64": bad(grad_energy=f(1, 7, dtype=DOUBLE)),
+    }
+    several = ("no rows", "no width", "no elements", "no depth", "three networks")
+    changes |= {name: change for name, change in NETWORKS.items() if name not in several}
+    yield from variants(RAW.mlp_potential_backward, plain, changes)
+
+
+def weighings() -> Iterator[Case]:
+    def plain(p: int = P, n: int = N) -> dict[str, Any]:
+        return {
+            "log_weights": f(p, n, dtype=DOUBLE),
+            "log_z": torch.zeros(p, dtype=DOUBLE),
+            "ancestors": torch.zeros(p, n, dtype=INT),
+            "root": torch.zeros(p, n, dtype=INT),
+            "resampled": torch.ones(p, dtype=torch.bool),
+            "degenerate": torch.zeros(p, dtype=INT),
+            "ratio": f(p, n),
+            "energies": [f(p, n)],
+            "energies_before": [f(p, n)],
+            "exponents": None,
+            "rng": ops.rng_state(0, 0),
+            "weigh": True,
+            "threshold": 0.5,
+            "scheme": 0,
+            "first_population": 0,
+        }
+
+    changes = {
+        "ancestors too large": bad(ancestors=torch.full((P, N), 2**31 - 1, dtype=INT)),
+        "ancestors N": bad(ancestors=torch.full((P, N), N, dtype=INT)),
+        "ancestors -1 where none are read": good(
+            ancestors=torch.full((P, N), -1, dtype=INT), resampled=torch.zeros(P, dtype=torch.bool)
+        ),
+        "roots of anything": good(root=torch.full((P, N), 2**31 - 1, dtype=INT)),
+        "threshold NaN": bad(threshold=math.nan),
+        "no particles": (False, lambda: plain(n=0)),
+        "no populations": (True, lambda: plain(p=0)),
+        "nothing": (True, lambda: plain(p=0, n=0)),
+        "nine energies": bad(energies=[f(P, N)] * 9, energies_before=[f(P, N)] * 9),
+        "no energies before": bad(energies_before=[]),
+        "transposed": bad(ratio=f(N, P)),
+        "short exponents": bad(exponents=torch.ones(1, dtype=DOUBLE)),
+        "exponents": good(exponents=torch.ones(P, 1, dtype=DOUBLE)),
+        "energies float64": bad(energies=[f(P, N, dtype=DOUBLE)]),
+        "energies on meta": bad(energies=[f(P, N).to("meta")]),
+        "population -1": bad(first_population=-1),
+        **{f"scheme {number}": bad(scheme=number) for number in (-1, 6, 99, 2**33)},
+        **{f"every scheme, {number}": good(scheme=number) for number in range(6)},
+    }
+    yield from variants(RAW.weigh_and_resample, plain, changes)
+
+
+def resamplings() -> Iterator[Case]:
+    def plain() -> dict[str, Any]:
+        return {
+            "log_weights": f(P, N, dtype=DOUBLE),
+            "rng": ops.rng_state(0, 0),
+            "count": N,
+            "threshold": 1.0,
+            "scheme": 0,
+            "first_population": 0,
+        }
+
+    changes: dict[str, Any] = {
+        "half": bad(log_weights=f(P, N).half()),
+        "integers": bad(log_weights=torch.ones(P, N, dtype=LONG)),
+        "one dimension": bad(log_weights=f(5)),
+        "nothing": bad(log_weights=f(0, 0, dtype=DOUBLE), count=0),
+        "scheme 6": bad(scheme=6),
+        "threshold NaN": bad(threshold=math.nan),
+        **{f"count {count}": bad(count=count) for count in (0, -1, 2**31, -(2**63))},
+    }
+    for scheme in range(6):
+        for count in (1, 2, 7, 1000):
+            killing = scheme == 4
+            changes[f"scheme {scheme}, count {count}"] = (bad if killing else good)(
+                scheme=scheme, count=count
+            )
+        for value in (-math.inf, math.inf, math.nan):
+            weights = torch.full((P, N), value, dtype=DOUBLE)
+            changes[f"scheme {scheme} of {value}"] = good(scheme=scheme, log_weights=weights)
+    yield from variants(RAW.resample, plain, changes)
+
+    def given() -> dict[str, Any]:
+        uniform = torch.full((P,), 0.5, dtype=DOUBLE)
+        return {"log_weights": f(P, N, dtype=DOUBLE), "uniform": uniform, "threshold": 1.0}
+
+    changes = {
+        "short uniform": bad(uniform=torch.zeros(1, dtype=DOUBLE)),
+        "uniform float32": bad(uniform=torch.zeros(P)),
+        "threshold NaN": bad(threshold=math.nan),
+        "no particles": bad(log_weights=f(P, 0, dtype=DOUBLE)),
+        "nothing": good(log_weights=f(0, 0, dtype=DOUBLE), uniform=f(0, dtype=DOUBLE)),
+        **{
+            f"uniform {value}": good(uniform=torch.full((P,), value, dtype=DOUBLE))
+            for value in (math.nan, math.inf, 1e300, -1e300)
+        },
+    }
+    yield from variants(RAW.systematic_resample, given, changes)
+
+
+def noises() -> Iterator[Case]:
+    def plain() -> dict[str, Any]:
+        rng = ops.rng_state(0, 0)
+        return {"like": f(2, 3, 4), "rng": rng, "stream": 0, "population": 0, "particle": 0}
+
+    changes = {
+        "two dimensions": bad(like=f(2, 3)),
+        "half": bad(like=f(2, 3, 4).half()),
+        "stream 99": bad(stream=99),
+        "population -5": bad(population=-5),
+        "particle -7": bad(particle=-7),
+        "rng int32": bad(rng=torch.zeros(2, dtype=INT)),
+        **{
+            f"{shape}": good(like=torch.empty(shape))
+            for shape in ((0, 0, 0), (0, 3, 4), (3, 0, 4), (3, 4, 0))
+        },
+    }
+    yield from variants(RAW.noise, plain, changes)
+
+
+def grams() -> Iterator[Case]:
+    def plain() -> dict[str, Any]:
+        return {"scores": f(2, 3, 4, 5), "displacement": f(3, 4, 5)}
+
+    changes = {
+        "wide displacement": bad(displacement=f(3, 4, 6)),
+        "displacement float64": bad(displacement=f(3, 4, 5, dtype=DOUBLE)),
+        "three dimensions": bad(scores=f(2, 3, 4)),
+        "integers": bad(scores=torch.ones(2, 3, 4, 5, dtype=INT), displacement=None),
+        "without memory": bad(scores=emptied(2, 3, 4, 5), displacement=None),
+        **{
+            f"{shape}": (bad if shape[0] in (0, 9) else good)(scores=f(*shape), displacement=None)
+            for shape in (
+                (0, 1, 1, 1),
+                (9, 1, 1, 1),
+                (1, 0, 1, 1),
+                (1, 1, 0, 1),
+                (1, 1, 1, 0),
+                (8, 0, 0, 0),
+            )
+        },
+    }
+    yield from variants(RAW.score_gram, plain, changes)
+
+
+def potentials() -> Iterator[Case]:
+    def plain(rows: int = 3, d: int = 4) -> dict[str, Any]:
+        return {"h": f(rows, d), "y": f(rows, d), "weight": f(rows)}
+
+    changes: dict[str, Any] = {
+        "one weight": bad(weight=f(1)),
+        "wide h": bad(h=f(3, 5)),
+        "h float64": bad(h=f(3, 4, dtype=DOUBLE)),
+        "h without memory": bad(h=emptied(3, 4)),
+        "nothing": (True, lambda: plain(0, 0)),
+        "no elements": (True, lambda: plain(3, 0)),
+    }
+    yield from variants(RAW.potential, plain, changes)
+
+    def backward() -> dict[str, Any]:
+        return {"grad_energy": f(3), "grad_cotangent": f(3, 4), **plain()}
+
+    changes = {
+        "no gradients": good(grad_energy=None, grad_cotangent=None),
+        "one energy": bad(grad_energy=f(1)),
+        "wide cotangent": bad(grad_cotangent=f(3, 5)),
+    }
+    yield from variants(RAW.potential_backward, backward, changes)
+
+    def double() -> dict[str, Any]:
+        return {"a": f(3, 4), "b": f(3, 4), "c": f(3), **backward()}
+
+    changes = {"one c": bad(c=f(1)), "wide a": bad(a=f(3, 5)), **changes}
+    yield from variants(RAW.potential_double_backward, double, changes)
+
+    def assembly() -> dict[str, Any]:
+        return {"h": f(3, 4), "pullback": f(3, 4), "y": f(3, 4), "coefficients": f(3, 3)}
+
+    changes = {"two coefficients": bad(coefficients=f(3, 2)), "wide pullback": bad(pullback=f(3, 5))}
+    yield from variants(RAW.potential_assemble, assembly, changes)
+
+
+def norms() -> Iterator[Case]:
+    def plain() -> dict[str, Any]:
+        numbers = {"x": f(4, 6, 5), "scale": f(1, 6), "shift": f(1, 6), "groups": 2}
+        return {**numbers, "eps": 1e-5, "centred": True, "silu": True}
+
+    changes: dict[str, Any] = {
+        **{f"groups {groups}": bad(groups=groups) for groups in (0, -1, 4, 7, 2**62, -(2**63))},
+        "three sets": bad(scale=f(3, 6), shift=f(3, 6)),
+        "no sets": bad(scale=f(0, 6), shift=f(0, 6)),
+        "no rows": good(x=f(0, 6, 5)),
+        "another shift": bad(shift=f(2, 6)),
+        "eps NaN": good(eps=math.nan),
+        "no positions": bad(x=f(4, 6, 0)),
+    }
+    yield from variants(RAW.group_norm_silu, plain, changes)
+
+    def backward() -> dict[str, Any]:
+        states = {"grad": f(4, 6, 5), "x": f(4, 6, 5), "scale": f(1, 6), "shift": f(1, 6)}
+        return {**states, "mean": f(4, 2), "rstd": f(4, 2), "centred": True, "silu": True}
+
+    changes = {
+        "mean of one dimension": bad(mean=f(4)),
+        "no means": bad(mean=f(4, 0)),
+        "other rstd": bad(rstd=f(4, 3)),
+        "short grad": bad(grad=f(4, 6, 4)),
+        "channels last": good(x=f(4, 5, 6).mT, grad=f(4, 5, 6).mT),
+    }
+    yield from variants(RAW.group_norm_silu_backward, backward, changes)
+
+    def double() -> dict[str, Any]:
+        return {"to_x": f(4, 6, 5), "to_scale": f(1, 6), "to_shift": f(1, 6), **backward()}
+
+    changes |= {"no cotangents": good(to_scale=None, to_shift=None), "short": bad(to_x=f(4, 6, 4))}
+    yield from variants(RAW.group_norm_silu_double_backward, double, changes)
+
+
+def attentions() -> Iterator[Case]:
+    heads = 2, 3, 32, 8
+
+    def plain() -> dict[str, Any]:
+        states = {"q": f(*heads), "k": f(*heads), "v": f(*heads), "key_mask": None}
+        return {**states, "scale": 1.0, "causal": False}
+
+    changes: dict[str, Any] = {
+        "q of three dimensions": bad(q=f(3, 32, 8)),
+        "wide k": bad(k=f(2, 3, 32, 9), v=f(2, 3, 32, 9)),
+        "k of a larger batch": bad(k=f(5, 3, 32, 8), v=f(5, 3, 32, 8)),
+        "k of a smaller batch": bad(k=f(1, 3, 32, 8), v=f(1, 3, 32, 8)),
+        "k of one head": bad(k=f(2, 1, 32, 8), v=f(2, 1, 32, 8)),
+        "q of one head": bad(q=f(2, 1, 32, 8)),
+        "q of a smaller batch": bad(q=f(1, 3, 32, 8)),
+        "k and v float64": bad(k=f(*heads, dtype=DOUBLE), v=f(*heads, dtype=DOUBLE)),
+        "v float64": bad(v=f(*heads, dtype=DOUBLE)),
+        "scale NaN": good(scale=math.nan),
+        "other mask": bad(key_mask=torch.ones(2, 7, dtype=torch.bool)),
+        "mask float": bad(key_mask=torch.ones(2, 32)),
+        "fewer queries": good(q=f(2, 3, 5, 8)),
+    }
+    yield from variants(RAW.attention, plain, changes)
+
+    def backward() -> dict[str, Any]:
+        return {"grad": f(*heads), **_inserted(plain(), {"out": f(*heads), "lse": f(2, 3, 32)})}
+
+    changes = {
+        "one lse": bad(lse=f(1)),
+        "lse of one query": bad(lse=f(1, 1, 1)),
+        "lse float64": bad(lse=f(2, 3, 32, dtype=DOUBLE)),
+        "out of one query": bad(out=f(2, 3, 1, 8)),
+        "grad of one query": bad(grad=f(2, 3, 1, 8)),
+        "grad float64": bad(grad=f(*heads, dtype=DOUBLE)),
+        "k of a smaller batch": bad(k=f(1, 3, 32, 8), v=f(1, 3, 32, 8)),
+        "q of three dimensions": bad(q=f(3, 32, 8)),
+    }
+    yield from variants(RAW.attention_backward, backward, changes)
+
+    def double() -> dict[str, Any]:
+        return {"a": f(*heads), "b": f(*heads), "c": f(*heads), **backward()}
+
+    changes |= {"short a": bad(a=f(2, 3, 1, 8)), "short c": bad(c=f(2, 3, 1, 8))}
+    yield from variants(RAW.attention_double_backward, double, changes)
+
+
+def _inserted(states: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """The operands of attention with others between v and the mask."""
+    names = [*states]
+    return {name: states[name] for name in names[:3]} | more | {n: states[n] for n in names[3:]}
+
+
+GROUPS = {
+    "propagate": proposals,
+    "mlp_potential": networks,
+    "mlp_potential_backward": network_derivatives,
+    "weigh_and_resample": weighings,
+    "resample": resamplings,
+    "noise": noises,
+    "score_gram": grams,
+    "potential": potentials,
+    "group_norm_silu": norms,
+    "attention": attentions,
+}
+
+
+def all_cases() -> list[Case]:
+    return [
+        (f"{group}: {name}", accepted, call)
+        for group, make in GROUPS.items()
+        for name, accepted, call in make()
+    ]
+
+
+def main() -> None:
+    first = int(sys.argv[1])
+    for index, (name, accepted, call) in enumerate(all_cases()):
+        if index < first:
+            continue
+        print(json.dumps([index, name]), flush=True)
+        try:
+            call()
+            outcome = "accepted"
+        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+            outcome = f"refused: {error}"
+        right = outcome.startswith("accepted") == accepted
+        print(json.dumps([index, name, right, outcome[:200]]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
