@@ -22,7 +22,17 @@ TILE = 1024
 
 @triton.jit
 def _increments(
-    ratio, now, past, ancestors, exponents, row, lane, inside, moved, particles, MODELS: tl.constexpr
+    ratio,
+    now,
+    past,
+    ancestors,
+    exponents,
+    row,
+    lane,
+    inside,
+    moved,
+    particles,
+    MODELS: tl.constexpr,
 ):
     """float64; `row` is where the population starts, exponents those of the population, or None; `lane`
     a block of particles, or one; `moved`: whether the population was resampled. An ancestor that names no

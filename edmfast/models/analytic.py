@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from edmfast._internal.derivatives import is_recorded
 from edmfast._internal.generators import generator
@@ -27,6 +28,7 @@ from edmfast._internal.numbers import as_float, as_int, as_numbers, as_seed, che
 from edmfast.models.many_well import ManyWell
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.rows import MIN_ROWS, pad_rows
+from edmfast.models.steady import least_rows, missing
 from edmfast.models.systems import DoubleWellPairs, LennardJones
 
 __all__ = ["DoubleWellPairs", "GaussianMixture", "LennardJones", "ManyWell", "gmm40"]
@@ -166,7 +168,7 @@ class GaussianMixture(nn.Module):
 
     def _block(self, y: torch.Tensor, levels: torch.Tensor) -> _Posterior:
         batch = len(y)
-        y, levels, _ = pad_rows(y, levels, {})
+        y, levels, _ = pad_rows(y, levels, {}, least=max(MIN_ROWS, least_rows(y.dtype)))
         posterior = (_by_offsets if self._few else _by_products)(
             y,
             levels.square(),
@@ -197,12 +199,23 @@ def _by_products(
     """Distances by |y|² - 2 y·mu + |mu|²: two matrix products, nothing [B, K, D]."""
     total = variances + noise
     squares = y.square().sum(1, keepdim=True) + means.square().sum(1)
-    distances = torch.addmm(squares, y, means.T, alpha=-2)
+    columns, entries = missing(means.shape[1]), missing(len(means))
+    wide = _aligned(means, columns, entries)
+    distances = torch.addmm(_aligned(squares, entries), _aligned(y, columns), wide.T, alpha=-2)[
+        :, : len(means)
+    ]
     log_density, pull = _responsibilities(distances, total, log_weights, y.shape[1])
-    towards = pull @ means
+    towards = (_aligned(pull, entries) @ wide)[:, : y.shape[1]]
     score = towards - y * pull.sum(1, keepdim=True)
     denoised = y * (pull * variances).sum(1, keepdim=True) + noise * towards
     return _Posterior(log_density, score, denoised)
+
+
+def _aligned(rows: torch.Tensor, columns: int, more: int = 0) -> torch.Tensor:
+    """Return rows with so many columns and rows of zeros more, on the CPU: see `steady`."""
+    if rows.device.type != "cpu" or not (columns or more):
+        return rows
+    return functional.pad(rows, (0, columns, 0, more))
 
 
 def _by_offsets(

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from edmfast._internal.numbers import as_float, as_int, check_level
 from edmfast.models.foreign import name_of
+from edmfast.models.steady import steady_linear
 
 _MAX_RADIUS = 1 << 14
 Map = Callable[[Tensor], Tensor]
@@ -36,7 +37,7 @@ class Matrix(nn.Module):
         self.register_buffer("matrix", matrix.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.matrix.to(x.dtype).T
+        return steady_linear(x.flatten(1), self.matrix.to(x.dtype))
 
 
 class Inpainting(nn.Module):

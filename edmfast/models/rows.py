@@ -34,6 +34,11 @@ def unpadded() -> Iterator[None]:
         _here.unpadded = before
 
 
+def is_unpadded() -> bool:
+    """Return whether batches are left as they are here."""
+    return getattr(_here, "unpadded", False)
+
+
 def for_rows(target: Any, start: int, stop: int, batch: int) -> Any:
     """The target for samples start..stop - 1 of a batch: itself, unless it holds numbers of its own for them."""
     split = getattr(target, "for_rows", None)
@@ -113,18 +118,19 @@ def pad_rows(
     levels: torch.Tensor,
     condition: dict[str, Any],
     shared: Collection[str] = (),
+    least: int = MIN_ROWS,
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """x [B, *shape], levels [B, 1, ...] and conditions, with 32, 48, 64, … rows on the CPU.
+    """x [B, *shape], levels [B, 1, ...] and conditions, with 32, 48, 64, … rows on the CPU, `least` at least.
 
     Condition tensors whose first dimension is B are padded too, alone or in lists, tuples and dictionaries, unless
     their name is among the shared; everything else passes through, levels of one row for more samples among it.
     The caller slices the results back to B rows. Empty batches and other
     devices are left alone, and all within `unpadded`.
     """
-    if getattr(_here, "unpadded", False):
+    if is_unpadded():
         return x, levels, condition
     batch = x.shape[0]
-    missing = max(MIN_ROWS - batch, -batch % ROW_TILE)
+    missing = max(least - batch, -batch % ROW_TILE)
     if x.device.type != "cpu" or missing == 0 or batch == 0:
         return x, levels, condition
 

@@ -65,7 +65,7 @@ def propagate(
 
     x: [P, N, *shape], float16, bfloat16 (both computed in float32), float32 or float64.
     score: like x, or a sequence of 1 to 8 such. ancestors: int32 [P, N], each in 0..N-1 of its own
-    population (not checked on the device).
+    population. On the CPU others raise RuntimeError; on a GPU, where nothing is read back, R is NaN there.
     coefficients: float64 [P, M + 2], per population (drift of each of the M scores, v_M, v_L): the
     mean shift is sum_k drift_k score_k, v_M > 0 and v_L > 0 are the variances of the forward and the
     backward kernel, in units of x².

@@ -22,7 +22,9 @@ def arithmetic(dtype: torch.dtype) -> torch.dtype:
 def check_forward(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
     """Raise ValueError unless q [B, H, L, d], k [B, H, M, d], v [B, H, M, e] and key_mask [B, M] fit."""
     if min(q.dim(), k.dim(), v.dim()) != 4 or max(q.dim(), k.dim(), v.dim()) != 4:
-        raise ValueError(f"q, k and v must have four dimensions, got {q.dim()}, {k.dim()}, {v.dim()}")
+        raise ValueError(
+            f"q, k and v must have four dimensions, got {q.dim()}, {k.dim()}, {v.dim()}"
+        )
     _check("k", k, q, (*q.shape[:2], k.shape[2], q.shape[3]))
     _check("v", v, q, (*k.shape[:3], v.shape[3]))
     if key_mask is not None:

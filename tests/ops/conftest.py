@@ -1,8 +1,7 @@
-"""Shared by the operator tests: seeds, thread counts, and whether the compiled kernels are live."""
+"""Shared by the operator tests: seeds, and whether the compiled kernels are live."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -22,22 +21,6 @@ def compiled() -> None:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(1)
-
-
-@pytest.fixture
-def with_threads():
-    """A context manager that sets the number of threads of torch and puts it back."""
-
-    @contextlib.contextmanager
-    def use(count: int) -> Iterator[None]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(count)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
-    return use
 
 
 @pytest.fixture

@@ -78,13 +78,9 @@ def proposals() -> Iterator[Case]:
         "mask": good(mask=torch.ones(P, D, dtype=torch.bool)),
         "score of other shape": bad(scores=[f(P * N * D, 1, 1)]),
         "score float64": bad(scores=[f(P, N, D, dtype=DOUBLE)]),
-        "integers": bad(
-            x=torch.ones(P, N, D, dtype=INT), scores=[torch.ones(P, N, D, dtype=INT)]
-        ),
+        "integers": bad(x=torch.ones(P, N, D, dtype=INT), scores=[torch.ones(P, N, D, dtype=INT)]),
         "no scores": bad(scores=[]),
-        "nine scores": bad(
-            scores=[f(P, N, D)] * 9, coefficients=torch.ones(P, 11, dtype=DOUBLE)
-        ),
+        "nine scores": bad(scores=[f(P, N, D)] * 9, coefficients=torch.ones(P, 11, dtype=DOUBLE)),
         "rng of one number": bad(rng=torch.zeros(1, dtype=LONG)),
         "rng int32": bad(rng=torch.zeros(2, dtype=INT)),
         "no particles": (True, lambda: plain(n=0)),
@@ -357,7 +353,10 @@ def potentials() -> Iterator[Case]:
     def assembly() -> dict[str, Any]:
         return {"h": f(3, 4), "pullback": f(3, 4), "y": f(3, 4), "coefficients": f(3, 3)}
 
-    changes = {"two coefficients": bad(coefficients=f(3, 2)), "wide pullback": bad(pullback=f(3, 5))}
+    changes = {
+        "two coefficients": bad(coefficients=f(3, 2)),
+        "wide pullback": bad(pullback=f(3, 5)),
+    }
     yield from variants(RAW.potential_assemble, assembly, changes)
 
 

@@ -1,0 +1,80 @@
+"""Operators where torch.set_flush_denormal makes a thread take subnormal numbers for zeros."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from edmfast import ops
+from edmfast.ops.schemes import SCHEMES
+
+# made before any thread flushes: where one does, even a literal of this size is zero
+SUBNORMAL = {
+    torch.float16: 4e-6,
+    torch.bfloat16: 1e-39,
+    torch.float32: 1e-39,
+    torch.float64: 1e-310,
+}
+SIZES = [(3, 5), (3, 64), (2, 1000), (1, 30_000)]
+
+
+def weights(populations, particles, scale):
+    generator = torch.Generator().manual_seed(populations)
+    return torch.randn(populations, particles, dtype=torch.float64, generator=generator) * scale
+
+
+def equal(found, wanted):
+    return [
+        torch.equal(a.nan_to_num(7), b.nan_to_num(7)) for a, b in zip(found, wanted, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("scale", [1.0, 800.0, SUBNORMAL[torch.float64]])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_resampling_has_the_same_ancestors(scheme, size, scale, flushing):
+    given = weights(*size, scale)
+    rng = ops.rng_state(1, 2)
+    wanted = ops.resample(given, rng, scheme=scheme)
+    with flushing():
+        found = ops.resample(given, rng, scheme=scheme)
+    assert torch.equal(found.ancestors, wanted.ancestors)
+    torch.testing.assert_close(found.log_mean, wanted.log_mean)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_weighing_has_the_same_bits(size, flushing, compiled):
+    before = ops.Weights.start(*size)
+    tiny, usual = weights(*size, SUBNORMAL[torch.float64]), weights(*size, 1.0)
+    for ratio, energies in ((tiny, [tiny]), (usual, [usual]), (tiny, [])):
+        given = before, ratio, energies, energies[::-1], ops.rng_state(1, 2)
+        wanted = ops.weigh_and_resample(*given)
+        with flushing():
+            found = ops.weigh_and_resample(*given)
+        assert all(equal(found, wanted))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("d", [1, 2, 5, 40])
+@pytest.mark.parametrize("dtype", SUBNORMAL, ids=str)
+def test_states_that_are_subnormal_move_alike(dtype, d, threads, flushing, with_threads, compiled):
+    generator = torch.Generator().manual_seed(3)
+    normals = torch.randn(2, 3000, d, dtype=torch.float64, generator=generator)
+    x = (normals * SUBNORMAL[dtype]).to(dtype)
+    ancestors = torch.arange(3000, dtype=torch.int32).repeat(2, 1)
+    numbers = torch.tensor([[1.0, 1e-80, 1e-80], [0.5, 1e-12, 1e-12]], dtype=torch.float64)
+    given = x, x, ancestors, numbers, ops.rng_state(0, 1)
+    with with_threads(threads):
+        wanted = ops.propagate(*given)
+        with flushing():
+            found = ops.propagate(*given)
+    assert all(equal(found, wanted))
+    assert x.any()
+
+
+def test_the_mode_of_the_caller_is_left_as_it_was(flushing, compiled):
+    tiny = torch.tensor([SUBNORMAL[torch.float32]])
+    with flushing():
+        ops.standard_normal(torch.empty(2, 3, 4))
+        assert float((tiny + 0).abs().sum()) == 0.0
+    assert float((tiny + 0).abs().sum()) > 0.0
