@@ -51,6 +51,7 @@ class Request:
     calibration: Path | None = None
     checkpoint: Path | None = None
     resume: Path | None = None
+    overwrite: bool = False
     out: Path | None = None
     png: Path | None = None
     seed: int = 0

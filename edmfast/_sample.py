@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from edmfast import smc
+from edmfast._internal.kinds import PARTICLES, PICTURE, RUN_CHECKPOINT
 from edmfast._internal.numbers import as_seed
+from edmfast._internal.output import (
+    check_checkpoint,
+    check_distinct,
+    check_output,
+    replacing,
+    write_or_fall_back,
+)
 from edmfast._request import Request, check_sizes, load_models, read_conditions, read_shape
 from edmfast.expressions import parse_target
 from edmfast.models import Conditioned
@@ -53,6 +62,7 @@ def sample_command(request: Request) -> str:
             device=request.device,
             checkpoint=request.checkpoint,
             resume=request.resume,
+            overwrite=request.overwrite,
             progress=True,
         )
     except KeyboardInterrupt:
@@ -70,19 +80,28 @@ def _after_interrupt(request: Request) -> str:
             f"interrupted: the run is in {request.checkpoint}, the same command with --resume "
             f"{request.checkpoint} continues it"
         )
+    if request.checkpoint is not None:
+        return "interrupted: the note above says where the run is"
     return "interrupted: nothing was written (a run with --checkpoint FILE can be continued)"
 
 
 def _write(request: Request, result: smc.Particles) -> list[str]:
     """Write the samples, then the picture. Ctrl-C in between says what is there."""
     written: list[str] = []
+
+    def write_samples(path: Path) -> None:
+        result.save(path, overwrite=request.overwrite)
+
+    def write_picture(path: Path) -> None:
+        with replacing(path) as temporary:
+            samples_figure(result).savefig(temporary, dpi=150, format="png")
+
     try:
-        if request.out is not None:
-            result.save(request.out)
-            written.append(str(request.out))
-        if request.png is not None:
-            samples_figure(result).savefig(request.png, dpi=150, format="png")
-            written.append(str(request.png))
+        for path, write in ((request.out, write_samples), (request.png, write_picture)):
+            if path is not None:
+                place, failure = write_or_fall_back(write, path)
+                why = f" (not {path}: {failure})" if failure is not None else ""
+                written.append(f"{place}{why}")
     except KeyboardInterrupt:
         kept = ", ".join(written) or "nothing"
         raise KeyboardInterrupt(f"interrupted while writing: {kept} is complete") from None
@@ -116,12 +135,28 @@ def report(result: smc.Particles, *, one_target: bool, seconds: float) -> str:
 def _check_outputs(request: Request, shape: tuple[int, ...]) -> None:
     if request.out is None and request.png is None:
         raise ValueError("nothing to write: give --out, --png or both")
+    read = [path for path in (request.calibration, request.resume) if path is not None]
+    models = [Path(entry.partition("=")[2]) for entry in request.models]
+    models += [] if request.model is None else [request.model]
     fitted = request.calibration if request.calibrate else None
-    for path in (request.out, request.png, request.checkpoint, fitted):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
-        if path is not None and path.is_dir():
-            raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    outputs = {
+        "--out": (request.out, PARTICLES, [*models, *read]),
+        "--png": (request.png, PICTURE, [*models, *read]),
+        "--checkpoint": (request.checkpoint, RUN_CHECKPOINT, models),
+        "--calibration": (fitted, "calibration", models),
+    }
+    check_distinct(**{name: path for name, (path, _, _) in outputs.items()})
+    for name, (path, kind, inputs) in outputs.items():
+        if path is not None:
+            check_output(path, kind, name=name, inputs=inputs, overwrite=request.overwrite)
+    if request.checkpoint is not None:
+        check_checkpoint(
+            request.checkpoint,
+            RUN_CHECKPOINT,
+            request.resume,
+            resume_name="--resume",
+            overwrite=request.overwrite,
+        )
     if request.png is not None:
         if shape != (2,) and not is_image(shape):
             raise ValueError(
@@ -202,5 +237,5 @@ def _sigmas(
         seed=request.seed,
     )
     if request.calibration is not None:
-        found.save(request.calibration)
+        found.save(request.calibration, overwrite=request.overwrite)
     return found

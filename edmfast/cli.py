@@ -134,6 +134,9 @@ def sample(
     resume: Annotated[
         Path | None, typer.Option(help="A checkpoint of this very run, to continue it.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files of another kind, and other runs.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="File for the weighted samples.")] = None,
     png: Annotated[Path | None, typer.Option(help="File for a picture of the samples.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
@@ -163,6 +166,7 @@ def sample(
             calibration=calibration,
             checkpoint=checkpoint,
             resume=resume,
+            overwrite=overwrite,
             out=out,
             png=png,
             seed=seed,

@@ -7,6 +7,7 @@ d/2 log((sigma_min² + sigma_data²) / sigma_max²) for every exponent.
 from __future__ import annotations
 
 import math
+import os
 import sys
 
 import pytest
@@ -136,7 +137,7 @@ def test_other_options_reach_the_run(folder):
         (["half", "--out", "p", "--sigma-max", "5"], "need --sigma-min"),
         (["none", "--out", "p", *LEVELS], "no file none"),
         (["broken", "--out", "p", *LEVELS], "broken is not a readable safetensors file"),
-        (["half", "--out", "no/p", *LEVELS], "there is no folder no"),
+        (["half", "--out", "no/p", *LEVELS], "cannot write no/p: there is no folder"),
         (["half", "--out", ".", *LEVELS], "it is a folder"),
         (["half", "--out", "p", "--target", "tempered(mode, 2)", *LEVELS], "unknown name 'mode'"),
         (["half", "--out", "p", "--target", "exit()", *LEVELS], "unknown function 'exit'"),
@@ -178,6 +179,71 @@ def test_mistakes_are_one_line_and_exit_code_2(folder, arguments, message):
     assert lines[-1:] == told, lines
     assert any(part in told[0] for part in message.split("|")), told
     assert not (folder / "p").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "half"], "--out half is a file that this call reads"),
+        (["--out", "half", "--overwrite"], "--out half is a file that this call reads"),
+        (["--png", "half"], "--png half is a file that this call reads"),
+        (["--out", "p", "--png", "p"], "--out and --png are one file"),
+        (["--out", "p", "--png", "./p"], "--out and --png are one file"),
+        (["--out", "p", "--checkpoint", "p"], "--out and --checkpoint are one file"),
+        (["--out", "wide"], "--out wide holds a model, which a file of particles would replace"),
+        (["--png", "notes"], "--png notes holds a file that edmfast did not write"),
+        (
+            ["--out", "p", "--checkpoint", "notes"],
+            "--checkpoint notes holds a file that edmfast did",
+        ),
+        (
+            ["--out", "p", "--calibrate", "--calibration", "notes"],
+            "--calibration notes holds a file",
+        ),
+        (["--out", "fifo"], "it is a FIFO"),
+        (["--out", "/dev/null"], "it is a device"),
+        (["--out", "broken"], "--out broken is a link to a file that does not exist"),
+    ],
+)
+def test_files_of_others_are_left_alone(folder, monkeypatch, arguments, message):
+    (folder / "notes").write_text("mine")
+    os.mkfifo("fifo")
+    os.symlink("nowhere", "broken")
+    monkeypatch.setattr("edmfast.smc.sample", None)
+    before = {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()}
+    done = sample("half", *arguments, *LEVELS)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_another_kind_of_file_and_another_run_are_replaced_where_asked(folder):
+    (folder / "p").write_text("mine")
+    options = ["half", "--out", "p", "--checkpoint", "c", "--steps", "20", *LEVELS[:4]]
+    assert sample(*options, "--overwrite").exit_code == 0
+    assert smc.Particles.load("p").x.shape == (1, 64, 2)
+    assert sample(*options[:3], *LEVELS).exit_code == 0  # a file of particles by another
+    done = sample(*options)
+    assert done.exit_code == 2
+    assert "c is the checkpoint of an earlier run" in done.stderr
+    assert sample(*options, "--overwrite").exit_code == 0
+
+
+def test_a_full_disk_at_the_end_says_where_the_samples_are(folder, monkeypatch):
+    save, tried = smc.Particles.save, []
+
+    def full(self, path, **options):
+        tried.append(path)
+        if len(tried) == 1:
+            raise OSError(28, "No space left on device")
+        save(self, path, **options)
+
+    monkeypatch.setattr(smc.Particles, "save", full)
+    done = sample("half", "--out", "p", *LEVELS)
+    assert done.exit_code == 0
+    assert f"wrote {tried[1]} (not p: [Errno 28] No space left on device)" in done.output
+    assert smc.Particles.load(tried[1]).x.shape == (1, 64, 2)
+    tried[1].unlink()
 
 
 def test_a_picture_without_matplotlib_is_refused_before_the_run(folder, monkeypatch):

@@ -310,7 +310,7 @@ def test_hostile_options_together(folder):
         ({"--populations": "0"}, "--populations must be at least 1, got 0"),
         ({"--device": "meta"}, "no device 'meta'"),
         ({"--calibrate": None, "--proposal": "heun"}, "unknown proposal 'heun'"),
-        ({"--calibrate": None, "--calibration": "no/where"}, "there is no folder no"),
+        ({"--calibrate": None, "--calibration": "no/where"}, "there is no folder"),
         ({"--seed": str(2**64)}, "--seed must fit 64 bits"),
     ],
 )
