@@ -3,7 +3,8 @@ PYTHON ?= python3
 # pinned before anything else, so that no resolver picks another torch
 TORCH ?= torch==2.13.0
 DEMO ?=
-TESTS ?=
+# the slow ones run every night
+TESTS ?= -m "not slow"
 BENCH ?=
 # test,bench has the projects that benchmarks compare with; an installed .venv keeps those it was made with
 EXTRAS ?= test,lint

@@ -143,3 +143,12 @@ def test_strangers_start_nothing_on_our_machine():
             if "pull_request" in job["if"] or "label" in job["if"]:
                 assert events["pull_request"] == {"types": ["labeled"]}
                 assert "github.event.label.name == 'bench-gpu'" in job["if"]
+
+
+def test_slow_tests_run_at_night_and_only_there():
+    (line,) = re.findall(r"^TESTS \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert shlex.split(line) == ["-m", "not slow"]
+    text = (ROOT / ".github" / "workflows" / "nightly.yml").read_text()
+    assert 'make test TESTS="-m slow"' in text
+    assert "bench.fuzz --sanitize" in text
+    assert re.search(r"schedule:\n    - cron:", text)
