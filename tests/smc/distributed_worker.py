@@ -64,7 +64,7 @@ class Denoiser:
         self.mixture = mixture
 
     def __call__(self, x, sigma):
-        return x + sigma**2 * self.mixture.energy_and_score(x, sigma)[1]
+        return x + sigma[:, None] ** 2 * self.mixture.energy_and_score(x, sigma)[1]
 
 
 def first(x):
@@ -90,7 +90,7 @@ def runs():
     double = {"dtype": torch.float64}
 
     def smooth(x, sigma):
-        return x / (1 + sigma**2)
+        return x / (1 + sigma[:, None] ** 2)
 
     return {
         "probed curvature": (target(), {}),
