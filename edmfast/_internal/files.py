@@ -1,4 +1,8 @@
-"""safetensors files with JSON metadata, and JSON files, written whole or not at all. Nothing is unpickled."""
+"""safetensors files with JSON metadata, and JSON files, written whole or not at all. Nothing is unpickled.
+
+Files of tensors carry a checksum of all that they hold (see `edmfast._internal.checksum`), compared before
+anything of them is used. Files of version 1 have none and are read without.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from edmfast._internal.checksum import checksum
+from edmfast._internal.json_text import parse_json, shortened
 from edmfast._internal.kinds import KEY
 from edmfast._internal.output import check_output, replacing
+
+_CHECKSUM, _VERSION = "sha256", "file_version"
+_NOW = 2
 
 
 def write_tensors(
@@ -32,9 +41,11 @@ def write_tensors(
     path = check_output(path, kind, inputs=inputs, overwrite=overwrite)
     # safetensors refuses shared or strided memory, so every tensor is written from a copy of its own
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps({_VERSION: _NOW, **metadata})
+    header = {KEY: text, _CHECKSUM: checksum(plain, text)}
     with replacing(path) as temporary:
         try:
-            save_file(plain, temporary, metadata={KEY: json.dumps(metadata)})
+            save_file(plain, temporary, metadata=header)
         except SafetensorError as error:  # its own word for a disk that is full
             raise OSError(f"cannot write {path}: {error}") from error
 
@@ -56,13 +67,29 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
     if KEY not in header:
         raise ValueError(f"{path} was not written by edmfast: it has no {KEY!r} metadata")
-    try:
-        metadata = json.loads(header[KEY])
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} has corrupt metadata: {error}") from error
-    if not isinstance(metadata, dict):
-        raise ValueError(f"{path} has corrupt metadata: a {type(metadata).__name__}")
-    return tensors, metadata
+    return tensors, _verified(path, tensors, header)
+
+
+def _verified(
+    path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the metadata of a file whose checksum is right, or which is of the version that had none."""
+    unknown = header.keys() - {KEY, _CHECKSUM}
+    wanted = header.get(_CHECKSUM)
+    if unknown or (wanted is not None and wanted != checksum(tensors, header[KEY])):
+        raise ValueError(
+            f"{path} is corrupt: what it holds does not have the checksum that it was written with. Use an older "
+            "copy of it"
+        )
+    metadata = parse_json(path, header[KEY])
+    version = metadata.pop(_VERSION, 1)
+    if version not in (1, _NOW) or isinstance(version, bool):
+        raise ValueError(
+            f"{path} has file version {shortened(version)}, this edmfast reads 1 and {_NOW}"
+        )
+    if (version == _NOW) != (wanted is not None):
+        raise ValueError(f"{path} is corrupt: its version and its checksum do not go together")
+    return metadata
 
 
 def write_json(
@@ -77,9 +104,9 @@ def write_json(
 def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     """Return what `write_json` wrote of this kind. ValueError for anything else."""
     try:
-        content: dict[str, Any] = json.loads(Path(path).read_text())
-        if content.pop(KEY) != kind:
-            raise KeyError(KEY)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a {kind}: {error!r}") from error
+        content = parse_json(path, Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a {kind}: {error}") from error
+    if content.pop(KEY, None) != kind:
+        raise ValueError(f"{path} is not a {kind}: it does not say that it is one")
     return content

@@ -32,6 +32,8 @@ class Offsets:
         object.__setattr__(self, "sigmas", _row("sigmas", self.sigmas))
         for name in ("values", "errors"):
             table = getattr(self, name)
+            if table is None and name == "values":
+                raise TypeError("values must be T rows of M numbers, given None")
             if table is not None:
                 rows = tuple(_row(name, row, least=None) for row in table)
                 object.__setattr__(self, name, rows)
@@ -47,6 +49,10 @@ class Offsets:
                 raise ValueError(
                     f"{name} must be one row per sigma, all as long as there are members"
                 )
+        if self.errors is not None and len(self.errors[0]) != self.members:
+            raise ValueError(
+                f"errors must have a number for each of the {self.members} members, given {len(self.errors[0])}"
+            )
 
     @property
     def members(self) -> int:
@@ -75,11 +81,9 @@ class Offsets:
         """Read what `save` wrote. ValueError for anything else."""
         content = read_json(path, _KIND)
         try:
-            errors = content["errors"]
-            tables = [content["values"], *([] if errors is None else [errors])]
-            return cls(tuple(content["sigmas"]), *(tuple(map(tuple, table)) for table in tables))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a {_KIND}: {error!r}") from error
+            return cls(**content)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a {_KIND}: {error}") from error
 
 
 def interpolate(log_sigmas: Tensor, values: Tensor, sigma: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from edmfast._internal.files import write_json
+from edmfast._internal.files import read_json, write_json
 from edmfast._internal.numbers import as_float
+
+_KIND = "calibration"
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,15 @@ class Calibration:
     def __post_init__(self) -> None:
         for name in ("sigmas", "kappa", "log_weight_sd"):
             values = getattr(self, name)
-            numbers = tuple(as_float(f"{name}[{i}]", value) for i, value in enumerate(values))
+            numbers = tuple(
+                as_float(f"{name}[{i}]", value, least=0) for i, value in enumerate(values)
+            )
             object.__setattr__(self, name, numbers)
         object.__setattr__(self, "sigma_lo", as_float("sigma_lo", self.sigma_lo, least=0))
         if not self.sigmas:
             raise ValueError("a calibration needs sigmas, got none")
+        if any(b >= a for a, b in itertools.pairwise(self.sigmas)):
+            raise ValueError(f"sigmas must be strictly decreasing, got {self.sigmas}")
         positive = sum(sigma > 0 for sigma in self.sigmas)
         if len(self.kappa) != positive - 1 or len(self.log_weight_sd) != positive - 1:
             raise ValueError(
@@ -58,24 +63,13 @@ class Calibration:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write as JSON, whole or not at all. overwrite: replace a file of another kind too."""
-        write_json(path, "calibration", asdict(self), overwrite=overwrite)
+        write_json(path, _KIND, asdict(self), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
         """Read what `save` wrote, or an older file without sigma_lo. ValueError for anything else."""
+        content = {"sigma_lo": 0.0, **read_json(path, _KIND)}
         try:
-            data = json.loads(Path(path).read_text())
-            if data.pop("edmfast") != "calibration":
-                raise KeyError("edmfast")
-            lowest = float(data.pop("sigma_lo", 0.0))
-            tables = {name: tuple(map(float, values)) for name, values in data.items()}
-            return cls(**tables, sigma_lo=lowest)
-        except (
-            json.JSONDecodeError,
-            UnicodeDecodeError,
-            KeyError,
-            TypeError,
-            ValueError,
-            AttributeError,
-        ) as error:
-            raise ValueError(f"{path} is not a calibration: {error!r}") from error
+            return cls(**content)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a {_KIND}: {error}") from error
