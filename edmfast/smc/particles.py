@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.files import read_tensors, write_tensors
+from edmfast._internal.held import FLOATS, Held, check_held
+from edmfast._internal.json_text import shortened
 from edmfast._internal.kinds import PARTICLES, PICTURE
 from edmfast._internal.numbers import as_int, as_seed
 from edmfast._internal.output import check_output, replacing
@@ -26,6 +28,23 @@ _DRAW_STREAM = 6
 NOT_FINITE = 8
 """The bit of `Particles.degenerate` that says that a state with a weight is NaN or infinite."""
 _METADATA = ("nfe", "seed", "law", "first_population")
+_DOUBLE, _COUNTS = (torch.float64,), (torch.int64,)
+_HELD = {
+    "x": Held(FLOATS, "PN*"),
+    "log_weights": Held(_DOUBLE, "PN"),
+    "log_z": Held(_DOUBLE, "P"),
+    "ess": Held(_DOUBLE, "TP"),
+    "resampled": Held((torch.bool,), "TP"),
+    "log_weight_sd": Held(_DOUBLE, "TP"),
+    "unique_ancestors": Held(_COUNTS, "P", 0),
+    "degenerate": Held((torch.int32,), "P", 0, 15),
+    "sigmas": Held(_DOUBLE, "S"),
+    "survivors": Held(_COUNTS, "TP", 0),
+    "ancestors": Held((torch.int32,), "TPN", 0, "N"),
+    "log_densities": Held(_DOUBLE, "PNM"),
+    "acceptance": Held(_DOUBLE, "TCP"),
+}
+"""What `load` checks of the tensors of a file."""
 
 
 class DegenerateWeightsWarning(UserWarning):
@@ -172,13 +191,22 @@ class Particles:
         """Read what `save` wrote. ValueError for another kind of file or a corrupt one."""
         tensors, metadata = read_tensors(path)
         names = {f.name for f in fields(cls)} - {*_METADATA}
-        needed = {f.name for f in fields(cls) if f.default is MISSING} - {*_METADATA}
-        if metadata.get("kind") != "particles" or not needed <= set(tensors) <= names:
+        needed = {f.name for f in fields(cls) if f.default is MISSING}
+        held: dict[str, Any] = {n: metadata[n] for n in _METADATA if n in metadata}
+        whole = needed <= {*tensors, *held} and set(tensors) <= names
+        if metadata.get("kind") != "particles" or not whole:
             raise ValueError(f"{Path(path)} does not hold particles")
-        held: dict[str, Any] = {**tensors, "law": str(metadata.get("law", ""))}
-        first = int(metadata.get("first_population", 0))
-        counts = int(metadata["nfe"]), int(metadata["seed"])
-        return cls(**held, nfe=counts[0], seed=counts[1], first_population=first)
+        check_held(path, tensors, _HELD, {})
+        levels, sigmas = len(tensors["ess"]), tensors["sigmas"]
+        if len(sigmas) - levels not in (0, 1) or not bool(sigmas.isfinite().all()):
+            raise ValueError(f"{path} is corrupt: it has {len(sigmas)} sigmas for {levels} levels")
+        if not isinstance(held.get("law", ""), str):
+            raise ValueError(f"{path} is corrupt: its law is {shortened(held['law'])}")
+        try:
+            fields_of: dict[str, Any] = {**tensors, **held}
+            return cls(**fields_of)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} does not hold particles: {error}") from error
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """How the weights behaved against sigma, and the samples; returns the matplotlib figure, and saves

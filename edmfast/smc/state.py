@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from edmfast._internal.files import read_tensors, write_tensors
+from edmfast._internal.held import FLOATS, Held, check_held
+from edmfast._internal.json_text import shortened
 from edmfast._internal.kinds import RUN_CHECKPOINT
 from edmfast.ops import Weights
 from edmfast.smc.step import Moving
@@ -36,6 +38,33 @@ class State:
 
 _TRACES = ("ess", "resampled", "log_weight_sd", "survivors", "acceptance")
 _MOVING = (*Moving._fields[:-1], *(f"weights.{name}" for name in Weights._fields))
+
+_DOUBLE, _INDEX = (torch.float64,), (torch.int32,)
+_HELD = {
+    "x": Held(FLOATS, "PN*"),
+    "energy": Held(FLOATS, "PN"),
+    "score": Held(FLOATS, "*"),
+    "curvature": Held(_DOUBLE, "PN", optional=True),
+    "memory": Held(_DOUBLE, "PNK"),
+    "tuning": Held(_DOUBLE, "2CP"),
+    "parents": Held(_INDEX, "PN", 0, "N", optional=True),
+    "weights.log_weights": Held(_DOUBLE, "PN"),
+    "weights.log_z": Held(_DOUBLE, "P"),
+    "weights.ancestors": Held(_INDEX, "PN", 0, "N"),
+    "weights.root": Held(_INDEX, "PN", 0, "N"),
+    "weights.ess": Held(_DOUBLE, "P"),
+    "weights.log_mean": Held(_DOUBLE, "P"),
+    "weights.resampled": Held((torch.bool,), "P"),
+    "weights.degenerate": Held(_INDEX, "P", 0, 15),
+    "weights.increment_sd": Held(_DOUBLE, "P"),
+    "ess": Held(_DOUBLE, "TP"),
+    "resampled": Held((torch.bool,), "TP"),
+    "log_weight_sd": Held(_DOUBLE, "TP"),
+    "survivors": Held((torch.int64,), "TP", 0),
+    "acceptance": Held(_DOUBLE, "TCP"),
+    "ancestors": Held(_INDEX, "TPN", 0, "N"),
+}
+"""What `load_state` checks of the tensors of a file."""
 
 
 def tensors_of(state: State) -> dict[str, Tensor]:
@@ -64,15 +93,48 @@ def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.
     """Read a state. ValueError for a corrupt file, or one of another run or model, naming what differs."""
     tensors, metadata = read_tensors(path)
     names = {*_MOVING, *_TRACES}
+    saved = metadata.get("run")
     if metadata.get("kind") != "smc" or set(tensors) - {"ancestors"} != names:
         raise ValueError(f"{path} is not a checkpoint of smc.sample")
-    saved = metadata.get("run", {})
+    if not isinstance(saved, dict):
+        raise ValueError(f"{path} is corrupt: it does not say of what run it is")
     differing = [name for name in run if saved.get(name) != run[name]]
     if differing:
-        told = "; ".join(f"{name}: saved {saved.get(name)}, now {run[name]}" for name in differing)
+        told = "; ".join(
+            f"{name}: saved {shortened(saved.get(name))}, now {shortened(run[name])}"
+            for name in differing
+        )
         raise ValueError(f"{path} is a checkpoint of another run or model ({told})")
+    index = _index(path, metadata.get("index"), run)
+    _check_held(path, tensors, run)
     moved = {name: tensor.to(device) for name, tensor in tensors.items()}
-    return state_of(int(metadata["index"]), moved)
+    return state_of(index, moved)
+
+
+def _index(path: Any, index: Any, run: dict[str, Any]) -> int:
+    """Return the step that a checkpoint is at. ValueError for one that the run has not."""
+    steps = sum(sigma > 0 for sigma in run["sigmas"]) - 1
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= steps:
+        raise ValueError(f"{path} is corrupt: at step {shortened(index)} of {steps}")
+    return index
+
+
+def _check_held(path: Any, tensors: dict[str, Tensor], run: dict[str, Any]) -> None:
+    """ValueError where a tensor has another dtype or shape than a run like this has, or points out of range."""
+    levels = sum(sigma > 0 for sigma in run["sigmas"])
+    sizes = {"T": levels, "P": run["populations"], "N": run["particles"]}
+    check_held(path, tensors, _HELD, sizes)
+    x, score = tensors["x"], tensors["score"]
+    if [*x.shape[2:]] != run["shape"] or str(x.dtype) != run["dtype"]:
+        raise ValueError(
+            f"{path} is corrupt: x is {x.dtype} {[*x.shape]}, not {run['dtype']} of samples {run['shape']}"
+        )
+    if score.shape != x.shape and score.shape[1:] != x.shape:
+        raise ValueError(f"{path} is corrupt: score is {[*score.shape]} for x {[*x.shape]}")
+    if ("ancestors" in tensors) != run["genealogy"]:
+        raise ValueError(f"{path} is corrupt: the ancestors are not held as genealogy says")
+    if tensors["tuning"].shape[1] != tensors["acceptance"].shape[1]:
+        raise ValueError(f"{path} is corrupt: tuning and acceptance are of other correctors")
 
 
 def fingerprint(target: Any) -> str:
