@@ -70,12 +70,13 @@ class EnergyModel(nn.Module):
 
     potential: "inner" (default), or the baselines "residual" and "norm". sigma_data: standard
     deviation of the data. A Target (`energy_and_score`, exponent 1) and a denoiser (`forward`).
-    On the CPU the result for one sample has the same bits whatever the batch size. That holds at every number of
-    threads with the backbones of this package; another number of threads may give other bits. Batches are
-    padded for that, and conditions with them. So a condition that is a tensor [K, ...] must have K = B rows, one per sample,
-    or K = 1, one for all samples, which the backbone gets as it is where B is more than 1. Tensors [], numbers and
-    other values pass through. A context [77, 768] that all samples share is given as context[None]; or the
-    backbone names it, as in `shared_conditions = ("context",)`, and always gets it as it was given.
+    On the CPU the result for one sample has the same bits whatever the batch size. That holds at every number
+    of threads with the backbones of this package; another number of threads may give other bits. Batches are
+    padded for that, and conditions with them. So a condition that is a tensor [K, ...] must have K = B rows,
+    one per sample, or K = 1, one for all samples, which the backbone gets as it is where B is more than 1.
+    Tensors [], numbers and other values pass through. A context [77, 768] that all samples share is given as
+    context[None]; or the backbone names it, as in `shared_conditions = ("context",)`, and always gets it as it
+    was given.
     Raises ValueError for an unknown potential or a sigma_data that is not positive; its methods raise it for
     conditions of another number of rows.
     """
