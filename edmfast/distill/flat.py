@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 from edmfast.distill.batch import Batch
+from edmfast.models.attributes import MOST_STATES, Attributes, refuse_changed
 from edmfast.models.flat import Flat, Tensors
 from edmfast.models.rows import unpadded
 from edmfast.models.second_order import second_derivatives
@@ -42,6 +44,7 @@ class _CompiledStep:
         self.buffers = dict(loss.named_buffers())
         self.eager = _EagerStep(loss, parameters)
         self.names: list[str] = []
+        self.attributes = [Attributes(loss.modules())]
         self.flat = Flat(self._step, otherwise="training runs eagerly")
 
     def __call__(self, batch: Batch) -> Gradients:
@@ -55,8 +58,24 @@ class _CompiledStep:
         with torch.no_grad():
             fixed = [tensor.detach() for tensor in tensors]
             inputs = [batch[name] for name in self.names]
-            loss, *gradients = self.flat(fixed, inputs, eager, tuple(self.names))
+            loss, *gradients = self.flat(fixed, inputs, eager, (*self.names, self._state()))
         return loss, gradients
+
+    def _state(self) -> int:
+        """The number of the set of plain attributes that the loss has now: each has graphs of its own."""
+        for number, attributes in enumerate(self.attributes):
+            changed = attributes.change()
+            if changed is None:
+                return number
+        if len(self.attributes) >= MOST_STATES and not self.flat.failed:
+            self.flat.failed = True
+            warnings.warn(
+                f"compile=True: the attribute {changed} took more than {MOST_STATES} values, and each needs a "
+                "graph of its own: training goes on eagerly",
+                stacklevel=2,
+            )
+        self.attributes.append(Attributes(self.loss.modules()))
+        return len(self.attributes) - 1
 
     def _step(self, fixed: Tensors, inputs: Tensors) -> tuple[torch.Tensor, ...]:
         with torch.enable_grad(), unpadded():
@@ -66,7 +85,9 @@ class _CompiledStep:
             named = dict(
                 zip((*self.parameters, *self.buffers), (*leaves, *fixed[count:]), strict=True)
             )
+            before = Attributes(self.loss.modules())
             value = functional_call(_Watched(self.loss), _prefixed(named), (batch,))
+            refuse_changed(before)  # from then on training runs eagerly
             return value.detach(), *_gradients(value, leaves)
 
 

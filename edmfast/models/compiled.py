@@ -2,13 +2,16 @@
 
 Padding is done outside of the graphs, noise levels are tensors in them, and weights are arguments: neither
 another batch of the same padded size, nor another noise level, nor new weights compile anything. Replaced
-modules, tied weights and hooks are noticed and compiled anew; other attributes are as they were when a graph
-was made. Nothing in a graph waits for the device; on a GPU it may be captured as a CUDA graph.
+modules, tied weights, hooks and plain attributes (see `edmfast.models.attributes`) are noticed and compiled anew;
+graphs of attributes that come back are used again. A model whose attributes take more values than that is called
+eagerly, after one warning that names one of them, and so is one whose calls change an attribute. Nothing in a
+graph waits for the device; on a GPU it may be captured as a CUDA graph.
 """
 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Hashable
 from typing import Any
 
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from edmfast._internal.nested import tensors_in
+from edmfast.models.attributes import MOST_STATES, Attributes, refuse_changed
 from edmfast.models.flat import Flat, Tensors
 from edmfast.models.rows import pad_rows, shared_names, unpadded
 
@@ -44,6 +48,8 @@ class _Structure:
             *(name for name, _ in model.named_buffers()),
         ]
         self.shape = self._shape()
+        self.attributes = Attributes(self.modules)
+        self.flats: dict[Hashable, Flat] = {}
 
     def _shape(self) -> Hashable:
         first: dict[int, int] = {}
@@ -90,8 +96,8 @@ class CompiledMethods:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.model, self.mode = state["model"], state["mode"]
-        self.flats: dict[Hashable, Flat] = {}
-        self.structure: _Structure | None = None
+        self.structures: list[_Structure] = []
+        self.given_up = False
 
     def __call__(
         self, name: str, x: Tensor, levels: Tensor, condition: dict[str, Any]
@@ -110,24 +116,52 @@ class CompiledMethods:
         if any(True for _ in tensors_in(rest)):
             # tensors inside lists and dictionaries would become constants of a graph
             return tuple(tensor[:batch] for tensor in eager())
-        if self.structure is None or not self.structure.still_holds():
-            self.structure, self.flats = _Structure(self.model), {}
+        structure = self._structure()
+        if structure is None:
+            return tuple(tensor[:batch] for tensor in eager())
         key = name, tuple(tensors), tuple((k, type(v), v) for k, v in sorted(rest.items()))
         try:
-            flat = self.flats.get(key)
+            flat = structure.flats.get(key)
         except TypeError:  # a condition that cannot be a key
             return tuple(tensor[:batch] for tensor in eager())
         if flat is None:
-            flat = self.flats[key] = self._flat(name, tuple(tensors), rest)
-        training = tuple(module.training for module in self.structure.modules)
+            flat = structure.flats[key] = self._flat(structure, name, tuple(tensors), rest)
+        training = tuple(module.training for module in structure.modules)
         with torch.no_grad():
             inputs = [x, levels, *tensors.values()]
-            found = flat(self.structure.tensors(), inputs, eager, training)
+            found = flat(structure.tensors(), inputs, eager, training)
         return tuple(tensor[:batch] for tensor in found)
 
-    def _flat(self, name: str, tensors: tuple[str, ...], rest: dict[str, Any]) -> Flat:
-        assert self.structure is not None
-        names = [f"model.{name}" for name in self.structure.names]
+    def _structure(self) -> _Structure | None:
+        """What the graphs of the model as it is now are kept with; None where it changes too often for any."""
+        if self.given_up:
+            return None
+        changed = None
+        for place, structure in enumerate(self.structures):
+            if not structure.still_holds():
+                self.structures = []
+                break
+            changed = structure.attributes.change()
+            if changed is None:
+                if place:  # the one in use is looked at first
+                    self.structures.insert(0, self.structures.pop(place))
+                return structure
+        if len(self.structures) >= MOST_STATES:
+            self.given_up = True
+            warnings.warn(
+                f"compiled {type(self.model).__name__}: the attribute {changed} took more than {MOST_STATES} "
+                "values, and each needs a graph of its own. The model is called eagerly from now on; compile() "
+                "starts anew",
+                stacklevel=5,
+            )
+            return None
+        self.structures.insert(0, _Structure(self.model))
+        return self.structures[0]
+
+    def _flat(
+        self, structure: _Structure, name: str, tensors: tuple[str, ...], rest: dict[str, Any]
+    ) -> Flat:
+        names = [f"model.{name}" for name in structure.names]
 
         def call(fixed: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
             x, levels, *given = inputs
@@ -136,12 +170,17 @@ class CompiledMethods:
             # functional_call puts other tensors into its module for a while: not into the one that other
             # threads may be using
             twin = copy.deepcopy(self.model, _themselves(self.model))
+            before = Attributes(twin.modules())
             with torch.no_grad(), unpadded():
-                return functional_call(_Method(twin, name), named, (x, levels, condition))
+                found = functional_call(_Method(twin, name), named, (x, levels, condition))
+            self.given_up = self.given_up or before.change() is not None
+            refuse_changed(before)
+            return found
 
         return Flat(call, otherwise="the model is called eagerly", mode=self.mode)
 
 
 def _themselves(model: nn.Module) -> dict[int, Any]:
-    """A memo by which a copy of the model shares its tensors."""
-    return {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    """A memo by which a copy of the model shares its tensors, also those that are plain attributes."""
+    plain = (tensor for module in model.modules() for tensor in tensors_in(vars(module)))
+    return {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers(), *plain)}

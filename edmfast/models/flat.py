@@ -182,7 +182,9 @@ def _state_of(fixed: Tensors, inputs: Tensors) -> Hashable:
     device = tensors[-1].device.type
     autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
     kinds = tuple((tensor.dtype, tensor.device, tensor.dim()) for tensor in tensors)
-    return kinds, tuple(t.stride() for t in fixed), autocast, torch.is_grad_enabled()
+    modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
+    numerics = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
+    return kinds, tuple(t.stride() for t in fixed), autocast, modes, numerics
 
 
 def _changed(inputs: Tensors, sizes: list[list[Any]] | None) -> list[set[int]]:

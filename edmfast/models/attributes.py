@@ -1,0 +1,207 @@
+"""Plain attributes of modules, watched: a graph holds what they were when it was traced.
+
+A forward may read numbers, strings, flags, functions and small containers of its module, of its class, or of the
+names around its class. `Attributes` remembers all of them and names the first that is another one now. Looking is
+cheap: nearly every value is still the same object, and only containers and objects are looked into.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as everywhere
+
+MOST_STATES = 4
+"""Sets of attributes that graphs are made for. Who changes an attribute more often is called eagerly."""
+
+_INTERNAL = frozenset(vars(nn.Module()))
+_LEAVES: tuple[type, ...] = (
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    type(None),
+    type,
+    types.FunctionType,
+    torch.dtype,
+)
+_LEAVES += (types.BuiltinFunctionType, types.ModuleType, torch.device, property, staticmethod)
+_MOST_ENTRIES, _DEEPEST = 64, 3
+_MISSING = object()
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class _Place:
+    """Some names of one dictionary, with the values they had."""
+
+    def __init__(self, name: str, values: Mapping[str, Any], names: list[str], kept: list[Any]):
+        self.name, self.values, self.size = name, values, len(values)
+        self.keys = [key for key in names if _is_leaf(values[key])]
+        self.leaves = [values[key] for key in self.keys]
+        self.ids = [*map(id, self.leaves)]
+        others = [key for key in names if not _is_leaf(values[key])]
+        self.others = [(key, _mark(values[key], 0, kept)) for key in others]
+
+    def change(self) -> str | None:
+        values = self.values
+        # nearly always all are the same objects, which one comparison tells
+        if [*map(id, map(values.get, self.keys))] != self.ids:
+            for key, before in zip(self.keys, self.leaves, strict=True):
+                now = values.get(key, _MISSING)
+                if now is not before and not _same(now, before):
+                    return f"{self.name}.{key}"
+        for key, mark in self.others:
+            if _mark(values.get(key, _MISSING)) != mark:
+                return f"{self.name}.{key}"
+        return None
+
+
+class _Members(_Place):
+    """All plain attributes of a module or a class: a new one is a change too."""
+
+    def change(self) -> str | None:
+        if len(self.values) != self.size:
+            return f"{self.name} (an attribute was added or removed)"
+        return super().change()
+
+
+class Attributes:
+    """The plain attributes of modules, of their classes and of what functions of these classes read by name."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        # ids are compared: an object that was replaced must not leave its id to the next one
+        self._kept: list[Any] = []
+        self._places: list[_Place] = []
+        self._hooks: list[Any] = []
+        classes: dict[type, None] = {}
+        for module in modules:
+            values = vars(module)
+            names = [key for key in values if key not in _INTERNAL and not _is_own(values[key])]
+            self._add(_Members, type(module).__name__, values, names)
+            self._hooks += [values[name] for name in _HOOKS if name in values]
+            classes |= dict.fromkeys(type(module).__mro__[:-1])
+            if isinstance(values.get("forward"), types.FunctionType):
+                self._read_by(values["forward"])
+        self._hooks += [getattr(everywhere, name) for name in _GLOBAL_HOOKS]
+        self._hooked = self._hook_ids()
+        self._kept += [hook for hooks in self._hooks for hook in hooks.values()]
+        for kind in classes:
+            theirs = kind.__module__.partition(".")[0] == "torch"
+            names = [
+                key
+                for key in vars(kind)
+                if key == "forward" or not (theirs or key.startswith("__"))
+            ]
+            self._add(_Place, kind.__name__, vars(kind), names)
+            if kind.__module__.partition(".")[0] not in ("torch", "edmfast"):
+                for value in vars(kind).values():
+                    if isinstance(value, types.FunctionType):
+                        self._read_by(value)
+
+    def change(self) -> str | None:
+        """Return the name of an attribute that is another one now, None where all are as they were."""
+        for place in self._places:
+            if found := place.change():
+                return found
+        return None if self._hook_ids() == self._hooked else "a hook"
+
+    def _add(
+        self,
+        kind: Callable[..., _Place],
+        name: str,
+        values: Mapping[str, Any],
+        names: list[str],
+    ) -> None:
+        self._places.append(kind(name, values, names, self._kept))
+
+    def _read_by(self, function: types.FunctionType) -> None:
+        """Names around a function that it reads: global ones, and those of an enclosing function."""
+        around, name = function.__globals__, function.__module__
+        names = [key for key in function.__code__.co_names if _is_leaf(around.get(key, _MISSING))]
+        self._add(_Place, name, around, names)
+        for variable, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        ):
+            if variable != "__class__":
+                self._add(_Place, name, _Cell(cell, variable), [variable])
+
+    def _hook_ids(self) -> list[int]:
+        return [id(hook) for hooks in self._hooks if hooks for hook in hooks.values()]
+
+
+def refuse_changed(before: Attributes) -> None:
+    """Raise RuntimeError where a traced call has changed an attribute: a graph would not change it again."""
+    if changed := before.change():
+        raise RuntimeError(f"a call changes the attribute {changed}")
+
+
+class _Cell(Mapping[str, Any]):
+    """The variable of a closure as a dictionary of one name."""
+
+    def __init__(self, cell: types.CellType, name: str) -> None:
+        self.cell, self.name = cell, name
+
+    def __getitem__(self, key: str) -> Any:
+        try:
+            return self.cell.cell_contents
+        except ValueError:  # not assigned yet
+            return _MISSING
+
+    def __iter__(self) -> Any:
+        return iter([self.name])
+
+    def __len__(self) -> int:
+        return 1
+
+
+def _is_leaf(value: Any) -> bool:
+    if type(value) is tuple:
+        return len(value) <= _MOST_ENTRIES and all(map(_is_leaf, value))
+    return isinstance(value, _LEAVES)
+
+
+def _is_own(value: Any) -> bool:
+    """Whether a value belongs to this package's machinery, such as the graphs of a compiled model."""
+    kind = type(value)
+    return kind.__module__.partition(".")[0] == "edmfast" and not isinstance(value, nn.Module)
+
+
+def _same(now: Any, before: Any) -> bool:
+    if type(now) is not type(before) or isinstance(now, types.FunctionType):
+        return False
+    return bool(now == before) or (now != now and before != before)
+
+
+def _mark(value: Any, depth: int = 0, kept: list[Any] | None = None) -> Any:
+    """Return what tells whether a value is another one; objects that are told by their id are kept."""
+    if _is_leaf(value):
+        return type(value), value
+    if kept is not None:
+        kept.append(value)
+    if isinstance(value, Tensor):
+        return id(value), None if value.is_inference() else value._version
+    deeper = depth + 1
+    if depth < _DEEPEST and isinstance(value, (list, tuple, set, frozenset)):
+        if len(value) <= _MOST_ENTRIES:
+            return type(value), [_mark(part, deeper, kept) for part in value]
+    elif depth < _DEEPEST and isinstance(value, dict):
+        if len(value) <= _MOST_ENTRIES:
+            return type(value), [(key, _mark(part, deeper, kept)) for key, part in value.items()]
+    elif depth < _DEEPEST - 1 and hasattr(value, "__dict__") and not _is_own(value):
+        members = vars(value)
+        if len(members) <= _MOST_ENTRIES:
+            return id(value), [(key, _mark(part, deeper, kept)) for key, part in members.items()]
+    elif getattr(value, "nbytes", _MOST_ENTRIES + 1) <= 8 * _MOST_ENTRIES:
+        return id(value), value.tobytes() if hasattr(value, "tobytes") else None
+    return id(value)
