@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 from edmfast.distill.batch import Batch
-from edmfast.models.attributes import MOST_STATES, Attributes, refuse_changed
+from edmfast.models.attributes import MOST_STATES, Attributes
 from edmfast.models.flat import Flat, Tensors
 from edmfast.models.rows import unpadded
 from edmfast.models.second_order import second_derivatives
@@ -86,8 +86,14 @@ class _CompiledStep:
                 zip((*self.parameters, *self.buffers), (*leaves, *fixed[count:]), strict=True)
             )
             before = Attributes(self.loss.modules())
+            values = [(module, dict(vars(module))) for module in self.loss.modules()]
             value = functional_call(_Watched(self.loss), _prefixed(named), (batch,))
-            refuse_changed(before)  # from then on training runs eagerly
+            if (
+                before.change() is not None
+            ):  # the eager step that follows must find what this one found
+                for module, plain in values:
+                    vars(module).update(plain)
+                raise RuntimeError("the student changes one of its attributes when it is called")
             return value.detach(), *_gradients(value, leaves)
 
 

@@ -6,9 +6,14 @@ captured as a CUDA graph.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import warnings
+from collections.abc import Iterator
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from edmfast.models.attributes import Attributes
 from edmfast.models.flat import Flat, Tensors
 from edmfast.smc.proposals import Step
 from edmfast.smc.step import Law, Mode, Moving, advance
@@ -20,6 +25,8 @@ class CompiledStep:
     def __init__(self, law: Law) -> None:
         self.law = law
         self.flats: dict[Mode, Flat] = {}
+        self.watched = Watched(law)
+        self.given_up = False
 
     def __call__(
         self, moving: Moving, step: Step, rng: Tensor, next_rng: Tensor, mode: Mode
@@ -27,7 +34,13 @@ class CompiledStep:
         def eager() -> tuple[Tensor, ...]:
             return advance(self.law, moving, step, rng, next_rng, mode).flat()
 
-        if any(flat.failed for flat in self.flats.values()):
+        if not self.given_up and (changed := self.watched.change()):
+            self.given_up = True
+            warnings.warn(
+                f"{changed} changed during a compiled run, whose graphs hold what it was: the run goes on eagerly",
+                stacklevel=2,
+            )
+        if self.given_up or any(flat.failed for flat in self.flats.values()):
             return Moving.of(eager())
         if mode not in self.flats:
             self.flats[mode] = self._flat(mode)
@@ -40,6 +53,43 @@ class CompiledStep:
             return advance(self.law, Moving.of(rest), Step(index, s, u), rng, next_rng, mode).flat()
 
         return Flat(step, otherwise="the run goes on eagerly", mode="reduce-overhead")
+
+
+class Watched:
+    """The plain attributes and the weights of all modules that a law evaluates."""
+
+    def __init__(self, law: Law) -> None:
+        found = {id(m): m for part in _modules(vars(law)) for m in part.modules()}
+        self.attributes = Attributes(found.values())
+        self.tensors = [
+            tensor
+            for module in found.values()
+            for place in (module._parameters, module._buffers)
+            for tensor in place.values()
+            if tensor is not None and not tensor.is_inference()
+        ]
+        self.versions = self._versions()
+
+    def change(self) -> str | None:
+        """Return what is another one than at the start, None where nothing is."""
+        if self._versions() != self.versions:
+            return "a parameter or buffer"
+        found = self.attributes.change()
+        return None if found is None else f"the attribute {found}"
+
+    def _versions(self) -> list[tuple[int, int]]:
+        return [(tensor.data_ptr(), tensor._version) for tensor in self.tensors]
+
+
+def _modules(value: Any) -> Iterator[nn.Module]:
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _modules(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _modules(part)
 
 
 def _as_tensors(step: Step, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

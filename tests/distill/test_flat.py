@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from edmfast.distill import DistillConfig, distill, trainer
+from edmfast.distill.flat import gradient_function
+from edmfast.distill.loss import TrainingLoss
 from edmfast.models import DiT, EnergyModel, flat
 
 SETTINGS = {"steps": 12, "batch_size": 32, "warmup_steps": 2, "difference_weight": 0.05}
@@ -166,3 +168,47 @@ def test_a_student_that_changes_its_buffers_trains_eagerly(in_place):
         found.append(result)
     assert torch.equal(found[0].losses, found[1].losses)
     assert found[0].model.backbone.n == found[1].model.backbone.n == 5
+
+
+class Scheduled(torch.nn.Module):
+    """A student with a plain attribute, which counts its calls where asked."""
+
+    sigma_data = 0.5
+
+    def __init__(self, counts=False):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+        self.gain, self.calls, self.counts = 1.0, 0, counts
+
+    def forward(self, x, sigma):
+        self.calls += self.counts
+        return self.gain * self.layer(x) * (1 + self.calls)
+
+
+def steps_of(student, compile):
+    named = dict(student.named_parameters())
+    loss = TrainingLoss(student, 0.0)
+    return gradient_function(
+        loss, {f"student.{name}": value for name, value in named.items()}, compile=compile
+    )
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_attributes_that_change_during_training_are_noticed(monkeypatch, counts):
+    monkeypatch.setattr(flat, "compile_graph", lambda graph, *_: graph)
+    students = [Scheduled(counts), Scheduled(counts)]
+    students[1].load_state_dict(students[0].state_dict())
+    compiled, eager = steps_of(students[0], True), steps_of(students[1], False)
+    draw = torch.Generator().manual_seed(0)
+    batch = {name: torch.randn(8, 2, generator=draw) for name in ("x", "target")}
+    batch["sigma"] = torch.rand(8, generator=draw) + 0.1
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        for gain in (1.0, 2.0, 1.0, 3.0, 4.0, 5.0, 6.0):
+            students[0].gain = students[1].gain = gain
+            found, wanted = compiled(batch), eager(batch)
+            torch.testing.assert_close(found[0], wanted[0])
+            torch.testing.assert_close(found[1], wanted[1])
+    told = [str(entry.message) for entry in record if "eagerly" in str(entry.message)]
+    assert len(told) == 1
+    assert ("changes one of its attributes" if counts else "Scheduled.gain took more") in told[0]

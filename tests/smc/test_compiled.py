@@ -104,3 +104,41 @@ def test_what_cannot_be_traced_runs_eagerly_after_one_warning(levels):
     eager = smc.sample(Unfit(), (2,), levels(6), **options)
     assert torch.equal(result.x, eager.x)
     assert torch.equal(result.log_weights, eager.log_weights)
+
+
+class Tuned(torch.nn.Module):
+    """A Gaussian target whose width is a plain attribute, and one whose width is a buffer."""
+
+    exponent = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.width = 1.0
+        self.register_buffer("factor", torch.ones((), dtype=torch.float64))
+
+    def energy_and_score(self, x, sigma):
+        variance = self.width * self.factor + sigma**2
+        return x.square().sum(1) / (2 * variance), -x / variance
+
+
+@pytest.mark.parametrize("what", ["width", "factor"])
+def test_a_target_that_a_callback_changes_is_noticed(levels, monkeypatch, what):
+    monkeypatch.setattr(flat, "compile_graph", lambda graph, *_: graph)
+
+    def run(compile):
+        target = Tuned()
+
+        def change(info):
+            if info["i"] == 3:
+                if what == "width":
+                    target.width = 4.0
+                else:
+                    target.factor.mul_(4)
+
+        options = {"particles": 50, "proposal": "ancestral", "dtype": torch.float64}
+        return smc.sample(target, (2,), levels(8), compile=compile, callback=change, **options)
+
+    with pytest.warns(UserWarning, match="changed during a compiled run") as told:
+        found = run(True)
+    assert len([w for w in told if "compiled run" in str(w.message)]) == 1
+    torch.testing.assert_close(found.log_z, run(False).log_z)
