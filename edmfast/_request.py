@@ -40,7 +40,7 @@ class Request:
     steps: int | None = None
     sigma_max: float | None = None
     sigma_min: float | None = None
-    weighted_above: float = 0.0
+    weighted_above: float | None = None
     particles: int = 64
     populations: int | None = None
     class_label: str | None = None

@@ -57,20 +57,20 @@ def sample_command(request: Request) -> str:
             particles=request.particles,
             populations=populations,
             proposal=request.proposal,
-            sigma_range=(request.weighted_above, math.inf),
+            sigma_range=_weighted(request),
             seed=request.seed,
             device=request.device,
             checkpoint=request.checkpoint,
             resume=request.resume,
             overwrite=request.overwrite,
             progress=True,
+            on_degenerate="ignore",  # the summary that is printed has the verdict
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_after_interrupt(request)) from None
     seconds = time.perf_counter() - start
     written = _write(request, result)
-    one_target = _rows(target) == set()
-    lines = report(result, one_target=one_target, seconds=seconds)
+    lines = report(result, seconds=seconds)
     return lines + (f"\nwrote {', '.join(written)}" if written else "")
 
 
@@ -108,17 +108,10 @@ def _write(request: Request, result: smc.Particles) -> list[str]:
     return written
 
 
-def report(result: smc.Particles, *, one_target: bool, seconds: float) -> str:
-    """Lines about the weights: of the run, then of every population."""
-    populations, particles = result.x.shape[:2]
-    lines = [
-        f"law: {result.law}",
-        f"{populations} populations of {particles} particles, {len(result.ess)} noise levels, "
-        f"{result.nfe} evaluations of each, {seconds:.1f} s",
-    ]
-    if one_target and populations > 1:
-        value, error = result.log_z_estimate()
-        lines.append(f"log Z {float(value):.4f} ± {float(error):.4f} (standard error)")
+def report(result: smc.Particles, *, seconds: float) -> str:
+    """Lines about the weights: the summary of the run, then every population."""
+    populations = len(result.x)
+    lines = [result.summary(), f"{seconds:.1f} s"]
     lines.append(f"{'population':>10} {'ESS at the end':>14} {'lowest':>8} {'resampled':>9} "
                  f"{'ancestors':>9} {'log Z':>12}")  # fmt: skip
     for p in range(min(populations, _MOST_ROWS)):
@@ -130,6 +123,11 @@ def report(result: smc.Particles, *, one_target: bool, seconds: float) -> str:
     if populations > _MOST_ROWS:
         lines.append(f"{'…':>10} and {populations - _MOST_ROWS} more")
     return "\n".join(lines)
+
+
+def _weighted(request: Request) -> tuple[float, float] | None:
+    """Where to weigh: above the level asked for, or else wherever the calibration says."""
+    return None if request.weighted_above is None else (request.weighted_above, math.inf)
 
 
 def _check_outputs(request: Request, shape: tuple[int, ...]) -> None:
@@ -169,7 +167,7 @@ def _check_options(request: Request) -> None:
     """Raises ValueError for options that the library would refuse only after the pilot run."""
     if request.proposal is not None and request.proposal not in PROPOSALS:
         raise ValueError(f"unknown proposal {request.proposal!r}; known: {', '.join(PROPOSALS)}")
-    if not 0 <= request.weighted_above < math.inf:
+    if request.weighted_above is not None and not 0 <= request.weighted_above < math.inf:
         raise ValueError(f"--weighted-above must be >= 0 and finite, got {request.weighted_above}")
 
 

@@ -103,8 +103,12 @@ def sample(
     sigma_max: Annotated[float | None, typer.Option(help="Largest noise level.")] = None,
     sigma_min: Annotated[float | None, typer.Option(help="Smallest positive noise level.")] = None,
     weighted_above: Annotated[
-        float, typer.Option(help="Weigh and resample from this noise level on upwards only.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            help="Weigh and resample from this noise level on upwards only [default: what the calibration says, "
+            "or everywhere]."
+        ),
+    ] = None,
     particles: Annotated[int, typer.Option(help="Of each population.")] = 64,
     populations: Annotated[
         int | None, typer.Option(help="Independent of each other [default: one per condition].")

@@ -53,7 +53,7 @@ class GaussianMixture(nn.Module):
 
     means [K, D], stds [K] (positive), weights [K] (not negative; normalised here; equal when
     omitted). Parameters are kept in float64 and used in the dtype of x (float32 for half types).
-    A Target (`energy_and_score`, exponent 1) and a denoiser (`forward`). Twice differentiable.
+    A Target (`energy_and_score`, exponent 1, normalised) and a denoiser (`forward`). Twice differentiable.
     Raises ValueError for wrong shapes, non-finite numbers, stds <= 0, weights that are negative
     or sum to 0.
     """
@@ -65,6 +65,7 @@ class GaussianMixture(nn.Module):
     _offsets: torch.Tensor
     _variances: torch.Tensor
     exponent = 1.0
+    normalised = True
 
     def __init__(self, means: Numbers, stds: Numbers, weights: Numbers | None = None) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from torch import nn
 
 from edmfast._internal.numbers import as_float, as_int
 from edmfast.models.foreign import call_denoiser, call_energy, energy_of
+from edmfast.models.gauges import is_normalised
 from edmfast.models.rows import for_rows, spread_rows
 from edmfast.models.scores import Exponent, exponent_of, has_energy, score_is_exact
 from edmfast.models.together import Candidate, States, member_method
@@ -38,6 +39,11 @@ class Conditioned(nn.Module):
     @property
     def has_energy(self) -> bool:
         return has_energy(self.model)
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the model's energy is normalised, whatever the condition."""
+        return is_normalised(self.model)
 
     @property
     def score_is_exact(self) -> bool:

@@ -10,6 +10,7 @@ arXiv 2302.11552 (mixtures of energies).
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from edmfast._internal.numbers import as_float
 from edmfast.models.foreign import call_energy
+from edmfast.models.gauges import UNKNOWN_GAUGES, GaugeWarning, is_normalised
 from edmfast.models.offsets import Offsets, interpolate
 from edmfast.models.rows import for_rows, part_of
 from edmfast.models.scores import (
@@ -40,6 +42,10 @@ class Mixture(nn.Module):
     models: M targets; mere denoisers are accepted, and leave the mixture without an energy (`has_energy`).
     weights: M positive numbers, normalised here; equal when omitted. offsets: `Offsets`, or a pair
     (sigmas [T], values [T, M]), in nats; none leaves the members' energies as they are.
+    gauges: "equal" says that the members' normalisers agree at every noise level, so that no offsets are needed;
+    None leaves it to the members: agreed are gauges of members that are `normalised`, and of one model alone.
+    Where they are not known to agree, masses are arbitrary, and sampling warns with a `GaugeWarning`. Two classes
+    of one learned energy have gauges of their own.
     A target and a denoiser, twice differentiable. Raises TypeError for a member that is no model, ValueError for
     weights or offsets of another number, weights that are not positive, or members of different exponents.
     """
@@ -48,14 +54,20 @@ class Mixture(nn.Module):
     values: Tensor
 
     numbers_only = True
+    _told = False
 
     def __init__(
         self,
         models: Sequence[Any],
         weights: Sequence[float] | Tensor | None = None,
         offsets: Offsets | Any | None = None,
+        *,
+        gauges: str | None = None,
     ) -> None:
         super().__init__()
+        if gauges not in (None, "equal"):
+            raise ValueError(f"gauges must be 'equal' or None, given {gauges!r}")
+        self.gauges = gauges
         self._hold([check_model(model) for model in models])
         if not self.models:
             raise ValueError("a mixture needs at least one model")
@@ -96,9 +108,21 @@ class Mixture(nn.Module):
         """Whether S is -grad E: not where a member's score leaves something out."""
         return all(map(score_is_exact, self.models))
 
+    @property
+    def gauges_known(self) -> bool:
+        """Whether the members' gauges are known to agree, or are measured: without, their masses are arbitrary."""
+        alone = all(model is self.models[0] for model in self.models)
+        known = alone or all(map(is_normalised, self.models))
+        return known or self.offsets is not None or self.gauges == "equal" or not self.has_energy
+
+    @property
+    def normalised(self) -> bool:
+        """Whether E is normalised: where every member is, and no offsets shift them."""
+        return self.offsets is None and all(map(is_normalised, self.models))
+
     def with_offsets(self, offsets: Offsets | Any | None) -> Mixture:
         """The same mixture with other offsets."""
-        return Mixture(self.models, self.weights, offsets)
+        return Mixture(self.models, self.weights, offsets, gauges=self.gauges)
 
     def energy_and_score(
         self, x: Tensor, sigma: float | Tensor, **condition: Any
@@ -141,7 +165,10 @@ class Mixture(nn.Module):
         return part
 
     def forward(self, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
-        """x + sigma² S/A, like x."""
+        """x + sigma² S/A, like x. Warns once where the members' gauges are not known to agree."""
+        if not self._told and not torch.compiler.is_compiling() and not self.gauges_known:
+            self._told = True
+            warnings.warn(UNKNOWN_GAUGES, GaugeWarning, stacklevel=2)
         score = self.energy_and_score(x, sigma, **condition)[1]
         return denoised_from(self, x, sigma, score)
 

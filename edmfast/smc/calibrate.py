@@ -34,6 +34,7 @@ from edmfast.smc.calibration import Calibration
 from edmfast.smc.evaluate import evaluate
 from edmfast.smc.sampler import sample
 from edmfast.smc.schedule import as_counts, check_sigmas
+from edmfast.smc.telling import tell_flags
 
 _FLOOR = 0.05
 _VARIANCE = 3.0
@@ -136,7 +137,10 @@ def _run_pilot(
         populations=populations,
         seed=seed,
         callback=record,
+        # the pilot looks for the levels at which weights go bad: that it finds some is no fault of it
+        on_degenerate="ignore",
     )
+    tell_flags(run.degenerate, "warn", stacklevel=4)
     sd = run.log_weight_sd[1:].square().mean(1).sqrt().cpu().numpy()
     return _Pilot(fine, sd, np.array(bends))
 

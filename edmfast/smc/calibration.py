@@ -17,8 +17,8 @@ class Calibration:
     """sigmas: T + 1 levels, decreasing (a last 0 has no kappa); kappa: one per step between positive
     levels; log_weight_sd: predicted standard deviation of the incremental log-weight of each step, in nats.
 
-    sigma_lo: the level below which the increments of a learned energy are taken for noise, one of `sigmas`, for
-    `smc.sample(..., sigma_range=(calibration.sigma_lo, math.inf))`; 0 where weights are good to the end.
+    sigma_lo: the level below which the increments of a learned energy are taken for noise, one of `sigmas`;
+    `smc.sample` stops weighting there unless it is given a sigma_range. 0 where weights are good to the end.
     """
 
     sigmas: tuple[float, ...]

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from edmfast.ops import Weights, rng_state, standard_normal
 from edmfast.smc.compiled import CompiledStep
+from edmfast.smc.cost import of_run
 from edmfast.smc.exponent import like_population
-from edmfast.smc.particles import NOT_FINITE, Particles
+from edmfast.smc.particles import Particles
 from edmfast.smc.proposals import Step
 from edmfast.smc.state import State
 from edmfast.smc.step import Law, Mode, Moving, advance, decide
+from edmfast.smc.verdict import NOT_FINITE
 
 _START_STREAM = 1
 
@@ -156,6 +158,9 @@ class Engine:
             ancestors=state.ancestors,
             log_densities=law.log_densities(moving.memory),
             acceptance=state.acceptance if law.correction.correctors else None,
+            evaluations=of_run(law, len(self.levels), self._corrected()),
+            one_target=law.one_target,
+            log_z_note=law.log_z_note,
         )
 
     def _lost(self, x: Tensor, log_weights: Tensor) -> Tensor:
@@ -168,8 +173,11 @@ class Engine:
             bad = self.law.shared.everywhere(bad)
         return bad.any(1).int() * NOT_FINITE
 
+    def _corrected(self) -> int:
+        """Number of levels at which correctors are applied."""
+        correction = self.law.correction
+        return sum(correction.at(s, self._threshold(i)) for i, s in enumerate(self.levels))
+
     def _nfe(self) -> int:
         """For one particle, rounded up."""
-        correction = self.law.correction
-        corrected = [correction.at(s, self._threshold(i)) for i, s in enumerate(self.levels)]
-        return len(self.levels) + math.ceil(correction.nfe * sum(corrected))
+        return len(self.levels) + math.ceil(self.law.correction.nfe * self._corrected())

@@ -24,6 +24,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_MOST_SHOWN = 16
+"""Entries of one dimension that are printed."""
+
 
 class Estimate(NamedTuple):
     """value and its standard error, float64 of one shape. The error is NaN for a single population, which
@@ -31,6 +34,49 @@ class Estimate(NamedTuple):
 
     value: Tensor
     standard_error: Tensor
+
+    def __str__(self) -> str:
+        """As "-5.733 ± 0.006": rounded to the error's first digit, or its first two where it begins with 1."""
+        return _show(self.value.detach().cpu(), self.standard_error.detach().cpu())
+
+    def __repr__(self) -> str:
+        return f"Estimate({self})"
+
+
+def show_number(value: float, digits: int) -> str:
+    """Return a number with so many significant digits, without an exponent where it is of ordinary size."""
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    exponent = math.floor(math.log10(abs(value)))
+    if not -5 < exponent < 12:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{max(0, digits - 1 - exponent)}f}"
+
+
+def show_with_error(value: float, error: float) -> str:
+    """Return "value ± error", rounded to the error's first digit, or first two where it begins with 1."""
+    if not (math.isfinite(value) and math.isfinite(error)) or error <= 0:
+        return f"{show_number(value, 5)} ± {error:g}"
+    exponent = math.floor(math.log10(error))
+    leading = error / 10.0**exponent
+    if leading >= 9.5:  # rounds to the next power
+        exponent, leading = exponent + 1, 1.0
+    digits = (1 if leading < 1.95 else 0) - exponent
+    if exponent < -12 or max(abs(value), error) >= 1e12:
+        return f"{value:.6e} ± {error:.1e}"
+    if digits >= 0:
+        return f"{value:.{digits}f} ± {error:.{digits}f}"
+    return f"{round(value, digits):.0f} ± {round(error, digits):.0f}"
+
+
+def _show(value: Tensor, error: Tensor) -> str:
+    if value.dim() == 0:
+        return show_with_error(float(value), float(error))
+    pairs = list(zip(value, error, strict=True))
+    shown = [_show(*pair) for pair in pairs[:_MOST_SHOWN]]
+    if len(pairs) > _MOST_SHOWN:
+        shown.append(f"… {len(pairs)} in all")
+    return f"[{', '.join(shown)}]"
 
 
 def log_mean_estimate(log_z: Tensor, *, bias_corrected: bool = False) -> Estimate:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from edmfast.models.algebra import terms_of
+from edmfast.models.gauges import UNKNOWN_GAUGES, GaugeWarning, has_unknown_gauges
 from edmfast.models.mixture import Mixture
 from edmfast.models.scores import exponent_of as model_exponent
 from edmfast.models.scores import has_energy
 from edmfast.models.tilted import Tilted
+from edmfast.smc import notes
 from edmfast.smc.correctors import Corrector
 from edmfast.smc.exponent import exponent_of
 from edmfast.smc.laws import EXACT, EnergyLaw, Mixed
@@ -31,6 +33,7 @@ from edmfast.smc.select import SELECT
 from edmfast.smc.shared_population import SharedPopulations
 from edmfast.smc.step import Law
 from edmfast.smc.superdiff import SUPERPOSED_AND, SUPERPOSED_OR, SuperDiffLaw
+from edmfast.smc.unjudged import ONE_PARTICLE
 
 WEIGHTS = ("auto", "energy", "score")
 _ALONG_PATHS = ("max", "sum")
@@ -88,6 +91,10 @@ def make_law(
     }
     if by_energy:
         told = EXACT
+        common["log_z_note"] = notes.of_energies(target)
+        if has_unknown_gauges(target):
+            warnings.warn(UNKNOWN_GAUGES, GaugeWarning, stacklevel=3)
+            told += f"; but {UNKNOWN_GAUGES}"
         if proposal_model is not None:
             warnings.warn(
                 "the proposal follows another model than the weights: their mismatch adds variance",
@@ -119,7 +126,7 @@ def caveats(
             "what the target, its rewards or walls would weigh there"
         )
     if resampling == SELECT:
-        told += "; but a population goes on from one particle: only averages over populations by Z keep that law"
+        told += f"; but {ONE_PARTICLE}: only averages over populations by Z keep that law"
     if any(not corrector.adjusted for corrector in correctors):
         told += "; but unadjusted correctors are off by their step size"
     return told
@@ -133,6 +140,8 @@ def _without_energies(
     device: torch.device,
 ) -> Law:
     _check_rewards(target)
+    rewarded = bool(common["rewards"])
+    common["log_z_note"] = notes.of_scores(weighed=False, rewarded=rewarded)
     if isinstance(target, Mixture):
         _check_exponents(target.models)
         kernel = asked or SuperDiff()
@@ -171,6 +180,7 @@ def _without_energies(
             "curvature matching probes an energy's score: without energies use 'ancestral' or a kappa table"
         )
     told = PLAIN if plain else CORRECTED
+    common["log_z_note"] = notes.of_scores(weighed=not plain, rewarded=rewarded)
     return ScoreLaw(
         target,
         kernel=kernel,

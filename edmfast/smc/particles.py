@@ -20,14 +20,23 @@ from edmfast._internal.output import check_output, replacing
 from edmfast.ops import rng_state
 from edmfast.ops.resample import COLLAPSED
 from edmfast.reference.noise import uniform
-from edmfast.smc import estimates, genealogy
+from edmfast.smc import draws, estimates, genealogy, summary
+from edmfast.smc.cost import Evaluations
 from edmfast.smc.estimates import Estimate
 from edmfast.smc.figures import particles_figure
+from edmfast.smc.notes import NO_LOG_Z
+from edmfast.smc.verdict import Verdict, judge
 
 _DRAW_STREAM = 6
-NOT_FINITE = 8
-"""The bit of `Particles.degenerate` that says that a state with a weight is NaN or infinite."""
-_METADATA = ("nfe", "seed", "law", "first_population")
+_METADATA = (
+    "nfe",
+    "seed",
+    "law",
+    "first_population",
+    "evaluations",
+    "one_target",
+    "log_z_note",
+)
 _DOUBLE, _COUNTS = (torch.float64,), (torch.int64,)
 _HELD = {
     "x": Held(FLOATS, "PN*"),
@@ -47,11 +56,7 @@ _HELD = {
 """What `load` checks of the tensors of a file."""
 
 
-class DegenerateWeightsWarning(UserWarning):
-    """Some weights or states were NaN or infinite, or a whole population had weight zero."""
-
-
-@dataclass
+@dataclass(repr=False)
 class Particles:
     """P populations of N weighted particles; T noise levels were visited.
 
@@ -60,10 +65,12 @@ class Particles:
     (the second is (2 pi sigma_max²/A)^(d/2)); ess float64 [T, P] in particles, before resampling;
     resampled bool [T, P]; log_weight_sd float64 [T, P]: standard deviation of the incremental log-weight
     that led to this level; unique_ancestors int64 [P]: starting particles with descendants at the end;
-    degenerate int32 [P]: 1 NaN seen + 2 collapsed + 4 infinite + 8 final
-    states that are not finite; nfe: energy-and-score evaluations per
-    particle; law: what is known of the law that the weighted particles follow; first_population: counter
-    of population 0. survivors int64 [T, P]:
+    degenerate int32 [P]: 1 NaN seen + 2 collapsed + 4 infinite + 8 final states that are not finite; nfe:
+    evaluations of the target per particle, whatever each of them costs; evaluations: what they cost, forward
+    passes of models and vector-Jacobian products, see `edmfast.smc.cost`, None in files of earlier versions;
+    law: what is known of the law that the weighted particles follow; first_population: counter
+    of population 0. one_target: whether all populations have one and the same target, so that their log Z may be
+    compared and averaged; None where that is not known. log_z_note: what log Z is worth. survivors int64 [T, P]:
     starting particles with descendants after the decision at each level. Where asked for, ancestors int32
     [T, P, N]: the particle of each level that every slot takes on, the identity where nothing was resampled.
     log_densities float64 [P, N, M]: of each model along the path, where the law follows them. acceptance
@@ -87,11 +94,37 @@ class Particles:
     ancestors: Tensor | None = None
     log_densities: Tensor | None = None
     acceptance: Tensor | None = None
+    evaluations: Evaluations | None = None
+    one_target: bool | None = None
+    log_z_note: str = ""
+
+    def __repr__(self) -> str:
+        """One line; `summary` has more."""
+        return summary.one_line(self)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the weights can be trusted, with reasons and advice: see `edmfast.smc.verdict`."""
+        return judge(self)
+
+    def summary(self) -> str:
+        """Return a text of a few lines: the law, log Z, effective sample sizes, ancestors, cost and verdict."""
+        return summary.text(self)
+
+    @property
+    def says_no_log_z(self) -> bool:
+        """Whether the run weighed nothing, so that log Z is 0 whatever the model is."""
+        return self.log_z_note == NO_LOG_Z
 
     def __post_init__(self) -> None:
         self.nfe = as_int("nfe", self.nfe, least=0)
         self.seed = as_seed(self.seed)
         self.first_population = as_int("first_population", self.first_population, least=0)
+        if self.evaluations is not None:
+            counts = (as_int("evaluations", count, least=0) for count in self.evaluations)
+            self.evaluations = Evaluations(*counts)
+        if self.one_target not in (None, True, False):
+            raise ValueError(f"one_target must be a bool or None, got {self.one_target!r}")
 
     @property
     def weights(self) -> Tensor:
@@ -116,6 +149,19 @@ class Particles:
         index = torch.searchsorted(cumulative, (point * cumulative[:, -1])[:, None], right=True)
         return index.clamp(max=self.x.shape[1] - 1)[:, 0]
 
+    def samples(self, n: int, seed: int | None = None) -> Tensor:
+        """Return n equally weighted samples [n, *shape] of all populations together, in random order.
+
+        Particles are taken by systematic resampling, so a particle comes up as often as its weight says, to within
+        one. Where all populations have one target they count by their evidence Z, as in `expectation_estimate`;
+        where each has a target of its own (or that is not known), they count alike. Copies of one particle are
+        equal: n samples are worth fewer independent ones. seed: the run's by default.
+        """
+        n = as_int("n", n, least=0)
+        key = self.seed if seed is None else as_seed(seed)
+        index = draws.equally_weighted(self, n, key, evidence=self.one_target is True)
+        return self.x.flatten(0, 1)[index]
+
     def expectation(self, fn: Callable[[Tensor], Tensor]) -> Tensor:
         """Weighted mean of fn, which maps x [P, N, *shape] to [P, N, ...]; returns [P, ...].
         Its values at particles of weight zero do not count: they may be infinite or NaN."""
@@ -134,10 +180,12 @@ class Particles:
     def log_z_estimate(self, *, bias_corrected: bool = False) -> Estimate:
         """log of the mean over populations of Z = exp(log_z), in nats, with its standard error.
 
-        For populations of one target, as below: not where each has a condition or an exponent of its own.
-        exp(value) is unbiased; collapsed populations count as Z = 0. The error is the jackknife's over
+        For populations of one target, as below: ValueError where each has a condition or an exponent of its own.
+        `log_z_note` says what it is worth: an energy's gauge is in it. exp(value) is unbiased; collapsed
+        populations count as Z = 0. The error is the jackknife's over
         populations: NaN for one population. bias_corrected: see `edmfast.smc.estimates`.
         """
+        self._needs_one_target("log_z_estimate", "look at log_z of each population")
         return estimates.log_mean_estimate(self._surviving_log_z(), bias_corrected=bias_corrected)
 
     def expectation_estimate(
@@ -149,7 +197,10 @@ class Particles:
         vanishes as populations are added; "equal" keeps the bias of one population (two modes at 16
         particles: -0.026 where evidence has -0.001, with a larger spread too), but needs no comparable Z.
         Collapsed populations count in neither. NaN errors for one population.
+        Raises ValueError for "evidence" where populations have targets of their own, whose Z are not comparable.
         """
+        if pooling == "evidence":
+            self._needs_one_target("pooling='evidence'", "use pooling='equal', or `expectation`")
         means = self.expectation(fn)
         return estimates.pooled_estimate(means, self._surviving_log_z(), pooling=pooling)
 
@@ -200,8 +251,9 @@ class Particles:
         levels, sigmas = len(tensors["ess"]), tensors["sigmas"]
         if len(sigmas) - levels not in (0, 1) or not bool(sigmas.isfinite().all()):
             raise ValueError(f"{path} is corrupt: it has {len(sigmas)} sigmas for {levels} levels")
-        if not isinstance(held.get("law", ""), str):
-            raise ValueError(f"{path} is corrupt: its law is {shortened(held['law'])}")
+        for name in ("law", "log_z_note"):
+            if not isinstance(held.get(name, ""), str):
+                raise ValueError(f"{path} is corrupt: its {name} is {shortened(held[name])}")
         try:
             fields_of: dict[str, Any] = {**tensors, **held}
             return cls(**fields_of)
@@ -218,6 +270,13 @@ class Particles:
             with replacing(target) as temporary:
                 figure.savefig(temporary, dpi=120, format=kind)
         return figure
+
+    def _needs_one_target(self, what: str, instead: str) -> None:
+        if self.one_target is False:
+            raise ValueError(
+                f"{what} needs populations of one target, and those of this run have conditions, exponents or "
+                f"observations of their own: {instead}"
+            )
 
     def _surviving_log_z(self) -> Tensor:
         return torch.where((self.degenerate & COLLAPSED) != 0, -torch.inf, self.log_z)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,7 +33,8 @@ from edmfast.smc.distributed import Share
 from edmfast.smc.engine import Engine
 from edmfast.smc.keeper import Keeper
 from edmfast.smc.make_law import caveats, make_law
-from edmfast.smc.particles import NOT_FINITE, DegenerateWeightsWarning, Particles
+from edmfast.smc.one_target import one_target
+from edmfast.smc.particles import Particles
 from edmfast.smc.proposals import Proposal
 from edmfast.smc.schedule import (
     as_batch_size,
@@ -46,6 +46,7 @@ from edmfast.smc.schedule import (
 )
 from edmfast.smc.select import SELECT
 from edmfast.smc.state import State, fingerprint
+from edmfast.smc.telling import ON_DEGENERATE, tell
 
 
 def sample(
@@ -60,7 +61,7 @@ def sample(
     proposal_model: Any = None,
     resampling: str = "systematic",
     ess_threshold: float = 0.5,
-    sigma_range: tuple[float, float] = (0.0, math.inf),
+    sigma_range: tuple[float, float] | None = None,
     correctors: Corrector | Sequence[Corrector] = (),
     corrector_range: tuple[float, float] = (0.0, math.inf),
     waste_free: int | None = None,
@@ -102,7 +103,8 @@ def sample(
         resampling: a scheme of `edmfast.ops.resample`, or "select": all slots take one particle, drawn with
             the weights (SVDD).
         ess_threshold: resample below this fraction of N; 0 never does.
-        sigma_range: (lo, hi). Below lo, weights stop and the same kernel runs on unweighted; resampling
+        sigma_range: (lo, hi); by default (sigma_lo, inf) of a `Calibration`, which is where its weights end, and
+            else everything. Below lo, weights stop and the same kernel runs on unweighted; resampling
             happens from hi down to lo.
         correctors: `ULA`, `MALA`, `HMC` or `Underdamped`, each applied in turn after the decision at every level
             of corrector_range = (lo, hi). The adjusted ones leave weights and log Z exact.
@@ -124,7 +126,8 @@ def sample(
             then ends in the same bits as an uninterrupted one. overwrite: replace what is at checkpoint though
             it is another run's, or no checkpoint at all, which otherwise raises FileExistsError.
         batch_size: most rows per call of the target.
-        on_degenerate: "warn" or "raise".
+        on_degenerate: what to do about weights that were NaN, infinite or all zero: "warn" or "raise". Both also
+            warn where the result's `verdict` is doubtful; "ignore" leaves all of it to who reads the result.
         device, dtype (float32 or float64): of the states; by default those of the target's tensors.
         group: of torch.distributed, all of whose ranks call with the same arguments, each with the target on
             its own device. Particles have the bits of one process, but for what the target makes of other
@@ -144,7 +147,7 @@ def sample(
     particles, populations = as_counts(particles, populations)
     seed, batch_size = as_seed(seed), as_batch_size(batch_size)
     ess_threshold = as_float("ess_threshold", ess_threshold, least=0, most=1)
-    sigma_range = as_range("sigma_range", sigma_range)
+    sigma_range = None if sigma_range is None else as_range("sigma_range", sigma_range)
     corrector_range = as_range("corrector_range", corrector_range)
     waste_free = None if waste_free is None else as_int("waste_free", waste_free, least=2)
     checkpoint_every = as_int("checkpoint_every", checkpoint_every, least=1)
@@ -152,7 +155,10 @@ def sample(
     check_populations(first_population, populations)
     kappa: tuple[float, ...] | None = None
     if isinstance(sigmas, Calibration):
-        kappa, sigmas = tuple(sigmas.kappa), sigmas.sigmas
+        kappa = tuple(sigmas.kappa)
+        sigma_range = (sigmas.sigma_lo, math.inf) if sigma_range is None else sigma_range
+        sigmas = sigmas.sigmas
+    sigma_range = (0.0, math.inf) if sigma_range is None else sigma_range
     levels = check_sigmas(sigmas)
     visited = levels[:-1] if levels[-1] == 0 else levels
     # what is to be whole at the end must be so while there are weights
@@ -181,7 +187,9 @@ def sample(
         correctors, corrector_range, waste_free, law, particles=particles, levels=len(visited)
     )
     told = law.told + caveats(resampling, sigma_range[0], visited[-1], correction.correctors)
-    law = dataclasses.replace(law, correction=correction, told=told)
+    law = dataclasses.replace(
+        law, correction=correction, told=told, one_target=one_target(target, populations)
+    )
     run = {
         "sigmas": levels,
         "shape": list(shape),
@@ -236,7 +244,7 @@ def sample(
         if gather:
             result = share.complete(result)
     if share.speaks or not gather or on_degenerate == "raise":
-        _tell_degenerate(result.degenerate, on_degenerate)
+        tell(result, on_degenerate, stacklevel=3)
     return result
 
 
@@ -266,8 +274,10 @@ def _check_options(
     schemes = (*SCHEMES, SELECT)
     if resampling not in schemes:
         raise ValueError(f"unknown resampling {resampling!r}; known: {', '.join(schemes)}")
-    if on_degenerate not in ("warn", "raise"):
-        raise ValueError(f"on_degenerate must be 'warn' or 'raise', got {on_degenerate!r}")
+    if on_degenerate not in ON_DEGENERATE:
+        raise ValueError(
+            f"on_degenerate must be one of {', '.join(ON_DEGENERATE)}, got {on_degenerate!r}"
+        )
 
 
 def _check_shared(
@@ -285,21 +295,3 @@ def _check_shared(
         raise ValueError(
             "gather=False goes with split='populations': a part of a population has no weights of its own"
         )
-
-
-def _tell_degenerate(degenerate: Tensor, on_degenerate: str) -> None:
-    flags = degenerate.cpu()
-    if not flags.any():
-        return
-    counts = {
-        "NaN weights": int((flags & 1).ne(0).sum()),
-        "all weights zero": int((flags & 2).ne(0).sum()),
-        "infinite weights": int((flags & 4).ne(0).sum()),
-        "states that are not finite": int((flags & NOT_FINITE).ne(0).sum()),
-    }
-    told = ", ".join(
-        f"{name} in {n} of {len(flags)} populations" for name, n in counts.items() if n
-    )
-    if on_degenerate == "raise":
-        raise RuntimeError(f"degenerate weights: {told}")
-    warnings.warn(f"degenerate weights: {told}", DegenerateWeightsWarning, stacklevel=3)

@@ -30,6 +30,7 @@ from edmfast.smc.particles import Particles
 from edmfast.smc.sampler import sample
 from edmfast.smc.schedule import as_batch_size, check_sigmas
 from edmfast.smc.select import SELECT
+from edmfast.smc.telling import ON_DEGENERATE, tell
 
 METHODS = ("fk", "svdd", "best_of_n")
 
@@ -88,6 +89,11 @@ def steer(
         target = Tilted(model, reward, strength, ramp=None, potential=kind)
         if method == "svdd":
             options = {"ess_threshold": 1.0, **options, "resampling": SELECT}
+    on_degenerate = options.pop("on_degenerate", "warn")
+    if on_degenerate not in ON_DEGENERATE:
+        raise ValueError(
+            f"on_degenerate must be one of {', '.join(ON_DEGENERATE)}, got {on_degenerate!r}"
+        )
     found = sample(
         target,
         shape,
@@ -97,8 +103,11 @@ def steer(
         weights=options.pop("weights", "score"),
         batch_size=batch_size,
         seed=seed,
+        on_degenerate="ignore",
         **options,
     )
+    # prompts are answers of their own, whose log Z need not agree
+    tell(found, on_degenerate, stacklevel=3, pooled=False)
 
     def call(part: Any, rows: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():

@@ -70,7 +70,8 @@ class Moved(NamedTuple):
 class Law:
     """What all steps of a run share. Its kinds say how particles move and what they weigh.
 
-    told: what is known of the law that the result follows. shared: where the particles of each population are
+    told: what is known of the law that the result follows; log_z_note: what its log Z is worth; one_target:
+    whether all populations have the same target. shared: where the particles of each population are
     spread over ranks, how these weigh and resample together.
     """
 
@@ -82,6 +83,8 @@ class Law:
     batch_size: int | None
     rewards: PathRewards
     told: str
+    log_z_note: str = ""
+    one_target: bool | None = None
     correction: Correction = NO_CORRECTION
     shared: SharedPopulations | None = None
 

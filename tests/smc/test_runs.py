@@ -286,7 +286,7 @@ def test_degenerate_weights_are_told(levels, value, everywhere, text):
         ({"resampling": "magic"}, ValueError, "unknown resampling"),
         ({"ess_threshold": 2.0}, ValueError, "ess_threshold"),
         ({"sigma_range": (2.0, 1.0)}, ValueError, "sigma_range"),
-        ({"on_degenerate": "ignore"}, ValueError, "on_degenerate"),
+        ({"on_degenerate": "quiet"}, ValueError, "on_degenerate"),
         ({"dtype": torch.float16}, TypeError, "dtype"),
         ({"target": object()}, TypeError, "energy_and_score"),
         ({"weights": "both"}, ValueError, r"unknown weights.*score"),

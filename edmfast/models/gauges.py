@@ -1,0 +1,58 @@
+"""Gauges: what is known of the constants that energies leave open.
+
+A learned energy is known up to a constant for each noise level and condition, its gauge. Within one target it
+cancels; log Z and the masses of a mixture's members depend on it. A model with the attribute `normalised = True`
+says that exp(-E(x, sigma)) integrates to 1 at every noise level, as the energies of `edmfast.analytic` do that are
+densities: then nothing is open.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+OF_NORMALISED = (
+    "relative to the start, of normalised energies: comparable between targets of one sigma_max and one "
+    "exponent"
+)
+OF_GAUGE = (
+    "relative to the start, in the gauge of the energies, which is open for each model, condition and noise "
+    "level: comparable between populations of one target only"
+)
+UNKNOWN_GAUGES = (
+    "the masses of a mixture's members depend on the gauges of their energies, which are not known to agree: "
+    "measure them with smc.calibrate_offsets, or say that they agree with Mixture(..., gauges='equal')"
+)
+
+
+class GaugeWarning(UserWarning):
+    """A mixture of energies whose gauges are not known to agree: its masses are arbitrary."""
+
+
+def is_normalised(model: Any) -> bool:
+    """Return whether a model says that its energy is normalised at every noise level."""
+    return bool(getattr(model, "normalised", False))
+
+
+def has_unknown_gauges(target: Any) -> bool:
+    """Return whether a target holds a mixture whose masses depend on gauges that are not known to agree."""
+    parts = target.modules() if isinstance(target, nn.Module) else [target]
+    return any(getattr(part, "gauges_known", True) is False for part in parts)
+
+
+def meaning_of_log_z(target: Any) -> str:
+    """Return what the log Z of a target is worth: `OF_NORMALISED` or `OF_GAUGE`."""
+    return OF_NORMALISED if all(map(is_normalised, leaves(target))) else OF_GAUGE
+
+
+def leaves(target: Any) -> list[Any]:
+    """Return the models that a target is made of."""
+    if is_normalised(target):
+        return [target]
+    inner = getattr(target, "models", None)
+    if inner is None and hasattr(target, "model"):
+        inner = (target.model,)
+    if inner is None or not type(target).__module__.startswith("edmfast."):
+        return [target]
+    return [leaf for model in inner for leaf in leaves(model)]

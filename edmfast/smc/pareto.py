@@ -1,0 +1,71 @@
+"""The Pareto tail index k̂ of importance weights: how many of their moments exist.
+
+The M largest of N weights, less the next smaller one, are fitted by a generalised Pareto distribution of shape k,
+density (1/s) (1 + k w/s)^(-1/k - 1). Moments of order 1/k and above do not exist: from k = 1/2 on the weights have
+no variance, from 1 on no mean. Averages over N weights are unreliable above min(1 - 1/log10(N), 0.7).
+
+The fit is the one of Zhang and Stephens 2009, "A new and efficient estimation method for the generalized Pareto
+distribution", Technometrics 51: with sorted exceedances w_1 <= ... <= w_M, m = 30 + floor(sqrt(M)) candidates
+
+    b_j = 1/w_M + (1 - sqrt(m/(j - 1/2))) / (3 w_q),    q = floor(M/4 + 1/2),
+
+k(b) = mean log(1 - b w), and b the mean of the b_j with weights ∝ exp(M (log(-b_j/k(b_j)) - k(b_j) - 1)). M, the
+threshold and the pull of k towards 1/2, by ten made-up exceedances, are those of Vehtari et al. 2024, "Pareto
+smoothed importance sampling", arXiv 1507.02646.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_FEWEST = 5
+_PRIOR_COUNT, _PRIOR_SHAPE = 10, 0.5
+
+
+def tail_size(particles: int) -> int:
+    """Return M, how many of N weights are taken for the tail: ceil(min(N/5, 3 sqrt(N)))."""
+    return math.ceil(min(0.2 * particles, 3 * math.sqrt(particles)))
+
+
+def reliable_below(particles: int) -> float:
+    """Return the k̂ above which averages over N weights are unreliable: min(1 - 1/log10(N), 0.7)."""
+    return min(1 - 1 / math.log10(particles), 0.7) if particles > 10 else 0.0
+
+
+def pareto_k(log_weights: Tensor) -> Tensor:
+    """Return k̂ of each population, float64 [P], of log-weights [P, N] that need not be normalised.
+
+    NaN where it says nothing: fewer than 5 weights in the tail, or a tail of equal weights.
+    """
+    log_weights = log_weights.double().nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    populations, particles = log_weights.shape
+    count = tail_size(particles)
+    if count < _FEWEST or count >= particles:
+        return log_weights.new_full((populations,), torch.nan)
+    top = log_weights.topk(count + 1, dim=1).values
+    weights = (top - top[:, :1]).exp().flip(1)
+    return generalised_pareto_shape(weights[:, 1:] - weights[:, :1])
+
+
+def generalised_pareto_shape(exceedances: Tensor) -> Tensor:
+    """Return the shape k of a generalised Pareto distribution fitted to each row [P, M], ascending, not negative.
+
+    The estimate is pulled towards 1/2 by the weak prior above. NaN for rows without a spread.
+    """
+    w = exceedances.double()
+    count = w.shape[1]
+    candidates = 30 + math.floor(math.sqrt(count))
+    quartile, largest = w[:, math.floor(count / 4 + 0.5) - 1], w[:, -1]
+    j = torch.arange(1, candidates + 1, dtype=torch.float64, device=w.device)
+    grid = 1 - (candidates / (j - 0.5)).sqrt()
+    b = 1 / largest[:, None] + grid / (3 * quartile[:, None])
+    k = torch.log1p(-b[:, :, None] * w[:, None, :]).mean(2)
+    profile = count * ((-b / k).log() - k - 1)
+    mean = (torch.softmax(profile, 1) * b).sum(1, keepdim=True)
+    shape = torch.log1p(-mean * w).mean(1)
+    shape = (count * shape + _PRIOR_COUNT * _PRIOR_SHAPE) / (count + _PRIOR_COUNT)
+    spread = largest > 0
+    return torch.where(spread & shape.isfinite(), shape, torch.nan)
