@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "sanitized"
 FLAGS = (
     "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr,alignment "
-    "-fno-sanitize-recover=undefined -ffp-contract=off -fno-math-errno -fopenmp-simd -std=c++20 -fPIC -shared"
+    "-fno-sanitize-recover=undefined -ffp-contract=off -fno-math-errno -fopenmp-simd -std=c++20 -fPIC -shared "
+    "-fvisibility=hidden"
 )
 _BATCH = 2000
 
