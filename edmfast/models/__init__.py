@@ -12,6 +12,7 @@ from edmfast.models.io import load_model, save_model
 from edmfast.models.mixture import Mixture
 from edmfast.models.offsets import Offsets
 from edmfast.models.patch import patch_attention
+from edmfast.models.register import register_backbone
 from edmfast.models.tilted import Tilted
 
 __all__ = [
@@ -38,5 +39,6 @@ __all__ = [
     "load_model",
     "measurements",
     "patch_attention",
+    "register_backbone",
     "save_model",
 ]

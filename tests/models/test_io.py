@@ -1,11 +1,14 @@
 """Saved models come back the same; anything else is refused and overwrites nothing."""
 
+import contextlib
 import json
+import random
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from edmfast._internal.files import read_tensors
 from edmfast.models import Denoiser, EnergyModel, ResidualMLP, UNet, load_model, save_model
 
 
@@ -86,6 +89,87 @@ def test_bad_files(damage, message, tmp_path):
     damage(path)
     with pytest.raises(ValueError, match=message):
         load_model(path)
+
+
+HUGE = 10**9
+ABSURD = [
+    {"config": {"dim": 2, "width": HUGE}},
+    {"config": {"dim": HUGE, "width": HUGE}},
+    {"config": {"dim": 2, "width": 8, "depth": HUGE}},
+    {"config": {"dim": 2, "width": 8, "depth": 1, "num_classes": HUGE}},
+    {"config": {"dim": 2**63 - 1, "width": 2**63 - 1}},
+    {"backbone": "UNet", "config": {"in_channels": 1, "channels": [HUGE]}},
+    {
+        "backbone": "UNet",
+        "config": {"in_channels": 1, "channels": [8], "groups": 4, "blocks": HUGE},
+    },
+    {"backbone": "DiT", "config": {"in_channels": 1, "size": [2**20, 2**20], "patch": 1}},
+    {"backbone": "DiT", "config": {"in_channels": 1, "size": 8, "patch": 2, "depth": HUGE}},
+    {"backbone": "PairwiseMLP", "config": {"particles": HUGE, "dimensions": 3}},
+    {"backbone": "PairwiseMLP", "config": {"particles": 3, "dimensions": HUGE, "depth": HUGE}},
+]
+WRONG = [
+    None,
+    3,
+    "abc",
+    [],
+    {},
+    True,
+    [1],
+    1e400,
+    {"dim": None},
+    {"dim": "2"},
+    {"dim": [2]},
+    {"": 1},
+]
+
+
+@pytest.mark.parametrize("changes", ABSURD)
+def test_absurd_sizes_are_refused_before_memory_is_taken(changes, tmp_path):
+    path = tmp_path / "model.safetensors"
+    relabelled(**changes)(path)
+    with pytest.raises(ValueError, match="does not describe a loadable model"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("value", WRONG)
+@pytest.mark.parametrize("name", ["format", "version", "kind", "sigma_data", "backbone", "config"])
+def test_metadata_of_other_types(name, value, tmp_path):
+    path = tmp_path / "model.safetensors"
+    relabelled(**{name: value})(path)
+    if (name, value) in [("sigma_data", 3), ("version", True)]:
+        load_model(path)  # 3 is a number, and JSON's true is 1 to Python
+        return
+    with pytest.raises(ValueError, match=str(path)):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["format", "version", "kind", "sigma_data", "backbone", "config", "potential"]
+)
+def test_metadata_without_a_key(name, tmp_path):
+    path = tmp_path / "model.safetensors"
+    relabelled()(path)
+    tensors, metadata = read_tensors(path)
+    del metadata[name]
+    save_file(dict(tensors), path, metadata={"edmfast": json.dumps(metadata)})
+    with pytest.raises(ValueError, match=str(path)):
+        load_model(path)
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(3000, marks=pytest.mark.slow)])
+def test_mutated_metadata(count, tmp_path):
+    path, draw = tmp_path / "model.safetensors", random.Random(0)
+    relabelled()(path)
+    tensors, metadata = read_tensors(path)
+    text = json.dumps(metadata)
+    for _ in range(count):
+        mutated = [*text]
+        for _ in range(draw.randint(1, 4)):
+            mutated[draw.randrange(len(text))] = draw.choice([*'0129eE.-+[]{}",: ', "", "99999"])
+        save_file(dict(tensors), path, metadata={"edmfast": "".join(mutated)})
+        with contextlib.suppress(ValueError):
+            load_model(path)
 
 
 def test_unchanged_metadata_loads(tmp_path):

@@ -1,7 +1,8 @@
 """Backbones: backbone(y, c_noise, **condition) -> like y.
 
 `BACKBONES` names the classes a saved model can be rebuilt from; each instance carries its
-constructor's arguments as `.config`, a JSON-able dictionary. Add a class of your own to it.
+constructor's arguments as `.config`, a JSON-able dictionary. Add a class of your own by
+`edmfast.models.register_backbone`.
 """
 
 from torch import nn
