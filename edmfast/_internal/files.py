@@ -21,7 +21,7 @@ from edmfast._internal.json_text import parse_json, shortened
 from edmfast._internal.kinds import KEY
 from edmfast._internal.output import check_output, replacing
 
-_CHECKSUM, _VERSION = "sha256", "file_version"
+_MARK, _BETWEEN, _VERSION = '{"sha256": "', '", ', "file_version"
 _NOW = 2
 
 
@@ -42,7 +42,8 @@ def write_tensors(
     # safetensors refuses shared or strided memory, so every tensor is written from a copy of its own
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({_VERSION: _NOW, **metadata})
-    header = {KEY: text, _CHECKSUM: checksum(plain, text)}
+    # in one entry, since safetensors writes several in any order and the same content must have the same bytes
+    header = {KEY: f"{_MARK}{checksum(plain, text)}{_BETWEEN}{text[1:]}"}
     with replacing(path) as temporary:
         try:
             save_file(plain, temporary, metadata=header)
@@ -74,14 +75,20 @@ def _verified(
     path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the metadata of a file whose checksum is right, or which is of the version that had none."""
-    unknown = header.keys() - {KEY, _CHECKSUM}
-    wanted = header.get(_CHECKSUM)
-    if unknown or (wanted is not None and wanted != checksum(tensors, header[KEY])):
+    text, wanted = header[KEY], None
+    if text.startswith(_MARK):
+        wanted, text = text[len(_MARK) :][:64], "{" + text[len(_MARK) + 64 + len(_BETWEEN) :]
+    whole = f"{_MARK}{wanted}{_BETWEEN}{text[1:]}" if wanted is not None else text
+    if (
+        header.keys() != {KEY}
+        or whole != header[KEY]
+        or (wanted is not None and wanted != checksum(tensors, text))
+    ):
         raise ValueError(
             f"{path} is corrupt: what it holds does not have the checksum that it was written with. Use an older "
             "copy of it"
         )
-    metadata = parse_json(path, header[KEY])
+    metadata = parse_json(path, text)
     version = metadata.pop(_VERSION, 1)
     if version not in (1, _NOW) or isinstance(version, bool):
         raise ValueError(
