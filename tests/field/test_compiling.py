@@ -55,6 +55,36 @@ def test_a_compiled_model_sees_new_weights():
         assert (first - second).abs().max() > 1e-3
 
 
+class Scaled(ResidualMLP):
+    """A perceptron with a plain attribute, as an adapter's strength is one."""
+
+    strength = 1.0
+
+    def forward(self, y, c_noise, **condition):
+        return self.strength * super().forward(y, c_noise, **condition)
+
+
+@needs_a_compiler
+def test_a_compiled_model_sees_new_attributes():
+    """pytorch 120958, diffusers 9279: graphs kept attributes and adapters as they were when it was compiled. Here
+    a strength of the backbone and sigma_data are followed."""
+
+    def scaled():
+        torch.manual_seed(0)
+        made = EnergyModel(Scaled(3, width=8, depth=1)).eval()
+        torch.nn.init.normal_(made.backbone.output.weight, std=0.3)
+        return made
+
+    compiled, eager = scaled(), scaled()
+    compiled.compile()
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    for strength, sigma_data in ((1.0, 0.5), (2.0, 0.5), (2.0, 0.8)):
+        for made in (compiled, eager):
+            made.backbone.strength, made.sigma_data = strength, sigma_data
+        ours, theirs = compiled.energy_and_score(x, 0.5), eager.energy_and_score(x, 0.5)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 @needs_a_compiler
 def test_other_batches_do_not_compile_again_and_again(monkeypatch):
     """pytorch 172822: every batch size compiled a new graph. Here a dozen sizes of a perceptron make few."""
