@@ -248,7 +248,8 @@ def corrected(group, folder):
     ):
         whole, path = sample(target(), options), folder / f"{name}.safetensors"
         found += differing(sample(target(), options, group=group), whole)
-        kept = {"checkpoint_every": 2, "callback": stop_at(5), "checkpoint": path}
+        kept = {"checkpoint_every": 2, "callback": stop_at(5), "overwrite": True}
+        kept |= {"checkpoint": path}
         with contextlib.suppress(Stop):
             sample(target(), options | kept, group=group)
         found += differing(sample(target(), options, resume=path, group=group), whole)
@@ -260,7 +261,8 @@ def checkpoints(group, folder, split):
     """Written by ranks and read by one process, and the other way round."""
     whole = sample(target(), {})
     ours, single = (folder / f"{kind} {split}.safetensors" for kind in ("ranks", "single"))
-    kept = {"checkpoint_every": 2, "callback": stop_at(5)}
+    # the folder is that of every number of ranks
+    kept = {"checkpoint_every": 2, "callback": stop_at(5), "overwrite": True}
     found = []
     for path, more in ((ours, {"group": group, "split": split}), (single, {})):
         if more or dist.get_rank() == 0:
