@@ -12,7 +12,7 @@ from edmfast.models import constraints, measurements
 
 TABLES = ("diagnostics", "distill", "models", "models.backbones", "ops", "sampling", "smc")
 # what functions return, which users do not build
-RESULTS = {"ChainResult", "ConservativityReport", "DistillResult", "Particles"}
+RESULTS = {"ChainResult", "ConservativityReport", "DistillResult", "Evaluations", "Particles"}
 # numbers that are tensors or not, for which tensors give tensors
 MIXED = {("get_ancestral_step", "sigma_from"), ("get_ancestral_step", "sigma_to")}
 NUMBER = re.compile(r"\b(int|float|Exponent|Bound|Strength|Numbers)\b")
