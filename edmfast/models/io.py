@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from edmfast._internal.files import read_tensors, write_tensors
@@ -61,10 +62,17 @@ def _config_of(backbone: nn.Module) -> dict[str, Any]:
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise ValueError(f"{name}.config must be a dictionary of {wanted}, given {config!r}")
     try:
-        text = json.dumps(config, allow_nan=False)
+        text = json.dumps(config, allow_nan=False, default=_number)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name}.config must hold {wanted}: {error}") from error
     return dict(parse_json(f"{name}.config", text))
+
+
+def _number(value: Any) -> Any:
+    """Return a NumPy number as one of Python, for JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"it holds a {type(value).__name__}")
 
 
 def save_model(

@@ -41,7 +41,7 @@ def check_fits(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) ->
     try:
         with torch.device("meta"), _at_most(len(tensors)):
             wanted = build().state_dict()
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:  # of torch, and of a conversion to NumPy
         if "meta" not in str(error):
             raise
         return  # a constructor that looks at numbers, which meta tensors have not
@@ -64,7 +64,7 @@ def check_fits(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) ->
 @contextmanager
 def _at_most(tensors: int) -> Iterator[None]:
     """Within, a model of far more modules than so many tensors can be of stops growing: ValueError."""
-    thread, count, most = threading.get_ident(), 0, 64 + 16 * tensors
+    thread, count, most = threading.get_ident(), 0, 1000 + 50 * tensors
 
     def grown(*_: Any) -> None:
         nonlocal count

@@ -1,5 +1,6 @@
 """A user's own backbone is saved once it is registered, and comes back the same; nothing is imported by name."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -137,3 +138,26 @@ def test_a_constructor_that_looks_at_numbers():
 
     tensors = {"weight": torch.ones(3, 2), "bias": torch.zeros(3)}
     assert torch.equal(rebuilt(build, tensors).weight, torch.ones(3, 2))
+
+
+class Unusual(nn.Module):
+    """A backbone that reads numbers by NumPy and has many modules without weights."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.config = {"dim": np.int64(dim)}
+        self.rates = torch.linspace(0, 1, 3).numpy()
+        self.layers = nn.Sequential(nn.Linear(dim, dim), *(nn.Tanh() for _ in range(150)))
+
+    def forward(self, y, c_noise):
+        return self.layers(y) * float(self.rates[1])
+
+
+def test_an_unusual_constructor_is_taken(tmp_path):
+    model, x = Denoiser(Unusual(3)).eval(), torch.randn(5, 3)
+    register_backbone(Unusual)
+    try:
+        save_model(model, tmp_path / "model")
+        assert torch.equal(load_model(tmp_path / "model")(x, 0.3), model(x, 0.3))
+    finally:
+        del BACKBONES["Unusual"]
