@@ -19,7 +19,7 @@ def register_backbone(cls: Class) -> Class:
     The class must be an nn.Module whose instances carry their constructor's arguments as `config`, a dictionary
     that JSON can hold. A saved model names its backbone's class, and loading looks that name up among registered
     classes only: nothing that a file names is imported. A class of the same name takes the place of one registered
-    before, as when a notebook's cell runs again. Raises TypeError for anything else, ValueError for a name of ours.
+    before, as when a notebook's cell runs again. Raises TypeError for anything else, ValueError for our own names.
     """
     if not isinstance(cls, type) or not issubclass(cls, nn.Module):
         raise TypeError(f"register_backbone takes a class of nn.Module, given {cls!r}")
