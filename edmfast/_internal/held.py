@@ -19,7 +19,7 @@ class Held:
     sizes: a letter for each dimension, the same letter for the same size everywhere, such as "TPN"; a last "*"
     stands for any further dimensions, a digit for itself. least, most: bounds of integers; where most is a letter,
     they are below its size.
-    optional: [0] will do as well.
+    optional: [0] of any dtype will do as well.
     """
 
     dtypes: tuple[torch.dtype, ...]
@@ -46,11 +46,11 @@ def _size(letter: str, found: int, sizes: dict[str, int]) -> int:
 
 
 def _check(path: Any, name: str, tensor: Tensor, held: Held, sizes: dict[str, int]) -> None:
+    if held.optional and tensor.shape == (0,):
+        return
     if tensor.dtype not in held.dtypes:
         known = " or ".join(map(str, held.dtypes))
         raise ValueError(f"{path} is corrupt: {name} is {tensor.dtype}, not {known}")
-    if held.optional and tensor.shape == (0,):
-        return
     letters = held.sizes.removesuffix("*")
     fits = tensor.dim() >= len(letters) if held.sizes != letters else tensor.dim() == len(letters)
     pairs = [*zip(letters, tensor.shape, strict=False)]

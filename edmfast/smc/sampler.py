@@ -35,6 +35,7 @@ from edmfast.smc.keeper import Keeper
 from edmfast.smc.make_law import caveats, make_law
 from edmfast.smc.one_target import one_target
 from edmfast.smc.particles import Particles
+from edmfast.smc.probes import probe, tolerance_of
 from edmfast.smc.proposals import Proposal
 from edmfast.smc.schedule import (
     as_batch_size,
@@ -209,6 +210,11 @@ def sample(
     }
     with keeper.naming_fault():
         share.agree({**run, "checkpoint": keeper.told, "resume": bool(resume)})
+    if checkpoint or resume:
+        both, size = [target, proposal_model], (populations, particles, *shape)
+        like = torch.empty(0, dtype=place_dtype, device=place_device)
+        run["probes"] = probe(both, visited, size, batch_size, like)
+        run["tolerance"] = tolerance_of(both, place_dtype)
     engine = Engine(
         law,
         visited,

@@ -18,6 +18,7 @@ from edmfast._internal.held import FLOATS, Held, check_held
 from edmfast._internal.json_text import shortened
 from edmfast._internal.kinds import RUN_CHECKPOINT
 from edmfast.ops import Weights
+from edmfast.smc.probes import check_probes
 from edmfast.smc.step import Moving
 
 
@@ -44,7 +45,7 @@ _HELD = {
     "x": Held(FLOATS, "PN*"),
     "energy": Held(FLOATS, "PN"),
     "score": Held(FLOATS, "*"),
-    "curvature": Held(_DOUBLE, "PN", optional=True),
+    "curvature": Held(FLOATS, "PN", optional=True),
     "memory": Held(_DOUBLE, "PNK"),
     "tuning": Held(_DOUBLE, "2CP"),
     "parents": Held(_INDEX, "PN", 0, "N", optional=True),
@@ -98,13 +99,16 @@ def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.
         raise ValueError(f"{path} is not a checkpoint of smc.sample")
     if not isinstance(saved, dict):
         raise ValueError(f"{path} is corrupt: it does not say of what run it is")
-    differing = [name for name in run if saved.get(name) != run[name]]
+    compared = [name for name in run if name not in ("probes", "tolerance")]
+    differing = [name for name in compared if saved.get(name) != run[name]]
     if differing:
         told = "; ".join(
             f"{name}: saved {shortened(saved.get(name))}, now {shortened(run[name])}"
             for name in differing
         )
         raise ValueError(f"{path} is a checkpoint of another run or model ({told})")
+    if "probes" in saved and "probes" in run:
+        check_probes(path, saved["probes"], run["probes"], run["tolerance"])
     index = _index(path, metadata.get("index"), run)
     _check_held(path, tensors, run)
     moved = {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -123,14 +123,14 @@ def test_resume_repeats_the_bits(levels, tmp_path, error):
         assert torch.equal(value, resumed[name]), name
 
 
-def failing_at(target, call):
-    """A target whose evaluations raise from one call on, with the calls before it unchanged."""
+def failing_at(target, call, rows):
+    """A target that raises at one of its calls with so many rows, those of the run's particles."""
 
     class Failing(type(target)):
         calls = 0
 
         def energy_and_score(self, x, sigma, **condition):
-            self.calls += 1
+            self.calls += len(x) == rows
             if self.calls == call:
                 raise Stop("in the target")
             return super().energy_and_score(x, sigma, **condition)
@@ -141,10 +141,10 @@ def failing_at(target, call):
 
 
 def test_an_error_of_the_target_or_callback_leaves_the_last_whole_step(levels, tmp_path, cold):
-    options = {"particles": 16, "populations": 2, "proposal": "noise_matched"}
+    options = {"particles": 20, "populations": 2, "proposal": "noise_matched"}
     path, seen = tmp_path / "run", []
     with pytest.warns(UserWarning, match=r"stopped by Stop.*the run is in"), pytest.raises(Stop):
-        smc.sample(failing_at(cold, 6), (2,), levels(10), checkpoint=path, **options)
+        smc.sample(failing_at(cold, 6, 40), (2,), levels(10), checkpoint=path, **options)
     assert read_tensors(path)[1]["index"] == 4  # the start is the first call
     whole = smc.sample(
         cold, (2,), levels(10), callback=lambda info: seen.append(info["x"]), **options
@@ -321,7 +321,7 @@ def test_a_full_disk_does_not_end_a_run(levels, tmp_path, cold, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    options = {"particles": 16, "populations": 2, "proposal": "noise_matched"}
+    options = {"particles": 20, "populations": 2, "proposal": "noise_matched"}
     whole = smc.sample(cold, (2,), levels(10), **options)
     monkeypatch.setattr("edmfast.smc.state.write_tensors", full)
     with pytest.warns(RuntimeWarning, match="the run goes on.*No space left") as told:
