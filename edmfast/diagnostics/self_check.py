@@ -37,7 +37,7 @@ from edmfast.ops import standard_normal
 _FREE_STREAM = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SelfCheck:
     """Residuals r in nats, step i going from sigmas[i] to sigmas[i + 1].
 
@@ -46,6 +46,14 @@ class SelfCheck:
 
     sigmas: Tensor
     residuals: Tensor
+
+    def __repr__(self) -> str:
+        steps, batch = self.residuals.shape
+        sigmas = f"{float(self.sigmas[0]):.4g} to {float(self.sigmas[-1]):.4g}"
+        return (
+            f"SelfCheck({steps} steps of {batch} trajectories from {sigmas}, largest |mean| "
+            f"{float(self.mean.abs().max()):.3g}, largest sd {float(self.sd.max()):.3g} nats)"
+        )
 
     @property
     def mean(self) -> Tensor:

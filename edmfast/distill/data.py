@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from edmfast.distill.config import DistillConfig
+
+_SCALES = 2.5
 
 
 class TrainingData(NamedTuple):
@@ -52,6 +55,33 @@ def check_data(
     if config.label_dropout > 0 and known is None:
         raise ValueError("label_dropout > 0 needs a backbone with num_classes")
     return TrainingData(samples, labels.to(parameter.device), known or 0)
+
+
+class DataScaleWarning(UserWarning):
+    """The data of a distillation have another scale than the student's sigma_data says."""
+
+
+def warn_of_scale(samples: torch.Tensor, student: nn.Module, *, stacklevel: int) -> None:
+    """Warn where the standard deviation of all numbers of the data is 2.5 times sigma_data, or 1/2.5 of it.
+
+    sigma_data sets the preconditioning and the loss weights, and by them which noise levels are learned. Up to a
+    factor 2, such as data of unit variance under the default of 0.5, training makes up for it.
+    """
+    sigma_data = float(getattr(student, "sigma_data", 0.0))
+    std = float(samples.double().std(correction=0))
+    if sigma_data <= 0 or sigma_data / _SCALES <= std <= sigma_data * _SCALES:
+        return
+    told = (
+        "all numbers of the data are equal"
+        if std == 0
+        else f"the data have a standard deviation of {std:.3g}"
+    )
+    warnings.warn(
+        f"{told}, the student has sigma_data={sigma_data:g}: rescale the data, or build the student with the "
+        "sigma_data of the data",
+        DataScaleWarning,
+        stacklevel=stacklevel,
+    )
 
 
 def _check_labels(labels: torch.Tensor, count: int, known: int | None) -> torch.Tensor:

@@ -28,7 +28,7 @@ from edmfast._internal.output import check_checkpoint, write_or_fall_back
 from edmfast._internal.progress import progress_bar
 from edmfast.distill.batch import BatchMaker, Teacher
 from edmfast.distill.config import DistillConfig
-from edmfast.distill.data import check_data
+from edmfast.distill.data import check_data, warn_of_scale
 from edmfast.distill.flat import gradient_function
 from edmfast.distill.interrupt import Interrupt, deferred_interrupt
 from edmfast.distill.loss import TrainingLoss
@@ -40,7 +40,7 @@ _LOOK_EVERY = 20
 """Steps between looks at the losses where looking makes the host wait for the device."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class DistillResult:
     """What a run leaves behind."""
 
@@ -54,6 +54,13 @@ class DistillResult:
     """The last checkpoint written, or the one resumed from if there was nothing left to do."""
     step: int
     """Steps done."""
+
+    def __repr__(self) -> str:
+        loss = f"{float(self.losses[-1]):.4g}" if len(self.losses) else "none"
+        return (
+            f"DistillResult({type(self.model).__name__}, {self.step} steps, last loss {loss}, "
+            f"{self.steps_per_second:.3g} steps/s, checkpoint {self.checkpoint})"
+        )
 
 
 def distill(
@@ -86,6 +93,7 @@ def distill(
     """
     _check_models(teacher, student, config)
     training_data = check_data(data, student, config)
+    warn_of_scale(training_data.samples, student, stacklevel=3)
     path = None if config.checkpoint is None else Path(config.checkpoint)
     if path is not None:
         options: dict[str, Any] = {"resume_name": "resume_from", "overwrite": overwrite}

@@ -32,6 +32,7 @@ from edmfast.models.preconditioning import (
     edm_scaling,
     expand_sigma,
     noise_levels,
+    refuse_zero,
     shared_scaling,
 )
 from edmfast.models.rows import pad_rows, per_sample, shared_names, shared_rows
@@ -58,6 +59,7 @@ class Denoiser(nn.Module):
     ) -> torch.Tensor:
         """x [B, *shape], sigma float, [] or [B] (positive) -> denoised x0 like x."""
         batch, levels = x.shape[0], expand_sigma(sigma, x)
+        refuse_zero(self, sigma)
         check_conditions_of(self.backbone, condition, batch)
         x, levels, condition = pad_rows(x, levels, condition, shared_names(self.backbone))
         scaling = edm_scaling(levels, self.sigma_data)
@@ -169,6 +171,7 @@ class EnergyModel(nn.Module):
                 "not under torch.inference_mode()"
             )
         levels = noise_levels(x, sigma)
+        refuse_zero(self, sigma)
         check_conditions_of(self.backbone, condition, x.shape[0])
         if self._compiled is not None and not recorded and _is_called_plainly():
             return self._compiled(name, x, levels, condition)

@@ -55,6 +55,18 @@ def noise_levels(x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
     return levels if isinstance(sigma, torch.Tensor) and sigma.dim() == 1 else levels[:1]
 
 
+def refuse_zero(model: object, sigma: float | torch.Tensor) -> None:
+    """Raise ValueError for the number 0 as the noise level of a model that is known at positive levels only.
+
+    Tensors are not looked at, which would wait for their device: a tensor that holds 0 gives NaN.
+    """
+    if not isinstance(sigma, torch.Tensor) and sigma == 0:
+        raise ValueError(
+            f"sigma must be positive, given 0: {type(model).__name__} divides by it. At the end of a schedule, "
+            "denoise at the last positive level"
+        )
+
+
 def check_sigma_data(sigma_data: float) -> float:
     """Return sigma_data as a float. Raises ValueError unless it is positive and its square fits float32."""
     number = as_float("sigma_data", sigma_data, positive=True)

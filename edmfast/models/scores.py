@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edmfast.models.foreign import call_denoiser, call_energy, name_of
-from edmfast.models.preconditioning import expand_sigma
+from edmfast.models.preconditioning import expand_sigma, refuse_zero
 
 Exponent = float | Tensor
 
@@ -55,6 +55,7 @@ def score_of(model: Any, x: Tensor, sigma: float | Tensor, **condition: Any) -> 
     """S(x, sigma) like x: of an energy, or A (D - x)/sigma² of a mere denoiser. sigma must be positive."""
     if has_energy(model):
         return call_energy(model, x, sigma, **condition)[1]
+    refuse_zero(model, sigma)
     denoised = call_denoiser(model, x, sigma, **condition)
     return column(exponent_of(model), x) / expand_sigma(sigma, x).square() * (denoised - x)
 

@@ -12,7 +12,7 @@ from edmfast._internal.numbers import as_float
 _KIND = "calibration"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Calibration:
     """sigmas: T + 1 levels, decreasing (a last 0 has no kappa); kappa: one per step between positive
     levels; log_weight_sd: predicted standard deviation of the incremental log-weight of each step, in nats.
@@ -48,6 +48,12 @@ class Calibration:
             raise ValueError(
                 f"sigma_lo must be in [0, {max(self.sigmas):g}), the highest level, got {self.sigma_lo}"
             )
+
+    def __repr__(self) -> str:
+        return (
+            f"Calibration({len(self.sigmas)} levels from {self.sigmas[0]:g} to {self.sigmas[-1]:g}, "
+            f"sigma_lo {self.sigma_lo:g}, weighted variance {self.weighted_variance:.3g} nats²)"
+        )
 
     @property
     def log_weight_variance(self) -> tuple[float, ...]:

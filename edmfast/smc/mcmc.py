@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,11 +20,12 @@ from edmfast.smc.correctors.transition import LEVEL_BITS
 from edmfast.smc.evaluate import evaluate
 from edmfast.smc.exponent import exponent_of
 from edmfast.smc.schedule import as_batch_size
+from edmfast.smc.telling import ON_DEGENERATE, DegenerateWeightsWarning
 
 _WARMUP_DECAY = 0.6
 
 
-@dataclass
+@dataclass(repr=False)
 class ChainResult:
     """T transitions of P populations of N chains, of which K states were kept.
 
@@ -39,6 +41,14 @@ class ChainResult:
     nfe: int
     transitions: int
     seed: int
+
+    def __repr__(self) -> str:
+        kept, populations, chains, *shape = self.states.shape
+        accepted = float(self.acceptance[-1].mean())
+        return (
+            f"ChainResult({kept} states of {populations} x {chains} chains of shape {tuple(shape)}, "
+            f"{self.transitions} transitions, acceptance at the end {accepted:.2f}, nfe {self.nfe})"
+        )
 
     @property
     def step_sizes(self) -> Tensor:
@@ -60,6 +70,7 @@ def mcmc(
     after: ChainResult | None = None,
     batch_size: int | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
+    on_degenerate: str = "warn",
 ) -> ChainResult:
     """Chains that leave the target at noise level sigma invariant, from the states x [P, N, *shape].
 
@@ -72,6 +83,9 @@ def mcmc(
     after: the result of a call to go on from, with its seed, step sizes and count of transitions; without a
         warm-up, and x its last state (states[-1] where thin divides transitions - warmup), the chains are
         those of one longer call.
+    on_degenerate: what to do where an energy was NaN, or the score NaN or infinite at a finite energy, so that
+        chains stay where they are: "warn" with a `DegenerateWeightsWarning`, "raise" RuntimeError, or "ignore".
+        An infinite energy is a wall that chains do not enter, and no fault.
     callback: gets {"i", "x", "energy", "score"} after every transition, all of them copies.
 
     Raises ValueError or TypeError for bad arguments, or an unadjusted corrector where the target says that
@@ -81,6 +95,10 @@ def mcmc(
     seed, batch_size = as_seed(seed), as_batch_size(batch_size)
     transitions, warmup = as_int("transitions", transitions), as_int("warmup", warmup)
     thin, sigma = as_int("thin", thin), as_float("sigma", sigma, positive=True)
+    if on_degenerate not in ON_DEGENERATE:
+        raise ValueError(
+            f"on_degenerate must be one of {', '.join(ON_DEGENERATE)}, got {on_degenerate!r}"
+        )
     first = 0 if after is None else after.transitions
     _check(x, first, transitions, warmup, thin)
     check_level("sigma", sigma, x.dtype)
@@ -104,8 +122,12 @@ def mcmc(
         "batch_size": batch_size,
     }
 
+    faults = torch.zeros((), dtype=torch.int64, device=x.device)
+
     def evaluated(x: Tensor) -> tuple[Tensor, Tensor]:
         found = evaluate(target, x, sigma, rng=rng[0], **options)
+        wrong = ~found.score.flatten(2).isfinite().all(2) & found.energy.isfinite()
+        faults.add_((wrong | found.energy.isnan()).sum())
         return found.energy, found.score
 
     states, energies, acceptance, lengths = [], [], [], []
@@ -132,6 +154,8 @@ def mcmc(
                 energies.append(energy)
             if callback is not None:
                 callback({"i": t, "x": x.clone(), "energy": energy.clone(), "score": score.clone()})
+    evaluations = (1 + transitions * corrector.leapfrog_steps) * x.shape[0] * x.shape[1]
+    _tell_faults(int(faults), evaluations, on_degenerate)
     return ChainResult(
         torch.stack(states),
         torch.stack(energies),
@@ -141,6 +165,18 @@ def mcmc(
         first + transitions,
         seed,
     )
+
+
+def _tell_faults(faults: int, evaluations: int, on_degenerate: str) -> None:
+    if faults == 0 or on_degenerate == "ignore":
+        return
+    told = (
+        f"the energy or the score was NaN, or the score infinite, in {faults} of {evaluations} evaluations: "
+        "chains stay where they are instead of moving there"
+    )
+    if on_degenerate == "raise":
+        raise RuntimeError(told)
+    warnings.warn(told, DegenerateWeightsWarning, stacklevel=3)
 
 
 def _check(x: Tensor, first: int, transitions: int, warmup: int, thin: int) -> None:

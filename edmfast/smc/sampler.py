@@ -33,6 +33,7 @@ from edmfast.smc.distributed import Share
 from edmfast.smc.engine import Engine
 from edmfast.smc.keeper import Keeper
 from edmfast.smc.make_law import caveats, make_law
+from edmfast.smc.notes import NO_LOG_Z
 from edmfast.smc.one_target import one_target
 from edmfast.smc.particles import Particles
 from edmfast.smc.probes import probe, tolerance_of
@@ -47,6 +48,7 @@ from edmfast.smc.schedule import (
 )
 from edmfast.smc.select import SELECT
 from edmfast.smc.state import State, fingerprint
+from edmfast.smc.step import Law
 from edmfast.smc.telling import ON_DEGENERATE, tell
 
 
@@ -119,7 +121,8 @@ def sample(
             first_population is the index of the first one, to split a run over calls.
         progress: show a bar, or a line now and then where stderr is no terminal.
         callback: gets {"i", "sigma", "x", "energy", "score", "log_weights", "log_z"} after every level. The
-            tensors are copies: changing them changes nothing else. The weights are those before resampling,
+            tensors are copies: changing them changes nothing else. "energy" is None in runs that weigh by scores,
+            "log_z" in runs that weigh nothing. The weights are those before resampling,
             unless correctors have moved who came out of it; log_z [P] has all of them.
         checkpoint: file written every `checkpoint_every` steps, and on Ctrl-C or any other exception after
             the last whole step. Where it cannot be written the run goes on and warns; the last step of a run
@@ -235,12 +238,12 @@ def sample(
         silent = not (progress and share.speaks)
         bar = progress_bar(len(visited) - 1, desc="smc", initial=state.index, disable=silent)
         try:
-            _report(callback, state, visited)
+            _report(callback, state, visited, law)
             while state.index < len(visited) - 1:
                 engine.advance(state)
                 bar.update()
                 keeper.after_step(state, run)
-                _report(callback, state, visited)
+                _report(callback, state, visited, law)
         except BaseException as error:
             keeper.rescue(error, state, run)
             raise
@@ -255,20 +258,21 @@ def sample(
 
 
 def _report(
-    callback: Callable[[dict[str, Any]], None] | None, state: State, levels: list[float]
+    callback: Callable[[dict[str, Any]], None] | None, state: State, levels: list[float], law: Law
 ) -> None:
     if callback is not None:
         weights = state.moving.weights
+        # of resampled populations it has the mean already
+        log_z = weights.log_z + torch.where(weights.resampled, 0.0, weights.log_mean)
         callback(
             {
                 "i": state.index,
                 "sigma": levels[state.index],
                 "x": state.moving.x.clone(),
-                "energy": state.moving.energy.clone(),
+                "energy": state.moving.energy.clone() if law.has_energy else None,
                 "score": state.moving.score.clone(),
                 "log_weights": weights.log_weights.clone(),
-                # of resampled populations it has the mean already
-                "log_z": weights.log_z + torch.where(weights.resampled, 0.0, weights.log_mean),
+                "log_z": None if law.log_z_note == NO_LOG_Z else log_z,
             }
         )
 

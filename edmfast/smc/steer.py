@@ -22,20 +22,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edmfast._internal.numbers import as_int, as_seed
+from edmfast._internal.numbers import as_int, as_seed, as_shape
 from edmfast.models.foreign import call_reward
+from edmfast.models.rows import for_rows
 from edmfast.models.tilted import Tilted
 from edmfast.smc.evaluate import in_groups
 from edmfast.smc.particles import Particles
 from edmfast.smc.sampler import sample
-from edmfast.smc.schedule import as_batch_size, check_sigmas
+from edmfast.smc.schedule import as_batch_size, check_sigmas, place
 from edmfast.smc.select import SELECT
 from edmfast.smc.telling import ON_DEGENERATE, tell
 
 METHODS = ("fk", "svdd", "best_of_n")
 
 
-@dataclass
+@dataclass(repr=False)
 class Steered:
     """samples [P, *shape], one per prompt; rewards float64 [P], of them; candidates: the whole run, whose x [P, N,
     *shape] have candidate_rewards float64 [P, N]."""
@@ -44,6 +45,13 @@ class Steered:
     rewards: Tensor
     candidates: Particles
     candidate_rewards: Tensor
+
+    def __repr__(self) -> str:
+        prompts, *shape = self.samples.shape
+        return (
+            f"Steered({prompts} samples of shape {tuple(shape)} of {self.candidates.x.shape[1]} candidates each, "
+            f"mean reward {float(self.rewards.mean()):.4g} of {float(self.candidate_rewards.mean()):.4g})"
+        )
 
 
 def steer(
@@ -83,6 +91,10 @@ def steer(
     batch_size, seed = as_batch_size(batch_size), as_seed(seed)
     levels = check_sigmas(sigmas)
     levels = levels if levels[-1] == 0 else [*levels, 0.0]
+    if method == "best_of_n":  # the others meet the reward at once, this one only at the end
+        _try_reward(
+            reward, shape, prompts, *place(model, options.get("device"), options.get("dtype"))
+        )
     target: Any = model
     if method != "best_of_n":
         kind = potential if method == "fk" else "difference"
@@ -120,3 +132,12 @@ def steer(
     index = best if method == "best_of_n" else found.draw_index()
     row = torch.arange(prompts, device=index.device)
     return Steered(found.x[row, index], rewards[row, index], found, rewards)
+
+
+def _try_reward(
+    reward: Any, shape: Sequence[int], prompts: int, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Call the reward of the first prompt once, so that what it returns is refused before the run."""
+    x = torch.zeros((1, *as_shape("shape", shape)), device=device, dtype=dtype)
+    with torch.no_grad():
+        call_reward(for_rows(reward, 0, 1, prompts), x)
