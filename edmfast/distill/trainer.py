@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,19 @@ from tqdm.auto import tqdm
 
 from edmfast._internal.interrupts import warn_if_ignored
 from edmfast._internal.kinds import TRAINING_CHECKPOINT
+from edmfast._internal.modes import without_inference_mode
 from edmfast._internal.output import check_checkpoint, write_or_fall_back
 from edmfast._internal.progress import progress_bar
 from edmfast.distill.batch import BatchMaker, Teacher
 from edmfast.distill.config import DistillConfig
-from edmfast.distill.data import check_data, warn_of_scale
+from edmfast.distill.data import TrainingData, check_data, warn_of_scale
 from edmfast.distill.flat import gradient_function
 from edmfast.distill.interrupt import Interrupt, deferred_interrupt
 from edmfast.distill.loss import TrainingLoss
 from edmfast.distill.state import RunState
+from edmfast.models.conditions import check_accepted
+from edmfast.models.foreign import name_of
+from edmfast.models.renamed import Renamed
 from edmfast.ops import rng_state
 
 _DEFAULTS = DistillConfig()
@@ -71,6 +75,7 @@ def distill(
     config: DistillConfig = _DEFAULTS,
     resume_from: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    condition_names: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> DistillResult:
     """Train student, in place, on teacher's denoiser (mode "distill") or on data (mode "dsm").
@@ -78,6 +83,7 @@ def distill(
     teacher: teacher(x [B, *shape], sigma [B], **condition) -> x0, frozen; may be None for "dsm".
     student: EnergyModel, Denoiser or any such module with a sigma_data. data: [n, *shape] in the
     dtype of the student, or (data, labels int64 [n]) where labels go to both as class_label.
+    condition_names: the teacher's name of a condition where it has another one, {"class_label": "class_labels"}.
     resume_from: a checkpoint of this very run; the result equals an uninterrupted run, bit for
     bit on the CPU with the same number of threads.
 
@@ -91,15 +97,28 @@ def distill(
     it raises FileExistsError before any work, unless it is the file that the run resumes from.
     Source: Thornton et al. 2025, arXiv 2502.12786; Karras et al. 2022, arXiv 2206.00364.
     """
+    if torch.is_inference_mode_enabled():
+        with without_inference_mode():
+            return distill(
+                teacher,
+                student,
+                data,
+                config=config,
+                resume_from=resume_from,
+                progress=progress,
+                condition_names=condition_names,
+                overwrite=overwrite,
+            )
     _check_models(teacher, student, config)
     training_data = check_data(data, student, config)
+    asked = _named(teacher, student, training_data, condition_names)
     warn_of_scale(training_data.samples, student, stacklevel=3)
     path = None if config.checkpoint is None else Path(config.checkpoint)
     if path is not None:
         options: dict[str, Any] = {"resume_name": "resume_from", "overwrite": overwrite}
         check_checkpoint(path, TRAINING_CHECKPOINT, resume_from, **options)
     warn_if_ignored(stacklevel=3)
-    make_batch = BatchMaker(training_data, teacher, config)
+    make_batch = BatchMaker(training_data, asked, config)
     state = RunState(student, [*training_data.samples.shape], config)
     run = _Run(state, make_batch, path)
     if resume_from is not None:
@@ -244,6 +263,28 @@ def _check_models(teacher: Teacher | None, student: nn.Module, config: DistillCo
         raise TypeError(f"the teacher must be callable, given {type(teacher).__name__}")
     if config.difference_weight > 0 and not hasattr(student, "energy"):
         raise ValueError(f"difference_weight > 0 needs an energy, given {type(student).__name__}")
+
+
+def _named(
+    teacher: Teacher | None,
+    student: nn.Module,
+    data: TrainingData,
+    condition_names: Mapping[str, str] | None,
+) -> Teacher | None:
+    """Return the teacher as it is called with our names. TypeError where one of the two takes no labels."""
+    names = dict(condition_names or {})
+    if names.keys() - {"class_label"}:
+        raise ValueError(
+            f"condition_names may rename class_label, the only condition of a training run, given {names}"
+        )
+    if names and teacher is None:
+        raise ValueError("condition_names are those of a teacher, and there is none")
+    asked = Renamed(teacher, **names) if names else teacher
+    if data.labels is not None:
+        check_accepted(student, ["class_label"], f"the student {type(student).__name__}")
+        if asked is not None:
+            check_accepted(asked, ["class_label"], f"the teacher {name_of(teacher)}")
+    return asked
 
 
 @contextmanager

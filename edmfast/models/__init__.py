@@ -13,6 +13,7 @@ from edmfast.models.mixture import Mixture
 from edmfast.models.offsets import Offsets
 from edmfast.models.patch import patch_attention
 from edmfast.models.register import register_backbone
+from edmfast.models.renamed import Renamed
 from edmfast.models.tilted import Tilted
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Offsets",
     "PairwiseMLP",
     "Product",
+    "Renamed",
     "ResidualMLP",
     "Tempered",
     "Tilted",

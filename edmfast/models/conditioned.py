@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from edmfast._internal.numbers import as_float, as_int
+from edmfast.models.conditions import check_accepted
 from edmfast.models.foreign import call_denoiser, call_energy, energy_of
 from edmfast.models.gauges import is_normalised
 from edmfast.models.rows import for_rows, spread_rows
@@ -24,11 +25,13 @@ class Conditioned(nn.Module):
     tensor [K, ...] gives each of its K rows to as many consecutive particles of the P·N: K = P is one condition
     per population. Target and denoiser if the model is.
     Raises ValueError when a condition is given twice or its number of rows does not fit,
-    TypeError for a value that is neither number nor tensor, or a score asked of a mere denoiser.
+    TypeError for a value that is neither number nor tensor, a condition that the model is known not to accept,
+    or a score asked of a mere denoiser.
     """
 
     def __init__(self, model: Any, **condition: Any) -> None:
         super().__init__()
+        check_accepted(model, condition)
         self.model = model
         self.condition = {name: _as_condition(name, value) for name, value in condition.items()}
 

@@ -13,11 +13,14 @@ output buffers again, changes nothing else. Our own models keep these promises w
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from edmfast.models.conditions import explained
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.second_order import watched_attention
 
@@ -39,7 +42,8 @@ def call_denoiser(
     if is_ours(model):
         return check_denoised(model, model(x, sigma, *labels, **condition), x)
     levels = expand_sigma(sigma, x).reshape(-1).clone(memory_format=torch.contiguous_format)
-    found = model(x.clone(), levels, *map(_copied, labels), **_copies(condition))
+    with _calling(model, x, condition):
+        found = model(x.clone(), levels, *map(_copied, labels), **_copies(condition))
     return check_denoised(model, found, x).clone()
 
 
@@ -58,7 +62,8 @@ def call_energy(
         )
     if is_ours(model):
         return check_energy(model, model.energy_and_score(x, sigma, **condition), x)
-    found = model.energy_and_score(x.clone(), _copied(sigma), **_copies(condition))
+    with _calling(model, x, condition):
+        found = model.energy_and_score(x.clone(), _copied(sigma), **_copies(condition))
     energy, score = check_energy(model, found, x)
     return energy.clone(), score.clone()
 
@@ -74,7 +79,8 @@ def energy_of(model: Any, x: Tensor, sigma: float | Tensor, **condition: Any) ->
     if is_ours(model):
         found = _check_numbers("energy", model, model.energy(x, sigma, **condition), x)
     else:
-        found = model.energy(x.clone(), _copied(sigma), **_copies(condition))
+        with _calling(model, x, condition):
+            found = model.energy(x.clone(), _copied(sigma), **_copies(condition))
         found = _check_numbers("energy", model, found, x).clone()
     _check_floating("an energy", model, found)
     return found
@@ -87,11 +93,11 @@ def call_backbone(backbone: Any, y: Tensor, c_noise: Tensor, **condition: Any) -
     y and c_noise. TypeError where it returns no floating tensor, ValueError where it returns one of another
     shape.
     """
-    if is_ours(backbone):
-        found = backbone(y, c_noise, **condition)
-    else:
-        levels = c_noise.clone(memory_format=torch.contiguous_format)
-        with watched_attention():
+    with _calling(backbone, y, condition), watched_attention():
+        if is_ours(backbone):
+            found = backbone(y, c_noise, **condition)
+        else:
+            levels = c_noise.clone(memory_format=torch.contiguous_format)
             found = backbone(y.clone(), levels, **_copies(condition))
     if not isinstance(found, Tensor):
         raise TypeError(
@@ -179,6 +185,18 @@ def name_of(model: Any) -> str:
     """Return what an error calls a model: the name of a function, or else of the class."""
     name = getattr(model, "__qualname__", None)
     return name if isinstance(name, str) else type(model).__name__
+
+
+@contextlib.contextmanager
+def _calling(model: Any, x: Tensor, condition: dict[str, Any]) -> Iterator[None]:
+    """Within, an error of a model's call is raised in words that name the model and what it accepts."""
+    try:
+        yield
+    except (TypeError, RuntimeError) as error:
+        better = explained(error, model, x, condition)
+        if better is error:
+            raise
+        raise better from error
 
 
 def _check_numbers(what: str, model: Any, found: Any, x: Tensor) -> Tensor:

@@ -40,9 +40,14 @@ def calibrate_offsets(
     between them offsets are interpolated; a last 0 has none. options: of `smc.sample`, such as proposal or
     batch_size. Costs one run of populations·particles for each member. `.offsets` of the result can be saved and
     has standard errors, from the spread of the populations.
-    Raises TypeError for members that are mere denoisers, ValueError for one exponent per population, and as
+    Raises TypeError for anything but a `Mixture` and for members that are mere denoisers,
+    ValueError for one exponent per population, and as
     `smc.sample` does.
     """
+    if not isinstance(mixture, Mixture):
+        raise TypeError(
+            f"calibrate_offsets takes a Mixture, given a {type(mixture).__name__}: write Mixture([one, other])"
+        )
     if not mixture.has_energy:
         raise needs_energy(mixture)
     if isinstance(mixture.exponent, Tensor):

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from edmfast._internal.derivatives import refuse_run
+from edmfast._internal.modes import without_inference_mode
 from edmfast._internal.numbers import as_float, as_int, as_range, as_seed, as_shape
 from edmfast._internal.progress import progress_bar
 from edmfast.ops._counters import check_populations
@@ -229,7 +230,7 @@ def sample(
         compile=compile,
         genealogy=genealogy,
     )
-    with torch.no_grad():
+    with without_inference_mode(), torch.no_grad():
         if resume is not None:
             state = share.load(resume, run)
         else:
