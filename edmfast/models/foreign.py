@@ -93,12 +93,22 @@ def call_backbone(backbone: Any, y: Tensor, c_noise: Tensor, **condition: Any) -
     y and c_noise. TypeError where it returns no floating tensor, ValueError where it returns one of another
     shape.
     """
+    if torch.compiler.is_compiling():
+        # torch.compile traces no context managers of Python's
+        return _check_backbone(backbone, _ask_backbone(backbone, y, c_noise, condition), y)
     with _calling(backbone, y, condition), watched_attention():
-        if is_ours(backbone):
-            found = backbone(y, c_noise, **condition)
-        else:
-            levels = c_noise.clone(memory_format=torch.contiguous_format)
-            found = backbone(y.clone(), levels, **_copies(condition))
+        found = _ask_backbone(backbone, y, c_noise, condition)
+    return _check_backbone(backbone, found, y)
+
+
+def _ask_backbone(backbone: Any, y: Tensor, c_noise: Tensor, condition: dict[str, Any]) -> Any:
+    if is_ours(backbone):
+        return backbone(y, c_noise, **condition)
+    levels = c_noise.clone(memory_format=torch.contiguous_format)
+    return backbone(y.clone(), levels, **_copies(condition))
+
+
+def _check_backbone(backbone: Any, found: Any, y: Tensor) -> Tensor:
     if not isinstance(found, Tensor):
         raise TypeError(
             f"the backbone must return a tensor like its input, {name_of(backbone)} returned {_kind(found)}: "
