@@ -123,7 +123,8 @@ def mcmc(
         "batch_size": batch_size,
     }
 
-    faults = torch.zeros((), dtype=torch.int64, device=x.device)
+    with without_inference_mode():
+        faults = torch.zeros((), dtype=torch.int64, device=x.device)
 
     def evaluated(x: Tensor) -> tuple[Tensor, Tensor]:
         found = evaluate(target, x, sigma, rng=rng[0], **options)
