@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class RunState:
         self.step = 0
         self.whole = True
         self._checked = 0
+        self.told: dict[str, Any] = {}
+        """What a checkpoint says besides: of the data, and of the first batch."""
 
     def record(self, loss: torch.Tensor, gradients: list[torch.Tensor]) -> None:
         """Take in a step's loss and gradients; gradients are clipped to the largest norm."""
@@ -88,18 +91,24 @@ class RunState:
         if self.step:
             for group, key in (("first_moment", "exp_avg"), ("second_moment", "exp_avg_sq")):
                 groups[group] = {n: m[key] for n, m in zip(names, moments, strict=True)}
-        write_checkpoint(path, groups, {"step": self.step, **self._identity()})
+        write_checkpoint(path, groups, {"step": self.step, **self._identity(), **self.told})
 
     @torch.no_grad()
-    def load(self, path: str | os.PathLike[str]) -> torch.Tensor:
-        """Continue from a checkpoint; returns the generator's state. ValueError if not ours."""
+    def load(
+        self, path: str | os.PathLike[str], check: Callable[[dict[str, Any], int], None]
+    ) -> torch.Tensor:
+        """Continue from a checkpoint; returns the generator's state. ValueError if not ours.
+
+        check: called with the metadata and the step before anything changes, and raises for another run.
+        """
         groups, metadata = read_checkpoint(path, self._identity())
         step = metadata.get("step")
         run = groups.get("run", {})
-        if not isinstance(step, int) or not {"losses", "generator"} <= run.keys():
+        if not isinstance(step, int) or step < 0 or not {"losses", "generator"} <= run.keys():
             raise ValueError(f"{path} is incomplete: no step, losses or generator state")
         if step > self.config.steps or run["losses"].shape != (step,):
             raise ValueError(f"{path} is at step {step}, this run ends at {self.config.steps}")
+        check(metadata, step)
         names = [*self.trained]
         copy_group(path, groups, "student", self.student.state_dict().items())
         copy_group(path, groups, "ema", zip(names, self.ema, strict=True))

@@ -27,9 +27,10 @@ from edmfast._internal.kinds import TRAINING_CHECKPOINT
 from edmfast._internal.modes import without_inference_mode
 from edmfast._internal.output import check_checkpoint, write_or_fall_back
 from edmfast._internal.progress import progress_bar
-from edmfast.distill.batch import BatchMaker, Teacher
+from edmfast.distill.batch import Batch, BatchMaker, Teacher
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.data import TrainingData, check_data, warn_of_scale
+from edmfast.distill.first_batch import FIRST_ROWS, check_first_batch, data_digest, numbers_of
 from edmfast.distill.flat import gradient_function
 from edmfast.distill.interrupt import Interrupt, deferred_interrupt
 from edmfast.distill.loss import TrainingLoss
@@ -154,12 +155,31 @@ class _Run:
         self.generator_state = make_batch.generator.get_state()
         self.written: Path | None = None
         self.failed = False
+        self.first: Batch | None = None
 
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Continue from a checkpoint of this run."""
-        self.generator_state = self.state.load(path)
+        self.generator_state = self.state.load(path, functools.partial(self._check, path))
         self.make_batch.generator.set_state(self.generator_state)
         self.written = Path(path)
+
+    def _check(self, path: str | os.PathLike[str], metadata: dict[str, Any], step: int) -> None:
+        """ValueError for a checkpoint of other data or another teacher. One of the version before does not say."""
+        state, maker = self.state, self.make_batch
+        digest, first = metadata.get("data_digest"), metadata.get("first_batch")
+        if digest is not None and digest != data_digest(maker.data):
+            raise ValueError(f"{path} is of another run: the numbers of its data are others")
+        state.told |= {} if first is None else {"first_batch": first}
+        if first is None or step == 0 or step == state.config.steps:
+            return  # a run that is at its end asks the teacher nothing
+
+        def again() -> Batch:
+            return BatchMaker(maker.data, maker.teacher, state.config)()
+
+        was_training = state.student.training
+        with _training(state.student, maker.teacher):
+            check_first_batch(path, first, again)
+        state.student.train(was_training)
 
     def to_the_end(self, interrupt: Interrupt, progress: bool) -> float:
         """Do the steps that are left; steps per second."""
@@ -180,6 +200,8 @@ class _Run:
     def _one_step(self, bar: Any) -> None:
         state, config = self.state, self.state.config
         batch = self.make_batch()
+        if state.step == 0:
+            self.first = {name: batch[name][:FIRST_ROWS].clone() for name in ("x", "target")}
         batch["rng"] = rng_state(config.seed, state.step, batch["x"].device)
         state.record(*self.gradients(batch))
         done = state.step + 1
@@ -223,9 +245,18 @@ class _Run:
             message = f"the steps done could not be written: {failure!r}"
         warnings.warn(f"training stopped by {error!r}: {message}", RuntimeWarning, stacklevel=3)
 
+    def _tell(self) -> None:
+        """Let checkpoints say what data and what first batch they are of; once, since it takes time."""
+        told = self.state.told
+        if "data_digest" not in told:
+            told["data_digest"] = data_digest(self.make_batch.data)
+        if self.first is not None:
+            told["first_batch"], self.first = numbers_of(self.first), None
+
     def _save(self, path: Path, generator: torch.Tensor, *, last: bool) -> None:
         """Write a checkpoint, the last one in the folder for temporary files if nowhere else. A full disk warns,
         once for those before the last."""
+        self._tell()
         failure: OSError | None = None
         try:
             if last:

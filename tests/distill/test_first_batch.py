@@ -1,0 +1,48 @@
+"""A training run is not resumed with another teacher or other data of the same shape."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from edmfast.distill import DistillConfig, distill
+
+LONG = DistillConfig(steps=8, batch_size=16, schedule="constant")
+
+
+@pytest.fixture
+def path(teacher, data, student, tmp_path):
+    config = dataclasses.replace(LONG, steps=4, checkpoint=tmp_path / "run")
+    distill(teacher, student(), data, config=config, progress=False)
+    return config.checkpoint
+
+
+def resume(path, teacher, data, student):
+    model = student()
+    before = [parameter.clone() for parameter in model.parameters()]
+    try:
+        return distill(teacher, model, data, config=LONG, resume_from=path, progress=False)
+    except ValueError:
+        assert all(map(torch.equal, before, model.parameters()))
+        raise
+
+
+def test_another_teacher_is_refused(path, teacher, data, student):
+    resume(path, teacher, data, student)
+    with pytest.raises(ValueError, match="of another run: its teacher"):
+        resume(path, lambda x, sigma: 1.1 * teacher(x, sigma), data, student)
+
+
+def test_other_data_are_refused(path, teacher, data, student):
+    changed = data.clone()
+    changed[1234, 1] += 1e-3
+    with pytest.raises(ValueError, match="of another run: the numbers of its data"):
+        resume(path, teacher, changed, student)
+
+
+def test_a_random_teacher_is_not_judged(path, teacher, data, student):
+    def noisy(x, sigma):
+        return teacher(x, sigma) + torch.randn(x.shape)
+
+    with pytest.warns(UserWarning, match="cannot be told"):
+        resume(path, noisy, data, student)
