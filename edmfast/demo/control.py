@@ -79,6 +79,7 @@ def controlled(
         particles=particles,
         populations=populations,
         ess_threshold=0.5 if weighted else 0.0,
+        on_degenerate="warn" if weighted else "ignore",  # without weights, theirs do not matter
         sigma_range=(WEIGHTED_ABOVE, float("inf")),
         seed=seed,
     )

@@ -83,6 +83,7 @@ def smc_masses(case: Case, budget: Budget, *, seed: int, weighted: bool = True) 
         populations=budget.mixture_seeds,
         ess_threshold=0.5 if weighted else 0.0,
         seed=seed,
+        on_degenerate="warn" if weighted else "ignore",  # without weights, theirs do not matter
     )
     weights: Sequence[Tensor | None] = [*result.weights] if weighted else [None] * len(result.x)
     return torch.stack(

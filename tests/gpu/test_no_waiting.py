@@ -11,6 +11,9 @@ from edmfast.models.analytic import GaussianMixture
 from tests.gpu.calls import CALLS, outputs
 from tests.gpu.waiting import NoWaiting
 
+# tiny runs, whose weights are bad and do not matter here
+pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
+
 LEVELS = [8.0, 4.0, 2.0, 1.0, 0.5, 0.25]
 
 

@@ -119,6 +119,7 @@ def sample(what, options, **more):
     options = {"sigmas": levels()} | RUN | options | more
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", smc.DegenerateWeightsWarning)
+        warnings.simplefilter("ignore", smc.DoubtfulWeightsWarning)
         return smc.sample(what, (2,), options.pop("sigmas"), **options)
 
 

@@ -9,6 +9,9 @@ from edmfast import smc
 from edmfast._internal.files import read_tensors
 from edmfast.models import Tempered, flat
 
+# tiny runs, whose weights are bad and do not matter here
+pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
+
 
 @pytest.fixture
 def graphs(monkeypatch):

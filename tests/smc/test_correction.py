@@ -12,6 +12,9 @@ from edmfast.models.backbones import ResidualMLP
 from edmfast.ops import resample, rng_state
 from edmfast.smc.waste_free import chain_slots
 
+# tiny runs, whose weights are bad and do not matter here
+pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
+
 SEEDS = 20
 MALA = smc.MALA(steps=2)
 BOTH = [smc.MALA(), smc.Underdamped(leapfrog_steps=2)]

@@ -7,6 +7,9 @@ from edmfast import smc
 from edmfast.models import Tempered
 from edmfast.models.analytic import GaussianMixture
 
+# tiny runs, whose weights are bad and do not matter here
+pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
+
 datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn (extra `demo`)")
 
 

@@ -7,6 +7,9 @@ from edmfast import smc
 from edmfast.models import Guided, Tempered
 from edmfast.models.analytic import GaussianMixture
 
+# tiny runs, whose weights are bad and do not matter here
+pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
+
 
 @pytest.mark.parametrize("proposal", ["curvature_matched", "noise_matched", "euler"])
 @pytest.mark.parametrize("weights", ["energy", "score"])

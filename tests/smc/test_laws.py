@@ -9,6 +9,9 @@ from edmfast import smc
 from edmfast.models import Product, Tempered
 from edmfast.models.analytic import GaussianMixture
 
+# tiny runs, whose weights are bad and do not matter here
+pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
+
 SEEDS = 20
 
 

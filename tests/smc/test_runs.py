@@ -14,6 +14,9 @@ from edmfast.models.analytic import GaussianMixture
 from edmfast.models.backbones import ResidualMLP
 from edmfast.smc import state
 
+# tiny runs, whose weights are bad and do not matter here
+pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
+
 
 def network():
     torch.manual_seed(0)

@@ -12,6 +12,9 @@ from edmfast.models import Conditioned, Constrained, Guided, Product, Tempered, 
 from edmfast.models.analytic import GaussianMixture
 from edmfast.smc.select import select_one
 
+# tiny runs, whose weights are bad and do not matter here
+pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
+
 SEEDS = 20
 
 
