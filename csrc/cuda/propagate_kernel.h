@@ -41,11 +41,6 @@ struct PropagateJob {
   int64_t first_population, first_particle, rows, particles, elements;
 };
 
-// Nothing is read through an ancestor that names no particle: R is NaN there, which the weights report.
-__device__ __forceinline__ bool names_particle(int64_t ancestor, int64_t particles) {
-  return ancestor >= 0 && ancestor < particles;
-}
-
 // This thread's share of one row: every kTeam-th block of four elements. `moving` counts the elements
 // that the mask lets move.
 template <class S, int kTeam>
@@ -54,8 +49,9 @@ __device__ __forceinline__ Moments move_row(const PropagateJob<S>& job, int64_t 
   const int64_t blocks = blocks_of(job.elements);
   const int64_t population = row / job.particles;
   const uint32_t particle = static_cast<uint32_t>(job.first_particle + row % job.particles);
+  // nothing is read through an ancestor that names no particle: R is NaN there, which the weights report
   const int64_t ancestor = job.ancestors[row];
-  const bool named = names_particle(ancestor, job.particles);
+  const bool named = ancestor >= 0 && ancestor < job.particles;
   const int64_t source = (population * job.particles + (named ? ancestor : 0)) * job.elements;
   const double* drift = job.coefficients + (job.models + 2) * population;
   const T scale = static_cast<T>(sqrt(drift[job.models]));
@@ -63,7 +59,7 @@ __device__ __forceinline__ Moments move_row(const PropagateJob<S>& job, int64_t 
   const uint32_t step = static_cast<uint32_t>(job.rng[1]);
   const uint32_t word = stream_word(0, job.first_population + population);
 
-  Moments moments{0, 0, 0};
+  Moments moments{named ? 0.0 : bits_to_double(0x7ff8000000000000), 0, 0};
   for (int64_t block = threadIdx.x % kTeam; block < blocks; block += kTeam) {
     const Normals normals = normals_of(static_cast<uint32_t>(block), step, particle, word, seed);
     T zz = 0, mz = 0, mm = 0;
@@ -89,7 +85,6 @@ __device__ __forceinline__ Moments move_row(const PropagateJob<S>& job, int64_t 
     moments.cross += mz;
     moments.shift += mm;
   }
-  if (!named) moments.noise = bits_to_double(0x7ff8000000000000);
   return moments;
 }
 

@@ -95,3 +95,26 @@ def test_score_gram(gram_library, generator, d, count, team):
         wanted, wanted_along = score_gram(scores, moved)
         assert torch.equal(gram, wanted)
         assert moved is None or torch.equal(along, wanted_along)
+
+
+@pytest.mark.parametrize("team", [1, 32, 256])
+@pytest.mark.parametrize("value", [-1, 7, 2**31 - 1, -(2**31)])
+def test_nothing_is_read_through_an_ancestor_that_names_no_particle(
+    propagate_library, generator, value, team
+):
+    x, score = torch.randn(2, 2, 7, 5, generator=generator)
+    ancestors = torch.arange(7, dtype=torch.int32).repeat(2, 1)
+    ancestors[1, 3] = value
+    numbers = torch.ones(2, 3, dtype=torch.float64)
+    moved, ratio = poisoned(2, 7, 5, dtype=torch.float32), poisoned(2, 7, dtype=torch.float32)
+    propagate_library.propagate_float(
+        pointer(x),
+        (ctypes.c_void_p * 1)(score.data_ptr()),
+        ctypes.c_int(1),
+        *map(pointer, (ancestors, numbers, None, rng_state(1, 2), moved, ratio)),
+        *longs(*FIRST.values(), 2, 7, 5),
+        ctypes.c_int(team),
+    )
+    # the weights report NaN
+    assert ratio.isnan().nonzero().tolist() == [[1, 3]]
+    assert not moved.isnan().any()

@@ -88,3 +88,14 @@ def test_any_strides(run, generator):
     assert not turned.is_contiguous()
     moved, _ = run(propagate.propagate, turned, spread, *rest)
     assert torch.equal(moved, reference.propagate(x, scores, *rest)[0])
+
+
+@pytest.mark.parametrize("value", [-1, 7, 2**31 - 1])
+def test_nothing_is_read_through_an_ancestor_that_names_no_particle(run, generator, value):
+    x, scores, _, numbers, *rest = make(1, (2, 7, 5), torch.float32, False, generator)
+    ancestors = torch.arange(7, dtype=torch.int32).repeat(2, 1)
+    ancestors[1, 3] = value
+    moved, ratio = run(propagate.propagate, x, scores, ancestors, numbers, *rest)
+    # the weights report NaN
+    assert ratio.isnan().nonzero().tolist() == [[1, 3]]
+    assert not moved.isnan().any()
