@@ -124,7 +124,7 @@ def as_numbers(name: str, value: Any, *, finite: bool = True) -> torch.Tensor:
     among them; ValueError for numbers out of range.
     """
     if not isinstance(value, torch.Tensor):
-        value = _nested(name, value)
+        value = _nested(name, value, finite)
     if _is_bool(value) or _is_complex(value):
         raise TypeError(f"{name} must be real numbers, got {value.dtype}")
     try:
@@ -138,15 +138,15 @@ def as_numbers(name: str, value: Any, *, finite: bool = True) -> torch.Tensor:
     return numbers.detach()
 
 
-def _nested(name: str, value: Any) -> Any:
+def _nested(name: str, value: Any, finite: bool) -> Any:
     """Lists of floats of the same structure."""
     if _has_dimensions(value):
         if _is_bool(value) or _is_complex(value):
             raise TypeError(f"{name} must be real numbers, got {value.dtype}")
         return value.tolist()
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return [_nested(name, part) for part in value]
-    return as_float(name, value, finite=False)
+        return [_nested(name, part, finite) for part in value]
+    return as_float(name, value, finite=finite)
 
 
 def as_pair(name: str, value: Any) -> tuple[Any, Any]:
