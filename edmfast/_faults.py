@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +60,7 @@ def told(command: str) -> Iterator[None]:
 
 def describe(error: Exception) -> str:
     """Return one line that says what went wrong."""
-    text = one_line(str(error))
+    text = _of_the_command_line(one_line(str(error)))
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
         return f"out of memory: {text or 'fewer particles, populations or steps need less'}"
     if isinstance(error, RecursionError):
@@ -70,6 +71,12 @@ def describe(error: Exception) -> str:
         f"unexpected {type(error).__name__}: {text} (this is a fault of edmfast: "
         f"{_TRACEBACK}=1 shows where)"
     )
+
+
+def _of_the_command_line(text: str) -> str:
+    """Return a message of the library with the options of the command line in place of Python's arguments."""
+    text = text.replace("overwrite=True", "--overwrite").replace("say overwrite", "add --overwrite")
+    return re.sub(r"--resume='([^']*)'", r"--resume \1", text)
 
 
 def one_line(text: str) -> str:

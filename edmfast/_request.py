@@ -80,7 +80,13 @@ def _device(name: str) -> torch.device:
         torch.zeros(1, device=name).cpu()
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, OverflowError, ImportError) as error:
-        raise ValueError(f"no device {name!r}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"no device {name!r}: {_first_sentence(error)}") from error
+
+
+def _first_sentence(error: Exception) -> str:
+    """torch appends a list of everything it knows, which tells a user nothing."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0].split(". ")[0][:200]
 
 
 def read_shape(request: Request, models: dict[str, Any]) -> tuple[int, ...]:

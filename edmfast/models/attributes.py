@@ -128,7 +128,7 @@ class Attributes:
     def _read_by(self, function: types.FunctionType) -> None:
         """Names around a function that it reads: global ones, and those of an enclosing function."""
         around, name = function.__globals__, function.__module__
-        names = [key for key in function.__code__.co_names if _is_leaf(around.get(key, _MISSING))]
+        names = [key for key in function.__code__.co_names if _is_read(around.get(key, _MISSING))]
         self._add(_Place, name, around, names)
         for variable, cell in zip(
             function.__code__.co_freevars, function.__closure__ or (), strict=True
@@ -163,6 +163,13 @@ class _Cell(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return 1
+
+
+def _is_read(value: Any) -> bool:
+    """Whether a global name is watched: a plain value, or a small container, which may change in place."""
+    if type(value) in (dict, list, set):
+        return len(value) <= _MOST_ENTRIES
+    return _is_leaf(value)
 
 
 def _is_leaf(value: Any) -> bool:

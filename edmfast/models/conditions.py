@@ -38,8 +38,9 @@ def check_accepted(model: Any, names: Iterable[str], what: str | None = None) ->
     unknown = [] if accepted is None else sorted(set(names) - accepted)
     if accepted is None or not unknown:
         return
-    known = ", ".join(sorted(accepted)) or "none"
-    hint = f"{sorted(accepted)[0]!r}" if accepted else "'its name'"
+    if not accepted:
+        raise TypeError(f"{what or _name(model)} accepts no conditions, given {', '.join(unknown)}")
+    known, hint = ", ".join(sorted(accepted)), f"{sorted(accepted)[0]!r}"
     raise TypeError(
         f"{what or _name(model)} accepts the conditions {known}, given {', '.join(unknown)}: a model that "
         f"calls one by another name is wrapped as edmfast.models.Renamed(model, {unknown[0]}={hint})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 
 from edmfast._internal.files import read_tensors, write_tensors
 from edmfast._internal.json_text import parse_json, shortened
-from edmfast._internal.kinds import MODEL
+from edmfast._internal.kinds import MODEL, OTHER, kind_of
 from edmfast._internal.numbers import as_float
 from edmfast.models.backbones import BACKBONES
 from edmfast.models.energy import Denoiser, EnergyModel
@@ -102,7 +103,9 @@ def load_model(
     known = known_backbones(backbones)
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != _FORMAT:
-        raise ValueError(f"{path} holds {shortened(metadata.get('format'))}, not {_FORMAT!r}")
+        kind = kind_of(Path(path))
+        found = shortened(metadata.get("format")) if kind == OTHER else f"a {kind}"
+        raise ValueError(f"{path} holds {found}, not a saved model ({_FORMAT!r})")
     if metadata.get("version") != _VERSION:
         found = shortened(metadata.get("version"))
         raise ValueError(f"{path} has version {found}, this reads {_VERSION}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from edmfast._internal.numbers import as_float, check_level
 from edmfast.models.rows import per_sample, shared_rows
@@ -58,13 +59,30 @@ def noise_levels(x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
 def refuse_zero(model: object, sigma: float | torch.Tensor) -> None:
     """Raise ValueError for the number 0 as the noise level of a model that is known at positive levels only.
 
-    Tensors are not looked at, which would wait for their device: a tensor that holds 0 gives NaN.
+    A tensor is looked at on the CPU only, where that waits for nothing, and not within a trace or a transform.
+    Elsewhere a level of 0 gives NaN.
     """
-    if not isinstance(sigma, torch.Tensor) and sigma == 0:
+    given = None
+    if not isinstance(sigma, torch.Tensor):
+        given = "0" if sigma == 0 else None
+    elif _can_be_read(sigma) and bool((sigma <= 0).any()):
+        given = f"{float(sigma.min()):g} in a tensor"
+    if given is not None:
         raise ValueError(
-            f"sigma must be positive, given 0: {type(model).__name__} divides by it. At the end of a schedule, "
-            "denoise at the last positive level"
+            f"sigma must be positive, given {given}: {type(model).__name__} divides by it. At the end of a "
+            "schedule, denoise at the last positive level"
         )
+
+
+def _can_be_read(sigma: torch.Tensor) -> bool:
+    return (
+        type(sigma) is torch.Tensor
+        and sigma.device.type == "cpu"
+        and sigma.numel() > 0
+        and not torch.compiler.is_compiling()
+        and get_proxy_mode() is None
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
 
 
 def check_sigma_data(sigma_data: float) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 from edmfast._internal.derivatives import refuse_run
 from edmfast._internal.modes import ordinary, without_inference_mode
 from edmfast._internal.numbers import as_float, as_int, as_seed, check_level
+from edmfast.models.gauges import UNKNOWN_GAUGES, GaugeWarning, has_unknown_gauges
 from edmfast.ops import rng_state
 from edmfast.ops._counters import check_populations
 from edmfast.smc.correctors import Corrector, check_correctors, correct, start_log_steps
@@ -105,6 +106,8 @@ def mcmc(
     check_level("sigma", sigma, x.dtype)
     first_population = check_populations(first_population, len(x))
     (corrector,) = check_correctors(corrector, target)
+    if has_unknown_gauges(target):
+        warnings.warn(UNKNOWN_GAUGES, GaugeWarning, stacklevel=2)
     exponent = exponent_of(target, len(x), x.device)
     once = dataclasses.replace(cast(Any, corrector), steps=1)
     log_steps = start_log_steps([once], x)

@@ -34,6 +34,22 @@ def one_target(target: Any, populations: int) -> bool:
         return False
 
 
+def check_rows(target: Any, populations: int) -> None:
+    """Raise ValueError where a population would hold particles of several conditions, exponents or observations.
+
+    Resampling moves particles between the slots of a population, and numbers belong to slots: a particle of one
+    condition would go on under another.
+    """
+    try:
+        for_rows(target, 0, 1, populations)
+    except ValueError as error:
+        raise ValueError(
+            f"a population must have one condition, exponent and observation for all its particles, since "
+            f"resampling moves them between slots ({error}): give one row in all, or one for each of the "
+            f"{populations} populations; with ess_threshold=0 every particle stays in its slot"
+        ) from error
+
+
 def _same(one: Any, other: Any) -> bool:
     if one is other:
         return True

@@ -56,7 +56,7 @@ _HELD = {
 """What `load` checks of the tensors of a file."""
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class Particles:
     """P populations of N weighted particles; T noise levels were visited.
 

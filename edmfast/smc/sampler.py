@@ -35,7 +35,7 @@ from edmfast.smc.engine import Engine
 from edmfast.smc.keeper import Keeper
 from edmfast.smc.make_law import caveats, make_law
 from edmfast.smc.notes import NO_LOG_Z
-from edmfast.smc.one_target import one_target
+from edmfast.smc.one_target import check_rows, one_target
 from edmfast.smc.particles import Particles
 from edmfast.smc.probes import probe, tolerance_of
 from edmfast.smc.proposals import Proposal
@@ -191,6 +191,8 @@ def sample(
     correction = make_correction(
         correctors, corrector_range, waste_free, law, particles=particles, levels=len(visited)
     )
+    if (ess_threshold > 0 or correction.correctors) and law.log_z_note != NO_LOG_Z:
+        check_rows(target, populations)
     told = law.told + caveats(resampling, sigma_range[0], visited[-1], correction.correctors)
     law = dataclasses.replace(
         law, correction=correction, told=told, one_target=one_target(target, populations)

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import os
+import types
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,6 +179,8 @@ def _add(digest: hashlib._Hash, name: str, value: Any, within: tuple[int, ...] =
         _add(digest, f"{name} {value.__func__.__qualname__}", value.__self__, within)
     elif callable(value) and hasattr(value, "__qualname__"):
         digest.update(f"{name} {value.__qualname__}".encode())
+        if inspect.isfunction(value):
+            _add(digest, name, _held_by(value), within)
     else:
         digest.update(f"{name} {type(value).__name__}".encode())
         if hasattr(value, "signature"):
@@ -186,6 +189,34 @@ def _add(digest: hashlib._Hash, name: str, value: Any, within: tuple[int, ...] =
         _add(digest, name, {key: entry for key, entry in own.items() if _tells(key)}, within)
         if isinstance(value, nn.Module):
             _add(digest, name, [value._parameters, value._buffers, value._modules], within)
+
+
+def _held_by(function: types.FunctionType) -> list[Any]:
+    """Return what a function holds that does not change by itself.
+
+    That is the constants of its text, its defaults, and the floats, strings and tensors of its closure. Other
+    variables of a closure, such as counters, may change on the way.
+    """
+    closure = []
+    for cell in function.__closure__ or ():
+        try:
+            found = cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+        closure.append(found if isinstance(found, (float, str, Tensor)) else None)
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    kept = [value for value in defaults if isinstance(value, (int, float, str, Tensor))]
+    return [*_constants(function.__code__), *kept, *closure]
+
+
+def _constants(code: types.CodeType) -> list[Any]:
+    found: list[Any] = []
+    for value in code.co_consts:
+        if isinstance(value, types.CodeType):
+            found += _constants(value)
+        elif isinstance(value, (int, float, str)):
+            found.append(value)
+    return found
 
 
 def _is_ours(module: nn.Module) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edmfast.models.gauges import OF_GAUGE
+
 if TYPE_CHECKING:
     from edmfast.smc.particles import Particles
 
@@ -32,6 +34,16 @@ def unjudged(particles: Particles, fewest: int, fewest_for_tail: int) -> tuple[s
             "no trace in them",
         )
     found = []
+    if law.startswith("exact") and particles.log_z_note == OF_GAUGE:
+        found.append(
+            "whether a learned energy is that of the data: the weights are those of the energy given, and "
+            "edmfast.diagnostics measures how good it is"
+        )
+    if one_survivor(particles):
+        found.append(
+            "the answer of a single population, which goes on from one particle: averages over populations, "
+            "weighted by their Z, follow the law"
+        )
     if not law.startswith("exact"):
         found.append(
             "the weights come from scores: the error of the steps, and whether sigma_max is large enough, leave "

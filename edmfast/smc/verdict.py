@@ -10,9 +10,10 @@
 | tail index k̂ of the last weights           | above 0.7, where their ESS is below N/2   | -                 |
 | weights that are NaN, infinite or all zero | all zero in some populations              | any other         |
 
-The first three, and k̂, are judged in each population of 32 particles or more (k̂: 100), and count where half of the
-populations show them, or a tenth where populations have targets of their own: one bad population among many of one
-target is put right by the others. The second bound on the start and on the ESS is for few particles, of which it
+The first three, and k̂, are judged in each population of 32 particles or more (k̂: 100). With fewer particles the
+start of an exact law is judged over all populations together, if they have 8. These findings count where half of
+the populations show them, or a tenth where populations have targets of their own, because the other populations
+of one target put a bad one right. The second bound on the start and on the ESS is for few particles, of which it
 takes no more than a quarter and a sixth. The predicted sd of log Z is the root of sum (N/ESS - 1)/N over the
 resamplings and the end, which is the part of the variance of log-weights that particles with a weight have: the
 plain sum of their variances says little, since particles of no weight dominate it.
@@ -33,6 +34,7 @@ import torch
 from torch import Tensor
 
 from edmfast.ops.resample import COLLAPSED, INFINITE, NAN_SEEN
+from edmfast.smc.notes import OF_REWARDS
 from edmfast.smc.pareto import pareto_k
 from edmfast.smc.unjudged import equal_weights, one_survivor, unjudged
 
@@ -43,6 +45,7 @@ NOT_FINITE = 8
 """The bit of `Particles.degenerate` that says that a state with a weight is NaN or infinite."""
 LEVELS = ("ok", "doubtful", "degenerate")
 FEWEST_PARTICLES, FEWEST_FOR_TAIL = 32, 100
+_FEWEST_AT_START = 8
 _MOST_TAILS = 32
 """Populations whose tail is fitted, evenly spaced: the fit holds many numbers for each."""
 
@@ -51,6 +54,8 @@ _MORE_LEVELS = (
     "take more noise levels there, or those of smc.calibrate; with a learned energy, stop weighting where "
     "calibrate says (sigma_range=(calibration.sigma_lo, inf))"
 )
+_MORE_LEVELS_ALONE = "take more noise levels there"
+_WEAKER_REWARD = "take a smaller strength of the reward"
 _MORE_PARTICLES = "take more particles"
 _WEAKER = "take a weaker law (a smaller exponent, guidance weight or strength)"
 _MOVE = "add correctors, such as smc.MALA(), so that copies of one ancestor move apart"
@@ -83,10 +88,11 @@ class Verdict:
 
     @property
     def short(self) -> str:
-        """The worst reason and its advice in one line."""
+        """The worst reason, and what to try, in one line."""
         if not self.reasons:
             return self.level
-        return f"the weights of this run are {self.level}: {self.reasons[0]}. To try: {self.advice[0]}."
+        steps = "; or ".join(self.advice)
+        return f"the weights of this run are {self.level}: {self.reasons[0]}. To try: {steps}."
 
 
 @dataclass(frozen=True)
@@ -109,13 +115,29 @@ def judge(particles: Particles, *, flags: bool = True, pooled: bool = True) -> V
         findings += [*_predicted(particles), *_tail(particles)]
         findings += _spread(particles) if pooled else []
     findings.sort(key=lambda finding: -finding.rank)
-    advice = dict.fromkeys(step for finding in findings for step in finding.advice)
+    steps = [step for finding in findings for step in finding.advice]
+    advice = dict.fromkeys(_fitting(particles, steps))
     return Verdict(
         LEVELS[max((finding.rank for finding in findings), default=0)],
         tuple(finding.reason for finding in findings),
         tuple(advice),
         unjudged(particles, FEWEST_PARTICLES, FEWEST_FOR_TAIL),
     )
+
+
+def _fitting(particles: Particles, steps: list[str]) -> list[str]:
+    """Return the advice that this kind of run can follow.
+
+    Runs without energies have neither correctors nor a calibration. Where rewards alone weigh, the start is
+    that of the sampler and cannot be the fault: the rewards are too strong for the number of particles.
+    """
+    if particles.law.startswith("exact"):
+        return steps
+    found = [_MORE_LEVELS_ALONE if step == _MORE_LEVELS else step for step in steps]
+    if particles.log_z_note == OF_REWARDS:
+        found = [_WEAKER_REWARD if step == _LARGER_START else step for step in found]
+        found = [_WEAKER_REWARD, *found] if found else found
+    return [step for step in found if step != _MOVE]
 
 
 def _flags(particles: Particles) -> list[_Finding]:
@@ -141,7 +163,11 @@ def _flags(particles: Particles) -> list[_Finding]:
 def _start(particles: Particles) -> list[_Finding]:
     size = _size(particles)
     ess = _worst_usual(particles, particles.ess[0], lowest=True)
-    if size < FEWEST_PARTICLES or not ess < max(size / 10, min(16, size / 4)):
+    if size < FEWEST_PARTICLES and particles.law.startswith("exact"):
+        # few particles say little alone, but those of all populations start alike
+        alike = _populations_count(particles) if particles.one_target is not False else 1
+        size, ess = size * alike, float(particles.ess[0].sum()) if alike > 1 else ess
+    if size < _FEWEST_AT_START or not ess < max(size / 10, min(16, size / 4)):
         return []
     return [
         _Finding(
@@ -183,8 +209,8 @@ def _ancestors(particles: Particles) -> list[_Finding]:
     return [
         _Finding(
             2 if left <= 2 else 1,
-            f"all particles of a population descend from {_number(left)} of its {size} starting particles "
-            f"({total} in {_populations(particles)})",
+            f"{_number(left)} of the {size} starting particles of a population have descendants at the end "
+            f"({total} in {_populations(particles)} together)",
             (_MORE_LEVELS, _MORE_PARTICLES, _MOVE),
         )
     ]

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from edmfast.distill import DistillConfig, distill
+from edmfast.models import EnergyModel, ResidualMLP
+from edmfast.models.analytic import GaussianMixture
 
 LONG = DistillConfig(steps=8, batch_size=16, schedule="constant")
 
@@ -46,3 +48,24 @@ def test_a_random_teacher_is_not_judged(path, teacher, data, student):
 
     with pytest.warns(UserWarning, match="cannot be told"):
         resume(path, noisy, data, student)
+
+
+def test_a_teacher_that_differs_at_some_noise_levels_only_is_another_one(tmp_path):
+    model = GaussianMixture(means=[[-1.0, 0.0], [1.0, 0.5]], stds=[0.3, 0.6])
+    data = model.sample(200, seed=1).float()
+    config = DistillConfig(steps=4, batch_size=64, checkpoint=tmp_path / "run", checkpoint_every=2)
+
+    def student():
+        torch.manual_seed(0)
+        return EnergyModel(ResidualMLP(2, width=8, depth=1), sigma_data=1.0)
+
+    distill(model.denoise, student(), data, config=config, progress=False)
+    for changed in (lambda s: s > 2, lambda s: s < 0.1):
+
+        def other(x, sigma, changed=changed):
+            return model.denoise(x, sigma) + changed(sigma)[:, None]
+
+        with pytest.raises(ValueError, match="of another run"):
+            distill(
+                other, student(), data, config=config, resume_from=config.checkpoint, progress=False
+            )

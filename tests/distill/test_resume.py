@@ -79,7 +79,7 @@ def test_a_finished_run_returns_at_once(teacher, data, student, tmp_path):
     whole = distill(teacher, student(), data, config=config, progress=False)
     assert whole.checkpoint == tmp_path / "run.safetensors"
     again = distill(
-        stopping_after(teacher, 0),
+        stopping_after(teacher, 1),  # the one call tells that it is the teacher of that run
         student(),
         data,
         config=config,

@@ -11,6 +11,7 @@ from edmfast.models import EnergyModel, ResidualMLP, flat, patch_attention
 from edmfast.models.attributes import MOST_STATES, Attributes
 
 GAIN = 1.0
+AROUND = {"gain": 1.0}
 X = torch.randn(32, 2, generator=torch.Generator().manual_seed(0))
 
 
@@ -44,6 +45,7 @@ class Adapted(nn.Module):
     def forward(self, y, c_noise):
         h = self.base(y) + self.scaling * (self.a if self.active == "a" else self.b)(y)
         h = h * sum(self.sizes) * self.table["gain"] * self.settings.gain * GAIN
+        h = h * AROUND["gain"]
         h = h * self.weight_of_class * self.plain
         return self.activation(h) if self.on else self.dropout(h)
 
@@ -57,6 +59,7 @@ def patched_forward(backbone, _):
 
 
 CHANGES = {
+    "entry of a global dictionary": lambda _, patch: patch.setitem(AROUND, "gain", 3.0),
     "number": lambda b, _: setattr(b, "scaling", 0.0),
     "string": lambda b, _: setattr(b, "active", "b"),
     "flag": lambda b, _: setattr(b, "on", False),

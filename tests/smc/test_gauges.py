@@ -115,3 +115,9 @@ def test_gauges_are_equal_or_not_said():
         Mixture([LEFT, RIGHT], gauges="same")
     kept = Mixture([Shifted(LEFT, 1.0), RIGHT], gauges="equal").with_offsets(None)
     assert kept.gauges == "equal"
+
+
+def test_chains_on_a_mixture_of_open_gauges_warn():
+    mixture = Mixture([Shifted(LEFT, 5.0), RIGHT])
+    with pytest.warns(smc.GaugeWarning):
+        smc.mcmc(mixture, torch.randn(1, 8, 2, dtype=torch.float64), 3.0, smc.MALA(), transitions=2)

@@ -115,3 +115,17 @@ def test_other_threads_and_batches_resume(threads, batch_size, tmp_path):
         small(model, resume=tmp_path / "run", batch_size=batch_size)
     finally:
         torch.set_num_threads(before)
+
+
+def test_numbers_in_a_closure_tell_rewards_apart_where_no_probe_does(tmp_path):
+    def narrow(place):
+        return lambda x: ((x[:, 0] - place).abs() < 1e-9).double()
+
+    sigmas = [10.0, 3.0, 1.0, 0.3, 0.1]
+    options = {"particles": 16, "checkpoint_every": 1}
+    model = GaussianMixture([[0.0, 0.0]], [1.0])
+    path = tmp_path / "run"
+    smc.sample(Tilted(model, narrow(2.9), 1.0), (2,), sigmas, checkpoint=path, **options)
+    smc.sample(Tilted(model, narrow(2.9), 1.0), (2,), sigmas, resume=path, **options)
+    with pytest.raises(ValueError, match="another run"):
+        smc.sample(Tilted(model, narrow(3.1), 1.0), (2,), sigmas, resume=path, **options)

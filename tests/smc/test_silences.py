@@ -163,3 +163,11 @@ def test_a_reward_of_another_shape_is_refused_before_the_run():
                 denoiser, lambda x: x[:, :1], (2,), [10.0, 1.0, 0.1], prompts=3, method=method
             )
         assert len(calls) <= 1
+
+
+@pytest.mark.parametrize("kind", [EnergyModel, Denoiser])
+@pytest.mark.parametrize("level", [0.0, -1.0])
+def test_a_tensor_of_levels_that_holds_none_is_refused(kind, level):
+    model = kind(ResidualMLP(2, width=8, depth=1))
+    with pytest.raises(ValueError, match=r"sigma must be positive, given .* in a tensor"):
+        model(torch.ones(3, 2), torch.tensor([0.5, level, 1.0]))

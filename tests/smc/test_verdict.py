@@ -92,7 +92,7 @@ def test_one_ancestor_in_every_population_is_told():
     verdict = run.verdict
     assert verdict.level == "degenerate"
     told = "\n".join(verdict.reasons)
-    for part in ("descend from", "effective sample size falls", "nats"):
+    for part in ("have descendants", "effective sample size falls", "nats"):
         assert part in told
     assert any("smc.calibrate" in step for step in verdict.advice)
 
@@ -108,8 +108,8 @@ def test_one_ancestor_in_every_population_is_told():
         ({"ess": ess_at(2, 8.0)}, "doubtful", "falls to 8 of 100 particles at sigma = 5.05"),
         ({"ess": ess_at(2, 2.0)}, "degenerate", "falls to 2 of 100"),
         ({"unique_ancestors": torch.full((8,), 5)}, "ok", ""),
-        ({"unique_ancestors": torch.full((8,), 4)}, "doubtful", "4 of its 100 .*32 in 8 pop"),
-        ({"unique_ancestors": torch.full((8,), 2)}, "degenerate", "from 2 of its 100"),
+        ({"unique_ancestors": torch.full((8,), 4)}, "doubtful", "4 of the 100 .*32 in 8 pop"),
+        ({"unique_ancestors": torch.full((8,), 2)}, "degenerate", "2 of the 100"),
         ({"log_z": 2.0 * torch.arange(8.0).double()}, "degenerate", "by 4.9 nats"),
         ({"log_z": 1.0 * torch.arange(8.0).double()}, "doubtful", "2.2 of 8 populations"),
         ({"degenerate": torch.full((8,), 1).int()}, "degenerate", "NaN in 8 of 8"),
@@ -253,3 +253,42 @@ def test_normalisers_of_different_targets_are_not_averaged():
     run.expectation_estimate(lambda x: x, pooling="equal")
     unknown = dataclasses.replace(run, one_target=None)  # a file of an earlier version
     unknown.log_z_estimate()
+
+
+@pytest.mark.parametrize(("particles", "populations"), [(31, 3), (20, 3), (16, 2)])
+def test_a_start_that_is_far_off_is_told_with_few_particles_too(particles, populations):
+    counts = {"particles": particles, "populations": populations}
+    with pytest.warns(smc.DoubtfulWeightsWarning, match="larger sigma_max"):
+        run = smc.sample(COLD, (2,), get_sigmas_karras(20, 0.05, 0.5), **counts)
+    assert not run.verdict
+    good = smc.sample(COLD, (2,), get_sigmas_karras(20, 0.05, 20.0), **counts)
+    assert not any("start is far" in reason for reason in good.verdict.reasons)
+
+
+def test_advice_is_what_the_run_can_follow():
+    sigmas = get_sigmas_karras(4, 0.05, 10.0)
+    run = smc.sample(
+        Tempered(FAR.denoise, 8.0), (2,), sigmas, particles=64, populations=2,
+        on_degenerate="ignore",
+    )  # fmt: skip
+    told = " ".join(run.verdict.advice)
+    assert not run.verdict
+    assert "MALA" not in told
+    assert "calibrate" not in told
+    steered = smc.steer(
+        FAR.denoise, lambda x: 20 * x[:, 0], (2,), sigmas, candidates=64, on_degenerate="ignore"
+    )
+    assert "smaller strength" in steered.candidates.verdict.advice[0]
+    assert "sigma_max" not in " ".join(steered.candidates.verdict.advice)
+
+
+def test_a_learned_energy_is_not_vouched_for():
+    class Learned:
+        def energy_and_score(self, x, sigma):
+            return FAR.energy_and_score(x, sigma)
+
+    sigmas = get_sigmas_karras(10, 0.05, 10.0)
+    run = smc.sample(Learned(), (2,), sigmas, particles=200, proposal="ancestral")
+    assert any("learned energy" in gap for gap in run.verdict.not_judged)
+    exact = smc.sample(FAR, (2,), sigmas, particles=200)
+    assert not any("learned energy" in gap for gap in exact.verdict.not_judged)

@@ -73,7 +73,10 @@ class ResidualMLP(nn.Module):
     ) -> torch.Tensor:
         """y [B, *shape], c_noise [B], class_label int64 [B] or None -> like y."""
         if math.prod(y.shape[1:]) != self.dim:
-            raise ValueError(f"y must be [B, *shape] of {self.dim} numbers, given {rows_of(y)}")
+            raise ValueError(
+                f"ResidualMLP(dim={self.dim}) takes samples [B, *shape] of {self.dim} numbers, given "
+                f"{rows_of(y)}"
+            )
         shifts = per_sample(self.shifts_of(c_noise, class_label), y.shape[0])
         h = self.input(y.flatten(1))
         for layer, shift in zip(self.layers, shifts.chunk(len(self.layers), 1), strict=True):

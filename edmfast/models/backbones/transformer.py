@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from edmfast.models.backbones.activation import gelu
 from edmfast.models.backbones.linear import Linear
@@ -55,7 +54,19 @@ def modulated_norm(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) ->
     operator of x's dtype, under autocast too: a matrix product follows, which would round to it anyway."""
     if operators_work():
         return layer_norm(x, scale=scale.squeeze(1), shift=shift.squeeze(1), eps=EPSILON)
-    return F.layer_norm(x, x.shape[-1:], eps=EPSILON) * (1 + scale) + shift
+    return _layer_norm(x) * (1 + scale) + shift
+
+
+def _layer_norm(x: torch.Tensor) -> torch.Tensor:
+    """Return x without its mean and scaled to unit variance, over the last dimension.
+
+    Written out: through torch's own layer_norm (2.13) a forward-mode derivative of two reverse-mode ones is wrong,
+    by as much as 20 %.
+    """
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    centred = wide - wide.mean(-1, keepdim=True)
+    variance = centred.square().mean(-1, keepdim=True)
+    return (centred * (variance + EPSILON).rsqrt()).to(x.dtype)
 
 
 def grid_positions(rows: int, columns: int, width: int) -> torch.Tensor:
