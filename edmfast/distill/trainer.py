@@ -83,8 +83,9 @@ def distill(
 
     teacher: teacher(x [B, *shape], sigma [B], **condition) -> x0, frozen; may be None for "dsm".
     student: EnergyModel, Denoiser or any such module with a sigma_data. data: [n, *shape] in the
-    dtype of the student, or (data, labels int64 [n]) where labels go to both as class_label.
-    condition_names: the teacher's name of a condition where it has another one, {"class_label": "class_labels"}.
+    dtype of the student, or (data, labels int64 [n]): teacher and student both get the labels
+    as class_label.
+    condition_names: maps our name of a condition to the teacher's, such as {"class_label": "class_labels"}.
     resume_from: a checkpoint of this very run; the result equals an uninterrupted run, bit for
     bit on the CPU with the same number of threads.
 
@@ -94,8 +95,8 @@ def distill(
     KeyboardInterrupt saves a checkpoint first and says where, and so does any other exception where the
     configuration names a checkpoint. A checkpoint that cannot be written does not end a run: it warns, and the
     last one goes to the folder for temporary files.
-    overwrite: replace the file at config.checkpoint though it is another run's, or no checkpoint at all. Without,
-    it raises FileExistsError before any work, unless it is the file that the run resumes from.
+    overwrite: replace the file at config.checkpoint even if it belongs to another run or is no checkpoint. Without
+    it such a file raises FileExistsError before any work; the file that the run resumes from is always replaced.
     Source: Thornton et al. 2025, arXiv 2502.12786; Karras et al. 2022, arXiv 2206.00364.
     """
     if torch.is_inference_mode_enabled():

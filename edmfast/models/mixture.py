@@ -42,10 +42,10 @@ class Mixture(nn.Module):
     models: M targets; mere denoisers are accepted, and leave the mixture without an energy (`has_energy`).
     weights: M positive numbers, normalised here; equal when omitted. offsets: `Offsets`, or a pair
     (sigmas [T], values [T, M]), in nats; none leaves the members' energies as they are.
-    gauges: "equal" says that the members' normalisers agree at every noise level, so that no offsets are needed;
-    None leaves it to the members: agreed are gauges of members that are `normalised`, and of one model alone.
-    Where they are not known to agree, masses are arbitrary, and sampling warns with a `GaugeWarning`. Two classes
-    of one learned energy have gauges of their own.
+    gauges: the gauge of an energy is the constant that it is known up to at each noise level. "equal" says
+    that the members have one gauge, so that no offsets are needed. None: they count as equal where every
+    member is `normalised`, or all are one model. Otherwise the masses are arbitrary, and sampling warns
+    with a `GaugeWarning`. Two classes of one learned energy do not share a gauge.
     A target and a denoiser, twice differentiable. Raises TypeError for a member that is no model, ValueError for
     weights or offsets of another number, weights that are not positive, or members of different exponents.
     """

@@ -60,21 +60,27 @@ _HELD = {
 class Particles:
     """P populations of N weighted particles; T noise levels were visited.
 
-    x [P, N, *shape]; log_weights float64 [P, N], not normalised, in nats; log_z float64 [P]: log of the
-    integral of exp(-U(x, sigma_end)) over that of exp(-A |x|²/(2 sigma_max²)), in the model's gauge
-    (the second is (2 pi sigma_max²/A)^(d/2)); ess float64 [T, P] in particles, before resampling;
-    resampled bool [T, P]; log_weight_sd float64 [T, P]: standard deviation of the incremental log-weight
-    that led to this level; unique_ancestors int64 [P]: starting particles with descendants at the end;
-    degenerate int32 [P]: 1 NaN seen + 2 collapsed + 4 infinite + 8 final states that are not finite; nfe:
-    evaluations of the target per particle, whatever each of them costs; evaluations: what they cost, forward
-    passes of models and vector-Jacobian products, see `edmfast.smc.cost`, None in files of earlier versions;
-    law: what is known of the law that the weighted particles follow; first_population: counter
-    of population 0. one_target: whether all populations have one and the same target, so that their log Z may be
-    compared and averaged; None where that is not known. log_z_note: what log Z is worth. survivors int64 [T, P]:
-    starting particles with descendants after the decision at each level. Where asked for, ancestors int32
-    [T, P, N]: the particle of each level that every slot takes on, the identity where nothing was resampled.
-    log_densities float64 [P, N, M]: of each model along the path, where the law follows them. acceptance
-    float64 [T, C, P]: mean probability of being moved by each corrector, NaN at levels without.
+    x: [P, N, *shape]. log_weights: float64 [P, N] in nats, not normalised.
+    log_z: float64 [P], log of the integral of exp(-U(x, sigma_end)) over that of exp(-A |x|²/(2
+        sigma_max²)), which is (2 pi sigma_max²/A)^(d/2). It depends on the gauge of the energy; log_z_note
+        says what it may be compared with.
+    ess: float64 [T, P] in particles, before resampling. resampled: bool [T, P].
+    log_weight_sd: float64 [T, P], standard deviation of the incremental log-weight that led to each level.
+    unique_ancestors: int64 [P], starting particles with descendants at the end.
+    survivors: int64 [T, P], starting particles with descendants after the decision at each level.
+    degenerate: int32 [P], the sum of 1 (NaN seen), 2 (all weights zero), 4 (infinite weights) and 8 (final
+        states that are not finite).
+    nfe: evaluations of the target per particle, whatever each of them costs. evaluations: what they cost,
+        in forward passes of models and vector-Jacobian products, see `edmfast.smc.cost`; None in files of
+        earlier versions.
+    law: what is known of the law that the weighted particles follow.
+    first_population: the index of population 0 in the counters of the noise.
+    one_target: whether all populations have the same target, so that their log Z may be compared and
+        averaged; None where that is not known.
+    ancestors: int32 [T, P, N] where asked for, the particle of each level that every slot takes on: its own
+        index where nothing was resampled.
+    log_densities: float64 [P, N, M], of each model along the path, where the law follows them.
+    acceptance: float64 [T, C, P], mean probability of being moved by each corrector, NaN at levels without.
     """
 
     x: Tensor

@@ -91,9 +91,9 @@ def sample(
 
     Args:
         target: has energy_and_score(x [B, *shape], sigma) -> ([B], like x), and exponent A > 0, one or one
-            for each population. It is given copies, and what it returns is copied. An infinite energy is a
-            wall: weight 0 (exact where it stands at the last level only: one that stands at several forbids
-            states that the backward kernel reaches). One bound to conditions [P, ...] by
+            for each population. It may change what it is given: the run is not
+            affected. An infinite energy gives weight 0. That is exact only where it is infinite at the last
+            level alone: at several levels the weights are biased. One bound to conditions [P, ...] by
             `edmfast.Conditioned` has one condition per population. Or a denoiser(x, sigma [B]) -> x0, or a
             target made of such.
         shape: of one sample. sigmas: strictly decreasing, positive, in units of x; a last 0 adds one
@@ -114,11 +114,11 @@ def sample(
             of corrector_range = (lo, hi). The adjusted ones leave weights and log Z exact.
         waste_free: L. Of N = M L particles, M are resampled and moved L - 1 times by the correctors, and all
             states are particles (Dau and Chopin 2022). Populations that are not resampled stay as they
-            are, so it is meant for ess_threshold=1; at levels where none may be, nothing is done.
+            are, so it is meant for ess_threshold=1; nothing is done at levels where resampling is not allowed.
         compile: trace and compile the step (seconds to minutes, once per call); numbers agree with the
             eager ones to rounding.
         genealogy: keep who took which ancestor at every level, int32 [T, P, N].
-        seed: 64-bit. Population p has the same numbers for every P, batch_size aside from rounding;
+        seed: 64-bit. Population p gives the same result whatever P is; batch_size changes it by rounding only.
             first_population is the index of the first one, to split a run over calls.
         progress: show a bar, or a line now and then where stderr is no terminal.
         callback: gets {"i", "sigma", "x", "energy", "score", "log_weights", "log_z"} after every level. The
