@@ -152,3 +152,12 @@ def test_numpy_numbers_reach_a_file(tmp_path):
     assert load_model(tmp_path / "m").backbone.config["dim"] == 2
     assert json.dumps(load_model(tmp_path / "m").backbone.config)
     assert len(sampling.get_sigmas_karras(np.int64(4), np.float32(0.1), np.float64(2))) == 5
+
+
+def test_data_of_another_scale_than_sigma_data_are_reported():
+    """k-diffusion 10: data of another scale than sigma_data trained badly without a word. Here that is a
+    warning with both numbers."""
+    data = 73 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    config = DistillConfig(mode="dsm", steps=1, batch_size=8)
+    with pytest.warns(UserWarning, match="sigma_data"):
+        distill(None, perceptron(), data, config=config, progress=False)

@@ -66,3 +66,18 @@ def test_samplers_follow_the_seed_of_torch_alone():
     np.random.seed(5)
     assert torch.equal(drawn(0), first)
     assert not torch.equal(drawn(1), first)
+
+
+@pytest.mark.parametrize("corrector", [smc.MALA(), smc.HMC()])
+def test_chains_that_never_move_are_reported(corrector):
+    """flowMC 186: gradients of NaN made every proposal be rejected, and the chains stayed put without a word. Here
+    that is a warning."""
+
+    class Broken:
+        def energy_and_score(self, x, sigma):
+            energy, score = MIXTURE.energy_and_score(x, sigma)
+            return energy, score * float("nan")
+
+    chains = torch.zeros(1, 8, 2, dtype=torch.float64)
+    with pytest.warns(smc.DegenerateWeightsWarning):
+        smc.mcmc(Broken(), chains, 0.5, corrector, transitions=3)
