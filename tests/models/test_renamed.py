@@ -51,7 +51,7 @@ def test_other_names_are_told_with_those_accepted():
             call()
     with pytest.raises(TypeError, match="theirs accepts the conditions class_labels, given label"):
         sampling.sample_euler(theirs, X, SIGMAS, {"label": LABELS})
-    with pytest.raises(TypeError, match="accepts the conditions none, given class_label"):
+    with pytest.raises(TypeError, match="accepts no conditions, given class_label"):
         Conditioned(GAUSSIAN, class_label=1)
     Conditioned(lambda x, sigma, **condition: x, anything=1)
 

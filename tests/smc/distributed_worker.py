@@ -289,12 +289,12 @@ def parts(group):
 
 
 def per_particle(group):
-    """Conditions of single particles, where there is one population or populations are split."""
+    """Conditions of single particles without resampling, of one population or of populations that are split."""
     found = []
     for populations, split in ((1, "particles"), (5, "populations")):
         labels = torch.arange(populations * 48) // 7 % 3
         model = Conditioned(network(num_classes=3), class_label=labels)
-        options = {"populations": populations}
+        options = {"populations": populations, "ess_threshold": 0.0}
         truth = sample(model, options)
         found += differing(sample(model, options, group=group, split=split), truth)
     return found
