@@ -82,6 +82,7 @@ class Attributes:
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         # ids are compared: an object that was replaced must not leave its id to the next one
         self._kept: list[Any] = []
+        self._read: set[types.FunctionType] = set()
         self._places: list[_Place] = []
         self._hooks: list[Any] = []
         classes: dict[type, None] = {}
@@ -126,8 +127,20 @@ class Attributes:
         self._places.append(kind(name, values, names, self._kept))
 
     def _read_by(self, function: types.FunctionType) -> None:
-        """Names around a function that it reads: global ones, and those of an enclosing function."""
+        """Names around a function that it reads: global ones, and those of an enclosing function.
+
+        Functions of the same package that it names are looked into as well.
+        """
+        if function in self._read:
+            return
+        self._read.add(function)
         around, name = function.__globals__, function.__module__
+        package = name.partition(".")[0]
+        for key in function.__code__.co_names:
+            named = around.get(key, _MISSING)
+            ours = isinstance(named, types.FunctionType)
+            if ours and str(named.__module__).partition(".")[0] == package:
+                self._read_by(named)
         names = [key for key in function.__code__.co_names if _is_read(around.get(key, _MISSING))]
         self._add(_Place, name, around, names)
         for variable, cell in zip(

@@ -12,6 +12,7 @@ from edmfast.models.attributes import MOST_STATES, Attributes
 
 GAIN = 1.0
 AROUND = {"gain": 1.0}
+AROUND_OF_A_HELPER = 1.0
 X = torch.randn(32, 2, generator=torch.Generator().manual_seed(0))
 
 
@@ -21,6 +22,10 @@ def graphs(monkeypatch):
     found = []
     monkeypatch.setattr(flat, "compile_graph", lambda graph, *_: found.append(graph) or graph)
     return found
+
+
+def from_around(h):
+    return h * AROUND["gain"] * AROUND_OF_A_HELPER
 
 
 class Settings:
@@ -45,7 +50,7 @@ class Adapted(nn.Module):
     def forward(self, y, c_noise):
         h = self.base(y) + self.scaling * (self.a if self.active == "a" else self.b)(y)
         h = h * sum(self.sizes) * self.table["gain"] * self.settings.gain * GAIN
-        h = h * AROUND["gain"]
+        h = from_around(h)
         h = h * self.weight_of_class * self.plain
         return self.activation(h) if self.on else self.dropout(h)
 
@@ -59,6 +64,7 @@ def patched_forward(backbone, _):
 
 
 CHANGES = {
+    "global of a helper": lambda _, patch: patch.setitem(globals(), "AROUND_OF_A_HELPER", 3.0),
     "entry of a global dictionary": lambda _, patch: patch.setitem(AROUND, "gain", 3.0),
     "number": lambda b, _: setattr(b, "scaling", 0.0),
     "string": lambda b, _: setattr(b, "active", "b"),
