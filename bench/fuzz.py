@@ -55,7 +55,7 @@ def build() -> Path:
 
 
 def environment(folder: Path | None) -> dict[str, str]:
-    """Of a process that makes calls: with the sanitized package, where there is one."""
+    """Return the environment of a process that makes calls, with the sanitized package where there is one."""
     if folder is None:
         return {**os.environ, "PYTHONPATH": str(ROOT)}
     named = [

@@ -1,4 +1,4 @@
-"""How often the verdict of a run agrees with the truth: runs on targets whose log Z and masses are known.
+"""Measure how often the verdict of a run agrees with the truth: runs on targets whose log Z and masses are known.
 
     python -m bench.verdict_study            # prints the table of docs/verdict.md; about three minutes
     python -m bench.verdict_study --write    # puts it there

@@ -22,7 +22,7 @@ FIRST_NAME = "model"
 MOST_VALUES = 1_000_000
 MOST_STEPS = 100_000
 _STATE_COPIES = 4
-"""Of the states that a step holds at least: before and after, the score and the noise."""
+"""A step holds at least four copies of the states: before and after, the score and the noise."""
 _TRACE_BYTES = 64
 """Kept of every population at every noise level."""
 _INT64 = 2**63

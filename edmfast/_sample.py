@@ -126,7 +126,7 @@ def report(result: smc.Particles, *, seconds: float) -> str:
 
 
 def _weighted(request: Request) -> tuple[float, float] | None:
-    """Where to weigh: above the level asked for, or else wherever the calibration says."""
+    """Return the levels to weigh at: above the one asked for, or else where the calibration says."""
     return None if request.weighted_above is None else (request.weighted_above, math.inf)
 
 

@@ -65,7 +65,7 @@ def spellings(kind: str, value: Any) -> list[Any]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two results are equal, bit for bit, whatever they are made of."""
+    """Return whether two results are equal, bit for bit, whatever they are made of."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one.nan_to_num(-7), other.nan_to_num(-7)) and one.dtype == other.dtype
     if isinstance(one, nn.Module):

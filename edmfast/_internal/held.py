@@ -14,7 +14,7 @@ FLOATS = (torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Held:
-    """What one tensor of a file must be.
+    """A description of what one tensor of a file must be.
 
     sizes: a letter for each dimension, the same letter for the same size everywhere, such as "TPN"; a last "*"
     stands for any further dimensions, a digit for itself. least, most: bounds of integers; where most is a letter,

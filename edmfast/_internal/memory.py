@@ -1,4 +1,4 @@
-"""How much memory is free, so that a request that cannot fit is refused before anything is allocated."""
+"""Find how much memory is free, so that a request that cannot fit is refused before anything is allocated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def gibibytes(size: int) -> str:
 
 
 def _available() -> int | None:
-    """What the machine can give without swapping."""
+    """Return the bytes that the machine can give without swapping."""
     try:
         lines = _MEMINFO.read_text().splitlines()
         return next(
@@ -37,7 +37,7 @@ def _available() -> int | None:
 
 
 def _left_of_group() -> int | None:
-    """What is left of the limit of a container; caches of files can be given up and count as free."""
+    """Return the bytes left of the limit of a container; caches of files count as free."""
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         used = int((_CGROUP / "memory.current").read_text())

@@ -113,7 +113,7 @@ class DistillConfig:
         fewest, most = self.difference_steps
         self._require("difference_steps", 1 <= fewest <= most, "1 <= fewest <= most")
         for sign in (-1, 1):
-            # of a normal variable all but one in 1e9 lie within six standard deviations
+            # all but one in 1e9 draws of a normal variable lie within six standard deviations
             exponent = self.p_mean + sign * 6 * self.p_std
             level = math.exp(max(-700.0, min(700.0, exponent)))
             check_level(

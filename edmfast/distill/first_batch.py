@@ -1,4 +1,4 @@
-"""What tells the data and the teacher of one run from those of another: a checksum, and the first batch.
+"""Tell the data and the teacher of one run from those of another by a checksum and the first batch.
 
 The first batch of a run follows from its seed, so a run that is resumed can make it again: other data or another
 teacher give other numbers. Making it costs one call of the teacher, and only when a run is resumed.

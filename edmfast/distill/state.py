@@ -36,7 +36,7 @@ class RunState:
         self.whole = True
         self._checked = 0
         self.told: dict[str, Any] = {}
-        """What a checkpoint says besides: of the data, and of the first batch."""
+        """Further entries of a checkpoint: a checksum of the data, and numbers of the first batch."""
 
     def record(self, loss: torch.Tensor, gradients: list[torch.Tensor]) -> None:
         """Take in a step's loss and gradients; gradients are clipped to the largest norm."""

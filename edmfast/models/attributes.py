@@ -179,7 +179,7 @@ class _Cell(Mapping[str, Any]):
 
 
 def _is_read(value: Any) -> bool:
-    """Whether a global name is watched: a plain value, or a small container, which may change in place."""
+    """Return whether a global name is watched: a plain value, or a small container, which may change in place."""
     if type(value) in (dict, list, set):
         return len(value) <= _MOST_ENTRIES
     return _is_leaf(value)
@@ -192,7 +192,7 @@ def _is_leaf(value: Any) -> bool:
 
 
 def _is_own(value: Any) -> bool:
-    """Whether a value belongs to this package's machinery, such as the graphs of a compiled model."""
+    """Return whether a value belongs to this package's machinery, such as the graphs of a compiled model."""
     kind = type(value)
     return kind.__module__.partition(".")[0] == "edmfast" and not isinstance(value, nn.Module)
 

@@ -133,7 +133,7 @@ class CompiledMethods:
         return tuple(tensor[:batch] for tensor in found)
 
     def _structure(self) -> _Structure | None:
-        """What the graphs of the model as it is now are kept with; None where it changes too often for any."""
+        """Return the structure of the model as it is now, whose graphs fit; None where it changes too often."""
         if self.given_up:
             return None
         changed = None

@@ -45,7 +45,7 @@ class Conditioned(nn.Module):
 
     @property
     def normalised(self) -> bool:
-        """Whether the model's energy is normalised, whatever the condition."""
+        """True where the model's energy is normalised, whatever the condition."""
         return is_normalised(self.model)
 
     @property

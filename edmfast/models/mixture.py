@@ -110,14 +110,14 @@ class Mixture(nn.Module):
 
     @property
     def gauges_known(self) -> bool:
-        """Whether the members' gauges are known to agree, or are measured: without, their masses are arbitrary."""
+        """True where the members' gauges are known to agree, or measured; otherwise their masses are arbitrary."""
         alone = all(model is self.models[0] for model in self.models)
         known = alone or all(map(is_normalised, self.models))
         return known or self.offsets is not None or self.gauges == "equal" or not self.has_energy
 
     @property
     def normalised(self) -> bool:
-        """Whether E is normalised: where every member is, and no offsets shift them."""
+        """True where E is normalised: every member is, and no offsets shift them."""
         return self.offsets is None and all(map(is_normalised, self.models))
 
     def with_offsets(self, offsets: Offsets | Any | None) -> Mixture:

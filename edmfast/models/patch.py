@@ -19,7 +19,7 @@ from edmfast.models.plain_attention import attend as attention
 from edmfast.models.redirect import redirected
 
 _METHODS = ("forward", "energy", "energy_and_score", "denoise")
-"""What models are called by."""
+"""The methods by which models are called."""
 
 
 def _attend(

@@ -38,12 +38,12 @@ class Renamed(nn.Module):
 
     @property
     def has_energy(self) -> bool:
-        """Whether the model has an energy."""
+        """True where the model has an energy."""
         return has_energy(self.model)
 
     @property
     def score_is_exact(self) -> bool:
-        """Whether the score of the model is the gradient of its energy."""
+        """True where the score of the model is minus the gradient of its energy."""
         return score_is_exact(self.model)
 
     def accepted_conditions(self) -> set[str] | None:

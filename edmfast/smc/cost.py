@@ -1,4 +1,4 @@
-"""What a run evaluates: forward passes of models and vector-Jacobian products, for each particle.
+"""Count what a run evaluates: forward passes of models and vector-Jacobian products, for each particle.
 
 | evaluated                                         | forward | backward |
 |---------------------------------------------------|---------|----------|
@@ -96,7 +96,7 @@ def _of_slope(tilted: Tilted) -> int:
 
 
 def _probed(target: Any) -> int:
-    """How many models' scores a probe differentiates."""
+    """Return how many models' scores a probe differentiates."""
     if isinstance(target, Mixed):
         return of_score(target.proposal_model).forward
     return of_score(target).forward

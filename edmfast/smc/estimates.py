@@ -36,7 +36,7 @@ class Estimate(NamedTuple):
     standard_error: Tensor
 
     def __str__(self) -> str:
-        """As "-5.733 ± 0.006": rounded to the error's first digit, or its first two where it begins with 1."""
+        """Return text such as "-5.733 ± 0.006", rounded to the first digit of the error (two if it is 1)."""
         return _show(self.value.detach().cpu(), self.standard_error.detach().cpu())
 
     def __repr__(self) -> str:

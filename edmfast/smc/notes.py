@@ -1,4 +1,4 @@
-"""What the log Z of a run is worth, by the law it followed."""
+"""Say what the log Z of a run may be compared with, by the law that the run followed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether all populations of a run have one and the same target, so that their normalisers are comparable."""
+"""Find whether all populations of a run have one and the same target, so that their normalisers are comparable."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ _HELD = {
     "log_densities": Held(_DOUBLE, "PNM"),
     "acceptance": Held(_DOUBLE, "TCP"),
 }
-"""What `load` checks of the tensors of a file."""
+"""The checks by `load` of the tensors of a file."""
 
 
 @dataclass(repr=False, eq=False)
@@ -110,7 +110,7 @@ class Particles:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the weights can be trusted, with reasons and advice: see `edmfast.smc.verdict`."""
+        """A judgement of the weights, with reasons and advice: see `edmfast.smc.verdict`."""
         return judge(self)
 
     def summary(self) -> str:
@@ -119,7 +119,7 @@ class Particles:
 
     @property
     def says_no_log_z(self) -> bool:
-        """Whether the run weighed nothing, so that log Z is 0 whatever the model is."""
+        """True where the run used no weights; log Z is then always 0."""
         return self.log_z_note == NO_LOG_Z
 
     def __post_init__(self) -> None:

@@ -66,7 +66,7 @@ _HELD = {
     "acceptance": Held(_DOUBLE, "TCP"),
     "ancestors": Held(_INDEX, "TPN", 0, "N"),
 }
-"""What `load_state` checks of the tensors of a file."""
+"""The checks by `load_state` of the tensors of a file."""
 
 
 def tensors_of(state: State) -> dict[str, Tensor]:

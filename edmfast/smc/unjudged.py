@@ -1,4 +1,4 @@
-"""What a run gives no evidence of: gaps that a verdict names instead of passing over."""
+"""Name what a run gives no evidence of: gaps that a verdict names instead of passing over."""
 
 from __future__ import annotations
 

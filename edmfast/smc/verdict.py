@@ -1,4 +1,4 @@
-"""Whether the weights of a run can be trusted, judged from what the run itself recorded.
+"""Judge whether the weights of a run can be trusted, from what the run itself recorded.
 
 | evidence                                   | doubtful                                  | degenerate        |
 |--------------------------------------------|-------------------------------------------|-------------------|
@@ -64,7 +64,7 @@ _FAULTY = "look for NaN or infinite energies of the target, or walls that no par
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run's own record says of its weights.
+    """A judgement of a run's weights by the run's own record.
 
     level: "ok", "doubtful" or "degenerate". reasons: sentences with the numbers, the worst one first. advice: what
     to change, in the same order. not_judged: what this run gives no evidence of. str() is a readable text.
@@ -76,7 +76,7 @@ class Verdict:
     not_judged: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether nothing speaks against the weights."""
+        """Return True where nothing speaks against the weights."""
         return self.level == "ok"
 
     def __str__(self) -> str:

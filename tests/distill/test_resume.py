@@ -117,7 +117,7 @@ def with_a_loss_too_few(path, _):
 
 
 def _rewrite(path, tensors):
-    """As a file of the version before checksums, which would notice the damage first."""
+    """Write a file as the version before checksums, which would notice the damage first."""
     _, metadata = read_tensors(path)
     save_file(tensors, path, metadata={"edmfast": json.dumps(metadata)})
 

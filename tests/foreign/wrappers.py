@@ -41,7 +41,7 @@ class Gaussian:
 
 
 class Velocity(nn.Module):
-    """As k-diffusion's VDenoiser: t = 2 atan(sigma)/pi, D = c_skip x + c_out F(c_in x, t)."""
+    """A wrapper like k-diffusion's VDenoiser: t = 2 atan(sigma)/pi, D = c_skip x + c_out F(c_in x, t)."""
 
     def forward(self, x, sigma, **condition):
         assert sigma.shape == x.shape[:1]
@@ -57,7 +57,7 @@ class Velocity(nn.Module):
 
 
 class Discrete(nn.Module):
-    """As k-diffusion's CompVisDenoiser: a table of levels, D = x - sigma eps(c_in x, t) with t interpolated."""
+    """A wrapper like k-diffusion's CompVisDenoiser: levels in a table, D = x - sigma eps(c_in x, t)."""
 
     def __init__(self):
         super().__init__()
@@ -82,7 +82,7 @@ class Discrete(nn.Module):
 
 
 class Karras(nn.Module):
-    """As k-diffusion's layers.Denoiser: the network gets sigma itself."""
+    """A wrapper like k-diffusion's layers.Denoiser: the network gets sigma itself."""
 
     sigma_data = 1.0
 
@@ -102,7 +102,7 @@ class Karras(nn.Module):
 
 
 class Unet(nn.Module):
-    """As a UNet of diffusers: (sample, timestep) -> an object that holds the prediction."""
+    """A network like a UNet of diffusers: (sample, timestep) -> an object that holds the prediction."""
 
     def forward(self, sample, timestep):
         timestep = timestep.expand(sample.shape[0])

@@ -1,4 +1,4 @@
-"""What results look like in words, and what a run counts."""
+"""Results have short texts, and a run counts its evaluations."""
 
 import math
 
