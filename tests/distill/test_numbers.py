@@ -7,52 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import edmfast
-from edmfast import DistillConfig, analytic, models
+from edmfast import DistillConfig
+from tests.small_models import PAIR, X, distilled, mlp
 from tests.spellings import COUNT, REAL, SEED, check_bad, check_good, row, table
-
-PAIR = analytic.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], [0.5, 0.5])
-X = torch.linspace(-1, 1, 6).reshape(3, 2)
-
-
-def built(kind, *sizes, **options):
-    torch.manual_seed(0)
-    return kind(*sizes, **options)
-
-
-def mlp(**options):
-    return built(models.ResidualMLP, **({"dim": 2, "width": 8, "depth": 1} | options))
-
-
-def unet(**options):
-    return built(models.UNet, **({"in_channels": 1, "channels": (4, 4), "groups": 2} | options))
-
-
-def dit(**options):
-    given = {"in_channels": 1, "size": 4, "width": 8, "depth": 1, "heads": 2}
-    return built(models.DiT, **(given | options))
-
-
-def pairwise(**options):
-    given = {"particles": 3, "dimensions": 2, "width": 8, "depth": 1}
-    return built(models.PairwiseMLP, **(given | options))
-
-
-def initialised(seed):
-    energy = edmfast.EnergyModel(mlp())
-    teacher = edmfast.Denoiser(mlp())
-    nn.init.ones_(teacher.backbone.output.weight)
-    return models.initialise_from(energy, teacher, X, seed=seed).scale.values
-
-
-def distilled(**settings):
-    torch.manual_seed(0)
-    student = edmfast.EnergyModel(mlp())
-    config = DistillConfig(**({"steps": 2, "batch_size": 4} | settings))
-    return edmfast.distill(PAIR, student, X, config=config, progress=False).losses
-
 
 CASES = [
     *table(
