@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_files_that_a_workflow_names_exist(workflow, name):
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_actions_have_a_version_and_tokens_are_read_only(path):
     text = path.read_text()
-    assert re.findall(r"uses: (?![\w-]+/[\w-]+@v\d+\n).*", text) == []
+    assert re.findall(r"uses: (?![\w-]+/[\w-]+@v\d+(?:\.\d+\.\d+)?\n).*", text) == []
     assert "pull_request_target" not in text
     assert re.search(r"^permissions:\n  contents: read\n(?! )", text, re.MULTILINE)
 
@@ -81,7 +82,8 @@ def test_the_steps_of_a_workflow(path):
     yaml = pytest.importorskip("yaml")
     jobs = yaml.safe_load(path.read_text())["jobs"]
     for job in jobs.values():
-        assert set([job["needs"]] if "needs" in job else []) <= set(jobs)
+        needs = job.get("needs", [])
+        assert {*([needs] if isinstance(needs, str) else needs)} <= set(jobs)
         # what runs code of a pull request may write nothing
         if "self-hosted" in job["runs-on"]:
             assert "permissions" not in job
@@ -92,6 +94,17 @@ def test_the_steps_of_a_workflow(path):
                 assert step["with"]["persist-credentials"] is False
             for line in step.get("run", "").replace("\\\n", " ").splitlines():
                 assert shlex.split(line)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_scripts_are_valid_and_call_targets_that_exist(path):
+    yaml = pytest.importorskip("yaml")
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for job in yaml.safe_load(path.read_text())["jobs"].values():
+        for script in (step["run"] for step in job["steps"] if "run" in step):
+            parsed = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
+            assert parsed.returncode == 0, parsed.stderr
+            assert {*re.findall(r"\bmake (?:-C \w+ )?([a-z]+)", script)} <= {*targets}
 
 
 def test_a_comparison_is_of_what_was_measured_in_turn():
