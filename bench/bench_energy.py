@@ -13,7 +13,8 @@ from bench.correctness import close
 from bench.networks import mlp_flops, mlp_products, network
 from bench.plain import by_formula, plain_formulas
 from bench.registry import BACKWARD, Case
-from edmfast.models import EnergyModel, Product
+from edmfast.models import EnergyModel
+from edmfast.targets import Product
 
 SIGMA, EXPERTS = 0.7, 4
 Answer = tuple[Tensor, Tensor]

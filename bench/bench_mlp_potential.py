@@ -12,8 +12,8 @@ from torch import Tensor
 from bench.correctness import close
 from bench.networks import mlp_flops, mlp_products, network
 from bench.registry import BACKWARD, Case
-from edmfast.ops.mlp_potential import Perceptron, mlp_potential
-from edmfast.reference.mlp_potential import mlp_potential as by_hand
+from edmfast.ops.mlp_potential.operator import Perceptron, mlp_potential
+from edmfast.ops.mlp_potential.reference import mlp_potential as by_hand
 
 WIDTH, DEPTH, ELEMENTS = 128, 4, 64
 Inputs = tuple[Tensor, ...]

@@ -10,7 +10,7 @@ from torch import Tensor
 from bench import laws
 from bench.registry import Case
 from edmfast.ops import rng_state, standard_normal
-from edmfast.reference.noise import noise as plain_noise
+from edmfast.ops.noise.reference import noise as plain_noise
 
 
 def make_inputs(

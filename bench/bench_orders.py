@@ -1,6 +1,6 @@
 """Operators in each order of derivative that they have, against their formulas in torch, eagerly and compiled.
 
-Attention, the potential's two passes and perceptrons; the orders of norms are in `bench_group_norm_silu`. A case
+Attention, the potential's two passes and perceptrons; the orders of norms are in `bench_norms`. A case
 does all orders up to its own, in all inputs together. Baselines do the same by autograd on the plain formula.
 """
 
@@ -22,7 +22,7 @@ from bench.inputs import size_in_bytes, tensors
 from bench.networks import mlp_flops
 from bench.registry import BACKWARD, DIRECTIONS, DOUBLE_BACKWARD, FORWARD, Case
 from edmfast import ops
-from edmfast.ops.mlp_potential import Perceptron
+from edmfast.ops.mlp_potential.operator import Perceptron
 
 Draw = Callable[[tuple[int, ...], torch.dtype, torch.device], tuple[Tensor, ...]]
 Baselines = dict[str, Callable[..., Any]]

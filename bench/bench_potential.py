@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.correctness import close
 from bench.registry import DOUBLE_BACKWARD, FORWARD, Case
 from edmfast.ops import potential, potential_assemble
-from edmfast.reference import potential as reference_module
+from edmfast.ops.potential import reference as reference_module
 
 
 def make_inputs(

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench import laws
 from bench.registry import Case
 from edmfast.ops import propagate, rng_state, standard_normal
-from edmfast.reference.noise import noise
+from edmfast.ops.noise.reference import noise
 
 Step = tuple[Tensor, Tensor]
 V_M, V_L, DRIFT = 0.4, 0.5, 0.3

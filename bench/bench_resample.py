@@ -1,118 +1,140 @@
-"""Systematic resampling from log-weights [P, N], against plain torch, a hand-written loop on one
-thread, and the functions of other projects where they are installed."""
+"""Each resampling scheme on one large population, against the nearest thing in torch.
+
+That is the same law for the systematic, stratified and multinomial scheme. Torch has none of the
+others; what a user would take in their place is torch.multinomial, the same job with more variance.
+Each answer names the law it is held to.
+"""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from bench import laws, orders, peers, plain_loop
+from bench import bench_systematic_resample, laws, peers
 from bench.registry import Case
-from edmfast.ops import systematic_resample
+from edmfast.ops import resample, rng_state
+from edmfast.ops.resample.operator import SCHEMES
 
-Inputs = tuple[Tensor, Tensor]
 
-
-def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Inputs:
+def make_inputs(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Log-weights [P, N], the largest thousands of times their mean, and the state of the uniforms."""
     generator = torch.Generator().manual_seed(0)
-    log_weights = torch.randn(shape, dtype=dtype, generator=generator)
-    uniform = torch.rand(shape[0], dtype=torch.float64, generator=generator)
-    return log_weights.to(device), uniform.to(device)
+    weights = 2 * torch.randn(shape, dtype=dtype, generator=generator)
+    return weights.to(device), rng_state(0, 1, device)
 
 
-def ours(log_weights: Tensor, uniform: Tensor) -> Tensor:
-    """Computes the effective sample size and the log-mean-weight besides."""
-    return systematic_resample(log_weights, uniform).ancestors
+class Drawn(NamedTuple):
+    """Ancestors [P, N], the scheme they were drawn by, and whether they are sorted."""
+
+    ancestors: Tensor
+    scheme: str
+    sorted: bool = True
 
 
-def counting(log_weights: Tensor, uniform: Tensor) -> Tensor:
-    """The quickest right way in plain torch: count the slots before each weight, repeat."""
-    populations, n = log_weights.shape
-    cdf = log_weights.double().softmax(1).cumsum(1)
-    ends = torch.ceil(n * cdf - uniform[:, None]).long().clamp_(0, n)
-    ends[:, -1] = n
-    counts = ends.diff(dim=1, prepend=ends.new_zeros(populations, 1))
-    index = torch.arange(n, device=ends.device).repeat(populations)
-    repeated = torch.repeat_interleave(index, counts.flatten(), output_size=populations * n)
-    return repeated.view(populations, n)
+def ours(scheme: str, log_weights: Tensor, rng: Tensor) -> Drawn:
+    found = resample(log_weights, rng, scheme=scheme).ancestors
+    return Drawn(found, scheme, scheme != "killing")
 
 
-def searching(log_weights: Tensor, uniform: Tensor) -> Tensor:
-    """The usual way: a binary search of every slot in the cumulative weights, in float64."""
-    n = log_weights.shape[1]
-    cdf = log_weights.double().softmax(1).cumsum(1)
-    slots = (torch.arange(n, device=cdf.device) + uniform[:, None]) / n
-    return torch.searchsorted(cdf, slots, right=True).clamp_(max=n - 1)
+def multinomial(log_weights: Tensor, rng: Tensor) -> Drawn:
+    """Unsorted draws of float32 weights: at most 2^24 particles."""
+    found = torch.multinomial(log_weights.softmax(1), log_weights.shape[1], replacement=True)
+    return Drawn(found, "multinomial", sorted=False)
 
 
-def reference(log_weights: Tensor, uniform: Tensor) -> Tensor:
-    """The exact expectation of the offspring."""
-    return log_weights.shape[1] * log_weights.double().softmax(1)
+def with_uniform(resampler: peers.Resampler, log_weights: Tensor, rng: Tensor) -> Drawn:
+    """A systematic resampler that takes its uniform from the caller."""
+    uniform = torch.rand(len(log_weights), dtype=torch.float64, device=log_weights.device)
+    return Drawn(resampler(log_weights, uniform), "systematic")
 
 
-check = laws.check_systematic
+def search(log_weights: Tensor, rng: Tensor, *, uniforms: bool) -> Drawn:
+    """One uniform, or one per slot, searched for in the cumulative weights in float64."""
+    populations, particles = log_weights.shape
+    cumulative = log_weights.double().softmax(1).cumsum(1)
+    slot = torch.arange(particles, device=log_weights.device, dtype=torch.float64)
+    width = particles if uniforms else 1
+    u = torch.rand(populations, width, dtype=torch.float64, device=log_weights.device)
+    found = torch.searchsorted(cumulative, (slot + u) / particles).clamp(max=particles - 1)
+    return Drawn(found, "stratified" if uniforms else "systematic")
 
 
-def hand_written() -> dict[str, peers.Resampler]:
-    if plain_loop.compiler() is None:
-        print("bench: no C++ compiler, so no hand-written loop to compare with", file=sys.stderr)
-        return {}
-    return {"C loop": plain_loop.plain_resample}
+def reference(log_weights: Tensor, rng: Tensor) -> Tensor:
+    """Expected offspring [P, N]."""
+    return log_weights.double().softmax(1) * log_weights.shape[1]
 
 
-_graph = orders.compiled_forward(searching)
+def variance(scheme: str, expected: Tensor) -> Tensor:
+    """At most that of each particle's offspring, [P, N]; sums over particles have at most the sum of these."""
+    part = expected.frac()
+    return {
+        # a particle fills all but two of the slots it reaches into, each for itself
+        "stratified": expected.clamp(max=0.5),
+        "multinomial": expected,
+        "residual": part,
+        # who stays is decided alone, who replaces those that do not is multinomial
+        "killing": expected * (1 + 2 / expected.amax(1, keepdim=True)),
+        "ssp": part * (1 - part),
+    }[scheme]
 
 
-def compiled(log_weights: Tensor, uniform: Tensor) -> Tensor:
-    """The search as one graph; offspring cannot be counted in one, as their number is data."""
-    return _graph(log_weights, uniform)[0]
+def check(output: Drawn, truth: Tensor) -> None:
+    """Systematic offspring to the slot. Of the other schemes, offspring of a hundred groups of particles of
+    similar weight, from the lightest to the heaviest, within what the variance of the scheme allows."""
+    if output.scheme == "systematic":
+        laws.check_systematic(output.ancestors, truth)
+        return
+    counts = laws.offspring(output.ancestors, truth)
+    if output.sorted:
+        laws.check_sorted(output.ancestors)
+    if output.scheme == "ssp":
+        assert float((counts - truth).abs().max()) < 1 + 1e-4, "offspring off by more than one"
+    if output.scheme == "residual":
+        assert bool((counts > truth - 1 - 1e-4).all()), "fewer offspring than those that are sure"
+    order = truth.argsort(1)
+    spread = variance(output.scheme, truth)
+    got, wanted, spread = (
+        each.gather(1, order).unflatten(1, (100, -1)).sum(2) for each in (counts, truth, spread)
+    )
+    # Bernstein's bound: what is rare is not normal
+    limit = laws.WRONG * (spread.sqrt() + 1)
+    off = float(((got - wanted).abs() / limit).max())
+    assert off <= 1, f"offspring of a group {off:.2f} times as far from their expectation as may be"
+    if output.scheme == "multinomial":
+        # other schemes have offspring close to expectations that are large
+        chi = float(((counts - truth).square() / truth)[truth > 5].mean())
+        assert 0.5 < chi < 1.5, f"offspring have {chi:.2f} times the variance of independent draws"
 
 
-TORCH = {
-    "counting float64": counting,
-    "searchsorted float64": searching,
-    "compile of searchsorted": compiled,
-}
-OTHERS, LOOP = peers.resamplers(), hand_written()
-
-
-def make_case(populations: int, particles: int, goal: float) -> Case:
+def make_case(scheme: str, particles: int) -> Case:
+    baselines: dict[str, Callable[..., Drawn]] = {"torch.multinomial": multinomial}
+    others = bench_systematic_resample.OTHERS if scheme == "systematic" else {}
+    if scheme in ("systematic", "stratified"):
+        searching = partial(search, uniforms=scheme == "stratified")
+        baselines = {"searchsorted float64": searching}
+    if scheme == "systematic":
+        resamplers = {"counting float64": bench_systematic_resample.counting, **others}
+        baselines |= {name: partial(with_uniform, f) for name, f in resamplers.items()}
     return Case(
-        name=f"resample/{populations}x{particles}",
-        shape=(populations, particles),
+        name=f"schemes/{scheme}/{particles}",
+        shape=(1, particles),
         make_inputs=make_inputs,
-        ours=ours,
-        baselines={**TORCH, **OTHERS, **LOOP},
+        ours=partial(ours, scheme),
+        baselines=baselines,
         reference=reference,
         check=check,
-        goal=goal,
-        goals=dict.fromkeys(LOOP, 0.77),
-        bounds=tuple(LOOP),
-        cpu_only=(*OTHERS, *LOOP),
-        bytes=8 * populations * (particles + 1),
+        goal=1.0,
+        cpu_only=tuple(others),
+        # the loop of ssp has no form for a GPU
+        devices=("cpu",) if scheme == "ssp" else ("cpu", "cuda"),
+        bytes=8 * particles,
     )
 
 
-def gpu_case(particles: int) -> Case:
-    """A large population on a GPU, where it should take as long as moving 30 bytes per particle, and
-    eight times less than the usual way."""
-    return replace(
-        make_case(1, particles, 1.0),
-        baselines=TORCH,
-        goals={"counting float64": 1.0, "searchsorted float64": 8.0},
-        bounds=(),
-        cpu_only=(),
-        floor_goals={"cuda": 8 / 30},
-        devices=("cuda",),
-    )
-
-
-# at 1e3 a call is mostly dispatch
-CASES = [make_case(1, 10**3, 1.0)]
-CASES += [make_case(1, particles, 4.0) for particles in (10**4, 10**5, 10**6)]
-CASES += [gpu_case(2**power) for power in (20, 23, 26)]
-CASES += [replace(make_case(4096, 16, 5.0), devices=("cuda",))]
-CASES += [make_case(*shape, goal=5.0) for shape in ((256, 4), (256, 16), (1024, 64))]
+CASES = [make_case(scheme, 100_000) for scheme in SCHEMES]

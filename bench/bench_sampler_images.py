@@ -23,7 +23,8 @@ from bench.networks import BUILDERS, network
 from bench.plain import by_torch, plain_formulas
 from bench.registry import Case
 from edmfast import sampling, smc
-from edmfast.models import Conditioned, EnergyModel
+from edmfast.models import EnergyModel
+from edmfast.targets import Conditioned
 
 SIGMA_MAX, SIGMA_MIN = 10.0, 0.3
 DATA_STD = 0.5

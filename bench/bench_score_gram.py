@@ -8,7 +8,7 @@ from torch import Tensor
 from bench.correctness import close
 from bench.registry import Case
 from edmfast.ops import score_gram
-from edmfast.reference.score_gram import score_gram as reference
+from edmfast.ops.score_gram.reference import score_gram as reference
 
 Products = tuple[Tensor, Tensor]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench import bench_propagate, bench_resample, bench_weigh
+from bench import bench_propagate, bench_systematic_resample, bench_weigh
 from bench.registry import Case
 
 
@@ -49,9 +49,9 @@ def make_case(case: Case) -> Case:
 
 
 _CHOSEN = (
-    bench_resample.make_case(1, 10**5, 1.0),
-    bench_resample.make_case(1, 10**6, 1.0),
-    bench_resample.make_case(1024, 64, 1.0),
+    bench_systematic_resample.make_case(1, 10**5, 1.0),
+    bench_systematic_resample.make_case(1, 10**6, 1.0),
+    bench_systematic_resample.make_case(1024, 64, 1.0),
     bench_weigh.make_case(1, 10**6),
     bench_propagate.make_case(100_000, 2),
     bench_propagate.make_case(256, 12_288),

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from edmfast.kernels import _attention_backward as backward
-from edmfast.kernels import _attention_double as double
-from edmfast.kernels._attention_blocks import configuration
-from edmfast.kernels._attention_forward import forward_kernel
-from edmfast.kernels._attention_sums import row_sums_kernel
+from edmfast.ops.attention import triton_backward as backward
+from edmfast.ops.attention import triton_double_backward as double
+from edmfast.ops.attention.triton_forward import forward_kernel
+from edmfast.ops.attention.triton_launch import configuration
+from edmfast.ops.attention.triton_sums import row_sums_kernel
 
 KERNELS = (
     forward_kernel,

@@ -8,9 +8,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
 from bench import compile_attention, compile_mlp, compile_norm
-from edmfast.kernels import _resample_large as large
-from edmfast.kernels import noise, potential, propagate, resample, weigh
-from edmfast.kernels._tiles import tiling
+from edmfast.ops._shared.triton_tiling import tiling
+from edmfast.ops.noise import triton_ops as noise
+from edmfast.ops.potential import triton_ops as potential
+from edmfast.ops.propagate import triton_ops as propagate
+from edmfast.ops.systematic_resample import triton_large as large
+from edmfast.ops.systematic_resample import triton_ops as resample
+from edmfast.ops.weigh import triton_ops as weigh
 
 
 class Case(NamedTuple):

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from edmfast.kernels._mlp_backward import backward_kernel
-from edmfast.kernels._mlp_forward import forward_kernel
-from edmfast.kernels.mlp_potential import configuration
+from edmfast.ops.mlp_potential.triton_backward import backward_kernel
+from edmfast.ops.mlp_potential.triton_forward import forward_kernel
+from edmfast.ops.mlp_potential.triton_ops import configuration
 
 _POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 _STATES = (

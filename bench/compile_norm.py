@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from edmfast.kernels import _norm_launch as sizes
-from edmfast.kernels._norm_backward import backward_kernel
-from edmfast.kernels._norm_double import double_backward_kernel
-from edmfast.kernels._norm_forward import forward_kernel
+from edmfast.ops.norms import triton_launch as sizes
+from edmfast.ops.norms.triton_backward import backward_kernel
+from edmfast.ops.norms.triton_double_backward import double_backward_kernel
+from edmfast.ops.norms.triton_forward import forward_kernel
 
 KERNELS = forward_kernel, backward_kernel, double_backward_kernel
 DTYPES = torch.bfloat16, torch.float32, torch.float64

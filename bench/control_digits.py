@@ -14,9 +14,9 @@ from bench.control_models import WIDTH, DigitsDensity
 from edmfast import smc
 from edmfast.demo.data import all_digits
 from edmfast.demo.table import Section
-from edmfast.models import Tempered
 from edmfast.sampling import get_sigmas_karras
-from edmfast.smc.make_law import MixedModelsWarning
+from edmfast.smc.feynman_kac.choose import MixedModelsWarning
+from edmfast.targets import Tempered
 
 SIGMA_MIN, SIGMA_MAX = 0.05, 20.0
 EXPONENTS = (1.0, 2.0)

@@ -18,7 +18,7 @@ from edmfast.demo.data import NUM_CLASSES
 from edmfast.demo.judge import Judge, diversity
 from edmfast.demo.part_composition import PAIRS
 from edmfast.diagnostics import frechet_distance
-from edmfast.models import Product, Tempered
+from edmfast.targets import Product, Tempered
 
 PARTICLES, GAMMA = 64, 2.0
 _TRUTH = 1000

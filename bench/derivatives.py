@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edmfast import ops
-from edmfast.reference import potential as reference
+from edmfast.ops.potential import reference
 
 README = Path(__file__).parents[1] / "README.md"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

@@ -130,7 +130,7 @@ def sanitizer_stage(tool: str, most: float, least: float) -> Stage:
 def cpu_stages() -> list[Stage]:
     """What can be known of GPU kernels without a GPU."""
     python = sys.executable
-    files = [f"tests/kernels/test_{stem}.py" for stem in _INTERPRETED]
+    files = [f"tests/ops/triton/test_{stem}.py" for stem in _INTERPRETED]
     tests = [python, "-m", "pytest", "-p", "no:cacheprovider", "-m", "not gpu and not slow"]
     return [
         Stage("emulated", [*tests, "tests/cuda", "tests/test_cuda_build.py"], 120, 30),

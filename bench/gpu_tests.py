@@ -26,7 +26,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 _CHUNK = 20
 _NOTHING_RAN = 5  # of pytest: all were deselected
-_FIRST = ("tests/kernels/test_attention", "tests/kernels/", "tests/gpu/")
+_FIRST = ("tests/ops/triton/test_attention", "tests/ops/triton/", "tests/gpu/")
 """What takes longest starts first."""
 _OFF = ("CUDA kernels", "no CUDA device", "needs a CUDA device")
 """How the reasons of skips begin that no GPU excuses."""

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from bench.inputs import tensors
 from bench.registry import DIRECTIONS, FORWARD
-from edmfast.models.flat import compile_graph
+from edmfast.models.compiling.flat import compile_graph
 
 Function = Callable[..., Any]
 """Tensors -> a tensor or a tuple of them."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from edmfast.ops import rng_state
-from edmfast.reference.noise import noise, uniform
+from edmfast.ops.noise.reference import noise, uniform
 
 START_STREAM = 1
 Answer = tuple[Tensor, Tensor]

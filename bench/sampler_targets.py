@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from edmfast import smc
+from edmfast.analytic import GaussianMixture
 from edmfast.distill import DistillConfig, distill
 from edmfast.models import EnergyModel, ResidualMLP
-from edmfast.models.analytic import GaussianMixture
 
 SIGMA_MAX, STEPS = 10.0, 8
 SIGMA_MIN = {2: 0.1, 64: 0.3}

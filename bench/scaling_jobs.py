@@ -21,7 +21,7 @@ from bench import (
 from bench.scaling_axes import Axis
 from edmfast import smc
 from edmfast.ops import Weights, propagate, weigh_and_resample
-from edmfast.reference.noise import noise
+from edmfast.ops.noise.reference import noise
 
 STEP_DIM = 2
 # below these a GPU only waits for launches

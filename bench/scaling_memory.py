@@ -59,7 +59,7 @@ def resident_bytes(elements: int, *, probed: bool = False) -> int:
 
 PROBED_BYTES = 2 * 8
 """Of a particle, on every rank, where the mean of a probed curvature is taken: the float64 that each rank sent,
-and their concatenation. From `edmfast.smc.shared_population.everywhere`."""
+and their concatenation. From `edmfast.smc.distributed.shared_population.everywhere`."""
 
 
 def joining_bytes(elements: int) -> int:

@@ -10,7 +10,8 @@ import torch
 
 from bench import attention_memory, bench_attention
 from bench.scaling_axes import Axis, Extras
-from edmfast.models import EnergyModel, Product, ResidualMLP
+from edmfast.models import EnergyModel, ResidualMLP
+from edmfast.targets import Product
 
 ROWS = 4096
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from bench import sampler_targets
 from bench.timing import Effort, time_side_by_side
 from edmfast import smc
-from edmfast.smc.communicate import Ranks
+from edmfast.smc.distributed.ranks import Ranks
 
 PARTICLES, POPULATIONS = 2048, 8
 _COLLECTIVES = ("all_gather", "gather", "all_to_all_single")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from edmfast.models.systems import ParticleSystem
+from edmfast.analytic.systems import ParticleSystem
 
 _WANTED_ACCEPTANCE = 0.8
 

@@ -19,7 +19,7 @@ from bench import targets_report
 from bench.targets_report import Row, evenly, mean
 from edmfast import analytic, smc
 from edmfast.diagnostics import mode_masses, sliced_wasserstein
-from edmfast.models import Tempered
+from edmfast.targets import Tempered
 
 
 class Size(NamedTuple):

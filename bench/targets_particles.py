@@ -20,9 +20,9 @@ from torch import Tensor
 from bench import targets_chains
 from bench.targets_report import Row, evenly, mean, wasserstein_1d
 from edmfast import smc
+from edmfast.analytic.systems import DoubleWellPairs, LennardJones, ParticleSystem
 from edmfast.distill import DistillConfig, distill
 from edmfast.models import EnergyModel, PairwiseMLP
-from edmfast.models.systems import DoubleWellPairs, LennardJones, ParticleSystem
 
 
 class Plan(NamedTuple):

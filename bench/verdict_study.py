@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from edmfast import smc
-from edmfast.models import Guided, Product, Tempered
-from edmfast.models.analytic import GaussianMixture, ManyWell, gmm40
+from edmfast.analytic import GaussianMixture, ManyWell, gmm40
 from edmfast.sampling import get_sigmas_karras
+from edmfast.targets import Guided, Product, Tempered
 
 _DOCUMENT = Path(__file__).parents[1] / "docs" / "verdict.md"
 _BEGIN, _END = "<!-- study: python -m bench.verdict_study --write -->", "<!-- end -->"

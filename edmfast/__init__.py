@@ -5,22 +5,20 @@
 
 from __future__ import annotations
 
-from edmfast import diagnostics, models, ops, sampling, smc
+from edmfast import analytic, diagnostics, models, ops, sampling, smc, targets
 from edmfast._info import info
 from edmfast._version import __version__
 from edmfast.distill import DistillConfig, DistillResult, distill
-from edmfast.models import (
+from edmfast.models import Denoiser, EnergyModel
+from edmfast.targets import (
     Conditioned,
     Constrained,
-    Denoiser,
-    EnergyModel,
     Guided,
     LinearInverse,
     Mixture,
     Product,
     Tempered,
     Tilted,
-    analytic,
 )
 
 __all__ = [
@@ -45,4 +43,5 @@ __all__ = [
     "ops",
     "sampling",
     "smc",
+    "targets",
 ]

@@ -91,11 +91,11 @@ def _why_no_triton() -> str:
 
 
 def _triton(module: str, name: str) -> Callable[..., object]:
-    """The function `name` of `edmfast.kernels.<module>`, imported (and Triton with it) by its first
+    """The function `name` of `edmfast.ops.<module>.triton_ops`, imported (and Triton with it) by its first
     call."""
 
     def call(*arguments: object) -> object:
-        found = importlib.import_module(f"edmfast.kernels.{module}")
+        found = importlib.import_module(f"edmfast.ops.{module}.triton_ops")
         return getattr(found, name)(*arguments)
 
     return call
@@ -110,7 +110,7 @@ def define(
 ) -> None:
     """Register the reference as the fallback of an operator, its fake, a function of torch's own kernels for
     the CPU where that is faster, and on a GPU where the CUDA library has no kernel the Triton one, a function
-    of the operator's name in module `triton` of kernels.
+    of the operator's name in `triton_ops` of the operator folder `triton`.
 
     The compiled library has already defined the schema where it is loaded; defining it here serves
     an install without a compiler. A test holds the two texts together.

@@ -11,29 +11,29 @@ import pytest
 import torch
 
 from edmfast import smc
+from edmfast.analytic import (
+    DoubleWellPairs,
+    GaussianMixture,
+    LennardJones,
+    ManyWell,
+)
+from edmfast.analytic.systems import ParticleSystem
 from edmfast.distill import DistillConfig
-from edmfast.models import (
+from edmfast.models import Denoiser, DiT, EnergyModel, PairwiseMLP, ResidualMLP, UNet
+from edmfast.targets import (
     Conditioned,
     Constrained,
-    Denoiser,
-    DiT,
-    EnergyModel,
     Guided,
     LinearInverse,
     Mixture,
     Offsets,
-    PairwiseMLP,
     Product,
-    ResidualMLP,
     Tempered,
     Tilted,
-    UNet,
 )
-from edmfast.models.analytic import DoubleWellPairs, GaussianMixture, LennardJones, ManyWell
-from edmfast.models.constraints import box, half_space
-from edmfast.models.inverse import likelihood_schedule
-from edmfast.models.measurements import deblurring, inpainting, super_resolution
-from edmfast.models.systems import ParticleSystem
+from edmfast.targets.constrained import box, half_space
+from edmfast.targets.inverse import likelihood_schedule
+from edmfast.targets.measurements import deblurring, inpainting, super_resolution
 
 BASE = GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], [0.4, 0.6])
 IMAGES = (1, 4, 4)

@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 
 from edmfast import smc
 from edmfast._internal.files import read_tensors
+from edmfast.analytic import GaussianMixture
 from edmfast.distill import DistillConfig, distill, load_ema
-from edmfast.models import EnergyModel, Offsets, ResidualMLP, load_model, save_model
-from edmfast.models.analytic import GaussianMixture
+from edmfast.models import EnergyModel, ResidualMLP, load_model, save_model
+from edmfast.targets import Offsets
 
 BASE = GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], [0.4, 0.6])
 SIGMAS = [4.0, 2.0, 1.0, 0.5]

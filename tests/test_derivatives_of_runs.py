@@ -5,8 +5,8 @@ import torch
 import torch.autograd.forward_ad as forward_mode
 
 from edmfast import diagnostics, sampling, smc
-from edmfast.models import Tempered
-from edmfast.models.analytic import GaussianMixture
+from edmfast.analytic import GaussianMixture
+from edmfast.targets import Tempered
 
 F64 = torch.float64
 MODEL = GaussianMixture([[0.5, -1.0], [1.0, 0.5]], [0.4, 0.6])

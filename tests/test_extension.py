@@ -74,7 +74,7 @@ glob = pathlib.Path.glob
 pathlib.Path.glob = lambda p, s: iter(()) if s.startswith("_cuda") else glob(p, s)
 torch.version.cuda, torch.cuda.is_available = "13.0", lambda: True
 from edmfast import _extension, ops
-from edmfast.reference.noise import noise
+from edmfast.ops.noise.reference import noise
 has = torch._C._dispatch_has_kernel_for_dispatch_key
 names = [
     *("attention", "attention_backward", "attention_double_backward", "group_norm_silu"),

@@ -9,7 +9,7 @@ import torch
 
 import edmfast
 from edmfast import analytic, diagnostics, models, sampling, smc
-from edmfast.models import constraints
+from edmfast.targets import constrained as constraints
 
 PAIR = analytic.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], [0.5, 0.5])
 X = torch.linspace(-1, 1, 8).reshape(4, 2)

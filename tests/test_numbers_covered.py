@@ -8,7 +8,8 @@ import re
 
 import edmfast
 from edmfast import analytic, diagnostics, models, ops, sampling, smc
-from edmfast.models import constraints, measurements
+from edmfast.targets import constrained as constraints
+from edmfast.targets import measurements
 
 TABLES = ("diagnostics", "distill", "models", "models.backbones", "ops", "sampling", "smc")
 # what functions return, which users do not build

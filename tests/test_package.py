@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import edmfast
-from edmfast.cli import app
+from edmfast.cli.main import app
 
 IMPORT = """
 import time

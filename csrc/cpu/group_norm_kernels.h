@@ -1,5 +1,5 @@
 // One group of channels: normalised, scaled, shifted and through silu, and the derivatives of that to second
-// order, in passes over numbers that are in cache. Formulas: edmfast/reference/group_norm_silu.py.
+// order, in passes over numbers that are in cache. Formulas: edmfast/ops/norms/reference.py.
 // Sums are of type T over a piece, in vectors, and of doubles over pieces: the order is that of a group's size
 // and of the width of the machine's vectors, whatever stands around the group.
 #pragma once

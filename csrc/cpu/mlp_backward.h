@@ -1,4 +1,4 @@
-// The derivative of energy and field of a block of rows: see edmfast/reference/mlp_potential.py. Tangents and
+// The derivative of energy and field of a block of rows: see edmfast/ops/mlp_potential/reference.py. Tangents and
 // primals lie one under the other, so that the last layers take both in one matrix product.
 #pragma once
 #include "mlp_kernels.h"

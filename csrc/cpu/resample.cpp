@@ -1,12 +1,11 @@
-// Adaptive systematic resampling with given uniforms.
+// Resampling by any scheme, with counter-based uniforms and any number of offspring.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <tuple>
 
 #include "../include/arguments.h"
-#include "resample_run.h"
+#include "schemes_run.h"
 
 namespace edmfast {
 namespace {
@@ -14,20 +13,23 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> systematic_resample(Tensor log_weights, Tensor uniform,
-                                                                       double ess_threshold) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> resample(Tensor log_weights, Tensor rng, int64_t count,
+                                                            double ess_threshold, int64_t scheme,
+                                                            int64_t first_population) {
   check_log_weights(log_weights);
+  const int64_t populations = log_weights.size(0), particles = log_weights.size(1);
+  STD_TORCH_CHECK(scheme != kKilling || count == particles, "killing keeps the number of particles");
+  STD_TORCH_CHECK(count < (int64_t{1} << 31), "at most 2^31 - 1 particles");
   check_threshold(ess_threshold);
-  const int64_t populations = log_weights.size(0);
-  uniform = taken(uniform, "uniform", ScalarType::Double, {populations}, log_weights);
-  log_weights = taken(log_weights, "log_weights", log_weights.scalar_type(), {populations, log_weights.size(1)},
-                      log_weights);
-  const ResampledTensors out(log_weights.size(0), log_weights.size(1));
-  const double* points = static_cast<const double*>(uniform.data_ptr());
+  check_populations(first_population, populations);
+  rng = checked_rng(rng, log_weights);
+  log_weights = taken(log_weights, "log_weights", log_weights.scalar_type(), {populations, particles}, log_weights);
+  const Choice choice(scheme, count, first_population, rng);
+  const ResampledTensors out(populations, count);
   if (log_weights.scalar_type() == ScalarType::Float) {
-    resample_systematic(ResampleJob<float>(log_weights, points, ess_threshold, out), Given{});
+    resample_by(choice, ResampleJob<float>(log_weights, nullptr, ess_threshold, out), Given{});
   } else if (log_weights.scalar_type() == ScalarType::Double) {
-    resample_systematic(ResampleJob<double>(log_weights, points, ess_threshold, out), Given{});
+    resample_by(choice, ResampleJob<double>(log_weights, nullptr, ess_threshold, out), Given{});
   } else {
     STD_TORCH_CHECK(false, "log_weights must be float32 or float64");
   }
@@ -37,6 +39,4 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> systematic_resample(Tensor lo
 }  // namespace
 }  // namespace edmfast
 
-STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) {
-  m.impl("systematic_resample", TORCH_BOX(&edmfast::systematic_resample));
-}
+STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) { m.impl("resample", TORCH_BOX(&edmfast::resample)); }

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edmfast.models.foreign import call_energy
+from edmfast.models.calling.foreign import call_energy
 from edmfast.ops import standard_normal
 
 

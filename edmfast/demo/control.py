@@ -13,9 +13,10 @@ from torch import Tensor
 
 from edmfast import smc
 from edmfast.demo.data import SHAPE
-from edmfast.models import Conditioned, EnergyModel
+from edmfast.models import EnergyModel
 from edmfast.ops import systematic_resample
 from edmfast.sampling import get_sigmas_karras
+from edmfast.targets import Conditioned
 
 SIGMA_MIN, SIGMA_MAX = 0.05, 20.0
 WEIGHTED_ABOVE = 0.6

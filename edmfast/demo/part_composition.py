@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.rows import for_rows
 from edmfast.demo.budget import Budget
 from edmfast.demo.control import WEIGHTED_ABOVE, Run, controlled, of_class
 from edmfast.demo.data import NUM_CLASSES, Digits
 from edmfast.demo.judge import Judge, diversity
 from edmfast.demo.pictures import new_figure, save, show_digits
 from edmfast.demo.table import Cell, Section
-from edmfast.models import EnergyModel, Guided, Product
-from edmfast.models.rows import for_rows
+from edmfast.models import EnergyModel
 from edmfast.ops import standard_normal
+from edmfast.targets import Guided, Product
 
 GUIDANCE = 3.0
 PAIRS = ((3, 8), (1, 7), (4, 9), (5, 6), (0, 6))

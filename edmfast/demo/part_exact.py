@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from edmfast import smc
+from edmfast.analytic.gaussian_mixture import GaussianMixture
 from edmfast.demo.budget import Budget
 from edmfast.demo.data import all_digits
 from edmfast.demo.pictures import new_figure, save
 from edmfast.demo.table import Cell, Section
-from edmfast.models import Tempered
-from edmfast.models.analytic import GaussianMixture
 from edmfast.sampling import get_sigmas_karras
+from edmfast.targets import Tempered
 
 WIDTH, GAMMA, STEPS = 0.15, 2.0, 32
 

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from edmfast import smc
+from edmfast.analytic.gaussian_mixture import GaussianMixture
 from edmfast.demo.baseline import score_scaled_samples
 from edmfast.demo.budget import Budget
 from edmfast.demo.pictures import new_figure, save
 from edmfast.demo.table import Cell, Section
 from edmfast.diagnostics import mode_masses
-from edmfast.models import Product, Tempered
-from edmfast.models.analytic import GaussianMixture
 from edmfast.sampling import get_sigmas_karras
+from edmfast.targets import Product, Tempered
 
 _LEVELS = get_sigmas_karras(41, 0.01, 10.0)[:-1]
 _HALF_WIDTH, _GRID = 5.0, 801

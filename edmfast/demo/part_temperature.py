@@ -20,7 +20,8 @@ from edmfast.demo.data import NUM_CLASSES, SHAPE, Digits
 from edmfast.demo.judge import Judge, diversity
 from edmfast.demo.pictures import new_figure, save, show_digits
 from edmfast.demo.table import Cell, Section
-from edmfast.models import EnergyModel, Tempered
+from edmfast.models import EnergyModel
+from edmfast.targets import Tempered
 
 GAMMAS = (1.0, 2.0, 4.0)
 _SHOWN_LEVELS = (20.0, 5.0, 2.0, 1.0, 0.5, 0.3, 0.1, 0.05)

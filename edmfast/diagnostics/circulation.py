@@ -18,7 +18,7 @@ from torch import Tensor
 
 from edmfast._internal.derivatives import refuse_run, without_gradients
 from edmfast._internal.numbers import as_float, as_int, as_pair, as_seed
-from edmfast.models.foreign import call_denoiser
+from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.ops import standard_normal
 

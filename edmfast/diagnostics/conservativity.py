@@ -22,9 +22,9 @@ from torch import Tensor
 
 from edmfast._internal.derivatives import refuse_run
 from edmfast._internal.numbers import as_float, as_int, as_seed, check_level
-from edmfast.models.foreign import call_denoiser
+from edmfast.models.calling.foreign import call_denoiser
+from edmfast.models.calling.second_order import second_derivatives
 from edmfast.models.preconditioning import expand_sigma
-from edmfast.models.second_order import second_derivatives
 from edmfast.ops import standard_normal
 
 _PROBE_STREAM = 2

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from edmfast._internal.derivatives import refuse_run
 from edmfast._internal.numbers import as_float, as_int, as_seed
-from edmfast.models.foreign import call_energy
-from edmfast.models.second_order import second_derivatives
+from edmfast.models.calling.foreign import call_energy
+from edmfast.models.calling.second_order import second_derivatives
 from edmfast.ops import standard_normal
 
 _FREE_STREAM = 5

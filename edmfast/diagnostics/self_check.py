@@ -31,7 +31,7 @@ from torch import Tensor
 
 from edmfast._internal.derivatives import without_gradients
 from edmfast._internal.numbers import as_float, as_seed, check_level
-from edmfast.models.foreign import call_energy
+from edmfast.models.calling.foreign import call_energy
 from edmfast.ops import standard_normal
 
 _FREE_STREAM = 5

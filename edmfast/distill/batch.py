@@ -22,7 +22,7 @@ import torch
 from edmfast._internal.generators import generator
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.data import TrainingData
-from edmfast.models.foreign import call_denoiser
+from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
 
 Batch = dict[str, torch.Tensor]

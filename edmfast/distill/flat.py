@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from edmfast._internal.rows import unpadded
 from edmfast.distill.batch import Batch
-from edmfast.models.attributes import MOST_STATES, Attributes
-from edmfast.models.flat import Flat, Tensors
-from edmfast.models.rows import unpadded
-from edmfast.models.second_order import second_derivatives
+from edmfast.models.calling.second_order import second_derivatives
+from edmfast.models.compiling.attributes import MOST_STATES, Attributes
+from edmfast.models.compiling.flat import Flat, Tensors
 
 Gradients = tuple[torch.Tensor, list[torch.Tensor]]
 GradientFunction = Callable[[Batch], Gradients]

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from edmfast.distill.batch import Batch, condition_of
-from edmfast.models.dropout import seeded_dropout
-from edmfast.models.foreign import call_denoiser, energy_of
+from edmfast.models.calling.foreign import call_denoiser, energy_of
+from edmfast.models.patching.dropout import seeded_dropout
 from edmfast.models.preconditioning import expand_sigma
 
 

@@ -35,10 +35,10 @@ from edmfast.distill.flat import gradient_function
 from edmfast.distill.interrupt import Interrupt, deferred_interrupt
 from edmfast.distill.loss import TrainingLoss
 from edmfast.distill.state import RunState
-from edmfast.models.conditions import check_accepted
-from edmfast.models.foreign import name_of
-from edmfast.models.renamed import Renamed
+from edmfast.models.calling.conditions import check_accepted
+from edmfast.models.calling.foreign import name_of
 from edmfast.ops import rng_state
+from edmfast.targets.renamed import Renamed
 
 _DEFAULTS = DistillConfig()
 _LOOK_EVERY = 20

@@ -21,10 +21,11 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from edmfast._internal.derivatives import is_recorded, is_transformed
+from edmfast._internal.rows import pad_rows, per_sample, shared_names, shared_rows
 from edmfast.models.backbones.embedding import check_conditions_of
 from edmfast.models.backbones.residual_mlp import ResidualMLP
-from edmfast.models.compiled import CompiledMethods
-from edmfast.models.foreign import call_backbone
+from edmfast.models.calling.foreign import call_backbone
+from edmfast.models.compiling.compiled import CompiledMethods
 from edmfast.models.potentials import Network, Potential
 from edmfast.models.preconditioning import (
     Scaling,
@@ -35,10 +36,9 @@ from edmfast.models.preconditioning import (
     refuse_zero,
     shared_scaling,
 )
-from edmfast.models.rows import pad_rows, per_sample, shared_names, shared_rows
 from edmfast.models.scale import ScaleTable
 from edmfast.models.together import Candidate, Member, States
-from edmfast.ops.mlp_potential import Perceptron
+from edmfast.ops.mlp_potential.operator import Perceptron
 
 __all__ = ["Denoiser", "EnergyModel", "expand_sigma"]
 

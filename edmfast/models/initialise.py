@@ -16,8 +16,8 @@ from torch import nn
 
 from edmfast._internal.generators import generator
 from edmfast._internal.numbers import as_seed
+from edmfast.models.calling.foreign import call_backbone, call_denoiser, name_of
 from edmfast.models.energy import Denoiser, EnergyModel
-from edmfast.models.foreign import call_backbone, call_denoiser, name_of
 from edmfast.models.preconditioning import edm_scaling, expand_sigma
 
 

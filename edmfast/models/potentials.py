@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.derivatives import leaf_of, values_and_slope
-from edmfast.models.operators import operators_work
+from edmfast._internal.dispatch import operators_work
 from edmfast.ops import potential, potential_assemble
 
 Head = Callable[[Tensor, Tensor], Tensor]

@@ -13,7 +13,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from edmfast._internal.numbers import as_float, check_level
-from edmfast.models.rows import per_sample, shared_rows
+from edmfast._internal.rows import per_sample, shared_rows
 
 
 def expand_sigma(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.derivatives import is_recorded
-from edmfast.models.operators import operators_work
+from edmfast._internal.dispatch import operators_work
+from edmfast._internal.rows import pad_rows
 from edmfast.models.preconditioning import Scaling, noise_levels, shared_scaling
-from edmfast.models.rows import pad_rows
-from edmfast.ops.mlp_potential import Perceptron, mlp_potentials
+from edmfast.ops.mlp_potential.operator import Perceptron, mlp_potentials
 
 
 class States:
@@ -44,7 +44,7 @@ class Member(NamedTuple):
     """What one model's evaluation consists of, by `mlp_potentials`."""
 
     x: Tensor
-    """[B, *shape], padded as `edmfast.models.rows` says"""
+    """[B, *shape], padded as `edmfast._internal.rows` says"""
     coefficients: Tensor
     """(c, w, a, b) [B or 1, 4]"""
     shifts: Tensor

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from edmfast._internal.derivatives import carries_tangent
 from edmfast._internal.numbers import as_float, check_level
-from edmfast.models.foreign import call_denoiser
+from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
 
 Model = Callable[..., Tensor]

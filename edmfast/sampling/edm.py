@@ -19,7 +19,7 @@ from torch import Tensor
 
 from edmfast._internal.derivatives import without_gradients
 from edmfast._internal.numbers import as_float, check_level
-from edmfast.models.foreign import call_denoiser
+from edmfast.models.calling.foreign import call_denoiser
 from edmfast.sampling.common import Model, as_churn, bind, check_state, checked_end, churn_factors
 from edmfast.sampling.noise import or_default
 from edmfast.sampling.ode import heun_step

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.numbers import as_int, as_seed
-from edmfast.models.foreign import name_of
+from edmfast.models.calling.foreign import name_of
 from edmfast.ops import standard_normal
 
 NoiseSampler = Callable[..., Tensor]

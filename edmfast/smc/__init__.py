@@ -1,15 +1,14 @@
 """Sequential Monte Carlo on energies: exact weights, many populations, resumable."""
 
-from edmfast.models.gauges import GaugeWarning
 from edmfast.smc.calibrate import calibrate
 from edmfast.smc.calibration import Calibration
 from edmfast.smc.correctors import HMC, MALA, ULA, Corrector, Underdamped
-from edmfast.smc.cost import Evaluations
-from edmfast.smc.estimates import Estimate
-from edmfast.smc.make_law import MixedModelsWarning
+from edmfast.smc.feynman_kac.choose import MixedModelsWarning
 from edmfast.smc.mcmc import ChainResult, mcmc
 from edmfast.smc.offsets import calibrate_offsets
-from edmfast.smc.particles import Particles
+from edmfast.smc.particles.cost import Evaluations
+from edmfast.smc.particles.estimates import Estimate
+from edmfast.smc.particles.particles import Particles
 from edmfast.smc.proposals import (
     Ancestral,
     CurvatureMatched,
@@ -19,10 +18,11 @@ from edmfast.smc.proposals import (
     Proposal,
     SuperDiff,
 )
-from edmfast.smc.sampler import sample
+from edmfast.smc.sample import sample
 from edmfast.smc.steer import Steered, steer
-from edmfast.smc.telling import DegenerateWeightsWarning, DoubtfulWeightsWarning
-from edmfast.smc.verdict import Verdict
+from edmfast.smc.verdict.judge import Verdict
+from edmfast.smc.verdict.telling import DegenerateWeightsWarning, DoubtfulWeightsWarning
+from edmfast.targets.gauges import GaugeWarning
 
 __all__ = [
     "HMC",

@@ -28,13 +28,13 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.numbers import as_float, as_int, as_seed
-from edmfast.models.scores import has_energy, needs_energy
 from edmfast.ops import rng_state
+from edmfast.smc.arguments import as_counts, check_sigmas
 from edmfast.smc.calibration import Calibration
-from edmfast.smc.evaluate import evaluate
-from edmfast.smc.sampler import sample
-from edmfast.smc.schedule import as_counts, check_sigmas
-from edmfast.smc.telling import tell_flags
+from edmfast.smc.feynman_kac.evaluate import evaluate
+from edmfast.smc.sample import sample
+from edmfast.smc.verdict.telling import tell_flags
+from edmfast.targets.scores import has_energy, needs_energy
 
 _FLOOR = 0.05
 _VARIANCE = 3.0

@@ -1,7 +1,7 @@
 """The step traced as one flat graph and compiled, once for each of the two or three modes of a run.
 
-The score is a gradient, which torch.compile cannot trace; see `edmfast.models.flat`. On a GPU the graph is
-captured as a CUDA graph.
+The score is a gradient, which torch.compile cannot trace; see `edmfast.models.compiling.flat`. On a GPU the
+graph is captured as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edmfast.models.attributes import Attributes
-from edmfast.models.flat import Flat, Tensors
+from edmfast.models.compiling.attributes import Attributes
+from edmfast.models.compiling.flat import Flat, Tensors
 from edmfast.smc.proposals import Step
 from edmfast.smc.step import Law, Mode, Moving, advance
 

@@ -14,15 +14,15 @@ from torch import Tensor
 from edmfast._internal.derivatives import refuse_run
 from edmfast._internal.modes import ordinary, without_inference_mode
 from edmfast._internal.numbers import as_float, as_int, as_seed, check_level
-from edmfast.models.gauges import UNKNOWN_GAUGES, GaugeWarning, has_unknown_gauges
 from edmfast.ops import rng_state
-from edmfast.ops._counters import check_populations
+from edmfast.ops._shared.counters import check_populations
+from edmfast.smc.arguments import as_batch_size
 from edmfast.smc.correctors import Corrector, check_correctors, correct, start_log_steps
 from edmfast.smc.correctors.transition import LEVEL_BITS
-from edmfast.smc.evaluate import evaluate
-from edmfast.smc.exponent import exponent_of
-from edmfast.smc.schedule import as_batch_size
-from edmfast.smc.telling import ON_DEGENERATE, DegenerateWeightsWarning
+from edmfast.smc.feynman_kac.evaluate import evaluate
+from edmfast.smc.feynman_kac.exponent import exponent_of
+from edmfast.smc.verdict.telling import ON_DEGENERATE, DegenerateWeightsWarning
+from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, has_unknown_gauges
 
 _WARMUP_DECAY = 0.6
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.numbers import as_seed
-from edmfast.models.mixture import Mixture
-from edmfast.models.offsets import Offsets
-from edmfast.models.scores import needs_energy
-from edmfast.smc.sampler import sample
-from edmfast.smc.schedule import as_counts, check_sigmas
+from edmfast.smc.arguments import as_counts, check_sigmas
+from edmfast.smc.sample import sample
+from edmfast.targets.mixture import Mixture
+from edmfast.targets.offsets import Offsets
+from edmfast.targets.scores import needs_energy
 
 
 def calibrate_offsets(

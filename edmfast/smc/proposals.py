@@ -12,7 +12,8 @@ Forward M = N(x + tau² b, v_M I), backward L = N(x_u, v_L I), S the target's sc
 
 With energies the weights are exact for each. For a Gaussian the matched kernels with the right kappa are the
 exact time reversal, and the weights do not vary. Without energies "feynman_kac" has weights of its own, and
-"superdiff" none: see `edmfast.smc.score_only` and `edmfast.smc.superdiff`. Sources: Karras et al. 2022,
+"superdiff" none: see `edmfast.smc.feynman_kac.scores` and `edmfast.smc.feynman_kac.superdiff`.
+Sources: Karras et al. 2022,
 arXiv 2206.00364 (levels); Thornton et al. 2025, arXiv 2502.12786 (Feynman-Kac weights); second-order
 Tweedie formula for kappa.
 """
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.numbers import as_float, check_level
-from edmfast.smc.exponent import Exponent
+from edmfast.smc.feynman_kac.exponent import Exponent
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class FeynmanKac(Proposal):
 
 @dataclass(frozen=True)
 class SuperDiff(Proposal):
-    """Superposition of denoisers by their log-densities along the path; see `edmfast.smc.superdiff`.
+    """Superposition of denoisers by their log-densities along the path; see `edmfast.smc.feynman_kac.superdiff`.
 
     temperature: T of the OR rule, whose shares are softmax(T log p_i + log w_i).
     """

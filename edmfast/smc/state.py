@@ -19,7 +19,7 @@ from edmfast._internal.held import FLOATS, Held, check_held
 from edmfast._internal.json_text import shortened
 from edmfast._internal.kinds import RUN_CHECKPOINT
 from edmfast.ops import Weights
-from edmfast.smc.probes import check_probes
+from edmfast.smc.checkpoint.probes import check_probes
 from edmfast.smc.step import Moving
 
 

@@ -23,15 +23,15 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.numbers import as_int, as_seed, as_shape
-from edmfast.models.foreign import call_reward
-from edmfast.models.rows import for_rows
-from edmfast.models.tilted import Tilted
-from edmfast.smc.evaluate import in_groups
-from edmfast.smc.particles import Particles
-from edmfast.smc.sampler import sample
-from edmfast.smc.schedule import as_batch_size, check_sigmas, place
+from edmfast._internal.rows import for_rows
+from edmfast.models.calling.foreign import call_reward
+from edmfast.smc.arguments import as_batch_size, check_sigmas, place
+from edmfast.smc.feynman_kac.evaluate import in_groups
+from edmfast.smc.particles.particles import Particles
+from edmfast.smc.sample import sample
 from edmfast.smc.select import SELECT
-from edmfast.smc.telling import ON_DEGENERATE, tell
+from edmfast.smc.verdict.telling import ON_DEGENERATE, tell
+from edmfast.targets.tilted import Tilted
 
 METHODS = ("fk", "svdd", "best_of_n")
 
@@ -77,8 +77,8 @@ def steer(
         sigmas: as in `smc.sample`; a last 0 is added where it is missing, since rewards are of clean states.
         prompts, candidates: P and N; N (T + 1) evaluations of the model per prompt.
         strength: lambda in nats per unit of reward, a number or [P]: 1/alpha of SVDD. Not used by "best_of_n".
-        potential: of "fk", see `edmfast.smc.rewards`: "max" and "sum" pay at every level and are taken back at
-            the end, so that their weights degenerate over many levels: give them a smaller strength.
+        potential: of "fk", see `edmfast.smc.feynman_kac.rewards`: "max" and "sum" pay at every level and are taken
+            back at the end, so that their weights degenerate over many levels: give them a smaller strength.
         batch_size: most rows per call of model and reward.
         options: others of `smc.sample`, such as proposal, sigma_range, device, dtype or compile.
 

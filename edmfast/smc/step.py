@@ -2,7 +2,7 @@
 
 The same function runs eagerly and is traced for `compile=True`; what changes from step to step (levels,
 index, the state of the noise) may therefore be tensors. What moves and weighs the particles is a `Law`, of
-which there are several kinds in `edmfast.smc.laws` and `edmfast.smc.score_only`.
+which there are several kinds in `edmfast.smc.feynman_kac.energy` and `edmfast.smc.feynman_kac.scores`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from edmfast.ops import Weights, weigh_and_resample
-from edmfast.reference._sums import population_mean
-from edmfast.smc.correction import NO_CORRECTION, Correction
-from edmfast.smc.evaluate import Evaluation
-from edmfast.smc.exponent import Exponent, like_population
+from edmfast.ops._shared.sums import population_mean
+from edmfast.smc.correctors.correction import NO_CORRECTION, Correction
+from edmfast.smc.feynman_kac.evaluate import Evaluation
+from edmfast.smc.feynman_kac.exponent import Exponent, like_population
+from edmfast.smc.feynman_kac.rewards import PathRewards
 from edmfast.smc.proposals import Proposal, Step
-from edmfast.smc.rewards import PathRewards
 from edmfast.smc.select import SELECT, select_one
 
 if TYPE_CHECKING:
-    from edmfast.smc.shared_population import SharedPopulations
+    from edmfast.smc.distributed.shared_population import SharedPopulations
 
 
 class Moving(NamedTuple):

@@ -10,7 +10,8 @@ import pytest
 
 from edmfast import analytic, smc
 from edmfast._internal.output import check_distinct, check_output, replacing, write_or_fall_back
-from edmfast.models import EnergyModel, Offsets, ResidualMLP, save_model
+from edmfast.models import EnergyModel, ResidualMLP, save_model
+from edmfast.targets import Offsets
 
 MODEL = EnergyModel(ResidualMLP(2, width=8, depth=1))
 MIXTURE = analytic.GaussianMixture(means=[[0.0, 0.0]], stds=[1.0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import bench_group_norm_silu, bench_orders, bench_potential, bench_resample
+from bench import bench_norms, bench_orders, bench_potential, bench_systematic_resample
 from bench.inputs import size_in_bytes
 from bench.registry import DIRECTIONS
 
@@ -17,7 +17,7 @@ def given(case, inputs):
     order = DIRECTIONS.index(case.direction)
     if case in bench_orders.CASES:
         return inputs[: order + 1]
-    if case in bench_group_norm_silu.CASES:
+    if case in bench_norms.CASES:
         x, grad, _, scale, shift, *_ = inputs
         return [(x, scale, shift), (x, grad, scale, shift), inputs][order]
     return inputs
@@ -28,8 +28,8 @@ def given(case, inputs):
     [
         *bench_orders.CASES,
         *bench_potential.CASES,
-        *(case for case in bench_group_norm_silu.CASES if "cpu" in case.devices),
-        bench_resample.CASES[0],
+        *(case for case in bench_norms.CASES if "cpu" in case.devices),
+        bench_systematic_resample.CASES[0],
     ],
     ids=lambda case: case.name,
 )
@@ -41,6 +41,6 @@ def test_bytes(case):
 
 def test_bytes_of_large_populations():
     """Too large to be drawn here: weights in, ancestors out, and a uniform."""
-    for case in bench_resample.CASES:
+    for case in bench_systematic_resample.CASES:
         populations, particles = case.shape
         assert case.bytes == 8 * populations * (particles + 1)

@@ -11,8 +11,8 @@ from bench import control_images as images
 from bench.control_digits import plus_minus, variance
 from bench.control_models import WIDTH, DigitsDensity
 from bench.control_tasks import PARTICLES, TASKS
+from edmfast.analytic import GaussianMixture
 from edmfast.demo.data import Digits
-from edmfast.models.analytic import GaussianMixture
 
 
 @pytest.fixture(scope="module")

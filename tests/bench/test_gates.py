@@ -12,19 +12,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench import (
     bench_distill,
     bench_energy,
-    bench_group_norm_silu,
     bench_mlp_potential,
     bench_noise,
+    bench_norms,
     bench_populations,
     bench_potential,
     bench_propagate,
     bench_resample,
-    bench_schemes,
+    bench_systematic_resample,
     bench_weigh,
     laws,
 )
 from bench.sampler_targets import Truth
-from edmfast.ops.schemes import SCHEMES
+from edmfast.ops.resample.operator import SCHEMES
 
 CPU = torch.device("cpu")
 
@@ -58,7 +58,7 @@ ANCESTORS = {
 @pytest.mark.parametrize("wrong", [*ANCESTORS, "of permuted slots", "some lost", "lighter"])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_ancestors_of_every_scheme(scheme, wrong):
-    (case,) = (c for c in bench_schemes.CASES if c.name.split("/")[1] == scheme)
+    (case,) = (c for c in bench_resample.CASES if c.name.split("/")[1] == scheme)
     inputs, truth, output = made(case, (1, 10_000))
     case.check(output, truth)
     a = output.ancestors
@@ -77,23 +77,23 @@ def test_ancestors_of_every_scheme(scheme, wrong):
 
 def test_one_scheme_is_not_taken_for_another():
     systematic, multinomial = (
-        made(c, (1, 10_000)) for c in bench_schemes.CASES if c.name.split("/")[1][1] in "yu"
+        made(c, (1, 10_000)) for c in bench_resample.CASES if c.name.split("/")[1][1] in "yu"
     )
     for found, other in ((systematic, multinomial), (multinomial, systematic)):
-        refused(bench_schemes.check, found[2]._replace(scheme=other[2].scheme), found[1])
+        refused(bench_resample.check, found[2]._replace(scheme=other[2].scheme), found[1])
 
 
 @pytest.mark.parametrize("wrong", ANCESTORS)
 @pytest.mark.parametrize("shape", [(1, 10_000), (3, 10_000)])
 def test_systematic_ancestors(shape, wrong):
-    case = bench_resample.CASES[0]
+    case = bench_systematic_resample.CASES[0]
     _, truth, output = made(case, shape)
     case.check(output, truth)
     refused(case.check, ANCESTORS[wrong](output), truth)
 
 
 def test_systematic_ancestors_of_another_population_or_order():
-    case = bench_resample.CASES[0]
+    case = bench_systematic_resample.CASES[0]
     _, truth, output = made(case, (8, 16))
     for changed in (output.roll(1, 0), output.flip(1), output.roll(1, 1)):
         refused(case.check, changed, truth)
@@ -237,7 +237,7 @@ CASES = {
     "potential, double": (bench_potential.CASES[-1], (16, 8)),
     "mlp_potential": (bench_mlp_potential.CASES[0], (16, 64)),
     "mlp_potential backward": (bench_mlp_potential.CASES[-1], (16, 64)),
-    "norm": (bench_group_norm_silu.CASES[5], (16, 4, 384)),
+    "norm": (bench_norms.CASES[5], (16, 4, 384)),
 }
 
 

@@ -300,7 +300,7 @@ def test_the_sanitizer_driver_needs_a_device():
 
 def test_chunks_are_of_one_file_and_slow_ones_come_first():
     quick = [f"tests/ops/test_a.py::test[{i}]" for i in range(3)]
-    slow = [f"tests/kernels/test_attention.py::test[{i}]" for i in range(5)]
+    slow = [f"tests/ops/triton/test_attention.py::test[{i}]" for i in range(5)]
     assert [*gpu_tests.chunks([*quick, *slow], 2)] == [
         slow[:2],
         slow[2:4],

@@ -22,10 +22,10 @@ def test_same_ancestors_as_ours(shape):
 
 
 def test_no_compiler_is_not_an_error(monkeypatch, capsys):
-    from bench import bench_resample
+    from bench import bench_systematic_resample
 
     monkeypatch.setattr(plain_loop, "compiler", lambda: None)
-    assert bench_resample.hand_written() == {}
+    assert bench_systematic_resample.hand_written() == {}
     assert "no C++ compiler" in capsys.readouterr().err
 
 

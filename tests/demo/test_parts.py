@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from edmfast import smc
+from edmfast.analytic import GaussianMixture
 from edmfast.demo.baseline import score_scaled_samples
 from edmfast.demo.budget import Budget
 from edmfast.demo.control import equally_weighted, of_class
 from edmfast.demo.part_exact import distinct_digits, kernel_density, report_proposals
 from edmfast.demo.part_mixture import cases, exact_masses, smc_masses
 from edmfast.demo.teacher import new_energy
-from edmfast.models import Conditioned
-from edmfast.models.analytic import GaussianMixture
 from edmfast.sampling import get_sigmas_exponential
+from edmfast.targets import Conditioned
 
 
 @pytest.mark.slow

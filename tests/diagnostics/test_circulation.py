@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
+from edmfast.analytic import GaussianMixture
 from edmfast.diagnostics import (
     conservativity_report,
     noising_trajectory,
     rectangle_circulation,
     score_circulation,
 )
-from edmfast.models.analytic import GaussianMixture
 
 MIXTURE = GaussianMixture([[-1.0, 0.5, 0], [1.0, 0.0, 0.2]], [0.2, 0.5], [0.3, 0.7])
 AXES = (torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]))

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from edmfast.analytic import GaussianMixture
 from edmfast.diagnostics import field_asymmetry, score_asymmetry
-from edmfast.models.analytic import GaussianMixture
 
 D = 5
 

@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
+from edmfast.analytic import GaussianMixture
 from edmfast.diagnostics import fokker_planck, noising_trajectory
-from edmfast.models import EnergyModel, Tempered
-from edmfast.models.analytic import GaussianMixture
+from edmfast.models import EnergyModel
 from edmfast.models.backbones import ResidualMLP
+from edmfast.targets import Tempered
 
 LEVELS = [4.0, 1.0, 0.3]
 MIXTURE = GaussianMixture([[-1.0, 0.5, 0], [1.0, 0.0, 0.2]], [0.2, 0.5], [0.3, 0.7])

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from edmfast.analytic import GaussianMixture
 from edmfast.models import EnergyModel, ResidualMLP
-from edmfast.models.analytic import GaussianMixture
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
+from edmfast.analytic import GaussianMixture
 from edmfast.distill.batch import BatchMaker
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.data import TrainingData
 from edmfast.distill.loss import difference_loss
 from edmfast.models import EnergyModel, ResidualMLP
-from edmfast.models.analytic import GaussianMixture
 
 GAUSSIAN = GaussianMixture([[0.0] * 8], [0.7], [1.0])
 

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from edmfast.analytic import GaussianMixture
 from edmfast.distill import DistillConfig, distill
 from edmfast.models import EnergyModel, ResidualMLP
-from edmfast.models.analytic import GaussianMixture
 
 LONG = DistillConfig(steps=8, batch_size=16, schedule="constant")
 

@@ -9,7 +9,8 @@ import torch
 from edmfast.distill import DistillConfig, distill, trainer
 from edmfast.distill.flat import gradient_function
 from edmfast.distill.loss import TrainingLoss
-from edmfast.models import DiT, EnergyModel, flat
+from edmfast.models import DiT, EnergyModel
+from edmfast.models.compiling import flat
 
 SETTINGS = {"steps": 12, "batch_size": 32, "warmup_steps": 2, "difference_weight": 0.05}
 

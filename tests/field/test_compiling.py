@@ -88,7 +88,7 @@ def test_a_compiled_model_sees_new_attributes():
 @needs_a_compiler
 def test_other_batches_do_not_compile_again_and_again(monkeypatch):
     """pytorch 172822: every batch size compiled a new graph. Here a dozen sizes of a perceptron make few."""
-    from edmfast.models import flat
+    from edmfast.models.compiling import flat
 
     made, compile_graph = [], flat.compile_graph
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from edmfast import smc
-from edmfast.models.analytic import GaussianMixture
+from edmfast.analytic import GaussianMixture
 from edmfast.ops import resample, rng_state, systematic_resample
-from edmfast.ops.schemes import SCHEMES
+from edmfast.ops.resample.operator import SCHEMES
 
 HALF = torch.tensor([0.5])
 

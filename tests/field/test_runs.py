@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edmfast import analytic, sampling, smc
-from edmfast.models import Tempered
+from edmfast.targets import Tempered
 
 MIXTURE = analytic.GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], [0.3, 0.6])
 SIGMAS = [5.0, 2.0, 1.0, 0.5, 0.2]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edmfast import sampling
-from edmfast.models.analytic import GaussianMixture
+from edmfast.analytic import GaussianMixture
 
 NAMES = ["sample_euler", "sample_heun", "sample_dpmpp_2m", "sample_euler_ancestral"]
 MIXTURE = GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], [0.3, 0.6])

@@ -21,6 +21,7 @@ from edmfast import (
 )
 from edmfast.demo.baseline import score_scaled_samples
 from edmfast.models import initialise_from
+from edmfast.targets import constrained
 from tests.foreign.wrappers import SHAPE, Gaussian
 
 LEVELS = [10.0, 3.0, 1.0, 0.3]
@@ -120,7 +121,7 @@ DENOISERS = {
     ),
     "Constrained": run(
         lambda model: Constrained(
-            model, models.constraints.box(-1.0, 1.0), 1.0, ramp=(2.0, 0.3), gradient="none"
+            model, constrained.box(-1.0, 1.0), 1.0, ramp=(2.0, 0.3), gradient="none"
         )
     ),
     "LinearInverse": run(measured),
@@ -161,7 +162,7 @@ ENERGIES = {
     "Tilted": run(lambda model: Tilted(model, reward, 0.1, ramp=(2.0, 0.3), gradient="exact")),
     "Constrained": run(
         lambda model: Constrained(
-            model, models.constraints.box(-1.0, 1.0), 1.0, ramp=(2.0, 0.3), hard_below=0.3
+            model, constrained.box(-1.0, 1.0), 1.0, ramp=(2.0, 0.3), hard_below=0.3
         )
     ),
     "LinearInverse": run(

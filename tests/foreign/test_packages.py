@@ -5,7 +5,8 @@ import torch
 
 import edmfast
 from edmfast import Conditioned, DistillConfig, EnergyModel, smc
-from edmfast.models import Renamed, ResidualMLP, patch_attention
+from edmfast.models import ResidualMLP, patch_attention
+from edmfast.targets import Renamed
 from tests.foreign.entries import COMPILED, DATA, DENOISERS, LEVELS
 from tests.foreign.wrappers import SHAPE, like_states
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from edmfast import smc
-from edmfast.models import Denoiser, EnergyModel, Product, ResidualMLP, Tempered
-from edmfast.models.analytic import GaussianMixture
+from edmfast.analytic import GaussianMixture
+from edmfast.models import Denoiser, EnergyModel, ResidualMLP
+from edmfast.targets import Product, Tempered
 from tests.gpu.calls import CALLS, outputs
 from tests.gpu.waiting import NoWaiting
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from bench import derivatives
 from edmfast import ops
-from edmfast.ops.schemes import SCHEMES
+from edmfast.ops.resample.operator import SCHEMES
 
 HALVES = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float64, torch.float32, *HALVES)

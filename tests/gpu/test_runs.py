@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from edmfast import smc
-from edmfast.models import Denoiser, EnergyModel, Product, ResidualMLP, Tempered
-from edmfast.models.analytic import GaussianMixture
+from edmfast.analytic import GaussianMixture
+from edmfast.models import Denoiser, EnergyModel, ResidualMLP
+from edmfast.targets import Product, Tempered
 
 LEVELS = [10.0 * 0.6**i for i in range(12)]
 NAMES = ("x", "log_weights", "log_z", "ess", "log_weight_sd")

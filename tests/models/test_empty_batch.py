@@ -7,7 +7,8 @@ import torch
 
 import edmfast
 from edmfast import analytic, models
-from edmfast.models import constraints, measurements
+from edmfast.targets import constrained as constraints
+from edmfast.targets import measurements
 
 IMAGE, POINTS = (2, 8, 8), (8,)
 BACKBONES = {

@@ -5,25 +5,25 @@ import torch
 import torch.autograd.forward_ad as forward_mode
 from torch.func import functional_call, jacfwd, jacrev, jvp, vmap
 
-from edmfast.models import (
+from edmfast.analytic import (
+    DoubleWellPairs,
+    GaussianMixture,
+    LennardJones,
+    ManyWell,
+)
+from edmfast.models import Denoiser, DiT, EnergyModel, PairwiseMLP, ResidualMLP, UNet
+from edmfast.targets import (
     Conditioned,
     Constrained,
-    Denoiser,
-    DiT,
-    EnergyModel,
     Guided,
     LinearInverse,
     Mixture,
-    PairwiseMLP,
     Product,
-    ResidualMLP,
     Tempered,
     Tilted,
-    UNet,
 )
-from edmfast.models.analytic import DoubleWellPairs, GaussianMixture, LennardJones, ManyWell
-from edmfast.models.constraints import box
-from edmfast.models.measurements import deblurring
+from edmfast.targets.constrained import box
+from edmfast.targets.measurements import deblurring
 
 F64 = torch.float64
 STEP = 1e-5

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import edmfast
-from edmfast import analytic, models
-from edmfast.models import constraints, measurements
+from edmfast import analytic, models, targets
+from edmfast.targets import constrained as constraints
+from edmfast.targets import measurements
 from tests.spellings import CONDITION, COUNT, REAL, SEED, check_bad, check_good, row, table
 
 NORMAL = analytic.GaussianMixture([[0.0, 0.0]], [1.0])
@@ -186,8 +187,10 @@ CASES = [
         0.0,
         math.inf,
     ),
-    row("Offsets", "sigmas", REAL, 0.5, lambda s: models.Offsets((1.0, s), ((0.0, 1.0),) * 2), 0.0),
-    row("Offsets", "values", REAL, 0.5, lambda v: models.Offsets((1.0,), ((v, 1.0),)), math.inf),
+    row(
+        "Offsets", "sigmas", REAL, 0.5, lambda s: targets.Offsets((1.0, s), ((0.0, 1.0),) * 2), 0.0
+    ),
+    row("Offsets", "values", REAL, 0.5, lambda v: targets.Offsets((1.0,), ((v, 1.0),)), math.inf),
     row(
         "Conditioned",
         "class_label",
@@ -241,7 +244,7 @@ CASES = [
         "errors",
         REAL,
         0.5,
-        lambda e: models.Offsets((1.0,), ((1.0,),), ((e,),)),
+        lambda e: targets.Offsets((1.0,), ((1.0,),), ((e,),)),
         math.inf,
     ),
     row("expand_sigma", "sigma", REAL, 0.5, lambda s: models.expand_sigma(s, X), -1.0, 1e30),

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from edmfast import Product, Tempered
+from edmfast._internal.steady import least_rows, steady_linear
+from edmfast.analytic import GaussianMixture
 from edmfast.models import (
     Denoiser,
     DiT,
@@ -14,8 +16,6 @@ from edmfast.models import (
     ResidualMLP,
     UNet,
 )
-from edmfast.models.analytic import GaussianMixture
-from edmfast.models.steady import least_rows, steady_linear
 
 
 def weighted(model):

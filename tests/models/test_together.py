@@ -7,16 +7,9 @@ import copy
 import pytest
 import torch
 
-from edmfast.models import (
-    Conditioned,
-    EnergyModel,
-    Guided,
-    Product,
-    ResidualMLP,
-    Tempered,
-    together,
-)
-from edmfast.ops.mlp_potential import mlp_potentials
+from edmfast.models import EnergyModel, ResidualMLP, together
+from edmfast.ops.mlp_potential.operator import mlp_potentials
+from edmfast.targets import Conditioned, Guided, Product, Tempered
 
 
 def model(dim=8, seed=0, **options):

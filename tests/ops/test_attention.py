@@ -97,7 +97,7 @@ def test_nan_is_not_hidden(keys, dtype):
 
 def test_blocks_of_queries(generator, monkeypatch):
     """Many blocks of rows and of heads: the numbers are those of one."""
-    from edmfast.reference import attention as reference
+    from edmfast.ops.attention import reference
 
     tensors = inputs(generator, (5,), 70, 50, 8, 6)
     cotangents = cotangents_of(generator, tensors)

@@ -22,7 +22,7 @@ from edmfast.ops import (
     systematic_resample,
     weigh_and_resample,
 )
-from edmfast.ops.schemes import SCHEMES
+from edmfast.ops.resample.operator import SCHEMES
 
 INF, NAN = math.inf, math.nan
 FLOATS = (torch.float32, torch.float64)

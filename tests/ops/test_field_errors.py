@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edmfast.ops import resample, rng_state, standard_normal, systematic_resample
-from edmfast.reference.noise import uniform as counter_uniform
+from edmfast.ops.noise.reference import uniform as counter_uniform
 
 HALF = torch.tensor([0.5])
 

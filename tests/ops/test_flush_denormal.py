@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edmfast import ops
-from edmfast.ops.schemes import SCHEMES
+from edmfast.ops.resample.operator import SCHEMES
 
 # made before any thread flushes: where one does, even a literal of this size is zero
 SUBNORMAL = {

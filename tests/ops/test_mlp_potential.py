@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.utils.checkpoint
 
-from edmfast.ops.mlp_potential import Perceptron, mlp_potential, mlp_potentials
+from edmfast.ops.mlp_potential.operator import Perceptron, mlp_potential, mlp_potentials
 
 DOUBLE = torch.float64
 # models, rows, numbers of a state, width, layers

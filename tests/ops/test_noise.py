@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 
 from edmfast.ops import rng_state, standard_normal, systematic_resample
-from edmfast.reference import noise as reference
+from edmfast.ops.noise import reference
 
 MASK = 0xFFFFFFFF
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edmfast.ops import potential, potential_assemble
-from edmfast.reference import potential as reference
+from edmfast.ops.potential import reference
 
 DOUBLE = torch.float64
 OPERATORS = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edmfast.ops import propagate, rng_state, standard_normal
-from edmfast.reference import propagate as reference
+from edmfast.ops.propagate import reference
 
 SHAPES = [(1, 1, 1), (2, 3, 2), (3, 5, 3), (2, 300, 5), (2, 7, 64), (1, 3, 1027), (2, 2, 12288)]
 

@@ -1,6 +1,4 @@
-"""Systematic resampling: the same bits as the reference, and the exact offspring counts."""
-
-from __future__ import annotations
+"""Resampling schemes: the same bits as the reference, unbiased, and what each promises."""
 
 import math
 
@@ -9,147 +7,212 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edmfast.ops import Resampled, systematic_resample
-from edmfast.reference import resample as reference
+from edmfast.ops import Resampled, resample, rng_state, standard_normal, systematic_resample
+from edmfast.ops.noise import reference as noise
+from edmfast.ops.resample import reference
+from edmfast.ops.resample.operator import SCHEMES
+from edmfast.ops.systematic_resample import reference as integers
+
+RNG = rng_state(11, 5)
 
 
-def assert_same(ours, truth):
-    """Bit for bit; the logarithm of the mean comes from two libraries: a unit in the last place."""
-    for name in ("ancestors", "ess", "resampled", "degenerate"):
-        a, b = getattr(ours, name), getattr(truth, name)
-        assert torch.equal(a, b), name
-        assert a.dtype == b.dtype, name
-    torch.testing.assert_close(ours.log_mean, truth.log_mean, rtol=4e-16, atol=4e-16)
-
-
-def plain(log_weights, uniform, ess_threshold=1.0):
-    outputs = reference.systematic_resample(log_weights, uniform.double(), ess_threshold)
-    return Resampled(*outputs)
+def plain(log_weights, scheme, count, threshold=1.0, first_population=0):
+    index = SCHEMES.index(scheme)
+    return Resampled(
+        *reference.resample(log_weights, RNG, count, threshold, index, first_population)
+    )
 
 
 def offspring(ancestors, particles):
-    counts = torch.zeros(ancestors.shape[0], particles, dtype=torch.int64)
-    return counts.scatter_add_(1, ancestors.long(), torch.ones_like(counts))
+    counts = torch.zeros(len(ancestors), particles, dtype=torch.int64)
+    return counts.scatter_add_(1, ancestors.long(), torch.ones_like(ancestors.long()))
 
 
-SHAPES = [(1, 1), (1, 2), (3, 7), (5, 64), (2, 1023), (1, 1025), (257, 3), (1, 16385), (2, 40009)]
+def integer_weights(log_weights):
+    """Python integers of one population."""
+    values = log_weights.double() - log_weights.double().max()
+    return integers.quantised_exp(values, integers.fraction_bits(len(values))).tolist()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 10.0, 300.0])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_same_bits_as_reference(compiled, generator, shape, scale, dtype):
-    log_weights = scale * torch.randn(shape, dtype=dtype, generator=generator) + 1e3 * scale
-    uniform = torch.rand(shape[0], dtype=torch.float64, generator=generator)
-    for threshold in (0.0, 0.5, 1.0):
-        ours = systematic_resample(log_weights, uniform, ess_threshold=threshold)
-        assert_same(ours, plain(log_weights, uniform, threshold))
+def sizes(scheme, particles):
+    return [particles] if scheme == "killing" else [particles, 1, particles + 3, 5 * particles]
 
 
-@pytest.mark.parametrize("value", [0.0, -0.0, -1.0, 1.0 - 2**-53, 1.0, 2.0, 2**-60, math.nan])
-def test_same_bits_at_the_ends_of_the_uniform(compiled, generator, value):
-    log_weights = torch.randn(3, 1000, generator=generator)
-    uniform = torch.full((3,), value, dtype=torch.float64)
-    assert_same(systematic_resample(log_weights, uniform), plain(log_weights, uniform))
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 30.0, 300.0])
+@pytest.mark.parametrize("particles", [1, 2, 7, 64, 1025])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_same_bits_as_reference(compiled, generator, scheme, particles, scale):
+    log_weights = scale * torch.randn(3, particles, generator=generator)
+    for count in sizes(scheme, particles):
+        ours = resample(log_weights, RNG, scheme=scheme, count=count, first_population=2)
+        truth = plain(log_weights, scheme, count, first_population=2)
+        for name in ("ancestors", "ess", "resampled", "degenerate"):
+            a, b = getattr(ours, name), getattr(truth, name)
+            assert torch.equal(a, b), (name, count)
+            assert a.dtype == b.dtype, name
+        assert ours.ancestors.shape == (3, count)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(
-    st.lists(st.floats(-60, 0, width=32), min_size=1, max_size=40),
-    st.floats(0, 1, exclude_max=True),
-)
-def test_offspring_differ_by_less_than_one(values, uniform):
-    """Checked in Python's integers: |offspring W - N q| < W for every particle."""
-    log_weights = torch.tensor([values], dtype=torch.float64)
-    n = len(values)
-    result = systematic_resample(log_weights, torch.tensor([uniform], dtype=torch.float64))
-    if not result.resampled:
-        assert result.ancestors.tolist() == [list(range(n))]
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("particles", [100_003])
+def test_same_bits_as_reference_when_large(compiled, generator, scheme, particles):
+    log_weights = torch.randn(1, particles, generator=generator)
+    ours = resample(log_weights, RNG, scheme=scheme)
+    assert torch.equal(ours.ancestors, plain(log_weights, scheme, particles).ancestors)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("count", [7, 3, 20])
+def test_offspring_are_unbiased(scheme, count):
+    """Mean offspring of 40,000 populations of the same weights, within 4.5 standard errors."""
+    if scheme == "killing" and count != 7:
         return
-    q = reference.quantised_exp(
-        log_weights[0] - log_weights.max(), reference.fraction_bits(n)
-    ).tolist()
-    counts = offspring(result.ancestors, n)[0].tolist()
-    assert sum(counts) == n
-    assert all(abs(k * sum(q) - n * w) < sum(q) for k, w in zip(counts, q, strict=True))
+    log_weights = torch.tensor([0.0, -1.0, -3.0, -0.2, 1.3, -math.inf, -0.7]).repeat(40_000, 1)
+    counts = offspring(resample(log_weights, RNG, scheme=scheme, count=count).ancestors, 7).double()
+    wanted = count * log_weights[0].double().softmax(0)
+    error = counts.std(0) / math.sqrt(len(counts)) + 1e-12
+    assert ((counts.mean(0) - wanted).abs() <= 4.5 * error).all()
 
 
-def test_integer_weights_are_the_exponential():
-    x = torch.linspace(-43.6, 0, 5001, dtype=torch.float64)
-    bits = 52
-    q = reference.quantised_exp(x, bits).tolist()
-    for value, integer in zip(x.tolist(), q, strict=True):
-        exact = math.exp(value) * 2.0**bits
-        assert abs(integer - exact) <= 1 + 2e-15 * exact
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.lists(st.floats(-60, 0, width=32), min_size=1, max_size=30),
+    st.integers(1, 60),
+    st.sampled_from(["systematic", "ssp"]),
+)
+def test_offspring_differ_by_less_than_one(values, count, scheme):
+    """Checked in Python's integers: |offspring W - M q| < W for every particle."""
+    log_weights = torch.tensor(values)
+    result = resample(log_weights[None], RNG, scheme=scheme, count=count)
+    if not result.resampled:
+        return
+    q = integer_weights(log_weights)
+    counts = offspring(result.ancestors, len(q))[0].tolist()
+    assert sum(counts) == count
+    assert all(abs(k * sum(q) - count * w) < sum(q) for k, w in zip(counts, q, strict=True))
 
 
-def test_sum_of_squares_is_exact(generator):
-    q = torch.randint(0, 2**52, (3, 1000), generator=generator)
-    ours = reference.sum_of_squares(reference.square_parts(q)).tolist()
-    for row, value in zip(q.tolist(), ours, strict=True):
-        assert value == pytest.approx(sum(k * k for k in row), rel=3e-16)
+def test_residual_gives_every_whole_part(generator):
+    log_weights = torch.randn(40, generator=generator)
+    q = integer_weights(log_weights)
+    counts = offspring(resample(log_weights[None], RNG, scheme="residual").ancestors, 40)[0]
+    assert all(k >= 40 * w // sum(q) for k, w in zip(counts.tolist(), q, strict=True))
 
 
-@pytest.mark.parametrize("particles", [1, 2, 3, 1000, 16384, 50021])
-def test_equal_weights_keep_everyone(particles):
-    for level in (-1e30, -1e4, 0.0, 88.0, 1e30):
-        log_weights = torch.full((1, particles), level)
-        result = systematic_resample(log_weights, torch.tensor([0.7]))
-        assert torch.equal(result.ancestors[0], torch.arange(particles, dtype=torch.int32))
-        assert result.ess.item() == particles
-        assert not result.resampled
-        assert result.log_mean.item() == log_weights.double()[0, 0].item()
+def test_killing_keeps_the_heaviest_where_they_are(generator):
+    log_weights = torch.randn(500, 30, generator=generator)
+    ancestors = resample(log_weights, RNG, scheme="killing").ancestors
+    heaviest = log_weights.argmax(1, keepdim=True)
+    assert torch.equal(ancestors.gather(1, heaviest).long(), heaviest)
 
 
-@pytest.mark.parametrize("particles", [2, 17, 1000, 40000])
-def test_one_particle_holds_everything(particles):
-    for heavy in (0, particles // 2, particles - 1):
-        log_weights = torch.full((1, particles), -1e4)
-        log_weights[0, heavy] = 5.0
-        result = systematic_resample(log_weights, torch.tensor([0.999]))
-        assert (result.ancestors == heavy).all()
-        assert result.ess.item() == 1.0
-        assert result.log_mean.item() == pytest.approx(5.0 - math.log(particles), rel=1e-15)
+def test_schemes_are_ordered_by_variance():
+    log_weights = torch.linspace(-2, 0, 12).repeat(20_000, 1)
+    variance = {
+        scheme: offspring(resample(log_weights, RNG, scheme=scheme).ancestors, 12)
+        .double()
+        .var(0)
+        .sum()
+        for scheme in SCHEMES
+    }
+    assert variance["ssp"] < variance["residual"] < variance["multinomial"]
+    assert variance["systematic"] < variance["stratified"] < variance["multinomial"]
+    assert variance["killing"] < variance["multinomial"]
 
 
-def test_ess_and_log_mean_against_the_definitions(generator):
-    log_weights = 3 * torch.randn(4, 999, dtype=torch.float64, generator=generator) - 700
-    result = systematic_resample(log_weights, torch.full((4,), 0.5), ess_threshold=0.0)
-    weights = log_weights.softmax(1)
-    torch.testing.assert_close(result.ess, 1 / weights.square().sum(1), rtol=1e-12, atol=0)
-    expected = log_weights.logsumexp(1) - math.log(999)
-    torch.testing.assert_close(result.log_mean, expected, rtol=1e-14, atol=0)
+@pytest.mark.parametrize("scheme", [s for s in SCHEMES if s != "killing"])
+def test_ancestors_are_sorted(generator, scheme):
+    log_weights = 3 * torch.randn(4, 300, generator=generator)
+    ancestors = resample(log_weights, RNG, scheme=scheme, count=1000).ancestors
+    assert (ancestors.diff(dim=1) >= 0).all()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_population_does_not_depend_on_company_or_threads(generator, with_threads, scheme):
+    log_weights = torch.randn(40, 50, generator=generator)
+    whole = resample(log_weights, RNG, scheme=scheme).ancestors
+    part = resample(log_weights[30:31], RNG, scheme=scheme, first_population=30).ancestors
+    assert torch.equal(whole[30:31], part)
+    with with_threads(1):
+        assert torch.equal(whole, resample(log_weights, RNG, scheme=scheme).ancestors)
+
+
+def test_systematic_is_systematic_resample(generator):
+    log_weights = torch.randn(5, 2000, generator=generator)
+    point = noise.uniform(RNG, 5, 3)
+    for threshold in (0.2, 1.0):
+        ours = resample(log_weights, RNG, ess_threshold=threshold, first_population=3)
+        other = systematic_resample(log_weights, point, ess_threshold=threshold)
+        assert all(torch.equal(a, b) for a, b in zip(ours, other, strict=True))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_bad_weights(scheme):
+    """NaN counts as nothing, +inf share, all -inf keeps the order; each is marked."""
+    inf, nan = math.inf, math.nan
+    log_weights = torch.tensor([[nan, 0.0, -inf, 0.0], [-inf] * 4, [inf, 0.0, inf, 1.0], [nan] * 4])
+    result = resample(log_weights, RNG, scheme=scheme)
+    assert result.degenerate.tolist() == [1, 2, 4, 3]
+    assert result.resampled.tolist() == [True, False, True, False]
+    assert set(result.ancestors[0].tolist()) <= {1, 3}
+    assert result.ancestors[1].tolist() == [0, 1, 2, 3]
+    assert set(result.ancestors[2].tolist()) <= {0, 2}
+    if scheme != "killing":
+        more = resample(log_weights, RNG, scheme=scheme, count=8).ancestors
+        assert more[1].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_keeps_the_order_above_the_threshold(generator, scheme):
+    log_weights = 0.1 * torch.randn(3, 100, generator=generator)
+    result = resample(log_weights, RNG, scheme=scheme, ess_threshold=0.5)
     assert not result.resampled.any()
+    assert torch.equal(result.ancestors, torch.arange(100, dtype=torch.int32).expand(3, -1))
 
 
-def test_mean_offspring_over_a_grid_of_uniforms(generator):
-    """The slots a particle owns, over u, are an arc: M grid points meet it to within one."""
-    grid, n = 1024, 50
-    log_weights = torch.randn(n, dtype=torch.float64, generator=generator)
-    uniform = (torch.arange(grid, dtype=torch.float64) + 0.5) / grid
-    result = systematic_resample(log_weights.expand(grid, n), uniform)
-    mean = offspring(result.ancestors, n).double().mean(0)
-    assert (mean - n * log_weights.softmax(0)).abs().max() <= 1 / grid + 1e-9
+def test_empty_half_precision_opcheck_and_compile(generator):
+    assert resample(torch.empty(0, 3), RNG).ancestors.shape == (0, 3)
+    half = torch.randn(2, 50, generator=generator).bfloat16()
+    assert torch.equal(resample(half, RNG).ancestors, resample(half.float(), RNG).ancestors)
+    log_weights = torch.randn(2, 9, generator=generator)
+    for index in range(len(SCHEMES)):
+        arguments = (log_weights, RNG, 9, 1.0, index, 0)
+        torch.library.opcheck(torch.ops.edmfast.resample.default, arguments)
+    compiled = torch.compile(resample, fullgraph=True)(
+        log_weights, RNG, scheme="stratified", count=5
+    )
+    plain_ = resample(log_weights, RNG, scheme="stratified", count=5)
+    assert all(torch.equal(a, b) for a, b in zip(compiled, plain_, strict=True))
 
 
-def test_a_random_slot_follows_the_weights(generator):
-    """Chi-square over independent populations: the ancestor of a random slot has law w."""
-    from scipy.stats import chisquare
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"scheme": "best"}, ValueError, "unknown scheme"),
+        ({"count": 0}, ValueError, "count must be an integer from 1"),
+        ({"count": 5, "scheme": "killing"}, ValueError, "killing keeps"),
+        ({"count": 5, "ess_threshold": 0.5}, ValueError, "must be 1"),
+        ({"ess_threshold": 1.5}, ValueError, "ess_threshold must be .* from 0 to 1"),
+        ({"log_weights": torch.zeros(3)}, ValueError, r"\[P, N\]"),
+        ({"log_weights": torch.zeros(2, 0)}, ValueError, r"\[P, N\]"),
+        ({"log_weights": torch.zeros(2, 3, dtype=torch.int64)}, TypeError, "floating"),
+        ({"rng": torch.zeros(2)}, TypeError, "int64"),
+        ({"rng": torch.zeros(3, dtype=torch.int64)}, ValueError, r"rng \[2\]"),
+    ],
+)
+def test_bad_input(change, error, message):
+    arguments = {"log_weights": torch.zeros(2, 4), "rng": RNG, **change}
+    with pytest.raises(error, match=message):
+        resample(arguments.pop("log_weights"), arguments.pop("rng"), **arguments)
 
-    populations, n = 40_000, 12
-    log_weights = torch.randn(n, dtype=torch.float64, generator=generator)
-    uniform = torch.rand(populations, dtype=torch.float64, generator=generator)
-    slot = torch.randint(n, (populations, 1), generator=generator)
-    result = systematic_resample(log_weights.expand(populations, n), uniform)
-    seen = torch.bincount(result.ancestors.gather(1, slot)[:, 0], minlength=n)
-    expected = log_weights.softmax(0) * populations
-    assert chisquare(seen.numpy(), expected.numpy()).pvalue > 1e-3
 
-
-def test_adaptive_decision_is_taken_per_population():
-    uneven = torch.tensor([0.0, 0.0, 0.0, -50.0])  # effective sample size 3 of 4
-    log_weights = torch.stack([uneven, torch.zeros(4), uneven])
-    for threshold, wanted in [(0.7, [False] * 3), (0.75, [False] * 3), (0.76, [True, False, True])]:
-        result = systematic_resample(log_weights, torch.full((3,), 0.5), ess_threshold=threshold)
-        assert result.resampled.tolist() == wanted
-    assert result.ancestors.tolist() == [[0, 1, 1, 2], [0, 1, 2, 3], [0, 1, 1, 2]]
+def test_populations_stay_inside_their_stream():
+    """Beyond 2^28 of them, a counter would be that of another stream."""
+    last = 2**28 - 3
+    log_weights = torch.zeros(3, 4)
+    assert resample(log_weights, rng_state(0, 0), first_population=last).ancestors.shape == (3, 4)
+    for first in (last + 1, -1, 2**32):
+        with pytest.raises(ValueError, match="first_population"):
+            resample(log_weights, rng_state(0, 0), first_population=first)
+        with pytest.raises(ValueError, match="first_population"):
+            standard_normal(log_weights, first_population=first)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from edmfast.ops import score_gram
-from edmfast.reference import score_gram as reference
+from edmfast.ops.score_gram import reference
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 SIZES = [1, 2, 3, 4, 5, 7, 8, 16, 17, 250, 264, 1000, 1003]

@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from edmfast.ops import Weights, resample, rng_state, weigh, weigh_and_resample
-from edmfast.ops.resample import COLLAPSED, INFINITE, NAN_SEEN
-from edmfast.ops.schemes import SCHEMES
-from edmfast.reference import weigh as reference
+from edmfast.ops import Weights, resample, rng_state, weigh_and_resample
+from edmfast.ops.resample.operator import SCHEMES
+from edmfast.ops.systematic_resample.operator import COLLAPSED, INFINITE, NAN_SEEN
+from edmfast.ops.weigh import operator as weigh
+from edmfast.ops.weigh import reference
 
 INF = math.inf
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from edmfast import sampling
-from edmfast.models.analytic import GaussianMixture
+from edmfast.analytic import GaussianMixture
 
 NAMES = ["sample_euler", "sample_heun", "sample_dpmpp_2m", "sample_euler_ancestral"]
 SIGMAS = sampling.get_sigmas_karras(9, 0.05, 10.0).double()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edmfast import sampling
-from edmfast.models.analytic import GaussianMixture
+from edmfast.analytic import GaussianMixture
 
 SIGMAS = torch.tensor([8.0, 3.0, 1.2, 0.5, 0.2, 0.0])
 CHURN = {"s_churn": 2.0, "s_noise": 1.007}

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from edmfast.models import Tempered
-from edmfast.models.analytic import GaussianMixture
+from edmfast.analytic import GaussianMixture
+from edmfast.targets import Tempered
 
 
 @pytest.fixture

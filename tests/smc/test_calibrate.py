@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from edmfast import smc
-from edmfast.models import Constrained, Tempered
-from edmfast.models.analytic import GaussianMixture
-from edmfast.models.constraints import box
+from edmfast.analytic import GaussianMixture
+from edmfast.targets import Constrained, Tempered
+from edmfast.targets.constrained import box
 
 
 @pytest.fixture(scope="module")

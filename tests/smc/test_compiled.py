@@ -7,7 +7,8 @@ import torch
 
 from edmfast import smc
 from edmfast._internal.files import read_tensors
-from edmfast.models import Tempered, flat
+from edmfast.models.compiling import flat
+from edmfast.targets import Tempered
 
 # tiny runs, whose weights are bad and do not matter here
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")

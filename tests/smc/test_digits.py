@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from edmfast import smc
-from edmfast.models import Tempered
-from edmfast.models.analytic import GaussianMixture
+from edmfast.analytic import GaussianMixture
+from edmfast.targets import Tempered
 
 # tiny runs, whose weights are bad and do not matter here
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")

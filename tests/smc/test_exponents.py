@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from edmfast import smc
-from edmfast.models import Guided, Tempered
-from edmfast.models.analytic import GaussianMixture
+from edmfast.analytic import GaussianMixture
+from edmfast.targets import Guided, Tempered
 
 # tiny runs, whose weights are bad and do not matter here
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")

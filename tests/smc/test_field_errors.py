@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from edmfast import smc
-from edmfast.models import Tempered
-from edmfast.models.analytic import GaussianMixture
+from edmfast.analytic import GaussianMixture
+from edmfast.targets import Tempered
 
 GAMMA = 2.0
 SIZE = {"particles": 1000, "populations": 20}

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from edmfast import smc
-from edmfast.models import EnergyModel, Tempered
+from edmfast.models import EnergyModel
 from edmfast.models.backbones import ResidualMLP
+from edmfast.targets import Tempered
 
 KINDS = [smc.ULA(), smc.MALA(), smc.HMC(leapfrog_steps=3), smc.Underdamped(leapfrog_steps=3)]
 

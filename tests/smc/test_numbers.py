@@ -261,9 +261,9 @@ def test_tables_of_foreign_numbers_are_saved(tmp_path):
     calibration = smc.Calibration(*numbers, np.float32(0.5))
     calibration.save(tmp_path / "calibration")
     assert smc.Calibration.load(tmp_path / "calibration") == calibration
-    table = edmfast.models.Offsets(np.array([1.0, 0.5]), np.zeros((2, 3)), torch.ones(2, 3))
+    table = edmfast.targets.Offsets(np.array([1.0, 0.5]), np.zeros((2, 3)), torch.ones(2, 3))
     table.save(tmp_path / "offsets")
-    assert edmfast.models.Offsets.load(tmp_path / "offsets") == table
+    assert edmfast.targets.Offsets.load(tmp_path / "offsets") == table
 
 
 def test_seeds_of_all_64_bits_are_told_apart():

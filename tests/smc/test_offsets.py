@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from edmfast import smc
-from edmfast.models import Denoiser, Mixture, ResidualMLP, Tempered
-from edmfast.models.analytic import GaussianMixture
-from edmfast.models.offsets import Offsets
+from edmfast.analytic import GaussianMixture
+from edmfast.models import Denoiser, ResidualMLP
+from edmfast.targets import Mixture, Tempered
+from edmfast.targets.offsets import Offsets
 
 SEEDS = 20
 MASS = 0.3

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from edmfast import Conditioned, Constrained, Guided, Mixture, Product, Tempered, Tilted, smc
-from edmfast.models.analytic import GaussianMixture
-from edmfast.models.constraints import box
-from edmfast.models.measurements import super_resolution
+from edmfast.analytic import GaussianMixture
 from edmfast.smc.state import fingerprint
+from edmfast.targets.constrained import box
+from edmfast.targets.measurements import super_resolution
 
 SIGMAS = [8.0, 3.0, 1.0, 0.4, 0.1]
 NARROW, WIDE = GaussianMixture([[2.0]], [0.5]), GaussianMixture([[0.0]], [1.0])

@@ -9,10 +9,11 @@ import torch
 
 from edmfast import smc
 from edmfast._internal.files import read_tensors
-from edmfast.models import Conditioned, EnergyModel, Guided, Tempered
-from edmfast.models.analytic import GaussianMixture
+from edmfast.analytic import GaussianMixture
+from edmfast.models import EnergyModel
 from edmfast.models.backbones import ResidualMLP
 from edmfast.smc import state
+from edmfast.targets import Conditioned, Guided, Tempered
 
 # tiny runs, whose weights are bad and do not matter here
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")

@@ -7,19 +7,11 @@ import pytest
 import torch
 
 from edmfast import distill, smc
+from edmfast.analytic import GaussianMixture, ManyWell
 from edmfast.distill import DataScaleWarning, DistillConfig
-from edmfast.models import (
-    Conditioned,
-    Denoiser,
-    EnergyModel,
-    Mixture,
-    Product,
-    ResidualMLP,
-    Tempered,
-    Tilted,
-)
-from edmfast.models.analytic import GaussianMixture, ManyWell
+from edmfast.models import Denoiser, EnergyModel, ResidualMLP
 from edmfast.smc.calibration import Calibration
+from edmfast.targets import Conditioned, Mixture, Product, Tempered, Tilted
 
 GAUSSIAN = GaussianMixture([[0.0] * 3], [1.0])
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edmfast import Conditioned, smc
-from edmfast.models.analytic import GaussianMixture
+from edmfast.analytic import GaussianMixture
 
 LEVELS = [8.0, 4.0, 2.0, 1.0, 0.5, 0.25]
 

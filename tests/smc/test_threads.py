@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from edmfast import smc
-from edmfast.models import EnergyModel, Product, ResidualMLP
-from edmfast.models.analytic import GaussianMixture
+from edmfast.analytic import GaussianMixture
+from edmfast.models import EnergyModel, ResidualMLP
+from edmfast.targets import Product
 
 
 def network(seed, dim=39, width=64):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from edmfast._internal.rows import per_sample
 from edmfast.models.backbones.linear import Linear
 from edmfast.models.backbones.normalisation import group_norm
 from edmfast.models.backbones.self_attention import self_attention
-from edmfast.models.rows import per_sample
 
 
 class ResidualBlock(nn.Module):

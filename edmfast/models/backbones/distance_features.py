@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from edmfast._internal.numbers import as_float, as_int
-from edmfast.models.rows import rows_of
+from edmfast._internal.rows import rows_of
 
 
 class DistanceFeatures(nn.Module):

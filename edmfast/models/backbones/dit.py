@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from edmfast._internal.numbers import as_float, as_int, as_shape
+from edmfast._internal.rows import per_sample, rows_of
 from edmfast.models.backbones.embedding import Embedding, as_classes
 from edmfast.models.backbones.linear import Linear
 from edmfast.models.backbones.patches import fold, unfold
@@ -25,7 +26,6 @@ from edmfast.models.backbones.transformer import (
     grid_positions,
     modulated_norm,
 )
-from edmfast.models.rows import per_sample, rows_of
 
 
 class DiT(nn.Module):

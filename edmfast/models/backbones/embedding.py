@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from edmfast._internal.numbers import as_int
+from edmfast._internal.rows import check_conditions, shared_rows
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.linear import Linear
-from edmfast.models.rows import check_conditions, shared_rows
 
 FREQUENCIES, HIGHEST_FREQUENCY = 8, 30.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from edmfast.models.steady import steady_linear
+from edmfast._internal.steady import steady_linear
 
 
 class Linear(nn.Linear):

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from edmfast import ops
+from edmfast._internal.dispatch import as_written, operators_work
 from edmfast.models.backbones import activation
-from edmfast.models.operators import as_written, operators_work
 
 
 def group_norm(x: torch.Tensor, layer: nn.GroupNorm, *, silu: bool = False) -> torch.Tensor:

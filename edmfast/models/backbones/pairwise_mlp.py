@@ -29,12 +29,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from edmfast._internal.numbers import as_float, as_int
+from edmfast._internal.rows import per_sample, rows_of
+from edmfast._internal.steady import missing
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.distance_features import DistanceFeatures, differences
 from edmfast.models.backbones.embedding import Embedding, as_classes
 from edmfast.models.backbones.linear import Linear
-from edmfast.models.rows import per_sample, rows_of
-from edmfast.models.steady import missing
 
 
 class PairwiseMLP(nn.Module):

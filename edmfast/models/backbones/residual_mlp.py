@@ -13,13 +13,13 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import nn
 
+from edmfast._internal.dispatch import as_written
 from edmfast._internal.numbers import as_int
+from edmfast._internal.rows import per_sample, rows_of
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.embedding import Embedding, as_classes
 from edmfast.models.backbones.linear import Linear
-from edmfast.models.operators import as_written
-from edmfast.models.rows import per_sample, rows_of
-from edmfast.ops.mlp_potential import Perceptron, takes
+from edmfast.ops.mlp_potential.operator import Perceptron, takes
 
 
 class ResidualMLP(nn.Module):

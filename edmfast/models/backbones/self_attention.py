@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from edmfast.models.plain_attention import attend as attention
+from edmfast.models.backbones.plain_attention import attend as attention
 
 
 def self_attention(qkv: torch.Tensor, heads: int) -> torch.Tensor:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from edmfast._internal.dispatch import operators_work
+from edmfast._internal.rows import per_sample
 from edmfast.models.backbones.activation import gelu
 from edmfast.models.backbones.linear import Linear
 from edmfast.models.backbones.self_attention import self_attention
-from edmfast.models.operators import operators_work
-from edmfast.models.rows import per_sample
 from edmfast.ops import layer_norm
 
 EPSILON = 1e-6

@@ -19,11 +19,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from edmfast._internal.numbers import as_int, as_shape
+from edmfast._internal.rows import rows_of
 from edmfast.models.backbones.blocks import Attention, ResidualBlock
 from edmfast.models.backbones.embedding import Embedding, as_classes
 from edmfast.models.backbones.normalisation import group_norm
 from edmfast.models.backbones.patches import fold, unfold
-from edmfast.models.rows import rows_of
 
 
 class UNet(nn.Module):

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edmfast.models.scores import has_energy, needs_energy, score_is_exact
-from edmfast.reference._sums import population_mean
+from edmfast.ops._shared.sums import population_mean
 from edmfast.smc.correctors.kinds import Corrector
 from edmfast.smc.correctors.transition import MOST_DRAWS, Chains, Evaluate, Noise, transition
+from edmfast.targets.scores import has_energy, needs_energy, score_is_exact
 
 _GAIN = 0.3
 _LARGEST_LOG_STEP = math.log(1e6)

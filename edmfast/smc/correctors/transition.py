@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edmfast.ops import standard_normal
-from edmfast.reference._sums import population_sum
+from edmfast.ops._shared.sums import population_sum
 from edmfast.smc.correctors.kinds import Corrector
 
 MOMENTA_STREAM, DECISION_STREAM = 7, 9

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from edmfast.analytic import GaussianMixture
 from edmfast.distill import DistillConfig, distill
 from edmfast.models import DiT, EnergyModel, load_model, save_model
-from edmfast.models.analytic import GaussianMixture
 from edmfast.models.backbones import self_attention
 
 

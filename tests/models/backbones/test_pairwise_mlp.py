@@ -9,9 +9,9 @@ import torch
 from torch.func import functional_call
 
 from edmfast import smc
+from edmfast.analytic import GaussianMixture
 from edmfast.distill import DistillConfig, distill
 from edmfast.models import EnergyModel, PairwiseMLP, load_model, save_model
-from edmfast.models.analytic import GaussianMixture
 from edmfast.models.backbones.distance_features import DistanceFeatures
 
 SYSTEMS = {"dw4": (4, 2), "lj13": (13, 3), "two on a line": (2, 1)}

@@ -1,0 +1,60 @@
+"""A matrix product on the CPU whose row has the same bits wherever it lies in the batch, and beside any others.
+
+Matrix libraries sum a row in another order where its start is not aligned to 16 bytes, so with rows of 17
+numbers the bits would depend on a sample's place. Rows are therefore padded with zeros to a multiple of four
+numbers, on both sides of the matrix, as the backward pass multiplies by it from the other. Rows of one or two
+numbers have no second order of summation.
+
+They also divide a product among threads, and how depends on the number of rows. With few rows a thread gets
+so few that it uses another kernel for them. With several threads, products are therefore padded to as many
+rows as have the bits of any larger number (measured with MKL at 1 to 16 threads). The bits may still depend
+on the number of threads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edmfast._internal.rows import is_unpadded
+
+_ROWS, _MANY_ROWS, _MANY_THREADS = 128, 512, 12
+
+
+def missing(features: int) -> int:
+    """Return the number of zeros that rows of so many numbers are padded with."""
+    return 0 if features <= 2 else -features % 4
+
+
+def least_rows(dtype: torch.dtype) -> int:
+    """Return the number of rows from which on the bits of a product of this dtype do not depend on it."""
+    # a trace has symbols for sizes, and nobody compares its bits
+    if torch.compiler.is_compiling() or is_unpadded():
+        return 0
+    threads = torch.get_num_threads()
+    if dtype == torch.float64:
+        return 0 if threads < 2 else _ROWS if threads <= _MANY_THREADS else _MANY_ROWS
+    return 0 if threads <= 2 else _ROWS
+
+
+def steady_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x [..., D] times weight [M, D] transposed, plus bias [M]: [..., M]."""
+    if x.device.type != "cpu":
+        return F.linear(x, weight, bias)
+    outputs, features = weight.shape
+    entry, exit_ = missing(features), missing(outputs)
+    if entry or exit_:
+        weight = F.pad(weight, (0, entry, 0, exit_))
+        bias = None if bias is None else F.pad(bias, (0, exit_))
+        x = F.pad(x, (0, entry))
+    rows = _missing_rows(x)
+    if rows == 0:
+        return F.linear(x, weight, bias)[..., :outputs]
+    found = F.linear(F.pad(x.reshape(-1, x.shape[-1]), (0, 0, 0, rows)), weight, bias)
+    return found[: len(found) - rows, :outputs].reshape(*x.shape[:-1], outputs)
+
+
+def _missing_rows(x: Tensor) -> int:
+    least = least_rows(x.dtype)
+    return 0 if least == 0 or x.numel() == 0 else max(0, least - x.numel() // x.shape[-1])

@@ -1,0 +1,245 @@
+"""Targets whose energy, score and denoiser are known exactly at every noise level.
+
+GaussianMixture: p(x; sigma) = sum_k w_k N(x; mu_k, v_k I), v_k = std_k² + sigma². With the
+responsibilities r_k ∝ w_k v_k^(-D/2) exp(-|x - mu_k|²/(2 v_k)):
+  energy  = -log p(x; sigma), normalised, in nats
+  score   = sum_k (r_k/v_k) (mu_k - x)
+  denoise = sum_k (r_k/v_k) (std_k² x + sigma² mu_k)
+x is [B, *shape] with prod(shape) = D. A kernel density estimate is the case of equal weights and
+widths. The formulas are Bayes' rule; the notation is that of Karras et al. 2022 (2206.00364).
+
+gmm40 is the usual hard case of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edmfast._internal.derivatives import is_recorded
+from edmfast._internal.generators import generator
+from edmfast._internal.numbers import as_float, as_int, as_numbers, as_seed, check_level
+from edmfast._internal.rows import MIN_ROWS, pad_rows
+from edmfast._internal.steady import least_rows, missing
+from edmfast.models.preconditioning import expand_sigma
+
+_OFFSETS_LIMIT = 128
+"""Up to this many means x dimensions, offsets x - mu are formed one by one: no cancellation."""
+_SMALLEST_LOG_SHARE = -64.0
+_BLOCK_ELEMENTS = 1 << 23
+"""Rows times components handled at once."""
+
+Numbers = torch.Tensor | Sequence[float] | Sequence[Sequence[float]]
+
+
+class _Posterior(NamedTuple):
+    log_density: torch.Tensor  # [B]
+    score: torch.Tensor  # [B, D]
+    denoised: torch.Tensor  # [B, D], relative to the centre
+
+
+class GaussianMixture(nn.Module):
+    """Mixture of isotropic Gaussians, exact at every noise level.
+
+    means [K, D], stds [K] (positive), weights [K] (not negative; normalised here; equal when
+    omitted). Parameters are kept in float64 and used in the dtype of x (float32 for half types).
+    A Target (`energy_and_score`, exponent 1, normalised) and a denoiser (`forward`). Twice differentiable.
+    Raises ValueError for wrong shapes, non-finite numbers, stds <= 0, weights that are negative
+    or sum to 0.
+    """
+
+    means: torch.Tensor
+    stds: torch.Tensor
+    weights: torch.Tensor
+    _centre: torch.Tensor
+    _offsets: torch.Tensor
+    _variances: torch.Tensor
+    exponent = 1.0
+    normalised = True
+
+    def __init__(self, means: Numbers, stds: Numbers, weights: Numbers | None = None) -> None:
+        super().__init__()
+        means = as_numbers("means", means)
+        if means.dim() != 2 or means.numel() == 0:
+            raise ValueError(f"means must be [K, D], not empty, given {[*means.shape]}")
+        components = means.shape[0]
+        stds = as_numbers("stds", stds).to(means.device)
+        if weights is None:
+            weights = torch.full((components,), 1 / components)
+        weights = as_numbers("weights", weights).to(means.device)
+        for name, value in (("stds", stds), ("weights", weights)):
+            if value.shape != (components,):
+                raise ValueError(f"{name} must be [K] = [{components}], given {[*value.shape]}")
+        if (stds <= 0).any():
+            raise ValueError(f"stds must be positive, given a smallest one of {stds.min():g}")
+        if (weights < 0).any() or weights.sum() <= 0:
+            raise ValueError("weights must not be negative and their sum must be positive")
+        if weights.sum() == math.inf:
+            weights = weights / weights.max()
+        weights = weights / weights.sum()
+        for std in (float(stds.min()), float(stds.max())):
+            check_level("stds", std)
+        # squares of distances and widths, which are taken in the dtype of the states
+        self._fits_float32 = bool(
+            (means.abs() < 1e18).all() and ((stds > 1e-18) & (stds < 1e18)).all()
+        )
+        # Few means are subtracted exactly where they are; products of many are centred first.
+        self._few = means.shape[1] == 1 or means.numel() <= _OFFSETS_LIMIT
+        centre = torch.zeros_like(means[0]) if self._few else weights @ means
+        self.register_buffer("means", means)
+        self.register_buffer("stds", stds)
+        self.register_buffer("weights", weights)
+        self.register_buffer("_centre", centre, persistent=False)
+        self.register_buffer("_offsets", means - centre, persistent=False)
+        # One shared width needs no [B, K] variances.
+        same = bool((stds == stds[0]).all())
+        variances = stds[:1].square() if same else stds.square()
+        self.register_buffer("_variances", variances, persistent=False)
+
+    def log_prob(self, x: torch.Tensor, sigma: float | torch.Tensor = 0.0) -> torch.Tensor:
+        """log p(x; sigma) [B] in nats, normalised. x [B, *shape]; sigma float, [] or [B]."""
+        return self._evaluate(x, sigma).log_density
+
+    def energy(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        """-log p(x; sigma) [B] in nats."""
+        return -self.log_prob(x, sigma)
+
+    def energy_and_score(
+        self, x: torch.Tensor, sigma: float | torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(energy [B] in nats, score like x). Differentiable where x or sigma requires grad."""
+        with torch.set_grad_enabled(is_recorded(x, sigma)):
+            posterior = self._evaluate(x, sigma)
+            return -posterior.log_density, posterior.score.reshape(x.shape)
+
+    def denoise(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        """Posterior mean E[x_0 | x_sigma = x], like x."""
+        posterior = self._evaluate(x, sigma)
+        return (posterior.denoised + self._centre.to(x.dtype)).reshape(x.shape)
+
+    def forward(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        """`denoise`: the mixture is a denoiser for every sampler."""
+        return self.denoise(x, sigma)
+
+    def sample(self, n: int, sigma: float = 0.0, *, seed: int) -> torch.Tensor:
+        """n independent draws of p(.; sigma): [n, D], float64, reproducible from seed."""
+        n, sigma = as_int("n", n, least=0), as_float("sigma", sigma, least=0)
+        if sigma > 0:
+            check_level("sigma", sigma)
+        means, device = self.means, self.means.device
+        draws = generator(as_seed(seed), device)
+        uniform = torch.rand(n, generator=draws, dtype=means.dtype, device=device)
+        component = torch.searchsorted(self.weights.cumsum(0), uniform, right=True)
+        component = component.clamp(max=len(means) - 1)
+        width = (self.stds[component].square() + sigma**2).sqrt()[:, None]
+        noise = torch.randn(n, means.shape[1], generator=draws, dtype=means.dtype, device=device)
+        return means[component] + width * noise
+
+    def _evaluate(self, x: torch.Tensor, sigma: float | torch.Tensor) -> _Posterior:
+        levels = expand_sigma(sigma, x)
+        dim = self.means.shape[1]
+        if math.prod(x.shape[1:]) != dim:
+            raise ValueError(f"x must be [B, *shape] with prod(shape) = {dim}, given {[*x.shape]}")
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        if dtype == torch.float32 and not self._fits_float32:
+            raise ValueError(
+                "means below 1e18 and stds from 1e-18 to 1e18 are needed where x is float32: others have no "
+                "squares in it, take float64"
+            )
+        y = x.flatten(1).to(dtype) - self._centre.to(dtype)
+        rows = max(MIN_ROWS, _BLOCK_ELEMENTS // len(self.means))
+        blocks = [
+            self._block(*block)
+            for block in zip(
+                y.split(rows), levels.flatten()[:, None].to(dtype).split(rows), strict=True
+            )
+        ]
+        parts = blocks[0] if len(blocks) == 1 else map(torch.cat, zip(*blocks, strict=True))
+        return _Posterior(*(part.to(x.dtype) for part in parts))
+
+    def _block(self, y: torch.Tensor, levels: torch.Tensor) -> _Posterior:
+        batch = len(y)
+        y, levels, _ = pad_rows(y, levels, {}, least=max(MIN_ROWS, least_rows(y.dtype)))
+        posterior = (_by_offsets if self._few else _by_products)(
+            y,
+            levels.square(),
+            self._offsets.to(y.dtype),
+            self._variances.to(y.dtype),
+            self.weights.log().to(y.dtype),
+        )
+        return _Posterior(*(part[:batch] for part in posterior))
+
+
+def gmm40() -> GaussianMixture:
+    """40 modes of equal weight in [-40, 40]², each of standard deviation softplus(1) = 1.3133.
+
+    The means are 80 (u - 1/2) with u uniform, float32, from torch's generator on the CPU at seed 0, as
+    published. Source: Midgley et al. 2023, arXiv 2208.01893.
+    """
+    means = 80 * (torch.rand(40, 2, generator=generator(0)).double() - 0.5)
+    return GaussianMixture(means, [math.log1p(math.e)] * 40)
+
+
+def _by_products(
+    y: torch.Tensor,
+    noise: torch.Tensor,
+    means: torch.Tensor,
+    variances: torch.Tensor,
+    log_weights: torch.Tensor,
+) -> _Posterior:
+    """Distances by |y|² - 2 y·mu + |mu|²: two matrix products, nothing [B, K, D]."""
+    total = variances + noise
+    squares = y.square().sum(1, keepdim=True) + means.square().sum(1)
+    columns, entries = missing(means.shape[1]), missing(len(means))
+    wide = _aligned(means, columns, entries)
+    distances = torch.addmm(_aligned(squares, entries), _aligned(y, columns), wide.T, alpha=-2)[
+        :, : len(means)
+    ]
+    log_density, pull = _responsibilities(distances, total, log_weights, y.shape[1])
+    towards = (_aligned(pull, entries) @ wide)[:, : y.shape[1]]
+    score = towards - y * pull.sum(1, keepdim=True)
+    denoised = y * (pull * variances).sum(1, keepdim=True) + noise * towards
+    return _Posterior(log_density, score, denoised)
+
+
+def _aligned(rows: torch.Tensor, columns: int, more: int = 0) -> torch.Tensor:
+    """Return rows with so many columns and rows of zeros more, on the CPU: see `steady`."""
+    if rows.device.type != "cpu" or not (columns or more):
+        return rows
+    return functional.pad(rows, (0, columns, 0, more))
+
+
+def _by_offsets(
+    y: torch.Tensor,
+    noise: torch.Tensor,
+    means: torch.Tensor,
+    variances: torch.Tensor,
+    log_weights: torch.Tensor,
+) -> _Posterior:
+    """The same from the offsets mu - y themselves, [B, K, D]."""
+    total = variances + noise
+    offsets = means - y[:, None]
+    log_density, pull = _responsibilities(offsets.square().sum(2), total, log_weights, y.shape[1])
+    score = (pull[:, :, None] * offsets).sum(1)
+    towards = (pull[:, :, None] * means).sum(1)
+    denoised = y * (pull * variances).sum(1, keepdim=True) + noise * towards
+    return _Posterior(log_density, score, denoised)
+
+
+def _responsibilities(
+    distances: torch.Tensor, total: torch.Tensor, log_weights: torch.Tensor, dim: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log density [B], r_k/v_k [B, K]) from squared distances [B, K] and variances."""
+    precision = total.reciprocal()
+    normaliser = log_weights - 0.5 * dim * torch.log(2 * math.pi * total)
+    logits = torch.addcmul(normaliser, distances, precision, value=-0.5)
+    peak = logits.detach().amax(1, keepdim=True)
+    # Subnormal shares would slow the exponential and the matrix products many times over.
+    shares = (logits - peak).clamp_min(_SMALLEST_LOG_SHARE).exp()
+    mass = shares.sum(1, keepdim=True)
+    return (peak + mass.log()).squeeze(1), shares * (precision / mass)

@@ -1,0 +1,39 @@
+"""Attention by plain formulas, where torch.func or forward mode asks for derivatives that no kernel has.
+
+softmax(scale q kᵀ) v with the conventions of `edmfast.ops.attention`, infinitely differentiable in every mode, in
+memory that grows with the product of queries and keys.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from edmfast._internal.derivatives import is_transformed
+from edmfast.ops.attention.operator import attention
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None = None,
+    causal: bool = False,
+    key_mask: Tensor | None = None,
+) -> Tensor:
+    """Return `edmfast.ops.attention` of the arguments; under transforms the same by plain formulas."""
+    if not is_transformed():
+        return attention(q, k, v, scale, causal, key_mask)
+    wide = torch.float32 if q.dtype in (torch.float16, torch.bfloat16) else q.dtype
+    factor = 1 / math.sqrt(max(1, q.shape[-1])) if scale is None else scale
+    scores = factor * (q.to(wide) @ k.to(wide).mT)
+    kept = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device)
+    kept = kept.tril() if causal else kept
+    if key_mask is not None:
+        kept = kept & key_mask.reshape(len(key_mask), *[1] * (q.dim() - 2), -1)
+    # a finite number: a row without any key must have no NaN in its derivatives, and is set to 0 below
+    scores = torch.where(kept, scores, torch.finfo(wide).min)
+    shares = torch.where(kept, torch.softmax(scores, -1), 0.0)
+    return (shares @ v.to(wide)).to(q.dtype)

@@ -1,0 +1,80 @@
+"""Dropout whose masks are a function of seed, step, layer and sample.
+
+torch draws masks from a global generator, which neither a checkpoint nor a compiled graph carries. Here the
+k-th dropout of a step compares the counter-based normals of `edmfast.ops.standard_normal` (population k,
+particle: the sample) with the quantile of the dropout probability: the same mask eagerly and compiled, on
+every device, and for a sample whatever the batch around it. Source: Srivastava et al. 2014, "Dropout: a
+simple way to prevent neural networks from overfitting".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from edmfast._internal.redirect import redirected
+from edmfast.ops import standard_normal
+
+_STREAM = 8
+
+
+class SeededDropout:
+    """What takes the place of torch's dropout functions; calls: how many have drawn."""
+
+    def __init__(self, rng: Tensor) -> None:
+        self.rng, self.calls = rng, 0
+
+    def dropout(
+        self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        return self._drop(input, input.dim(), p, training, inplace)
+
+    def dropout1d(
+        self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        return self._drop(input, 2 if input.dim() == 3 else 1, p, training, inplace)
+
+    def dropout2d(
+        self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        # three dimensions are a batch of signals, as torch has it
+        return self._drop(input, 2, p, training, inplace)
+
+    def dropout3d(
+        self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        return self._drop(input, 2 if input.dim() == 5 else 1, p, training, inplace)
+
+    def _drop(self, input: Tensor, leading: int, p: float, training: bool, inplace: bool) -> Tensor:
+        """One draw for each place in the first `leading` dimensions."""
+        if not 0 <= p <= 1:
+            raise ValueError(f"dropout probability must lie in [0, 1], given {p}")
+        if not training or p == 0 or input.dim() == 0:
+            return input
+        shape = input.shape[:leading]
+        like = torch.empty((1, *shape), dtype=torch.float32, device=input.device)
+        normal = standard_normal(like, rng=self.rng, stream=_STREAM, first_population=self.calls)[0]
+        self.calls += 1
+        threshold = NormalDist().inv_cdf(p) if p < 1 else math.inf
+        kept = (normal > threshold).reshape(*shape, *[1] * (input.dim() - leading))
+        scaled = torch.where(kept, input / (1 - p if p < 1 else 1), 0.0)
+        return input.copy_(scaled) if inplace else scaled
+
+
+@contextlib.contextmanager
+def seeded_dropout(rng: Tensor) -> Iterator[SeededDropout]:
+    """Within, `torch.nn.functional.dropout` and its relatives of whole channels, and the modules that call
+    them, draw from rng, int64 [2] as `edmfast.ops.rng_state` makes it. Inputs are [B, ...], sample first.
+
+    Left to torch's generator: dropout inside its scaled_dot_product_attention (MultiheadAttention without
+    weights), alpha dropout and other random functions.
+    """
+    drawn = SeededDropout(rng)
+    names = ("dropout", "dropout1d", "dropout2d", "dropout3d")
+    with redirected(**{name: getattr(drawn, name) for name in names}):
+        yield drawn

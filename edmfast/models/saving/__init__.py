@@ -1,0 +1,1 @@
+"""Models in safetensors files, and the backbones that may be rebuilt from them."""

@@ -1,0 +1,142 @@
+"""Models on disk: weights in safetensors, the constructor's arguments as JSON metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from edmfast._internal.files import read_tensors, write_tensors
+from edmfast._internal.json_text import parse_json, shortened
+from edmfast._internal.kinds import MODEL, OTHER, kind_of
+from edmfast._internal.numbers import as_float
+from edmfast.models.backbones import BACKBONES
+from edmfast.models.energy import Denoiser, EnergyModel
+from edmfast.models.saving.rebuild import check_fits, rebuilt
+from edmfast.models.saving.register import known_backbones
+
+_FORMAT, _VERSION = "edmfast-model", 1
+
+
+def describe_model(model: EnergyModel | Denoiser) -> dict[str, Any]:
+    """The JSON-able description a model is rebuilt from.
+
+    Raises ValueError for another class, a backbone whose class is not registered or that does not say its
+    constructor's arguments, and a model whose tensors are not those that the description leads to.
+    """
+    if type(model) not in (EnergyModel, Denoiser):
+        raise ValueError(f"can save EnergyModel and Denoiser, given {type(model).__name__}")
+    name = type(model.backbone).__name__
+    if BACKBONES.get(name) is not type(model.backbone):
+        raise ValueError(
+            f"backbone {name} is not registered, so no saved model could be loaded again: keep its constructor's "
+            f"arguments as self.config, a dictionary that JSON can hold, and call "
+            f"edmfast.models.register_backbone({name}) before saving and loading. Registered: {sorted(BACKBONES)}"
+        )
+    description = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "kind": type(model).__name__,
+        "sigma_data": model.sigma_data,
+        "potential": getattr(model, "potential_name", None),
+        "backbone": name,
+        "config": _config_of(model.backbone),
+    }
+    try:
+        check_fits(lambda: _built(description, BACKBONES), model.state_dict())
+    except Exception as error:
+        raise ValueError(
+            f"this model cannot be saved: its backbone's config does not rebuild it ({error}). Save the model "
+            "before it is wrapped or patched, or let config say all that the constructor needs"
+        ) from error
+    return description
+
+
+def _config_of(backbone: nn.Module) -> dict[str, Any]:
+    config, name = getattr(backbone, "config", None), type(backbone).__name__
+    wanted = "the constructor's arguments by name, as JSON can hold them"
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
+        raise ValueError(f"{name}.config must be a dictionary of {wanted}, given {config!r}")
+    try:
+        text = json.dumps(config, allow_nan=False, default=_number)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name}.config must hold {wanted}: {error}") from error
+    return dict(parse_json(f"{name}.config", text))
+
+
+def _number(value: Any) -> Any:
+    """Return a NumPy number as one of Python, for JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"it holds a {type(value).__name__}")
+
+
+def save_model(
+    model: EnergyModel | Denoiser, path: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
+    """Write model to path (safetensors). A saved model already there is replaced in one step.
+
+    A backbone of your own can be saved once its class is registered by `edmfast.models.register_backbone`.
+
+    overwrite: replace a file of another kind too, which otherwise raises FileExistsError.
+    Raises as `describe_model` does; FileNotFoundError where the folder does not exist, ValueError or OSError where
+    the path names no regular file or cannot be written.
+    """
+    metadata = describe_model(model)
+    write_tensors(path, model.state_dict(), metadata, kind=MODEL, overwrite=overwrite)
+
+
+def load_model(
+    path: str | os.PathLike[str], *, backbones: Mapping[str, type[nn.Module]] | None = None
+) -> EnergyModel | Denoiser:
+    """The model saved at path: on the CPU, in the saved dtypes, in eval mode.
+
+    backbones: classes by name, besides those registered. Nothing that a file names is imported.
+    Raises FileNotFoundError; ValueError naming what is wrong with a file that is corrupt, of
+    another kind, or whose weights do not fit its description, before memory is taken for them.
+    """
+    known = known_backbones(backbones)
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != _FORMAT:
+        kind = kind_of(Path(path))
+        found = shortened(metadata.get("format")) if kind == OTHER else f"a {kind}"
+        raise ValueError(f"{path} holds {found}, not a saved model ({_FORMAT!r})")
+    if metadata.get("version") != _VERSION:
+        found = shortened(metadata.get("version"))
+        raise ValueError(f"{path} has version {found}, this reads {_VERSION}")
+    name = metadata.get("backbone")
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(
+            f"{path} needs backbone {shortened(name)}, which is not registered: pass "
+            f"load_model(path, backbones={{{shortened(name)}: its class}}) or call register_backbone with the "
+            f"class. Registered: {sorted(known)}"
+        )
+    try:
+        model = rebuilt(lambda: _built(metadata, known), tensors)
+    except Exception as error:  # whatever a constructor makes of arguments that a file may hold
+        raise ValueError(f"{path} does not describe a loadable model: {error!r}") from error
+    assert isinstance(model, (EnergyModel, Denoiser))
+    return model.eval()
+
+
+def _built(
+    metadata: dict[str, Any], known: Mapping[str, type[nn.Module]]
+) -> EnergyModel | Denoiser:
+    config, kind = metadata.get("config"), metadata.get("kind")
+    if not isinstance(config, dict):
+        raise ValueError(f"config must be a dictionary, given {shortened(config)}")
+    backbone = known[metadata["backbone"]](**config)
+    sigma_data = as_float("sigma_data", metadata.get("sigma_data"), positive=True)
+    if kind == "Denoiser":
+        return Denoiser(backbone, sigma_data=sigma_data)
+    if kind == "EnergyModel":
+        potential = metadata.get("potential")
+        if not isinstance(potential, str):
+            raise ValueError(f"potential must be a name, given {shortened(potential)}")
+        return EnergyModel(backbone, potential=potential, sigma_data=sigma_data)
+    raise ValueError(f"kind {shortened(kind)} is neither EnergyModel nor Denoiser")

@@ -1,0 +1,68 @@
+"""Attention and its first derivative on the CPU by torch's own fused kernel, where that computes the same.
+
+It keeps blocks of P in the first caches and returns the log-sum-exp that every later order starts from. It
+has no second derivative, takes no key mask without a tensor of L x M numbers, wants heads of one width,
+multiplies half precisions in half precision, scales what causality has made -inf, and takes a row of NaN for one
+without keys where keys are fewer than a vector has numbers: for these the reference works, which reads the same
+log-sum-exp.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from edmfast.ops.attention import reference
+from edmfast.ops.attention.operands import check_backward, check_forward
+
+_DTYPES = (torch.float32, torch.float64)
+_LANES = 16
+
+
+def _fused(
+    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
+) -> bool:
+    if q.dtype not in _DTYPES or key_mask is not None or v.shape != k.shape:
+        return False
+    stays_infinite = not causal or scale >= torch.finfo(q.dtype).tiny
+    return stays_infinite and k.shape[2] >= _LANES and min(*q.shape, *k.shape) > 0
+
+
+def _rows(*tensors: Tensor) -> list[Tensor]:
+    """The kernel reads numbers of a row as neighbours, whatever their stride is."""
+    return [tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in tensors]
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """See `edmfast.ops.attention.reference.attention`."""
+    check_forward(q, k, v, key_mask)
+    if not _fused(q, k, v, key_mask, scale, causal):
+        return reference.attention(q, k, v, key_mask, scale, causal)
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        *_rows(q, k, v), 0.0, causal, scale=scale
+    )
+    return out.contiguous(), lse.contiguous()
+
+
+def attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    key_mask: Tensor | None,
+    scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `edmfast.ops.attention.reference.attention_backward`."""
+    check_backward(grad, q, k, v, out, lse, key_mask)
+    if not _fused(q, k, v, key_mask, scale, causal):
+        return reference.attention_backward(grad, q, k, v, out, lse, key_mask, scale, causal)
+    found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        *_rows(grad, q, k, v, out), lse, 0.0, causal, scale=scale
+    )
+    dq, dk, dv = (gradient.contiguous() for gradient in found)
+    return dq, dk, dv

@@ -1,0 +1,201 @@
+"""Attention that can be differentiated twice in memory linear in its length.
+
+``O = softmax(scale Q Kᵀ) V`` with the mathematics of `edmfast.ops.attention.reference`: every order
+recomputes the probabilities a block at a time from Q, K and the log-sum-exp of the rows, so nothing of
+size L x M is kept. Forward, backward and double backward are operators of their own; a third derivative
+raises. The energy of a network with attention is trained through the double backward, for which torch
+has no fused kernel (pytorch issue 116350). The operators take q [B, H, L, D], k [B, H, M, D],
+v [B, H, M, E] and key_mask [B, M] of any strides, so that heads before positions are a view. Sources:
+Vaswani et al. 2017, arXiv 1706.03762; Dao et al. 2022, arXiv 2205.14135 (recomputation by blocks).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from edmfast import _extension
+from edmfast._internal.derivatives import refuse_transforms
+from edmfast._internal.numbers import as_float
+from edmfast.ops.attention import cpu as _attention_cpu
+from edmfast.ops.attention import reference
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _new(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    return like.new_empty(shape or like.shape, dtype=dtype or like.dtype)
+
+
+def _fake(
+    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
+) -> tuple[Tensor, Tensor]:
+    dtype = reference.arithmetic(q.dtype)
+    return _new(q, *q.shape[:3], v.shape[3]), _new(q, *q.shape[:3], dtype=dtype)
+
+
+def _fake_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, ...]:
+    return _new(q), _new(k), _new(v)
+
+
+def _fake_double_backward(
+    a: Tensor, b: Tensor, c: Tensor, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object
+) -> tuple[Tensor, ...]:
+    return _new(grad), _new(q), _new(k), _new(v)
+
+
+_extension.define(
+    "attention(Tensor q, Tensor k, Tensor v, Tensor? key_mask, float scale, bool causal) "
+    "-> (Tensor, Tensor)",
+    reference.attention,
+    _fake,
+    cpu=_attention_cpu.attention,
+    triton="attention",
+)
+_extension.define(
+    "attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+    "Tensor? key_mask, float scale, bool causal) -> (Tensor, Tensor, Tensor)",
+    reference.attention_backward,
+    _fake_backward,
+    cpu=_attention_cpu.attention_backward,
+    triton="attention",
+)
+_extension.define(
+    "attention_double_backward(Tensor a, Tensor b, Tensor c, Tensor grad, Tensor q, Tensor k, Tensor v, "
+    "Tensor out, Tensor lse, Tensor? key_mask, float scale, bool causal) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    reference.attention_double_backward,
+    _fake_double_backward,
+    triton="attention",
+)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], tensors: tuple[Tensor | None, ...]) -> None:
+    ctx.save_for_backward(*tensors)
+    ctx.scale, ctx.causal = inputs[-2:]
+    ctx.set_materialize_grads(False)
+
+
+def _zeros(cotangent: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if cotangent is None else cotangent
+
+
+def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, key_mask = inputs[:4]
+    ctx.mark_non_differentiable(output[1])
+    _keep(ctx, inputs, (q, k, v, *output, key_mask))
+
+
+def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    q, k, v, out, lse, key_mask = ctx.saved_tensors
+    if grad is None:
+        return (None,) * 6
+    found = torch.ops.edmfast.attention_backward(
+        grad, q, k, v, out, lse, key_mask, ctx.scale, ctx.causal
+    )
+    return (*found, None, None, None)
+
+
+def _set_up_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _keep(ctx, inputs, inputs[:7])
+
+
+def _double_backward(
+    ctx: Any, a: Tensor | None, b: Tensor | None, c: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    grad, q, k, v, out, lse, key_mask = ctx.saved_tensors
+    cotangents = _zeros(a, q), _zeros(b, k), _zeros(c, v)
+    found = torch.ops.edmfast.attention_double_backward(
+        *cotangents, grad, q, k, v, out, lse, key_mask, ctx.scale, ctx.causal
+    )
+    # out and lse are functions of q, k and v: what goes through them is in the formulas already
+    return (*found, None, None, None, None, None)
+
+
+def _set_up_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    pass
+
+
+def _triple_backward(ctx: Any, *_: Tensor | None) -> NoReturn:
+    raise RuntimeError(
+        "edmfast.ops.attention has derivatives up to the second order, a third one was asked for"
+    )
+
+
+for _name, _derivative, _context in (
+    ("attention", _backward, _set_up),
+    ("attention_backward", _double_backward, _set_up_backward),
+    ("attention_double_backward", _triple_backward, _set_up_double_backward),
+):
+    _extension.differentiate(_name, _derivative, _context)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None = None,
+    causal: bool = False,
+    key_mask: Tensor | None = None,
+) -> Tensor:
+    """softmax(scale q kᵀ) v, [..., L, E] like q.
+
+    q: [..., L, D]; k: [..., M, D]; v: [..., M, E]; the same leading dimensions, one dtype: float16,
+    bfloat16 (both computed in float32), float32 or float64. scale: 1/sqrt(D) by default. causal: query
+    i attends to keys 0..i, as `is_causal` of torch's scaled_dot_product_attention does. key_mask: bool
+    [B, M] with B the first of the leading dimensions, True where a key may be attended to. A query
+    that may attend to no key gets 0, and gives no gradient.
+
+    Derivatives: first and second order, in q, k and v; a third one and forward mode raise RuntimeError.
+    Raises TypeError for dtypes, ValueError for shapes, devices or a scale that is not finite.
+    """
+    if torch.is_autocast_enabled(q.device.type):
+        q, k, v = (_autocast(tensor) for tensor in (q, k, v))
+    _check(q, k, v, key_mask)
+    if isinstance(scale, Tensor) and (scale.dim() > 0 or scale.requires_grad):
+        raise TypeError("scale must be a number, for which there is no derivative, got a tensor")
+    if scale is None:
+        scale = 1.0 / math.sqrt(max(1, q.shape[-1]))
+    scale = as_float("scale", scale)
+    refuse_transforms("attention", q, k, v)
+    # [batch, heads, ..]: a view of four dimensions, whatever their strides
+    lead = q.shape[0], math.prod(q.shape[1:-2])
+    heads = [tensor.reshape(*lead, *tensor.shape[-2:]) for tensor in (q, k, v)]
+    out, _ = torch.ops.edmfast.attention(*heads, key_mask, scale, causal)
+    return out.reshape(*q.shape[:-1], v.shape[-1])
+
+
+def _autocast(tensor: Tensor) -> Tensor:
+    """As torch's own attention under autocast: anything but float64 in the lower precision."""
+    wide = tensor.dtype == torch.float64 or not tensor.is_floating_point()
+    return tensor if wide else tensor.to(torch.get_autocast_dtype(tensor.device.type))
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
+    if q.dtype not in DTYPES or {k.dtype, v.dtype} != {q.dtype}:
+        raise TypeError(
+            "q, k and v must share one of float16, bfloat16, float32, float64, "
+            f"got {q.dtype}, {k.dtype}, {v.dtype}"
+        )
+    lead = q.shape[:-2]
+    right = (
+        min(q.dim(), k.dim(), v.dim()) >= 3
+        and k.shape[:-2] == lead == v.shape[:-2]
+        and k.shape[-1] == q.shape[-1]
+        and v.shape[-2] == k.shape[-2]
+    )
+    if not right:
+        shapes = [tuple(tensor.shape) for tensor in (q, k, v)]
+        raise ValueError(f"q, k, v must be [..., L, D], [..., M, D], [..., M, E], got {shapes}")
+    if key_mask is not None and key_mask.dtype != torch.bool:
+        raise TypeError(f"key_mask must be bool, got {key_mask.dtype}")
+    if key_mask is not None and key_mask.shape != (lead[0], k.shape[-2]):
+        raise ValueError(
+            f"key_mask must be [{lead[0]}, {k.shape[-2]}], got {tuple(key_mask.shape)}"
+        )
+    given = (q, k, v) if key_mask is None else (q, k, v, key_mask)
+    if len({tensor.device for tensor in given}) > 1:
+        raise ValueError("q, k, v and key_mask must be on one device")

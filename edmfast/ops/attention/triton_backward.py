@@ -1,0 +1,157 @@
+"""Backward attention by Triton: a pass over blocks of queries for dQ, one over blocks of keys for dK and dV.
+
+Each output is summed by one program, in one order: no atomics, the same bits every time. The row sums
+δ = rowsum(dO ∘ O) are left by the first pass for the second.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from edmfast.ops.attention.triton_launch import launch
+from edmfast.ops.attention.triton_tiles import (
+    accumulate,
+    attended,
+    load_lse,
+    load_row,
+    of_head,
+    place,
+    probabilities,
+    product,
+    row_dots,
+    side,
+    store,
+    store_row,
+)
+
+
+@triton.jit(do_not_specialize=["heads", "queries", "keys"])
+def query_gradient_kernel(
+    grad,
+    q,
+    k,
+    v,
+    out,
+    lse,
+    mask,
+    dq,
+    delta,
+    scale,
+    heads,
+    queries,
+    keys,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    PADDED_D: tl.constexpr,
+    PADDED_E: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    UNIT: tl.constexpr,
+):
+    """dq like q; delta float32 [B, H, L]."""
+    batch, head, start = place(queries, heads, QUERIES)
+    query = start + tl.arange(0, QUERIES)
+    zero = tl.zeros([QUERIES, KEYS], tl.float32)
+    q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
+    grad_side = side(of_head(grad, batch, head, UNIT), query, queries, E, PADDED_E, CHUNK)
+    grad_head, out_head = of_head(grad, batch, head, UNIT), of_head(out, batch, head, UNIT)
+    row_delta = row_dots(grad_head, out_head, query, queries, E, PADDED_E)
+    store_row(delta, row_delta, batch, head, query, queries)
+    row_lse = load_lse(lse, batch, head, query, queries)
+    total = tl.zeros([QUERIES, PADDED_D], tl.float32)
+    end = keys
+    if CAUSAL:
+        end = tl.minimum(keys, start + QUERIES)
+    for first in range(0, end, KEYS):
+        key = first + tl.arange(0, KEYS)
+        k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
+        v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
+        counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
+        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale
+        p = probabilities(scores, row_lse[:, None], counts)
+        dp = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
+        ds = p * (dp - row_delta[:, None])
+        total = accumulate(total, ds, k_side, D, PADDED_D, CHUNK, PRECISION)
+    store(of_head(dq, batch, head, UNIT), total * scale, query, queries, D, PADDED_D)
+
+
+@triton.jit(do_not_specialize=["heads", "queries", "keys"])
+def key_gradients_kernel(
+    grad,
+    q,
+    k,
+    v,
+    lse,
+    mask,
+    delta,
+    dk,
+    dv,
+    scale,
+    heads,
+    queries,
+    keys,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    PADDED_D: tl.constexpr,
+    PADDED_E: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    UNIT: tl.constexpr,
+):
+    """dk like k, dv like v. Tiles of scores are transposed: keys by queries."""
+    batch, head, start = place(keys, heads, KEYS)
+    key = start + tl.arange(0, KEYS)
+    zero = tl.zeros([KEYS, QUERIES], tl.float32)
+    k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
+    v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
+    dk_tile = tl.zeros([KEYS, PADDED_D], tl.float32)
+    dv_tile = tl.zeros([KEYS, PADDED_E], tl.float32)
+    begin = 0
+    if CAUSAL:
+        begin = start // QUERIES * QUERIES
+    for first in range(begin, queries, QUERIES):
+        query = first + tl.arange(0, QUERIES)
+        q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
+        grad_side = side(of_head(grad, batch, head, UNIT), query, queries, E, PADDED_E, CHUNK)
+        row_lse = load_lse(lse, batch, head, query, queries)
+        row_delta = load_row(delta, batch, head, query, queries)
+        counts = attended(mask, batch, query[None, :], key[:, None], keys, CAUSAL)
+        scores = product(zero, k_side, q_side, D, PADDED_D, CHUNK, PRECISION) * scale
+        p = probabilities(scores, row_lse[None, :], counts)
+        dv_tile = accumulate(dv_tile, p, grad_side, E, PADDED_E, CHUNK, PRECISION)
+        dp = product(zero, v_side, grad_side, E, PADDED_E, CHUNK, PRECISION)
+        ds = p * (dp - row_delta[None, :])
+        dk_tile = accumulate(dk_tile, ds, q_side, D, PADDED_D, CHUNK, PRECISION)
+    store(of_head(dk, batch, head, UNIT), dk_tile * scale, key, keys, D, PADDED_D)
+    store(of_head(dv, batch, head, UNIT), dv_tile, key, keys, E, PADDED_E)
+
+
+def attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    key_mask: Tensor | None,
+    scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `edmfast.ops.attention.reference.attention_backward`."""
+    dq, dk, dv = (tensor.new_empty(tensor.shape) for tensor in (q, k, v))
+    delta = q.new_empty(q.shape[:3], dtype=torch.float32)
+    first = (grad, q, k, v, out, lse, key_mask, dq, delta)
+    launch(query_gradient_kernel, first, q, v, scale, causal)
+    second = (grad, q, k, v, lse, key_mask, delta, dk, dv)
+    launch(key_gradients_kernel, second, q, v, scale, causal)
+    return dq, dk, dv

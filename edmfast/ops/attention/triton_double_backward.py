@@ -1,0 +1,195 @@
+"""Double backward of attention by Triton, in the letters of `edmfast.ops.attention.reference`.
+
+Three passes, each of which makes its tiles of P, dP, T and R anew: over blocks of queries for the row sums
+δ, t and g; over blocks of queries for gQ and the cotangent of dO; over blocks of keys for gK and gV. With
+D = dP - δ, dS₂ = P ∘ (D ∘ (T - t) + R - g): a constant of the row within the brackets drops out.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from edmfast.ops.attention.triton_launch import launch
+from edmfast.ops.attention.triton_sums import row_sums_kernel
+from edmfast.ops.attention.triton_tiles import (
+    accumulate,
+    attended,
+    load_lse,
+    load_row,
+    of_head,
+    place,
+    probabilities,
+    product,
+    side,
+    store,
+)
+
+
+@triton.jit(do_not_specialize=["heads", "queries", "keys"])
+def query_second_kernel(
+    a,
+    b,
+    c,
+    grad,
+    q,
+    k,
+    v,
+    lse,
+    mask,
+    delta,
+    t,
+    g,
+    g_grad,
+    gq,
+    scale,
+    heads,
+    queries,
+    keys,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    PADDED_D: tl.constexpr,
+    PADDED_E: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    UNIT: tl.constexpr,
+):
+    """g_grad like grad, gq like q."""
+    batch, head, start = place(queries, heads, QUERIES)
+    query = start + tl.arange(0, QUERIES)
+    zero = tl.zeros([QUERIES, KEYS], tl.float32)
+    q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
+    a_side = side(of_head(a, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
+    grad_side = side(of_head(grad, batch, head, UNIT), query, queries, E, PADDED_E, CHUNK)
+    row_lse = load_lse(lse, batch, head, query, queries)
+    row_delta = load_row(delta, batch, head, query, queries)
+    row_t = load_row(t, batch, head, query, queries)
+    row_g = load_row(g, batch, head, query, queries)
+    gq_tile = tl.zeros([QUERIES, PADDED_D], tl.float32)
+    g_grad_tile = tl.zeros([QUERIES, PADDED_E], tl.float32)
+    end = keys
+    if CAUSAL:
+        end = tl.minimum(keys, start + QUERIES)
+    for first in range(0, end, KEYS):
+        key = first + tl.arange(0, KEYS)
+        k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
+        b_side = side(of_head(b, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
+        v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
+        c_side = side(of_head(c, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
+        counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
+        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale
+        p = probabilities(scores, row_lse[:, None], counts)
+        g_grad_tile = accumulate(g_grad_tile, p, c_side, E, PADDED_E, CHUNK, PRECISION)
+        tangent = product(zero, a_side, k_side, D, PADDED_D, CHUNK, PRECISION)
+        tangent = product(tangent, q_side, b_side, D, PADDED_D, CHUNK, PRECISION)
+        tangent = tangent * scale - row_t[:, None]
+        g_grad_tile = accumulate(g_grad_tile, p * tangent, v_side, E, PADDED_E, CHUNK, PRECISION)
+        off = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
+        off -= row_delta[:, None]
+        gq_tile = accumulate(gq_tile, p * off, b_side, D, PADDED_D, CHUNK, PRECISION)
+        r = product(zero, grad_side, c_side, E, PADDED_E, CHUNK, PRECISION) - row_g[:, None]
+        ds2 = p * (off * tangent + r)
+        gq_tile = accumulate(gq_tile, ds2, k_side, D, PADDED_D, CHUNK, PRECISION)
+    store(of_head(gq, batch, head, UNIT), gq_tile * scale, query, queries, D, PADDED_D)
+    store(of_head(g_grad, batch, head, UNIT), g_grad_tile, query, queries, E, PADDED_E)
+
+
+@triton.jit(do_not_specialize=["heads", "queries", "keys"])
+def key_second_kernel(
+    a,
+    b,
+    c,
+    grad,
+    q,
+    k,
+    v,
+    lse,
+    mask,
+    delta,
+    t,
+    g,
+    gk,
+    gv,
+    scale,
+    heads,
+    queries,
+    keys,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    PADDED_D: tl.constexpr,
+    PADDED_E: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    UNIT: tl.constexpr,
+):
+    """gk like k, gv like v. Tiles of scores are transposed: keys by queries."""
+    batch, head, start = place(keys, heads, KEYS)
+    key = start + tl.arange(0, KEYS)
+    zero = tl.zeros([KEYS, QUERIES], tl.float32)
+    k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
+    b_side = side(of_head(b, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
+    v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
+    c_side = side(of_head(c, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
+    gk_tile = tl.zeros([KEYS, PADDED_D], tl.float32)
+    gv_tile = tl.zeros([KEYS, PADDED_E], tl.float32)
+    begin = 0
+    if CAUSAL:
+        begin = start // QUERIES * QUERIES
+    for first in range(begin, queries, QUERIES):
+        query = first + tl.arange(0, QUERIES)
+        q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
+        a_side = side(of_head(a, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
+        grad_side = side(of_head(grad, batch, head, UNIT), query, queries, E, PADDED_E, CHUNK)
+        row_lse = load_lse(lse, batch, head, query, queries)
+        row_delta = load_row(delta, batch, head, query, queries)
+        row_t = load_row(t, batch, head, query, queries)
+        row_g = load_row(g, batch, head, query, queries)
+        counts = attended(mask, batch, query[None, :], key[:, None], keys, CAUSAL)
+        scores = product(zero, k_side, q_side, D, PADDED_D, CHUNK, PRECISION) * scale
+        p = probabilities(scores, row_lse[None, :], counts)
+        tangent = product(zero, k_side, a_side, D, PADDED_D, CHUNK, PRECISION)
+        tangent = product(tangent, b_side, q_side, D, PADDED_D, CHUNK, PRECISION)
+        tangent = tangent * scale - row_t[None, :]
+        gv_tile = accumulate(gv_tile, p * tangent, grad_side, E, PADDED_E, CHUNK, PRECISION)
+        off = product(zero, v_side, grad_side, E, PADDED_E, CHUNK, PRECISION)
+        off -= row_delta[None, :]
+        gk_tile = accumulate(gk_tile, p * off, a_side, D, PADDED_D, CHUNK, PRECISION)
+        r = product(zero, c_side, grad_side, E, PADDED_E, CHUNK, PRECISION) - row_g[None, :]
+        ds2 = p * (off * tangent + r)
+        gk_tile = accumulate(gk_tile, ds2, q_side, D, PADDED_D, CHUNK, PRECISION)
+    store(of_head(gk, batch, head, UNIT), gk_tile * scale, key, keys, D, PADDED_D)
+    store(of_head(gv, batch, head, UNIT), gv_tile, key, keys, E, PADDED_E)
+
+
+def attention_double_backward(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    key_mask: Tensor | None,
+    scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `edmfast.ops.attention.reference.attention_double_backward`."""
+    g_grad, gq, gk, gv = (tensor.new_empty(tensor.shape) for tensor in (grad, q, k, v))
+    sums = [q.new_empty(q.shape[:3], dtype=torch.float32) for _ in range(3)]
+    inputs = (a, b, c, grad, q, k, v)
+    launch(row_sums_kernel, (*inputs, out, lse, key_mask, *sums), q, v, scale, causal)
+    rest = (*inputs, lse, key_mask, *sums)
+    launch(query_second_kernel, (*rest, g_grad, gq), q, v, scale, causal)
+    launch(key_second_kernel, (*rest, gk, gv), q, v, scale, causal)
+    return g_grad, gq, gk, gv

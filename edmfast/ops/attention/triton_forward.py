@@ -1,0 +1,90 @@
+"""Forward attention by Triton: a program takes a block of queries through all keys, see [1] and [2].
+
+The maximum and the sum of the exponentials are corrected as keys come, so a score is computed once.
+[1] Dao et al. 2022, arXiv 2205.14135; [2] Dao 2023, arXiv 2307.08691 (one division at the end).
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from edmfast.ops.attention.triton_launch import launch
+from edmfast.ops.attention.triton_tiles import (
+    accumulate,
+    attended,
+    of_head,
+    place,
+    product,
+    side,
+    store,
+    store_row,
+)
+
+
+@triton.jit(do_not_specialize=["heads", "queries", "keys"])
+def forward_kernel(
+    q,
+    k,
+    v,
+    mask,
+    out,
+    lse,
+    scale,
+    heads,
+    queries,
+    keys,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    PADDED_D: tl.constexpr,
+    PADDED_E: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    UNIT: tl.constexpr,
+):
+    """out [B, H, L, E], lse float32 [B, H, L]."""
+    batch, head, start = place(queries, heads, QUERIES)
+    query = start + tl.arange(0, QUERIES)
+    zero = tl.zeros([QUERIES, KEYS], tl.float32)
+    q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
+    best = tl.full([QUERIES], float("-inf"), tl.float32)
+    total = tl.zeros([QUERIES], tl.float32)
+    weighted = tl.zeros([QUERIES, PADDED_E], tl.float32)
+    end = keys
+    if CAUSAL:
+        end = tl.minimum(keys, start + QUERIES)
+    for first in range(0, end, KEYS):
+        key = first + tl.arange(0, KEYS)
+        k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
+        counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
+        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION)
+        scores = tl.where(counts, scores * scale, float("-inf"))
+        highest = tl.maximum(best, tl.max(scores, axis=1))
+        # a row without keys so far: exp(-inf - 0) = 0
+        centre = tl.where(highest == float("-inf"), 0.0, highest)
+        p = tl.exp(scores - centre[:, None])
+        shrink = tl.exp(best - centre)
+        total = total * shrink + tl.sum(p, axis=1)
+        v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
+        weighted *= shrink[:, None]
+        weighted = accumulate(weighted, p, v_side, E, PADDED_E, CHUNK, PRECISION)
+        best = highest
+    weighted /= tl.where(total == 0.0, 1.0, total)[:, None]
+    store(of_head(out, batch, head, UNIT), weighted, query, queries, E, PADDED_E)
+    store_row(lse, best + tl.log(total), batch, head, query, queries)
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """See `edmfast.ops.attention.reference.attention`."""
+    out = q.new_empty(*q.shape[:3], v.shape[3])
+    lse = q.new_empty(q.shape[:3], dtype=torch.float32)
+    launch(forward_kernel, (q, k, v, key_mask, out, lse), q, v, scale, causal)
+    return out, lse

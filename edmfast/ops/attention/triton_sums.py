@@ -1,0 +1,93 @@
+"""The sums over keys that the double backward of attention starts from, one program to a block of queries.
+
+δ = rowsum(dO ∘ O), t = Σ P ∘ T and, with D = dP - δ, g = Σ P ∘ (D ∘ (T - t) + R)
+= Σ P ∘ (D ∘ T + R) - t Σ P ∘ D, for which one look at every key is enough. Σ P ∘ D is 0 but for the
+rounding of O, which g has to share; dP would do in the place of D, with larger terms. The letters are
+those of `edmfast.ops.attention.reference`.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from edmfast.ops.attention.triton_tiles import (
+    attended,
+    load_lse,
+    of_head,
+    place,
+    probabilities,
+    product,
+    row_dots,
+    side,
+    store_row,
+)
+
+
+@triton.jit(do_not_specialize=["heads", "queries", "keys"])
+def row_sums_kernel(
+    a,
+    b,
+    c,
+    grad,
+    q,
+    k,
+    v,
+    out,
+    lse,
+    mask,
+    delta,
+    t,
+    g,
+    scale,
+    heads,
+    queries,
+    keys,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    PADDED_D: tl.constexpr,
+    PADDED_E: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    UNIT: tl.constexpr,
+):
+    """delta, t, g float32 [B, H, L]."""
+    batch, head, start = place(queries, heads, QUERIES)
+    query = start + tl.arange(0, QUERIES)
+    zero = tl.zeros([QUERIES, KEYS], tl.float32)
+    q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
+    a_side = side(of_head(a, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
+    grad_side = side(of_head(grad, batch, head, UNIT), query, queries, E, PADDED_E, CHUNK)
+    grad_head, out_head = of_head(grad, batch, head, UNIT), of_head(out, batch, head, UNIT)
+    row_delta = row_dots(grad_head, out_head, query, queries, E, PADDED_E)
+    row_lse = load_lse(lse, batch, head, query, queries)
+    sum_t = tl.zeros([QUERIES], tl.float32)
+    sum_off = tl.zeros([QUERIES], tl.float32)
+    sum_g = tl.zeros([QUERIES], tl.float32)
+    end = keys
+    if CAUSAL:
+        end = tl.minimum(keys, start + QUERIES)
+    for first in range(0, end, KEYS):
+        key = first + tl.arange(0, KEYS)
+        k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
+        counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
+        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale
+        p = probabilities(scores, row_lse[:, None], counts)
+        tangent = product(zero, a_side, k_side, D, PADDED_D, CHUNK, PRECISION)
+        b_side = side(of_head(b, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
+        tangent = product(tangent, q_side, b_side, D, PADDED_D, CHUNK, PRECISION) * scale
+        sum_t += tl.sum(p * tangent, axis=1)
+        v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
+        off = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
+        off -= row_delta[:, None]
+        sum_off += tl.sum(p * off, axis=1)
+        c_side = side(of_head(c, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
+        r = product(zero, grad_side, c_side, E, PADDED_E, CHUNK, PRECISION)
+        sum_g += tl.sum(p * (off * tangent + r), axis=1)
+    store_row(delta, row_delta, batch, head, query, queries)
+    store_row(t, sum_t, batch, head, query, queries)
+    store_row(g, sum_g - sum_t * sum_off, batch, head, query, queries)

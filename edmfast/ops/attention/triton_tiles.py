@@ -1,0 +1,142 @@
+"""Tiles of attention: where a program works, what it loads and multiplies, which scores count.
+
+A tensor comes to a kernel as a tuple of its pointer and its strides, so no view is copied; addresses are
+int64. `query` and `key` are positions, one of them a column and the other a row of a tile of scores.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def place(length, heads, BLOCK: tl.constexpr):
+    """(batch, head, first position) of a program; the blocks of one head follow each other."""
+    blocks = tl.cdiv(length, BLOCK)
+    head = tl.program_id(0) // blocks
+    first = tl.program_id(0) % blocks * BLOCK
+    return (head // heads).to(tl.int64), (head % heads).to(tl.int64), first
+
+
+@triton.jit
+def _at(tensor, position, length, first, WIDTH: tl.constexpr, COLUMNS: tl.constexpr):
+    """(addresses, whether they exist) of columns from `first` of rows of a tensor."""
+    column = first + tl.arange(0, COLUMNS)
+    rows = position.to(tl.int64)[:, None] * tensor[1]
+    exists = (position < length)[:, None]
+    if WIDTH % COLUMNS != 0:
+        exists = exists & (column < WIDTH)[None, :]
+    return tensor[0] + rows + column.to(tl.int64)[None, :] * tensor[2], exists
+
+
+@triton.jit
+def of_head(tensor, batch, head, UNIT: tl.constexpr):
+    """(pointer, strides of rows and columns) of one head of a tensor, whose other strides come in UNITs."""
+    offset = (batch * tensor[1] + head * tensor[2]) * UNIT
+    return tensor[0] + offset, tl.cast(tensor[3], tl.int64) * UNIT, tensor[4]
+
+
+@triton.jit
+def load(tensor, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    """[positions, PADDED] of a head, 0 outside of [length, WIDTH]."""
+    address, exists = _at(tensor, position, length, 0, WIDTH, PADDED)
+    return tl.load(address, mask=exists, other=0.0)
+
+
+@triton.jit
+def store(tensor, value, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    address, exists = _at(tensor, position, length, 0, WIDTH, PADDED)
+    tl.store(address, value.to(tensor[0].dtype.element_ty), mask=exists)
+
+
+@triton.jit
+def row_dots(x, y, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    """The sums of x y over each row of a head, in float32."""
+    x_tile = load(x, position, length, WIDTH, PADDED).to(tl.float32)
+    return tl.sum(x_tile * load(y, position, length, WIDTH, PADDED).to(tl.float32), axis=1)
+
+
+@triton.jit
+def side(tensor, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr, CHUNK: tl.constexpr):
+    """A side of a product: its tile, held, or where it is, when CHUNK columns of it are held at a time."""
+    where = tensor[0], tensor[1], tensor[2], position, length
+    return where if CHUNK < PADDED else load(tensor, position, length, WIDTH, PADDED)
+
+
+@triton.jit
+def product(
+    total,
+    x,
+    y,
+    WIDTH: tl.constexpr,
+    PADDED: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """total + x yᵀ of two sides."""
+    if CHUNK < PADDED:
+        for first in range(0, WIDTH, CHUNK):
+            address, exists = _at(x, x[3], x[4], first, WIDTH, CHUNK)
+            x_chunk = tl.load(address, mask=exists, other=0.0)
+            address, exists = _at(y, y[3], y[4], first, WIDTH, CHUNK)
+            y_chunk = tl.load(address, mask=exists, other=0.0)
+            total = tl.dot(x_chunk, y_chunk.T, total, input_precision=PRECISION)
+    else:
+        total = tl.dot(x, y.T, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
+def load_row(tensor, batch, head, position, length):
+    """[positions] of a tensor [B, H, length], 0 outside."""
+    address = tensor[0] + (batch * tensor[1] + head * tensor[2]) + position.to(tl.int64) * tensor[3]
+    return tl.load(address, mask=position < length, other=0.0)
+
+
+@triton.jit
+def store_row(tensor, value, batch, head, position, length):
+    address = tensor[0] + (batch * tensor[1] + head * tensor[2]) + position.to(tl.int64) * tensor[3]
+    tl.store(address, value, mask=position < length)
+
+
+@triton.jit
+def load_lse(lse, batch, head, position, length):
+    """inf for a row without keys, whose probabilities are then 0."""
+    row = load_row(lse, batch, head, position, length)
+    return tl.where(row == float("-inf"), float("inf"), row)
+
+
+@triton.jit
+def attended(mask, batch, query, key, keys, CAUSAL: tl.constexpr):
+    """Which scores of a tile count; `mask` is a bool tensor [B, M] or None. Queries beyond the last, whose
+    tiles are 0, add nothing anywhere."""
+    counts = key < keys
+    if mask is not None:
+        address = mask[0] + batch * mask[1] + key.to(tl.int64) * mask[2]
+        counts = counts & (tl.load(address, mask=key < keys, other=0) != 0)
+    if CAUSAL:
+        counts = counts & (key <= query)
+    return counts
+
+
+@triton.jit
+def accumulate(
+    total,
+    x,
+    y,
+    WIDTH: tl.constexpr,
+    PADDED: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """total + x y of a tile of scores, rounded to the precision of y, and a side."""
+    y_tile = load(y, y[3], y[4], WIDTH, PADDED) if CHUNK < PADDED else y
+    return tl.dot(x.to(y_tile.dtype), y_tile, total, input_precision=PRECISION)
+
+
+@triton.jit
+def probabilities(scores, lse, counts):
+    """exp(scores - lse) where the scores count, else 0."""
+    return tl.where(counts, tl.exp(scores - lse), 0.0)

@@ -1,0 +1,5 @@
+"""Energy and score of one residual perceptron, or of several of one shape."""
+
+from edmfast.ops.mlp_potential.operator import Perceptron, mlp_potential, mlp_potentials
+
+__all__ = ["Perceptron", "mlp_potential", "mlp_potentials"]

@@ -1,0 +1,275 @@
+"""Residual perceptrons on a GPU by Triton: K models of one shape in one launch, on tensor cores.
+
+Products are of the weights' dtype with sums in float32; those of float32 are TF32 where torch's own are, else
+three TF32 products, which lose two bits of float32. What the kernels have no tiles for (float64, widths and
+states above 256 numbers, more than 8 layers) runs on the plain formulas.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from edmfast.ops.attention.triton_launch import precision as precision_of
+from edmfast.ops.mlp_potential import reference
+from edmfast.ops.mlp_potential.triton_backward import backward_kernel
+from edmfast.ops.mlp_potential.triton_forward import forward_kernel
+
+WIDEST, DEEPEST = 256, 8
+_PROBE_ROWS = 1 << 17
+"""Rows at a time where only states have a gradient: what waits in memory is then half a GB for 4 layers of
+128 in float32."""
+
+
+class Tiles(NamedTuple):
+    """Rows of a block, columns of a product's sides that are held at a time, and options of the launch."""
+
+    rows: int
+    chunk: int
+    warps: int
+    stages: int = 2
+
+
+# For the wider of states and layers of up to 32, 64, 128 and 256 numbers: the most rows that spill no register on
+# sm_80 and sm_90, in float32 with the three products of TF32. More rows read the weights less often.
+_TILES = {
+    ("forward", False): ((128, 64, 8), (64, 64, 8), (64, 64, 8), (16, 64, 8)),
+    ("backward", False): ((128, 64, 8), (32, 32, 4), (32, 64, 8), (16, 64, 8)),
+    ("forward", True): ((128, 32, 8), (32, 32, 4), (32, 32, 8), (16, 32, 8)),
+    ("backward", True): ((32, 32, 8), (32, 32, 8), (16, 32, 8), (16, 16, 8, 1)),
+}
+
+
+def fits(dtype: torch.dtype, elements: int, width: int, depth: int) -> bool:
+    """Whether the kernels have tiles for states of so many numbers and such a network."""
+    sizes = 0 < elements <= WIDEST and 0 < width <= WIDEST and depth <= DEEPEST
+    return sizes and dtype in (torch.float32, torch.float16, torch.bfloat16)
+
+
+def configuration(
+    kernel: str,
+    dtype: torch.dtype,
+    elements: int,
+    width: int,
+    depth: int,
+    precision: str | None = None,
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """(constants of a kernel, options of its launch), for weights of a dtype; precision as torch's by default."""
+    precision = precision or precision_of(dtype)
+    padded_state, padded = (max(16, triton.next_power_of_2(n)) for n in (elements, width))
+    constants: dict[str, Any] = {
+        "D": elements,
+        "W": width,
+        "DEPTH": depth,
+        "PADDED_D": padded_state,
+        "PADDED_W": padded,
+        "PRECISION": precision,
+    }
+    tiles = _tiles(kernel, dtype == torch.float32, max(padded, padded_state))
+    # masks of more than a few columns take registers
+    masked = padded != width or (padded_state != elements and padded_state > 16)
+    rows = max(16, tiles.rows // 2) if masked else tiles.rows
+    constants |= {"ROWS": rows, "CHUNK": tiles.chunk}
+    stages = 2 if precision == "tf32" else tiles.stages
+    return constants, {"num_warps": tiles.warps, "num_stages": stages}
+
+
+def _tiles(kernel: str, single: bool, padded: int) -> Tiles:
+    at = (32, 64, 128, 256).index(max(32, padded))
+    return Tiles(*_TILES[kernel, single][at])
+
+
+def mlp_potential(
+    x: Tensor,
+    coefficients: Tensor,
+    shifts: list[Tensor],
+    entry: list[Tensor],
+    entry_bias: list[Tensor],
+    layers: list[Tensor],
+    exit: list[Tensor],
+    exit_bias: list[Tensor],
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `edmfast.ops.mlp_potential.reference.mlp_potential`."""
+    models, depth, (batch, elements) = len(entry), len(layers) // len(entry), x.shape
+    width = entry[0].shape[0]
+    lists = shifts, entry, entry_bias, layers, exit, exit_bias
+    if not _runs(x, entry[0], depth):
+        plain: Any = reference.mlp_potential
+        return plain(x, coefficients, *_of_type(lists, x), save)
+    weights = _stacked(*lists)
+    energy, field = x.new_empty(models, batch), x.new_empty(models, batch, elements)
+    if batch:
+        constants, options = configuration("forward", entry[0].dtype, elements, width, depth)
+        given = x.contiguous(), coefficients.contiguous(), *weights
+        rows = constants["ROWS"]
+        programs = min(triton.cdiv(batch, rows), _programs(x))
+        wide, wider = constants["PADDED_W"], max(constants["PADDED_W"], constants["PADDED_D"])
+        scratch = entry[0].new_empty(models, programs, rows * (wider + depth * wide))
+        shared = _shared(coefficients, shifts)
+        with torch.cuda.device_of(x):
+            forward_kernel[programs, models](
+                *given, energy, field, scratch, batch, **constants, **shared, **options
+            )
+    return energy, field, x.new_empty(0)
+
+
+def mlp_potential_backward(
+    grad_energy: Tensor,
+    grad_field: Tensor,
+    x: Tensor,
+    coefficients: Tensor,
+    shifts: list[Tensor],
+    entry: list[Tensor],
+    entry_bias: list[Tensor],
+    layers: list[Tensor],
+    exit: list[Tensor],
+    exit_bias: list[Tensor],
+    saved: Tensor,
+    inputs: bool,
+    weights: bool,
+) -> tuple[Tensor, ...]:
+    """See `edmfast.ops.mlp_potential.reference.mlp_potential_backward`."""
+    lists = shifts, entry, entry_bias, layers, exit, exit_bias
+    depth, batch = len(layers) // len(entry), x.shape[0]
+    if not _runs(x, entry[0], depth) or batch == 0:
+        plain: Any = reference.mlp_potential_backward
+        given = grad_energy, grad_field, x, coefficients
+        found = plain(*given, *_of_type(lists, x), saved, inputs, weights)
+        return *found[:2], *(gradient.to(entry[0].dtype) for gradient in found[2:])
+    job = _Backward(_shared(coefficients, shifts), _stacked(*lists), depth)
+    nothing = [x.new_empty(0) for _ in range(8)]
+    if weights:
+        first, rest = job.run(grad_energy, grad_field, x, coefficients, inputs, True)
+    else:
+        parts = []
+        for start in range(0, batch, _PROBE_ROWS):
+            rows = slice(start, start + _PROBE_ROWS)
+            four = coefficients if coefficients.shape[1] == 1 else coefficients[:, rows]
+            e, v = grad_energy[:, rows], grad_field[:, rows]
+            parts.append(job.run(e, v, x[rows], four, inputs, False, rows)[0])
+        first, rest = [torch.cat(each, 1) for each in zip(*parts, strict=True)], nothing[2:]
+    if not inputs:
+        return *nothing[:2], *rest
+    to_x, numbers = first
+    if coefficients.shape[1] == 1:
+        numbers = numbers.sum(1, keepdim=True)
+    return to_x.sum(0), numbers, *rest
+
+
+class _Backward:
+    def __init__(self, shared: dict[str, bool], weights: list[Tensor], depth: int) -> None:
+        self.shared, self.weights, self.depth = shared, weights, depth
+
+    def run(
+        self,
+        e: Tensor,
+        v: Tensor,
+        x: Tensor,
+        coefficients: Tensor,
+        inputs: bool,
+        weights: bool,
+        rows: slice | None = None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """([to_x of each model, to_numbers], gradients of the weights), either empty unless asked for."""
+        shifts, entry, *rest = self.weights
+        if rows is not None and not self.shared["SHARED_SHIFTS"]:
+            shifts = shifts[:, rows]
+        models, width, elements = entry.shape
+        batch, dtype = x.shape[0], entry.dtype
+
+        def pairs(*shape: int) -> Tensor:
+            return entry.new_empty(models, *shape)
+
+        first = [x.new_empty(models, batch, elements), x.new_empty(models, batch, 4)]
+        places: list[Tensor | None] = [None, None, pairs(self.depth, 2, batch, width), None, None]
+        if weights:
+            places = [
+                pairs(2, batch, width),
+                pairs(2, batch, elements),
+                places[2],
+                pairs(self.depth + 1, 2, batch, width),
+                pairs(2, batch, elements),
+            ]
+        constants, options = configuration("backward", dtype, elements, width, self.depth)
+        blocks = triton.cdiv(batch, constants["ROWS"])
+        wider = max(constants["PADDED_W"], constants["PADDED_D"])
+        scratch = entry.new_empty(models, blocks, 2 * constants["ROWS"] * wider)
+        given = [t.contiguous() for t in (e, v, x, coefficients, shifts)]
+        with torch.cuda.device_of(x):
+            backward_kernel[blocks, models](
+                *given,
+                entry,
+                *rest,
+                *(first if inputs else (None, None)),
+                *places,
+                scratch,
+                batch,
+                **constants,
+                **self.shared,
+                **options,
+            )
+        found = first if inputs else []
+        return found, self._gradients(*places) if weights else []
+
+    def _gradients(self, *places: Any) -> list[Tensor]:
+        """Of shifts, entry, entry_bias, layers, exit and exit_bias: one product of matrices for each weight."""
+        entry_left, entry_right, left, right, exit_left = places
+        q, dtype = left[:, :, 1], left.dtype
+        if self.shared["SHARED_SHIFTS"]:
+            to_shifts = q.sum(2, dtype=torch.float32).to(dtype).flatten(1)[:, None]
+        else:
+            to_shifts = q.transpose(1, 2).flatten(2)
+        return [
+            to_shifts,
+            _product(entry_left, entry_right),
+            entry_left[:, 1].sum(1, dtype=torch.float32).to(dtype),
+            _product(left, right[:, :-1]),
+            _product(exit_left, right[:, -1]),
+            exit_left[:, 1].sum(1, dtype=torch.float32).to(dtype),
+        ]
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """[..., 2, B, n] and [..., 2, B, k] -> [..., n, k], sums over all 2 B rows."""
+    return left.flatten(-3, -2).mT @ right.flatten(-3, -2)
+
+
+def _programs(x: Tensor) -> int:
+    """As many as may run at once, so that what they keep to themselves stays in the cache."""
+    if not x.is_cuda:
+        return 2  # the interpreter
+    return 4 * torch.cuda.get_device_properties(x.device).multi_processor_count
+
+
+def _runs(x: Tensor, entry: Tensor, depth: int) -> bool:
+    return x.dtype == torch.float32 and fits(entry.dtype, x.shape[1], entry.shape[0], depth)
+
+
+def _of_type(lists: tuple[list[Tensor], ...], like: Tensor) -> list[list[Tensor]]:
+    return [[tensor.to(like.dtype) for tensor in tensors] for tensors in lists]
+
+
+def _stacked(
+    shifts: list[Tensor],
+    entry: list[Tensor],
+    entry_bias: list[Tensor],
+    layers: list[Tensor],
+    exit: list[Tensor],
+    exit_bias: list[Tensor],
+) -> list[Tensor]:
+    """Each as one tensor [K, ...]; layers [K depth, W, W]."""
+    width = entry[0].shape[0]
+    middle = layers or [entry[0].new_empty(0, width, width)]
+    lists = shifts, entry, entry_bias, middle, exit, exit_bias
+    return [each[0].contiguous()[None] if len(each) == 1 else torch.stack(each) for each in lists]
+
+
+def _shared(coefficients: Tensor, shifts: list[Tensor]) -> dict[str, bool]:
+    return {
+        "SHARED_NUMBERS": coefficients.shape[1] == 1,
+        "SHARED_SHIFTS": shifts[0].shape[0] == 1,
+    }

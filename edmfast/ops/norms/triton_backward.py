@@ -1,0 +1,96 @@
+"""Backward of group norm with silu by Triton, in the letters of `edmfast.ops.norms.reference`."""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from edmfast.ops.norms.triton_tiles import (
+    address,
+    channels_and_positions,
+    load,
+    no_sum,
+    over_group,
+    over_rows,
+    place,
+    slopes,
+    store_sum,
+    summand,
+    total,
+)
+
+
+@triton.jit(do_not_specialize=["shared", "groups"])
+def backward_kernel(
+    grad,
+    x,
+    scale,
+    shift,
+    mean,
+    rstd,
+    to_x,
+    to_scale,
+    to_shift,
+    sums,
+    strides,
+    shared,
+    groups,
+    positions,
+    WIDTH: tl.constexpr,
+    CENTRED: tl.constexpr,
+    SILU: tl.constexpr,
+    STAGE: tl.constexpr,
+    ROWS: tl.constexpr,
+    STEPS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    POSITIONS: tl.constexpr,
+):
+    """grad, to_x like x; to_scale, to_shift [blocks of rows, pieces of S, C]; sums [N, G, 2],
+    of every part when they are written."""
+    dtype: tl.constexpr = scale.dtype.element_ty
+    of_scale, first, end, group, part, block = place(
+        shared, groups, positions, WIDTH, ROWS, STEPS, CHANNELS, POSITIONS
+    )
+    channel, position, real, within = channels_and_positions(
+        group, part, positions, WIDTH, CHANNELS, POSITIONS
+    )
+    pieces = tl.cdiv(positions, POSITIONS)
+    parts = tl.cdiv(WIDTH, CHANNELS) * pieces
+    weight = of_scale * groups * WIDTH + channel
+    a = load(scale, weight, real, dtype)
+    offset = load(shift, weight, real, dtype)
+    scale_sum = no_sum(ROWS, CHANNELS, POSITIONS, STEPS, dtype)
+    shift_sum = no_sum(ROWS, CHANNELS, POSITIONS, STEPS, dtype)
+    for step in range(STEPS):
+        row = first + step * ROWS + tl.arange(0, ROWS)[:, None, None]
+        inside = within & (row < end)
+        where = address(row, channel, position, strides)
+        xs = load(x, where, inside, dtype)
+        g = load(grad, where, inside, dtype)
+        r = load(rstd, row * groups + group, row < end, dtype)
+        normal = (xs - load(mean, row * groups + group, row < end, dtype)) * r
+        slope, _ = slopes(a * normal + offset, SILU)
+        u = g * slope
+        if STAGE != "sums":
+            scale_sum += summand(u * normal, STEPS)
+            shift_sum += summand(u, STEPS)
+        w = a * u
+        if STAGE == "apply":
+            along = total(sums, 0, 2, row, groups, group)
+            level = total(sums, 1, 2, row, groups, group)
+        else:
+            along, level = over_group(w * normal), over_group(w)
+        if STAGE == "sums":
+            store_sum(sums, 0, 2, parts, row, groups, group, part, along)
+            store_sum(sums, 1, 2, parts, row, groups, group, part, level)
+        else:
+            count = WIDTH * positions
+            w = w - normal * (along / count)
+            if CENTRED:
+                w = w - level / count
+            tl.store(to_x + where, (r * w).to(to_x.dtype.element_ty), mask=inside)
+    if STAGE != "sums":
+        number = (block.to(tl.int64) * pieces + part % pieces) * groups * WIDTH + channel
+        tl.store(to_scale + number, over_rows(scale_sum), mask=real)
+        tl.store(to_shift + number, over_rows(shift_sum), mask=real)

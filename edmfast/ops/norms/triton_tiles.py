@@ -1,0 +1,135 @@
+"""Tiles of group norm: where a program works, what it loads and sums, the slopes of silu.
+
+A tile is [rows, channels, positions]: rows that share one row of scale and shift, channels of one group.
+Memory is known by its three strides alone, so channels_last is read where it is; addresses are int64.
+What does not exist is loaded as 0 and, as every sum has a factor that is loaded, adds nothing.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def place(
+    shared,
+    groups,
+    positions,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    STEPS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    POSITIONS: tl.constexpr,
+):
+    """(row of scale, first row, end of the rows that share it, group, part of the group, block of rows).
+
+    Parts of a group follow each other, then the groups of a block of rows: as in memory.
+    """
+    parts = tl.cdiv(WIDTH, CHANNELS) * tl.cdiv(positions, POSITIONS)
+    part = tl.program_id(0) % parts
+    rest = tl.program_id(0) // parts
+    group = rest % groups
+    block = rest // groups
+    blocks = tl.cdiv(shared, ROWS * STEPS)
+    of_scale = (block // blocks).to(tl.int64)
+    start = of_scale * shared
+    return of_scale, start + block % blocks * (ROWS * STEPS), start + shared, group, part, block
+
+
+@triton.jit
+def channels_and_positions(
+    group,
+    part,
+    positions,
+    WIDTH: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    POSITIONS: tl.constexpr,
+):
+    """(channel of all [1, K, 1], position [1, 1, P], whether the channel exists, whether both do)."""
+    pieces = tl.cdiv(positions, POSITIONS)
+    own = part // pieces * CHANNELS + tl.arange(0, CHANNELS)[None, :, None]
+    position = part % pieces * POSITIONS + tl.arange(0, POSITIONS)[None, None, :]
+    exists = own < WIDTH
+    return group * WIDTH + own, position, exists, exists & (position < positions)
+
+
+@triton.jit
+def size_of(part, positions, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr):
+    """How many numbers a part of a group has; not positive beyond the last part."""
+    pieces = tl.cdiv(positions, POSITIONS)
+    across = tl.minimum(WIDTH - part // pieces * CHANNELS, CHANNELS)
+    return across * tl.minimum(positions - part % pieces * POSITIONS, POSITIONS)
+
+
+@triton.jit
+def address(row, channel, position, strides):
+    """int64 [R, K, P] from the first element of a tensor."""
+    within = channel.to(tl.int64) * strides[1] + position.to(tl.int64) * strides[2]
+    return row * strides[0] + within
+
+
+@triton.jit
+def load(tensor, where, inside, dtype: tl.constexpr):
+    return tl.load(tensor + where, mask=inside, other=0.0).to(dtype)
+
+
+@triton.jit
+def over_group(tile):
+    """[R, K, P] -> [R, 1, 1]."""
+    return tl.sum(tl.sum(tile, 2, keep_dims=True), 1, keep_dims=True)
+
+
+@triton.jit
+def over_rows(tile):
+    """[R, K, P] -> [1, K, 1]."""
+    return tl.sum(tl.sum(tile, 2, keep_dims=True), 0, keep_dims=True)
+
+
+@triton.jit
+def no_sum(
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    STEPS: tl.constexpr,
+    dtype: tl.constexpr,
+):
+    """What `summand`s add up to before the first."""
+    total = tl.zeros([ROWS, CHANNELS, POSITIONS], dtype)
+    if STEPS == 1:
+        total = tl.zeros([1, CHANNELS, 1], dtype)
+    return total
+
+
+@triton.jit
+def summand(tile, STEPS: tl.constexpr):
+    """A step's part of a sum over rows: whole tiles add up where there are several steps, as sums between
+    threads take longer than those within, and one tile is summed at once, as it would fill registers."""
+    if STEPS == 1:
+        tile = over_rows(tile)
+    return tile
+
+
+@triton.jit
+def store_sum(sums, index, COUNT: tl.constexpr, parts, row, groups, group, part, value):
+    """Sum `index` of COUNT of a part of a group, into sums [N, G, COUNT, parts]."""
+    entry = ((row * groups + group) * COUNT + index) * parts + part
+    tl.store(sums + entry, value)
+
+
+@triton.jit
+def total(sums, index, COUNT: tl.constexpr, row, groups, group):
+    """Sum `index` of COUNT of a group, from sums [N, G, COUNT]."""
+    return tl.load(sums + (row * groups + group) * COUNT + index)
+
+
+@triton.jit
+def slopes(z, SILU: tl.constexpr):
+    """First and second derivative of silu, or of z itself; finite for every finite z."""
+    first, second = tl.full(z.shape, 1.0, z.dtype), tl.full(z.shape, 0.0, z.dtype)
+    if SILU:
+        s = tl.sigmoid(z)
+        first = s * (1.0 + z * (1.0 - s))
+        second = s * (1.0 - s) * (2.0 + z * (1.0 - 2.0 * s))
+    return first, second

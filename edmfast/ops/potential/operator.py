@@ -1,0 +1,211 @@
+"""The inner-product potential of a network, to second order, with what its score is assembled from.
+
+E = |y|²/2 - w <h, y> and the cotangent w y in one pass; J_hᵀ (w y), which the network's own backward
+makes of the cotangent, gives the score c_in (w h + J_hᵀ (w y) - y) in a second pass. Around the forward and
+the backward of the network there are thus two launches. Every derivative is an operator too: that of the
+double backward of `potential` raises; `potential_assemble`, which is linear, has all orders.
+Source: Thornton et al. 2025, arXiv 2502.12786 (inner-product energies).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from edmfast import _extension
+from edmfast._internal.derivatives import refuse_transforms
+from edmfast.ops.potential import reference
+
+HALVES = (torch.float16, torch.bfloat16)
+DTYPES = (*HALVES, torch.float32, torch.float64)
+
+
+def _like(tensor: Tensor) -> Tensor:
+    return tensor.new_empty(tensor.shape)
+
+
+def _fake(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return _like(weight), _like(y)
+
+
+def _fake_backward(
+    grad_energy: Tensor | None, grad_cotangent: Tensor | None, h: Tensor, y: Tensor, weight: Tensor
+) -> tuple[Tensor, ...]:
+    return _like(h), _like(y), _like(weight)
+
+
+def _fake_double_backward(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    grad_energy: Tensor | None,
+    grad_cotangent: Tensor | None,
+    h: Tensor,
+    y: Tensor,
+    weight: Tensor,
+) -> tuple[Tensor, ...]:
+    return _like(weight), _like(y), _like(h), _like(y), _like(weight)
+
+
+def _fake_assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Tensor) -> Tensor:
+    return _like(y)
+
+
+def _fake_assemble_backward(
+    grad: Tensor, h: Tensor, pullback: Tensor, y: Tensor, coefficients: Tensor
+) -> tuple[Tensor, ...]:
+    return _like(h), _like(pullback), _like(y), _like(coefficients)
+
+
+_extension.define(
+    "potential(Tensor h, Tensor y, Tensor weight) -> (Tensor, Tensor)",
+    reference.potential,
+    _fake,
+    triton="potential",
+)
+_extension.define(
+    "potential_backward(Tensor? grad_energy, Tensor? grad_cotangent, Tensor h, Tensor y, Tensor weight) "
+    "-> (Tensor, Tensor, Tensor)",
+    reference.potential_backward,
+    _fake_backward,
+    triton="potential",
+)
+_extension.define(
+    "potential_double_backward(Tensor a, Tensor b, Tensor c, Tensor? grad_energy, Tensor? grad_cotangent, "
+    "Tensor h, Tensor y, Tensor weight) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    reference.potential_double_backward,
+    _fake_double_backward,
+    triton="potential",
+)
+_extension.define(
+    "potential_assemble(Tensor h, Tensor pullback, Tensor y, Tensor coefficients) -> Tensor",
+    reference.potential_assemble,
+    _fake_assemble,
+    triton="potential",
+)
+_extension.define(
+    "potential_assemble_backward(Tensor grad, Tensor h, Tensor pullback, Tensor y, Tensor coefficients) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    reference.potential_assemble_backward,
+    _fake_assemble_backward,
+    triton="potential",
+)
+
+
+def _keep_all(ctx: Any, inputs: tuple[Tensor | None, ...], output: object) -> None:
+    ctx.save_for_backward(*inputs)
+    ctx.set_materialize_grads(False)
+
+
+def _or_zeros(cotangent: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if cotangent is None else cotangent
+
+
+def _backward(ctx: Any, e: Tensor | None, v: Tensor | None) -> tuple[Tensor | None, ...]:
+    if e is None and v is None:
+        return None, None, None
+    return torch.ops.edmfast.potential_backward(e, v, *ctx.saved_tensors)
+
+
+def _double_backward(
+    ctx: Any, a: Tensor | None, b: Tensor | None, c: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    e, v, h, y, weight = ctx.saved_tensors
+    cotangents = _or_zeros(a, h), _or_zeros(b, y), _or_zeros(c, weight)
+    to_e, to_v, *rest = torch.ops.edmfast.potential_double_backward(*cotangents, e, v, h, y, weight)
+    return None if e is None else to_e, None if v is None else to_v, *rest
+
+
+def _triple_backward(ctx: Any, *_: Tensor | None) -> NoReturn:
+    raise RuntimeError(
+        "edmfast.ops.potential has derivatives up to the second order, a third one was asked for"
+    )
+
+
+def _assemble_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return None, None, None, None
+    return torch.ops.edmfast.potential_assemble_backward(grad, *ctx.saved_tensors)
+
+
+def _assemble_double_backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor, ...]:
+    grad, *tensors, coefficients = ctx.saved_tensors
+    *slopes, c = (
+        _or_zeros(cotangent, like)
+        for cotangent, like in zip(given, (*tensors, coefficients), strict=True)
+    )
+    assemble = torch.ops.edmfast.potential_assemble
+    to_grad = assemble(*slopes, coefficients) + assemble(*tensors, c)
+    # grad enters as <grad, t_i> with cotangent c_i and as coefficient_i grad with cotangent slope_i
+    return to_grad, *torch.ops.edmfast.potential_assemble_backward(grad, *slopes, c)
+
+
+def _keep_nothing(ctx: Any, inputs: tuple[Tensor | None, ...], output: object) -> None:
+    pass
+
+
+for _name, _derivative, _context in (
+    ("potential", _backward, _keep_all),
+    ("potential_backward", _double_backward, _keep_all),
+    ("potential_double_backward", _triple_backward, _keep_nothing),
+    ("potential_assemble", _assemble_backward, _keep_all),
+    ("potential_assemble_backward", _assemble_double_backward, _keep_all),
+):
+    _extension.differentiate(_name, _derivative, _context)
+
+
+def potential(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(E [B], weight y [B, *shape]): the energy |y|²/2 - weight <h, y>, and the cotangent of h in -E.
+
+    h, y: [B, *shape], of one dtype, float16, bfloat16 (both computed in float32), float32 or float64;
+    weight: [B], of that dtype; for an energy scale sigma_data/sigma. E in nats. Sums are in float64.
+    A row's numbers do not depend on the other rows, nor on the number of threads.
+
+    Derivatives: first and second order in all three, a third one and forward mode raise RuntimeError.
+    Raises TypeError for dtypes, ValueError for shapes.
+    """
+    _check("potential", (h, y), (weight,))
+    if weight.shape != y.shape[:1]:
+        raise ValueError(f"weight must be [{len(y)}], got {tuple(weight.shape)}")
+    energy, cotangent = torch.ops.edmfast.potential(_rows(h), _rows(y), _wide(weight))
+    if y.dtype in HALVES:
+        energy, cotangent = energy.to(y.dtype), cotangent.to(y.dtype)
+    return energy, cotangent.view(y.shape)
+
+
+def potential_assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Tensor) -> Tensor:
+    """coefficients[:, 0] h + coefficients[:, 1] pullback + coefficients[:, 2] y, in one pass, like y.
+
+    h, pullback, y: [B, *shape]; coefficients: [B, 3]; of one dtype, as `potential` takes them.
+    With pullback = J_hᵀ (w y) the coefficients (c_in w, c_in, -c_in) give a score. Derivatives of every
+    order in all four. Raises TypeError for dtypes, ValueError for shapes.
+    """
+    _check("potential_assemble", (h, pullback, y), (coefficients,))
+    if coefficients.shape != (y.shape[0], 3):
+        raise ValueError(f"coefficients must be [{len(y)}, 3], got {tuple(coefficients.shape)}")
+    out = torch.ops.edmfast.potential_assemble(
+        _rows(h), _rows(pullback), _rows(y), _wide(coefficients)
+    )
+    return out.to(y.dtype).view(y.shape)
+
+
+def _rows(states: Tensor) -> Tensor:
+    flat = states if states.dim() == 2 else states.flatten(1)
+    return _wide(flat)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in HALVES else tensor
+
+
+def _check(name: str, states: tuple[Tensor, ...], numbers: tuple[Tensor, ...]) -> None:
+    refuse_transforms(name, *states, *numbers)
+    shape, dtypes = states[0].shape, {tensor.dtype for tensor in (*states, *numbers)}
+    if len(dtypes) > 1 or not dtypes <= set(DTYPES):
+        names = sorted(str(dtype) for dtype in dtypes)
+        raise TypeError(f"one of float16, bfloat16, float32, float64 is needed, got {names}")
+    if len(shape) < 2 or any(tensor.shape != shape for tensor in states):
+        shapes = [tuple(tensor.shape) for tensor in states]
+        raise ValueError(f"states must be [B, *shape], all alike, got {shapes}")

@@ -1,0 +1,5 @@
+"""The proposal step: gather ancestors, draw noise, move, and weigh the move."""
+
+from edmfast.ops.propagate.operator import propagate
+
+__all__ = ["propagate"]

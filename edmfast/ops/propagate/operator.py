@@ -1,0 +1,130 @@
+"""Proposal step of sequential Monte Carlo, fused: gather, drift, noise and kernel log-ratio.
+
+Reads x and up to eight scores through the ancestors (resampling costs no pass of its own), adds
+counter-based noise, writes ``x_u = x + m + sqrt(v_M) z`` with ``m = sum_k drift_k S_k``, and in the
+same pass ``R = (1 - v_M/v_L) |z|²/2 - (sqrt(v_M)/v_L) <m, z> - |m|²/(2 v_L) + (d/2) log(v_M/v_L)``, so
+that the incremental log-weight is ``R - [U(x_u, u) - U(x_s, s)]``. Exact for any drift and variances
+that depend on x_s only. Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra
+2006. Not differentiable: inputs that require grad raise under grad mode, those with a tangent always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from edmfast import _extension
+from edmfast._internal.derivatives import refuse_derivatives
+from edmfast._internal.numbers import as_int
+from edmfast.ops._shared.counters import check_populations
+from edmfast.ops.propagate import reference
+
+MAX_SCORES = 8
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _fake(
+    x: Tensor,
+    scores: Sequence[Tensor],
+    ancestors: Tensor,
+    coefficients: Tensor,
+    rng: Tensor,
+    mask: Tensor | None,
+    first_population: int,
+    first_particle: int,
+) -> tuple[Tensor, Tensor]:
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return x.new_empty(x.shape), x.new_empty(x.shape[:2], dtype=dtype)
+
+
+_extension.define(
+    "propagate(Tensor x, Tensor[] scores, Tensor ancestors, Tensor coefficients, Tensor rng, "
+    "Tensor? mask, int first_population, int first_particle) -> (Tensor, Tensor)",
+    reference.propagate,
+    _fake,
+    triton="propagate",
+)
+_OPERATOR = torch.ops.edmfast.propagate.default
+
+
+def propagate(
+    x: Tensor,
+    score: Tensor | Sequence[Tensor],
+    ancestors: Tensor,
+    coefficients: Tensor,
+    rng: Tensor,
+    *,
+    mask: Tensor | None = None,
+    first_population: int = 0,
+    first_particle: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Moves every particle one step. Returns (x_u like x, R [P, N] in nats, float64 for float64 x,
+    else float32).
+
+    x: [P, N, *shape], float16, bfloat16 (both computed in float32), float32 or float64.
+    score: like x, or a sequence of 1 to 8 such. ancestors: int32 [P, N], each in 0..N-1 of its own
+    population. On the CPU others raise RuntimeError; on a GPU, where nothing is read back, R is NaN there.
+    coefficients: float64 [P, M + 2], per population (drift of each of the M scores, v_M, v_L): the
+    mean shift is sum_k drift_k score_k, v_M > 0 and v_L > 0 are the variances of the forward and the
+    backward kernel, in units of x².
+    rng: int64 [2] = (seed, step). first_population: counter index of population 0; with P below 2^28.
+    first_particle: counter index of particle 0, where a population is split over calls or devices.
+    mask: bool [P, *shape] or None. Where False an element keeps its value and counts nowhere in R:
+    known pixels, or padding of a population of smaller systems.
+
+    Raises TypeError for dtypes, ValueError for shapes or devices, RuntimeError for inputs that
+    require grad or carry a tangent.
+    """
+    scores = [score] if isinstance(score, Tensor) else [*score]
+    if not 1 <= len(scores) <= MAX_SCORES:
+        raise ValueError(f"1 to {MAX_SCORES} scores, got {len(scores)}")
+    if x.dtype not in _DTYPES or any(s.dtype != x.dtype for s in scores):
+        raise TypeError(
+            "x and score must both be float16, bfloat16, float32 or float64, "
+            f"got {x.dtype}, {[s.dtype for s in scores]}"
+        )
+    if ancestors.dtype != torch.int32 or rng.dtype != torch.int64:
+        raise TypeError(
+            f"ancestors must be int32 and rng int64, got {ancestors.dtype} and {rng.dtype}"
+        )
+    if coefficients.dtype != torch.float64:
+        raise TypeError(f"coefficients must be float64, got {coefficients.dtype}")
+    if mask is not None and mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool, got {mask.dtype}")
+    if x.dim() < 2 or any(s.shape != x.shape for s in scores):
+        raise ValueError(
+            "x and score must be [P, N, *shape] of one shape, "
+            f"got {tuple(x.shape)} and {[tuple(s.shape) for s in scores]}"
+        )
+    populations, particles = x.shape[:2]
+    first_population = check_populations(first_population, populations)
+    first_particle = as_int("first_particle", first_particle, least=0, most=2**32 - 1)
+    given = {"ancestors": ancestors, "coefficients": coefficients, "rng": rng}
+    wanted: dict[str, tuple[int, ...]] = {
+        "ancestors": (populations, particles),
+        "coefficients": (populations, len(scores) + 2),
+        "rng": (2,),
+    }
+    if mask is not None:
+        given["mask"], wanted["mask"] = mask, (populations, *x.shape[2:])
+    for name, shape in wanted.items():
+        if given[name].shape != shape:
+            raise ValueError(f"{name} must be {shape}, got {tuple(given[name].shape)}")
+    if any(t.device != x.device for t in (*scores, *given.values())):
+        raise ValueError("all tensors must be on one device")
+    refuse_derivatives("propagate", x, *scores, coefficients)
+    elements = x[0, 0].numel() if x.numel() else 0
+    flat = (populations, particles, elements)
+    moved, ratio = _OPERATOR(
+        x.reshape(flat),
+        [s.reshape(flat) for s in scores],
+        ancestors,
+        coefficients,
+        rng,
+        None if mask is None else mask.reshape(populations, elements),
+        first_population,
+        first_particle,
+    )
+    return moved.reshape(x.shape), ratio

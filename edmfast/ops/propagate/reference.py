@@ -1,0 +1,66 @@
+"""One proposal step through the ancestors and its kernel log-ratio, in plain torch.
+
+With m = sum_k drift_k S_k the mean shift, and z the counter-based normals of stream 0,
+``x_u = x + m + sqrt(v_M) z`` and
+``R = (1 - v_M/v_L) |z|²/2 - (sqrt(v_M)/v_L) <m, z> - |m|²/(2 v_L) + (d/2) log(v_M/v_L)``,
+the logarithm of L(x_s | x_u) / M(x_u | x_s) for Gaussian kernels M = N(x + m, v_M I) and
+L = N(x_u, v_L I) on the elements that the mask lets move. Half precisions are computed in float32;
+sums are taken in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from edmfast.ops.noise.reference import noise
+
+
+def _square_root(v: Tensor) -> Tensor:
+    """Correctly rounded square root of float64, which torch's vector code is not on every CPU."""
+    root = v.sqrt()
+    # the residual v - root² in two exact halves, then one Newton step
+    spread = root * 134217729.0
+    high = spread - (spread - root)
+    low = root - high
+    square = root * root
+    residual = (v - square) - (((high * high - square) + 2.0 * high * low) + low * low)
+    better = root + residual / (2.0 * root)
+    return torch.where(better.isfinite(), better, root)
+
+
+def propagate(
+    x: Tensor,
+    scores: Sequence[Tensor],
+    ancestors: Tensor,
+    coefficients: Tensor,
+    rng: Tensor,
+    mask: Tensor | None,
+    first_population: int,
+    first_particle: int,
+) -> tuple[Tensor, Tensor]:
+    """x, scores [P, N, d]; ancestors int32 [P, N]; coefficients float64 [P, M + 2] = (drifts, v_M,
+    v_L); mask bool [P, d] or None."""
+    dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    index = ancestors.long()[..., None].expand_as(x)
+    *drifts, v_m, v_l = coefficients[:, None].unbind(-1)
+    shift = torch.zeros((), dtype=dtype, device=x.device)
+    for k, (drift, score) in enumerate(zip(drifts, scores, strict=True)):
+        term = drift[..., None].to(dtype) * score.gather(1, index).to(dtype)
+        shift = term if k == 0 else shift + term
+    z = noise(x.to(dtype), rng, 0, first_population, first_particle)
+    moving: Tensor | int = x.shape[2]
+    if mask is not None:
+        z, shift = z * mask[:, None], torch.where(mask[:, None], shift, 0.0)
+        moving = mask.sum(1, keepdim=True)
+    moved = x.gather(1, index).to(dtype) + shift + _square_root(v_m)[..., None].to(dtype) * z
+    z, shift = z.double(), shift.double()
+    ratio = (
+        0.5 * (1.0 - v_m / v_l) * z.square().sum(2)
+        - v_m.sqrt() / v_l * (shift * z).sum(2)
+        - 0.5 / v_l * shift.square().sum(2)
+        + 0.5 * moving * torch.log(v_m / v_l)
+    )
+    return moved.to(x.dtype), ratio.to(dtype)

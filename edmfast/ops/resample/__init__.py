@@ -1,0 +1,5 @@
+"""Resampling by any of six schemes, with any number of offspring."""
+
+from edmfast.ops.resample.operator import resample
+
+__all__ = ["resample"]

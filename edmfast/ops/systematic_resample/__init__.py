@@ -1,0 +1,5 @@
+"""Systematic resampling with an adaptive decision, in exact integers."""
+
+from edmfast.ops.systematic_resample.operator import Resampled, systematic_resample
+
+__all__ = ["Resampled", "systematic_resample"]

@@ -1,0 +1,163 @@
+"""Weighs a step and resamples on a GPU by Triton: the bits of `edmfast.ops.weigh.reference`.
+
+One launch writes the log-weights, those of `systematic_resample` follow; what is left per population is
+plain torch. The spread of the increments is summed in another order than the reference's.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from edmfast.ops._shared.sums import population_sum
+from edmfast.ops.noise.reference import uniform
+from edmfast.ops.systematic_resample.triton_ops import systematic_resample
+
+TILE = 1024
+
+
+@triton.jit
+def _increments(
+    ratio,
+    now,
+    past,
+    ancestors,
+    exponents,
+    row,
+    lane,
+    inside,
+    moved,
+    particles,
+    MODELS: tl.constexpr,
+):
+    """float64; `row` is where the population starts, exponents those of the population, or None; `lane`
+    a block of particles, or one; `moved`: whether the population was resampled. An ancestor that names no
+    particle makes it NaN, and nothing is read there."""
+    value = tl.load(ratio + row + lane, mask=inside, other=0.0).to(tl.float64)
+    parent = tl.load(ancestors + row + lane, mask=inside, other=0)
+    parent = tl.where(moved, parent, lane)
+    named = (parent >= 0) & (parent < particles)
+    parent = tl.where(named, parent, 0)
+    for k in tl.static_range(MODELS):
+        after = tl.load(now[k] + row + lane, mask=inside, other=0.0).to(tl.float64)
+        change = after - tl.load(past[k] + row + parent, mask=inside, other=0.0).to(tl.float64)
+        if exponents is not None:
+            change = tl.load(exponents + k) * change
+        value = value - change
+    if MODELS > 0:
+        value = tl.where(named, value, float("nan"))
+    return value
+
+
+@triton.jit(do_not_specialize=["particles", "tiles"])
+def weigh_kernel(
+    log_weights,
+    reset,
+    ancestors,
+    ratio,
+    now,
+    past,
+    exponents,
+    out,
+    spreads,
+    particles,
+    tiles,
+    MODELS: tl.constexpr,
+    WEIGH: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """log_weights, out float64 [P, N]; reset bool [P]; ancestors int32, ratio [P, N]; now, past: tuples of
+    MODELS like ratio; exponents float64 [P, MODELS] or None; spreads float64 [3, P, tiles]: sums of the
+    finite increments less the population's first one, of their squares, and their number."""
+    program = tl.program_id(0)
+    p = program // tiles
+    row = p.to(tl.int64) * particles
+    lane = (program % tiles) * TILE + tl.arange(0, TILE)
+    inside = lane < particles
+    powers = exponents
+    if exponents is not None:
+        powers = exponents + p * MODELS
+    moved = tl.load(reset + p) != 0
+    own = _increments(
+        ratio, now, past, ancestors, powers, row, lane, inside, moved, particles, MODELS
+    )
+    centre = _increments(
+        ratio, now, past, ancestors, powers, row, 0, particles > 0, moved, particles, MODELS
+    )
+    centre = tl.where(centre - centre == 0.0, centre, 0.0)
+    off = own - centre
+    finite = inside & (off - off == 0.0)
+    off = tl.where(finite, off, 0.0)
+    tl.store(spreads + program, tl.sum(off))
+    tl.store(spreads + tl.num_programs(0) + program, tl.sum(off * off))
+    tl.store(spreads + 2 * tl.num_programs(0) + program, tl.sum(finite.to(tl.float64)))
+    kept = tl.load(log_weights + row + lane, mask=inside, other=0.0)
+    kept = tl.where(moved, 0.0, kept)
+    if WEIGH:
+        # what weighs nothing does so for good: energies are infinite before and after a move
+        kept = tl.where(kept == float("-inf"), kept, kept + own)
+    tl.store(out + row + lane, kept, mask=inside)
+
+
+def weigh_and_resample(
+    log_weights: Tensor,
+    log_z: Tensor,
+    ancestors: Tensor,
+    root: Tensor,
+    resampled: Tensor,
+    degenerate: Tensor,
+    ratio: Tensor,
+    energies: Sequence[Tensor],
+    energies_before: Sequence[Tensor],
+    exponents: Tensor | None,
+    rng: Tensor,
+    weigh: bool,
+    ess_threshold: float,
+    scheme: int,
+    first_population: int,
+) -> tuple[Tensor, ...]:
+    """See `edmfast.ops.weigh.reference.weigh_and_resample`, by the systematic scheme."""
+    populations, particles = log_weights.shape
+    tiles = triton.cdiv(particles, TILE)
+    out = torch.empty_like(log_weights, memory_format=torch.contiguous_format)
+    spreads = log_weights.new_empty(3, populations, tiles)
+    with torch.cuda.device_of(log_weights):
+        if populations > 0:
+            weigh_kernel[(populations * tiles,)](
+                log_weights.contiguous(),
+                resampled.contiguous(),
+                ancestors.contiguous(),
+                ratio.contiguous(),
+                tuple(energy.contiguous() for energy in energies),
+                tuple(energy.contiguous() for energy in energies_before),
+                None if exponents is None else exponents.contiguous(),
+                out,
+                spreads,
+                particles,
+                tiles,
+                MODELS=len(energies),
+                WEIGH=weigh,
+                TILE=TILE,
+                num_warps=4,
+                enable_fp_fusion=False,
+            )
+    point = uniform(rng, populations, first_population)
+    ancestors, log_mean, ess, resampled, seen = systematic_resample(out, point, ess_threshold)
+    total, squares, count = (population_sum(part) for part in spreads)
+    variance = (squares - total * total / count) / count
+    return (
+        out,
+        log_z + torch.where(resampled, log_mean, 0.0),
+        ancestors,
+        root.gather(1, ancestors.long()),
+        ess,
+        log_mean,
+        resampled,
+        degenerate | seen,
+        variance.clamp(min=0.0).sqrt(),
+    )

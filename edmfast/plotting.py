@@ -1,0 +1,195 @@
+"""Pictures of a run: how the weights behaved at every noise level, and what came out.
+
+matplotlib (the `demo` extra) is imported when first needed and draws without a display. Samples of shape
+(2,) are scattered, their areas in proportion to their weights; images, [H, W] or [C, H, W] of at least 4 by
+4 pixels, come as a mosaic of weighted draws; of anything else the first number is shown as a histogram.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+_MOST_POINTS = 20_000
+_MOST_LINES = 64
+_SMALLEST_IMAGE = 4
+_ENDS = torch.tensor([0.005, 0.995])
+"""Quantiles shown as black and white."""
+
+
+class Particles(Protocol):
+    """The fields of `edmfast.smc.Particles` that a picture shows, with the shapes given there."""
+
+    x: Tensor
+    ess: Tensor
+    resampled: Tensor
+    log_weight_sd: Tensor
+    unique_ancestors: Tensor
+    sigmas: Tensor
+    survivors: Tensor | None
+    ancestors: Tensor | None
+
+    @property
+    def weights(self) -> Tensor:
+        """Normalised weights, float64 [P, N]."""
+
+    def unique_trace(self) -> Tensor:
+        """Particles of each level with a descendant among the final ones, int64 [T, P]."""
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure, in inches. ImportError, naming the cure, without matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'edmfast[demo]'") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def particles_figure(particles: Particles) -> Any:
+    """Four panels: ESS with marks where populations were resampled, sd of the log-weights, how many ancestors
+    are left at each level (more of it where genealogy=True recorded them), and samples."""
+    figure = new_figure(11, 8)
+    (ess, spread), (family, samples) = figure.subplots(2, 2)
+    _draw_ess(ess, particles)
+    _draw_spread(spread, particles)
+    _draw_ancestors(family, particles)
+    draw_samples(samples, particles)
+    return figure
+
+
+def samples_figure(particles: Particles) -> Any:
+    """The samples alone."""
+    figure = new_figure(7, 7)
+    draw_samples(figure.subplots(), particles)
+    return figure
+
+
+def is_image(shape: torch.Size | tuple[int, ...]) -> bool:
+    """Whether samples of this shape are shown as images."""
+    return len(shape) in (2, 3) and min(shape[-2:]) >= _SMALLEST_IMAGE
+
+
+def draw_samples(axis: Any, particles: Particles) -> None:
+    """Scatter, mosaic or histogram on one axis, by the shape of a sample."""
+    shape = particles.x.shape[2:]
+    if tuple(shape) == (2,):
+        _scatter(axis, particles)
+    elif is_image(shape):
+        _mosaic(axis, particles)
+    else:
+        _histogram(axis, particles)
+
+
+def _levels(particles: Particles) -> Tensor:
+    return particles.sigmas[: len(particles.ess)].cpu()
+
+
+def _against_sigma(axis: Any, label: str) -> None:
+    axis.set(xscale="log", xlabel="σ", ylabel=label)
+    axis.invert_xaxis()
+
+
+def _draw_ess(axis: Any, particles: Particles) -> None:
+    sigmas, fraction = _levels(particles), (particles.ess / particles.x.shape[1]).cpu()
+    resampled = particles.resampled.cpu()
+    for p in range(min(fraction.shape[1], _MOST_LINES)):
+        (line,) = axis.plot(sigmas, fraction[:, p], lw=0.8, alpha=0.8)
+        marked = resampled[:, p]
+        style = {"ls": "", "marker": "v", "ms": 4, "color": line.get_color()}
+        axis.plot(sigmas[marked], fraction[marked, p], **style)
+    axis.plot([], [], ls="", marker="v", ms=4, color="grey", label="resampled")
+    axis.set_ylim(0, 1.05)
+    axis.legend(fontsize=8, loc="lower left")
+    _against_sigma(axis, "ESS / N")
+
+
+def _draw_spread(axis: Any, particles: Particles) -> None:
+    spread = particles.log_weight_sd.cpu()[:, :_MOST_LINES]
+    axis.plot(_levels(particles), spread, lw=0.8, alpha=0.8)
+    axis.set_ylim(bottom=0)
+    _against_sigma(axis, "sd of log-weight per step, nats")
+
+
+def _draw_ancestors(axis: Any, particles: Particles) -> None:
+    axis.set_yscale("log")
+    axis.set_ylim(0.7, 1.3 * particles.x.shape[1])
+    left = particles.survivors
+    if left is None:
+        unique = particles.unique_ancestors.cpu()
+        axis.plot(range(len(unique)), unique, ls="", marker="o", ms=4)
+        axis.set(xlabel="population", ylabel="starting particles with descendants")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        return
+    curves = [(left, ":", "starting particles with descendants here")]
+    if particles.ancestors is not None:
+        final = "particles of this level with descendants at the end"
+        curves.append((particles.unique_trace(), "-", final))
+    for counts, style, told in curves:
+        axis.set_prop_cycle(None)
+        lines = axis.plot(
+            _levels(particles), counts.cpu()[:, :_MOST_LINES], ls=style, lw=0.9, alpha=0.8
+        )
+        lines[0].set_label(told)
+    axis.legend(fontsize=8, loc="lower center")
+    _against_sigma(axis, "distinct ancestors")
+
+
+def _scatter(axis: Any, particles: Particles) -> None:
+    populations, count = particles.x.shape[:2]
+    every = max(1, math.ceil(populations * count / _MOST_POINTS))
+    x, weights = particles.x.cpu()[:, ::every], particles.weights.cpu()[:, ::every]
+    for points, shares in zip(x, weights, strict=True):
+        area = 12 * len(points) * shares / shares.sum().clamp_min(1e-300)
+        axis.scatter(points[:, 0], points[:, 1], s=area, lw=0, alpha=0.4)
+    axis.set_aspect("equal", adjustable="datalim")
+    axis.set(xlabel="x[0]", ylabel="x[1]", title=f"{populations} x {count} particles")
+
+
+def _mosaic(axis: Any, particles: Particles) -> None:
+    """One row of draws for each population, or a square of them for one."""
+    populations, count = particles.x.shape[:2]
+    if populations > 1:
+        rows, columns = min(populations, 16), min(count, 10)
+        chosen = [_spread_draw(weights, columns) for weights in particles.weights[:rows]]
+    else:
+        columns = math.ceil(math.sqrt(min(count, 64)))
+        rows = math.ceil(min(count, 64) / columns)
+        chosen = [_spread_draw(particles.weights[0], rows * columns)]
+    images = torch.cat([x[index] for x, index in zip(particles.x, chosen, strict=False)])
+    images = images.float().cpu()
+    images = images[:, None] if images.dim() == 3 else images
+    low, high = torch.quantile(images.flatten()[:: 1 + images.numel() // 1_000_000], _ENDS)
+    images = ((images - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+    framed = torch.nn.functional.pad(images, (1, 1, 1, 1), value=1.0)
+    height, width = framed.shape[-2:]
+    tiles = framed.reshape(rows, columns, -1, height, width).permute(0, 3, 1, 4, 2)
+    picture = tiles.reshape(rows * height, columns * width, -1)
+    picture = picture if picture.shape[2] == 3 else picture[..., 0]
+    axis.imshow(picture.numpy(), cmap="gray", interpolation="nearest", vmin=0, vmax=1)
+    axis.set_axis_off()
+    axis.set_title("weighted draws" + (", one row per population" if populations > 1 else ""))
+
+
+def _spread_draw(weights: Tensor, draws: int) -> Tensor:
+    """Indices of `draws` particles, evenly spaced in the cumulative weights: as often as their weights say."""
+    cumulative = weights.cumsum(0)
+    points = (torch.arange(draws, device=weights.device) + 0.5) / draws * cumulative[-1]
+    return torch.searchsorted(cumulative, points, right=True).clamp(max=len(weights) - 1)
+
+
+def _histogram(axis: Any, particles: Particles) -> None:
+    first = particles.x.flatten(2)[..., 0].double().cpu()
+    weights = particles.weights.cpu() / len(first)
+    edges = torch.linspace(float(first.min()), float(first.max()), 61).tolist()
+    shared = {"bins": edges, "density": True}
+    axis.hist(first.flatten(), weights=weights.flatten(), color="0.7", **shared)
+    for p in range(min(len(first), 8)):
+        axis.hist(first[p], weights=weights[p], histtype="step", lw=0.6, **shared)
+    axis.set(xlabel="first number of x", ylabel="density")

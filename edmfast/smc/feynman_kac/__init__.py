@@ -1,0 +1,1 @@
+"""Feynman-Kac models: how particles move and what they weigh, one file per law."""

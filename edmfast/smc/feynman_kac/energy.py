@@ -1,0 +1,115 @@
+"""The law with an energy: exact weights for any proposal and any step size.
+
+log G = R - [U(x_u, u) - U(x_s, s)] with R from `edmfast.ops.propagate`.
+Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra 2006 (SMC samplers).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edmfast._internal.rows import for_rows
+from edmfast.models.calling.foreign import energy_of
+from edmfast.ops import propagate
+from edmfast.smc.feynman_kac.evaluate import Evaluation, evaluate
+from edmfast.smc.feynman_kac.exponent import like_population
+from edmfast.smc.proposals import Step, coefficients_of
+from edmfast.smc.step import Law, Moved, Moving, carried
+from edmfast.targets.scores import score_of
+
+EXACT = "exact: weights from energies, for the target at the last noise level and any step size"
+
+
+class EnergyLaw(Law):
+    """U and S from `target.energy_and_score`."""
+
+    @property
+    def has_energy(self) -> bool:
+        return True
+
+    def evaluate(self, x: Tensor, sigma: float | Tensor, rng: Tensor, probe: bool) -> Evaluation:
+        return evaluate(
+            self.target,
+            x,
+            sigma,
+            rng=rng,
+            probe=probe,
+            first_population=self.first_population,
+            first_particle=self.first_particle,
+            batch_size=self.batch_size,
+            exponent=self.exponent,
+        )
+
+    def start(self, x: Tensor, sigma: float, found: Evaluation) -> tuple[Tensor, Tensor]:
+        # in one pass, where a copy in float64 would cost as much as a proposal step
+        squares = torch.linalg.vector_norm(x.flatten(2), dim=2, dtype=torch.float64).square()
+        scale = like_population(self.exponent / (2 * sigma**2), squares)
+        return scale * squares - found.energy, squares.new_empty((*squares.shape, 0))
+
+    def prepared(self, step: Step, populations: int, device: torch.device) -> Step:
+        if self.kernel.needs_curvature:
+            return step
+        nothing = torch.zeros(populations, dtype=torch.float64, device=device)
+        coefficients = coefficients_of(self.kernel, step, self.exponent, nothing)
+        return dataclasses.replace(step, coefficients=coefficients)
+
+    def move(self, moving: Moving, step: Step, rng: Tensor) -> Moved:
+        ancestors = moving.weights.ancestors
+        if self.kernel.needs_curvature:
+            bend = self.population_mean(moving.curvature.gather(1, ancestors.long()))
+        else:
+            bend = moving.weights.log_z  # of the right shape, and not looked at
+        coefficients = step.coefficients
+        if coefficients is None:
+            coefficients = coefficients_of(self.kernel, step, self.exponent, bend)
+        x, ratio = propagate(
+            moving.x,
+            moving.score,
+            ancestors,
+            coefficients,
+            rng,
+            first_population=self.first_population,
+            first_particle=self.first_particle,
+        )
+        own = moving.memory[:, :, : self.memory_columns] if self.rewards else moving.memory
+        return Moved(x, ratio, carried(own, ancestors))
+
+    def compared(self, found: Evaluation, moving: Moving) -> tuple[list[Tensor], list[Tensor]]:
+        return [found.energy], [moving.energy]
+
+
+class Mixed(nn.Module):
+    """The energy of one target with the score of another, which the proposals then follow."""
+
+    score_is_exact = False
+
+    def __init__(self, target: Any, proposal_model: Any) -> None:
+        super().__init__()
+        own = torch.as_tensor(getattr(proposal_model, "exponent", 1.0)).double().cpu()
+        wanted = torch.as_tensor(target.exponent).double().cpu()
+        if own.numel() not in (1, wanted.numel()) or not bool((own == wanted).all()):
+            raise ValueError(
+                "proposal_model must have the target's exponent, which its drift is divided by: got "
+                f"{own.tolist()} and {wanted.tolist()}"
+            )
+        self.target, self.proposal_model = target, proposal_model
+        self.exponent = target.exponent
+
+    def energy_and_score(
+        self, x: Tensor, sigma: float | Tensor, **condition: Any
+    ) -> tuple[Tensor, Tensor]:
+        """(U of the target, S of the other). Where x requires grad only the score has a graph."""
+        with torch.no_grad():
+            energy = energy_of(self.target, x, sigma, **condition)
+        return energy, score_of(self.proposal_model, x, sigma, **condition)
+
+    def for_rows(self, start: int, stop: int, batch: int) -> Mixed:
+        """Both for samples start..stop - 1 of a batch that is evaluated in pieces."""
+        parts = (
+            for_rows(model, start, stop, batch) for model in (self.target, self.proposal_model)
+        )
+        return Mixed(*parts)

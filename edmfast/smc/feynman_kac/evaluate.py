@@ -1,0 +1,155 @@
+"""Evaluates targets on all particles of all populations: energy, score and, if asked, curvature; or scores alone.
+
+The curvature of one particle is v·(grad S) v / (A d) with one Rademacher probe v (Hutchinson 1990),
+whose mean is tr(grad S)/(A d). On the CPU the network sees whole groups of populations, of a size that
+depends on the number and shape of the particles only, so that a population has the same bits whatever runs
+beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edmfast._internal.derivatives import refuse_tangents
+from edmfast._internal.rows import for_rows
+from edmfast.models.calling.foreign import call_energy
+from edmfast.models.calling.second_order import second_derivatives
+from edmfast.ops import standard_normal
+from edmfast.smc.feynman_kac.exponent import Exponent, like_population
+from edmfast.targets.scores import score_of
+from edmfast.targets.tilted import tilts_cut_off
+
+_PROBE_STREAM = 2
+_MIN_ROWS, _MAX_ROWS, _NUMBERS = 256, 4096, 1 << 18
+"""Rows of a group: for small states as many as make what a call costs beside its rows small, for images few, whose
+activations take memory."""
+
+
+@dataclass
+class Evaluation:
+    """energy [P, N] as the target gives it, half precisions widened; score [P, N, *shape], or
+    [M, P, N, *shape] of M models; curvature float64 [P, N] or None."""
+
+    energy: Tensor
+    score: Tensor
+    curvature: Tensor | None
+
+
+def in_groups(
+    call: Callable[..., tuple[Tensor, ...]],
+    holders: Sequence[Any],
+    tensors: Sequence[Tensor],
+    batch_size: int | None,
+) -> tuple[Tensor, ...]:
+    """call(*holders, *tensors) of tensors [P, N, ...], flattened to rows and split as the machine likes it.
+
+    holders are cut to the same rows where they hold conditions. What call returns for B rows has B rows,
+    and comes back as [P, N, ...].
+    """
+    populations, particles = tensors[0].shape[:2]
+    count = populations * particles
+    rows = [tensor.flatten(0, 1) for tensor in tensors]
+    size = batch_size or _group_rows(tensors[0], particles)
+    if size >= count:  # nothing to cut
+        found = call(*(for_rows(holder, 0, count, count) for holder in holders), *rows)
+        return tuple(one.reshape(populations, particles, *one.shape[1:]) for one in found)
+    parts = []
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        cut = [for_rows(holder, start, stop, count) for holder in holders]
+        parts.append(call(*cut, *(tensor[start:stop] for tensor in rows)))
+    return tuple(
+        joined.reshape(populations, particles, *joined.shape[1:])
+        for joined in map(torch.cat, zip(*parts, strict=True))
+    )
+
+
+def evaluate(
+    target: Any,
+    x: Tensor,
+    sigma: float | Tensor,
+    *,
+    rng: Tensor,
+    probe: bool,
+    first_population: int = 0,
+    first_particle: int = 0,
+    batch_size: int | None = None,
+    exponent: Exponent | None = None,
+) -> Evaluation:
+    """x [P, N, *shape] at one noise level; one NFE. rng: int64 [2], of the probe. batch_size: most
+    rows per call of the target. exponent: A of the populations, the target's by default.
+
+    Raises ValueError where the target returns other shapes, or a score without a graph to probe.
+    """
+    given = [x]
+    if probe:
+        normal = standard_normal(
+            x,
+            rng=rng,
+            stream=_PROBE_STREAM,
+            first_population=first_population,
+            first_particle=first_particle,
+        )
+        # of two numbers torch.where would take fifteen times as long
+        given.append(torch.ones_like(x).copysign(normal))
+
+    def call(part: Any, rows: Tensor, v: Tensor | None = None) -> tuple[Tensor, ...]:
+        return _evaluate_rows(part, rows, sigma, v)
+
+    energy, score, *bend = in_groups(call, [target], given, batch_size)
+    refuse_tangents("a run", energy, score)
+    if energy.dtype not in (torch.float32, torch.float64):
+        energy = energy.float()
+    if not probe:
+        return Evaluation(energy, score, None)
+    total = target.exponent if exponent is None else exponent
+    scale = x[0, 0].numel() * like_population(total, bend[0])
+    return Evaluation(energy, score, bend[0].double() / scale)
+
+
+def evaluate_scores(
+    models: Sequence[Any], x: Tensor, sigma: float | Tensor, *, batch_size: int | None = None
+) -> Tensor:
+    """Scores [M, P, N, *shape] of M energies or denoisers at one noise level; one NFE.
+
+    Raises ValueError for a model that returns another shape.
+    """
+
+    def call(*given: Any) -> tuple[Tensor, ...]:
+        *parts, rows = given
+        with torch.no_grad():
+            return tuple(score_of(part, rows, sigma) for part in parts)
+
+    return torch.stack(in_groups(call, models, [x], batch_size))
+
+
+def _group_rows(x: Tensor, particles: int) -> int:
+    if x.device.type != "cpu":
+        return max(1, x.shape[0] * particles)
+    rows = min(max(_NUMBERS // max(1, x[0, 0].numel()), _MIN_ROWS), _MAX_ROWS)
+    return particles * max(1, rows // particles)
+
+
+def _evaluate_rows(
+    target: Any, x: Tensor, sigma: float | Tensor, v: Tensor | None
+) -> tuple[Tensor, ...]:
+    """(energy, score), and v·(grad S) v of every row where v is given."""
+    if v is None:
+        with torch.no_grad():
+            return call_energy(target, x, sigma)
+    with torch.enable_grad(), tilts_cut_off():
+        x = x.detach().requires_grad_()
+        energy, score = call_energy(target, x, sigma)
+        if not score.requires_grad:
+            raise ValueError(
+                f"curvature matching differentiates the score, but {type(target).__name__} returns "
+                "it without a graph; use proposal='noise_matched' or a calibrated table"
+            )
+        with second_derivatives():
+            (product,) = torch.autograd.grad(score, x, v.to(score.dtype))
+    return energy.detach(), score.detach(), (product * v).flatten(1).sum(1)

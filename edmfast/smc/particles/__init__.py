@@ -1,0 +1,1 @@
+"""The result of a run: weighted particles, estimates, genealogies and cost."""

@@ -1,0 +1,84 @@
+"""Particles in words: one line for a prompt, a few lines for a reader."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from edmfast.smc.particles.estimates import show_number
+
+if TYPE_CHECKING:
+    from edmfast.smc.particles.particles import Particles
+
+
+def one_line(particles: Particles) -> str:
+    """Return populations, particles, law, log Z and verdict in one line."""
+    parts = [_size(particles), f"law: {particles.law.split(':')[0].split(';')[0] or 'unknown'}"]
+    log_z = _log_z(particles)
+    parts += [f"log Z {log_z.split(' nats')[0]}"] if log_z else []
+    return f"Particles({', '.join(parts)}, verdict: {particles.verdict.level})"
+
+
+def text(particles: Particles) -> str:
+    """Return what a run did and what its weights are worth, a line for each."""
+    lines = [f"{_size(particles)}, {_levels(particles)}", f"law: {particles.law or 'unknown'}"]
+    log_z = _log_z(particles)
+    if log_z:
+        note = f" ({particles.log_z_note})" if particles.log_z_note else ""
+        lines.append(f"log Z: {log_z}{note}")
+    size = particles.x.shape[1]
+    ess = particles.ess.cpu().double()
+    lowest = ess.min(0).values
+    lines.append(
+        f"effective sample size of {size}: {_middle(ess[0])} at the start, {_middle(lowest)} at its lowest, "
+        f"{_middle(ess[-1])} at the end"
+    )
+    lines.append(
+        f"resampled at {_middle(particles.resampled.sum(0))} of {len(ess)} levels; starting particles with "
+        f"descendants: {_middle(particles.unique_ancestors)} of {size}, "
+        f"{int(particles.unique_ancestors.sum())} in all"
+    )
+    lines.append(f"evaluations per particle: {cost(particles)}")
+    lines.append(f"verdict: {particles.verdict}")
+    return "\n".join(lines)
+
+
+def cost(particles: Particles) -> str:
+    """Return what a particle cost in words, in forward and backward passes where they were counted."""
+    if particles.evaluations is None:
+        return f"{particles.nfe} of the target"
+    return f"{particles.evaluations} ({particles.nfe} of the target)"
+
+
+def _size(particles: Particles) -> str:
+    populations, size, *shape = particles.x.shape
+    of = "1 population" if populations == 1 else f"{populations} populations"
+    return f"{of} of {size} particles of shape {tuple(shape)}"
+
+
+def _levels(particles: Particles) -> str:
+    sigmas = particles.sigmas[: len(particles.ess)].tolist()
+    last = ", then 0" if len(particles.sigmas) > len(sigmas) else ""
+    return f"{len(sigmas)} noise levels from {sigmas[0]:.4g} to {sigmas[-1]:.4g}{last}"
+
+
+def _log_z(particles: Particles) -> str:
+    """log Z with its error, or its range where populations have targets of their own; "" where it says nothing."""
+    if particles.says_no_log_z:
+        return ""
+    values = particles.log_z.cpu()
+    if len(values) == 1:
+        return f"{show_number(float(values[0]), 5)} nats, of one population and so without an error"
+    if particles.one_target is not False:
+        return f"{particles.log_z_estimate()} nats"
+    low, high = (show_number(float(end), 4) for end in (values.min(), values.max()))
+    return f"from {low} to {high} nats, of populations with targets of their own: not comparable"
+
+
+def _middle(values: Tensor) -> str:
+    """The median over populations, with the range where they differ."""
+    values = values.cpu().double()
+    middle = f"{float(values.median()):.4g}"
+    low, high = float(values.min()), float(values.max())
+    return middle if low == high else f"{middle} ({low:.4g} to {high:.4g})"

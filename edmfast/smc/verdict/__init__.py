@@ -1,0 +1,1 @@
+"""The judgement of a run's weights, with reasons and advice."""

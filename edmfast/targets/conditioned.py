@@ -1,0 +1,129 @@
+"""A model with its condition filled in: p(x; sigma | condition) as a target and a denoiser."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from edmfast._internal.numbers import as_float, as_int
+from edmfast._internal.rows import for_rows, spread_rows
+from edmfast.models.calling.conditions import check_accepted
+from edmfast.models.calling.foreign import call_denoiser, call_energy, energy_of
+from edmfast.models.together import Candidate, States, member_method
+from edmfast.targets.gauges import is_normalised
+from edmfast.targets.scores import Exponent, exponent_of, has_energy, score_is_exact
+
+
+class Conditioned(nn.Module):
+    """Binds keyword conditions (e.g. class_label=3) to a model.
+
+    Python integers become int64 [B], other numbers [B] in the dtype of x; tensors [] are
+    expanded to [B], tensors [1, ...] to [B, ...]; tensors [B, ...] are passed as they are. In `smc.sample` a
+    tensor [K, ...] gives each of its K rows to as many consecutive particles of the P·N: K = P is one condition
+    per population. Target and denoiser if the model is.
+    Raises ValueError when a condition is given twice or its number of rows does not fit,
+    TypeError for a value that is neither number nor tensor, a condition that the model is known not to accept,
+    or a score asked of a mere denoiser.
+    """
+
+    def __init__(self, model: Any, **condition: Any) -> None:
+        super().__init__()
+        check_accepted(model, condition)
+        self.model = model
+        self.condition = {name: _as_condition(name, value) for name, value in condition.items()}
+
+    @property
+    def exponent(self) -> Exponent:
+        return exponent_of(self.model)
+
+    @property
+    def has_energy(self) -> bool:
+        return has_energy(self.model)
+
+    @property
+    def normalised(self) -> bool:
+        """True where the model's energy is normalised, whatever the condition."""
+        return is_normalised(self.model)
+
+    @property
+    def score_is_exact(self) -> bool:
+        return score_is_exact(self.model)
+
+    def energy(
+        self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
+    ) -> torch.Tensor:
+        """E(x, sigma | condition) [B] in nats."""
+        if not hasattr(self.model, "energy"):
+            self._must_have("energy_and_score")
+        return energy_of(self.model, x, sigma, **self._bind(x, condition))
+
+    def energy_and_score(
+        self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(energy [B], score like x) under the bound condition."""
+        self._must_have("energy_and_score")
+        return call_energy(self.model, x, sigma, **self._bind(x, condition))
+
+    def perceptron_member(self, states: States, **condition: Any) -> Candidate | None:
+        """See `EnergyModel.perceptron_member`."""
+        member_of = member_method(self.model)
+        if member_of is None:
+            return None
+        found: Candidate | None = member_of(states, **self._bind(states.given, condition))
+        return found
+
+    def forward(
+        self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
+    ) -> torch.Tensor:
+        """Denoised x0, like x."""
+        return call_denoiser(self.model, x, sigma, **self._bind(x, condition))
+
+    def for_rows(self, start: int, stop: int, batch: int) -> Conditioned:
+        """This model for samples start..stop - 1 of a batch that is evaluated in pieces."""
+        part = {
+            name: spread_rows(name, value, start, stop, batch)
+            for name, value in self.condition.items()
+        }
+        return Conditioned(for_rows(self.model, start, stop, batch), **part)
+
+    def _must_have(self, name: str) -> None:
+        if not hasattr(self.model, name):
+            raise TypeError(f"{type(self.model).__name__} has no {name}: it is not an energy")
+
+    def _bind(self, x: torch.Tensor, condition: dict[str, Any]) -> dict[str, Any]:
+        twice = sorted(self.condition.keys() & condition.keys())
+        if twice:
+            raise ValueError(f"{twice} are already bound to this model")
+        bound = {name: _expand(name, value, x) for name, value in self.condition.items()}
+        return {**bound, **condition}
+
+
+def _expand(name: str, value: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    batch = x.shape[0]
+    if not isinstance(value, torch.Tensor):
+        dtype = torch.int64 if isinstance(value, int) else x.dtype
+        return torch.full((batch,), value, dtype=dtype, device=x.device)
+    value = value.to(x.device)
+    if value.dim() == 0:
+        return value.expand(batch)
+    if value.shape[0] == 1:
+        return value.expand(batch, *value.shape[1:])
+    if value.shape[0] != batch:
+        raise ValueError(
+            f"{name} has {value.shape[0]} rows for a batch of {batch}: a condition has one row per sample, or one "
+            f"for all samples ({name}[None])"
+        )
+    return value
+
+
+def _as_condition(name: str, value: Any) -> int | float | torch.Tensor:
+    """A tensor as it is, a number as that of Python."""
+    if isinstance(value, torch.Tensor):
+        return value
+    for convert in (as_int, as_float):
+        with contextlib.suppress(TypeError):
+            return convert(name, value)
+    raise TypeError(f"{name} must be a number or a tensor, given {value!r}")

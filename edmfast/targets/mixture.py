@@ -1,0 +1,201 @@
+"""Logical OR: E = -log sum_i w_i exp(-E_i + c_i(sigma)), S = sum_i r_i s_i with the responsibilities
+r = softmax(log w_i - E_i + c_i).
+
+An energy is known up to a constant for each noise level, its gauge. Within one model it cancels; between the
+members of a mixture it decides their masses. The offsets c_i make up for it: `edmfast.smc.calibrate_offsets`
+measures them, so that member i has the mass w_i at every noise level. Source: Du et al. 2023,
+arXiv 2302.11552 (mixtures of energies).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edmfast._internal.numbers import as_float
+from edmfast._internal.rows import for_rows, part_of
+from edmfast.models.calling.foreign import call_energy
+from edmfast.models.together import energies_and_scores
+from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, is_normalised
+from edmfast.targets.offsets import Offsets, interpolate
+from edmfast.targets.scores import (
+    Exponent,
+    check_model,
+    denoised_from,
+    exponent_of,
+    has_energy,
+    needs_energy,
+    score_is_exact,
+)
+
+_LOWEST = -1e30
+
+
+class Mixture(nn.Module):
+    """The mixture of targets of one exponent A.
+
+    models: M targets; mere denoisers are accepted, and leave the mixture without an energy (`has_energy`).
+    weights: M positive numbers, normalised here; equal when omitted. offsets: `Offsets`, or a pair
+    (sigmas [T], values [T, M]), in nats; none leaves the members' energies as they are.
+    gauges: the gauge of an energy is the constant that it is known up to at each noise level. "equal" says
+    that the members have one gauge, so that no offsets are needed. None: they count as equal where every
+    member is `normalised`, or all are one model. Otherwise the masses are arbitrary, and sampling warns
+    with a `GaugeWarning`. Two classes of one learned energy do not share a gauge.
+    A target and a denoiser, twice differentiable. Raises TypeError for a member that is no model, ValueError for
+    weights or offsets of another number, weights that are not positive, or members of different exponents.
+    """
+
+    log_sigmas: Tensor
+    values: Tensor
+
+    numbers_only = True
+    _told = False
+
+    def __init__(
+        self,
+        models: Sequence[Any],
+        weights: Sequence[float] | Tensor | None = None,
+        offsets: Offsets | Any | None = None,
+        *,
+        gauges: str | None = None,
+    ) -> None:
+        super().__init__()
+        if gauges not in (None, "equal"):
+            raise ValueError(f"gauges must be 'equal' or None, given {gauges!r}")
+        self.gauges = gauges
+        self._hold([check_model(model) for model in models])
+        if not self.models:
+            raise ValueError("a mixture needs at least one model")
+        given = [1.0] * len(models) if weights is None else weights
+        shares = [as_float(f"weights[{i}]", w, positive=True) for i, w in enumerate(given)]
+        if len(shares) != len(models):
+            raise ValueError(f"given {len(models)} models and {len(shares)} weights")
+        self.weights = _normalised(shares)
+        first = exponent_of(self.models[0])
+        for model in self.models[1:]:
+            _same_exponent(first, exponent_of(model))
+        self.offsets = None if offsets is None else Offsets.of(offsets)
+        if self.offsets is None:
+            return
+        if self.offsets.members != len(models):
+            raise ValueError(f"offsets of {self.offsets.members} members for {len(models)} models")
+        table = sorted(zip(self.offsets.sigmas, self.offsets.values, strict=True))
+        sigmas, values = (
+            torch.tensor(part, dtype=torch.float64) for part in zip(*table, strict=True)
+        )
+        self.register_buffer("log_sigmas", sigmas.log())
+        self.register_buffer("values", values)
+
+    def _hold(self, models: Sequence[Any]) -> None:
+        self.models = tuple(models)
+        self.has_energy = all(map(has_energy, models))
+        for index, model in enumerate(models):
+            if isinstance(model, nn.Module):
+                self.add_module(f"model_{index}", model)
+
+    @property
+    def exponent(self) -> Exponent:
+        """A of every member."""
+        return exponent_of(self.models[0])
+
+    @property
+    def score_is_exact(self) -> bool:
+        """Whether S is -grad E: not where a member's score leaves something out."""
+        return all(map(score_is_exact, self.models))
+
+    @property
+    def gauges_known(self) -> bool:
+        """True where the members' gauges are known to agree, or measured; otherwise their masses are arbitrary."""
+        alone = all(model is self.models[0] for model in self.models)
+        known = alone or all(map(is_normalised, self.models))
+        return known or self.offsets is not None or self.gauges == "equal" or not self.has_energy
+
+    @property
+    def normalised(self) -> bool:
+        """True where E is normalised: every member is, and no offsets shift them."""
+        return self.offsets is None and all(map(is_normalised, self.models))
+
+    def with_offsets(self, offsets: Offsets | Any | None) -> Mixture:
+        """The same mixture with other offsets."""
+        return Mixture(self.models, self.weights, offsets, gauges=self.gauges)
+
+    def energy_and_score(
+        self, x: Tensor, sigma: float | Tensor, **condition: Any
+    ) -> tuple[Tensor, Tensor]:
+        """(E [B] in nats, S like x), one evaluation of each member. TypeError where one is a mere denoiser."""
+        if not self.has_energy:
+            raise needs_energy(self)
+        found = energies_and_scores(self.models, x, sigma, condition)
+        if found is None:
+            pairs = [call_energy(model, x, sigma, **condition) for model in self.models]
+        else:
+            pairs = [*zip(*found, strict=True)]
+        energies, scores = zip(*pairs, strict=True)
+        shifted = [math.log(w) - e for w, e in zip(self.weights, energies, strict=True)]
+        logits = torch.stack(shifted, 1)
+        if self.offsets is not None:
+            logits = logits + self._offsets_at(x, sigma).to(logits.dtype)
+        # where all members are walls, any finite score does
+        shares = torch.softmax(logits.clamp_min(_LOWEST), 1)
+        score = sum(
+            _column(share, s) * s for share, s in zip(shares.unbind(1), scores, strict=True)
+        )
+        return -torch.logsumexp(logits, 1), score
+
+    def _offsets_at(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """c_i, [1 or B, M]."""
+        if isinstance(sigma, Tensor):
+            levels = sigma.to(x.device, torch.float64).reshape(-1)
+        else:
+            levels = torch.full((1,), sigma, dtype=torch.float64, device=x.device)
+        return interpolate(self.log_sigmas, self.values, levels)
+
+    def for_rows(self, start: int, stop: int, batch: int) -> Mixture:
+        """This target for samples start..stop - 1 of a batch that is evaluated in pieces."""
+        models = [for_rows(model, start, stop, batch) for model in self.models]
+        if all(part is model for part, model in zip(models, self.models, strict=True)):
+            return self
+        part: Mixture = part_of(self)
+        part._hold(models)
+        return part
+
+    def forward(self, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
+        """x + sigma² S/A, like x. Warns once where the members' gauges are not known to agree."""
+        if not self._told and not torch.compiler.is_compiling() and not self.gauges_known:
+            self._told = True
+            warnings.warn(UNKNOWN_GAUGES, GaugeWarning, stacklevel=2)
+        score = self.energy_and_score(x, sigma, **condition)[1]
+        return denoised_from(self, x, sigma, score)
+
+
+def _normalised(shares: list[float]) -> tuple[float, ...]:
+    """Weights of sum 1."""
+    total = sum(shares)
+    if total == math.inf:
+        shares = [share / max(shares) for share in shares]
+        total = sum(shares)
+    weights = tuple(share / total for share in shares)
+    if min(weights) == 0:
+        raise ValueError(f"weights must be of comparable size, given {shares}: the least becomes 0")
+    return weights
+
+
+def _same_exponent(first: Exponent, other: Exponent) -> None:
+    if isinstance(first, Tensor) and isinstance(other, Tensor):
+        same: Any = torch.equal(first.cpu(), other.cpu())
+    else:
+        same = type(first) is type(other) and first == other
+    if not same:
+        raise ValueError(
+            f"the members of a mixture must have one exponent, given {first} and {other}: temper the "
+            "mixture instead of its members"
+        )
+
+
+def _column(share: Tensor, like: Tensor) -> Tensor:
+    return share.reshape(-1, *[1] * (like.dim() - 1))

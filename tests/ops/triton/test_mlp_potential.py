@@ -1,0 +1,143 @@
+"""Triton perceptrons against the plain reference in float64, outputs poisoned: sizes that need padding, K models,
+numbers that rows share or not, halves, and what the kernels leave to the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from edmfast.ops.mlp_potential import reference
+from tests.ops.triton.as_on_a_device import as_on_a_device
+
+kernels = pytest.importorskip("edmfast.ops.mlp_potential.triton_ops", exc_type=ImportError)
+
+DOUBLE = torch.float64
+# models, rows, numbers of a state, width, layers, shared numbers, shared shifts
+SIZES = [
+    (1, 5, 2, 16, 2, True, True),
+    (2, 37, 3, 20, 3, False, False),
+    (1, 1, 17, 37, 1, True, False),
+    (3, 33, 5, 32, 0, False, True),
+]
+
+
+def draw(size, generator, dtype=torch.float32):
+    """x, coefficients, and lists of shifts and weights, the latter in dtype."""
+    models, rows, elements, width, depth, shared_numbers, shared_shifts = size
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator, dtype=DOUBLE)
+
+    def each(*shape, count=models):
+        scale = max(1, shape[-1]) ** -0.5
+        return [(scale * normal(*shape)).to(dtype) for _ in range(count)]
+
+    x, numbers = normal(rows, elements), normal(models, 1 if shared_numbers else rows, 4)
+    return [
+        x.float(),
+        numbers.float(),
+        each(1 if shared_shifts else rows, depth * width),
+        each(width, elements),
+        each(width),
+        each(width, width, count=models * depth),
+        each(elements, width),
+        each(elements),
+    ]
+
+
+def doubled(given):
+    return [[t.double() for t in one] if isinstance(one, list) else one.double() for one in given]
+
+
+def poisoned(name, *inputs):
+    with as_on_a_device():
+        return getattr(kernels, name)(*inputs)
+
+
+def both(run, size, generator, dtype=torch.float32, inputs=True, weights=True):
+    """[(ours, in float64)] of forward and backward."""
+    given = draw(size, generator, dtype)
+    models, rows, elements = size[:3]
+    e, v = (torch.randn(models, rows, *s, generator=generator) for s in ((), (elements,)))
+    nothing, wide = torch.empty(0), doubled(given)
+    found = run(poisoned, "mlp_potential", *given, True)[:2]
+    truth = reference.mlp_potential(*wide, True)[:2]
+    slopes = run(poisoned, "mlp_potential_backward", e, v, *given, nothing, inputs, weights)
+    exact = reference.mlp_potential_backward(
+        e.double(), v.double(), *wide, nothing, inputs, weights
+    )
+    return [*zip(found, truth, strict=True), *zip(slopes, exact, strict=True)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_equals_the_reference(run, generator, size):
+    for ours, truth in both(run, size, generator):
+        assert ours.shape == truth.shape
+        assert ours.dtype == torch.float32
+        atol = 2e-5 * max(1.0, truth.abs().max().item()) if truth.numel() else 0
+        torch.testing.assert_close(ours.double(), truth, rtol=0, atol=atol)
+
+
+def test_programs_that_take_several_blocks(run, generator):
+    size = (2, 300, 3, 20, 2, False, False)
+    constants, _ = kernels.configuration("forward", torch.float32, 3, 20, 2)
+    assert size[1] > 2 * constants["ROWS"] * kernels._programs(torch.empty(0))
+    for ours, truth in both(run, size, generator):
+        atol = 2e-5 * max(1.0, truth.abs().max().item())
+        torch.testing.assert_close(ours.double(), truth, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_are_no_worse_than_the_formulas_in_halves(run, generator, dtype):
+    size, nothing = (2, 37, 3, 20, 3, False, False), torch.empty(0)
+    given, (models, rows, elements) = draw(size, generator, dtype), size[:3]
+    e, v = (torch.randn(models, rows, *s, generator=generator) for s in ((), (elements,)))
+    found = [
+        *run(poisoned, "mlp_potential", *given, True)[:2],
+        *run(poisoned, "mlp_potential_backward", e, v, *given, nothing, True, True),
+    ]
+
+    def formulas(convert):
+        lists = [[*map(convert, one)] if isinstance(one, list) else convert(one) for one in given]
+        last = nothing, True, True
+        slopes = reference.mlp_potential_backward(convert(e), convert(v), *lists, *last)
+        return [*reference.mlp_potential(*lists, True)[:2], *slopes]
+
+    exact, rounded = formulas(torch.Tensor.double), formulas(lambda t: t.to(dtype))
+    for ours, half, truth in zip(found, rounded, exact, strict=True):
+        assert (ours - truth).abs().max() <= (half - truth).abs().max()
+
+
+@pytest.mark.parametrize("size", [SIZES[0], SIZES[1]], ids=str)
+@pytest.mark.parametrize("inputs", [False, True])
+def test_what_is_not_asked_for(run, generator, size, inputs):
+    for ours, truth in both(run, size, generator, inputs=inputs, weights=not inputs):
+        assert ours.shape == truth.shape
+        atol = 2e-5 * max(1.0, truth.abs().max().item()) if truth.numel() else 0
+        torch.testing.assert_close(ours.double(), truth, rtol=0, atol=atol)
+
+
+def probe_in_parts(*inputs):
+    rows, kernels._PROBE_ROWS = kernels._PROBE_ROWS, 16
+    try:
+        return kernels.mlp_potential_backward(*inputs)
+    finally:
+        kernels._PROBE_ROWS = rows
+
+
+@pytest.mark.parametrize("size", [SIZES[0], SIZES[1]], ids=str)
+def test_a_probe_of_many_rows_goes_in_parts(run, generator, size):
+    given = draw(size, generator)
+    e, v = (torch.randn(*size[:2], *s, generator=generator) for s in ((), (size[2],)))
+    arguments = e, v, *given, torch.empty(0), True, False
+    whole = run(kernels.mlp_potential_backward, *arguments)
+    for ours, wanted in zip(run(probe_in_parts, *arguments), whole, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_what_there_are_no_tiles_for(run, generator):
+    for size in [(1, 3, 2, 8, 9, True, True), (1, 2, 260, 8, 1, True, True), (2, 0, *SIZES[0][2:])]:
+        for ours, truth in both(run, size, generator):
+            torch.testing.assert_close(ours.double(), truth, rtol=1e-4, atol=1e-4)
+    assert not kernels.fits(DOUBLE, 2, 16, 1)
+    assert not kernels.fits(torch.float32, 2, 300, 1)

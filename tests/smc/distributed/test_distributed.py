@@ -1,0 +1,99 @@
+"""Runs over the ranks of a process group: the bits of one process, also across the death of a rank.
+
+A process takes seconds to start, so that all cases of a number of ranks are worked off by one launch.
+"""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from edmfast import smc
+
+if not dist.is_available() or not dist.is_gloo_available():
+    pytest.skip("torch has no gloo", allow_module_level=True)
+
+from tests.smc.distributed import distributed_worker as worker
+
+SCRIPT = Path(worker.__file__)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranks")
+
+
+def environment():
+    root = SCRIPT.parents[2]
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def killed(folder):
+    """Two ranks of which one dies, and what they leave behind."""
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(folder), "kill"],
+            env=environment() | {"RANK": str(rank), "WORLD_SIZE": "2"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    output = [process.communicate(timeout=100)[0] for process in ranks]
+    return [process.returncode for process in ranks], output
+
+
+@pytest.fixture(scope="module")
+def outcomes(folder, killed):
+    """Case -> what differs, for a number of ranks. They go on with what two left behind."""
+
+    @functools.cache
+    def launch(ranks):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={ranks}", str(SCRIPT), str(folder), "cases"]
+        done = subprocess.run(
+            command, env=environment(), capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+        return json.loads((folder / f"{ranks}.json").read_text())
+
+    return launch
+
+
+def test_the_others_are_told_when_a_rank_dies(killed, folder):
+    codes, output = killed
+    assert codes[1] == -9, output
+    assert codes[0] == 0, output
+    assert (folder / "told 0").read_text()
+
+
+def test_one_process_goes_on_where_a_rank_died(killed, folder):
+    path = folder / "killed.safetensors"
+    resumed = worker.sample(worker.target(), worker.KILLED, resume=path)
+    assert worker.differing(resumed, worker.sample(worker.target(), worker.KILLED)) == []
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_bits_of_one_process(outcomes, ranks):
+    found = outcomes(ranks)
+    wrong = {name: told for name, told in found.items() if told}
+    assert wrong == {}
+    assert {"killed", "weights of a level", "labels, particles"} <= set(found)
+
+
+def test_a_split_without_a_group_changes_nothing():
+    for split in ("populations", "particles"):
+        alone = worker.sample(worker.target(), {"split": split, "populations": 1})
+        assert worker.differing(alone, worker.sample(worker.target(), {"populations": 1})) == []
+    with pytest.raises(ValueError, match="unknown split"):
+        smc.sample(worker.target(), (2,), [2.0, 1.0], particles=4, split="ranks")
+    assert torch.isfinite(alone.x).all()
