@@ -79,6 +79,14 @@ def test_the_report_on_disk_is_what_the_results_say():
     assert report.main(["--check"]) == 0, "run python -m bench.report and commit what it writes"
 
 
+def test_only_the_newest_file_of_a_kind_is_kept():
+    """Superseded results belong to the branch bench-history."""
+    kept = [(record.device, record.kind) for record in records.load()]
+    assert len({*kept}) == len(kept)
+    shown = {"scaling", "startup", "kernels", "control", "targets"}
+    assert {kind for _, kind in kept} <= {records.RUN, *shown}
+
+
 def test_what_is_missed_comes_first_with_its_reason(folder):
     cases = [case("a/met", 2.0), case("b/missed", 0.5)]
     text = report.render(records.load(folder("2026-01-02-abc1234567", run(cases))))
