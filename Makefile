@@ -1,4 +1,4 @@
-# make demo | test | lint | bench: each makes .venv first when it is missing or out of date.
+# make demo | test | lint | docs | bench: each makes .venv first when it is missing or out of date.
 PYTHON ?= python3
 # pinned before anything else, so that no resolver picks another torch
 TORCH ?= torch==2.13.0
@@ -14,7 +14,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 STAMP := .venv/.installed
 SOURCES := $(wildcard pyproject.toml setup.py csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
 
-.PHONY: venv demo test lint bench clean
+.PHONY: venv demo test lint docs bench clean
 
 venv: $(STAMP)
 
@@ -37,6 +37,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
 
 bench: $(STAMP)
 	$(BIN)/python -m bench.run $(BENCH)
