@@ -61,12 +61,12 @@ class ParticleSystem(nn.Module):
         """|x_i - x_j| of all pairs i < j: [B, particles (particles - 1)/2]."""
         return self._offsets(self._positions(x)).square().sum(2).sqrt()
 
-    def energy(self, x: torch.Tensor, sigma: float = 0.0) -> torch.Tensor:
+    def energy(self, x: torch.Tensor, sigma: float | torch.Tensor = 0.0) -> torch.Tensor:
         """E [B] in nats; sigma must be 0."""
         return self.energy_and_score(x, sigma)[0]
 
     def energy_and_score(
-        self, x: torch.Tensor, sigma: float = 0.0
+        self, x: torch.Tensor, sigma: float | torch.Tensor = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(E [B] in nats, forces -grad E like x); sigma must be 0. Differentiable where x requires grad."""
         shaped = isinstance(sigma, torch.Tensor) and sigma.dim() > 0
