@@ -142,7 +142,7 @@ PLAIN = [
     smc.NoiseMatched(0.5),
     smc.CurvatureMatched(),
     smc.CurvatureMatched((1.0, 0.5)),
-    smc.FeynmanKac(),
+    smc.Corrected(),
     smc.SuperDiff(),
     smc.ULA(2),
     smc.MALA(2),

@@ -1,19 +1,19 @@
 """Sequential Monte Carlo on energies: exact weights, many populations, resumable."""
 
 from edmfast.smc.calibrate import calibrate
+from edmfast.smc.calibrate_offsets import calibrate_offsets
 from edmfast.smc.calibration import Calibration
 from edmfast.smc.correctors import HMC, MALA, ULA, Corrector, Underdamped
 from edmfast.smc.feynman_kac.choose import MixedModelsWarning
 from edmfast.smc.mcmc import ChainResult, mcmc
-from edmfast.smc.offsets import calibrate_offsets
-from edmfast.smc.particles.cost import Evaluations
 from edmfast.smc.particles.estimates import Estimate
+from edmfast.smc.particles.evaluations import Evaluations
 from edmfast.smc.particles.particles import Particles
 from edmfast.smc.proposals import (
     Ancestral,
+    Corrected,
     CurvatureMatched,
     Euler,
-    FeynmanKac,
     NoiseMatched,
     Proposal,
     SuperDiff,
@@ -21,7 +21,7 @@ from edmfast.smc.proposals import (
 from edmfast.smc.sample import sample
 from edmfast.smc.steer import Steered, steer
 from edmfast.smc.verdict.judge import Verdict
-from edmfast.smc.verdict.telling import DegenerateWeightsWarning, DoubtfulWeightsWarning
+from edmfast.smc.verdict.warn import DegenerateWeightsWarning, DoubtfulWeightsWarning
 from edmfast.targets.gauges import GaugeWarning
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Ancestral",
     "Calibration",
     "ChainResult",
+    "Corrected",
     "Corrector",
     "CurvatureMatched",
     "DegenerateWeightsWarning",
@@ -38,7 +39,6 @@ __all__ = [
     "Estimate",
     "Euler",
     "Evaluations",
-    "FeynmanKac",
     "GaugeWarning",
     "MixedModelsWarning",
     "NoiseMatched",

@@ -33,7 +33,7 @@ from edmfast.smc.arguments import as_counts, check_sigmas
 from edmfast.smc.calibration import Calibration
 from edmfast.smc.feynman_kac.evaluate import evaluate
 from edmfast.smc.sample import sample
-from edmfast.smc.verdict.telling import tell_flags
+from edmfast.smc.verdict.warn import warn_about_flags
 from edmfast.targets.scores import has_energy, needs_energy
 
 _FLOOR = 0.05
@@ -140,7 +140,7 @@ def _run_pilot(
         # the pilot looks for the levels at which weights go bad: that it finds some is no fault of it
         on_degenerate="ignore",
     )
-    tell_flags(run.degenerate, "warn", stacklevel=4)
+    warn_about_flags(run.degenerate, "warn", stacklevel=4)
     sd = run.log_weight_sd[1:].square().mean(1).sqrt().cpu().numpy()
     return _Pilot(fine, sd, np.array(bends))
 

@@ -21,7 +21,7 @@ from edmfast.smc.correctors import Corrector, check_correctors, correct, start_l
 from edmfast.smc.correctors.transition import LEVEL_BITS
 from edmfast.smc.feynman_kac.evaluate import evaluate
 from edmfast.smc.feynman_kac.exponent import exponent_of
-from edmfast.smc.verdict.telling import ON_DEGENERATE, DegenerateWeightsWarning
+from edmfast.smc.verdict.warn import ON_DEGENERATE, DegenerateWeightsWarning
 from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, has_unknown_gauges
 
 _WARMUP_DECAY = 0.6

@@ -146,7 +146,7 @@ class CurvatureMatched(Proposal):
 
 
 @dataclass(frozen=True)
-class FeynmanKac(Proposal):
+class Corrected(Proposal):
     """The reverse diffusion with eta times its noise: 1 is the usual one, 0 the probability flow.
 
     It does not divide the score by the exponent A, for which the Feynman-Kac corrector's weights are made.
@@ -182,7 +182,7 @@ PROPOSALS = {
     "ancestral": Ancestral,
     "noise_matched": NoiseMatched,
     "curvature_matched": CurvatureMatched,
-    "feynman_kac": FeynmanKac,
+    "feynman_kac": Corrected,
     "superdiff": SuperDiff,
 }
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from edmfast.ops import Weights, rng_state, standard_normal
 from edmfast.smc.compiled import CompiledStep
 from edmfast.smc.feynman_kac.exponent import like_population
-from edmfast.smc.particles.cost import of_run
+from edmfast.smc.particles.data import NOT_FINITE
+from edmfast.smc.particles.evaluations import Evaluations, evaluations_of_run
 from edmfast.smc.particles.particles import Particles
 from edmfast.smc.proposals import Step
 from edmfast.smc.state import State
 from edmfast.smc.step import Law, Mode, Moving, advance, decide
-from edmfast.smc.verdict.judge import NOT_FINITE
 
 _START_STREAM = 1
 
@@ -158,7 +158,7 @@ class Engine:
             ancestors=state.ancestors,
             log_densities=law.log_densities(moving.memory),
             acceptance=state.acceptance if law.correction.correctors else None,
-            evaluations=of_run(law, len(self.levels), self._corrected()),
+            evaluations=self._evaluations(),
             one_target=law.one_target,
             log_z_note=law.log_z_note,
         )
@@ -177,6 +177,13 @@ class Engine:
         """Number of levels at which correctors are applied."""
         correction = self.law.correction
         return sum(correction.at(s, self._threshold(i)) for i, s in enumerate(self.levels))
+
+    def _evaluations(self) -> Evaluations:
+        """What one particle costs in this run."""
+        levels = len(self.levels)
+        visits = levels + self.law.correction.nfe * self._corrected()
+        probed_visits = levels - 1 if self.law.needs_curvature else 0
+        return evaluations_of_run(self.law.scored_models, visits, probed_visits=probed_visits)
 
     def _nfe(self) -> int:
         """For one particle, rounded up."""

@@ -42,15 +42,15 @@ from edmfast.smc.correctors import Corrector
 from edmfast.smc.correctors.correction import make_correction
 from edmfast.smc.distributed.share import Share
 from edmfast.smc.feynman_kac.choose import caveats, make_law
-from edmfast.smc.feynman_kac.notes import NO_LOG_Z
 from edmfast.smc.feynman_kac.one_target import check_rows, one_target
+from edmfast.smc.particles.law_notes import NO_LOG_Z
 from edmfast.smc.particles.particles import Particles
 from edmfast.smc.proposals import Proposal
 from edmfast.smc.run import Engine
 from edmfast.smc.select import SELECT
 from edmfast.smc.state import State, fingerprint
 from edmfast.smc.step import Law
-from edmfast.smc.verdict.telling import ON_DEGENERATE, tell
+from edmfast.smc.verdict.warn import ON_DEGENERATE, warn_about_run
 
 
 def sample(
@@ -256,7 +256,7 @@ def sample(
         if gather:
             result = share.complete(result)
     if share.speaks or not gather or on_degenerate == "raise":
-        tell(result, on_degenerate, stacklevel=3)
+        warn_about_run(result, on_degenerate, stacklevel=3)
     return result
 
 

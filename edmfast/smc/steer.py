@@ -30,7 +30,7 @@ from edmfast.smc.feynman_kac.evaluate import in_groups
 from edmfast.smc.particles.particles import Particles
 from edmfast.smc.sample import sample
 from edmfast.smc.select import SELECT
-from edmfast.smc.verdict.telling import ON_DEGENERATE, tell
+from edmfast.smc.verdict.warn import ON_DEGENERATE, warn_about_run
 from edmfast.targets.tilted import Tilted
 
 METHODS = ("fk", "svdd", "best_of_n")
@@ -119,7 +119,7 @@ def steer(
         **options,
     )
     # prompts are answers of their own, whose log Z need not agree
-    tell(found, on_degenerate, stacklevel=3, pooled=False)
+    warn_about_run(found, on_degenerate, stacklevel=3, pooled=False)
 
     def call(part: Any, rows: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():

@@ -94,6 +94,11 @@ class Law:
         return False
 
     @property
+    def scored_models(self) -> tuple[Any, ...]:
+        """The models whose scores `evaluate` takes, which the count of evaluations goes by."""
+        return (self.target,)
+
+    @property
     def first_particle(self) -> int:
         """Where the noise of particle 0 begins."""
         return 0 if self.shared is None else self.shared.first_particle

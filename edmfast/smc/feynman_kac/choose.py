@@ -17,17 +17,17 @@ from edmfast.smc.feynman_kac.exponent import exponent_of
 from edmfast.smc.feynman_kac.rewards import PathRewards, outer_rewards
 from edmfast.smc.feynman_kac.scores import CORRECTED, PLAIN, ScoreLaw, is_plain
 from edmfast.smc.feynman_kac.superdiff import SUPERPOSED_AND, SUPERPOSED_OR, SuperDiffLaw
+from edmfast.smc.particles.law_notes import ONE_PARTICLE
 from edmfast.smc.proposals import (
     Ancestral,
+    Corrected,
     CurvatureMatched,
-    FeynmanKac,
     Proposal,
     SuperDiff,
     as_proposal,
 )
 from edmfast.smc.select import SELECT
 from edmfast.smc.step import Law
-from edmfast.smc.verdict.unjudged import ONE_PARTICLE
 from edmfast.targets.algebra import terms_of
 from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, has_unknown_gauges
 from edmfast.targets.mixture import Mixture
@@ -105,7 +105,7 @@ def make_law(
         kernel = asked or CurvatureMatched()
         if kappa is not None and proposal in (None, "curvature_matched"):
             kernel = as_proposal(CurvatureMatched(kappa), steps)
-        if isinstance(kernel, FeynmanKac) and kernel.eta == 0:
+        if isinstance(kernel, Corrected) and kernel.eta == 0:
             raise ValueError(
                 "without noise (eta = 0) a move has no density, which exact weights need"
             )
@@ -169,8 +169,8 @@ def _without_energies(
         common["exponent"] = 1.0  # a path of one diffusion, whatever the number of models
         return SuperDiffLaw(target, kernel=asked, told=SUPERPOSED_AND, models=models, **common)
     plain = is_plain(exponents)
-    kernel = asked or (_plain(kappa) if plain else FeynmanKac())
-    if not plain and not isinstance(kernel, FeynmanKac):
+    kernel = asked or (_plain(kappa) if plain else Corrected())
+    if not plain and not isinstance(kernel, Corrected):
         raise ValueError(
             f"{kernel.name!r} has no weights from scores for a product or a temperature: proposal must be "
             "'feynman_kac' or 'superdiff'"
@@ -214,7 +214,7 @@ def _guide(tilted: tuple[Any, ...], plain: bool, kernel: Proposal) -> Any:
     guiding = [tilt for tilt in tilted if tilt.gradient != "none"]
     if not guiding:
         return None
-    if not plain or len(tilted) > 1 or (isinstance(kernel, FeynmanKac) and kernel.eta == 0):
+    if not plain or len(tilted) > 1 or (isinstance(kernel, Corrected) and kernel.eta == 0):
         raise ValueError(
             "without energies the moves can follow the gradient of one reward on one model, with noise: use "
             "gradient='none' here, or energies"

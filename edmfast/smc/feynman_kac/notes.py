@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from edmfast.smc.particles.law_notes import NO_LOG_Z, OF_CORRECTOR, OF_REWARDS
 from edmfast.targets.gauges import meaning_of_log_z
-
-NO_LOG_Z = "nothing was weighed, so log Z is 0 whatever the model is"
-OF_REWARDS = "log of the mean of exp(strength · reward) under the sampler's own law"
-OF_CORRECTOR = (
-    "of the corrector's weights: up to a constant of the models and the start, and to the error of the "
-    "steps"
-)
 
 
 def of_energies(target: Any) -> str:

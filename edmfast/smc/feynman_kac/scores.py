@@ -49,6 +49,10 @@ class ScoreLaw(Law):
     exponents: tuple[Exponent, ...] = ()
     guide: Any = None
 
+    @property
+    def scored_models(self) -> tuple[Any, ...]:
+        return self.models if self.guide is None else (self.guide,)
+
     def evaluate(self, x: Tensor, sigma: float | Tensor, rng: Tensor, probe: bool) -> Evaluation:
         """energy: sum_i a_i |s_i|² - |S'|² [P, N], what weighs nothing for one model of exponent 1."""
         if self.guide is not None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +48,10 @@ class SuperDiffLaw(Law):
     def memory_columns(self) -> int:
         """Log-densities, then kappas."""
         return 2 * len(self.models)
+
+    @property
+    def scored_models(self) -> tuple[Any, ...]:
+        return self.models
 
     def evaluate(self, x: Tensor, sigma: float | Tensor, rng: Tensor, probe: bool) -> Evaluation:
         scores = evaluate_scores(self.models, x, sigma, batch_size=self.batch_size)

@@ -19,11 +19,10 @@ from edmfast._internal.numbers import as_int, as_seed
 from edmfast._internal.output import check_output, replacing
 from edmfast.ops import rng_state
 from edmfast.ops.noise.reference import uniform
-from edmfast.ops.systematic_resample.operator import COLLAPSED
 from edmfast.plotting import particles_figure
-from edmfast.smc.feynman_kac.notes import NO_LOG_Z
-from edmfast.smc.particles import draws, estimates, genealogy, summary
-from edmfast.smc.particles.cost import Evaluations
+from edmfast.smc.particles import estimates, genealogy, summary
+from edmfast.smc.particles.data import ParticleData
+from edmfast.smc.particles.equally_weighted import equally_weighted_index
 from edmfast.smc.particles.estimates import Estimate
 from edmfast.smc.verdict.judge import Verdict, judge
 
@@ -57,52 +56,11 @@ _HELD = {
 
 
 @dataclass(repr=False, eq=False)
-class Particles:
-    """P populations of N weighted particles; T noise levels were visited.
+class Particles(ParticleData):
+    """The result of `edmfast.smc.sample`: P populations of N weighted particles, estimates and genealogies.
 
-    x: [P, N, *shape]. log_weights: float64 [P, N] in nats, not normalised.
-    log_z: float64 [P], log of the integral of exp(-U(x, sigma_end)) over that of exp(-A |x|²/(2
-        sigma_max²)), which is (2 pi sigma_max²/A)^(d/2). It depends on the gauge of the energy; log_z_note
-        says what it may be compared with.
-    ess: float64 [T, P] in particles, before resampling. resampled: bool [T, P].
-    log_weight_sd: float64 [T, P], standard deviation of the incremental log-weight that led to each level.
-    unique_ancestors: int64 [P], starting particles with descendants at the end.
-    survivors: int64 [T, P], starting particles with descendants after the decision at each level.
-    degenerate: int32 [P], the sum of 1 (NaN seen), 2 (all weights zero), 4 (infinite weights) and 8 (final
-        states that are not finite).
-    nfe: evaluations of the target per particle, whatever each of them costs. evaluations: what they cost,
-        in forward passes of models and vector-Jacobian products, see `edmfast.smc.particles.cost`; None in files
-        of earlier versions.
-    law: what is known of the law that the weighted particles follow.
-    first_population: the index of population 0 in the counters of the noise.
-    one_target: whether all populations have the same target, so that their log Z may be compared and
-        averaged; None where that is not known.
-    ancestors: int32 [T, P, N] where asked for, the particle of each level that every slot takes on: its own
-        index where nothing was resampled.
-    log_densities: float64 [P, N, M], of each model along the path, where the law follows them.
-    acceptance: float64 [T, C, P], mean probability of being moved by each corrector, NaN at levels without.
+    The fields are those of `ParticleData`.
     """
-
-    x: Tensor
-    log_weights: Tensor
-    log_z: Tensor
-    ess: Tensor
-    resampled: Tensor
-    log_weight_sd: Tensor
-    unique_ancestors: Tensor
-    degenerate: Tensor
-    sigmas: Tensor
-    nfe: int
-    seed: int
-    law: str = ""
-    first_population: int = 0
-    survivors: Tensor | None = None
-    ancestors: Tensor | None = None
-    log_densities: Tensor | None = None
-    acceptance: Tensor | None = None
-    evaluations: Evaluations | None = None
-    one_target: bool | None = None
-    log_z_note: str = ""
 
     def __repr__(self) -> str:
         """One line; `summary` has more."""
@@ -116,29 +74,6 @@ class Particles:
     def summary(self) -> str:
         """Return a text of a few lines: the law, log Z, effective sample sizes, ancestors, cost and verdict."""
         return summary.text(self)
-
-    @property
-    def says_no_log_z(self) -> bool:
-        """True where the run used no weights; log Z is then always 0."""
-        return self.log_z_note == NO_LOG_Z
-
-    def __post_init__(self) -> None:
-        self.nfe = as_int("nfe", self.nfe, least=0)
-        self.seed = as_seed(self.seed)
-        self.first_population = as_int("first_population", self.first_population, least=0)
-        if self.evaluations is not None:
-            counts = (as_int("evaluations", count, least=0) for count in self.evaluations)
-            self.evaluations = Evaluations(*counts)
-        if self.one_target not in (None, True, False):
-            raise ValueError(f"one_target must be a bool or None, got {self.one_target!r}")
-
-    @property
-    def weights(self) -> Tensor:
-        """Normalised weights, float64 [P, N]; a collapsed population counts all alike."""
-        log_weights = self.log_weights.nan_to_num(-torch.inf, torch.inf, -torch.inf)
-        top = log_weights.amax(1, keepdim=True)
-        shifted = torch.where(log_weights == top, 0.0, log_weights - top)
-        return torch.softmax(shifted, dim=1)
 
     def draw(self, seed: int | None = None) -> Tensor:
         """One particle per population, drawn with its weights: [P, *shape]. Draws of different
@@ -165,7 +100,7 @@ class Particles:
         """
         n = as_int("n", n, least=0)
         key = self.seed if seed is None else as_seed(seed)
-        index = draws.equally_weighted(self, n, key, evidence=self.one_target is True)
+        index = equally_weighted_index(self, n, key, evidence=self.one_target is True)
         return self.x.flatten(0, 1)[index]
 
     def expectation(self, fn: Callable[[Tensor], Tensor]) -> Tensor:
@@ -192,7 +127,7 @@ class Particles:
         populations: NaN for one population. bias_corrected: see `edmfast.smc.particles.estimates`.
         """
         self._needs_one_target("log_z_estimate", "look at log_z of each population")
-        return estimates.log_mean_estimate(self._surviving_log_z(), bias_corrected=bias_corrected)
+        return estimates.log_mean_estimate(self.surviving_log_z(), bias_corrected=bias_corrected)
 
     def expectation_estimate(
         self, fn: Callable[[Tensor], Tensor], *, pooling: str = "evidence"
@@ -208,7 +143,7 @@ class Particles:
         if pooling == "evidence":
             self._needs_one_target("pooling='evidence'", "use pooling='equal', or `expectation`")
         means = self.expectation(fn)
-        return estimates.pooled_estimate(means, self._surviving_log_z(), pooling=pooling)
+        return estimates.pooled_estimate(means, self.surviving_log_z(), pooling=pooling)
 
     def lineage(self, population: int, particle: int) -> Tensor:
         """int64 [T]: the index at every level of the ancestor of one final particle."""
@@ -283,9 +218,6 @@ class Particles:
                 f"{what} needs populations of one target, and those of this run have conditions, exponents or "
                 f"observations of their own: {instead}"
             )
-
-    def _surviving_log_z(self) -> Tensor:
-        return torch.where((self.degenerate & COLLAPSED) != 0, -torch.inf, self.log_z)
 
     def _recorded(self, **indices: int) -> Tensor:
         if self.ancestors is None:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
-from edmfast.smc.particles.estimates import show_number
+from edmfast.smc.particles.data import ParticleData
+from edmfast.smc.particles.estimates import log_mean_estimate, show_number
+from edmfast.smc.verdict.judge import judge
 
-if TYPE_CHECKING:
-    from edmfast.smc.particles.particles import Particles
 
-
-def one_line(particles: Particles) -> str:
+def one_line(particles: ParticleData) -> str:
     """Return populations, particles, law, log Z and verdict in one line."""
     parts = [_size(particles), f"law: {particles.law.split(':')[0].split(';')[0] or 'unknown'}"]
     log_z = _log_z(particles)
     parts += [f"log Z {log_z.split(' nats')[0]}"] if log_z else []
-    return f"Particles({', '.join(parts)}, verdict: {particles.verdict.level})"
+    return f"Particles({', '.join(parts)}, verdict: {judge(particles).level})"
 
 
-def text(particles: Particles) -> str:
+def text(particles: ParticleData) -> str:
     """Return what a run did and what its weights are worth, a line for each."""
     lines = [f"{_size(particles)}, {_levels(particles)}", f"law: {particles.law or 'unknown'}"]
     log_z = _log_z(particles)
@@ -40,30 +37,30 @@ def text(particles: Particles) -> str:
         f"{int(particles.unique_ancestors.sum())} in all"
     )
     lines.append(f"evaluations per particle: {cost(particles)}")
-    lines.append(f"verdict: {particles.verdict}")
+    lines.append(f"verdict: {judge(particles)}")
     return "\n".join(lines)
 
 
-def cost(particles: Particles) -> str:
+def cost(particles: ParticleData) -> str:
     """Return what a particle cost in words, in forward and backward passes where they were counted."""
     if particles.evaluations is None:
         return f"{particles.nfe} of the target"
     return f"{particles.evaluations} ({particles.nfe} of the target)"
 
 
-def _size(particles: Particles) -> str:
+def _size(particles: ParticleData) -> str:
     populations, size, *shape = particles.x.shape
     of = "1 population" if populations == 1 else f"{populations} populations"
     return f"{of} of {size} particles of shape {tuple(shape)}"
 
 
-def _levels(particles: Particles) -> str:
+def _levels(particles: ParticleData) -> str:
     sigmas = particles.sigmas[: len(particles.ess)].tolist()
     last = ", then 0" if len(particles.sigmas) > len(sigmas) else ""
     return f"{len(sigmas)} noise levels from {sigmas[0]:.4g} to {sigmas[-1]:.4g}{last}"
 
 
-def _log_z(particles: Particles) -> str:
+def _log_z(particles: ParticleData) -> str:
     """log Z with its error, or its range where populations have targets of their own; "" where it says nothing."""
     if particles.says_no_log_z:
         return ""
@@ -71,7 +68,7 @@ def _log_z(particles: Particles) -> str:
     if len(values) == 1:
         return f"{show_number(float(values[0]), 5)} nats, of one population and so without an error"
     if particles.one_target is not False:
-        return f"{particles.log_z_estimate()} nats"
+        return f"{log_mean_estimate(particles.surviving_log_z())} nats"
     low, high = (show_number(float(end), 4) for end in (values.min(), values.max()))
     return f"from {low} to {high} nats, of populations with targets of their own: not comparable"
 

@@ -28,21 +28,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from edmfast.ops.systematic_resample.operator import COLLAPSED, INFINITE, NAN_SEEN
-from edmfast.smc.feynman_kac.notes import OF_REWARDS
+from edmfast.smc.particles.data import NOT_FINITE, ParticleData
+from edmfast.smc.particles.law_notes import OF_REWARDS
+from edmfast.smc.verdict.not_judged import equal_weights, not_judged, one_survivor
 from edmfast.smc.verdict.pareto import pareto_k
-from edmfast.smc.verdict.unjudged import equal_weights, one_survivor, unjudged
 
-if TYPE_CHECKING:
-    from edmfast.smc.particles.particles import Particles
-
-NOT_FINITE = 8
-"""The bit of `Particles.degenerate` that says that a state with a weight is NaN or infinite."""
 LEVELS = ("ok", "doubtful", "degenerate")
 FEWEST_PARTICLES, FEWEST_FOR_TAIL = 32, 100
 _FEWEST_AT_START = 8
@@ -104,7 +99,7 @@ class _Finding:
     advice: tuple[str, ...]
 
 
-def judge(particles: Particles, *, flags: bool = True, pooled: bool = True) -> Verdict:
+def judge(particles: ParticleData, *, flags: bool = True, pooled: bool = True) -> Verdict:
     """Return the verdict on a finished run, computed on the host.
 
     flags: count weights that were NaN, infinite or all zero. pooled: judge whether populations agree on log Z.
@@ -121,11 +116,11 @@ def judge(particles: Particles, *, flags: bool = True, pooled: bool = True) -> V
         LEVELS[max((finding.rank for finding in findings), default=0)],
         tuple(finding.reason for finding in findings),
         tuple(advice),
-        unjudged(particles, FEWEST_PARTICLES, FEWEST_FOR_TAIL),
+        not_judged(particles, FEWEST_PARTICLES, FEWEST_FOR_TAIL),
     )
 
 
-def _fitting(particles: Particles, steps: list[str]) -> list[str]:
+def _fitting(particles: ParticleData, steps: list[str]) -> list[str]:
     """Return the advice that this kind of run can follow.
 
     Runs without energies have neither correctors nor a calibration. Where rewards alone weigh, the start is
@@ -140,7 +135,7 @@ def _fitting(particles: Particles, steps: list[str]) -> list[str]:
     return [step for step in found if step != _MOVE]
 
 
-def _flags(particles: Particles) -> list[_Finding]:
+def _flags(particles: ParticleData) -> list[_Finding]:
     flags = particles.degenerate.cpu()
     populations = len(flags)
     found = []
@@ -160,7 +155,7 @@ def _flags(particles: Particles) -> list[_Finding]:
     return found
 
 
-def _start(particles: Particles) -> list[_Finding]:
+def _start(particles: ParticleData) -> list[_Finding]:
     size = _size(particles)
     ess = _worst_usual(particles, particles.ess[0], lowest=True)
     if size < FEWEST_PARTICLES and particles.law.startswith("exact"):
@@ -179,7 +174,7 @@ def _start(particles: Particles) -> list[_Finding]:
     ]
 
 
-def _lowest(particles: Particles) -> list[_Finding]:
+def _lowest(particles: ParticleData) -> list[_Finding]:
     size = _size(particles)
     if size < FEWEST_PARTICLES or len(particles.ess) < 2 or one_survivor(particles):
         return []
@@ -198,7 +193,7 @@ def _lowest(particles: Particles) -> list[_Finding]:
     ]
 
 
-def _ancestors(particles: Particles) -> list[_Finding]:
+def _ancestors(particles: ParticleData) -> list[_Finding]:
     size = _size(particles)
     if size < FEWEST_PARTICLES or one_survivor(particles) or particles.acceptance is not None:
         return []
@@ -216,7 +211,7 @@ def _ancestors(particles: Particles) -> list[_Finding]:
     ]
 
 
-def _predicted(particles: Particles) -> list[_Finding]:
+def _predicted(particles: ParticleData) -> list[_Finding]:
     size = _size(particles)
     if size < FEWEST_PARTICLES or one_survivor(particles):
         return []
@@ -233,7 +228,7 @@ def _predicted(particles: Particles) -> list[_Finding]:
     ]
 
 
-def predicted_log_z_sd(particles: Particles) -> Tensor:
+def predicted_log_z_sd(particles: ParticleData) -> Tensor:
     """Return the sd of log Z of each population in nats, float64 [P], that its effective sample sizes predict."""
     ess, size = particles.ess.cpu().double(), _size(particles)
     counted = particles.resampled.cpu().clone()
@@ -241,7 +236,7 @@ def predicted_log_z_sd(particles: Particles) -> Tensor:
     return ((size / ess.clamp(min=1) - 1) / size * counted).sum(0).sqrt()
 
 
-def _spread(particles: Particles) -> list[_Finding]:
+def _spread(particles: ParticleData) -> list[_Finding]:
     log_z = particles.log_z.cpu().double()
     populations = len(log_z)
     if populations < 4 or particles.one_target is not True:
@@ -261,7 +256,7 @@ def _spread(particles: Particles) -> list[_Finding]:
     ]
 
 
-def _tail(particles: Particles) -> list[_Finding]:
+def _tail(particles: ParticleData) -> list[_Finding]:
     size = _size(particles)
     if size < FEWEST_FOR_TAIL:
         return []
@@ -281,22 +276,22 @@ def _tail(particles: Particles) -> list[_Finding]:
     ]
 
 
-def _worst_usual(particles: Particles, values: Tensor, *, lowest: bool) -> float:
+def _worst_usual(particles: ParticleData, values: Tensor, *, lowest: bool) -> float:
     """The value that half of the populations do no better than; a tenth where each has a target of its own."""
     share = 0.5 if particles.one_target is not False else 0.1
     ordered = values.cpu().double().sort(descending=not lowest).values
     return float(ordered[math.ceil(share * len(ordered)) - 1])
 
 
-def _size(particles: Particles) -> int:
+def _size(particles: ParticleData) -> int:
     return int(particles.x.shape[1])
 
 
-def _populations_count(particles: Particles) -> int:
+def _populations_count(particles: ParticleData) -> int:
     return int(particles.x.shape[0])
 
 
-def _populations(particles: Particles) -> str:
+def _populations(particles: ParticleData) -> str:
     count = _populations_count(particles)
     return f"{count} populations" if count > 1 else "one population"
 

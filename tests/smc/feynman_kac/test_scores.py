@@ -62,7 +62,7 @@ def test_corrector_tends_to_the_law(levels, target, eta, mean, variance):
         levels(500, low=0.01, high=40.0),
         particles=500,
         populations=SEEDS,
-        proposal=smc.FeynmanKac(eta=eta),
+        proposal=smc.Corrected(eta=eta),
         dtype=torch.float64,
     )
     assert "Feynman-Kac" in result.law

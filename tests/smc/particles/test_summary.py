@@ -9,8 +9,8 @@ from edmfast import diagnostics, smc
 from edmfast.analytic import GaussianMixture, ManyWell
 from edmfast.distill import DistillConfig, distill
 from edmfast.models import Denoiser, EnergyModel, ResidualMLP
-from edmfast.smc.particles.cost import Evaluations
 from edmfast.smc.particles.estimates import Estimate
+from edmfast.smc.particles.evaluations import Evaluations
 from edmfast.targets import Conditioned, Guided, Mixture, Product, Tempered, Tilted
 
 MODEL = GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], [0.5, 0.3])

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from edmfast.ops.systematic_resample.operator import COLLAPSED, INFINITE, NAN_SEEN
-from edmfast.smc.verdict.judge import NOT_FINITE, judge
-
-if TYPE_CHECKING:
-    from edmfast.smc.particles.particles import Particles
+from edmfast.smc.particles.data import NOT_FINITE, ParticleData
+from edmfast.smc.verdict.judge import judge
 
 ON_DEGENERATE = ("warn", "raise", "ignore")
 
@@ -24,14 +21,16 @@ class DoubtfulWeightsWarning(UserWarning):
     """The record of a run speaks against its weights: `Particles.verdict` says what, and what to change."""
 
 
-def tell(particles: Particles, on_degenerate: str, *, stacklevel: int, pooled: bool = True) -> None:
+def warn_about_run(
+    particles: ParticleData, on_degenerate: str, *, stacklevel: int, pooled: bool = True
+) -> None:
     """Warn of bad flags, then of a verdict that is not ok; with "raise", RuntimeError for flags alone.
 
     pooled: whether populations are meant to agree on log Z, and not each an answer of its own.
     """
     if on_degenerate == "ignore":
         return
-    tell_flags(particles.degenerate, on_degenerate, stacklevel=stacklevel + 1)
+    warn_about_flags(particles.degenerate, on_degenerate, stacklevel=stacklevel + 1)
     if 2 * int(particles.degenerate.ne(0).sum()) >= len(particles.degenerate):
         return  # of these weights there is no more to say
     verdict = judge(particles, flags=False, pooled=pooled)
@@ -39,7 +38,7 @@ def tell(particles: Particles, on_degenerate: str, *, stacklevel: int, pooled: b
         warnings.warn(verdict.short, DoubtfulWeightsWarning, stacklevel=stacklevel)
 
 
-def tell_flags(degenerate: Tensor, on_degenerate: str, *, stacklevel: int) -> None:
+def warn_about_flags(degenerate: Tensor, on_degenerate: str, *, stacklevel: int) -> None:
     """Warn of weights that were NaN, infinite or all zero; RuntimeError with "raise"."""
     flags = degenerate.cpu()
     if not flags.any():

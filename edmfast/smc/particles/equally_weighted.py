@@ -1,38 +1,36 @@
-"""Equally weighted samples from weighted populations."""
+"""Take equally weighted samples from weighted populations, by systematic resampling."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from edmfast.ops import rng_state
 from edmfast.ops.noise.reference import uniform
-
-if TYPE_CHECKING:
-    from edmfast.smc.particles.particles import Particles
+from edmfast.smc.particles.data import ParticleData
 
 _SAMPLES_STREAM = 11
 
 
-def shares(particles: Particles, evidence: bool) -> Tensor:
-    """Return the share float64 [P, N] of every particle in all populations together, summing to 1.
+def pooled_weights(particles: ParticleData, evidence: bool) -> Tensor:
+    """Return the weight of every particle in all populations together, float64 [P, N], summing to 1.
 
-    evidence: populations count by their Z, those that collapsed for nothing; else all alike.
+    evidence: populations count by their Z, and those that collapsed count for nothing. Otherwise all count alike.
     """
     weights = particles.weights
     if not evidence:
         return weights / len(weights)
-    log_z = particles._surviving_log_z().nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    log_z = particles.surviving_log_z().nan_to_num(-torch.inf, torch.inf, -torch.inf)
     if bool((log_z == -torch.inf).all()):
         return weights / len(weights)
     return weights * torch.softmax(log_z.clamp(max=1e300), 0)[:, None]
 
 
-def equally_weighted(particles: Particles, count: int, seed: int, evidence: bool) -> Tensor:
+def equally_weighted_index(
+    particles: ParticleData, count: int, seed: int, evidence: bool
+) -> Tensor:
     """Return indices int64 [count] into the P·N particles, by systematic resampling, in random order."""
-    cumulative = shares(particles, evidence).flatten().cumsum(0)
+    cumulative = pooled_weights(particles, evidence).flatten().cumsum(0)
     device = cumulative.device
     state = rng_state(seed, 0, device)
     offset = uniform(state, 1, particles.first_population, stream=_SAMPLES_STREAM)
@@ -40,5 +38,5 @@ def equally_weighted(particles: Particles, count: int, seed: int, evidence: bool
     index = torch.searchsorted(cumulative, points * cumulative[-1], right=True)
     generator = torch.Generator().manual_seed(seed % 2**64)
     order = torch.randperm(count, generator=generator).to(device)
-    # rounding must not name a particle of weight zero behind the last one
+    # rounding must not select a particle of weight zero behind the last one that has a weight
     return index.clamp(max=int(torch.searchsorted(cumulative, cumulative[-1])))[order]

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from edmfast.smc.particles.data import ParticleData
+from edmfast.smc.particles.law_notes import ONE_PARTICLE
 from edmfast.targets.gauges import OF_GAUGE
 
-if TYPE_CHECKING:
-    from edmfast.smc.particles.particles import Particles
 
-ONE_PARTICLE = "a population goes on from one particle"
-"""Stands in the text of a law whose populations go on from one particle at every level."""
-
-
-def equal_weights(particles: Particles) -> bool:
+def equal_weights(particles: ParticleData) -> bool:
     """Return whether a run without energies weighed nothing, so that there are no weights to judge."""
     unweighted = particles.law.startswith(("plain sampler", "SuperDiff"))
     return unweighted and not bool((particles.log_weight_sd != 0).any())
 
 
-def one_survivor(particles: Particles) -> bool:
+def one_survivor(particles: ParticleData) -> bool:
     """Return whether populations are meant to go on from a single particle."""
     return ONE_PARTICLE in particles.law
 
 
-def unjudged(particles: Particles, fewest: int, fewest_for_tail: int) -> tuple[str, ...]:
+def not_judged(particles: ParticleData, fewest: int, fewest_for_tail: int) -> tuple[str, ...]:
     """Return a sentence for everything that the record of a run cannot tell."""
     populations, size = particles.x.shape[:2]
     law = particles.law

@@ -1,0 +1,104 @@
+"""Count the evaluations of a run: forward passes of models and vector-Jacobian products, for one particle.
+
+| evaluated                                          | forward | backward |
+|----------------------------------------------------|---------|----------|
+| a denoiser, for its score                          | 1       | 0        |
+| an energy and its score                            | 1       | 1        |
+| an energy and its score, with a curvature probe    | 1       | 3        |
+| an energy alone                                    | 1       | 0        |
+| the exact gradient of a reward of x0, of an energy | 0 more  | 2 more   |
+| the exact gradient of a reward of x0, of a denoiser | 0 more | 1 more   |
+
+A curvature probe is a vector-Jacobian product of the score. It goes back through the backward pass that made the
+score and through the forward pass below it, so it counts as two. A product, guidance or mixture evaluates each of
+its models. Rewards and closed formulas beside the models are not counted. A target of another package counts as
+one energy. Correctors count one energy and score for each of their steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from edmfast.targets.algebra import WeightedSum
+from edmfast.targets.conditioned import Conditioned
+from edmfast.targets.mixture import Mixture
+from edmfast.targets.scores import has_energy
+from edmfast.targets.tilted import Tilted
+
+_BACKWARD_OF_A_PROBE = 2
+
+
+class Evaluations(NamedTuple):
+    """Number of forward passes of models, and of vector-Jacobian products back through them."""
+
+    forward: int
+    backward: int
+
+    def __str__(self) -> str:
+        return f"{self.forward} forward, {self.backward} backward"
+
+    def plus(self, other: Evaluations) -> Evaluations:
+        """Return the sum of both counts."""
+        return Evaluations(self.forward + other.forward, self.backward + other.backward)
+
+
+def evaluations_of_score(model: Any) -> Evaluations:
+    """Return what one score of a model costs, with its energy where the model has one."""
+    if isinstance(model, Conditioned):
+        return evaluations_of_score(model.model)
+    if isinstance(model, (WeightedSum, Mixture)):
+        members = (
+            [member for _, member in model._active()]
+            if isinstance(model, WeightedSum)
+            else model.models
+        )
+        return _total(members)
+    if isinstance(model, Tilted):
+        base = evaluations_of_score(model.model)
+        return base.plus(Evaluations(0, _backward_of_reward(model)))
+    followed = _followed(model)
+    if followed is not model:
+        energy = evaluations_of_score(model.target)
+        energy_alone = hasattr(model.target, "energy")
+        return evaluations_of_score(followed).plus(
+            Evaluations(energy.forward, 0 if energy_alone else energy.backward)
+        )
+    return Evaluations(1, int(has_energy(model)))
+
+
+def evaluations_of_run(
+    models: Iterable[Any], visits: float, *, probed_visits: int = 0
+) -> Evaluations:
+    """Return what one particle costs in a run.
+
+    models: those whose scores are evaluated at every visit. visits: how often, the steps of correctors included;
+    it may be a fraction where only a part of the particles are moved. probed_visits: at how many of them the
+    curvature of the score is probed.
+    """
+    models = tuple(models)
+    each = _total(models)
+    probed_scores = sum(evaluations_of_score(_followed(model)).forward for model in models)
+    probes = probed_visits * _BACKWARD_OF_A_PROBE * probed_scores
+    return Evaluations(math.ceil(each.forward * visits), math.ceil(each.backward * visits) + probes)
+
+
+def _followed(model: Any) -> Any:
+    """Return the model whose score is probed: another one than the target's where a proposal follows that."""
+    return getattr(model, "proposal_model", model)
+
+
+def _backward_of_reward(tilted: Tilted) -> int:
+    """Return the vector-Jacobian products that the exact gradient of a reward of the denoised state takes."""
+    if tilted.gradient != "exact" or tilted.of != "denoised":
+        return 0
+    base = evaluations_of_score(tilted.model)
+    return base.forward + base.backward
+
+
+def _total(models: Iterable[Any]) -> Evaluations:
+    counts = [evaluations_of_score(model) for model in models]
+    return Evaluations(
+        sum(count.forward for count in counts), sum(count.backward for count in counts)
+    )
