@@ -16,10 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from edmfast._internal.atomic_write import check_output, replacing
 from edmfast._internal.checksum import checksum
+from edmfast._internal.file_kinds import KEY
 from edmfast._internal.json_text import parse_json, shortened
-from edmfast._internal.kinds import KEY
-from edmfast._internal.output import check_output, replacing
 
 _MARK, _BETWEEN, _VERSION = '{"sha256": "', '", ', "file_version"
 _NOW = 2
@@ -36,7 +36,7 @@ def write_tensors(
 ) -> None:
     """Write tensors and JSON-able metadata; a previous file is replaced only when all is written.
 
-    kind: what the file is, one of `edmfast._internal.kinds`. Raises as `check_output` does.
+    kind: what the file is, one of `edmfast._internal.file_kinds`. Raises as `check_output` does.
     """
     path = check_output(path, kind, inputs=inputs, overwrite=overwrite)
     # safetensors refuses shared or strided memory, so every tensor is written from a copy of its own

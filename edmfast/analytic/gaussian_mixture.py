@@ -21,11 +21,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edmfast._internal.batch_invariant import least_rows, missing
 from edmfast._internal.derivatives import is_recorded
 from edmfast._internal.generators import generator
 from edmfast._internal.numbers import as_float, as_int, as_numbers, as_seed, check_level
 from edmfast._internal.rows import MIN_ROWS, pad_rows
-from edmfast._internal.steady import least_rows, missing
 from edmfast.models.preconditioning import expand_sigma
 
 _OFFSETS_LIMIT = 128

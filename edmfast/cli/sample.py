@@ -10,15 +10,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from edmfast import smc
-from edmfast._internal.kinds import PARTICLES, PICTURE, RUN_CHECKPOINT
-from edmfast._internal.numbers import as_seed
-from edmfast._internal.output import (
+from edmfast._internal.atomic_write import (
     check_checkpoint,
     check_distinct,
     check_output,
     replacing,
     write_or_fall_back,
 )
+from edmfast._internal.file_kinds import PARTICLES, PICTURE, RUN_CHECKPOINT
+from edmfast._internal.numbers import as_seed
 from edmfast.cli.expressions import parse_target
 from edmfast.cli.request import Request, check_sizes, load_models, read_conditions, read_shape
 from edmfast.plotting import is_image, new_figure, samples_figure

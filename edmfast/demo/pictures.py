@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from edmfast._internal.kinds import PICTURE
-from edmfast._internal.output import check_output, replacing
+from edmfast._internal.atomic_write import check_output, replacing
+from edmfast._internal.file_kinds import PICTURE
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from edmfast._internal.file_kinds import TRAINING_CHECKPOINT
 from edmfast._internal.files import read_tensors, write_tensors
-from edmfast._internal.kinds import TRAINING_CHECKPOINT
 
 _FORMAT, _VERSION = "edmfast-distill", 1
 

@@ -22,10 +22,10 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from edmfast._internal.atomic_write import check_checkpoint, write_or_fall_back
+from edmfast._internal.file_kinds import TRAINING_CHECKPOINT
+from edmfast._internal.inference_mode import without_inference_mode
 from edmfast._internal.interrupts import warn_if_ignored
-from edmfast._internal.kinds import TRAINING_CHECKPOINT
-from edmfast._internal.modes import without_inference_mode
-from edmfast._internal.output import check_checkpoint, write_or_fall_back
 from edmfast._internal.progress import progress_bar
 from edmfast.distill.batch import Batch, BatchMaker, Teacher
 from edmfast.distill.config import DistillConfig

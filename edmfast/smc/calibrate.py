@@ -34,7 +34,7 @@ from edmfast.smc.calibration import Calibration
 from edmfast.smc.feynman_kac.evaluate import evaluate
 from edmfast.smc.sample import sample
 from edmfast.smc.verdict.warn import warn_about_flags
-from edmfast.targets.scores import has_energy, needs_energy
+from edmfast.targets.scores import has_energy, missing_energy
 
 _FLOOR = 0.05
 _VARIANCE = 3.0
@@ -71,7 +71,7 @@ def calibrate(
     pilot steps or a sigma_lo outside the levels.
     """
     if not has_energy(target):
-        raise needs_energy(target)
+        raise missing_energy(target)
     levels = check_sigmas(sigmas)
     tail = (0.0,) if levels[-1] == 0 else ()
     levels = levels[:-1] if tail else levels

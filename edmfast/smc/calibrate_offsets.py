@@ -21,7 +21,7 @@ from edmfast.smc.arguments import as_counts, check_sigmas
 from edmfast.smc.sample import sample
 from edmfast.targets.mixture import Mixture
 from edmfast.targets.offsets import Offsets
-from edmfast.targets.scores import needs_energy
+from edmfast.targets.scores import missing_energy
 
 
 def calibrate_offsets(
@@ -49,7 +49,7 @@ def calibrate_offsets(
             f"calibrate_offsets takes a Mixture, given a {type(mixture).__name__}: write Mixture([one, other])"
         )
     if not mixture.has_energy:
-        raise needs_energy(mixture)
+        raise missing_energy(mixture)
     if isinstance(mixture.exponent, Tensor):
         raise ValueError("offsets are for one exponent: the members have one per population")
     particles, populations = as_counts(particles, populations)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.derivatives import refuse_run
-from edmfast._internal.modes import ordinary, without_inference_mode
+from edmfast._internal.inference_mode import as_ordinary, without_inference_mode
 from edmfast._internal.numbers import as_float, as_int, as_seed, check_level
 from edmfast.ops import rng_state
 from edmfast.ops._shared.counters import check_populations
@@ -137,7 +137,7 @@ def mcmc(
 
     states, energies, acceptance, lengths = [], [], [], []
     with without_inference_mode(), torch.no_grad():
-        x = ordinary(x)
+        x = as_ordinary(x)
         energy, score = evaluated(x)
         for t in range(transitions):
             lengths.append(log_steps[0])

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from edmfast._internal.derivatives import refuse_run
-from edmfast._internal.modes import without_inference_mode
+from edmfast._internal.inference_mode import without_inference_mode
 from edmfast._internal.numbers import as_float, as_int, as_range, as_seed, as_shape
 from edmfast._internal.progress import progress_bar
 from edmfast.ops._shared.counters import check_populations

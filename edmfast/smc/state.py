@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edmfast._internal.file_kinds import RUN_CHECKPOINT
 from edmfast._internal.files import read_tensors, write_tensors
-from edmfast._internal.held import FLOATS, Held, check_held
 from edmfast._internal.json_text import shortened
-from edmfast._internal.kinds import RUN_CHECKPOINT
+from edmfast._internal.tensor_checks import FLOATS, TensorSpec, check_tensors
 from edmfast.ops import Weights
 from edmfast.smc.checkpoint.probes import check_probes
 from edmfast.smc.step import Moving
@@ -43,28 +43,28 @@ _MOVING = (*Moving._fields[:-1], *(f"weights.{name}" for name in Weights._fields
 
 _DOUBLE, _INDEX = (torch.float64,), (torch.int32,)
 _HELD = {
-    "x": Held(FLOATS, "PN*"),
-    "energy": Held(FLOATS, "PN"),
-    "score": Held(FLOATS, "*"),
-    "curvature": Held(FLOATS, "PN", optional=True),
-    "memory": Held(_DOUBLE, "PNK"),
-    "tuning": Held(_DOUBLE, "2CP"),
-    "parents": Held(_INDEX, "PN", 0, "N", optional=True),
-    "weights.log_weights": Held(_DOUBLE, "PN"),
-    "weights.log_z": Held(_DOUBLE, "P"),
-    "weights.ancestors": Held(_INDEX, "PN", 0, "N"),
-    "weights.root": Held(_INDEX, "PN", 0, "N"),
-    "weights.ess": Held(_DOUBLE, "P"),
-    "weights.log_mean": Held(_DOUBLE, "P"),
-    "weights.resampled": Held((torch.bool,), "P"),
-    "weights.degenerate": Held(_INDEX, "P", 0, 15),
-    "weights.increment_sd": Held(_DOUBLE, "P"),
-    "ess": Held(_DOUBLE, "TP"),
-    "resampled": Held((torch.bool,), "TP"),
-    "log_weight_sd": Held(_DOUBLE, "TP"),
-    "survivors": Held((torch.int64,), "TP", 0),
-    "acceptance": Held(_DOUBLE, "TCP"),
-    "ancestors": Held(_INDEX, "TPN", 0, "N"),
+    "x": TensorSpec(FLOATS, "PN*"),
+    "energy": TensorSpec(FLOATS, "PN"),
+    "score": TensorSpec(FLOATS, "*"),
+    "curvature": TensorSpec(FLOATS, "PN", optional=True),
+    "memory": TensorSpec(_DOUBLE, "PNK"),
+    "tuning": TensorSpec(_DOUBLE, "2CP"),
+    "parents": TensorSpec(_INDEX, "PN", 0, "N", optional=True),
+    "weights.log_weights": TensorSpec(_DOUBLE, "PN"),
+    "weights.log_z": TensorSpec(_DOUBLE, "P"),
+    "weights.ancestors": TensorSpec(_INDEX, "PN", 0, "N"),
+    "weights.root": TensorSpec(_INDEX, "PN", 0, "N"),
+    "weights.ess": TensorSpec(_DOUBLE, "P"),
+    "weights.log_mean": TensorSpec(_DOUBLE, "P"),
+    "weights.resampled": TensorSpec((torch.bool,), "P"),
+    "weights.degenerate": TensorSpec(_INDEX, "P", 0, 15),
+    "weights.increment_sd": TensorSpec(_DOUBLE, "P"),
+    "ess": TensorSpec(_DOUBLE, "TP"),
+    "resampled": TensorSpec((torch.bool,), "TP"),
+    "log_weight_sd": TensorSpec(_DOUBLE, "TP"),
+    "survivors": TensorSpec((torch.int64,), "TP", 0),
+    "acceptance": TensorSpec(_DOUBLE, "TCP"),
+    "ancestors": TensorSpec(_INDEX, "TPN", 0, "N"),
 }
 """The checks by `load_state` of the tensors of a file."""
 
@@ -128,7 +128,7 @@ def _check_held(path: Any, tensors: dict[str, Tensor], run: dict[str, Any]) -> N
     """ValueError where a tensor has another dtype or shape than a run like this has, or points out of range."""
     levels = sum(sigma > 0 for sigma in run["sigmas"])
     sizes = {"T": levels, "P": run["populations"], "N": run["particles"]}
-    check_held(path, tensors, _HELD, sizes)
+    check_tensors(path, tensors, _HELD, sizes)
     x, score = tensors["x"], tensors["score"]
     if [*x.shape[2:]] != run["shape"] or str(x.dtype) != run["dtype"]:
         raise ValueError(

@@ -8,12 +8,14 @@ from edmfast.targets.gauges import GaugeWarning
 from edmfast.targets.inverse import LinearInverse
 from edmfast.targets.mixture import Mixture
 from edmfast.targets.offsets import Offsets
+from edmfast.targets.protocols import Denoiser, Target
 from edmfast.targets.renamed import Renamed
 from edmfast.targets.tilted import Tilted
 
 __all__ = [
     "Conditioned",
     "Constrained",
+    "Denoiser",
     "GaugeWarning",
     "Guided",
     "LinearInverse",
@@ -21,6 +23,7 @@ __all__ = [
     "Offsets",
     "Product",
     "Renamed",
+    "Target",
     "Tempered",
     "Tilted",
     "constrained",

@@ -18,20 +18,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edmfast._internal.broadcast import row_factors, row_numbers
 from edmfast._internal.rows import for_rows, part_of, spread_rows
 from edmfast.models.calling.foreign import call_energy
 from edmfast.models.together import energies_and_scores
 from edmfast.targets.conditioned import Conditioned
-from edmfast.targets.exponents import as_exponent, check_total, is_zero
-from edmfast.targets.scores import (
+from edmfast.targets.exponents import (
     Exponent,
-    check_model,
-    column,
-    denoised_from,
+    as_exponent,
     exponent_of,
+    is_zero,
+    total_exponent,
+)
+from edmfast.targets.scores import (
+    check_model,
+    denoised_from,
     has_energy,
-    needs_energy,
-    per_row,
+    missing_energy,
     score_is_exact,
     score_of,
 )
@@ -63,7 +66,7 @@ class WeightedSum(nn.Module):
             check_model(model)
         numbers = [as_exponent(exponent) for exponent in exponents]
         parts = [exponent_of(model) for model in models]
-        self._hold(models, numbers, check_total(numbers, parts))
+        self._hold(models, numbers, total_exponent(numbers, parts))
 
     def _hold(self, models: Sequence[Any], exponents: Sequence[Exponent], total: Exponent) -> None:
         self.models = tuple(models)
@@ -108,7 +111,7 @@ class WeightedSum(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(U [B] in nats, S like x), one evaluation of each model. TypeError where one is a mere denoiser."""
         if not self.has_energy:
-            raise needs_energy(self)
+            raise missing_energy(self)
         active = self._active()
         terms = self._together(active, x, sigma, condition) or [
             (a, *call_energy(model, x, sigma, **condition)) for a, model in active
@@ -176,8 +179,8 @@ def _times(a: Exponent, values: Tensor) -> Tensor:
     if not isinstance(a, Tensor):
         return a * values
     if values.dim() > 1:
-        return column(a, values) * values
-    rows = per_row(a, values)
+        return row_factors(a, values) * values
+    rows = row_numbers(a, values)
     return torch.where(torch.as_tensor(rows) == 0, 0.0, rows * values)
 
 

@@ -13,8 +13,9 @@ from edmfast._internal.rows import for_rows, spread_rows
 from edmfast.models.calling.conditions import check_accepted
 from edmfast.models.calling.foreign import call_denoiser, call_energy, energy_of
 from edmfast.models.together import Candidate, States, member_method
+from edmfast.targets.exponents import Exponent, exponent_of
 from edmfast.targets.gauges import is_normalised
-from edmfast.targets.scores import Exponent, exponent_of, has_energy, score_is_exact
+from edmfast.targets.scores import has_energy, score_is_exact
 
 
 class Conditioned(nn.Module):

@@ -1,4 +1,9 @@
-"""Exponents of targets: numbers, or float64 [K] with one for each of K equal runs of rows. Checked once."""
+"""The exponents of targets: read from a model, converted once, and added up.
+
+The exponent A of a model links its score S to its denoised states D = x + sigma² S/A. It is 1 unless the model has
+the attribute `exponent`. An exponent is a number, or a tensor float64 [K] with one number for each of K equal runs
+of consecutive rows.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +14,31 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.numbers import as_float
-from edmfast.targets.scores import Exponent
+from edmfast.models.calling.foreign import name_of
+
+Exponent = float | Tensor
 
 _LARGEST = torch.finfo(torch.float32).max
 
 
+def exponent_of(model: Any) -> Exponent:
+    """Return the exponent A of a model as a float or float64 [K]. Raises ValueError for more dimensions."""
+    exponent = getattr(model, "exponent", 1.0)
+    if not isinstance(exponent, Tensor) or exponent.dim() == 0:
+        return float(exponent)
+    if exponent.dim() > 1:
+        raise ValueError(
+            f"the exponent of {name_of(model)} must be a number or a tensor [K], given {[*exponent.shape]}"
+        )
+    return exponent.double()
+
+
 def as_exponent(value: Any, name: str = "exponents") -> Exponent:
-    """A float, or float64 [K]. TypeError for anything else, ValueError unless finite."""
+    """Return value as a float or float64 [K]. name: what errors call it.
+
+    Raises TypeError for anything but a number or a tensor, ValueError for a tensor that is empty or has more
+    dimensions, and for numbers that are not finite or do not fit float32.
+    """
     if isinstance(value, Tensor) and value.dim() > 0:
         if value.dim() > 1 or len(value) == 0:
             raise ValueError(f"{name} must be numbers or tensors [K], given {[*value.shape]}")
@@ -35,31 +58,34 @@ def as_exponent(value: Any, name: str = "exponents") -> Exponent:
     return number
 
 
-def check_total(exponents: Sequence[Exponent], parts: Sequence[Exponent]) -> Exponent:
-    """A = sum_i a_i A_i. ValueError unless it is positive, and tensors among them have one length."""
-    tensors = [a for a in (*exponents, *parts) if isinstance(a, Tensor)]
+def total_exponent(exponents: Sequence[Exponent], model_exponents: Sequence[Exponent]) -> Exponent:
+    """Return A = sum_i a_i A_i, the exponent of a sum of energies a_i E_i whose models have exponents A_i.
+
+    Raises ValueError unless A is positive and all tensors among the numbers have one length.
+    """
+    tensors = [a for a in (*exponents, *model_exponents) if isinstance(a, Tensor)]
     if len({len(a) for a in tensors}) > 1:
         raise ValueError(f"exponents have different lengths K: {[len(a) for a in tensors]}")
     device = tensors[0].device if tensors else None
     total: Exponent = 0.0
-    for a, part in zip(exponents, parts, strict=True):
-        total = total + _on(device, a) * _on(device, part)
+    for a, model_exponent in zip(exponents, model_exponents, strict=True):
+        total = total + _to_device(a, device) * _to_device(model_exponent, device)
     if bool(torch.as_tensor(total, dtype=torch.float64).le(0).any()):
         raise ValueError(
             f"the total exponent A = sum of exponents must be positive, exponents "
-            f"{[_told(a) for a in exponents]} give A = {_told(total)}"
+            f"{[_readable(a) for a in exponents]} give A = {_readable(total)}"
         )
     return total
 
 
 def is_zero(exponent: Exponent) -> bool:
-    """Whether it is the number 0; a tensor is not read."""
+    """Return whether an exponent is the number 0. A tensor is not read, so the answer for it is False."""
     return not isinstance(exponent, Tensor) and exponent == 0
 
 
-def _on(device: torch.device | None, value: Exponent) -> Exponent:
+def _to_device(value: Exponent, device: torch.device | None) -> Exponent:
     return value.to(device) if isinstance(value, Tensor) else value
 
 
-def _told(value: Exponent) -> Any:
+def _readable(value: Exponent) -> Any:
     return value.tolist() if isinstance(value, Tensor) else float(f"{value:g}")

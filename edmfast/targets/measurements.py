@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edmfast._internal.batch_invariant import batch_invariant_linear
 from edmfast._internal.numbers import as_float, as_int, check_level
-from edmfast._internal.steady import steady_linear
 from edmfast.models.calling.foreign import name_of
 
 _MAX_RADIUS = 1 << 14
@@ -37,7 +37,7 @@ class Matrix(nn.Module):
         self.register_buffer("matrix", matrix.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        return steady_linear(x.flatten(1), self.matrix.to(x.dtype))
+        return batch_invariant_linear(x.flatten(1), self.matrix.to(x.dtype))
 
 
 class Inpainting(nn.Module):

@@ -17,19 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edmfast._internal.broadcast import unsqueeze_like
 from edmfast._internal.numbers import as_float
 from edmfast._internal.rows import for_rows, part_of
 from edmfast.models.calling.foreign import call_energy
 from edmfast.models.together import energies_and_scores
+from edmfast.targets.exponents import Exponent, exponent_of
 from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, is_normalised
 from edmfast.targets.offsets import Offsets, interpolate
 from edmfast.targets.scores import (
-    Exponent,
     check_model,
     denoised_from,
-    exponent_of,
     has_energy,
-    needs_energy,
+    missing_energy,
     score_is_exact,
 )
 
@@ -129,7 +129,7 @@ class Mixture(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(E [B] in nats, S like x), one evaluation of each member. TypeError where one is a mere denoiser."""
         if not self.has_energy:
-            raise needs_energy(self)
+            raise missing_energy(self)
         found = energies_and_scores(self.models, x, sigma, condition)
         if found is None:
             pairs = [call_energy(model, x, sigma, **condition) for model in self.models]
@@ -143,7 +143,7 @@ class Mixture(nn.Module):
         # where all members are walls, any finite score does
         shares = torch.softmax(logits.clamp_min(_LOWEST), 1)
         score = sum(
-            _column(share, s) * s for share, s in zip(shares.unbind(1), scores, strict=True)
+            unsqueeze_like(share, s) * s for share, s in zip(shares.unbind(1), scores, strict=True)
         )
         return -torch.logsumexp(logits, 1), score
 
@@ -195,7 +195,3 @@ def _same_exponent(first: Exponent, other: Exponent) -> None:
             f"the members of a mixture must have one exponent, given {first} and {other}: temper the "
             "mixture instead of its members"
         )
-
-
-def _column(share: Tensor, like: Tensor) -> Tensor:
-    return share.reshape(-1, *[1] * (like.dim() - 1))

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from edmfast._internal.rows import for_rows
 from edmfast.models.calling.conditions import accepted_conditions, check_accepted
 from edmfast.models.calling.foreign import call_denoiser, call_energy, energy_of
-from edmfast.targets.scores import Exponent, exponent_of, has_energy, score_is_exact
+from edmfast.targets.exponents import Exponent, exponent_of
+from edmfast.targets.scores import has_energy, score_is_exact
 
 
 class Renamed(nn.Module):

@@ -24,22 +24,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edmfast._internal.broadcast import row_factors, row_numbers
 from edmfast._internal.derivatives import is_recorded, values_and_slope
 from edmfast._internal.numbers import as_float, as_pair, check_level
 from edmfast._internal.rows import for_rows, part_of, spread_rows
 from edmfast.models.calling.foreign import call_energy, call_reward, name_of
 from edmfast.models.calling.second_order import second_derivatives
 from edmfast.models.preconditioning import expand_sigma
-from edmfast.targets.exponents import as_exponent
+from edmfast.targets.exponents import Exponent, as_exponent, exponent_of
 from edmfast.targets.scores import (
-    Exponent,
     check_model,
-    column,
     denoised_from,
-    exponent_of,
     has_energy,
-    needs_energy,
-    per_row,
+    missing_energy,
     score_is_exact,
     score_of,
 )
@@ -166,7 +163,7 @@ class Tilted(nn.Module):
         """(U [B] in nats, S like x), one evaluation of the model. TypeError where it is a mere denoiser, or the
         potential is one of paths."""
         if not self.has_energy:
-            raise needs_energy(self)
+            raise missing_energy(self)
         if self.potential != "difference":
             raise TypeError(
                 f"potential={self.potential!r} rewards paths and has no energy: sample this tilt itself "
@@ -219,7 +216,7 @@ class Tilted(nn.Module):
                 energy = self.tilt(energy, reward, strength, sigma)
             if slope is None:
                 return energy, score, None
-            return energy, score, column(strength * self.gradient_scale, score) * slope
+            return energy, score, row_factors(strength * self.gradient_scale, score) * slope
 
     def _through_the_model(
         self, x: Tensor, sigma: float | Tensor, condition: dict[str, Any], recorded: bool
@@ -250,7 +247,7 @@ class Tilted(nn.Module):
         self, energy: Tensor, reward: Tensor, strength: float | Tensor, sigma: float | Tensor
     ) -> Tensor:
         """E - lambda r; where lambda is 0, E whatever r is."""
-        return energy - weighed(strength, reward.to(energy.dtype))
+        return energy - strength_times_reward(strength, reward.to(energy.dtype))
 
     def _reward_and_slope(
         self, x: Tensor, denoised: Tensor, sigma: float | Tensor, recorded: bool
@@ -292,7 +289,7 @@ class Tilted(nn.Module):
         strength = self.strength
         if callable(strength):
             return _scheduled(strength, sigma)
-        return per_row(strength, x) * self._share(sigma)
+        return row_numbers(strength, x) * self._share(sigma)
 
     def for_rows(self, start: int, stop: int, batch: int) -> Any:
         """This target for samples start..stop - 1 of a batch that is evaluated in pieces."""
@@ -332,7 +329,7 @@ def _as_ramp(ramp: tuple[float, float]) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def tilts_cut_off() -> Iterator[None]:
+def detached_tilts() -> Iterator[None]:
     """Within, what tilts add to scores has no derivative: for probes of curvature, which would need third
     derivatives of networks."""
     before = _is_cut()
@@ -347,7 +344,7 @@ def _is_cut() -> bool:
     return getattr(_here, "cut", False)
 
 
-def weighed(strength: float | Tensor, reward: Tensor) -> Tensor:
+def strength_times_reward(strength: float | Tensor, reward: Tensor) -> Tensor:
     """lambda r, and 0 where lambda is 0, even of an infinite reward."""
     if not isinstance(strength, Tensor):
         return strength * reward if strength else torch.zeros_like(reward)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edmfast import Product, Tempered
-from edmfast._internal.steady import least_rows, steady_linear
+from edmfast._internal.batch_invariant import batch_invariant_linear, least_rows
 from edmfast.analytic import GaussianMixture
 from edmfast.models import (
     Denoiser,
@@ -100,10 +100,10 @@ def test_bits_of_a_product_do_not_depend_on_the_number_of_rows(sizes, dtype, thr
     x = torch.randn(1024, entries, dtype=dtype, generator=generator)
     weight = torch.randn(exits, entries, dtype=dtype, generator=generator)
     with with_threads(threads):
-        whole = steady_linear(x, weight)
+        whole = batch_invariant_linear(x, weight)
         # callers pad their rows to a multiple of sixteen, 32 at least
         for rows in (32, 48, 96, 112, 160, 256):
-            assert torch.equal(steady_linear(x[:rows], weight), whole[:rows]), rows
+            assert torch.equal(batch_invariant_linear(x[:rows], weight), whole[:rows]), rows
 
 
 def test_one_thread_needs_no_more_rows(with_threads):
@@ -114,5 +114,5 @@ def test_one_thread_needs_no_more_rows(with_threads):
 def test_tokens_keep_their_place(with_threads):
     x, weight, bias = torch.randn(2, 3, 5), torch.randn(7, 5), torch.randn(7)
     with with_threads(4):
-        found = steady_linear(x, weight, bias)
+        found = batch_invariant_linear(x, weight, bias)
     torch.testing.assert_close(found, x @ weight.T + bias)

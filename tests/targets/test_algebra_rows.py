@@ -131,7 +131,7 @@ def test_mere_denoisers_make_a_denoiser():
     assert not has_energy(target)
     assert not has_energy(Conditioned(target, class_label=1))
     assert has_energy(Guided(energy, denoiser, 0.0))
-    with pytest.raises(TypeError, match="score-only"):
+    with pytest.raises(TypeError, match="weights='score'"):
         parts(target)
     score = 0.5 * parts(energy)[1] + 0.5 * ROWS[:, None] * (denoiser(X, SIGMA) - X) / SIGMA**2
     torch.testing.assert_close(score_of(target, X, SIGMA), score)

@@ -135,7 +135,7 @@ def test_mere_denoisers_leave_it_without_an_energy():
     mixture = Mixture([LEFT, network(Denoiser, 0)])
     assert not has_energy(mixture)
     assert not has_energy(Product([mixture]))
-    with pytest.raises(TypeError, match="score-only"):
+    with pytest.raises(TypeError, match="weights='score'"):
         mixture.energy_and_score(X, SIGMA)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from edmfast._internal.steady import steady_linear
+from edmfast._internal.batch_invariant import batch_invariant_linear
 
 
 class Linear(nn.Linear):
     """x [..., in_features] -> [..., out_features], parameters as in torch.nn.Linear."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return steady_linear(x, self.weight, self.bias)
+        return batch_invariant_linear(x, self.weight, self.bias)

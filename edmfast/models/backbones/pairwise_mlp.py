@@ -28,9 +28,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from edmfast._internal.batch_invariant import missing
 from edmfast._internal.numbers import as_float, as_int
 from edmfast._internal.rows import per_sample, rows_of
-from edmfast._internal.steady import missing
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.distance_features import DistanceFeatures, differences
 from edmfast.models.backbones.embedding import Embedding, as_classes

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from edmfast._internal.file_kinds import MODEL, OTHER, kind_of
 from edmfast._internal.files import read_tensors, write_tensors
 from edmfast._internal.json_text import parse_json, shortened
-from edmfast._internal.kinds import MODEL, OTHER, kind_of
 from edmfast._internal.numbers import as_float
 from edmfast.models.backbones import BACKBONES
 from edmfast.models.energy import Denoiser, EnergyModel

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edmfast._internal.atomic_write import check_checkpoint, write_or_fall_back
+from edmfast._internal.file_kinds import RUN_CHECKPOINT
 from edmfast._internal.interrupts import warn_if_ignored
-from edmfast._internal.kinds import RUN_CHECKPOINT
-from edmfast._internal.output import check_checkpoint, write_or_fall_back
 from edmfast.smc.distributed.share import Share
 from edmfast.smc.state import State
 
@@ -22,8 +22,8 @@ from edmfast.smc.state import State
 class Keeper:
     """Writes the checkpoints of one call of `smc.sample`, whose arguments these are.
 
-    Raises as `edmfast._internal.output.check_checkpoint` does, on the rank that writes; the other ranks learn of
-    it by `told`, in which the ranks must agree.
+    Raises as `edmfast._internal.atomic_write.check_checkpoint` does, on the rank that writes; the other ranks
+    learn of it by `told`, in which the ranks must agree.
     """
 
     def __init__(

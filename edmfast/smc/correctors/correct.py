@@ -20,7 +20,7 @@ from torch import Tensor
 from edmfast.ops._shared.sums import population_mean
 from edmfast.smc.correctors.kinds import Corrector
 from edmfast.smc.correctors.transition import MOST_DRAWS, Chains, Evaluate, Noise, transition
-from edmfast.targets.scores import has_energy, needs_energy, score_is_exact
+from edmfast.targets.scores import has_energy, missing_energy, score_is_exact
 
 _GAIN = 0.3
 _LARGEST_LOG_STEP = math.log(1e6)
@@ -56,7 +56,7 @@ def check_correctors(
                 "which is exact for any score"
             )
     if found and not has_energy(target):
-        raise needs_energy(target)
+        raise missing_energy(target)
     if times * sum(corrector.nfe for corrector in found) > MOST_DRAWS:
         raise ValueError(f"at most {MOST_DRAWS} evaluations by correctors at one level")
     return found

@@ -29,9 +29,9 @@ from edmfast.smc.proposals import (
 from edmfast.smc.select import SELECT
 from edmfast.smc.step import Law
 from edmfast.targets.algebra import terms_of
+from edmfast.targets.exponents import exponent_of as model_exponent
 from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, has_unknown_gauges
 from edmfast.targets.mixture import Mixture
-from edmfast.targets.scores import exponent_of as model_exponent
 from edmfast.targets.scores import has_energy
 from edmfast.targets.tilted import Tilted
 

@@ -22,7 +22,7 @@ from edmfast.models.calling.second_order import second_derivatives
 from edmfast.ops import standard_normal
 from edmfast.smc.feynman_kac.exponent import Exponent, like_population
 from edmfast.targets.scores import score_of
-from edmfast.targets.tilted import tilts_cut_off
+from edmfast.targets.tilted import detached_tilts
 
 _PROBE_STREAM = 2
 _MIN_ROWS, _MAX_ROWS, _NUMBERS = 256, 4096, 1 << 18
@@ -142,7 +142,7 @@ def _evaluate_rows(
     if v is None:
         with torch.no_grad():
             return call_energy(target, x, sigma)
-    with torch.enable_grad(), tilts_cut_off():
+    with torch.enable_grad(), detached_tilts():
         x = x.detach().requires_grad_()
         energy, score = call_energy(target, x, sigma)
         if not score.requires_grad:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from edmfast.smc.feynman_kac.evaluate import in_groups
 from edmfast.smc.feynman_kac.exponent import like_population
-from edmfast.targets.tilted import weighed
+from edmfast.targets.tilted import strength_times_reward
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class PathRewards:
                 # of a hard constraint this is a wall
                 sofar = -tilted.tilt(torch.zeros_like(reward), reward, strength, sigma)
             else:
-                sofar = sofar + weighed(strength, statistic)
+                sofar = sofar + strength_times_reward(strength, statistic)
             statistics.append(statistic)
             potentials.append(sofar)
         return torch.stack([*statistics, *potentials], 2)

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.atomic_write import check_output, replacing
+from edmfast._internal.file_kinds import PARTICLES, PICTURE
 from edmfast._internal.files import read_tensors, write_tensors
-from edmfast._internal.held import FLOATS, Held, check_held
 from edmfast._internal.json_text import shortened
-from edmfast._internal.kinds import PARTICLES, PICTURE
 from edmfast._internal.numbers import as_int, as_seed
-from edmfast._internal.output import check_output, replacing
+from edmfast._internal.tensor_checks import FLOATS, TensorSpec, check_tensors
 from edmfast.ops import rng_state
 from edmfast.ops.noise.reference import uniform
 from edmfast.plotting import particles_figure
@@ -38,19 +38,19 @@ _METADATA = (
 )
 _DOUBLE, _COUNTS = (torch.float64,), (torch.int64,)
 _HELD = {
-    "x": Held(FLOATS, "PN*"),
-    "log_weights": Held(_DOUBLE, "PN"),
-    "log_z": Held(_DOUBLE, "P"),
-    "ess": Held(_DOUBLE, "TP"),
-    "resampled": Held((torch.bool,), "TP"),
-    "log_weight_sd": Held(_DOUBLE, "TP"),
-    "unique_ancestors": Held(_COUNTS, "P", 0),
-    "degenerate": Held((torch.int32,), "P", 0, 15),
-    "sigmas": Held(_DOUBLE, "S"),
-    "survivors": Held(_COUNTS, "TP", 0),
-    "ancestors": Held((torch.int32,), "TPN", 0, "N"),
-    "log_densities": Held(_DOUBLE, "PNM"),
-    "acceptance": Held(_DOUBLE, "TCP"),
+    "x": TensorSpec(FLOATS, "PN*"),
+    "log_weights": TensorSpec(_DOUBLE, "PN"),
+    "log_z": TensorSpec(_DOUBLE, "P"),
+    "ess": TensorSpec(_DOUBLE, "TP"),
+    "resampled": TensorSpec((torch.bool,), "TP"),
+    "log_weight_sd": TensorSpec(_DOUBLE, "TP"),
+    "unique_ancestors": TensorSpec(_COUNTS, "P", 0),
+    "degenerate": TensorSpec((torch.int32,), "P", 0, 15),
+    "sigmas": TensorSpec(_DOUBLE, "S"),
+    "survivors": TensorSpec(_COUNTS, "TP", 0),
+    "ancestors": TensorSpec((torch.int32,), "TPN", 0, "N"),
+    "log_densities": TensorSpec(_DOUBLE, "PNM"),
+    "acceptance": TensorSpec(_DOUBLE, "TCP"),
 }
 """The checks by `load` of the tensors of a file."""
 
@@ -188,7 +188,7 @@ class Particles(ParticleData):
         whole = needed <= {*tensors, *held} and set(tensors) <= names
         if metadata.get("kind") != "particles" or not whole:
             raise ValueError(f"{Path(path)} does not hold particles")
-        check_held(path, tensors, _HELD, {})
+        check_tensors(path, tensors, _HELD, {})
         levels, sigmas = len(tensors["ess"]), tensors["sigmas"]
         if len(sigmas) - levels not in (0, 1) or not bool(sigmas.isfinite().all()):
             raise ValueError(f"{path} is corrupt: it has {len(sigmas)} sigmas for {levels} levels")

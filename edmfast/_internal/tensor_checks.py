@@ -13,7 +13,7 @@ FLOATS = (torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
-class Held:
+class TensorSpec:
     """A description of what one tensor of a file must be.
 
     sizes: a letter for each dimension, the same letter for the same size everywhere, such as "TPN"; a last "*"
@@ -29,8 +29,8 @@ class Held:
     optional: bool = False
 
 
-def check_held(
-    path: Any, tensors: Mapping[str, Tensor], table: Mapping[str, Held], sizes: dict[str, int]
+def check_tensors(
+    path: Any, tensors: Mapping[str, Tensor], table: Mapping[str, TensorSpec], sizes: dict[str, int]
 ) -> None:
     """Raise ValueError naming the first tensor that is not as the table says; names not in it are left alone.
 
@@ -45,7 +45,7 @@ def _size(letter: str, found: int, sizes: dict[str, int]) -> int:
     return int(letter) if letter.isdigit() else sizes.setdefault(letter, found)
 
 
-def _check(path: Any, name: str, tensor: Tensor, held: Held, sizes: dict[str, int]) -> None:
+def _check(path: Any, name: str, tensor: Tensor, held: TensorSpec, sizes: dict[str, int]) -> None:
     if held.optional and tensor.shape == (0,):
         return
     if tensor.dtype not in held.dtypes:

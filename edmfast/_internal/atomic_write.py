@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from edmfast._internal.kinds import EMPTY, kind_of
+from edmfast._internal.file_kinds import EMPTY, kind_of
 
 Path_ = str | os.PathLike[str]
 
@@ -37,8 +37,8 @@ def check_output(
 ) -> Path:
     """Return the path of the regular file that a call may write, with links followed.
 
-    kind: of the file to be written, see `edmfast._internal.kinds`. name: what errors call the argument. inputs:
-    files that the same call reads. overwrite: allow a file of another kind to be replaced.
+    kind: the kind of the file to be written, see `edmfast._internal.file_kinds`. name: what errors call the
+    argument. inputs: files that the same call reads. overwrite: allow a file of another kind to be replaced.
 
     Nothing is changed, but for a file that is made and removed again in the folder, which tells more surely than
     permissions whether files can be made there. Raises FileNotFoundError without a folder, IsADirectoryError for a

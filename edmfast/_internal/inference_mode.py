@@ -18,6 +18,6 @@ def without_inference_mode() -> Iterator[None]:
         yield
 
 
-def ordinary(x: torch.Tensor) -> torch.Tensor:
+def as_ordinary(x: torch.Tensor) -> torch.Tensor:
     """Return a tensor of inference mode as an ordinary one, by a copy; any other as it is."""
     return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x

@@ -38,7 +38,7 @@ def least_rows(dtype: torch.dtype) -> int:
     return 0 if threads <= 2 else _ROWS
 
 
-def steady_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def batch_invariant_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x [..., D] times weight [M, D] transposed, plus bias [M]: [..., M]."""
     if x.device.type != "cpu":
         return F.linear(x, weight, bias)

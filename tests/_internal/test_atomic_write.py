@@ -9,7 +9,12 @@ import sys
 import pytest
 
 from edmfast import analytic, smc
-from edmfast._internal.output import check_distinct, check_output, replacing, write_or_fall_back
+from edmfast._internal.atomic_write import (
+    check_distinct,
+    check_output,
+    replacing,
+    write_or_fall_back,
+)
 from edmfast.models import EnergyModel, ResidualMLP, save_model
 from edmfast.targets import Offsets
 
