@@ -18,7 +18,7 @@ assert "site-packages" in Path(edmfast.__file__).parts, edmfast.__file__
 
 log_weights = torch.tensor([[0.0, -1.0, -torch.inf, 2.0]])
 resampled = edmfast.ops.systematic_resample(log_weights, torch.tensor([0.5]))
-assert resampled.ancestors.tolist() == [[0, 3, 3, 3]], resampled
+assert resampled.ancestors.tolist() == [[1, 3, 3, 3]], resampled
 wanted = log_weights.double().logsumexp(1) - torch.tensor(4.0, dtype=torch.float64).log()
 torch.testing.assert_close(resampled.log_mean.double(), wanted, rtol=1e-5, atol=1e-5)
 

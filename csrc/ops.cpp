@@ -1,7 +1,7 @@
 // Every operator schema of edmfast, nothing else. Kernels register themselves in cpu/ and cuda/.
-#include <torch/csrc/stable/library.h>
+#include "include/library.h"
 
-STABLE_TORCH_LIBRARY(edmfast, m) {
+EDMFAST_LIBRARY(m) {
   m.def(
       "attention(Tensor q, Tensor k, Tensor v, Tensor? key_mask, float scale, bool causal) "
       "-> (Tensor, Tensor)");

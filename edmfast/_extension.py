@@ -1,101 +1,31 @@
-"""Loads the compiled operators, remembers why it could not, and answers what is live.
+"""Define operators, and answer which backends are live.
 
-The libraries carry no Python module: they register operators with torch when loaded. Where one is
-absent, the same operators are defined from Python and run the plain-torch reference, or torch's own CPU
-kernels where an operator names some; on a CUDA device, operators that its library has not, or all without it,
-run Triton kernels where there are some.
+Where no compiled library is loaded, the same operators are defined from Python and run the plain-torch reference,
+or torch's own CPU kernels where an operator names some. On a CUDA device, Triton kernels run the operators for
+which the CUDA library has no kernel.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import os
-import shutil
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
-_FOLDER = Path(__file__).parent
-_PLAIN = "EDMFAST_REFERENCE"
-_REASONS: dict[str, str] = {}
-_LOADED: dict[str, str] = {}
-_FRAGMENT = torch.library.Library("edmfast", "FRAGMENT")
+from edmfast._library import NAMESPACE, REFERENCE, load, loaded, reasons
 
-
-def _load(kind: str, pattern: str) -> None:
-    found = sorted(_FOLDER.glob(pattern))
-    if not found:
-        marker = _FOLDER / "_build_info.txt"
-        built = marker.read_text().strip() if marker.exists() else _why_not_built()
-        _REASONS[kind] = f"no compiled library ({built})"
-        return
-    try:
-        torch.ops.load_library(str(found[0]))
-        _LOADED[kind] = found[0].name
-    except (OSError, RuntimeError) as error:
-        _REASONS[kind] = f"{found[0].name} did not load: {error}"
-
-
-@functools.cache
-def load() -> None:
-    """Load what is there, once. Warns once when the CPU kernels are missing."""
-    if os.environ.get(_PLAIN) == "1":
-        asked = f"{_PLAIN}=1 asks for the plain reference"
-        _REASONS.update(cpu=asked, cuda=asked, triton=asked)
-        return
-    _load("cpu", "_C.*so")
-    if "cpu" not in _LOADED:
-        warnings.warn(
-            f"edmfast runs on its plain-torch reference: {_REASONS['cpu']}. "
-            "Results are the same, slower; `edmfast info` tells more.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    device = torch.version.cuda is not None and torch.cuda.is_available()
-    if not device:
-        present = any(_FOLDER.glob("_cuda*.so"))
-        built = "built" if present else "not built"
-        _REASONS["cuda"] = f"this torch sees no CUDA device (CUDA kernels {built})"
-        _REASONS["triton"] = "this torch sees no CUDA device"
-        return
-    if "cpu" in _LOADED:
-        _load("cuda", "_cuda*.so")
-    else:
-        _REASONS["cuda"] = "the CPU library, which it builds on, is not live"
-    if reason := _why_no_triton():
-        _REASONS["triton"] = reason
-
-
-def _why_not_built() -> str:
-    root = _FOLDER.parent
-    if not (root / "setup.py").exists() or not (root / "csrc").is_dir():
-        return "package was not built"
-    return (
-        f"{root} is a source tree that was not built, and Python found it before any installed edmfast; "
-        "start Python in another folder, or build in place: pip install --no-build-isolation -e ."
-    )
-
-
-def _why_no_triton() -> str:
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
-    # Triton builds its launchers when it first runs
-    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        return "triton finds no C compiler (gcc, clang, or the one CC names)"
-    return ""
+OPERATORS: Any = getattr(torch.ops, NAMESPACE)
+_FRAGMENT = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
 def _triton(module: str, name: str) -> Callable[..., object]:
-    """The function `name` of `edmfast.ops.<module>.triton_ops`, imported (and Triton with it) by its first
-    call."""
+    """Return the function `name` of `ops.<module>.triton_ops`. Its first call imports that module and Triton."""
 
     def call(*arguments: object) -> object:
-        found = importlib.import_module(f"edmfast.ops.{module}.triton_ops")
+        found = importlib.import_module(f".ops.{module}.triton_ops", __package__)
         return getattr(found, name)(*arguments)
 
     return call
@@ -117,15 +47,15 @@ def define(
     """
     load()
     name = schema.split("(", 1)[0]
-    if not hasattr(torch.ops.edmfast, name):
+    if not hasattr(OPERATORS, name):
         _FRAGMENT.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    torch.library.impl(f"edmfast::{name}", "default", reference, lib=_FRAGMENT)
-    torch.library.register_fake(f"edmfast::{name}", _on_one_device(fake), lib=_FRAGMENT)
-    if cpu is not None and os.environ.get(_PLAIN) != "1":
-        torch.library.impl(f"edmfast::{name}", "cpu", cpu, lib=_FRAGMENT)
-    if triton is not None and "triton" not in _REASONS and not _has_cuda_kernel(name):
-        torch.library.impl(f"edmfast::{name}", "cuda", _triton(triton, name), lib=_FRAGMENT)
-        _LOADED["triton"] = ", ".join(filter(None, [_LOADED.get("triton"), name]))
+    torch.library.impl(f"{NAMESPACE}::{name}", "default", reference, lib=_FRAGMENT)
+    torch.library.register_fake(f"{NAMESPACE}::{name}", _on_one_device(fake), lib=_FRAGMENT)
+    if cpu is not None and os.environ.get(REFERENCE) != "1":
+        torch.library.impl(f"{NAMESPACE}::{name}", "cpu", cpu, lib=_FRAGMENT)
+    if triton is not None and "triton" not in reasons and not _has_cuda_kernel(name):
+        torch.library.impl(f"{NAMESPACE}::{name}", "cuda", _triton(triton, name), lib=_FRAGMENT)
+        loaded["triton"] = ", ".join(filter(None, [loaded.get("triton"), name]))
 
 
 def _on_one_device(fake: Callable[..., object]) -> Callable[..., object]:
@@ -144,7 +74,7 @@ def _on_one_device(fake: Callable[..., object]) -> Callable[..., object]:
 
 
 def _has_cuda_kernel(name: str) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"edmfast::{name}", "CUDA")
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", "CUDA")
 
 
 def differentiate(
@@ -152,7 +82,7 @@ def differentiate(
 ) -> None:
     """Register the derivative of an operator, see torch.library.register_autograd."""
     torch.library.register_autograd(
-        f"edmfast::{name}", backward, setup_context=setup_context, lib=_FRAGMENT
+        f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=_FRAGMENT
     )
 
 
@@ -160,4 +90,4 @@ def kernel_status() -> dict[str, str]:
     """For each backend (cpu, cuda, triton): the library or operators live, or why there are none."""
     load()
     kinds = ("cpu", "cuda", "triton")
-    return {kind: _LOADED.get(kind) or f"off: {_REASONS.get(kind, 'unused')}" for kind in kinds}
+    return {kind: loaded.get(kind) or f"off: {reasons.get(kind, 'unused')}" for kind in kinds}

@@ -3,6 +3,7 @@
 #include <optional>
 #include <tuple>
 
+#include "../include/library.h"
 #include "mlp_backward.h"
 #include "mlp_forward.h"
 
@@ -175,7 +176,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_p
 }  // namespace
 }  // namespace edmfast
 
-STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) {
+EDMFAST_KERNELS(CPU, m) {
   m.impl("mlp_potential", TORCH_BOX(&edmfast::mlp_potential));
   m.impl("mlp_potential_backward", TORCH_BOX(&edmfast::mlp_potential_backward));
 }

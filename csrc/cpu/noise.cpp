@@ -1,5 +1,4 @@
 // Standard normals from counters: like [P, N, d] -> normals of its shape and dtype.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
@@ -7,6 +6,7 @@
 #include <algorithm>
 
 #include "../include/arguments.h"
+#include "../include/library.h"
 #include "noise_tile.h"
 #include "parallel.h"
 
@@ -84,4 +84,4 @@ Tensor noise(Tensor like, Tensor rng, int64_t stream, int64_t first_population, 
 }  // namespace
 }  // namespace edmfast
 
-STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) { m.impl("noise", TORCH_BOX(&edmfast::noise)); }
+EDMFAST_KERNELS(CPU, m) { m.impl("noise", TORCH_BOX(&edmfast::noise)); }

@@ -1,6 +1,5 @@
 // Group norm with scale, shift and silu, to second order: every state goes through memory once, a group of
 // channels at a time. Channels may be slowest or fastest in memory; results lie as x does.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
@@ -10,6 +9,7 @@
 #include <tuple>
 
 #include "../include/arguments.h"
+#include "../include/library.h"
 #include "allocate.h"
 #include "group_norm_run.h"
 #include "parallel.h"
@@ -196,7 +196,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> group_norm_silu_double_backward(
 }  // namespace
 }  // namespace edmfast
 
-STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) {
+EDMFAST_KERNELS(CPU, m) {
   m.impl("group_norm_silu", TORCH_BOX(&edmfast::group_norm_silu));
   m.impl("group_norm_silu_backward", TORCH_BOX(&edmfast::group_norm_silu_backward));
   m.impl("group_norm_silu_double_backward", TORCH_BOX(&edmfast::group_norm_silu_double_backward));

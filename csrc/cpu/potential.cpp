@@ -1,5 +1,4 @@
 // The inner-product potential to second order, and the assembly of a score: one pass over memory each.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
@@ -9,6 +8,7 @@
 #include <tuple>
 
 #include "../include/arguments.h"
+#include "../include/library.h"
 #include "allocate.h"
 #include "parallel.h"
 #include "potential_kernels.h"
@@ -166,7 +166,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> potential_assemble_backward(Tensor gr
 }  // namespace
 }  // namespace edmfast
 
-STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) {
+EDMFAST_KERNELS(CPU, m) {
   m.impl("potential", TORCH_BOX(&edmfast::potential));
   m.impl("potential_backward", TORCH_BOX(&edmfast::potential_backward));
   m.impl("potential_double_backward", TORCH_BOX(&edmfast::potential_double_backward));

@@ -1,5 +1,4 @@
 // Proposal step: reads x and the scores through the ancestors, adds noise, writes x_u and the kernel log-ratio R.
-#include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <atomic>
@@ -8,6 +7,7 @@
 #include <vector>
 
 #include "../include/arguments.h"
+#include "../include/library.h"
 #include "ancestors.h"
 #include "allocate.h"
 #include "parallel.h"
@@ -211,4 +211,4 @@ std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tenso
 }  // namespace
 }  // namespace edmfast
 
-STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) { m.impl("propagate", TORCH_BOX(&edmfast::propagate)); }
+EDMFAST_KERNELS(CPU, m) { m.impl("propagate", TORCH_BOX(&edmfast::propagate)); }

@@ -1,10 +1,10 @@
 // Resampling by any scheme, with counter-based uniforms and any number of offspring.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <tuple>
 
 #include "../include/arguments.h"
+#include "../include/library.h"
 #include "schemes_run.h"
 
 namespace edmfast {
@@ -39,4 +39,4 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> resample(Tensor log_weights, 
 }  // namespace
 }  // namespace edmfast
 
-STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) { m.impl("resample", TORCH_BOX(&edmfast::resample)); }
+EDMFAST_KERNELS(CPU, m) { m.impl("resample", TORCH_BOX(&edmfast::resample)); }

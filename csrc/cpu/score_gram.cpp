@@ -1,5 +1,4 @@
 // Inner products of M scores with each other and with a displacement, per particle, in one pass over memory.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/BFloat16.h>
@@ -12,6 +11,7 @@
 #include <type_traits>
 
 #include "../include/arguments.h"
+#include "../include/library.h"
 #include "gram_points.h"
 #include "parallel.h"
 
@@ -177,4 +177,4 @@ std::tuple<Tensor, Tensor> score_gram(Tensor scores, std::optional<Tensor> displ
 }  // namespace
 }  // namespace edmfast
 
-STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) { m.impl("score_gram", TORCH_BOX(&edmfast::score_gram)); }
+EDMFAST_KERNELS(CPU, m) { m.impl("score_gram", TORCH_BOX(&edmfast::score_gram)); }

@@ -1,11 +1,11 @@
 // Adaptive systematic resampling with given uniforms.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <tuple>
 
 #include "../include/arguments.h"
+#include "../include/library.h"
 #include "resample_run.h"
 
 namespace edmfast {
@@ -37,6 +37,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> systematic_resample(Tensor lo
 }  // namespace
 }  // namespace edmfast
 
-STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) {
+EDMFAST_KERNELS(CPU, m) {
   m.impl("systematic_resample", TORCH_BOX(&edmfast::systematic_resample));
 }

@@ -1,11 +1,11 @@
 // Weighs a step of sequential Monte Carlo and resamples: one operator for what happens to the weights.
-#include <torch/csrc/stable/library.h>
 
 #include <atomic>
 #include <cmath>
 #include <tuple>
 #include <vector>
 
+#include "../include/library.h"
 #include "../include/weigh_arguments.h"
 #include "parallel.h"
 #include "schemes_run.h"
@@ -100,4 +100,4 @@ Outputs weigh_and_resample(Tensor log_weights, Tensor log_z, Tensor ancestors, T
 }  // namespace
 }  // namespace edmfast
 
-STABLE_TORCH_LIBRARY_IMPL(edmfast, CPU, m) { m.impl("weigh_and_resample", TORCH_BOX(&edmfast::weigh_and_resample)); }
+EDMFAST_KERNELS(CPU, m) { m.impl("weigh_and_resample", TORCH_BOX(&edmfast::weigh_and_resample)); }

@@ -1,8 +1,8 @@
 // Standard normals from counters: like [P, N, d] -> normals of its shape and dtype, the bits of the CPU.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include "../include/arguments.h"
+#include "../include/library.h"
 #include "launch.h"
 #include "noise_kernel.h"
 
@@ -50,4 +50,4 @@ Tensor noise(Tensor like, Tensor rng, int64_t stream, int64_t first_population, 
 }  // namespace
 }  // namespace edmfast
 
-STABLE_TORCH_LIBRARY_IMPL(edmfast, CUDA, m) { m.impl("noise", TORCH_BOX(&edmfast::noise)); }
+EDMFAST_KERNELS(CUDA, m) { m.impl("noise", TORCH_BOX(&edmfast::noise)); }

@@ -1,6 +1,5 @@
 // Proposal step: reads x and score through the ancestors, adds noise, writes x_u and the kernel log-ratio R.
 // x_u has the bits of the CPU; the sums in R are taken in another order.
-#include <torch/csrc/stable/library.h>
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -10,6 +9,7 @@
 #include <vector>
 
 #include "../include/arguments.h"
+#include "../include/library.h"
 #include "launch.h"
 #include "propagate_kernel.h"
 
@@ -88,4 +88,4 @@ std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tenso
 }  // namespace
 }  // namespace edmfast
 
-STABLE_TORCH_LIBRARY_IMPL(edmfast, CUDA, m) { m.impl("propagate", TORCH_BOX(&edmfast::propagate)); }
+EDMFAST_KERNELS(CUDA, m) { m.impl("propagate", TORCH_BOX(&edmfast::propagate)); }

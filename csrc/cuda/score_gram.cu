@@ -1,6 +1,5 @@
 // Inner products of M scores with each other and with a displacement, per particle, in one pass over memory.
 // Products and sums are float64 as on the CPU; the sums are taken in another order, which depends on d alone.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
@@ -9,6 +8,7 @@
 #include <tuple>
 
 #include "../include/arguments.h"
+#include "../include/library.h"
 #include "launch.h"
 #include "score_gram_kernel.h"
 
@@ -87,4 +87,4 @@ std::tuple<Tensor, Tensor> score_gram(Tensor scores, std::optional<Tensor> displ
 }  // namespace
 }  // namespace edmfast
 
-STABLE_TORCH_LIBRARY_IMPL(edmfast, CUDA, m) { m.impl("score_gram", TORCH_BOX(&edmfast::score_gram)); }
+EDMFAST_KERNELS(CUDA, m) { m.impl("score_gram", TORCH_BOX(&edmfast::score_gram)); }

@@ -1,11 +1,11 @@
 // Systematic resampling of P populations of N log-weights: the bits of the CPU, since every sum is an exact
 // integer.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <tuple>
 
 #include "../include/arguments.h"
+#include "../include/library.h"
 #include "resample_launch.h"
 
 namespace edmfast {
@@ -60,6 +60,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> systematic_resample(Tensor lo
 }  // namespace
 }  // namespace edmfast
 
-STABLE_TORCH_LIBRARY_IMPL(edmfast, CUDA, m) {
+EDMFAST_KERNELS(CUDA, m) {
   m.impl("systematic_resample", TORCH_BOX(&edmfast::systematic_resample));
 }

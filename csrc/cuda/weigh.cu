@@ -1,10 +1,10 @@
 // Weighs a step of sequential Monte Carlo and resamples by the systematic scheme: one launch for small
 // populations, three for large ones.
-#include <torch/csrc/stable/library.h>
 
 #include <tuple>
 #include <vector>
 
+#include "../include/library.h"
 #include "../include/weigh_arguments.h"
 #include "resample_launch.h"
 #include "weigh_increments.h"
@@ -96,4 +96,4 @@ Outputs weigh_and_resample(Tensor log_weights, Tensor log_z, Tensor ancestors, T
 }  // namespace
 }  // namespace edmfast
 
-STABLE_TORCH_LIBRARY_IMPL(edmfast, CUDA, m) { m.impl("weigh_and_resample", TORCH_BOX(&edmfast::weigh_and_resample)); }
+EDMFAST_KERNELS(CUDA, m) { m.impl("weigh_and_resample", TORCH_BOX(&edmfast::weigh_and_resample)); }

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 _LOWEST_SEED, _HIGHEST_SEED = -(2**63), 2**64 - 1
@@ -98,7 +98,7 @@ def as_shape(name: str, value: Any) -> tuple[int, ...]:
     Raises TypeError for anything else, also for a single number; ValueError for a shape that is empty or has
     sizes below 1.
     """
-    if isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim == 1:
+    if _is_array(value) and value.ndim == 1:
         value = value.tolist()
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         number = _index(value)
@@ -151,7 +151,7 @@ def _nested(name: str, value: Any, finite: bool) -> Any:
 
 def as_pair(name: str, value: Any) -> tuple[Any, Any]:
     """Return the two entries of a sequence, tensor or array. Raises TypeError or ValueError for anything else."""
-    if isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim == 1:
+    if _is_array(value) and value.ndim == 1:
         value = value.tolist()
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         raise TypeError(f"{name} must be a pair of numbers, got {_described(value)}")
@@ -177,17 +177,24 @@ def _real(value: Any) -> float | None:
 
 
 def _is_bool(value: Any) -> bool:
-    return isinstance(value, (bool, np.bool_)) or str(getattr(value, "dtype", "")).endswith("bool")
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
 
 
 def _is_complex(value: Any) -> bool:
-    return isinstance(value, (complex, np.complexfloating)) or "complex" in str(
-        getattr(value, "dtype", "")
-    )
+    return isinstance(value, complex) or "complex" in str(getattr(value, "dtype", ""))
 
 
 def _has_dimensions(value: Any) -> bool:
-    return isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim > 0
+    return _is_array(value) and value.ndim > 0
+
+
+def _is_array(value: Any) -> bool:
+    """Return whether value is a tensor or a NumPy array. NumPy is not imported, since the operators can do
+    without it: an array exists only where somebody else has imported it."""
+    if isinstance(value, torch.Tensor):
+        return True
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
 
 
 def _range(least: float | None, most: float | None) -> str:

@@ -59,7 +59,7 @@ def test_a_source_tree_that_was_not_built_names_itself(tmp_path):
         if path.suffix != ".so" and path.name != "_build_info.txt":
             (tmp_path / "edmfast" / path.name).symlink_to(path)
     program = (
-        "import pathlib, edmfast._extension as e\n"
+        "import pathlib, edmfast._library as e\n"
         f"e._FOLDER = pathlib.Path({str(tmp_path / 'edmfast')!r})\n"
         "print(e._why_not_built())"
     )

@@ -1,0 +1,79 @@
+"""Find the compiled libraries and load them, or remember why that was not possible.
+
+The libraries carry no Python module: they register operators with torch when loaded, in the namespace
+NAMESPACE. `torch-ext/library.py` takes the place of this module in a build for the Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from pathlib import Path
+
+import torch
+
+from edmfast._internal.triton import why_no_triton
+
+NAMESPACE = "edmfast"
+REFERENCE = "EDMFAST_REFERENCE"
+"""The environment variable that asks for the plain reference when it is 1."""
+reasons: dict[str, str] = {}
+"""Why a backend (cpu, cuda, triton) is not live."""
+loaded: dict[str, str] = {}
+"""The library, or the operators, by which a backend is live."""
+_FOLDER = Path(__file__).parent
+
+
+def _load(kind: str, pattern: str) -> None:
+    found = sorted(_FOLDER.glob(pattern))
+    if not found:
+        marker = _FOLDER / "_build_info.txt"
+        built = marker.read_text().strip() if marker.exists() else _why_not_built()
+        reasons[kind] = f"no compiled library ({built})"
+        return
+    try:
+        torch.ops.load_library(str(found[0]))
+        loaded[kind] = found[0].name
+    except (OSError, RuntimeError) as error:
+        reasons[kind] = f"{found[0].name} did not load: {error}"
+
+
+@functools.cache
+def load() -> None:
+    """Load what is there, once. Warns once when the CPU kernels are missing."""
+    if os.environ.get(REFERENCE) == "1":
+        asked = f"{REFERENCE}=1 asks for the plain reference"
+        reasons.update(cpu=asked, cuda=asked, triton=asked)
+        return
+    _load("cpu", "_C.*so")
+    if "cpu" not in loaded:
+        warnings.warn(
+            f"edmfast runs on its plain-torch reference: {reasons['cpu']}. "
+            "Results are the same, slower; `edmfast info` tells more.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    device = torch.version.cuda is not None and torch.cuda.is_available()
+    if not device:
+        present = any(_FOLDER.glob("_cuda*.so"))
+        built = "built" if present else "not built"
+        reasons["cuda"] = f"this torch sees no CUDA device (CUDA kernels {built})"
+        reasons["triton"] = "this torch sees no CUDA device"
+        return
+    if "cpu" in loaded:
+        _load("cuda", "_cuda*.so")
+    else:
+        reasons["cuda"] = "the CPU library, which it builds on, is not live"
+    if reason := why_no_triton():
+        reasons["triton"] = reason
+
+
+def _why_not_built() -> str:
+    root = _FOLDER.parent
+    if not (root / "setup.py").exists() or not (root / "csrc").is_dir():
+        return "package was not built"
+    return (
+        f"{root} is a source tree that was not built, and Python found it before any installed edmfast; "
+        "start Python in another folder, or build in place: pip install --no-build-isolation -e ."
+    )
