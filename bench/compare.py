@@ -24,8 +24,8 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from bench.compare_table import Row, goals, lines, markdown, unjudged
-from bench.measured import Measured, Ratio, Run, read
+from bench.report.compare_table import Row, goals, lines, markdown, unjudged
+from bench.report.measured import Measured, Ratio, Run, read
 
 _ERRORS = 3.0
 

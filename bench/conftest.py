@@ -16,9 +16,9 @@ import torch
 # `bench` is not an installed package, and the command `pytest` does not look in its own folder
 sys.path.append(str(Path(__file__).parents[1]))
 
-from bench import registry
-from bench.gate import Gate
-from bench.registry import Case
+from bench.harness import registry
+from bench.harness.gate import Gate
+from bench.harness.registry import Case
 
 # Shorter rounds than this would drown in the clock, and their list would fill the JSON file.
 _ROUND_SECONDS = 1e-3

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from bench import anatomy, floors, machine, memory, registry
-from bench.correctness import failures, reason
-from bench.inputs import rotation
-from bench.registry import Case
-from bench.result import Result, write_json
-from bench.table import table
-from bench.timing import QUICK, Effort, captured, time_side_by_side
+from bench.harness import anatomy, floors, machine, memory, registry
+from bench.harness.correctness import failures, reason
+from bench.harness.inputs import rotation
+from bench.harness.registry import Case
+from bench.harness.result import Result, write_json
+from bench.harness.table import table
+from bench.harness.timing import QUICK, Effort, captured, time_side_by_side
 
 
 def run_case(

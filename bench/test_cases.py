@@ -16,9 +16,9 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench import machine
-from bench.gate import Gate
-from bench.registry import Case
+from bench.harness import machine
+from bench.harness.gate import Gate
+from bench.harness.registry import Case
 
 
 def test_case(

@@ -13,7 +13,7 @@ import pytest
 import setuptools
 from torch.utils import cpp_extension
 
-from bench.compile_report import LIBRARY, cuobjdump, usage_of
+from bench.gpu.compile_report import LIBRARY, cuobjdump, usage_of
 
 KERNELS = (
     "score_gram_kernel",

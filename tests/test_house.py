@@ -86,7 +86,7 @@ def test_every_operator_has_its_stem_in_every_room():
     # nearly all of attention's time is in matrix products, which torch does
     assert stems("csrc/cpu", "*.cpp") == wanted - {"attention"}
     assert wanted <= stems("tests/ops", "test_*.py", "test_")
-    assert wanted <= stems("bench", "bench_*.py", "bench_")
+    assert wanted <= stems("bench/cases")
     assert stems("csrc/cuda", "*.cu") <= wanted
     kernels = {path.parent.name for path in (PACKAGE / "ops").glob("*/triton_ops.py")}
     # the interpreter checks every Triton kernel
@@ -171,7 +171,7 @@ def test_documents_that_are_named_exist():
 def test_every_module_says_what_it_is():
     silent = [
         str(path.relative_to(ROOT))
-        for path in [*MODULES, *sorted((ROOT / "bench").glob("*.py"))]
+        for path in [*MODULES, *sorted((ROOT / "bench").rglob("*.py"))]
         if len(path.read_text().splitlines()) > 1
         and not ast.get_docstring(ast.parse(path.read_text()))
     ]

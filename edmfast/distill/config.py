@@ -51,7 +51,7 @@ class DistillConfig:
 
     It makes energies less noisy at small noise levels, at the price of the denoiser. Perceptrons on digits,
     5,000 steps at 512: the total variance of log-weights below noise level 0.3 falls from 8.1 to 3.7 nats² with
-    0.05, and stays at 2.3 above it (`python -m bench.bench_control`, bench/results). Those of the demo, 1,500
+    0.05, and stays at 2.3 above it (`python -m bench.studies.control`, bench/results). Those of the demo, 1,500
     steps: Fréchet distance 1.10 times the teacher's at 0, 1.38 times at 0.05. So take 0.05 for an energy that is
     to weigh below noise level 0.3 (of data about 0.5 wide), and 0 where weights end above it."""
     difference_sigmas: tuple[float, float] = (0.05, 20.0)

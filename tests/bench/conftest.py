@@ -10,9 +10,9 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from bench.correctness import close
-from bench.registry import Case
-from bench.timing import Effort
+from bench.harness.correctness import close
+from bench.harness.registry import Case
+from bench.harness.timing import Effort
 
 
 def make_inputs(shape, dtype, device):

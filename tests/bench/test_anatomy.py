@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import anatomy
+from bench.harness import anatomy
 
 
 def event(name, ts, dur, cat="cpu_op", tid=1, **args):

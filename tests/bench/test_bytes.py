@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import bench_norms, bench_orders, bench_potential, bench_systematic_resample
-from bench.inputs import size_in_bytes
-from bench.registry import DIRECTIONS
+from bench.cases import derivative_orders as bench_orders
+from bench.cases import norms as bench_norms
+from bench.cases import potential as bench_potential
+from bench.cases import systematic_resample as bench_systematic_resample
+from bench.harness.inputs import size_in_bytes
+from bench.harness.registry import DIRECTIONS
 
 CPU = torch.device("cpu")
 

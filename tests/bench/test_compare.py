@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from bench import compare, measured
+from bench import compare
+from bench.report import measured
 
 
 @pytest.fixture

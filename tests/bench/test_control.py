@@ -7,10 +7,10 @@ import torch
 
 pytest.importorskip("sklearn.datasets", reason="needs scikit-learn (extra `demo`)")
 
-from bench import control_images as images
-from bench.control_digits import plus_minus, variance
-from bench.control_models import WIDTH, DigitsDensity
-from bench.control_tasks import PARTICLES, TASKS
+from bench.studies.control import images
+from bench.studies.control.digits import plus_minus, variance
+from bench.studies.control.models import WIDTH, DigitsDensity
+from bench.studies.control.tasks import PARTICLES, TASKS
 from edmfast.analytic import GaussianMixture
 from edmfast.demo.data import Digits
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.correctness import close, failures
+from bench.harness.correctness import close, failures
 
 
 def gate(case):

@@ -7,8 +7,9 @@ import re
 import pytest
 import torch
 
-from bench import derivatives, registry
-from bench.registry import BACKWARD, DIRECTIONS, DOUBLE_BACKWARD, FORWARD
+from bench.harness import registry
+from bench.harness.registry import BACKWARD, DIRECTIONS, DOUBLE_BACKWARD, FORWARD
+from bench.report import derivatives
 from edmfast import ops
 
 NO_OPERATORS = {"Perceptron", "Resampled", "Weights", "rng_state"}

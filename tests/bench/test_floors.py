@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import floors, machine
-from bench.timing import Timing
+from bench.harness import floors, machine
+from bench.harness.timing import Timing
 
 
 def test_the_slower_resource_decides(case):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import fuzz, fuzz_calls
+from bench.studies.fuzz import calls as fuzz_calls
+from bench.studies.fuzz import run as fuzz
 from edmfast import _extension
 
 

@@ -9,21 +9,19 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench import (
-    bench_distill,
-    bench_energy,
-    bench_mlp_potential,
-    bench_noise,
-    bench_norms,
-    bench_populations,
-    bench_potential,
-    bench_propagate,
-    bench_resample,
-    bench_systematic_resample,
-    bench_weigh,
-    laws,
-)
-from bench.sampler_targets import Truth
+from bench.cases import distill as bench_distill
+from bench.cases import energy as bench_energy
+from bench.cases import mlp_potential as bench_mlp_potential
+from bench.cases import noise as bench_noise
+from bench.cases import norms as bench_norms
+from bench.cases import populations as bench_populations
+from bench.cases import potential as bench_potential
+from bench.cases import propagate as bench_propagate
+from bench.cases import resample as bench_resample
+from bench.cases import systematic_resample as bench_systematic_resample
+from bench.cases import weigh as bench_weigh
+from bench.cases.sampler_targets import Truth
+from bench.harness import laws
 from edmfast.ops.resample.operator import SCHEMES
 
 CPU = torch.device("cpu")

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import gpu_check, gpu_tests, machine, records, registry, sanitize, stages
-from bench.stages import FAILED, PASSED, SKIPPED, TIMED_OUT, UNMEASURED, Stage
+from bench.gpu import check as gpu_check
+from bench.gpu import sanitize, stages
+from bench.gpu import tests as gpu_tests
+from bench.gpu.stages import FAILED, PASSED, SKIPPED, TIMED_OUT, UNMEASURED, Stage
+from bench.harness import machine, registry
+from bench.report import records
 
 
 def script(name, code, most=20, **options):
@@ -213,7 +217,7 @@ def test_every_operator_with_a_cuda_kernel_is_called_under_the_sanitizer(few):
     names = {name.split()[0] for name, _, _ in sanitize.calls(few)}
     assert names == set(sanitize.OPERATORS)
     registered = {file.stem for file in (machine.ROOT / "csrc" / "cuda").glob("*.cu")}
-    stems = {"systematic_resample": "resample", "weigh_and_resample": "weigh"}
+    stems = {"weigh_and_resample": "weigh"}
     assert {stems.get(name, name) for name in names} == registered
 
 

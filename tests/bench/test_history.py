@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from bench import history, machine, records
+from bench.harness import machine
+from bench.report import history, records
 
 HEADER = {
     "device": "cuda",

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from bench import memory
+from bench.harness import memory
 
 CPU = torch.device("cpu")
 MIB = 2**20

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import peers, plain_loop
+from bench.rivals import plain_loop
+from bench.rivals import resamplers as peers
 from edmfast.ops import systematic_resample
 
 
@@ -22,7 +23,7 @@ def test_same_ancestors_as_ours(shape):
 
 
 def test_no_compiler_is_not_an_error(monkeypatch, capsys):
-    from bench import bench_systematic_resample
+    from bench.cases import systematic_resample as bench_systematic_resample
 
     monkeypatch.setattr(plain_loop, "compiler", lambda: None)
     assert bench_systematic_resample.hand_written() == {}

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from bench import registry
+from bench.harness import registry
 
 
 def test_registered_modules_load():

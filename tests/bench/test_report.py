@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import charts, quoted, reasons, records, report
-from bench import report_sections as sections
+from bench.report import charts, quoted, reasons, records, sections
+from bench.report import render as report
 
 ROOT = Path(__file__).parents[2]
 

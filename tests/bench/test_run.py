@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from bench import floors, run
+from bench import run
+from bench.harness import floors
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from bench import bench_sampler, sampler_targets
+from bench.cases import sampler as bench_sampler
+from bench.cases import sampler_targets
 from edmfast import smc
 
 CPU = torch.device("cpu")

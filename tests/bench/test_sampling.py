@@ -5,7 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from bench import bench_sampler_images, bench_sampling, bench_startup, peers_samplers, sampler_loops
+from bench.cases import sampler_images as bench_sampler_images
+from bench.cases import sampling as bench_sampling
+from bench.cases import startup as bench_startup
+from bench.rivals import sampler_loops
+from bench.rivals import samplers as peers_samplers
 from edmfast.models import EnergyModel
 
 CPU = torch.device("cpu")

@@ -10,17 +10,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from bench import (
-    scaling,
-    scaling_axes,
-    scaling_jobs,
-    scaling_models,
-    scaling_ranks,
-    scaling_traffic,
-    scaling_worker,
-)
-from bench.scaling_memory import PeakBytes
-from bench.timing import Timing
+from bench.harness.timing import Timing
+from bench.studies.scaling import axes as scaling_axes
+from bench.studies.scaling import jobs as scaling_jobs
+from bench.studies.scaling import models as scaling_models
+from bench.studies.scaling import ranks as scaling_ranks
+from bench.studies.scaling import run as scaling
+from bench.studies.scaling import traffic as scaling_traffic
+from bench.studies.scaling import worker as scaling_worker
+from bench.studies.scaling.memory import PeakBytes
 
 CPU = torch.device("cpu")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from bench import scaling, scaling_traffic
-from bench.scaling_axes import Measured
-from bench.scaling_memory import PeakBytes, resident_bytes
-from bench.scaling_projection import project, table
-from bench.timing import Timing
+from bench.harness.timing import Timing
+from bench.studies.scaling import run as scaling
+from bench.studies.scaling import traffic as scaling_traffic
+from bench.studies.scaling.axes import Measured
+from bench.studies.scaling.memory import PeakBytes, resident_bytes
+from bench.studies.scaling.projection import project, table
 
 NETWORK, KERNELS = "network, one evaluation", "weigh + resample + propagate"
 WORST = "link time of a resampling, worst: all states"

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import gate, machine, measured, registry, test_cases
+from bench import test_cases
+from bench.harness import gate, machine, registry
+from bench.report import measured
 
 ROOT = Path(__file__).parents[2]
 FEW = ("--benchmark-max-time=0.002", "--benchmark-min-rounds=4")

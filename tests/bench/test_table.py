@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bench.result import Result
-from bench.table import duration, memory, table
-from bench.timing import Timing
+from bench.harness.result import Result
+from bench.harness.table import duration, memory, table
+from bench.harness.timing import Timing
 
 
 def test_numbers_of_a_result(case):

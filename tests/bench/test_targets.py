@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from bench import targets_exact, targets_report
+from bench.studies.targets import exact as targets_exact
+from bench.studies.targets import report as targets_report
 
 
 def rows_of(rows, run):

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from bench import targets_chains, targets_particles
+from bench.studies.targets import chains as targets_chains
+from bench.studies.targets import particles as targets_particles
 from edmfast import analytic
 
 

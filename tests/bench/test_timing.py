@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from bench import inputs, timing
+from bench.harness import inputs, timing
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from bench import gpu_check
+from bench.gpu import check as gpu_check
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 DOCUMENTS = [ROOT / "bench" / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
 # the rest of a line, with the lines that a backslash joins to it
-_COMMAND = re.compile(r"(?:python -m (bench\.\w+)|(pytest bench/))((?:\\\n|[^\n`|;)#])*)")
+_COMMAND = re.compile(r"(?:python -m (bench(?:\.\w+)+)|(pytest bench/))((?:\\\n|[^\n`|;)#])*)")
 
 
 def commands():
@@ -39,17 +39,25 @@ def named_files():
     return sorted(found)
 
 
+def main_of(module):
+    """Return the function main of a module, or of the `__main__` of a package."""
+    found = importlib.import_module(module)
+    if not hasattr(found, "main"):
+        found = importlib.import_module(f"{module}.__main__")
+    return found.main
+
+
 def help_of(module):
     """What --help prints, of a module or of `pytest bench/`."""
     if module == "pytest bench/":
         return pytest.main(["-c", str(ROOT / "pyproject.toml"), str(ROOT / "bench"), "--help"])
-    return importlib.import_module(module).main(["--help"])
+    return main_of(module)(["--help"])
 
 
 @pytest.mark.parametrize(("module", "options"), commands())
 def test_commands_that_are_named_exist(module, options, capsys):
     if module.startswith("bench.") and not options:  # some take none, not even --help
-        assert callable(importlib.import_module(module).main)
+        assert callable(main_of(module))
         return
     try:
         code = help_of(module)
@@ -123,7 +131,7 @@ def test_a_comparison_is_of_what_was_measured_in_turn():
 
 def test_the_history_has_every_case():
     text = (ROOT / ".github" / "workflows" / "bench-gpu.yml").read_text()
-    filed = re.search(r'bench\.history "([^"]+)"', text)[1]
+    filed = re.search(r'bench\.report\.history "([^"]+)"', text)[1]
     (measured,) = (line for line in text.splitlines() if f'--json "{filed}"' in line)
     assert "bench.run --device cuda" in measured
     assert not re.search(r"--(budget|only|quick)|\|\|", measured)
@@ -163,5 +171,5 @@ def test_slow_tests_run_at_night_and_only_there():
     assert shlex.split(line) == ["-m", "not slow"]
     text = (ROOT / ".github" / "workflows" / "nightly.yml").read_text()
     assert 'make test TESTS="-m slow"' in text
-    assert "bench.fuzz --sanitize" in text
+    assert "bench.studies.fuzz --sanitize" in text
     assert re.search(r"schedule:\n    - cron:", text)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from bench import derivatives
+from bench.report import derivatives
 from edmfast import ops
 
 Call = tuple[Callable[..., Sequence[Tensor]], list[Tensor]]

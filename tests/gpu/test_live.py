@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import edmfast
-from bench import sanitize
+from bench.gpu import sanitize
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bench import derivatives
+from bench.report import derivatives
 from edmfast import ops
 from edmfast.ops.resample.operator import SCHEMES
 

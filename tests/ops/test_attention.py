@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import attention_memory
+from bench.studies import attention_memory
 from edmfast.ops import attention
 
 DOUBLE = torch.float64

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench import derivatives
+from bench.report import derivatives
 
 ALL = {"mlp_potential", "potential_assemble"}
 
@@ -32,7 +32,7 @@ def test_the_table_of_the_readme_is_the_one_generated():
     made = derivatives.table(text[start:stop])
     if torch.cuda.is_available() and derivatives.UNTRIED in text[start:stop]:
         pytest.skip("the table was made on a machine without a GPU")
-    assert text[start:stop] == made, "run python -m bench.derivatives --write"
+    assert text[start:stop] == made, "run python -m bench.report.derivatives --write"
 
 
 def test_a_wrong_derivative_is_found(monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench import norm_memory
+from bench.studies import norm_memory
 from edmfast.ops import group_norm, layer_norm, rms_norm
 from edmfast.ops.norms import reference
 

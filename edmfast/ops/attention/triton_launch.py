@@ -1,7 +1,7 @@
 """Sizes of the blocks of attention's kernels, and their launch.
 
 The largest blocks that spill no register on sm_80 and sm_90 and fit the 99 KB of shared memory that
-sm_86 and sm_89 have; `python -m bench.compile_report` lists both.
+sm_86 and sm_89 have; `python -m bench.gpu.compile_report` lists both.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ plain sum of their variances says little, since particles of no weight dominate 
 
 The number of populations that carry the evidence is (sum Z)²/sum Z². k̂ is the index of a Pareto tail, see
 `edmfast.smc.verdict.pareto`. What each bound finds and what it misses was measured on targets whose answer
-is known: docs/verdict.md, made by `python -m bench.verdict_study`. A mode that no particle has seen leaves
+is known: docs/verdict.md, made by `python -m bench.studies.verdict`. A mode that no particle has seen leaves
 no trace in any of this.
 """
 

@@ -13,8 +13,8 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("TRITON_INTERPRET=1: nothing is compiled", allow_module_level=True)
 
-from bench.compile_cases import CASES, compiled
-from bench.compile_report import compilers, usage_of_case
+from bench.gpu.compile_cases import CASES, compiled
+from bench.gpu.compile_report import compilers, usage_of_case
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Benchmark cases: one file per operator, and per job made of several."""

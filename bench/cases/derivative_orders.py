@@ -1,0 +1,217 @@
+"""Operators in each order of derivative that they have, against their formulas in torch, eagerly and compiled.
+
+Attention, the potential's two passes and perceptrons; the orders of norms are in `bench_norms`. A case
+does all orders up to its own, in all inputs together. Baselines do the same by autograd on the plain formula.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.cases.mlp_potential import DEPTH, ELEMENTS, formulas, perceptron
+from bench.cases.networks import mlp_flops
+from bench.harness import orders
+from bench.harness.correctness import close
+from bench.harness.inputs import size_in_bytes, tensors
+from bench.harness.registry import BACKWARD, DIRECTIONS, DOUBLE_BACKWARD, FORWARD, Case
+from edmfast import ops
+from edmfast.ops.mlp_potential.operator import Perceptron
+
+Draw = Callable[[tuple[int, ...], torch.dtype, torch.device], tuple[Tensor, ...]]
+Baselines = dict[str, Callable[..., Any]]
+MODELS = 4
+
+
+def by_formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1) @ v
+
+
+def _potential(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return 0.5 * y.square().sum(1) - weight * (h * y).sum(1), weight[:, None] * y
+
+
+def _assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Tensor) -> Tensor:
+    a, b, c = coefficients[:, :, None].unbind(1)
+    return a * h + b * pullback + c * y
+
+
+def _networks(weights: Sequence[Tensor]) -> list[Perceptron]:
+    each = 4 + DEPTH
+    parts = [weights[i : i + each] for i in range(0, len(weights), each)]
+    return [Perceptron(p[0], p[1], [*p[2:-2]], p[-2], p[-1]) for p in parts]
+
+
+def _one(x: Tensor, pairs: Tensor, shifts: Tensor, *weights: Tensor) -> Any:
+    return ops.mlp_potential(x, pairs, shifts, _networks(weights)[0])
+
+
+def _one_plain(x: Tensor, pairs: Tensor, shifts: Tensor, *weights: Tensor) -> Any:
+    recorded = x.requires_grad
+    with torch.enable_grad():
+        return formulas(x, pairs, shifts, _networks(weights)[0], recorded)
+
+
+def _many(x: Tensor, pairs: Tensor, shifts: Tensor, *weights: Tensor) -> Any:
+    return ops.mlp_potentials(x, pairs, [*shifts], _networks(weights))
+
+
+def _many_plain(x: Tensor, pairs: Tensor, shifts: Tensor, *weights: Tensor) -> Any:
+    each = 4 + DEPTH
+    found = [
+        _one_plain(x, pairs[k], shifts[k], *weights[k * each : (k + 1) * each])
+        for k in range(len(pairs))
+    ]
+    energies, fields = zip(*found, strict=True)
+    return torch.stack(energies), torch.stack(fields)
+
+
+def _draw_all(
+    shapes: Callable[[tuple[int, ...]], Sequence[tuple[int, ...]]],
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(s, generator=generator).to(device, dtype) for s in shapes(shape))
+
+
+def _draw_perceptrons(
+    models: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Numbers of several networks differ by a factor, so that no two can be taken for each other."""
+    net = perceptron(device, dtype)
+    width = net.entry.shape[0]
+    before = () if models == 1 else (models,)
+
+    def shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        return [shape, (*before, shape[0], 4), (*before, shape[0], DEPTH * width)]
+
+    x, pairs, shifts = _draw_all(shapes, shape, dtype, device)
+    own = [net.entry, net.entry_bias, *net.layers, net.exit, net.exit_bias]
+    weights = [w.detach() * (1 + 0.1 * k) for k in range(models) for w in own]
+    return x, pairs, shifts, *weights
+
+
+def check(output: Any, truth: Any) -> None:
+    """Each tensor to a thousandth of its largest number."""
+    for found, wanted in zip(tensors(output), tensors(truth), strict=True):
+        close(1e-3, 1e-4 * max(1.0, wanted.abs().max().item()))(found, wanted)
+
+
+def _cases(
+    name: str,
+    shape: tuple[int, ...],
+    draw: Draw,
+    ours: Callable[..., Any],
+    plain: Callable[..., Any],
+    directions: Sequence[str],
+    goal: float,
+    flops: Sequence[int] = (0, 0, 0),
+    extra: Callable[[str], Baselines] = lambda direction: {},
+) -> list[Case]:
+    """flops: those of each direction, 0 where what is read and written takes longer. goal: against the best
+    of torch, mostly the compiled graph, which fuses orders into each other as separate operators cannot."""
+
+    def make_inputs(*given: Any) -> tuple[tuple[Tensor, ...], ...]:
+        return orders.inputs_for(plain, draw(*given))
+
+    small = [*make_inputs(shape, torch.float32, torch.device("cpu"))]
+    sizes = [size_in_bytes(each) for each in small]
+    # inputs in, outputs out; their cotangents in and the inputs' gradients out besides; then cotangents of
+    # these gradients in, and gradients of both cotangents and inputs out
+    least = [
+        sizes[0] + sizes[1],
+        2 * sizes[0] + 2 * sizes[1],
+        4 * sizes[0] + 3 * sizes[1],
+    ]
+    return [
+        Case(
+            name=f"{name} {direction} {'x'.join(map(str, shape))}",
+            shape=shape,
+            make_inputs=make_inputs,
+            ours=orders.run(ours, direction),
+            baselines={
+                "eager": orders.run(plain, direction),
+                "compile": orders.compiled(plain, direction),
+                **extra(direction),
+            },
+            reference=orders.in_double(plain, direction),
+            check=check,
+            direction=direction,
+            goal=goal,
+            bytes=least[DIRECTIONS.index(direction)],
+            flops=flops[DIRECTIONS.index(direction)],
+        )
+        for direction in directions
+    ]
+
+
+def _by_torch(direction: str) -> Baselines:
+    if direction == DOUBLE_BACKWARD:
+        return {}
+    return {"torch": orders.run(F.scaled_dot_product_attention, direction)}
+
+
+_HEADS = (8, 512, 64)
+_PRODUCTS = 2 * _HEADS[0] * _HEADS[1] ** 2 * _HEADS[2]
+_ROWS = (4096, 64)
+_FEW = (256, ELEMENTS)
+_F, _F4 = mlp_flops(_FEW[0]), MODELS * mlp_flops(_FEW[0])
+CASES = [
+    *_cases(
+        "attention/plain",
+        _HEADS,
+        partial(_draw_all, lambda s: [s] * 3),
+        ops.attention,
+        by_formula,
+        (FORWARD, BACKWARD),
+        1.0,
+        (2 * _PRODUCTS, 7 * _PRODUCTS, 19 * _PRODUCTS),
+        _by_torch,
+    ),
+    *_cases(
+        "potential/pass",
+        _ROWS,
+        partial(_draw_all, lambda s: [s, s, s[:1]]),
+        ops.potential,
+        _potential,
+        DIRECTIONS,
+        1.0,
+    ),
+    *_cases(
+        "potential/assemble",
+        _ROWS,
+        partial(_draw_all, lambda s: [s, s, s, (s[0], 3)]),
+        ops.potential_assemble,
+        _assemble,
+        DIRECTIONS,
+        1.0,
+    ),
+    *_cases(
+        "mlp_potential/one",
+        _FEW,
+        partial(_draw_perceptrons, 1),
+        _one,
+        _one_plain,
+        (DOUBLE_BACKWARD,),
+        1.0,
+        (2 * _F, 6 * _F, 6 * _F),
+    ),
+    *_cases(
+        f"mlp_potentials/{MODELS} of",
+        _FEW,
+        partial(_draw_perceptrons, MODELS),
+        _many,
+        _many_plain,
+        DIRECTIONS,
+        1.0,
+        (2 * _F4, 6 * _F4, 6 * _F4),
+    ),
+]

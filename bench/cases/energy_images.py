@@ -1,0 +1,112 @@
+"""Energy and score of image networks at one noise level: one NFE of a sampler.
+
+Batches on the CPU are of 32 samples, the fewest that an energy pads to. The U-Net for 64 x 64 images and
+DiT-S then take 2.5 s and 14 s a call on one core, so those two are for GPUs alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from bench.cases.energy import eager_energy, make_inputs
+from bench.cases.networks import network
+from bench.harness.correctness import close
+from bench.harness.flops import forward_flops
+from bench.harness.registry import BACKWARD, Case
+from bench.rivals.plain_networks import by_torch, plain_formulas
+from edmfast.models import EnergyModel
+
+Answer = tuple[Tensor, Tensor]
+
+
+@functools.cache
+def _compiled(name: str, device: torch.device) -> EnergyModel:
+    model = copy.deepcopy(network(name, device)).eval()
+    model.compile()
+    return model
+
+
+def _ours(name: str, x: Tensor, sigma: Tensor) -> Answer:
+    with torch.no_grad():
+        return _compiled(name, x.device).energy_and_score(x, sigma)
+
+
+def _uncompiled(name: str, x: Tensor, sigma: Tensor) -> Answer:
+    with torch.no_grad():
+        return network(name, x.device).energy_and_score(x, sigma)
+
+
+def _eager(name: str, x: Tensor, sigma: Tensor) -> Answer:
+    with plain_formulas(by_torch):
+        return eager_energy(network(name, x.device, x.dtype), x, sigma)
+
+
+@functools.cache
+def _transform(name: str, device: torch.device) -> Callable[[Tensor, Tensor], Answer]:
+    """The best torch offers: its compiler around its own functional gradient of the plain formula."""
+    model = network(name, device)
+
+    def energy(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        y = (sigma**2 + model.sigma_data**2).rsqrt() * x
+        f = model.potential(y, sigma.expand(len(x)).log() / 4)
+        found = 0.5 * y.square().flatten(1).sum(1) - model.sigma_data / sigma * f
+        return found.sum(), found
+
+    gradient = torch.func.grad(energy, has_aux=True)
+
+    def both(x: Tensor, sigma: Tensor) -> Answer:
+        slope, found = gradient(x, sigma)
+        return found, -slope
+
+    return torch.compile(both, dynamic=False)
+
+
+def _transformed(name: str, x: Tensor, sigma: Tensor) -> Answer:
+    with torch.no_grad(), plain_formulas(by_torch):
+        return _transform(name, x.device)(x, sigma)
+
+
+def _reference(name: str, x: Tensor, sigma: Tensor) -> Answer:
+    return _eager(name, x.double(), sigma.double())
+
+
+def case(
+    name: str, shape: tuple[int, ...], devices: Sequence[str], goal: float, eager: float
+) -> Case:
+    """goal: against the best of torch; eager: against the plain formula by autograd."""
+    return Case(
+        name=f"energy/{name} {'x'.join(map(str, shape))}",
+        shape=shape,
+        make_inputs=make_inputs,
+        ours=functools.partial(_ours, name),
+        baselines={
+            "compile of func.grad": functools.partial(_transformed, name),
+            "eager": functools.partial(_eager, name),
+            "ours uncompiled": functools.partial(_uncompiled, name),
+        },
+        reference=functools.partial(_reference, name),
+        check=close(1e-3, 1e-3),
+        direction=BACKWARD,
+        goal=goal,
+        goals={"eager": eager, "ours uncompiled": 1.0},
+        bounds=("ours uncompiled",),
+        bytes=8 * torch.Size(shape).numel(),
+        flops=2 * shape[0] * forward_flops(name, shape[1:]),
+        devices=devices,
+        rounds=5,
+    )
+
+
+CPU, GPU = ("cpu",), ("cuda",)
+CASES = [
+    case("unet32", (32, 3, 32, 32), CPU, 1.0, 1.3),
+    case("dit-xs", (32, 4, 16, 16), CPU, 1.0, 1.0),
+    case("unet32", (256, 3, 32, 32), GPU, 1.3, 2.0),
+    case("unet64", (128, 3, 64, 64), GPU, 1.3, 2.0),
+    case("dit-s", (64, 4, 32, 32), GPU, 1.3, 2.0),
+]

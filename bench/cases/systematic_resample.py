@@ -1,0 +1,120 @@
+"""Systematic resampling from log-weights [P, N], against plain torch, a hand-written loop on one
+thread, and the functions of other projects where they are installed."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from bench.harness import laws, orders
+from bench.harness.registry import Case
+from bench.rivals import plain_loop
+from bench.rivals import resamplers as peers
+from edmfast.ops import systematic_resample
+
+Inputs = tuple[Tensor, Tensor]
+
+
+def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Inputs:
+    generator = torch.Generator().manual_seed(0)
+    log_weights = torch.randn(shape, dtype=dtype, generator=generator)
+    uniform = torch.rand(shape[0], dtype=torch.float64, generator=generator)
+    return log_weights.to(device), uniform.to(device)
+
+
+def ours(log_weights: Tensor, uniform: Tensor) -> Tensor:
+    """Computes the effective sample size and the log-mean-weight besides."""
+    return systematic_resample(log_weights, uniform).ancestors
+
+
+def counting(log_weights: Tensor, uniform: Tensor) -> Tensor:
+    """The quickest right way in plain torch: count the slots before each weight, repeat."""
+    populations, n = log_weights.shape
+    cdf = log_weights.double().softmax(1).cumsum(1)
+    ends = torch.ceil(n * cdf - uniform[:, None]).long().clamp_(0, n)
+    ends[:, -1] = n
+    counts = ends.diff(dim=1, prepend=ends.new_zeros(populations, 1))
+    index = torch.arange(n, device=ends.device).repeat(populations)
+    repeated = torch.repeat_interleave(index, counts.flatten(), output_size=populations * n)
+    return repeated.view(populations, n)
+
+
+def searching(log_weights: Tensor, uniform: Tensor) -> Tensor:
+    """The usual way: a binary search of every slot in the cumulative weights, in float64."""
+    n = log_weights.shape[1]
+    cdf = log_weights.double().softmax(1).cumsum(1)
+    slots = (torch.arange(n, device=cdf.device) + uniform[:, None]) / n
+    return torch.searchsorted(cdf, slots, right=True).clamp_(max=n - 1)
+
+
+def reference(log_weights: Tensor, uniform: Tensor) -> Tensor:
+    """The exact expectation of the offspring."""
+    return log_weights.shape[1] * log_weights.double().softmax(1)
+
+
+check = laws.check_systematic
+
+
+def hand_written() -> dict[str, peers.Resampler]:
+    if plain_loop.compiler() is None:
+        print("bench: no C++ compiler, so no hand-written loop to compare with", file=sys.stderr)
+        return {}
+    return {"C loop": plain_loop.plain_resample}
+
+
+_graph = orders.compiled_forward(searching)
+
+
+def compiled(log_weights: Tensor, uniform: Tensor) -> Tensor:
+    """The search as one graph; offspring cannot be counted in one, as their number is data."""
+    return _graph(log_weights, uniform)[0]
+
+
+TORCH = {
+    "counting float64": counting,
+    "searchsorted float64": searching,
+    "compile of searchsorted": compiled,
+}
+OTHERS, LOOP = peers.resamplers(), hand_written()
+
+
+def make_case(populations: int, particles: int, goal: float) -> Case:
+    return Case(
+        name=f"resample/{populations}x{particles}",
+        shape=(populations, particles),
+        make_inputs=make_inputs,
+        ours=ours,
+        baselines={**TORCH, **OTHERS, **LOOP},
+        reference=reference,
+        check=check,
+        goal=goal,
+        goals=dict.fromkeys(LOOP, 0.77),
+        bounds=tuple(LOOP),
+        cpu_only=(*OTHERS, *LOOP),
+        bytes=8 * populations * (particles + 1),
+    )
+
+
+def gpu_case(particles: int) -> Case:
+    """A large population on a GPU, where it should take as long as moving 30 bytes per particle, and
+    eight times less than the usual way."""
+    return replace(
+        make_case(1, particles, 1.0),
+        baselines=TORCH,
+        goals={"counting float64": 1.0, "searchsorted float64": 8.0},
+        bounds=(),
+        cpu_only=(),
+        floor_goals={"cuda": 8 / 30},
+        devices=("cuda",),
+    )
+
+
+# at 1e3 a call is mostly dispatch
+CASES = [make_case(1, 10**3, 1.0)]
+CASES += [make_case(1, particles, 4.0) for particles in (10**4, 10**5, 10**6)]
+CASES += [gpu_case(2**power) for power in (20, 23, 26)]
+CASES += [replace(make_case(4096, 16, 5.0), devices=("cuda",))]
+CASES += [make_case(*shape, goal=5.0) for shape in ((256, 4), (256, 16), (1024, 64))]

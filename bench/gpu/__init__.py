@@ -1,0 +1,1 @@
+"""What needs a GPU, and what is known of the GPU kernels without one."""

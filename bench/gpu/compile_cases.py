@@ -1,0 +1,129 @@
+"""The Triton kernels at the configurations they are launched with, compiled ahead of time without a GPU."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+
+from bench.gpu import compile_attention, compile_mlp, compile_norm
+from edmfast.ops._shared.triton_tiling import tiling
+from edmfast.ops.noise import triton_ops as noise
+from edmfast.ops.potential import triton_ops as potential
+from edmfast.ops.propagate import triton_ops as propagate
+from edmfast.ops.systematic_resample import triton_large as large
+from edmfast.ops.systematic_resample import triton_ops as resample
+from edmfast.ops.weigh import triton_ops as weigh
+
+
+class Case(NamedTuple):
+    """Keys are names of arguments, or the places of entries in arguments that are tuples."""
+
+    kernel: Any
+    constants: dict[Any, Any]
+    types: dict[str, Any]
+    options: dict[str, Any]
+    attributes: dict[Any, Any]
+
+
+def _exact(kernel: Any, constants: dict[str, Any], types: dict[str, Any], warps: int) -> Case:
+    """A kernel whose products and sums round on their own."""
+    return Case(kernel, constants, types, {"num_warps": warps, "enable_fp_fusion": False}, {})
+
+
+_TYPES = {
+    "log_weights": "*fp32",
+    "uniform": "*fp64",
+    "ess_threshold": "fp64",
+    "outputs": ("*fp64", "*fp64", "*u1", "*i32"),
+    "resampled": "*u1",
+    "maxima": "*fp64",
+    "sums": "*i64",
+    "offsets": "*i64",
+    "coefficients": "*fp64",
+    "rng": "*i64",
+    "mask": "*u1",
+} | dict.fromkeys(["slots", "ancestors", "has_nan"], "*i32")
+_TILE, _WIDTH = {"TILE": large.TILE}, {"WIDTH": 1024}
+
+
+def _small(levels: int) -> Case:
+    return _exact(resample.small_kernel, {"LEVELS": levels}, {}, resample.small_warps(levels))
+
+
+def _sampled(
+    kernel: Any, constants: dict[str, Any], types: dict[str, Any], particles: int, blocks: int
+) -> Case:
+    rows, columns, warps = tiling(particles, blocks)
+    return _exact(kernel, constants | {"ROWS": rows, "COLUMNS": columns}, types, warps)
+
+
+def _step(models: int, dtype: str, particles: int, blocks: int) -> Case:
+    arithmetic = "*fp64" if dtype == "*fp64" else "*fp32"
+    types = {"x": dtype, "moved": dtype, "scores": (dtype,) * models, "ratio": arithmetic}
+    return _sampled(propagate.propagate_kernel, {"MODELS": models}, types, particles, blocks)
+
+
+def _weighing(models: int, dtype: str, powers: bool) -> Case:
+    types: dict[str, Any] = dict.fromkeys(["log_weights", "out", "spreads", "exponents"], "*fp64")
+    types |= {"reset": "*u1", "ratio": dtype, "now": (dtype,) * models, "past": (dtype,) * models}
+    constants = {"MODELS": models, "WEIGH": True, "TILE": weigh.TILE}
+    absent = {} if powers else {"exponents": None}
+    return _exact(weigh.weigh_kernel, constants | absent, types, 4)
+
+
+_POTENTIAL = {
+    "potential": potential.potential_kernel,
+    "potential backward": potential.backward_kernel,
+    "potential double backward": potential.double_backward_kernel,
+    "potential assemble": potential.assemble_kernel,
+    "potential assemble backward": potential.assemble_backward_kernel,
+}
+
+
+def _states(kernel: Any, dtype: str, elements: int) -> Case:
+    numbers: dict[str, Any] = {"rows": "i32", "elements": "i32"}
+    types = dict.fromkeys(kernel.arg_names, dtype) | numbers
+    return _exact(kernel, potential.tile(4096, elements), types, potential.WARPS)
+
+
+CASES: dict[str, Case] = {
+    "resample small tiny": _small(5),
+    "resample small middle": _small(10),
+    "resample small largest": _small((resample.SMALL - 1).bit_length()),
+    "resample large maximum": _exact(large.maximum_kernel, _TILE, {}, 8),
+    "resample large sum": _exact(large.sum_kernel, _TILE, {}, 8),
+    "resample large decide": _exact(large.decide_kernel, _WIDTH, {}, 4),
+    "resample large slot": _exact(large.slot_kernel, _TILE, {}, 8),
+    "resample large owner": _exact(large.owner_kernel, _TILE | {"LEVELS": 20}, {}, 8),
+    "noise rows": _sampled(noise.noise_kernel, {}, {"out": "*fp32"}, 1000, 16),
+    "noise columns": _sampled(noise.noise_kernel, {}, {"out": "*fp64"}, 1000, 3072),
+    "propagate 1": _step(1, "*fp32", 1000, 1),
+    "propagate 3": _step(3, "*bf16", 1000, 16),
+    "propagate 8": _step(8, "*fp64", 1000, 3072),
+    "weigh 0": _weighing(0, "*fp64", False),
+    "weigh 1": _weighing(1, "*fp32", False),
+    "weigh 8": _weighing(8, "*fp64", True),
+}
+CASES |= {
+    f"{name} {dtype} {elements}": _states(kernel, f"*{dtype}", elements)
+    for name, kernel in _POTENTIAL.items()
+    for dtype, elements in (("fp32", 2), ("fp32", 64), ("fp64", 12_288))
+}
+for _stem in (compile_attention, compile_mlp, compile_norm):
+    CASES |= {name: Case(*case) for name, case in _stem.cases().items()}
+
+
+def compiled(case: str, capability: int) -> Any:
+    """What Triton makes of a case for a compute capability such as 90."""
+    kernel, constants, types, options, attributes = CASES[case]
+    signature = {
+        name: "constexpr" if name in constants else (_TYPES | types).get(name, "i32")
+        for name in kernel.arg_names
+    }
+    return compile(
+        ASTSource(kernel, signature, constants, attributes),
+        target=GPUTarget("cuda", capability, 32),
+        options=options,
+    )

@@ -1,0 +1,241 @@
+"""`python -m bench.gpu.sanitize [--device cpu]`: calls every CUDA kernel, on every path, for compute-sanitizer.
+
+Sizes are those where a path begins or ends, and odd ones beside them; tensors are views that begin in the
+middle of their memory. Outputs are compared with the CPU's, as a kernel that is not launched has no errors.
+Exit status: 0 as on the CPU, 1 not so, 2 there is no such device, or no CUDA kernel of an operator on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from edmfast import _extension, ops
+
+OPERATORS = ("noise", "propagate", "systematic_resample", "weigh_and_resample", "score_gram")
+"""Those that csrc/cuda has kernels of."""
+FLOATS = (torch.float32, torch.float64)
+HALVES = (torch.float16, torch.bfloat16)
+POPULATIONS = (
+    (3, 1),
+    (9, 5),
+    (3, 32),
+    (2, 33),
+    (1, 1000),
+    (1, 1025),
+    (1, 8192),
+    (2, 8193),
+    (1, 20_481),
+)
+"""Of a warp, of a block, and of many blocks for each."""
+
+Call = tuple[str, Callable[..., Any], tuple[Any, ...]]
+
+
+def _shifted(tensor: Tensor) -> Tensor:
+    """The same numbers, one element after where memory begins."""
+    room = tensor.new_zeros(tensor.numel() + 1)
+    return room[1:].copy_(tensor.flatten()).view(tensor.shape)
+
+
+def _normal(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return _shifted(torch.randn(shape, dtype=torch.float64).to(dtype))
+
+
+def noises() -> Iterator[Call]:
+    for shape in ((1, 1, 1), (2, 3, 5), (2, 37, 257), (1, 2, 4099)):
+        for dtype in FLOATS:
+            like = torch.empty(shape, dtype=dtype)
+            yield f"noise {shape}", _noise, (like, ops.rng_state(7, 3))
+
+
+def _noise(like: Tensor, rng: Tensor) -> Tensor:
+    return ops.standard_normal(like, rng=rng, stream=3, first_population=2, first_particle=5)
+
+
+def proposals(few: bool = False) -> Iterator[Call]:
+    # threads to a row: 1, 4, a warp, a block
+    for d in (1, 7, 8, 9, 63, 65, 2047, 2049):
+        for dtype in FLOATS[:1] if few else (*FLOATS, *HALVES):
+            models = 1 + d % 3
+            x, *scores = (_normal(2, 37, d, dtype=dtype) for _ in range(models + 1))
+            ancestors = torch.randint(0, 37, (2, 37), dtype=torch.int32).sort().values
+            numbers = torch.rand(2, models + 2, dtype=torch.float64) + 0.1
+            mask = torch.rand(2, d) < 0.6
+            yield (
+                f"propagate {d} {dtype}",
+                _move,
+                (x, scores, ancestors, numbers, ops.rng_state(5, 2), mask),
+            )
+
+
+def _move(
+    x: Tensor,
+    scores: Sequence[Tensor],
+    ancestors: Tensor,
+    numbers: Tensor,
+    rng: Tensor,
+    mask: Tensor,
+) -> tuple[Tensor, ...]:
+    """x_u alone, with and without the mask: R is summed in another order than on the CPU."""
+    moved, _ = ops.propagate(x, scores, ancestors, numbers, rng)
+    masked, _ = ops.propagate(x, scores, ancestors, numbers, rng, mask=mask)
+    return moved, masked
+
+
+def resamplings() -> Iterator[Call]:
+    for populations, particles in POPULATIONS:
+        for dtype in FLOATS:
+            weights = _normal(populations, particles, dtype=dtype)
+            weights[0, particles // 2] += 60.0
+            uniform = torch.rand(populations, dtype=torch.float64)
+            for threshold in (0.0, 1.0):
+                yield (
+                    f"systematic_resample {populations, particles} {dtype}",
+                    _resample,
+                    (weights, uniform, threshold),
+                )
+
+
+def _resample(weights: Tensor, uniform: Tensor, threshold: float) -> tuple[Tensor, ...]:
+    return ops.systematic_resample(weights, uniform, ess_threshold=threshold)
+
+
+def weighings() -> Iterator[Call]:
+    for populations, particles in POPULATIONS:
+        shape = populations, particles
+        before = ops.weigh_and_resample(
+            ops.Weights.start(*shape),
+            _normal(*shape),
+            [],
+            [],
+            ops.rng_state(1, 0),
+            ess_threshold=0.4,
+        )
+        for models, dtype in ((0, torch.float32), (1, torch.float64), (8, torch.float32)):
+            ratio, *energies = (_normal(*shape, dtype=dtype) for _ in range(2 * models + 1))
+            now, past = energies[:models], energies[models:]
+            exponents = torch.rand(populations, models, dtype=torch.float64)
+            yield (
+                f"weigh_and_resample {shape} {models}",
+                _weigh,
+                (before, ratio, now, past, exponents, ops.rng_state(2, 6)),
+            )
+
+
+def bad_weighings() -> Iterator[Call]:
+    """Without exponents, with populations in which some or all weights are bad: of a warp, of a block, of many."""
+    for particles, weigh in ((5, False), (33, True), (8193, True)):
+        shape = 5, particles
+        before = ops.Weights.start(*shape)
+        before.log_weights[1, ::3] = -torch.inf
+        before.log_weights[2] = -torch.inf
+        before.log_weights[3, particles // 2] = torch.nan
+        ratio, *energies = (_normal(*shape) for _ in range(5))
+        ratio[0, particles // 3] = torch.nan
+        energies[0][4, 1::2] = torch.inf
+        energies[2][4, 0] = torch.inf
+        yield (
+            f"weigh_and_resample {shape} bad, {weigh}",
+            _weigh,
+            (before, ratio, energies[:2], energies[2:], None, ops.rng_state(2, 6), weigh),
+        )
+
+
+def _weigh(
+    before: ops.Weights,
+    ratio: Tensor,
+    now: Sequence[Tensor],
+    past: Sequence[Tensor],
+    exponents: Tensor | None,
+    rng: Tensor,
+    weigh: bool = True,
+) -> tuple[Tensor, ...]:
+    """All but the spread of the increments, which is summed in another order than on the CPU."""
+    found = ops.weigh_and_resample(before, ratio, now, past, rng, exponents=exponents, weigh=weigh)
+    return found[:-1]
+
+
+def grams(few: bool = False) -> Iterator[Call]:
+    # scores that a kernel is compiled for: 2, 4, 8
+    for d in (9, 2049) if few else (1, 8, 9, 2048, 2049):
+        for models in (2, 3, 8) if few else (1, 2, 3, 5, 8):
+            for dtype in FLOATS[:1] if few else (*FLOATS, *HALVES):
+                # of whole numbers every sum is exact
+                scores = _shifted(torch.randint(-3, 4, (models, 2, 37, d)).to(dtype))
+                along = _shifted(torch.randint(-3, 4, (2, 37, d)).to(dtype))
+                yield f"score_gram {models, d} {dtype}", ops.score_gram, (scores, along)
+
+
+def calls(few: bool = False) -> Iterator[Call]:
+    """(name, function, arguments on the CPU). few: not every dtype and number of scores, as racecheck is slow,
+    and they share memory among threads alike."""
+    yield from noises()
+    yield from proposals(few)
+    yield from resamplings()
+    yield from weighings()
+    yield from bad_weighings()
+    yield from grams(few)
+
+
+def without_cuda_kernel() -> list[str]:
+    """Operators that would run something else on a GPU: Triton's kernels are registered for CUDA too."""
+    status = _extension.kernel_status()
+    if status["cuda"].startswith("off"):
+        return [*OPERATORS]
+    by_triton = status["triton"].split(", ")
+    return [
+        name for name in OPERATORS if name in by_triton or not _extension._has_cuda_kernel(name)
+    ]
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """The same numbers, NaN in the same places."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return bool(torch.isclose(a, b, rtol=0.0, atol=0.0, equal_nan=a.is_floating_point()).all())
+
+
+def differs(function: Callable[..., Any], arguments: tuple[Any, ...], device: str) -> bool:
+    """Whether an output has other numbers than on the CPU."""
+    there = tree_map_only(Tensor, lambda tensor: _shifted(tensor.to(device)), arguments)
+    found = [tensor.cpu() for tensor in tree_leaves(function(*there))]
+    wanted = tree_leaves(function(*arguments))
+    return not all(same(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu.sanitize", description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    parser.add_argument("--few", action="store_true", help="not every dtype, for racecheck")
+    options = parser.parse_args(arguments)
+    device = options.device
+    if device == "cuda" and not torch.cuda.is_available():
+        print("sanitize: no CUDA device is available to torch", file=sys.stderr)
+        return 2
+    if device == "cuda" and (absent := without_cuda_kernel()):
+        why = _extension.kernel_status()["cuda"]
+        print(f"sanitize: no CUDA kernel of {', '.join(absent)} ({why})", file=sys.stderr)
+        return 2
+    torch.manual_seed(0)
+    given = [*calls(options.few)]
+    wrong = []
+    for index, (name, function, inputs) in enumerate(given, 1):
+        # before the call, so that the sanitizer's lines follow the name of what they are about
+        print(f"{index} of {len(given)} calls: {name}", flush=True)
+        if differs(function, inputs, device):
+            wrong.append(name)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    print(f"{len(given)} calls, {len(wrong)} unlike the CPU", *wrong, sep="\n  ")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

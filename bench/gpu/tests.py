@@ -1,0 +1,164 @@
+"""`python -m bench.gpu.tests FOLDER --seconds S`: the tests marked gpu, several processes at a time.
+
+Most of their time goes into compiling kernels, which takes processors and not the GPU. Tests are dealt in
+chunks of one file; each has a log and a JUnit file in FOLDER. What is not over in time is ended and told, and so
+is what was skipped. Exit status: 0 all passed, or were skipped for a reason that a GPU may have, 1 not so, 2
+nothing was found to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+_CHUNK = 20
+_NOTHING_RAN = 5  # of pytest: all were deselected
+_FIRST = ("tests/ops/triton/test_attention", "tests/ops/triton/", "tests/gpu/")
+"""What takes longest starts first."""
+_OFF = ("CUDA kernels", "no CUDA device", "needs a CUDA device")
+"""How the reasons of skips begin that no GPU excuses."""
+_TOLD = 10
+_KERNELS = "tests.ops.test_cuda"
+
+
+class Ran(NamedTuple):
+    """A test that came to an end: the dotted name of its file, its own, and why it was skipped if it was."""
+
+    file: str
+    name: str
+    skipped: str | None
+
+
+def pytest_command() -> list[str]:
+    """With other options in the place of the project's own, which say less of what runs."""
+    options = ["-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    return [sys.executable, "-m", "pytest", *options, "-o", "addopts=--import-mode=importlib"]
+
+
+def collect(expression: str, paths: Sequence[str] = ()) -> list[str]:
+    """Names of the tests that a marker expression selects. RuntimeError where they cannot be collected."""
+    command = ["--collect-only", "-q", "-m", expression, *paths]
+    found = subprocess.run([*pytest_command(), *command], cwd=ROOT, capture_output=True, text=True)
+    if found.returncode not in (0, _NOTHING_RAN):
+        raise RuntimeError(f"tests could not be collected:\n{found.stdout}{found.stderr}")
+    return [line for line in found.stdout.splitlines() if "::" in line]
+
+
+def chunks(tests: Sequence[str], size: int = _CHUNK) -> Iterator[list[str]]:
+    """Neighbours of one file, at most `size` of them."""
+
+    def rank(test: str) -> int:
+        return next((i for i, start in enumerate(_FIRST) if test.startswith(start)), len(_FIRST))
+
+    ordered = sorted(tests, key=rank)
+    for _, group in groupby(ordered, key=lambda test: test.split("::", 1)[0]):
+        names = list(group)
+        yield from (names[start : start + size] for start in range(0, len(names), size))
+
+
+def run_chunk(names: Sequence[str], stem: Path, end: float) -> str:
+    """ "" where all passed, else what is to be told."""
+    rest = end - time.monotonic()
+    told = f"{names[0].split('::', 1)[0]}, {len(names)} tests ({stem.name}.log)"
+    for kind in (".log", ".xml"):  # of a run before
+        stem.with_suffix(kind).unlink(missing_ok=True)
+    if rest <= 0:
+        return f"not started: {told}"
+    # -v: a log ends with the name of the test that did not
+    options = ["-v", f"--junitxml={stem}.xml"]
+    with stem.with_suffix(".log").open("w") as log:
+        try:
+            done = subprocess.run(
+                [*pytest_command(), *options, *names],
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                timeout=rest,
+            )
+        except subprocess.TimeoutExpired:
+            return f"not over in time: {told}"
+    if done.returncode == _NOTHING_RAN:
+        return f"nothing ran: {told}"
+    return f"failed: {told}" if done.returncode else ""
+
+
+def failures_in(log: Path) -> list[str]:
+    """The lines of pytest's own summary."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return [line[:300] for line in lines if line.startswith(("FAILED ", "ERROR "))]
+
+
+def ran(report: Path) -> Iterator[Ran]:
+    """What is in a JUnit file; nothing where its tests were not over, as it is written at their end."""
+    try:
+        cases = [*ElementTree.parse(report).iter("testcase")]
+    except (FileNotFoundError, ElementTree.ParseError):
+        return
+    for case in cases:
+        skip = case.find("skipped")
+        why = None if skip is None else skip.get("message", "")
+        yield Ran(case.get("classname", ""), case.get("name", ""), why)
+
+
+def wrongly_skipped(tests: Sequence[Ran]) -> list[str]:
+    """What is wrong with the skips where there is a GPU: the tests of its kernels must have met them."""
+    wrong = [
+        f"skipped on a GPU: {test.file}::{test.name} ({test.skipped})"
+        for test in tests
+        if test.skipped is not None and test.skipped.startswith(_OFF)
+    ]
+    kernels = [test.skipped for test in tests if test.file == _KERNELS]
+    if kernels and None not in kernels:
+        wrong.insert(0, f"skipped whole on a GPU: {_KERNELS}, {len(kernels)} tests ({kernels[0]})")
+    return wrong
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu.tests", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--marker", default="gpu", help="which tests (default gpu)")
+    parser.add_argument("--jobs", type=int, default=min(8, max(1, (os.cpu_count() or 1) // 2)))
+    parser.add_argument("--path", action="append", default=[], help="of tests (default all)")
+    options = parser.parse_args(arguments)
+    end = time.monotonic() + options.seconds
+    options.folder.mkdir(parents=True, exist_ok=True)
+    tests = collect(options.marker, options.path)
+    if not tests:
+        print(f"no test is marked {options.marker}", file=sys.stderr)
+        return 2
+    parts = list(chunks(tests))
+    stems = [options.folder.resolve() / f"{index:03}" for index in range(len(parts))]
+    print(f"{len(tests)} tests in {len(parts)} chunks, {options.jobs} at a time", flush=True)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        told = list(pool.map(run_chunk, parts, stems, [end] * len(parts)))
+    for line, stem in zip(told, stems, strict=True):
+        if line:
+            print(line, *failures_in(stem.with_suffix(".log")), sep="\n    ")
+    over = [test for stem in stems for test in ran(stem.with_suffix(".xml"))]
+    reasons = Counter(test.skipped for test in over if test.skipped is not None)
+    print(f"{reasons.total()} of {len(over)} tests were skipped")
+    for reason, count in reasons.most_common():
+        print(f"    {count} skipped: {reason[:200]}")
+    wrong = wrongly_skipped(over) if torch.cuda.is_available() else []
+    if wrong:
+        print(*wrong[:_TOLD], f"{len(wrong)} lines of skips that a GPU must not have", sep="\n")
+    print(f"{sum(not line for line in told)} of {len(parts)} chunks passed")
+    return int(any(told) or bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What times and checks: cases, gates, clocks, floors, results."""

@@ -1,0 +1,90 @@
+"""Peak memory of a call, in this process or in one of its own: how far it grows above what was there before."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.harness import machine
+
+_SELF = Path("/proc/self")
+
+_PROGRAM = """
+import sys, torch
+
+def status(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+{definition}
+torch.set_num_threads(1)
+run({small})
+before = status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+run({size})
+print(status("VmHWM") - before)
+"""
+
+
+def peak_of_call(
+    call: Callable[..., Any], inputs: tuple[Any, ...], device: torch.device
+) -> int | None:
+    """The most bytes that call(*inputs) holds at once beyond its inputs, outputs counted; None where unknown.
+
+    On a GPU from torch's allocator. On the CPU from the resident set, to a page (Linux with glibc only): memory
+    of every library counts, and what a first call keeps for later ones does not, so call it once before.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call(*inputs)
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        # pages that the allocator keeps would hide what the call takes
+        ctypes.CDLL(None).malloc_trim(0)
+        (_SELF / "clear_refs").write_text("5")
+    except (AttributeError, OSError):
+        return None
+    before = _status("VmRSS")
+    call(*inputs)
+    return max(_status("VmHWM") - before, 0)
+
+
+def _status(key: str) -> int:
+    """A number of bytes from the kernel's account of this process."""
+    lines = (_SELF / "status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def peak(definition: str, size: int, small: int, *arguments: str) -> float:
+    """Peak MiB of run(size) after run(small), `definition` being the source of run, which finds the arguments
+    in sys.argv[1:]. Linux only."""
+    program = _PROGRAM.format(definition=definition, size=size, small=small)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=machine.ROOT,
+    )
+    return int(done.stdout) / 1024
+
+
+def verdict(
+    rows: Sequence[dict[str, Any]], reached: float, goal: float, at: int, path: str | None
+) -> int:
+    """Prints whether the ratio reached at a size meets the goal, and writes the rows to a file where one is named;
+    exit status."""
+    if path:
+        facts = {"commit": machine.commit(), "versions": machine.versions(), "rows": [*rows]}
+        Path(path).write_text(json.dumps(facts, indent=1) + "\n")
+    print(f"goal: {goal:g}x at {at}, {'met' if reached >= goal else 'missed'}")
+    return int(reached < goal)

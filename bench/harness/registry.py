@@ -1,0 +1,166 @@
+"""What a benchmark case is, and the one list of the modules that hold cases."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+MODULES: tuple[str, ...] = (
+    "bench.cases.attention",
+    "bench.cases.distill",
+    "bench.cases.energy",
+    "bench.cases.energy_images",
+    "bench.cases.norms",
+    "bench.cases.mlp_potential",
+    "bench.cases.noise",
+    "bench.cases.derivative_orders",
+    "bench.cases.populations",
+    "bench.cases.potential",
+    "bench.cases.propagate",
+    "bench.cases.systematic_resample",
+    "bench.cases.sampler",
+    "bench.cases.sampler_images",
+    "bench.cases.sampling",
+    "bench.cases.resample",
+    "bench.cases.score_gram",
+    "bench.cases.startup",
+    "bench.cases.threads",
+    "bench.cases.weigh",
+)
+
+
+FORWARD, BACKWARD, DOUBLE_BACKWARD = DIRECTIONS = ("forward", "backward", "double backward")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One job at one size, done by us and by others.
+
+    Every implementation is called as f(*make_inputs(shape, dtype, device)); it must not change its
+    inputs. `reference` gets the same inputs and answers in float64; `check(output, truth)` raises
+    AssertionError where an output is wrong (`bench.harness.correctness.close` makes a plain one).
+
+    name: "stem/size", unique. direction: the highest derivative that is asked for, with all that comes before it.
+    bytes: the least memory traffic of one call (each input read once, each output written once). flops: the
+    least arithmetic of one call; both 0 where there is no such floor. goal: the wanted ratio best baseline
+    time / our time. bounds: baselines that are no rivals (a hand-written loop, a part of the job, ours in
+    another way), so no candidates for the best. goals: the wanted ratio of single baselines, of every bound
+    at least. unchecked: baselines that answer nothing that could be checked, as they do a part of the job.
+    floor_goals: by device type, the wanted part of the least possible time (1 is the floor itself). cpu_only:
+    baselines that take no tensors of another device. inner: of the baselines with a goal of their own, the
+    one that is a part of the job: reports say what share of our time is outside of it. evaluations: calls of
+    a network for one sample, of one call of ours; reports give their rate. rounds: of timing, where fewer
+    than usual are enough as the job takes seconds; 0 for as many as usual.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    make_inputs: Callable[[tuple[int, ...], torch.dtype, torch.device], tuple[Any, ...]]
+    ours: Callable[..., Any]
+    baselines: Mapping[str, Callable[..., Any]]
+    reference: Callable[..., Any]
+    check: Callable[[Any, Any], None]
+    goal: float
+    direction: str = FORWARD
+    bytes: int = 0
+    flops: int = 0
+    goals: Mapping[str, float] = field(default_factory=dict)
+    bounds: Sequence[str] = ()
+    unchecked: Sequence[str] = ()
+    floor_goals: Mapping[str, float] = field(default_factory=dict)
+    cpu_only: Sequence[str] = ()
+    inner: str = ""
+    evaluations: int = 0
+    rounds: int = 0
+    dtype: torch.dtype = torch.float32
+    devices: Sequence[str] = field(default=("cpu", "cuda"))
+
+    def __post_init__(self) -> None:
+        if not self.baselines or "ours" in self.baselines:
+            raise ValueError(f"{self.name}: give at least one baseline, none of them named 'ours'")
+        if not set(self.goals) <= set(self.baselines) or not all(
+            g > 0 for g in self.goals.values()
+        ):
+            raise ValueError(
+                f"{self.name}: goals must be > 0, of baselines among {sorted(self.baselines)}, "
+                f"got {dict(self.goals)}"
+            )
+        if not set(self.bounds) <= set(self.goals) or set(self.bounds) == set(self.baselines):
+            raise ValueError(
+                f"{self.name}: bounds must have goals and leave a rival, got {self.bounds} of the "
+                f"baselines {sorted(self.baselines)} with goals {dict(self.goals)}"
+            )
+        if not set(self.unchecked) <= set(self.baselines):
+            raise ValueError(
+                f"{self.name}: unchecked must be among the baselines {sorted(self.baselines)}, "
+                f"got {self.unchecked}"
+            )
+        if self.direction not in DIRECTIONS:
+            raise ValueError(
+                f"{self.name}: direction must be one of {DIRECTIONS}, got {self.direction!r}"
+            )
+        if not set(self.floor_goals) <= set(self.devices) or not all(
+            0 < g <= 1 for g in self.floor_goals.values()
+        ):
+            raise ValueError(
+                f"{self.name}: floor_goals must be in (0, 1], of devices among {self.devices}, "
+                f"got {dict(self.floor_goals)}"
+            )
+        if self.inner and self.inner not in self.goals:
+            raise ValueError(
+                f"{self.name}: inner must be one of the goals {sorted(self.goals)}, got {self.inner!r}"
+            )
+        if min(self.evaluations, self.rounds) < 0:
+            raise ValueError(
+                f"{self.name}: evaluations and rounds must not be negative, got {self.evaluations} "
+                f"and {self.rounds}"
+            )
+        if not self.goal > 0 or min(self.bytes, self.flops) < 0:
+            raise ValueError(
+                f"{self.name}: goal must be > 0, bytes and flops not negative, got goal={self.goal}, "
+                f"bytes={self.bytes}, flops={self.flops}"
+            )
+        if self.floor_goals and not self.bytes + self.flops:
+            raise ValueError(f"{self.name}: floor_goals want bytes or flops known")
+
+    @property
+    def implementations(self) -> dict[str, Callable[..., Any]]:
+        """Ours first, then the baselines."""
+        return {"ours": self.ours, **self.baselines}
+
+
+def load(modules: Sequence[str] = MODULES) -> list[Case]:
+    """The cases of all modules (each has a list CASES), in order.
+
+    Raises:
+        ValueError: two cases share a name.
+    """
+    cases = [case for name in modules for case in importlib.import_module(name).CASES]
+    names = [case.name for case in cases]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"case names must be unique, these are not: {twice}")
+    return cases
+
+
+def select(cases: Sequence[Case], device: str, only: str = "") -> list[Case]:
+    """The cases that run on a device type and whose name contains `only`, with what runs there."""
+    found = [case for case in cases if device in case.devices and only in case.name]
+    return found if device == "cpu" else [_without(case, case.cpu_only) for case in found]
+
+
+def _without(case: Case, names: Sequence[str]) -> Case:
+    baselines = {name: f for name, f in case.baselines.items() if name not in names}
+    goals = {name: goal for name, goal in case.goals.items() if name not in names}
+    return replace(
+        case,
+        baselines=baselines,
+        goals=goals,
+        bounds=tuple(name for name in case.bounds if name not in names),
+        unchecked=tuple(name for name in case.unchecked if name not in names),
+        inner="" if case.inner in names else case.inner,
+    )

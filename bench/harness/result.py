@@ -1,0 +1,126 @@
+"""The result of a case: its ratios, whether the goals are met, and all of it as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.harness.anatomy import Anatomy
+from bench.harness.registry import Case
+from bench.harness.timing import Timing
+
+
+@dataclass(frozen=True)
+class Result:
+    """Timings of the implementations that passed the gate, and why the others failed.
+
+    peaks: bytes that one call holds at most beyond its inputs, None where unknown. anatomy: of one call of
+    ours. timer: what took the time: "clock", "events" of a GPU, or "graphs" that were replayed there.
+    """
+
+    case: Case
+    failures: dict[str, str]
+    timings: dict[str, Timing] = field(default_factory=dict)
+    floor_seconds: float = 0.0
+    device: str = "cpu"
+    timer: str = "clock"
+    peaks: dict[str, int | None] = field(default_factory=dict)
+    anatomy: Anatomy | None = None
+
+    @property
+    def best_baseline(self) -> str | None:
+        """Name of the fastest rival that passed, None without one."""
+        timed = [name for name in self.timings if name not in ("ours", *self.case.bounds)]
+        return min(timed, key=lambda name: self.timings[name].median, default=None)
+
+    @property
+    def ratio(self) -> float | None:
+        """Best baseline time / our time: above 1 we are faster."""
+        best = self.best_baseline
+        return None if best is None else self._ratio_to(best)
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Time / our time of the baselines with a goal of their own that passed."""
+        return {name: self._ratio_to(name) for name in self.case.goals if name in self.timings}
+
+    @property
+    def goal_met(self) -> bool:
+        """Whether the ratio and every baseline with a goal reach it; one that failed its check reaches nothing."""
+        reached = self.bounds
+        enough = all(reached.get(name, 0.0) >= goal for name, goal in self.case.goals.items())
+        near = self.floor_goal is None or (self.floor_fraction or 0) >= self.floor_goal
+        return self.ratio is not None and self.ratio >= self.case.goal and enough and near
+
+    @property
+    def floor_goal(self) -> float | None:
+        """The wanted part of the least possible time on this device, None where nothing is."""
+        return self.case.floor_goals.get(self.device)
+
+    def _ratio_to(self, name: str) -> float:
+        return self.timings[name].median / self.timings["ours"].median
+
+    @property
+    def share_outside(self) -> float | None:
+        """Of our time, what is not spent in the part of the job that the case names."""
+        inner = self.case.inner
+        return 1 - self._ratio_to(inner) if inner in self.timings else None
+
+    @property
+    def evaluation_rate(self) -> float | None:
+        """Evaluations of a network for one sample per second, of ours."""
+        if not (self.timings and self.case.evaluations):
+            return None
+        return self.case.evaluations / self.timings["ours"].median
+
+    @property
+    def floor_fraction(self) -> float | None:
+        """Least possible time / our time, None for a job without one."""
+        if not (self.timings and self.floor_seconds):
+            return None
+        return self.floor_seconds / self.timings["ours"].median
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: everything of the table and all timings in seconds."""
+        ratio = self.ratio
+        return {
+            "name": self.case.name,
+            "shape": list(self.case.shape),
+            "dtype": str(self.case.dtype),
+            "direction": self.case.direction,
+            "timer": self.timer,
+            "failures": self.failures,
+            "timings": {name: asdict(timing) for name, timing in self.timings.items()},
+            "best_baseline": self.best_baseline,
+            "ratio": ratio,
+            "goal": self.case.goal,
+            "bounds": self.bounds,
+            "goals": dict(self.case.goals),
+            "no_rivals": list(self.case.bounds),
+            "floor_goal": self.floor_goal,
+            "goal_met": self.goal_met,
+            "bytes": self.case.bytes,
+            "flops": self.case.flops,
+            "share_outside": self.share_outside,
+            "inner": self.case.inner,
+            "evaluations": self.case.evaluations,
+            "evaluation_rate": self.evaluation_rate,
+            "floor_seconds": self.floor_seconds,
+            "floor_fraction": self.floor_fraction,
+            "peak_bytes": self.peaks,
+            "anatomy": self.anatomy.to_json() if self.anatomy else None,
+        }
+
+
+def write_json(path: Path, header: dict[str, Any], results: list[Result]) -> None:
+    """Writes header and results; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = json.dumps({**header, "cases": [r.to_json() for r in results]}, indent=1) + "\n"
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(content)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)

@@ -1,0 +1,1 @@
+"""From the JSON of results to pages, tables and charts."""

@@ -1,0 +1,75 @@
+"""Why a case misses its goal, as measured: operators or launches, where the time goes, bytes, flops, memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.harness.table import memory
+
+
+def missed(case: dict[str, Any]) -> list[str]:
+    """The goals that a case of a run's JSON misses, each with what it reached."""
+    if case["ratio"] is None:
+        return [f"failed: {'; '.join(case['failures'].values()) or 'no baseline passed'}"]
+    told = []
+    if case["ratio"] < case["goal"]:
+        told.append(f"{case['ratio']:.2f}x {case['best_baseline']} (goal {case['goal']:.2g}x)")
+    for name, reached in case["bounds"].items():
+        if reached < case["goals"][name]:
+            told.append(f"{reached:.2f}x {name} (goal {case['goals'][name]:.2g}x)")
+    told += [f"{name} failed its check" for name in case["goals"] if name not in case["bounds"]]
+    wanted = case.get("floor_goal")
+    if wanted is not None and (case["floor_fraction"] or 0) < wanted:
+        told.append(f"{case['floor_fraction'] or 0:.0%} of the floor (goal {wanted:.0%})")
+    return told
+
+
+def reason(case: dict[str, Any], header: dict[str, Any]) -> str:
+    """What was measured of one call of ours, and how far that is from what the machine can do."""
+    if not case["timings"]:
+        return ""
+    told = [*_anatomy(case, header["device"]), *_rates(case, header["floors"])]
+    peaks = case.get("peak_bytes") or {}
+    if ours := memory(peaks.get("ours")):
+        other = memory(peaks.get(case["best_baseline"]))
+        told.append(
+            f"holds {ours} at most" + (f" ({case['best_baseline']}: {other})" if other else "")
+        )
+    return "; ".join(told)
+
+
+def _anatomy(case: dict[str, Any], device: str) -> list[str]:
+    found = case.get("anatomy")
+    if not found:
+        return []
+    parts = ", ".join(_part(part) for part in found["parts"])
+    if device == "cuda":
+        return [
+            f"{found['calls']} launches, the device waits {found['idle']:.0%}",
+            f"most in {parts}",
+        ]
+    between = f"{found['idle']:.0%} of the time in none (Python)"
+    return [f"{found['calls']} operators, {between}", f"most in {parts}"]
+
+
+def _part(part: dict[str, Any]) -> str:
+    name = f"{part['name'][:60]} {part['share']:.0%}"
+    facts = []
+    if part.get("registers") is not None:
+        facts.append(f"{part['registers']} registers")
+    if part.get("occupancy") is not None:
+        facts.append(f"occupancy {part['occupancy']:.0f} %")
+    return f"{name} ({', '.join(facts)})" if facts else name
+
+
+def _rates(case: dict[str, Any], floors: dict[str, Any]) -> list[str]:
+    seconds, told = case["timings"]["ours"]["median"], []
+    if case["bytes"]:
+        rate = case["bytes"] / seconds
+        share = f"{rate / floors['bandwidth']:.0%} of the copy bandwidth"
+        told.append(f"moves {memory(case['bytes'])} at the least, {rate / 1e9:.3g} GB/s, {share}")
+    if case["flops"]:
+        rate = case["flops"] / seconds
+        share = f"{rate / floors['gemm'][case['dtype']]:.0%} of the matrix-product rate"
+        told.append(f"{rate / 1e9:.3g} Gflop/s, {share}")
+    return told

@@ -1,0 +1,141 @@
+"""The parts of the report in Markdown, from the JSON of results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bench.harness.registry import Case
+from bench.harness.table import duration, memory
+from bench.report import reasons
+from bench.report.records import Record
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; bars in cells are escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
+    )
+
+
+def provenance(record: Record) -> str:
+    """Machine, date, commit, versions, and what the machine can do."""
+    run = record.content
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    told = [f"{run['device_name']}, {run['date']}, commit {run['commit']}, {versions}."]
+    if run["device"] == "cpu":
+        told.append(f"{run['threads']} thread{'s' if run['threads'] > 1 else ''}.")
+    elif replayed := sum(case.get("timer") == "graphs" for case in run["cases"]):
+        told.append(f"{replayed} of {len(run['cases'])} cases replayed CUDA graphs.")
+    gemm = ", ".join(
+        f"{dtype.removeprefix('torch.')} {rate / 1e9:.4g} Gflop/s"
+        for dtype, rate in run["floors"]["gemm"].items()
+    )
+    told.append(f"Copy bandwidth {run['floors']['bandwidth'] / 1e9:.3g} GB/s; products: {gemm}.")
+    if left_out := run.get("left_out"):
+        told.append(f"No time was left for {len(left_out)} cases: {', '.join(left_out)}.")
+    return " ".join(told)
+
+
+def missed(record: Record) -> str:
+    """The cases that miss a goal, first of all, with the measured reason."""
+    run = record.content
+    rows = [
+        (case["name"], "; ".join(found), reasons.reason(case, run))
+        for case in run["cases"]
+        if (found := reasons.missed(case))
+    ]
+    if not rows:
+        return "Every goal is met."
+    return table(("case", "missed", "measured reason"), rows)
+
+
+def all_cases(record: Record) -> str:
+    return table(
+        ("case", "direction", "ours", "best baseline", "ratio", "bounds", "of floor", "peak"),
+        (_row(case) for case in record.content["cases"]),
+    )
+
+
+def _row(case: dict[str, Any]) -> tuple[str, ...]:
+    name, direction = case["name"], case.get("direction", "")
+    if case["ratio"] is None:
+        return name, direction, "FAILED", "", "", "", "", ""
+    timings, best = case["timings"], case["best_baseline"]
+    return (
+        name,
+        direction,
+        spread(timings["ours"]),
+        f"{best} {spread(timings[best])}",
+        against(case["ratio"], case["goal"]),
+        "; ".join(
+            f"{name} {against(r, case['goals'][name])}" for name, r in case["bounds"].items()
+        ),
+        f"{case['floor_fraction']:.0%}" if case["floor_fraction"] else "",
+        memory((case.get("peak_bytes") or {}).get("ours")),
+    )
+
+
+def refused(record: Record) -> str:
+    """The implementations that were not timed, as they failed their check or could not be measured."""
+    rows = [
+        (case["name"], name, reason)
+        for case in record.content["cases"]
+        for name, reason in case["failures"].items()
+    ]
+    return table(("case", "not timed", "why"), rows) if rows else ""
+
+
+def not_run(record: Record, cases: Sequence[Case]) -> str:
+    """The registered cases of the device that this run has not: newer ones, or such that no time was left for."""
+    measured = {case["name"] for case in record.content["cases"]}
+    waiting = [case for case in cases if case.name not in measured]
+    return unmeasured(waiting, record.content["device"]) if waiting else ""
+
+
+def against(ratio: float, goal: float) -> str:
+    return f"{ratio:.2f}x (goal {goal:.2g}x)"
+
+
+def spread(timing: dict[str, Any]) -> str:
+    """Median and the 20th to 80th percentile."""
+    return f"{duration(timing['median'])} ({duration(timing['p20'])} - {duration(timing['p80'])})"
+
+
+def runs(record: Record) -> str:
+    """Whole runs by evaluations of the network: their rate, and what is not the network."""
+    rows = []
+    for case in record.content["cases"]:
+        if not case.get("evaluation_rate"):
+            continue
+        ours = case["timings"]["ours"]["median"]
+        inner, plain = (case["timings"].get(name) for name in (case.get("inner"), "ancestral"))
+        rows.append(
+            (
+                case["name"],
+                f"{case['evaluation_rate']:.4g}",
+                f"{inner['median'] / ours:.3f}" if inner else "",
+                f"{ours / plain['median'] - 1:+.1%}" if plain else "",
+            )
+        )
+    if not rows:
+        return ""
+    header = ("case", "particles x evaluations / s", "network alone / run", "run / ancestral - 1")
+    return table(header, rows)
+
+
+def unmeasured(cases: Sequence[Case], device: str = "cuda") -> str:
+    """What waits for a device: cases and their goals."""
+    rows = ((case.name, goals(case, device), "unmeasured") for case in cases)
+    return table(("case", "goal", "measured"), rows)
+
+
+def goals(case: Case, device: str = "cuda") -> str:
+    """All goals of a case on a device, in one line."""
+    rivals = ", ".join(name for name in case.baselines if name not in case.bounds)
+    told = [f"{case.goal:.2g}x the best of {rivals}"]
+    told += [f"{goal:.2g}x {name}" for name, goal in case.goals.items()]
+    if device in case.floor_goals:
+        told.append(f"{case.floor_goals[device]:.0%} of the floor")
+    return "; ".join(told)

@@ -1,0 +1,1 @@
+"""Longer measurements, each with its own command."""

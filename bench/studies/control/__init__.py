@@ -1,0 +1,1 @@
+"""How well control works where the truth is known."""

@@ -1,0 +1,80 @@
+"""What `bench.studies.control.images` asks for, and how good the images are that come back.
+
+Targets of a kernel density are known: p(x | a) p(x | b) is a mixture of one Gaussian for each pair of images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.studies.control.digits import plus_minus
+from bench.studies.control.models import DigitsDensity
+from edmfast.demo.control import of_class
+from edmfast.demo.data import NUM_CLASSES
+from edmfast.demo.judge import Judge, diversity
+from edmfast.demo.part_composition import PAIRS
+from edmfast.diagnostics import frechet_distance
+from edmfast.targets import Product, Tempered
+
+PARTICLES, GAMMA = 64, 2.0
+_TRUTH = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is asked of populations: the product of the classes first[p] and second[p]; γ = 2 where they agree."""
+
+    name: str
+    first: tuple[int, ...]
+    second: tuple[int, ...]
+
+    def target(self, energy: Any, repeats: int = 1) -> Any:
+        """A population per pair of classes, all of them `repeats` times."""
+        if self.first == self.second:
+            return Tempered(of_class(energy, self.first * repeats), GAMMA)
+        return Product([of_class(energy, labels * repeats) for labels in (self.first, self.second)])
+
+    def truth(self, density: DigitsDensity, seed: int) -> list[Tensor]:
+        """Exact draws of every target, [n, *SHAPE] each."""
+        generator = torch.Generator().manual_seed(seed)
+        return [density.pair_draws(a, b, _TRUTH, generator) for a, b in self.pairs]
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        return [*zip(self.first, self.second, strict=True)]
+
+
+POWER = Task(f"p(x | c)^{GAMMA:g}", (*range(NUM_CLASSES),), (*range(NUM_CLASSES),))
+PRODUCT = Task("p(x | a) p(x | b)", *zip(*PAIRS, strict=True))
+TASKS = (POWER, PRODUCT)
+
+
+class Quality:
+    """Measures images against exact draws of the targets of a kernel density."""
+
+    def __init__(self, task: Task, density: DigitsDensity, judge: Judge) -> None:
+        self.task, self.judge = task, judge
+        truth = task.truth(density, seed=5)
+        self.features = judge.features(torch.cat(truth))
+        self.spread = [diversity(images[:200]) for images in truth]
+        self.own = self(torch.stack([images[:PARTICLES] for images in task.truth(density, 6)]), 1)
+
+    def __call__(self, images: Tensor, repeats: int) -> list[str]:
+        """images [P, N, *SHAPE] -> match, diversity, Fréchet distance; errors over the repeats."""
+        match, spread, distance = [], [], []
+        for group in images.chunk(repeats):
+            logs = self.judge.probabilities(group.flatten(0, 1)).log().view(*group.shape[:2], -1)
+            both = zip(logs, self.task.pairs, strict=True)
+            means = [(log[:, a] + log[:, b]).div(2).exp().mean() for log, (a, b) in both]
+            match.append(float(torch.stack(means).mean()))
+            pairs = zip(group, self.spread, strict=True)
+            spread.append(sum(diversity(one) / whole for one, whole in pairs))
+            features = self.judge.features(group.flatten(0, 1))
+            distance.append(float(frechet_distance(features, self.features)))
+        count = len(self.task.pairs)
+        found = [torch.tensor(match), torch.tensor(spread) / count, torch.tensor(distance)]
+        return [*map(plus_minus, found)]

@@ -1,0 +1,1 @@
+"""What a job costs as its size grows."""

@@ -1,0 +1,1 @@
+"""Sequential Monte Carlo on hard targets."""
