@@ -20,7 +20,7 @@ from edmfast.smc.proposals import (
 )
 from edmfast.smc.sample import sample
 from edmfast.smc.steer import Steered, steer
-from edmfast.smc.verdict.judge import Verdict
+from edmfast.smc.verdict.verdict import Verdict
 from edmfast.smc.verdict.warn import DegenerateWeightsWarning, DoubtfulWeightsWarning
 from edmfast.targets.gauges import GaugeWarning
 

@@ -1,9 +1,9 @@
-"""Who descends from whom, from the ancestors a run recorded.
+"""Trace the genealogy of particles from the ancestors that a run recorded.
 
-`ancestors[t, p, i]` (int32 [T, P, N]) is the particle of level t whose place slot i took after the resampling
-decision at level t: the slot i then moves to level t + 1 as particle i. Where nothing was resampled it is i.
-Correctors move slots in place and leave the genealogy as it is. The final particles are the slots after the
-last level. Nothing here looks at weights: a particle of weight zero that was not replaced counts.
+`ancestors[t, p, i]` (int32 [T, P, N]) is the index of the particle of level t that slot i copies after the
+resampling decision at level t. The slot then moves to level t + 1 as particle i. Without resampling the index
+is i. Correctors move slots in place and leave the genealogy as it is. The final particles are the slots after
+the last level. Weights play no role here: a particle of weight zero counts unless it was replaced.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def lineages(ancestors: Tensor) -> Tensor:
-    """int64 [T, P, N]: at (t, p, i), the index at level t of the ancestor of final particle i.
+    """Return at (t, p, i) the index at level t of the ancestor of final particle i, int64 [T, P, N].
 
     lineages[T-1] = ancestors[T-1]; lineages[t] = ancestors[t] read at lineages[t+1].
     """
@@ -24,7 +24,7 @@ def lineages(ancestors: Tensor) -> Tensor:
 
 
 def lineage(ancestors: Tensor, population: int, particle: int) -> Tensor:
-    """int64 [T]: the index at every level of the ancestor of one final particle."""
+    """Return the index at every level of the ancestor of one final particle, int64 [T]."""
     index = torch.tensor(particle, device=ancestors.device)
     path = []
     for level in reversed(ancestors[:, population]):
@@ -34,7 +34,7 @@ def lineage(ancestors: Tensor, population: int, particle: int) -> Tensor:
 
 
 def descendants(ancestors: Tensor, level: int, population: int, particle: int) -> Tensor:
-    """int64 [k], sorted: the final particles that descend from one particle of a level, perhaps none."""
+    """Return the sorted indices of the final particles that descend from one particle of a level, int64 [k]."""
     index = torch.arange(ancestors.shape[2], device=ancestors.device)
     for later in reversed(ancestors[level:, population]):
         index = later.long()[index]
@@ -42,15 +42,15 @@ def descendants(ancestors: Tensor, level: int, population: int, particle: int) -
 
 
 def unique_trace(ancestors: Tensor) -> Tensor:
-    """int64 [T, P]: how many particles of each level have a descendant among the final particles.
+    """Return how many particles of each level have a descendant among the final particles, int64 [T, P].
 
-    Its first row equals the last one of `Particles.survivors`, which counts the starting particles with
+    The first row equals the last row of `Particles.survivors`, which counts the starting particles that have
     descendants after the decision at each level.
     """
     return _distinct(lineages(ancestors))
 
 
 def _distinct(indices: Tensor) -> Tensor:
-    """Number of distinct values in 0..N-1 along the last dimension, of N values."""
+    """Return how many distinct indices there are along the last dimension, which holds N indices in 0..N-1."""
     present = torch.zeros_like(indices, dtype=torch.bool)
     return present.scatter_(-1, indices, torch.ones_like(present)).sum(-1)

@@ -1,15 +1,19 @@
-"""Phrases of `Particles.law` and `Particles.log_z_note` that other modules recognise.
-
-The laws write them, and the summary and the verdict of a run look for them.
-"""
+"""Phrases of `Particles.law` and `Particles.log_z_note` that the summary and the verdict of a run recognise."""
 
 from __future__ import annotations
+
+EXACT = "exact"
+"""`Particles.law` begins with this where weights come from energies."""
+UNWEIGHTED = ("plain sampler", "SuperDiff")
+"""`Particles.law` begins with one of these where the moves carry no weights of their own."""
+ONE_PARTICLE = "a population continues from one particle"
+"""`Particles.law` holds this where every population continues from a single particle at every level."""
+WEIGHTS_STOP = "weights stop at"
+"""`Particles.law` holds this where weights end above the last noise level."""
 
 NO_LOG_Z = "nothing was weighed, so log Z is 0 whatever the model is"
 OF_REWARDS = "log of the mean of exp(strength · reward) under the sampler's own law"
 OF_CORRECTOR = (
-    "of the corrector's weights: up to a constant of the models and the start, and to the error of the "
-    "steps"
+    "from the corrector's weights: known up to a constant of the models and the start, and up to the error of "
+    "the steps"
 )
-ONE_PARTICLE = "a population goes on from one particle"
-"""This phrase marks a run whose populations continue from a single particle at every level."""

@@ -1,4 +1,4 @@
-"""Particles in words: one line for a prompt, a few lines for a reader."""
+"""Describe particles in words: one line for a prompt, a few lines for a reader."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edmfast.smc.verdict.judge import judge
 
 
 def one_line(particles: ParticleData) -> str:
-    """Return populations, particles, law, log Z and verdict in one line."""
+    """Return the number of particles, the law, log Z and the level of the verdict in one line."""
     parts = [_size(particles), f"law: {particles.law.split(':')[0].split(';')[0] or 'unknown'}"]
     log_z = _log_z(particles)
     parts += [f"log Z {log_z.split(' nats')[0]}"] if log_z else []
@@ -18,7 +18,7 @@ def one_line(particles: ParticleData) -> str:
 
 
 def text(particles: ParticleData) -> str:
-    """Return what a run did and what its weights are worth, a line for each."""
+    """Return what a run did and what its weights are worth, in a line for each."""
     lines = [f"{_size(particles)}, {_levels(particles)}", f"law: {particles.law or 'unknown'}"]
     log_z = _log_z(particles)
     if log_z:
@@ -28,21 +28,21 @@ def text(particles: ParticleData) -> str:
     ess = particles.ess.cpu().double()
     lowest = ess.min(0).values
     lines.append(
-        f"effective sample size of {size}: {_middle(ess[0])} at the start, {_middle(lowest)} at its lowest, "
-        f"{_middle(ess[-1])} at the end"
+        f"effective sample size of {size}: {_median(ess[0])} at the start, {_median(lowest)} at its lowest, "
+        f"{_median(ess[-1])} at the end"
     )
     lines.append(
-        f"resampled at {_middle(particles.resampled.sum(0))} of {len(ess)} levels; starting particles with "
-        f"descendants: {_middle(particles.unique_ancestors)} of {size}, "
+        f"resampled at {_median(particles.resampled.sum(0))} of {len(ess)} levels; starting particles with "
+        f"descendants: {_median(particles.unique_ancestors)} of {size}, "
         f"{int(particles.unique_ancestors.sum())} in all"
     )
-    lines.append(f"evaluations per particle: {cost(particles)}")
+    lines.append(f"evaluations per particle: {_cost(particles)}")
     lines.append(f"verdict: {judge(particles)}")
     return "\n".join(lines)
 
 
-def cost(particles: ParticleData) -> str:
-    """Return what a particle cost in words, in forward and backward passes where they were counted."""
+def _cost(particles: ParticleData) -> str:
+    """Return what one particle cost, in forward and backward passes where they were counted."""
     if particles.evaluations is None:
         return f"{particles.nfe} of the target"
     return f"{particles.evaluations} ({particles.nfe} of the target)"
@@ -50,8 +50,8 @@ def cost(particles: ParticleData) -> str:
 
 def _size(particles: ParticleData) -> str:
     populations, size, *shape = particles.x.shape
-    of = "1 population" if populations == 1 else f"{populations} populations"
-    return f"{of} of {size} particles of shape {tuple(shape)}"
+    count = "1 population" if populations == 1 else f"{populations} populations"
+    return f"{count} of {size} particles of shape {tuple(shape)}"
 
 
 def _levels(particles: ParticleData) -> str:
@@ -61,21 +61,22 @@ def _levels(particles: ParticleData) -> str:
 
 
 def _log_z(particles: ParticleData) -> str:
-    """log Z with its error, or its range where populations have targets of their own; "" where it says nothing."""
+    """Return log Z with its error, or its range where each population has its own target; "" for no log Z."""
     if particles.says_no_log_z:
         return ""
     values = particles.log_z.cpu()
     if len(values) == 1:
-        return f"{show_number(float(values[0]), 5)} nats, of one population and so without an error"
+        value = show_number(float(values[0]), 5)
+        return f"{value} nats, without an error because there is one population"
     if particles.one_target is not False:
         return f"{log_mean_estimate(particles.surviving_log_z())} nats"
     low, high = (show_number(float(end), 4) for end in (values.min(), values.max()))
-    return f"from {low} to {high} nats, of populations with targets of their own: not comparable"
+    return f"from {low} to {high} nats, not comparable because each population has its own target"
 
 
-def _middle(values: Tensor) -> str:
-    """The median over populations, with the range where they differ."""
+def _median(values: Tensor) -> str:
+    """Return the median over populations, with the range where they differ."""
     values = values.cpu().double()
-    middle = f"{float(values.median()):.4g}"
+    median = f"{float(values.median()):.4g}"
     low, high = float(values.min()), float(values.max())
-    return middle if low == high else f"{middle} ({low:.4g} to {high:.4g})"
+    return median if low == high else f"{median} ({low:.4g} to {high:.4g})"

@@ -1,1 +1,1 @@
-"""The judgement of a run's weights, with reasons and advice."""
+"""Judge the weights of a run from its own record, and warn where they cannot be trusted."""

@@ -1,60 +1,80 @@
-"""Name what a run gives no evidence of: gaps that a verdict names instead of passing over."""
+"""Name what the record of a run gives no evidence of, so that a verdict does not pass over it in silence."""
 
 from __future__ import annotations
 
 from edmfast.smc.particles.data import ParticleData
-from edmfast.smc.particles.law_notes import ONE_PARTICLE
+from edmfast.smc.particles.law_notes import EXACT, ONE_PARTICLE, UNWEIGHTED, WEIGHTS_STOP
 from edmfast.targets.gauges import OF_GAUGE
 
+FEWEST_PARTICLES = 32
+"""Particles of a population below which effective sample sizes and ancestors are not judged."""
+FEWEST_FOR_TAIL = 100
+"""Particles of a population below which the tail of the weights is not judged."""
+FEWEST_POPULATIONS = 4
+"""Populations below which their agreement on log Z is not judged."""
 
-def equal_weights(particles: ParticleData) -> bool:
+
+def has_equal_weights(particles: ParticleData) -> bool:
     """Return whether a run without energies weighed nothing, so that there are no weights to judge."""
-    unweighted = particles.law.startswith(("plain sampler", "SuperDiff"))
+    unweighted = particles.law.startswith(UNWEIGHTED)
     return unweighted and not bool((particles.log_weight_sd != 0).any())
 
 
-def one_survivor(particles: ParticleData) -> bool:
-    """Return whether populations are meant to go on from a single particle."""
+def keeps_one_particle(particles: ParticleData) -> bool:
+    """Return whether every population is meant to continue from a single particle."""
     return ONE_PARTICLE in particles.law
 
 
-def not_judged(particles: ParticleData, fewest: int, fewest_for_tail: int) -> tuple[str, ...]:
-    """Return a sentence for everything that the record of a run cannot tell."""
+def not_judged(particles: ParticleData) -> tuple[str, ...]:
+    """Return a phrase for everything that the record of a run cannot show, each with the cause."""
     populations, size = particles.x.shape[:2]
     law = particles.law
-    if equal_weights(particles):
+    if has_equal_weights(particles):
         return (
-            "all weights are equal: whether the sampler's own steps and its start at sigma_max are right leaves "
-            "no trace in them",
+            "the sampler's own steps and its start at sigma_max, because all weights are equal",
         )
-    found = []
-    if law.startswith("exact") and particles.log_z_note == OF_GAUGE:
-        found.append(
-            "whether a learned energy is that of the data: the weights are those of the energy given, and "
+    gaps = []
+    if law.startswith(EXACT) and particles.log_z_note == OF_GAUGE:
+        gaps.append(
+            "how close a learned energy is to that of the data, because the weights take the energy as it is: "
             "edmfast.diagnostics measures how good it is"
         )
-    if one_survivor(particles):
-        found.append(
-            "the answer of a single population, which goes on from one particle: averages over populations, "
-            "weighted by their Z, follow the law"
+    if keeps_one_particle(particles):
+        gaps.append(
+            "the answer of a single population, because it continues from one particle: only averages over "
+            "populations, weighted by their Z, follow the law"
         )
-    if not law.startswith("exact"):
-        found.append(
-            "the weights come from scores: the error of the steps, and whether sigma_max is large enough, leave "
-            "no trace in them"
+    if not law.startswith(EXACT):
+        gaps.append(
+            "the error of the steps and the size of sigma_max, because the weights come from scores, in which "
+            "neither leaves a trace"
         )
-    if size < fewest:
-        found.append(f"effective sample sizes and ancestors, with fewer than {fewest} particles")
-    elif size < fewest_for_tail:
-        found.append(f"the tail of the weights, with fewer than {fewest_for_tail} particles")
-    if populations < 4:
-        found.append("the spread of log Z between populations, of which there are fewer than 4")
-    elif particles.one_target is False:
-        found.append("the spread of log Z between populations, which have targets of their own")
-    elif particles.one_target is None:
-        found.append("the spread of log Z between populations, which may have targets of their own")
+    if size < FEWEST_PARTICLES:
+        gaps.append(
+            "effective sample sizes and ancestors, because a population has fewer than "
+            f"{FEWEST_PARTICLES} particles"
+        )
+    elif size < FEWEST_FOR_TAIL:
+        gaps.append(
+            "the tail of the weights, because a population has fewer than "
+            f"{FEWEST_FOR_TAIL} particles"
+        )
+    gaps += _unjudged_spread(populations, particles.one_target)
     if particles.acceptance is not None:
-        found.append("ancestors, since correctors move their copies apart")
-    if "weights stop at" in law:
-        found.append("the levels below the end of weighting")
-    return tuple(found)
+        gaps.append("ancestors, because correctors move their copies apart")
+    if WEIGHTS_STOP in law:
+        gaps.append("the noise levels below the end of weighting, because nothing is weighed there")
+    return tuple(gaps)
+
+
+def _unjudged_spread(populations: int, one_target: bool | None) -> list[str]:
+    """Return why the spread of log Z between populations is not judged; an empty list where it is."""
+    if populations < FEWEST_POPULATIONS:
+        cause = f"there are fewer than {FEWEST_POPULATIONS}"
+    elif one_target is False:
+        cause = "each of them has its own target"
+    elif one_target is None:
+        cause = "each of them may have its own target"
+    else:
+        return []
+    return [f"the spread of log Z between populations, because {cause}"]

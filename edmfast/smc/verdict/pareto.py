@@ -1,17 +1,18 @@
-"""The Pareto tail index k̂ of importance weights: how many of their moments exist.
+"""Estimate the Pareto tail index k̂ of importance weights, which says how many of their moments exist.
 
-The M largest of N weights, less the next smaller one, are fitted by a generalised Pareto distribution of shape k,
-density (1/s) (1 + k w/s)^(-1/k - 1). Moments of order 1/k and above do not exist: from k = 1/2 on the weights have
-no variance, from 1 on no mean. Averages over N weights are unreliable above min(1 - 1/log10(N), 0.7).
+A generalised Pareto distribution of shape k, with density (1/s) (1 + k w/s)^(-1/k - 1), is fitted to the
+excesses w of the M largest of N weights over the next smaller one. Moments of order 1/k and above do not exist:
+the weights have no variance for k >= 1/2 and no mean for k >= 1. Averages over N weights are unreliable for k
+above min(1 - 1/log10(N), 0.7).
 
 The fit is the one of Zhang and Stephens 2009, "A new and efficient estimation method for the generalized Pareto
 distribution", Technometrics 51: with sorted exceedances w_1 <= ... <= w_M, m = 30 + floor(sqrt(M)) candidates
 
     b_j = 1/w_M + (1 - sqrt(m/(j - 1/2))) / (3 w_q),    q = floor(M/4 + 1/2),
 
-k(b) = mean log(1 - b w), and b the mean of the b_j with weights ∝ exp(M (log(-b_j/k(b_j)) - k(b_j) - 1)). M, the
-threshold and the pull of k towards 1/2, by ten made-up exceedances, are those of Vehtari et al. 2024, "Pareto
-smoothed importance sampling", arXiv 1507.02646.
+k(b) = mean log(1 - b w), and b is the mean of the b_j with weights ∝ exp(M (log(-b_j/k(b_j)) - k(b_j) - 1)). M,
+the threshold and the weak prior, which counts like ten exceedances of shape 1/2, are those of Vehtari et al.
+2024, "Pareto smoothed importance sampling", arXiv 1507.02646.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _PRIOR_COUNT, _PRIOR_SHAPE = 10, 0.5
 
 
 def tail_size(particles: int) -> int:
-    """Return M, how many of N weights are taken for the tail: ceil(min(N/5, 3 sqrt(N)))."""
+    """Return M, the number of weights in the tail of N weights: ceil(min(N/5, 3 sqrt(N)))."""
     return math.ceil(min(0.2 * particles, 3 * math.sqrt(particles)))
 
 
@@ -36,9 +37,9 @@ def reliable_below(particles: int) -> float:
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:
-    """Return k̂ of each population, float64 [P], of log-weights [P, N] that need not be normalised.
+    """Return k̂ of each population, float64 [P], from log-weights [P, N] that need not be normalised.
 
-    NaN where it says nothing: fewer than 5 weights in the tail, or a tail of equal weights.
+    k̂ is NaN where the tail has fewer than 5 weights, or equal ones.
     """
     log_weights = log_weights.double().nan_to_num(-torch.inf, torch.inf, -torch.inf)
     populations, particles = log_weights.shape
@@ -51,9 +52,10 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
 
 def generalised_pareto_shape(exceedances: Tensor) -> Tensor:
-    """Return the shape k of a generalised Pareto distribution fitted to each row [P, M], ascending, not negative.
+    """Return the shape k of a generalised Pareto distribution that is fitted to each row, float64 [P].
 
-    The estimate is pulled towards 1/2 by the weak prior above. NaN for rows without a spread.
+    exceedances: [P, M], ascending and not negative. The weak prior pulls k towards 1/2. k is NaN for rows of equal
+    numbers.
     """
     w = exceedances.double()
     count = w.shape[1]

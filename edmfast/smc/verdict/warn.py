@@ -1,4 +1,4 @@
-"""Warnings about the weights of a finished run."""
+"""Warn about the weights of a finished run, or raise."""
 
 from __future__ import annotations
 
@@ -14,32 +14,47 @@ ON_DEGENERATE = ("warn", "raise", "ignore")
 
 
 class DegenerateWeightsWarning(UserWarning):
-    """Some weights or states were NaN or infinite, or a whole population had weight zero."""
+    """Warning that weights or states were NaN or infinite, or that all weights of a population were zero."""
 
 
 class DoubtfulWeightsWarning(UserWarning):
-    """The record of a run speaks against its weights: `Particles.verdict` says what, and what to change."""
+    """Warning that the record of a run speaks against its weights.
+
+    `Particles.verdict` says why, and what to change.
+    """
+
+
+def check_on_degenerate(on_degenerate: str) -> None:
+    """Raise ValueError for an unknown value of the argument `on_degenerate`."""
+    if on_degenerate not in ON_DEGENERATE:
+        raise ValueError(
+            f"on_degenerate must be one of {', '.join(ON_DEGENERATE)}, got {on_degenerate!r}"
+        )
 
 
 def warn_about_run(
     particles: ParticleData, on_degenerate: str, *, stacklevel: int, pooled: bool = True
 ) -> None:
-    """Warn of bad flags, then of a verdict that is not ok; with "raise", RuntimeError for flags alone.
+    """Warn about weights that were NaN, infinite or all zero, or else about a verdict that is not ok.
 
-    pooled: whether populations are meant to agree on log Z, and not each an answer of its own.
+    on_degenerate: "raise" turns the first kind into a RuntimeError, "ignore" leaves out all warnings. pooled:
+    populations are expected to agree on log Z; False where each is an answer of its own.
     """
     if on_degenerate == "ignore":
         return
     warn_about_flags(particles.degenerate, on_degenerate, stacklevel=stacklevel + 1)
     if 2 * int(particles.degenerate.ne(0).sum()) >= len(particles.degenerate):
-        return  # of these weights there is no more to say
+        return  # the first warning says all that there is to say about these weights
     verdict = judge(particles, flags=False, pooled=pooled)
     if not verdict:
         warnings.warn(verdict.short, DoubtfulWeightsWarning, stacklevel=stacklevel)
 
 
 def warn_about_flags(degenerate: Tensor, on_degenerate: str, *, stacklevel: int) -> None:
-    """Warn of weights that were NaN, infinite or all zero; RuntimeError with "raise"."""
+    """Warn about weights that were NaN, infinite or all zero, from the flags int32 [P].
+
+    Raises RuntimeError instead with on_degenerate="raise".
+    """
     flags = degenerate.cpu()
     if not flags.any():
         return
@@ -49,9 +64,12 @@ def warn_about_flags(degenerate: Tensor, on_degenerate: str, *, stacklevel: int)
         "infinite weights": int((flags & INFINITE).ne(0).sum()),
         "states that are not finite": int((flags & NOT_FINITE).ne(0).sum()),
     }
-    told = ", ".join(
-        f"{name} in {n} of {len(flags)} populations" for name, n in counts.items() if n
+    faults = ", ".join(
+        f"{fault} in {count} of {len(flags)} populations"
+        for fault, count in counts.items()
+        if count
     )
+    message = f"degenerate weights: {faults}"
     if on_degenerate == "raise":
-        raise RuntimeError(f"degenerate weights: {told}")
-    warnings.warn(f"degenerate weights: {told}", DegenerateWeightsWarning, stacklevel=stacklevel)
+        raise RuntimeError(message)
+    warnings.warn(message, DegenerateWeightsWarning, stacklevel=stacklevel)

@@ -12,7 +12,8 @@ from edmfast import smc
 from edmfast.analytic import GaussianMixture
 from edmfast.models import Denoiser, ResidualMLP
 from edmfast.sampling import get_sigmas_karras
-from edmfast.smc.verdict.judge import judge, predicted_log_z_sd
+from edmfast.smc.verdict.findings import predicted_log_z_sd
+from edmfast.smc.verdict.judge import judge
 from edmfast.targets import Conditioned, Tempered, Tilted
 
 FAR = GaussianMixture([[-3.0, 0.0], [3.0, 0.0]], [0.9, 0.3])
@@ -103,16 +104,16 @@ def test_one_ancestor_in_every_population_is_told():
     [
         ({}, "ok", ""),
         ({"ess": ess_at(0, 16.5)}, "ok", ""),
-        ({"ess": ess_at(0, 12.0)}, "doubtful", "size of 12 of 100 particles at sigma = 10"),
-        ({"ess": ess_at(0, 1.5)}, "degenerate", "size of 1.5 of 100"),
+        ({"ess": ess_at(0, 12.0)}, "doubtful", "size is 12 of 100 particles at sigma = 10"),
+        ({"ess": ess_at(0, 1.5)}, "degenerate", "size is 1.5 of 100"),
         ({"ess": ess_at(2, 11.0)}, "ok", ""),
         ({"ess": ess_at(2, 8.0)}, "doubtful", "falls to 8 of 100 particles at sigma = 5.05"),
         ({"ess": ess_at(2, 2.0)}, "degenerate", "falls to 2 of 100"),
         ({"unique_ancestors": torch.full((8,), 5)}, "ok", ""),
-        ({"unique_ancestors": torch.full((8,), 4)}, "doubtful", "4 of the 100 .*32 in 8 pop"),
+        ({"unique_ancestors": torch.full((8,), 4)}, "doubtful", "4 of the 100 .*32 in all 8 pop"),
         ({"unique_ancestors": torch.full((8,), 2)}, "degenerate", "2 of the 100"),
         ({"log_z": 2.0 * torch.arange(8.0).double()}, "degenerate", "by 4.9 nats"),
-        ({"log_z": 1.0 * torch.arange(8.0).double()}, "doubtful", "2.2 of 8 populations"),
+        ({"log_z": 1.0 * torch.arange(8.0).double()}, "doubtful", "rests on 2.2 of 8 populations"),
         ({"degenerate": torch.full((8,), 1).int()}, "degenerate", "NaN in 8 of 8"),
         ({"degenerate": torch.tensor([2] + 7 * [0]).int()}, "doubtful", "zero in 1 of 8"),
         ({"degenerate": torch.full((8,), 2).int()}, "degenerate", "zero in 8 of 8"),
@@ -155,7 +156,7 @@ def test_one_bad_population_counts_where_each_is_an_answer():
     assert record(ess=ess).verdict.level == "ok"
     verdict = record(ess=ess, one_target=False).verdict
     assert verdict.level == "degenerate"
-    assert any("targets of their own" in gap for gap in verdict.not_judged)
+    assert any("its own target" in gap for gap in verdict.not_judged)
 
 
 def test_few_particles_are_not_blamed_for_being_few():
