@@ -126,6 +126,26 @@ def test_imports_go_downwards(path):
         )
 
 
+BENCH_FLOOR = {"harness": 0, "rivals": 1, "cases": 2, "studies": 3, "report": 4, "gpu": 4}
+
+
+def test_benchmarks_import_downwards():
+    upward = []
+    for path in sorted((ROOT / "bench").glob("*/**/*.py")):
+        here = path.relative_to(ROOT / "bench").parts[0]
+        # a command may start another one: such imports are inside its main
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "bench":
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                rooms = {name.split(".")[1] for name in names if "." in name} - {here}
+                upward += [
+                    f"{path}: {node.module}"
+                    for there in rooms & {*BENCH_FLOOR}
+                    if BENCH_FLOOR[there] >= BENCH_FLOOR[here]
+                ]
+    assert upward == []
+
+
 def test_files_are_short():
     # the report of results is written by a program, and as long as there are cases
     written = {ROOT / "bench" / "RESULTS.md"}

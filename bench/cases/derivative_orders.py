@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.cases.mlp_potential import DEPTH, ELEMENTS, formulas, perceptron
-from bench.cases.networks import mlp_flops
 from bench.harness import orders
 from bench.harness.correctness import close
 from bench.harness.inputs import size_in_bytes, tensors
+from bench.harness.networks import mlp_flops
 from bench.harness.registry import BACKWARD, DIRECTIONS, DOUBLE_BACKWARD, FORWARD, Case
 from edmfast import ops
 from edmfast.ops.mlp_potential.operator import Perceptron

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from bench.cases.networks import mlp_flops, mlp_products, network
 from bench.harness.correctness import close
+from bench.harness.networks import mlp_flops, mlp_products, network
 from bench.harness.registry import BACKWARD, Case
 from bench.rivals.plain_networks import by_formula, plain_formulas
 from edmfast.models import EnergyModel

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from bench.cases.energy import eager_energy, make_inputs
-from bench.cases.networks import network
 from bench.harness.correctness import close
 from bench.harness.flops import forward_flops
+from bench.harness.networks import network
 from bench.harness.registry import BACKWARD, Case
 from bench.rivals.plain_networks import by_torch, plain_formulas
 from edmfast.models import EnergyModel

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cases.networks import mlp_flops, mlp_products, network
 from bench.harness.correctness import close
+from bench.harness.networks import mlp_flops, mlp_products, network
 from bench.harness.registry import BACKWARD, Case
 from edmfast.ops.mlp_potential.operator import Perceptron, mlp_potential
 from edmfast.ops.mlp_potential.reference import mlp_potential as by_hand

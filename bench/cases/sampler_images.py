@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.cases.energy import eager_energy
-from bench.cases.networks import BUILDERS, network
 from bench.harness.flops import forward_flops
+from bench.harness.networks import BUILDERS, network
 from bench.harness.registry import Case
 from bench.rivals import plain_smc
 from bench.rivals.plain_networks import by_torch, plain_formulas
@@ -46,7 +46,7 @@ def _quiet(name: str, device: torch.device, dtype: torch.dtype) -> EnergyModel:
 
 
 class Setup(NamedTuple):
-    """A network of bench.cases.networks, the shape of one sample, and the number of steps."""
+    """A network of bench.harness.networks, the shape of one sample, and the number of steps."""
 
     network: str
     shape: tuple[int, ...]

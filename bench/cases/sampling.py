@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.cases.networks import mlp_flops, network
 from bench.harness.correctness import close
+from bench.harness.networks import mlp_flops, network
 from bench.harness.registry import Case
 from bench.rivals import sampler_loops
 from bench.rivals import samplers as peers_samplers

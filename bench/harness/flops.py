@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.cases.networks import BUILDERS
+from bench.harness.networks import BUILDERS
 
 
 @functools.cache

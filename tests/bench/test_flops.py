@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bench.cases.networks import BUILDERS, mlp_flops
 from bench.harness.flops import forward_flops
+from bench.harness.networks import BUILDERS, mlp_flops
 from edmfast.models import DiT
 
 
