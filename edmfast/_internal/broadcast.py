@@ -6,6 +6,7 @@ returned as it is.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -39,11 +40,16 @@ def row_factors(numbers: float | Tensor, states: Tensor) -> float | Tensor:
     return unsqueeze_like(rows, states)
 
 
-def population_factors(numbers: float | Tensor, states: Tensor) -> float | Tensor:
-    """Return numbers [P] as factors [P, 1, ...] of states [P, N, *shape], on their device and in their own dtype.
+def population_factors(
+    numbers: float | Tensor, states: Tensor, dtype: torch.dtype | None = None
+) -> float | Tensor:
+    """Return numbers [P] as factors [P, 1, ...] of states [P, N, *shape], on their device.
 
-    A float or a tensor [] is returned as it is.
+    dtype: of the factors, None for that of the numbers. A float is returned as it is, a tensor [] without other
+    dimensions.
     """
-    if not isinstance(numbers, Tensor) or numbers.dim() == 0:
+    if not isinstance(numbers, Tensor):
         return numbers
-    return unsqueeze_like(numbers.to(states.device), states)
+    if numbers.dim() > 0:
+        numbers = unsqueeze_like(numbers.to(states.device), states)
+    return numbers if dtype is None else numbers.to(dtype)

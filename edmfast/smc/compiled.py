@@ -1,4 +1,4 @@
-"""The step traced as one flat graph and compiled, once for each of the two or three modes of a run.
+"""The step traced as one flat graph and compiled, once for each mode of a run.
 
 The score is a gradient, which torch.compile cannot trace; see `edmfast.models.compiling.flat`. On a GPU the
 graph is captured as a CUDA graph.
@@ -15,24 +15,26 @@ from torch import Tensor, nn
 
 from edmfast.models.compiling.attributes import Attributes
 from edmfast.models.compiling.flat import Flat, Tensors
+from edmfast.smc.feynman_kac.base import FeynmanKac
+from edmfast.smc.populations.particle_state import ParticleState
 from edmfast.smc.proposals import Step
-from edmfast.smc.step import Law, Mode, Moving, advance
+from edmfast.smc.step import Advance, Mode
 
 
 class CompiledStep:
-    """Called as `advance` is, without the law."""
+    """A compiled `Advance`, called in the same way."""
 
-    def __init__(self, law: Law) -> None:
-        self.law = law
+    def __init__(self, advance: Advance) -> None:
+        self.advance = advance
         self.flats: dict[Mode, Flat] = {}
-        self.watched = Watched(law)
+        self.watched = Watched(advance.fk)
         self.given_up = False
 
     def __call__(
-        self, moving: Moving, step: Step, rng: Tensor, next_rng: Tensor, mode: Mode
-    ) -> Moving:
+        self, state: ParticleState, step: Step, rng: Tensor, next_rng: Tensor, mode: Mode
+    ) -> ParticleState:
         def eager() -> tuple[Tensor, ...]:
-            return advance(self.law, moving, step, rng, next_rng, mode).flat()
+            return self.advance(state, step, rng, next_rng, mode).tensors()
 
         if not self.given_up and (changed := self.watched.change()):
             self.given_up = True
@@ -41,29 +43,30 @@ class CompiledStep:
                 stacklevel=2,
             )
         if self.given_up or any(flat.failed for flat in self.flats.values()):
-            return Moving.of(eager())
+            return ParticleState.from_tensors(eager())
         if mode not in self.flats:
             self.flats[mode] = self._flat(mode)
-        inputs = (*_as_tensors(step, moving.x.device), rng, next_rng, *moving.flat())
-        return Moving.of(self.flats[mode]([], inputs, eager))
+        inputs = (*_as_tensors(step, state.x.device), rng, next_rng, *state.tensors())
+        return ParticleState.from_tensors(self.flats[mode]([], inputs, eager))
 
     def _flat(self, mode: Mode) -> Flat:
-        def step(_: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
+        def traced(_: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
             index, s, u, rng, next_rng, *rest = inputs
-            return advance(self.law, Moving.of(rest), Step(index, s, u), rng, next_rng, mode).flat()
+            state = ParticleState.from_tensors(rest)
+            return self.advance(state, Step(index, s, u), rng, next_rng, mode).tensors()
 
-        return Flat(step, otherwise="the run goes on eagerly", mode="reduce-overhead")
+        return Flat(traced, otherwise="the run goes on eagerly", mode="reduce-overhead")
 
 
 class Watched:
-    """The plain attributes and the weights of all modules that a law evaluates."""
+    """The plain attributes and the weights of all modules that a Feynman–Kac model evaluates."""
 
-    def __init__(self, law: Law) -> None:
-        found = {id(m): m for part in _modules(vars(law)) for m in part.modules()}
-        self.attributes = Attributes(found.values())
+    def __init__(self, fk: FeynmanKac) -> None:
+        modules = {id(m): m for part in _modules(vars(fk)) for m in part.modules()}
+        self.attributes = Attributes(modules.values())
         self.tensors = [
             tensor
-            for module in found.values()
+            for module in modules.values()
             for place in (module._parameters, module._buffers)
             for tensor in place.values()
             if tensor is not None and not tensor.is_inference()
@@ -71,11 +74,11 @@ class Watched:
         self.versions = self._versions()
 
     def change(self) -> str | None:
-        """Return what is another one than at the start, None where nothing is."""
+        """Return a name for what has changed since the start, None where nothing has."""
         if self._versions() != self.versions:
             return "a parameter or buffer"
-        found = self.attributes.change()
-        return None if found is None else f"the attribute {found}"
+        attribute = self.attributes.change()
+        return None if attribute is None else f"the attribute {attribute}"
 
     def _versions(self) -> list[tuple[int, int]]:
         return [(tensor.data_ptr(), tensor._version) for tensor in self.tensors]
@@ -93,7 +96,7 @@ def _modules(value: Any) -> Iterator[nn.Module]:
 
 
 def _as_tensors(step: Step, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """index int64 [], s and u float64 []; filled on the device, which does not wait for it."""
+    """Return index int64 [], and s and u float64 []; a fill on the device does not wait for it."""
     index = torch.empty((), dtype=torch.int64, device=device).fill_(step.index)
     s, u = (torch.empty((), dtype=torch.float64, device=device).fill_(v) for v in (step.s, step.u))
     return index, s, u

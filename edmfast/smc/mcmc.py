@@ -20,7 +20,7 @@ from edmfast.smc.arguments import as_batch_size
 from edmfast.smc.correctors import Corrector, check_correctors, correct, start_log_steps
 from edmfast.smc.correctors.transition import LEVEL_BITS
 from edmfast.smc.feynman_kac.evaluate import evaluate
-from edmfast.smc.feynman_kac.exponent import exponent_of
+from edmfast.smc.populations.exponents import population_exponents
 from edmfast.smc.verdict.warn import ON_DEGENERATE, DegenerateWeightsWarning
 from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, has_unknown_gauges
 
@@ -108,7 +108,7 @@ def mcmc(
     (corrector,) = check_correctors(corrector, target)
     if has_unknown_gauges(target):
         warnings.warn(UNKNOWN_GAUGES, GaugeWarning, stacklevel=2)
-    exponent = exponent_of(target, len(x), x.device)
+    exponent = population_exponents(target, len(x), x.device)
     once = dataclasses.replace(cast(Any, corrector), steps=1)
     log_steps = start_log_steps([once], x)
     if after is not None:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.numbers import as_float, check_level
-from edmfast.smc.feynman_kac.exponent import Exponent
+from edmfast.targets.exponents import Exponent
 
 
 @dataclass(frozen=True)

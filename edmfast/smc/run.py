@@ -1,145 +1,180 @@
-"""The steps of one run of sequential Monte Carlo: start, advance, finish. All state is in `State`."""
+"""The steps of one run of sequential Monte Carlo: start, advance and finish. All that changes is in `State`."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from edmfast.ops import Weights, rng_state, standard_normal
+from edmfast._internal.broadcast import population_factors
+from edmfast.ops import rng_state, standard_normal
 from edmfast.smc.compiled import CompiledStep
-from edmfast.smc.feynman_kac.exponent import like_population
+from edmfast.smc.correctors.correction import Correction
+from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.particles.data import NOT_FINITE
-from edmfast.smc.particles.evaluations import Evaluations, evaluations_of_run
+from edmfast.smc.particles.evaluations import evaluations_of_run
 from edmfast.smc.particles.particles import Particles
+from edmfast.smc.populations.local import Increments, Populations
+from edmfast.smc.populations.particle_state import ParticleState
 from edmfast.smc.proposals import Step
 from edmfast.smc.state import State
-from edmfast.smc.step import Law, Mode, Moving, advance, decide
+from edmfast.smc.step import Advance, Mode
 
 _START_STREAM = 1
 
 
-class Engine:
-    """Holds what does not change during a run; see `edmfast.smc.sample` for the arguments."""
+@dataclass(frozen=True)
+class Schedule:
+    """The positive noise levels of a run, in decreasing order, and where it weighs and resamples.
+
+    sigma_range: (low, high); weights stop below low, and resampling happens inside. ess_threshold: resample below
+    this fraction of N.
+    """
+
+    levels: list[float]
+    sigma_range: tuple[float, float]
+    ess_threshold: float
+
+    def threshold(self, index: int) -> float:
+        """Return the fraction of N below which a level resamples: 0 outside the range and at the last level."""
+        low, high = self.sigma_range
+        inside = low <= self.levels[index] <= high and index + 1 < len(self.levels)
+        return self.ess_threshold if inside else 0.0
+
+    def weighs(self, index: int) -> bool:
+        """Return whether the step to a level accumulates weights."""
+        return self.levels[index] >= self.sigma_range[0]
+
+
+class Run:
+    """What does not change during a run: its Feynman–Kac model, populations, correctors, levels and noise."""
 
     def __init__(
         self,
-        law: Law,
-        levels: list[float],
-        ess_threshold: float,
-        sigma_range: tuple[float, float],
+        fk: FeynmanKac,
+        populations: Populations,
+        correction: Correction,
+        schedule: Schedule,
+        *,
+        count: int,
         seed: int,
         device: torch.device,
-        *,
-        populations: int = 1,
-        compile: bool = False,
-        genealogy: bool = False,
+        compile: bool,
+        genealogy: bool,
     ) -> None:
-        self.law, self.levels, self.seed = law, levels, seed
-        self.ess_threshold, self.sigma_range = ess_threshold, sigma_range
-        self.genealogy = genealogy
-        # the state of the noise at every level, made once so that a step needs no fills
-        self.rng = rng_state(seed, 0, device).repeat(len(levels), 1)
-        self.rng[:, 1] = torch.arange(len(levels), device=device)
-        pairs = enumerate(itertools.pairwise(levels))
-        self.steps = [law.prepared(Step(i, s, u), populations, device) for i, (s, u) in pairs]
-        self.step = CompiledStep(law) if compile else functools.partial(advance, law)
+        """count: the number of populations of this process. Other arguments as in `edmfast.smc.sample`."""
+        self.fk, self.populations, self.correction = fk, populations, correction
+        self.schedule, self.levels = schedule, schedule.levels
+        self.seed, self.genealogy = seed, genealogy
+        # the state of the noise at every level is made once, so that a step needs no fills
+        self.rng = rng_state(seed, 0, device).repeat(len(self.levels), 1)
+        self.rng[:, 1] = torch.arange(len(self.levels), device=device)
+        pairs = enumerate(itertools.pairwise(self.levels))
+        self.steps = [fk.prepare(Step(i, s, u), count, device) for i, (s, u) in pairs]
+        advance = Advance(fk, populations, correction)
+        self.advance_particles = CompiledStep(advance) if compile else advance
 
     def start(self, like: Tensor) -> State:
-        populations, particles = like.shape[:2]
-        sigma = self.levels[0]
+        """Draw the particles of the first level. like: gives shape [P, N, *shape], dtype and device."""
+        fk, sigma = self.fk, self.levels[0]
         z = standard_normal(
             like,
             seed=self.seed,
             step=0,
             stream=_START_STREAM,
-            first_population=self.law.first_population,
-            first_particle=self.law.first_particle,
+            first_population=self.populations.first_population,
+            first_particle=self.populations.first_particle,
         )
-        law = self.law
-        scale = like_population(law.exponent, z)
-        if isinstance(scale, Tensor):
-            scale = scale.to(z.dtype)
-        x = z * (sigma / scale**0.5)
-        probe = law.needs_curvature and len(self.levels) > 1
-        found = law.evaluate(x, sigma, self.rng[0], probe)
-        first, memory = law.start(x, sigma, found)
-        if law.rewards:
-            denoised = law.denoised(x, sigma, found.score, memory)
-            paid = law.rewards.pay(None, x, denoised, sigma, last=len(self.levels) == 1)
-            first, memory = first + law.rewards.total(paid), torch.cat([memory, paid], 2)
-        start = Weights.start(populations, particles, x.device)
-        if law.shared is not None:
-            start = law.shared.numbered(start)
-        mode = Mode(threshold=self._threshold(0), weigh=True, probe=probe)
-        weights = decide(law, start, (first, [], []), self.rng[0], mode)
-        trace = torch.zeros(len(self.levels), populations, dtype=torch.float64, device=x.device)
-        curvature = x.new_empty(0) if found.curvature is None else found.curvature
-        shape = (len(self.levels), populations, particles)
-        tuning, nobody = law.correction.start(x), weights.ancestors.new_empty(0)
-        moving = Moving(x, found.energy, found.score, curvature, memory, tuning, nobody, weights)
-        if law.correction.at(sigma, mode.threshold):
-            moving = law.correction(law, moving, sigma, self.rng[0])
+        x = z * (sigma / population_factors(fk.exponent, z, z.dtype) ** 0.5)
+        probe = fk.needs_curvature and len(self.levels) > 1
+        evaluation = fk.evaluate(x, sigma, self.rng[0], self.populations, probe=probe)
+        log_weights, memory = fk.start(x, sigma, evaluation)
+        if fk.rewards:
+            denoised = fk.denoised(x, sigma, evaluation.score, memory)
+            paid = fk.rewards.pay(None, x, denoised, sigma, last=len(self.levels) == 1)
+            log_weights = log_weights + fk.rewards.total(paid)
+            memory = torch.cat([memory, paid], 2)
+        threshold = self.schedule.threshold(0)
+        weights = self.populations.decide(
+            self.populations.start(x.shape[0], x.shape[1], x.device),
+            Increments(log_weights, [], []),
+            self.rng[0],
+            weigh=True,
+            ess_threshold=threshold,
+        )
+        curvature = evaluation.curvature
+        particles = ParticleState(
+            x=x,
+            energy=evaluation.energy,
+            score=evaluation.score,
+            curvature=x.new_empty(0) if curvature is None else curvature,
+            memory=memory,
+            tuning=self.correction.start(x),
+            parents=weights.ancestors.new_empty(0),
+            weights=weights,
+        )
+        acceptance = particles.tuning[1]
+        if self.correction.applies(sigma, threshold):
+            particles = self.correction(particles, fk, self.populations, sigma, self.rng[0])
+        shape = (len(self.levels), *weights.ancestors.shape)
+        trace = torch.zeros(shape[:2], dtype=torch.float64, device=x.device)
         state = State(
             index=0,
-            moving=moving,
+            particles=particles,
             ess=trace,
             resampled=torch.zeros_like(trace, dtype=torch.bool),
             log_weight_sd=trace.clone(),
             survivors=torch.zeros_like(trace, dtype=torch.int64),
-            acceptance=tuning[1].repeat(len(self.levels), 1, 1),
+            acceptance=acceptance.repeat(len(self.levels), 1, 1),
             ancestors=weights.ancestors.new_zeros(shape) if self.genealogy else None,
         )
-        self._record(state, 0, moving)
+        self._record(state, 0, particles)
         return state
 
     def advance(self, state: State) -> None:
         """Move to the next level, weigh, and decide whether to resample there."""
         i = state.index
-        step = self.steps[i]
-        threshold = self._threshold(i + 1)
+        threshold = self.schedule.threshold(i + 1)
         mode = Mode(
             threshold=threshold,
-            weigh=self.levels[i + 1] >= self.sigma_range[0],
-            probe=self.law.needs_curvature and i + 2 < len(self.levels),
-            last=bool(self.law.rewards) and i + 2 == len(self.levels),
-            correct=self.law.correction.at(self.levels[i + 1], threshold),
+            weigh=self.schedule.weighs(i + 1),
+            probe=self.fk.needs_curvature and i + 2 < len(self.levels),
+            last=bool(self.fk.rewards) and i + 2 == len(self.levels),
+            correct=self.correction.applies(self.levels[i + 1], threshold),
         )
-        rng, next_rng = self.rng[i], self.rng[i + 1]
-        moving = self.step(state.moving, step, rng, next_rng, mode)
-        self._record(state, i + 1, moving)
-        # in one, and after the traces: an interrupt must not find a half of it
-        vars(state).update(moving=moving, index=i + 1)
+        before = self.populations.collect(state.particles)
+        particles = self.advance_particles(
+            before, self.steps[i], self.rng[i], self.rng[i + 1], mode
+        )
+        self._record(state, i + 1, particles)
+        # one update, after the traces: an interrupt must not leave a half-made step
+        vars(state).update(particles=particles, index=i + 1)
 
-    def _threshold(self, index: int) -> float:
-        """Fraction of N below which to resample at a level; never at the last one."""
-        low, high = self.sigma_range
-        inside = low <= self.levels[index] <= high and index + 1 < len(self.levels)
-        return self.ess_threshold if inside else 0.0
-
-    def _record(self, state: State, index: int, moving: Moving) -> None:
-        weights = moving.weights
+    def _record(self, state: State, index: int, particles: ParticleState) -> None:
+        weights, corrected = particles.weights, particles.parents.numel() > 0
         state.ess[index], state.resampled[index] = weights.ess, weights.resampled
         state.log_weight_sd[index] = weights.increment_sd
-        roots = weights.root if self.law.resampling != "killing" else weights.root.sort(1).values
-        if self.law.shared is not None:
-            state.survivors[index] = self.law.shared.survivors(roots)
-        else:
-            state.survivors[index] = 1 + (roots[:, 1:] != roots[:, :-1]).sum(1)
+        state.survivors[index] = self.populations.survivors(weights.root)
         if state.ancestors is not None:
-            corrected = moving.parents.numel() > 0
-            state.ancestors[index] = moving.parents if corrected else weights.ancestors
-        if moving.parents.numel() > 0:
-            state.acceptance[index] = moving.tuning[1]
+            state.ancestors[index] = particles.parents if corrected else weights.ancestors
+        if corrected:
+            state.acceptance[index] = particles.tuning[1]
 
-    def finish(self, state: State, levels: list[float]) -> Particles:
-        moving, law = state.moving, self.law
-        x, weights = moving.x, moving.weights
+    def finish(self, state: State, levels: list[float], *, one_target: bool) -> Particles:
+        """Return the result. levels: those of the caller, which may end with 0 for a denoising step.
+
+        one_target: whether all populations have the same target.
+        """
+        fk, particles = self.fk, state.particles
+        x, weights = particles.x, particles.weights
         if levels[-1] == 0:
-            x = law.denoised(x, self.levels[-1], moving.score, moving.memory)
+            x = fk.denoised(x, self.levels[-1], particles.score, particles.memory)
+        # weights alone do not tell: the moves of a sampler without weights carry a NaN to the end
+        lost = ~x.isfinite().flatten(2).all(2) & (weights.log_weights != -torch.inf)
+        corrector_nfe = self.correction.nfe * self._corrected_levels()
         return Particles(
             x=x,
             log_weights=weights.log_weights,
@@ -148,43 +183,26 @@ class Engine:
             resampled=state.resampled,
             log_weight_sd=state.log_weight_sd,
             unique_ancestors=state.survivors[-1].clone(),
-            degenerate=weights.degenerate | self._lost(x, weights.log_weights),
+            degenerate=weights.degenerate | self.populations.any(lost).int() * NOT_FINITE,
             sigmas=torch.tensor(levels, dtype=torch.float64, device=x.device),
-            nfe=self._nfe(),
+            nfe=len(self.levels) + math.ceil(corrector_nfe),
             seed=self.seed,
-            law=law.told,
-            first_population=law.first_population,
+            law=fk.description,
+            first_population=self.populations.first_population,
             survivors=state.survivors,
             ancestors=state.ancestors,
-            log_densities=law.log_densities(moving.memory),
-            acceptance=state.acceptance if law.correction.correctors else None,
-            evaluations=self._evaluations(),
-            one_target=law.one_target,
-            log_z_note=law.log_z_note,
+            log_densities=fk.log_densities(particles.memory),
+            acceptance=state.acceptance if self.correction.correctors else None,
+            evaluations=evaluations_of_run(
+                fk.scored_models,
+                len(self.levels) + corrector_nfe,
+                probed_visits=len(self.levels) - 1 if fk.needs_curvature else 0,
+            ),
+            one_target=one_target,
+            log_z_note=fk.log_z_note,
         )
 
-    def _lost(self, x: Tensor, log_weights: Tensor) -> Tensor:
-        """Return the flag int32 [P] of populations in which a state that has a weight is not finite.
-
-        Weights alone do not tell: the moves of a sampler without weights carry a NaN to the end.
-        """
-        bad = ~x.isfinite().flatten(2).all(2) & (log_weights != -torch.inf)
-        if self.law.shared is not None:
-            bad = self.law.shared.everywhere(bad)
-        return bad.any(1).int() * NOT_FINITE
-
-    def _corrected(self) -> int:
-        """Number of levels at which correctors are applied."""
-        correction = self.law.correction
-        return sum(correction.at(s, self._threshold(i)) for i, s in enumerate(self.levels))
-
-    def _evaluations(self) -> Evaluations:
-        """What one particle costs in this run."""
-        levels = len(self.levels)
-        visits = levels + self.law.correction.nfe * self._corrected()
-        probed_visits = levels - 1 if self.law.needs_curvature else 0
-        return evaluations_of_run(self.law.scored_models, visits, probed_visits=probed_visits)
-
-    def _nfe(self) -> int:
-        """For one particle, rounded up."""
-        return len(self.levels) + math.ceil(self.law.correction.nfe * self._corrected())
+    def _corrected_levels(self) -> int:
+        """Return the number of levels at which correctors are applied."""
+        thresholds = map(self.schedule.threshold, range(len(self.levels)))
+        return sum(map(self.correction.applies, self.levels, thresholds))

@@ -41,15 +41,15 @@ from edmfast.smc.checkpoint.probes import probe, tolerance_of
 from edmfast.smc.correctors import Corrector
 from edmfast.smc.correctors.correction import make_correction
 from edmfast.smc.distributed.share import Share
-from edmfast.smc.feynman_kac.choose import caveats, make_law
-from edmfast.smc.feynman_kac.one_target import check_rows, one_target
-from edmfast.smc.particles.law_notes import NO_LOG_Z
+from edmfast.smc.feynman_kac.base import FeynmanKac
+from edmfast.smc.feynman_kac.choose import choose_feynman_kac
+from edmfast.smc.particles.law_notes import NO_LOG_Z, ONE_PARTICLE
 from edmfast.smc.particles.particles import Particles
+from edmfast.smc.populations.same_target import check_rows, has_one_target
+from edmfast.smc.populations.select import SELECT
 from edmfast.smc.proposals import Proposal
-from edmfast.smc.run import Engine
-from edmfast.smc.select import SELECT
+from edmfast.smc.run import Run, Schedule
 from edmfast.smc.state import State, fingerprint
-from edmfast.smc.step import Law
 from edmfast.smc.verdict.warn import ON_DEGENERATE, warn_about_run
 
 
@@ -171,10 +171,10 @@ def sample(
     _check_options(resampling, on_degenerate)
     place_device, place_dtype = place(target, device, dtype)
     check_range(levels, place_dtype)
-    share = Share(group, split, populations, particles, place_device)
+    share = Share(group, split, populations, particles, place_device, first_population, resampling)
     _check_shared(share, resampling, compile, gather, bool(correctors))
     keeper = Keeper(checkpoint, checkpoint_every, resume, overwrite, share)
-    law = make_law(
+    fk = choose_feynman_kac(
         share.cut(target),
         proposal,
         weights,
@@ -183,28 +183,24 @@ def sample(
         populations=share.populations,
         steps=len(visited) - 1,
         device=place_device,
-        resampling=resampling,
-        first_population=first_population + share.first_population,
         batch_size=batch_size,
-        shared=share.shared,
     )
     correction = make_correction(
-        correctors, corrector_range, waste_free, law, particles=particles, levels=len(visited)
+        correctors, corrector_range, waste_free, fk, particles=particles, levels=len(visited)
     )
-    if (ess_threshold > 0 or correction.correctors) and law.log_z_note != NO_LOG_Z:
+    if (ess_threshold > 0 or correction.correctors) and fk.log_z_note != NO_LOG_Z:
         check_rows(target, populations)
-    told = law.told + caveats(resampling, sigma_range[0], visited[-1], correction.correctors)
-    law = dataclasses.replace(
-        law, correction=correction, told=told, one_target=one_target(target, populations)
-    )
+    notes = caveats(resampling, sigma_range[0], visited[-1], correction.correctors)
+    fk = dataclasses.replace(fk, description=fk.description + notes)
+    one_target = has_one_target(target, populations)
     run = {
         "sigmas": levels,
         "shape": list(shape),
         "particles": particles,
         "populations": populations,
         "first_population": first_population,
-        "proposal": repr(law.kernel),
-        "law": law.told,
+        "proposal": repr(fk.proposal),
+        "law": fk.description,
         "resampling": resampling,
         "ess_threshold": ess_threshold,
         "sigma_range": [str(bound) for bound in sigma_range],
@@ -221,14 +217,14 @@ def sample(
         like = torch.empty(0, dtype=place_dtype, device=place_device)
         run["probes"] = probe(both, visited, size, batch_size, like)
         run["tolerance"] = tolerance_of(both, place_dtype)
-    engine = Engine(
-        law,
-        visited,
-        ess_threshold,
-        sigma_range,
-        seed,
-        place_device,
-        populations=share.populations,
+    engine = Run(
+        fk,
+        share.held,
+        correction,
+        Schedule(visited, sigma_range, ess_threshold),
+        count=share.populations,
+        seed=seed,
+        device=place_device,
         compile=compile,
         genealogy=genealogy,
     )
@@ -241,18 +237,18 @@ def sample(
         silent = not (progress and share.speaks)
         bar = progress_bar(len(visited) - 1, desc="smc", initial=state.index, disable=silent)
         try:
-            _report(callback, state, visited, law)
+            _report(callback, state, visited, fk)
             while state.index < len(visited) - 1:
                 engine.advance(state)
                 bar.update()
                 keeper.after_step(state, run)
-                _report(callback, state, visited, law)
+                _report(callback, state, visited, fk)
         except BaseException as error:
             keeper.rescue(error, state, run)
             raise
         finally:
             bar.close()
-        result = engine.finish(state, levels)
+        result = engine.finish(state, levels, one_target=one_target)
         if gather:
             result = share.complete(result)
     if share.speaks or not gather or on_degenerate == "raise":
@@ -261,23 +257,46 @@ def sample(
 
 
 def _report(
-    callback: Callable[[dict[str, Any]], None] | None, state: State, levels: list[float], law: Law
+    callback: Callable[[dict[str, Any]], None] | None,
+    state: State,
+    levels: list[float],
+    fk: FeynmanKac,
 ) -> None:
     if callback is not None:
-        weights = state.moving.weights
+        weights = state.particles.weights
         # of resampled populations it has the mean already
         log_z = weights.log_z + torch.where(weights.resampled, 0.0, weights.log_mean)
         callback(
             {
                 "i": state.index,
                 "sigma": levels[state.index],
-                "x": state.moving.x.clone(),
-                "energy": state.moving.energy.clone() if law.has_energy else None,
-                "score": state.moving.score.clone(),
+                "x": state.particles.x.clone(),
+                "energy": state.particles.energy.clone() if fk.has_energy else None,
+                "score": state.particles.score.clone(),
                 "log_weights": weights.log_weights.clone(),
-                "log_z": None if law.log_z_note == NO_LOG_Z else log_z,
+                "log_z": None if fk.log_z_note == NO_LOG_Z else log_z,
             }
         )
+
+
+def caveats(
+    resampling: str, weights_end: float, last: float, correctors: Sequence[Corrector]
+) -> str:
+    """Return how the options of a run weaken what is known of its law: text that begins with "; but", or "".
+
+    weights_end: the lowest level that weighs. last: the last positive level.
+    """
+    text = ""
+    if weights_end > last:
+        text += (
+            f"; but weights stop at sigma = {weights_end:g}, and below it the unweighted moves lead on, without "
+            "what the target, its rewards or walls would weigh there"
+        )
+    if resampling == SELECT:
+        text += f"; but {ONE_PARTICLE}: only averages over populations by Z keep that law"
+    if any(not corrector.adjusted for corrector in correctors):
+        text += "; but unadjusted correctors are off by their step size"
+    return text
 
 
 def _check_options(

@@ -20,7 +20,7 @@ from edmfast._internal.json_text import shortened
 from edmfast._internal.tensor_checks import FLOATS, TensorSpec, check_tensors
 from edmfast.ops import Weights
 from edmfast.smc.checkpoint.probes import check_probes
-from edmfast.smc.step import Moving
+from edmfast.smc.populations.particle_state import ParticleState
 
 
 @dataclass
@@ -29,7 +29,7 @@ class State:
     they are recorded, as in Particles."""
 
     index: int
-    moving: Moving
+    particles: ParticleState
     ess: Tensor
     resampled: Tensor
     log_weight_sd: Tensor
@@ -39,7 +39,7 @@ class State:
 
 
 _TRACES = ("ess", "resampled", "log_weight_sd", "survivors", "acceptance")
-_MOVING = (*Moving._fields[:-1], *(f"weights.{name}" for name in Weights._fields))
+_PARTICLES = (*ParticleState._fields[:-1], *(f"weights.{name}" for name in Weights._fields))
 
 _DOUBLE, _INDEX = (torch.float64,), (torch.int32,)
 _HELD = {
@@ -71,7 +71,7 @@ _HELD = {
 
 def tensors_of(state: State) -> dict[str, Tensor]:
     """Its tensors by name, as a checkpoint holds them."""
-    tensors = dict(zip(_MOVING, state.moving.flat(), strict=True))
+    tensors = dict(zip(_PARTICLES, state.particles.tensors(), strict=True))
     tensors |= {name: getattr(state, name) for name in _TRACES}
     if state.ancestors is not None:
         tensors["ancestors"] = state.ancestors
@@ -80,9 +80,9 @@ def tensors_of(state: State) -> dict[str, Tensor]:
 
 def state_of(index: int, tensors: dict[str, Tensor]) -> State:
     """What `tensors_of` took apart."""
-    moving = Moving.of([tensors[name] for name in _MOVING])
+    particles = ParticleState.from_tensors([tensors[name] for name in _PARTICLES])
     traces = {name: tensors[name] for name in _TRACES}
-    return State(index, moving, **traces, ancestors=tensors.get("ancestors"))
+    return State(index, particles, **traces, ancestors=tensors.get("ancestors"))
 
 
 def save_state(path: str | os.PathLike[str], state: State, run: dict[str, Any]) -> None:
@@ -94,7 +94,7 @@ def save_state(path: str | os.PathLike[str], state: State, run: dict[str, Any]) 
 def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.device) -> State:
     """Read a state. ValueError for a corrupt file, or one of another run or model, naming what differs."""
     tensors, metadata = read_tensors(path)
-    names = {*_MOVING, *_TRACES}
+    names = {*_PARTICLES, *_TRACES}
     saved = metadata.get("run")
     if metadata.get("kind") != "smc" or set(tensors) - {"ancestors"} != names:
         raise ValueError(f"{path} is not a checkpoint of smc.sample")

@@ -28,8 +28,8 @@ from edmfast.models.calling.foreign import call_reward
 from edmfast.smc.arguments import as_batch_size, check_sigmas, place
 from edmfast.smc.feynman_kac.evaluate import in_groups
 from edmfast.smc.particles.particles import Particles
+from edmfast.smc.populations.select import SELECT
 from edmfast.smc.sample import sample
-from edmfast.smc.select import SELECT
 from edmfast.smc.verdict.warn import ON_DEGENERATE, warn_about_run
 from edmfast.targets.tilted import Tilted
 

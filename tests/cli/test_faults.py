@@ -104,17 +104,17 @@ def test_exit_codes_of_a_command_pass():
 
 
 def interrupted_at(step, monkeypatch):
-    """Raise KeyboardInterrupt when the engine is about to make this step."""
-    from edmfast.smc.run import Engine
+    """Raise KeyboardInterrupt when the run is about to make this step."""
+    from edmfast.smc.run import Run
 
-    advance = Engine.advance
+    advance = Run.advance
 
     def stop(self, state):
         if state.index == step:
             raise KeyboardInterrupt
         advance(self, state)
 
-    monkeypatch.setattr(Engine, "advance", stop)
+    monkeypatch.setattr(Run, "advance", stop)
 
 
 def test_an_interrupted_run_says_how_to_continue(model, monkeypatch, tmp_path):

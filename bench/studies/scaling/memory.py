@@ -53,7 +53,7 @@ def shared_peak(particles: int = PARTICLES) -> PeakBytes:
 
 def resident_bytes(elements: int, *, probed: bool = False) -> int:
     """Of a particle between two steps, float32 states: x and score; energy; log-weight in float64; ancestor and
-    root in int32; the float64 of a probe. Counted from `edmfast.smc.step.Moving`."""
+    root in int32; the float64 of a probe. Counted from `edmfast.smc.populations.particle_state.ParticleState`."""
     return 2 * 4 * elements + 4 + 8 + 4 + 4 + 8 * probed
 
 

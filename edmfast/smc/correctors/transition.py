@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from edmfast._internal.broadcast import population_factors, unsqueeze_like
 from edmfast.ops import standard_normal
 from edmfast.ops._shared.sums import population_sum
 from edmfast.smc.correctors.kinds import Corrector
@@ -65,14 +66,14 @@ def transition(
     step: leapfrog length float64 [P], in units of x. friction: float64 [P], friction times length.
     """
     x, energy, score = chains
-    length = _per_sample(step, x)
+    length = population_factors(step, x, x.dtype)
     v = since = noise.normal(x, MOMENTA_STREAM)
     kinetic = torch.zeros_like(energy, dtype=torch.float64)
     for k in range(corrector.leapfrog_steps):
         if k > 0 and corrector.friction > 0:
             kinetic = kinetic + _kinetic_change(since, v)
-            kept = _per_sample((-friction).exp(), x)
-            fresh = _per_sample((-torch.expm1(-2 * friction)).sqrt(), x)
+            kept = population_factors((-friction).exp(), x, x.dtype)
+            fresh = population_factors((-torch.expm1(-2 * friction)).sqrt(), x, x.dtype)
             v = since = kept * v + fresh * noise.normal(x, MOMENTA_STREAM, k)
         half = v + 0.5 * length * score
         x = x + length * half
@@ -87,18 +88,13 @@ def transition(
         probability = torch.where(possible, log_ratio.clamp(max=0.0).exp(), 0.0)
     else:
         taken, probability = possible, possible.double()
-    where = taken.reshape(taken.shape + (1,) * (x.dim() - 2))
+    where = unsqueeze_like(taken, x)
     moved = Chains(
         torch.where(where, x, chains.x),
         torch.where(taken, energy, chains.energy),
         torch.where(where, score, chains.score),
     )
     return moved, probability
-
-
-def _per_sample(numbers: Tensor, x: Tensor) -> Tensor:
-    """[P] as factors of x [P, N, *shape]."""
-    return numbers.to(x.dtype).reshape(-1, *(1,) * (x.dim() - 1))
 
 
 def _kinetic_change(before: Tensor, after: Tensor) -> Tensor:

@@ -16,9 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from edmfast._internal.broadcast import unsqueeze_like
 from edmfast.ops import standard_normal
 from edmfast.smc.correctors import Corrector, correct
 from edmfast.smc.correctors.transition import Chains, Evaluate
+from edmfast.smc.populations.gather import take
 
 _OFFSET_STREAM = 10
 
@@ -58,7 +60,7 @@ def waste_free(
     """
     populations, particles = ancestors.shape
     slots = chain_slots(rng, populations, particles, length, first_population)
-    first = ancestors.gather(1, slots).long()
+    first = ancestors.gather(1, slots)
     now = Chains(*(take(tensor, first) for tensor in chains))
     states, accepted = [now], []
     draws = sum(corrector.nfe for corrector in correctors)
@@ -79,7 +81,7 @@ def waste_free(
         accepted.append(acceptance)
     joined = (torch.stack(parts, 2).flatten(1, 2) for parts in zip(*states, strict=True))
     x, energy, score = (
-        torch.where(resampled.reshape(-1, *(1,) * (new.dim() - 1)), new, old)
+        torch.where(unsqueeze_like(resampled, new), new, old)
         for new, old in zip(joined, chains, strict=True)
     )
     everyone = torch.arange(particles, device=slots.device)
@@ -97,9 +99,3 @@ def chain_slots(
     point = (-0.5 * (z[:, 0, 0].square() + z[:, 0, 1].square())).exp()
     offset = (point * length).long().clamp(max=length - 1)
     return offset[:, None] + torch.arange(0, particles, length, device=rng.device)
-
-
-def take(values: Tensor, index: Tensor) -> Tensor:
-    """values [P, N, ...] of the particles that index int64 [P, M] names."""
-    wide = index.reshape(*index.shape, *(1,) * (values.dim() - 2))
-    return values.gather(1, wide.expand(*index.shape, *values.shape[2:]))

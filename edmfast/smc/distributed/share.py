@@ -24,6 +24,7 @@ from edmfast.ops import Weights
 from edmfast.smc.distributed.ranks import Ranks
 from edmfast.smc.distributed.shared_population import SharedPopulations
 from edmfast.smc.particles.particles import Particles
+from edmfast.smc.populations.local import Populations
 from edmfast.smc.state import State, load_state, save_state, state_of, tensors_of
 
 SPLITS = ("populations", "particles")
@@ -52,6 +53,8 @@ class Share:
         populations: int,
         particles: int,
         device: torch.device,
+        first_population: int = 0,
+        resampling: str = "systematic",
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
@@ -60,11 +63,12 @@ class Share:
         self.populations, self.particles, self.before = populations, particles, 0
         self.shared: SharedPopulations | None = None
         self.sizes: list[int] = []
+        self.held = Populations(first_population, resampling)
         if self.ranks is None:
             return
         rank, size = self.ranks.rank, self.ranks.size
         if split == "particles":
-            self.shared = SharedPopulations(self.ranks, particles)
+            self.held = self.shared = SharedPopulations(self.ranks, particles, first_population)
             self.particles, self.before = self.shared.held, self.shared.first_particle
             self.sizes = [self.particles] * size
             return
@@ -74,6 +78,7 @@ class Share:
             )
         self.sizes = [populations // size + (r < populations % size) for r in range(size)]
         self.populations, self.before = self.sizes[rank], sum(self.sizes[:rank])
+        self.held = Populations(first_population + self.before, resampling)
 
     @property
     def speaks(self) -> bool:
@@ -178,12 +183,12 @@ class Share:
         return axes | {"sigmas": None}
 
     def _axes_of_state(self, state: State) -> Axes:
-        axes, moving = self._axes(_STATE_AXES), state.moving
-        if moving.score.dim() > moving.x.dim():  # [M, P, N, *shape]
+        axes, particles = self._axes(_STATE_AXES), state.particles
+        if particles.score.dim() > particles.x.dim():  # [M, P, N, *shape]
             axes["score"] = 2 if self.shared is not None else 1
-        if moving.curvature.dim() == 1:  # no curvature
+        if particles.curvature.dim() == 1:  # no curvature
             axes["curvature"] = None
-        if moving.parents.dim() == 1:  # no correctors, or none at this level
+        if particles.parents.dim() == 1:  # no correctors, or none at this level
             axes["parents"] = None
         return axes
 

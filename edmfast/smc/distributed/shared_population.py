@@ -1,11 +1,11 @@
-"""Populations whose particles are spread over ranks: the weights and the offspring of one population, exactly.
+"""Populations whose particles are spread over ranks: their weights and ancestors have the bits of one process.
 
-Rank r of W holds particles and slots r n to (r + 1) n - 1 of each population of N = W n. What is said of a level
-are its largest log-weight, sums of integer weights and of their squares, and counts, never the weights; they add
-up to the integers of one rank, so that ancestors, log-weights, log Z, effective sizes and roots are its bits (see
-`edmfast.ops.systematic_resample.reference`).
-The uniform comes from the counter (seed, step, population): all ranks know it.
-States move at the beginning of the next step, each once to every rank where it has offspring.
+Rank r of W holds particles and slots r n to (r + 1) n - 1 of each population of N = W n. At each level the ranks
+exchange the largest log-weight, sums of integer weights and of their squares, and counts, never the weights
+themselves. These add up to the integers of one rank, so that ancestors, log-weights, log Z, effective sizes and
+roots have its bits (see `edmfast.ops.systematic_resample.reference`). The uniform comes from the counter
+(seed, step, population), which all ranks know. States move at the beginning of the next step, each once to every
+rank where it has offspring.
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ import torch
 from torch import Tensor
 
 from edmfast.ops import Weights
-from edmfast.ops._shared.sums import population_sum
+from edmfast.ops._shared.sums import population_mean, population_sum
 from edmfast.ops.noise.reference import uniform
 from edmfast.ops.systematic_resample import reference as integers
 from edmfast.ops.weigh.reference import accumulate
 from edmfast.smc.distributed.ranks import Ranks, pack, unpack
-from edmfast.smc.step import Moving
+from edmfast.smc.populations.local import Increments, Populations
+from edmfast.smc.populations.particle_state import ParticleState
 
-_OF_PARTICLES = ("x", "energy", "score", "curvature", "memory")
+_TRAVELLING = ("x", "energy", "score", "curvature", "memory")
 
 
-class SharedPopulations:
-    """P populations of `particles` particles in all, of which this rank holds an equal share."""
+class SharedPopulations(Populations):
+    """P populations of `particles` particles in all, of which this rank holds an equal share.
 
-    def __init__(self, ranks: Ranks, particles: int) -> None:
+    Raises ValueError where the particles do not divide by the ranks.
+    """
+
+    def __init__(self, ranks: Ranks, particles: int, first_population: int = 0) -> None:
+        super().__init__(first_population)
         if particles % ranks.size:
             raise ValueError(
                 f"split='particles' needs particles divisible by the {ranks.size} ranks, got {particles}"
@@ -36,37 +41,44 @@ class SharedPopulations:
         self.held = particles // ranks.size
         self.first_particle = ranks.rank * self.held
 
-    def everywhere(self, values: Tensor) -> Tensor:
-        """[P, n] of this rank -> [P, N], for sums whose bits depend on their order (8 bytes a particle)."""
+    def mean(self, values: Tensor) -> Tensor:
+        return population_mean(self._gathered(values))
+
+    def any(self, flags: Tensor) -> Tensor:
+        return self._gathered(flags).any(1)
+
+    def _gathered(self, values: Tensor) -> Tensor:
+        """Return values [P, N] of all ranks from those [P, n] of this rank.
+
+        Sums whose bits depend on their order need them; 8 bytes a particle travel.
+        """
         return torch.cat(self.ranks.everywhere(values), 1)
 
-    def numbered(self, weights: Weights) -> Weights:
-        """Equal weights at the start, with roots counted over all ranks."""
+    def start(self, populations: int, particles: int, device: torch.device) -> Weights:
+        weights = super().start(populations, particles, device)
         return weights._replace(root=weights.root + self.first_particle)
 
     def decide(
         self,
         before: Weights,
-        ratio: Tensor,
-        energies: list[Tensor],
-        energies_before: list[Tensor],
+        increments: Increments,
         rng: Tensor,
         *,
         weigh: bool,
         ess_threshold: float,
-        first_population: int,
     ) -> Weights:
-        """As `edmfast.ops.weigh_and_resample` by the systematic scheme, of which this is a share; ancestors
-        and roots are counted over all ranks, but those of `before` must be on this rank. increment_sd may
-        differ from one rank's by rounding. Reads on the host whether there is anything to resample.
+        """Return this rank's share of the weights, with ancestors and roots counted over all ranks.
+
+        The ancestors of `before` must be on this rank, as `collect` leaves them. increment_sd may differ by
+        rounding from that of one process. Reads on the host whether any population is resampled.
         """
         log_weights, gains = accumulate(
             before.log_weights,
             before.ancestors,
             before.resampled,
-            ratio,
-            energies,
-            energies_before,
+            increments.log_ratio,
+            increments.energies,
+            increments.energies_before,
             None,
             weigh,
         )
@@ -77,10 +89,10 @@ class SharedPopulations:
         ess = integers.effective_size(maximum, total, squares)
         log_mean = integers.log_mean_weight(maximum, total, self.all)
         resampled = (ess < ess_threshold * self.all) & (maximum != -torch.inf)
-        own = torch.arange(self.held, device=q.device) + self.first_particle
-        ancestors, root = own.expand_as(q), before.root.long()
+        identity = torch.arange(self.held, device=q.device) + self.first_particle
+        ancestors, root = identity.expand_as(q), before.root.long()
         if ess_threshold > 0 and bool(resampled.any()):
-            point = uniform(rng, len(q), first_population)
+            point = uniform(rng, len(q), self.first_population)
             prefix = integers.exclusive(q) + totals[: self.ranks.rank].sum(0)[:, None]
             slots = integers.first_slots(prefix, self.all, total[:, None], point)
             chosen = self._offspring(slots, resampled, root)
@@ -103,71 +115,84 @@ class SharedPopulations:
     def _summits(
         self, log_weights: Tensor, gains: Tensor
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Largest log-weight [P], whether there is a NaN [P], (squares of centred increments [P] of this
-        rank, number of finite ones [P] of all)."""
+        """Return the largest log-weight [P], whether any is NaN [P], and what the spread of increments needs.
+
+        The last is (sum of squares of this rank's centred increments [P], number of finite ones of all ranks [P]).
+        """
         finite = gains.isfinite()
-        told = [
+        mine = [
             integers.top_weight(log_weights),
             log_weights.isnan().any(1).double(),
             population_sum(finite.double()),
             population_sum(torch.where(finite, gains, 0.0)),
         ]
-        maximum, nan, count, sums = torch.stack(self.ranks.everywhere(torch.stack(told)), 2)
+        maximum, nan, count, sums = torch.stack(self.ranks.everywhere(torch.stack(mine)), 2)
         number = population_sum(count)
         mean = population_sum(sums) / number
         centred = torch.where(finite, gains - mean[:, None], 0.0)
         return maximum.amax(1), nan.amax(1) > 0, (population_sum(centred.square()), number)
 
     def _sums(self, q: Tensor, spread: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights [W, P] of the ranks, parts of the sum of squares [4, P], sd of increments [P]."""
+        """Return weights [W, P] of the ranks, parts of the sum of squares [4, P], and sd of increments [P]."""
         mine = [q.sum(1)[None], integers.square_parts(q), spread[0].view(torch.int64)[None]]
-        told = torch.stack(self.ranks.everywhere(torch.cat(mine)))
-        centred = told[:, 5].T.contiguous().view(torch.float64)
-        return told[:, 0], told[:, 1:5].sum(0), (population_sum(centred) / spread[1]).sqrt()
+        gathered = torch.stack(self.ranks.everywhere(torch.cat(mine)))
+        centred = gathered[:, 5].T.contiguous().view(torch.float64)
+        increment_sd = (population_sum(centred) / spread[1]).sqrt()
+        return gathered[:, 0], gathered[:, 1:5].sum(0), increment_sd
 
     def _offspring(self, slots: Tensor, resampled: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
-        """Ancestors and roots [P, n] of this rank's slots from the first slots [P, n + 1] of its particles: each
-        tells the ranks where it has offspring from which slot on."""
+        """Return the ancestors and roots [P, n] of this rank's slots.
+
+        slots [P, n + 1]: the first slot of each of this rank's particles, over all ranks. Every particle informs
+        the ranks where it has offspring of the slot from which on it has them.
+        """
         begin, end = slots[:, :-1], slots[:, 1:]
         lowest, highest = begin // self.held, (end - 1) // self.held
-        here = resampled[:, None] & (end > begin)
-        copies = torch.where(here, highest - lowest + 1, 0).flatten()
+        has_offspring = resampled[:, None] & (end > begin)
+        copies = torch.where(has_offspring, highest - lowest + 1, 0).flatten()
         row = torch.repeat_interleave(copies)
         nth = torch.arange(len(row), device=row.device) - (copies.cumsum(0) - copies)[row]
         rank = lowest.flatten()[row] + nth
         slot = torch.maximum(begin.flatten()[row] - rank * self.held, torch.zeros_like(rank))
         place = row // self.held * self.held + slot
-        told = torch.stack([place, row % self.held + self.first_particle, root.flatten()[row]], 1)
+        messages = torch.stack(
+            [place, row % self.held + self.first_particle, root.flatten()[row]], 1
+        )
         rank, order = rank.sort(stable=True)
-        found, _ = self.ranks.exchange(told[order], self._counts(rank))
-        # a slot that was not told of takes what the one before it takes: both numbers are sorted
-        filled = found.new_zeros((2, root.numel()))
-        filled[:, found[:, 0]] = found[:, 1:].T
+        received, _ = self.ranks.exchange(messages[order], self._counts(rank))
+        # a slot without a message takes what the slot before it takes: both numbers are sorted
+        filled = received.new_zeros((2, root.numel()))
+        filled[:, received[:, 0]] = received[:, 1:].T
         ancestors, roots = filled.view(2, *root.shape).cummax(2).values
         return ancestors, roots
 
-    def arrive(self, moving: Moving) -> Moving:
-        """The particles that this rank's slots take, in their order, so that ancestors are the identity. Reads
-        on the host whether any population was resampled: else nothing moves."""
-        weights = moving.weights
+    def collect(self, state: ParticleState) -> ParticleState:
+        """Return the particles that this rank's slots take, in their order, so that ancestors are the identity.
+
+        Reads on the host whether any population was resampled: if none was, nothing travels.
+        """
+        weights = state.weights
         local = weights.ancestors - self.first_particle
         if not bool(weights.resampled.any()):
-            return moving._replace(weights=weights._replace(ancestors=local))
+            return state._replace(weights=weights._replace(ancestors=local))
         tensors = {
-            name: value for name in _OF_PARTICLES if (value := getattr(moving, name)).numel() > 0
+            name: value for name in _TRAVELLING if (value := getattr(state, name)).numel() > 0
         }
-        by_model = moving.score.dim() > moving.x.dim()  # [M, P, n, *shape]
+        by_model = state.score.dim() > state.x.dim()  # [M, P, n, *shape]
         if by_model:
             tensors["score"] = tensors["score"].movedim(0, 2)
-        found = dict(zip(tensors, self.bring(weights.ancestors, [*tensors.values()]), strict=True))
+        brought = self.bring(weights.ancestors, [*tensors.values()])
+        collected = dict(zip(tensors, brought, strict=True))
         if by_model:
-            found["score"] = found["score"].movedim(2, 0)
+            collected["score"] = collected["score"].movedim(2, 0)
         identity = torch.arange(self.held, dtype=torch.int32, device=local.device).expand_as(local)
-        return moving._replace(weights=weights._replace(ancestors=identity.contiguous()), **found)
+        weights = weights._replace(ancestors=identity.contiguous())
+        return state._replace(weights=weights, **collected)
 
     def bring(self, ancestors: Tensor, tensors: list[Tensor]) -> list[Tensor]:
-        """The rows of tensors [P, n, ...] that the slots of this rank take, in their order; ancestors
-        int32 [P, n], counted over all ranks. A row travels once to every rank that asks for it.
+        """Return the rows of tensors [P, n, ...] that the slots of this rank take, in their order.
+
+        ancestors: int32 [P, n], counted over all ranks. A row travels once to every rank that needs it.
         """
         index = ancestors.long()
         rows = index.numel()
@@ -175,18 +200,19 @@ class SharedPopulations:
         place = first + index % self.held
         wanted, inverse = (index // self.held * rows + place).flatten().unique(return_inverse=True)
         counts = self._counts(wanted // rows)
-        asked, due = self.ranks.exchange(wanted % rows, counts)
-        sent = pack([tensor.flatten(0, 1)[asked] for tensor in tensors])
+        requested, due = self.ranks.exchange(wanted % rows, counts)
+        sent = pack([tensor.flatten(0, 1)[requested] for tensor in tensors])
         received, _ = self.ranks.exchange(sent, due, counts)
-        found = unpack(received[inverse], [tensor.flatten(0, 1) for tensor in tensors])
-        return [one.reshape(tensor.shape) for one, tensor in zip(found, tensors, strict=True)]
+        unpacked = unpack(received[inverse], [tensor.flatten(0, 1) for tensor in tensors])
+        return [part.reshape(tensor.shape) for part, tensor in zip(unpacked, tensors, strict=True)]
 
     def survivors(self, root: Tensor) -> Tensor:
-        """Number of different roots [P] of all ranks; root int32 [P, n], sorted."""
+        """Return the number of different roots of all ranks, int64 [P]; root: int32 [P, n], sorted."""
         changes = (root[:, 1:] != root[:, :-1]).sum(1).int()
-        told = torch.stack(self.ranks.everywhere(torch.stack([root[:, 0], root[:, -1], changes])))
-        between = (told[1:, 0] != told[:-1, 1]).sum(0)
-        return 1 + told[:, 2].sum(0) + between
+        ends = torch.stack([root[:, 0], root[:, -1], changes])
+        gathered = torch.stack(self.ranks.everywhere(ends))
+        between = (gathered[1:, 0] != gathered[:-1, 1]).sum(0)
+        return 1 + gathered[:, 2].sum(0) + between
 
     def _counts(self, sorted_ranks: Tensor) -> Tensor:
         bounds = torch.arange(self.ranks.size + 1, device=sorted_ranks.device)

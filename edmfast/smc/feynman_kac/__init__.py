@@ -1,1 +1,1 @@
-"""Feynman-Kac models: how particles move and what they weigh, one file per law."""
+"""Feynman–Kac models of sequential Monte Carlo: how particles move, and what each move weighs."""

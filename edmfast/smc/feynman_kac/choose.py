@@ -1,23 +1,22 @@
-"""Which law a run follows, and by which proposal: from what the target has and what was asked for."""
+"""Choose the Feynman–Kac model and the proposal of a run, from what the target has and what the caller wants."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edmfast.smc.correctors import Corrector
-from edmfast.smc.distributed.shared_population import SharedPopulations
 from edmfast.smc.feynman_kac import notes
-from edmfast.smc.feynman_kac.energy import EXACT, EnergyLaw, Mixed
-from edmfast.smc.feynman_kac.exponent import exponent_of
+from edmfast.smc.feynman_kac.base import FeynmanKac
+from edmfast.smc.feynman_kac.energy import EXACT, EnergyFeynmanKac, Mixed
 from edmfast.smc.feynman_kac.rewards import PathRewards, outer_rewards
-from edmfast.smc.feynman_kac.scores import CORRECTED, PLAIN, ScoreLaw, is_plain
-from edmfast.smc.feynman_kac.superdiff import SUPERPOSED_AND, SUPERPOSED_OR, SuperDiffLaw
-from edmfast.smc.particles.law_notes import ONE_PARTICLE
+from edmfast.smc.feynman_kac.scores import CORRECTED, PLAIN, ScoreFeynmanKac, is_plain
+from edmfast.smc.feynman_kac.superdiff import SUPERPOSED_AND, SUPERPOSED_OR, SuperDiffFeynmanKac
+from edmfast.smc.populations.exponents import population_exponents
 from edmfast.smc.proposals import (
     Ancestral,
     Corrected,
@@ -26,10 +25,8 @@ from edmfast.smc.proposals import (
     SuperDiff,
     as_proposal,
 )
-from edmfast.smc.select import SELECT
-from edmfast.smc.step import Law
 from edmfast.targets.algebra import terms_of
-from edmfast.targets.exponents import exponent_of as model_exponent
+from edmfast.targets.exponents import Exponent, exponent_of
 from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, has_unknown_gauges
 from edmfast.targets.mixture import Mixture
 from edmfast.targets.scores import has_energy
@@ -40,10 +37,38 @@ _ALONG_PATHS = ("max", "sum")
 
 
 class MixedModelsWarning(UserWarning):
-    """The proposal follows another model than the weights: exact still, but of more variance."""
+    """The proposal follows another model than the weights: the weights are exact, but vary more."""
 
 
-def make_law(
+@dataclass(frozen=True)
+class _Choice:
+    """What all Feynman–Kac models of one call are made of.
+
+    target: what is inside the rewards. proposal: the kernel the caller wants, None for the default. kappa: the
+    table of a calibration, or None.
+    """
+
+    target: Any
+    exponent: Exponent
+    rewards: PathRewards
+    proposal: Proposal | None
+    kappa: tuple[float, ...] | None
+    batch_size: int | None
+
+    def fields(self, proposal: Proposal, description: str, log_z_note: str) -> dict[str, Any]:
+        """Return the fields that every kind of Feynman–Kac model has."""
+        return {
+            "target": self.target,
+            "exponent": self.exponent,
+            "proposal": proposal,
+            "batch_size": self.batch_size,
+            "rewards": self.rewards,
+            "description": description,
+            "log_z_note": log_z_note,
+        }
+
+
+def choose_feynman_kac(
     target: Any,
     proposal: str | Proposal | None,
     weights: str,
@@ -53,21 +78,20 @@ def make_law(
     populations: int,
     steps: int,
     device: torch.device,
-    resampling: str,
-    first_population: int,
     batch_size: int | None,
-    shared: SharedPopulations | None = None,
-) -> Law:
-    """kappa: the table of a calibration, for the curvature-matched kernel. shared: how ranks hold the particles of
-    each population together, where they do. Other arguments as in `smc.sample`.
+) -> FeynmanKac:
+    """Return the Feynman–Kac model of a run.
 
-    Raises TypeError for a target that is neither energy nor denoiser; ValueError for what does not go together.
+    kappa: the table of a calibration, for the curvature-matched proposal. Other arguments as in `smc.sample`.
+
+    Raises TypeError for a target that is neither energy nor denoiser; ValueError for combinations that do not
+    exist.
     """
     if weights not in WEIGHTS:
         raise ValueError(f"unknown weights {weights!r}; known: {', '.join(WEIGHTS)}")
-    asked = as_proposal(proposal, steps) if proposal is not None else None
+    kernel = as_proposal(proposal, steps) if proposal is not None else None
     by_energy = weights == "energy" or (weights == "auto" and has_energy(target))
-    if isinstance(asked, SuperDiff):
+    if isinstance(kernel, SuperDiff):
         by_energy = False
     if not by_energy and not callable(target) and not has_energy(target):
         raise TypeError(
@@ -79,97 +103,75 @@ def make_law(
             f"{type(target).__name__} has no energy: distil its denoisers with edmfast.distill, or use "
             "weights='score'"
         )
-    wanted = _ALONG_PATHS if by_energy else (*_ALONG_PATHS, "difference")
-    target, tilted = outer_rewards(target, wanted)
-    common: dict[str, Any] = {
-        "resampling": resampling,
-        "first_population": first_population,
-        "batch_size": batch_size,
-        "shared": shared,
-        "rewards": PathRewards(tuple(tilted), batch_size),
-        "exponent": exponent_of(target, populations, device),
-    }
+    along_paths = _ALONG_PATHS if by_energy else (*_ALONG_PATHS, "difference")
+    inner, tilts = outer_rewards(target, along_paths)
+    choice = _Choice(
+        inner,
+        population_exponents(inner, populations, device),
+        PathRewards(tuple(tilts), batch_size),
+        kernel,
+        kappa,
+        batch_size,
+    )
     if by_energy:
-        told = EXACT
-        common["log_z_note"] = notes.of_energies(target)
-        if has_unknown_gauges(target):
-            warnings.warn(UNKNOWN_GAUGES, GaugeWarning, stacklevel=3)
-            told += f"; but {UNKNOWN_GAUGES}"
-        if proposal_model is not None:
-            warnings.warn(
-                "the proposal follows another model than the weights: their mismatch adds variance",
-                MixedModelsWarning,
-                stacklevel=3,
-            )
-            target = Mixed(target, proposal_model)
-        kernel = asked or CurvatureMatched()
         if kappa is not None and proposal in (None, "curvature_matched"):
-            kernel = as_proposal(CurvatureMatched(kappa), steps)
-        if isinstance(kernel, Corrected) and kernel.eta == 0:
-            raise ValueError(
-                "without noise (eta = 0) a move has no density, which exact weights need"
-            )
-        return EnergyLaw(target, kernel=kernel, told=told, **common)
+            choice = replace(choice, proposal=as_proposal(CurvatureMatched(kappa), steps))
+        return _from_energies(choice, proposal_model)
     if proposal_model is not None:
         raise ValueError("proposal_model goes with weights from energies, not from scores")
-    return _without_energies(target, asked, kappa, common, device)
+    return _from_scores(choice, device)
 
 
-def caveats(
-    resampling: str, weights_end: float, last: float, correctors: Sequence[Corrector]
-) -> str:
-    """What the options of a run take away from what is known of its law."""
-    told = ""
-    if weights_end > last:
-        told += (
-            f"; but weights stop at sigma = {weights_end:g}, and below it the unweighted moves lead on, without "
-            "what the target, its rewards or walls would weigh there"
+def _from_energies(choice: _Choice, proposal_model: Any) -> FeynmanKac:
+    description, log_z_note = EXACT, notes.of_energies(choice.target)
+    if has_unknown_gauges(choice.target):
+        warnings.warn(UNKNOWN_GAUGES, GaugeWarning, stacklevel=4)
+        description += f"; but {UNKNOWN_GAUGES}"
+    if proposal_model is not None:
+        warnings.warn(
+            "the proposal follows another model than the weights: their mismatch adds variance",
+            MixedModelsWarning,
+            stacklevel=4,
         )
-    if resampling == SELECT:
-        told += f"; but {ONE_PARTICLE}: only averages over populations by Z keep that law"
-    if any(not corrector.adjusted for corrector in correctors):
-        told += "; but unadjusted correctors are off by their step size"
-    return told
+        choice = replace(choice, target=Mixed(choice.target, proposal_model))
+    kernel = choice.proposal or CurvatureMatched()
+    if isinstance(kernel, Corrected) and kernel.eta == 0:
+        raise ValueError("without noise (eta = 0) a move has no density, which exact weights need")
+    return EnergyFeynmanKac(**choice.fields(kernel, description, log_z_note))
 
 
-def _without_energies(
-    target: Any,
-    asked: Proposal | None,
-    kappa: tuple[float, ...] | None,
-    common: dict[str, Any],
-    device: torch.device,
-) -> Law:
-    _check_rewards(target)
-    rewarded = bool(common["rewards"])
-    common["log_z_note"] = notes.of_scores(weighed=False, rewarded=rewarded)
-    if isinstance(target, Mixture):
-        _check_exponents(target.models)
-        kernel = asked or SuperDiff()
+def _from_scores(choice: _Choice, device: torch.device) -> FeynmanKac:
+    _check_no_inner_rewards(choice.target)
+    rewarded, kernel = bool(choice.rewards), choice.proposal
+    unweighted = notes.of_scores(weighed=False, rewarded=rewarded)
+    if isinstance(choice.target, Mixture):
+        _check_exponents(choice.target.models)
+        kernel = kernel or SuperDiff()
         if not isinstance(kernel, SuperDiff):
             raise ValueError(
                 "a mixture without energies has no weights: proposal must be 'superdiff'"
             )
-        shares = torch.as_tensor(target.weights).double().log().to(device)
-        return SuperDiffLaw(
-            target,
-            kernel=kernel,
-            told=SUPERPOSED_OR,
-            models=tuple(target.models),
+        shares = torch.as_tensor(choice.target.weights).double().log().to(device)
+        return SuperDiffFeynmanKac(
+            **choice.fields(kernel, SUPERPOSED_OR, unweighted),
+            models=tuple(choice.target.models),
             log_shares=shares,
-            **common,
         )
-    exponents, models = zip(*terms_of(target), strict=True)
+    exponents, models = zip(*terms_of(choice.target), strict=True)
     _check_exponents(models)
-    if isinstance(asked, SuperDiff):
+    if isinstance(kernel, SuperDiff):
         if any(isinstance(a, Tensor) or a != 1 for a in exponents):
             raise ValueError(
                 "'superdiff' knows no exponents: it takes a product of exponents 1, not a temperature, guidance "
                 "or negation"
             )
-        common["exponent"] = 1.0  # a path of one diffusion, whatever the number of models
-        return SuperDiffLaw(target, kernel=asked, told=SUPERPOSED_AND, models=models, **common)
+        # the paths are those of one diffusion, whatever the number of models
+        choice = replace(choice, exponent=1.0)
+        return SuperDiffFeynmanKac(
+            **choice.fields(kernel, SUPERPOSED_AND, unweighted), models=models
+        )
     plain = is_plain(exponents)
-    kernel = asked or (_plain(kappa) if plain else Corrected())
+    kernel = kernel or (_plain_proposal(choice.kappa) if plain else Corrected())
     if not plain and not isinstance(kernel, Corrected):
         raise ValueError(
             f"{kernel.name!r} has no weights from scores for a product or a temperature: proposal must be "
@@ -179,20 +181,17 @@ def _without_energies(
         raise ValueError(
             "curvature matching probes an energy's score: without energies use 'ancestral' or a kappa table"
         )
-    told = PLAIN if plain else CORRECTED
-    common["log_z_note"] = notes.of_scores(weighed=not plain, rewarded=rewarded)
-    return ScoreLaw(
-        target,
-        kernel=kernel,
-        told=told,
+    description = PLAIN if plain else CORRECTED
+    log_z_note = notes.of_scores(weighed=not plain, rewarded=rewarded)
+    return ScoreFeynmanKac(
+        **choice.fields(kernel, description, log_z_note),
         models=models,
         exponents=exponents,
-        guide=_guide(common["rewards"].tilted, plain, kernel),
-        **common,
+        guide=_guide(choice.rewards.tilted, plain, kernel),
     )
 
 
-def _check_rewards(target: Any) -> None:
+def _check_no_inner_rewards(target: Any) -> None:
     parts = target.modules() if isinstance(target, nn.Module) else []
     if any(isinstance(part, Tilted) for part in parts):
         raise ValueError(
@@ -202,19 +201,19 @@ def _check_rewards(target: Any) -> None:
 
 
 def _check_exponents(models: Sequence[Any]) -> None:
-    found = [model_exponent(model) for model in models]
-    if any(isinstance(a, Tensor) or a != 1 for a in found):
+    exponents = [exponent_of(model) for model in models]
+    if any(isinstance(a, Tensor) or a != 1 for a in exponents):
         raise ValueError(
             "weights and paths from scores are for models whose own exponent is 1: temper the product"
         )
 
 
-def _guide(tilted: tuple[Any, ...], plain: bool, kernel: Proposal) -> Any:
-    """The one tilt whose gradient the moves follow, if any."""
-    guiding = [tilt for tilt in tilted if tilt.gradient != "none"]
+def _guide(tilts: tuple[Any, ...], plain: bool, kernel: Proposal) -> Any:
+    """Return the one tilt whose reward gradient the moves follow, or None."""
+    guiding = [tilt for tilt in tilts if tilt.gradient != "none"]
     if not guiding:
         return None
-    if not plain or len(tilted) > 1 or (isinstance(kernel, Corrected) and kernel.eta == 0):
+    if not plain or len(tilts) > 1 or (isinstance(kernel, Corrected) and kernel.eta == 0):
         raise ValueError(
             "without energies the moves can follow the gradient of one reward on one model, with noise: use "
             "gradient='none' here, or energies"
@@ -222,5 +221,5 @@ def _guide(tilted: tuple[Any, ...], plain: bool, kernel: Proposal) -> Any:
     return guiding[0]
 
 
-def _plain(kappa: tuple[float, ...] | None) -> Proposal:
+def _plain_proposal(kappa: tuple[float, ...] | None) -> Proposal:
     return Ancestral() if kappa is None else as_proposal(CurvatureMatched(kappa), len(kappa))

@@ -1,4 +1,4 @@
-"""The law with an energy: exact weights for any proposal and any step size.
+"""The Feynman–Kac model of a target with an energy: exact weights for any proposal and any step size.
 
 log G = R - [U(x_u, u) - U(x_s, s)] with R from `edmfast.ops.propagate`.
 Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra 2006 (SMC samplers).
@@ -12,74 +12,86 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edmfast._internal.broadcast import population_factors
 from edmfast._internal.rows import for_rows
 from edmfast.models.calling.foreign import energy_of
 from edmfast.ops import propagate
+from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.feynman_kac.evaluate import Evaluation, evaluate
-from edmfast.smc.feynman_kac.exponent import like_population
+from edmfast.smc.populations.gather import take
+from edmfast.smc.populations.local import Populations
+from edmfast.smc.populations.particle_state import Move, ParticleState
 from edmfast.smc.proposals import Step, coefficients_of
-from edmfast.smc.step import Law, Moved, Moving, carried
 from edmfast.targets.scores import score_of
 
 EXACT = "exact: weights from energies, for the target at the last noise level and any step size"
 
 
-class EnergyLaw(Law):
-    """U and S from `target.energy_and_score`."""
+class EnergyFeynmanKac(FeynmanKac):
+    """A Feynman–Kac model that takes U and S from `target.energy_and_score`."""
 
     @property
     def has_energy(self) -> bool:
         return True
 
-    def evaluate(self, x: Tensor, sigma: float | Tensor, rng: Tensor, probe: bool) -> Evaluation:
+    def evaluate(
+        self,
+        x: Tensor,
+        sigma: float | Tensor,
+        rng: Tensor,
+        populations: Populations,
+        *,
+        probe: bool,
+    ) -> Evaluation:
         return evaluate(
             self.target,
             x,
             sigma,
             rng=rng,
             probe=probe,
-            first_population=self.first_population,
-            first_particle=self.first_particle,
+            first_population=populations.first_population,
+            first_particle=populations.first_particle,
             batch_size=self.batch_size,
             exponent=self.exponent,
         )
 
-    def start(self, x: Tensor, sigma: float, found: Evaluation) -> tuple[Tensor, Tensor]:
-        # in one pass, where a copy in float64 would cost as much as a proposal step
+    def start(self, x: Tensor, sigma: float, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
+        # one pass over x: a copy in float64 would cost as much as a proposal step
         squares = torch.linalg.vector_norm(x.flatten(2), dim=2, dtype=torch.float64).square()
-        scale = like_population(self.exponent / (2 * sigma**2), squares)
-        return scale * squares - found.energy, squares.new_empty((*squares.shape, 0))
+        scale = population_factors(self.exponent / (2 * sigma**2), squares)
+        return scale * squares - evaluation.energy, squares.new_empty((*squares.shape, 0))
 
-    def prepared(self, step: Step, populations: int, device: torch.device) -> Step:
-        if self.kernel.needs_curvature:
+    def prepare(self, step: Step, populations: int, device: torch.device) -> Step:
+        if self.needs_curvature:
             return step
-        nothing = torch.zeros(populations, dtype=torch.float64, device=device)
-        coefficients = coefficients_of(self.kernel, step, self.exponent, nothing)
+        unused = torch.zeros(populations, dtype=torch.float64, device=device)
+        coefficients = coefficients_of(self.proposal, step, self.exponent, unused)
         return dataclasses.replace(step, coefficients=coefficients)
 
-    def move(self, moving: Moving, step: Step, rng: Tensor) -> Moved:
-        ancestors = moving.weights.ancestors
-        if self.kernel.needs_curvature:
-            bend = self.population_mean(moving.curvature.gather(1, ancestors.long()))
+    def move(self, state: ParticleState, step: Step, rng: Tensor, populations: Populations) -> Move:
+        ancestors = state.weights.ancestors
+        if self.needs_curvature:
+            curvature = populations.mean(take(state.curvature, ancestors))
         else:
-            bend = moving.weights.log_z  # of the right shape, and not looked at
+            curvature = state.weights.log_z  # it has the right shape, and the proposal ignores it
         coefficients = step.coefficients
         if coefficients is None:
-            coefficients = coefficients_of(self.kernel, step, self.exponent, bend)
-        x, ratio = propagate(
-            moving.x,
-            moving.score,
+            coefficients = coefficients_of(self.proposal, step, self.exponent, curvature)
+        x, log_ratio = propagate(
+            state.x,
+            state.score,
             ancestors,
             coefficients,
             rng,
-            first_population=self.first_population,
-            first_particle=self.first_particle,
+            first_population=populations.first_population,
+            first_particle=populations.first_particle,
         )
-        own = moving.memory[:, :, : self.memory_columns] if self.rewards else moving.memory
-        return Moved(x, ratio, carried(own, ancestors))
+        return Move(x, log_ratio, self.inherited_memory(state))
 
-    def compared(self, found: Evaluation, moving: Moving) -> tuple[list[Tensor], list[Tensor]]:
-        return [found.energy], [moving.energy]
+    def energies(
+        self, evaluation: Evaluation, state: ParticleState
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        return [evaluation.energy], [state.energy]
 
 
 class Mixed(nn.Module):

@@ -1,9 +1,8 @@
-"""Evaluates targets on all particles of all populations: energy, score and, if asked, curvature; or scores alone.
+"""Evaluate targets on all particles of all populations: energy, score and curvature, or scores alone.
 
-The curvature of one particle is v·(grad S) v / (A d) with one Rademacher probe v (Hutchinson 1990),
-whose mean is tr(grad S)/(A d). On the CPU the network sees whole groups of populations, of a size that
-depends on the number and shape of the particles only, so that a population has the same bits whatever runs
-beside it.
+The curvature of one particle is v·(grad S) v / (A d) with one Rademacher probe v (Hutchinson 1990), whose mean is
+tr(grad S)/(A d). On the CPU the network sees whole groups of populations, whose size depends on the number and
+shape of the particles only, so that a population has the same bits whatever runs beside it.
 """
 
 from __future__ import annotations
@@ -15,25 +14,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.broadcast import population_factors
 from edmfast._internal.derivatives import refuse_tangents
 from edmfast._internal.rows import for_rows
 from edmfast.models.calling.foreign import call_energy
 from edmfast.models.calling.second_order import second_derivatives
 from edmfast.ops import standard_normal
-from edmfast.smc.feynman_kac.exponent import Exponent, like_population
+from edmfast.targets.exponents import Exponent
 from edmfast.targets.scores import score_of
 from edmfast.targets.tilted import detached_tilts
 
 _PROBE_STREAM = 2
 _MIN_ROWS, _MAX_ROWS, _NUMBERS = 256, 4096, 1 << 18
-"""Rows of a group: for small states as many as make what a call costs beside its rows small, for images few, whose
-activations take memory."""
+"""Bounds on the rows of a group, and the numbers in it. Small states take many rows, so that the fixed cost of a
+call is small beside them; images take few, since their activations need memory."""
 
 
 @dataclass
 class Evaluation:
-    """energy [P, N] as the target gives it, half precisions widened; score [P, N, *shape], or
-    [M, P, N, *shape] of M models; curvature float64 [P, N] or None."""
+    """The result of one evaluation of all particles.
+
+    energy: [P, N] in the target's dtype, half precisions widened to float32. score: [P, N, *shape], or
+    [M, P, N, *shape] of M models. curvature: float64 [P, N], or None.
+    """
 
     energy: Tensor
     score: Tensor
@@ -46,18 +49,21 @@ def in_groups(
     tensors: Sequence[Tensor],
     batch_size: int | None,
 ) -> tuple[Tensor, ...]:
-    """call(*holders, *tensors) of tensors [P, N, ...], flattened to rows and split as the machine likes it.
+    """Return call(*holders, *tensors), with tensors [P, N, ...] flattened to rows and split into groups.
 
-    holders are cut to the same rows where they hold conditions. What call returns for B rows has B rows,
-    and comes back as [P, N, ...].
+    holders: models or rewards, which are cut to the same rows where they hold conditions. `call` returns tensors
+    of B rows for B rows; they come back as [P, N, ...]. batch_size: most rows of a group, None for a size that
+    suits the device.
     """
     populations, particles = tensors[0].shape[:2]
     count = populations * particles
     rows = [tensor.flatten(0, 1) for tensor in tensors]
     size = batch_size or _group_rows(tensors[0], particles)
     if size >= count:  # nothing to cut
-        found = call(*(for_rows(holder, 0, count, count) for holder in holders), *rows)
-        return tuple(one.reshape(populations, particles, *one.shape[1:]) for one in found)
+        results = call(*(for_rows(holder, 0, count, count) for holder in holders), *rows)
+        return tuple(
+            result.reshape(populations, particles, *result.shape[1:]) for result in results
+        )
     parts = []
     for start in range(0, count, size):
         stop = min(start + size, count)
@@ -81,12 +87,14 @@ def evaluate(
     batch_size: int | None = None,
     exponent: Exponent | None = None,
 ) -> Evaluation:
-    """x [P, N, *shape] at one noise level; one NFE. rng: int64 [2], of the probe. batch_size: most
-    rows per call of the target. exponent: A of the populations, the target's by default.
+    """Evaluate a target at states x [P, N, *shape] of one noise level: one NFE.
+
+    rng: int64 [2], the state of the noise of the probe. probe: compute the curvature. batch_size: most rows per
+    call of the target. exponent: A of the populations, by default that of the target.
 
     Raises ValueError where the target returns other shapes, or a score without a graph to probe.
     """
-    given = [x]
+    tensors = [x]
     if probe:
         normal = standard_normal(
             x,
@@ -95,33 +103,33 @@ def evaluate(
             first_population=first_population,
             first_particle=first_particle,
         )
-        # of two numbers torch.where would take fifteen times as long
-        given.append(torch.ones_like(x).copysign(normal))
+        # torch.where of two numbers takes fifteen times as long
+        tensors.append(torch.ones_like(x).copysign(normal))
 
     def call(part: Any, rows: Tensor, v: Tensor | None = None) -> tuple[Tensor, ...]:
         return _evaluate_rows(part, rows, sigma, v)
 
-    energy, score, *bend = in_groups(call, [target], given, batch_size)
+    energy, score, *probed = in_groups(call, [target], tensors, batch_size)
     refuse_tangents("a run", energy, score)
     if energy.dtype not in (torch.float32, torch.float64):
         energy = energy.float()
     if not probe:
         return Evaluation(energy, score, None)
     total = target.exponent if exponent is None else exponent
-    scale = x[0, 0].numel() * like_population(total, bend[0])
-    return Evaluation(energy, score, bend[0].double() / scale)
+    scale = x[0, 0].numel() * population_factors(total, probed[0])
+    return Evaluation(energy, score, probed[0].double() / scale)
 
 
 def evaluate_scores(
     models: Sequence[Any], x: Tensor, sigma: float | Tensor, *, batch_size: int | None = None
 ) -> Tensor:
-    """Scores [M, P, N, *shape] of M energies or denoisers at one noise level; one NFE.
+    """Return the scores [M, P, N, *shape] of M energies or denoisers at one noise level: one NFE.
 
     Raises ValueError for a model that returns another shape.
     """
 
-    def call(*given: Any) -> tuple[Tensor, ...]:
-        *parts, rows = given
+    def call(*models_and_rows: Any) -> tuple[Tensor, ...]:
+        *parts, rows = models_and_rows
         with torch.no_grad():
             return tuple(score_of(part, rows, sigma) for part in parts)
 
@@ -138,7 +146,7 @@ def _group_rows(x: Tensor, particles: int) -> int:
 def _evaluate_rows(
     target: Any, x: Tensor, sigma: float | Tensor, v: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """(energy, score), and v·(grad S) v of every row where v is given."""
+    """Return (energy, score), followed by v·(grad S) v of every row where v is given."""
     if v is None:
         with torch.no_grad():
             return call_energy(target, x, sigma)

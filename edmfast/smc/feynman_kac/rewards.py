@@ -1,4 +1,4 @@
-"""Rewards as potentials of Feynman-Kac steering, with what each particle has collected on its way.
+"""Rewards as potentials of Feynman–Kac steering, with the log-potentials each particle has collected.
 
 With r_t the reward of a particle's denoised state at level t and lambda_t the strength, the log-potentials
 collected up to level t are
@@ -10,12 +10,11 @@ collected up to level t are
 | sum        | sum over s <= t of lambda_s (r_0 + ... + r_s)    |
 
 and at the last level L_T = lambda_T r_T for each, so that every potential ends in the base law times
-exp(lambda r); they differ in whom they let live on the way. Levels count from the start. "max" and "sum" grow
-with the number of levels, and what they paid beyond lambda r is taken back at the last one: over 24 levels at
-lambda = 1 the weights there have degenerated (a mean of 3.7 for a truth of 0.8 with 1,000 particles), so they want
-few levels or a small lambda. Source: Singhal et
-al. 2025, "A general framework for inference-time scaling and steering of diffusion models",
-arXiv 2501.06848.
+exp(lambda r); the potentials differ in the particles that they favour on the way. Levels count from the start.
+"max" and "sum" grow with the number of levels, and the last level takes back all that exceeds lambda r. Over 24
+levels at lambda = 1 the weights there have degenerated (a mean of 3.7 for a truth of 0.8 with 1,000 particles), so
+use them with few levels or a small lambda. Source: Singhal et al. 2025, "A general framework for inference-time
+scaling and steering of diffusion models", arXiv 2501.06848.
 """
 
 from __future__ import annotations
@@ -27,15 +26,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.broadcast import population_factors
 from edmfast.smc.feynman_kac.evaluate import in_groups
-from edmfast.smc.feynman_kac.exponent import like_population
+from edmfast.smc.populations.gather import take
 from edmfast.targets.tilted import strength_times_reward
 
 
 @dataclass(frozen=True)
 class PathRewards:
-    """Tilted targets whose rewards are collected along the path. The columns of their memory [P, N, 2 R] are R
-    running statistics, then R values of L."""
+    """R tilted targets whose rewards are collected along the path.
+
+    Their columns of the memory [P, N, 2 R] are R running statistics, then R values of L.
+    """
 
     tilted: tuple[Any, ...] = ()
     batch_size: int | None = None
@@ -45,15 +47,15 @@ class PathRewards:
 
     @property
     def columns(self) -> int:
+        """The number of columns in the memory of a particle, 2 R."""
         return 2 * len(self.tilted)
 
-    def carried(self, memory: Tensor, ancestors: Tensor) -> Tensor:
-        """These columns of the memory, of the particles that each slot takes."""
-        own = memory[:, :, memory.shape[2] - self.columns :]
-        return own.gather(1, ancestors.long()[:, :, None].expand(own.shape))
+    def inherited(self, memory: Tensor, ancestors: Tensor) -> Tensor:
+        """Return these columns of the memory, [P, N, 2 R], read through the ancestors."""
+        return take(memory[:, :, memory.shape[2] - self.columns :], ancestors)
 
     def total(self, memory: Tensor) -> Tensor:
-        """L [P, N] of all rewards; memory: these columns last."""
+        """Return the sum over rewards of L, [P, N], from a memory that ends with these columns."""
         return memory[:, :, memory.shape[2] - len(self.tilted) :].sum(2)
 
     def pay(
@@ -65,23 +67,26 @@ class PathRewards:
         *,
         last: bool,
     ) -> Tensor:
-        """The columns at a new level; collected: those before, None at the start."""
+        """Return the columns [P, N, 2 R] at a new level.
+
+        collected: the columns at the level before, None at the start. last: True at the last level.
+        """
         statistics, potentials = [], []
         for index, tilted in enumerate(self.tilted):
             reward = self._values(tilted, x, denoised)
-            strength = like_population(tilted.strength_at(sigma), reward)
-            statistic, sofar = reward, torch.zeros_like(reward)
+            strength = population_factors(tilted.strength_at(sigma), reward)
+            statistic, total = reward, torch.zeros_like(reward)
             if collected is not None:
                 before = collected[:, :, index]
-                sofar = collected[:, :, len(self.tilted) + index]
-                statistic = _follow(tilted.potential, before, reward)
+                total = collected[:, :, len(self.tilted) + index]
+                statistic = _next_statistic(tilted.potential, before, reward)
             if last or tilted.potential == "difference":
-                # of a hard constraint this is a wall
-                sofar = -tilted.tilt(torch.zeros_like(reward), reward, strength, sigma)
+                # a hard constraint gives a wall: an infinite energy
+                total = -tilted.tilt(torch.zeros_like(reward), reward, strength, sigma)
             else:
-                sofar = sofar + strength_times_reward(strength, statistic)
+                total = total + strength_times_reward(strength, statistic)
             statistics.append(statistic)
-            potentials.append(sofar)
+            potentials.append(total)
         return torch.stack([*statistics, *potentials], 2)
 
     def _values(self, tilted: Any, x: Tensor, denoised: Tensor) -> Tensor:
@@ -89,20 +94,23 @@ class PathRewards:
             with torch.no_grad():
                 return (part.reward_of(*rows),)
 
-        (found,) = in_groups(call, [tilted], [x, denoised], self.batch_size)
-        return found.double()
+        (values,) = in_groups(call, [tilted], [x, denoised], self.batch_size)
+        return values.double()
 
 
-def _follow(potential: str, before: Tensor, reward: Tensor) -> Tensor:
+def _next_statistic(potential: str, before: Tensor, reward: Tensor) -> Tensor:
     if potential == "max":
         return torch.maximum(before, reward)
     return before + reward if potential == "sum" else reward
 
 
 def outer_rewards(target: Any, wanted: Sequence[str]) -> tuple[Any, list[Any]]:
-    """(what is inside, the Tilted ones around it whose potential is among those wanted, outermost first)."""
-    found = []
+    """Split a target into the tilts around it and the target inside them.
+
+    wanted: the potentials of the tilts to split off. Returns (the target inside, the tilts, outermost first).
+    """
+    tilts = []
     while getattr(target, "potential", None) in wanted and hasattr(target, "strength_at"):
-        found.append(target)
+        tilts.append(target)
         target = target.model
-    return target, found
+    return target, tilts

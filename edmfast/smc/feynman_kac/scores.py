@@ -1,18 +1,18 @@
-"""Laws for models without an energy: Feynman-Kac corrector weights, and plain sampling as the base of steering.
+"""The Feynman–Kac model of scores without an energy: corrector weights, or a plain sampler as base of steering.
 
 With scores s_i, exponents a_i, S' = sum_i a_i s_i and delta_t = tau²/2,
 
     x += (1 + eta) delta_t S' + sqrt(2 eta delta_t) z,
-    log G = delta_t (|S'|² - sum_i a_i |s_i|²),
+    log G = delta_t (|S'|² - sum_i a_i |s_i|²).
 
-the law of which tends to the product of the p_i^{a_i} as the steps go to zero, for any eta >= 0; at a given
-number of steps it is off by their first order. Annealing, guidance and products are the cases. Little noise makes
-few outliers for the weights to find: far out, where all s_i = -x/sigma², the weights have finite variance for
-eta > (A - 1)/A only. Source: Skreta
-et al. 2025, "Feynman-Kac correctors in diffusion", arXiv 2503.02819.
+The law of the weighted particles tends to the product of the p_i^{a_i} as the steps go to zero, for any
+eta >= 0; at a given number of steps it is off by their first order. Annealing, guidance and products are special
+cases. Little noise produces few outliers for the weights to find: far out, where all s_i = -x/sigma², the weights
+have finite variance for eta > (A - 1)/A only. Source: Skreta et al. 2025, "Feynman-Kac correctors in diffusion",
+arXiv 2503.02819.
 
-The moves of a plain sampler may follow the gradient of a reward: with m the added mean and v the variance of the
-move, the law of the plain sampler is kept by the weight -(|m|² + 2 sqrt(v) <m, z>)/(2 v). Source: Wu et al. 2023,
+The moves of a plain sampler may follow the gradient of a reward. With m the added mean and v the variance of the
+move, the weight -(|m|² + 2 sqrt(v) <m, z>)/(2 v) keeps the law of the plain sampler. Source: Wu et al. 2023,
 "Practical and asymptotically exact conditional sampling in diffusion models", arXiv 2306.17775.
 """
 
@@ -25,11 +25,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.broadcast import population_factors
 from edmfast.ops import propagate, score_gram, standard_normal
+from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.feynman_kac.evaluate import Evaluation, evaluate_scores, in_groups
-from edmfast.smc.feynman_kac.exponent import Exponent, like_population
+from edmfast.smc.populations.gather import take
+from edmfast.smc.populations.local import Populations
+from edmfast.smc.populations.particle_state import Move, ParticleState
 from edmfast.smc.proposals import Step, coefficients_of
-from edmfast.smc.step import Law, Moved, Moving, carried
+from edmfast.targets.exponents import Exponent
 
 CORRECTED = (
     "Feynman-Kac corrector weights from scores: exact as the steps go to zero, off by their first order "
@@ -39,10 +43,11 @@ PLAIN = "plain sampler: equal weights, the law of the sampler at these steps; re
 
 
 @dataclass(frozen=True)
-class ScoreLaw(Law):
-    """models: M energies or denoisers of one target; exponents: a_i, each a float or float64 [P].
+class ScoreFeynmanKac(FeynmanKac):
+    """A Feynman–Kac model of a product of M models that have scores alone.
 
-    guide: a `Tilted` plain model whose pull the moves follow; it takes the place of a second score.
+    models: M energies or denoisers. exponents: a_i, each a float or float64 [P]. guide: a `Tilted` plain model
+    whose reward gradient the moves follow; that gradient takes the place of a second score.
     """
 
     models: tuple[object, ...] = ()
@@ -53,86 +58,99 @@ class ScoreLaw(Law):
     def scored_models(self) -> tuple[Any, ...]:
         return self.models if self.guide is None else (self.guide,)
 
-    def evaluate(self, x: Tensor, sigma: float | Tensor, rng: Tensor, probe: bool) -> Evaluation:
-        """energy: sum_i a_i |s_i|² - |S'|² [P, N], what weighs nothing for one model of exponent 1."""
+    def evaluate(
+        self,
+        x: Tensor,
+        sigma: float | Tensor,
+        rng: Tensor,
+        populations: Populations,
+        *,
+        probe: bool,
+    ) -> Evaluation:
+        """Return the scores, and as energy sum_i a_i |s_i|² - |S'|² [P, N], or 0 where nothing is weighed."""
         if self.guide is not None:
 
-            def call(part: Any, rows: Tensor) -> tuple[Tensor, ...]:
-                found: tuple[Tensor, Tensor] = part.score_and_pull(rows, sigma)
-                return found
+            def call(guide: Any, rows: Tensor) -> tuple[Tensor, ...]:
+                pair: tuple[Tensor, Tensor] = guide.score_and_pull(rows, sigma)
+                return pair
 
-            pair = torch.stack(in_groups(call, [self.guide], [x], self.batch_size))
-            return Evaluation(x.new_zeros(x.shape[:2]), pair, None)
+            score_and_pull = torch.stack(in_groups(call, [self.guide], [x], self.batch_size))
+            return Evaluation(x.new_zeros(x.shape[:2]), score_and_pull, None)
         scores = evaluate_scores(self.models, x, sigma, batch_size=self.batch_size)
         if not self._weighs:
             return Evaluation(x.new_zeros(x.shape[:2]), scores, None)
         gram, _ = score_gram(scores)
-        table = self._table(x)
-        own = (table * gram.diagonal(dim1=2, dim2=3)).sum(2)
-        return Evaluation(own - (table * (gram @ table[..., None])[..., 0]).sum(2), scores, None)
+        exponents = self._exponents(x)
+        separate = (exponents * gram.diagonal(dim1=2, dim2=3)).sum(2)
+        together = (exponents * (gram @ exponents[..., None])[..., 0]).sum(2)
+        return Evaluation(separate - together, scores, None)
 
     @property
     def _weighs(self) -> bool:
         return not is_plain(self.exponents)
 
-    def _table(self, like: Tensor) -> Tensor:
-        """a_i as float64 [P, 1, M]."""
+    def _exponents(self, like: Tensor) -> Tensor:
+        """Return a_i as float64 [P, 1, M] on the device of like [P, ...]."""
         ones = torch.ones(like.shape[0], dtype=torch.float64, device=like.device)
         return torch.stack([ones * a for a in self.exponents], 1)[:, None]
 
-    def guided(self, score: Tensor, memory: Tensor) -> Tensor:
+    def combined_score(self, score: Tensor, memory: Tensor) -> Tensor:
         total = torch.zeros_like(score[0])
-        for a, one in zip(self.exponents, score, strict=self.guide is None):
-            scale = like_population(a, one)
-            total = total + (scale.to(one.dtype) if isinstance(scale, Tensor) else scale) * one
+        for a, model_score in zip(self.exponents, score, strict=self.guide is None):
+            total = total + population_factors(a, model_score, model_score.dtype) * model_score
         return total
 
-    def start(self, x: Tensor, sigma: float, found: Evaluation) -> tuple[Tensor, Tensor]:
+    def start(self, x: Tensor, sigma: float, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
         zeros = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
         return zeros, zeros.new_empty((*zeros.shape, 0))
 
-    def move(self, moving: Moving, step: Step, rng: Tensor) -> Moved:
-        ancestors = moving.weights.ancestors
-        # log_z has the right shape, and a kernel that probes nothing does not look at it
-        numbers = coefficients_of(self.kernel, step, self.exponent, moving.weights.log_z)
+    def move(self, state: ParticleState, step: Step, rng: Tensor, populations: Populations) -> Move:
+        ancestors = state.weights.ancestors
+        # log_z stands in for the curvature: it has the right shape, and the proposal ignores it
+        numbers = coefficients_of(self.proposal, step, self.exponent, state.weights.log_z)
         drift, v_m, v_l = numbers.unbind(1)
-        table = self._table(moving.x)[:, 0].expand(-1, len(moving.score))
-        coefficients = torch.cat([drift[:, None] * table, torch.stack([v_m, v_l], 1)], 1)
-        x, ratio = propagate(
-            moving.x,
-            list(moving.score),
+        exponents = self._exponents(state.x)[:, 0].expand(-1, len(state.score))
+        coefficients = torch.cat([drift[:, None] * exponents, torch.stack([v_m, v_l], 1)], 1)
+        x, log_ratio = propagate(
+            state.x,
+            list(state.score),
             ancestors,
             coefficients,
             rng,
-            first_population=self.first_population,
-            first_particle=self.first_particle,
+            first_population=populations.first_population,
+            first_particle=populations.first_particle,
         )
         if self._weighs:
-            ratio = (-step.tau2 / 2) * moving.energy.gather(1, ancestors.long())
+            log_ratio = (-step.tau2 / 2) * take(state.energy, ancestors)
         elif self.guide is not None:
-            ratio = self._against_pull(moving, drift, v_m, rng)
+            log_ratio = self._undo_pull(state, drift, v_m, rng, populations)
         else:
-            # the sampler's own moves are the law here, whatever their kernel
-            ratio = torch.zeros_like(ratio)
-        own = moving.memory[:, :, : self.memory_columns]
-        return Moved(x, ratio, carried(own, ancestors))
+            # the moves of the plain sampler define its law, whatever their kernel
+            log_ratio = torch.zeros_like(log_ratio)
+        return Move(x, log_ratio, self.inherited_memory(state))
 
-    def _against_pull(self, moving: Moving, drift: Tensor, v_m: Tensor, rng: Tensor) -> Tensor:
-        """log of the plain move's density over that of the guided one, [P, N]."""
-        x, pull = moving.x, moving.score[1].flatten(2)
-        index = moving.weights.ancestors.long()[:, :, None].expand(pull.shape)
+    def _undo_pull(
+        self,
+        state: ParticleState,
+        drift: Tensor,
+        v_m: Tensor,
+        rng: Tensor,
+        populations: Populations,
+    ) -> Tensor:
+        """Return the log of the plain move's density over that of the guided move, [P, N]."""
         z = standard_normal(
-            x,
+            state.x,
             rng=rng,
-            first_population=self.first_population,
-            first_particle=self.first_particle,
+            first_population=populations.first_population,
+            first_particle=populations.first_particle,
         )
-        gram, along = score_gram(pull.gather(1, index)[None], z.flatten(2))
+        pull = take(state.score[1].flatten(2), state.weights.ancestors)
+        gram, along = score_gram(pull[None], z.flatten(2))
         size, slope = drift[:, None], drift[:, None] * v_m.sqrt()[:, None]
         spread = size.square() * gram[..., 0, 0] + 2 * slope * along[..., 0]
         return -spread / (2 * v_m[:, None])
 
 
 def is_plain(exponents: Sequence[Exponent]) -> bool:
-    """Whether there is one model of exponent 1: nothing to weigh."""
+    """Return whether there is a single model of exponent 1, so that nothing is weighed."""
     return len(exponents) == 1 and not isinstance(exponents[0], Tensor) and exponents[0] == 1.0

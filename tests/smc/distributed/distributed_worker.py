@@ -24,6 +24,7 @@ from edmfast.models.backbones import ResidualMLP
 from edmfast.ops import Weights, rng_state, weigh_and_resample
 from edmfast.smc.distributed.ranks import Ranks
 from edmfast.smc.distributed.shared_population import SharedPopulations
+from edmfast.smc.populations.local import Increments
 from edmfast.targets import Conditioned, Guided, Product, Tempered, Tilted
 
 RUN = {"particles": 48, "populations": 5, "seed": 3, "ess_threshold": 0.9, "genealogy": True}
@@ -155,11 +156,11 @@ def weights_of_a_level():
     ranks = Ranks(dist.group.WORLD, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     populations, particles = 6, 48
-    shared = SharedPopulations(ranks, particles)
+    shared = SharedPopulations(ranks, particles, first_population=5)
     mine = slice(shared.first_particle, shared.first_particle + shared.held)
     identity = torch.arange(shared.held, dtype=torch.int32).repeat(populations, 1)
     whole = Weights.start(populations, particles)
-    part = shared.numbered(Weights.start(populations, shared.held))
+    part = shared.start(populations, shared.held, torch.device("cpu"))
     part = part._replace(ancestors=part.ancestors + shared.first_particle)
     x, wrong = torch.randn(populations, particles, 3, generator=generator), []
     here, travelled, exchange = x[:, mine], [], ranks.exchange
@@ -190,13 +191,10 @@ def weights_of_a_level():
         )
         part = shared.decide(
             part._replace(ancestors=identity),
-            ratio[:, mine],
-            [now[:, mine]],
-            [before],
+            Increments(ratio[:, mine], [now[:, mine]], [before]),
             rng,
             weigh=True,
             ess_threshold=threshold,
-            first_population=5,
         )
         own = Weights(*(t[:, mine] if t.dim() == 2 else t for t in whole))
         names = [n for n in Weights._fields if n != "increment_sd"]

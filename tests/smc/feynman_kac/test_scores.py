@@ -9,7 +9,7 @@ import torch
 
 from edmfast import smc
 from edmfast.analytic import GaussianMixture
-from edmfast.smc.select import select_one
+from edmfast.smc.populations.select import select_one
 from edmfast.targets import Conditioned, Constrained, Guided, Product, Tempered, Tilted
 
 # tiny runs, whose weights are bad and do not matter here
@@ -236,13 +236,13 @@ def test_ito_density_of_a_path_tends_to_the_density(levels):
 
 
 def test_superdiff_for_two_models_by_its_formula():
-    from edmfast.smc.feynman_kac.choose import make_law
+    from edmfast.smc.feynman_kac.choose import choose_feynman_kac
 
     torch.manual_seed(0)
-    law = make_law(
+    law = choose_feynman_kac(
         Product([Denoiser(gaussian(0.0, 1.0)), Denoiser(gaussian(1.0, 0.5))]),
         "superdiff", "auto", None, None, populations=2, steps=1, device=torch.device("cpu"),
-        resampling="systematic", first_population=0, batch_size=None,
+        batch_size=None,
     )  # fmt: skip
     scores, z = torch.randn(2, 2, 5, 3, dtype=torch.float64), torch.randn(2, 5, 3).double()
     gram = torch.einsum("ipnd,jpnd->pnij", scores, scores)

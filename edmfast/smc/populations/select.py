@@ -15,10 +15,10 @@ SELECT = "select"
 
 
 def select_one(weights: Weights, rng: Tensor, first_population: int) -> Weights:
-    """Every population with a positive weight goes on from one of its particles."""
+    """Return the weights after every population with a positive weight has chosen one ancestor for all slots."""
     chosen = resample(weights.log_weights, rng, count=1, first_population=first_population)
-    here = chosen.resampled[:, None]
-    ancestors = torch.where(here, chosen.ancestors, weights.ancestors)
+    resampled = chosen.resampled[:, None]
+    ancestors = torch.where(resampled, chosen.ancestors, weights.ancestors)
     return weights._replace(
         log_z=weights.log_z + torch.where(chosen.resampled, weights.log_mean, 0.0),
         ancestors=ancestors,

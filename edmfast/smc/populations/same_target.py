@@ -1,4 +1,4 @@
-"""Find whether all populations of a run have one and the same target, so that their normalisers are comparable."""
+"""Compare the targets of the populations of a run, to know whether their normalisers are comparable."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from torch import Tensor
 from edmfast._internal.rows import for_rows
 
 _MOST_COMPARED = 64
-"""Populations that are compared with the first one, evenly spaced."""
+"""The number of populations that are compared with the first one, evenly spaced."""
 
 
-def one_target(target: Any, populations: int) -> bool:
-    """Return whether the target is the same for every population: the same conditions, exponents, strengths and
-    observations.
+def has_one_target(target: Any, populations: int) -> bool:
+    """Return whether all populations have the same conditions, exponents, strengths and observations.
 
     Each population's part of the target, as `for_rows` cuts it, is compared with that of the first. Numbers are
     compared by value, so conditions that happen to be equal count as one target. Conditions of single particles
-    count as targets of their own.
+    count as several targets.
     """
     if populations == 1:
         return True
@@ -50,17 +49,17 @@ def check_rows(target: Any, populations: int) -> None:
         ) from error
 
 
-def _same(one: Any, other: Any) -> bool:
-    if one is other:
+def _same(first: Any, second: Any) -> bool:
+    if first is second:
         return True
-    if type(one) is not type(other):
+    if type(first) is not type(second):
         return False
-    if isinstance(one, Tensor):
-        return one.shape == other.shape and bool(torch.equal(one, other))
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if hasattr(one, "__dict__"):
-        return _same(vars(one), vars(other))
-    return bool(one == other)
+    if isinstance(first, Tensor):
+        return first.shape == second.shape and bool(torch.equal(first, second))
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_same(first[k], second[k]) for k in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(_same, first, second))
+    if hasattr(first, "__dict__"):
+        return _same(vars(first), vars(second))
+    return bool(first == second)

@@ -1,0 +1,15 @@
+"""Read particles through their ancestors."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """Return the rows of values [P, N, ...] that index [P, M], of any integer type, names: [P, M, ...]."""
+    index = index.long()
+    if values.dim() == 2:
+        return values.gather(1, index)
+    rows = values.flatten(2)
+    rows = rows.gather(1, index[:, :, None].expand(*index.shape, rows.shape[2]))
+    return rows.reshape(*index.shape, *values.shape[2:])
