@@ -146,6 +146,46 @@ def test_benchmarks_import_downwards():
     assert upward == []
 
 
+def modules_by_name():
+    """Map the dotted name of every module of the package to its file."""
+    named = {}
+    for path in MODULES:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        named[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return named
+
+
+def imported_at_module_level(path, named):
+    """Names of the modules that a file imports outside of functions, under TYPE_CHECKING too."""
+    pending = list(ast.parse(path.read_text()).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.ImportFrom) and node.module:
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from (name if name in named else node.module for name in submodules)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            pending += ast.iter_child_nodes(node)
+
+
+def test_no_module_imports_itself_through_others():
+    named = modules_by_name()
+    below = {
+        name: {*imported_at_module_level(path, named)} & named.keys() - {name}
+        for name, path in named.items()
+    }
+    while free := {name for name, modules in below.items() if not modules}:
+        below = {name: modules - free for name, modules in below.items() if name not in free}
+    # what is left imports itself, or a module that does
+    assert sorted(below) == []
+
+
+def test_the_room_of_sequential_monte_carlo_is_not_crowded():
+    entries = {path for path in (PACKAGE / "smc").iterdir() if not path.name.startswith("__")}
+    assert len(entries) <= 22, sorted(path.name for path in entries)
+
+
 def test_files_are_short():
     # the report of results is written by a program, and as long as there are cases
     written = {ROOT / "bench" / "RESULTS.md"}
