@@ -311,7 +311,7 @@ def _named(
         )
     if names and teacher is None:
         raise ValueError("condition_names are those of a teacher, and there is none")
-    asked = Renamed(teacher, **names) if names else teacher
+    asked = Renamed(teacher, **names) if names and teacher is not None else teacher
     if data.labels is not None:
         check_accepted(student, ["class_label"], f"the student {type(student).__name__}")
         if asked is not None:

@@ -1,12 +1,14 @@
-"""Targets made of targets: U = sum_i a_i E_i, S = sum_i a_i s_i = -grad U, A = sum_i a_i A_i.
+"""Targets that combine targets: U = sum_i a_i E_i, S = sum_i a_i s_i = -grad U, A = sum_i a_i A_i.
 
 Product    prod_i p_i^{a_i}                          logical AND for a_i = 1, negation for a_i < 0
 Tempered   p^gamma                                   low temperature for gamma > 1
 Guided     base prod_i (model_i/base)^{w_i}          classifier-free guidance, autoguidance
-Nestable. Each is also a denoiser, x + sigma² S/A: the score divided by the exponent A, whose
-Gaussian behaviour at large sigma every sampler expects. Unweighted sampling with it is a baseline;
-exact laws need sequential Monte Carlo. An exponent is a number, or a tensor [K] with one number for
-each of K equal runs of consecutive rows: in `smc.sample`, K = P gives each population its own.
+
+They can be nested. Each is also a denoiser, x + sigma² S/A. The division by the exponent A gives it the Gaussian
+behaviour at large sigma that every sampler expects. Sampling with this denoiser alone, without weights, is a
+baseline; exact samples of the combined density need sequential Monte Carlo. An exponent is a number, or a tensor
+[K] with one number for each of K equal runs of consecutive rows: in `smc.sample`, K = P gives each population its
+own exponent.
 Sources: Du et al. 2023, arXiv 2302.11552 (products); Ho & Salimans 2022, arXiv 2207.12598 (guidance).
 """
 
@@ -30,6 +32,7 @@ from edmfast.targets.exponents import (
     is_zero,
     total_exponent,
 )
+from edmfast.targets.protocols import Model
 from edmfast.targets.scores import (
     check_model,
     denoised_from,
@@ -43,19 +46,21 @@ Term = tuple[Exponent, Tensor, Tensor]
 
 
 class WeightedSum(nn.Module):
-    """U = sum_i a_i E_i over targets; what Product, Tempered and Guided share.
+    """A target with the energy U = sum_i a_i E_i: the base class of Product, Tempered and Guided.
 
-    Mere denoisers are accepted as models: the sum is then a denoiser too, with a score but without an
-    energy (`has_energy`).
-    Raises TypeError for a model that is neither; ValueError without models, for exponents that are not
-    finite, not as many as models or of different lengths K, and unless the total A is positive.
-    A model whose exponent is the number 0 is never evaluated.
+    models: M targets. Plain denoisers are accepted too: the sum is then a denoiser with a score but without an
+    energy (`has_energy` is False). exponents: M numbers a_i, or tensors [K] with one number per run of rows. A
+    model whose exponent is the number 0 is never evaluated.
+
+    Raises TypeError for a model that is neither a target nor a denoiser; ValueError for an empty sequence of
+    models, another number of exponents than models, exponents that are not finite or have different lengths K,
+    and for a total exponent A that is not positive.
     """
 
     numbers_only = True
     _totals: Tensor
 
-    def __init__(self, models: Sequence[Any], exponents: Sequence[Exponent]) -> None:
+    def __init__(self, models: Sequence[Model], exponents: Sequence[Exponent]) -> None:
         super().__init__()
         if not models or len(models) != len(exponents):
             raise ValueError(
@@ -65,15 +70,17 @@ class WeightedSum(nn.Module):
         for model in models:
             check_model(model)
         numbers = [as_exponent(exponent) for exponent in exponents]
-        parts = [exponent_of(model) for model in models]
-        self._hold(models, numbers, total_exponent(numbers, parts))
+        total = total_exponent(numbers, [exponent_of(model) for model in models])
+        self._store(models, numbers, total)
 
-    def _hold(self, models: Sequence[Any], exponents: Sequence[Exponent], total: Exponent) -> None:
-        self.models = tuple(models)
+    def _store(
+        self, models: Sequence[Model], exponents: Sequence[Exponent], total: Exponent
+    ) -> None:
+        self.models: tuple[Any, ...] = tuple(models)
         for index, model in enumerate(models):
             if isinstance(model, nn.Module):
                 self.add_module(f"model_{index}", model)
-        # public, so that checkpoints tell sums apart by them
+        # The attribute is public because checkpoints compare it to tell one sum from another.
         self.numbers = tuple(None if isinstance(a, Tensor) else a for a in exponents)
         for index, a in enumerate(exponents):
             if isinstance(a, Tensor):
@@ -85,12 +92,12 @@ class WeightedSum(nn.Module):
 
     @property
     def score_is_exact(self) -> bool:
-        """Whether S is -grad U: not where a target's score leaves something out."""
+        """True where S is exactly -grad U, which requires exact scores of all models."""
         return all(score_is_exact(model) for _, model in self._active())
 
     @property
     def exponents(self) -> tuple[Exponent, ...]:
-        """a_i of every model: a float, or float64 [K]."""
+        """The exponents a_i of all models, each a float or float64 [K]."""
         return tuple(
             getattr(self, f"exponent_{index}").double() if number is None else number
             for index, number in enumerate(self.numbers)
@@ -98,22 +105,27 @@ class WeightedSum(nn.Module):
 
     @property
     def exponent(self) -> Exponent:
-        """A = sum_i a_i A_i: a float, or float64 [K] where any of them is."""
+        """The total exponent A = sum_i a_i A_i: a float, or float64 [K] where any exponent is a tensor."""
         return self._totals.double() if self._total is None else self._total
 
     def terms(self) -> list[tuple[Exponent, Any]]:
-        """(a, model) of every model that is not a sum itself, sums within sums multiplied out: S = sum a s.
-        Conditions bound to a sum are bound to its models."""
+        """Return pairs (a, model) with S = sum a s, in which no model is a sum.
+
+        Sums within this sum are multiplied out, and conditions bound to such a sum are bound to its models.
+        """
         return [(a * b, leaf) for a, model in self._active() for b, leaf in terms_of(model)]
 
     def energy_and_score(
         self, x: Tensor, sigma: float | Tensor, **condition: Any
     ) -> tuple[Tensor, Tensor]:
-        """(U [B] in nats, S like x), one evaluation of each model. TypeError where one is a mere denoiser."""
+        """Return (U [B] in nats, S like x) by one evaluation of each model.
+
+        x: [B, *shape]. sigma: a float, [] or [B], positive. Raises TypeError where a model is a plain denoiser.
+        """
         if not self.has_energy:
             raise missing_energy(self)
         active = self._active()
-        terms = self._together(active, x, sigma, condition) or [
+        terms = self._evaluate_in_one(active, x, sigma, condition) or [
             (a, *call_energy(model, x, sigma, **condition)) for a, model in active
         ]
         a, energy, score = terms[0]
@@ -123,37 +135,38 @@ class WeightedSum(nn.Module):
         return energy, score
 
     def _active(self) -> list[tuple[Exponent, Any]]:
+        """Return the pairs (a, model) that are evaluated: all whose exponent is not the number 0."""
         pairs = zip(self.exponents, self.models, strict=True)
         return [(a, model) for a, model in pairs if not is_zero(a)]
 
-    def _together(
+    def _evaluate_in_one(
         self,
         active: list[tuple[Exponent, Any]],
         x: Tensor,
         sigma: float | Tensor,
         condition: dict[str, Any],
     ) -> list[Term]:
-        """(exponent, energy, score) of each model; none where they cannot be evaluated in one."""
+        """Return (exponent, energy, score) of each model from one evaluation of all, or [] if impossible."""
         if len(active) < 2:
             return []
-        found = energies_and_scores([model for _, model in active], x, sigma, condition)
-        if found is None:
+        results = energies_and_scores([model for _, model in active], x, sigma, condition)
+        if results is None:
             return []
-        return [(a, *pair) for (a, _), *pair in zip(active, *found, strict=True)]
+        return [(a, *pair) for (a, _), *pair in zip(active, *results, strict=True)]
 
     def for_rows(self, start: int, stop: int, batch: int) -> WeightedSum:
-        """This target for samples start..stop - 1 of a batch that is evaluated in pieces."""
+        """Return this target for the samples start to stop - 1 of a batch that is evaluated in pieces."""
         models = [for_rows(model, start, stop, batch) for model in self.models]
-        same = all(part is model for part, model in zip(models, self.models, strict=True))
-        if same and None not in self.numbers:
+        unchanged = all(part is model for part, model in zip(models, self.models, strict=True))
+        if unchanged and None not in self.numbers:
             return self
         numbers = [spread_rows("exponent", a, start, stop, batch) for a in self.exponents]
         part: WeightedSum = part_of(self)
-        part._hold(models, numbers, spread_rows("exponent", self.exponent, start, stop, batch))
+        part._store(models, numbers, spread_rows("exponent", self.exponent, start, stop, batch))
         return part
 
     def forward(self, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
-        """x + sigma² S/A, like x; of mere denoisers too."""
+        """Return the denoised states x + sigma² S/A like x. This works for plain denoisers too."""
         if self.has_energy:
             score = self.energy_and_score(x, sigma, **condition)[1]
         else:
@@ -165,7 +178,7 @@ class WeightedSum(nn.Module):
 
 
 def terms_of(target: Any) -> list[tuple[Exponent, Any]]:
-    """(a, model) with S = sum a s of a target: see `WeightedSum.terms`. [(1, target)] if it is no sum."""
+    """Return the terms of a target that is a sum, see `WeightedSum.terms`, and [(1, target)] for any other."""
     if isinstance(target, WeightedSum):
         return target.terms()
     if isinstance(target, Conditioned) and isinstance(target.model, (Conditioned, WeightedSum)):
@@ -175,7 +188,7 @@ def terms_of(target: Any) -> list[tuple[Exponent, Any]]:
 
 
 def _times(a: Exponent, values: Tensor) -> Tensor:
-    """a v of values [B] or [B, *shape]; 0 where a row's exponent is 0, even at a wall of infinite energy."""
+    """Return a times values [B] or [B, *shape]. Energies whose exponent is 0 become 0, even infinite ones."""
     if not isinstance(a, Tensor):
         return a * values
     if values.dim() > 1:
@@ -191,32 +204,47 @@ def _plus(total: Tensor, a: Exponent, values: Tensor) -> Tensor:
 
 
 class Product(WeightedSum):
-    """prod_i p_i^{a_i}; exponents default to 1 each, negative ones (negation) are accepted."""
+    """The target prod_i p_i^{a_i}, with the energy sum_i a_i E_i: logical AND of its models.
 
-    def __init__(self, models: Sequence[Any], exponents: Sequence[Exponent] | None = None) -> None:
+    models: M targets or plain denoisers. exponents: M numbers or tensors [K], all 1 by default. A negative
+    exponent (negation) is accepted as long as the total exponent stays positive. Errors as for `WeightedSum`.
+    Source: Du et al. 2023, arXiv 2302.11552.
+    """
+
+    def __init__(
+        self, models: Sequence[Model], exponents: Sequence[Exponent] | None = None
+    ) -> None:
         super().__init__(models, [1.0] * len(models) if exponents is None else exponents)
 
 
 class Tempered(WeightedSum):
-    """p^gamma: a = gamma > 0, a temperature of 1/gamma."""
+    """The target p^gamma, which is the model at the temperature 1/gamma.
 
-    def __init__(self, model: Any, gamma: Exponent) -> None:
+    model: a target or a plain denoiser. gamma: positive, a number or a tensor [K] with one number per run of
+    rows; above 1 it sharpens the density. Errors as for `WeightedSum`.
+    """
+
+    def __init__(self, model: Model, gamma: Exponent) -> None:
         super().__init__([model], [as_exponent(gamma, "gamma")])
 
 
 class Guided(WeightedSum):
-    """base^(1-weight) model^weight: weight 1 is the model, above 1 it is sharpened.
+    """The target base^(1 - weight) model^weight: classifier-free guidance or autoguidance as a density.
 
-    With sequences of models and weights, base prod_i (model_i/base)^{w_i}.
+    A weight of 1 gives the model, and a weight above 1 sharpens it. With sequences of M models and M weights the
+    target is base prod_i (model_i/base)^{w_i}.
+    base, model: targets or plain denoisers. weight: a number or a tensor [K] with one number per run of rows.
+    Errors as for `WeightedSum`, and ValueError for another number of weights than models.
+    Source: Ho & Salimans 2022, arXiv 2207.12598.
     """
 
     def __init__(
-        self, base: Any, model: Any | Sequence[Any], weight: Exponent | Sequence[Exponent]
+        self, base: Model, model: Model | Sequence[Model], weight: Exponent | Sequence[Exponent]
     ) -> None:
         many = isinstance(model, (list, tuple))
-        models = [*model] if many else [model]
-        given: Any = weight
-        weights = [as_exponent(w, "weight") for w in (given if many else [given])]
+        models: Any = model if many else [model]
+        values: Any = weight if many else [weight]
+        weights = [as_exponent(w, "weight") for w in values]
         if len(models) != len(weights):
             raise ValueError(f"given {len(models)} models and {len(weights)} weights")
         super().__init__([base, *models], [1.0 - sum(weights), *weights])

@@ -1,4 +1,4 @@
-"""A model with its condition filled in: p(x; sigma | condition) as a target and a denoiser."""
+"""A model with bound conditions: the conditional density p(x; sigma | condition) as a target and a denoiser."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ from edmfast.models.calling.foreign import call_denoiser, call_energy, energy_of
 from edmfast.models.together import Candidate, States, member_method
 from edmfast.targets.exponents import Exponent, exponent_of
 from edmfast.targets.gauges import is_normalised
+from edmfast.targets.protocols import Model
 from edmfast.targets.scores import has_energy, score_is_exact
 
 
 class Conditioned(nn.Module):
-    """Binds keyword conditions (e.g. class_label=3) to a model.
+    """A target that binds keyword conditions, such as class_label=3, to a model.
 
-    Python integers become int64 [B], other numbers [B] in the dtype of x; tensors [] are
-    expanded to [B], tensors [1, ...] to [B, ...]; tensors [B, ...] are passed as they are. In `smc.sample` a
-    tensor [K, ...] gives each of its K rows to as many consecutive particles of the P·N: K = P is one condition
-    per population. Target and denoiser if the model is.
-    Raises ValueError when a condition is given twice or its number of rows does not fit,
-    TypeError for a value that is neither number nor tensor, a condition that the model is known not to accept,
-    or a score asked of a mere denoiser.
+    It is a target or a denoiser, as the model is.
+    condition: numbers or tensors. Python integers become int64 [B], and other numbers become [B] in the dtype of
+    x. Tensors [] are expanded to [B], tensors [1, ...] to [B, ...], and tensors [B, ...] are passed as they are.
+    In `smc.sample` each row of a tensor [K, ...] serves as many consecutive particles of all P·N: K = P is one
+    condition per population.
+
+    Raises ValueError for a condition that is given twice or whose number of rows does not fit; TypeError for a
+    value that is neither a number nor a tensor, for a condition that the model is known not to accept, and where
+    an energy is requested from a plain denoiser.
     """
 
-    def __init__(self, model: Any, **condition: Any) -> None:
+    def __init__(self, model: Model, **condition: Any) -> None:
         super().__init__()
         check_accepted(model, condition)
         self.model = model
@@ -38,10 +41,12 @@ class Conditioned(nn.Module):
 
     @property
     def exponent(self) -> Exponent:
+        """The exponent A of the model: a float or float64 [K]."""
         return exponent_of(self.model)
 
     @property
     def has_energy(self) -> bool:
+        """True where the model has an energy."""
         return has_energy(self.model)
 
     @property
@@ -51,12 +56,13 @@ class Conditioned(nn.Module):
 
     @property
     def score_is_exact(self) -> bool:
+        """True where the score of the model is minus the gradient of its energy."""
         return score_is_exact(self.model)
 
     def energy(
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
     ) -> torch.Tensor:
-        """E(x, sigma | condition) [B] in nats."""
+        """Return E(x, sigma | condition) [B] in nats. Raises TypeError where the model is a plain denoiser."""
         if not hasattr(self.model, "energy"):
             self._must_have("energy_and_score")
         return energy_of(self.model, x, sigma, **self._bind(x, condition))
@@ -64,7 +70,10 @@ class Conditioned(nn.Module):
     def energy_and_score(
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(energy [B], score like x) under the bound condition."""
+        """Return (E [B] in nats, the score like x) under the bound conditions.
+
+        x: [B, *shape]. sigma: a float, [] or [B], positive. Raises TypeError where the model is a plain denoiser.
+        """
         self._must_have("energy_and_score")
         return call_energy(self.model, x, sigma, **self._bind(x, condition))
 
@@ -73,17 +82,17 @@ class Conditioned(nn.Module):
         member_of = member_method(self.model)
         if member_of is None:
             return None
-        found: Candidate | None = member_of(states, **self._bind(states.given, condition))
-        return found
+        member: Candidate | None = member_of(states, **self._bind(states.given, condition))
+        return member
 
     def forward(
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
     ) -> torch.Tensor:
-        """Denoised x0, like x."""
+        """Return the denoised states x0 like x, under the bound conditions."""
         return call_denoiser(self.model, x, sigma, **self._bind(x, condition))
 
     def for_rows(self, start: int, stop: int, batch: int) -> Conditioned:
-        """This model for samples start..stop - 1 of a batch that is evaluated in pieces."""
+        """Return this model for the samples start to stop - 1 of a batch that is evaluated in pieces."""
         part = {
             name: spread_rows(name, value, start, stop, batch)
             for name, value in self.condition.items()
@@ -97,7 +106,7 @@ class Conditioned(nn.Module):
     def _bind(self, x: torch.Tensor, condition: dict[str, Any]) -> dict[str, Any]:
         twice = sorted(self.condition.keys() & condition.keys())
         if twice:
-            raise ValueError(f"{twice} are already bound to this model")
+            raise ValueError(f"{twice} are bound to this model already: do not pass them again")
         bound = {name: _expand(name, value, x) for name, value in self.condition.items()}
         return {**bound, **condition}
 
@@ -115,13 +124,13 @@ def _expand(name: str, value: float | torch.Tensor, x: torch.Tensor) -> torch.Te
     if value.shape[0] != batch:
         raise ValueError(
             f"{name} has {value.shape[0]} rows for a batch of {batch}: a condition has one row per sample, or one "
-            f"for all samples ({name}[None])"
+            f"row for all samples ({name}[None])"
         )
     return value
 
 
 def _as_condition(name: str, value: Any) -> int | float | torch.Tensor:
-    """A tensor as it is, a number as that of Python."""
+    """Return a tensor as it is, and any number as a number of Python."""
     if isinstance(value, torch.Tensor):
         return value
     for convert in (as_int, as_float):

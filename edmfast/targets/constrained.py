@@ -1,45 +1,48 @@
-"""Constraints: U = E + lambda(sigma) v(x_0), v >= 0 the violation, 0 where the constraint holds; see `Tilted`.
+"""Constraints: U = E + lambda(sigma) v(x_0), with a violation v >= 0 that is 0 where the constraint holds.
 
-Soft: the end is p exp(-lambda v). Hard: at the last level the energy is infinite where v > 0, which truncates p to
-the constraint whatever the strength; the soft part then only leads particles there.
+A soft constraint ends at p exp(-lambda v). A hard one makes the energy infinite where v > 0 at the last noise
+level, which truncates p to the constraint whatever the strength is. The soft part then only leads the particles
+there. See `Tilted` for the strength and the gradients.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edmfast._internal.numbers import as_float, as_numbers
-from edmfast.targets.tilted import RAMP, SLACK, Reward, Strength, Tilted
+from edmfast.targets.protocols import Model
+from edmfast.targets.strength import DEFAULT_RAMP, LEVEL_SLACK, Strength
+from edmfast.targets.tilted import Reward, Tilted
 
 Bound = float | Tensor
 
 
 class Constrained(Tilted):
-    """exp(-strength v) times a model, and where hard_below is given nothing where v > 0.
+    """A target that multiplies a model's density by exp(-strength v) and, with hard_below, by 0 where v > 0.
 
-    violation: [B, *shape] -> [B], not negative, of x_0: `box`, `half_space`, or any function or module.
-    hard_below: noise level from which on the wall stands: in `smc.sample` the last one of the run, and no other.
-    A wall at two levels would be another law, since who crosses it at the first is gone and cannot come back,
-    which the weights count on. None: no wall. The wall is one of x_0 too, that is of the denoised state (with
-    runs that end at 0, whose result is that) or of the state, as `of` says.
-    Other arguments and errors as of `Tilted`; here the approximate gradient is the default.
+    violation: a function or module, [B, *shape] -> [B], not negative, evaluated at x_0: `box`, `half_space`, or
+    your own.
+    hard_below: the noise level from which on the wall v > 0 stands. In `smc.sample` it must be the last level of
+    the run and no other, because a particle that crosses a wall at one level is lost for the next, and the weights
+    would count it as gone. None: there is no wall. The wall applies to x_0 as `of` says: to the denoised state
+    (which is the result of a run that ends at 0), or to the state.
+    The other arguments and the errors are those of `Tilted`, but gradient="approximate" is the default.
     """
 
     _reward_name = "violation"
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         violation: Reward,
         strength: Strength,
         *,
         hard_below: float | None = None,
-        ramp: tuple[float, float] | None = RAMP,
+        ramp: tuple[float, float] | None = DEFAULT_RAMP,
         of: str = "denoised",
         gradient: str = "approximate",
         gradient_scale: float = 1.0,
@@ -60,11 +63,11 @@ class Constrained(Tilted):
         self.hard_below = hard_below
 
     def check_levels(self, levels: Sequence[float]) -> None:
-        """ValueError unless a run over these noise levels ends at the whole strength, and at the wall."""
+        """Raise ValueError unless a run over these noise levels ends at the whole strength and at the wall."""
         super().check_levels(levels)
         if self.hard_below is None:
             return
-        standing = [level for level in levels if level <= self.hard_below * SLACK]
+        standing = [level for level in levels if level <= self.hard_below * LEVEL_SLACK]
         if len(standing) != 1:
             raise ValueError(
                 f"a wall must stand at the last noise level, {levels[-1]:g}, and no other: set hard_below "
@@ -72,34 +75,36 @@ class Constrained(Tilted):
             )
 
     def reward_of(self, x: Tensor, denoised: Tensor) -> Tensor:
-        """-v [B]."""
+        """Return -v [B]."""
         return -super().reward_of(x, denoised)
 
-    def _is_base(self, strength: float | Tensor, sigma: float | Tensor) -> bool:
+    def _is_untilted(self, strength: float | Tensor, sigma: float | Tensor) -> bool:
+        # At the wall the energy depends on the violation even where the strength is 0.
         if self.hard_below is None:
-            return super()._is_base(strength, sigma)
+            return super()._is_untilted(strength, sigma)
         return (
-            super()._is_base(strength, sigma)
+            super()._is_untilted(strength, sigma)
             and not isinstance(sigma, Tensor)
-            and sigma > self.hard_below * SLACK
+            and sigma > self.hard_below * LEVEL_SLACK
         )
 
     def tilt(
         self, energy: Tensor, reward: Tensor, strength: float | Tensor, sigma: float | Tensor
     ) -> Tensor:
+        """Return E + lambda v, which is infinite behind the wall."""
         energy = super().tilt(energy, reward, strength, sigma)
         if self.hard_below is None:
             return energy
         outside = reward.detach() < 0
         if isinstance(sigma, Tensor):
-            outside = outside & (sigma <= self.hard_below * SLACK)
-        elif sigma > self.hard_below * SLACK:
+            outside = outside & (sigma <= self.hard_below * LEVEL_SLACK)
+        elif sigma > self.hard_below * LEVEL_SLACK:
             return energy
         return torch.where(outside, math.inf, energy)
 
 
 class Box(nn.Module):
-    """sum max(low - x, x - high, 0)², [B]."""
+    """The violation sum max(low - x, x - high, 0)² of a box, [B, *shape] -> [B]; see `box`."""
 
     low: Tensor
     high: Tensor
@@ -119,13 +124,13 @@ class Box(nn.Module):
         self.register_buffer("high", highest)
 
     def forward(self, x: Tensor) -> Tensor:
-        low, high = (bound.to(x.dtype) for bound in (self.low, self.high))
+        low, high = self.low.to(x.dtype), self.high.to(x.dtype)
         outside = (low - x).clamp_min(0) + (x - high).clamp_min(0)
         return outside.square().flatten(1).sum(1)
 
 
 class HalfSpace(nn.Module):
-    """max(<normal, x> - offset, 0)², [B]."""
+    """The violation max(<normal, x> - offset, 0)² of a half-space, [B, *shape] -> [B]; see `half_space`."""
 
     normal: Tensor
     offset: Tensor
@@ -141,15 +146,24 @@ class HalfSpace(nn.Module):
         self.register_buffer("offset", torch.tensor(bound, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        along = (x * self.normal.to(x.dtype)).flatten(1).sum(1)
-        return (along - self.offset.to(x.dtype)).clamp_min(0).square()
+        projection = (x * self.normal.to(x.dtype)).flatten(1).sum(1)
+        return (projection - self.offset.to(x.dtype)).clamp_min(0).square()
 
 
 def box(low: Bound, high: Bound) -> Box:
-    """Violation of low <= x <= high, bounds as numbers or tensors that broadcast with one sample."""
+    """Return the violation of low <= x <= high, sum max(low - x, x - high, 0)², as a module [B, *shape] -> [B].
+
+    low, high: numbers or tensors that broadcast with one sample, in units of x; they may be infinite.
+    Raises ValueError unless low <= high everywhere and the box holds some state, TypeError for other types.
+    """
     return Box(low, high)
 
 
 def half_space(normal: Tensor, offset: float) -> HalfSpace:
-    """Violation of <normal, x> <= offset, the normal of the shape of one sample."""
+    """Return the violation of <normal, x> <= offset, max(<normal, x> - offset, 0)², as a module [B, *shape] ->
+    [B].
+
+    normal: a tensor of the shape of one sample, not 0. offset: a number, in units of normal times x.
+    Raises ValueError for a normal that is 0 or does not fit float32, and for numbers that are not finite.
+    """
     return HalfSpace(normal, offset)

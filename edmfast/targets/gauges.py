@@ -1,9 +1,9 @@
-"""Gauges: what is known of the constants that energies leave open.
+"""Gauges: the unknown constants of energies, and what they mean for log Z and for mixtures.
 
-A learned energy is known up to a constant for each noise level and condition, its gauge. Within one target it
-cancels; log Z and the masses of a mixture's members depend on it. A model with the attribute `normalised = True`
-says that exp(-E(x, sigma)) integrates to 1 at every noise level, as the energies of `edmfast.analytic` do that are
-densities: then nothing is open.
+A learned energy is known up to a constant for each noise level and condition, its gauge. The gauge cancels in the
+samples of one target, but log Z and the masses of a mixture's members depend on it. A model with the attribute
+`normalised = True` has energies for which exp(-E(x, sigma)) integrates to 1 at every noise level, as the densities
+of `edmfast.analytic` have. Then no constant is unknown.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ UNKNOWN_GAUGES = (
 
 
 class GaugeWarning(UserWarning):
-    """A mixture of energies whose gauges are not known to agree: its masses are arbitrary."""
+    """Warning that a mixture has energies whose gauges are not known to agree, so its masses are arbitrary."""
 
 
 def is_normalised(model: Any) -> bool:
-    """Return whether a model says that its energy is normalised at every noise level."""
+    """Return whether a model declares its energy normalised at every noise level."""
     return bool(getattr(model, "normalised", False))
 
 
@@ -42,17 +42,17 @@ def has_unknown_gauges(target: Any) -> bool:
 
 
 def meaning_of_log_z(target: Any) -> str:
-    """Return what the log Z of a target is worth: `OF_NORMALISED` or `OF_GAUGE`."""
+    """Return a sentence that says what the log Z of a target may be compared with."""
     return OF_NORMALISED if all(map(is_normalised, leaves(target))) else OF_GAUGE
 
 
 def leaves(target: Any) -> list[Any]:
-    """Return the models that a target is made of."""
+    """Return the models that a target is made of, at the bottom of all nested targets."""
     if is_normalised(target):
         return [target]
-    inner = getattr(target, "models", None)
-    if inner is None and hasattr(target, "model"):
-        inner = (target.model,)
-    if inner is None or not type(target).__module__.startswith("edmfast."):
+    members = getattr(target, "models", None)
+    if members is None and hasattr(target, "model"):
+        members = (target.model,)
+    if members is None or not type(target).__module__.startswith("edmfast."):
         return [target]
-    return [leaf for model in inner for leaf in leaves(model)]
+    return [leaf for model in members for leaf in leaves(model)]

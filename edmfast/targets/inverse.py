@@ -1,20 +1,22 @@
 """Linear inverse problems y = H x_0 + n, n ~ N(0, noise² I): U = E + alpha(sigma) |y - H x|²/(2 noise²).
 
-alpha is 1 at the end and may be anything before. That of `likelihood_schedule` grew out of measurements of the
-variance of the weights: with v² = sigma² - full_below² (0 below it) and c = data_std²/(data_std² + v²),
+The factor alpha turns the likelihood on along a run. It must be 1 at the end and may be anything before. The
+default of `likelihood_schedule` was chosen from measured variances of the weights: with v² = sigma² - full_below²
+(0 below full_below) and c = data_std²/(data_std² + v²),
 
-  of the state x            alpha = c noise²/(noise² + 4 v²)
-  of the denoised state D   alpha = noise²/(noise² + 4 c v²)
+  for the state x            alpha = c noise²/(noise² + 4 v²)
+  for the denoised state D   alpha = noise²/(noise² + 4 c v²)
 
-noise² + c v² is the variance of y about H D for Gaussian data; the factor of 4 turns the likelihood on later
-than that, by half to a third of the variance. What the score gets is gradient_scale times its gradient.
+For Gaussian data noise² + c v² is the variance of y about H D. The factor of 4 turns the likelihood on later than
+this variance suggests, and lowers the variance of the weights by a third to a half. The score contains
+gradient_scale times the gradient of the likelihood.
 Sources: Chung et al. 2023, arXiv 2209.14687; Song et al. 2023, "Pseudoinverse-guided diffusion models".
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +25,22 @@ from edmfast._internal.numbers import as_float, check_level
 from edmfast._internal.rows import for_rows, part_of, spread_rows
 from edmfast.models.calling.foreign import call_operator
 from edmfast.targets.measurements import as_measurement
-from edmfast.targets.tilted import SLACK, Tilted
+from edmfast.targets.protocols import Model
+from edmfast.targets.strength import LEVEL_SLACK
+from edmfast.targets.tilted import Tilted
 
 Schedule = Callable[[float | Tensor], float | Tensor]
+N = TypeVar("N", float, Tensor)
 
 
 class LogLikelihood(nn.Module):
-    """-|y - H x|²/(2 noise²) [B] in nats; observation [*observation], or [K, *observation] for K runs of rows."""
+    """The log-likelihood -|y - H x|²/(2 noise²) as a module, [B, *shape] -> [B] in nats.
+
+    operator: H, see `LinearInverse`. observation: y [*observation], or [K, *observation] for K runs of rows where
+    `many` is true. noise: the standard deviation of n, in units of y.
+    Raises ValueError for a noise that is not positive, and for an observation that is not finite or has another
+    shape than H x.
+    """
 
     observation: Tensor
     noise: Tensor
@@ -47,20 +58,20 @@ class LogLikelihood(nn.Module):
         self.register_buffer("observation", observation.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        found = call_operator(self.operator, x)
-        known = self.observation[None] if not self.many else self.observation
-        if found.shape[1:] != known.shape[1:]:
+        predicted = call_operator(self.operator, x)
+        observed = self.observation[None] if not self.many else self.observation
+        if predicted.shape[1:] != observed.shape[1:]:
             raise ValueError(
-                f"one observation must be {[*found.shape[1:]]}, as H x is, given {[*known.shape[1:]]}"
+                f"one observation must be {[*predicted.shape[1:]]}, as H x is, given {[*observed.shape[1:]]}"
             )
-        known = known.to(found.dtype)
+        observed = observed.to(predicted.dtype)
         if self.many:
-            known = spread_rows("observation", known, 0, len(x), len(x))
-        width = self.noise.to(found.dtype)
-        return -0.5 * ((found - known) / width).square().flatten(1).sum(1)
+            observed = spread_rows("observation", observed, 0, len(x), len(x))
+        noise = self.noise.to(predicted.dtype)
+        return -0.5 * ((predicted - observed) / noise).square().flatten(1).sum(1)
 
     def for_rows(self, start: int, stop: int, batch: int) -> LogLikelihood:
-        """For samples start..stop - 1 of a batch."""
+        """Return this likelihood for the samples start to stop - 1 of a batch."""
         operator = for_rows(self.operator, start, stop, batch)
         if not self.many and operator is self.operator:
             return self
@@ -72,20 +83,25 @@ class LogLikelihood(nn.Module):
 
 
 class LinearInverse(Tilted):
-    """The posterior of x_0 given y = H x_0 + n, with the model as the prior.
+    """A target that is the posterior of x_0 given y = H x_0 + n, with a model as the prior.
 
-    operator: H as a matrix [M, D] on flattened states, a pair of functions (H, Hᵀ) on [B, *shape], or a
+    model: a target or a plain denoiser, the prior.
+    operator: H as a matrix [M, D] on flattened states, as a pair of functions (H, Hᵀ) on [B, *shape], or as a
     differentiable module such as `inpainting`, `super_resolution` or `deblurring` of
-    `edmfast.targets.measurements`. observation: y [*observation]; with per_population, [K, *observation], one for
-    each of K runs of rows. noise: standard deviation of n, in units of y.
-    of: "state" (default) or "denoised". schedule: alpha(sigma), 1 at the last noise level of a run; by default
-    the one above, which is 1 from full_below (in units of x) on. gradient_scale: fraction of the likelihood's
-    gradient that the proposal follows. Other arguments and errors as of `Tilted`.
+    `edmfast.targets.measurements`.
+    observation: y [*observation], or [K, *observation] with per_population, one for each of K runs of rows.
+    noise: the standard deviation of n, in units of y.
+    schedule: alpha(sigma), which must be 1 at the last noise level of a run. By default it is the schedule above,
+    which is 1 from full_below (in units of x) down.
+    of: the likelihood is evaluated at the "state" or at the "denoised" state. gradient_scale: the fraction of the
+    likelihood's gradient that the proposal follows.
+    The other arguments and the errors are those of `Tilted`.
+    Sources: Chung et al. 2023, arXiv 2209.14687; Song et al. 2023, "Pseudoinverse-guided diffusion models".
     """
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         operator: Any,
         observation: Tensor,
         noise: float,
@@ -114,16 +130,16 @@ class LinearInverse(Tilted):
         self.full_below = None if schedule else full_below
 
     def check_levels(self, levels: Sequence[float]) -> None:
-        """ValueError unless a run over these noise levels ends at the whole likelihood."""
-        if self.full_below is not None and levels[-1] > self.full_below * SLACK:
+        """Raise ValueError unless a run over these noise levels ends at the whole likelihood."""
+        if self.full_below is not None and levels[-1] > self.full_below * LEVEL_SLACK:
             raise ValueError(
                 f"the likelihood is whole below sigma = {self.full_below:g}, and the last weighted noise level "
-                f"is {levels[-1]:g}: raise full_below to it"
+                f"is {levels[-1]:g}: raise full_below to that level"
             )
 
 
 class LikelihoodSchedule:
-    """alpha(sigma) as above, of numbers and of tensors. Unlike a closure it can be copied and pickled."""
+    """The default schedule alpha(sigma) as a callable, which unlike a closure can be copied and pickled."""
 
     def __init__(self, noise: float, of: str, full_below: float, data_std: float) -> None:
         self.noise = as_float("noise", noise, positive=True)
@@ -133,18 +149,25 @@ class LikelihoodSchedule:
 
     def __call__(self, sigma: float | Tensor) -> float | Tensor:
         if isinstance(sigma, Tensor):
-            v: Any = (sigma.double().square() - self.full_below**2).clamp_min(0)
-        else:
-            v = max(sigma**2 - self.full_below**2, 0.0)
-        c = self.data_std**2 / (self.data_std**2 + v)
+            return self._alpha((sigma.double().square() - self.full_below**2).clamp_min(0))
+        return self._alpha(max(sigma**2 - self.full_below**2, 0.0))
+
+    def _alpha(self, excess: N) -> N:
+        """Return alpha, given v², the part of sigma² above full_below²."""
+        c = self.data_std**2 / (self.data_std**2 + excess)
         noise = self.noise**2
         if self.of == "state":
-            return c * noise / (noise + 4 * v)
-        return noise / (noise + 4 * c * v)
+            return c * noise / (noise + 4 * excess)
+        return noise / (noise + 4 * c * excess)
 
 
 def likelihood_schedule(
     noise: float, of: str, full_below: float = 0.02, data_std: float = 0.5
 ) -> Schedule:
-    """Return alpha(sigma) as above, which takes numbers and tensors."""
+    """Return the default schedule alpha(sigma) of `LinearInverse`, a function of a number or a tensor.
+
+    noise: the standard deviation of the observation's noise. of: "state" or "denoised". full_below: the noise
+    level from which on alpha is 1, and data_std: the standard deviation of the data, both in units of x.
+    Raises ValueError for a noise or data_std that is not positive, and for a negative full_below.
+    """
     return LikelihoodSchedule(noise, of, full_below, data_std)

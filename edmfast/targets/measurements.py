@@ -1,5 +1,7 @@
-"""Linear measurements H of states, for `LinearInverse`: [B, *shape] -> [B, *observation], by matrices, masks,
-pools, blurs, or a pair of functions (H, Hᵀ)."""
+"""Linear measurements H of states, [B, *shape] -> [B, *observation], for `LinearInverse`.
+
+A measurement is a matrix, a mask of known elements, an average pooling, a blur, or a pair of functions (H, Hᵀ).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ _CONVOLUTIONS: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d, 3: 
 
 
 class Matrix(nn.Module):
-    """matrix [M, D] times x, flattened: [B, M]."""
+    """A measurement that multiplies flattened states by a matrix [M, D], [B, *shape] -> [B, M]."""
 
     matrix: Tensor
 
@@ -41,7 +43,7 @@ class Matrix(nn.Module):
 
 
 class Inpainting(nn.Module):
-    """The elements of x where a mask [*shape] is true, in their order: [B, M]."""
+    """A measurement that keeps the elements where a mask [*shape] is true, in their order: [B, M]."""
 
     known: Tensor
 
@@ -56,7 +58,7 @@ class Inpainting(nn.Module):
 
 
 class AveragePooling(nn.Module):
-    """Means over blocks of factor elements a side of x [B, C, *space]: [B, C, *space/factor]."""
+    """A measurement that averages blocks of `factor` elements a side, [B, C, *space] -> [B, C, *space/factor]."""
 
     def __init__(self, factor: int) -> None:
         super().__init__()
@@ -69,11 +71,15 @@ class AveragePooling(nn.Module):
                 f"pooling by {self.factor} needs [B, C, *space] with one to three sizes that it divides, "
                 f"given {[*x.shape]}"
             )
-        return _POOLS[len(space)](x, self.factor)
+        pooled: Tensor = _POOLS[len(space)](x, self.factor)
+        return pooled
 
 
 class Blur(nn.Module):
-    """Correlation of every channel of x [B, C, *space] with a kernel of odd sizes, zeros beyond the edges."""
+    """A measurement that correlates every channel of x [B, C, *space] with a kernel of odd sizes.
+
+    Beyond the edges x counts as 0, and the result has the shape of x.
+    """
 
     kernel: Tensor
 
@@ -94,27 +100,28 @@ class Blur(nn.Module):
         channels = x.shape[1]
         kernel = self.kernel.to(x.dtype).expand(channels, 1, *self.kernel.shape)
         padding = [size // 2 for size in self.kernel.shape]
-        return _CONVOLUTIONS[dims](x, kernel, padding=padding, groups=channels)
+        blurred: Tensor = _CONVOLUTIONS[dims](x, kernel, padding=padding, groups=channels)
+        return blurred
 
 
 class Pair(nn.Module):
-    """A function H and its adjoint Hᵀ, which serves as its derivative: neither need be differentiable."""
+    """A measurement by a function H, with its adjoint Hᵀ as the derivative. Neither need be differentiable."""
 
     def __init__(self, forward: Map, adjoint: Map) -> None:
         super().__init__()
         self.maps = (forward, adjoint)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Apply.apply(x, *self.maps)
+        return _apply(x, *self.maps)
 
 
 class _Apply(torch.autograd.Function):
-    # a linear map: the tangent of H x is H of the tangent
+    # The map is linear, so the tangent of H x is H applied to the tangent.
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, there: Map, back: Map) -> Tensor:
-        return there(x.clone())
+    def forward(x: Tensor, forward: Map, adjoint: Map) -> Tensor:
+        return forward(x.clone())
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Map, Map], output: Tensor) -> None:
@@ -122,23 +129,31 @@ class _Apply(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        there, back = ctx.maps
-        return _Apply.apply(tangent, there, back)
+        forward, adjoint = ctx.maps
+        return _apply(tangent, forward, adjoint)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None, None]:
-        there, back = ctx.maps
-        found = _Apply.apply(cotangents[0], back, there)
-        if found.shape != ctx.shape:
+        forward, adjoint = ctx.maps
+        gradient = _apply(cotangents[0], adjoint, forward)
+        if gradient.shape != ctx.shape:
             raise ValueError(
-                f"the adjoint of an operator must return {[*ctx.shape]} like x: {name_of(back)} returned "
-                f"{[*found.shape]}"
+                f"the adjoint of an operator must return {[*ctx.shape]} like x: {name_of(adjoint)} returned "
+                f"{[*gradient.shape]}"
             )
-        return found, None, None
+        return gradient, None, None
+
+
+def _apply(x: Tensor, forward: Map, adjoint: Map) -> Tensor:
+    apply: Callable[..., Tensor] = _Apply.apply
+    return apply(x, forward, adjoint)
 
 
 def as_measurement(operator: Any) -> Any:
-    """From a matrix [M, D], a pair of functions, or a differentiable module or function. TypeError for others."""
+    """Return an operator as a measurement: a matrix [M, D], a pair of functions, or a differentiable callable.
+
+    Raises TypeError for anything else.
+    """
     if isinstance(operator, Tensor):
         return Matrix(operator)
     if isinstance(operator, (tuple, list)) and len(operator) == 2 and all(map(callable, operator)):
@@ -152,22 +167,38 @@ def as_measurement(operator: Any) -> Any:
 
 
 def inpainting(mask: Tensor) -> Inpainting:
-    """The known elements, where mask [*shape] is true; the observation is image[mask]."""
+    """Return the measurement of the known elements, [B, *shape] -> [B, M]. The observation is image[mask].
+
+    mask: bool [*shape], true where an element is known. Raises ValueError for another dtype and for a mask
+    without a true element.
+    """
     return Inpainting(mask)
 
 
 def super_resolution(factor: int) -> AveragePooling:
-    """Average pooling of [C, *space] by a factor."""
+    """Return the measurement by average pooling, [B, C, *space] -> [B, C, *space/factor].
+
+    factor: an integer of at least 1 that divides each of the one to three sizes of space. Raises TypeError or
+    ValueError for other factors, and ValueError at the first call for other sizes.
+    """
     return AveragePooling(factor)
 
 
 def deblurring(kernel: Tensor) -> Blur:
-    """Blurring of every channel by a kernel of odd sizes, zeros beyond the edges."""
+    """Return the measurement by blurring every channel of [B, C, *space], which keeps the shape.
+
+    kernel: one to three odd sizes, as many as space has, such as `gaussian_kernel` returns. Beyond the edges x
+    counts as 0. Raises ValueError for other sizes.
+    """
     return Blur(kernel)
 
 
 def gaussian_kernel(std: float, radius: int | None = None) -> Tensor:
-    """A blur of standard deviation std in pixels, [2 radius + 1]² and of sum 1; radius: 3 std by default."""
+    """Return a Gaussian kernel [2 radius + 1, 2 radius + 1] of sum 1, float64.
+
+    std: the standard deviation in pixels, positive. radius: an integer of at least 0, by default 3 std rounded up.
+    Raises TypeError or ValueError for other numbers.
+    """
     std = as_float("std", std, positive=True, most=_MAX_RADIUS / 3)
     check_level("std", std)
     radius = as_int("radius", math.ceil(3 * std) if radius is None else radius, least=0)

@@ -1,10 +1,12 @@
-"""Logical OR: E = -log sum_i w_i exp(-E_i + c_i(sigma)), S = sum_i r_i s_i with the responsibilities
+"""Mixtures of targets, the logical OR of their models.
+
+The energy is E = -log sum_i w_i exp(-E_i + c_i(sigma)) and the score S = sum_i r_i s_i, with the responsibilities
 r = softmax(log w_i - E_i + c_i).
 
-An energy is known up to a constant for each noise level, its gauge. Within one model it cancels; between the
-members of a mixture it decides their masses. The offsets c_i make up for it: `edmfast.smc.calibrate_offsets`
-measures them, so that member i has the mass w_i at every noise level. Source: Du et al. 2023,
-arXiv 2302.11552 (mixtures of energies).
+An energy is known up to a constant for each noise level, its gauge. The gauge cancels in the samples of one model,
+but it decides the masses of a mixture's members. The offsets c_i compensate for it:
+`edmfast.smc.calibrate_offsets` measures them, so that member i has the mass w_i at every noise level.
+Source: Du et al. 2023, arXiv 2302.11552 (mixtures of energies).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from edmfast.models.together import energies_and_scores
 from edmfast.targets.exponents import Exponent, exponent_of
 from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, is_normalised
 from edmfast.targets.offsets import Offsets, interpolate
+from edmfast.targets.protocols import Model
 from edmfast.targets.scores import (
     check_model,
     denoised_from,
@@ -37,28 +40,31 @@ _LOWEST = -1e30
 
 
 class Mixture(nn.Module):
-    """The mixture of targets of one exponent A.
+    """A target that is a mixture of targets with one exponent A. It is also a denoiser, twice differentiable.
 
-    models: M targets; mere denoisers are accepted, and leave the mixture without an energy (`has_energy`).
-    weights: M positive numbers, normalised here; equal when omitted. offsets: `Offsets`, or a pair
-    (sigmas [T], values [T, M]), in nats; none leaves the members' energies as they are.
-    gauges: the gauge of an energy is the constant that it is known up to at each noise level. "equal" says
-    that the members have one gauge, so that no offsets are needed. None: they count as equal where every
-    member is `normalised`, or all are one model. Otherwise the masses are arbitrary, and sampling warns
-    with a `GaugeWarning`. Two classes of one learned energy do not share a gauge.
-    A target and a denoiser, twice differentiable. Raises TypeError for a member that is no model, ValueError for
-    weights or offsets of another number, weights that are not positive, or members of different exponents.
+    models: M targets. Plain denoisers are accepted too, and then the mixture has no energy (`has_energy` is
+    False). weights: M positive numbers, which are normalised here; equal by default.
+    offsets: `Offsets`, or a pair (sigmas [T], values [T, M]) with values in nats. None leaves the members'
+    energies as they are.
+    gauges: "equal" declares that the members' energies have the same gauge, so that no offsets are needed. With
+    None the gauges count as equal where every member is `normalised` or all members are the same model; otherwise
+    the masses are arbitrary, and sampling warns with a `GaugeWarning`. Two classes of one learned energy have
+    different gauges.
+
+    Raises TypeError for a member that is neither a target nor a denoiser; ValueError for another number of weights
+    or offsets, weights that are not positive, and members with different exponents.
+    Source: Du et al. 2023, arXiv 2302.11552.
     """
 
     log_sigmas: Tensor
     values: Tensor
 
     numbers_only = True
-    _told = False
+    _has_warned = False
 
     def __init__(
         self,
-        models: Sequence[Any],
+        models: Sequence[Model],
         weights: Sequence[float] | Tensor | None = None,
         offsets: Offsets | Any | None = None,
         *,
@@ -68,30 +74,30 @@ class Mixture(nn.Module):
         if gauges not in (None, "equal"):
             raise ValueError(f"gauges must be 'equal' or None, given {gauges!r}")
         self.gauges = gauges
-        self._hold([check_model(model) for model in models])
+        self._store([check_model(model) for model in models])
         if not self.models:
             raise ValueError("a mixture needs at least one model")
-        given = [1.0] * len(models) if weights is None else weights
-        shares = [as_float(f"weights[{i}]", w, positive=True) for i, w in enumerate(given)]
+        values = [1.0] * len(models) if weights is None else weights
+        shares = [as_float(f"weights[{i}]", w, positive=True) for i, w in enumerate(values)]
         if len(shares) != len(models):
             raise ValueError(f"given {len(models)} models and {len(shares)} weights")
         self.weights = _normalised(shares)
         first = exponent_of(self.models[0])
         for model in self.models[1:]:
-            _same_exponent(first, exponent_of(model))
+            _check_same_exponent(first, exponent_of(model))
         self.offsets = None if offsets is None else Offsets.of(offsets)
         if self.offsets is None:
             return
         if self.offsets.members != len(models):
             raise ValueError(f"offsets of {self.offsets.members} members for {len(models)} models")
         table = sorted(zip(self.offsets.sigmas, self.offsets.values, strict=True))
-        sigmas, values = (
+        sigmas, offset_values = (
             torch.tensor(part, dtype=torch.float64) for part in zip(*table, strict=True)
         )
         self.register_buffer("log_sigmas", sigmas.log())
-        self.register_buffer("values", values)
+        self.register_buffer("values", offset_values)
 
-    def _hold(self, models: Sequence[Any]) -> None:
+    def _store(self, models: Sequence[Model]) -> None:
         self.models = tuple(models)
         self.has_energy = all(map(has_energy, models))
         for index, model in enumerate(models):
@@ -100,47 +106,50 @@ class Mixture(nn.Module):
 
     @property
     def exponent(self) -> Exponent:
-        """A of every member."""
+        """The exponent A that all members have: a float or float64 [K]."""
         return exponent_of(self.models[0])
 
     @property
     def score_is_exact(self) -> bool:
-        """Whether S is -grad E: not where a member's score leaves something out."""
+        """True where S is exactly -grad E, which requires exact scores of all members."""
         return all(map(score_is_exact, self.models))
 
     @property
     def gauges_known(self) -> bool:
-        """True where the members' gauges are known to agree, or measured; otherwise their masses are arbitrary."""
-        alone = all(model is self.models[0] for model in self.models)
-        known = alone or all(map(is_normalised, self.models))
+        """True where the members' gauges agree or are measured. Otherwise the masses are arbitrary."""
+        same_model = all(model is self.models[0] for model in self.models)
+        known = same_model or all(map(is_normalised, self.models))
         return known or self.offsets is not None or self.gauges == "equal" or not self.has_energy
 
     @property
     def normalised(self) -> bool:
-        """True where E is normalised: every member is, and no offsets shift them."""
+        """True where E is normalised, because every member is and no offsets shift their energies."""
         return self.offsets is None and all(map(is_normalised, self.models))
 
     def with_offsets(self, offsets: Offsets | Any | None) -> Mixture:
-        """The same mixture with other offsets."""
+        """Return the same mixture with other offsets."""
         return Mixture(self.models, self.weights, offsets, gauges=self.gauges)
 
     def energy_and_score(
         self, x: Tensor, sigma: float | Tensor, **condition: Any
     ) -> tuple[Tensor, Tensor]:
-        """(E [B] in nats, S like x), one evaluation of each member. TypeError where one is a mere denoiser."""
+        """Return (E [B] in nats, S like x) by one evaluation of each member.
+
+        x: [B, *shape]. sigma: a float, [] or [B], positive. Raises TypeError where a member is a plain denoiser.
+        """
         if not self.has_energy:
             raise missing_energy(self)
-        found = energies_and_scores(self.models, x, sigma, condition)
-        if found is None:
+        results = energies_and_scores(self.models, x, sigma, condition)
+        if results is None:
             pairs = [call_energy(model, x, sigma, **condition) for model in self.models]
         else:
-            pairs = [*zip(*found, strict=True)]
+            pairs = [*zip(*results, strict=True)]
         energies, scores = zip(*pairs, strict=True)
         shifted = [math.log(w) - e for w, e in zip(self.weights, energies, strict=True)]
         logits = torch.stack(shifted, 1)
         if self.offsets is not None:
             logits = logits + self._offsets_at(x, sigma).to(logits.dtype)
-        # where all members are walls, any finite score does
+        # Where all members have infinite energy the score does not matter, but it must be finite.
         shares = torch.softmax(logits.clamp_min(_LOWEST), 1)
         score = sum(
             unsqueeze_like(share, s) * s for share, s in zip(shares.unbind(1), scores, strict=True)
@@ -148,7 +157,7 @@ class Mixture(nn.Module):
         return -torch.logsumexp(logits, 1), score
 
     def _offsets_at(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """c_i, [1 or B, M]."""
+        """Return the offsets c_i, [1, M] or [B, M]."""
         if isinstance(sigma, Tensor):
             levels = sigma.to(x.device, torch.float64).reshape(-1)
         else:
@@ -156,25 +165,28 @@ class Mixture(nn.Module):
         return interpolate(self.log_sigmas, self.values, levels)
 
     def for_rows(self, start: int, stop: int, batch: int) -> Mixture:
-        """This target for samples start..stop - 1 of a batch that is evaluated in pieces."""
+        """Return this target for the samples start to stop - 1 of a batch that is evaluated in pieces."""
         models = [for_rows(model, start, stop, batch) for model in self.models]
         if all(part is model for part, model in zip(models, self.models, strict=True)):
             return self
         part: Mixture = part_of(self)
-        part._hold(models)
+        part._store(models)
         return part
 
     def forward(self, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
-        """x + sigma² S/A, like x. Warns once where the members' gauges are not known to agree."""
-        if not self._told and not torch.compiler.is_compiling() and not self.gauges_known:
-            self._told = True
+        """Return the denoised states x + sigma² S/A like x.
+
+        Warns with a `GaugeWarning`, once, where the members' gauges are not known to agree.
+        """
+        if not self._has_warned and not torch.compiler.is_compiling() and not self.gauges_known:
+            self._has_warned = True
             warnings.warn(UNKNOWN_GAUGES, GaugeWarning, stacklevel=2)
         score = self.energy_and_score(x, sigma, **condition)[1]
         return denoised_from(self, x, sigma, score)
 
 
 def _normalised(shares: list[float]) -> tuple[float, ...]:
-    """Weights of sum 1."""
+    """Return the weights divided by their sum. Raises ValueError where the least becomes 0."""
     total = sum(shares)
     if total == math.inf:
         shares = [share / max(shares) for share in shares]
@@ -185,7 +197,7 @@ def _normalised(shares: list[float]) -> tuple[float, ...]:
     return weights
 
 
-def _same_exponent(first: Exponent, other: Exponent) -> None:
+def _check_same_exponent(first: Exponent, other: Exponent) -> None:
     if isinstance(first, Tensor) and isinstance(other, Tensor):
         same: Any = torch.equal(first.cpu(), other.cpu())
     else:

@@ -1,4 +1,4 @@
-"""Gauges of the members of a mixture: a table over noise levels, interpolated linearly in ln(sigma)."""
+"""Offsets of the members of a mixture: a table over noise levels, interpolated linearly in ln(sigma)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _KIND = "table of offsets"
 
 @dataclass(frozen=True)
 class Offsets:
-    """c_i(sigma) of M members at T noise levels, constant beyond the first and the last.
+    """A table of the offsets c_i(sigma) of M members at T noise levels, constant beyond the first and the last.
 
-    sigmas: T levels in units of x, positive, strictly increasing or decreasing. values: T rows of M numbers, in
-    nats. errors: as values, their standard errors, where known. Raises ValueError for anything else.
+    sigmas: T noise levels in units of x, positive, strictly increasing or decreasing. values: T rows of M numbers,
+    in nats. errors: the standard errors of the values, of the same form, or None where they are unknown.
+    Raises ValueError for other levels and for rows of other lengths, TypeError for values that are no numbers.
     """
 
     sigmas: tuple[float, ...]
@@ -47,7 +48,7 @@ class Offsets:
                 continue
             if len(table) != len(self.sigmas) or len({len(row) for row in table}) != 1:
                 raise ValueError(
-                    f"{name} must be one row per sigma, all as long as there are members"
+                    f"{name} must have one row per sigma, and in each row one number per member"
                 )
         if self.errors is not None and len(self.errors[0]) != self.members:
             raise ValueError(
@@ -56,16 +57,19 @@ class Offsets:
 
     @property
     def members(self) -> int:
-        """M."""
+        """The number M of members."""
         return len(self.values[0])
 
     @classmethod
-    def of(cls, given: Any) -> Offsets:
-        """From Offsets, or a pair (sigmas [T], values [T, M]) of tensors or sequences."""
-        if isinstance(given, Offsets):
-            return given
+    def of(cls, offsets: Any) -> Offsets:
+        """Return Offsets as they are, or a pair (sigmas [T], values [T, M]) of tensors or sequences as Offsets.
+
+        Raises TypeError for anything else, ValueError as the constructor does.
+        """
+        if isinstance(offsets, Offsets):
+            return offsets
         try:
-            sigmas, values = given
+            sigmas, values = offsets
             return cls(tuple(sigmas), tuple(tuple(row) for row in values))
         except TypeError as error:
             raise TypeError(
@@ -73,12 +77,16 @@ class Offsets:
             ) from error
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write as JSON, whole or not at all. overwrite: replace a file of another kind too."""
+        """Write the table as JSON; an existing file is replaced only when all is written.
+
+        overwrite: replace a file of another kind too. Raises FileExistsError for such a file without it, and
+        OSError where nothing can be written.
+        """
         write_json(path, _KIND, asdict(self), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Offsets:
-        """Read what `save` wrote. ValueError for anything else."""
+        """Return the table that `save` wrote. Raises ValueError for any other file."""
         content = read_json(path, _KIND)
         try:
             return cls(**content)
@@ -87,7 +95,10 @@ class Offsets:
 
 
 def interpolate(log_sigmas: Tensor, values: Tensor, sigma: Tensor) -> Tensor:
-    """values [T, M] at increasing log_sigmas [T], at sigma [R]: [R, M], constant outside."""
+    """Return values [T, M], known at increasing log_sigmas [T], at the levels sigma [R]: [R, M].
+
+    The interpolation is linear in ln(sigma), and constant outside the known levels.
+    """
     position = sigma.to(log_sigmas.dtype).log()
     if len(log_sigmas) == 1:
         return values.expand(len(position), -1)

@@ -1,4 +1,4 @@
-"""A model whose keyword conditions go by other names: where two models meet that call one thing differently."""
+"""A model with other names for its keyword conditions, so that models with different names can be combined."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from edmfast._internal.rows import for_rows
 from edmfast.models.calling.conditions import accepted_conditions, check_accepted
 from edmfast.models.calling.foreign import call_denoiser, call_energy, energy_of
 from edmfast.targets.exponents import Exponent, exponent_of
+from edmfast.targets.protocols import Model
 from edmfast.targets.scores import has_energy, score_is_exact
 
 
 class Renamed(nn.Module):
-    """A model that is called with our name of a condition and calls the inner one with its own.
+    """A target that takes conditions under other names than its model does.
 
-    model: a denoiser, an energy, or the backbone of one. names: ours=theirs, such as class_label="class_labels"
-    for a UNet of diffusers. Other conditions pass through. Target and denoiser if the model is.
-    Raises TypeError for a name that is no string, or one that the model is known not to accept; ValueError for
-    two conditions of one name.
+    It is a target or a denoiser, as the model is.
+    model: a denoiser, an energy, or the backbone of one. names: pairs new_name="name of the model", such as
+    class_label="class_labels" for a UNet of diffusers. Conditions without a new name are passed on as they are.
+
+    Raises TypeError for a name that is no string, and for one that the model is known not to accept; ValueError
+    for two new names of one condition.
     """
 
-    def __init__(self, model: Any, **names: str) -> None:
+    def __init__(self, model: Model, **names: str) -> None:
         super().__init__()
-        for ours, theirs in names.items():
-            if not isinstance(theirs, str):
-                raise TypeError(f"the other name of {ours} must be a string, given {theirs!r}")
+        for name, model_name in names.items():
+            if not isinstance(model_name, str):
+                raise TypeError(f"the other name of {name} must be a string, given {model_name!r}")
         if len(set(names.values())) < len(names):
             raise ValueError(f"two conditions cannot share one name, given {names}")
         check_accepted(model, names.values())
@@ -34,7 +37,7 @@ class Renamed(nn.Module):
 
     @property
     def exponent(self) -> Exponent:
-        """A of the model."""
+        """The exponent A of the model: a float or float64 [K]."""
         return exponent_of(self.model)
 
     @property
@@ -48,30 +51,31 @@ class Renamed(nn.Module):
         return score_is_exact(self.model)
 
     def accepted_conditions(self) -> set[str] | None:
-        """Return the names that conditions go by here, None where the model takes any."""
-        inside = accepted_conditions(self.model)
-        return None if inside is None else (inside - {*self.names.values()}) | self.names.keys()
+        """Return the names under which conditions are accepted, or None where the model accepts any."""
+        accepted = accepted_conditions(self.model)
+        return None if accepted is None else (accepted - {*self.names.values()}) | self.names.keys()
 
     def energy(self, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
-        """E(x, sigma | condition) [B] in nats."""
-        return energy_of(self.model, x, sigma, **self._theirs(condition))
+        """Return E(x, sigma | condition) [B] in nats."""
+        return energy_of(self.model, x, sigma, **self._renamed(condition))
 
     def energy_and_score(
         self, x: Tensor, sigma: float | Tensor, **condition: Any
     ) -> tuple[Tensor, Tensor]:
-        """(energy [B], score like x)."""
-        return call_energy(self.model, x, sigma, **self._theirs(condition))
+        """Return (E [B] in nats, the score like x). x: [B, *shape]. sigma: a float, [] or [B], positive."""
+        return call_energy(self.model, x, sigma, **self._renamed(condition))
 
     def forward(self, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
-        """Denoised x0 like x, or what a backbone makes of scaled states."""
-        return call_denoiser(self.model, x, sigma, **self._theirs(condition))
+        """Return the denoised states x0 like x, or the output of the model where it is a backbone."""
+        return call_denoiser(self.model, x, sigma, **self._renamed(condition))
 
     def for_rows(self, start: int, stop: int, batch: int) -> Renamed:
-        """This model for samples start..stop - 1 of a batch that is evaluated in pieces."""
-        inside = for_rows(self.model, start, stop, batch)
-        return self if inside is self.model else Renamed(inside, **self.names)
+        """Return this model for the samples start to stop - 1 of a batch that is evaluated in pieces."""
+        part = for_rows(self.model, start, stop, batch)
+        return self if part is self.model else Renamed(part, **self.names)
 
-    def _theirs(self, condition: dict[str, Any]) -> dict[str, Any]:
+    def _renamed(self, condition: dict[str, Any]) -> dict[str, Any]:
+        """Return the conditions under the names of the model."""
         renamed = {self.names.get(name, name): value for name, value in condition.items()}
         if len(renamed) < len(condition):
             raise ValueError(

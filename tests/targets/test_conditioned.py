@@ -52,7 +52,7 @@ def test_pieces_of_a_batch_keep_their_conditions(model):
 
 
 def test_errors(model):
-    with pytest.raises(ValueError, match="already bound"):
+    with pytest.raises(ValueError, match="bound to this model already"):
         Conditioned(model, class_label=1)(X, 0.5, class_label=torch.zeros(5, dtype=torch.int64))
     with pytest.raises(ValueError, match="3 rows for a batch of 5"):
         Conditioned(model, class_label=torch.zeros(3, dtype=torch.int64))(X, 0.5)

@@ -12,7 +12,7 @@ from edmfast.targets import Constrained, Guided, Product, Tempered, Tilted
 from edmfast.targets.constrained import box, half_space
 from edmfast.targets.mixture import Mixture
 from edmfast.targets.scores import has_energy, score_is_exact
-from edmfast.targets.tilted import detached_tilts
+from edmfast.targets.tilt_gradients import detached_tilts
 
 F64 = torch.float64
 BASE = GaussianMixture([[1.0, -2.0], [-0.4, 0.3]], [0.5, 0.3], [0.4, 0.6])

@@ -22,7 +22,7 @@ from edmfast.models.calling.second_order import second_derivatives
 from edmfast.ops import standard_normal
 from edmfast.targets.exponents import Exponent
 from edmfast.targets.scores import score_of
-from edmfast.targets.tilted import detached_tilts
+from edmfast.targets.tilt_gradients import detached_tilts
 
 _PROBE_STREAM = 2
 _MIN_ROWS, _MAX_ROWS, _NUMBERS = 256, 4096, 1 << 18

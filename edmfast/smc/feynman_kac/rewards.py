@@ -29,7 +29,7 @@ from torch import Tensor
 from edmfast._internal.broadcast import population_factors
 from edmfast.smc.feynman_kac.evaluate import in_groups
 from edmfast.smc.populations.gather import take
-from edmfast.targets.tilted import strength_times_reward
+from edmfast.targets.strength import strength_times_reward
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,79 @@
+"""The strength lambda(sigma) of a tilt: a number, one number per population, or a function of the noise level.
+
+A ramp (sigma_hi, sigma_lo) lets the strength grow along a run: lambda is 0 above sigma_hi, grows linearly in
+ln(sigma) below it, and keeps its final value from sigma_lo down to 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from edmfast._internal.numbers import as_float, as_pair
+from edmfast.models.calling.foreign import name_of
+from edmfast.targets.exponents import Exponent
+
+Strength = Exponent | Callable[[float | Tensor], float | Tensor]
+
+DEFAULT_RAMP = (2.0, 0.1)
+"""In units of x: between these noise levels the modes of data of unit size separate."""
+LEVEL_SLACK = 1 + 1e-6
+"""The factor by which a noise level may exceed a bound because of rounding."""
+
+_LEAST_WIDTH = 1e-12
+
+
+def as_ramp(ramp: tuple[float, float]) -> tuple[float, float]:
+    """Return the ramp as two floats. Raises TypeError or ValueError unless it is (sigma_hi, sigma_lo) with
+    sigma_hi >= sigma_lo > 0."""
+    high, low = (as_float("ramp", level) for level in as_pair("ramp", ramp))
+    if not 0 < low <= high:
+        raise ValueError(
+            f"ramp must be (sigma_hi, sigma_lo), decreasing and positive, given {ramp}"
+        )
+    return high, low
+
+
+def share_of_strength(ramp: tuple[float, float] | None, sigma: float | Tensor) -> float | Tensor:
+    """Return lambda(sigma) over the whole strength, in [0, 1]: a float, or float64 like sigma. No ramp gives 1."""
+    if ramp is None:
+        return 1.0
+    high, low = map(math.log, ramp)
+    # A ramp without a width is a step; the least width avoids a division by zero.
+    width = max(high - low, _LEAST_WIDTH)
+    if isinstance(sigma, Tensor):
+        return ((high - sigma.double().log()) / width).clamp(0, 1)
+    level = as_float("sigma", sigma, least=0)
+    return 1.0 if level == 0 else min(1.0, max(0.0, (high - math.log(level)) / width))
+
+
+def scheduled_strength(
+    schedule: Callable[[float | Tensor], float | Tensor], sigma: float | Tensor
+) -> float | Tensor:
+    """Return lambda(sigma) of the caller's function: a number, [] or a tensor like sigma.
+
+    The function gets a copy of sigma, because it may change its argument. Raises ValueError for another shape.
+    """
+    strength = schedule(sigma.clone() if isinstance(sigma, Tensor) else sigma)
+    if not isinstance(strength, Tensor) or strength.dim() == 0:
+        return strength
+    shape = sigma.shape if isinstance(sigma, Tensor) else ()
+    if strength.numel() == 1 and len(shape) == 0:
+        return strength.reshape(())
+    if strength.shape != shape:
+        raise ValueError(
+            f"a strength must return a number, [] or a tensor like sigma, {[*shape]}: {name_of(schedule)} "
+            f"returned {[*strength.shape]}"
+        )
+    return strength
+
+
+def strength_times_reward(strength: float | Tensor, reward: Tensor) -> Tensor:
+    """Return lambda r like the reward. It is 0 where lambda is 0, even for an infinite reward."""
+    if not isinstance(strength, Tensor):
+        return strength * reward if strength else torch.zeros_like(reward)
+    factor = strength.to(reward.dtype)
+    return torch.where(factor == 0, 0.0, factor * reward)
