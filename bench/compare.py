@@ -1,17 +1,18 @@
-"""`python -m bench.compare base.json head.json --fail-above 5%`: did a change make us slower?
+"""Judge whether a change made us slower: `python -m bench.compare base.json head.json --fail-above 5%`.
 
-Files are of `bench.run --json`, or all of `pytest bench/ --benchmark-json`; a side may have several, of
-one commit: `base1.json,base2.json head1.json,head2.json`. What counts is the ratio best baseline / ours,
-measured side by side in each run, so that a slower or busier machine cancels; the best is taken among
-the baselines that all files have, so that a new baseline makes nobody slower. A case is SLOWER where
-our time against the baseline's grew by more than the limit and by more than three of its standard
-errors (from the 20th and 80th percentile and the number of rounds), from every run of the base to every
-run of the head: the errors say nothing of how runs differ, so measure base, head, base, head. Any other
-growth above the limit is within the noise. Where a file has no spread, the limit alone decides. A case
-of other timers, or that the budget of a run left out, is told and not judged.
+The files come from `bench.run --json`, or all of them from `pytest bench/ --benchmark-json`. A side may have
+several files of one commit: `base1.json,base2.json head1.json,head2.json`. The comparison uses the ratio best
+baseline / ours, measured side by side in each run, so that the speed of the machine cancels. The best is taken
+among the baselines that all files have, so that a new baseline makes no case slower.
 
-Exit status: 0 none slower, 1 a case slower, failed or gone, 2 bad usage, which includes a file of a run
-that did not come to its end, and a quick one beside a full one.
+A case is SLOWER where our time against the baseline's grew by more than the limit and by more than three
+standard errors (from the 20th and 80th percentile and the number of rounds), from every run of the base to
+every run of the head. The errors do not describe how runs differ, so measure base, head, base, head. Any other
+growth above the limit is within the noise. Where a file has no spread, the limit alone decides. A case with
+another timer, or one that the budget of a run left out, is listed and not judged.
+
+Exit status: 0 no case is slower, 1 a case is slower, failed or gone, 2 bad usage, an unfinished run, or a quick
+run beside a full one.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ _ERRORS = 3.0
 
 
 def judge(base: Sequence[Measured], head: Sequence[Measured], limit: float) -> Row:
-    """What became of a case, from all measurements of it on two sides; the limit 0.05 is 5 %.
+    """Return the row of a case, from all its measurements on two sides; the limit 0.05 is 5 %.
 
-    A side may have none, not both. The ratios told are the medians of the runs.
+    One side may be empty, but not both. The ratios shown are the medians of the runs.
     """
     before = _stated(base)
     if not head:
@@ -70,7 +71,7 @@ def _faster(old: Ratio, new: Ratio, limit: float) -> bool:
 
 
 def _stated(cases: Iterable[Measured]) -> float | None:
-    """The ratio as the files state it."""
+    """Return the median of the ratios that the files give."""
     ratios = [case.ratio for case in cases if case.ratio is not None]
     return median(ratios) if ratios else None
 
@@ -78,7 +79,8 @@ def _stated(cases: Iterable[Measured]) -> float | None:
 def _comparable(
     base: Sequence[Measured], head: Sequence[Measured]
 ) -> tuple[list[Ratio], list[Ratio]] | None:
-    """The ratios of either side to the best of the same baselines; None where no baseline is in all."""
+    """Return the ratios of both sides to the best of the baselines that all have; None where there is no such
+    baseline."""
     if not base:
         return None
     if not all(case.times for case in (*base, *head)):
@@ -91,7 +93,7 @@ def _comparable(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints a line per case of any file and returns the exit status."""
+    """Print a line for every case of any file and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
     for side in ("base", "head"):
         parser.add_argument(side, type=_files, help="a file, or several with commas between")
@@ -124,16 +126,16 @@ def _row(name: str, base: Sequence[Run], head: Sequence[Run], limit: float) -> R
 
 
 def _different(base: Sequence[Run], head: Sequence[Run]) -> str:
-    """Why files cannot be compared, empty where they can."""
+    """Return why the files cannot be compared; empty where they can."""
     for side in (base, head):
         commits = dict.fromkeys(run.commit for run in side)
         if len(commits) > 1:
             return f"files of one side are of several commits: {', '.join(commits)}"
     runs = [*base, *head]
     for key in ("kind", "device_name", "threads", "quick"):
-        found = [getattr(run, key) for run in runs]
-        if any(value != found[0] for value in found):
-            return f"the files differ in {key}: {', '.join(dict.fromkeys(map(repr, found)))}"
+        values = [getattr(run, key) for run in runs]
+        if any(value != values[0] for value in values):
+            return f"the files differ in {key}: {', '.join(dict.fromkeys(map(repr, values)))}"
     dtypes: dict[str, str] = {}
     for case in (case for run in runs for case in run.cases.values()):
         known = dtypes.setdefault(case.name, case.dtype)

@@ -1,7 +1,7 @@
-"""`python -m bench.run`: checks every case, times what is right, prints the table.
+"""Check every case, time the correct implementations, and print the table: `python -m bench.run`.
 
 Exit status: 0 all right (goals may be missed), 2 bad usage, 3 an implementation failed its check. A run that
-came to its end says so in its JSON ("complete"), whatever it left out for want of time.
+came to its end has "complete" in its JSON, even where it left cases out for lack of time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def run_case(
     *,
     graphs: bool = False,
 ) -> Result:
-    """Gate, then clock. Nothing is timed where our own answer is wrong."""
+    """Check the implementations of a case, then time them. Nothing is timed where our own answer is wrong."""
     try:
         inputs = case.make_inputs(case.shape, case.dtype, device)
         wrong = failures(case, inputs)
@@ -46,7 +46,7 @@ def run_case(
         return Result(case, wrong, device=device.type)
     try:
         return _measured(case, wrong, inputs, device, machine_floors, effort, graphs)
-    except Exception as error:  # out of memory, or a tool that gives up: the other cases go on
+    except Exception as error:  # the other cases go on after out-of-memory errors and the like
         return Result(case, wrong | {"the measurement": reason(error)}, device=device.type)
 
 
@@ -65,7 +65,7 @@ def _measured(
     if case.rounds:
         effort = replace(effort, rounds=min(effort.rounds, case.rounds))
     timer, timed = ("events" if device.type == "cuda" else "clock"), right
-    # against the floor it is the device's own time that counts, not Python's
+    # goals against the floor concern the device's own time, not Python's
     if graphs and case.floor_goals and (replays := captured(right, copies)):
         timer, (timed, copies) = "graphs", (replays[0], [*replays[1]])
     return Result(
@@ -81,8 +81,10 @@ def _measured(
 
 
 def _profiled(result: Result) -> Result:
-    """With its anatomy, on the CPU when all is measured: what the profiler leaves behind in the heap would count
-    as memory of the cases after it."""
+    """Add the anatomy on the CPU, after all cases are measured.
+
+    The profiler leaves data in the heap, which would count as memory of later cases.
+    """
     if not result.timings:
         return result
     case, device = result.case, torch.device(result.device)
@@ -95,7 +97,7 @@ def _profiled(result: Result) -> Result:
 
 
 def main(arguments: Sequence[str] | None = None, cases: Sequence[Case] | None = None) -> int:
-    """Runs the command line; `cases` replaces the registered ones (for tests)."""
+    """Run the command line; `cases` replaces the registered ones (for tests)."""
     start, longest = time.monotonic(), 0.0
     options = _parse(arguments)
     device = torch.device(options.device)
@@ -125,7 +127,7 @@ def main(arguments: Sequence[str] | None = None, cases: Sequence[Case] | None = 
         _clear(device)
         longest = max(longest, time.monotonic() - before)
         if path:
-            # what is measured is kept, whatever becomes of the rest
+            # keep the measurements even if a later case ends the run
             write_json(path, header, results)
     if device.type == "cpu":
         results = [*map(_profiled, results)]
@@ -140,7 +142,7 @@ def main(arguments: Sequence[str] | None = None, cases: Sequence[Case] | None = 
 
 
 def _clear(device: torch.device) -> None:
-    """Gives back what the last case took."""
+    """Free what the last case took."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -152,7 +154,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--only", default="", metavar="SUBSTR", help="cases whose name contains it")
     parser.add_argument(
-        "--first", default="", metavar="SUBSTR,...", help="cases whose name contains one begin"
+        "--first",
+        default="",
+        metavar="SUBSTR,...",
+        help="start with cases whose name contains one of these",
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a result")
     parser.add_argument(
@@ -165,7 +170,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         default=math.inf,
         metavar="SECONDS",
-        help="start no case that may end later, by the longest so far (default: take all)",
+        help="start no case that may end later than this, judged by the longest so far (default: run all)",
     )
     parser.add_argument(
         "--json", metavar="PATH", help="'auto' is bench/results/<device>/<date>-<commit>.json"
@@ -174,7 +179,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.threads < 1:
         parser.error(f"--threads must be at least 1, got {options.threads}")
     if options.graphs and options.device != "cuda":
-        parser.error("--graphs wants --device cuda")
+        parser.error("--graphs needs --device cuda")
     return options
 
 
@@ -208,9 +213,9 @@ def _headline(header: dict[str, Any]) -> str:
     )
 
 
-def _json_path(given: str, device: torch.device, header: dict[str, Any]) -> Path:
-    if given != "auto":
-        return Path(given)
+def _json_path(path: str, device: torch.device, header: dict[str, Any]) -> Path:
+    if path != "auto":
+        return Path(path)
     name = f"{header['date'][:10]}-{header['commit']}.json"
     return machine.ROOT / "bench" / "results" / machine.slug(device) / name
 

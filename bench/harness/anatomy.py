@@ -1,9 +1,8 @@
-"""Where the time of one call goes: operators or launches, what they take, what the processor is kept from.
+"""Show where the time of one call goes: its operators or launches, their time, and idle time.
 
-On the CPU, torch's profiler tells the operators and how long each was busy by itself; what no operator was
-busy for is Python. On a GPU, it tells the kernels, and the time that the device waited for the next launch;
-the trace adds registers, shared memory and the occupancy that the driver expects. Profiling slows what is
-short, so shares are to be read, not times.
+On the CPU, torch's profiler reports each operator and its own time; the rest is Python. On a GPU it reports
+the kernels and the time that the device waited for the next launch, and the trace adds registers, shared
+memory and the expected occupancy. Profiling slows short calls, so read the shares, not the times.
 """
 
 from __future__ import annotations
@@ -22,13 +21,17 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 TOP = 3
 _CALL = "bench: the call"
-# the tracer would print a line at every start and stop
+# without this the tracer prints a line at every start and stop
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 @dataclass(frozen=True)
 class Part:
-    """share: of the time of the call. The rest only of GPU kernels, where the trace has it."""
+    """One operator or kernel.
+
+    share: its share of the time of the call. registers and occupancy: of GPU kernels, where the trace has
+    them.
+    """
 
     name: str
     share: float
@@ -39,20 +42,24 @@ class Part:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """calls: operators on the CPU, launches on a GPU. idle: the share of the time that none of them took."""
+    """calls: the number of operators on the CPU, or of launches on a GPU.
+
+    idle: the share of the time that no part took.
+    """
 
     calls: int
     idle: float
     parts: list[Part] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
         return asdict(self)
 
 
 def of_call(
     call: Callable[..., Any], inputs: tuple[Any, ...], device: torch.device
 ) -> Anatomy | None:
-    """The anatomy of call(*inputs), which has run before; None where the profiler saw nothing."""
+    """Return the anatomy of call(*inputs), which has run before; None where the profiler saw nothing."""
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as profiler:
@@ -69,39 +76,43 @@ def of_call(
 
 
 def of_operators(events: list[dict[str, Any]]) -> Anatomy | None:
-    """From the complete events of a trace: an operator's own time is what its inner ones leave."""
-    found = sorted(
+    """Compute the anatomy from the complete events of a CPU trace.
+
+    The own time of an operator excludes inner operators.
+    """
+    operators = sorted(
         (event for event in events if event.get("cat") == "cpu_op"),
         key=lambda event: (event["tid"], event["ts"], -event["dur"]),
     )
     whole = [event for event in events if event["name"] == _CALL]
-    if not found or not whole:
+    if not operators or not whole:
         return None
-    own: Counter[str] = Counter()
+    own_time: Counter[str] = Counter()
     open_: list[dict[str, Any]] = []
-    for event in found:
+    for event in operators:
         while open_ and not _holds(open_[-1], event):
             open_.pop()
         if open_:
-            own[open_[-1]["name"]] -= event["dur"]
-        own[event["name"]] += event["dur"]
+            own_time[open_[-1]["name"]] -= event["dur"]
+        own_time[event["name"]] += event["dur"]
         open_.append(event)
-    return _summary(found, own, whole[0]["dur"], {})
+    return _summary(operators, own_time, whole[0]["dur"], {})
 
 
 def of_kernels(events: list[dict[str, Any]]) -> Anatomy | None:
-    """From the complete events of a trace: kernels, copies and fills of the device."""
-    found = [
+    """Compute the anatomy from the complete events of a GPU trace: kernels, copies and fills."""
+    kernels = [
         event for event in events if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")
     ]
-    if not found:
+    if not kernels:
         return None
-    own: Counter[str] = Counter()
-    for event in found:
-        own[event["name"]] += event["dur"]
-    start = min(event["ts"] for event in found)
-    span = max(event["ts"] + event["dur"] for event in found) - start
-    return _summary(found, own, span, {event["name"]: event.get("args", {}) for event in found})
+    own_time: Counter[str] = Counter()
+    for event in kernels:
+        own_time[event["name"]] += event["dur"]
+    start = min(event["ts"] for event in kernels)
+    span = max(event["ts"] + event["dur"] for event in kernels) - start
+    facts = {event["name"]: event.get("args", {}) for event in kernels}
+    return _summary(kernels, own_time, span, facts)
 
 
 def _holds(outer: dict[str, Any], inner: dict[str, Any]) -> bool:
@@ -110,7 +121,10 @@ def _holds(outer: dict[str, Any], inner: dict[str, Any]) -> bool:
 
 
 def _summary(
-    events: list[dict[str, Any]], own: Counter[str], span: float, facts: dict[str, dict[str, Any]]
+    events: list[dict[str, Any]],
+    own_time: Counter[str],
+    span: float,
+    facts: dict[str, dict[str, Any]],
 ) -> Anatomy:
     span = max(span, 1e-9)
     calls = Counter(event["name"] for event in events)
@@ -122,6 +136,6 @@ def _summary(
             registers=facts.get(name, {}).get("registers per thread"),
             occupancy=facts.get(name, {}).get("est. achieved occupancy %"),
         )
-        for name, taken in own.most_common(TOP)
+        for name, taken in own_time.most_common(TOP)
     ]
-    return Anatomy(len(events), max(1 - sum(own.values()) / span, 0.0), parts)
+    return Anatomy(len(events), max(1 - sum(own_time.values()) / span, 0.0), parts)

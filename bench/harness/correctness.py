@@ -1,4 +1,4 @@
-"""The gate before the clock: a wrong implementation has no speed."""
+"""Check an implementation before it is timed: a wrong one has no speed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.harness.registry import Case
 
 
 def close(rtol: float, atol: float = 0.0) -> Callable[[Any, Any], None]:
-    """A check that compares every tensor of an output with the reference, in float64."""
+    """Return a check that compares every tensor of an output with the reference, in float64."""
 
     def check(output: Any, truth: Any) -> None:
         got, expected = tensors(output), tensors(truth)
@@ -24,10 +24,10 @@ def close(rtol: float, atol: float = 0.0) -> Callable[[Any, Any], None]:
 
 
 def failures(case: Case, inputs: tuple[Any, ...]) -> dict[str, str]:
-    """The implementations that are wrong, raise, or change their inputs, each with the reason."""
+    """Return the implementations that are wrong, raise, or change their inputs, each with the reason."""
     before = copy(inputs)
     truth = case.reference(*copy(inputs))
-    found = {}
+    wrong = {}
     for name, implementation in case.implementations.items():
         try:
             output = implementation(*inputs)
@@ -36,20 +36,21 @@ def failures(case: Case, inputs: tuple[Any, ...]) -> dict[str, str]:
                 _check_width(output, case)
             assert unchanged(inputs, before), "it changes its inputs"
         except Exception as error:
-            found[name] = reason(error)
+            wrong[name] = reason(error)
             inputs = copy(before)
-    return found
+    return wrong
 
 
 def _check_width(output: Any, case: Case) -> None:
-    """Tolerances that sums in another order need would let numbers of half the width pass."""
-    wanted = torch.finfo(case.dtype).bits
+    """Refuse outputs narrower than the dtype of the case, which tolerances for another order of summation
+    would let pass."""
+    bits = torch.finfo(case.dtype).bits
     narrow = {
-        t.dtype for t in tensors(output) if t.is_floating_point() and t.element_size() * 8 < wanted
+        t.dtype for t in tensors(output) if t.is_floating_point() and t.element_size() * 8 < bits
     }
     assert not narrow, f"it answers in {narrow} where {case.dtype} is asked for"
 
 
 def reason(error: Exception) -> str:
-    """In one line."""
+    """Return an error as one line of text."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,7 +1,7 @@
-"""What the machine can do at best: copy bandwidth and matrix-multiplication rate, measured.
+"""Measure the best that the machine can do: copy bandwidth and matrix-multiplication rate.
 
-A case cannot run faster than max(bytes / bandwidth, flops / rate) unless its data sits in a cache,
-so a fraction of the floor above 1 means exactly that.
+A case cannot run faster than max(bytes / bandwidth, flops / rate) unless its data sits in a cache. A fraction
+of the floor above 1 means that it does.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Floors:
-    """bandwidth: bytes/s, reads and writes counted both. gemm: flop/s by dtype name."""
+    """bandwidth: bytes/s, counting reads and writes. gemm: flop/s for each dtype name."""
 
     bandwidth: float
     gemm: dict[str, float]
 
     def seconds(self, case: Case) -> float:
-        """The least time of one call of a case."""
+        """Return the least time of one call of a case."""
         arithmetic = case.flops / self.gemm[str(case.dtype)] if case.flops else 0.0
         return max(case.bytes / self.bandwidth, arithmetic)
 
 
 def measure(device: torch.device, dtypes: Iterable[torch.dtype], effort: Effort) -> Floors:
-    """Measures both floors on a device with the present number of threads."""
+    """Measure both floors on a device with the present number of threads."""
     gemm = {str(dtype): _gemm_rate(device, dtype, effort) for dtype in dict.fromkeys(dtypes)}
     return Floors(bandwidth=_copy_bandwidth(device, effort), gemm=gemm)
 
 
 def _copy_bandwidth(device: torch.device, effort: Effort) -> float:
-    # Four caches' worth, within limits that fit a small machine.
+    # four times the cache, within limits that fit a small machine
     size = min(max(4 * cache_bytes(device), 64 * _MIB), 512 * _MIB)
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
@@ -48,7 +48,8 @@ def _copy_bandwidth(device: torch.device, effort: Effort) -> float:
 
 def _gemm_rate(device: torch.device, dtype: torch.dtype, effort: Effort) -> float:
     n = 8192 if device.type == "cuda" else 768
-    # A constant matrix flips few bits: a GPU draws less power with it and runs at a clock that no real one has.
+    # A constant matrix flips few bits, so that a GPU draws less power and runs at a higher clock than real
+    # data allow.
     generator = torch.Generator(device).manual_seed(0)
     a = torch.randn(n, n, generator=generator, device=device).to(dtype)
     timings = time_side_by_side({"gemm": torch.mm}, [(a, a)], device, effort)

@@ -1,4 +1,4 @@
-"""The gate and the inputs of one case at a time, for tests of the same case that follow each other."""
+"""Keep the check and the inputs of one case at a time, for tests of the same case that follow each other."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from bench.harness.registry import Case
 
 
 class Gate:
-    """Remembers the last case only: two at once may not fit into memory."""
+    """Remember the last case only: two at once may not fit into memory."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.release()
 
     def release(self) -> None:
-        """Forgets the case, so that its memory is free before the next one takes its own."""
+        """Forget the case, so that its memory is free before the next one takes its own."""
         self._case: Case | None = None
         self._copies: list[tuple[Any, ...]] = []
         self._wrong: dict[str, str] = {}
         gc.collect()
 
     def __call__(self, case: Case) -> tuple[list[tuple[Any, ...]], dict[str, str]]:
-        """Input copies to take in turn, and the reasons of the implementations that failed."""
+        """Return copies of the inputs to take in turn, and the reasons of the implementations that failed."""
         if case is not self._case:
             self.release()
             inputs = case.make_inputs(case.shape, case.dtype, self.device)

@@ -1,4 +1,4 @@
-"""Where and with what a benchmark ran: device, cache, versions, commit."""
+"""Describe where a benchmark ran: device, cache, versions, commit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _USUAL_CACHE = 32 * 2**20
 
 
 def cache_bytes(device: torch.device) -> int:
-    """Size of the last cache before memory."""
+    """Return the size of the last cache before memory."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).L2_cache_size)
     sizes = [_USUAL_CACHE]
@@ -31,8 +31,10 @@ def cache_bytes(device: torch.device) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """The product name of the device, of a CPU with the vectors that torch takes: machines under one name
-    ("AMD EPYC") differ in them, and by half in speed."""
+    """Return the product name of the device; for a CPU, with the vector instructions that torch uses.
+
+    Machines that share a name ("AMD EPYC") differ in these, and by half in speed.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
@@ -40,24 +42,25 @@ def device_name(device: torch.device) -> str:
 
 def _processor() -> str:
     try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        line = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
+        line = None
+    return line[1].strip() if line else platform.processor() or platform.machine()
 
 
 def slug(device: torch.device) -> str:
-    """The folder of this machine's device: cpu-amd-epyc-avx512, cuda-nvidia-h200."""
+    """Return the folder name of this machine's device, such as cpu-amd-epyc-avx512 or cuda-nvidia-h200."""
     return folder(device.type, device_name(device))
 
 
 def folder(device_type: str, name: str) -> str:
-    """A device's name as a folder name, with its type in it."""
+    """Return the name of a device as a folder name that begins with its type."""
     return f"{device_type}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}"
 
 
 def versions() -> dict[str, str]:
-    """Versions of what can change a timing, and of the rivals that are installed, none of them imported."""
+    """Return the versions of everything that can change a timing, and of the installed rivals, without
+    importing them."""
     try:
         from edmfast._version import __version__ as ours
     except ImportError:
@@ -77,17 +80,17 @@ def versions() -> dict[str, str]:
 
 
 def _rivals() -> dict[str, str]:
-    found = {}
+    installed = {}
     for name in _RIVALS:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed
 
 
 def commit() -> str:
-    """The commit of the working tree, "-dirty" where it has changes, "unknown" outside git."""
+    """Return the commit of the working tree, with "-dirty" where it has changes; "unknown" outside git."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"]
-    # by its hash whatever tags there are: it becomes a part of file names
+    # always the hash, even at a tag: it becomes a part of file names
     command += ["--exclude", "*"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

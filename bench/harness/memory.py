@@ -1,4 +1,4 @@
-"""Peak memory of a call, in this process or in one of its own: how far it grows above what was there before."""
+"""Measure the peak memory of a call, in this process or in a new one, above what was held before."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ print(status("VmHWM") - before)
 def peak_of_call(
     call: Callable[..., Any], inputs: tuple[Any, ...], device: torch.device
 ) -> int | None:
-    """The most bytes that call(*inputs) holds at once beyond its inputs, outputs counted; None where unknown.
+    """Return the largest number of bytes that call(*inputs) holds beyond its inputs, None where unknown.
 
-    On a GPU from torch's allocator. On the CPU from the resident set, to a page (Linux with glibc only): memory
-    of every library counts, and what a first call keeps for later ones does not, so call it once before.
+    Outputs are included. On a GPU the number comes from torch's allocator. On the CPU it comes from the resident
+    set, in whole pages (Linux with glibc only). The resident set covers every library; it does not grow for
+    what a first call keeps for later ones, so call the function once before.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -59,14 +60,16 @@ def peak_of_call(
 
 
 def _status(key: str) -> int:
-    """A number of bytes from the kernel's account of this process."""
+    """Return a number of bytes that the kernel reports of this process."""
     lines = (_SELF / "status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def peak(definition: str, size: int, small: int, *arguments: str) -> float:
-    """Peak MiB of run(size) after run(small), `definition` being the source of run, which finds the arguments
-    in sys.argv[1:]. Linux only."""
+    """Return the peak MiB of run(size) after run(small), in a process of its own. Linux only.
+
+    `definition` is the source of `run`, which finds the arguments in sys.argv[1:].
+    """
     program = _PROGRAM.format(definition=definition, size=size, small=small)
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
@@ -81,8 +84,8 @@ def peak(definition: str, size: int, small: int, *arguments: str) -> float:
 def verdict(
     rows: Sequence[dict[str, Any]], reached: float, goal: float, at: int, path: str | None
 ) -> int:
-    """Prints whether the ratio reached at a size meets the goal, and writes the rows to a file where one is named;
-    exit status."""
+    """Print whether the ratio reached at a size meets the goal, write the rows to a file if one is named, and
+    return the exit status."""
     if path:
         facts = {"commit": machine.commit(), "versions": machine.versions(), "rows": [*rows]}
         Path(path).write_text(json.dumps(facts, indent=1) + "\n")

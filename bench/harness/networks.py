@@ -1,4 +1,4 @@
-"""The networks whose energies are timed, and the matrix products they cannot do without."""
+"""Build the networks whose energies are timed, and count the matrix products that they need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An operator's value, gradients and second derivatives as one job, eagerly or as one compiled graph."""
+"""Turn an operator with its derivatives into one job, eager or as one compiled graph."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from bench.harness.registry import DIRECTIONS, FORWARD
 from edmfast.models.compiling.flat import compile_graph
 
 Function = Callable[..., Any]
-"""Tensors -> a tensor or a tuple of them."""
+"""A function from tensors to a tensor or a tuple of tensors."""
 Tensors = Sequence[Tensor]
 
 
 def inputs_for(function: Function, inputs: Tensors) -> tuple[tuple[Tensor, ...], ...]:
-    """(inputs, cotangents of the outputs, cotangents of the gradients), which are like the inputs."""
+    """Return (inputs, cotangents of the outputs, cotangents of the gradients).
+
+    The cotangents of the gradients have the shapes of the inputs.
+    """
     generator = torch.Generator().manual_seed(1)
 
     def like(tensor: Tensor) -> Tensor:
@@ -30,15 +33,18 @@ def inputs_for(function: Function, inputs: Tensors) -> tuple[tuple[Tensor, ...],
 
     with torch.no_grad():
         outputs = tensors(function(*inputs))
-    given = tuple(tensor.detach() for tensor in inputs)
-    return given, tuple(map(like, outputs)), tuple(map(like, given))
+    plain = tuple(tensor.detach() for tensor in inputs)
+    return plain, tuple(map(like, outputs)), tuple(map(like, plain))
 
 
 def differentiate(
     function: Function, direction: str, inputs: Tensors, first: Tensors, second: Tensors
 ) -> tuple[Tensor, ...]:
-    """All that comes up to this direction: outputs; gradients of the inputs along `first`; gradients of `first`
-    and of the inputs along `second`. One tuple."""
+    """Return everything up to this order of derivative as one tuple.
+
+    That is the outputs, then the gradients of the inputs along `first`, then the gradients of `first` and of the
+    inputs along `second`.
+    """
     order = DIRECTIONS.index(direction)
     if order == 0:
         with torch.no_grad():
@@ -49,14 +55,16 @@ def differentiate(
         )
         outputs = tensors(function(*leaves))
         slopes = torch.autograd.grad(outputs, leaves, cotangents, create_graph=order == 2)
-        found = [*outputs, *slopes]
+        results = [*outputs, *slopes]
         if order == 2:
-            wanted = [*cotangents, *leaves]
-            found += torch.autograd.grad(slopes, wanted, second, materialize_grads=True)
-    return tuple(tensor.detach() for tensor in found)
+            sources = [*cotangents, *leaves]
+            results += torch.autograd.grad(slopes, sources, second, materialize_grads=True)
+    return tuple(tensor.detach() for tensor in results)
 
 
 def in_double(function: Function, direction: str) -> Function:
+    """Return the same job in float64."""
+
     def call(*trees: Tensors) -> tuple[Tensor, ...]:
         wide = pytree.tree_map_only(Tensor, lambda tensor: tensor.double(), trees)
         return differentiate(function, direction, *wide)
@@ -65,12 +73,13 @@ def in_double(function: Function, direction: str) -> Function:
 
 
 def compiled(function: Function, direction: str) -> Function:
-    """As one flat graph, made at the first call: torch.compile has no double backward of its own."""
+    """Return the job as one flat graph, made at the first call: torch.compile has no double backward of its
+    own."""
     made: dict[Any, Callable[..., tuple[Tensor, ...]]] = {}
 
     def call(*trees: Tensors) -> tuple[Tensor, ...]:
-        given, structure = pytree.tree_flatten(trees)
-        key = tuple((tensor.device, tensor.shape) for tensor in given)
+        leaves_of_call, structure = pytree.tree_flatten(trees)
+        key = tuple((tensor.device, tensor.shape) for tensor in leaves_of_call)
         if key not in made:
 
             def flat(*leaves: Tensor) -> tuple[Tensor, ...]:
@@ -78,18 +87,19 @@ def compiled(function: Function, direction: str) -> Function:
                 return differentiate(function, direction, *nested)
 
             with torch.no_grad():
-                made[key] = compile_graph(make_fx(flat)(*given), [*given], None)
+                made[key] = compile_graph(make_fx(flat)(*leaves_of_call), [*leaves_of_call], None)
         with torch.no_grad():
-            return made[key](*given)
+            return made[key](*leaves_of_call)
 
     return call
 
 
 def compiled_forward(function: Function) -> Function:
-    """The tensors of function(*inputs) by one flat graph for each shape, however many shapes there are."""
+    """Return function(*inputs) as one flat graph for each shape, for any number of shapes."""
     graph = compiled(function, FORWARD)
     return lambda *inputs: graph(inputs, (), ())
 
 
 def run(function: Function, direction: str) -> Function:
+    """Return the job that runs eagerly."""
     return partial(differentiate, function, direction)

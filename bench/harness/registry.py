@@ -1,4 +1,4 @@
-"""What a benchmark case is, and the one list of the modules that hold cases."""
+"""Define a benchmark case, and list the modules that hold cases."""
 
 from __future__ import annotations
 
@@ -40,21 +40,27 @@ FORWARD, BACKWARD, DOUBLE_BACKWARD = DIRECTIONS = ("forward", "backward", "doubl
 class Case:
     """One job at one size, done by us and by others.
 
-    Every implementation is called as f(*make_inputs(shape, dtype, device)); it must not change its
-    inputs. `reference` gets the same inputs and answers in float64; `check(output, truth)` raises
-    AssertionError where an output is wrong (`bench.harness.correctness.close` makes a plain one).
+    Every implementation is called as f(*make_inputs(shape, dtype, device)) and must not change its inputs.
+    `reference` gets the same inputs and answers in float64. `check(output, truth)` raises AssertionError where
+    an output is wrong; `bench.harness.correctness.close` makes a plain one.
 
-    name: "stem/size", unique. direction: the highest derivative that is asked for, with all that comes before it.
-    bytes: the least memory traffic of one call (each input read once, each output written once). flops: the
-    least arithmetic of one call; both 0 where there is no such floor. goal: the wanted ratio best baseline
-    time / our time. bounds: baselines that are no rivals (a hand-written loop, a part of the job, ours in
-    another way), so no candidates for the best. goals: the wanted ratio of single baselines, of every bound
-    at least. unchecked: baselines that answer nothing that could be checked, as they do a part of the job.
-    floor_goals: by device type, the wanted part of the least possible time (1 is the floor itself). cpu_only:
-    baselines that take no tensors of another device. inner: of the baselines with a goal of their own, the
-    one that is a part of the job: reports say what share of our time is outside of it. evaluations: calls of
-    a network for one sample, of one call of ours; reports give their rate. rounds: of timing, where fewer
-    than usual are enough as the job takes seconds; 0 for as many as usual.
+    name: "stem/size", unique.
+    direction: the highest order of derivative in the job, which includes all lower ones.
+    bytes: the least memory traffic of one call: each input is read once and each output written once. flops:
+        the least arithmetic of one call. Either is 0 where there is no such floor.
+    goal: the ratio (time of the best baseline / our time) that we want to reach.
+    goals: the ratios that we want to reach against single baselines, at least one for every bound.
+    bounds: baselines that are no rivals and cannot be the best one: a hand-written loop, a part of the job, or
+        our own work in another way.
+    unchecked: baselines whose answer cannot be checked because they do a part of the job only.
+    floor_goals: for each device type, the fraction of the least possible time that we want to reach (1 is the
+        floor itself).
+    cpu_only: baselines that accept tensors on the CPU only.
+    inner: a baseline with a goal of its own that is a part of the job. Reports give the share of our time that
+        is spent outside of it.
+    evaluations: network evaluations in one of our calls, per sample; reports give their rate.
+    rounds: the number of timing rounds for a job that takes seconds, where fewer are enough; 0 for the usual
+        number.
     """
 
     name: str
@@ -125,16 +131,16 @@ class Case:
                 f"bytes={self.bytes}, flops={self.flops}"
             )
         if self.floor_goals and not self.bytes + self.flops:
-            raise ValueError(f"{self.name}: floor_goals want bytes or flops known")
+            raise ValueError(f"{self.name}: floor_goals need bytes or flops")
 
     @property
     def implementations(self) -> dict[str, Callable[..., Any]]:
-        """Ours first, then the baselines."""
+        """All implementations by name: ours first, then the baselines."""
         return {"ours": self.ours, **self.baselines}
 
 
 def load(modules: Sequence[str] = MODULES) -> list[Case]:
-    """The cases of all modules (each has a list CASES), in order.
+    """Return the cases of all modules, in order; each module has a list CASES.
 
     Raises:
         ValueError: two cases share a name.
@@ -148,9 +154,10 @@ def load(modules: Sequence[str] = MODULES) -> list[Case]:
 
 
 def select(cases: Sequence[Case], device: str, only: str = "") -> list[Case]:
-    """The cases that run on a device type and whose name contains `only`, with what runs there."""
-    found = [case for case in cases if device in case.devices and only in case.name]
-    return found if device == "cpu" else [_without(case, case.cpu_only) for case in found]
+    """Return the cases that run on a device type and whose name contains `only`, without baselines that do not
+    run there."""
+    chosen = [case for case in cases if device in case.devices and only in case.name]
+    return chosen if device == "cpu" else [_without(case, case.cpu_only) for case in chosen]
 
 
 def _without(case: Case, names: Sequence[str]) -> Case:

@@ -1,4 +1,4 @@
-"""The result of a case: its ratios, whether the goals are met, and all of it as JSON."""
+"""The result of a case: its ratios, its goals, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from bench.harness.timing import Timing
 
 @dataclass(frozen=True)
 class Result:
-    """Timings of the implementations that passed the gate, and why the others failed.
+    """Timings of the implementations that passed their check, and the reasons why the others failed.
 
-    peaks: bytes that one call holds at most beyond its inputs, None where unknown. anatomy: of one call of
-    ours. timer: what took the time: "clock", "events" of a GPU, or "graphs" that were replayed there.
+    peaks: the largest number of bytes that one call holds beyond its inputs, None where it is unknown.
+    anatomy: the parts of one of our calls. timer: the clock in use: "clock" on the CPU, "events" on a GPU, or
+    "graphs" for replayed CUDA graphs.
     """
 
     case: Case
@@ -33,24 +34,27 @@ class Result:
 
     @property
     def best_baseline(self) -> str | None:
-        """Name of the fastest rival that passed, None without one."""
+        """The name of the fastest rival that passed its check, None without one."""
         timed = [name for name in self.timings if name not in ("ours", *self.case.bounds)]
         return min(timed, key=lambda name: self.timings[name].median, default=None)
 
     @property
     def ratio(self) -> float | None:
-        """Best baseline time / our time: above 1 we are faster."""
+        """The time of the best baseline over our time: above 1 we are faster."""
         best = self.best_baseline
         return None if best is None else self._ratio_to(best)
 
     @property
     def bounds(self) -> dict[str, float]:
-        """Time / our time of the baselines with a goal of their own that passed."""
+        """For each baseline with a goal of its own that passed: its time over our time."""
         return {name: self._ratio_to(name) for name in self.case.goals if name in self.timings}
 
     @property
     def goal_met(self) -> bool:
-        """Whether the ratio and every baseline with a goal reach it; one that failed its check reaches nothing."""
+        """True where the ratio and every baseline with a goal reach it.
+
+        A baseline that failed its check reaches nothing.
+        """
         reached = self.bounds
         enough = all(reached.get(name, 0.0) >= goal for name, goal in self.case.goals.items())
         near = self.floor_goal is None or (self.floor_fraction or 0) >= self.floor_goal
@@ -58,7 +62,7 @@ class Result:
 
     @property
     def floor_goal(self) -> float | None:
-        """The wanted part of the least possible time on this device, None where nothing is."""
+        """The wanted fraction of the least possible time on this device, None without such a goal."""
         return self.case.floor_goals.get(self.device)
 
     def _ratio_to(self, name: str) -> float:
@@ -66,26 +70,26 @@ class Result:
 
     @property
     def share_outside(self) -> float | None:
-        """Of our time, what is not spent in the part of the job that the case names."""
+        """The share of our time that is spent outside of the part that the case names as `inner`."""
         inner = self.case.inner
         return 1 - self._ratio_to(inner) if inner in self.timings else None
 
     @property
     def evaluation_rate(self) -> float | None:
-        """Evaluations of a network for one sample per second, of ours."""
+        """Network evaluations per second and sample in our implementation."""
         if not (self.timings and self.case.evaluations):
             return None
         return self.case.evaluations / self.timings["ours"].median
 
     @property
     def floor_fraction(self) -> float | None:
-        """Least possible time / our time, None for a job without one."""
+        """The least possible time over our time, None for a job without a floor."""
         if not (self.timings and self.floor_seconds):
             return None
         return self.floor_seconds / self.timings["ours"].median
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: everything of the table and all timings in seconds."""
+        """Return everything in the table and all timings in seconds as plain data."""
         ratio = self.ratio
         return {
             "name": self.case.name,

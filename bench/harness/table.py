@@ -1,4 +1,4 @@
-"""The results of a run as aligned text."""
+"""Format the results of a run as aligned text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _COLUMNS = ("case", "ours", "best baseline", "", "ratio", "goal", "met", "of flo
 
 
 def table(results: list[Result]) -> str:
-    """The results as aligned text; a failure shows as FAILED with its reason below its case."""
+    """Return the results as aligned text. A failed case shows FAILED, with the reasons below it."""
     groups = [[_row(result), *_bound_rows(result)] for result in results]
     rows = [_COLUMNS, *(row for group in groups for row in group)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
@@ -28,12 +28,12 @@ def table(results: list[Result]) -> str:
 
 def _verdict(results: list[Result]) -> str:
     missed = [result.case.name for result in results if not result.goal_met]
-    told = f"goals: {len(results) - len(missed)} met, {len(missed)} missed"
-    return f"{told}: {'; '.join(missed)}" if missed else told
+    summary = f"goals: {len(results) - len(missed)} met, {len(missed)} missed"
+    return f"{summary}: {'; '.join(missed)}" if missed else summary
 
 
 def duration(seconds: float) -> str:
-    """Three digits and a unit."""
+    """Format seconds with three digits and a unit."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"
@@ -41,7 +41,7 @@ def duration(seconds: float) -> str:
 
 
 def memory(size: int | None) -> str:
-    """Three digits and a unit, nothing where it is unknown."""
+    """Format bytes with three digits and a unit; return an empty text where the size is unknown."""
     if size is None:
         return ""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -76,12 +76,12 @@ def _bound_rows(result: Result) -> list[tuple[str, ...]]:
 
 
 def _remarks(result: Result) -> list[str]:
-    told = []
+    remarks = []
     if result.share_outside is not None:
-        told.append(f"{result.share_outside:.1%} of our time is outside {result.case.inner!r}")
+        remarks.append(f"{result.share_outside:.1%} of our time is outside {result.case.inner!r}")
     if result.evaluation_rate is not None:
-        told.append(f"{result.evaluation_rate:.3g} evaluations/s")
-    return [f"    {', '.join(told)}"] if told else []
+        remarks.append(f"{result.evaluation_rate:.3g} evaluations/s")
+    return [f"    {', '.join(remarks)}"] if remarks else []
 
 
 def _against(result: Result, name: str, ratio: float, goal: float) -> tuple[str, ...]:

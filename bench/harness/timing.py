@@ -1,9 +1,8 @@
-"""Times several implementations side by side: round robin, so that all see the same machine.
+"""Time several implementations side by side, in turn, so that all see the same machine.
 
-A round takes one sample of each implementation in turn, starting with another one each time. A
-sample is as many calls as fill a minimum time (the clock and the launch of a single call would
-drown a short one); the inputs rotate among copies. Reported are the median and the 20th and 80th
-percentile of the time per call.
+A round takes one sample of each implementation and starts with another one each time. A sample is as many
+calls as fill a minimum time, because the clock and the launch would hide a single short call. The inputs
+rotate among copies. The result holds the median and the 20th and 80th percentile of the time per call.
 """
 
 from __future__ import annotations
@@ -23,8 +22,10 @@ Call = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: seconds per case, at least `rounds` rounds, seconds per sample. A case that has
-    taken `limit` seconds ends with the FEWEST rounds or more: one of long calls has little scatter."""
+    """How long to measure: seconds per case, at least `rounds` rounds, seconds per sample.
+
+    A case that has taken `limit` seconds ends after FEWEST rounds or more: long calls have little scatter.
+    """
 
     seconds: float = 3.0
     rounds: int = 15
@@ -34,7 +35,7 @@ class Effort:
 
 QUICK = Effort(seconds=0.5, rounds=5, sample_seconds=5e-4, limit=2.0)
 FEWEST = 3
-# beside such a call the first touch of its inputs is nothing
+# in a call as long as this, the first touch of the inputs does not count
 _LONG_SECONDS = 0.25
 
 
@@ -54,10 +55,10 @@ def time_side_by_side(
     device: torch.device,
     effort: Effort,
 ) -> dict[str, Timing]:
-    """Seconds per call of every implementation on the rotating input copies.
+    """Return the seconds per call of every implementation on the rotating copies of the inputs.
 
-    Every implementation is called on every copy before the clock starts. Long calls are not: whoever has called
-    them before, as the gate has, has warmed them, and the first one here is a sample.
+    Every implementation is called on every copy before the clock starts. Long calls are an exception: the gate
+    has called them before, so they are warm, and their first call here is a sample.
     """
     rotating = {name: itertools.cycle(copies) for name in implementations}
     calls: dict[str, int] = {}
@@ -79,7 +80,7 @@ def time_side_by_side(
                 break
             for name in names[i % len(names) :] + names[: i % len(names)]:
                 if len(samples[name]) > i:
-                    continue  # of a long call that was taken before
+                    continue  # warming up has taken this sample of a long call
                 seconds = _sample(implementations[name], rotating[name], calls[name], device)
                 samples[name].append(seconds / calls[name])
     finally:
@@ -91,10 +92,10 @@ def time_side_by_side(
 def captured(
     implementations: Mapping[str, Call], copies: Sequence[tuple[Any, ...]]
 ) -> tuple[dict[str, Call], list[tuple[int]]] | None:
-    """The same jobs as CUDA graphs, one for each copy of the inputs: calls that replay the graph of a number, and
-    the numbers to call them with; None where one of the jobs cannot be captured.
+    """Capture the jobs as CUDA graphs, one for each copy of the inputs.
 
-    A replay has no launches from Python: what it takes is the device's own time.
+    Returns (calls that replay the graph of a number, the numbers), or None where a job cannot be captured. A
+    replay has no launches from Python, so that it takes the device's own time.
     """
     replays: dict[str, Call] = {}
     try:
@@ -107,7 +108,7 @@ def captured(
 
 
 def _graph(implementation: Call, inputs: tuple[Any, ...]) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """The graph, and its outputs, whose memory it writes to."""
+    """Return the graph and its outputs, whose memory it writes to."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -130,7 +131,10 @@ def _replay(graphs: list[tuple[torch.cuda.CUDAGraph, Any]]) -> Call:
 def _warm(
     implementation: Call, inputs: itertools.cycle, copies: int, device: torch.device, effort: Effort
 ) -> tuple[int, list[float]]:
-    """Calls on every copy; how many calls a sample needs, and a first sample where one call is long."""
+    """Call an implementation on every copy.
+
+    Return the calls that a sample needs, and a first sample where a call is long.
+    """
     for _ in range(copies):
         taken = _sample(implementation, inputs, 1, device)
         if taken > max(_LONG_SECONDS, effort.sample_seconds):
@@ -152,20 +156,20 @@ def _calls_per_sample(
 def _sample(
     implementation: Call, inputs: itertools.cycle, calls: int, device: torch.device
 ) -> float:
-    """Seconds for `calls` calls, on the device's own clock where it has one."""
+    """Return the seconds of `calls` calls, on the device's own clock where it has one."""
     arguments = list(itertools.islice(inputs, calls))
     if device.type == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(device)
         begin.record()
-        for given in arguments:
-            implementation(*given)
+        for inputs_of_call in arguments:
+            implementation(*inputs_of_call)
         end.record()
         torch.cuda.synchronize(device)
         return begin.elapsed_time(end) * 1e-3
     start = time.perf_counter()
-    for given in arguments:
-        implementation(*given)
+    for inputs_of_call in arguments:
+        implementation(*inputs_of_call)
     return time.perf_counter() - start
 
 
