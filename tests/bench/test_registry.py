@@ -63,7 +63,7 @@ def test_select_leaves_out_what_needs_the_cpu(case):
         ({"floor_goals": {"tpu": 0.5}}, "of devices among"),
         ({"rounds": -1}, "must not be negative"),
         ({"evaluations": -1}, "must not be negative"),
-        ({"bytes": 0, "floor_goals": {"cuda": 0.5}}, "floor_goals want bytes or flops known"),
+        ({"bytes": 0, "floor_goals": {"cuda": 0.5}}, "floor_goals need bytes or flops"),
         ({"bytes": -1}, "got goal=1.0, bytes=-1"),
     ],
 )
