@@ -21,7 +21,7 @@ import torch, numpy, safetensors.torch, tqdm
 start = time.perf_counter()
 import edmfast
 print(time.perf_counter() - start)
-heavy = {"sklearn", "matplotlib", "scipy", "triton", "typer", "pandas"}
+heavy = {"sklearn", "matplotlib", "scipy", "sympy", "triton", "typer", "pandas"}
 import sys
 print(sorted(heavy & set(sys.modules) - before))
 """

@@ -15,16 +15,10 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from sympy import Integer
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import (
-    DimDynamic,
-    ShapeEnv,
-    StatelessSymbolicContext,
-)
 
 Tensors = Sequence[Tensor]
 Function = Callable[[Tensors, Tensors], tuple[Tensor, ...]]
@@ -42,6 +36,8 @@ class _Graph(NamedTuple):
     """What the trace took for true of the symbols."""
 
     def fits(self, inputs: Tensors) -> bool:
+        from sympy import Integer  # importing it takes as long as importing all of edmfast
+
         values: dict[Any, Integer] = {}
         for tensor, sizes in zip(inputs, self.sizes, strict=True):
             for size, wanted in zip(tensor.shape, sizes, strict=True):
@@ -127,6 +123,8 @@ class Flat:
             _refuse_changes(fixed, before)
             call = compile_graph(graph, given, mode)
             return _Graph(call, [[*tensor.shape] for tensor in inputs], [])
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv  # it imports sympy
+
         # one symbol to a size, though several be alike now
         shapes = ShapeEnv(duck_shape=False)
         faker = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
@@ -198,6 +196,8 @@ def _changed(inputs: Tensors, sizes: list[list[Any]] | None) -> list[set[int]]:
 
 
 def _fake(mode: FakeTensorMode, tensor: Tensor, dynamic: set[int]) -> Tensor:
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
+
     kinds = [
         DimDynamic.DYNAMIC if dim in dynamic else DimDynamic.STATIC for dim in range(tensor.dim())
     ]
