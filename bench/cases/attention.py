@@ -1,4 +1,4 @@
-"""Attention to second order, [heads, L, 64]: forward, backward and double backward of one training step."""
+"""Time attention to second order, [heads, L, 64]: one training step's forward, backward and double backward."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WIDTH = 64
 def make_inputs(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """q, k, v, the cotangent of the output, and those of the three gradients, like q."""
+    """Return q, k, v, the cotangent of the output, and the cotangents of the three gradients, shaped like q."""
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(7, *shape, generator=generator).to(device, dtype).unbind())
 
@@ -37,7 +37,7 @@ def ours(*inputs: Tensor) -> tuple[Tensor, ...]:
 
 
 def math(*inputs: Tensor) -> tuple[Tensor, ...]:
-    """The only way in torch that has a second derivative."""
+    """Attention by torch's math path, the only one in torch that has a second derivative."""
     with sdpa_kernel(SDPBackend.MATH):
         return _orders(scaled_dot_product_attention, inputs)
 
@@ -62,7 +62,7 @@ def _first_order(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) ->
 
 
 def half_check(output: Tensor | tuple[Tensor, ...], truth: Tensor | tuple[Tensor, ...]) -> None:
-    """bfloat16 has three digits; its sums of many terms fewer."""
+    """Check with the tolerance of bfloat16, which has three digits, and fewer in sums of many terms."""
     for found, wanted in zip(tensors(output), tensors(truth), strict=True):
         size = wanted.abs().max().item()
         torch.testing.assert_close(found.double(), wanted, rtol=0, atol=0.05 * size)
@@ -79,13 +79,14 @@ def make_case(heads: int, length: int) -> Case:
         check=check,
         direction=DOUBLE_BACKWARD,
         goal=1.0,
-        # products of L x L x width: 2 forward, 5 backward, 12 double backward
+        # the numbers of L x L x width products: 2 forward, 5 backward, 12 double backward
         flops=2 * 19 * heads * length**2 * WIDTH,
     )
 
 
 def gpu_cases(batch: int, heads: int, length: int) -> list[Case]:
-    """Each order in bfloat16, where a GPU is: all of them against the math path, two against flash."""
+    """Return the cases of each order in bfloat16 on a GPU: all against the math path, two against flash
+    attention."""
     shape, products = (batch, heads, length, WIDTH), 2 * batch * heads * length**2 * WIDTH
     common: dict[str, Any] = {
         "shape": shape,

@@ -1,7 +1,8 @@
-"""Operators in each order of derivative that they have, against their formulas in torch, eagerly and compiled.
+"""Time operators in each order of derivative, against their formulas in torch, eager and compiled.
 
-Attention, the potential's two passes and perceptrons; the orders of norms are in `bench_norms`. A case
-does all orders up to its own, in all inputs together. Baselines do the same by autograd on the plain formula.
+The operators are attention, the two passes of the potential and perceptrons; `bench.cases.norms` has the orders
+of norms. A case computes all orders up to its own, in all inputs together. The baselines get the same from
+autograd on the plain formula.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def _draw_all(
 def _draw_perceptrons(
     models: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Numbers of several networks differ by a factor, so that no two can be taken for each other."""
+    """Draw several networks that differ by a factor, so that a mix-up of two shows."""
     net = perceptron(device, dtype)
     width = net.entry.shape[0]
     before = () if models == 1 else (models,)
@@ -100,7 +101,7 @@ def _draw_perceptrons(
 
 
 def check(output: Any, truth: Any) -> None:
-    """Each tensor to a thousandth of its largest number."""
+    """Compare each tensor within a thousandth of its largest element."""
     for found, wanted in zip(tensors(output), tensors(truth), strict=True):
         close(1e-3, 1e-4 * max(1.0, wanted.abs().max().item()))(found, wanted)
 
@@ -116,16 +117,19 @@ def _cases(
     flops: Sequence[int] = (0, 0, 0),
     extra: Callable[[str], Baselines] = lambda direction: {},
 ) -> list[Case]:
-    """flops: those of each direction, 0 where what is read and written takes longer. goal: against the best
-    of torch, mostly the compiled graph, which fuses orders into each other as separate operators cannot."""
+    """Return a case for each order.
+
+    flops: for each direction, 0 where reading and writing takes longer. goal: against the best of torch, which is
+    mostly the compiled graph: it fuses orders into each other, and separate operators cannot.
+    """
 
     def make_inputs(*given: Any) -> tuple[tuple[Tensor, ...], ...]:
         return orders.inputs_for(plain, draw(*given))
 
     small = [*make_inputs(shape, torch.float32, torch.device("cpu"))]
     sizes = [size_in_bytes(each) for each in small]
-    # inputs in, outputs out; their cotangents in and the inputs' gradients out besides; then cotangents of
-    # these gradients in, and gradients of both cotangents and inputs out
+    # forward: inputs in, outputs out; backward adds the cotangents in and the inputs' gradients out; double
+    # backward adds the cotangents of these gradients in, and the gradients of cotangents and inputs out
     least = [
         sizes[0] + sizes[1],
         2 * sizes[0] + 2 * sizes[1],

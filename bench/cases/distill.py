@@ -1,4 +1,4 @@
-"""One step of distilling an energy: loss and all parameter gradients, through a double backward."""
+"""Time one step of distilling an energy: the loss and all parameter gradients, by a double backward."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edmfast.distill.loss import TrainingLoss
 def make_inputs(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x, sigma [B] and the teacher's answer, like x."""
+    """Return x, sigma [B] and the teacher's answer, shaped like x."""
     generator = torch.Generator().manual_seed(0)
     x, target = torch.randn(2, *shape, generator=generator).to(device, dtype)
     sigma = torch.rand(shape[0], generator=generator).to(device, dtype) + 0.3
@@ -30,7 +30,7 @@ def make_inputs(
 
 @functools.cache
 def _step(name: str, device: torch.device, compile: bool, plain: bool) -> GradientFunction:
-    """plain: whether it runs by plain formulas, so that no graph is taken for that of the others."""
+    """Return the step. plain: True for plain formulas, so that no compiled graph of another variant is reused."""
     loss = TrainingLoss(network(name, device), 0.0)
     return gradient_function(loss, dict(loss.named_parameters()), compile=compile)
 
@@ -40,8 +40,10 @@ def _batch(x: Tensor, sigma: Tensor, target: Tensor) -> dict[str, Tensor]:
 
 
 def _plain(name: str, compile: bool, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """The step as torch alone can do it: no operator of ours, attention by its formula, L x L in memory. Its
-    compiler has no second derivative, so it is given both derivatives as one graph, as ours is."""
+    """The step as torch alone can do it: without our operators, and with attention's L x L matrix in memory.
+
+    torch.compile has no second derivative, so both derivatives are traced into one graph, as ours are.
+    """
     with plain_formulas(by_formula):
         return _run(name, compile, True, *inputs)
 
@@ -52,7 +54,7 @@ def _run(name: str, compile: bool, plain: bool, *inputs: Tensor) -> tuple[Tensor
 
 
 def reference(name: str, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """The formulas of energy, denoiser and loss, and autograd twice, in float64."""
+    """Compute the formulas of energy, denoiser and loss, with autograd twice, in float64."""
     x, sigma, target = (tensor.double() for tensor in inputs)
     model = network(name, x.device, torch.float64)
     leaf, data = x.requires_grad_(), model.sigma_data

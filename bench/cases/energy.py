@@ -1,4 +1,4 @@
-"""Energy and score of a network at one noise level: one NFE of a sampler."""
+"""Time energy and score of a network at one noise level, which is one NFE of a sampler."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _compiled(name: str, device: torch.device) -> EnergyModel:
 
 @functools.cache
 def _transformed(name: str, device: torch.device) -> Callable[[Tensor, Tensor], Answer]:
-    """The best torch offers: its compiler around its own functional gradient."""
+    """Compile the functional gradient, the best that torch offers."""
     model = network(name, device)
 
     def energy(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,7 +54,7 @@ def _transformed(name: str, device: torch.device) -> Callable[[Tensor, Tensor], 
 
 
 def eager_energy(model: EnergyModel, x: Tensor, sigma: Tensor, **condition: Tensor) -> Answer:
-    """As one writes it: the formula of the energy and its gradient by autograd."""
+    """Compute the formula of the energy, and its gradient by autograd, as a user would write it."""
     leaf = x.detach().requires_grad_()
     c_in = (sigma**2 + model.sigma_data**2).rsqrt()
     y, levels = c_in * leaf, sigma.expand(len(x))
@@ -70,7 +70,10 @@ def mlp_case(
     devices: Sequence[str] = ("cpu", "cuda"),
     floor: float = 0.0,
 ) -> Case:
-    """floor: the wanted part of the measured rate of matrix products on a GPU, 0 for none."""
+    """Return a case of the perceptron.
+
+    floor: the wanted fraction of the measured matrix-product rate on a GPU, or 0.
+    """
     name = "mlp"
 
     def ours(x: Tensor, sigma: Tensor) -> Answer:
@@ -123,7 +126,7 @@ def mlp_case(
 
 @functools.cache
 def _experts(device: torch.device, dtype: torch.dtype = torch.float32) -> list[EnergyModel]:
-    """Four of one shape, no two alike."""
+    """Return four different networks of one shape."""
     models = [copy.deepcopy(network("mlp", device, dtype)) for _ in range(EXPERTS)]
     for index, model in enumerate(models):
         for parameter in model.parameters():

@@ -1,7 +1,7 @@
-"""Energy and score of image networks at one noise level: one NFE of a sampler.
+"""Time energy and score of image networks at one noise level, which is one NFE of a sampler.
 
-Batches on the CPU are of 32 samples, the fewest that an energy pads to. The U-Net for 64 x 64 images and
-DiT-S then take 2.5 s and 14 s a call on one core, so those two are for GPUs alone.
+Batches on the CPU have 32 samples, the fewest to which an energy pads. The U-Net for 64 x 64 images and DiT-S
+take 2.5 s and 14 s a call on one core, so they run on GPUs only.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _eager(name: str, x: Tensor, sigma: Tensor) -> Answer:
 
 @functools.cache
 def _transform(name: str, device: torch.device) -> Callable[[Tensor, Tensor], Answer]:
-    """The best torch offers: its compiler around its own functional gradient of the plain formula."""
+    """Compile the functional gradient of the plain formula, the best that torch offers."""
     model = network(name, device)
 
     def energy(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,7 @@ def _reference(name: str, x: Tensor, sigma: Tensor) -> Answer:
 def case(
     name: str, shape: tuple[int, ...], devices: Sequence[str], goal: float, eager: float
 ) -> Case:
-    """goal: against the best of torch; eager: against the plain formula by autograd."""
+    """Return a case. goal: against the best of torch. eager: against the plain formula with autograd."""
     return Case(
         name=f"energy/{name} {'x'.join(map(str, shape))}",
         shape=shape,

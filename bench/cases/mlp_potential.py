@@ -1,4 +1,4 @@
-"""Energy and score of a residual perceptron, and their training step, against their definition by autograd."""
+"""Time energy and score of a residual perceptron, and its training step, against the definition with autograd."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Answer = tuple[Tensor, ...]
 
 
 def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Inputs:
-    """x [B, 64], coefficients [B, 4], shifts of one noise level [1, depth W]."""
+    """Return x [B, 64], coefficients [B, 4], and the shifts of one noise level [1, depth W]."""
     generator = torch.Generator().manual_seed(0)
     shapes = shape, (shape[0], 4), (1, DEPTH * WIDTH)
     return tuple(torch.randn(s, generator=generator).to(device, dtype) for s in shapes)
 
 
 def make_training(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Inputs:
-    """The same with a noise level for each row, and cotangents of energy and field."""
+    """Return the same with a noise level for each row, and cotangents of energy and field."""
     x, pairs, _ = make_inputs(shape, dtype, device)
     generator = torch.Generator().manual_seed(1)
     shapes = (shape[0], DEPTH * WIDTH), shape[:1], shape
@@ -69,7 +69,7 @@ def autograd(x: Tensor, pairs: Tensor, shifts: Tensor) -> Answer:
 
 
 def plain(x: Tensor, pairs: Tensor, shifts: Tensor) -> Answer:
-    """The same adjoint by hand in plain torch, all rows at once."""
+    """Compute the same adjoint by hand in plain torch, for all rows at once."""
     net = perceptron(x.device, x.dtype)
     lists = [net.entry], [net.entry_bias], [*net.layers], [net.exit], [net.exit_bias]
     energy, field, _ = by_hand(x, pairs[None], [shifts], *lists, False)
@@ -95,7 +95,7 @@ def _without_graph(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _training(function: Callable[..., Answer]) -> Callable[..., Answer]:
-    """Gradients of weights and shifts for given cotangents of what function returns."""
+    """Return gradients of weights and shifts for cotangents of the outputs of `function`."""
 
     def step(x: Tensor, pairs: Tensor, shifts: Tensor, e: Tensor, v: Tensor) -> Answer:
         net = perceptron(x.device, x.dtype)

@@ -1,4 +1,4 @@
-"""Counter-based normals [P, N, d] against `torch.randn`, whose numbers depend on the batch."""
+"""Time counter-based normals [P, N, d] against `torch.randn`, whose numbers depend on the batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def make_inputs(
 
 
 class Counted(NamedTuple):
-    """Noise of the counter, so its numbers are known."""
+    """Noise drawn by the counter, so that its numbers are known."""
 
     z: Tensor
 
@@ -30,12 +30,13 @@ def ours(like: Tensor) -> Counted:
 
 
 def reference(like: Tensor) -> Tensor:
-    """The numbers of the counter, from its definition in plain torch."""
+    """Return the numbers of the counter, from its definition in plain torch."""
     return plain_noise(like, rng_state(0, 0, like.device), 0, 0, 0)
 
 
 def check(output: Counted | Tensor, truth: Tensor) -> None:
-    """The counter's own numbers, and those of anyone: independent, standard normal, and few of them twice."""
+    """Check the counter's own numbers exactly, and all others statistically: independent, standard normal, few
+    repeats."""
     z = output.z if isinstance(output, Counted) else output
     assert z.shape == truth.shape, f"noise of shape {tuple(z.shape)}"
     assert z.dtype == truth.dtype, f"noise in {z.dtype}"
@@ -51,7 +52,7 @@ def make_case(*shape: int) -> Case:
         shape=shape,
         make_inputs=make_inputs,
         ours=ours,
-        # its compiler draws the same numbers, or on the CPU its own in a scalar loop
+        # compiled, torch draws the same numbers on a GPU; on the CPU it draws others in a scalar loop
         baselines={"torch.randn_like": torch.randn_like},
         reference=reference,
         check=check,

@@ -1,7 +1,7 @@
-"""Group norm with silu and steered layer norm: forward, with backward, and all three orders together.
+"""Time group norm with SiLU and steered layer and RMS norms: forward, backward, and all three orders together.
 
-The three orders are what training an energy does: the forward pass, a backward pass that can be differentiated,
-and the backward pass of both. Baselines are torch's norms with autograd, eagerly and as one graph by inductor.
+Training an energy needs the three orders: the forward pass, a backward pass that can be differentiated, and the
+backward pass of both. The baselines are torch's norms with autograd, eager and as one graph by inductor.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def _inputs(
     numbers: tuple[int, ...],
     channels_last: bool = False,
 ) -> tuple[Tensor, ...]:
-    """x, a cotangent of y and one of x's gradient [*shape]; scale, shift and cotangents of their gradients."""
+    """Return x, a cotangent of y, one of x's gradient [*shape], scale, shift, and cotangents of their
+    gradients."""
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(3, *shape, generator=generator).to(device, dtype)
     given = torch.randn(4, *numbers, generator=generator).to(device, dtype)
@@ -80,7 +81,8 @@ def run(
     scale_along: Tensor,
     shift_along: Tensor,
 ) -> tuple[Tensor, ...]:
-    """y; gradients of x, scale and shift; and of grad, x, scale and shift a product with those."""
+    """Return y, the gradients of x, scale and shift, and the second-order gradients of grad, x, scale and
+    shift."""
     if order == FORWARD:
         return (norm(x, scale, shift),)
     with torch.enable_grad():
@@ -101,7 +103,7 @@ def _graph(norm: Norm, order: int, shape: torch.Size, strides: tuple[int, ...]) 
 
 
 def compiled(norm: Norm, order: int, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """The same as one flat graph: torch.compile has no double backward of its own."""
+    """Return the same as one flat graph: torch.compile has no double backward of its own."""
     with torch.no_grad():
         kept = _graph(norm, order, inputs[0].shape, inputs[0].stride())
         if not kept:
@@ -124,8 +126,11 @@ def _case(
     channels_last: bool = False,
     floor: float = 0.0,
 ) -> Case:
-    """goal: against the best of torch, mostly the graph, which fuses the orders into each other. floor: the
-    wanted part of the copy bandwidth on a GPU, where alone such a case runs; 0 for none."""
+    """Return a case.
+
+    goal: against the best of torch, which is mostly the graph, as it fuses the orders. floor: the wanted fraction
+    of the copy bandwidth, for cases that run on a GPU only; 0 for none.
+    """
     ours, plain = norms
     return Case(
         name=f"group_norm_silu/{name} {DIRECTIONS[order]} {'x'.join(map(str, shape))}",
@@ -140,9 +145,9 @@ def _case(
         check=close(1e-3, 1e-3),
         direction=DIRECTIONS[order],
         goal=goal,
-        # x in, y out; grad in and to_x out besides; then to_x's cotangent in, those of grad and x out
+        # forward: x in, y out; backward adds grad in, to_x out; double backward adds to_x's cotangent in, two out
         bytes=4 * torch.Size(shape).numel() * STATES[order]
-        # scale and shift in; their gradients out; then cotangents of these in, gradients of both again out
+        # the same for scale and shift: both in; both gradients out; their cotangents in and two gradients out
         + 4 * torch.Size(numbers).numel() * (2, 4, 8)[order],
         floor_goals={"cuda": floor} if floor else {},
         devices=("cuda",) if floor else ("cpu", "cuda"),
@@ -152,7 +157,7 @@ def _case(
 _GROUP, _LAYER = (ours_group, plain_group), (ours_layer, plain_layer)
 _RMS = (ours_rms, plain_rms)
 _IMAGE, _TOKENS = (32, 128, 32, 32), (16, 256, 384)
-# at four fifths of the bandwidth, the orders one after the other move ten states
+# the orders in turn move ten states, at four fifths of the bandwidth
 _FLOOR = 0.8 * STATES[DOUBLE] / 10
 CASES = [
     _case("group", FORWARD, _IMAGE, _GROUP, (128,), 1.0),

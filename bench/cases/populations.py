@@ -1,7 +1,7 @@
-"""Many small populations in one run of sequential Monte Carlo, against one of as many particles.
+"""Time many small populations in one run of sequential Monte Carlo, against one of as many particles.
 
-The network sees populations together, so that both should take the same time. Both are ours: it says
-nothing about others.
+The network evaluates all populations together, so both should take the same time. Both are ours, so the case
+says nothing about other projects.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from edmfast import smc
 
 
 def check_populations(found: smc.Particles, truth: Truth) -> None:
-    """Of many small populations the means of Z, and of Z times the masses of the modes, which have no bias; of
-    one population as in `bench_sampler`."""
+    """Check the means over populations of Z, and of Z times the masses of the modes, which are unbiased.
+
+    One population is checked as in `bench.cases.sampler`.
+    """
     if len(found.log_z) == 1:
         bench_sampler.check(found, truth)
         return
@@ -35,7 +37,7 @@ def check_populations(found: smc.Particles, truth: Truth) -> None:
 
 
 def case(populations: int, particles: int, *, probe: bool) -> Case:
-    """Populations of a few particles against one of as many particles."""
+    """Return the case of populations of a few particles against one population of as many particles."""
     whole = populations * particles
     alone = bench_sampler.case(whole, 64, probe=probe)
     return Case(

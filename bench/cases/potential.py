@@ -1,7 +1,7 @@
-"""The two passes around a network that make an energy and a score of it, and their double backward.
+"""Time the two passes around a network that make its energy and score, and their double backward.
 
-Sampling: E and the cotangent from h and y, then the score from h, what the network pulled back, and y.
-Training: the two backward passes that go with them. The network itself is not in the job.
+Sampling: E and the cotangent from h and y; then the score from h, the pulled-back cotangent, and y. Training:
+the two backward passes of these. The network itself is not part of the job.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edmfast.ops.potential import reference as reference_module
 def make_inputs(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """h, y and what was pulled back [B, d], weight and c_in [B]."""
+    """Return h, y and the pulled-back cotangent [B, d], weight and c_in [B]."""
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(3, *shape, generator=generator).to(device, dtype)
     numbers = torch.rand(2, shape[0], generator=generator).to(device, dtype) + 0.5
@@ -48,7 +48,7 @@ _compiled_after = torch.compile(_after, dynamic=False)
 
 
 def compiled(h: Tensor, y: Tensor, pullback: Tensor, w: Tensor, c_in: Tensor) -> tuple[Tensor, ...]:
-    """In two graphs: between them the network pulls the cotangent back."""
+    """Compile two graphs, because the network pulls the cotangent back between them."""
     return *_compiled_before(h, y, w), _compiled_after(h, y, pullback, w, c_in)
 
 
@@ -59,7 +59,7 @@ def reference(*inputs: Tensor) -> tuple[Tensor, ...]:
 def _double_inputs(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """a, b, h, y and the cotangent's cotangent [B, d]; c, e and weight [B]."""
+    """Return a, b, h, y and the cotangent's cotangent [B, d]; c, e and weight [B]."""
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(5, *shape, generator=generator).to(device, dtype)
     numbers = torch.randn(3, shape[0], generator=generator).to(device, dtype)
@@ -104,7 +104,7 @@ def _case(rows: int, elements: int) -> Case:
         check=close(1e-4, 1e-3),
         direction=FORWARD,
         goal=1.0,
-        # h, y and what was pulled back in, the cotangent and the score out; weight, c_in, energy of each row
+        # per row: h, y and the pulled-back cotangent in, cotangent and score out; weight, c_in and energy
         bytes=4 * rows * (5 * elements + 3),
     )
 
@@ -123,7 +123,7 @@ def _double_case(rows: int, elements: int) -> Case:
         check=close(1e-4, 1e-3),
         direction=DOUBLE_BACKWARD,
         goal=1.0,
-        # five states and three numbers of each row in, three and two out
+        # per row: five states and three numbers in, three states and two numbers out
         bytes=4 * rows * (8 * elements + 5),
     )
 

@@ -1,4 +1,4 @@
-"""One proposal step of a population [1, N, d] with its log-ratio, against eager torch."""
+"""Time one proposal step of a population [1, N, d] with its log-ratio, against eager torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ V_M, V_L, DRIFT = 0.4, 0.5, 0.3
 
 
 class Counted(NamedTuple):
-    """A step with noise of the counter, so its numbers are known."""
+    """A step with noise of the counter, so that its numbers are known."""
 
     moved: Tensor
     ratio: Tensor
 
 
 class Truth(NamedTuple):
-    """Where each particle starts, the mean of where it goes, and the counter's noise, in float64."""
+    """The start of each particle, the mean of its move, and the counter's noise, in float64."""
 
     start: Tensor
     mean: Tensor
@@ -36,7 +36,7 @@ class Truth(NamedTuple):
 def make_inputs(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """States, scores, sorted ancestors, (drift, v_M, v_L) and the state of the noise."""
+    """Return states, scores, sorted ancestors, (drift, v_M, v_L) and the state of the noise."""
     generator = torch.Generator().manual_seed(0)
     x, score = torch.randn(2, *shape, dtype=dtype, generator=generator)
     ancestors = torch.randint(shape[1], shape[:2], dtype=torch.int32, generator=generator)
@@ -50,7 +50,7 @@ def ours(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: Tenso
 
 
 def eager(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: Tensor) -> Step:
-    """What one writes without a kernel; its noise has no counter."""
+    """The step as a user would write it without a kernel; its noise has no counter."""
     return _moved(x, score, ancestors, DRIFT, V_M, V_L)
 
 
@@ -70,7 +70,7 @@ def _moved(
     return moved[None], ratio[None]
 
 
-# the compiler's own normals are a scalar loop on the CPU, tens of times slower than torch's
+# on the CPU, compiled normals are a scalar loop, tens of times slower than torch's own
 _compiled = {
     "cpu": torch.compile(_moved, dynamic=False, options={"fallback_random": True}),
     "cuda": torch.compile(_moved, dynamic=False),
@@ -83,7 +83,7 @@ def compiled(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: T
 
 
 def fill(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: Tensor) -> Tensor:
-    """Nothing but the noise, the part of a step that computes rather than reads and writes."""
+    """Draw the noise only: the part of a step that computes instead of reading and writing."""
     return standard_normal(x, seed=0, step=1)
 
 
@@ -93,7 +93,7 @@ def reference(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: 
 
 
 def check(output: Step, truth: Truth) -> None:
-    """The noise is standard normal, and the ratio is that of the two kernels' densities."""
+    """Check that the noise is standard normal and that the ratio is that of the two kernels' densities."""
     moved, ratio = output
     start, mean, counted = truth
     assert moved.shape == start.shape, f"states of shape {tuple(moved.shape)}"
@@ -128,7 +128,7 @@ def make_case(particles: int, elements: int) -> Case:
 
 
 def gpu_case(particles: int, elements: int) -> Case:
-    """States of 64 MB and more, out of every cache."""
+    """Return a case with states of 64 MB and more, which fit into no cache."""
     case = make_case(particles, elements)
     return replace(case, floor_goals={"cuda": 0.85}, devices=("cuda",))
 

@@ -1,8 +1,8 @@
-"""Each resampling scheme on one large population, against the nearest thing in torch.
+"""Time each resampling scheme on one large population, against the nearest equivalent in torch.
 
-That is the same law for the systematic, stratified and multinomial scheme. Torch has none of the
-others; what a user would take in their place is torch.multinomial, the same job with more variance.
-Each answer names the law it is held to.
+For the systematic, stratified and multinomial schemes the equivalent follows the same law. Torch has none of
+the other schemes; a user would take torch.multinomial instead, which does the same job with more variance.
+Each answer names the law to which it is held.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from edmfast.ops.resample.operator import SCHEMES
 def make_inputs(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Log-weights [P, N], the largest thousands of times their mean, and the state of the uniforms."""
+    """Return log-weights [P, N], whose largest are thousands of times the mean, and the state of the uniforms."""
     generator = torch.Generator().manual_seed(0)
     weights = 2 * torch.randn(shape, dtype=dtype, generator=generator)
     return weights.to(device), rng_state(0, 1, device)
 
 
 class Drawn(NamedTuple):
-    """Ancestors [P, N], the scheme they were drawn by, and whether they are sorted."""
+    """Ancestors [P, N], the scheme that drew them, and whether they are sorted."""
 
     ancestors: Tensor
     scheme: str
@@ -45,19 +45,19 @@ def ours(scheme: str, log_weights: Tensor, rng: Tensor) -> Drawn:
 
 
 def multinomial(log_weights: Tensor, rng: Tensor) -> Drawn:
-    """Unsorted draws of float32 weights: at most 2^24 particles."""
+    """Draw unsorted from float32 weights; torch allows at most 2^24 particles."""
     found = torch.multinomial(log_weights.softmax(1), log_weights.shape[1], replacement=True)
     return Drawn(found, "multinomial", sorted=False)
 
 
 def with_uniform(resampler: peers.Resampler, log_weights: Tensor, rng: Tensor) -> Drawn:
-    """A systematic resampler that takes its uniform from the caller."""
+    """Return a systematic resampler that takes its uniform from the caller."""
     uniform = torch.rand(len(log_weights), dtype=torch.float64, device=log_weights.device)
     return Drawn(resampler(log_weights, uniform), "systematic")
 
 
 def search(log_weights: Tensor, rng: Tensor, *, uniforms: bool) -> Drawn:
-    """One uniform, or one per slot, searched for in the cumulative weights in float64."""
+    """Search one uniform, or one for each slot, in the cumulative weights in float64."""
     populations, particles = log_weights.shape
     cumulative = log_weights.double().softmax(1).cumsum(1)
     slot = torch.arange(particles, device=log_weights.device, dtype=torch.float64)
@@ -68,27 +68,31 @@ def search(log_weights: Tensor, rng: Tensor, *, uniforms: bool) -> Drawn:
 
 
 def reference(log_weights: Tensor, rng: Tensor) -> Tensor:
-    """Expected offspring [P, N]."""
+    """Return the expected offspring [P, N]."""
     return log_weights.double().softmax(1) * log_weights.shape[1]
 
 
 def variance(scheme: str, expected: Tensor) -> Tensor:
-    """At most that of each particle's offspring, [P, N]; sums over particles have at most the sum of these."""
+    """Return an upper bound of the variance of each particle's offspring, [P, N]; sums have at most the sum of
+    these."""
     part = expected.frac()
     return {
-        # a particle fills all but two of the slots it reaches into, each for itself
+        # a particle fills all but two of the slots that it reaches, and those two are drawn independently
         "stratified": expected.clamp(max=0.5),
         "multinomial": expected,
         "residual": part,
-        # who stays is decided alone, who replaces those that do not is multinomial
+        # each particle stays or not independently; the replacements are multinomial
         "killing": expected * (1 + 2 / expected.amax(1, keepdim=True)),
         "ssp": part * (1 - part),
     }[scheme]
 
 
 def check(output: Drawn, truth: Tensor) -> None:
-    """Systematic offspring to the slot. Of the other schemes, offspring of a hundred groups of particles of
-    similar weight, from the lightest to the heaviest, within what the variance of the scheme allows."""
+    """Check the offspring.
+
+    Systematic offspring are checked to the slot. The other schemes are checked on the offspring of a hundred
+    groups of particles of similar weight, from the lightest to the heaviest, within the variance of the scheme.
+    """
     if output.scheme == "systematic":
         laws.check_systematic(output.ancestors, truth)
         return
@@ -104,12 +108,12 @@ def check(output: Drawn, truth: Tensor) -> None:
     got, wanted, spread = (
         each.gather(1, order).unflatten(1, (100, -1)).sum(2) for each in (counts, truth, spread)
     )
-    # Bernstein's bound: what is rare is not normal
+    # Bernstein's bound, because rare events are not normal
     limit = laws.WRONG * (spread.sqrt() + 1)
     off = float(((got - wanted).abs() / limit).max())
     assert off <= 1, f"offspring of a group {off:.2f} times as far from their expectation as may be"
     if output.scheme == "multinomial":
-        # other schemes have offspring close to expectations that are large
+        # the schemes keep large expectations closely
         chi = float(((counts - truth).square() / truth)[truth > 5].mean())
         assert 0.5 < chi < 1.5, f"offspring have {chi:.2f} times the variance of independent draws"
 
@@ -133,7 +137,7 @@ def make_case(scheme: str, particles: int) -> Case:
         check=check,
         goal=1.0,
         cpu_only=tuple(others),
-        # the loop of ssp has no form for a GPU
+        # ssp is a sequential loop, which has no GPU version
         devices=("cpu",) if scheme == "ssp" else ("cpu", "cuda"),
         bytes=8 * particles,
     )

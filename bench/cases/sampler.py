@@ -1,8 +1,8 @@
-"""Whole runs of sequential Monte Carlo, against their network alone and against sampling without weights.
+"""Time whole runs of sequential Monte Carlo, against the network alone and against unweighted sampling.
 
-"network alone" calls the network as often and at the same shapes as the run does, with the probe of the
-curvature where there is one: its time / ours is the sampler's efficiency. "ancestral" is the plain ancestral
-sampler with as many calls of the network: what it takes less is the price of weights.
+"network alone" calls the network as often and at the same shapes as the run, with the curvature probe where the
+run has one: its time over ours is the sampler's efficiency. "ancestral" is the plain ancestral sampler with as
+many calls of the network: the difference is the price of weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVALUATIONS = STEPS + 1
 def make_inputs(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """The levels; every run draws its own start."""
+    """Return the levels; every run draws its own start."""
     return (torch.tensor(levels(shape[1]), dtype=torch.float64, device=device),)
 
 
@@ -63,7 +63,7 @@ def ancestral(particles: int, dim: int, sigmas: Tensor) -> None:
     model = target(dim, sigmas.device)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        return model(x, sigma[0])  # one level for all rows, as the run has it
+        return model(x, sigma[0])  # all rows share one level, as in the run
 
     start = sampler_targets.SIGMA_MAX * _states((particles, dim), sigmas.device)
     ending = torch.cat([sigmas, sigmas.new_zeros(1)])
@@ -71,7 +71,7 @@ def ancestral(particles: int, dim: int, sigmas: Tensor) -> None:
 
 
 def check(output: smc.Particles, truth: Truth) -> None:
-    """Within five standard deviations of the truth."""
+    """Check that the answer is within five standard deviations of the truth."""
     off = (answer(output)[0].cpu() - truth.value).abs() / truth.sd
     assert off.max() < 5, (
         f"{off.max():.1f} standard deviations from the truth at place {off.argmax()} of log Z and the "
@@ -80,10 +80,13 @@ def check(output: smc.Particles, truth: Truth) -> None:
 
 
 def case(particles: int, dim: int, *, probe: bool, gpu: bool | None = None) -> Case:
-    """probe: a Hutchinson probe at every step, as without a calibration. Such a run needs 4 F flops per call
-    of the network, the last 2 F, and the ancestral sampler 2 F: near half its speed can be wanted. gpu:
-    whether the case is that of a GPU, where weights are wanted at a tenth of the run in 2-D; None where one
-    case serves both."""
+    """Return a case.
+
+    probe: True for a Hutchinson probe at every step, as in a run without a calibration. Such a run needs 4 F flops
+    per network call (the last one 2 F), and the ancestral sampler 2 F, so that about half its speed is possible.
+    gpu: whether the case is for a GPU, where weights should take a tenth of the run in 2-D; None where one case
+    serves both.
+    """
     products = target_products(dim)
     multiples = 4 * STEPS + 2 if probe else 2 * EVALUATIONS
     return Case(
@@ -97,7 +100,7 @@ def case(particles: int, dim: int, *, probe: bool, gpu: bool | None = None) -> C
         },
         reference=lambda sigmas: sampler_targets.truth(dim, particles),
         check=check,
-        # nine tenths of what the flops of both say, as of the network alone
+        # nine tenths of the ratio of flops, as for the network alone
         goal=round(0.9 * 2 * EVALUATIONS / multiples, 3) if probe else 1 / 1.1 if gpu else 0.8,
         goals={"network alone": 0.9 if probe else 0.97 if gpu else 0.95},
         bounds=("network alone",),
@@ -111,7 +114,7 @@ def case(particles: int, dim: int, *, probe: bool, gpu: bool | None = None) -> C
 
 
 def target_products(dim: int) -> int:
-    """Multiplications of one forward of the network for one particle."""
+    """Count the multiplications of one forward of the network for one particle."""
     width, depth = (64, 3) if dim == 2 else (128, 4)
     return 2 * dim * width + depth * width**2
 

@@ -1,9 +1,9 @@
-"""Whole runs of sequential Monte Carlo with image networks, against the ancestral sampler and their network.
+"""Time whole runs of sequential Monte Carlo with image networks, against the ancestral sampler and the network.
 
-"ancestral" is the plain sampler with the same model and as many calls of it: our time over its time is the
-price of weights. "network alone" only calls the network: its time over ours is the sampler's efficiency.
-Networks are not trained, so noise of the right variance needs no calibration. One core takes seconds for a
-single evaluation of the 64 x 64 U-Net or of DiT-S: these run on a GPU only.
+"ancestral" is the plain sampler with the same model and as many calls: our time over its time is the price of
+weights. "network alone" only calls the network: its time over ours is the sampler's efficiency. The networks
+are untrained, so noise of the right variance needs no calibration. One evaluation of the 64 x 64 U-Net or of
+DiT-S takes seconds on one core, so these run on a GPU only.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ DATA_STD = 0.5
 
 @functools.cache
 def _quiet(name: str, device: torch.device, dtype: torch.dtype) -> EnergyModel:
-    """The network as training begins, its last layer not zero but small. With larger numbers one particle of
-    thousands of dimensions takes all of the weight, and rounding decides which: there is no right answer."""
+    """Return the network as at the start of training, with a last layer that is small instead of zero.
+
+    With larger weights, one particle in thousands of dimensions takes all of the weight, and rounding decides
+    which one: there would be no right answer.
+    """
     if dtype == torch.float64:
         return copy.deepcopy(_quiet(name, device, torch.float32)).double()
     with torch.random.fork_rng(devices=[]):
@@ -59,20 +62,20 @@ class Setup(NamedTuple):
         return Conditioned(network(self.network, device), class_label=self.class_label)
 
     def plain_model(self, device: torch.device) -> EnergyModel:
-        """In float64, without its label."""
+        """The model in float64, without its label."""
         make = network if self.class_label is not None else _quiet
         return make(self.network, device, torch.float64)
 
     @property
     def flops(self) -> int:
-        """Of one forward for one particle."""
+        """The flops of one forward for one particle."""
         label = {} if self.class_label is None else {"class_label": self.class_label}
         return forward_flops(self.network, self.shape, **label)
 
     def make_inputs(
         self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
     ) -> tuple[Tensor, ...]:
-        """The levels; every run draws its own start."""
+        """Return the levels; every run draws its own start."""
         first, last = math.log10(SIGMA_MAX), math.log10(SIGMA_MIN)
         return (torch.logspace(first, last, self.steps + 1, dtype=torch.float64).to(device),)
 
@@ -88,7 +91,7 @@ def run(setup: Setup, particles: int, sigmas: Tensor) -> smc.Particles:
 
 
 def reference(setup: Setup, particles: int, sigmas: Tensor) -> plain_smc.Run:
-    """The same run by its formulas in float64, a few particles at a time as attention takes much memory."""
+    """Run the formulas in float64, a few particles at a time because attention takes much memory."""
     model = setup.plain_model(sigmas.device)
 
     def energy_and_score(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,7 +120,7 @@ def ancestral(setup: Setup, particles: int, sigmas: Tensor) -> None:
     model = setup.model(sigmas.device)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        return model(x, sigma[0])  # one level for all rows, as the run has it
+        return model(x, sigma[0])  # all rows share one level, as in the run
 
     start = SIGMA_MAX * _states((particles, *setup.shape), sigmas.device)
     ending = torch.cat([sigmas, sigmas.new_zeros(1)])
@@ -125,9 +128,12 @@ def ancestral(setup: Setup, particles: int, sigmas: Tensor) -> None:
 
 
 def check(found: smc.Particles, truth: plain_smc.Run) -> None:
-    """The run in float64 has the same noise, so log Z (in nats), the effective sizes and the mean of the
-    weighted states are the same. Rounding moves a particle over the edge of its offspring now and then: a
-    third of the size of that mean is let pass, where another run is off by 0.7 or more."""
+    """Compare with the float64 run, which has the same noise.
+
+    log Z (in nats), the effective sample sizes and the mean of the weighted states agree. Rounding sometimes moves
+    a particle across the edge of its offspring, so the mean may differ by a third of its size; another run differs
+    by 0.7 or more.
+    """
     torch.testing.assert_close(found.log_z.double(), truth.log_z, rtol=0, atol=0.1)
     torch.testing.assert_close(found.ess.double(), truth.ess, rtol=0.03, atol=0)
     got, wanted = found.expectation(lambda x: x).double(), truth.mean
@@ -138,7 +144,10 @@ def check(found: smc.Particles, truth: plain_smc.Run) -> None:
 def make_case(
     title: str, setup: Setup, particles: int, *, tax: float, efficiency: float, **fields: Any
 ) -> Case:
-    """tax: the wanted time of the ancestral sampler / ours, efficiency: that of the network / ours."""
+    """Return a case.
+
+    tax: the wanted ratio of the ancestral sampler's time to ours. efficiency: that of the network alone.
+    """
     numbers = particles * (setup.steps + 1)
     traffic = 8 * numbers * torch.Size(setup.shape).numel()
     return Case(

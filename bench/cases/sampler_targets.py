@@ -1,10 +1,10 @@
-"""Targets of whole sampler runs: energies distilled in a few seconds, and what is known of them.
+"""Build the targets of whole sampler runs: energies distilled in a few seconds, with their known answers.
 
-A run is judged by log Z and by the masses nearest to each mode, against the energy it was given, not against
-the mixture that energy was trained on. In two dimensions these are integrals over a grid; in 64 they are
-means over independent runs in float64. How far one run may stray is measured: the standard deviation over
-populations, which falls as one over the root of their size. (Moments would not do: their errors have heavy
-tails, from single particles with a large weight far out.)
+A run is judged by log Z and by the masses nearest to each mode, against the energy that it was given, not
+against the mixture that trained the energy. In two dimensions these are integrals over a grid; in 64 they are
+means over independent runs in float64. The allowed deviation of one run is measured: the standard deviation over
+populations, divided by the root of their number. (Moments would not do: single particles with a large weight
+far out give their errors heavy tails.)
 """
 
 from __future__ import annotations
@@ -28,19 +28,23 @@ POPULATIONS, LARGEST_POPULATION = 16, 1 << 14
 
 
 class Truth(NamedTuple):
-    """Log Z, then the mass nearest to each of K modes, [1 + K]; sd: of the answer of one run."""
+    """Log Z, then the mass nearest to each of K modes, [1 + K].
+
+    sd: the standard deviation of the answer of one run.
+    """
 
     value: Tensor
     sd: Tensor
 
 
 def levels(dim: int) -> list[float]:
-    """Geometric, STEPS + 1 of them."""
+    """Return STEPS + 1 geometric levels."""
     return torch.logspace(math.log10(SIGMA_MAX), math.log10(SIGMA_MIN[dim]), STEPS + 1).tolist()
 
 
 def mixture(dim: int) -> GaussianMixture:
-    """Eight modes on a circle; or four in 64 dimensions, a little over four of their noised widths apart."""
+    """Return eight modes on a circle, or four in 64 dimensions, a little over four of their noised widths
+    apart."""
     if dim == 2:
         angle = torch.arange(8, dtype=torch.float64) * math.pi / 4
         return GaussianMixture(1.5 * torch.stack([angle.cos(), angle.sin()], 1), [0.2] * 8)
@@ -51,7 +55,10 @@ def mixture(dim: int) -> GaussianMixture:
 
 @functools.cache
 def target(dim: int, device: torch.device) -> EnergyModel:
-    """The energy in 2 or 64 dimensions, the same at every call. Trained on the CPU, in 2 to 3 seconds."""
+    """Return the energy in 2 or 64 dimensions, the same at every call.
+
+    Training takes 2 to 3 seconds on the CPU.
+    """
     if device.type != "cpu":
         return copy.deepcopy(target(dim, torch.device("cpu"))).to(device)
     teacher = mixture(dim)
@@ -67,25 +74,25 @@ def target(dim: int, device: torch.device) -> EnergyModel:
 
 @functools.cache
 def calibration(dim: int, device: torch.device) -> smc.Calibration:
-    """kappa at each of the levels, which stay as they are."""
+    """Return kappa at each of the levels, and leave the levels as they are."""
     return smc.calibrate(target(dim, device), (dim,), levels(dim), equalise=False)
 
 
 def _nearest(x: Tensor) -> Tensor:
-    """One-hot of the nearest mode, x [..., d] -> float64 [..., K]."""
+    """Return the nearest mode as one-hot, x [..., d] -> float64 [..., K]."""
     means = mixture(x.shape[-1]).means.to(x.device, x.dtype)
     nearest = (2 * x @ means.T - means.square().sum(1)).argmax(-1)
     return torch.nn.functional.one_hot(nearest, len(means)).double()
 
 
 def answer(found: smc.Particles) -> Tensor:
-    """What `Truth` names, of every population: float64 [P, 1 + K]."""
+    """Return the quantities of `Truth` for every population, float64 [P, 1 + K]."""
     return torch.cat([found.log_z[:, None], found.expectation(_nearest)], 1)
 
 
 @functools.cache
 def truth(dim: int, particles: int) -> Truth:
-    """Of the energy at the last level, for runs of one population of so many particles."""
+    """Return the truth of the energy at the last level, for runs of one population with this many particles."""
     energy = copy.deepcopy(target(dim, torch.device("cpu"))).double()
     size = min(particles, LARGEST_POPULATION)
     runs = smc.sample(
@@ -105,8 +112,10 @@ def truth(dim: int, particles: int) -> Truth:
 
 @functools.cache
 def _integrals() -> Tensor:
-    """Of the energy in two dimensions at its last level, by the trapezoidal rule on a square that holds all of
-    the mass, [1 + K]. Once in a process, as it takes seconds."""
+    """Integrate the energy in two dimensions at its last level, [1 + K].
+
+    The trapezoidal rule runs over a square that holds all of the mass, once in a process because it takes seconds.
+    """
     energy = copy.deepcopy(target(2, torch.device("cpu"))).double()
     points = torch.linspace(-4, 4, 801, dtype=torch.float64)
     x = torch.cartesian_prod(points, points)

@@ -1,7 +1,7 @@
-"""The plain samplers, whole runs of 32 steps, against other projects and the loop of the paper.
+"""Time the plain samplers in whole runs of 32 steps, against other projects and the loop of the paper.
 
-"gaussian": the denoiser of a unit normal target, one multiplication, so the arithmetic of the sampler is what
-is timed. "mlp": a small perceptron. All call it with the same levels and as often; "network alone" does only that.
+"gaussian" is the denoiser of a unit normal target, one multiplication, so that the arithmetic of the sampler is
+timed. "mlp" is a small perceptron. All call it at the same levels and as often; "network alone" only calls it.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ Inputs = tuple[Tensor, Tensor]
 
 
 def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Inputs:
-    """The state at the first level, and the levels with a last 0."""
+    """Return the state at the first level, and the levels with a last 0."""
     sigmas = sampling.get_sigmas_karras(STEPS, SIGMA_MIN, SIGMA_MAX)
     x = SIGMA_MAX * torch.randn(shape, generator=torch.Generator().manual_seed(0))
     return x.to(device, dtype), sigmas.to(device)
 
 
 def gaussian(x: Tensor, sigma: Tensor) -> Tensor:
-    """The mean of x_0 given x, for a standard normal x_0."""
+    """Return the mean of x_0 given x, for a standard normal x_0."""
     return x / (1 + sigma[0] ** 2)
 
 
 def perceptron(x: Tensor, sigma: Tensor) -> Tensor:
-    """All rows are at one level, which the network may know."""
+    """Evaluate the perceptron, which may know that all rows are at one level."""
     with torch.no_grad():
         return network("mlp", x.device, x.dtype)(x, sigma[0])
 
@@ -56,14 +56,14 @@ def network_alone(model: Model, calls: int, x: Tensor, sigmas: Tensor) -> None:
 
 
 class Law(NamedTuple):
-    """Of a run from a given start: the mean [B, *shape] and one variance."""
+    """The law of a run from a known start: the mean [B, *shape] and one variance."""
 
     mean: Tensor
     variance: float
 
 
 def gaussian_law(x: Tensor, sigmas: Tensor) -> Law:
-    """Of ancestral sampling with `gaussian`, where every step is x -> f x + up z: in closed form."""
+    """Return the law of ancestral sampling with `gaussian` in closed form; every step is x -> f x + up z."""
     levels = sigmas.double().tolist()
     factor, variance = 1.0, 0.0
     for sigma, following in itertools.pairwise(levels):
@@ -74,7 +74,7 @@ def gaussian_law(x: Tensor, sigmas: Tensor) -> Law:
 
 
 def check_law(output: Tensor, law: Law) -> None:
-    """Mean, variance, and correlation of neighbours: within five standard errors."""
+    """Check the mean, the variance and the correlation of neighbours within five standard errors."""
     assert output.shape == law.mean.shape
     z = ((output.double() - law.mean) / math.sqrt(law.variance)).flatten(1)
     for name, numbers, error in (
@@ -88,7 +88,7 @@ def check_law(output: Tensor, law: Law) -> None:
 
 
 def check_sample(output: Tensor, other: Tensor) -> None:
-    """Means and mean squares of the columns of two samples of one law: within five standard errors."""
+    """Compare means and mean squares of the columns of two samples within five standard errors."""
     assert output.shape == other.shape
     for power in (1, 2):
         pair = [sample.double() ** power for sample in (output, other)]
@@ -104,12 +104,13 @@ def unit_noise(x: Tensor) -> Tensor:
 
 
 def edm(sampler: Callable[..., Tensor], model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
-    """Ours of NVlabs' names: from unit noise, on Karras' levels, which are those of the other cases."""
+    """Run our samplers with NVlabs' names: from unit noise, on Karras' levels, which are those of the other
+    cases."""
     return sampler(model, unit_noise(x), num_steps=STEPS, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
 
 
 def in_float64(sampler: Loop, model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
-    """As EDM has it: the state in float64, the network in the type of x."""
+    """Follow EDM: the state in float64, the network in the dtype of x."""
 
     def denoise(state: Tensor, sigma: Tensor) -> Tensor:
         return model(state.to(x.dtype), sigma.to(x.dtype)).double()
@@ -118,7 +119,8 @@ def in_float64(sampler: Loop, model: Model, x: Tensor, sigmas: Tensor) -> Tensor
 
 
 class Method(NamedTuple):
-    """A sampler of ours, the loop that does the same, the calls of the network, and the peers' name for it."""
+    """A sampler of ours, the loop that does the same, the calls of the network, and the name that other
+    projects use."""
 
     ours: Callable[[Model, Tensor, Tensor], Tensor]
     loop: Loop
@@ -152,14 +154,17 @@ deterministic_check = close(1e-4, 1e-4)
 
 
 def make_case(name: str, on: str, goal: float, alone: float) -> Case:
-    """goal: against the best sampler; alone: the part of our time that the network is wanted to be."""
+    """Return a case.
+
+    goal: against the best sampler. alone: the fraction of our time that the network alone should take.
+    """
     method, model, size = METHODS[name], MODELS[on], SIZES[on]
     samplers = {"plain loop": method.loop, **peers_samplers.samplers(method.peers)}
     if method.double:
         samplers = {
             title: functools.partial(in_float64, sampler)
             for title, sampler in samplers.items()
-            if not title.startswith("diffusers")  # which compute in float32
+            if not title.startswith("diffusers")  # the other projects compute in float32
         }
     baselines: dict[str, Callable[..., Tensor | None]] = {
         title: functools.partial(f, model) for title, f in samplers.items()
@@ -186,15 +191,15 @@ def make_case(name: str, on: str, goal: float, alone: float) -> Case:
         inner="network alone",
         evaluations=size[0] * method.calls,
         rounds=5,
-        # a network of one multiplication and a step: three states read and two written, for every call
+        # for every call, the network and the step read three states and write two
         bytes=5 * 4 * numbers * method.calls if on == "gaussian" else 8 * numbers,
         flops=2 * mlp_flops(size[0]) * method.calls if on == "mlp" else 0,
     )
 
 
-# Beside a network of one multiplication (a state read, a state written) the wanted part of it is a count of
-# passes: eight of Euler's step make 2 / 10, and Heun's, 2M's and noise cost about twice that; the state of
-# EDM has numbers of twice the size. Beside the perceptron all are the network but for a tenth.
+# With a network of one multiplication (one state read, one written) the goal counts passes over the state:
+# Euler's step makes eight more (2 / 10), Heun's, 2M's and noise about twice as many, and EDM's state has
+# elements of twice the size. With the perceptron, the network should take nine tenths of the time.
 PASSES = {"euler": 0.2, "edm": 0.05}
 CASES = [
     *(make_case(name, "gaussian", 1.0, PASSES.get(name, 0.1)) for name in METHODS),

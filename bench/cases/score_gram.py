@@ -1,4 +1,4 @@
-"""Inner products of M scores and the noise of a step, [M, 1, N, d], against eager torch."""
+"""Time the inner products of M scores and the noise of a step, [M, 1, N, d], against eager torch."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def ours(scores: Tensor, noise: Tensor) -> Products:
 
 
 def einsum(scores: Tensor, noise: Tensor) -> Products:
-    """The shortest way; sums in float32."""
+    """Write it the shortest way, with sums in float32."""
     gram = torch.einsum("mpnd,kpnd->pnmk", scores, scores)
     return gram.double(), torch.einsum("mpnd,pnd->pnm", scores, noise).double()
 
 
 def loop(scores: Tensor, noise: Tensor) -> Products:
-    """Each product once, by (a * b).sum; sums in float32."""
+    """Compute each product once, by (a * b).sum, with sums in float32."""
     count = scores.shape[0]
     gram = scores.new_empty((*scores.shape[1:3], count, count), dtype=torch.float64)
     for i in range(count):
@@ -51,7 +51,7 @@ def make_case(count: int, particles: int, elements: int) -> Case:
         ours=ours,
         baselines={"einsum": einsum, "loop": loop, "compile": torch.compile(loop, dynamic=False)},
         reference=reference,
-        # room for the float32 sums of the baselines; the tests hold ours to float64
+        # the tolerance leaves room for the float32 sums of the baselines; the tests hold ours to float64
         check=close(rtol=1e-4, atol=1e-3),
         goal=3.0,
         bytes=4 * size * (count + 1) + 8 * rows,

@@ -1,15 +1,17 @@
-"""How long until it can be used: importing, in every `make bench`; installing, by `python -m bench.cases.startup`.
+"""Time how long it takes until the package can be used: importing and installing.
 
-Import: a fresh Python process, so its start is in all numbers. We promise under a second beyond torch; torch
-takes about one, so half of our time is wanted to be its ("torch"). Rivals load torch as we do: its own
-compiler, always there, which is what a project needs that compiles with torch alone, though more than we load
-at import; diffusers and k-diffusion. Those that load no torch (blackjax has jax, particles only numpy and
-numba) are bounds: two fifths of our time are theirs.
+Importing is part of every `make bench`. Installing runs by `python -m bench.cases.startup`.
 
-Install: pip from source, without a network, into an empty folder, C++ for the CPU only, from a copy of the
-tree. It takes a minute or two, so it is no case of `bench.run`, and is done once: `--json PATH` files it.
-What it is compared with is the same without C++, as any project in Python alone installs; twenty times that
-is what a user may be asked to wait once.
+Import: a fresh Python process, so the start of Python is in all numbers. We promise less than a second beyond
+torch; torch takes about one, so its import should be half of our time ("torch"). The rivals load torch as we do:
+torch with its compiler, which a project that compiles with torch alone needs and which is more than we load at
+import; diffusers and k-diffusion. Projects that load no torch are bounds (blackjax has jax, particles only numpy
+and numba): their time should be two fifths of ours.
+
+Install: pip from a copy of the source tree, without a network, into an empty folder, with C++ for the CPU only.
+It takes a minute or two, so it is no case of `bench.run` and is done once; `--json PATH` files it. The
+comparison is the same install without C++, as for any project in pure Python; a user may be asked to wait twenty
+times that, once.
 """
 
 from __future__ import annotations
@@ -46,12 +48,12 @@ LIVE = (
 def make_inputs(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Nothing is computed."""
+    """Return nothing: no inputs are needed."""
     return (torch.zeros(shape, dtype=dtype),)
 
 
 def python(code: str, path: str) -> str:
-    """What a fresh process with `path` in front of its modules prints."""
+    """Return the output of a fresh process that has `path` in front of its module path."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("EDMFAST_", "PYTHONPATH"))}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
@@ -67,7 +69,7 @@ def python(code: str, path: str) -> str:
 
 
 def importing(code: str, nothing: Tensor) -> str:
-    """The statement, then a word that only a process which came so far prints."""
+    """Return a program that imports, then prints a word that shows that it came that far."""
     return python(f"{code}\nprint('imported')", str(ROOT))
 
 
@@ -98,7 +100,7 @@ def import_case() -> Case:
 
 
 def copied(folder: Path) -> Path:
-    """The sources alone, in `folder`: a build in the working tree would replace what it runs."""
+    """Copy the sources alone into `folder`: a build in the working tree would replace the libraries in use."""
     names = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "csrc", "edmfast")
     unwanted = shutil.ignore_patterns("*.so", "__pycache__", "_build_info.txt")
     for name in names:
@@ -124,7 +126,8 @@ def pip(arguments: list[str], **variables: str) -> None:
 
 
 def installed(variable: str, nothing: Tensor) -> str:
-    """Installs with EDMFAST_SKIP_<variable>=1; where the package is found then, and whether kernels live."""
+    """Install with EDMFAST_SKIP_<variable>=1; return where the package is found, and whether its kernels are
+    live."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder, "tree")
         tree.mkdir()
@@ -164,7 +167,7 @@ CASES = [import_case()]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of `bench.run`, of installing alone."""
+    """Run the command line of `bench.run`, for installing alone."""
     from bench import run
 
     return run.main(arguments, [install_case()])

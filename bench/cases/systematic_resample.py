@@ -1,5 +1,8 @@
-"""Systematic resampling from log-weights [P, N], against plain torch, a hand-written loop on one
-thread, and the functions of other projects where they are installed."""
+"""Time systematic resampling from log-weights [P, N].
+
+The baselines are plain torch, a hand-written loop on one thread, and the functions of other projects where they
+are installed.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,12 @@ def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 
 
 def ours(log_weights: Tensor, uniform: Tensor) -> Tensor:
-    """Computes the effective sample size and the log-mean-weight besides."""
+    """Resample, and compute the effective sample size and the log-mean-weight as well."""
     return systematic_resample(log_weights, uniform).ancestors
 
 
 def counting(log_weights: Tensor, uniform: Tensor) -> Tensor:
-    """The quickest right way in plain torch: count the slots before each weight, repeat."""
+    """Use the quickest correct way in plain torch: count the slots before each weight, then repeat."""
     populations, n = log_weights.shape
     cdf = log_weights.double().softmax(1).cumsum(1)
     ends = torch.ceil(n * cdf - uniform[:, None]).long().clamp_(0, n)
@@ -43,7 +46,7 @@ def counting(log_weights: Tensor, uniform: Tensor) -> Tensor:
 
 
 def searching(log_weights: Tensor, uniform: Tensor) -> Tensor:
-    """The usual way: a binary search of every slot in the cumulative weights, in float64."""
+    """Use the common way: a binary search of every slot in the cumulative weights, in float64."""
     n = log_weights.shape[1]
     cdf = log_weights.double().softmax(1).cumsum(1)
     slots = (torch.arange(n, device=cdf.device) + uniform[:, None]) / n
@@ -51,7 +54,7 @@ def searching(log_weights: Tensor, uniform: Tensor) -> Tensor:
 
 
 def reference(log_weights: Tensor, uniform: Tensor) -> Tensor:
-    """The exact expectation of the offspring."""
+    """Return the exact expectation of the offspring."""
     return log_weights.shape[1] * log_weights.double().softmax(1)
 
 
@@ -69,7 +72,7 @@ _graph = orders.compiled_forward(searching)
 
 
 def compiled(log_weights: Tensor, uniform: Tensor) -> Tensor:
-    """The search as one graph; offspring cannot be counted in one, as their number is data."""
+    """Compile the search as one graph; counting offspring is data-dependent and does not fit into one."""
     return _graph(log_weights, uniform)[0]
 
 
@@ -99,8 +102,10 @@ def make_case(populations: int, particles: int, goal: float) -> Case:
 
 
 def gpu_case(particles: int) -> Case:
-    """A large population on a GPU, where it should take as long as moving 30 bytes per particle, and
-    eight times less than the usual way."""
+    """Return a case with a large population on a GPU.
+
+    It should take as long as moving 30 bytes per particle, and an eighth of the common way's time.
+    """
     return replace(
         make_case(1, particles, 1.0),
         baselines=TORCH,
@@ -112,7 +117,7 @@ def gpu_case(particles: int) -> Case:
     )
 
 
-# at 1e3 a call is mostly dispatch
+# with a thousand particles, dispatch takes most of a call
 CASES = [make_case(1, 10**3, 1.0)]
 CASES += [make_case(1, particles, 4.0) for particles in (10**4, 10**5, 10**6)]
 CASES += [gpu_case(2**power) for power in (20, 23, 26)]

@@ -1,7 +1,7 @@
-"""Our operators on two threads against themselves on one, whatever `--threads` says.
+"""Time our operators on two threads against themselves on one, whatever `--threads` says.
 
-Ours against ours: what a second thread brings, and nothing about others. There is no floor, as that of a run is
-measured with its own threads.
+The cases show the gain from a second thread and say nothing about other projects. They have no floor, because
+the floors of a run are measured with its own number of threads.
 """
 
 from __future__ import annotations

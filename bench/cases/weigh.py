@@ -1,4 +1,4 @@
-"""What happens to the weights in one step, [P, N] from increments to ancestors, against plain torch."""
+"""Time the weight update of one step, [P, N], from increments to ancestors, against plain torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edmfast.ops import Weights, rng_state, weigh_and_resample
 def make_inputs(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Weights, Tensor, Tensor, Tensor, Tensor]:
-    """Weights after a resampling, R, the energies after and before the move, the state of the noise."""
+    """Return weights after a resampling, R, the energies after and before the move, and the state of the noise."""
     generator = torch.Generator().manual_seed(0)
     first, ratio, now, past = torch.randn(4, *shape, dtype=dtype, generator=generator)
     weights = weigh_and_resample(
@@ -31,7 +31,8 @@ def ours(weights: Weights, ratio: Tensor, now: Tensor, past: Tensor, rng: Tensor
 
 
 def eager(weights: Weights, ratio: Tensor, now: Tensor, past: Tensor, rng: Tensor) -> Weights:
-    """What one writes without a kernel, in float64 where it matters; its uniforms have no counter."""
+    """The step as a user would write it without a kernel, in float64 where it matters; its uniforms have no
+    counter."""
     populations, n = ratio.shape
     index = weights.ancestors.long()
     increments = (ratio - (now - past.gather(1, index))).double()
@@ -71,7 +72,7 @@ def compiled(weights: Weights, ratio: Tensor, now: Tensor, past: Tensor, rng: Te
 
 
 def reference(weights: Weights, ratio: Tensor, now: Tensor, past: Tensor, rng: Tensor) -> Weights:
-    """In float64, with the expected offspring in the place of the ancestors, and the roots before."""
+    """Compute in float64, with the expected offspring in place of the ancestors, and the roots before."""
     truth = eager(weights, ratio.double(), now.double(), past.double(), rng)
     expected = ratio.shape[1] * truth.log_weights.softmax(1)
     return truth._replace(ancestors=expected, root=weights.root)
@@ -83,7 +84,7 @@ def check(found: Weights, truth: Weights) -> None:
         torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5, msg=name)
     assert torch.equal(found.resampled, truth.resampled)
     assert torch.equal(found.degenerate, truth.degenerate)
-    # increments are rounded to float32 before they are summed
+    # the increments are rounded to float32 before the sum
     check_systematic(found.ancestors, truth.ancestors, tolerance=1e-3)
     assert torch.equal(found.root, truth.root.gather(1, found.ancestors.long())), "wrong roots"
 
@@ -98,7 +99,7 @@ def make_case(populations: int, particles: int) -> Case:
         reference=reference,
         check=check,
         goal=4.0,
-        # R, two energies, ancestors, roots in; log-weights, ancestors, roots out
+        # in: R, two energies, ancestors, roots; out: log-weights, ancestors, roots
         bytes=36 * populations * particles,
     )
 

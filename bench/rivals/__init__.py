@@ -1,1 +1,1 @@
-"""What we compare with: other projects, and what a careful user would write in plain torch."""
+"""The rivals: other projects, and the plain torch that a careful user would write."""

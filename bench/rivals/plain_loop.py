@@ -1,4 +1,4 @@
-"""The hand-written loop `plain_loop.cpp`, compiled on first use and called through ctypes."""
+"""Call the hand-written loop `plain_loop.cpp`, compiled on first use, through ctypes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MATH_FLAGS = ("-fno-math-errno", "-fno-trapping-math")
 
 
 def compiler() -> str | None:
-    """$CXX, else the first of the usual names that exists."""
+    """Return $CXX, or the first of the usual compilers that exists."""
     names = [os.environ.get("CXX"), "c++", "g++", "clang++"]
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
@@ -53,7 +53,7 @@ def _function() -> Callable[..., None]:
 
 
 def plain_resample(log_weights: Tensor, uniform: Tensor) -> Tensor:
-    """Contiguous float32 [P, N] and float64 [P] on the CPU -> ancestors int32 [P, N]."""
+    """Map contiguous float32 [P, N] and float64 [P] on the CPU to ancestors int32 [P, N]."""
     populations, particles = log_weights.shape
     ancestors = torch.empty(log_weights.shape, dtype=torch.int32)
     ess, log_mean = torch.empty(2, populations, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Networks without any operator of ours, as torch alone would run them: what baselines are made of."""
+"""Run networks without any operator of ours, as torch alone would: the basis of baselines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def by_formula(
     causal: bool = False,
     key_mask: Tensor | None = None,
 ) -> Tensor:
-    """Attention with L x L numbers in memory: the only way in torch that has a second derivative."""
+    """Compute attention with its L x L matrix in memory, the only way in torch that has a second derivative."""
     return torch.softmax(q @ k.mT * _scale(scale, causal, key_mask), -1) @ v
 
 
@@ -38,7 +38,7 @@ def by_torch(
     causal: bool = False,
     key_mask: Tensor | None = None,
 ) -> Tensor:
-    """Attention by torch's own fast kernels, which have one derivative: enough for a score."""
+    """Compute attention by torch's own fast kernels, which have one derivative: enough for a score."""
     return F.scaled_dot_product_attention(q, k, v, scale=_scale(scale, causal, key_mask))
 
 
@@ -50,7 +50,7 @@ def _scale(scale: float | None, causal: bool, key_mask: Tensor | None) -> float:
 
 @contextlib.contextmanager
 def plain_formulas(attention: Callable[..., Tensor]) -> Iterator[None]:
-    """Within, models use torch's layers, activations and this attention instead of our operators."""
+    """Within this context, models use torch's layers, activations and this attention instead of our operators."""
     replaced: list[tuple[Any, str, Any]] = [
         (self_attention, "attention", attention),
         (activation, "silu", F.silu),

@@ -1,9 +1,10 @@
-"""Sequential Monte Carlo as its paper has it, in plain torch and float64: one population, noise of the counter.
+"""Sequential Monte Carlo as in its paper, in plain torch and float64: one population, noise of the counter.
 
-Thornton et al. 2025, arXiv 2502.12786: x_0 ~ N(0, sigma_max^2 I) of weight -U + |x|^2 / (2 sigma_max^2); a step
-from s to u moves by N(x + tau^2 S, kappa tau^2 I), tau^2 = s^2 - u^2, kappa = (u^2 + c^2) / (s^2 + c^2), and is
-weighed by N(x_s; x_u, tau^2 I) over it, and by U(x_s, s) - U(x_u, u). Resampled where fewer than half count,
-never at the last level.
+Thornton et al. 2025, arXiv 2502.12786. Start: x_0 ~ N(0, sigma_max^2 I) with log-weight
+-U + |x|^2 / (2 sigma_max^2). A step from s to u moves by N(x + tau^2 S, kappa tau^2 I), with
+tau^2 = s^2 - u^2 and kappa = (u^2 + c^2) / (s^2 + c^2). Its weight is N(x_s; x_u, tau^2 I) over the density of
+the move, times exp(U(x_s, s) - U(x_u, u)). The population is resampled where its effective sample size is below
+half, never at the last level.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Answer = tuple[Tensor, Tensor]
 
 
 class Run(NamedTuple):
-    """log_z [1]; ess [T, 1], before resampling; mean [1, *shape] of the weighted states at the end."""
+    """log_z [1]; ess [T, 1] before resampling; mean [1, *shape] of the weighted states at the end."""
 
     log_z: Tensor
     ess: Tensor
@@ -45,7 +46,7 @@ def run(
         return drawn.view(particles, *shape)
 
     def log_normal(difference: Tensor, variance: float) -> Tensor:
-        """Up to the factor of 2 pi."""
+        """Return the log-density up to the factor of 2 pi."""
         square = difference.flatten(1).square().sum(1)
         return -0.5 * (square / variance + like.shape[2] * math.log(variance))
 

@@ -1,7 +1,7 @@
 """Systematic resampling by other projects, from the same torch inputs on the CPU to ancestors [P, N].
 
-particles, blackjax and cuthbert, each only where it is installed. All compute in float64, as their
-float32 sums misplace offspring; each draws its own uniform, as none takes it from the caller.
+particles, blackjax and cuthbert are used where they are installed. All compute in float64, because their float32
+sums misplace offspring. Each draws its own uniform, because none takes it from the caller.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Resampler = Callable[[Tensor, Tensor], Tensor]
 
 
 def resamplers() -> dict[str, Resampler]:
-    """The functions of the projects that are installed, by name."""
+    """Return the functions of the installed projects by name."""
     makers = {"particles": _particles, "blackjax": _blackjax, "cuthbertlib": _cuthbert}
     return {name: make() for name, make in makers.items() if find_spec(name)}
 
 
 def _particles() -> Resampler:
-    """Its function takes one population, so Python loops over them."""
+    """Loop over populations in Python, as the function takes one population."""
     module = import_module("particles.resampling")
 
     def call(log_weights: Tensor, uniform: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def _particles() -> Resampler:
 
 
 def _blackjax() -> Resampler:
-    """Takes normalised weights; compiled with their softmax and over populations."""
+    """Compile the function with the softmax of its normalised weights, over populations."""
     systematic = import_module("blackjax.smc.resampling").systematic
     jax = _jax()
     return _compiled(
@@ -49,7 +49,7 @@ def _blackjax() -> Resampler:
 
 
 def _cuthbert() -> Resampler:
-    """Takes log-weights; newer versions also move positions, here one number per particle."""
+    """Call the function with log-weights; newer versions also move positions, here one number per particle."""
     resampling = import_module("cuthbertlib.resampling.systematic").resampling
     jax, moves = _jax(), "positions" in signature(resampling).parameters
 
@@ -68,7 +68,7 @@ def _jax() -> Any:
 
 
 def _compiled(one: Callable[[Any, Any], Any], jax: Any) -> Resampler:
-    """jit of vmap of one(key, float64 log-weights); another key for every call."""
+    """Compile vmap of function(key, float64 log-weights), with another key for every call."""
     many = jax.jit(
         lambda seed, logits: jax.vmap(one)(
             jax.random.split(jax.random.key(seed), logits.shape[0]), logits

@@ -1,7 +1,7 @@
-"""The plain samplers as their papers write them, in torch: what to beat, and in float64 the truth.
+"""The plain samplers as their papers write them, in torch: a baseline, and in float64 the truth.
 
-Each is loop(model, x [B, *shape], sigmas [T + 1], the last 0), with model(x, sigma [B]) -> denoised, and keeps
-the dtype of x. Levels are read once, so that no step waits for the host.
+Each is loop(model, x [B, *shape], sigmas [T + 1] with a last 0), where model(x, sigma [B]) returns the denoised
+state. The loop keeps the dtype of x. It reads the levels once, so that no step waits for the host.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _at(x: Tensor, sigma: float) -> Tensor:
 
 
 def euler(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
-    """Karras et al. 2022, arXiv 2206.00364: dx/dsigma = (x - D) / sigma, one call for a step."""
+    """Karras et al. 2022, arXiv 2206.00364: dx/dsigma = (x - D) / sigma, one call per step."""
     levels = sigmas.tolist()
     for sigma, following in itertools.pairwise(levels):
         slope = (x - model(x, _at(x, sigma))) / sigma
@@ -31,7 +31,7 @@ def euler(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def heun(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
-    """Algorithm 1 of the same: 2 T - 1 calls."""
+    """Algorithm 1 of Karras et al. 2022: 2 T - 1 calls."""
     levels = sigmas.tolist()
     for sigma, following in itertools.pairwise(levels):
         slope = (x - model(x, _at(x, sigma))) / sigma
@@ -61,7 +61,7 @@ def dpmpp_2m(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def euler_ancestral(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
-    """Ho et al. 2020, arXiv 2006.11239, for noise that is added: a move to sigma_down, fresh noise sigma_up."""
+    """Ho et al. 2020, arXiv 2006.11239, for added noise: move to sigma_down, then add noise of sigma_up."""
     levels = sigmas.tolist()
     for sigma, following in itertools.pairwise(levels):
         down, up = ancestral_split(sigma, following)
@@ -73,6 +73,6 @@ def euler_ancestral(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def ancestral_split(sigma: float, following: float) -> tuple[float, float]:
-    """(sigma_down, sigma_up): the variance of the noise that was there shrinks by (following / sigma)^2."""
+    """Return (sigma_down, sigma_up): the variance of the noise in x shrinks by (following / sigma)^2."""
     up = following * math.sqrt(1 - (following / sigma) ** 2)
     return following**2 / sigma, up

@@ -1,8 +1,8 @@
-"""Plain samplers of other projects, each only where it is installed: call(model, x, sigmas) -> x.
+"""Plain samplers of other projects, each where it is installed: call(model, x, sigmas) -> x.
 
-`model(x, sigma [B])` gives the denoised state, x is at the noise level of sigmas[0], the last level is 0.
-Left out as no equal of ours: EulerAncestralDiscreteScheduler, which takes no denoised state, and
-EDMDPMSolverMultistepScheduler, which takes a network before its preconditioning.
+`model(x, sigma [B])` returns the denoised state, x is at the noise level sigmas[0], and the last level is 0. Two
+schedulers are no equivalents and are left out: EulerAncestralDiscreteScheduler takes no denoised state, and
+EDMDPMSolverMultistepScheduler takes a network before its preconditioning.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Sampler = Callable[[Model, Tensor, Tensor], Tensor]
 
 
 def samplers(name: str) -> dict[str, Sampler]:
-    """The functions for one of "euler", "heun", "dpmpp_2m", "euler_ancestral", by project."""
+    """Return the functions for one of "euler", "heun", "dpmpp_2m", "euler_ancestral", by project."""
     found: dict[str, Sampler] = {}
     theirs = getattr(_load("k_diffusion.sampling"), f"sample_{name}", None)
     if theirs is not None:
@@ -39,7 +39,7 @@ def samplers(name: str) -> dict[str, Sampler]:
 
 @functools.cache
 def _load(name: str) -> Any:
-    """The module, or None where it is absent; one whose own imports fail is told and left out."""
+    """Return the module, or None where it is absent; one whose own imports fail is reported and left out."""
     if find_spec(name.partition(".")[0]) is None:
         return None
     try:
@@ -67,7 +67,7 @@ def _euler(scheduler: Any, model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def _heun(scheduler: Any, model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
-    """It has no argument for levels, so they are put where it keeps them: inner ones twice."""
+    """Run the Heun scheduler. It has no argument for levels, so they are put into its fields, inner ones twice."""
     scheduler.set_timesteps(len(sigmas) - 1, device=x.device)
     given = sigmas.float().cpu()
     scheduler.sigmas = torch.cat([given[:1], given[1:-1].repeat_interleave(2), given[-1:]])
@@ -75,7 +75,7 @@ def _heun(scheduler: Any, model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def _integrate(scheduler: Any, model: Model, x: Tensor) -> Tensor:
-    """The loop of a pipeline, without the scaling of the input that is for another kind of network."""
+    """Run the loop of a pipeline, without its input scaling, which is for another kind of network."""
     scheduler.is_scale_input_called = True
     scheduler.set_begin_index(0)
     with torch.no_grad():
@@ -98,7 +98,7 @@ def _edm_euler(scheduler: Any, model: Model, x: Tensor, sigmas: Tensor) -> Tenso
 
 
 def _dpm_solver(scheduler: Any, model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
-    """Its state is scaled to variance one: x / sqrt(1 + sigma^2), undone for the network, a pass per step."""
+    """Run the DPM solver. It scales its state to variance one, x / sqrt(1 + sigma^2); the network gets x back."""
     scheduler.set_timesteps(len(sigmas) - 1, device=x.device)
     scheduler.sigmas = sigmas.float().cpu()
     scheduler.set_begin_index(0)
