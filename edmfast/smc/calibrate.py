@@ -1,17 +1,20 @@
-"""Fits kappa, a variance-equalised schedule and the end of weighting with one fine pilot run.
+"""Fit kappa, the noise levels and the end of weighting to a target, by one fine pilot run.
 
-The pilot takes `pilot_steps` small steps over the same range and records, per level, the mean curvature
-g(sigma) = sigma² tr(grad S)/(A d) and the standard deviation sd of the incremental log-weight. The new
-levels lie with density ∝ sqrt(sd) plus a 5 % floor in log sigma, so that steps go where modes separate;
-kappa = 1 + (tau²/s²) g(s), clamped to [u²/(2 s²), 1]. Reusing a calibration costs no evaluation.
+The pilot run takes `pilot_steps` small steps over the same range of noise levels. At each level it records the
+mean curvature g(sigma) = sigma² tr(grad S)/(A d) and the standard deviation sd of the incremental log-weight.
 
-sigma_lo, where weighting ends. Steps towards small sigma stop changing the law of exact energies, so their
-sd per unit of log sigma falls to nothing; that of a learned energy stays up or rises, as its differences are
-noise there. The rule: where sd at the lowest levels is still half of its highest, sigma_lo is the lowest level
-down to which the planned steps have a total variance of 3 nats², which leaves 64 particles 10 to 25 % of their
-ancestors; more steps bring it down. Otherwise there is no cut. With one, the weighted range alone is equalised,
-and a third as many steps as were given below it (two at least) are left for the rest, at the levels of Karras
-et al. 2022 (arXiv 2206.00364).
+- Noise levels: in log sigma they have a density proportional to sqrt(sd), plus a floor of 5 %. Most steps then
+  go where modes separate.
+- kappa = 1 + (tau²/s²) g(s), clamped to [u²/(2 s²), 1].
+- sigma_lo, the end of weighting: for an exact energy, sd per unit of log sigma falls to zero towards small
+  sigma, since the steps there no longer change the law. For a learned energy it stays high or rises, since the
+  differences of the energy are noise there. If sd at the lowest levels is less than half of its maximum, all
+  levels are weighted. Otherwise sigma_lo is the lowest level down to which the planned steps have a total
+  variance of 3 nats², at which 64 particles keep 10 to 25 % of their ancestors. More steps lower sigma_lo. Only
+  the range above sigma_lo then gets levels by the rule above. A third of the steps that were below sigma_lo,
+  and at least two, cover the rest, at the levels of Karras et al. 2022 (arXiv 2206.00364).
+
+Using a calibration again costs no evaluations.
 """
 
 from __future__ import annotations
@@ -37,15 +40,20 @@ from edmfast.smc.verdict.warn import warn_about_flags
 from edmfast.targets.scores import has_energy, missing_energy
 
 _FLOOR = 0.05
-_VARIANCE = 3.0
-_TAIL_SHARE = 3
+"""The floor of the density of levels, as a share of its mean."""
+_MOST_VARIANCE = 3.0
+"""Total variance in nats² that the weighted steps may have where weighting ends early."""
+_STEPS_PER_UNWEIGHTED_STEP = 3
+"""Only one of so many steps below sigma_lo is kept."""
 _KARRAS_RHO = 7.0
 _LOWEST_SHARE = 0.03
-"""Of the pilot's steps, those at the end that tell a learned energy by its noise."""
+"""The share of the pilot's steps, at the lowest levels, whose noise shows that an energy is learned."""
 _NOISY = 0.5
-"""Of the highest sd per unit of log sigma. At the lowest levels a kernel density of digits, its square and
-products of two classes have 0.01 to 0.45 of it, energies distilled by networks 0.6 to 1."""
+"""An energy counts as learned from this share of the highest sd per unit of log sigma on. At the lowest levels, a
+kernel density of digits, its square and products of two classes have a share of 0.01 to 0.45, and energies
+distilled by networks one of 0.6 to 1."""
 _SMOOTHED_STEPS = 5
+"""Number of neighbours in the running mean of the pilot's variances."""
 
 Array = npt.NDArray[np.float64]
 
@@ -62,13 +70,26 @@ def calibrate(
     equalise: bool = True,
     sigma_lo: float | None = None,
 ) -> Calibration:
-    """A `Calibration` with as many levels as `sigmas`, between the same ends, for `smc.sample`.
+    """Return a `Calibration` for `smc.sample`, with as many noise levels as `sigmas` between the same ends.
 
-    populations: of the pilot, one for each condition of the target where it has several. equalise: False keeps
-    the given levels and only fits kappa and sigma_lo. sigma_lo: where weighting is to end instead of where the
-    rule above has it; 0 for nowhere. Costs pilot_steps + 1 evaluations of `particles` particles of each
-    population, each with one Hutchinson probe. Raises as `smc.sample` does, and ValueError for fewer than 2
-    pilot steps or a sigma_lo outside the levels.
+    Args:
+        target: an energy, as in `smc.sample`.
+        shape: of one sample.
+        sigmas: strictly decreasing noise levels, in the units of x; a last 0 is kept.
+        particles: number of particles in each population of the pilot run.
+        populations: number of populations of the pilot run; one for each condition of the target where it has
+            several.
+        pilot_steps: number of steps of the pilot run, at least 2. The pilot evaluates every particle
+            pilot_steps + 1 times, each time with one Hutchinson probe.
+        seed: of the pilot run, 64-bit.
+        equalise: False keeps the given levels and fits only kappa and sigma_lo.
+        sigma_lo: the level at which weighting ends, instead of the one that the rule above finds; 0 weights all
+            levels.
+
+    Raises as `smc.sample` does. Raises TypeError for a target without an energy, and ValueError for fewer than
+    2 pilot steps, for a sigma_lo outside the levels, and where the score or the curvature is not finite during
+    the pilot. Source: second-order Tweedie formula (kappa); Karras et al. 2022, arXiv 2206.00364 (levels below
+    sigma_lo).
     """
     if not has_energy(target):
         raise missing_energy(target)
@@ -90,8 +111,8 @@ def calibrate(
         sigma_lo = min(level for level in chosen if level >= sigma_lo)
     kappa = []
     for s, u in itertools.pairwise(chosen):
-        bend = float(np.interp(-math.log(s), -np.log(pilot.levels), pilot.bends))
-        kappa.append(min(1.0, max(0.5 * (u / s) ** 2, 1.0 + (1.0 - (u / s) ** 2) * bend)))
+        curvature = float(np.interp(-math.log(s), -np.log(pilot.levels), pilot.curvatures))
+        kappa.append(min(1.0, max(0.5 * (u / s) ** 2, 1.0 + (1.0 - (u / s) ** 2) * curvature)))
     return Calibration((*chosen, *tail), tuple(kappa), tuple(pilot.predict(chosen)), sigma_lo)
 
 
@@ -104,30 +125,30 @@ def _run_pilot(
     steps: int,
     seed: int,
 ) -> _Pilot:
-    # the pilot refines the given levels evenly, so it keeps their shape
+    # the pilot refines the given levels evenly, so that it keeps the shape of their schedule
     position = np.linspace(0, len(levels) - 1, steps + 1)
     fine = np.exp(np.interp(position, np.arange(len(levels)), np.log(levels)))
     fine[0], fine[-1] = levels[0], levels[-1]
-    bends: list[float] = []
+    curvatures: list[float] = []
 
     def record(info: dict[str, Any]) -> None:
         _check_finite(info)
-        found = evaluate(
+        evaluation = evaluate(
             target,
             info["x"],
             info["sigma"],
             rng=rng_state((seed + 1) % 2**64, int(info["i"]), info["x"].device),
             probe=True,
         )
-        assert found.curvature is not None
+        assert evaluation.curvature is not None
         weights = torch.softmax(info["log_weights"], dim=1)
-        mean = (weights * found.curvature).sum(1).mean()
+        mean = (weights * evaluation.curvature).sum(1).mean()
         if not bool(mean.isfinite()):
             raise ValueError(
                 f"the curvature of the target's score is {float(mean)} at sigma = {info['sigma']:g}: the score "
                 "must be differentiable and its derivative finite there"
             )
-        bends.append(float(mean) * info["sigma"] ** 2)
+        curvatures.append(float(mean) * info["sigma"] ** 2)
 
     run = sample(
         target,
@@ -137,36 +158,41 @@ def _run_pilot(
         populations=populations,
         seed=seed,
         callback=record,
-        # the pilot looks for the levels at which weights go bad: that it finds some is no fault of it
+        # the pilot looks for levels at which the weights go bad, so a bad verdict on it is no fault
         on_degenerate="ignore",
     )
     warn_about_flags(run.degenerate, "warn", stacklevel=4)
     sd = run.log_weight_sd[1:].square().mean(1).sqrt().cpu().numpy()
-    return _Pilot(fine, sd, np.array(bends))
+    return _Pilot(fine, sd, np.array(curvatures))
 
 
 def _check_finite(info: dict[str, Any]) -> None:
-    """ValueError for a NaN energy, or a score that is not finite where there is weight, naming the level. An
-    infinite energy is a wall."""
+    """Raise ValueError for a NaN energy, or for a score that is not finite at a finite energy, naming the level.
+
+    An infinite energy is a wall and no fault.
+    """
     energy, score = info["energy"], info["score"]
-    wrong = energy.isnan() | (~score.isfinite().flatten(2).all(2) & (energy < math.inf))
-    if bool(wrong.any()):
+    faulty = energy.isnan() | (~score.isfinite().flatten(2).all(2) & (energy < math.inf))
+    if bool(faulty.any()):
         raise ValueError(
-            f"the target's energy or score is NaN or its score infinite at sigma = {info['sigma']:g}, in "
-            f"{int(wrong.sum())} of {wrong.numel()} particles of the pilot run"
+            f"the energy of the target is NaN or its score is not finite at sigma = {info['sigma']:g}, for "
+            f"{int(faulty.sum())} of {faulty.numel()} particles of the pilot run"
         )
 
 
 @dataclass(frozen=True)
 class _Pilot:
-    """Fine levels [K + 1], the sd of each step's increment [K] and the bend g at each level [K + 1]."""
+    """The record of a pilot run of K steps."""
 
     levels: Array
+    """Noise levels [K + 1]."""
     sd: Array
-    bends: Array
+    """Standard deviation of the incremental log-weight of each step, [K] in nats."""
+    curvatures: Array
+    """The mean curvature g at each level, [K + 1]."""
 
     def end_of_weights(self, levels: list[float], equalise: bool) -> float:
-        """sigma_lo by the rule above; 0 for no cut."""
+        """Return sigma_lo by the rule of this module; 0 where all levels are weighted."""
         rate = np.sqrt(_smoothed((self.sd / -np.diff(np.log(self.levels))) ** 2))
         lowest = max(1, round(_LOWEST_SHARE * len(rate)))
         if not np.isfinite(rate).all() or rate[-lowest:].mean() < _NOISY * rate.max():
@@ -175,34 +201,36 @@ class _Pilot:
         for candidate in map(float, candidates[::-1]):
             planned = self.schedule(levels, candidate, equalise)
             steps = zip(planned[1:], self.predict(planned), strict=True)
-            if sum(sd**2 for end, sd in steps if end >= candidate) <= _VARIANCE:
+            if sum(sd**2 for end, sd in steps if end >= candidate) <= _MOST_VARIANCE:
                 return candidate if candidate > levels[-1] else 0.0
         return levels[1]
 
     def schedule(self, levels: list[float], sigma_lo: float, equalise: bool) -> list[float]:
-        """As many levels between the same ends; sigma_lo is one of them where it is positive."""
+        """Return as many levels between the same ends, among them sigma_lo where it is positive."""
         if not equalise:
             return levels
         below = sum(level < sigma_lo for level in levels)
-        rest = min(below, max(2, below // _TAIL_SHARE), len(levels) - 2)
-        lowest = sigma_lo if rest else levels[-1]
+        unweighted = min(below, max(2, below // _STEPS_PER_UNWEIGHTED_STEP), len(levels) - 2)
+        lowest = sigma_lo if unweighted else levels[-1]
         inside = self.levels[1:] >= lowest * (1 - 1e-9)
         inside[0] = True
         root = np.sqrt(np.maximum(self.sd[inside], 1e-8))
         share = np.concatenate([[0.0], np.cumsum(root + _FLOOR * root.mean())])
         nodes = np.log(self.levels[: len(share)])
-        wanted = np.linspace(0.0, np.interp(-math.log(lowest), -nodes, share), len(levels) - rest)
+        wanted = np.linspace(
+            0.0, np.interp(-math.log(lowest), -nodes, share), len(levels) - unweighted
+        )
         chosen = np.exp(np.interp(wanted, share, nodes)).tolist()
         chosen[0], chosen[-1] = levels[0], lowest
-        if rest:
+        if unweighted:
             ramp = np.linspace(
-                lowest ** (1 / _KARRAS_RHO), levels[-1] ** (1 / _KARRAS_RHO), rest + 1
+                lowest ** (1 / _KARRAS_RHO), levels[-1] ** (1 / _KARRAS_RHO), unweighted + 1
             )
             chosen += [*(ramp[1:-1] ** _KARRAS_RHO).tolist(), levels[-1]]
         return [float(level) for level in chosen]
 
     def predict(self, chosen: list[float]) -> list[float]:
-        """sd of the increment of each step between the chosen levels, in nats."""
+        """Return the predicted sd of the incremental log-weight of each step, in nats, for the chosen levels."""
         log_fine = np.log(self.levels)
         rate = self.sd / -np.diff(log_fine)
         predicted = []
@@ -214,7 +242,7 @@ class _Pilot:
 
 
 def _smoothed(values: Array) -> Array:
-    """Running mean over a few neighbours, fewer at the ends."""
+    """Return the running mean over a few neighbours, fewer at the ends."""
     window = np.ones(min(_SMOOTHED_STEPS, len(values)))
     total: Array = np.convolve(values, window, mode="same")
     return total / np.convolve(np.ones_like(values), window, mode="same")

@@ -1,10 +1,10 @@
-"""Measures the gauges of a mixture's members: c_i(sigma) = -log Z_i(sigma), by one run for each member.
+"""Measure the gauges of the members of a mixture, c_i(sigma) = -log Z_i(sigma), by one run for each member.
 
-The log-mean-weights of sequential Monte Carlo on member i alone estimate log Z_i at every noise level, and they
-do so without bias in Z for any number of steps. The mean over plain trajectories of
-<s_i, δ> - ½ τ² |s_i|² + ΔE_i, the other estimator in use, has the errors of its steps in it and needs equal
-gauges at the start. c is centred: its mean over the members is 0 at every level, so that the mixture's energy
-is of the size of its members'.
+The log-mean-weights of sequential Monte Carlo on member i alone estimate log Z_i at every noise level. Their
+exponential is an unbiased estimate of Z_i for any number of steps. The other estimator in use, the mean of
+<s_i, δ> - ½ τ² |s_i|² + ΔE_i over plain trajectories, contains the errors of its steps and needs equal gauges
+at the start. The offsets c are centred: their mean over the members is 0 at every level, so that the energy of
+the mixture is about as large as those of its members.
 """
 
 from __future__ import annotations
@@ -34,28 +34,36 @@ def calibrate_offsets(
     seed: int = 0,
     **options: Any,
 ) -> Mixture:
-    """The mixture with offsets by which member i has the mass w_i at each of the levels.
+    """Return the mixture with offsets that give member i the mass w_i at each noise level.
 
-    shape: of one sample; sigmas: noise levels as for `smc.sample`, best those it will be sampled with, since
-    between them offsets are interpolated; a last 0 has none. options: of `smc.sample`, such as proposal or
-    batch_size. Costs one run of populations·particles for each member. `.offsets` of the result can be saved and
-    has standard errors, from the spread of the populations.
-    Raises TypeError for anything but a `Mixture` and for members that are mere denoisers,
-    ValueError for one exponent per population, and as
-    `smc.sample` does.
+    Args:
+        mixture: a `Mixture` of energies.
+        shape: of one sample.
+        sigmas: noise levels as in `smc.sample`; a last 0 gets no offsets. Offsets are interpolated between
+            levels, so use those that the mixture will be sampled with.
+        particles: number of particles in each population.
+        populations: number of populations. Each member takes one run of populations · particles.
+        seed: 64-bit.
+        options: further options of `smc.sample`, such as proposal.
+
+    The attribute `offsets` of the result can be saved. It holds standard errors, which come from the spread of
+    the populations. Raises as `smc.sample` does, TypeError for anything but a `Mixture` and for members without
+    an energy, and ValueError where each population has its own exponent.
     """
     if not isinstance(mixture, Mixture):
         raise TypeError(
-            f"calibrate_offsets takes a Mixture, given a {type(mixture).__name__}: write Mixture([one, other])"
+            f"calibrate_offsets takes a Mixture, such as Mixture([first, second]), got a {type(mixture).__name__}"
         )
     if not mixture.has_energy:
         raise missing_energy(mixture)
     if isinstance(mixture.exponent, Tensor):
-        raise ValueError("offsets are for one exponent: the members have one per population")
+        raise ValueError(
+            "calibrate_offsets takes members of a single exponent, but these have one exponent per population"
+        )
     particles, populations = as_counts(particles, populations)
     seed = as_seed(seed)
     levels = [level for level in check_sigmas(sigmas) if level > 0]
-    found = [
+    log_normalisers = [
         _log_normalisers(
             model,
             shape,
@@ -63,12 +71,12 @@ def calibrate_offsets(
             particles=particles,
             populations=populations,
             seed=seed,
-            first_population=index * populations,  # noise of its own for every member
+            first_population=index * populations,  # every member gets its own noise
             **options,
         )
         for index, model in enumerate(mixture.models)
     ]
-    means, errors = (torch.stack(part, 1) for part in zip(*found, strict=True))
+    means, errors = (torch.stack(part, 1) for part in zip(*log_normalisers, strict=True))
     values = means.mean(1, keepdim=True) - means
     table = Offsets(
         tuple(levels), tuple(map(tuple, values.tolist())), tuple(map(tuple, errors.tolist()))
@@ -79,7 +87,7 @@ def calibrate_offsets(
 def _log_normalisers(
     model: Any, shape: Sequence[int], levels: list[float], **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """log Z(sigma) up to a constant that members share, and its standard error, both [T]."""
+    """Return log Z(sigma) up to a constant that all members share, and its standard error, both [T]."""
     means: list[Tensor] = []
 
     def record(info: dict[str, Any]) -> None:

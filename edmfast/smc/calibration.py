@@ -1,4 +1,4 @@
-"""What one pilot run learns of a target: noise levels that share the work, kappa at each, the end of weighting."""
+"""The result of a calibration: noise levels, kappa for each step, and the level at which weighting ends."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ _KIND = "calibration"
 
 @dataclass(frozen=True, repr=False)
 class Calibration:
-    """sigmas: T + 1 levels, decreasing (a last 0 has no kappa); kappa: one per step between positive
-    levels; log_weight_sd: predicted standard deviation of the incremental log-weight of each step, in nats.
+    """Noise levels for a run of T steps on one target, with the numbers that the run needs at each.
 
-    sigma_lo: the level below which the increments of a learned energy are taken for noise, one of `sigmas`;
-    `smc.sample` stops weighting there unless it is given a sigma_range. 0 where weights are good to the end.
+    `smc.calibrate` makes it and `smc.sample` takes it in place of sigmas. Raises TypeError or ValueError for
+    numbers that are negative or not finite, levels that do not decrease, and tables whose lengths do not fit.
     """
 
     sigmas: tuple[float, ...]
+    """Strictly decreasing noise levels in the units of x, T + 1 of them and possibly a last 0."""
     kappa: tuple[float, ...]
+    """The kappa of the curvature-matched proposal for each of the T steps between positive levels."""
     log_weight_sd: tuple[float, ...]
+    """Predicted standard deviation of the incremental log-weight of each of the T steps, in nats."""
     sigma_lo: float = 0.0
+    """The level of `sigmas` at which weighting ends, since the differences of a learned energy are noise below it.
+    `smc.sample` stops weighting there unless it gets a sigma_range. 0 weights all levels."""
 
     def __post_init__(self) -> None:
         for name in ("sigmas", "kappa", "log_weight_sd"):
@@ -35,18 +39,19 @@ class Calibration:
             object.__setattr__(self, name, numbers)
         object.__setattr__(self, "sigma_lo", as_float("sigma_lo", self.sigma_lo, least=0))
         if not self.sigmas:
-            raise ValueError("a calibration needs sigmas, got none")
+            raise ValueError("a calibration needs at least one sigma, got none")
         if any(b >= a for a, b in itertools.pairwise(self.sigmas)):
             raise ValueError(f"sigmas must be strictly decreasing, got {self.sigmas}")
         positive = sum(sigma > 0 for sigma in self.sigmas)
         if len(self.kappa) != positive - 1 or len(self.log_weight_sd) != positive - 1:
             raise ValueError(
-                f"{positive} positive sigmas need {positive - 1} kappa and log_weight_sd, got "
+                f"{positive} positive sigmas need {positive - 1} entries of kappa and of log_weight_sd, got "
                 f"{len(self.kappa)} and {len(self.log_weight_sd)}"
             )
         if not self.sigma_lo < max(self.sigmas):
             raise ValueError(
-                f"sigma_lo must be in [0, {max(self.sigmas):g}), the highest level, got {self.sigma_lo}"
+                f"sigma_lo must be at least 0 and below the highest level {max(self.sigmas):g}, got "
+                f"{self.sigma_lo}"
             )
 
     def __repr__(self) -> str:
@@ -62,18 +67,25 @@ class Calibration:
 
     @property
     def weighted_variance(self) -> float:
-        """Their sum in nats² over the steps that end at sigma_lo or above: what the weights go through."""
+        """Predicted variance of the log-weight in nats², summed over the steps that end at sigma_lo or above."""
         ends = self.sigmas[1 : len(self.kappa) + 1]
         pairs = zip(ends, self.log_weight_variance, strict=True)
         return sum(variance for end, variance in pairs if end >= self.sigma_lo)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write as JSON, whole or not at all. overwrite: replace a file of another kind too."""
+        """Write a JSON file, whole or not at all.
+
+        A file of a calibration is replaced. A file of another kind is replaced only with overwrite=True, and
+        raises FileExistsError otherwise. Raises ValueError or OSError where the path cannot be written.
+        """
         write_json(path, _KIND, asdict(self), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
-        """Read what `save` wrote, or an older file without sigma_lo. ValueError for anything else."""
+        """Return the calibration that `save` wrote, or one of an older file without sigma_lo.
+
+        Raises ValueError for any other file, and OSError where the file cannot be read.
+        """
         content = {"sigma_lo": 0.0, **read_json(path, _KIND)}
         try:
             return cls(**content)

@@ -1,4 +1,4 @@
-"""Markov chains at one noise level, without sequential Monte Carlo."""
+"""Run Markov chains at one noise level, without sequential Monte Carlo."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edmfast.smc.correctors import Corrector, check_correctors, correct, start_l
 from edmfast.smc.correctors.transition import LEVEL_BITS
 from edmfast.smc.feynman_kac.evaluate import evaluate
 from edmfast.smc.populations.exponents import population_exponents
-from edmfast.smc.verdict.warn import ON_DEGENERATE, DegenerateWeightsWarning
+from edmfast.smc.verdict.warn import DegenerateWeightsWarning, check_on_degenerate
 from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, has_unknown_gauges
 
 _WARMUP_DECAY = 0.6
@@ -29,20 +29,22 @@ _WARMUP_DECAY = 0.6
 
 @dataclass(repr=False)
 class ChainResult:
-    """T transitions of P populations of N chains, of which K states were kept.
-
-    states [K, P, N, *shape]; energies [K, P, N], of the target; acceptance float64 [T, P]: mean probability of
-    being moved; log_step_sizes float64 [T, P], of steps in units of sigma/sqrt(A); nfe: evaluations of energy
-    and score for one chain, the first one included; transitions: T and those of the calls before.
-    """
+    """The result of `mcmc`: P populations of N chains after T transitions, of which K states were kept."""
 
     states: Tensor
+    """The kept states, [K, P, N, *shape]."""
     energies: Tensor
+    """Energies of the target at the kept states, [K, P, N]."""
     acceptance: Tensor
+    """Mean probability that a chain moves, float64 [T, P]."""
     log_step_sizes: Tensor
+    """Logarithms of the step sizes, float64 [T, P], in units of sigma/sqrt(A)."""
     nfe: int
+    """Evaluations of energy and score for one chain, the one at the start included."""
     transitions: int
+    """T, with the transitions of the calls that this one continued."""
     seed: int
+    """Seed of the chains, 64-bit."""
 
     def __repr__(self) -> str:
         kept, populations, chains, *shape = self.states.shape
@@ -54,7 +56,7 @@ class ChainResult:
 
     @property
     def step_sizes(self) -> Tensor:
-        """float64 [T, P], in units of sigma/sqrt(A)."""
+        """Step sizes, float64 [T, P], in units of sigma/sqrt(A)."""
         return self.log_step_sizes.exp()
 
 
@@ -74,48 +76,54 @@ def mcmc(
     callback: Callable[[dict[str, Any]], None] | None = None,
     on_degenerate: str = "warn",
 ) -> ChainResult:
-    """Chains that leave the target at noise level sigma invariant, from the states x [P, N, *shape].
+    """Run Markov chains that leave the target at noise level sigma invariant.
 
-    target, batch_size, first_population, seed: as in `smc.sample`; chains share their step size with their
-        population, and have the same numbers for every P.
-    corrector: `ULA`, `MALA`, `HMC` or `Underdamped`; its `steps` is not looked at.
-    transitions: T. The first `warmup` of them adapt the step size, with gain k^-0.6 at the k-th (Andrieu and
-        Thoms 2008), and none after, so what follows is a Markov chain with the target as its law. Every
-        `thin`-th state after the warm-up is kept.
-    after: the result of a call to go on from, with its seed, step sizes and count of transitions; without a
-        warm-up, and x its last state (states[-1] where thin divides transitions - warmup), the chains are
-        those of one longer call.
-    on_degenerate: what to do where an energy was NaN, or the score NaN or infinite at a finite energy, so that
-        chains stay where they are: "warn" with a `DegenerateWeightsWarning`, "raise" RuntimeError, or "ignore".
-        An infinite energy is a wall that chains do not enter, and no fault.
-    callback: gets {"i", "x", "energy", "score"} after every transition, all of them copies.
+    Args:
+        target: an energy, as in `smc.sample`.
+        x: the first states, [P, N, *shape] in float32 or float64. The N chains of a population share their step
+            size, and their random numbers do not depend on P.
+        sigma: the noise level, in the units of x.
+        corrector: `ULA`, `MALA`, `HMC` or `Underdamped`; its field `steps` is not used.
+        transitions: T, the number of transitions.
+        warmup: number of transitions at the beginning that adapt the step size, the k-th with gain k^-0.6
+            (Andrieu and Thoms 2008). Later transitions do not, so they form a Markov chain whose law tends to
+            the target.
+        thin: every `thin`-th state after the warm-up is kept.
+        seed: 64-bit.
+        first_population: index of the first population, to split a run over calls.
+        after: the result of an earlier call to continue, with its seed, step sizes and count of transitions.
+            Without a warm-up, and with x as its last state, the chains are those of one longer call. The last
+            state is states[-1] where thin divides transitions - warmup.
+        batch_size: the largest number of rows in one call of the target.
+        callback: a function that gets {"i", "x", "energy", "score"} after every transition. The tensors are
+            copies.
+        on_degenerate: the reaction to a NaN energy, or to a score that is not finite at a finite energy, both
+            of which keep chains where they are: "warn" with a `DegenerateWeightsWarning`, "raise" a
+            RuntimeError, or "ignore". An infinite energy is a wall that no chain enters, and no fault.
 
-    Raises ValueError or TypeError for bad arguments, or an unadjusted corrector where the target says that
+    Raises ValueError or TypeError for bad arguments, and for an unadjusted corrector where the target says that
     its score is not the gradient of its energy.
     """
     refuse_run("smc.mcmc", target, x)
     seed, batch_size = as_seed(seed), as_batch_size(batch_size)
     transitions, warmup = as_int("transitions", transitions), as_int("warmup", warmup)
     thin, sigma = as_int("thin", thin), as_float("sigma", sigma, positive=True)
-    if on_degenerate not in ON_DEGENERATE:
-        raise ValueError(
-            f"on_degenerate must be one of {', '.join(ON_DEGENERATE)}, got {on_degenerate!r}"
-        )
+    check_on_degenerate(on_degenerate)
     first = 0 if after is None else after.transitions
-    _check(x, first, transitions, warmup, thin)
+    _check_arguments(x, first, transitions, warmup, thin)
     check_level("sigma", sigma, x.dtype)
     first_population = check_populations(first_population, len(x))
     (corrector,) = check_correctors(corrector, target)
     if has_unknown_gauges(target):
         warnings.warn(UNKNOWN_GAUGES, GaugeWarning, stacklevel=2)
     exponent = population_exponents(target, len(x), x.device)
-    once = dataclasses.replace(cast(Any, corrector), steps=1)
-    log_steps = start_log_steps([once], x)
+    single_step = dataclasses.replace(cast(Any, corrector), steps=1)
+    log_steps = start_log_steps([single_step], x)
     if after is not None:
         if after.seed != seed or after.log_step_sizes.shape[1] != len(x):
             raise ValueError(
-                f"after has seed {after.seed} and {after.log_step_sizes.shape[1]} populations, "
-                f"not {seed} and {len(x)}"
+                f"after must be a result with seed {seed} and {len(x)} populations, got one with seed "
+                f"{after.seed} and {after.log_step_sizes.shape[1]} populations"
             )
         log_steps = after.log_step_sizes[-1:]
     rng = rng_state(seed, 0, x.device).repeat(transitions, 1)
@@ -130,19 +138,20 @@ def mcmc(
         faults = torch.zeros((), dtype=torch.int64, device=x.device)
 
     def evaluated(x: Tensor) -> tuple[Tensor, Tensor]:
-        found = evaluate(target, x, sigma, rng=rng[0], **options)
-        wrong = ~found.score.flatten(2).isfinite().all(2) & found.energy.isfinite()
-        faults.add_((wrong | found.energy.isnan()).sum())
-        return found.energy, found.score
+        evaluation = evaluate(target, x, sigma, rng=rng[0], **options)
+        energy, score = evaluation.energy, evaluation.score
+        bad_score = ~score.flatten(2).isfinite().all(2) & energy.isfinite()
+        faults.add_((bad_score | energy.isnan()).sum())
+        return energy, score
 
-    states, energies, acceptance, lengths = [], [], [], []
+    states, energies, acceptance, log_step_sizes = [], [], [], []
     with without_inference_mode(), torch.no_grad():
         x = as_ordinary(x)
         energy, score = evaluated(x)
         for t in range(transitions):
-            lengths.append(log_steps[0])
+            log_step_sizes.append(log_steps[0])
             x, energy, score, log_steps, accepted = correct(
-                [once],
+                [single_step],
                 evaluated,
                 x,
                 energy,
@@ -161,40 +170,45 @@ def mcmc(
             if callback is not None:
                 callback({"i": t, "x": x.clone(), "energy": energy.clone(), "score": score.clone()})
     evaluations = (1 + transitions * corrector.leapfrog_steps) * x.shape[0] * x.shape[1]
-    _tell_faults(int(faults), evaluations, on_degenerate)
+    _report_faults(int(faults), evaluations, on_degenerate)
     return ChainResult(
         torch.stack(states),
         torch.stack(energies),
         torch.stack(acceptance),
-        torch.stack(lengths),
+        torch.stack(log_step_sizes),
         1 + transitions * corrector.leapfrog_steps,
         first + transitions,
         seed,
     )
 
 
-def _tell_faults(faults: int, evaluations: int, on_degenerate: str) -> None:
+def _report_faults(faults: int, evaluations: int, on_degenerate: str) -> None:
+    """Warn about evaluations that were not finite. Raises RuntimeError instead with on_degenerate="raise"."""
     if faults == 0 or on_degenerate == "ignore":
         return
-    told = (
-        f"the energy or the score was NaN, or the score infinite, in {faults} of {evaluations} evaluations: "
-        "chains stay where they are instead of moving there"
+    message = (
+        f"the energy or the score was NaN, or the score infinite, in {faults} of {evaluations} evaluations: the "
+        "chains did not move there"
     )
     if on_degenerate == "raise":
-        raise RuntimeError(told)
-    warnings.warn(told, DegenerateWeightsWarning, stacklevel=3)
+        raise RuntimeError(message)
+    warnings.warn(message, DegenerateWeightsWarning, stacklevel=3)
 
 
-def _check(x: Tensor, first: int, transitions: int, warmup: int, thin: int) -> None:
+def _check_arguments(x: Tensor, first: int, transitions: int, warmup: int, thin: int) -> None:
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
-        told = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"x must be a tensor of float32 or float64, got {told}")
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x must be a tensor of float32 or float64, got {kind}")
     if x.dim() < 3 or x.numel() == 0:
-        raise ValueError(f"x must be [P, N, *shape], not empty, got {tuple(x.shape)}")
+        raise ValueError(
+            f"x must have the shape [P, N, *shape] and must not be empty, got {tuple(x.shape)}"
+        )
     if thin < 1 or warmup < 0 or transitions < warmup + thin:
         raise ValueError(
-            "transitions must be at least warmup + thin, warmup >= 0 and thin >= 1, "
+            "transitions must be at least warmup + thin, warmup at least 0 and thin at least 1, "
             f"got transitions={transitions}, warmup={warmup}, thin={thin}"
         )
     if first + transitions > 1 << LEVEL_BITS:
-        raise ValueError(f"at most {1 << LEVEL_BITS} transitions, got {first + transitions}")
+        raise ValueError(
+            f"a chain can have at most {1 << LEVEL_BITS} transitions in all, got {first + transitions}"
+        )

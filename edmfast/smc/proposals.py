@@ -1,6 +1,7 @@
-"""Proposal kernels of sequential Monte Carlo between noise levels s > u, tau² = s² - u².
+"""Proposal kernels of sequential Monte Carlo between noise levels s > u, with tau² = s² - u².
 
-Forward M = N(x + tau² b, v_M I), backward L = N(x_u, v_L I), S the target's score and A its exponent:
+The forward kernel is M = N(x + tau² b, v_M I) and the backward kernel L = N(x_u, v_L I). S is the score of the
+target and A its exponent:
 
 | name               | b   | v_M           | v_L    |
 |--------------------|-----|---------------|--------|
@@ -10,12 +11,17 @@ Forward M = N(x + tau² b, v_M I), backward L = N(x_u, v_L I), S the target's sc
 | curvature_matched  | S/A | kappa tau²/A, kappa = 1 + tau² tr(grad S)/(A d), in [u²/(2 s²), 1]     | tau²/A |
 | feynman_kac        | (1 + eta) S/2 | eta tau²                                                     | eta tau² |
 
-With energies the weights are exact for each. For a Gaussian the matched kernels with the right kappa are the
-exact time reversal, and the weights do not vary. Without energies "feynman_kac" has weights of its own, and
-"superdiff" none: see `edmfast.smc.feynman_kac.scores` and `edmfast.smc.feynman_kac.superdiff`.
-Sources: Karras et al. 2022,
-arXiv 2206.00364 (levels); Thornton et al. 2025, arXiv 2502.12786 (Feynman-Kac weights); second-order
-Tweedie formula for kappa.
+With energies the weights are exact for every kernel. For a Gaussian target the matched kernels with the right
+kappa are the exact time reversal, so the weights do not vary. Without energies, "feynman_kac" has the weights
+of the Feynman-Kac corrector (see `edmfast.smc.feynman_kac.scores`) and "superdiff" has none (see
+`edmfast.smc.feynman_kac.superdiff`).
+
+To add a proposal, subclass `Proposal`, define `coefficients`, and give it a name in `PROPOSALS`. A caller's own
+subclass may be passed as `proposal=` without a name.
+
+Sources: Thornton et al. 2025, arXiv 2502.12786 (Feynman-Kac weights); Karras et al. 2022, arXiv 2206.00364 (noise
+levels); Skreta et al. 2025, arXiv 2503.02819 (Feynman-Kac corrector); kappa follows from the second-order Tweedie
+formula.
 """
 
 from __future__ import annotations
@@ -32,19 +38,21 @@ from edmfast.targets.exponents import Exponent
 
 @dataclass(frozen=True)
 class Step:
-    """From noise level s down to u; index counts steps from 0. Numbers, or float64 tensors [].
-
-    coefficients: of the proposal, where they could be made before the run: what a step does after a network has
-    emptied the caches takes several times as long.
-    """
+    """A step from noise level s down to noise level u: numbers, or tensors [] in a traced step."""
 
     index: int | Tensor
+    """The number of the step, counted from 0."""
     s: float | Tensor
+    """The noise level before the step."""
     u: float | Tensor
+    """The noise level after the step."""
     coefficients: Tensor | None = None
+    """The coefficients of the proposal, float64 [P, 3], where they could be computed before the run. Computing
+    them during the run takes several times as long, because the network has emptied the caches."""
 
     @property
     def tau2(self) -> float | Tensor:
+        """The variance that the step removes, s² - u²."""
         return self.s**2 - self.u**2
 
 
@@ -52,31 +60,37 @@ Number = float | Tensor
 
 
 class Proposal:
-    """Gives (drift, v_M, v_L) per population: the mean shift is drift * S."""
+    """A proposal kernel: it gives drift, v_M and v_L for each population, and moves x by drift * S on average."""
 
     name = ""
+    """The name in `PROPOSALS`, empty for a caller's own kernel."""
 
     def __repr__(self) -> str:
-        """By its numbers: checkpoints tell proposals apart by it."""
+        """Return a text with all numbers of the kernel, by which checkpoints tell proposals apart."""
         return f"{type(self).__name__}({vars(self)})"
 
     @property
     def needs_curvature(self) -> bool:
-        """Whether every particle's curvature is to be probed before a step."""
+        """True where the curvature of every particle must be probed before a step."""
         return False
 
     def coefficients(self, step: Step, exponent: Exponent, curvature: Tensor) -> Tensor:
-        """float64 [P, 3]; curvature [P] is the population mean of tr(grad S)/(A d), where needed."""
+        """Return drift, v_M and v_L of every population, float64 [P, 3].
+
+        exponent: A, a number or [P]. curvature: [P], the mean of tr(grad S)/(A d) over each population where
+        `needs_curvature` is True, and unspecified numbers otherwise.
+        """
         ones = torch.ones_like(curvature, dtype=torch.float64)
         return torch.stack([ones * number for number in self._numbers(step, exponent)], dim=1)
 
     def _numbers(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
-        raise TypeError(f"{type(self).__name__} must define its coefficients")
+        """Return drift, v_M and v_L as numbers or [P]; for kernels that need no curvature."""
+        raise TypeError(f"{type(self).__name__} must define the method coefficients")
 
 
 @dataclass(frozen=True)
 class Euler(Proposal):
-    """Euler-Maruyama of the reverse diffusion."""
+    """The Euler-Maruyama step of the reverse diffusion."""
 
     name = "euler"
 
@@ -86,7 +100,7 @@ class Euler(Proposal):
 
 @dataclass(frozen=True)
 class Ancestral(Proposal):
-    """The posterior variance of a point mass, as ancestral samplers use."""
+    """The step of ancestral samplers, whose variance is the posterior variance for a point mass."""
 
     name = "ancestral"
 
@@ -96,9 +110,13 @@ class Ancestral(Proposal):
 
 @dataclass(frozen=True)
 class NoiseMatched(Proposal):
-    """Exact reversal for Gaussian data of standard deviation data_std (c of the table)."""
+    """The exact reversal for Gaussian data.
+
+    Raises TypeError or ValueError for a data_std that is no finite number of at least 0.
+    """
 
     data_std: float = 0.0
+    """The standard deviation c of the data, in the units of x."""
     name = "noise_matched"
 
     def __post_init__(self) -> None:
@@ -115,10 +133,14 @@ class NoiseMatched(Proposal):
 
 @dataclass(frozen=True)
 class CurvatureMatched(Proposal):
-    """kappa from the curvature of the target: a table of one kappa per step, or else one Hutchinson
-    probe per particle, averaged over the population (a vector-Jacobian product through the score)."""
+    """The step whose variance follows the curvature of the target.
+
+    Without a table, kappa comes from one Hutchinson probe of each particle, averaged over the population. A
+    probe is a vector-Jacobian product through the score.
+    """
 
     kappa: tuple[float, ...] | None = None
+    """One kappa in (0, 1] for each step, such as the table of a `Calibration`."""
     name = "curvature_matched"
 
     def __post_init__(self) -> None:
@@ -138,7 +160,7 @@ class CurvatureMatched(Proposal):
         elif isinstance(step.index, int):
             kappa = torch.full_like(curvature, self.kappa[step.index], dtype=torch.float64)
         else:
-            # traced, so the table becomes a constant; indexing by a tensor would read it on the host
+            # a traced step takes the table as a constant; indexing by a tensor would read it on the host
             table = torch.tensor(self.kappa, dtype=torch.float64, device=curvature.device)
             kappa = table.index_select(0, step.index.reshape(1)).expand(len(curvature))
         v_l = torch.ones_like(kappa) * (step.tau2 / exponent)
@@ -147,12 +169,14 @@ class CurvatureMatched(Proposal):
 
 @dataclass(frozen=True)
 class Corrected(Proposal):
-    """The reverse diffusion with eta times its noise: 1 is the usual one, 0 the probability flow.
+    """The step of the Feynman-Kac corrector: the reverse diffusion with eta times its noise.
 
-    It does not divide the score by the exponent A, for which the Feynman-Kac corrector's weights are made.
+    It does not divide the score by the exponent A, because the corrector's weights account for A. Source:
+    Skreta et al. 2025, arXiv 2503.02819.
     """
 
     eta: float = 1.0
+    """The amount of noise, at least 0: 1 is the usual reverse diffusion, 0 the probability flow."""
     name = "feynman_kac"
 
     def __post_init__(self) -> None:
@@ -165,12 +189,13 @@ class Corrected(Proposal):
 
 @dataclass(frozen=True)
 class SuperDiff(Proposal):
-    """Superposition of denoisers by their log-densities along the path; see `edmfast.smc.feynman_kac.superdiff`.
+    """A superposition of denoisers by their log-densities along the path, without weights.
 
-    temperature: T of the OR rule, whose shares are softmax(T log p_i + log w_i).
+    See `edmfast.smc.feynman_kac.superdiff`.
     """
 
     temperature: float = 1.0
+    """T of the OR rule, by which model i has the share softmax(T log p_i + log w_i)."""
     name = "superdiff"
 
     def __post_init__(self) -> None:
@@ -185,30 +210,37 @@ PROPOSALS = {
     "feynman_kac": Corrected,
     "superdiff": SuperDiff,
 }
+"""The proposals by their names."""
 
 
 def coefficients_of(kernel: Proposal, step: Step, exponent: Exponent, curvature: Tensor) -> Tensor:
-    """Return the coefficients float64 [P, 3] of a kernel, which may be a caller's own; curvature [P].
+    """Return the coefficients of a kernel, which may be a caller's own, as float64 [P, 3].
 
-    TypeError where it returns no floating tensor, ValueError where it returns one of another shape.
+    curvature: [P]. Raises TypeError where the kernel returns no floating-point tensor, and ValueError where it
+    returns one of another shape.
     """
-    found: Any = kernel.coefficients(step, exponent, curvature)
-    if not isinstance(found, Tensor) or not found.is_floating_point():
-        told = found.dtype if isinstance(found, Tensor) else type(found).__name__
+    coefficients: Any = kernel.coefficients(step, exponent, curvature)
+    if not isinstance(coefficients, Tensor) or not coefficients.is_floating_point():
+        is_tensor = isinstance(coefficients, Tensor)
+        returned = coefficients.dtype if is_tensor else type(coefficients).__name__
         raise TypeError(
-            f"the coefficients of a proposal must be a floating tensor [P, 3]: {type(kernel).__name__} "
-            f"returned {told}"
+            "the coefficients of a proposal must be a floating-point tensor [P, 3], but "
+            f"{type(kernel).__name__} returned {returned}"
         )
-    if found.shape != (len(curvature), 3):
+    if coefficients.shape != (len(curvature), 3):
         raise ValueError(
-            f"the coefficients of a proposal must be [P, 3] = [{len(curvature)}, 3], of drift, v_M and v_L: "
-            f"{type(kernel).__name__} returned {[*found.shape]}"
+            "the coefficients of a proposal (drift, v_M and v_L) must have the shape [P, 3] = "
+            f"[{len(curvature)}, 3], but {type(kernel).__name__} returned {[*coefficients.shape]}"
         )
-    return found.double()
+    return coefficients.double()
 
 
 def as_proposal(proposal: str | Proposal, steps: int) -> Proposal:
-    """A proposal from its name. ValueError for unknown names or a kappa table of another length."""
+    """Return a proposal, made from its name where a name is given.
+
+    steps: of the run. Raises ValueError for an unknown name or a kappa table that does not fit the steps, and
+    TypeError for anything else.
+    """
     if isinstance(proposal, str):
         if proposal not in PROPOSALS:
             raise ValueError(f"unknown proposal {proposal!r}; known: {', '.join(PROPOSALS)}")
@@ -217,7 +249,10 @@ def as_proposal(proposal: str | Proposal, steps: int) -> Proposal:
         raise TypeError(f"proposal must be a name or a Proposal, got {type(proposal).__name__}")
     if isinstance(proposal, CurvatureMatched) and proposal.kappa is not None:
         if len(proposal.kappa) != steps:
-            raise ValueError(f"the kappa table has {len(proposal.kappa)} entries for {steps} steps")
-        if not all(0 < kappa <= 1 for kappa in proposal.kappa):
-            raise ValueError("every kappa must be in (0, 1]")
+            raise ValueError(
+                f"the kappa table must have one entry for each of {steps} steps, got {len(proposal.kappa)}"
+            )
+        outside = [kappa for kappa in proposal.kappa if not 0 < kappa <= 1]
+        if outside:
+            raise ValueError(f"every kappa must be in (0, 1], got {outside[0]}")
     return proposal

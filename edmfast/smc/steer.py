@@ -1,16 +1,16 @@
-"""Steering by rewards without gradients: many prompts, a few candidates each, one call.
+"""Steer a sampler by rewards without their gradients: many prompts with a few candidates each, in one call.
 
-Every prompt is a population of candidates of a plain sampler; the methods differ in who lives on.
+Every prompt is a population of candidates of a plain sampler. The methods differ in the candidates that continue:
 
-| method      | on the way                                                     | at the end            |
-|-------------|----------------------------------------------------------------|-----------------------|
-| "fk"        | systematic resampling by FK-steering potentials, where the ESS falls | a draw by weight |
-| "svdd"      | at every level all go on from one, drawn ∝ exp(r(x̂_0)/alpha)   | a draw by weight      |
-| "best_of_n" | nobody dies                                                    | the highest reward    |
+| method      | during the run                                                          | at the end            |
+|-------------|-------------------------------------------------------------------------|-----------------------|
+| "fk"        | systematic resampling by FK-steering potentials, where the ESS is low   | a draw by the weights |
+| "svdd"      | all continue from one, drawn at every level with p ∝ exp(r(x̂_0)/alpha)  | a draw by the weights |
+| "best_of_n" | no resampling                                                           | the highest reward    |
 
-"fk" tends to the law of the sampler times exp(strength r) as the candidates grow; "svdd" (soft value, by the
-posterior mean) and "best_of_n" follow no such law. Sources: Singhal et al. 2025, arXiv 2501.06848 (FK steering);
-Li et al. 2024, arXiv 2408.08252 (SVDD).
+With more candidates, "fk" tends to the law of the sampler times exp(strength r). "svdd" (soft value of the
+posterior mean) and "best_of_n" follow no such law. Sources: Singhal et al. 2025, arXiv 2501.06848 (FK
+steering); Li et al. 2024, arXiv 2408.08252 (SVDD).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edmfast.smc.feynman_kac.evaluate import in_groups
 from edmfast.smc.particles.particles import Particles
 from edmfast.smc.populations.select import SELECT
 from edmfast.smc.sample import sample
-from edmfast.smc.verdict.warn import ON_DEGENERATE, warn_about_run
+from edmfast.smc.verdict.warn import check_on_degenerate, warn_about_run
 from edmfast.targets.tilted import Tilted
 
 METHODS = ("fk", "svdd", "best_of_n")
@@ -38,19 +38,23 @@ METHODS = ("fk", "svdd", "best_of_n")
 
 @dataclass(repr=False)
 class Steered:
-    """samples [P, *shape], one per prompt; rewards float64 [P], of them; candidates: the whole run, whose x [P, N,
-    *shape] have candidate_rewards float64 [P, N]."""
+    """The result of `steer`: one sample for each of P prompts."""
 
     samples: Tensor
+    """The chosen samples, [P, *shape]."""
     rewards: Tensor
+    """Their rewards, float64 [P]."""
     candidates: Particles
+    """The run with all N candidates of every prompt."""
     candidate_rewards: Tensor
+    """The rewards of all candidates, float64 [P, N]."""
 
     def __repr__(self) -> str:
         prompts, *shape = self.samples.shape
         return (
-            f"Steered({prompts} samples of shape {tuple(shape)} of {self.candidates.x.shape[1]} candidates each, "
-            f"mean reward {float(self.rewards.mean()):.4g} of {float(self.candidate_rewards.mean()):.4g})"
+            f"Steered({prompts} samples of shape {tuple(shape)} from {self.candidates.x.shape[1]} candidates "
+            f"each, mean reward {float(self.rewards.mean()):.4g}, of all candidates "
+            f"{float(self.candidate_rewards.mean()):.4g})"
         )
 
 
@@ -69,20 +73,29 @@ def steer(
     seed: int = 0,
     **options: Any,
 ) -> Steered:
-    """One sample for every prompt, steered towards high rewards.
+    """Return one sample for every prompt, steered towards high rewards.
 
     Args:
-        model: a denoiser or an energy; bound to one condition per prompt by `edmfast.Conditioned`.
-        reward: [B, *shape] -> [B], of clean states; a module with `for_rows` may hold a condition per prompt.
-        sigmas: as in `smc.sample`; a last 0 is added where it is missing, since rewards are of clean states.
-        prompts, candidates: P and N; N (T + 1) evaluations of the model per prompt.
-        strength: lambda in nats per unit of reward, a number or [P]: 1/alpha of SVDD. Not used by "best_of_n".
-        potential: of "fk", see `edmfast.smc.feynman_kac.rewards`: "max" and "sum" pay at every level and are taken
-            back at the end, so that their weights degenerate over many levels: give them a smaller strength.
-        batch_size: most rows per call of model and reward.
-        options: others of `smc.sample`, such as proposal, sigma_range, device, dtype or compile.
+        model: a denoiser or an energy; `edmfast.Conditioned` binds it to one condition for each prompt.
+        reward: a function of clean states [B, *shape] that returns [B]. A module with `for_rows` may hold one
+            condition for each prompt.
+        shape: of one sample.
+        sigmas: T + 1 noise levels as in `smc.sample`. A missing last 0 is added, since rewards are those of
+            clean states.
+        prompts: P, the number of prompts.
+        candidates: N, the number of candidates of each prompt. Every prompt takes N (T + 1) evaluations of the
+            model.
+        method: "fk", "svdd" or "best_of_n", see above.
+        strength: lambda in nats per unit of reward, a number or [P]; the 1/alpha of SVDD. "best_of_n" does not
+            use it.
+        potential: of "fk", see `edmfast.smc.feynman_kac.rewards`. "max" and "sum" pay the reward at every level
+            and correct for it at the end, so their weights degenerate over many levels: give them a smaller
+            strength.
+        batch_size: the largest number of rows in one call of model and reward.
+        seed: 64-bit.
+        options: further options of `smc.sample`, such as proposal, sigma_range or compile.
 
-    Raises as `smc.sample` and `edmfast.Tilted` do, ValueError for an unknown method.
+    Raises as `smc.sample` and `edmfast.Tilted` do, and ValueError for an unknown method.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
@@ -91,7 +104,7 @@ def steer(
     batch_size, seed = as_batch_size(batch_size), as_seed(seed)
     levels = check_sigmas(sigmas)
     levels = levels if levels[-1] == 0 else [*levels, 0.0]
-    if method == "best_of_n":  # the others meet the reward at once, this one only at the end
+    if method == "best_of_n":  # the other methods call the reward at once, this one only at the end
         _try_reward(
             reward, shape, prompts, *place(model, options.get("device"), options.get("dtype"))
         )
@@ -102,11 +115,8 @@ def steer(
         if method == "svdd":
             options = {"ess_threshold": 1.0, **options, "resampling": SELECT}
     on_degenerate = options.pop("on_degenerate", "warn")
-    if on_degenerate not in ON_DEGENERATE:
-        raise ValueError(
-            f"on_degenerate must be one of {', '.join(ON_DEGENERATE)}, got {on_degenerate!r}"
-        )
-    found = sample(
+    check_on_degenerate(on_degenerate)
+    run = sample(
         target,
         shape,
         levels,
@@ -118,26 +128,26 @@ def steer(
         on_degenerate="ignore",
         **options,
     )
-    # prompts are answers of their own, whose log Z need not agree
-    warn_about_run(found, on_degenerate, stacklevel=3, pooled=False)
+    # each prompt has its own answer, so their log Z need not agree
+    warn_about_run(run, on_degenerate, stacklevel=3, pooled=False)
 
     def call(part: Any, rows: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
             return (call_reward(part, rows),)
 
-    (rewards,) = in_groups(call, [reward], [found.x], batch_size)
+    (rewards,) = in_groups(call, [reward], [run.x], batch_size)
     rewards = rewards.double()
-    # NaN would be the highest
+    # argmax takes NaN for the highest reward
     best = rewards.nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax(1)
-    index = best if method == "best_of_n" else found.draw_index()
+    index = best if method == "best_of_n" else run.draw_index()
     row = torch.arange(prompts, device=index.device)
-    return Steered(found.x[row, index], rewards[row, index], found, rewards)
+    return Steered(run.x[row, index], rewards[row, index], run, rewards)
 
 
 def _try_reward(
     reward: Any, shape: Sequence[int], prompts: int, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Call the reward of the first prompt once, so that what it returns is refused before the run."""
+    """Call the reward of the first prompt once, so that a bad reward raises before the run."""
     x = torch.zeros((1, *as_shape("shape", shape)), device=device, dtype=dtype)
     with torch.no_grad():
         call_reward(for_rows(reward, 0, 1, prompts), x)

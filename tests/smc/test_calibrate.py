@@ -110,7 +110,7 @@ def test_a_target_that_is_no_number_is_named_with_its_level(modes, levels, wrong
                 score = score + math.inf if wrong == "infinite score" else score
             return energy, score
 
-    with pytest.raises(ValueError, match=r"NaN .* at sigma = 0\.9\d*, in 50 of 50 particles"):
+    with pytest.raises(ValueError, match=r"NaN .* at sigma = 0\.9\d*, for 50 of 50 particles"):
         smc.calibrate(Broken(), (8,), levels(24, low=0.05), particles=50, pilot_steps=64)
 
 

@@ -78,7 +78,7 @@ def test_a_last_zero_has_no_offset_and_bad_members_are_told(disjoint, levels):
     assert table.sigmas == tuple(sigmas[:-1])
     assert set(sum(table.errors, ())) == {0.0}
     one = Tempered(disjoint, torch.ones(2))
-    with pytest.raises(ValueError, match="one per population"):
+    with pytest.raises(ValueError, match="one exponent per population"):
         smc.calibrate_offsets(Mixture([one, one]), (2,), sigmas)
     with pytest.raises(TypeError, match="no energy"):
         smc.calibrate_offsets(Mixture([Denoiser(ResidualMLP(2))]), (2,), sigmas)

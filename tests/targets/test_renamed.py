@@ -105,7 +105,7 @@ def test_states_of_another_dtype_are_told():
 
 
 def test_a_list_is_no_mixture():
-    with pytest.raises(TypeError, match=r"takes a Mixture, given a list: write Mixture"):
+    with pytest.raises(TypeError, match=r"takes a Mixture, such as Mixture.*got a list"):
         smc.calibrate_offsets([GAUSSIAN, GAUSSIAN], (2,), SIGMAS)
 
 
