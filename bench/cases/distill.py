@@ -14,7 +14,7 @@ from bench.harness.flops import forward_flops
 from bench.harness.networks import mlp_flops, mlp_products, network
 from bench.harness.registry import DOUBLE_BACKWARD, Case
 from bench.rivals.plain_networks import by_formula, plain_formulas
-from edmfast.distill.flat import GradientFunction, gradient_function
+from edmfast.distill.gradients import GradientFunction, gradient_function
 from edmfast.distill.loss import TrainingLoss
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from bench.harness.correctness import close
 from bench.harness.registry import DIRECTIONS, Case
-from edmfast.models.compiling.flat import compile_graph
+from edmfast.models.compiling.flat_graph import compile_graph
 from edmfast.ops import group_norm, layer_norm, rms_norm
 
 Norm = Callable[[Tensor, Tensor, Tensor], Tensor]

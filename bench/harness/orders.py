@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from bench.harness.inputs import tensors
 from bench.harness.registry import DIRECTIONS, FORWARD
-from edmfast.models.compiling.flat import compile_graph
+from edmfast.models.compiling.flat_graph import compile_graph
 
 Function = Callable[..., Any]
 """A function from tensors to a tensor or a tuple of tensors."""

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edmfast.models import potentials
-from edmfast.models.backbones import activation, normalisation, self_attention, transformer
+from edmfast.models.backbones import activation, dit_blocks, normalisation, self_attention
 
-OPERATORS: list[Any] = [potentials, normalisation, transformer]
+OPERATORS: list[Any] = [potentials, normalisation, dit_blocks]
 """Where models ask whether operators work."""
 
 
@@ -54,7 +54,7 @@ def plain_formulas(attention: Callable[..., Tensor]) -> Iterator[None]:
     replaced: list[tuple[Any, str, Any]] = [
         (self_attention, "attention", attention),
         (activation, "silu", F.silu),
-        (transformer, "gelu", partial(F.gelu, approximate="tanh")),
+        (dit_blocks, "gelu", partial(F.gelu, approximate="tanh")),
         *((module, "operators_work", _never) for module in OPERATORS),
     ]
     before = [getattr(module, name) for module, name, _ in replaced]

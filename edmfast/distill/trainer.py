@@ -31,7 +31,7 @@ from edmfast.distill.batch import Batch, BatchMaker, Teacher
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.data import TrainingData, check_data, warn_of_scale
 from edmfast.distill.first_batch import FIRST_ROWS, check_first_batch, data_digest, numbers_of
-from edmfast.distill.flat import gradient_function
+from edmfast.distill.gradients import gradient_function
 from edmfast.distill.interrupt import Interrupt, deferred_interrupt
 from edmfast.distill.loss import TrainingLoss
 from edmfast.distill.state import RunState

@@ -3,7 +3,7 @@
 from edmfast.models.backbones import BACKBONES, DiT, PairwiseMLP, ResidualMLP, UNet
 from edmfast.models.energy import Denoiser, EnergyModel, expand_sigma
 from edmfast.models.initialise import initialise_from
-from edmfast.models.patching.patch import patch_attention
+from edmfast.models.patching.attention import patch_attention
 from edmfast.models.saving.register import register_backbone
 from edmfast.models.saving.save_load import load_model, save_model
 

@@ -25,7 +25,7 @@ from edmfast._internal.rows import pad_rows, per_sample, shared_names, shared_ro
 from edmfast.models.backbones.embedding import check_conditions_of
 from edmfast.models.backbones.residual_mlp import ResidualMLP
 from edmfast.models.calling.foreign import call_backbone
-from edmfast.models.compiling.compiled import CompiledMethods
+from edmfast.models.compiling.methods import CompiledMethods, Method
 from edmfast.models.potentials import Network, Potential
 from edmfast.models.preconditioning import (
     Scaling,
@@ -36,7 +36,7 @@ from edmfast.models.preconditioning import (
     refuse_zero,
     shared_scaling,
 )
-from edmfast.models.scale import ScaleTable
+from edmfast.models.scale_table import ScaleTable
 from edmfast.models.together import Candidate, Member, States
 from edmfast.ops.mlp_potential.operator import Perceptron
 
@@ -105,7 +105,7 @@ class EnergyModel(nn.Module):
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
     ) -> torch.Tensor:
         """E(x, sigma) [B] in nats. x [B, *shape]; sigma float, [] or [B], positive."""
-        return self._call("_energy", x, sigma, condition, torch.is_grad_enabled())[0]
+        return self._call(EnergyModel._energy, x, sigma, condition, torch.is_grad_enabled())[0]
 
     def energy_and_score(
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
@@ -118,7 +118,9 @@ class EnergyModel(nn.Module):
         train by them.
         """
         recorded = is_recorded(x, sigma, *condition.values())
-        energy, score = self._call("_energy_and_score", x, sigma, condition, recorded)
+        _refuse_inference_mode()
+        method = EnergyModel._energy_and_score
+        energy, score = self._call(method, x, sigma, condition, recorded)
         return energy, score
 
     def forward(
@@ -126,7 +128,8 @@ class EnergyModel(nn.Module):
     ) -> torch.Tensor:
         """Denoised x0 = x + sigma² score, like x. Differentiable as `energy_and_score` is."""
         recorded = is_recorded(x, sigma, *condition.values())
-        return self._call("_denoised", x, sigma, condition, recorded)[0]
+        _refuse_inference_mode()
+        return self._call(EnergyModel._denoised, x, sigma, condition, recorded)[0]
 
     def compile(self, *, mode: str | None = None) -> None:
         """From now on call this model by compiled graphs: scores and denoised states wherever no derivative
@@ -157,28 +160,25 @@ class EnergyModel(nn.Module):
 
     def _call(
         self,
-        name: str,
+        method: Method,
         x: torch.Tensor,
         sigma: float | torch.Tensor,
         condition: dict[str, Any],
         recorded: bool,
     ) -> tuple[torch.Tensor, ...]:
-        """A method below on padded rows; of one noise level, where sigma is one, there is one row."""
-        # in this order: an energy alone must not meet what torch.compile cannot trace
-        if name != "_energy" and torch.is_inference_mode_enabled():
-            raise RuntimeError(
-                "a score is a gradient: call an EnergyModel under torch.no_grad(), "
-                "not under torch.inference_mode()"
-            )
+        """Return what one of the methods below gives for the caller's rows, evaluated on padded rows.
+
+        Where sigma is one noise level, the method gets one row of levels for the whole batch.
+        """
         levels = noise_levels(x, sigma)
         refuse_zero(self, sigma)
         check_conditions_of(self.backbone, condition, x.shape[0])
         if self._compiled is not None and not recorded and _is_called_plainly():
-            return self._compiled(name, x, levels, condition)
+            return self._compiled(method, x, levels, condition)
         batch = x.shape[0]
         x, levels, condition = pad_rows(x, levels, condition, shared_names(self.backbone))
-        found = getattr(self, name)(x, levels, condition)
-        return tuple(tensor[:batch] for tensor in found)
+        results = method(self, x, levels, condition)
+        return tuple(tensor[:batch] for tensor in results)
 
     def _energy(
         self, x: torch.Tensor, levels: torch.Tensor, condition: dict[str, Any]
@@ -265,6 +265,14 @@ class EnergyModel(nn.Module):
             c_noise = shared_rows(c_noise)
         scale = per_sample(self.scale(c_noise), y.shape[0])
         return self.sigma_data / levels.flatten() * scale
+
+
+def _refuse_inference_mode() -> None:
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "a score is a gradient, which torch.inference_mode() does not allow: call an EnergyModel under "
+            "torch.no_grad() instead"
+        )
 
 
 def _is_called_plainly() -> bool:

@@ -1,6 +1,6 @@
 """The step traced as one flat graph and compiled, once for each mode of a run.
 
-The score is a gradient, which torch.compile cannot trace; see `edmfast.models.compiling.flat`. On a GPU the
+The score is a gradient, which torch.compile cannot trace; see `edmfast.models.compiling.flat_graph`. On a GPU the
 graph is captured as a CUDA graph.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edmfast.models.compiling.attributes import Attributes
-from edmfast.models.compiling.flat import Flat, Tensors
+from edmfast.models.compiling.flat_graph import FlatGraph, Tensors
 from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.populations.particle_state import ParticleState
 from edmfast.smc.proposals import Step
@@ -26,7 +26,7 @@ class CompiledStep:
 
     def __init__(self, advance: Advance) -> None:
         self.advance = advance
-        self.flats: dict[Mode, Flat] = {}
+        self.flats: dict[Mode, FlatGraph] = {}
         self.watched = Watched(advance.fk)
         self.given_up = False
 
@@ -49,13 +49,13 @@ class CompiledStep:
         inputs = (*_as_tensors(step, state.x.device), rng, next_rng, *state.tensors())
         return ParticleState.from_tensors(self.flats[mode]([], inputs, eager))
 
-    def _flat(self, mode: Mode) -> Flat:
+    def _flat(self, mode: Mode) -> FlatGraph:
         def traced(_: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
             index, s, u, rng, next_rng, *rest = inputs
             state = ParticleState.from_tensors(rest)
             return self.advance(state, Step(index, s, u), rng, next_rng, mode).tensors()
 
-        return Flat(traced, otherwise="the run goes on eagerly", mode="reduce-overhead")
+        return FlatGraph(traced, otherwise="the run goes on eagerly", mode="reduce-overhead")
 
 
 class Watched:

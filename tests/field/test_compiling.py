@@ -88,15 +88,15 @@ def test_a_compiled_model_sees_new_attributes():
 @needs_a_compiler
 def test_other_batches_do_not_compile_again_and_again(monkeypatch):
     """pytorch 172822: every batch size compiled a new graph. Here a dozen sizes of a perceptron make few."""
-    from edmfast.models.compiling import flat
+    from edmfast.models.compiling import flat_graph
 
-    made, compile_graph = [], flat.compile_graph
+    made, compile_graph = [], flat_graph.compile_graph
 
     def record(graph, *arguments):
         made.append(graph)
         return compile_graph(graph, *arguments)
 
-    monkeypatch.setattr(flat, "compile_graph", record)
+    monkeypatch.setattr(flat_graph, "compile_graph", record)
     compiled, eager = model(), model()
     compiled.compile()
     for size in range(1, 40, 3):

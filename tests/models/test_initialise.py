@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edmfast.models import Denoiser, EnergyModel, ResidualMLP, initialise_from
-from edmfast.models.scale import ScaleTable
+from edmfast.models.scale_table import ScaleTable
 
 
 class Linear(torch.nn.Module):

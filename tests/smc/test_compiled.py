@@ -7,7 +7,7 @@ import torch
 
 from edmfast import smc
 from edmfast._internal.files import read_tensors
-from edmfast.models.compiling import flat
+from edmfast.models.compiling import flat_graph
 from edmfast.targets import Tempered
 
 # tiny runs, whose weights are bad and do not matter here
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarn
 def graphs(monkeypatch):
     """Collects the graphs that are compiled."""
     found = []
-    compile_ = flat.compile_graph
+    compile_ = flat_graph.compile_graph
 
     def record(graph, *given):
         found.append(graph)
         return compile_(graph, *given)
 
-    monkeypatch.setattr(flat, "compile_graph", record)
+    monkeypatch.setattr(flat_graph, "compile_graph", record)
     return found
 
 
@@ -127,7 +127,7 @@ class Tuned(torch.nn.Module):
 
 @pytest.mark.parametrize("what", ["width", "factor"])
 def test_a_target_that_a_callback_changes_is_noticed(levels, monkeypatch, what):
-    monkeypatch.setattr(flat, "compile_graph", lambda graph, *_: graph)
+    monkeypatch.setattr(flat_graph, "compile_graph", lambda graph, *_: graph)
 
     def run(compile):
         target = Tuned()

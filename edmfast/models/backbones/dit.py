@@ -18,14 +18,14 @@ from torch import nn
 
 from edmfast._internal.numbers import as_float, as_int, as_shape
 from edmfast._internal.rows import per_sample, rows_of
-from edmfast.models.backbones.embedding import Embedding, as_classes
-from edmfast.models.backbones.linear import Linear
-from edmfast.models.backbones.patches import fold, unfold
-from edmfast.models.backbones.transformer import (
+from edmfast.models.backbones.dit_blocks import (
     TransformerBlock,
     grid_positions,
     modulated_norm,
 )
+from edmfast.models.backbones.embedding import Embedding, as_classes
+from edmfast.models.backbones.linear import Linear
+from edmfast.models.backbones.pixel_folding import fold, unfold
 
 
 class DiT(nn.Module):

@@ -20,10 +20,10 @@ from torch.nn import functional as F
 
 from edmfast._internal.numbers import as_int, as_shape
 from edmfast._internal.rows import rows_of
-from edmfast.models.backbones.blocks import Attention, ResidualBlock
 from edmfast.models.backbones.embedding import Embedding, as_classes
 from edmfast.models.backbones.normalisation import group_norm
-from edmfast.models.backbones.patches import fold, unfold
+from edmfast.models.backbones.pixel_folding import fold, unfold
+from edmfast.models.backbones.unet_blocks import Attention, ResidualBlock
 
 
 class UNet(nn.Module):

@@ -74,7 +74,11 @@ def seeded_dropout(rng: Tensor) -> Iterator[SeededDropout]:
     Left to torch's generator: dropout inside its scaled_dot_product_attention (MultiheadAttention without
     weights), alpha dropout and other random functions.
     """
-    drawn = SeededDropout(rng)
-    names = ("dropout", "dropout1d", "dropout2d", "dropout3d")
-    with redirected(**{name: getattr(drawn, name) for name in names}):
-        yield drawn
+    seeded = SeededDropout(rng)
+    with redirected(
+        dropout=seeded.dropout,
+        dropout1d=seeded.dropout1d,
+        dropout2d=seeded.dropout2d,
+        dropout3d=seeded.dropout3d,
+    ):
+        yield seeded

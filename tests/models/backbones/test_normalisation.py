@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from edmfast.models.backbones import normalisation, transformer
-from edmfast.models.backbones.blocks import Attention, ResidualBlock
+from edmfast.models.backbones import dit_blocks, normalisation
+from edmfast.models.backbones.dit_blocks import modulated_norm
 from edmfast.models.backbones.normalisation import group_norm
-from edmfast.models.backbones.transformer import modulated_norm
+from edmfast.models.backbones.unet_blocks import Attention, ResidualBlock
 
 
 def layer():
@@ -23,7 +23,7 @@ def layer():
 
 
 def plainly(monkeypatch):
-    for module in (normalisation, transformer):
+    for module in (normalisation, dit_blocks):
         monkeypatch.setattr(module, "operators_work", lambda: False)
 
 

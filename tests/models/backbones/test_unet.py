@@ -7,7 +7,7 @@ import torch
 from torch.func import functional_call
 
 from edmfast.models import EnergyModel, UNet
-from edmfast.models.backbones.blocks import Attention
+from edmfast.models.backbones.unet_blocks import Attention
 
 
 @pytest.mark.parametrize("patch", [1, 2])

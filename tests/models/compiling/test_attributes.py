@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edmfast.models import EnergyModel, ResidualMLP, patch_attention
-from edmfast.models.compiling import flat
+from edmfast.models.compiling import flat_graph
 from edmfast.models.compiling.attributes import MOST_STATES, Attributes
 
 GAIN = 1.0
@@ -21,7 +21,7 @@ X = torch.randn(32, 2, generator=torch.Generator().manual_seed(0))
 def graphs(monkeypatch):
     """Graphs are run as they were traced: the question is what they hold, not what a compiler makes of it."""
     found = []
-    monkeypatch.setattr(flat, "compile_graph", lambda graph, *_: found.append(graph) or graph)
+    monkeypatch.setattr(flat_graph, "compile_graph", lambda graph, *_: found.append(graph) or graph)
     return found
 
 

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from edmfast.models.backbones.activation import gelu
+from edmfast.models.backbones.dit_blocks import TransformerBlock, grid_positions, modulated_norm
 from edmfast.models.backbones.self_attention import self_attention
-from edmfast.models.backbones.transformer import TransformerBlock, grid_positions, modulated_norm
 
 
 def test_gelu_is_torchs_in_value_and_derivatives():

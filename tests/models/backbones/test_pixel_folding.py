@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from edmfast.models.backbones.patches import fold, unfold
+from edmfast.models.backbones.pixel_folding import fold, unfold
 
 
 @pytest.mark.parametrize("patch", [1, 2, 4])

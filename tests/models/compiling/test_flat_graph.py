@@ -7,8 +7,8 @@ from contextlib import nullcontext as nothing
 import pytest
 import torch
 
-from edmfast.models.compiling import flat
-from edmfast.models.compiling.flat import Flat
+from edmfast.models.compiling import flat_graph
+from edmfast.models.compiling.flat_graph import FlatGraph
 from edmfast.ops import potential
 
 pytestmark = pytest.mark.skipif(
@@ -29,10 +29,10 @@ def step(fixed, inputs):
 
 
 class Called:
-    """A Flat whose eager stand-in is its function."""
+    """A FlatGraph whose eager stand-in is its function."""
 
     def __init__(self, function):
-        self.flat = Flat(function, otherwise="it is slow")
+        self.flat = FlatGraph(function, otherwise="it is slow")
 
     def __call__(self, fixed, inputs, key=None):
         return self.flat(fixed, inputs, lambda: self.flat.function(fixed, inputs), key)
@@ -41,13 +41,13 @@ class Called:
 @pytest.fixture
 def graphs(monkeypatch):
     found = []
-    compile_ = flat.compile_graph
+    compile_ = flat_graph.compile_graph
 
     def record(graph, *given):
         found.append(graph)
         return compile_(graph, *given)
 
-    monkeypatch.setattr(flat, "compile_graph", record)
+    monkeypatch.setattr(flat_graph, "compile_graph", record)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compile=True failed")
         yield found
@@ -133,7 +133,7 @@ def test_autocast_is_part_of_the_key(graphs):
 
 
 def test_more_sizes_than_graphs_run_without(graphs, monkeypatch):
-    monkeypatch.setattr(flat, "MOST_GRAPHS", 1)
+    monkeypatch.setattr(flat_graph, "MOST_GRAPHS", 1)
     compiled, weight = Called(step), torch.randn(3, 3)
     sizes = (4, 5, 6, 4)
     for batch in sizes:

@@ -55,7 +55,7 @@ class _Graph(NamedTuple):
 _tracing = threading.RLock()
 
 
-class Flat:
+class FlatGraph:
     """Calls function by compiled flat graphs; what the caller would do without, after one warning naming the
     reason, where tracing or compiling fails.
 

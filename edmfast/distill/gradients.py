@@ -13,7 +13,7 @@ from edmfast._internal.rows import unpadded
 from edmfast.distill.batch import Batch
 from edmfast.models.calling.second_order import second_derivatives
 from edmfast.models.compiling.attributes import MOST_STATES, Attributes
-from edmfast.models.compiling.flat import Flat, Tensors
+from edmfast.models.compiling.flat_graph import FlatGraph, Tensors
 
 Gradients = tuple[torch.Tensor, list[torch.Tensor]]
 GradientFunction = Callable[[Batch], Gradients]
@@ -45,7 +45,7 @@ class _CompiledStep:
         self.eager = _EagerStep(loss, parameters)
         self.names: list[str] = []
         self.attributes = [Attributes(loss.modules())]
-        self.flat = Flat(self._step, otherwise="training runs eagerly")
+        self.flat = FlatGraph(self._step, otherwise="training runs eagerly")
 
     def __call__(self, batch: Batch) -> Gradients:
         self.names = sorted(batch)

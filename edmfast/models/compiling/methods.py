@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -23,18 +23,21 @@ from torch.func import functional_call
 from edmfast._internal.nested import tensors_in
 from edmfast._internal.rows import pad_rows, shared_names, unpadded
 from edmfast.models.compiling.attributes import MOST_STATES, Attributes, refuse_changed
-from edmfast.models.compiling.flat import Flat, Tensors
+from edmfast.models.compiling.flat_graph import FlatGraph, Tensors
+
+Method = Callable[[Any, Tensor, Tensor, dict[str, Any]], tuple[Tensor, ...]]
+"""A method of the model's class, called as method(model, x, levels, conditions)."""
 
 
 class _Method(nn.Module):
     """A method of a model as the forward of a module, which functional_call asks for."""
 
-    def __init__(self, model: nn.Module, name: str) -> None:
+    def __init__(self, model: nn.Module, method: Method) -> None:
         super().__init__()
-        self.model, self.name = model, name
+        self.model, self.method = model, method
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.model, self.name)(*args, **kwargs)
+    def forward(self, x: Tensor, levels: Tensor, condition: dict[str, Any]) -> tuple[Tensor, ...]:
+        return self.method(self.model, x, levels, condition)
 
 
 class _Structure:
@@ -50,7 +53,7 @@ class _Structure:
         ]
         self.shape = self._shape()
         self.attributes = Attributes(self.modules)
-        self.flats: dict[Hashable, Flat] = {}
+        self.flats: dict[Hashable, FlatGraph] = {}
 
     def _shape(self) -> Hashable:
         first: dict[int, int] = {}
@@ -101,7 +104,7 @@ class CompiledMethods:
         self.given_up = False
 
     def __call__(
-        self, name: str, x: Tensor, levels: Tensor, condition: dict[str, Any]
+        self, method: Method, x: Tensor, levels: Tensor, condition: dict[str, Any]
     ) -> tuple[Tensor, ...]:
         """x [B, *shape], levels [B, 1, ...] or [1, 1, ...] -> what the method returns, as a tuple."""
         batch = x.shape[0]
@@ -112,7 +115,7 @@ class CompiledMethods:
 
         def eager() -> tuple[Tensor, ...]:
             with torch.no_grad(), unpadded():
-                return getattr(self.model, name)(x, levels, condition)
+                return method(self.model, x, levels, condition)
 
         if any(True for _ in tensors_in(rest)):
             # tensors inside lists and dictionaries would become constants of a graph
@@ -120,13 +123,13 @@ class CompiledMethods:
         structure = self._structure()
         if structure is None:
             return tuple(tensor[:batch] for tensor in eager())
-        key = name, tuple(tensors), tuple((k, type(v), v) for k, v in sorted(rest.items()))
+        key = method, tuple(tensors), tuple((k, type(v), v) for k, v in sorted(rest.items()))
         try:
             flat = structure.flats.get(key)
         except TypeError:  # a condition that cannot be a key
             return tuple(tensor[:batch] for tensor in eager())
         if flat is None:
-            flat = structure.flats[key] = self._flat(structure, name, tuple(tensors), rest)
+            flat = structure.flats[key] = self._flat(structure, method, tuple(tensors), rest)
         training = tuple(module.training for module in structure.modules)
         with torch.no_grad():
             inputs = [x, levels, *tensors.values()]
@@ -160,8 +163,12 @@ class CompiledMethods:
         return self.structures[0]
 
     def _flat(
-        self, structure: _Structure, name: str, tensors: tuple[str, ...], rest: dict[str, Any]
-    ) -> Flat:
+        self,
+        structure: _Structure,
+        method: Method,
+        tensors: tuple[str, ...],
+        rest: dict[str, Any],
+    ) -> FlatGraph:
         names = [f"model.{name}" for name in structure.names]
 
         def call(fixed: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
@@ -173,12 +180,12 @@ class CompiledMethods:
             twin = copy.deepcopy(self.model, _themselves(self.model))
             before = Attributes(twin.modules())
             with torch.no_grad(), unpadded():
-                found = functional_call(_Method(twin, name), named, (x, levels, condition))
+                found = functional_call(_Method(twin, method), named, (x, levels, condition))
             self.given_up = self.given_up or before.change() is not None
             refuse_changed(before)
             return found
 
-        return Flat(call, otherwise="the model is called eagerly", mode=self.mode)
+        return FlatGraph(call, otherwise="the model is called eagerly", mode=self.mode)
 
 
 def _themselves(model: nn.Module) -> dict[int, Any]:

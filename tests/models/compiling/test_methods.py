@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edmfast.models import DiT, EnergyModel, ResidualMLP, UNet
-from edmfast.models.compiling import flat
+from edmfast.models.compiling import flat_graph
 from edmfast.targets import Conditioned, Tempered
 
 pytestmark = pytest.mark.skipif(
@@ -36,13 +36,13 @@ def model_of(name, **options):
 @pytest.fixture
 def graphs(monkeypatch):
     found = []
-    compile_ = flat.compile_graph
+    compile_ = flat_graph.compile_graph
 
     def record(graph, *given):
         found.append(graph)
         return compile_(graph, *given)
 
-    monkeypatch.setattr(flat, "compile_graph", record)
+    monkeypatch.setattr(flat_graph, "compile_graph", record)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compile=True failed")
         yield found

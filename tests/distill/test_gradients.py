@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from edmfast.distill import DistillConfig, distill, trainer
-from edmfast.distill.flat import gradient_function
+from edmfast.distill.gradients import gradient_function
 from edmfast.distill.loss import TrainingLoss
 from edmfast.models import DiT, EnergyModel
-from edmfast.models.compiling import flat
+from edmfast.models.compiling import flat_graph
 
 SETTINGS = {"steps": 12, "batch_size": 32, "warmup_steps": 2, "difference_weight": 0.05}
 
@@ -36,7 +36,7 @@ def test_failure_warns_once_and_training_goes_on(teacher, data, student, monkeyp
     def refuse(function, **options):
         raise NotImplementedError("no tracer today")
 
-    monkeypatch.setattr(flat, "make_fx", refuse)
+    monkeypatch.setattr(flat_graph, "make_fx", refuse)
     message = "runs eagerly: NotImplementedError: no tracer today"
     with pytest.warns(UserWarning, match=message) as record:
         fallen_back = run(teacher, data, student, compile=True)
@@ -65,13 +65,13 @@ def losses(dropout=0.0, **settings):
 @pytest.fixture
 def graphs(monkeypatch):
     found = []
-    compile_ = flat.compile_graph
+    compile_ = flat_graph.compile_graph
 
     def record(graph, *given):
         found.append(graph)
         return compile_(graph, *given)
 
-    monkeypatch.setattr(flat, "compile_graph", record)
+    monkeypatch.setattr(flat_graph, "compile_graph", record)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compile=True failed")
         yield found
@@ -198,7 +198,7 @@ def steps_of(student, compile):
 
 @pytest.mark.parametrize("counts", [False, True])
 def test_attributes_that_change_during_training_are_noticed(monkeypatch, counts):
-    monkeypatch.setattr(flat, "compile_graph", lambda graph, *_: graph)
+    monkeypatch.setattr(flat_graph, "compile_graph", lambda graph, *_: graph)
     students = [Scheduled(counts), Scheduled(counts)]
     students[1].load_state_dict(students[0].state_dict())
     compiled, eager = steps_of(students[0], True), steps_of(students[1], False)

@@ -87,7 +87,7 @@ def test_masks_of_any_leading_dimensions(lead, kind):
 def test_heads_are_merged_only_where_their_masks_differ(monkeypatch, own, shape):
     seen = []
     monkeypatch.setattr(
-        "edmfast.models.patching.patch.attention",
+        "edmfast.models.patching.attention.attention",
         lambda *given: (seen.append(given[0]), given[0])[1],
     )
     q = torch.randn(2, 5, 3, 4).transpose(1, 2)
