@@ -1,9 +1,22 @@
-"""Models: energies and denoisers, the networks in them, and how they are saved and patched."""
+"""Models: energies and denoisers around a backbone, and how they are saved, patched and called.
+
+energy, denoiser     the two models; potentials, preconditioning and scale_table hold their formulas
+backbones/           the networks inside them
+protocols            what any model, ours or not, must offer to be used: `Denoiser` and `Target`
+calling/             calls to models of any origin, with checks of what they return
+compiling/           the methods of an energy as compiled graphs
+saving/              models in safetensors files
+patching/            attention and dropout of foreign networks made fit for training an energy
+initialise           an energy started from a denoiser's weights
+together             several perceptron energies evaluated by one operator
+"""
 
 from edmfast.models.backbones import BACKBONES, DiT, PairwiseMLP, ResidualMLP, UNet
-from edmfast.models.energy import Denoiser, EnergyModel, expand_sigma
+from edmfast.models.denoiser import Denoiser
+from edmfast.models.energy import EnergyModel
 from edmfast.models.initialise import initialise_from
 from edmfast.models.patching.attention import patch_attention
+from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.saving.register import register_backbone
 from edmfast.models.saving.save_load import load_model, save_model
 

@@ -1,8 +1,8 @@
-"""Start an energy from a denoiser's weights.
+"""Initialisation of an energy from the weights of a denoiser.
 
-The gradient of <h(y), y> is h + J_hᵀ y, which is 2h where h is linear with a symmetric Jacobian
-and about h where it is flat. So after copying the teacher's backbone the potential is scaled by a
-scalar per noise level, the least-squares fit of scale·grad f to the teacher's F, within [1/2, 1]:
+The gradient of <h(y), y> is h + J_hᵀ y. It equals 2h where h is linear with a symmetric Jacobian, and about h
+where h is flat. So after the teacher's backbone has been copied, the potential is multiplied by one scalar per
+noise level, the least-squares fit of scale·grad f to the teacher's network F, clamped to [1/2, 1]:
   scale = <grad f, F>/<grad f, grad f>,  F = (D_teacher - c_skip x)/c_out.
 Source of the copied start: Thornton et al. 2025, arXiv 2502.12786.
 """
@@ -16,37 +16,47 @@ from torch import nn
 
 from edmfast._internal.generators import generator
 from edmfast._internal.numbers import as_seed
+from edmfast.models import protocols
 from edmfast.models.calling.foreign import call_backbone, call_denoiser, name_of
-from edmfast.models.energy import Denoiser, EnergyModel
+from edmfast.models.denoiser import Denoiser
+from edmfast.models.energy import EnergyModel
 from edmfast.models.preconditioning import edm_scaling, expand_sigma
 
 
 def initialise_from(
     model: EnergyModel,
-    teacher: Any,
+    teacher: protocols.Denoiser,
     data: torch.Tensor,
     *,
     seed: int = 0,
     weights_from: nn.Module | None = None,
     **condition: Any,
 ) -> EnergyModel:
-    """Copy the teacher's backbone into model and fit the scale table; returns model, changed.
+    """Copy the teacher's weights into model, fit its scale table, and return the changed model.
 
-    teacher: a `Denoiser`, or any denoiser(x, sigma [B], **condition) -> x0. weights_from: the module whose weights
-    are copied; by default the teacher's `backbone`, which a denoiser of another package does not have.
-    data: one batch [B, *shape] of clean samples (a few hundred do); condition: as the models take
-    it, for that batch. Raises ValueError unless the potential is "inner", both have the same
-    sigma_data and backbones of the same architecture, and data is a finite floating batch; TypeError for a
-    teacher without a backbone where weights_from is not given.
+    model: an energy with potential="inner".
+    teacher: a `Denoiser`, or any denoiser(x [B, *shape], sigma [B], **condition) -> x0.
+    data: one batch [B, *shape] of clean samples, in the units of sigma_data. A few hundred samples are enough.
+    seed: 64 bits for the noise of the fit.
+    weights_from: the module whose state dictionary is copied into the model's backbone. The default is the
+    teacher's attribute `backbone`, which denoisers of other packages do not have.
+    condition: conditions of model and teacher for that batch.
+
+    Raises ValueError where the potential is not "inner", the sigma_data or the architectures of the two differ,
+    or data is not a finite batch of at least one sample. Raises TypeError where the teacher has no backbone and
+    weights_from is not given.
+    Source: Thornton et al. 2025, arXiv 2502.12786.
     """
     source = getattr(teacher, "backbone", None) if weights_from is None else weights_from
     if not isinstance(source, nn.Module):
         raise TypeError(
-            f"{name_of(teacher)} has no backbone whose weights could be copied: give "
-            "weights_from=the module whose state_dict fits the backbone of the energy"
+            f"{name_of(teacher)} has no attribute backbone with weights to copy: pass weights_from=the module "
+            "whose state_dict fits the backbone of the energy"
         )
     if model.potential_name != "inner":
-        raise ValueError(f'only potential="inner" can start so, given "{model.potential_name}"')
+        raise ValueError(
+            f'only potential="inner" can start from a denoiser, given "{model.potential_name}"'
+        )
     if isinstance(teacher, Denoiser) and model.sigma_data != teacher.sigma_data:
         raise ValueError(
             f"sigma_data must agree, given {model.sigma_data} and {teacher.sigma_data}"
@@ -69,12 +79,12 @@ def initialise_from(
 
 def _fit(
     model: EnergyModel,
-    teacher: Any,
+    teacher: protocols.Denoiser,
     x: torch.Tensor,
     sigma: float,
     condition: dict[str, Any],
 ) -> torch.Tensor:
-    """The scale at one noise level."""
+    """Return the fitted scale [] at one noise level."""
     scaling = edm_scaling(expand_sigma(sigma, x), model.sigma_data)
     y = scaling.c_in * x
     with torch.no_grad():
@@ -88,6 +98,6 @@ def _fit(
         f = model.potential(y, scaling.c_noise, **condition)
         (slope,) = torch.autograd.grad(f.sum(), y)
     squared = slope.square().sum()
-    # A zero last layer has no slope to scale: any value fits, so keep 1.
+    # a last layer of zeros has no slope, so that every scale fits: keep 1
     scale = torch.where(squared > 0, (slope * target).sum() / squared, torch.ones_like(squared))
     return scale.clamp(0.5, 1.0)

@@ -1,16 +1,19 @@
-"""Scalar potentials of a vector-valued backbone h, and the energy and field made from them.
+"""Scalar potentials f of a vector-valued backbone h, and the energy and field made from them.
 
+name        f(y)
 "inner"     <h, y>         Thornton et al. 2025, arXiv 2502.12786
 "residual"  -|y - h|²/2    Salimans & Ho 2021, "Should EBMs model the energy or the score?"
 "norm"      -|h|²/2        Du et al. 2023, arXiv 2302.11552
 
-With weight w per row, E = |y|²/2 - w f(y), and the field is a linear combination of grad(w f) and y:
-a score or a denoised state, by its two coefficients.
+With a weight w per row, the energy is E = |y|²/2 - w f(y), in nats. The field is a linear combination of
+grad(w f) and y, whose two coefficients make it a score or a denoised state.
+Shapes: y and h [B, *shape]; w, f and E [B].
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +25,7 @@ from edmfast.ops import potential, potential_assemble
 Head = Callable[[Tensor, Tensor], Tensor]
 Network = Callable[[Tensor], Tensor]
 Field = Callable[[Tensor, Tensor], Tensor]
-"""(a, b, both [B] or [1]) -> a grad(w f) + b y, like y."""
+"""A function (a, b) -> a grad(w f) + b y, like y, where a and b are [B] or [1]."""
 
 
 def _inner(h: Tensor, y: Tensor) -> Tensor:
@@ -41,7 +44,7 @@ POTENTIALS: dict[str, Head] = {"inner": _inner, "residual": _residual, "norm": _
 
 
 class Potential:
-    """A potential by its name. Raises ValueError listing the names for an unknown one."""
+    """The potential of a given name. Raises ValueError, which lists the names, for an unknown one."""
 
     def __init__(self, name: str) -> None:
         if name not in POTENTIALS:
@@ -49,7 +52,7 @@ class Potential:
         self.name, self.head = name, POTENTIALS[name]
 
     def energy(self, network: Network, y: Tensor, weight: Tensor) -> Tensor:
-        """|y|²/2 - weight f(y), [B]. network: y -> h like y."""
+        """Return |y|²/2 - weight f(y), [B]. network: a function y -> h like y. weight: [B]."""
         h = network(y)
         if self.has_operators():
             return potential(h.to(y.dtype), y, weight)[0]
@@ -58,7 +61,7 @@ class Potential:
     def energy_and_field(
         self, network: Network, y: Tensor, weight: Tensor, differentiable: bool
     ) -> tuple[Tensor, Field]:
-        """(E [B], field); without graph unless differentiable."""
+        """Return (E [B], field). Neither carries a graph unless differentiable is True."""
         if self.has_operators():
             with torch.enable_grad():
                 leaf = leaf_of(y, differentiable)
@@ -70,17 +73,20 @@ class Potential:
         return _quadratic(y) - f, lambda a, b: _column(a, y) * slope + _column(b, y) * y
 
     def has_operators(self) -> bool:
-        """Whether the inner-product potential is computed by operators."""
+        """Return whether operators compute this potential here: only the inner product has them."""
         return self.name == "inner" and operators_work()
 
 
 def _inner_field(
     h: Tensor, y: Tensor, weight: Tensor, differentiable: bool
 ) -> tuple[Tensor, Field]:
-    """grad(w <h, y>) = w h + J_hᵀ (w y): the network's backward pulls back the cotangent w y."""
+    """Return (E, field) of the inner product: grad(w <h, y>) = w h + J_hᵀ (w y).
+
+    The backward pass of the network pulls back the cotangent w y.
+    """
     wide = h.to(y.dtype)
     if differentiable:
-        # the operator has two orders only, and a score has all of them
+        # the operator has derivatives to second order only, but a score must have all orders
         energy, cotangent = potential(wide, y, weight)[0], _column(weight, y) * y
     else:
         energy, cotangent = potential(wide.detach(), y.detach(), weight.detach())
@@ -91,10 +97,15 @@ def _inner_field(
         wide, y = wide.detach(), y.detach()
 
     def field(a: Tensor, b: Tensor) -> Tensor:
-        coefficients = torch.stack(torch.broadcast_tensors(a * weight, a, b), 1)
-        return potential_assemble(wide, pullback, y, coefficients)
+        return potential_assemble(wide, pullback, y, side_by_side(a * weight, a, b))
 
     return energy, field
+
+
+def side_by_side(*numbers: Tensor) -> Tensor:
+    """Return k tensors [B] or [1], broadcast against each other, as the columns of [B, k]."""
+    broadcast: Any = torch.broadcast_tensors  # torch gives it no types
+    return torch.stack(broadcast(*numbers), 1)
 
 
 def _quadratic(y: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""EDM noise-level coefficients, broadcast over a batch.
+"""The coefficients of EDM at each noise level, and the checks of noise levels.
 
 c_in = 1/sqrt(sigma² + sigma_data²), c_skip = sigma_data² c_in², c_out = sigma sigma_data c_in,
 c_noise = ln(sigma)/4.  Source: Karras et al. 2022, arXiv 2206.00364, table 1.
@@ -17,16 +17,16 @@ from edmfast._internal.rows import per_sample, shared_rows
 
 
 def expand_sigma(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Noise levels as a [B, 1, 1, ...] tensor that broadcasts against x.
+    """Return noise levels as a tensor [B, 1, 1, ...] that broadcasts against x, in the dtype of x.
 
-    x: floating [B, *shape]. sigma: float, [] or [B]. The result has x's dtype and device.
-    Raises TypeError for a non-floating x and a sigma that is no number, ValueError for other shapes and,
-    where sigma is a Python number, for one that is negative, not finite, or has no square in x's dtype
-    (tensors are not read back to the host).
+    x: [B, *shape], floating. sigma: a float, [] or [B], in the units of x. The result is on the device of x.
+    Raises TypeError for an x that is not floating and a sigma that is not a number, and ValueError for other
+    shapes. A sigma that is a Python number must also be finite, at least 0, and have a square in the dtype of x.
+    The values of tensors are not checked, because reading them would wait for the device.
     """
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        given = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-        raise TypeError(f"x must be a floating-point tensor [B, *shape], given {given}")
+        kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+        raise TypeError(f"x must be a floating-point tensor [B, *shape], given {kind}")
     if x.dim() < 2:
         raise ValueError(f"x must be [B, *shape] with at least 2 dimensions, given {[*x.shape]}")
     if not isinstance(sigma, torch.Tensor):
@@ -43,7 +43,7 @@ def expand_sigma(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def _as_level(sigma: float, dtype: torch.dtype) -> float:
-    # this is on the way of every call of a model, so a plain float is looked at once
+    # every call of a model comes through here, so the usual case of a plain float takes one comparison
     level = sigma if type(sigma) is float and sigma > 0 else as_float("sigma", sigma, least=0)
     if level > 0:
         check_level("sigma", level, dtype)
@@ -51,25 +51,25 @@ def _as_level(sigma: float, dtype: torch.dtype) -> float:
 
 
 def noise_levels(x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-    """As `expand_sigma`, of one row where sigma is one noise level."""
+    """Return what `expand_sigma` returns, but only its first row where sigma is one noise level."""
     levels = expand_sigma(sigma, x)
     return levels if isinstance(sigma, torch.Tensor) and sigma.dim() == 1 else levels[:1]
 
 
 def refuse_zero(model: object, sigma: float | torch.Tensor) -> None:
-    """Raise ValueError for the number 0 as the noise level of a model that is known at positive levels only.
+    """Raise ValueError for a noise level of 0, where a model is defined at positive levels only.
 
-    A tensor is looked at on the CPU only, where that waits for nothing, and not within a trace or a transform.
-    Elsewhere a level of 0 gives NaN.
+    A tensor is read only on the CPU, where reading waits for nothing, and never inside a trace or a transform.
+    Where it is not read, a level of 0 gives NaN.
     """
-    given = None
+    refused = None
     if not isinstance(sigma, torch.Tensor):
-        given = "0" if sigma == 0 else None
+        refused = "0" if sigma == 0 else None
     elif _can_be_read(sigma) and bool((sigma <= 0).any()):
-        given = f"{float(sigma.min()):g} in a tensor"
-    if given is not None:
+        refused = f"{float(sigma.min()):g} in a tensor"
+    if refused is not None:
         raise ValueError(
-            f"sigma must be positive, given {given}: {type(model).__name__} divides by it. At the end of a "
+            f"sigma must be positive, given {refused}: {type(model).__name__} divides by it. At the end of a "
             "schedule, denoise at the last positive level"
         )
 
@@ -93,7 +93,7 @@ def check_sigma_data(sigma_data: float) -> float:
 
 
 class Scaling(NamedTuple):
-    """Coefficients of one batch: c_in, c_skip, c_out are [B, 1, ...]; c_noise is [B]."""
+    """The coefficients for one batch: c_in, c_skip and c_out are [B, 1, ...], c_noise is [B]."""
 
     c_in: torch.Tensor
     c_skip: torch.Tensor
@@ -102,7 +102,7 @@ class Scaling(NamedTuple):
 
 
 def edm_scaling(levels: torch.Tensor, sigma_data: float) -> Scaling:
-    """Coefficients at noise levels [B, 1, ...] (as `expand_sigma` returns them, positive)."""
+    """Return the coefficients at positive noise levels [B, 1, ...], as `expand_sigma` returns them."""
     c_in = (levels.square() + sigma_data**2).rsqrt()
     return Scaling(
         c_in=c_in,
@@ -115,7 +115,7 @@ def edm_scaling(levels: torch.Tensor, sigma_data: float) -> Scaling:
 def shared_scaling(
     levels: torch.Tensor, batch: int, sigma_data: float
 ) -> tuple[torch.Tensor, Scaling]:
-    """(levels, coefficients) for a batch, with a row for each sample or, where levels is one row, one for all."""
+    """Return (levels, coefficients) for a batch: one row per sample, or one row for all where levels has one."""
     if levels.shape[0] != batch:
         levels = shared_rows(levels)
     scaling = edm_scaling(levels, sigma_data)

@@ -1,8 +1,8 @@
-"""A scalar per noise level, tabulated in ln(sigma) and interpolated linearly.
+"""A table with one scalar per noise level, interpolated linearly in ln(sigma).
 
-scale(sigma) = v_0 + sum_j (v_{j+1} - v_j) clamp(p - j, 0, 1), with p the position of ln(sigma) on
-a uniform grid from ln(0.002) to ln(80); constant beyond its ends. Written as a sum of ramps: no
-gather, differentiable in sigma, and exactly 1 while every entry is 1.
+scale(sigma) = v_0 + sum_j (v_{j+1} - v_j) clamp(p - j, 0, 1), where p is the position of ln(sigma) on a uniform
+grid from ln(0.002) to ln(80). Beyond its ends the table is constant. The sum of ramps needs no gather, is
+differentiable in sigma, and is exactly 1 while every entry is 1. `initialise_from` fits the table.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LOWEST, HIGHEST, BINS = math.log(0.002), math.log(80.0), 17
 
 
 class ScaleTable(nn.Module):
-    """The table v [17] as a buffer (saved, not trained), 1 everywhere until fitted."""
+    """The table v [17], a buffer that is saved but not trained. It is 1 everywhere until it is fitted."""
 
     values: torch.Tensor
     _ramp_starts: torch.Tensor
@@ -28,12 +28,12 @@ class ScaleTable(nn.Module):
 
     @property
     def sigmas(self) -> list[float]:
-        """Noise levels of the table's entries, increasing."""
+        """The noise levels of the entries, increasing."""
         step = (HIGHEST - LOWEST) / (BINS - 1)
         return [math.exp(LOWEST + step * entry) for entry in range(BINS)]
 
     def forward(self, c_noise: torch.Tensor) -> torch.Tensor:
-        """c_noise [B] = ln(sigma)/4 -> scale [B]."""
+        """Return the scale [B] at c_noise [B] = ln(sigma)/4."""
         values = self.values
         position = (4 * c_noise - LOWEST) * ((BINS - 1) / (HIGHEST - LOWEST))
         ramps = (position[:, None] - self._ramp_starts).clamp(0, 1)

@@ -1,8 +1,8 @@
-"""Energies and scores of several models in one operator, where each is an energy of a perceptron.
+"""Joint evaluation: the energies and scores of several perceptron energies in one operator.
 
-A product of experts asks all of them for the same states. Where their networks are perceptrons of one shape, be
-it one network under several conditions, `edmfast.ops.mlp_potential` evaluates all at once: one launch on a GPU,
-one job for all threads on the CPU.
+A product of experts evaluates all its models at the same states. Where their networks are perceptrons of one
+shape, or one network under several conditions, `edmfast.ops.mlp_potential` evaluates all of them together: in one
+launch on a GPU, and as one job for all threads on the CPU.
 """
 
 from __future__ import annotations
@@ -21,48 +21,48 @@ from edmfast.ops.mlp_potential.operator import Perceptron, mlp_potentials
 
 
 class States:
-    """States and a noise level that several models are asked about: what they have in common is made once."""
+    """The states and noise level of a joint evaluation, with what the models share computed once."""
 
     def __init__(self, x: Tensor, sigma: float | Tensor) -> None:
-        self.given, self._levels = x, noise_levels(x, sigma)
+        self.unpadded_x, self._levels = x, noise_levels(x, sigma)
         self.x, self._padded_levels, _ = pad_rows(x, self._levels, {})
         self._scaled: dict[float, tuple[Tensor, Scaling]] = {}
 
     def scaled(self, sigma_data: float) -> tuple[Tensor, Scaling]:
-        """(levels, coefficients), of one row for one noise level."""
+        """Return (levels, coefficients), which have one row for one noise level."""
         if sigma_data not in self._scaled:
             batch = self.x.shape[0]
             self._scaled[sigma_data] = shared_scaling(self._padded_levels, batch, sigma_data)
         return self._scaled[sigma_data]
 
     def padded(self, condition: dict[str, Any]) -> dict[str, Any]:
-        """As many rows of conditions as of x."""
-        return pad_rows(self.given, self._levels, condition)[2] if condition else condition
+        """Return the conditions with as many rows as the padded x."""
+        return pad_rows(self.unpadded_x, self._levels, condition)[2] if condition else condition
 
 
 class Member(NamedTuple):
-    """What one model's evaluation consists of, by `mlp_potentials`."""
+    """One model of a joint evaluation: the arguments of `mlp_potentials` for it."""
 
     x: Tensor
-    """[B, *shape], padded as `edmfast._internal.rows` says"""
+    """The states [B, *shape], with rows padded as `edmfast._internal.rows` does."""
     coefficients: Tensor
-    """(c, w, a, b) [B or 1, 4]"""
+    """The columns (c, w, a, b), [B, 4] or [1, 4]."""
     shifts: Tensor
-    """[B or 1, depth·W]"""
+    """The shifts of all layers side by side, [B, depth·W] or [1, depth·W]."""
     network: Perceptron
 
     def evaluate(self) -> tuple[Tensor, Tensor]:
-        """(E [B], field like x)."""
+        """Return (E [B], field like x) of this model alone."""
         energies, fields = evaluate_members([self])
         return energies[0], fields[0]
 
 
 Candidate = tuple[Perceptron, Callable[[], Member]]
-"""A network, and how to make the member: not before it is known that all the others fit."""
+"""A network, and a function that makes its member once the networks of all models are known to fit."""
 
 
 def evaluate_members(members: Sequence[Member]) -> tuple[Tensor, Tensor]:
-    """(E [K, B], fields [K, B, *shape]) of members with the same x, whose networks have one shape."""
+    """Return (E [K, B], fields [K, B, *shape]) of K members with the same x and networks of one shape."""
     rows = max(member.shifts.shape[0] for member in members)
     shifts = [member.shifts.expand(rows, -1) for member in members]
     coefficients = torch.stack([member.coefficients for member in members])
@@ -70,9 +70,11 @@ def evaluate_members(members: Sequence[Member]) -> tuple[Tensor, Tensor]:
 
 
 def member_method(model: Any) -> Any:
-    """A model's `perceptron_member`, where that is another way to its `energy_and_score`: None unless one class
-    defines both and nothing is put in their place, since who derives, patches or wraps a model may change its
-    score alone."""
+    """Return a model's `perceptron_member` where it agrees with `energy_and_score`, else None.
+
+    They agree where one class defines both and neither is replaced on the instance. A subclass, patch or wrapper
+    may change the score alone, and the joint evaluation would miss that.
+    """
     kind = type(model)
     changed = {"perceptron_member", "energy_and_score"} & getattr(model, "__dict__", {}).keys()
     defined = "perceptron_member" in kind.__dict__ and "energy_and_score" in kind.__dict__
@@ -82,28 +84,29 @@ def member_method(model: Any) -> Any:
 def energies_and_scores(
     models: Sequence[Any], x: Tensor, sigma: float | Tensor, condition: dict[str, Any]
 ) -> tuple[Tensor, Tensor] | None:
-    """(E [K, B], scores [K, B, *shape]) of K models; None where they are not of this kind.
+    """Return (E [K, B], scores [K, B, *shape]) of K models, or None where they cannot be evaluated together.
 
-    They are differentiable where those of `EnergyModel.energy_and_score` are.
+    The results are differentiable where those of `EnergyModel.energy_and_score` are.
     """
     if not operators_work() or torch.is_inference_mode_enabled():
         return None
-    if (
-        not isinstance(sigma, Tensor) and sigma == 0
-    ):  # each model by itself says that it has no such level
+    # the separate call of each model raises the error for a level of 0, which names the model
+    if not isinstance(sigma, Tensor) and sigma == 0:
         return None
-    ask: list[Any] = [member_method(model) for model in models]
-    if None in ask:
+    methods: list[Any] = [member_method(model) for model in models]
+    if None in methods:
         return None
     candidates: list[Candidate] = []
     recorded = is_recorded(x, sigma, *condition.values())
     with torch.set_grad_enabled(recorded):
         states = States(x, sigma)
-        for member_of in ask:
-            found: Candidate | None = member_of(states, **condition)
-            if found is None or (candidates and _shape(found[0]) != _shape(candidates[0][0])):
+        for method in methods:
+            candidate: Candidate | None = method(states, **condition)
+            if candidate is None:
                 return None
-            candidates.append(found)
+            if candidates and _shape(candidate[0]) != _shape(candidates[0][0]):
+                return None
+            candidates.append(candidate)
         energies, scores = evaluate_members([member() for _, member in candidates])
     batch = x.shape[0]
     return energies[:, :batch], scores[:, :batch]

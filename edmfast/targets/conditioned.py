@@ -82,7 +82,7 @@ class Conditioned(nn.Module):
         member_of = member_method(self.model)
         if member_of is None:
             return None
-        member: Candidate | None = member_of(states, **self._bind(states.given, condition))
+        member: Candidate | None = member_of(states, **self._bind(states.unpadded_x, condition))
         return member
 
     def forward(

@@ -1,8 +1,8 @@
-"""Backbones: backbone(y, c_noise, **condition) -> like y.
+"""Backbones, the networks inside models: backbone(y [B, *shape], c_noise [B], **condition) -> like y.
 
-`BACKBONES` names the classes a saved model can be rebuilt from; each instance carries its
-constructor's arguments as `.config`, a JSON-able dictionary. Add a class of your own by
-`edmfast.models.register_backbone`.
+ResidualMLP for vectors, PairwiseMLP for systems of particles, UNet and DiT for images. `BACKBONES` names the
+classes from which a saved model can be rebuilt. Each instance carries the arguments of its constructor as
+`config`, a dictionary that JSON can hold. `edmfast.models.register_backbone` adds a class of your own.
 """
 
 from torch import nn

@@ -1,10 +1,9 @@
-"""Distances between particles as smooth features: what of a configuration no rotation, reflection or
-translation changes.
+"""Smooth features of the distances between particles, which no rotation, reflection or translation changes.
 
-For every pair i < j with r_ij = sqrt(|y_i - y_j|² + w²): exp(-(r_ij - m_k)²/(2 w²)), k = 1..K, where the
-centres m_k lie evenly from w to `longest`, w apart. The softening w keeps all derivatives finite where two
-particles coincide, and the features are flat beyond `longest`. Source: the radial functions of Schütt et al.
-2017, arXiv 1706.08566 (SchNet), with a softened distance.
+For every pair i < j with softened distance r_ij = sqrt(|y_i - y_j|² + w²) the features are
+exp(-(r_ij - m_k)²/(2 w²)), k = 1..K. The centres m_k lie evenly from w to `longest`, at a spacing of w. The
+softening keeps all derivatives finite where two particles coincide, and beyond `longest` the features are flat.
+Source: the radial functions of Schütt et al. 2017, arXiv 1706.08566 (SchNet), with a softened distance.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ from edmfast._internal.rows import rows_of
 
 
 class DistanceFeatures(nn.Module):
-    """Positions y [B, particles, dimensions] -> features [B, pairs, features], infinitely differentiable.
+    """A module from positions y [B, particles, dimensions] to features [B, pairs, features].
 
-    Pairs are those i < j, in the order of `pairs` [particles (particles - 1)/2, 2]. longest: distance, in
-    the units of y, beyond which nothing is told apart. Raises ValueError for less than two particles or
-    features and for a longest that is not positive.
+    The pairs are all i < j, in the order of `pairs` [particles (particles - 1)/2, 2]. The features are infinitely
+    differentiable.
+    longest: the distance, in the units of y, beyond which distances are not distinguished.
+    Raises ValueError for fewer than two particles or features, and for a longest that is not positive.
     """
 
     pairs: torch.Tensor
@@ -41,18 +41,18 @@ class DistanceFeatures(nn.Module):
         self.register_buffer("_centres", centres, persistent=False)
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
-        """y [B, particles, dimensions] -> [B, pairs, features]."""
+        """Return features [B, pairs, features] of positions y [B, particles, dimensions]."""
         if y.dim() != 3 or y.shape[1] != self.particles:
             raise ValueError(f"y must be [B, {self.particles}, dimensions], given {rows_of(y)}")
         return self.of_differences(differences(y))
 
     def of_differences(self, offsets: torch.Tensor) -> torch.Tensor:
-        """The same from y_i - y_j [B, particles, particles, dimensions]."""
+        """Return the features from the differences y_i - y_j [B, particles, particles, dimensions]."""
         pairs = offsets.flatten(1, 2).index_select(1, self._cells)
         distance = (pairs.square().sum(2, keepdim=True) + self.width**2).sqrt()
-        return (((distance - self._centres) / self.width).square() * -0.5).exp()
+        return torch.exp(((distance - self._centres) / self.width).square() * -0.5)
 
 
 def differences(y: torch.Tensor) -> torch.Tensor:
-    """y [B, n, D] -> y_i - y_j [B, n, n, D], at i, j."""
+    """Return the differences y_i - y_j [B, n, n, D], at index i, j, of positions y [B, n, D]."""
     return y[:, :, None] - y[:, None]

@@ -1,11 +1,10 @@
-"""A class-conditional diffusion transformer for images of one size.
+"""DiT: a class-conditional diffusion transformer for images of one size.
 
-Patches of patch x patch pixels become tokens by a linear layer, fixed sine-cosine positions are
-added, `TransformerBlock`s steered by the embedding of noise level and class follow, then a layer
-norm steered alike and a linear layer back to pixels. All that steers starts at zero, and so does the
-last layer: an inner-product energy starts as the exact Gaussian one. Twice differentiable; a third
-derivative raises. Shapes: y [B, C, H, W], c_noise [B]. Source: Peebles & Xie 2023,
-arXiv 2212.09748.
+A linear layer turns patches of patch x patch pixels into tokens, and fixed sine-cosine positions are added. Then
+follow `TransformerBlock`s that the embedding of noise level and class modulates, a layer norm modulated in the
+same way, and a linear layer back to pixels. All modulation starts at zero, and so does the last layer, so that an
+inner-product energy starts as the exact Gaussian one. The network is twice differentiable; a third derivative
+raises. Shapes: y [B, C, H, W], c_noise [B]. Source: Peebles & Xie 2023, arXiv 2212.09748.
 """
 
 from __future__ import annotations
@@ -29,16 +28,21 @@ from edmfast.models.backbones.pixel_folding import fold, unfold
 
 
 class DiT(nn.Module):
-    """in_channels of the image; size: its height and width, or both as one number.
+    """A diffusion transformer for images [B, C, H, W] of one size, twice differentiable.
 
-    patch: side of the square of pixels in one token. width of a token; depth: number of blocks;
-    heads of attention. num_classes: None, or the number of classes a class_label distinguishes.
-    mlp_ratio: hidden numbers of a block's mlp per number of its width. embedding_width: width by
-    default. dropout: probability, in training mode, that a number of what a branch of a block adds
-    is left out.
     `DiT(4, 32, **DiT.PRESETS["B"])` has a published size: S, B, L or XL.
-    Raises ValueError for sizes that are not positive, a height or width that is not a multiple of
-    patch, a width that is not a multiple of 4 and of heads, a dropout outside [0, 1).
+
+    in_channels: C. size: H and W in pixels, or one number for both.
+    patch: side in pixels of the square that becomes one token.
+    width: numbers per token. depth: number of blocks. heads: attention heads.
+    num_classes: the number of classes that class_label distinguishes, or None for no labels.
+    mlp_ratio: hidden width of a block's mlp, as a multiple of width.
+    embedding_width: numbers of the embedding of noise level and class; None for width.
+    dropout: probability, in training mode, that a number which a block's branch adds is set to zero.
+
+    Raises ValueError for sizes that are not positive, an H or W that is not a multiple of patch, a width that is
+    not a multiple of 4 and of heads, and a dropout outside [0, 1).
+    Source: Peebles & Xie 2023, arXiv 2212.09748.
     """
 
     PRESETS: ClassVar[dict[str, dict[str, int]]] = {
@@ -100,7 +104,11 @@ class DiT(nn.Module):
     def forward(
         self, y: torch.Tensor, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """y [B, C, H, W], c_noise [B], class_label int64 [B] or None -> like y."""
+        """Return a tensor like y [B, C, H, W].
+
+        c_noise: [B], ln(sigma)/4. class_label: int64 [B], or None for "unconditional".
+        Raises ValueError for a y of another shape and for labels out of range.
+        """
         if y.dim() != 4 or [*y.shape[1:]] != self.shape:
             channels, height, width = self.shape
             raise ValueError(f"y must be [B, {channels}, {height}, {width}], given {rows_of(y)}")
@@ -109,25 +117,27 @@ class DiT(nn.Module):
         h = self.input(patches.flatten(2).transpose(1, 2)) + self._positions
         for block in self.blocks:
             h = block(h, embedding)
-        steering = per_sample(self.modulation(embedding), y.shape[0])
-        shift, scale = steering[:, None].chunk(2, 2)
+        modulation = per_sample(self.modulation(embedding), y.shape[0])
+        shift, scale = modulation[:, None].chunk(2, 2)
         output = self.output(modulated_norm(h, shift, scale))
         return unfold(output.transpose(1, 2).reshape(patches.shape), self.patch)
 
     def _initialise(self) -> None:
-        """Linear layers as in vision transformers (Glorot & Bengio 2010, biases zero), then the
-        zeros this module promises."""
+        """Initialise the weights, with zeros where the energy must start as the Gaussian one.
+
+        Other linear layers start as in vision transformers, by Glorot & Bengio 2010 with biases of zero.
+        """
         for module in self.modules():
             if isinstance(module, Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        steering = [module.modulation for module in (self, *self.blocks)]
-        for layer in (*steering, self.output):
+        modulations = [module.modulation for module in (self, *self.blocks)]
+        for layer in (*modulations, self.output):
             nn.init.zeros_(layer.weight)
 
 
 def _as_size(size: int | Sequence[int]) -> list[int]:
-    """Height and width."""
+    """Return [height, width]."""
     if hasattr(size, "__len__") and getattr(size, "ndim", 1) == 1:
         return [*as_shape("size", size)]
     return [as_int("size", size, least=1)] * 2

@@ -1,8 +1,8 @@
-"""Parts of a diffusion transformer: a block whose layer norms an embedding steers, and positions.
+"""The parts of the diffusion transformer: a block whose layer norms an embedding modulates, and positions.
 
-With N the layer norm without weights, s, t, g shifts, scales and gates linear in the embedding:
-  x' = x + g₁ attention(N(x) (1 + t₁) + s₁),  x" = x' + g₂ mlp(N(x') (1 + t₂) + s₂)
-All of s, t, g start at zero ("adaLN-Zero"), so a block starts as the identity. Twice differentiable.
+N is the layer norm without weights. The shifts s, scales t and gates g are linear in the embedding:
+  x' = x + g₁ attention(N(x) (1 + t₁) + s₁),  x" = x' + g₂ mlp(N(x') (1 + t₂) + s₂).
+All of s, t and g start at zero ("adaLN-Zero"), so that a block starts as the identity. Twice differentiable.
 Source: Peebles & Xie 2023, arXiv 2212.09748.
 """
 
@@ -22,10 +22,10 @@ EPSILON = 1e-6
 
 
 class TransformerBlock(nn.Module):
-    """x [B, L, width], embedding [B, embedding_width] -> [B, L, width].
+    """A transformer block on tokens x [B, L, width], modulated by an embedding [B, embedding_width].
 
-    hidden: width of the one hidden layer of the mlp. dropout: probability, in training mode, that a
-    number of what a branch adds is left out.
+    heads: attention heads. hidden: width of the one hidden layer of the mlp.
+    dropout: probability, in training mode, that a number which a branch adds is set to zero.
     """
 
     def __init__(
@@ -41,27 +41,32 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        steering = per_sample(self.modulation(embedding), x.shape[0])[:, None].chunk(6, 2)
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = steering
+        """Return [B, L, width]; the embedding may have fewer, equal rows for one noise level."""
+        modulation = per_sample(self.modulation(embedding), x.shape[0])[:, None].chunk(6, 2)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
         qkv = self.qkv(modulated_norm(x, shift, scale))
         x = x + gate * self.dropout(self.projection(self_attention(qkv, self.heads)))
         hidden = gelu(self.expand(modulated_norm(x, mlp_shift, mlp_scale)))
-        return x + mlp_gate * self.dropout(self.contract(hidden))
+        output: torch.Tensor = x + mlp_gate * self.dropout(self.contract(hidden))
+        return output
 
 
 def modulated_norm(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """N(x) (1 + scale) + shift over the last dimension of x [B, L, W]; shift, scale [B or 1, 1, W]. By the
-    operator of x's dtype, under autocast too: a matrix product follows, which would round to it anyway."""
+    """Return N(x) (1 + scale) + shift over the last dimension of x [B, L, W].
+
+    shift, scale: [B, 1, W] or [1, 1, W]. The operator computes in the dtype of x even under autocast, because
+    the matrix product that follows would round float32 to that dtype anyway.
+    """
     if operators_work():
         return layer_norm(x, scale=scale.squeeze(1), shift=shift.squeeze(1), eps=EPSILON)
     return _layer_norm(x) * (1 + scale) + shift
 
 
 def _layer_norm(x: torch.Tensor) -> torch.Tensor:
-    """Return x without its mean and scaled to unit variance, over the last dimension.
+    """Return x minus its mean and scaled to unit variance, over the last dimension.
 
-    Written out: through torch's own layer_norm (2.13) a forward-mode derivative of two reverse-mode ones is wrong,
-    by as much as 20 %.
+    The formula is written out because torch's own layer_norm (2.13) gives a wrong forward-mode derivative of two
+    reverse-mode ones, with errors up to 20 %.
     """
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     centred = wide - wide.mean(-1, keepdim=True)
@@ -70,10 +75,11 @@ def _layer_norm(x: torch.Tensor) -> torch.Tensor:
 
 
 def grid_positions(rows: int, columns: int, width: int) -> torch.Tensor:
-    """[rows·columns, width], width a multiple of 4: quarters sin(r w), cos(r w), sin(c w), cos(c w).
+    """Return the positions of a grid of tokens, [rows·columns, width], where width is a multiple of 4.
 
-    r, c number row and column; w_i = 10000^(-i/(width/4)). Row by row, as images are flattened.
-    Source: Vaswani et al. 2017, arXiv 1706.03762, for each of the two coordinates.
+    The four quarters of a position are sin(r w), cos(r w), sin(c w) and cos(c w), with row r, column c and
+    w_i = 10000^(-i/(width/4)). Tokens are ordered row by row, as images are flattened.
+    Source: Vaswani et al. 2017, arXiv 1706.03762, applied to each of the two coordinates.
     """
     quarter = width // 4
     frequencies = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)

@@ -1,9 +1,9 @@
-"""Noise level and class as one vector: silu(W [cos(c w), sin(c w)] + b + table[class_label]).
+"""The embedding of noise level and class, silu(W [cos(c w), sin(c w)] + b + table[class_label]).
 
-c = c_noise = ln(sigma)/4 [B]; eight angular frequencies w, geometric from 1 to 30: the lowest is
-slow over all noise levels, the highest resolves a factor of two in sigma. The table has
-num_classes + 1 rows; the last one means "unconditional", for label dropout and classifier-free
-guidance (Ho & Salimans 2022, arXiv 2207.12598). Features: Tancik et al. 2020, arXiv 2006.10739.
+c = c_noise = ln(sigma)/4, [B]. The eight angular frequencies w are geometric from 1 to 30: the lowest varies
+slowly over all noise levels, and the highest resolves a factor of two in sigma. The table has num_classes + 1
+rows; its last row means "unconditional", for label dropout and classifier-free guidance (Ho & Salimans 2022,
+arXiv 2207.12598). The features are those of Tancik et al. 2020, arXiv 2006.10739.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ FREQUENCIES, HIGHEST_FREQUENCY = 8, 30.0
 
 
 def as_classes(num_classes: int | None) -> int | None:
-    """Return a number of classes as an int, None as it is. Raises TypeError or ValueError for anything else."""
+    """Return a number of classes as an int, or None. Raises TypeError or ValueError for other values."""
     return None if num_classes is None else as_int("num_classes", num_classes, least=1)
 
 
 def check_conditions_of(backbone: Any, condition: dict[str, Any], batch: int) -> None:
-    """Raise ValueError for conditions whose rows do not fit the caller's batch, before it is padded."""
+    """Raise ValueError for conditions whose rows do not fit the caller's batch, which is not yet padded."""
     label = condition.get("class_label") if condition else None
     embedding = getattr(backbone, "embedding", None)
     if label is not None and isinstance(embedding, Embedding) and embedding.label is not None:
@@ -49,7 +49,10 @@ def _check_label(label: Any, batch: int) -> None:
 
 
 class Embedding(nn.Module):
-    """c_noise [B], class_label int64 [B] or None -> [B, width], or fewer rows for one noise level."""
+    """The embedding as a module: c_noise [B] and class_label int64 [B] or None -> [B, width].
+
+    For one noise level without labels the result has fewer rows, all equal; see `forward`.
+    """
 
     _frequencies: torch.Tensor
 
@@ -62,10 +65,10 @@ class Embedding(nn.Module):
         self.label = None if num_classes is None else nn.Embedding(num_classes + 1, width)
 
     def forward(self, c_noise: torch.Tensor, class_label: torch.Tensor | None) -> torch.Tensor:
-        """class_label None means unconditional. Raises ValueError for a label out of range.
+        """Return the embedding [B, width], or fewer equal rows where c_noise is one level expanded to [B].
 
-        Of one noise level expanded to [B] a few rows are made, all alike; `per_sample` takes what
-        is computed of them back to a row that serves all samples.
+        class_label None means "unconditional". `per_sample` turns results computed from the equal rows into one
+        row that serves all samples. Raises ValueError for a label out of range.
         """
         if class_label is None and c_noise.shape[0] > 1 and c_noise.stride(0) == 0:
             c_noise = shared_rows(c_noise[:1])
@@ -73,7 +76,9 @@ class Embedding(nn.Module):
         embedded = self.level(torch.cat([angle.cos(), angle.sin()], 1))
         if self.label is None:
             if class_label is not None:
-                raise ValueError("class_label given to a backbone built with num_classes=None")
+                raise ValueError(
+                    "a backbone built with num_classes=None takes no class_label, given one"
+                )
             return silu(embedded)
         if class_label is None:
             return silu(embedded + self.label.weight[-1])

@@ -9,7 +9,8 @@ from edmfast._internal.batch_invariant import batch_invariant_linear
 
 
 class Linear(nn.Linear):
-    """x [..., in_features] -> [..., out_features], parameters as in torch.nn.Linear."""
+    """A module like torch.nn.Linear, with the same parameters, that uses `batch_invariant_linear` for its product."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return [..., out_features] for x [..., in_features]."""
         return batch_invariant_linear(x, self.weight, self.bias)

@@ -1,8 +1,8 @@
-"""Group norms of backbones: by `edmfast.ops`, in one pass with the silu after them, or by torch's formulas.
+"""Group norms of backbones, which `edmfast.ops` computes in one pass together with the silu that follows.
 
-The operator has two orders of derivative and keeps nothing but its input for them; torch's formulas stand in
-where operators do not work (`operators_work`), and the layer itself is called where it is not torch's as
-written: derived, replaced, or with hooks. Parameters stay those of torch's modules.
+The operator has derivatives to second order and keeps only its input for them. Where operators do not work
+(`operators_work`), torch's formulas are used. Where the layer is a subclass, is replaced or has hooks, the layer
+itself is called. The parameters stay those of torch's modules.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from edmfast.models.backbones import activation
 
 
 def group_norm(x: torch.Tensor, layer: nn.GroupNorm, *, silu: bool = False) -> torch.Tensor:
-    """layer(x), through silu where asked, of x [B, C, *spatial]. By the operator of x's dtype, under autocast
-    too: the convolution or matrix product that follows would round torch's float32 to it anyway."""
+    """Return layer(x), or silu(layer(x)) with silu=True, for x [B, C, *spatial].
+
+    The operator computes in the dtype of x even under autocast, because the convolution or matrix product that
+    follows would round float32 to that dtype anyway.
+    """
     if type(layer) is nn.GroupNorm and as_written(layer) and operators_work():
         numbers = layer.num_groups, layer.weight, layer.bias
         return ops.group_norm(x, *numbers, eps=layer.eps, silu=silu)
-    normal = layer(x)
+    normal: torch.Tensor = layer(x)
     return activation.silu(normal) if silu else normal

@@ -1,22 +1,22 @@
-"""A residual perceptron over the pairs of a particle system, equivariant under all that leaves distances as
-they are.
+"""PairwiseMLP: a residual perceptron over the pairs of a system of particles, which sees only distances.
 
-Of each pair i < j a state s of `width` numbers, alike for (i, j) and (j, i):
-  s = W_in e(|y_i - y_j|) + b,  s <- s + silu(W_l s + V_l (a_i + a_j) + e_l),
-with the features e of `DistanceFeatures`, the mean a_i of s over the pairs of particle i, and shifts e_l from
-noise level and class. Each pair gives one number φ_ij = w s + c, and h_i = (1/n) Σ_j φ_ij (y_i - y_j).
-The inner-product potential is then <h, y> = (1/n) Σ_{i<j} φ_ij |y_i - y_j|²: invariant under translations,
-rotations and reflections in any dimension, and under permutations of the particles. The states see more than
-one pair at a time through a_i, so the energy is no sum over pairs. w and c start at zero, so it starts as the
-exact Gaussian one. Infinitely differentiable, where particles coincide as well.
+Each pair i < j has a state s of `width` numbers, the same for (i, j) and (j, i):
+  s = W_in e(|y_i - y_j|) + b,  s <- s + silu(W_l s + V_l (a_i + a_j) + e_l).
+Here e are the features of `DistanceFeatures`, a_i is the mean of s over the pairs of particle i, and the shifts
+e_l come from noise level and class. Each pair gives one number φ_ij = w s + c, and the output is
+h_i = (1/n) Σ_j φ_ij (y_i - y_j). The inner-product potential <h, y> = (1/n) Σ_{i<j} φ_ij |y_i - y_j|² is then
+invariant under translations, rotations and reflections in any dimension, and under permutations of the particles.
+Through a_i the state of a pair depends on other pairs, so that the energy is more than a sum over pairs. w and c
+start at zero, so that it starts as the exact Gaussian one. The network is infinitely differentiable, also where
+particles coincide.
 
-The Gaussian part |x|²/(2 (sigma² + sigma_data²)) of an energy does see the centre of mass: as one more
-independent Gaussian of variance (sigma² + sigma_data²)/n per dimension. Data with their centre removed lack
-it: give each sample a common normal shift of standard deviation sigma_data/sqrt(n), which makes that law
-exact, and remove the centre of what is sampled.
+The Gaussian part |x|²/(2 (sigma² + sigma_data²)) of an energy does depend on the centre of mass: the centre is
+one more independent Gaussian of variance (sigma² + sigma_data²)/n per dimension. Data whose centre is removed lack
+it. To train on such data, add to each sample one normal shift of standard deviation sigma_data/sqrt(n), common to
+its particles, which makes that Gaussian exact; and remove the centre from the states that are sampled.
 
 Sources: Köhler et al. 2020, arXiv 2006.02425 (such fields, and the systems DW4 and LJ13); Satorras et al.
-2021, arXiv 2102.09844 (EGNN: states from distances; here positions move once, at the end).
+2021, arXiv 2102.09844 (EGNN, where states come from distances; here positions move only once, at the end).
 """
 
 from __future__ import annotations
@@ -38,15 +38,20 @@ from edmfast.models.backbones.linear import Linear
 
 
 class PairwiseMLP(nn.Module):
-    """particles of so many dimensions, all of one kind; width of a pair's state; depth: number of residual
-    layers.
+    """A perceptron over pairs of identical particles, equivariant under rotations, reflections and translations.
 
-    num_classes: None, or the number of classes a class_label distinguishes. features of a distance, up to
-    `longest` in units of the scaled states y, whose numbers have a standard deviation of about 1. The work is
-    O(particles² width²) per layer and sample.
     `PairwiseMLP(**PairwiseMLP.PRESETS["DW4"])` has the size of the networks that Akhound-Sadegh et al. 2024
-    (arXiv 2402.06121) use for that system: DW4 or LJ13.
-    Raises ValueError for sizes that are not positive, less than two particles, and a y of another shape.
+    (arXiv 2402.06121) use for that system: DW4 or LJ13. The work is O(particles² width²) per layer and sample.
+
+    particles: number of particles, at least 2. dimensions: numbers per particle.
+    width: numbers in the state of a pair. depth: number of residual layers.
+    num_classes: the number of classes that class_label distinguishes, or None for no labels.
+    features: features per distance, at least 2. longest: the distance up to which they distinguish, in the units
+    of the scaled states y, whose numbers have a standard deviation of about 1.
+    embedding_width: numbers of the embedding of noise level and class.
+
+    Raises ValueError for sizes below these limits.
+    Sources: Köhler et al. 2020, arXiv 2006.02425; Satorras et al. 2021, arXiv 2102.09844.
     """
 
     PRESETS: ClassVar[dict[str, dict[str, int]]] = {
@@ -90,7 +95,7 @@ class PairwiseMLP(nn.Module):
         order = torch.arange(len(first))
         members = torch.zeros(particles, len(first))
         members[first, order] = members[second, order] = 1.0
-        # of a particle with itself any pair will do: their difference is zero
+        # a particle has no pair with itself; any entry serves, since its difference is zero
         pair_of = torch.zeros(particles, particles, dtype=torch.int64)
         pair_of[first, second] = pair_of[second, first] = order
         self.register_buffer("_members", members, persistent=False)
@@ -107,8 +112,12 @@ class PairwiseMLP(nn.Module):
     def forward(
         self, y: torch.Tensor, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """y [B, particles, dimensions] or [B, *shape] of as many numbers in that order, c_noise [B],
-        class_label int64 [B] or None -> like y."""
+        """Return a tensor like y.
+
+        y: [B, particles, dimensions], or [B, *shape] with as many numbers in that order. c_noise: [B],
+        ln(sigma)/4. class_label: int64 [B], or None for "unconditional". Raises ValueError for a y of another
+        shape and for labels out of range.
+        """
         n, dimensions = self.particles, self.dimensions
         if math.prod(y.shape[1:]) != n * dimensions:
             raise ValueError(
@@ -124,13 +133,15 @@ class PairwiseMLP(nn.Module):
             around = _along_pairs(mixing(means), self._members.T)
             s = s + silu(layer(s) + around + shift)
         weights = self.output(s)[:, :, 0].index_select(1, self._pair_of).unflatten(1, (n, n))
-        moves = weights[:, :, :, None] * offsets
+        moves: torch.Tensor = weights[:, :, :, None] * offsets
         return (moves.sum(2) / n).reshape(y.shape)
 
 
 def _along_pairs(states: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """states [B, m, W], matrix [k, m] -> [B, k, W]: one product for the whole batch, its rows padded as those
-    of `Linear` are, for the same bits in any batch."""
+    """Return matrix [k, m] times states [B, m, W], [B, k, W], as one product for the whole batch.
+
+    Rows are padded as those of `Linear` are, so that a sample has the same bits in any batch.
+    """
     kept = matrix.shape[0]
     columns, matrix = states.mT, matrix.to(states.dtype)
     if states.device.type == "cpu":

@@ -1,7 +1,7 @@
-"""Squares of pixels folded into channels and back, for batches of any size, the empty one included.
+"""Folding of squares of pixels into channels and back, for batches of any size, including the empty one.
 
-torch's pixel_unshuffle and pixel_shuffle return an empty batch unchanged, with the shape of its input. Both are
-permutations of pixels, so their derivatives are permutations as well, of every order.
+Both directions are permutations of pixels, and so are their derivatives of every order. torch's pixel_unshuffle
+and pixel_shuffle leave the shape of an empty batch unchanged, so that case is handled here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def fold(y: torch.Tensor, patch: int) -> torch.Tensor:
-    """[B, C, H, W] -> [B, C patch², H/patch, W/patch]."""
+    """Return y [B, C, H, W] as [B, C patch², H/patch, W/patch]."""
     if y.shape[0]:
         return F.pixel_unshuffle(y, patch)
     batch, channels, height, width = y.shape
@@ -19,7 +19,7 @@ def fold(y: torch.Tensor, patch: int) -> torch.Tensor:
 
 
 def unfold(h: torch.Tensor, patch: int) -> torch.Tensor:
-    """[B, C patch², H, W] -> [B, C, H patch, W patch], the inverse of `fold`."""
+    """Return h [B, C patch², H, W] as [B, C, H patch, W patch], which inverts `fold`."""
     if h.shape[0]:
         return F.pixel_shuffle(h, patch)
     batch, channels, height, width = h.shape

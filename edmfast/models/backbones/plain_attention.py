@@ -1,7 +1,7 @@
-"""Attention by plain formulas, where torch.func or forward mode asks for derivatives that no kernel has.
+"""Attention that falls back to plain formulas under torch.func and forward mode, where kernels lack derivatives.
 
-softmax(scale q kᵀ) v with the conventions of `edmfast.ops.attention`, infinitely differentiable in every mode, in
-memory that grows with the product of queries and keys.
+softmax(scale q kᵀ) v with the conventions of `edmfast.ops.attention`. The plain formulas are infinitely
+differentiable in every mode, and their memory grows with the product of queries and keys.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ def attend(
     causal: bool = False,
     key_mask: Tensor | None = None,
 ) -> Tensor:
-    """Return `edmfast.ops.attention` of the arguments; under transforms the same by plain formulas."""
+    """Return `edmfast.ops.attention` of the arguments, or the same by plain formulas under a transform.
+
+    q: [B, ..., L, d]. k, v: [B, ..., M, d]. key_mask: bool [B, M], True for keys that take part.
+    """
     if not is_transformed():
         return attention(q, k, v, scale, causal, key_mask)
     wide = torch.float32 if q.dtype in (torch.float16, torch.bfloat16) else q.dtype
@@ -33,7 +36,7 @@ def attend(
     kept = kept.tril() if causal else kept
     if key_mask is not None:
         kept = kept & key_mask.reshape(len(key_mask), *[1] * (q.dim() - 2), -1)
-    # a finite number: a row without any key must have no NaN in its derivatives, and is set to 0 below
+    # -inf would give NaN in the derivatives of a row without keys; such rows are set to 0 below
     scores = torch.where(kept, scores, torch.finfo(wide).min)
     shares = torch.where(kept, torch.softmax(scores, -1), 0.0)
     return (shares @ v.to(wide)).to(q.dtype)

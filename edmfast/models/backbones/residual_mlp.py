@@ -1,8 +1,8 @@
-"""A residual multilayer perceptron for states of a few to a few hundred numbers.
+"""ResidualMLP: a residual multilayer perceptron for states of a few to a few hundred numbers.
 
-h_0 = W_in y + b, h_{l+1} = h_l + silu(W_l h_l + e_l), output W_out h_L, where the shifts e_l come
-from the noise level and the class. W_out starts at zero, so an inner-product energy starts as the
-exact Gaussian one. Shapes: y [B, *shape] with prod(shape) = dim, c_noise [B].
+h_0 = W_in y + b, h_{l+1} = h_l + silu(W_l h_l + e_l), output W_out h_L + c. The shifts e_l come from the noise
+level and the class. W_out and c start at zero, so that an inner-product energy starts as the exact Gaussian one.
+Infinitely differentiable. Shapes: y [B, *shape] with prod(shape) = dim, c_noise [B].
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from edmfast.ops.mlp_potential.operator import Perceptron, takes
 
 
 class ResidualMLP(nn.Module):
-    """dim: numbers per sample; width of the hidden state; depth: number of residual layers.
+    """A residual perceptron for states [B, *shape] with prod(shape) = dim.
 
-    num_classes: None, or the number of classes a class_label distinguishes.
-    `ResidualMLP(**ResidualMLP.PRESETS["GMM-40"])` has the size for a usual target: "2-D" toys of a few modes,
-    "GMM-40" with 40 modes in [-40, 40]² (a wide network, as the modes are narrow in units of their spread),
-    and two particle systems as plain vectors, "DW4" and "LJ13"; `PairwiseMLP` knows the symmetries of those.
-    All widths are powers of two, which `edmfast.ops.mlp_potential` takes.
-    Raises ValueError for sizes that are not positive and for a y that has not dim numbers.
+    `ResidualMLP(**ResidualMLP.PRESETS["GMM-40"])` has a size that suits a usual target. "2-D" is for toys of a few
+    modes. "GMM-40" has 40 modes in [-40, 40]² and a wide network, because the modes are narrow in units of their
+    spread. "DW4" and "LJ13" are two systems of particles as plain vectors; `PairwiseMLP` has their symmetries.
+    All widths of the presets are powers of two, which `edmfast.ops.mlp_potential` accepts.
+
+    dim: numbers per sample. width: numbers of the hidden state. depth: number of residual layers.
+    num_classes: the number of classes that class_label distinguishes, or None for no labels.
+    embedding_width: numbers of the embedding of noise level and class.
+    Raises ValueError for sizes that are not positive.
     """
 
     PRESETS: ClassVar[dict[str, dict[str, int]]] = {
@@ -71,7 +74,11 @@ class ResidualMLP(nn.Module):
     def forward(
         self, y: torch.Tensor, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """y [B, *shape], c_noise [B], class_label int64 [B] or None -> like y."""
+        """Return a tensor like y [B, *shape].
+
+        c_noise: [B], ln(sigma)/4. class_label: int64 [B], or None for "unconditional".
+        Raises ValueError where a sample of y does not have dim numbers, and for labels out of range.
+        """
         if math.prod(y.shape[1:]) != self.dim:
             raise ValueError(
                 f"ResidualMLP(dim={self.dim}) takes samples [B, *shape] of {self.dim} numbers, given "
@@ -81,32 +88,37 @@ class ResidualMLP(nn.Module):
         h = self.input(y.flatten(1))
         for layer, shift in zip(self.layers, shifts.chunk(len(self.layers), 1), strict=True):
             h = h + silu(layer(h) + shift)
-        return self.output(h).reshape(y.shape)
+        output: torch.Tensor = self.output(h)
+        return output.reshape(y.shape)
 
     def shifts_of(
         self, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The shifts e_l side by side, [B, depth·width], or fewer rows for one noise level."""
-        return self.shifts(self.embedding(c_noise, class_label))
+        """Return the shifts e_l side by side, [B, depth·width], or fewer rows for one noise level."""
+        shifts: torch.Tensor = self.shifts(self.embedding(c_noise, class_label))
+        return shifts
 
     def perceptron(self, x: torch.Tensor) -> Perceptron | None:
-        """The weights for `edmfast.ops.mlp_potential`, where it may take the place of `forward` and its
-        derivatives for states x: of a network without hooks that nobody has derived from, with a bias at both
-        ends; on the CPU in the dtype of x with a width that needs no padding (see `Linear`), on a GPU of sizes
-        that the kernels have, cast by an autocast."""
+        """Return the weights for `edmfast.ops.mlp_potential`, or None where it cannot replace `forward` here.
+
+        The operator serves states x where this class and its layers are not subclassed, patched or hooked, and
+        where both ends have a bias. On the CPU the weights must have the dtype of x and a width that needs no
+        padding. On a GPU the sizes must be among those of the kernels, and an autocast is followed.
+        """
         if type(self) is not ResidualMLP or not as_written(self):
             return None
-        modules = self._modules  # attributes of modules take a microsecond each
+        modules = self._modules  # each attribute of a module would take a microsecond
         entry, middle, exit = modules["input"], modules["layers"], modules["output"]
         parts: list[Any] = [entry, *cast(nn.ModuleList, middle), exit]
         if not all(type(part) is Linear and as_written(part) for part in parts):
             return None
-        # a weight that somebody has made a plain attribute, as flattened parameters are, is no parameter here
-        found: list[Any] = [part._parameters.get("weight") for part in parts]
-        found += [part._parameters.get("bias") for part in (parts[0], parts[-1])]
-        if any(one is None for one in found) or math.prod(x.shape[1:]) != self.dim:
+        # a weight that has become a plain attribute, as in flattened parameters, is missing here
+        weights: list[Any] = [part._parameters.get("weight") for part in parts]
+        biases: list[Any] = [part._parameters.get("bias") for part in (parts[0], parts[-1])]
+        if any(tensor is None for tensor in (*weights, *biases)):
             return None
-        weights, biases = found[:-2], found[-2:]
+        if math.prod(x.shape[1:]) != self.dim:
+            return None
         dtype, device = weights[0].dtype, x.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
@@ -115,5 +127,6 @@ class ResidualMLP(nn.Module):
         if any(weight.dtype != dtype for weight in weights):
             if not torch.is_autocast_enabled(device):
                 return None
-            weights, biases = ([t.to(dtype) for t in each] for each in (weights, biases))
+            weights = [weight.to(dtype) for weight in weights]
+            biases = [bias.to(dtype) for bias in biases]
         return Perceptron(weights[0], biases[0], weights[1:-1], weights[-1], biases[1])

@@ -1,9 +1,9 @@
-"""Self-attention of several heads, softmax(q kᵀ/sqrt(d)) v with d numbers per head and position.
+"""Self-attention with several heads, softmax(q kᵀ/sqrt(d)) v with d numbers per head and position.
 
-By `edmfast.ops.attention`, so an energy can be trained through it in memory linear in the number of
-positions: derivatives to second order, a third one raises. Forward mode and torch.func get plain formulas.
-On the CPU positions and d are padded to
-multiples of four, for the reason given in `Linear`; padded keys are masked.
+`edmfast.ops.attention` computes it, so that an energy can be trained through it in memory linear in the number of
+positions. It has derivatives to second order, and a third derivative raises. Forward mode and torch.func use plain
+formulas. On the CPU, positions and d are padded to multiples of four, for the reason that
+`edmfast._internal.steady` gives, and the padded keys are masked.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from edmfast.models.backbones.plain_attention import attend as attention
 
 
 def self_attention(qkv: torch.Tensor, heads: int) -> torch.Tensor:
-    """qkv [B, L, 3 W]: queries, keys, values of W = heads·d numbers each -> [B, L, W]."""
+    """Return [B, L, W] from qkv [B, L, 3 W], the queries, keys and values of W = heads·d numbers each."""
     batch, length, _ = qkv.shape
-    split = qkv.unflatten(2, (3, heads, -1))
+    split = torch.unflatten(qkv, 2, (3, heads, -1))
     size = split.shape[-1]
     key_mask = None
     if qkv.device.type == "cpu":
@@ -28,7 +28,7 @@ def self_attention(qkv: torch.Tensor, heads: int) -> torch.Tensor:
             real = torch.arange(length + positions, device=qkv.device) < length
             key_mask = real.expand(batch, -1)
     split = split.permute(2, 0, 3, 1, 4)
-    # kernels on a GPU read any strides; plain torch would copy in every order of derivative
+    # kernels on a GPU read any strides, while on the CPU one copy here saves one per order of derivative
     q, k, v = split.contiguous() if qkv.device.type == "cpu" else split
     attended = attention(q, k, v, size**-0.5, key_mask=key_mask).transpose(1, 2)
     return attended[:, :length, :, :size].flatten(2)

@@ -1,11 +1,11 @@
-"""A small class-conditional U-Net for images of any size its levels can halve.
+"""UNet: a small class-conditional U-Net for images of any size that its levels can halve.
 
-Each level: residual blocks (group norm, silu, 3x3 convolution, twice; the embedding of noise level
-and class is added between the two), then 2x2 average pooling. Self-attention after the blocks of
-the lowest level. On the way up: nearest-neighbour doubling, concatenation with the skip, residual
-blocks. The last convolution starts at zero. With patch > 1 the image is first folded into patch²
-times as many channels, which saves most of the work on small images. Twice differentiable; a third
-derivative raises. Shapes: y [B, C, H, W], c_noise [B].
+On the way down, each level applies residual blocks and then 2x2 average pooling. A residual block is group norm,
+silu and a 3x3 convolution, twice, with a shift from the embedding of noise level and class between the two. The
+lowest level ends with self-attention. On the way up, each level doubles the resolution by nearest neighbours,
+appends the skip, and applies residual blocks. The last convolution starts at zero. With patch > 1 the image is
+first folded into patch² times as many channels, which saves most of the work on small images. The network is twice
+differentiable; a third derivative raises. Shapes: y [B, C, H, W], c_noise [B].
 Sources: Ronneberger et al. 2015, arXiv 1505.04597; Ho et al. 2020, arXiv 2006.11239.
 """
 
@@ -27,12 +27,19 @@ from edmfast.models.backbones.unet_blocks import Attention, ResidualBlock
 
 
 class UNet(nn.Module):
-    """in_channels of the image; channels per level, the highest resolution first.
+    """A U-Net for images [B, C, H, W], twice differentiable.
 
-    blocks: residual blocks per level and direction. num_classes: None, or the number of classes a
-    class_label distinguishes. groups of the group norms: every entry of channels must be a
-    multiple. patch: side of the square of pixels folded into channels, 1 for none. Height and width
-    must be multiples of patch·2^(len(channels) - 1): of 4 by default. Raises ValueError otherwise.
+    H and W must be multiples of patch·2^(len(channels) - 1), which is 4 by default.
+
+    in_channels: C. channels: channels of each level, the highest resolution first.
+    blocks: residual blocks per level and direction.
+    num_classes: the number of classes that class_label distinguishes, or None for no labels.
+    groups: groups of the group norms. Every entry of channels must be a multiple of it.
+    embedding_width: numbers of the embedding of noise level and class.
+    patch: side of the square of pixels that is folded into channels; 1 folds nothing.
+
+    Raises ValueError for sizes that are not positive and channels that are not multiples of groups.
+    Sources: Ronneberger et al. 2015, arXiv 1505.04597; Ho et al. 2020, arXiv 2006.11239.
     """
 
     def __init__(
@@ -84,7 +91,11 @@ class UNet(nn.Module):
     def forward(
         self, y: torch.Tensor, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """y [B, C, H, W], c_noise [B], class_label int64 [B] or None -> like y."""
+        """Return a tensor like y [B, C, H, W].
+
+        c_noise: [B], ln(sigma)/4. class_label: int64 [B], or None for "unconditional".
+        Raises ValueError for a y of another shape and for labels out of range.
+        """
         self._check(y)
         embedding = self.embedding(c_noise, class_label)
         h = self.input(fold(y, self.patch))
@@ -108,14 +119,16 @@ class UNet(nn.Module):
 
 
 def _doubled(h: torch.Tensor) -> torch.Tensor:
-    """Nearest neighbours, [B, C, H, W] -> [B, C, 2 H, 2 W]; torch's own needs sizes that are numbers,
-    which keeps a traced batch size from being a symbol."""
+    """Return h [B, C, H, W] at twice the resolution, [B, C, 2 H, 2 W], by nearest neighbours.
+
+    torch's own interpolation needs sizes that are numbers, so that a trace could not hold a symbolic batch size.
+    """
     spread = h[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)
     return spread.flatten(4).flatten(2, 3)
 
 
 class Level(nn.ModuleList):
-    """The residual blocks of one resolution, one after the other."""
+    """The residual blocks of one resolution, applied one after the other."""
 
     def __init__(
         self, entry: int, width: int, blocks: int, groups: int, embedding_width: int
@@ -126,7 +139,7 @@ class Level(nn.ModuleList):
         )
 
     def forward(self, h: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        """h [B, entry, H, W], embedding [B, embedding_width] -> [B, width, H, W]."""
+        """Return [B, width, H, W] for h [B, entry, H, W] and embedding [B, embedding_width]."""
         for block in self:
             h = block(h, embedding)
         return h

@@ -1,4 +1,4 @@
-"""Building blocks of the U-Net, [B, C, H, W] to [B, C', H, W], twice differentiable."""
+"""The building blocks of the U-Net, from [B, C, H, W] to [B, C', H, W], twice differentiable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from edmfast.models.backbones.self_attention import self_attention
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x))) + embedding))), a 1x1 convolution where C' != C."""
+    """A residual block, skip(x) + conv(silu(norm(conv(silu(norm(x))) + shift))).
+
+    The shift is linear in the embedding. skip is a 1x1 convolution where C' differs from C, else the identity.
+    entry: C. width: C'. groups: groups of both norms. embedding_width: numbers of the embedding.
+    """
 
     def __init__(self, entry: int, width: int, groups: int, embedding_width: int) -> None:
         super().__init__()
@@ -24,13 +28,15 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if entry == width else nn.Conv2d(entry, width, 1, bias=False)
 
     def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """Return [B, C', H, W]. x: [B, C, H, W]. embedding: [B, embedding_width], or fewer equal rows."""
         shift = per_sample(self.shift(embedding), x.shape[0])[:, :, None, None]
         h = self.conv1(group_norm(x, self.norm1, silu=True)) + shift
-        return self.skip(x) + self.conv2(group_norm(h, self.norm2, silu=True))
+        output: torch.Tensor = self.skip(x) + self.conv2(group_norm(h, self.norm2, silu=True))
+        return output
 
 
 class Attention(nn.Module):
-    """x + projection(softmax(q kᵀ/sqrt(C)) v) over the H·W positions, one head."""
+    """Self-attention with one head, x + projection(softmax(q kᵀ/sqrt(C)) v) over the H·W positions."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
@@ -39,6 +45,7 @@ class Attention(nn.Module):
         self.projection = Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a tensor like x [B, C, H, W]."""
         tokens = group_norm(x, self.norm).flatten(2).transpose(1, 2)
-        attended = self.projection(self_attention(self.qkv(tokens), heads=1))
+        attended: torch.Tensor = self.projection(self_attention(self.qkv(tokens), heads=1))
         return x + attended.transpose(1, 2).reshape(x.shape)

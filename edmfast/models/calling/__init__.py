@@ -1,1 +1,1 @@
-"""How a model of any origin is called: one protocol, its conditions, and its derivatives."""
+"""Calls to models of any origin: one protocol, its conditions, its errors, and second derivatives."""

@@ -1,4 +1,4 @@
-"""Keyword conditions of models: which names a model accepts, and what its error says about others."""
+"""The keyword conditions of models: the names that a model accepts, and errors that explain the others."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edmfast.models.calling.origin import is_ours, name_of
+
 _DTYPES = re.compile(
     r"same dtype|expected scalar type|should be the same|mixed dtype", re.IGNORECASE
 )
@@ -17,15 +19,15 @@ _SIZES = re.compile(r"must match the size of tensor")
 
 
 def accepted_conditions(model: Any) -> set[str] | None:
-    """Return the names of the keyword conditions of a model, None where it takes any or cannot be asked."""
-    own = getattr(model, "accepted_conditions", None)
-    if callable(own):
-        found: set[str] | None = own()
-        return found
-    if _is_ours(model):
-        inside = getattr(model, "backbone", None)
-        if inside is not None:
-            return accepted_conditions(inside)
+    """Return the names of a model's keyword conditions, or None where it takes any name or does not say."""
+    declared = getattr(model, "accepted_conditions", None)
+    if callable(declared):
+        names: set[str] | None = declared()
+        return names
+    if is_ours(model):
+        backbone = getattr(model, "backbone", None)
+        if backbone is not None:
+            return accepted_conditions(backbone)
         members = getattr(model, "models", None) or [getattr(model, "model", None)]
         if members[0] is not None:
             return _common(members)
@@ -33,46 +35,50 @@ def accepted_conditions(model: Any) -> set[str] | None:
 
 
 def check_accepted(model: Any, names: Iterable[str], what: str | None = None) -> None:
-    """Raise TypeError where a model is known not to accept a condition. what: what the error calls the model."""
+    """Raise TypeError where a model is known not to accept a condition.
+
+    what: the name of the model in the error; the name of its class by default.
+    """
     accepted = accepted_conditions(model)
     unknown = [] if accepted is None else sorted(set(names) - accepted)
     if accepted is None or not unknown:
         return
     if not accepted:
-        raise TypeError(f"{what or _name(model)} accepts no conditions, given {', '.join(unknown)}")
+        raise TypeError(
+            f"{what or name_of(model)} accepts no conditions, given {', '.join(unknown)}"
+        )
     known, hint = ", ".join(sorted(accepted)), f"{sorted(accepted)[0]!r}"
     raise TypeError(
-        f"{what or _name(model)} accepts the conditions {known}, given {', '.join(unknown)}: a model that "
-        f"calls one by another name is wrapped as edmfast.targets.Renamed(model, {unknown[0]}={hint})"
+        f"{what or name_of(model)} accepts the conditions {known}, given {', '.join(unknown)}: if the model uses "
+        f"another name for it, wrap the model as edmfast.targets.Renamed(model, {unknown[0]}={hint})"
     )
 
 
 def explained(error: Exception, model: Any, x: Tensor, condition: dict[str, Any]) -> Exception:
-    """Return an error of a model's call in words that name the model and what it accepts, or the error itself."""
-    told = str(error)
-    if isinstance(error, TypeError) and "unexpected keyword argument" in told:
+    """Return a clearer error for the failed call of a model, or the error itself.
+
+    The clearer error names the model and says what it accepts.
+    """
+    message = str(error)
+    if isinstance(error, TypeError) and "unexpected keyword argument" in message:
         try:
             check_accepted(model, condition)
         except TypeError as better:
             return better
-    if isinstance(error, RuntimeError) and _DTYPES.search(told):
-        held = _dtypes(model) - {x.dtype}
-        if held:
-            kinds = ", ".join(sorted(map(str, held)))
+    if isinstance(error, RuntimeError) and _DTYPES.search(message):
+        others = _dtypes(model) - {x.dtype}
+        if others:
+            kinds = ", ".join(sorted(map(str, others)))
             return TypeError(
-                f"{_name(model)} has numbers of {kinds}, and was given states of {x.dtype}: give states of its "
-                f"dtype (in smc.sample by dtype=), or convert the model by model.to({x.dtype}) ({told})"
+                f"{name_of(model)} has numbers of {kinds} and was given states of {x.dtype}: pass states of its "
+                f"dtype (to smc.sample by dtype=), or convert the model by model.to({x.dtype}) ({message})"
             )
-    if isinstance(error, RuntimeError) and _SIZES.search(told):
+    if isinstance(error, RuntimeError) and _SIZES.search(message):
         return RuntimeError(
-            f"{_name(model)} failed: {told}. It gets the noise levels as a tensor [B], one for each row of x: "
-            f"reshape them with sigma.view(-1{', 1' * (x.dim() - 1)}) before they meet x"
+            f"{name_of(model)} failed: {message}. It receives the noise levels as a tensor [B], one per row of x: "
+            f"reshape them with sigma.view(-1{', 1' * (x.dim() - 1)}) before combining them with x"
         )
     return error
-
-
-def _is_ours(model: Any) -> bool:
-    return type(model).__module__.partition(".")[0] == "edmfast"
 
 
 def _common(members: Iterable[Any]) -> set[str] | None:
@@ -81,7 +87,7 @@ def _common(members: Iterable[Any]) -> set[str] | None:
 
 
 def _parameters(model: Any) -> set[str] | None:
-    """Return the names after the first two in the signature of what a model is called by."""
+    """Return the parameter names after the first two in the signature of the method that is called."""
     call = model
     if isinstance(model, nn.Module):
         call = model.forward
@@ -92,17 +98,12 @@ def _parameters(model: Any) -> set[str] | None:
     except (TypeError, ValueError):
         return None
     free = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    if any(one.kind in free for one in parameters):
+    if any(parameter.kind in free for parameter in parameters):
         return None
-    names = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {one.name for one in parameters[2:] if one.kind in names}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {parameter.name for parameter in parameters[2:] if parameter.kind in named}
 
 
 def _dtypes(model: Any) -> set[torch.dtype]:
     tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
     return {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
-
-
-def _name(model: Any) -> str:
-    name = getattr(model, "__qualname__", None)
-    return name if isinstance(name, str) else type(model).__name__

@@ -1,8 +1,9 @@
-"""Errors of torch's attention at a second derivative, told with their cure.
+"""Clearer errors for the second derivative of torch's attention, which torch does not have.
 
 The kernels behind `torch.nn.functional.scaled_dot_product_attention` have a first derivative only. The score of an
-energy takes it, so that training an energy, probing its curvature or following a reward through it asks for the
-second. torch then says "derivative for aten::_scaled_dot_product_…_backward is not implemented" and no more.
+energy uses it up, so that training an energy, probing its curvature or following a reward through it needs a
+second one. torch then says only "derivative for aten::_scaled_dot_product_…_backward is not implemented". The
+error raised here names the cure, `edmfast.models.patch_attention`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ CURE = (
 
 @contextlib.contextmanager
 def second_derivatives() -> Iterator[None]:
-    """Within, torch's error of a missing second derivative of attention is raised again with its cure."""
+    """Raise torch's error for the missing second derivative of attention again, with its cure."""
     try:
         yield
     except RuntimeError as error:
@@ -40,10 +41,10 @@ def second_derivatives() -> Iterator[None]:
 
 @contextlib.contextmanager
 def watched_attention() -> Iterator[None]:
-    """Within, attention is torch's own, with an error that names the cure wherever it is differentiated twice.
+    """Let torch's attention raise an error that names the cure when it is differentiated twice.
 
-    A caller who differentiates a score is not within any call of ours when torch fails, so that the error is
-    left in the graph. Nothing is done within `patch_attention`, nor without a graph.
+    When a caller differentiates a score, torch fails outside of any call of this package. So hooks in the graph
+    raise the error. The context does nothing inside a patched module and where no graph is recorded.
     """
     if not torch.is_grad_enabled() or is_redirected(_ATTENTION):
         yield

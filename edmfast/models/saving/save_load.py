@@ -16,7 +16,8 @@ from edmfast._internal.files import read_tensors, write_tensors
 from edmfast._internal.json_text import parse_json, shortened
 from edmfast._internal.numbers import as_float
 from edmfast.models.backbones import BACKBONES
-from edmfast.models.energy import Denoiser, EnergyModel
+from edmfast.models.denoiser import Denoiser
+from edmfast.models.energy import EnergyModel
 from edmfast.models.saving.rebuild import check_fits, rebuilt
 from edmfast.models.saving.register import known_backbones
 

@@ -1,0 +1,17 @@
+"""The origin of a model: whether it belongs to this package, and the name that errors give it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def is_ours(model: Any) -> bool:
+    """Return whether a model is of a class of this package, or a method of one: such a model keeps the protocol."""
+    owner = getattr(model, "__self__", model)
+    return type(owner).__module__.partition(".")[0] == "edmfast"
+
+
+def name_of(model: Any) -> str:
+    """Return the name of a model for errors: that of a function, or else of its class."""
+    name = getattr(model, "__qualname__", None)
+    return name if isinstance(name, str) else type(model).__name__
