@@ -6,7 +6,7 @@ from typing import Any
 
 
 def is_ours(model: Any) -> bool:
-    """Return whether a model is of a class of this package, or a method of one: such a model keeps the protocol."""
+    """Return whether a model is of a class of this package or a method of one. Such a model keeps the protocol."""
     owner = getattr(model, "__self__", model)
     return type(owner).__module__.partition(".")[0] == "edmfast"
 

@@ -1,1 +1,1 @@
-"""Foreign networks made twice differentiable, and dropout that depends on seed and step only."""
+"""Patches for foreign networks: attention with second derivatives, and dropout fixed by seed and step."""

@@ -1,8 +1,8 @@
-"""Attention with a second derivative inside models written for torch's scaled_dot_product_attention.
+"""Attention with second derivatives for models written with torch's scaled_dot_product_attention.
 
 While a patched module runs, calls of `torch.nn.functional.scaled_dot_product_attention` go to
-`edmfast.ops.attention`. Models whose attention is written that way, such as those of diffusers and
-`torch.nn.MultiheadAttention` without weights, can then be trained as energies without editing them.
+`edmfast.ops.attention`. So models whose attention is written that way, such as those of diffusers and
+`torch.nn.MultiheadAttention` without weights, can be trained as energies without an edit.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from edmfast._internal.redirect import redirected
 from edmfast.models.backbones.plain_attention import attend as attention
-from edmfast.models.calling.foreign import is_ours, name_of
+from edmfast.models.calling.origin import is_ours, name_of
 
 _METHODS = ("forward", "energy", "energy_and_score", "denoise")
-"""The methods by which models are called."""
+"""The names of the methods by which models are called."""
 
 
 def _attend(
@@ -34,8 +34,8 @@ def _attend(
 ) -> Tensor:
     if dropout_p or enable_gqa:
         raise ValueError(
-            "patched attention has neither dropout nor grouped queries, "
-            f"got dropout_p={dropout_p}, enable_gqa={enable_gqa}"
+            "patched attention takes dropout_p=0 and enable_gqa=False only, "
+            f"given dropout_p={dropout_p}, enable_gqa={enable_gqa}"
         )
     lead, keys = query.shape[:-2], key.shape[-2]
     batch, key_mask = lead[:1], None
@@ -56,30 +56,37 @@ def _attend(
 
 
 def _differs(mask: Tensor) -> bool:
-    """Whether an expanded mask [batch, .., M] has more than one row for an entry of the batch."""
+    """Return whether an expanded mask [batch, .., M] has more than one row for an entry of the batch."""
     inner = zip(mask.shape[1:-1], mask.stride()[1:-1], strict=True)
     return any(size == 0 or (size > 1 and stride > 0) for size, stride in inner)
 
 
 def _key_mask(mask: Tensor) -> Tensor:
-    """bool [.., M] of a mask that is the same for all queries: bool, or of zeros and -inf, which is
-    looked at on the host. ValueError for any other."""
+    """Return a mask of keys as bool [.., M], True for keys that take part.
+
+    The mask must have one row for all queries, and be bool or consist of zeros and -inf. Floating masks are read
+    on the host. Raises ValueError for any other mask.
+    """
     if mask.dim() > 1 and mask.shape[-2] != 1:
         raise ValueError(
-            "patched attention takes masks of keys, of one row for all queries, "
-            f"got shape {tuple(mask.shape)}"
+            "patched attention takes masks of keys, with one row for all queries, "
+            f"given shape {tuple(mask.shape)}"
         )
     if mask.dtype != torch.bool:
         kept = mask == 0
         if not bool((kept | (mask == -math.inf)).all()):
-            raise ValueError("patched attention takes no mask but of zeros and -inf, or of bool")
+            raise ValueError(
+                "patched attention takes masks of bool or of zeros and -inf, given other numbers"
+            )
         mask = kept
     return mask.squeeze(-2) if mask.dim() > 1 else mask
 
 
 class _Patched:
-    """A method of a patched module. An object that knows its module, so that a copy of the module gets a method of
-    its own."""
+    """A method of a patched module, which runs the module's own method with the attention exchanged.
+
+    It is an object that holds its module, so that a deep copy of the module gets a method bound to the copy.
+    """
 
     def __init__(self, module: nn.Module, name: str) -> None:
         self.module, self.name = module, name
@@ -95,35 +102,40 @@ class _Patched:
 
 
 def patch_attention(module: nn.Module) -> nn.Module:
-    """Make `module`, whenever it is called, attend by `edmfast.ops.attention`; returns it.
+    """Let a module use `edmfast.ops.attention` instead of torch's attention whenever it is called.
 
-    module: a network, an `EnergyModel` or `Denoiser` of one, a target made of such, or an energy of your own. Of
-    our models it is the networks inside that are patched, so that every method of theirs is covered, compiled or
-    not; of an energy of your own its `forward`, `energy`, `energy_and_score` and `denoise` are.
+    Derivatives of its attention then exist to second order, in memory linear in the number of positions, so that
+    it can be trained as an energy. The module is changed in place and returned; patching it again changes nothing.
 
-    Derivatives of its attention then exist to second order, in memory linear in the length. Its forward
-    raises ValueError where it asks for dropout, grouped queries, or a mask that differs between queries
-    or does more than leave keys out. Patching twice is patching once. What runs the module's parts again
-    without the module, as torch.utils.checkpoint inside it does, gets torch's attention there.
+    module: a network, an `EnergyModel` or `Denoiser` of one, a target made of such models, or an energy of your
+    own. In our models the networks inside are patched, which covers all methods of the model, compiled or not. In
+    an energy of your own the methods `forward`, `energy`, `energy_and_score` and `denoise` are patched.
+
+    A call raises ValueError where the module uses dropout in its attention, grouped queries, or a mask that
+    differs between queries or does more than exclude keys. Code that runs parts of the module again without the
+    module itself, such as torch.utils.checkpoint inside it, gets torch's attention there.
     Raises TypeError for anything but a module.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(
-            f"patch_attention takes a torch.nn.Module, given {name_of(module)}: patch the network inside it"
+            f"patch_attention takes a torch.nn.Module, given {name_of(module)}: pass the network inside it"
         )
     for part in _foreign_parts(module):
         for name in _METHODS:
             if callable(getattr(part, name, None)) and not isinstance(
                 getattr(part, name), _Patched
             ):
-                # past __setattr__ of modules, which may know the name
+                # a plain entry avoids __setattr__ of the module, which may treat the name specially
                 part.__dict__[name] = _Patched(part, name)
     return module
 
 
 def _foreign_parts(module: nn.Module) -> list[nn.Module]:
-    """Return the modules to patch: the outermost that are not ours, and a network of ours only where somebody has
-    put a module of theirs into it, since our own have no attention of torch's."""
+    """Return the modules to patch: the outermost ones that are not ours.
+
+    A backbone of ours is among them only where a foreign module has been put into it, because our own modules do
+    not use torch's attention.
+    """
     if not is_ours(module):
         return [module]
     if ".backbones." in type(module).__module__:

@@ -1,10 +1,10 @@
-"""Dropout whose masks are a function of seed, step, layer and sample.
+"""Dropout whose masks depend only on seed, step, layer and sample.
 
-torch draws masks from a global generator, which neither a checkpoint nor a compiled graph carries. Here the
-k-th dropout of a step compares the counter-based normals of `edmfast.ops.standard_normal` (population k,
-particle: the sample) with the quantile of the dropout probability: the same mask eagerly and compiled, on
-every device, and for a sample whatever the batch around it. Source: Srivastava et al. 2014, "Dropout: a
-simple way to prevent neural networks from overfitting".
+torch draws masks from a global generator, whose state neither a checkpoint nor a compiled graph carries. Here the
+k-th dropout of a step compares the counter-based normals of `edmfast.ops.standard_normal` (population k, particle
+= sample) with the quantile of the dropout probability. So a sample has the same mask eagerly and compiled, on
+every device, and in every batch. Source: Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks
+from overfitting".
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ _STREAM = 8
 
 
 class SeededDropout:
-    """What takes the place of torch's dropout functions; calls: how many have drawn."""
+    """Replacements for torch's dropout functions.
+
+    rng: int64 [2], as `edmfast.ops.rng_state` makes it. calls: number of masks drawn so far.
+    """
 
     def __init__(self, rng: Tensor) -> None:
         self.rng, self.calls = rng, 0
@@ -42,7 +45,7 @@ class SeededDropout:
     def dropout2d(
         self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> Tensor:
-        # three dimensions are a batch of signals, as torch has it
+        # torch's dropout2d also takes three dimensions for a batch of signals
         return self._drop(input, 2, p, training, inplace)
 
     def dropout3d(
@@ -51,7 +54,7 @@ class SeededDropout:
         return self._drop(input, 2 if input.dim() == 5 else 1, p, training, inplace)
 
     def _drop(self, input: Tensor, leading: int, p: float, training: bool, inplace: bool) -> Tensor:
-        """One draw for each place in the first `leading` dimensions."""
+        """Draw one number for each place in the first `leading` dimensions, and drop what lies below p."""
         if not 0 <= p <= 1:
             raise ValueError(f"dropout probability must lie in [0, 1], given {p}")
         if not training or p == 0 or input.dim() == 0:
@@ -68,11 +71,11 @@ class SeededDropout:
 
 @contextlib.contextmanager
 def seeded_dropout(rng: Tensor) -> Iterator[SeededDropout]:
-    """Within, `torch.nn.functional.dropout` and its relatives of whole channels, and the modules that call
-    them, draw from rng, int64 [2] as `edmfast.ops.rng_state` makes it. Inputs are [B, ...], sample first.
+    """Let `torch.nn.functional.dropout`, dropout1d, 2d and 3d draw their masks from rng in this context.
 
-    Left to torch's generator: dropout inside its scaled_dot_product_attention (MultiheadAttention without
-    weights), alpha dropout and other random functions.
+    Modules that call these functions are covered too. rng: int64 [2], as `edmfast.ops.rng_state` makes it. Inputs
+    are [B, ...] with the sample first. Other random functions keep torch's generator: alpha dropout, and dropout
+    inside torch's scaled_dot_product_attention (MultiheadAttention without weights).
     """
     seeded = SeededDropout(rng)
     with redirected(

@@ -1,1 +1,1 @@
-"""Models in safetensors files, and the backbones that may be rebuilt from them."""
+"""Saving and loading of models as safetensors files, and the backbones that can be rebuilt from them."""

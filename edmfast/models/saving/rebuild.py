@@ -1,7 +1,7 @@
-"""Models from descriptions that a file holds, which may ask for anything: compared first, allocated then.
+"""Safe construction of a model from the description in a file, which may ask for anything.
 
-A description is first followed on the meta device, where tensors have shapes and no memory. Only where names,
-shapes and kinds of numbers are those of the tensors at hand is the model built for good.
+The model is first built on the meta device, where tensors have shapes but no memory. It is built for good only if
+the names, shapes and dtypes of its tensors agree with the tensors in the file.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def rebuilt(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Return build(), on the CPU and with the given state, whose dtypes it takes.
+    """Return build() on the CPU, with the given tensors as its state and in their dtypes.
 
-    Raises ValueError where the model has other tensors, before it takes memory.
+    Raises ValueError where the model has other tensors, before any memory is taken for it.
     """
     check_fits(build, tensors)
     model = build()
@@ -37,16 +37,17 @@ def rebuilt(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> nn
 
 
 def check_fits(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless build() has tensors of these names, shapes and kinds."""
+    """Raise ValueError unless the tensors of build() have these names, shapes and kinds of numbers."""
     try:
         with torch.device("meta"), _at_most(len(tensors)):
-            wanted = build().state_dict()
-    except (RuntimeError, TypeError) as error:  # of torch, and of a conversion to NumPy
+            expected_state = build().state_dict()
+    except (RuntimeError, TypeError) as error:
+        # torch and NumPy refuse a constructor that reads values, which meta tensors do not have
         if "meta" not in str(error):
             raise
-        return  # a constructor that looks at numbers, which meta tensors have not
-    for name in wanted.keys() & tensors.keys():
-        expected, tensor = wanted[name], tensors[name]
+        return
+    for name in expected_state.keys() & tensors.keys():
+        expected, tensor = expected_state[name], tensors[name]
         if expected.shape != tensor.shape:
             raise ValueError(
                 f"size mismatch: {name} is {[*tensor.shape]} in the file and {[*expected.shape]} in the model"
@@ -56,27 +57,33 @@ def check_fits(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) ->
             raise ValueError(
                 f"{name} is {tensor.dtype} in the file and {expected.dtype} in the model"
             )
-    missing, foreign = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys()
-    if missing or foreign:
-        raise ValueError(f"tensors missing: {_few(missing)}; not of this model: {_few(foreign)}")
+    missing, surplus = (
+        expected_state.keys() - tensors.keys(),
+        tensors.keys() - expected_state.keys(),
+    )
+    if missing or surplus:
+        raise ValueError(f"tensors missing: {_few(missing)}; not of this model: {_few(surplus)}")
 
 
 @contextmanager
 def _at_most(tensors: int) -> Iterator[None]:
-    """Within, a model of far more modules than so many tensors can be of stops growing: ValueError."""
+    """Raise ValueError where a model is built with far more parts than this number of tensors can fill."""
     thread, count, most = threading.get_ident(), 0, 1000 + 50 * tensors
 
-    def grown(*_: Any) -> None:
+    def count_part(*_: Any) -> None:
         nonlocal count
-        if threading.get_ident() != thread:  # of a model that another thread builds
+        # the hooks are global, so another thread may be building a model of its own
+        if threading.get_ident() != thread:
             return
         count += 1
         if count > most:
-            raise ValueError(f"a model of more parts than a file of {tensors} tensors can fill")
+            raise ValueError(
+                f"a file of {tensors} tensors cannot fill a model of more than {most} parts, which it describes"
+            )
 
     hooks = [
-        register_module_module_registration_hook(grown),
-        register_module_parameter_registration_hook(grown),
+        register_module_module_registration_hook(count_part),
+        register_module_parameter_registration_hook(count_part),
     ]
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which classes of backbones a saved model may be rebuilt from: ours, and those a program registers itself."""
+"""The registry of backbone classes from which a saved model may be rebuilt: ours, and those of the program."""
 
 from __future__ import annotations
 
@@ -14,27 +14,30 @@ _OURS = dict(BACKBONES)
 
 
 def register_backbone(cls: Class) -> Class:
-    """Let `save_model` and `load_model` take backbones of this class; returns it, so that it can be a decorator.
+    """Let `save_model` and `load_model` accept backbones of this class, and return the class.
 
-    The class must be an nn.Module whose instances carry their constructor's arguments as `config`, a dictionary
-    that JSON can hold. A saved model names its backbone's class, and loading looks that name up among registered
-    classes only: nothing that a file names is imported. A class of the same name takes the place of one registered
-    before, as when a notebook's cell runs again. Raises TypeError for anything else, ValueError for our own names.
+    The function can be used as a decorator. cls: a subclass of nn.Module whose instances carry the arguments of
+    their constructor as `config`, a dictionary that JSON can hold. A saved model names the class of its backbone,
+    and loading looks that name up among the registered classes only, so that nothing which a file names is
+    imported. A class replaces an earlier one of the same name, as when the cell of a notebook runs again.
+    Raises TypeError for anything but such a class, and ValueError for the names of our own backbones.
     """
     if not isinstance(cls, type) or not issubclass(cls, nn.Module):
-        raise TypeError(f"register_backbone takes a class of nn.Module, given {cls!r}")
+        raise TypeError(f"register_backbone takes a subclass of nn.Module, given {cls!r}")
     name = cls.__name__
     if name in _OURS and cls is not _OURS[name]:
-        raise ValueError(f"edmfast has a backbone {name} of its own: give the class another name")
+        raise ValueError(f"edmfast itself has a backbone named {name}: give the class another name")
     BACKBONES[name] = cls
     return cls
 
 
 def known_backbones(more: Mapping[str, type[nn.Module]] | None) -> dict[str, type[nn.Module]]:
-    """Return the registered classes by name, and those of more. TypeError for what is no class of nn.Module."""
+    """Return the registered classes and those of more, by name. Raises TypeError for other values."""
     if more is not None and not isinstance(more, Mapping):
-        raise TypeError(f"backbones must be a dictionary of names and classes, given {more!r}")
+        raise TypeError(f"backbones must be a dictionary from names to classes, given {more!r}")
     for name, cls in (more or {}).items():
         if not isinstance(name, str) or not isinstance(cls, type) or not issubclass(cls, nn.Module):
-            raise TypeError(f"backbones must hold names and classes, given {name!r}: {cls!r}")
+            raise TypeError(
+                f"backbones must map names to subclasses of nn.Module, given {name!r}: {cls!r}"
+            )
     return {**BACKBONES, **(more or {})}

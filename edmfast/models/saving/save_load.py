@@ -1,4 +1,4 @@
-"""Models on disk: weights in safetensors, the constructor's arguments as JSON metadata."""
+"""Models on disk: the weights in safetensors, and the arguments of the constructors as JSON metadata."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _FORMAT, _VERSION = "edmfast-model", 1
 
 
 def describe_model(model: EnergyModel | Denoiser) -> dict[str, Any]:
-    """The JSON-able description a model is rebuilt from.
+    """Return the description from which a model is rebuilt, a dictionary that JSON can hold.
 
-    Raises ValueError for another class, a backbone whose class is not registered or that does not say its
-    constructor's arguments, and a model whose tensors are not those that the description leads to.
+    Raises ValueError for a model of another class, for a backbone whose class is not registered or whose `config`
+    is missing, and for a model whose tensors differ from those of a model rebuilt from the description.
     """
     if type(model) not in (EnergyModel, Denoiser):
         raise ValueError(f"can save EnergyModel and Denoiser, given {type(model).__name__}")
     name = type(model.backbone).__name__
     if BACKBONES.get(name) is not type(model.backbone):
         raise ValueError(
-            f"backbone {name} is not registered, so no saved model could be loaded again: keep its constructor's "
-            f"arguments as self.config, a dictionary that JSON can hold, and call "
+            f"backbone {name} is not registered, so a saved model could not be loaded again: keep the arguments "
+            f"of its constructor as self.config, a dictionary that JSON can hold, and call "
             f"edmfast.models.register_backbone({name}) before saving and loading. Registered: {sorted(BACKBONES)}"
         )
     description = {
@@ -53,25 +53,25 @@ def describe_model(model: EnergyModel | Denoiser) -> dict[str, Any]:
     except Exception as error:
         raise ValueError(
             f"this model cannot be saved: its backbone's config does not rebuild it ({error}). Save the model "
-            "before it is wrapped or patched, or let config say all that the constructor needs"
+            "before it is wrapped or patched, or let config hold all arguments of the constructor"
         ) from error
     return description
 
 
 def _config_of(backbone: nn.Module) -> dict[str, Any]:
     config, name = getattr(backbone, "config", None), type(backbone).__name__
-    wanted = "the constructor's arguments by name, as JSON can hold them"
+    contents = "the constructor's arguments by name, as JSON can hold them"
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
-        raise ValueError(f"{name}.config must be a dictionary of {wanted}, given {config!r}")
+        raise ValueError(f"{name}.config must be a dictionary of {contents}, given {config!r}")
     try:
         text = json.dumps(config, allow_nan=False, default=_number)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{name}.config must hold {wanted}: {error}") from error
+        raise ValueError(f"{name}.config must hold {contents}: {error}") from error
     return dict(parse_json(f"{name}.config", text))
 
 
 def _number(value: Any) -> Any:
-    """Return a NumPy number as one of Python, for JSON."""
+    """Return a NumPy number as a Python number, which JSON can hold."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"it holds a {type(value).__name__}")
@@ -80,13 +80,14 @@ def _number(value: Any) -> Any:
 def save_model(
     model: EnergyModel | Denoiser, path: str | os.PathLike[str], *, overwrite: bool = False
 ) -> None:
-    """Write model to path (safetensors). A saved model already there is replaced in one step.
+    """Write a model to path as one safetensors file.
 
-    A backbone of your own can be saved once its class is registered by `edmfast.models.register_backbone`.
+    A saved model that is already there is replaced in one step, so that no reader sees half a file. A backbone of
+    your own can be saved once `edmfast.models.register_backbone` has registered its class.
 
-    overwrite: replace a file of another kind too, which otherwise raises FileExistsError.
-    Raises as `describe_model` does; FileNotFoundError where the folder does not exist, ValueError or OSError where
-    the path names no regular file or cannot be written.
+    overwrite: also replace a file of another kind, which otherwise raises FileExistsError.
+    Raises ValueError for a model that could not be loaded again (see `register_backbone`), FileNotFoundError where
+    the folder does not exist, and ValueError or OSError where the path is not a regular file or cannot be written.
     """
     metadata = describe_model(model)
     write_tensors(path, model.state_dict(), metadata, kind=MODEL, overwrite=overwrite)
@@ -95,21 +96,23 @@ def save_model(
 def load_model(
     path: str | os.PathLike[str], *, backbones: Mapping[str, type[nn.Module]] | None = None
 ) -> EnergyModel | Denoiser:
-    """The model saved at path: on the CPU, in the saved dtypes, in eval mode.
+    """Return the model saved at path: on the CPU, in the saved dtypes and in eval mode.
 
-    backbones: classes by name, besides those registered. Nothing that a file names is imported.
-    Raises FileNotFoundError; ValueError naming what is wrong with a file that is corrupt, of
-    another kind, or whose weights do not fit its description, before memory is taken for them.
+    backbones: further classes by name, besides the registered ones. Nothing that a file names is imported.
+    Raises FileNotFoundError where there is no file. Raises ValueError, which names the reason, for a file that is
+    corrupt, of another kind, or whose weights do not fit its description, before memory is taken for them.
     """
     known = known_backbones(backbones)
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != _FORMAT:
         kind = kind_of(Path(path))
-        found = shortened(metadata.get("format")) if kind == OTHER else f"a {kind}"
-        raise ValueError(f"{path} holds {found}, not a saved model ({_FORMAT!r})")
+        contents = shortened(metadata.get("format")) if kind == OTHER else f"a {kind}"
+        raise ValueError(f"{path} holds {contents}, not a saved model ({_FORMAT!r})")
     if metadata.get("version") != _VERSION:
-        found = shortened(metadata.get("version"))
-        raise ValueError(f"{path} has version {found}, this reads {_VERSION}")
+        version = shortened(metadata.get("version"))
+        raise ValueError(
+            f"{path} has format version {version}, this release reads version {_VERSION}"
+        )
     name = metadata.get("backbone")
     if not isinstance(name, str) or name not in known:
         raise ValueError(
@@ -119,7 +122,8 @@ def load_model(
         )
     try:
         model = rebuilt(lambda: _built(metadata, known), tensors)
-    except Exception as error:  # whatever a constructor makes of arguments that a file may hold
+    # a constructor may raise anything for the arguments that a file holds
+    except Exception as error:
         raise ValueError(f"{path} does not describe a loadable model: {error!r}") from error
     assert isinstance(model, (EnergyModel, Denoiser))
     return model.eval()
