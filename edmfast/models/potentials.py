@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.broadcast import unsqueeze_like
 from edmfast._internal.derivatives import leaf_of, values_and_slope
 from edmfast._internal.dispatch import operators_work
 from edmfast.ops import potential, potential_assemble
@@ -70,7 +71,9 @@ class Potential:
             lambda y: (weight * self.head(network(y), y),), y, recorded=differentiable
         )
         y = y if differentiable else y.detach()
-        return _quadratic(y) - f, lambda a, b: _column(a, y) * slope + _column(b, y) * y
+        return _quadratic(
+            y
+        ) - f, lambda a, b: unsqueeze_like(a, y) * slope + unsqueeze_like(b, y) * y
 
     def has_operators(self) -> bool:
         """Return whether operators compute this potential here: only the inner product has them."""
@@ -87,7 +90,7 @@ def _inner_field(
     wide = h.to(y.dtype)
     if differentiable:
         # the operator has derivatives to second order only, but a score must have all orders
-        energy, cotangent = potential(wide, y, weight)[0], _column(weight, y) * y
+        energy, cotangent = potential(wide, y, weight)[0], unsqueeze_like(weight, y) * y
     else:
         energy, cotangent = potential(wide.detach(), y.detach(), weight.detach())
     (pullback,) = torch.autograd.grad(
@@ -110,7 +113,3 @@ def side_by_side(*numbers: Tensor) -> Tensor:
 
 def _quadratic(y: Tensor) -> Tensor:
     return 0.5 * y.square().flatten(1).sum(1)
-
-
-def _column(numbers: Tensor, y: Tensor) -> Tensor:
-    return numbers.reshape(-1, *[1] * (y.dim() - 1))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from edmfast._internal.broadcast import unsqueeze_like
 from edmfast._internal.numbers import as_float, check_level
 from edmfast._internal.rows import per_sample, shared_rows
 
@@ -39,7 +40,7 @@ def expand_sigma(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
             f"sigma must be a float, [] or [B] with B = {x.shape[0]}, given {[*sigma.shape]}"
         )
     levels = sigma.to(device=x.device, dtype=x.dtype).expand(x.shape[0])
-    return levels.reshape(-1, *[1] * (x.dim() - 1))
+    return unsqueeze_like(levels, x)
 
 
 def _as_level(sigma: float, dtype: torch.dtype) -> float:

@@ -3,7 +3,7 @@
 `edmfast.ops.attention` computes it, so that an energy can be trained through it in memory linear in the number of
 positions. It has derivatives to second order, and a third derivative raises. Forward mode and torch.func use plain
 formulas. On the CPU, positions and d are padded to multiples of four, for the reason that
-`edmfast._internal.steady` gives, and the padded keys are masked.
+`edmfast._internal.batch_invariant` gives, and the padded keys are masked.
 """
 
 from __future__ import annotations
