@@ -9,7 +9,7 @@ from edmfast._internal.batch_invariant import batch_invariant_linear
 
 
 class Linear(nn.Linear):
-    """A module like torch.nn.Linear, with the same parameters, that uses `batch_invariant_linear` for its product."""
+    """A torch.nn.Linear, with the same parameters, whose product is `batch_invariant_linear`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return [..., out_features] for x [..., in_features]."""
