@@ -4,7 +4,7 @@ Command: `python -m bench.report.derivatives [--write]`.
 
 Each order is differentiated in all inputs together and compared with the plain formula in float64; the error
 may be twice that of the plain formula in the same dtype. The first order that is not right must raise. With
---write the table in the README is replaced; columns of devices that are not here are left as they are.
+--write the table in docs/derivatives.md is replaced; columns of devices that are not here are left as they are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.nn import functional
 from edmfast import ops
 from edmfast.ops.potential import reference
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "derivatives.md"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "cuda")
 MOST = 3
@@ -206,14 +206,16 @@ BEGIN, END = "<!-- derivatives: python -m bench.report.derivatives --write -->\n
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.report.derivatives", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put the table into the README")
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into docs/derivatives.md"
+    )
     options = parser.parse_args(arguments)
-    text = README.read_text()
+    text = PAGE.read_text()
     start, stop = text.index(BEGIN) + len(BEGIN), text.index(END)
     made = table(text[start:stop])
     print(made)
     if options.write:
-        README.write_text(text[:start] + made + text[stop:])
+        PAGE.write_text(text[:start] + made + text[stop:])
     return int(made != text[start:stop])
 
 

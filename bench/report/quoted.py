@@ -1,9 +1,13 @@
-"""The numbers that README quotes: a block of its own, from one run's JSON and nowhere else."""
+"""Write the block of docs/performance.md that quotes one run, from its JSON and nowhere else."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from bench.report import reasons
 from bench.report.records import Record
-from bench.report.sections import table
+from bench.report.sections import runs, table
 
 START, END = "<!-- results: python -m bench.report -->", "<!-- end of results -->"
 HEADLINES = {
@@ -18,32 +22,48 @@ HEADLINES = {
 }
 
 
-def block(record: Record) -> str:
-    """A table of the headline cases, with where and when they were measured."""
+def block(record: Record, charts: str) -> str:
+    """Return the tables of a run in Markdown: its headlines, whole runs, missed goals and a chart.
+
+    charts: the folder of its charts, seen from the page.
+    """
     run = record.content
-    cases = {case["name"]: case for case in run["cases"]}
-    rows = [
-        (told, f"{case['ratio']:.1f}x", case["best_baseline"])
-        for name, told in HEADLINES.items()
-        if (case := cases.get(name)) is not None and case["ratio"] is not None
-    ]
     met = sum(case["goal_met"] for case in run["cases"])
     where = (
-        f"{run['device_name']}, {run['threads']} thread{'s' if run['threads'] > 1 else ''}, "
-        f"{run['date'][:10]}, commit {run['commit']}. {met} of {len(run['cases'])} goals are met; "
-        "[bench/RESULTS.md](bench/RESULTS.md) begins with those that are not."
+        f"Measured on {run['device_name']}, {run['threads']} thread{'s' if run['threads'] > 1 else ''}, "
+        f"{run['date'][:10]}, commit {run['commit']}. {met} of {len(run['cases'])} goals are met."
     )
-    return f"{table(('', 'best baseline / ours', 'the best baseline'), rows)}\n\n{where}"
+    parts = [where, _headlines(run["cases"])]
+    if whole := runs(record):
+        parts += ["## Whole runs", whole]
+    parts += ["## Goals that are missed", _missed(run["cases"])]
+    chart = f"![Ratio to the best baseline, by case]({charts}/{record.device}-ratios.png)"
+    return "\n\n".join([*parts, "## All cases", chart])
+
+
+def _headlines(cases: Sequence[dict[str, Any]]) -> str:
+    by_name = {case["name"]: case for case in cases}
+    rows = [
+        (title, f"{case['ratio']:.1f}x", case["best_baseline"])
+        for name, title in HEADLINES.items()
+        if (case := by_name.get(name)) is not None and case["ratio"] is not None
+    ]
+    return table(("job", "best baseline / ours", "the best baseline"), rows)
+
+
+def _missed(cases: Sequence[dict[str, Any]]) -> str:
+    rows = [(case["name"], "; ".join(goals)) for case in cases if (goals := reasons.missed(case))]
+    return table(("case", "reached, and the goal"), rows) if rows else "Every goal is met."
 
 
 def insert(text: str, content: str) -> str:
-    """`text` with what stands between the marks replaced.
+    """Return `text` with everything between the marks replaced.
 
     Raises:
-        ValueError: the marks are not there, once each and in order.
+        ValueError: the two marks are not there in this order.
     """
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:
-        raise ValueError(f"README needs a line {START} and after it a line {END}")
+        raise ValueError(f"the page needs a line {START} and after it a line {END}")
     return f"{before}{START}\n{content}\n{END}{after}"

@@ -1,4 +1,4 @@
-"""`python -m bench.report`: renders results/*.json into RESULTS.md, its charts, and what README quotes.
+"""`python -m bench.report`: render results/*.json into RESULTS.md, its charts, and docs/performance.md.
 
 What is missed comes first. Of every device type the newest full run is shown, with the newest of each other kind
 on that device; older runs are listed at the end. Cases for a GPU stay "unmeasured" until one has run them.
@@ -18,8 +18,9 @@ from bench.report import charts, kinds, quoted, records, sections
 from bench.report.records import Record
 
 REPORT = machine.ROOT / "bench" / "RESULTS.md"
-README = machine.ROOT / "README.md"
-CHARTS = "results/charts"
+PAGE = machine.ROOT / "docs" / "performance.md"
+CHARTS = "images/charts"
+"""The folder of the charts, seen from the page."""
 _INTRODUCTION = """\
 # Results
 
@@ -81,7 +82,7 @@ def _device(record: Record, found: list[Record]) -> list[str]:
 
 
 def _image(name: str, record: Record) -> str:
-    return f"![{name}]({CHARTS}/{record.device}-{name}.png)"
+    return f"![{name}](../docs/{CHARTS}/{record.device}-{name}.png)"
 
 
 def draw(found: list[Record], folder: Path) -> list[Path]:
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     texts = {
         REPORT: render(found),
-        README: quoted.insert(README.read_text(), quoted.block(chosen(found)[-1])),
+        PAGE: quoted.insert(PAGE.read_text(), quoted.block(chosen(found)[-1], CHARTS)),
     }
     if options.check:
         stale = [
@@ -124,6 +125,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(bool(stale))
     for path, text in texts.items():
         path.write_text(text)
-    for path in draw(found, REPORT.parent / CHARTS):
+    for path in draw(found, PAGE.parent / CHARTS):
         print(f"written: {path.relative_to(machine.ROOT)}")
     return 0

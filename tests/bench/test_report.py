@@ -198,13 +198,16 @@ def test_quotes_replace_what_stood_between_their_marks(folder):
     (record,) = records.load(
         folder("2026-01-02-abc1234567", run([case("resample/1x1000000", 4.06)]))
     )
-    text = quoted.insert(f"a\n{quoted.START}\nold\n{quoted.END}\nb\n", quoted.block(record))
+    text = quoted.insert(
+        f"a\n{quoted.START}\nold\n{quoted.END}\nb\n", quoted.block(record, "charts")
+    )
     assert "a million particles | 4.1x | eager |" in text
     assert "old" not in text
     assert "1 of 1 goals are met" in text
+    assert "Every goal is met." in text
     assert text.startswith("a\n")
     assert text.endswith(f"{quoted.END}\nb\n")
-    with pytest.raises(ValueError, match="README needs a line"):
+    with pytest.raises(ValueError, match="page needs a line"):
         quoted.insert("nothing", "content")
 
 
@@ -241,10 +244,10 @@ def test_charts_are_pictures(folder, tmp_path):
     assert {*old.parent.iterdir()} == {*paths}
 
 
-def test_readme_has_no_measured_number_of_its_own():
+@pytest.mark.parametrize("name", ["README.md", "docs/performance.md"])
+def test_pages_have_no_measured_number_of_their_own(name):
     """Ratios, percentages and times stand in the quoted block, which is written from results."""
-    text = (ROOT / "README.md").read_text()
-    own = text[: text.index(quoted.START)] + text[text.index(quoted.END) :]
-    own = re.sub(r"```.*?```|`[^`]*`", "", own, flags=re.DOTALL)
+    text = re.sub(f"{quoted.START}.*?{quoted.END}", "", (ROOT / name).read_text(), flags=re.DOTALL)
+    text = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
     number = r"\d[\d.]*\s?(?:x|%|times|ms|us|µs|s|seconds?|minutes?|[GMT]B|GB/s|[GT]flop/s)(?![\w])"
-    assert re.findall(number, own) == []
+    assert re.findall(number, text) == []

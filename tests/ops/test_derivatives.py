@@ -1,4 +1,4 @@
-"""The table of derivatives in the README is what the operators do."""
+"""The table of derivatives on its page is what the operators do."""
 
 import pytest
 import torch
@@ -25,8 +25,8 @@ def test_operators_without_a_derivative_refuse(name):
     assert derivatives.refuses(name)
 
 
-def test_the_table_of_the_readme_is_the_one_generated():
-    text = derivatives.README.read_text()
+def test_the_table_of_the_page_is_the_one_generated():
+    text = derivatives.PAGE.read_text()
     start = text.index(derivatives.BEGIN) + len(derivatives.BEGIN)
     stop = text.index(derivatives.END)
     made = derivatives.table(text[start:stop])

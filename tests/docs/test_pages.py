@@ -1,0 +1,108 @@
+"""The site has every page that it names, every public name is on a page, and the code of all pages runs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+
+import pytest
+
+import edmfast
+from tests.pages import DOCS, ROOT, python_blocks, run_blocks
+
+PACKAGES = (
+    "edmfast",
+    "edmfast.targets",
+    "edmfast.models",
+    "edmfast.analytic",
+    "edmfast.ops",
+    "edmfast.smc",
+    "edmfast.sampling",
+    "edmfast.diagnostics",
+    "edmfast.distill",
+)
+PAGES = sorted(DOCS.rglob("*.md"))
+WITH_CODE = [page for page in PAGES if python_blocks(page)]
+
+
+def name_of(page):
+    return str(page.relative_to(DOCS))
+
+
+def navigation() -> list[str]:
+    """Return the pages that mkdocs.yml names, in order."""
+    text = (ROOT / "mkdocs.yml").read_text()
+    return re.findall(r"^ +- (?:.*: )?(\S+\.md)$", text[text.index("\nnav:") :], re.MULTILINE)
+
+
+def documented(package: str) -> list[str]:
+    """Return the dotted names that the page of a package documents."""
+    page = DOCS / "api" / f"{package.rpartition('.')[2]}.md"
+    return re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)
+
+
+def resolved(name: str) -> Any:
+    """Return the object of a dotted name."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:length]))
+        except ImportError:
+            continue
+        for part in parts[length:]:
+            found = getattr(found, part)
+        return found
+    raise ImportError(name)
+
+
+def public_names() -> list[tuple[str, str]]:
+    return [
+        (package, name) for package in PACKAGES for name in importlib.import_module(package).__all__
+    ]
+
+
+def test_every_page_is_in_the_navigation_and_every_entry_has_its_page():
+    assert sorted(navigation()) == sorted(map(name_of, PAGES))
+
+
+@pytest.mark.parametrize(("package", "name"), public_names())
+def test_every_public_name_is_documented(package, name):
+    if name == "__version__":
+        assert "`__version__`" in (DOCS / "api" / "edmfast.md").read_text()
+        return
+    if package == "edmfast" and (DOCS / "api" / f"{name}.md").exists():
+        return  # a package with a page of its own
+    wanted = getattr(importlib.import_module(package), name)
+    pages = PACKAGES if package == "edmfast" else (package,)
+    found = [there for page in pages for there in documented(page)]
+    if type(wanted) is type(edmfast):
+        assert [there for there in found if there.startswith(f"{package}.{name}.")]
+    else:
+        assert any(
+            there.rpartition(".")[2] == name and resolved(there) is wanted for there in found
+        ), (
+            f"put ::: {package}.{name} on docs/api/{package.rpartition('.')[2]}.md, or "
+            f"::: {package}.{name}.{name} if a module has that name"
+        )
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_documented_name_exists(package):
+    names = documented(package)
+    assert names
+    assert len(set(names)) == len(names)
+    for name in names:
+        resolved(name)
+
+
+def test_included_files_exist():
+    text = "\n".join(page.read_text() for page in PAGES)
+    included = re.findall(r'--8<-- "([^":]+)', text)
+    assert included
+    assert [name for name in included if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    run_blocks(page, tmp_path, monkeypatch)
