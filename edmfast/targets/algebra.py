@@ -48,13 +48,17 @@ Term = tuple[Exponent, Tensor, Tensor]
 class WeightedSum(nn.Module):
     """A target with the energy U = sum_i a_i E_i: the base class of Product, Tempered and Guided.
 
-    models: M targets. Plain denoisers are accepted too: the sum is then a denoiser with a score but without an
-    energy (`has_energy` is False). exponents: M numbers a_i, or tensors [K] with one number per run of rows. A
-    model whose exponent is the number 0 is never evaluated.
+    A model whose exponent is the number 0 is never evaluated. With a plain denoiser among the models, the sum is a
+    denoiser with a score but without an energy (`has_energy` is False).
 
-    Raises TypeError for a model that is neither a target nor a denoiser; ValueError for an empty sequence of
-    models, another number of exponents than models, exponents that are not finite or have different lengths K,
-    and for a total exponent A that is not positive.
+    Args:
+        models: M targets or plain denoisers.
+        exponents: M numbers a_i, or tensors [K] with one number per run of rows.
+
+    Raises:
+        TypeError: a model that is neither a target nor a denoiser.
+        ValueError: no models, another number of exponents than models, exponents that are not finite or have
+            different lengths K, or a total exponent A that is not positive.
     """
 
     numbers_only = True
@@ -118,9 +122,18 @@ class WeightedSum(nn.Module):
     def energy_and_score(
         self, x: Tensor, sigma: float | Tensor, **condition: Any
     ) -> tuple[Tensor, Tensor]:
-        """Return (U [B] in nats, S like x) by one evaluation of each model.
+        """Return the energy and the score by one evaluation of each model.
 
-        x: [B, *shape]. sigma: a float, [] or [B], positive. Raises TypeError where a model is a plain denoiser.
+        Args:
+            x: the states [B, *shape].
+            sigma: the noise levels in units of x, positive: a float, [] or [B].
+            condition: keyword conditions, passed to every model.
+
+        Returns:
+            (U [B] in nats, S like x).
+
+        Raises:
+            TypeError: a model is a plain denoiser.
         """
         if not self.has_energy:
             raise missing_energy(self)
@@ -206,9 +219,19 @@ def _plus(total: Tensor, a: Exponent, values: Tensor) -> Tensor:
 class Product(WeightedSum):
     """The target prod_i p_i^{a_i}, with the energy sum_i a_i E_i: logical AND of its models.
 
-    models: M targets or plain denoisers. exponents: M numbers or tensors [K], all 1 by default. A negative
-    exponent (negation) is accepted as long as the total exponent stays positive. Errors as for `WeightedSum`.
+    With a plain denoiser among the models it has a score but no energy (`has_energy` is False).
     Source: Du et al. 2023, arXiv 2302.11552.
+
+    Args:
+        models: M targets or plain denoisers.
+        exponents: M numbers a_i, or tensors [K] with one number per run of rows (in `smc.sample`, per
+            population); all 1 by default. A negative exponent (negation) is accepted as long as the total exponent
+            stays positive.
+
+    Raises:
+        TypeError: a model that is neither a target nor a denoiser.
+        ValueError: no models, another number of exponents than models, exponents that are not finite or have
+            different lengths K, or a total exponent A that is not positive.
     """
 
     def __init__(
@@ -220,8 +243,15 @@ class Product(WeightedSum):
 class Tempered(WeightedSum):
     """The target p^gamma, which is the model at the temperature 1/gamma.
 
-    model: a target or a plain denoiser. gamma: positive, a number or a tensor [K] with one number per run of
-    rows; above 1 it sharpens the density. Errors as for `WeightedSum`.
+    Args:
+        model: a target, or a plain denoiser, which leaves the result without an energy.
+        gamma: positive, a number or a tensor [K] with one number per run of rows (in `smc.sample`, per
+        population).
+            Above 1 it sharpens the density.
+
+    Raises:
+        TypeError: a model that is neither a target nor a denoiser, or a gamma that is no number.
+        ValueError: a gamma that is not positive and finite.
     """
 
     def __init__(self, model: Model, gamma: Exponent) -> None:
@@ -232,10 +262,18 @@ class Guided(WeightedSum):
     """The target base^(1 - weight) model^weight: classifier-free guidance or autoguidance as a density.
 
     A weight of 1 gives the model, and a weight above 1 sharpens it. With sequences of M models and M weights the
-    target is base prod_i (model_i/base)^{w_i}.
-    base, model: targets or plain denoisers. weight: a number or a tensor [K] with one number per run of rows.
-    Errors as for `WeightedSum`, and ValueError for another number of weights than models.
-    Source: Ho & Salimans 2022, arXiv 2207.12598.
+    target is base prod_i (model_i/base)^{w_i}. Source: Ho & Salimans 2022, arXiv 2207.12598.
+
+    Args:
+        base: a target or a plain denoiser, such as an unconditional model.
+        model: a target or a plain denoiser, or a sequence of M of them.
+        weight: a number, or a tensor [K] with one number per run of rows (in `smc.sample`, per population); with
+            a sequence of models, a sequence of M of these.
+
+    Raises:
+        TypeError: a model that is neither a target nor a denoiser, or a weight that is no number.
+        ValueError: another number of weights than models, weights that are not finite, or a total exponent A that
+            is not positive.
     """
 
     def __init__(

@@ -23,14 +23,18 @@ class Conditioned(nn.Module):
     """A target that binds keyword conditions, such as class_label=3, to a model.
 
     It is a target or a denoiser, as the model is.
-    condition: numbers or tensors. Python integers become int64 [B], and other numbers become [B] in the dtype of
-    x. Tensors [] are expanded to [B], tensors [1, ...] to [B, ...], and tensors [B, ...] are passed as they are.
-    In `smc.sample` each row of a tensor [K, ...] serves as many consecutive particles of all P·N: K = P is one
-    condition per population.
 
-    Raises ValueError for a condition that is given twice or whose number of rows does not fit; TypeError for a
-    value that is neither a number nor a tensor, for a condition that the model is known not to accept, and where
-    an energy is requested from a plain denoiser.
+    Args:
+        model: a target or a plain denoiser.
+        condition: numbers or tensors. Python integers become int64 [B], and other numbers become [B] in the dtype
+            of x. Tensors [] are expanded to [B], tensors [1, ...] to [B, ...], and tensors [B, ...] are passed as
+            they are. In `smc.sample` each row of a tensor [K, ...] serves as many consecutive particles of all
+            P·N: K = P is one condition per population.
+
+    Raises:
+        TypeError: a value that is neither a number nor a tensor, a condition that the model is known not to
+            accept, or an energy requested from a plain denoiser.
+        ValueError: a condition that is given twice, or whose number of rows does not fit.
     """
 
     def __init__(self, model: Model, **condition: Any) -> None:

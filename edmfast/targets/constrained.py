@@ -22,15 +22,29 @@ Bound = float | Tensor
 
 
 class Constrained(Tilted):
-    """A target that multiplies a model's density by exp(-strength v) and, with hard_below, by 0 where v > 0.
+    """A target that multiplies a model's density by exp(-strength v), and by 0 behind a wall.
 
-    violation: a function or module, [B, *shape] -> [B], not negative, evaluated at x_0: `box`, `half_space`, or
-    your own.
-    hard_below: the noise level from which on the wall v > 0 stands. In `smc.sample` it must be the last level of
-    the run and no other, because a particle that crosses a wall at one level is lost for the next, and the weights
-    would count it as gone. None: there is no wall. The wall applies to x_0 as `of` says: to the denoised state
-    (which is the result of a run that ends at 0), or to the state.
-    The other arguments and the errors are those of `Tilted`, but gradient="approximate" is the default.
+    The score is -grad U where `score_is_exact`. Source: as for `Tilted`, with the reward -v.
+
+    Args:
+        model: a target or a plain denoiser.
+        violation: a function or module, [B, *shape] -> [B], not negative, evaluated at x_0: `box`, `half_space`,
+            or your own. It is 0 where the constraint holds.
+        strength: the final lambda, as for `Tilted`.
+        hard_below: the noise level in units of x from which on the wall stands: the energy is infinite where
+            v > 0. In `smc.sample` it must be the last level of the run and no other, because a particle that
+            crosses a wall at one level is lost for the next, and the weights would count it as gone. With None
+            there is no wall.
+        ramp: (sigma_hi, sigma_lo) in units of x, as for `Tilted`.
+        of: "denoised" or "state": the x_0 of the violation and of the wall. A run that ends at 0 returns the
+            denoised state.
+        gradient: "none", "approximate" or "exact", as for `Tilted`.
+        gradient_scale: a factor on the constraint's share of the score.
+        data_std: the standard deviation of the data in units of x.
+
+    Raises:
+        TypeError: as for `Tilted`.
+        ValueError: a hard_below that is not positive, and as for `Tilted`.
     """
 
     _reward_name = "violation"
@@ -151,19 +165,34 @@ class HalfSpace(nn.Module):
 
 
 def box(low: Bound, high: Bound) -> Box:
-    """Return the violation of low <= x <= high, sum max(low - x, x - high, 0)², as a module [B, *shape] -> [B].
+    """Return the violation of low <= x <= high, which is sum max(low - x, x - high, 0)².
 
-    low, high: numbers or tensors that broadcast with one sample, in units of x; they may be infinite.
-    Raises ValueError unless low <= high everywhere and the box holds some state, TypeError for other types.
+    Args:
+        low: a number, or a tensor that broadcasts with one sample, in units of x; -inf is accepted.
+        high: the upper bound, of the same form; inf is accepted.
+
+    Returns:
+        A module [B, *shape] -> [B].
+
+    Raises:
+        TypeError: bounds that are no numbers.
+        ValueError: low > high somewhere, or a box that holds no state.
     """
     return Box(low, high)
 
 
 def half_space(normal: Tensor, offset: float) -> HalfSpace:
-    """Return the violation of <normal, x> <= offset, max(<normal, x> - offset, 0)², as a module [B, *shape] ->
-    [B].
+    """Return the violation of <normal, x> <= offset, which is max(<normal, x> - offset, 0)².
 
-    normal: a tensor of the shape of one sample, not 0. offset: a number, in units of normal times x.
-    Raises ValueError for a normal that is 0 or does not fit float32, and for numbers that are not finite.
+    Args:
+        normal: a tensor of the shape of one sample, not 0.
+        offset: a number, in units of normal times x.
+
+    Returns:
+        A module [B, *shape] -> [B].
+
+    Raises:
+        TypeError: an offset that is no number.
+        ValueError: a normal that is 0 or does not fit float32, or numbers that are not finite.
     """
     return HalfSpace(normal, offset)

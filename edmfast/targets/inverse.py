@@ -85,18 +85,29 @@ class LogLikelihood(nn.Module):
 class LinearInverse(Tilted):
     """A target that is the posterior of x_0 given y = H x_0 + n, with a model as the prior.
 
-    model: a target or a plain denoiser, the prior.
-    operator: H as a matrix [M, D] on flattened states, as a pair of functions (H, Hᵀ) on [B, *shape], or as a
-    differentiable module such as `inpainting`, `super_resolution` or `deblurring` of
-    `edmfast.targets.measurements`.
-    observation: y [*observation], or [K, *observation] with per_population, one for each of K runs of rows.
-    noise: the standard deviation of n, in units of y.
-    schedule: alpha(sigma), which must be 1 at the last noise level of a run. By default it is the schedule above,
-    which is 1 from full_below (in units of x) down.
-    of: the likelihood is evaluated at the "state" or at the "denoised" state. gradient_scale: the fraction of the
-    likelihood's gradient that the proposal follows.
-    The other arguments and the errors are those of `Tilted`.
+    The energy is U = E + alpha(sigma) |y - H x_0|²/(2 noise²).
     Sources: Chung et al. 2023, arXiv 2209.14687; Song et al. 2023, "Pseudoinverse-guided diffusion models".
+
+    Args:
+        model: a target or a plain denoiser, the prior.
+        operator: H as a matrix [M, D] on flattened states, as a pair of functions (H, Hᵀ) on [B, *shape], or as a
+            differentiable module such as `inpainting`, `super_resolution` or `deblurring` of
+            `edmfast.targets.measurements`.
+        observation: y [*observation], or [K, *observation] with per_population.
+        noise: the standard deviation of n, in units of y.
+        per_population: the observation has one row for each of K runs of rows; in `smc.sample`, K = P.
+        schedule: alpha(sigma), which must be 1 at the last noise level of a run. By default it is
+            `likelihood_schedule`, which is 1 from full_below down.
+        full_below: the noise level in units of x from which on the whole likelihood counts.
+        of: "state" or "denoised": where the likelihood is evaluated, at x or at D.
+        gradient: "none", "approximate" or "exact", as for `Tilted`.
+        gradient_scale: the fraction of the likelihood's gradient that the proposal follows.
+        data_std: the standard deviation of the data in units of x.
+
+    Raises:
+        TypeError: an operator that is neither a matrix, a pair of functions nor callable, and as for `Tilted`.
+        ValueError: a noise that is not positive, an observation that is not finite or has another shape than H x,
+            and as for `Tilted`.
     """
 
     def __init__(
@@ -164,10 +175,18 @@ class LikelihoodSchedule:
 def likelihood_schedule(
     noise: float, of: str, full_below: float = 0.02, data_std: float = 0.5
 ) -> Schedule:
-    """Return the default schedule alpha(sigma) of `LinearInverse`, a function of a number or a tensor.
+    """Return the default schedule alpha(sigma) of `LinearInverse`.
 
-    noise: the standard deviation of the observation's noise. of: "state" or "denoised". full_below: the noise
-    level from which on alpha is 1, and data_std: the standard deviation of the data, both in units of x.
-    Raises ValueError for a noise or data_std that is not positive, and for a negative full_below.
+    Args:
+        noise: the standard deviation of the observation's noise.
+        of: "state" or "denoised", where the likelihood is evaluated.
+        full_below: the noise level in units of x from which on alpha is 1.
+        data_std: the standard deviation of the data in units of x.
+
+    Returns:
+        A function of a number or a tensor of noise levels.
+
+    Raises:
+        ValueError: a noise or data_std that is not positive, or a negative full_below.
     """
     return LikelihoodSchedule(noise, of, full_below, data_std)

@@ -167,37 +167,64 @@ def as_measurement(operator: Any) -> Any:
 
 
 def inpainting(mask: Tensor) -> Inpainting:
-    """Return the measurement of the known elements, [B, *shape] -> [B, M]. The observation is image[mask].
+    """Return the measurement of the known elements of a state; the observation is image[mask].
 
-    mask: bool [*shape], true where an element is known. Raises ValueError for another dtype and for a mask
-    without a true element.
+    Args:
+        mask: bool [*shape], true where an element is known.
+
+    Returns:
+        A module [B, *shape] -> [B, M].
+
+    Raises:
+        ValueError: a mask of another dtype, or one without a true element.
     """
     return Inpainting(mask)
 
 
 def super_resolution(factor: int) -> AveragePooling:
-    """Return the measurement by average pooling, [B, C, *space] -> [B, C, *space/factor].
+    """Return the measurement by average pooling.
 
-    factor: an integer of at least 1 that divides each of the one to three sizes of space. Raises TypeError or
-    ValueError for other factors, and ValueError at the first call for other sizes.
+    Args:
+        factor: an integer of at least 1 that divides each of the one to three sizes of space.
+
+    Returns:
+        A module [B, C, *space] -> [B, C, *space/factor].
+
+    Raises:
+        TypeError: a factor that is no integer.
+        ValueError: a factor below 1, and at a call sizes that it does not divide.
     """
     return AveragePooling(factor)
 
 
 def deblurring(kernel: Tensor) -> Blur:
-    """Return the measurement by blurring every channel of [B, C, *space], which keeps the shape.
+    """Return the measurement by blurring every channel; beyond the edges a state counts as 0.
 
-    kernel: one to three odd sizes, as many as space has, such as `gaussian_kernel` returns. Beyond the edges x
-    counts as 0. Raises ValueError for other sizes.
+    Args:
+        kernel: one to three odd sizes, as many as space has, such as `gaussian_kernel` returns.
+
+    Returns:
+        A module [B, C, *space] -> [B, C, *space].
+
+    Raises:
+        ValueError: a kernel of other sizes, and at a call states with another number of sizes.
     """
     return Blur(kernel)
 
 
 def gaussian_kernel(std: float, radius: int | None = None) -> Tensor:
-    """Return a Gaussian kernel [2 radius + 1, 2 radius + 1] of sum 1, float64.
+    """Return a Gaussian kernel of sum 1.
 
-    std: the standard deviation in pixels, positive. radius: an integer of at least 0, by default 3 std rounded up.
-    Raises TypeError or ValueError for other numbers.
+    Args:
+        std: the standard deviation in pixels, positive.
+        radius: an integer of at least 0; by default 3 std, rounded up.
+
+    Returns:
+        float64 [2 radius + 1, 2 radius + 1].
+
+    Raises:
+        TypeError: a std or radius that is no number.
+        ValueError: a std that is not positive or too large, or a negative radius.
     """
     std = as_float("std", std, positive=True, most=_MAX_RADIUS / 3)
     check_level("std", std)

@@ -42,18 +42,23 @@ _LOWEST = -1e30
 class Mixture(nn.Module):
     """A target that is a mixture of targets with one exponent A. It is also a denoiser, twice differentiable.
 
-    models: M targets. Plain denoisers are accepted too, and then the mixture has no energy (`has_energy` is
-    False). weights: M positive numbers, which are normalised here; equal by default.
-    offsets: `Offsets`, or a pair (sigmas [T], values [T, M]) with values in nats. None leaves the members'
-    energies as they are.
-    gauges: "equal" declares that the members' energies have the same gauge, so that no offsets are needed. With
-    None the gauges count as equal where every member is `normalised` or all members are the same model; otherwise
-    the masses are arbitrary, and sampling warns with a `GaugeWarning`. Two classes of one learned energy have
-    different gauges.
-
-    Raises TypeError for a member that is neither a target nor a denoiser; ValueError for another number of weights
-    or offsets, weights that are not positive, and members with different exponents.
+    With a plain denoiser among the members it has no energy (`has_energy` is False).
     Source: Du et al. 2023, arXiv 2302.11552.
+
+    Args:
+        models: M targets or plain denoisers.
+        weights: M positive numbers, which are normalised here; equal by default.
+        offsets: `Offsets`, or a pair (sigmas [T], values [T, M]) with values in nats. None leaves the members'
+            energies as they are.
+        gauges: "equal" declares that the members' energies have the same gauge, so that no offsets are needed.
+            With None the gauges count as equal where every member is `normalised` or all members are the same
+            model. Otherwise the masses are arbitrary, and sampling warns with a `GaugeWarning`. Two classes of one
+            learned energy have different gauges.
+
+    Raises:
+        TypeError: a member that is neither a target nor a denoiser.
+        ValueError: no models, another number of weights or offsets than models, weights that are not positive, or
+            members with different exponents.
     """
 
     log_sigmas: Tensor
@@ -133,9 +138,18 @@ class Mixture(nn.Module):
     def energy_and_score(
         self, x: Tensor, sigma: float | Tensor, **condition: Any
     ) -> tuple[Tensor, Tensor]:
-        """Return (E [B] in nats, S like x) by one evaluation of each member.
+        """Return the energy and the score by one evaluation of each member.
 
-        x: [B, *shape]. sigma: a float, [] or [B], positive. Raises TypeError where a member is a plain denoiser.
+        Args:
+            x: the states [B, *shape].
+            sigma: the noise levels in units of x, positive: a float, [] or [B].
+            condition: keyword conditions, passed to every member.
+
+        Returns:
+            (E [B] in nats, S like x).
+
+        Raises:
+            TypeError: a member is a plain denoiser.
         """
         if not self.has_energy:
             raise missing_energy(self)

@@ -20,9 +20,14 @@ _KIND = "table of offsets"
 class Offsets:
     """A table of the offsets c_i(sigma) of M members at T noise levels, constant beyond the first and the last.
 
-    sigmas: T noise levels in units of x, positive, strictly increasing or decreasing. values: T rows of M numbers,
-    in nats. errors: the standard errors of the values, of the same form, or None where they are unknown.
-    Raises ValueError for other levels and for rows of other lengths, TypeError for values that are no numbers.
+    Args:
+        sigmas: T noise levels in units of x, positive, strictly increasing or decreasing.
+        values: T rows of M numbers, in nats.
+        errors: the standard errors of the values, of the same form, or None where they are unknown.
+
+    Raises:
+        TypeError: values that are no numbers.
+        ValueError: other levels, or rows of other lengths.
     """
 
     sigmas: tuple[float, ...]

@@ -18,11 +18,15 @@ class Renamed(nn.Module):
     """A target that takes conditions under other names than its model does.
 
     It is a target or a denoiser, as the model is.
-    model: a denoiser, an energy, or the backbone of one. names: pairs new_name="name of the model", such as
-    class_label="class_labels" for a UNet of diffusers. Conditions without a new name are passed on as they are.
 
-    Raises TypeError for a name that is no string, and for one that the model is known not to accept; ValueError
-    for two new names of one condition.
+    Args:
+        model: a target, a plain denoiser, or the backbone of one.
+        names: pairs new_name="name of the model", such as class_label="class_labels" for a UNet of diffusers.
+            Conditions without a new name are passed on as they are.
+
+    Raises:
+        TypeError: a name that is no string, or one that the model is known not to accept.
+        ValueError: two new names of one condition, and at a call a condition that is given under both names.
     """
 
     def __init__(self, model: Model, **names: str) -> None:

@@ -59,29 +59,36 @@ Reward = Callable[[Tensor], Tensor]
 class Tilted(nn.Module):
     """A target that multiplies a model's density by exp(strength r), for a reward r.
 
-    model: a target. A plain denoiser is accepted too, and then the tilt has a score but no energy (`has_energy` is
-    False).
-    reward: a function or module, [B, *shape] -> [B], evaluated at x_0; it is in nats for a strength of 1. If a
-    module has the method `for_rows`, this method splits the numbers that the module holds for single rows.
-    strength: the final lambda, as a number or as a tensor [K] with one number per run of rows (in `smc.sample`,
-    per population); or a function lambda(sigma) that replaces the ramp.
-    ramp: (sigma_hi, sigma_lo) in units of x: lambda is 0 above sigma_hi, grows linearly in ln(sigma), and equals
-    `strength` from sigma_lo down. The noise levels of a run must reach sigma_lo. None: lambda is `strength` at
-    every level.
-    of: the reward is evaluated at the "denoised" state or at the "state" x. gradient: "none", "approximate" or
-    "exact", see above; with of="state" the last two are the same. gradient_scale: a factor on the tilt's share of
-    the score. data_std: the standard deviation of the data in units of x, which defines c.
-    potential: "difference" uses the energy above. "max" and "sum" reward the best state or all states of a
-    particle's path; only `smc.sample` can do that, and such a tilt must be the outermost target.
-
     The score is -grad U where `score_is_exact`. Energy and score are differentiable as those of the model are.
     With gradient="exact", derivatives of the score are third derivatives of the network, and networks whose
     operators have two orders refuse them. For that reason the proposals of `smc.sample` that probe the curvature
     leave out the tilt's share.
-
-    Raises TypeError or ValueError for bad arguments, for a reward of another shape, and for a reward without a
-    gradient where its gradient is needed.
     Sources: Chung et al. 2023, arXiv 2209.14687; Singhal et al. 2025, arXiv 2501.06848.
+
+    Args:
+        model: a target, or a plain denoiser, which leaves the tilt without an energy (`has_energy` is False).
+        reward: a function or module, [B, *shape] -> [B], evaluated at x_0; it is in nats for a strength of 1. If
+            a module has the method `for_rows`, this method splits the numbers that it holds for single rows.
+        strength: the final lambda, as a number or as a tensor [K] with one number per run of rows (in
+            `smc.sample`, per population); or a function lambda(sigma), which replaces the ramp.
+        ramp: (sigma_hi, sigma_lo) in units of x: lambda is 0 above sigma_hi, grows linearly in ln(sigma), and
+            equals `strength` from sigma_lo down. The noise levels of a run must reach sigma_lo. With None lambda
+            is `strength` at every level.
+        of: "denoised" or "state", the x_0 at which the reward is evaluated: D or x.
+        gradient: "none", "approximate" or "exact": how the score contains the tilt. "none" leaves it out,
+            "approximate" adds lambda c grad r(x_0) with c = data_std²/(data_std² + sigma²), and "exact" adds the
+            gradient of lambda r through the denoiser. With of="state" the last two are the same.
+        gradient_scale: a factor on the tilt's share of the score.
+        data_std: the standard deviation of the data in units of x, which defines c.
+        potential: "difference" uses the energy U = E - lambda r. "max" and "sum" reward the best state or all
+            states of a particle's path; only `smc.sample` can do that, and such a tilt must be the outermost
+            target.
+
+    Raises:
+        TypeError: a model that is neither a target nor a denoiser, a reward that is not callable, or a strength
+            that is no number.
+        ValueError: an unknown `of`, `gradient` or `potential`, numbers out of range, and at an evaluation a reward
+            of another shape than [B], or one without a gradient where its gradient is needed.
     """
 
     potential = "difference"
@@ -167,10 +174,18 @@ class Tilted(nn.Module):
     def energy_and_score(
         self, x: Tensor, sigma: float | Tensor, **condition: Any
     ) -> tuple[Tensor, Tensor]:
-        """Return (U [B] in nats, S like x) by one evaluation of the model.
+        """Return the energy and the score by one evaluation of the model.
 
-        x: [B, *shape]. sigma: a float, [] or [B], positive. Raises TypeError where the model is a plain denoiser,
-        or where the potential rewards paths.
+        Args:
+            x: the states [B, *shape].
+            sigma: the noise levels in units of x, positive: a float, [] or [B].
+            condition: keyword conditions, passed to the model.
+
+        Returns:
+            (U [B] in nats, S like x).
+
+        Raises:
+            TypeError: the model is a plain denoiser, or the potential rewards paths.
         """
         if not self.has_energy:
             raise missing_energy(self)
