@@ -1,6 +1,6 @@
-"""Drop-in samplers for a denoiser: the names of k-diffusion and of the EDM projects."""
+"""Drop-in samplers for a denoiser, under the names of k-diffusion and of the EDM projects."""
 
-from edmfast.sampling.common import NonFiniteWarning, get_ancestral_step, to_d
+from edmfast.sampling.checks import NonFiniteWarning
 from edmfast.sampling.edm import edm2_sampler, edm_sampler
 from edmfast.sampling.multistep import sample_dpmpp_2m
 from edmfast.sampling.noise import noise_sampler
@@ -12,6 +12,7 @@ from edmfast.sampling.schedules import (
     get_sigmas_vp,
 )
 from edmfast.sampling.sde import sample_euler_ancestral
+from edmfast.sampling.steps import get_ancestral_step, to_d
 
 __all__ = [
     "NonFiniteWarning",

@@ -1,11 +1,11 @@
-"""The stochastic sampler of EDM and EDM2 under the arguments of the NVlabs functions.
+"""The stochastic samplers of EDM and EDM2 under the arguments of the NVlabs functions.
 
-Karras et al. 2022, arXiv 2206.00364, algorithm 2, on the grid of equation 5: churn, then a step of
-Heun's method. EDM2 (Karras et al. 2024, arXiv 2312.02696) adds guidance by a second network
-(arXiv 2406.02507): D = D_guide + guidance (D_net - D_guide).
+Both run algorithm 2 of Karras et al. 2022, arXiv 2206.00364, on the grid of equation 5: churn, then a step of
+Heun's method. EDM2 (Karras et al. 2024, arXiv 2312.02696) adds guidance by a second network (arXiv 2406.02507),
+D = D_guide + guidance (D_net - D_guide).
 
-The networks are called as net(x, sigma [B]) or net(x, sigma [B], labels), so NVlabs networks and
-every denoiser of this package fit (condition the latter with `edmfast.Conditioned`).
+The networks are called as net(x, sigma [B]) or net(x, sigma [B], labels), so NVlabs networks fit, and so does
+every denoiser of this package (bind its conditions with `edmfast.Conditioned`).
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ from torch import Tensor
 from edmfast._internal.derivatives import without_gradients
 from edmfast._internal.numbers import as_float, check_level
 from edmfast.models.calling.foreign import call_denoiser
-from edmfast.sampling.common import Model, as_churn, bind, check_state, checked_end, churn_factors
+from edmfast.models.protocols import Denoiser
+from edmfast.sampling.checks import bind, check_state, checked_end
 from edmfast.sampling.noise import or_default
 from edmfast.sampling.ode import heun_step
 from edmfast.sampling.schedules import karras_levels
+from edmfast.sampling.steps import as_churn, churn_factors
 
 RandnLike = Callable[[Tensor], Tensor]
 
 
 @without_gradients
 def edm_sampler(
-    net: Model,
+    net: Denoiser,
     latents: Tensor,
     class_labels: Tensor | None = None,
     randn_like: RandnLike = torch.randn_like,
@@ -43,21 +45,37 @@ def edm_sampler(
     S_max: float = math.inf,
     S_noise: float = 1,
 ) -> Tensor:
-    """EDM's sampler: 2 num_steps - 1 calls of the network.
+    """Sample with EDM's sampler, in 2 num_steps - 1 calls of the network.
+
+    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 2; the arguments are those of NVlabs' edm_sampler.
 
     Args:
-        net: denoiser; its `sigma_min`, `sigma_max`, `round_sigma` are honoured where it has them.
-        latents: [B, *shape], standard normal; scaled by the first noise level here.
-        class_labels: third argument of the network, left out where None.
-        randn_like: noise source, called at every step; where not given, noise is counter-based
-            (sample k's depends on k and torch's seed alone).
+        net: the denoiser. Its attributes `sigma_min`, `sigma_max` and `round_sigma` are respected where it has
+            them.
+        latents: standard normals [B, *shape], which are scaled by the first noise level here.
+        class_labels: the third argument of the network; with None it is called without one.
+        randn_like: the noise source, called at every step. By default the noise is counter-based: that of sample k
+            depends on k and torch's seed alone.
+        num_steps: the number of positive noise levels, at least 1.
+        sigma_min: the smallest positive noise level, in units of the data.
+        sigma_max: the largest noise level.
+        rho: the exponent of the grid, see `get_sigmas_karras`.
+        S_churn: the strength of the churn, 0 for none: gamma = min(S_churn / num_steps, sqrt(2) - 1).
+        S_min: the least noise level at which there is churn.
+        S_max: the largest noise level at which there is churn.
+        S_noise: a factor on the fresh noise.
 
     Returns:
-        [B, *shape] in float64. The network gets float32 (float64 where the latents are).
+        The samples [B, *shape] in float64, without gradients. The network gets float32, or float64 where the
+            latents are float64.
 
     Raises:
-        TypeError, ValueError: bad latents, step count, noise range or churn, or a network that
-            returns another shape.
+        TypeError: latents that are not floating point, or arguments that are no numbers.
+        ValueError: latents of another shape or not finite, a number of steps, noise range or churn that is out of
+            range, or a network that returns another shape.
+
+    Warns:
+        NonFiniteWarning: some samples are NaN or infinite at the end.
     """
     check_state(latents, "latents")
     sigma_min = max(as_float("sigma_min", sigma_min), _bound_of(net, "sigma_min", 0.0))
@@ -82,10 +100,10 @@ def edm_sampler(
 
 @without_gradients
 def edm2_sampler(
-    net: Model,
+    net: Denoiser,
     noise: Tensor,
     labels: Tensor | None = None,
-    gnet: Model | None = None,
+    gnet: Denoiser | None = None,
     num_steps: int = 32,
     sigma_min: float = 0.002,
     sigma_max: float = 80,
@@ -98,24 +116,39 @@ def edm2_sampler(
     dtype: torch.dtype = torch.float32,
     randn_like: RandnLike = torch.randn_like,
 ) -> Tensor:
-    """EDM2's sampler: 2 num_steps - 1 calls of the network, as many of the guide.
+    """Sample with EDM2's sampler, in 2 num_steps - 1 calls of the network and as many of the guiding network.
+
+    Sources: Karras et al. 2024, arXiv 2312.02696 and arXiv 2406.02507; the arguments are those of NVlabs'
+    edm_sampler of EDM2.
 
     Args:
-        net: denoiser.
-        noise: [B, *shape], standard normal; scaled by the first noise level here.
-        labels: third argument of both networks, left out where None.
+        net: the denoiser.
+        noise: standard normals [B, *shape], which are scaled by the first noise level here.
+        labels: the third argument of both networks; with None they are called without one.
         gnet: the guiding network, needed and called only where guidance != 1.
-        guidance: weight of `net` against `gnet`; 1 is no guidance.
-        dtype: of the state, of the networks' input and of the result.
-        randn_like: noise source, called at churned steps; where not given, noise is counter-based
-            (sample k's depends on k and torch's seed alone).
+        num_steps: the number of positive noise levels, at least 1.
+        sigma_min: the smallest positive noise level, in units of the data.
+        sigma_max: the largest noise level.
+        rho: the exponent of the grid, see `get_sigmas_karras`.
+        guidance: the weight of `net` against `gnet`: D = D_gnet + guidance (D_net - D_gnet). 1 is no guidance.
+        S_churn: the strength of the churn, 0 for none: gamma = min(S_churn / num_steps, sqrt(2) - 1).
+        S_min: the least noise level at which there is churn.
+        S_max: the largest noise level at which there is churn.
+        S_noise: a factor on the fresh noise.
+        dtype: the dtype of the states, of the networks' input and of the result.
+        randn_like: the noise source, called at churned steps. By default the noise is counter-based: that of
+            sample k depends on k and torch's seed alone.
 
     Returns:
-        [B, *shape] in `dtype`.
+        The samples [B, *shape] in `dtype`, without gradients.
 
     Raises:
-        TypeError, ValueError: bad noise, step count, noise range or churn, guidance without a
-            guiding network, or a network that returns another shape.
+        TypeError: noise that is not floating point, or arguments that are no numbers.
+        ValueError: noise of another shape or not finite, a number of steps, noise range or churn that is out of
+            range, guidance without a guiding network, or a network that returns another shape.
+
+    Warns:
+        NonFiniteWarning: some samples are NaN or infinite at the end.
     """
     check_state(noise, "noise")
     guidance = as_float("guidance", guidance)
@@ -145,10 +178,10 @@ def _integrate(
     *,
     every_step: bool,
 ) -> Tensor:
-    """Algorithm 2 from unit noise over levels [T + 1], step i starting from raised[i]."""
-    given = None if randn_like is torch.randn_like else randn_like
+    """Run algorithm 2 from unit noise over levels [T + 1], with step i starting from raised[i]."""
+    source = None if randn_like is torch.randn_like else randn_like
     churned = any(hat > sigma for hat, sigma in zip(raised, levels, strict=False))
-    draw = or_default(given, latents, needed=churned)
+    draw = or_default(source, latents, needed=churned)
     x = latents * levels[0]
     for sigma, sigma_hat, sigma_next in zip(levels, raised, levels[1:], strict=False):
         if every_step or sigma_hat > sigma:
@@ -158,8 +191,8 @@ def _integrate(
     return checked_end(x)
 
 
-def _bound_of(net: Model, name: str, absent: float) -> float:
-    """A network's own limit of the noise level, where it has one."""
+def _bound_of(net: Denoiser, name: str, absent: float) -> float:
+    """Return a network's own bound of the noise level, or `absent` where it has none."""
     return as_float(f"the network's {name}", getattr(net, name, absent), finite=False)
 
 
@@ -168,8 +201,10 @@ def _check_levels(levels: list[float], dtype: torch.dtype) -> None:
         check_level(f"noise level {i} of the grid", level, dtype)
 
 
-def _cast(net: Model, inside: torch.dtype, outside: torch.dtype, labels: Tensor | None) -> Model:
-    """The network as a denoiser that takes and gives `outside`, computing in `inside`."""
+def _cast(
+    net: Denoiser, inside: torch.dtype, outside: torch.dtype, labels: Tensor | None
+) -> Denoiser:
+    """Return the network as a denoiser that takes and returns the dtype `outside` and computes in `inside`."""
     extra: tuple[Any, ...] = () if labels is None else (labels,)
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
@@ -178,7 +213,7 @@ def _cast(net: Model, inside: torch.dtype, outside: torch.dtype, labels: Tensor 
     return denoiser
 
 
-def _guided(model: Model, guide: Model, weight: float) -> Model:
+def _guided(model: Denoiser, guide: Denoiser, weight: float) -> Denoiser:
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         reference = guide(x, sigma)
         return reference + (model(x, sigma) - reference) * weight

@@ -1,9 +1,11 @@
-"""Multistep solver: DPM-Solver++(2M), which reuses the last denoised state.
+"""The multistep solver DPM-Solver++(2M), which reuses the last denoised state.
 
 In lambda = -ln sigma, with h = lambda_next - lambda and r = h_previous / h,
-    x' = (sigma_next / sigma) x - (exp(-h) - 1) D',   D' = D + (D - D_previous) / (2 r);
-exp(-h) = sigma_next / sigma, so a step moves x towards the extrapolated D'. Source: Lu et al. 2022,
-"DPM-Solver++", arXiv 2211.01095, algorithm 2; name and callback as in k-diffusion.
+
+    x' = (sigma_next / sigma) x - (exp(-h) - 1) D',   D' = D + (D - D_previous) / (2 r).
+
+Because exp(-h) = sigma_next / sigma, a step moves x towards the extrapolated D'. Source: Lu et al. 2022,
+"DPM-Solver++", arXiv 2211.01095, algorithm 2; the name and the callback are k-diffusion's.
 """
 
 from __future__ import annotations
@@ -15,53 +17,60 @@ from torch import Tensor
 
 from edmfast._internal.derivatives import without_gradients
 from edmfast._internal.progress import count_steps
-from edmfast.sampling.common import (
-    Callback,
-    Model,
-    bind,
-    check_start,
-    checked_end,
-    own_start,
-    report,
-    towards,
-)
+from edmfast.models.protocols import Denoiser
+from edmfast.sampling.callbacks import Callback, first_state, report
+from edmfast.sampling.checks import bind, check_start, checked_end
+from edmfast.sampling.steps import move_towards
 
 
 @without_gradients
 def sample_dpmpp_2m(
-    model: Model,
+    model: Denoiser,
     x: Tensor,
     sigmas: Tensor,
     extra_args: dict[str, Any] | None = None,
     callback: Callback | None = None,
     disable: bool | None = None,
 ) -> Tensor:
-    """DPM-Solver++(2M), second order, one model call per step; first order at the two ends.
+    """Sample with DPM-Solver++(2M), of second order, in one model call per step.
+
+    The first step, and a last step that ends at 0, are of first order.
+    Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2.
 
     Args:
-        model: denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
-        x: [B, *shape], the noisy state at sigmas[0].
-        sigmas: [T + 1], strictly decreasing, the last may be 0; or strictly increasing from a
-            positive level, which carries a sample back to its noise (inversion).
-        callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised; in-place
-            changes act as in k-diffusion, see `edmfast.sampling.common`.
-        disable: of the progress bar: None shows it on a terminal only, False also as lines of a log.
+        model: the denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
+        x: the noisy states [B, *shape], at the noise level sigmas[0].
+        sigmas: the noise levels [T + 1] in units of x, strictly decreasing, of which the last may be 0; or
+            strictly increasing from a positive level, which carries samples back to their noise (inversion).
+        extra_args: keyword conditions for the model, such as {"class_label": labels}.
+        callback: called once per step with a dictionary of x, i, sigma, sigma_hat and denoised. It may change x
+            and denoised in place. Both changes act on the step, and a changed denoised also acts on the next one.
+        disable: True shows no progress, None shows a bar on a terminal or in a notebook only, and False also
+            writes lines where there is no terminal.
+
+    Returns:
+        The states [B, *shape] at the noise level sigmas[-1], without gradients.
 
     Raises:
-        TypeError, ValueError: bad x or sigmas, or a model that returns another shape.
+        TypeError: x or sigmas is not a floating-point tensor, or the model returns no tensor.
+        ValueError: x or sigmas of another shape, NaN or infinity in them, levels out of order, or a
+            model that returns another shape.
+
+    Warns:
+        NonFiniteWarning: some samples are NaN or infinite at the end.
     """
     levels = check_start(x, sigmas)
-    x = own_start(x, callback)
+    x = first_state(x, callback)
     denoise = bind(model, extra_args)
     previous: Tensor | None = None
     for i in count_steps(len(levels) - 1, disable):
         sigma, sigma_next = levels[i], levels[i + 1]
         denoised = denoise(x, sigma)
         report(callback, x, i, sigmas[i], sigmas[i], denoised)
-        target = denoised
+        extrapolated = denoised
         if previous is not None and sigma_next > 0:
             h, h_previous = math.log(sigma / sigma_next), math.log(levels[i - 1] / sigma)
-            target = towards(denoised, previous, -h / (2 * h_previous))
-        x = towards(target, x, sigma_next / sigma)
+            extrapolated = move_towards(denoised, previous, -h / (2 * h_previous))
+        x = move_towards(extrapolated, x, sigma_next / sigma)
         previous = denoised
     return checked_end(x)

@@ -1,8 +1,7 @@
-"""Counter-based noise for the samplers: sample k gets the same numbers whatever the batch.
+"""Counter-based noise for the samplers: a sample gets the same numbers whatever batch it is in.
 
-The normals are `edmfast.ops.standard_normal` (Philox4x32-10, Salmon et al. 2011) with the sample's
-index and the number of the call in the counter, so they depend neither on the batch size nor on the
-device.
+The normals are those of `edmfast.ops.standard_normal` (Philox4x32-10, Salmon et al. 2011). The sample's index and
+the number of the call are in the counter, so the normals depend neither on the batch size nor on the device.
 """
 
 from __future__ import annotations
@@ -21,26 +20,28 @@ from edmfast.ops import standard_normal
 NoiseSampler = Callable[..., Tensor]
 
 _PLAIN_SAMPLERS = 4
+"""The stream of the counter that plain samplers draw from."""
 
 
 def noise_sampler(x: Tensor, *, seed: int, first_sample: int = 0) -> NoiseSampler:
-    """A noise source for the `noise_sampler` argument of a sampler, k-diffusion's signature.
+    """Return a noise source for the `noise_sampler` argument of a sampler, with k-diffusion's signature.
 
-    To split a batch over several calls, give every call the same seed and the index of its first
-    sample: `noise_sampler(x[8:], seed=7, first_sample=8)`.
+    To split a batch over several calls, pass every call the same seed and the index of its first sample:
+    `noise_sampler(x[8:], seed=7, first_sample=8)`.
+    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (the generator Philox4x32-10).
 
     Args:
-        x: [B, *shape], the state the noise is for (only its shape, dtype and device matter).
-        seed: the key of the run.
-        first_sample: index of x[0] within the run.
+        x: the states [B, *shape] that the noise is for; only their shape, dtype and device matter.
+        seed: the key of the run, an integer of 64 bits.
+        first_sample: the index of x[0] within the run.
 
     Returns:
-        A function (sigma, sigma_next) -> standard normals like x. Its n-th call draws the numbers
-        of step n; it counts its own calls, so use a new one for every run.
+        A function (sigma, sigma_next) -> standard normals like x. Its n-th call draws the numbers of step n. It
+            counts its own calls, so create a new one for every run.
 
     Raises:
-        TypeError: a seed or first_sample that is no integer, or x not floating point (at the first draw).
-        ValueError: first_sample < 0, or a seed that does not fit 64 bits.
+        TypeError: a seed or first_sample that is no integer; at the first draw, an x that is not floating point.
+        ValueError: a negative first_sample, or a seed that does not fit 64 bits.
     """
     seed, first_sample = as_seed(seed), as_int("first_sample", first_sample, least=0)
     calls = itertools.count()
@@ -59,10 +60,10 @@ def noise_sampler(x: Tensor, *, seed: int, first_sample: int = 0) -> NoiseSample
 
 
 def or_default(noise: NoiseSampler | None, x: Tensor, *, needed: bool) -> NoiseSampler:
-    """`noise` where given, else `noise_sampler` with a seed from torch's default CPU generator.
+    """Return `noise` if there is one, and otherwise a `noise_sampler` seeded by torch's default CPU generator.
 
-    torch.manual_seed therefore repeats a run. The seed is one draw per run that needs noise, so the
-    generator advances by the same amount whatever the batch, and not at all in a plain ODE run.
+    torch.manual_seed therefore repeats a run. The seed is one draw per run that needs noise, so the generator
+    advances by the same amount whatever the batch is, and not at all in a plain ODE run.
     """
     if noise is not None:
         return _checked(noise, x)
@@ -71,19 +72,21 @@ def or_default(noise: NoiseSampler | None, x: Tensor, *, needed: bool) -> NoiseS
 
 
 def _checked(noise: NoiseSampler, x: Tensor) -> NoiseSampler:
-    """Return `noise` with its answers checked, and with copies as its arguments: a source may change them."""
+    """Return `noise` with a check of its results. It gets copies of its arguments, which it may change."""
 
-    def draw(*given: Any) -> Tensor:
-        found = noise(*(one.clone() if isinstance(one, Tensor) else one for one in given))
-        if not isinstance(found, Tensor):
+    def draw(*levels: Any) -> Tensor:
+        copies = (level.clone() if isinstance(level, Tensor) else level for level in levels)
+        normals = noise(*copies)
+        if not isinstance(normals, Tensor):
             raise TypeError(
-                f"the noise must be a tensor like x, {name_of(noise)} returned a {type(found).__name__}"
+                f"the noise must be a tensor like x, {name_of(noise)} returned a {type(normals).__name__}"
             )
-        if found.shape != x.shape or found.device != x.device or not found.is_floating_point():
+        like_x = normals.shape == x.shape and normals.device == x.device
+        if not like_x or not normals.is_floating_point():
             raise ValueError(
                 f"the noise must be floating {[*x.shape]} on {x.device} like x: {name_of(noise)} returned "
-                f"{found.dtype} {[*found.shape]} on {found.device}"
+                f"{normals.dtype} {[*normals.shape]} on {normals.device}"
             )
-        return found.to(x.dtype)
+        return normals.to(x.dtype)
 
     return draw

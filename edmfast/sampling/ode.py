@@ -1,9 +1,9 @@
 """Single-step solvers of the probability-flow ODE, dx/dsigma = (x - D(x; sigma)) / sigma.
 
-Both take Karras et al.'s churn: before a step with sigma in [s_tmin, s_tmax] the noise is raised to
-sigma_hat = (1 + gamma) sigma by adding fresh noise of variance s_noise^2 (sigma_hat^2 - sigma^2),
-gamma = min(s_churn / T, sqrt(2) - 1). Source: Karras et al. 2022, arXiv 2206.00364, algorithms 1
-and 2; names and callback as in k-diffusion.
+Both solvers take Karras et al.'s churn: before a step with sigma in [s_tmin, s_tmax] the noise is raised to
+sigma_hat = (1 + gamma) sigma by adding fresh noise of variance s_noise² (sigma_hat² - sigma²), with
+gamma = min(s_churn / T, sqrt(2) - 1). Source: Karras et al. 2022, arXiv 2206.00364, algorithms 1 and 2; the names
+and the callback are k-diffusion's.
 """
 
 from __future__ import annotations
@@ -17,25 +17,16 @@ from torch import Tensor
 
 from edmfast._internal.derivatives import without_gradients
 from edmfast._internal.progress import count_steps
-from edmfast.sampling.common import (
-    Callback,
-    Model,
-    as_churn,
-    bind,
-    check_start,
-    checked_end,
-    churn_factors,
-    own_start,
-    report,
-    to_d,
-    towards,
-)
+from edmfast.models.protocols import Denoiser
+from edmfast.sampling.callbacks import Callback, first_state, report
+from edmfast.sampling.checks import bind, check_start, checked_end
 from edmfast.sampling.noise import NoiseSampler, or_default
+from edmfast.sampling.steps import as_churn, churn_factors, move_towards, to_d
 
 
 @without_gradients
 def sample_euler(
-    model: Model,
+    model: Denoiser,
     x: Tensor,
     sigmas: Tensor,
     extra_args: dict[str, Any] | None = None,
@@ -48,24 +39,40 @@ def sample_euler(
     *,
     noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
-    """Euler's method, first order, T model calls for sigmas [T + 1].
+    """Sample with Euler's method, of first order, in T model calls for sigmas [T + 1].
+
+    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 2 without its second-order correction.
 
     Args:
-        model: denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
-        x: [B, *shape], the noisy state at sigmas[0].
-        sigmas: [T + 1], strictly decreasing, the last may be 0; or strictly increasing from a
-            positive level, which carries a sample back to its noise (inversion).
-        callback: called once per step with a dict of x, i, sigma, sigma_hat, denoised; in-place
-            changes act as in k-diffusion, see `edmfast.sampling.common`.
-        disable: of the progress bar: None shows it on a terminal only, False also as lines of a log.
-        s_churn, s_tmin, s_tmax, s_noise: the churn, none by default.
-        noise_sampler: (sigma, sigma_next) -> normals like x, called at churned steps only.
+        model: the denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
+        x: the noisy states [B, *shape], at the noise level sigmas[0].
+        sigmas: the noise levels [T + 1] in units of x, strictly decreasing, of which the last may be 0; or
+            strictly increasing from a positive level, which carries samples back to their noise (inversion).
+        extra_args: keyword conditions for the model, such as {"class_label": labels}.
+        callback: called once per step with a dictionary of x, i, sigma, sigma_hat and denoised. It may change x in
+            place, which moves the point from which the step starts; a change of denoised has no effect.
+        disable: True shows no progress, None shows a bar on a terminal or in a notebook only, and False also
+            writes lines where there is no terminal.
+        s_churn: the strength of the churn, 0 for none: gamma = min(s_churn / T, sqrt(2) - 1).
+        s_tmin: the least noise level at which there is churn, in units of x.
+        s_tmax: the largest noise level at which there is churn, in units of x.
+        s_noise: a factor on the fresh noise.
+        noise_sampler: a function (sigma, sigma_next) -> standard normals like x, called at churned steps only; by
+            default noise that depends on torch's seed and the sample's index alone, see `noise_sampler`.
+
+    Returns:
+        The states [B, *shape] at the noise level sigmas[-1], without gradients.
 
     Raises:
-        TypeError, ValueError: bad x or sigmas, negative churn, or a model of another shape.
+        TypeError: x or sigmas is not a floating-point tensor, or the model returns no tensor.
+        ValueError: x or sigmas of another shape, NaN or infinity in them, levels out of order, a negative churn
+            setting, or a model that returns another shape.
+
+    Warns:
+        NonFiniteWarning: some samples are NaN or infinite at the end.
     """
     levels = check_start(x, sigmas)
-    x = own_start(x, callback)
+    x = first_state(x, callback)
     s_churn, s_tmin, s_tmax, s_noise = as_churn("s", s_churn, s_tmin, s_tmax, s_noise)
     gammas = churn_factors(levels, s_churn, s_tmin, s_tmax)
     noise = or_default(noise_sampler, x, needed=any(gammas))
@@ -77,10 +84,10 @@ def sample_euler(
             x = x + noise(sigmas[i], sigmas[i + 1]) * fresh
         denoised = denoise(x, sigma_hat)
         if callback is None:
-            x = towards(denoised, x, levels[i + 1] / sigma_hat)
+            x = move_towards(denoised, x, levels[i + 1] / sigma_hat)
             continue
         start, slope = x.clone(), to_d(x, sigma_hat, denoised)
-        end = towards(denoised, x, levels[i + 1] / sigma_hat)
+        end = move_towards(denoised, x, levels[i + 1] / sigma_hat)
         report(callback, x, i, sigmas[i], sigmas[i] * (1 + gammas[i]), denoised)
         x = _from_changed(start, end, x, slope, levels[i + 1] - sigma_hat)
     return checked_end(x)
@@ -88,7 +95,7 @@ def sample_euler(
 
 @without_gradients
 def sample_heun(
-    model: Model,
+    model: Denoiser,
     x: Tensor,
     sigmas: Tensor,
     extra_args: dict[str, Any] | None = None,
@@ -101,12 +108,40 @@ def sample_heun(
     *,
     noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
-    """Heun's method, second order, two model calls per step (one where the step ends at 0).
+    """Sample with Heun's method, of second order, in two model calls per step, or one where the step ends at 0.
 
-    Arguments and errors as in `sample_euler`.
+    Source: Karras et al. 2022, arXiv 2206.00364, algorithms 1 and 2.
+
+    Args:
+        model: the denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
+        x: the noisy states [B, *shape], at the noise level sigmas[0].
+        sigmas: the noise levels [T + 1] in units of x, strictly decreasing, of which the last may be 0; or
+            strictly increasing from a positive level, which carries samples back to their noise (inversion).
+        extra_args: keyword conditions for the model, such as {"class_label": labels}.
+        callback: called once per step with a dictionary of x, i, sigma, sigma_hat and denoised. It may change x in
+            place, which moves the point from which the step starts; a change of denoised has no effect.
+        disable: True shows no progress, None shows a bar on a terminal or in a notebook only, and False also
+            writes lines where there is no terminal.
+        s_churn: the strength of the churn, 0 for none: gamma = min(s_churn / T, sqrt(2) - 1).
+        s_tmin: the least noise level at which there is churn, in units of x.
+        s_tmax: the largest noise level at which there is churn, in units of x.
+        s_noise: a factor on the fresh noise.
+        noise_sampler: a function (sigma, sigma_next) -> standard normals like x, called at churned steps only; by
+            default noise that depends on torch's seed and the sample's index alone, see `noise_sampler`.
+
+    Returns:
+        The states [B, *shape] at the noise level sigmas[-1], without gradients.
+
+    Raises:
+        TypeError: x or sigmas is not a floating-point tensor, or the model returns no tensor.
+        ValueError: x or sigmas of another shape, NaN or infinity in them, levels out of order, a negative churn
+            setting, or a model that returns another shape.
+
+    Warns:
+        NonFiniteWarning: some samples are NaN or infinite at the end.
     """
     levels = check_start(x, sigmas)
-    x = own_start(x, callback)
+    x = first_state(x, callback)
     s_churn, s_tmin, s_tmax, s_noise = as_churn("s", s_churn, s_tmin, s_tmax, s_noise)
     gammas = churn_factors(levels, s_churn, s_tmin, s_tmax)
     noise = or_default(noise_sampler, x, needed=any(gammas))
@@ -138,7 +173,7 @@ def heun_step(
     sigma: float,
     sigma_next: float,
 ) -> Tensor:
-    """From sigma to sigma_next by the trapezoidal rule; `denoised` is D(x; sigma), known."""
+    """Return the state at sigma_next after a step by the trapezoidal rule, given denoised = D(x; sigma)."""
     if sigma_next == 0:
         return denoised.clone()
     return _trapezoidal(denoise, x, to_d(x, sigma, denoised), sigma, sigma_next)
@@ -151,16 +186,16 @@ def _trapezoidal(
     sigma: float,
     sigma_next: float,
 ) -> Tensor:
-    """Return the state at sigma_next; `slope` is dx/dsigma at the start of the step, changed in place."""
+    """Return the state at sigma_next. The slope dx/dsigma at the start of the step is changed in place."""
     end = (slope * (sigma_next - sigma)).add_(x)
     slope.add_(to_d(end, sigma_next, denoise(end, sigma_next)))
     return slope.mul_((sigma_next - sigma) / 2).add_(x)
 
 
 def _from_changed(start: Tensor, end: Tensor, x: Tensor, slope: Tensor, step: float) -> Tensor:
-    """Return x + step * slope where a callback changed x, else `end`, the usual step from `start`.
+    """Return x + step * slope where a callback changed x, and elsewhere `end`, the usual step from `start`.
 
-    The two are the same number but round differently, and a callback that only looks must not change
-    any bit. Versions of a tensor would not show what was changed through NumPy or in inference mode.
+    Both are the same number but round differently, and a callback that only reads must not change any bit. The
+    version counter of a tensor would not show a change through NumPy or in inference mode.
     """
     return torch.where(x == start, end, slope.mul_(step).add_(x))

@@ -1,14 +1,13 @@
-"""Noise schedules: decreasing noise levels with a final 0, under k-diffusion's names.
+"""Noise schedules under k-diffusion's names: decreasing noise levels with a final 0.
 
-Every function returns a tensor [n + 1] of torch's default dtype: n levels from the largest to the
-smallest, then 0. The levels are computed in float64 and rounded once. With a ramp
-r_i = i / (n - 1):
+Every function returns a tensor [n + 1] of torch's default dtype: n levels from the largest to the smallest, then
+0. The levels are computed in float64 and rounded once. With a ramp r_i = i / (n - 1) they are
 
 - Karras:           (sigma_max^(1/rho) + r_i (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho
                     (Karras et al. 2022, arXiv 2206.00364, equation 5)
 - exponential:      evenly spaced in ln sigma
 - polyexponential:  ln sigma = ln sigma_min + (1 - r_i)^rho ln(sigma_max / sigma_min)
-- variance preserving: sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1), t evenly spaced from 1 to eps_s
+- variance preserving: sqrt(exp(beta_d t² / 2 + beta_min t) - 1), with t evenly spaced from 1 to eps_s
                     (Song et al. 2021, arXiv 2011.13456, in the variables of Karras et al. 2022)
 """
 
@@ -25,15 +24,15 @@ from edmfast._internal.numbers import as_float, as_int
 def karras_levels(
     n: int, sigma_min: float, sigma_max: float, rho: float, name: str = "n"
 ) -> Tensor:
-    """The n positive levels of the Karras schedule, float64 [n], largest first. name: of n in errors."""
+    """Return the positive levels of the Karras schedule, float64 [n], largest first. name: what errors call n."""
     n, sigma_min, sigma_max = _as_range(n, sigma_min, sigma_max, name)
     rho = as_float("rho", rho, positive=True)
     try:
         high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     except OverflowError:
         high = low = math.inf
-    levels = (high + _ramp(n) * (low - high)) ** rho
-    # of a rho near 0 or far above the usual 7 the powers overflow, or lose the levels to rounding
+    levels: Tensor = (high + _ramp(n) * (low - high)) ** rho
+    # For a rho near 0 or far above the usual 7 the powers overflow, or rounding destroys the levels.
     if not math.isclose(float(levels[0]), sigma_max, rel_tol=1e-6):
         raise ValueError(f"rho must leave sigma_max**(1/rho) a number of enough digits, got {rho}")
     return levels
@@ -46,10 +45,25 @@ def get_sigmas_karras(
     rho: float = 7.0,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """The schedule of Karras et al. (2022), equation 5: [n + 1], decreasing, ending in 0.
+    """Return the schedule of Karras et al.
+
+    With r_i = i / (n - 1), sigma_i = (sigma_max^(1/rho) + r_i (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho.
+    Source: Karras et al. 2022, arXiv 2206.00364, equation 5.
+
+    Args:
+        n: the number of positive levels, at least 1.
+        sigma_min: the smallest positive level, in units of the data.
+        sigma_max: the largest level, at least sigma_min.
+        rho: positive; the larger it is, the more levels are small.
+        device: the device of the result.
+
+    Returns:
+        The levels [n + 1] in torch's default dtype, decreasing, of which the last is 0.
 
     Raises:
-        ValueError: n < 1, sigma_min <= 0, sigma_min > sigma_max, rho <= 0, or a NaN.
+        TypeError: an argument that is no number.
+        ValueError: n < 1, sigma_min <= 0, sigma_min > sigma_max, rho <= 0, NaN, or levels that do not fit torch's
+            default dtype.
     """
     return _finish(karras_levels(n, sigma_min, sigma_max, rho), device)
 
@@ -57,10 +71,23 @@ def get_sigmas_karras(
 def get_sigmas_exponential(
     n: int, sigma_min: float, sigma_max: float, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Levels evenly spaced in ln sigma: [n + 1], decreasing, ending in 0.
+    """Return levels evenly spaced in ln sigma.
+
+    Source: the name and the formula are k-diffusion's.
+
+    Args:
+        n: the number of positive levels, at least 1.
+        sigma_min: the smallest positive level, in units of the data.
+        sigma_max: the largest level, at least sigma_min.
+        device: the device of the result.
+
+    Returns:
+        The levels [n + 1] in torch's default dtype, decreasing, of which the last is 0.
 
     Raises:
-        ValueError: n < 1, sigma_min <= 0, sigma_min > sigma_max, or a NaN.
+        TypeError: an argument that is no number.
+        ValueError: n < 1, sigma_min <= 0, sigma_min > sigma_max, NaN, or levels that do not fit torch's default
+            dtype.
     """
     return get_sigmas_polyexponential(n, sigma_min, sigma_max, 1.0, device)
 
@@ -72,10 +99,25 @@ def get_sigmas_polyexponential(
     rho: float = 1.0,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Levels polynomial in ln sigma (rho = 1 is the exponential schedule): [n + 1], ending in 0.
+    """Return levels polynomial in ln sigma; rho = 1 gives the exponential schedule.
+
+    With r_i = i / (n - 1), ln sigma_i = ln sigma_min + (1 - r_i)^rho ln(sigma_max / sigma_min).
+    Source: the name and the formula are k-diffusion's.
+
+    Args:
+        n: the number of positive levels, at least 1.
+        sigma_min: the smallest positive level, in units of the data.
+        sigma_max: the largest level, at least sigma_min.
+        rho: positive; the larger it is, the more levels are small.
+        device: the device of the result.
+
+    Returns:
+        The levels [n + 1] in torch's default dtype, decreasing, of which the last is 0.
 
     Raises:
-        ValueError: n < 1, sigma_min <= 0, sigma_min > sigma_max, rho <= 0, or a NaN.
+        TypeError: an argument that is no number.
+        ValueError: n < 1, sigma_min <= 0, sigma_min > sigma_max, rho <= 0, NaN, or levels that do not fit torch's
+            default dtype.
     """
     n, sigma_min, sigma_max = _as_range(n, sigma_min, sigma_max)
     rho = as_float("rho", rho, positive=True)
@@ -90,10 +132,25 @@ def get_sigmas_vp(
     eps_s: float = 1e-3,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """The schedule of the variance-preserving SDE, times 1 to eps_s: [n + 1], ending in 0.
+    """Return the levels of the variance-preserving SDE.
+
+    sigma(t) = sqrt(exp(beta_d t² / 2 + beta_min t) - 1), with t evenly spaced from 1 to eps_s.
+    Source: Song et al. 2021, arXiv 2011.13456, in the variables of Karras et al. 2022, arXiv 2206.00364.
+
+    Args:
+        n: the number of positive levels, at least 1.
+        beta_d: the slope of the SDE's rate beta(t), positive.
+        beta_min: the rate at t = 0, positive.
+        eps_s: the smallest time, in (0, 1].
+        device: the device of the result.
+
+    Returns:
+        The levels [n + 1] in torch's default dtype, decreasing, of which the last is 0.
 
     Raises:
-        ValueError: n < 1, a coefficient that is not positive, or eps_s > 1.
+        TypeError: an argument that is no number.
+        ValueError: n < 1, a coefficient that is not positive, eps_s > 1, or levels that do not fit torch's
+            default dtype.
     """
     n = as_int("n", n, least=1)
     beta_d = as_float("beta_d", beta_d, positive=True)

@@ -246,8 +246,7 @@ class Tempered(WeightedSum):
     Args:
         model: a target, or a plain denoiser, which leaves the result without an energy.
         gamma: positive, a number or a tensor [K] with one number per run of rows (in `smc.sample`, per
-        population).
-            Above 1 it sharpens the density.
+            population). Above 1 it sharpens the density.
 
     Raises:
         TypeError: a model that is neither a target nor a denoiser, or a gamma that is no number.

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edmfast import sampling
-from edmfast.sampling.common import churn_factors
+from edmfast.sampling.steps import churn_factors
 
 SAMPLERS = [
     sampling.sample_euler,

@@ -1,0 +1,111 @@
+"""Checks at the start and at the end of a sampler, and the checked call of the denoiser.
+
+x is [B, *shape]. The levels sigmas [T + 1] decrease strictly and may end in 0; the solvers of the ODE also take
+levels that rise strictly from a positive one, which turns a sample into noise. They are read into Python floats
+once, at the start, so that a step on an accelerator never waits for the host.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edmfast._internal.derivatives import carries_tangent
+from edmfast._internal.numbers import check_level
+from edmfast.models.calling.foreign import call_denoiser
+from edmfast.models.protocols import Denoiser
+
+
+class NonFiniteWarning(UserWarning):
+    """Warning that some samples of a plain sampler are NaN or infinite."""
+
+
+def bind(model: Denoiser, extra_args: dict[str, Any] | None) -> Callable[[Tensor, float], Tensor]:
+    """Return `denoise(x, sigma)` with sigma a Python float, which calls the model once and checks its result."""
+    condition = dict(extra_args or {})
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        return call_denoiser(model, x, x.new_full((x.shape[0],), sigma), **condition)
+
+    return denoise
+
+
+def checked_end(x: Tensor) -> Tensor:
+    """Return the result of a sampler. Warns where it is not finite, which is checked once, at the end."""
+    if not bool(x.isfinite().all()):
+        bad = int((~x.isfinite()).flatten(1).any(1).sum())
+        warnings.warn(
+            f"{bad} of {len(x)} samples are not finite: the model returned NaN or infinity on the way",
+            NonFiniteWarning,
+            stacklevel=4,
+        )
+    return x
+
+
+def check_start(x: Tensor, sigmas: Tensor, *, rising: bool = True) -> list[float]:
+    """Check the start of a sampler and return the levels as Python floats.
+
+    rising: the sampler also takes levels that increase strictly.
+
+    Raises:
+        TypeError: x or sigmas is not a floating-point tensor.
+        ValueError: x is not [B, *shape] or not finite; sigmas is not [T + 1] with T >= 1, not finite, negative,
+            beyond the levels whose square fits the dtype of x, or not strictly decreasing nor, where the sampler
+            takes that, strictly increasing from a positive level.
+        RuntimeError: sigmas carries a forward-mode tangent, which would be lost.
+    """
+    check_state(x, "x")
+    if not isinstance(sigmas, Tensor) or not sigmas.is_floating_point():
+        raise TypeError(f"sigmas must be a floating-point tensor [T + 1], got {_kind(sigmas)}")
+    if sigmas.ndim != 1 or len(sigmas) < 2:
+        raise ValueError(f"sigmas must be [T + 1] with T >= 1, got shape {tuple(sigmas.shape)}")
+    if carries_tangent(sigmas):
+        raise RuntimeError(
+            "samplers have no derivative with respect to sigmas, which carry a tangent: detach them"
+        )
+    levels: list[float] = sigmas.tolist()
+    for i, sigma in enumerate(levels):
+        if not math.isfinite(sigma) or sigma < 0:
+            raise ValueError(f"sigmas must be finite and >= 0, got sigmas[{i}] = {sigma}")
+        if sigma > 0:
+            check_level(f"sigmas[{i}]", sigma, x.dtype)
+    _check_order(levels, rising)
+    return levels
+
+
+def check_state(x: Tensor, name: str) -> None:
+    """Raise TypeError or ValueError unless x is a finite floating-point tensor [B, *shape]."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor [B, *shape], got {_kind(x)}")
+    if x.ndim < 2:
+        raise ValueError(f"{name} must be [B, *shape] with a batch axis, got {tuple(x.shape)}")
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity in it")
+
+
+def _check_order(levels: list[float], rising: bool) -> None:
+    upwards = rising and levels[1] > levels[0]
+    for i, (sigma, following) in enumerate(itertools.pairwise(levels)):
+        if following > sigma if upwards else following < sigma:
+            continue
+        accepted = "decrease strictly (only the last may be 0)"
+        if rising:
+            accepted += " or increase strictly from a positive level"
+        raise ValueError(
+            f"sigmas must {accepted}, got sigmas[{i}] = {sigma}, sigmas[{i + 1}] = {following}"
+        )
+    if upwards and levels[0] == 0:
+        raise ValueError(
+            "sigmas that increase must start above 0, because the slope (x - D)/sigma divides by the "
+            f"level: replace sigmas[0] = 0 by a small level, below sigmas[1] = {levels[1]}"
+        )
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__
