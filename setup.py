@@ -1,10 +1,18 @@
-"""Builds the compiled operators: C++ for the CPU always, CUDA where nvcc is found.
+"""Build the compiled operators: C++ for the CPU always, and CUDA where nvcc is found.
 
-Environment: EDMFAST_SKIP_CUDA=1, EDMFAST_FORCE_CUDA=1, EDMFAST_SKIP_CPP=1, TORCH_CUDA_ARCH_LIST
-(default: what nvcc knows of 8.0, 9.0 and 10.0), CUDA_HOME, MAX_JOBS. Only libtorch's stable ABI is
-used, so one build serves every torch from 2.11 on.
+These environment variables steer the build:
+
+EDMFAST_SKIP_CPP=1     compile nothing; operators run their plain-torch references
+EDMFAST_SKIP_CUDA=1    compile no CUDA, even where nvcc is found
+EDMFAST_FORCE_CUDA=1   fail where nvcc is not found
+TORCH_CUDA_ARCH_LIST   GPU architectures; by default those of 8.0, 9.0 and 10.0 that nvcc knows
+CUDA_HOME, CXX         the CUDA toolkit and the C++ compiler
+MAX_JOBS               the number of compilers that run at once
+
+The sources use libtorch's stable ABI only, so one build serves every torch from 2.11 on.
 """
 
+# mypy: allow-subclassing-any, allow-untyped-calls
 from __future__ import annotations
 
 import os
@@ -14,6 +22,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import setuptools
 from setuptools.command.build_py import build_py
@@ -29,7 +38,7 @@ OLDEST_TORCH = (2, 11)
 
 
 def check_environment() -> None:
-    """Exit with one line for what would otherwise fail late, or in words that do not name the cause."""
+    """Exit with one line where the build would fail later, or with a message that hides the cause."""
     if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
         stop(
             f"setuptools {OLDEST_SETUPTOOLS} or later is needed, this is {setuptools.__version__}: "
@@ -39,15 +48,15 @@ def check_environment() -> None:
         return
     torch = installed_version("torch")
     if torch is None or torch < OLDEST_TORCH:
-        found = "there is none" if torch is None else "this is {}.{}".format(*torch)
-        stop(f"torch 2.11 or later is needed at build time, {found}: pip install 'torch>=2.11'")
+        installed = "there is none" if torch is None else "this is {}.{}".format(*torch)
+        stop(f"torch 2.11 or later is needed at build time, {installed}: pip install 'torch>=2.11'")
     for pattern in ("csrc/ops.cpp", "csrc/cpu/*.cpp", "csrc/cuda/*.cu", "csrc/include/*.h"):
         if not list(ROOT.glob(pattern)):
             stop(f"this source tree is incomplete: there is no {pattern} in {ROOT}")
 
 
 def check_compiler() -> None:
-    """Exit with one line where no C++ compiler is found, before the build prints pages about it."""
+    """Exit with one line where there is no C++ compiler, before the build prints pages about it."""
     command = os.environ.get("CXX", "c++").split()[0]
     if shutil.which(command) is None and shutil.which("g++") is None:
         stop(
@@ -57,7 +66,7 @@ def check_compiler() -> None:
 
 
 def installed_version(package: str) -> tuple[int, int] | None:
-    """Return (major, minor), or None where the package is absent."""
+    """Return (major, minor) of an installed package, or None where it is absent."""
     try:
         major, minor = metadata.version(package).split(".")[:2]
     except metadata.PackageNotFoundError:
@@ -66,38 +75,40 @@ def installed_version(package: str) -> tuple[int, int] | None:
 
 
 def stop(why: str) -> None:
+    """Exit with the reason why edmfast cannot be built."""
     sys.exit(f"edmfast cannot be built: {why}")
 
 
 def find_nvcc() -> str | None:
+    """Return the path of nvcc, or None where there is none."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if home and (Path(home) / "bin" / "nvcc").exists():
         return str(Path(home) / "bin" / "nvcc")
-    if found := shutil.which("nvcc"):
-        return found
+    if nvcc := shutil.which("nvcc"):
+        return nvcc
     from torch.utils.cpp_extension import CUDA_HOME
 
-    # where toolkits are installed is often not on PATH
+    # the folder of a toolkit is often not on PATH
     folders = [f"{place}/bin" for place in (CUDA_HOME, USUAL_CUDA_HOME) if place]
     return shutil.which("nvcc", path=os.pathsep.join(folders))
 
 
 def architectures(nvcc: str) -> list[str]:
-    """Compute capabilities such as "9.0" or "9.0+PTX"."""
+    """Return the compute capabilities to compile for, such as "9.0" or "9.0+PTX"."""
     if listed := os.environ.get("TORCH_CUDA_ARCH_LIST"):
         return listed.replace(" ", ";").split(";")
     known = subprocess.run([nvcc, "--list-gpu-code"], check=True, capture_output=True, text=True)
     codes = known.stdout.split()
-    found = [
+    usable = [
         number for number in ("8.0", "9.0", "10.0") if "sm_" + number.replace(".", "") in codes
     ]
-    if not found:
+    if not usable:
         raise RuntimeError(f"set TORCH_CUDA_ARCH_LIST: {nvcc} knows none of 8.0, 9.0 and 10.0")
-    return [*found[:-1], found[-1] + "+PTX"]
+    return [*usable[:-1], usable[-1] + "+PTX"]
 
 
 def architecture_flags(nvcc: str) -> list[str]:
-    """One SASS image per architecture; `9.0+PTX` adds the PTX of that one."""
+    """Return options for one binary per architecture; "9.0+PTX" adds the PTX of that architecture."""
     flags = []
     for item in architectures(nvcc):
         number = item.removesuffix("+PTX").replace(".", "")
@@ -108,7 +119,7 @@ def architecture_flags(nvcc: str) -> list[str]:
 
 
 def build_cuda(nvcc: str, target: Path, scratch: Path) -> None:
-    """Compile every csrc/cuda/*.cu and link them; needs no GPU and no CUDA build of torch."""
+    """Compile every csrc/cuda/*.cu and link them. This needs no GPU and no CUDA build of torch."""
     from torch.utils.cpp_extension import include_paths
 
     includes = [f"-I{path}" for path in (*include_paths(), ROOT / "csrc" / "include")]
@@ -132,9 +143,12 @@ def build_cuda(nvcc: str, target: Path, scratch: Path) -> None:
 
 
 def torch_libraries(nvcc: str, scratch: Path) -> list[str]:
-    """Options that name the libraries of torch as needed: what torch loads for itself is not global, so that
-    symbols of a library that is not named are not found. A torch for the CPU has no libtorch_cuda to link
-    with; an empty library of that name stands for it, as torch has loaded the real one where ours is."""
+    """Return the options that link the CUDA library with the libraries of torch.
+
+    The CUDA library has to name them all as needed: torch does not load its own libraries globally, so symbols
+    of a library that is not named are not found. A torch for the CPU has no libtorch_cuda to link with. An empty
+    library of that name stands in for it, because a torch that loads the CUDA library has loaded the real one.
+    """
     from torch.utils.cpp_extension import library_paths
 
     folder = Path(library_paths()[0])
@@ -156,6 +170,7 @@ def torch_libraries(nvcc: str, scratch: Path) -> list[str]:
 
 
 def describe(nvcc: str | None) -> str:
+    """Return one line that says what was compiled, and why the rest was not."""
     if SKIP_CPP:
         return "C++ skipped by EDMFAST_SKIP_CPP=1"
     if SKIP_CUDA:
@@ -166,7 +181,11 @@ def describe(nvcc: str | None) -> str:
 
 
 class BuildPackage(build_py):
-    """Leaves a line saying that nothing was compiled, where that was asked, and no library of an earlier build."""
+    """The step that copies Python files.
+
+    With EDMFAST_SKIP_CPP=1 it also removes the libraries of an earlier build and records that nothing was
+    compiled.
+    """
 
     def run(self) -> None:
         super().run()
@@ -179,13 +198,16 @@ class BuildPackage(build_py):
 
 
 def write_build_info(package: Path, nvcc: str | None) -> None:
+    """Write the line that `edmfast info` shows beside kernels that are off."""
     package.mkdir(parents=True, exist_ok=True)
     (package / "_build_info.txt").write_text(describe(nvcc) + "\n")
 
 
 def kernel_builder() -> type:
-    """build_ext with the CUDA library after the C++ one. An error here fails every kind of install;
-    one raised in build_py would be swallowed by editable ones."""
+    """Return a build_ext that builds the CUDA library after the C++ one.
+
+    An error in build_ext fails every kind of install. An editable install would swallow one raised in build_py.
+    """
     from torch.utils.cpp_extension import BuildExtension
 
     class BuildKernels(BuildExtension):
@@ -198,14 +220,16 @@ def kernel_builder() -> type:
             package = ROOT / "edmfast" if self.inplace else Path(self.build_lib) / "edmfast"
             if nvcc is not None:
                 build_cuda(nvcc, package / "_cuda.so", ROOT / "build" / "cuda")
-            else:  # one of an earlier build does not belong to these sources
+            else:
+                # a library of an earlier build does not belong to these sources
                 (package / "_cuda.so").unlink(missing_ok=True)
             write_build_info(package, nvcc)
 
     return BuildKernels
 
 
-def cpp_arguments() -> dict:
+def cpp_arguments() -> dict[str, Any]:
+    """Return the arguments of `setup` that build the C++ library, or none where it is skipped."""
     if SKIP_CPP:
         return {}
     from torch.utils.cpp_extension import CppExtension

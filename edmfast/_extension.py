@@ -1,8 +1,12 @@
 """Define operators, and answer which backends are live.
 
-Where no compiled library is loaded, the same operators are defined from Python and run the plain-torch reference,
-or torch's own CPU kernels where an operator names some. On a CUDA device, Triton kernels run the operators for
-which the CUDA library has no kernel.
+`_library` loads the compiled libraries. Where there is none, `define` registers the same operators from Python.
+An operator runs on the first of these that there is:
+
+on the CPU: the C++ kernel; torch's own CPU kernels, for operators that name some; the plain-torch reference.
+on a GPU: the CUDA kernel; the Triton kernel; the plain-torch reference.
+
+The environment variable EDMFAST_REFERENCE=1 makes every operator run its reference.
 """
 
 from __future__ import annotations
@@ -18,15 +22,20 @@ import torch
 from edmfast._library import NAMESPACE, REFERENCE, load, loaded, reasons
 
 OPERATORS: Any = getattr(torch.ops, NAMESPACE)
-_FRAGMENT = torch.library.Library(NAMESPACE, "FRAGMENT")
+# torch leaves some functions of this module without annotations
+_LIBRARY: Any = torch.library
+_FRAGMENT = _LIBRARY.Library(NAMESPACE, "FRAGMENT")
 
 
-def _triton(module: str, name: str) -> Callable[..., object]:
-    """Return the function `name` of `ops.<module>.triton_ops`. Its first call imports that module and Triton."""
+def _triton(folder: str, name: str) -> Callable[..., object]:
+    """Return the function `name` of `ops.<folder>.triton_ops`.
+
+    The first call imports that module, and Triton with it, so that importing the operators stays quick.
+    """
 
     def call(*arguments: object) -> object:
-        found = importlib.import_module(f".ops.{module}.triton_ops", __package__)
-        return getattr(found, name)(*arguments)
+        module = importlib.import_module(f".ops.{folder}.triton_ops", __package__)
+        return getattr(module, name)(*arguments)
 
     return call
 
@@ -38,12 +47,14 @@ def define(
     cpu: Callable[..., object] | None = None,
     triton: str | None = None,
 ) -> None:
-    """Register the reference as the fallback of an operator, its fake, a function of torch's own kernels for
-    the CPU where that is faster, and on a GPU where the CUDA library has no kernel the Triton one, a function
-    of the operator's name in `triton_ops` of the operator folder `triton`.
+    """Register an operator, with its reference as the fallback on every device.
 
-    The compiled library has already defined the schema where it is loaded; defining it here serves
-    an install without a compiler. A test holds the two texts together.
+    fake: makes empty outputs from the shapes of the inputs, for tracing. cpu: an implementation by torch's own
+    CPU kernels, for an operator without a C++ kernel. triton: the folder in `ops` whose `triton_ops` has a
+    function of the operator's name; that function runs on a GPU where the CUDA library has no kernel.
+
+    Where the compiled library is loaded, it has already defined the schema. Defining it here serves an install
+    without a compiler, and a test compares the two texts.
     """
     load()
     name = schema.split("(", 1)[0]
@@ -59,13 +70,16 @@ def define(
 
 
 def _on_one_device(fake: Callable[..., object]) -> Callable[..., object]:
-    """Return the fake with a check of devices. A call with one tensor on the meta device runs the fake, which
-    would hand out uninitialised memory of the device of another tensor."""
+    """Return the fake with a check that all tensors are on one device.
+
+    torch runs the fake for a call with one tensor on the meta device. Without the check, the fake would return
+    uninitialised memory on the device of another tensor.
+    """
 
     @functools.wraps(fake)
     def checked(*arguments: object) -> object:
-        flat = (one for part in arguments for one in (part if isinstance(part, list) else [part]))
-        devices = {tensor.device for tensor in flat if isinstance(tensor, torch.Tensor)}
+        flat = (item for part in arguments for item in (part if isinstance(part, list) else [part]))
+        devices = {item.device for item in flat if isinstance(item, torch.Tensor)}
         if len(devices) > 1:
             raise ValueError(f"all tensors must be on one device, got {sorted(map(str, devices))}")
         return fake(*arguments)
@@ -80,14 +94,14 @@ def _has_cuda_kernel(name: str) -> bool:
 def differentiate(
     name: str, backward: Callable[..., Any], setup_context: Callable[..., None]
 ) -> None:
-    """Register the derivative of an operator, see torch.library.register_autograd."""
+    """Register the derivative of an operator; see torch.library.register_autograd."""
     torch.library.register_autograd(
         f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=_FRAGMENT
     )
 
 
 def kernel_status() -> dict[str, str]:
-    """For each backend (cpu, cuda, triton): the library or operators live, or why there are none."""
+    """Return, for each backend ("cpu", "cuda", "triton"), its library or operators, or "off: " and the reason."""
     load()
     kinds = ("cpu", "cuda", "triton")
     return {kind: loaded.get(kind) or f"off: {reasons.get(kind, 'unused')}" for kind in kinds}

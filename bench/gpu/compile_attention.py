@@ -16,7 +16,7 @@ from edmfast.ops.attention import triton_backward as backward
 from edmfast.ops.attention import triton_double_backward as double
 from edmfast.ops.attention.triton_forward import forward_kernel
 from edmfast.ops.attention.triton_launch import configuration
-from edmfast.ops.attention.triton_sums import row_sums_kernel
+from edmfast.ops.attention.triton_row_sums import row_sums_kernel
 
 KERNELS = (
     forward_kernel,

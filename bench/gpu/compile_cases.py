@@ -10,7 +10,7 @@ from triton.compiler import ASTSource, compile
 from bench.gpu import compile_attention, compile_mlp, compile_norm
 from edmfast.ops._shared.triton_tiling import tiling
 from edmfast.ops.noise import triton_ops as noise
-from edmfast.ops.potential import triton_ops as potential
+from edmfast.ops.potential import triton_kernels as potential
 from edmfast.ops.propagate import triton_ops as propagate
 from edmfast.ops.systematic_resample import triton_large as large
 from edmfast.ops.systematic_resample import triton_ops as resample

@@ -8,7 +8,7 @@ import torch
 
 from edmfast.ops.mlp_potential.triton_backward import backward_kernel
 from edmfast.ops.mlp_potential.triton_forward import forward_kernel
-from edmfast.ops.mlp_potential.triton_ops import configuration
+from edmfast.ops.mlp_potential.triton_launch import configuration
 
 _POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 _STATES = (

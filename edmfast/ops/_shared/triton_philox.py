@@ -5,7 +5,7 @@ and the order of operations are those of the reference. Bits agree only if no pr
 sum: launch with ``enable_fp_fusion=False``, which reaches both LLVM and ptxas.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import triton

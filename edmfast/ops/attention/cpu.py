@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edmfast.ops.attention import reference
-from edmfast.ops.attention.operands import check_backward, check_forward
+from edmfast.ops.attention.checks import check_backward, check_forward
 
 _DTYPES = (torch.float32, torch.float64)
 _LANES = 16

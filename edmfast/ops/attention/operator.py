@@ -20,10 +20,8 @@ from torch import Tensor
 from edmfast import _extension
 from edmfast._internal.derivatives import refuse_transforms
 from edmfast._internal.numbers import as_float
-from edmfast.ops.attention import cpu as _attention_cpu
-from edmfast.ops.attention import reference
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from edmfast.ops._shared.dtypes import DTYPES, arithmetic
+from edmfast.ops.attention import cpu, reference
 
 
 def _new(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -33,7 +31,7 @@ def _new(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
 def _fake(
     q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    dtype = reference.arithmetic(q.dtype)
+    dtype = arithmetic(q.dtype)
     return _new(q, *q.shape[:3], v.shape[3]), _new(q, *q.shape[:3], dtype=dtype)
 
 
@@ -52,7 +50,7 @@ _extension.define(
     "-> (Tensor, Tensor)",
     reference.attention,
     _fake,
-    cpu=_attention_cpu.attention,
+    cpu=cpu.attention,
     triton="attention",
 )
 _extension.define(
@@ -60,7 +58,7 @@ _extension.define(
     "Tensor? key_mask, float scale, bool causal) -> (Tensor, Tensor, Tensor)",
     reference.attention_backward,
     _fake_backward,
-    cpu=_attention_cpu.attention_backward,
+    cpu=cpu.attention_backward,
     triton="attention",
 )
 _extension.define(
@@ -164,6 +162,7 @@ def attention(
     # [batch, heads, ..]: a view of four dimensions, whatever their strides
     lead = q.shape[0], math.prod(q.shape[1:-2])
     heads = [tensor.reshape(*lead, *tensor.shape[-2:]) for tensor in (q, k, v)]
+    out: Tensor
     out, _ = torch.ops.edmfast.attention(*heads, key_mask, scale, causal)
     return out.reshape(*q.shape[:-1], v.shape[-1])
 

@@ -18,12 +18,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from edmfast.ops.attention.operands import (
-    arithmetic,
-    check_backward,
-    check_double_backward,
-    check_forward,
-)
+from edmfast.ops._shared.dtypes import arithmetic
+from edmfast.ops.attention.checks import check_backward, check_double_backward, check_forward
 
 # numbers in a block of P: it stays in the second-level cache while it is worked on
 _BLOCK = 1 << 18
@@ -51,6 +47,11 @@ def _scores(
         last = torch.arange(first, first + q.shape[1], device=q.device)[:, None]
         scores.masked_fill_(torch.arange(k.shape[1], device=q.device) > last, -math.inf)
     return scores
+
+
+def _by_head(tensor: Tensor, lead: torch.Size) -> Tensor:
+    """Return [B, H, ...] from [B H, ...], where lead = (B, H)."""
+    return tensor.reshape(*lead, *tensor.shape[1:])
 
 
 def _heads(key_mask: Tensor | None, like: Tensor) -> Tensor | None:
@@ -84,7 +85,7 @@ def attention(
         # exp(-inf - inf) = 0 where a row has no key
         scores.sub_(sums.masked_fill(sums == -math.inf, math.inf)).exp_()
         out[heads, rows] = (scores @ values).to(out.dtype)
-    return out.unflatten(0, lead), lse.unflatten(0, lead)
+    return _by_head(out, lead), _by_head(lse, lead)
 
 
 def _recomputed(
@@ -124,7 +125,7 @@ def attention_backward(
         dq[heads, rows] = (ds @ keys).mul_(scale).to(q.dtype)
         dk[heads] += (ds.mT @ queries).mul_(scale)
     dk, dv = dk.to(k.dtype), dv.to(v.dtype)
-    return dq.unflatten(0, lead), dk.unflatten(0, lead), dv.unflatten(0, lead)
+    return _by_head(dq, lead), _by_head(dk, lead), _by_head(dv, lead)
 
 
 def attention_double_backward(
@@ -175,5 +176,4 @@ def attention_double_backward(
         gv[heads] += moved.mT @ cotangent
         g_grad[heads, rows] = (moved @ values).add_(p @ c_values).to(grad.dtype)
     gk, gv = gk.to(k.dtype), gv.to(v.dtype)
-    g_grad, gq = g_grad.unflatten(0, lead), gq.unflatten(0, lead)
-    return g_grad, gq, gk.unflatten(0, lead), gv.unflatten(0, lead)
+    return _by_head(g_grad, lead), _by_head(gq, lead), _by_head(gk, lead), _by_head(gv, lead)

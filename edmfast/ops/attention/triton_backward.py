@@ -4,7 +4,7 @@ Each output is summed by one program, in one order: no atomics, the same bits ev
 δ = rowsum(dO ∘ O) are left by the first pass for the second.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import torch
@@ -15,15 +15,16 @@ from torch import Tensor
 from edmfast.ops.attention.triton_launch import launch
 from edmfast.ops.attention.triton_tiles import (
     accumulate,
-    attended,
+    key_end,
     load_lse,
     load_row,
+    load_side,
     of_head,
     place,
-    probabilities,
+    probability_tile,
     product,
+    query_begin,
     row_dots,
-    side,
     store,
     store_row,
 )
@@ -59,23 +60,21 @@ def query_gradient_kernel(
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
     zero = tl.zeros([QUERIES, KEYS], tl.float32)
-    q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
-    grad_side = side(of_head(grad, batch, head, UNIT), query, queries, E, PADDED_E, CHUNK)
+    q_side = load_side(q, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT)
+    grad_side = load_side(grad, batch, head, query, queries, E, PADDED_E, CHUNK, UNIT)
     grad_head, out_head = of_head(grad, batch, head, UNIT), of_head(out, batch, head, UNIT)
     row_delta = row_dots(grad_head, out_head, query, queries, E, PADDED_E)
     store_row(delta, row_delta, batch, head, query, queries)
     row_lse = load_lse(lse, batch, head, query, queries)
     total = tl.zeros([QUERIES, PADDED_D], tl.float32)
-    end = keys
-    if CAUSAL:
-        end = tl.minimum(keys, start + QUERIES)
-    for first in range(0, end, KEYS):
+    for first in range(0, key_end(start, keys, QUERIES, CAUSAL), KEYS):
         key = first + tl.arange(0, KEYS)
-        k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
-        v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
-        counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
-        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale
-        p = probabilities(scores, row_lse[:, None], counts)
+        k_side = load_side(k, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT)
+        v_side = load_side(v, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
+        at = batch, query[:, None], key[None, :], keys, mask
+        p = probability_tile(
+            zero, q_side, k_side, row_lse[:, None], at, scale, D, PADDED_D, CHUNK, PRECISION, CAUSAL
+        )
         dp = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
         ds = p * (dp - row_delta[:, None])
         total = accumulate(total, ds, k_side, D, PADDED_D, CHUNK, PRECISION)
@@ -112,22 +111,20 @@ def key_gradients_kernel(
     batch, head, start = place(keys, heads, KEYS)
     key = start + tl.arange(0, KEYS)
     zero = tl.zeros([KEYS, QUERIES], tl.float32)
-    k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
-    v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
+    k_side = load_side(k, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT)
+    v_side = load_side(v, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
     dk_tile = tl.zeros([KEYS, PADDED_D], tl.float32)
     dv_tile = tl.zeros([KEYS, PADDED_E], tl.float32)
-    begin = 0
-    if CAUSAL:
-        begin = start // QUERIES * QUERIES
-    for first in range(begin, queries, QUERIES):
+    for first in range(query_begin(start, QUERIES, CAUSAL), queries, QUERIES):
         query = first + tl.arange(0, QUERIES)
-        q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
-        grad_side = side(of_head(grad, batch, head, UNIT), query, queries, E, PADDED_E, CHUNK)
+        q_side = load_side(q, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT)
+        grad_side = load_side(grad, batch, head, query, queries, E, PADDED_E, CHUNK, UNIT)
         row_lse = load_lse(lse, batch, head, query, queries)
         row_delta = load_row(delta, batch, head, query, queries)
-        counts = attended(mask, batch, query[None, :], key[:, None], keys, CAUSAL)
-        scores = product(zero, k_side, q_side, D, PADDED_D, CHUNK, PRECISION) * scale
-        p = probabilities(scores, row_lse[None, :], counts)
+        at = batch, query[None, :], key[:, None], keys, mask
+        p = probability_tile(
+            zero, k_side, q_side, row_lse[None, :], at, scale, D, PADDED_D, CHUNK, PRECISION, CAUSAL
+        )
         dv_tile = accumulate(dv_tile, p, grad_side, E, PADDED_E, CHUNK, PRECISION)
         dp = product(zero, v_side, grad_side, E, PADDED_E, CHUNK, PRECISION)
         ds = p * (dp - row_delta[None, :])

@@ -5,7 +5,7 @@ Three passes, each of which makes its tiles of P, dP, T and R anew: over blocks 
 D = dP - δ, dS₂ = P ∘ (D ∘ (T - t) + R - g): a constant of the row within the brackets drops out.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import torch
@@ -14,17 +14,18 @@ import triton.language as tl
 from torch import Tensor
 
 from edmfast.ops.attention.triton_launch import launch
-from edmfast.ops.attention.triton_sums import row_sums_kernel
+from edmfast.ops.attention.triton_row_sums import row_sums_kernel
 from edmfast.ops.attention.triton_tiles import (
     accumulate,
-    attended,
+    key_end,
     load_lse,
     load_row,
+    load_side,
     of_head,
     place,
-    probabilities,
+    probability_tile,
     product,
-    side,
+    query_begin,
     store,
 )
 
@@ -64,27 +65,25 @@ def query_second_kernel(
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
     zero = tl.zeros([QUERIES, KEYS], tl.float32)
-    q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
-    a_side = side(of_head(a, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
-    grad_side = side(of_head(grad, batch, head, UNIT), query, queries, E, PADDED_E, CHUNK)
+    q_side = load_side(q, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT)
+    a_side = load_side(a, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT)
+    grad_side = load_side(grad, batch, head, query, queries, E, PADDED_E, CHUNK, UNIT)
     row_lse = load_lse(lse, batch, head, query, queries)
     row_delta = load_row(delta, batch, head, query, queries)
     row_t = load_row(t, batch, head, query, queries)
     row_g = load_row(g, batch, head, query, queries)
     gq_tile = tl.zeros([QUERIES, PADDED_D], tl.float32)
     g_grad_tile = tl.zeros([QUERIES, PADDED_E], tl.float32)
-    end = keys
-    if CAUSAL:
-        end = tl.minimum(keys, start + QUERIES)
-    for first in range(0, end, KEYS):
+    for first in range(0, key_end(start, keys, QUERIES, CAUSAL), KEYS):
         key = first + tl.arange(0, KEYS)
-        k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
-        b_side = side(of_head(b, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
-        v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
-        c_side = side(of_head(c, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
-        counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
-        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale
-        p = probabilities(scores, row_lse[:, None], counts)
+        k_side = load_side(k, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT)
+        b_side = load_side(b, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT)
+        v_side = load_side(v, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
+        c_side = load_side(c, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
+        at = batch, query[:, None], key[None, :], keys, mask
+        p = probability_tile(
+            zero, q_side, k_side, row_lse[:, None], at, scale, D, PADDED_D, CHUNK, PRECISION, CAUSAL
+        )
         g_grad_tile = accumulate(g_grad_tile, p, c_side, E, PADDED_E, CHUNK, PRECISION)
         tangent = product(zero, a_side, k_side, D, PADDED_D, CHUNK, PRECISION)
         tangent = product(tangent, q_side, b_side, D, PADDED_D, CHUNK, PRECISION)
@@ -135,27 +134,25 @@ def key_second_kernel(
     batch, head, start = place(keys, heads, KEYS)
     key = start + tl.arange(0, KEYS)
     zero = tl.zeros([KEYS, QUERIES], tl.float32)
-    k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
-    b_side = side(of_head(b, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
-    v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
-    c_side = side(of_head(c, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
+    k_side = load_side(k, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT)
+    b_side = load_side(b, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT)
+    v_side = load_side(v, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
+    c_side = load_side(c, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
     gk_tile = tl.zeros([KEYS, PADDED_D], tl.float32)
     gv_tile = tl.zeros([KEYS, PADDED_E], tl.float32)
-    begin = 0
-    if CAUSAL:
-        begin = start // QUERIES * QUERIES
-    for first in range(begin, queries, QUERIES):
+    for first in range(query_begin(start, QUERIES, CAUSAL), queries, QUERIES):
         query = first + tl.arange(0, QUERIES)
-        q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
-        a_side = side(of_head(a, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
-        grad_side = side(of_head(grad, batch, head, UNIT), query, queries, E, PADDED_E, CHUNK)
+        q_side = load_side(q, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT)
+        a_side = load_side(a, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT)
+        grad_side = load_side(grad, batch, head, query, queries, E, PADDED_E, CHUNK, UNIT)
         row_lse = load_lse(lse, batch, head, query, queries)
         row_delta = load_row(delta, batch, head, query, queries)
         row_t = load_row(t, batch, head, query, queries)
         row_g = load_row(g, batch, head, query, queries)
-        counts = attended(mask, batch, query[None, :], key[:, None], keys, CAUSAL)
-        scores = product(zero, k_side, q_side, D, PADDED_D, CHUNK, PRECISION) * scale
-        p = probabilities(scores, row_lse[None, :], counts)
+        at = batch, query[None, :], key[:, None], keys, mask
+        p = probability_tile(
+            zero, k_side, q_side, row_lse[None, :], at, scale, D, PADDED_D, CHUNK, PRECISION, CAUSAL
+        )
         tangent = product(zero, k_side, a_side, D, PADDED_D, CHUNK, PRECISION)
         tangent = product(tangent, b_side, q_side, D, PADDED_D, CHUNK, PRECISION)
         tangent = tangent * scale - row_t[None, :]

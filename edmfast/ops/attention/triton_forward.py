@@ -4,7 +4,7 @@ The maximum and the sum of the exponentials are corrected as keys come, so a sco
 [1] Dao et al. 2022, arXiv 2205.14135; [2] Dao 2023, arXiv 2307.08691 (one division at the end).
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import torch
@@ -15,11 +15,11 @@ from torch import Tensor
 from edmfast.ops.attention.triton_launch import launch
 from edmfast.ops.attention.triton_tiles import (
     accumulate,
-    attended,
+    key_end,
+    load_side,
     of_head,
     place,
-    product,
-    side,
+    score_tile,
     store,
     store_row,
 )
@@ -52,26 +52,25 @@ def forward_kernel(
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
     zero = tl.zeros([QUERIES, KEYS], tl.float32)
-    q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
+    q_side = load_side(q, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT)
     best = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     weighted = tl.zeros([QUERIES, PADDED_E], tl.float32)
-    end = keys
-    if CAUSAL:
-        end = tl.minimum(keys, start + QUERIES)
-    for first in range(0, end, KEYS):
+    for first in range(0, key_end(start, keys, QUERIES, CAUSAL), KEYS):
         key = first + tl.arange(0, KEYS)
-        k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
-        counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
-        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION)
-        scores = tl.where(counts, scores * scale, float("-inf"))
+        k_side = load_side(k, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT)
+        at = batch, query[:, None], key[None, :], keys, mask
+        scores, counts = score_tile(
+            zero, q_side, k_side, at, scale, D, PADDED_D, CHUNK, PRECISION, CAUSAL
+        )
+        scores = tl.where(counts, scores, float("-inf"))
         highest = tl.maximum(best, tl.max(scores, axis=1))
         # a row without keys so far: exp(-inf - 0) = 0
         centre = tl.where(highest == float("-inf"), 0.0, highest)
         p = tl.exp(scores - centre[:, None])
         shrink = tl.exp(best - centre)
         total = total * shrink + tl.sum(p, axis=1)
-        v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
+        v_side = load_side(v, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
         weighted *= shrink[:, None]
         weighted = accumulate(weighted, p, v_side, E, PADDED_E, CHUNK, PRECISION)
         best = highest

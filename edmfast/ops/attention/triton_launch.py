@@ -14,6 +14,9 @@ import torch
 import triton
 from torch import Tensor
 
+from edmfast.ops._shared.triton_device import on_device_of
+from edmfast.ops._shared.triton_precision import precision
+
 
 class Blocks(NamedTuple):
     """Queries and keys of a tile of scores, and how many columns of a head's tiles are held at a time:
@@ -49,15 +52,6 @@ _SINGLE = {
 def blocks(kernel: str, dtype: torch.dtype, width: int) -> Blocks:
     table = _SINGLE if dtype == torch.float32 else _HALF
     return Blocks(*table[kernel][_WIDTHS.index(width)])
-
-
-def precision(dtype: torch.dtype) -> str:
-    """Of products. float32: TF32 where torch's own matrix products use it, else three of them, of the high
-    and low parts, which lose two bits of float32; without tensor cores ("ieee") every useful size spills.
-    """
-    if dtype != torch.float32:
-        return "ieee"  # there is one way to multiply half precisions
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
 
 
 def configuration(
@@ -112,5 +106,5 @@ def launch(
         programs = batch * heads * triton.cdiv(queries, constants["QUERIES"])
     if programs:
         given = [_strided(tensor, unit) for tensor in tensors]
-        with torch.cuda.device_of(q):
+        with on_device_of(q):
             kernel[(programs,)](*given, scale, heads, queries, keys, **constants, **options)

@@ -18,7 +18,7 @@ from edmfast.ops.attention import reference
 from edmfast.ops.attention import triton_backward as _attention_backward
 from edmfast.ops.attention import triton_double_backward as _attention_double
 from edmfast.ops.attention import triton_forward as _attention_forward
-from edmfast.ops.attention.operands import check_backward, check_double_backward, check_forward
+from edmfast.ops.attention.checks import check_backward, check_double_backward, check_forward
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WIDEST = 128

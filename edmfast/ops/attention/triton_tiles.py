@@ -4,7 +4,7 @@ A tensor comes to a kernel as a tuple of its pointer and its strides, so no view
 int64. `query` and `key` are positions, one of them a column and the other a row of a tile of scores.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import triton
@@ -59,10 +59,25 @@ def row_dots(x, y, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
 
 
 @triton.jit
-def side(tensor, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr, CHUNK: tl.constexpr):
-    """A side of a product: its tile, held, or where it is, when CHUNK columns of it are held at a time."""
-    where = tensor[0], tensor[1], tensor[2], position, length
-    return where if CHUNK < PADDED else load(tensor, position, length, WIDTH, PADDED)
+def load_side(
+    tensor,
+    batch,
+    head,
+    position,
+    length,
+    WIDTH: tl.constexpr,
+    PADDED: tl.constexpr,
+    CHUNK: tl.constexpr,
+    UNIT: tl.constexpr,
+):
+    """Return rows of one head of a tensor [B, H, length, WIDTH] as a side of a product.
+
+    A side is a tile [positions, PADDED] where all columns are held at a time. Where CHUNK columns are, it is
+    the place of the tile in memory, and each product loads the columns again.
+    """
+    rows = of_head(tensor, batch, head, UNIT)
+    where = rows[0], rows[1], rows[2], position, length
+    return where if CHUNK < PADDED else load(rows, position, length, WIDTH, PADDED)
 
 
 @triton.jit
@@ -137,6 +152,62 @@ def accumulate(
 
 
 @triton.jit
-def probabilities(scores, lse, counts):
-    """exp(scores - lse) where the scores count, else 0."""
+def key_end(start, keys, QUERIES: tl.constexpr, CAUSAL: tl.constexpr):
+    """Return the end of the keys that a block of queries from `start` may attend to."""
+    end = keys
+    if CAUSAL:
+        end = tl.minimum(keys, start + QUERIES)
+    return end
+
+
+@triton.jit
+def query_begin(start, QUERIES: tl.constexpr, CAUSAL: tl.constexpr):
+    """Return the first block of queries that may attend to a block of keys from `start`."""
+    begin = 0
+    if CAUSAL:
+        begin = start // QUERIES * QUERIES
+    return begin
+
+
+@triton.jit
+def score_tile(
+    zero,
+    left,
+    right,
+    at,
+    scale,
+    D: tl.constexpr,
+    PADDED_D: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr,
+):
+    """Return (S = scale · left rightᵀ, which scores count) of a tile.
+
+    The sides left and right are queries and keys, or keys and queries where the tile is transposed. at:
+    (batch, positions of the queries, positions of the keys, number of keys, key mask), the positions shaped
+    as the column and the row of the tile. zero: a tile of zeros, which the product starts from.
+    """
+    batch, query, key, keys, mask = at
+    counts = attended(mask, batch, query, key, keys, CAUSAL)
+    scores = product(zero, left, right, D, PADDED_D, CHUNK, PRECISION) * scale
+    return scores, counts
+
+
+@triton.jit
+def probability_tile(
+    zero,
+    left,
+    right,
+    lse,
+    at,
+    scale,
+    D: tl.constexpr,
+    PADDED_D: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr,
+):
+    """Return P = exp(S - lse) of a tile, 0 where a score does not count; lse has the shape of the queries."""
+    scores, counts = score_tile(zero, left, right, at, scale, D, PADDED_D, CHUNK, PRECISION, CAUSAL)
     return tl.where(counts, tl.exp(scores - lse), 0.0)

@@ -19,9 +19,9 @@ from torch.nn.functional import pad
 
 from edmfast import _extension
 from edmfast._internal.derivatives import refuse_transforms
+from edmfast.ops._shared.dtypes import HALVES
 from edmfast.ops.mlp_potential import reference
 
-HALVES = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, torch.float64)
 _ALIGNED = 4
 """Numbers of a row on the CPU: matrix libraries sum it in another order where it does not start at 16 bytes."""
@@ -193,9 +193,8 @@ def takes(x: Tensor, dtype: torch.dtype, width: int, depth: int) -> bool:
     if x.is_cuda:
         if "mlp_potential" not in _extension.kernel_status()["triton"] or x.dtype != torch.float32:
             return False
-        from edmfast.ops.mlp_potential.triton_ops import (
-            fits,  # with Triton, not before it is needed
-        )
+        # Triton is imported where it is needed, since it may not be installed
+        from edmfast.ops.mlp_potential.triton_launch import fits
 
         return fits(dtype, x.shape[1:].numel(), width, depth)
     aligned = width <= 2 or width % _ALIGNED == 0

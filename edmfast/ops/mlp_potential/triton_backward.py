@@ -5,7 +5,7 @@ back. It writes for every layer what the gradient of its weights is a product of
 the other; the slopes wait in the same place, which the program reads again while it is in the cache.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import triton

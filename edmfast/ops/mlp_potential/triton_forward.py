@@ -5,7 +5,7 @@ and the slopes of a block wait, which is small enough to stay in the second-leve
 and its energy and field are written: 4 (2 d + 1) bytes; weights are read for every block, from that cache too.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import triton

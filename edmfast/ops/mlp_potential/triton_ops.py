@@ -7,79 +7,21 @@ states above 256 numbers, more than 8 layers) runs on the plain formulas.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from edmfast.ops.attention.triton_launch import precision as precision_of
+from edmfast.ops._shared.triton_device import on_device_of
 from edmfast.ops.mlp_potential import reference
 from edmfast.ops.mlp_potential.triton_backward import backward_kernel
 from edmfast.ops.mlp_potential.triton_forward import forward_kernel
+from edmfast.ops.mlp_potential.triton_launch import configuration, fits
 
-WIDEST, DEEPEST = 256, 8
 _PROBE_ROWS = 1 << 17
 """Rows at a time where only states have a gradient: what waits in memory is then half a GB for 4 layers of
 128 in float32."""
-
-
-class Tiles(NamedTuple):
-    """Rows of a block, columns of a product's sides that are held at a time, and options of the launch."""
-
-    rows: int
-    chunk: int
-    warps: int
-    stages: int = 2
-
-
-# For the wider of states and layers of up to 32, 64, 128 and 256 numbers: the most rows that spill no register on
-# sm_80 and sm_90, in float32 with the three products of TF32. More rows read the weights less often.
-_TILES = {
-    ("forward", False): ((128, 64, 8), (64, 64, 8), (64, 64, 8), (16, 64, 8)),
-    ("backward", False): ((128, 64, 8), (32, 32, 4), (32, 64, 8), (16, 64, 8)),
-    ("forward", True): ((128, 32, 8), (32, 32, 4), (32, 32, 8), (16, 32, 8)),
-    ("backward", True): ((32, 32, 8), (32, 32, 8), (16, 32, 8), (16, 16, 8, 1)),
-}
-
-
-def fits(dtype: torch.dtype, elements: int, width: int, depth: int) -> bool:
-    """Whether the kernels have tiles for states of so many numbers and such a network."""
-    sizes = 0 < elements <= WIDEST and 0 < width <= WIDEST and depth <= DEEPEST
-    return sizes and dtype in (torch.float32, torch.float16, torch.bfloat16)
-
-
-def configuration(
-    kernel: str,
-    dtype: torch.dtype,
-    elements: int,
-    width: int,
-    depth: int,
-    precision: str | None = None,
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """(constants of a kernel, options of its launch), for weights of a dtype; precision as torch's by default."""
-    precision = precision or precision_of(dtype)
-    padded_state, padded = (max(16, triton.next_power_of_2(n)) for n in (elements, width))
-    constants: dict[str, Any] = {
-        "D": elements,
-        "W": width,
-        "DEPTH": depth,
-        "PADDED_D": padded_state,
-        "PADDED_W": padded,
-        "PRECISION": precision,
-    }
-    tiles = _tiles(kernel, dtype == torch.float32, max(padded, padded_state))
-    # masks of more than a few columns take registers
-    masked = padded != width or (padded_state != elements and padded_state > 16)
-    rows = max(16, tiles.rows // 2) if masked else tiles.rows
-    constants |= {"ROWS": rows, "CHUNK": tiles.chunk}
-    stages = 2 if precision == "tf32" else tiles.stages
-    return constants, {"num_warps": tiles.warps, "num_stages": stages}
-
-
-def _tiles(kernel: str, single: bool, padded: int) -> Tiles:
-    at = (32, 64, 128, 256).index(max(32, padded))
-    return Tiles(*_TILES[kernel, single][at])
 
 
 def mlp_potential(
@@ -99,7 +41,8 @@ def mlp_potential(
     lists = shifts, entry, entry_bias, layers, exit, exit_bias
     if not _runs(x, entry[0], depth):
         plain: Any = reference.mlp_potential
-        return plain(x, coefficients, *_of_type(lists, x), save)
+        answer: tuple[Tensor, Tensor, Tensor] = plain(x, coefficients, *_of_type(lists, x), save)
+        return answer
     weights = _stacked(*lists)
     energy, field = x.new_empty(models, batch), x.new_empty(models, batch, elements)
     if batch:
@@ -110,7 +53,7 @@ def mlp_potential(
         wide, wider = constants["PADDED_W"], max(constants["PADDED_W"], constants["PADDED_D"])
         scratch = entry[0].new_empty(models, programs, rows * (wider + depth * wide))
         shared = _shared(coefficients, shifts)
-        with torch.cuda.device_of(x):
+        with on_device_of(x):
             forward_kernel[programs, models](
                 *given, energy, field, scratch, batch, **constants, **shared, **options
             )
@@ -199,7 +142,7 @@ class _Backward:
         wider = max(constants["PADDED_W"], constants["PADDED_D"])
         scratch = entry.new_empty(models, blocks, 2 * constants["ROWS"] * wider)
         given = [t.contiguous() for t in (e, v, x, coefficients, shifts)]
-        with torch.cuda.device_of(x):
+        with on_device_of(x):
             backward_kernel[blocks, models](
                 *given,
                 entry,

@@ -6,7 +6,7 @@ in memory of the program's own that stays in the second-level cache: held as a w
 would take more registers than there are.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import triton

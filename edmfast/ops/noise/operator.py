@@ -79,5 +79,5 @@ def standard_normal(
     if flat.dtype not in (torch.float32, torch.float64):
         flat = torch.empty_like(flat, dtype=torch.float32)
     rng = rng_state(seed, step, like.device) if rng is None else rng
-    out = torch.ops.edmfast.noise(flat, rng, stream, first_population, first_particle)
+    out: Tensor = torch.ops.edmfast.noise(flat, rng, stream, first_population, first_particle)
     return out.reshape(like.shape).to(like.dtype)

@@ -80,7 +80,9 @@ def noise(
     particle = torch.arange(first_particle, first_particle + particles, device=device)[:, None]
     population = torch.arange(first_population, first_population + populations, device=device)
     word = (stream << 28) | population[:, None, None]
-    counter = torch.broadcast_tensors(block, rng[1] & _MASK, particle & _MASK, word & _MASK)
+    block, particle = (part.expand(populations, particles, blocks) for part in (block, particle))
+    step = (rng[1] & _MASK).expand_as(block)
+    counter = block, step, particle & _MASK, (word & _MASK).expand_as(block)
     a, b, c, d = philox(counter, rng[0])
     normals = torch.cat([*box_muller(a, b), *box_muller(c, d)], dim=-1)
     return normals[..., :elements].to(like.dtype)

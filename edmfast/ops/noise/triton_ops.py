@@ -1,6 +1,6 @@
 """Counter-based standard normals on a GPU by Triton, the same bits as `edmfast.ops.noise.reference`."""
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import torch
@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from edmfast.ops._shared.triton_device import on_device_of
 from edmfast.ops._shared.triton_philox import normals, stream_word
 from edmfast.ops._shared.triton_tiling import tiling
 
@@ -52,7 +53,7 @@ def noise(
     blocks = (elements + 3) // 4
     rows, columns, warps = tiling(particles, blocks)
     grid = (populations * triton.cdiv(particles, rows) * triton.cdiv(blocks, columns),)
-    with torch.cuda.device_of(like):
+    with on_device_of(like):
         noise_kernel[grid](
             out,
             rng.contiguous(),

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from edmfast._internal.derivatives import refuse_transforms
 from edmfast._internal.numbers import as_float
-
-HALVES = (torch.float16, torch.bfloat16)
-DTYPES = (*HALVES, torch.float32, torch.float64)
-
-
-def arithmetic(dtype: torch.dtype) -> torch.dtype:
-    """float32 for half precisions."""
-    return torch.float32 if dtype in HALVES else dtype
+from edmfast.ops._shared.dtypes import DTYPES, arithmetic
 
 
 def check(name: str, x: Tensor, eps: float, **numbers: Tensor | None) -> float:

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from edmfast import _extension
 from edmfast._internal.numbers import as_int
+from edmfast.ops._shared.dtypes import arithmetic
 from edmfast.ops.norms import reference
-from edmfast.ops.norms.arguments import arithmetic, check, check_shapes, combined
+from edmfast.ops.norms.arguments import check, check_shapes, combined
 
 
 def _like(x: Tensor) -> Tensor:
@@ -78,6 +79,14 @@ _extension.define(
     _fake_double_backward,
     triton="norms",
 )
+
+
+def _norm(
+    x: Tensor, numbers: tuple[Tensor, Tensor], groups: int, eps: float, centred: bool, silu: bool
+) -> Tensor:
+    """Return y of states [N, C, S], without the statistics."""
+    y: Tensor = torch.ops.edmfast.group_norm_silu(x, *numbers, groups, eps, centred, silu)[0]
+    return y
 
 
 def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -181,10 +190,10 @@ def group_norm(
     spatial = math.prod(x.shape[2:])
     if not x.is_contiguous() and _channels_last(x).is_contiguous():
         states = _channels_last(x).view(x.shape[0], spatial, channels).mT
-        y, _, _ = torch.ops.edmfast.group_norm_silu(states, *numbers, groups, eps, True, silu)
+        y = _norm(states, numbers, groups, eps, True, silu)
         return y.mT.reshape(_channels_last(x).shape).movedim(-1, 1)
     states = x.contiguous().view(x.shape[0], channels, spatial)
-    y, _, _ = torch.ops.edmfast.group_norm_silu(states, *numbers, groups, eps, True, silu)
+    y = _norm(states, numbers, groups, eps, True, silu)
     return y.reshape(x.shape)
 
 
@@ -248,7 +257,7 @@ def _over_last(
     check_shapes(x.shape[0], channels, weight=weight, bias=bias, scale=scale, shift=shift)
     numbers = combined(x, channels, weight, bias, scale, shift)
     states = x.reshape(math.prod(x.shape[:-1]), channels, 1).contiguous()
-    y, _, _ = torch.ops.edmfast.group_norm_silu(states, *numbers, 1, eps, centred, silu)
+    y = _norm(states, numbers, 1, eps, centred, silu)
     return y.reshape(x.shape)
 
 

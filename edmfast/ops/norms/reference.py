@@ -14,14 +14,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-HALVES = (torch.float16, torch.bfloat16)
+from edmfast.ops._shared.dtypes import widened
 
 
 def group_norm_silu(
     x: Tensor, scale: Tensor, shift: Tensor, groups: int, eps: float, centred: bool, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(y like x, mean [N, G], rstd [N, G]): statistics in float32, of float64 states in float64."""
-    rows = _grouped(_wide(x), groups)
+    rows = _grouped(widened(x), groups)
     mean = rows.mean(2) if centred else rows.new_zeros(rows.shape[:2])
     variance = (rows - mean[:, :, None]).square().mean(2)
     rstd = (variance + eps).rsqrt()
@@ -42,7 +42,7 @@ def group_norm_silu_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cotangents of (x, scale, shift) from that of y."""
     normal, a = _normal(x, mean, rstd), _spread(scale, x)
-    u = _wide(grad) * _slopes(a * normal + _spread(shift, x), silu)[0]
+    u = widened(grad) * _slopes(a * normal + _spread(shift, x), silu)[0]
     to_x = _pull(a * u, normal, rstd, centred)
     return _laid(to_x, x), _gather(u * normal, scale), _gather(u, shift)
 
@@ -65,7 +65,7 @@ def group_norm_silu_double_backward(
     That function's pairing with its cotangents (v, b, c) is sum u z', z' = scale t + b N(x) + c and
     t = r P(v): the derivative of z along (v, b, c).
     """
-    normal, a, v, g = _normal(x, mean, rstd), _spread(scale, x), _wide(to_x), _wide(grad)
+    normal, a, v, g = _normal(x, mean, rstd), _spread(scale, x), widened(to_x), widened(grad)
     slope, bend = _slopes(a * normal + _spread(shift, x), silu)
     u = g * slope
     w, t = a * u, _pull(v, normal, rstd, centred)
@@ -84,10 +84,6 @@ def group_norm_silu_double_backward(
     second = _pull(to_normal, normal, rstd, centred) - r * normal * _mean(w * t, rstd)
     gathered = _gather(q * normal + u * t, scale), _gather(q, shift)
     return _laid(slope * moved, x), _laid(second, x), *gathered
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in HALVES else tensor
 
 
 def _laid(tensor: Tensor, x: Tensor) -> Tensor:
@@ -109,7 +105,7 @@ def _each(numbers: Tensor, x: Tensor) -> Tensor:
 
 def _spread(numbers: Tensor, x: Tensor) -> Tensor:
     """[M, C] -> [N, C, 1]."""
-    return _wide(numbers).repeat_interleave(x.shape[0] // max(1, numbers.shape[0]), 0)[:, :, None]
+    return widened(numbers).repeat_interleave(x.shape[0] // max(1, numbers.shape[0]), 0)[:, :, None]
 
 
 def _gather(numbers: Tensor, like: Tensor) -> Tensor:
@@ -119,7 +115,7 @@ def _gather(numbers: Tensor, like: Tensor) -> Tensor:
 
 
 def _normal(x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-    return (_wide(x) - _each(mean, x)) * _each(rstd, x)
+    return (widened(x) - _each(mean, x)) * _each(rstd, x)
 
 
 def _mean(numbers: Tensor, rstd: Tensor) -> Tensor:

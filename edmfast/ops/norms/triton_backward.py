@@ -1,6 +1,6 @@
 """Backward of group norm with silu by Triton, in the letters of `edmfast.ops.norms.reference`."""
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import triton

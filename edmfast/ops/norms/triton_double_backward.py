@@ -5,7 +5,7 @@ t = r (v - mean(v) - h mean(v h)), so the means that follow are those of product
 the parts of a large group sum beforehand: one look at the arrays for all of them, instead of two.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import triton

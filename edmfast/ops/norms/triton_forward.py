@@ -6,7 +6,7 @@ a mean that is large takes nothing from the variance.
 Source: Chan, Golub & LeVeque 1983, The American Statistician 37 (the corrected variance, and that of parts).
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import triton

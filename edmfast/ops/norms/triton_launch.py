@@ -17,6 +17,8 @@ import torch
 import triton
 from torch import Tensor
 
+from edmfast.ops._shared.triton_device import on_device_of
+
 _HELD = {"forward": 8192, "backward": 8192, "double_backward": 4096}
 """Numbers of the largest tile that spills no register; of float64 a quarter as many."""
 _PART = {"forward": 4096, "backward": 2048, "double_backward": 2048}
@@ -161,7 +163,7 @@ def launch(
     blocks = scale.shape[0] * triton.cdiv(shared, tiles.rows * tiles.steps)
     width = channels // groups
     sums = scale.new_empty(rows, groups, count, tiles.parts) if tiles.parts > 1 else None
-    with torch.cuda.device_of(x):
+    with on_device_of(x):
         for stage in stages(tiles):
             if stage == "apply" and sums is not None and "PARTS" not in kernel.arg_names:
                 sums = sums.sum(3)

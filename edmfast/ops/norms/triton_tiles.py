@@ -5,7 +5,7 @@ Memory is known by its three strides alone, so channels_last is read where it is
 What does not exist is loaded as 0 and, as every sum has a factor that is loaded, adds nothing.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import triton

@@ -16,10 +16,8 @@ from torch import Tensor
 
 from edmfast import _extension
 from edmfast._internal.derivatives import refuse_transforms
+from edmfast.ops._shared.dtypes import DTYPES, HALVES, widened
 from edmfast.ops.potential import reference
-
-HALVES = (torch.float16, torch.bfloat16)
-DTYPES = (*HALVES, torch.float32, torch.float64)
 
 
 def _like(tensor: Tensor) -> Tensor:
@@ -106,7 +104,8 @@ def _or_zeros(cotangent: Tensor | None, like: Tensor) -> Tensor:
 def _backward(ctx: Any, e: Tensor | None, v: Tensor | None) -> tuple[Tensor | None, ...]:
     if e is None and v is None:
         return None, None, None
-    return torch.ops.edmfast.potential_backward(e, v, *ctx.saved_tensors)
+    slopes: tuple[Tensor, ...] = torch.ops.edmfast.potential_backward(e, v, *ctx.saved_tensors)
+    return slopes
 
 
 def _double_backward(
@@ -127,7 +126,9 @@ def _triple_backward(ctx: Any, *_: Tensor | None) -> NoReturn:
 def _assemble_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None, None
-    return torch.ops.edmfast.potential_assemble_backward(grad, *ctx.saved_tensors)
+    backward = torch.ops.edmfast.potential_assemble_backward
+    slopes: tuple[Tensor, ...] = backward(grad, *ctx.saved_tensors)
+    return slopes
 
 
 def _assemble_double_backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor, ...]:
@@ -169,7 +170,7 @@ def potential(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     _check("potential", (h, y), (weight,))
     if weight.shape != y.shape[:1]:
         raise ValueError(f"weight must be [{len(y)}], got {tuple(weight.shape)}")
-    energy, cotangent = torch.ops.edmfast.potential(_rows(h), _rows(y), _wide(weight))
+    energy, cotangent = torch.ops.edmfast.potential(_rows(h), _rows(y), widened(weight))
     if y.dtype in HALVES:
         energy, cotangent = energy.to(y.dtype), cotangent.to(y.dtype)
     return energy, cotangent.view(y.shape)
@@ -185,19 +186,15 @@ def potential_assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Ten
     _check("potential_assemble", (h, pullback, y), (coefficients,))
     if coefficients.shape != (y.shape[0], 3):
         raise ValueError(f"coefficients must be [{len(y)}, 3], got {tuple(coefficients.shape)}")
-    out = torch.ops.edmfast.potential_assemble(
-        _rows(h), _rows(pullback), _rows(y), _wide(coefficients)
+    out: Tensor = torch.ops.edmfast.potential_assemble(
+        _rows(h), _rows(pullback), _rows(y), widened(coefficients)
     )
     return out.to(y.dtype).view(y.shape)
 
 
 def _rows(states: Tensor) -> Tensor:
     flat = states if states.dim() == 2 else states.flatten(1)
-    return _wide(flat)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in HALVES else tensor
+    return widened(flat)
 
 
 def _check(name: str, states: tuple[Tensor, ...], numbers: tuple[Tensor, ...]) -> None:

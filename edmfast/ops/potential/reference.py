@@ -22,7 +22,9 @@ def potential(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return energy.to(y.dtype), weight[:, None] * y
 
 
-def _given(grad_energy: Tensor | None, grad_cotangent: Tensor | None, y: Tensor) -> tuple:
+def _given(
+    grad_energy: Tensor | None, grad_cotangent: Tensor | None, y: Tensor
+) -> tuple[Tensor, Tensor]:
     """Both cotangents, zeros in the place of an absent one."""
     return (
         y.new_zeros(len(y)) if grad_energy is None else grad_energy,

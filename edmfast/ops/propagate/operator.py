@@ -19,10 +19,10 @@ from edmfast import _extension
 from edmfast._internal.derivatives import refuse_derivatives
 from edmfast._internal.numbers import as_int
 from edmfast.ops._shared.counters import check_populations
+from edmfast.ops._shared.dtypes import DTYPES
 from edmfast.ops.propagate import reference
 
 MAX_SCORES = 8
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _fake(
@@ -80,7 +80,7 @@ def propagate(
     scores = [score] if isinstance(score, Tensor) else [*score]
     if not 1 <= len(scores) <= MAX_SCORES:
         raise ValueError(f"1 to {MAX_SCORES} scores, got {len(scores)}")
-    if x.dtype not in _DTYPES or any(s.dtype != x.dtype for s in scores):
+    if x.dtype not in DTYPES or any(s.dtype != x.dtype for s in scores):
         raise TypeError(
             "x and score must both be float16, bfloat16, float32 or float64, "
             f"got {x.dtype}, {[s.dtype for s in scores]}"

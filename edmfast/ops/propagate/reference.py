@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from edmfast.ops._shared.dtypes import arithmetic
 from edmfast.ops.noise.reference import noise
 
 
@@ -43,7 +44,7 @@ def propagate(
 ) -> tuple[Tensor, Tensor]:
     """x, scores [P, N, d]; ancestors int32 [P, N]; coefficients float64 [P, M + 2] = (drifts, v_M,
     v_L); mask bool [P, d] or None."""
-    dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    dtype = arithmetic(x.dtype)
     index = ancestors.long()[..., None].expand_as(x)
     *drifts, v_m, v_l = coefficients[:, None].unbind(-1)
     shift = torch.zeros((), dtype=dtype, device=x.device)

@@ -3,7 +3,7 @@
 R is summed in another order: four products in the arithmetic of the state, the rest in float64.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from edmfast.ops._shared.triton_device import on_device_of
 from edmfast.ops._shared.triton_philox import normals, stream_word
 from edmfast.ops._shared.triton_tiling import tiling
 
@@ -131,7 +132,7 @@ def propagate(
     if ratio.numel() == 0:
         return moved, ratio
     rows, columns, warps = tiling(particles, max(1, (elements + 3) // 4))
-    with torch.cuda.device_of(x):
+    with on_device_of(x):
         propagate_kernel[(populations * triton.cdiv(particles, rows),)](
             x.contiguous(),
             tuple(score.contiguous() for score in scores),

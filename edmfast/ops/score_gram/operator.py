@@ -19,10 +19,10 @@ from torch import Tensor
 
 from edmfast import _extension
 from edmfast._internal.derivatives import refuse_derivatives
+from edmfast.ops._shared.dtypes import DTYPES
 from edmfast.ops.score_gram import reference
 
 MAX_SCORES = 8
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def _fake(scores: Tensor, displacement: Tensor | None) -> tuple[Tensor, Tensor]:

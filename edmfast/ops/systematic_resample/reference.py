@@ -97,7 +97,8 @@ def sum_of_squares(parts: Tensor) -> Tensor:
     digit1 = digit1 + ((high_high & 3) << 30) + (digit0 >> 32)
     upper = (low_upper >> 33) + (middle >> 32) + (high_high >> 2) + (digit1 >> 32)
     low_word = digit0 & _LOW32, digit1 & _LOW32
-    return upper.double() * 2.0**64 + _unsigned_double(*low_word)
+    total: Tensor = upper.double() * 2.0**64 + _unsigned_double(*low_word)
+    return total
 
 
 def _unsigned_double(low: Tensor, high: Tensor) -> Tensor:

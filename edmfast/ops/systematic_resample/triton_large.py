@@ -4,7 +4,7 @@ Maxima, sums of the integer weights, a scan of these with the decision, first sl
 Sums are exact integers, so the order does not matter. Nothing waits for the host.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import torch
@@ -12,14 +12,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from edmfast.ops._shared.triton_fixed_point import (
+from edmfast.ops.systematic_resample.triton_fixed_point import (
     first_slots,
     integer_weights,
     owners,
     sums_of,
     threshold_of,
 )
-from edmfast.ops._shared.triton_population import conclude, load_log_weights, maximum_of
+from edmfast.ops.systematic_resample.triton_population import conclude, load_log_weights, maximum_of
 
 TILE = 2048
 _CONFIGURATION = {"num_warps": 8, "enable_fp_fusion": False}

@@ -3,7 +3,7 @@
 One program for a population of at most 4096 particles; tiles of a larger one in several launches.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import torch
@@ -11,16 +11,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from edmfast.ops._shared.triton_fixed_point import (
+from edmfast.ops._shared.triton_device import on_device_of
+from edmfast.ops.systematic_resample.reference import fraction_bits
+from edmfast.ops.systematic_resample.triton_fixed_point import (
     first_slots,
     integer_weights,
     owners,
     sums_of,
     threshold_of,
 )
-from edmfast.ops._shared.triton_population import conclude, load_log_weights, maximum_of
-from edmfast.ops.systematic_resample.reference import fraction_bits
 from edmfast.ops.systematic_resample.triton_large import resample_large
+from edmfast.ops.systematic_resample.triton_population import conclude, load_log_weights, maximum_of
 
 SMALL = 4096
 
@@ -76,7 +77,7 @@ def systematic_resample(
     degenerate = log_weights.new_empty(populations, dtype=torch.int32)
     outputs = log_mean, ess, resampled, degenerate
     bits, levels = fraction_bits(particles), (particles - 1).bit_length()
-    with torch.cuda.device_of(log_weights):
+    with on_device_of(log_weights):
         if populations > 0 and particles <= SMALL:
             small_kernel[(populations,)](
                 log_weights,

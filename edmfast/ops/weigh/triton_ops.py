@@ -4,7 +4,7 @@ One launch writes the log-weights, those of `systematic_resample` follow; what i
 plain torch. The spread of the increments is summed in another order than the reference's.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from edmfast.ops._shared.sums import population_sum
+from edmfast.ops._shared.triton_device import on_device_of
 from edmfast.ops.noise.reference import uniform
 from edmfast.ops.systematic_resample.triton_ops import systematic_resample
 
@@ -126,7 +127,7 @@ def weigh_and_resample(
     tiles = triton.cdiv(particles, TILE)
     out = torch.empty_like(log_weights, memory_format=torch.contiguous_format)
     spreads = log_weights.new_empty(3, populations, tiles)
-    with torch.cuda.device_of(log_weights):
+    with on_device_of(log_weights):
         if populations > 0:
             weigh_kernel[(populations * tiles,)](
                 log_weights.contiguous(),

@@ -210,7 +210,7 @@ def test_the_reference_does_the_rest(run, generator, dtype, d, e):
 
 
 def test_products_are_as_exact_as_those_of_torch():
-    from edmfast.ops.attention.triton_launch import precision
+    from edmfast.ops._shared.triton_precision import precision
 
     before = torch.get_float32_matmul_precision()
     try:

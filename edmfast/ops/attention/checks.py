@@ -11,12 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_HALVES = (torch.float16, torch.bfloat16)
-
-
-def arithmetic(dtype: torch.dtype) -> torch.dtype:
-    """Return float32 for half precisions, and any other dtype itself."""
-    return torch.float32 if dtype in _HALVES else dtype
+from edmfast.ops._shared.dtypes import arithmetic
 
 
 def check_forward(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:

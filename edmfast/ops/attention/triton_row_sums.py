@@ -6,21 +6,21 @@ rounding of O, which g has to share; dP would do in the place of D, with larger 
 those of `edmfast.ops.attention.reference`.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
 from edmfast.ops.attention.triton_tiles import (
-    attended,
+    key_end,
     load_lse,
+    load_side,
     of_head,
     place,
-    probabilities,
+    probability_tile,
     product,
     row_dots,
-    side,
     store_row,
 )
 
@@ -59,33 +59,31 @@ def row_sums_kernel(
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
     zero = tl.zeros([QUERIES, KEYS], tl.float32)
-    q_side = side(of_head(q, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
-    a_side = side(of_head(a, batch, head, UNIT), query, queries, D, PADDED_D, CHUNK)
-    grad_side = side(of_head(grad, batch, head, UNIT), query, queries, E, PADDED_E, CHUNK)
+    q_side = load_side(q, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT)
+    a_side = load_side(a, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT)
+    grad_side = load_side(grad, batch, head, query, queries, E, PADDED_E, CHUNK, UNIT)
     grad_head, out_head = of_head(grad, batch, head, UNIT), of_head(out, batch, head, UNIT)
     row_delta = row_dots(grad_head, out_head, query, queries, E, PADDED_E)
     row_lse = load_lse(lse, batch, head, query, queries)
     sum_t = tl.zeros([QUERIES], tl.float32)
     sum_off = tl.zeros([QUERIES], tl.float32)
     sum_g = tl.zeros([QUERIES], tl.float32)
-    end = keys
-    if CAUSAL:
-        end = tl.minimum(keys, start + QUERIES)
-    for first in range(0, end, KEYS):
+    for first in range(0, key_end(start, keys, QUERIES, CAUSAL), KEYS):
         key = first + tl.arange(0, KEYS)
-        k_side = side(of_head(k, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
-        counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
-        scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * scale
-        p = probabilities(scores, row_lse[:, None], counts)
+        k_side = load_side(k, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT)
+        at = batch, query[:, None], key[None, :], keys, mask
+        p = probability_tile(
+            zero, q_side, k_side, row_lse[:, None], at, scale, D, PADDED_D, CHUNK, PRECISION, CAUSAL
+        )
         tangent = product(zero, a_side, k_side, D, PADDED_D, CHUNK, PRECISION)
-        b_side = side(of_head(b, batch, head, UNIT), key, keys, D, PADDED_D, CHUNK)
+        b_side = load_side(b, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT)
         tangent = product(tangent, q_side, b_side, D, PADDED_D, CHUNK, PRECISION) * scale
         sum_t += tl.sum(p * tangent, axis=1)
-        v_side = side(of_head(v, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
+        v_side = load_side(v, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
         off = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
         off -= row_delta[:, None]
         sum_off += tl.sum(p * off, axis=1)
-        c_side = side(of_head(c, batch, head, UNIT), key, keys, E, PADDED_E, CHUNK)
+        c_side = load_side(c, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
         r = product(zero, grad_side, c_side, E, PADDED_E, CHUNK, PRECISION)
         sum_g += tl.sum(p * (off * tangent + r), axis=1)
     store_row(delta, row_delta, batch, head, query, queries)

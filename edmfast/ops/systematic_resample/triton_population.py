@@ -1,12 +1,12 @@
 """What both paths of systematic resampling share: reading log-weights and writing the decision."""
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from edmfast.ops._shared.triton_fixed_point import decide
+from edmfast.ops.systematic_resample.triton_fixed_point import decide
 
 
 @triton.jit

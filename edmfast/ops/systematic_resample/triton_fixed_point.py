@@ -4,7 +4,7 @@ See `edmfast.ops.systematic_resample.reference` for the arithmetic. Launch with 
 multiply-add in the exponential or in an estimate would change bits.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import triton

@@ -1,0 +1,70 @@
+"""Host side: sizes of the tiles that the kernels of residual perceptrons work on, and for which networks."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+
+from edmfast.ops._shared.triton_precision import precision as precision_of
+
+WIDEST, DEEPEST = 256, 8
+
+
+class Tiles(NamedTuple):
+    """Rows of a block, columns of a product's sides that are held at a time, and options of the launch."""
+
+    rows: int
+    chunk: int
+    warps: int
+    stages: int = 2
+
+
+# For the wider of states and layers of up to 32, 64, 128 and 256 numbers: the most rows that spill no register on
+# sm_80 and sm_90, in float32 with the three products of TF32. More rows read the weights less often.
+_TILES = {
+    ("forward", False): ((128, 64, 8), (64, 64, 8), (64, 64, 8), (16, 64, 8)),
+    ("backward", False): ((128, 64, 8), (32, 32, 4), (32, 64, 8), (16, 64, 8)),
+    ("forward", True): ((128, 32, 8), (32, 32, 4), (32, 32, 8), (16, 32, 8)),
+    ("backward", True): ((32, 32, 8), (32, 32, 8), (16, 32, 8), (16, 16, 8, 1)),
+}
+
+
+def fits(dtype: torch.dtype, elements: int, width: int, depth: int) -> bool:
+    """Whether the kernels have tiles for states of so many numbers and such a network."""
+    sizes = 0 < elements <= WIDEST and 0 < width <= WIDEST and depth <= DEEPEST
+    return sizes and dtype in (torch.float32, torch.float16, torch.bfloat16)
+
+
+def configuration(
+    kernel: str,
+    dtype: torch.dtype,
+    elements: int,
+    width: int,
+    depth: int,
+    precision: str | None = None,
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """(constants of a kernel, options of its launch), for weights of a dtype; precision as torch's by default."""
+    precision = precision or precision_of(dtype)
+    padded_state, padded = (max(16, triton.next_power_of_2(n)) for n in (elements, width))
+    constants: dict[str, Any] = {
+        "D": elements,
+        "W": width,
+        "DEPTH": depth,
+        "PADDED_D": padded_state,
+        "PADDED_W": padded,
+        "PRECISION": precision,
+    }
+    tiles = _tiles(kernel, dtype == torch.float32, max(padded, padded_state))
+    # masks of more than a few columns take registers
+    masked = padded != width or (padded_state != elements and padded_state > 16)
+    rows = max(16, tiles.rows // 2) if masked else tiles.rows
+    constants |= {"ROWS": rows, "CHUNK": tiles.chunk}
+    stages = 2 if precision == "tf32" else tiles.stages
+    return constants, {"num_warps": tiles.warps, "num_stages": stages}
+
+
+def _tiles(kernel: str, single: bool, padded: int) -> Tiles:
+    at = (32, 64, 128, 256).index(max(32, padded))
+    return Tiles(*_TILES[kernel, single][at])
