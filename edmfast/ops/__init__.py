@@ -1,4 +1,17 @@
-"""Ground floor: operators, tensors in and tensors out."""
+"""The operators: functions from tensors to tensors, with one folder for each.
+
+A folder holds
+
+operator.py    the public function, its checks, the schema, the shapes of its outputs and its derivatives
+reference.py   the formula in plain torch: what the tests compare with, and the fallback where no kernel runs
+cpu.py         the operator by torch's own CPU kernels, for operators without a C++ kernel
+triton_*.py    the Triton kernels. triton_ops is the host side, which the dispatcher calls; triton_launch chooses
+               sizes and launches; triton_tiles holds the device functions that kernels share; the other modules
+               hold kernels. A small operator keeps its kernel and its host function together in triton_ops.
+
+The C++ kernels are csrc/cpu/<operator>.cpp, the CUDA kernels csrc/cuda/<operator>.cu. `_shared` holds what several
+operators use.
+"""
 
 from edmfast.ops.attention import attention
 from edmfast.ops.mlp_potential import Perceptron, mlp_potential, mlp_potentials

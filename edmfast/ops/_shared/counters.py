@@ -1,14 +1,17 @@
-"""What the counter of the noise has room for."""
+"""The range of population numbers that the counter of the random numbers has room for."""
 
 from __future__ import annotations
 
 from edmfast._internal.numbers import as_int
 
-POPULATIONS = 2**28  # the upper four bits of their word hold the stream
+POPULATIONS = 2**28  # the other four bits of their word hold the stream
 
 
 def check_populations(first_population: int, populations: int) -> int:
-    """Return first_population as an int. ValueError where a counter would reach into another stream's."""
+    """Return first_population as an int.
+
+    Raises ValueError where a population number would not fit its 28 bits of the counter and change the stream.
+    """
     first_population = as_int("first_population", first_population)
     if not 0 <= first_population <= POPULATIONS - populations:
         raise ValueError(

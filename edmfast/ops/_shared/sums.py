@@ -1,7 +1,7 @@
-"""Sums over the particles of each population whose bits do not depend on how many populations there are.
+"""Sums over the particles of each population, whose bits do not depend on the number of populations.
 
-torch chooses the order of a reduction by the whole shape; here it is fixed by N: halves are added
-elementwise until one column is left (pairwise summation, so rounding grows with log N only).
+torch chooses the order of a reduction from the whole shape. Here N alone fixes the order: the second half of the
+columns is added to the first until one column is left. Rounding errors of such pairwise sums grow with log N.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def population_sum(values: Tensor) -> Tensor:
-    """[P, N] -> [P]."""
+    """Return the sum [P] of values [P, N] over the particles of each population."""
     while values.shape[1] > 1:
         half = values.shape[1] // 2
         folded = values[:, :half] + values[:, half : 2 * half]
@@ -21,12 +21,15 @@ def population_sum(values: Tensor) -> Tensor:
 
 
 def population_mean(values: Tensor) -> Tensor:
-    """[P, N] -> [P]."""
+    """Return the mean [P] of values [P, N] over the particles of each population."""
     return population_sum(values) / values.shape[1]
 
 
 def population_sd(values: Tensor) -> Tensor:
-    """[P, N] -> [P] over the finite values, divided by their number (NaN for none); two passes."""
+    """Return the standard deviation [P] of the finite values among values [P, N], in two passes.
+
+    The sum of squares is divided by the number of finite values. A population without any gives NaN.
+    """
     finite = values.isfinite()
     count = population_sum(finite.to(values.dtype))
     mean = population_sum(torch.where(finite, values, 0.0)) / count

@@ -1,8 +1,8 @@
-"""Philox4x32-10 and Box-Muller for Triton: the bits of `edmfast.ops.noise.reference`.
+"""Device side: Philox4x32-10 and Box-Muller, with the bits of `edmfast.ops.noise.reference`.
 
-Counter (element block, step, particle, stream << 28 | population), key the 64-bit seed. Coefficients
-and the order of operations are those of the reference. Bits agree only if no product is fused with a
-sum: launch with ``enable_fp_fusion=False``, which reaches both LLVM and ptxas.
+The counter is (element block, step, particle, stream << 28 | population), and the key is the 64-bit seed. The
+coefficients and the order of operations are those of the reference. The bits agree only if no product is fused
+with a sum, so launch kernels with ``enable_fp_fusion=False``, which reaches both LLVM and ptxas.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -14,24 +14,24 @@ import triton.language as tl
 
 @triton.jit
 def _negative_log(u):
-    """-log(u) for float32 u in [2^-32, 1]."""
+    """Return -log(u) for float32 u in [2^-32, 1]."""
     bits = u.to(tl.int32, bitcast=True)
     exponent = (bits - 0x3F3504F3) >> 23
     mantissa = (bits - (exponent << 23)).to(tl.float32, bitcast=True)
-    # plain / is approximate in float32
+    # a plain / would be approximate in float32
     s = tl.div_rn(mantissa - 1.0, mantissa + 1.0)
     s2 = s * s
     series = s2 * 0.22222222 + 0.28571430
     series = series * s2 + 0.40000001
     series = series * s2 + 0.66666669
     series = series * s2 + 2.0
-    # the product keeps the sign of zero, which Triton's minus (0 - x) does not
+    # a product keeps the sign of zero, while Triton's minus is 0 - x, which loses it
     return (exponent.to(tl.float32) * 0.69314718 + series * s) * -1.0
 
 
 @triton.jit
 def _box_muller(radius_bits, angle_bits):
-    """Two independent float32 normals from two uint32 words."""
+    """Return two independent float32 normals made of two uint32 words."""
     u = (radius_bits >> 1).to(tl.int32).to(tl.float32) * 4.656612873e-10 + 2.328306437e-10
     radius = tl.sqrt_rn(_negative_log(u) * 2.0)
     turn = angle_bits.to(tl.int32, bitcast=True).to(tl.float32) * 4.656612873e-10
@@ -59,14 +59,16 @@ def _box_muller(radius_bits, angle_bits):
 
 @triton.jit
 def stream_word(stream, population):
-    """The fourth counter word, uint32; stream and population are integers, the latter int64."""
+    """Return the fourth word of the counter, uint32, from integers stream and population (int64)."""
     return ((tl.cast(stream, tl.int64) << 28) | population).to(tl.uint32)
 
 
 @triton.jit
 def normals(block, particle, word, rng):
-    """Four float32 normals of the shape that block and particle broadcast to: element j ceil(d/4) +
-    block of a sample for result j. rng: pointer to int64 (seed, step)."""
+    """Return four tiles of float32 normals, of the shape that block and particle broadcast to.
+
+    Tile j holds elements j ceil(d/4) + block of the samples. rng: a pointer to int64 (seed, step).
+    """
     step = tl.load(rng + 1).to(tl.uint32)
     block, particle = tl.broadcast(block.to(tl.uint32), particle.to(tl.uint32))
     a, b, c, d = tl.philox(tl.load(rng), block, step, particle, word)

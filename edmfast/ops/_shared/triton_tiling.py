@@ -1,4 +1,4 @@
-"""How samples [P, N, d] are cut into tiles of particles by counters, one tile to a program."""
+"""Host side: cut samples [P, N, d] into tiles of particles by counters, one tile for each program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _COUNTERS = 256
 
 
 class Tiling(NamedTuple):
-    """A tile is `rows` particles of one population by `columns` counters; both powers of two."""
+    """A tile of `rows` particles of one population by `columns` counters, both powers of two."""
 
     rows: int
     columns: int
@@ -18,9 +18,9 @@ class Tiling(NamedTuple):
 
 
 def tiling(particles: int, blocks: int) -> Tiling:
-    """blocks: ceil(d / 4), the counters of one sample.
+    """Return the tiles for populations of so many particles, whose samples take `blocks` = ceil(d / 4) counters.
 
-    A counter is four elements, which keep a thread's registers busy: one of them to a thread.
+    Each thread gets one counter, whose four elements fill its registers.
     """
     columns = min(triton.next_power_of_2(blocks), _COUNTERS)
     rows = min(triton.next_power_of_2(particles), _COUNTERS // columns)

@@ -1,4 +1,4 @@
-"""Attention with two derivatives in linear memory."""
+"""Attention that can be differentiated twice, in memory linear in its length."""
 
 from edmfast.ops.attention.operator import attention
 

@@ -1,7 +1,7 @@
 """Checks of the operands of attention, the same for every implementation of its operators.
 
-A kernel reads memory by the shapes of q, k and v alone. An operand of another shape, dtype or device would be
-read beyond its end, or be broadcast where plain torch works.
+A kernel addresses memory by the shapes of q, k and v alone. Without these checks it would read beyond the end of
+an operand of another shape, dtype or device, and plain torch would broadcast such an operand.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edmfast.ops._shared.dtypes import arithmetic
 
 
 def check_forward(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
-    """Raise ValueError unless q [B, H, L, d], k [B, H, M, d], v [B, H, M, e] and key_mask [B, M] fit."""
+    """Raise ValueError unless q is [B, H, L, d], k [B, H, M, d], v [B, H, M, e] and key_mask [B, M]."""
     if min(q.dim(), k.dim(), v.dim()) != 4 or max(q.dim(), k.dim(), v.dim()) != 4:
         raise ValueError(
             f"q, k and v must have four dimensions, got {q.dim()}, {k.dim()}, {v.dim()}"
@@ -29,7 +29,7 @@ def check_forward(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> N
 def check_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Tensor | None
 ) -> None:
-    """Raise ValueError unless all operands of the derivative fit: grad and out [B, H, L, e], lse [B, H, L]."""
+    """Raise ValueError unless `check_forward` passes, grad and out are [B, H, L, e] and lse is [B, H, L]."""
     check_forward(q, k, v, mask)
     _check("grad", grad, q, (*q.shape[:3], v.shape[3]))
     _check("out", out, q, (*q.shape[:3], v.shape[3]))
@@ -37,7 +37,7 @@ def check_backward(
 
 
 def check_double_backward(a: Tensor, b: Tensor, c: Tensor, *rest: Any) -> None:
-    """Raise ValueError unless a, b and c are like q, k and v, and the rest is as in the first derivative."""
+    """Raise ValueError unless a, b and c are like q, k and v, and `check_backward` passes for the rest."""
     check_backward(*rest)
     for name, tensor, like in zip("abc", (a, b, c), rest[1:4], strict=True):
         _check(name, tensor, like, like.shape)

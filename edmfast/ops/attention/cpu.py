@@ -1,10 +1,14 @@
-"""Attention and its first derivative on the CPU by torch's own fused kernel, where that computes the same.
+"""Attention and its first derivative on the CPU by torch's own fused kernel, where it computes the same.
 
-It keeps blocks of P in the first caches and returns the log-sum-exp that every later order starts from. It
-has no second derivative, takes no key mask without a tensor of L x M numbers, wants heads of one width,
-multiplies half precisions in half precision, scales what causality has made -inf, and takes a row of NaN for one
-without keys where keys are fewer than a vector has numbers: for these the reference works, which reads the same
-log-sum-exp.
+The kernel keeps blocks of P in the first caches, and it returns the log-sum-exp that the derivatives start from.
+The reference, which reads the same log-sum-exp, works where torch's kernel
+
+- has no second derivative;
+- needs a tensor of L x M numbers for a key mask;
+- wants heads of one width;
+- multiplies half precisions in half precision;
+- multiplies the -inf of causality by the scale, so that it stays -inf only if the scale is a positive normal number;
+- takes a row of NaN for a row without keys, where there are fewer keys than a vector has lanes.
 """
 
 from __future__ import annotations
@@ -16,12 +20,14 @@ from edmfast.ops.attention import reference
 from edmfast.ops.attention.checks import check_backward, check_forward
 
 _DTYPES = (torch.float32, torch.float64)
+# numbers in the widest vector of a CPU
 _LANES = 16
 
 
 def _fused(
     q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
 ) -> bool:
+    """Return whether torch's fused kernel computes the same as the reference."""
     if q.dtype not in _DTYPES or key_mask is not None or v.shape != k.shape:
         return False
     stays_infinite = not causal or scale >= torch.finfo(q.dtype).tiny
@@ -29,7 +35,7 @@ def _fused(
 
 
 def _rows(*tensors: Tensor) -> list[Tensor]:
-    """The kernel reads numbers of a row as neighbours, whatever their stride is."""
+    """Return the tensors with the numbers of a row side by side, because the kernel ignores their stride."""
     return [tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in tensors]
 
 
@@ -61,8 +67,8 @@ def attention_backward(
     check_backward(grad, q, k, v, out, lse, key_mask)
     if not _fused(q, k, v, key_mask, scale, causal):
         return reference.attention_backward(grad, q, k, v, out, lse, key_mask, scale, causal)
-    found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+    gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
         *_rows(grad, q, k, v, out), lse, 0.0, causal, scale=scale
     )
-    dq, dk, dv = (gradient.contiguous() for gradient in found)
+    dq, dk, dv = (gradient.contiguous() for gradient in gradients)
     return dq, dk, dv

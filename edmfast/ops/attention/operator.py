@@ -1,12 +1,14 @@
-"""Attention that can be differentiated twice in memory linear in its length.
+"""`attention`: ``O = softmax(scale Q Kᵀ) V``, differentiable twice in memory linear in its length.
 
-``O = softmax(scale Q Kᵀ) V`` with the mathematics of `edmfast.ops.attention.reference`: every order
-recomputes the probabilities a block at a time from Q, K and the log-sum-exp of the rows, so nothing of
-size L x M is kept. Forward, backward and double backward are operators of their own; a third derivative
-raises. The energy of a network with attention is trained through the double backward, for which torch
-has no fused kernel (pytorch issue 116350). The operators take q [B, H, L, D], k [B, H, M, D],
-v [B, H, M, E] and key_mask [B, M] of any strides, so that heads before positions are a view. Sources:
-Vaswani et al. 2017, arXiv 1706.03762; Dao et al. 2022, arXiv 2205.14135 (recomputation by blocks).
+The formulas of the derivatives are in `edmfast.ops.attention.reference`. Each order recomputes the probabilities
+block by block from Q, K and the log-sum-exp of the rows, so no tensor of size L x M is kept. Training an energy
+that holds attention needs the double backward, for which torch has no fused kernel (pytorch issue 116350).
+
+Forward, backward and double backward are three operators; a third derivative raises. They take q [B, H, L, D],
+k [B, H, M, D], v [B, H, M, E] and key_mask [B, M] of any strides, so q, k and v of a network that holds positions
+before heads are passed as views.
+
+Sources: Vaswani et al. 2017, arXiv 1706.03762; Dao et al. 2022, arXiv 2205.14135 (recomputation by blocks).
 """
 
 from __future__ import annotations
@@ -71,46 +73,46 @@ _extension.define(
 )
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], tensors: tuple[Tensor | None, ...]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], tensors: tuple[Tensor | None, ...]) -> None:
     ctx.save_for_backward(*tensors)
     ctx.scale, ctx.causal = inputs[-2:]
     ctx.set_materialize_grads(False)
 
 
-def _zeros(cotangent: Tensor | None, like: Tensor) -> Tensor:
+def _or_zeros(cotangent: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if cotangent is None else cotangent
 
 
 def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, key_mask = inputs[:4]
     ctx.mark_non_differentiable(output[1])
-    _keep(ctx, inputs, (q, k, v, *output, key_mask))
+    _save(ctx, inputs, (q, k, v, *output, key_mask))
 
 
 def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     q, k, v, out, lse, key_mask = ctx.saved_tensors
     if grad is None:
         return (None,) * 6
-    found = torch.ops.edmfast.attention_backward(
+    slopes = torch.ops.edmfast.attention_backward(
         grad, q, k, v, out, lse, key_mask, ctx.scale, ctx.causal
     )
-    return (*found, None, None, None)
+    return (*slopes, None, None, None)
 
 
 def _set_up_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _keep(ctx, inputs, inputs[:7])
+    _save(ctx, inputs, inputs[:7])
 
 
 def _double_backward(
     ctx: Any, a: Tensor | None, b: Tensor | None, c: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     grad, q, k, v, out, lse, key_mask = ctx.saved_tensors
-    cotangents = _zeros(a, q), _zeros(b, k), _zeros(c, v)
-    found = torch.ops.edmfast.attention_double_backward(
+    cotangents = _or_zeros(a, q), _or_zeros(b, k), _or_zeros(c, v)
+    slopes = torch.ops.edmfast.attention_double_backward(
         *cotangents, grad, q, k, v, out, lse, key_mask, ctx.scale, ctx.causal
     )
-    # out and lse are functions of q, k and v: what goes through them is in the formulas already
-    return (*found, None, None, None, None, None)
+    # out and lse are functions of q, k and v, and the formulas include the derivatives through them
+    return (*slopes, None, None, None, None, None)
 
 
 def _set_up_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -139,16 +141,20 @@ def attention(
     causal: bool = False,
     key_mask: Tensor | None = None,
 ) -> Tensor:
-    """softmax(scale q kᵀ) v, [..., L, E] like q.
+    """Return softmax(scale q kᵀ) v, [..., L, E], in the dtype of q.
 
-    q: [..., L, D]; k: [..., M, D]; v: [..., M, E]; the same leading dimensions, one dtype: float16,
-    bfloat16 (both computed in float32), float32 or float64. scale: 1/sqrt(D) by default. causal: query
-    i attends to keys 0..i, as `is_causal` of torch's scaled_dot_product_attention does. key_mask: bool
-    [B, M] with B the first of the leading dimensions, True where a key may be attended to. A query
-    that may attend to no key gets 0, and gives no gradient.
+    q: [..., L, D]; k: [..., M, D]; v: [..., M, E]. All have the same leading dimensions, at least one, and one
+        dtype: float16 or bfloat16 (both computed in float32), float32 or float64.
+    scale: the factor of the scores, 1/sqrt(D) by default.
+    causal: query i attends to keys 0..i, as with `is_causal` of torch's scaled_dot_product_attention.
+    key_mask: bool [B, M] with B the first of the leading dimensions, True where a key may be attended to.
 
-    Derivatives: first and second order, in q, k and v; a third one and forward mode raise RuntimeError.
+    A query that may attend to no key gives 0 and has no gradient. Under autocast every input but float64 is
+    computed in the lower precision.
+
+    Derivatives: first and second order in q, k and v. A third derivative and forward mode raise RuntimeError.
     Raises TypeError for dtypes, ValueError for shapes, devices or a scale that is not finite.
+    Sources: Vaswani et al. 2017, arXiv 1706.03762; Dao et al. 2022, arXiv 2205.14135.
     """
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (_autocast(tensor) for tensor in (q, k, v))
@@ -159,7 +165,7 @@ def attention(
         scale = 1.0 / math.sqrt(max(1, q.shape[-1]))
     scale = as_float("scale", scale)
     refuse_transforms("attention", q, k, v)
-    # [batch, heads, ..]: a view of four dimensions, whatever their strides
+    # the operators take four dimensions, [batch, heads, positions, width], with any strides
     lead = q.shape[0], math.prod(q.shape[1:-2])
     heads = [tensor.reshape(*lead, *tensor.shape[-2:]) for tensor in (q, k, v)]
     out: Tensor
@@ -168,7 +174,7 @@ def attention(
 
 
 def _autocast(tensor: Tensor) -> Tensor:
-    """As torch's own attention under autocast: anything but float64 in the lower precision."""
+    """Return the tensor in the lower precision, unless it is float64, as torch's own attention does."""
     wide = tensor.dtype == torch.float64 or not tensor.is_floating_point()
     return tensor if wide else tensor.to(torch.get_autocast_dtype(tensor.device.type))
 
@@ -180,13 +186,13 @@ def _check(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
             f"got {q.dtype}, {k.dtype}, {v.dtype}"
         )
     lead = q.shape[:-2]
-    right = (
+    fits = (
         min(q.dim(), k.dim(), v.dim()) >= 3
         and k.shape[:-2] == lead == v.shape[:-2]
         and k.shape[-1] == q.shape[-1]
         and v.shape[-2] == k.shape[-2]
     )
-    if not right:
+    if not fits:
         shapes = [tuple(tensor.shape) for tensor in (q, k, v)]
         raise ValueError(f"q, k, v must be [..., L, D], [..., M, D], [..., M, E], got {shapes}")
     if key_mask is not None and key_mask.dtype != torch.bool:
@@ -195,6 +201,6 @@ def _check(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
         raise ValueError(
             f"key_mask must be [{lead[0]}, {k.shape[-2]}], got {tuple(key_mask.shape)}"
         )
-    given = (q, k, v) if key_mask is None else (q, k, v, key_mask)
-    if len({tensor.device for tensor in given}) > 1:
+    tensors = (q, k, v) if key_mask is None else (q, k, v, key_mask)
+    if len({tensor.device for tensor in tensors}) > 1:
         raise ValueError("q, k, v and key_mask must be on one device")

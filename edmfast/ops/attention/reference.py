@@ -1,13 +1,15 @@
-"""Attention and its first and second derivatives, a block of queries at a time, in plain torch.
+"""Attention with its first and second derivatives in plain torch, one block of queries at a time.
 
 With S = c Q Kᵀ, P = softmax(S), O = P V: dP = dO Vᵀ, δ = rowsum(dO ∘ O), dS = P ∘ (dP - δ),
 dQ = c dS K, dK = c dSᵀ Q, dV = Pᵀ dO. For cotangents A, B, C of dQ, dK, dV and T = c (A Kᵀ + Q Bᵀ),
 R = dO Cᵀ, row sums t = Σ P ∘ T and g = Σ P ∘ (dP ∘ T + R) - 2 δ t:
   gQ = c (dS₂ K + dS B), gK = c (dS₂ᵀ Q + dSᵀ A), gV = Ṗᵀ dO, g_dO = Ṗ V + P C
 with Ṗ = P ∘ (T - t), dS₂ = P ∘ (dP ∘ T - t dP - δ T + R - g).
-Memory is that of a block of rows of P, whatever the number of queries. Rows without a key to attend
-to have output 0, log-sum-exp -inf and no derivative. q [B, H, L, d], k [B, H, M, d], v [B, H, M, e];
-key_mask bool [B, M], True where a key may be attended to; causal: query i attends to keys up to i.
+The memory is that of one block of rows of P, whatever the number of queries. A row without a key to attend to has
+output 0, log-sum-exp -inf and no derivative.
+
+Shapes: q [B, H, L, d], k [B, H, M, d], v [B, H, M, e]; key_mask bool [B, M], True where a key may be attended to.
+causal: query i attends to keys 0..i. Source: Dao et al. 2022, arXiv 2205.14135 (recomputation by blocks).
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from torch import Tensor
 from edmfast.ops._shared.dtypes import arithmetic
 from edmfast.ops.attention.checks import check_backward, check_double_backward, check_forward
 
-# numbers in a block of P: it stays in the second-level cache while it is worked on
+# numbers in a block of P, which then stays in the second-level cache
 _BLOCK = 1 << 18
 
 
 def _blocks(q: Tensor, k: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Slices of heads and queries. The rows of a block do not depend on the number of heads."""
+    """Yield slices of heads and of queries. The rows of a block do not depend on the number of heads."""
     heads, queries, keys = len(q), q.shape[1], max(1, k.shape[1])
     rows = max(1, min(queries, max(16, _BLOCK // keys)))
     group = max(1, _BLOCK // (rows * keys))
@@ -38,7 +40,7 @@ def _blocks(q: Tensor, k: Tensor) -> Iterator[tuple[slice, slice]]:
 def _scores(
     q: Tensor, k: Tensor, first: int, scale: float, causal: bool, key_mask: Tensor | None
 ) -> Tensor:
-    """S of one block of queries, the first of them number `first`; -inf where none may attend."""
+    """Return S of a block of queries that starts at query `first`, -inf where a key may not be attended to."""
     scores = q @ k.mT
     scores.mul_(scale)
     if key_mask is not None:
@@ -54,8 +56,8 @@ def _by_head(tensor: Tensor, lead: torch.Size) -> Tensor:
     return tensor.reshape(*lead, *tensor.shape[1:])
 
 
-def _heads(key_mask: Tensor | None, like: Tensor) -> Tensor | None:
-    """bool [B H, M]."""
+def _mask_by_head(key_mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """Return the key mask repeated for each head, bool [B H, M]."""
     if key_mask is None:
         return None
     return key_mask[:, None].expand(*like.shape[:2], -1).flatten(0, 1)
@@ -68,10 +70,10 @@ def _mask_of(key_mask: Tensor | None, heads: slice) -> Tensor | None:
 def attention(
     q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """(O [B, H, L, e] like q, log-sum-exp of the rows of S [B, H, L] in the arithmetic's dtype)."""
+    """Return (O [B, H, L, e] like q, log-sum-exp [B, H, L] of the rows of S, float32 for half precisions)."""
     check_forward(q, k, v, key_mask)
     lead, dtype = q.shape[:2], arithmetic(q.dtype)
-    key_mask = _heads(key_mask, q)
+    key_mask = _mask_by_head(key_mask, q)
     q, k, v = (tensor.flatten(0, 1) for tensor in (q, k, v))
     out = q.new_empty(*q.shape[:2], v.shape[2])
     lse = q.new_empty(q.shape[:2], dtype=dtype)
@@ -82,7 +84,7 @@ def attention(
         )
         sums = scores.logsumexp(2, keepdim=True)
         lse[heads, rows] = sums[..., 0]
-        # exp(-inf - inf) = 0 where a row has no key
+        # a row without keys gives exp(-inf - inf) = 0
         scores.sub_(sums.masked_fill(sums == -math.inf, math.inf)).exp_()
         out[heads, rows] = (scores @ values).to(out.dtype)
     return _by_head(out, lead), _by_head(lse, lead)
@@ -91,7 +93,7 @@ def attention(
 def _recomputed(
     scores: Tensor, lse: Tensor, cotangent: Tensor, out: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(P, in the place of S; δ [.., rows, 1]) of a block."""
+    """Return (P, in the memory of S; δ [.., rows, 1]) of a block."""
     p = scores.sub_(lse.masked_fill(lse == -math.inf, math.inf)[..., None]).exp_()
     return p, (cotangent * out.to(cotangent.dtype)).sum(2, keepdim=True)
 
@@ -107,10 +109,10 @@ def attention_backward(
     scale: float,
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dQ, dK, dV) for the cotangent `grad` of O."""
+    """Return (dQ, dK, dV) for the cotangent `grad` of O."""
     check_backward(grad, q, k, v, out, lse, key_mask)
     lead, dtype = q.shape[:2], arithmetic(q.dtype)
-    key_mask = _heads(key_mask, q)
+    key_mask = _mask_by_head(key_mask, q)
     grad, q, k, v, out, lse = (tensor.flatten(0, 1) for tensor in (grad, q, k, v, out, lse))
     dq = q.new_empty(q.shape)
     dk, dv = k.new_zeros(k.shape, dtype=dtype), v.new_zeros(v.shape, dtype=dtype)
@@ -142,10 +144,10 @@ def attention_double_backward(
     scale: float,
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(g_dO, gQ, gK, gV) for the cotangents a, b, c of dQ, dK, dV."""
+    """Return (g_dO, gQ, gK, gV) for the cotangents a, b, c of dQ, dK, dV."""
     check_double_backward(a, b, c, grad, q, k, v, out, lse, key_mask)
     lead, dtype = q.shape[:2], arithmetic(q.dtype)
-    key_mask = _heads(key_mask, q)
+    key_mask = _mask_by_head(key_mask, q)
     a, b, c, grad, q, k, v, out, lse = (
         tensor.flatten(0, 1) for tensor in (a, b, c, grad, q, k, v, out, lse)
     )
@@ -164,7 +166,7 @@ def attention_double_backward(
         tangent.add_(queries @ b_keys.mT).mul_(scale)
         r = cotangent @ c_values.mT
         t = torch.einsum("nij,nij->ni", p, tangent)[..., None]
-        off = dp.sub_(delta)  # dP - δ, all that is needed of dP
+        off = dp.sub_(delta)  # only dP - δ is needed from here on
         # dP T - t dP - δ T + R = (dP - δ)(T - t) + R - δ t
         tangent.sub_(t)
         ds2 = r.addcmul_(off, tangent)

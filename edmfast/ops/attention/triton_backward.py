@@ -1,7 +1,7 @@
-"""Backward attention by Triton: a pass over blocks of queries for dQ, one over blocks of keys for dK and dV.
+"""Backward attention by Triton: one pass over blocks of queries for dQ, one over blocks of keys for dK and dV.
 
-Each output is summed by one program, in one order: no atomics, the same bits every time. The row sums
-δ = rowsum(dO ∘ O) are left by the first pass for the second.
+One program sums each output in one order, without atomics, so the bits are the same every time. The first pass
+stores the row sums δ = rowsum(dO ∘ O) for the second.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -56,7 +56,7 @@ def query_gradient_kernel(
     CHUNK: tl.constexpr,
     UNIT: tl.constexpr,
 ):
-    """dq like q; delta float32 [B, H, L]."""
+    """Write dq like q and delta float32 [B, H, L]."""
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
     zero = tl.zeros([QUERIES, KEYS], tl.float32)
@@ -107,7 +107,7 @@ def key_gradients_kernel(
     CHUNK: tl.constexpr,
     UNIT: tl.constexpr,
 ):
-    """dk like k, dv like v. Tiles of scores are transposed: keys by queries."""
+    """Write dk like k and dv like v. Tiles of scores are transposed here: keys by queries."""
     batch, head, start = place(keys, heads, KEYS)
     key = start + tl.arange(0, KEYS)
     zero = tl.zeros([KEYS, QUERIES], tl.float32)

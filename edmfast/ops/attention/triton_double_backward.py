@@ -1,8 +1,13 @@
-"""Double backward of attention by Triton, in the letters of `edmfast.ops.attention.reference`.
+"""Double backward of attention by Triton, with the symbols of `edmfast.ops.attention.reference`.
 
-Three passes, each of which makes its tiles of P, dP, T and R anew: over blocks of queries for the row sums
-δ, t and g; over blocks of queries for gQ and the cotangent of dO; over blocks of keys for gK and gV. With
-D = dP - δ, dS₂ = P ∘ (D ∘ (T - t) + R - g): a constant of the row within the brackets drops out.
+Three passes each recompute their tiles of P, dP, T and R:
+
+1. over blocks of queries, for the row sums δ, t and g (`triton_row_sums`);
+2. over blocks of queries, for gQ and the cotangent of dO;
+3. over blocks of keys, for gK and gV.
+
+With D = dP - δ the formula is dS₂ = P ∘ (D ∘ (T - t) + R - g). Here g is the row sum of
+P ∘ (D ∘ (T - t) + R). It differs from the reference's g by δ t, as do the other terms in the brackets, so dS₂ agrees.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -61,7 +66,7 @@ def query_second_kernel(
     CHUNK: tl.constexpr,
     UNIT: tl.constexpr,
 ):
-    """g_grad like grad, gq like q."""
+    """Write g_grad like grad and gq like q."""
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
     zero = tl.zeros([QUERIES, KEYS], tl.float32)
@@ -130,7 +135,7 @@ def key_second_kernel(
     CHUNK: tl.constexpr,
     UNIT: tl.constexpr,
 ):
-    """gk like k, gv like v. Tiles of scores are transposed: keys by queries."""
+    """Write gk like k and gv like v. Tiles of scores are transposed here: keys by queries."""
     batch, head, start = place(keys, heads, KEYS)
     key = start + tl.arange(0, KEYS)
     zero = tl.zeros([KEYS, QUERIES], tl.float32)

@@ -1,7 +1,8 @@
-"""Forward attention by Triton: a program takes a block of queries through all keys, see [1] and [2].
+"""Forward attention by Triton: each program takes one block of queries through all keys.
 
-The maximum and the sum of the exponentials are corrected as keys come, so a score is computed once.
-[1] Dao et al. 2022, arXiv 2205.14135; [2] Dao 2023, arXiv 2307.08691 (one division at the end).
+The program corrects the maximum and the sum of the exponentials with each block of keys, so it computes every
+score once, and divides by the sum at the end.
+Sources: Dao et al. 2022, arXiv 2205.14135; Dao 2023, arXiv 2307.08691.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -48,7 +49,7 @@ def forward_kernel(
     CHUNK: tl.constexpr,
     UNIT: tl.constexpr,
 ):
-    """out [B, H, L, E], lse float32 [B, H, L]."""
+    """Write out [B, H, L, E] and lse float32 [B, H, L]."""
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
     zero = tl.zeros([QUERIES, KEYS], tl.float32)
@@ -65,7 +66,7 @@ def forward_kernel(
         )
         scores = tl.where(counts, scores, float("-inf"))
         highest = tl.maximum(best, tl.max(scores, axis=1))
-        # a row without keys so far: exp(-inf - 0) = 0
+        # a row without keys so far gives exp(-inf - 0) = 0
         centre = tl.where(highest == float("-inf"), 0.0, highest)
         p = tl.exp(scores - centre[:, None])
         shrink = tl.exp(best - centre)

@@ -1,7 +1,7 @@
-"""Sizes of the blocks of attention's kernels, and their launch.
+"""Host side: the sizes of the blocks of attention's kernels, and the launch of the kernels.
 
-The largest blocks that spill no register on sm_80 and sm_90 and fit the 99 KB of shared memory that
-sm_86 and sm_89 have; `python -m bench.gpu.compile_report` lists both.
+The sizes are the largest that spill no register on sm_80 and sm_90 and that fit the 99 KB of shared memory of
+sm_86 and sm_89; `python -m bench.gpu.compile_report` lists both.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from edmfast.ops._shared.triton_precision import precision
 
 
 class Blocks(NamedTuple):
-    """Queries and keys of a tile of scores, and how many columns of a head's tiles are held at a time:
-    fewer than there are cost reading again, in every product, what is then in the cache."""
+    """The sizes of a tile of scores and the options of its launch.
+
+    columns: how many columns of a head's tiles are held at a time. Where the head is wider, every product loads
+    the tiles again, from the cache.
+    """
 
     queries: int
     keys: int
@@ -29,7 +32,7 @@ class Blocks(NamedTuple):
     columns: int = 128
 
 
-# for heads of up to 16, 32, 64 and 128
+# a row of a table below has an entry for heads of up to 16, 32, 64 and 128 columns
 _WIDTHS = (16, 32, 64, 128)
 _HALF = {
     "forward": ((128, 64, 4, 3), (128, 64, 4, 3), (128, 64, 8, 3), (128, 64, 8, 2)),
@@ -50,6 +53,7 @@ _SINGLE = {
 
 
 def blocks(kernel: str, dtype: torch.dtype, width: int) -> Blocks:
+    """Return the blocks of a kernel for heads of a padded width."""
     table = _SINGLE if dtype == torch.float32 else _HALF
     return Blocks(*table[kernel][_WIDTHS.index(width)])
 
@@ -57,7 +61,10 @@ def blocks(kernel: str, dtype: torch.dtype, width: int) -> Blocks:
 def configuration(
     kernel: str, dtype: torch.dtype, d: int, e: int, causal: bool, unit: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(constants of a kernel, options of its compilation)."""
+    """Return (constants of a kernel, options of its compilation) for heads of d and e columns.
+
+    unit: the number of elements in which strides are given, see `launch`.
+    """
     padded_d, padded_e = (max(16, triton.next_power_of_2(width)) for width in (d, e))
     chosen = blocks(kernel, dtype, max(padded_d, padded_e))
     constants = {
@@ -77,6 +84,7 @@ def configuration(
 
 
 def _strided(tensor: Tensor | None, unit: int) -> tuple[Any, ...] | None:
+    """Return (tensor, *strides); of four dimensions all strides but the last are in units."""
     if tensor is None or tensor.dim() < 4:
         return None if tensor is None else (tensor, *tensor.stride())
     *outer, last = tensor.stride()
@@ -91,9 +99,10 @@ def launch(
     scale: float,
     causal: bool,
 ) -> None:
-    """A program for every block of keys of a head where the kernel's name says so, else of queries.
+    """Launch a kernel with one program for each block of keys or queries of each head, as its name says.
 
-    Strides in units of 16 bytes, where all of them are, let the compiler load as much at once.
+    Strides are passed in units of 16 bytes where all of them are multiples. The compiler then knows that it can
+    load 16 bytes at once.
     """
     name = kernel.__name__.removesuffix("_kernel")
     outer = [s for t in tensors if t is not None and t.dim() == 4 for s in t.stride()[:3]]
@@ -105,6 +114,6 @@ def launch(
     else:
         programs = batch * heads * triton.cdiv(queries, constants["QUERIES"])
     if programs:
-        given = [_strided(tensor, unit) for tensor in tensors]
+        operands = [_strided(tensor, unit) for tensor in tensors]
         with on_device_of(q):
-            kernel[(programs,)](*given, scale, heads, queries, keys, **constants, **options)
+            kernel[(programs,)](*operands, scale, heads, queries, keys, **constants, **options)

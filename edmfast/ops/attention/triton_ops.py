@@ -1,8 +1,8 @@
-"""Attention and its two derivatives on a GPU by Triton, in memory linear in the length.
+"""Host side of attention and its two derivatives on a GPU by Triton, in memory linear in the length.
 
-Tiles of P and of all that is made of it live in registers and are computed anew by every pass, with
-sums in float32; products of half precisions round such tiles to them first. What the kernels have no
-blocks for, float64 and heads wider than 128 (or of no width), runs on the reference.
+Tiles of P, and of what is computed from P, live in registers. Every pass recomputes them, with sums in float32. A
+product with a half precision rounds such a tile to that precision first. float64 and heads wider than 128 (or of
+no width) run on the reference, since the kernels have no blocks for them.
 Sources: Dao et al. 2022, arXiv 2205.14135; Dao 2023, arXiv 2307.08691.
 """
 
@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 
-from edmfast.ops.attention import reference
-from edmfast.ops.attention import triton_backward as _attention_backward
-from edmfast.ops.attention import triton_double_backward as _attention_double
-from edmfast.ops.attention import triton_forward as _attention_forward
+from edmfast.ops.attention import (
+    reference,
+    triton_backward,
+    triton_double_backward,
+    triton_forward,
+)
 from edmfast.ops.attention.checks import check_backward, check_double_backward, check_forward
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -25,11 +27,13 @@ _WIDEST = 128
 
 
 def _where_it_fits(kernels: Callable[..., Any], check: Callable[..., None]) -> Callable[..., Any]:
+    """Return a function that runs the kernels where they have blocks, and the reference elsewhere."""
     fallback = getattr(reference, kernels.__name__)
 
     @functools.wraps(kernels)
     def choose(*arguments: Any) -> Any:
-        check(*arguments[:-2])  # all but the scale and whether it is causal
+        *operands, _scale, _causal = arguments
+        check(*operands)
         tensors = [x for x in arguments if isinstance(x, torch.Tensor) and x.dim() == 4]
         widths = {tensor.shape[3] for tensor in tensors}
         fits = tensors[0].dtype in _DTYPES and min(widths) > 0 and max(widths) <= _WIDEST
@@ -38,8 +42,8 @@ def _where_it_fits(kernels: Callable[..., Any], check: Callable[..., None]) -> C
     return choose
 
 
-attention = _where_it_fits(_attention_forward.attention, check_forward)
-attention_backward = _where_it_fits(_attention_backward.attention_backward, check_backward)
+attention = _where_it_fits(triton_forward.attention, check_forward)
+attention_backward = _where_it_fits(triton_backward.attention_backward, check_backward)
 attention_double_backward = _where_it_fits(
-    _attention_double.attention_double_backward, check_double_backward
+    triton_double_backward.attention_double_backward, check_double_backward
 )

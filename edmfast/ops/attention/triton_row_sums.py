@@ -1,9 +1,9 @@
-"""The sums over keys that the double backward of attention starts from, one program to a block of queries.
+"""The row sums that the double backward of attention starts from, with one program for each block of queries.
 
-δ = rowsum(dO ∘ O), t = Σ P ∘ T and, with D = dP - δ, g = Σ P ∘ (D ∘ (T - t) + R)
-= Σ P ∘ (D ∘ T + R) - t Σ P ∘ D, for which one look at every key is enough. Σ P ∘ D is 0 but for the
-rounding of O, which g has to share; dP would do in the place of D, with larger terms. The letters are
-those of `edmfast.ops.attention.reference`.
+δ = rowsum(dO ∘ O), t = Σ P ∘ T and, with D = dP - δ, g = Σ P ∘ (D ∘ (T - t) + R) = Σ P ∘ (D ∘ T + R) - t Σ P ∘ D.
+The last form needs only one pass over the keys. Σ P ∘ D is zero up to the rounding of O, and it has to stay in g,
+because the sums that use g have the same rounding. The formula also holds with dP in the place of D, but its terms
+are larger. The symbols are those of `edmfast.ops.attention.reference`.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -55,7 +55,7 @@ def row_sums_kernel(
     CHUNK: tl.constexpr,
     UNIT: tl.constexpr,
 ):
-    """delta, t, g float32 [B, H, L]."""
+    """Write delta, t and g, float32 [B, H, L]."""
     batch, head, start = place(queries, heads, QUERIES)
     query = start + tl.arange(0, QUERIES)
     zero = tl.zeros([QUERIES, KEYS], tl.float32)

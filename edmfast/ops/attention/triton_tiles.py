@@ -1,7 +1,9 @@
-"""Tiles of attention: where a program works, what it loads and multiplies, which scores count.
+"""Device side: the functions on tiles that attention's kernels share.
 
-A tensor comes to a kernel as a tuple of its pointer and its strides, so no view is copied; addresses are
-int64. `query` and `key` are positions, one of them a column and the other a row of a tile of scores.
+They say where a program works, load and multiply tiles, and make the tile of scores with which every pass begins
+(`score_tile`, `probability_tile`). A tensor comes to a kernel as a tuple of its pointer and its strides, so that no
+view is copied; addresses are int64. `query` and `key` are positions: one is a column of a tile of scores, the other
+a row.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -13,7 +15,7 @@ import triton.language as tl
 
 @triton.jit
 def place(length, heads, BLOCK: tl.constexpr):
-    """(batch, head, first position) of a program; the blocks of one head follow each other."""
+    """Return (batch, head, first position) of a program. The blocks of one head follow each other."""
     blocks = tl.cdiv(length, BLOCK)
     head = tl.program_id(0) // blocks
     first = tl.program_id(0) % blocks * BLOCK
@@ -22,7 +24,7 @@ def place(length, heads, BLOCK: tl.constexpr):
 
 @triton.jit
 def _at(tensor, position, length, first, WIDTH: tl.constexpr, COLUMNS: tl.constexpr):
-    """(addresses, whether they exist) of columns from `first` of rows of a tensor."""
+    """Return (addresses, whether they exist) of COLUMNS columns from `first`, of rows of a head."""
     column = first + tl.arange(0, COLUMNS)
     rows = position.to(tl.int64)[:, None] * tensor[1]
     exists = (position < length)[:, None]
@@ -33,27 +35,28 @@ def _at(tensor, position, length, first, WIDTH: tl.constexpr, COLUMNS: tl.conste
 
 @triton.jit
 def of_head(tensor, batch, head, UNIT: tl.constexpr):
-    """(pointer, strides of rows and columns) of one head of a tensor, whose other strides come in UNITs."""
+    """Return (pointer, strides of rows and columns) of one head. All strides but the last come in UNITs."""
     offset = (batch * tensor[1] + head * tensor[2]) * UNIT
     return tensor[0] + offset, tl.cast(tensor[3], tl.int64) * UNIT, tensor[4]
 
 
 @triton.jit
 def load(tensor, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    """[positions, PADDED] of a head, 0 outside of [length, WIDTH]."""
+    """Return the tile [positions, PADDED] of a head, 0 outside of [length, WIDTH]."""
     address, exists = _at(tensor, position, length, 0, WIDTH, PADDED)
     return tl.load(address, mask=exists, other=0.0)
 
 
 @triton.jit
 def store(tensor, value, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    """Write the tile [positions, PADDED] of a head where it is inside of [length, WIDTH]."""
     address, exists = _at(tensor, position, length, 0, WIDTH, PADDED)
     tl.store(address, value.to(tensor[0].dtype.element_ty), mask=exists)
 
 
 @triton.jit
 def row_dots(x, y, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    """The sums of x y over each row of a head, in float32."""
+    """Return the sum of x y over each row of a head, in float32."""
     x_tile = load(x, position, length, WIDTH, PADDED).to(tl.float32)
     return tl.sum(x_tile * load(y, position, length, WIDTH, PADDED).to(tl.float32), axis=1)
 
@@ -90,7 +93,7 @@ def product(
     CHUNK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """total + x yᵀ of two sides."""
+    """Return total + x yᵀ of two sides."""
     if CHUNK < PADDED:
         for first in range(0, WIDTH, CHUNK):
             address, exists = _at(x, x[3], x[4], first, WIDTH, CHUNK)
@@ -105,28 +108,31 @@ def product(
 
 @triton.jit
 def load_row(tensor, batch, head, position, length):
-    """[positions] of a tensor [B, H, length], 0 outside."""
+    """Return the values [positions] of a tensor [B, H, length], 0 outside."""
     address = tensor[0] + (batch * tensor[1] + head * tensor[2]) + position.to(tl.int64) * tensor[3]
     return tl.load(address, mask=position < length, other=0.0)
 
 
 @triton.jit
 def store_row(tensor, value, batch, head, position, length):
+    """Write the values [positions] of a tensor [B, H, length]."""
     address = tensor[0] + (batch * tensor[1] + head * tensor[2]) + position.to(tl.int64) * tensor[3]
     tl.store(address, value, mask=position < length)
 
 
 @triton.jit
 def load_lse(lse, batch, head, position, length):
-    """inf for a row without keys, whose probabilities are then 0."""
+    """Return the log-sum-exp [positions], inf for a row without keys, so that its probabilities are 0."""
     row = load_row(lse, batch, head, position, length)
     return tl.where(row == float("-inf"), float("inf"), row)
 
 
 @triton.jit
 def attended(mask, batch, query, key, keys, CAUSAL: tl.constexpr):
-    """Which scores of a tile count; `mask` is a bool tensor [B, M] or None. Queries beyond the last, whose
-    tiles are 0, add nothing anywhere."""
+    """Return which scores of a tile count; `mask` is a bool tensor [B, M] or None.
+
+    Queries beyond the last need no check: their tiles are 0 and add nothing to any sum.
+    """
     counts = key < keys
     if mask is not None:
         address = mask[0] + batch * mask[1] + key.to(tl.int64) * mask[2]
@@ -146,7 +152,7 @@ def accumulate(
     CHUNK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """total + x y of a tile of scores, rounded to the precision of y, and a side."""
+    """Return total + x y, where x is a tile of scores, rounded to the precision of the side y."""
     y_tile = load(y, y[3], y[4], WIDTH, PADDED) if CHUNK < PADDED else y
     return tl.dot(x.to(y_tile.dtype), y_tile, total, input_precision=PRECISION)
 
