@@ -7,7 +7,8 @@ The reference, which reads the same log-sum-exp, works where torch's kernel
 - needs a tensor of L x M numbers for a key mask;
 - wants heads of one width;
 - multiplies half precisions in half precision;
-- multiplies the -inf of causality by the scale, so that it stays -inf only if the scale is a positive normal number;
+- multiplies the -inf of causality by the scale, so that it stays -inf only if the scale is a positive normal
+  number;
 - takes a row of NaN for a row without keys, where there are fewer keys than a vector has lanes.
 """
 

@@ -7,7 +7,8 @@ Three passes each recompute their tiles of P, dP, T and R:
 3. over blocks of keys, for gK and gV.
 
 With D = dP - δ the formula is dS₂ = P ∘ (D ∘ (T - t) + R - g). Here g is the row sum of
-P ∘ (D ∘ (T - t) + R). It differs from the reference's g by δ t, as do the other terms in the brackets, so dS₂ agrees.
+P ∘ (D ∘ (T - t) + R). It differs from the reference's g by δ t, as do the other terms in the brackets, so dS₂
+agrees.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators

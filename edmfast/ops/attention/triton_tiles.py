@@ -1,9 +1,9 @@
 """Device side: the functions on tiles that attention's kernels share.
 
 They say where a program works, load and multiply tiles, and make the tile of scores with which every pass begins
-(`score_tile`, `probability_tile`). A tensor comes to a kernel as a tuple of its pointer and its strides, so that no
-view is copied; addresses are int64. `query` and `key` are positions: one is a column of a tile of scores, the other
-a row.
+(`score_tile`, `probability_tile`). A tensor comes to a kernel as a tuple of its pointer and its strides, so that
+no view is copied; addresses are int64. `query` and `key` are positions: one is a column of a tile of scores, the
+other a row.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
