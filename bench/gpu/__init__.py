@@ -1,1 +1,1 @@
-"""What needs a GPU, and what is known of the GPU kernels without one."""
+"""Run the checks that need a GPU, and those of GPU kernels that need none."""

@@ -1,9 +1,9 @@
-"""`python -m bench.gpu.check [FOLDER] [--in-place]`: everything that needs a GPU, in less than nine minutes.
+"""Run everything that needs a GPU in less than nine minutes: `python -m bench.gpu.check [FOLDER] [--in-place]`.
 
-Builds for the GPU that is there, runs the tests marked gpu, compute-sanitizer over the CUDA kernels and the
-benchmarks; `summary.json` in FOLDER (out/gpu-check by default) says what became of each. Without a
-GPU it builds for one, runs Triton kernels by their interpreter, lists what they compile to, and calls the rest
-unmeasured. Needs no network. Exit status: 0 where no stage failed, else 1.
+The check builds for the present GPU, runs the tests marked gpu, compute-sanitizer over the CUDA kernels, and the
+benchmarks. `summary.json` in FOLDER (default out/gpu-check) holds the outcome of each. Without a GPU it still
+builds, runs Triton kernels in their interpreter, lists their registers, and calls the rest unmeasured. It needs
+no network. Exit status: 0 where no stage failed, else 1.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ print(json.dumps(device and {
 
 
 def probe() -> dict[str, Any] | None:
-    """The first GPU that torch sees, by another process, so that this one keeps nothing on it."""
+    """Find the first GPU that torch sees, in another process, so that this one allocates nothing on it."""
     answer = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True)
     if answer.returncode:
         print(answer.stderr, file=sys.stderr)
@@ -55,7 +55,7 @@ def probe() -> dict[str, Any] | None:
 
 
 def tool_version(*command: str) -> str:
-    """The last line that a program prints, or "absent"."""
+    """Return the last line that a program prints, or "absent"."""
     if shutil.which(command[0]) is None:
         return "absent"
     answer = subprocess.run(command, capture_output=True, text=True)
@@ -64,18 +64,21 @@ def tool_version(*command: str) -> str:
 
 
 def kernel_option() -> str:
-    """The option by which this compute-sanitizer takes some kernels alone; "" where it names none."""
+    """Return the option by which this compute-sanitizer selects kernels; empty where it names none."""
     if shutil.which("compute-sanitizer") is None:
         return ""
     command = ["compute-sanitizer", "--help"]
     answer = subprocess.run(command, capture_output=True, text=True)
     named = re.findall(r"--kernel-[a-z-]+", answer.stdout + answer.stderr)
-    # the second is the older name of the first
+    # the second is an older name of the first
     return next((option for option in ("--kernel-name", "--kernel-regex") if option in named), "")
 
 
 def build_stage(gpu: dict[str, Any] | None, in_place: bool) -> Stage:
-    """For the GPU that is there alone, or the H100; without nvcc only where there is no GPU to be served."""
+    """Return the build for the present GPU only, or for the H100 without one.
+
+    nvcc may be absent only where there is no GPU.
+    """
     python = sys.executable
     environment = {
         "EDMFAST_SKIP_CUDA": "0",
@@ -116,11 +119,13 @@ def gpu_stages(folder: Path) -> list[Stage]:
 
 def sanitizer_stage(tool: str, most: float, least: float) -> Stage:
     command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-    if tool == "racecheck" and (option := kernel_option()):  # of the kernels here, as it is slow
+    if tool == "racecheck" and (
+        option := kernel_option()
+    ):  # only our own kernels, because the tool is slow
         command += [option, "kns=edmfast"]
     command += [sys.executable, "-m", "bench.gpu.sanitize"]
     command += ["--few"] if tool == "racecheck" else []
-    # memory from the driver for each tensor, or what lies between them would count as theirs
+    # each tensor gets its own memory from the driver, or gaps between tensors would count as theirs
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONUNBUFFERED": "1"}
     missing = shutil.which("compute-sanitizer") is None
     instead = ("skipped", "compute-sanitizer is not installed") if missing else None
@@ -128,7 +133,7 @@ def sanitizer_stage(tool: str, most: float, least: float) -> Stage:
 
 
 def cpu_stages() -> list[Stage]:
-    """What can be known of GPU kernels without a GPU."""
+    """Return the checks of GPU kernels that need no GPU."""
     python = sys.executable
     files = [f"tests/ops/triton/test_{stem}.py" for stem in _INTERPRETED]
     tests = [python, "-m", "pytest", "-p", "no:cacheprovider", "-m", "not gpu and not slow"]
@@ -146,7 +151,7 @@ def without_gpu(stages: Sequence[Stage]) -> list[Outcome]:
 def report(
     gpu: dict[str, Any] | None, outcomes: Sequence[Outcome], seconds: float
 ) -> dict[str, Any]:
-    """What summary.json holds."""
+    """Return the content of summary.json."""
     driver = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     return {
         "kind": "gpu-check",
@@ -172,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     start = time.monotonic()
     gpu = probe()
-    # not bench/results, whose files have a date and a commit in their names: bench.report.history files them there
+    # bench.report.history copies it to bench/results, where names hold a date and a commit
     folder = (options.folder or machine.ROOT / "out" / "gpu-check").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(machine.ROOT)

@@ -1,8 +1,7 @@
-"""Attention's kernels as they are launched: blocks from the function that the launch takes them from.
+"""Attention's kernels as they are launched, with blocks from the function that the launch uses.
 
-Tensors are as models have them: aligned, the elements of a head side by side, and so are its rows in
-memory. The last stride is then known to be 1 and the others to be whole units; where the width is a
-multiple of 16, they are known to be so too.
+The tensors are as in models: aligned, with the elements and the rows of a head side by side in memory. The last
+stride is then known to be 1, and where the width is a multiple of 16 the others are known to be so too.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _ALIGNED = [["tt.divisibility", 16]]
 def arguments(
     kernel: Any, dtype: torch.dtype, width: int, causal: bool, masked: bool
 ) -> tuple[dict[Any, Any], dict[str, Any], dict[str, Any], dict[Any, Any]]:
-    """(constants, types, options, attributes) of a compilation."""
+    """Return (constants, types, options, attributes) of a compilation."""
     name = kernel.__name__.removesuffix("_kernel")
     unit = math.gcd(16 // dtype.itemsize, width)
     sizes, options = configuration(name, dtype, width, width, causal, unit)
@@ -60,7 +59,7 @@ def arguments(
 
 
 def cases() -> dict[str, tuple[Any, ...]]:
-    """Named (kernel, constants, types, options, attributes)."""
+    """Return named (kernel, constants, types, options, attributes)."""
     found = {}
     for kernel in KERNELS:
         name = "attention " + kernel.__name__.removesuffix("_kernel").replace("_", " ")

@@ -1,4 +1,4 @@
-"""The Triton kernels at the configurations they are launched with, compiled ahead of time without a GPU."""
+"""The Triton kernels in the configurations of their launches, compiled ahead of time without a GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edmfast.ops.weigh import triton_ops as weigh
 
 
 class Case(NamedTuple):
-    """Keys are names of arguments, or the places of entries in arguments that are tuples."""
+    """A compilation. Keys are names of arguments, or positions in arguments that are tuples."""
 
     kernel: Any
     constants: dict[Any, Any]
@@ -28,7 +28,7 @@ class Case(NamedTuple):
 
 
 def _exact(kernel: Any, constants: dict[str, Any], types: dict[str, Any], warps: int) -> Case:
-    """A kernel whose products and sums round on their own."""
+    """Return a kernel whose products and sums round separately."""
     return Case(kernel, constants, types, {"num_warps": warps, "enable_fp_fusion": False}, {})
 
 
@@ -116,7 +116,7 @@ for _stem in (compile_attention, compile_mlp, compile_norm):
 
 
 def compiled(case: str, capability: int) -> Any:
-    """What Triton makes of a case for a compute capability such as 90."""
+    """Compile a case for a compute capability such as 90."""
     kernel, constants, types, options, attributes = CASES[case]
     signature = {
         name: "constexpr" if name in constants else (_TYPES | types).get(name, "i32")

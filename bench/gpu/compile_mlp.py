@@ -34,7 +34,7 @@ def arguments(
     depth: int,
     precision: str | None = None,
 ) -> tuple[dict[Any, Any], dict[str, Any], dict[str, Any], dict[Any, Any]]:
-    """(constants, types, options, attributes) of a compilation."""
+    """Return (constants, types, options, attributes) of a compilation."""
     name = kernel.__name__.removesuffix("_kernel")
     constants, options = configuration(name, dtype, elements, width, depth, precision)
     constants |= {"SHARED_NUMBERS": True, "SHARED_SHIFTS": name == "forward"}
@@ -49,7 +49,7 @@ def arguments(
 
 
 def cases() -> dict[str, tuple[Any, ...]]:
-    """Named (kernel, constants, types, options, attributes)."""
+    """Return named (kernel, constants, types, options, attributes)."""
     found = {}
     for kernel in (forward_kernel, backward_kernel):
         name = "mlp " + kernel.__name__.removesuffix("_kernel")

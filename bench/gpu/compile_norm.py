@@ -1,6 +1,6 @@
-"""Group norm's kernels as they are launched: tiles from the function that the launch takes them from.
+"""The kernels of the norms as they are launched, with tiles from the function that the launch uses.
 
-Tensors are aligned, and those strides which models have as multiples of 16 are known to be so.
+Tensors are aligned, and strides that are multiples of 16 in models are known to be so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SIZES = {"shared", "groups", "positions"}
 
 
 class Shape(NamedTuple):
-    """Of rows [groups · width, positions], `shared` of which share their scale."""
+    """Rows [groups · width, positions]; `shared` rows have the same scale."""
 
     rows: int
     shared: int
@@ -34,7 +34,7 @@ class Shape(NamedTuple):
     channels_last: bool = False
 
 
-# with whether they are centred, and have silu
+# the last two say whether the norm is centred and has SiLU
 SHAPES = {
     "feature maps": (Shape(32, 1, 32, 4, 1024), True, True),
     "feature maps channels_last": (Shape(32, 1, 32, 4, 1024, True), True, False),
@@ -51,7 +51,7 @@ SHAPES = {
 def arguments(
     kernel: Any, dtype: torch.dtype, shape: Shape, stage: str, centred: bool, silu: bool
 ) -> tuple[dict[Any, Any], dict[str, Any], dict[str, Any], dict[Any, Any]]:
-    """(constants, types, options, attributes) of a compilation."""
+    """Return (constants, types, options, attributes) of a compilation."""
     name = kernel.__name__.removesuffix("_kernel")
     tiles = sizes.tiling(name, dtype, *shape)
     constants: dict[Any, Any] = {}
@@ -81,8 +81,11 @@ def arguments(
 
 
 def cases(every_flag: bool = False) -> dict[str, tuple[Any, ...]]:
-    """Named (kernel, constants, types, options, attributes): every stage of every shape, of float64 only
-    those that fill a program; with all four choices of what is usual for a shape, if asked for."""
+    """Return named (kernel, constants, types, options, attributes).
+
+    Every stage of every shape is there; in float64, only shapes that fill a program. If asked for, each shape comes in
+    all four combinations of its options.
+    """
     found = {}
     for kernel, dtype, title in itertools.product(KERNELS, DTYPES, SHAPES):
         if dtype == torch.float64 and title not in ("feature maps", "tokens 2048"):

@@ -1,7 +1,7 @@
-"""`python -m bench.gpu.compile_report [--json PATH]`: registers, spills, shared memory of every GPU kernel.
+"""Report registers, spills and shared memory of every GPU kernel: `python -m bench.gpu.compile_report [--json PATH]`.
 
-Reads the CUDA library that was built, and compiles the Triton kernels ahead of time. Exit status 1 where
-a kernel spills or no CUDA library is there.
+It reads the built CUDA library and compiles the Triton kernels ahead of time. Exit status 1 where a kernel
+spills or no CUDA library is there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CAPABILITIES = (80, 90)
 
 
 class Usage(NamedTuple):
-    """Of one kernel on one architecture: registers and spilled bytes per thread, shared bytes per block."""
+    """One kernel on one architecture: registers and spilled bytes per thread, shared bytes per block."""
 
     architecture: str
     kernel: str
@@ -39,7 +39,7 @@ class Usage(NamedTuple):
 
 
 def cuobjdump() -> str | None:
-    """Beside nvcc, or the one Triton brings."""
+    """Find the tool beside nvcc, or use the one that Triton brings."""
     places = [os.environ.get("PATH", "")]
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     compiler = shutil.which("nvcc", path=f"{home}/bin") if home else shutil.which("nvcc")
@@ -52,7 +52,7 @@ def cuobjdump() -> str | None:
 
 
 def usage_of(binary: Path, tool: str) -> Iterator[Usage]:
-    """Every kernel in a cubin or a library."""
+    """Return the usage of every kernel in a cubin or a library."""
     command = [tool, "-res-usage", str(binary)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     architecture = kernel = ""
@@ -67,8 +67,10 @@ def usage_of(binary: Path, tool: str) -> Iterator[Usage]:
 
 
 def usage_of_case(case: str, capability: int) -> tuple[Usage, int]:
-    """(what a Triton kernel takes, warps of a block), compiled anew; all its shared memory is dynamic, so that
-    comes from the compiler."""
+    """Compile a Triton kernel anew and return (its usage, the warps of a block).
+
+    All of its shared memory is dynamic, so that number comes from the compiler.
+    """
     from bench.gpu.compile_cases import compiled
 
     tool = cuobjdump()
@@ -86,13 +88,13 @@ def usage_of_case(case: str, capability: int) -> tuple[Usage, int]:
 
 
 def compilers() -> ProcessPoolExecutor:
-    """Processes to compile in, one for each core."""
+    """Start processes to compile in, one for each core."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context)
 
 
 def triton_usage() -> Iterator[Usage]:
-    """Every Triton kernel on both architectures."""
+    """Return the usage of every Triton kernel on both architectures."""
     from bench.gpu.compile_cases import CASES
 
     jobs = [(case, capability) for capability in CAPABILITIES for case in CASES]
@@ -102,7 +104,7 @@ def triton_usage() -> Iterator[Usage]:
 
 
 def readable(names: Sequence[str]) -> list[str]:
-    """C++ names without their parameters, where c++filt is installed."""
+    """Return C++ names without their parameters, where c++filt is installed."""
     if shutil.which("c++filt") is None:
         return list(names)
     answer = subprocess.run(

@@ -1,8 +1,8 @@
-"""`python -m bench.gpu.sanitize [--device cpu]`: calls every CUDA kernel, on every path, for compute-sanitizer.
+"""Call every CUDA kernel on every path, for compute-sanitizer: `python -m bench.gpu.sanitize [--device cpu]`.
 
-Sizes are those where a path begins or ends, and odd ones beside them; tensors are views that begin in the
-middle of their memory. Outputs are compared with the CPU's, as a kernel that is not launched has no errors.
-Exit status: 0 as on the CPU, 1 not so, 2 there is no such device, or no CUDA kernel of an operator on it.
+Sizes are those where a path begins or ends, and odd ones beside them. Tensors are views that begin in the middle
+of their memory. Outputs are compared with the CPU's, because a kernel that is not launched has no errors. Exit
+status: 0 where they agree, 1 where they differ, 2 where the device or a CUDA kernel is missing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Call = tuple[str, Callable[..., Any], tuple[Any, ...]]
 
 
 def _shifted(tensor: Tensor) -> Tensor:
-    """The same numbers, one element after where memory begins."""
+    """Return the same numbers, one element after the start of the memory."""
     room = tensor.new_zeros(tensor.numel() + 1)
     return room[1:].copy_(tensor.flatten()).view(tensor.shape)
 
@@ -60,7 +60,7 @@ def _noise(like: Tensor, rng: Tensor) -> Tensor:
 
 
 def proposals(few: bool = False) -> Iterator[Call]:
-    # threads to a row: 1, 4, a warp, a block
+    # a row is handled by 1 thread, 4, a warp, or a block
     for d in (1, 7, 8, 9, 63, 65, 2047, 2049):
         for dtype in FLOATS[:1] if few else (*FLOATS, *HALVES):
             models = 1 + d % 3
@@ -83,7 +83,7 @@ def _move(
     rng: Tensor,
     mask: Tensor,
 ) -> tuple[Tensor, ...]:
-    """x_u alone, with and without the mask: R is summed in another order than on the CPU."""
+    """Return x_u alone, with and without the mask: the GPU sums R in another order than the CPU."""
     moved, _ = ops.propagate(x, scores, ancestors, numbers, rng)
     masked, _ = ops.propagate(x, scores, ancestors, numbers, rng, mask=mask)
     return moved, masked
@@ -130,7 +130,8 @@ def weighings() -> Iterator[Call]:
 
 
 def bad_weighings() -> Iterator[Call]:
-    """Without exponents, with populations in which some or all weights are bad: of a warp, of a block, of many."""
+    """Return populations in which some or all weights are bad: in a warp, in a block, in many; without
+    exponents."""
     for particles, weigh in ((5, False), (33, True), (8193, True)):
         shape = 5, particles
         before = ops.Weights.start(*shape)
@@ -157,25 +158,27 @@ def _weigh(
     rng: Tensor,
     weigh: bool = True,
 ) -> tuple[Tensor, ...]:
-    """All but the spread of the increments, which is summed in another order than on the CPU."""
+    """Return all outputs but the spread of the increments, which the GPU sums in another order."""
     found = ops.weigh_and_resample(before, ratio, now, past, rng, exponents=exponents, weigh=weigh)
     return found[:-1]
 
 
 def grams(few: bool = False) -> Iterator[Call]:
-    # scores that a kernel is compiled for: 2, 4, 8
+    # the kernels are compiled for 2, 4 and 8 scores
     for d in (9, 2049) if few else (1, 8, 9, 2048, 2049):
         for models in (2, 3, 8) if few else (1, 2, 3, 5, 8):
             for dtype in FLOATS[:1] if few else (*FLOATS, *HALVES):
-                # of whole numbers every sum is exact
+                # sums of whole numbers are exact
                 scores = _shifted(torch.randint(-3, 4, (models, 2, 37, d)).to(dtype))
                 along = _shifted(torch.randint(-3, 4, (2, 37, d)).to(dtype))
                 yield f"score_gram {models, d} {dtype}", ops.score_gram, (scores, along)
 
 
 def calls(few: bool = False) -> Iterator[Call]:
-    """(name, function, arguments on the CPU). few: not every dtype and number of scores, as racecheck is slow,
-    and they share memory among threads alike."""
+    """Yield (name, function, arguments on the CPU).
+
+    few: leave out dtypes and numbers of scores that share memory among threads alike, because racecheck is slow.
+    """
     yield from noises()
     yield from proposals(few)
     yield from resamplings()
@@ -185,7 +188,7 @@ def calls(few: bool = False) -> Iterator[Call]:
 
 
 def without_cuda_kernel() -> list[str]:
-    """Operators that would run something else on a GPU: Triton's kernels are registered for CUDA too."""
+    """Return operators that would run another kernel on a GPU; Triton's kernels are registered for CUDA too."""
     status = _extension.kernel_status()
     if status["cuda"].startswith("off"):
         return [*OPERATORS]
@@ -196,14 +199,14 @@ def without_cuda_kernel() -> list[str]:
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """The same numbers, NaN in the same places."""
+    """Return True for the same numbers, with NaN in the same places."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     return bool(torch.isclose(a, b, rtol=0.0, atol=0.0, equal_nan=a.is_floating_point()).all())
 
 
 def differs(function: Callable[..., Any], arguments: tuple[Any, ...], device: str) -> bool:
-    """Whether an output has other numbers than on the CPU."""
+    """Return True where an output differs from the CPU's."""
     there = tree_map_only(Tensor, lambda tensor: _shifted(tensor.to(device)), arguments)
     found = [tensor.cpu() for tensor in tree_leaves(function(*there))]
     wanted = tree_leaves(function(*arguments))
@@ -227,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = [*calls(options.few)]
     wrong = []
     for index, (name, function, inputs) in enumerate(given, 1):
-        # before the call, so that the sanitizer's lines follow the name of what they are about
+        # printed before the call, so that the sanitizer's lines follow the name of the call
         print(f"{index} of {len(given)} calls: {name}", flush=True)
         if differs(function, inputs, device):
             wrong.append(name)

@@ -1,7 +1,7 @@
-"""Commands run one after the other within a time that is shared among them, and what became of each.
+"""Run commands one after the other within a shared time, and keep the outcome of each.
 
-A stage that fails, or runs out of its time, does not stop those that follow. What later stages need at the
-least is kept for them.
+A stage that fails or runs out of time does not stop the later ones. The least time that later stages need is
+reserved for them.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _GRACE = 5.0
 
 @dataclass(frozen=True)
 class Stage:
-    """A command, with "{seconds}" in it replaced by most of its time, and what is known of it beforehand.
+    """A command, in which "{seconds}" is replaced by most of its time, and its settings.
 
-    most, least: seconds it may take, and that are kept for it. otherwise: a second command, where the first
-    fails. refusal: what compute-sanitizer says where it cannot work here, a pattern; see `refused`. instead: a
-    status and the reason, where it is not to be run at all.
+    most, least: the seconds that it may take, and those reserved for it. otherwise: a second command for the case
+    that the first fails. refusal: a pattern of the message by which compute-sanitizer says that it cannot work here;
+    see `refused`. instead: a status and the reason, for a stage that is not to run.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Stage:
 
 
 class Outcome(NamedTuple):
-    """What became of a stage; detail says why it did not pass."""
+    """The outcome of a stage; detail says why it did not pass."""
 
     name: str
     status: str
@@ -59,7 +59,7 @@ class Outcome(NamedTuple):
 
 
 def run(stages: Sequence[Stage], folder: Path, total: float) -> list[Outcome]:
-    """Runs them in turn within `total` seconds; what each prints is in <folder>/<name>.log."""
+    """Run the stages in turn within `total` seconds. The output of each is in <folder>/<name>.log."""
     end = time.monotonic() + total
     outcomes = []
     for index, stage in enumerate(stages):
@@ -72,7 +72,7 @@ def run(stages: Sequence[Stage], folder: Path, total: float) -> list[Outcome]:
 
 
 def summary(outcomes: Iterable[Outcome]) -> str:
-    """A line for every stage."""
+    """Return a line for every stage."""
     return "\n".join(_line(outcome) for outcome in outcomes)
 
 
@@ -108,9 +108,9 @@ def _run(stage: Stage, log: Path, limit: float) -> Outcome:
 
 
 def refused(pattern: str, code: int | None, text: str) -> str:
-    """The line that says so, where a tool ended by itself as it cannot work here, else "".
+    """Return the line by which a tool says that it cannot work here, or an empty text.
 
-    What took too long, was ended by a signal, or had found errors is no refusal, whatever it printed.
+    A tool that took too long, was ended by a signal, or had found errors has not refused, whatever it printed.
     """
     if not pattern or code is None or code <= 0 or _FOUND.search(text):
         return ""
@@ -121,7 +121,7 @@ def refused(pattern: str, code: int | None, text: str) -> str:
 def _call(
     command: Sequence[str], environment: Mapping[str, str], log: Path, limit: float
 ) -> int | None:
-    """The exit status, or None where it took longer than `limit`."""
+    """Return the exit status, or None where the command took longer than `limit`."""
     words = [word.replace("{seconds}", str(int(0.92 * limit))) for word in command]
     with log.open("a") as output:
         output.write(f"$ {' '.join(words)}\n")
@@ -147,7 +147,7 @@ def _call(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Of the command and all that it started, which are a group of their own."""
+    """End the command and all processes in its group."""
     for kind in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, kind)

@@ -1,9 +1,9 @@
-"""`python -m bench.gpu.tests FOLDER --seconds S`: the tests marked gpu, several processes at a time.
+"""Run the tests marked gpu, several processes at a time: `python -m bench.gpu.tests FOLDER --seconds S`.
 
-Most of their time goes into compiling kernels, which takes processors and not the GPU. Tests are dealt in
-chunks of one file; each has a log and a JUnit file in FOLDER. What is not over in time is ended and told, and so
-is what was skipped. Exit status: 0 all passed, or were skipped for a reason that a GPU may have, 1 not so, 2
-nothing was found to run.
+Most of their time goes into compiling kernels, which needs processors and not the GPU. Tests are dealt in chunks
+of one file; each chunk has a log and a JUnit file in FOLDER. Chunks that run out of time are ended and reported,
+and so are skipped tests. Exit status: 0 where all passed or were skipped for a reason that a GPU may have, 1
+otherwise, 2 where there was nothing to run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 _CHUNK = 20
-_NOTHING_RAN = 5  # of pytest: all were deselected
+_NOTHING_RAN = 5  # pytest's exit status when all tests were deselected
 _FIRST = ("tests/ops/triton/test_attention", "tests/ops/triton/", "tests/gpu/")
 """What takes longest starts first."""
 _OFF = ("CUDA kernels", "no CUDA device", "needs a CUDA device")
@@ -35,7 +35,7 @@ _KERNELS = "tests.ops.test_cuda"
 
 
 class Ran(NamedTuple):
-    """A test that came to an end: the dotted name of its file, its own, and why it was skipped if it was."""
+    """A finished test: the dotted name of its file, its own name, and the reason where it was skipped."""
 
     file: str
     name: str
@@ -43,13 +43,16 @@ class Ran(NamedTuple):
 
 
 def pytest_command() -> list[str]:
-    """With other options in the place of the project's own, which say less of what runs."""
+    """Return the command, with options in place of the project's own, which print less."""
     options = ["-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
     return [sys.executable, "-m", "pytest", *options, "-o", "addopts=--import-mode=importlib"]
 
 
 def collect(expression: str, paths: Sequence[str] = ()) -> list[str]:
-    """Names of the tests that a marker expression selects. RuntimeError where they cannot be collected."""
+    """Return the names of the tests that a marker expression selects.
+
+    Raise RuntimeError where collecting fails.
+    """
     command = ["--collect-only", "-q", "-m", expression, *paths]
     found = subprocess.run([*pytest_command(), *command], cwd=ROOT, capture_output=True, text=True)
     if found.returncode not in (0, _NOTHING_RAN):
@@ -58,7 +61,7 @@ def collect(expression: str, paths: Sequence[str] = ()) -> list[str]:
 
 
 def chunks(tests: Sequence[str], size: int = _CHUNK) -> Iterator[list[str]]:
-    """Neighbours of one file, at most `size` of them."""
+    """Return neighbours from one file, at most `size` of them."""
 
     def rank(test: str) -> int:
         return next((i for i, start in enumerate(_FIRST) if test.startswith(start)), len(_FIRST))
@@ -70,14 +73,14 @@ def chunks(tests: Sequence[str], size: int = _CHUNK) -> Iterator[list[str]]:
 
 
 def run_chunk(names: Sequence[str], stem: Path, end: float) -> str:
-    """ "" where all passed, else what is to be told."""
+    """Run a chunk; return an empty text where all passed, and else the report."""
     rest = end - time.monotonic()
     told = f"{names[0].split('::', 1)[0]}, {len(names)} tests ({stem.name}.log)"
-    for kind in (".log", ".xml"):  # of a run before
+    for kind in (".log", ".xml"):  # left by an earlier run
         stem.with_suffix(kind).unlink(missing_ok=True)
     if rest <= 0:
         return f"not started: {told}"
-    # -v: a log ends with the name of the test that did not
+    # with -v a log ends with the name of the unfinished test
     options = ["-v", f"--junitxml={stem}.xml"]
     with stem.with_suffix(".log").open("w") as log:
         try:
@@ -96,13 +99,13 @@ def run_chunk(names: Sequence[str], stem: Path, end: float) -> str:
 
 
 def failures_in(log: Path) -> list[str]:
-    """The lines of pytest's own summary."""
+    """Return the lines of pytest's own summary."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return [line[:300] for line in lines if line.startswith(("FAILED ", "ERROR "))]
 
 
 def ran(report: Path) -> Iterator[Ran]:
-    """What is in a JUnit file; nothing where its tests were not over, as it is written at their end."""
+    """Return the tests in a JUnit file; none where it is missing, as it is written at the end."""
     try:
         cases = [*ElementTree.parse(report).iter("testcase")]
     except (FileNotFoundError, ElementTree.ParseError):
@@ -114,7 +117,7 @@ def ran(report: Path) -> Iterator[Ran]:
 
 
 def wrongly_skipped(tests: Sequence[Ran]) -> list[str]:
-    """What is wrong with the skips where there is a GPU: the tests of its kernels must have met them."""
+    """Return the skips that are wrong where there is a GPU, because its kernels' tests must run on it."""
     wrong = [
         f"skipped on a GPU: {test.file}::{test.name} ({test.skipped})"
         for test in tests

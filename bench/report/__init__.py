@@ -1,1 +1,1 @@
-"""From the JSON of results to pages, tables and charts."""
+"""Turn the JSON of results into pages, tables and charts."""

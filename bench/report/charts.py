@@ -1,4 +1,4 @@
-"""Charts of results: ratios as bars, the roofline, scaling as lines. PNG, by matplotlib without a display."""
+"""Draw charts of results as PNG: ratios as bars, the roofline, scaling as lines. No display is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COLORS = (_MET, "#e08a1e", "#5a9e4b", "#8c5aa8")
 
 
 def ratios(run: dict[str, Any], path: Path) -> None:
-    """Best baseline time / ours of every case, on a logarithmic axis, with its goal as a mark."""
+    """Draw the ratio best baseline / ours of every case, on a logarithmic axis, with its goal as a mark."""
     cases = [case for case in run["cases"] if case["ratio"] is not None][::-1]
 
     def draw(figure: Any) -> None:
@@ -40,7 +40,8 @@ def ratios(run: dict[str, Any], path: Path) -> None:
 
 
 def roofline(run: dict[str, Any], path: Path) -> None:
-    """Left, what moves bytes against the copy bandwidth; right, what multiplies against both roofs."""
+    """Draw memory-bound cases against the copy bandwidth (left), and cases with flops against both roofs
+    (right)."""
     bandwidth = run["floors"]["bandwidth"]
     rates = run["floors"]["gemm"]
     timed = [case for case in run["cases"] if case["timings"]]
@@ -83,7 +84,7 @@ def roofline(run: dict[str, Any], path: Path) -> None:
 
 
 def scaling(content: dict[str, Any], path: Path) -> None:
-    """Seconds against the size of every axis, one panel each, with the fitted exponents."""
+    """Draw seconds against the size of every axis, one panel each, with the fitted exponents."""
     axes_of = content["axes"]
     columns = 3
     rows = -(-len(axes_of) // columns)
@@ -100,7 +101,9 @@ def scaling(content: dict[str, Any], path: Path) -> None:
             panel.set_xlabel(axis["unit"], fontsize=8)
             panel.set_ylabel("s", fontsize=8)
             panel.tick_params(labelsize=7, which="both")
-            if axis["sizes"][-1] < 100 * axis["sizes"][0]:  # too short for powers of ten
+            if (
+                axis["sizes"][-1] < 100 * axis["sizes"][0]
+            ):  # the axis is too short for powers of ten
                 panel.set_xticks(axis["sizes"], [f"{size:g}" for size in axis["sizes"]])
             panel.tick_params(axis="x", which="minor", labelbottom=False)
             panel.grid(alpha=0.3)
@@ -119,5 +122,5 @@ def _save(draw: Callable[[Any], None], path: Path, size: tuple[float, float]) ->
     FigureCanvasAgg(figure)
     draw(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # neither date nor version in the file: the same numbers are the same bytes
+    # without date and version in the file, the same numbers give the same bytes
     figure.savefig(path, dpi=90, metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""The rows of `bench.compare`, as lines for a terminal and as a table for a pull request."""
+"""Format the rows of `bench.compare`, as lines for a terminal and as a table for a pull request."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from bench.report.measured import Run
 
 @dataclass(frozen=True)
 class Row:
-    """One case: the ratios best baseline / ours, and how our time against the baseline's changed.
+    """One case: the ratios best baseline / ours, and the change of our time against the baseline's.
 
-    lost: whether it fails the comparison. change: 0.1 is 10 % slower. wrong: the implementations of the
+    lost: True where the case fails the comparison. change: 0.1 is 10 % slower. wrong: the implementations of the
     head that failed their check.
     """
 
@@ -26,18 +26,18 @@ class Row:
 
 
 def lines(rows: Sequence[Row]) -> list[str]:
-    """A line per case, in the order given."""
+    """Return a line per case, in the order of the rows."""
     return [f"{row.name:40}  {_told(row)}" for row in rows]
 
 
 def unjudged(rows: Sequence[Row]) -> str:
-    """How many cases were not compared, though both sides know them or should."""
+    """Count the cases that were not compared, though both sides have or should have them."""
     count = sum(row.verdict.startswith(("left out", "not comparable")) for row in rows)
     return f"{count} of {len(rows)} cases not compared"
 
 
 def goals(head: Sequence[Run]) -> str:
-    """How many goals the head reaches in every run of it."""
+    """Count the goals that the head reaches in every one of its runs."""
     found: dict[str, bool] = {}
     for case in (case for run in head for case in run.cases.values()):
         if case.goal_met is not None:
@@ -47,7 +47,7 @@ def goals(head: Sequence[Run]) -> str:
 
 
 def markdown(rows: Sequence[Row], base: Sequence[Run], head: Sequence[Run], limit: float) -> str:
-    """A summary, and the table with what is lost and what is slower first."""
+    """Return a summary and the table, with lost and slower cases first."""
     ordered = sorted(rows, key=lambda row: (not row.lost, -(row.change or 0.0)))
     lost = sum(row.lost for row in rows)
     noisy = sum(row.verdict == "within the noise" for row in rows)
@@ -88,5 +88,5 @@ def _cells(row: Row) -> str:
     verdict = f"**{row.verdict}**" if row.lost else row.verdict
     if row.wrong:
         verdict = f"{verdict} (wrong: {', '.join(row.wrong)})".strip()
-    # a bar in a name would end its cell
+    # a bar in a name would end the cell
     return " | ".join(["", row.name.replace("|", "\\|"), *ratios, change, verdict, ""]).strip()

@@ -32,7 +32,7 @@ UNTRIED = "untried"
 
 
 class Case(NamedTuple):
-    """An operator of floating-point tensors and its formula; all outputs in one tuple."""
+    """An operator of floating-point tensors and its formula; all outputs come in one tuple."""
 
     shapes: Sequence[tuple[int, ...]]
     ours: Callable[..., tuple[Tensor, ...]]
@@ -46,7 +46,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
 
 
 def _small(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-    """Of a third of what is drawn: a third derivative of products of eight inputs is then no larger than they."""
+    """Draw at a third of the usual size, so that third derivatives of products of eight inputs stay small."""
     return lambda *given: function(*(tensor / 3 for tensor in given))
 
 
@@ -127,7 +127,7 @@ def _draw(case: Case) -> list[Tensor]:
 def _orders(
     function: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor], most: int
 ) -> list:
-    """Values, then gradients of a fixed combination of the order before; stops where one raises."""
+    """Yield the values, then gradients of a fixed combination of the previous order; stop where one raises."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
     generator = torch.Generator().manual_seed(1)
     found = [function(*leaves)]
@@ -146,13 +146,13 @@ def _orders(
 
 
 def right_orders(name: str, dtype: torch.dtype, device: str) -> int:
-    """Derivatives of the operator that are right, at most MOST. AssertionError for a wrong one."""
+    """Count the correct derivatives of the operator, at most MOST. Raise AssertionError for a wrong one."""
     case = CASES[name]
     inputs = [tensor.to(device=device, dtype=dtype) for tensor in _draw(case)]
     truth = _orders(case.plain, [tensor.double() for tensor in inputs], MOST)
     plain = _orders(case.plain, inputs, MOST)
     ours = _orders(case.ours, inputs, MOST)
-    # in float64 the truth is no better than the plain formula
+    # in float64 the truth is no more precise than the plain formula
     floor = (64 if dtype == torch.float64 else 2) * torch.finfo(dtype).eps
     for order, values in enumerate(ours):
         for a, b, wanted in zip(values, plain[order], truth[order], strict=True):
@@ -165,7 +165,7 @@ def right_orders(name: str, dtype: torch.dtype, device: str) -> int:
 
 
 def refuses(name: str) -> bool:
-    """Whether an operator without derivatives raises for inputs that require grad."""
+    """Return True where an operator without derivatives raises for inputs that require grad."""
     try:
         REFUSING[name](torch.randn(2, 3, 4, requires_grad=True))
     except RuntimeError:
@@ -174,7 +174,7 @@ def refuses(name: str) -> bool:
 
 
 def row(name: str, before: Sequence[str]) -> list[str]:
-    """The cells of a row of the table; `before`: the cells it has, of devices that are not here."""
+    """Return the cells of a row. `before`: its present cells, of which those of absent devices are kept."""
     cells: list[str] = []
     for device in DEVICES:
         for dtype in DTYPES:
@@ -189,7 +189,7 @@ def row(name: str, before: Sequence[str]) -> list[str]:
 
 
 def table(text: str) -> str:
-    """The table in Markdown; `text`: where the one from before stands."""
+    """Return the table in Markdown. `text`: the page that holds the present one."""
     heads = [f"{d.upper()} {str(t).removeprefix('torch.')}" for d in DEVICES for t in DTYPES]
     lines = ["| operator | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for name in CASES:

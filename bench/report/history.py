@@ -1,9 +1,9 @@
-"""`python -m bench.report.history bench.json FOLDER`: files a measurement as <device>/<date>-<commit>.json.
+"""File a measurement as <device>/<date>-<commit>.json: `python -m bench.report.history bench.json FOLDER`.
 
-That is how `bench/results` and the branch bench-history keep them. One that a budget cut short is filed as
-it is, with the names of what it left out. Exit status: 0 filed, 2 bad usage, which includes a measurement
-of a tree with changes, as nobody could repeat it, a quick look, some cases alone, and a run that did not
-come to its end.
+`bench/results` and the branch bench-history keep files under these names. A measurement that a budget cut short
+is filed with the names of the cases that it left out. Exit status: 0 filed, 2 bad usage. Bad usage includes a
+measurement of a tree with changes (which nobody could repeat), a quick run, a run of some cases only, and an
+unfinished run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench.report.measured import unfinished
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Copies the file and prints where to."""
+    """Copy the file and print its new path."""
     parser = argparse.ArgumentParser(prog="python -m bench.report.history", description=__doc__)
     parser.add_argument("file", type=Path, help="of bench.run --json")
     parser.add_argument("folder", type=Path, help="made where it is absent")
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = f"{header['date'][:10]}-{header['commit']}.json"
     except (OSError, ValueError, KeyError, TypeError) as error:
         parser.error(f"{options.file} is no file of bench.run: {error}")
-    # the hash alone, as the names of bench/results have it
+    # the hash only, as in the names under bench/results
     if not re.fullmatch("[0-9a-f]+", header["commit"]):
         parser.error(f"{options.file} is of no commit but of {header['commit']!r}")
     if why := _partial(header):
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _partial(header: dict[str, Any]) -> str:
-    """Why a measurement is no record of its commit, empty where it is one."""
+    """Return why a measurement is no record of its commit; empty where it is one."""
     if header.get("quick"):
         return "is a quick look"
     if header.get("only"):

@@ -1,4 +1,5 @@
-"""The parts of the report that come from files beside full runs: scaling, kernels, control, targets, the list."""
+"""Write the parts of the report that come from files beside full runs: scaling, kernels, control, targets, the
+list."""
 
 from __future__ import annotations
 
@@ -84,7 +85,7 @@ def targets(record: Record) -> str:
 
 
 def files(found: list[Record]) -> str:
-    """Every file of results, newest first, with what a full run met."""
+    """List every file of results, newest first, with the number of goals that a full run met."""
     rows = []
     for record in reversed(found):
         met = ""

@@ -1,4 +1,4 @@
-"""What `bench.compare` reads of a file: one of `bench.run --json` or of `pytest bench/`."""
+"""Read a file for `bench.compare`: one of `bench.run --json` or of `pytest bench/`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 BENCH_RUN, PYTEST = "bench.run", "pytest-benchmark"
-# of a normal law with deviation 1: what lies between the two percentiles, and sqrt(pi / 2), by which
+# for a normal law of deviation 1: the distance between the two percentiles, and sqrt(pi / 2), the factor by which
 # the error of a median exceeds that of a mean
 _PERCENTILES, _OF_MEDIAN = 1.683, 1.2533
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Seconds per call: median, and the 20th and 80th percentile of so many rounds."""
+    """Seconds per call: the median and the 20th and 80th percentile over a number of rounds."""
 
     median: float
     p20: float
@@ -26,14 +26,14 @@ class Spread:
 
     @property
     def error(self) -> float:
-        """Standard error of the median as a part of it, for rounds that scatter normally."""
+        """The standard error of the median as a fraction of it, for normally distributed rounds."""
         deviation = (self.p80 - self.p20) / _PERCENTILES
         return _OF_MEDIAN * deviation / math.sqrt(self.rounds) / self.median
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Best baseline time / our time, and its standard error as a part of it."""
+    """The time of the best baseline over our time, and its standard error as a fraction of it."""
 
     value: float
     error: float = 0.0
@@ -41,11 +41,11 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Measured:
-    """A case as a file has it.
+    """A case as it stands in a file.
 
-    timer: what took the times, empty where unknown. times: of what passed its check. bounds: the
-    baselines that are no rivals. ratio: as the file states it, None where
-    there is none. goal_met: None where unknown. wrong: the implementations that failed their check.
+    timer: the clock that measured, empty where unknown. times: of the implementations that passed their check.
+    bounds: the baselines that are no rivals. ratio: as the file states it, None where there is none. goal_met: None
+    where unknown. wrong: the implementations that failed their check.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Measured:
 
     @property
     def failed(self) -> bool:
-        """Whether our answer was wrong or no rival was left to compare it with."""
+        """True where our answer was wrong or no rival was left."""
         return self.ratio is None or "ours" in self.wrong
 
     @property
@@ -68,9 +68,9 @@ class Measured:
         return set(self.times) - set(self.bounds) - {"ours"}
 
     def against(self, rivals: Collection[str]) -> Ratio:
-        """The ratio to the fastest of some rivals, all of them timed.
+        """Return the ratio to the fastest of some rivals, all of which were timed.
 
-        Errors of two times are independent, so they add in squares.
+        The errors of the two times are independent, so their squares add.
         """
         ours = self.times["ours"]
         best = min((self.times[name] for name in rivals), key=lambda spread: spread.median)
@@ -81,7 +81,7 @@ class Measured:
 class Run:
     """A file: where it was measured, at which commit, and its cases by name.
 
-    quick: a look, None where unknown. left_out: the cases that the budget had no time for.
+    quick: True for a quick run, None where unknown. left_out: the cases for which the budget had no time.
     """
 
     kind: str
@@ -95,20 +95,20 @@ class Run:
 
 
 def unfinished(content: Mapping[str, Any]) -> bool:
-    """Whether a run of `bench.run` did not come to its end.
+    """Return True where a run of `bench.run` did not come to its end.
 
-    It writes "complete" when it does, also where its budget left cases out. Files from before it had a
-    budget, which have no "left_out" either, cannot tell and are believed.
+    A run writes "complete" at its end, even where its budget left cases out. Older files, which have no "left_out"
+    either, do not say and count as complete.
     """
     return content.get("complete", "left_out" not in content) is not True
 
 
 def read(path: Path) -> Run:
-    """Reads a file of either kind.
+    """Read a file of either kind.
 
     Raises:
-        ValueError: it is neither, or lacks what such a file has, as a pytest-benchmark file of other
-            tests does, or a run that did not come to its end.
+        ValueError: the file is of neither kind, lacks fields that such a file has (a pytest-benchmark file of other
+            tests does), or is of an unfinished run.
     """
     content = json.loads(path.read_text())
     try:
@@ -124,7 +124,7 @@ def read(path: Path) -> Run:
 
 
 def read_case(case: dict[str, Any]) -> Measured:
-    """A case as `bench.run` writes it."""
+    """Read a case as `bench.run` writes it."""
     return Measured(
         name=case["name"],
         dtype=case.get("dtype", ""),
@@ -155,7 +155,7 @@ def _of_bench_run(content: dict[str, Any]) -> Run:
 
 
 def _of_pytest(content: dict[str, Any]) -> Run:
-    """What failed its check is absent from such a file, so a refused case is not in it at all."""
+    """Read a pytest-benchmark file, in which implementations that failed their check are absent."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for test in content["benchmarks"]:
         groups.setdefault(test["group"], []).append(test)

@@ -1,4 +1,4 @@
-"""Why a case misses its goal, as measured: operators or launches, where the time goes, bytes, flops, memory."""
+"""State why a case misses its goal, from measurements: operators or launches, time, bytes, flops, memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bench.harness.table import memory
 
 
 def missed(case: dict[str, Any]) -> list[str]:
-    """The goals that a case of a run's JSON misses, each with what it reached."""
+    """Return the goals of a case that a run misses, each with the value that it reached."""
     if case["ratio"] is None:
         return [f"failed: {'; '.join(case['failures'].values()) or 'no baseline passed'}"]
     told = []
@@ -25,7 +25,7 @@ def missed(case: dict[str, Any]) -> list[str]:
 
 
 def reason(case: dict[str, Any], header: dict[str, Any]) -> str:
-    """What was measured of one call of ours, and how far that is from what the machine can do."""
+    """Return the measurements of one of our calls, and their distance from the best that the machine can do."""
     if not case["timings"]:
         return ""
     told = [*_anatomy(case, header["device"]), *_rates(case, header["floors"])]

@@ -1,7 +1,7 @@
-"""The files under results/: which there are, and which of a kind is the newest on a device.
+"""Read the files under results/, and find the newest of each kind on a device.
 
-A full run is `<date>-<commit>.json`; everything else has its kind before that: `scaling-`, `control-`,
-`targets-`, `kernels-`, `startup-` (of installing), `sampler-` (cases of one name), `gpu-check-`.
+A full run is `<date>-<commit>.json`. Other names begin with their kind: `scaling-`, `control-`, `targets-`,
+`kernels-`, `startup-` (installing), `sampler-` (some cases), `gpu-check-`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NAME = re.compile(r"(?:(?P<kind>[a-z-]+?)-)?(?P<date>\d{4}-\d\d-\d\d)-(?P<commi
 
 
 class Record(NamedTuple):
-    """A file of results. date: as in its name; content: the parsed JSON."""
+    """A file of results. date: as in its name. content: the parsed JSON."""
 
     path: Path
     device: str
@@ -30,15 +30,15 @@ class Record(NamedTuple):
 
     @property
     def order(self) -> tuple[str, str, str]:
-        """Later ones are newer; runs of one day by the hour they were started at."""
+        """A sort key that grows with time; runs of one day are ordered by the hour of their start."""
         return self.date, str(self.content.get("date", "")), self.commit
 
 
 def load(folder: Path = RESULTS) -> list[Record]:
-    """All of them, oldest first.
+    """Return all records, oldest first.
 
     Raises:
-        ValueError: a file's name does not say kind, date and commit.
+        ValueError: the name of a file does not give kind, date and commit.
     """
     found = []
     for path in sorted(folder.glob("*/*.json")):
@@ -59,24 +59,25 @@ def load(folder: Path = RESULTS) -> list[Record]:
 
 
 def is_full(record: Record) -> bool:
-    """Whether it is a run of all cases that came to its end, measured at full length, of a commit as it is."""
+    """Return True for a finished, full-length run of all cases, at a commit without changes."""
     partial = any(record.content.get(key) for key in ("only", "left_out"))
     return record.kind == RUN and _counts(record) and not partial
 
 
 def _counts(record: Record) -> bool:
-    """Whether it came to its end, at full length, of a commit as it is."""
-    ended = record.content.get("complete", True)  # older ones do not say
+    """Return True for a finished, full-length run at a commit without changes."""
+    ended = record.content.get("complete", True)  # older files do not say
     return ended and not record.content.get("quick") and "dirty" not in record.commit
 
 
 def newest(records: list[Record], kind: str) -> dict[str, Record]:
-    """The newest of a kind on each device, of those that count."""
+    """Return the newest record of a kind on each device, among those that count."""
     return {record.device: record for record in records if record.kind == kind and _counts(record)}
 
 
 def beside(shown: Record, records: list[Record], kind: str) -> Record | None:
-    """The newest of a kind to show beside a full run: of its device, else of any of the same type."""
+    """Return the newest record of a kind to show beside a full run: of its device, or else of any device of
+    the same type."""
     found = newest(records, kind)
     device_type = shown.device.split("-")[0]
     same = [record for device, record in found.items() if device.split("-")[0] == device_type]

@@ -1,4 +1,4 @@
-"""The parts of the report in Markdown, from the JSON of results alone."""
+"""Write the parts of the report in Markdown, from the JSON of results alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.report.records import Record
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; bars in cells are escaped."""
+    """Return a Markdown table; bars in cells are escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
@@ -20,7 +20,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def provenance(record: Record) -> str:
-    """Machine, date, commit, versions, and what the machine can do."""
+    """Return the machine, date, commit, versions, and the measured floors."""
     run = record.content
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     told = [f"{run['device_name']}, {run['date']}, commit {run['commit']}, {versions}."]
@@ -39,7 +39,7 @@ def provenance(record: Record) -> str:
 
 
 def missed(record: Record) -> str:
-    """The cases that miss a goal, first of all, with the measured reason."""
+    """Return the cases that miss a goal, with the measured reason; they open the report."""
     run = record.content
     rows = [
         (case["name"], "; ".join(found), reasons.reason(case, run))
@@ -78,7 +78,7 @@ def _row(case: dict[str, Any]) -> tuple[str, ...]:
 
 
 def refused(record: Record) -> str:
-    """The implementations that were not timed, as they failed their check or could not be measured."""
+    """Return the implementations that were not timed, because they failed their check or could not be measured."""
     rows = [
         (case["name"], name, reason)
         for case in record.content["cases"]
@@ -88,7 +88,7 @@ def refused(record: Record) -> str:
 
 
 def not_run(record: Record, cases: Sequence[Case]) -> str:
-    """The registered cases of the device that this run has not: newer ones, or such that no time was left for."""
+    """Return the registered cases that this run lacks: newer ones, or those for which no time was left."""
     measured = {case["name"] for case in record.content["cases"]}
     waiting = [case for case in cases if case.name not in measured]
     return unmeasured(waiting, record.content["device"]) if waiting else ""
@@ -99,12 +99,12 @@ def against(ratio: float, goal: float) -> str:
 
 
 def spread(timing: dict[str, Any]) -> str:
-    """Median and the 20th to 80th percentile."""
+    """Return the median and the 20th to 80th percentile."""
     return f"{duration(timing['median'])} ({duration(timing['p20'])} - {duration(timing['p80'])})"
 
 
 def runs(record: Record) -> str:
-    """Whole runs by evaluations of the network: their rate, and what is not the network."""
+    """Return whole runs by network evaluations: their rate, and the time outside of the network."""
     rows = []
     for case in record.content["cases"]:
         if not case.get("evaluation_rate"):
@@ -126,13 +126,13 @@ def runs(record: Record) -> str:
 
 
 def unmeasured(cases: Sequence[Case], device: str = "cuda") -> str:
-    """What waits for a device: cases and their goals."""
+    """Return the cases that wait for a device, with their goals."""
     rows = ((case.name, goals(case, device), "unmeasured") for case in cases)
     return table(("case", "goal", "measured"), rows)
 
 
 def goals(case: Case, device: str = "cuda") -> str:
-    """All goals of a case on a device, in one line."""
+    """Return all goals of a case on a device, in one line."""
     rivals = ", ".join(name for name in case.baselines if name not in case.bounds)
     told = [f"{case.goal:.2g}x the best of {rivals}"]
     told += [f"{goal:.2g}x {name}" for name, goal in case.goals.items()]
