@@ -65,11 +65,11 @@ def _many(x: Tensor, pairs: Tensor, shifts: Tensor, *weights: Tensor) -> Any:
 
 def _many_plain(x: Tensor, pairs: Tensor, shifts: Tensor, *weights: Tensor) -> Any:
     each = 4 + DEPTH
-    found = [
+    answers = [
         _one_plain(x, pairs[k], shifts[k], *weights[k * each : (k + 1) * each])
         for k in range(len(pairs))
     ]
-    energies, fields = zip(*found, strict=True)
+    energies, fields = zip(*answers, strict=True)
     return torch.stack(energies), torch.stack(fields)
 
 
@@ -95,15 +95,15 @@ def _draw_perceptrons(
         return [shape, (*before, shape[0], 4), (*before, shape[0], DEPTH * width)]
 
     x, pairs, shifts = _draw_all(shapes, shape, dtype, device)
-    own = [net.entry, net.entry_bias, *net.layers, net.exit, net.exit_bias]
-    weights = [w.detach() * (1 + 0.1 * k) for k in range(models) for w in own]
+    leaves = [net.entry, net.entry_bias, *net.layers, net.exit, net.exit_bias]
+    weights = [w.detach() * (1 + 0.1 * k) for k in range(models) for w in leaves]
     return x, pairs, shifts, *weights
 
 
 def check(output: Any, truth: Any) -> None:
     """Compare each tensor within a thousandth of its largest element."""
-    for found, wanted in zip(tensors(output), tensors(truth), strict=True):
-        close(1e-3, 1e-4 * max(1.0, wanted.abs().max().item()))(found, wanted)
+    for result, wanted in zip(tensors(output), tensors(truth), strict=True):
+        close(1e-3, 1e-4 * max(1.0, wanted.abs().max().item()))(result, wanted)
 
 
 def _cases(
@@ -123,8 +123,8 @@ def _cases(
     mostly the compiled graph: it fuses orders into each other, and separate operators cannot.
     """
 
-    def make_inputs(*given: Any) -> tuple[tuple[Tensor, ...], ...]:
-        return orders.inputs_for(plain, draw(*given))
+    def make_inputs(*sizes: Any) -> tuple[tuple[Tensor, ...], ...]:
+        return orders.inputs_for(plain, draw(*sizes))
 
     small = [*make_inputs(shape, torch.float32, torch.device("cpu"))]
     sizes = [size_in_bytes(each) for each in small]

@@ -41,14 +41,14 @@ def _transformed(name: str, device: torch.device) -> Callable[[Tensor, Tensor], 
     model = network(name, device)
 
     def energy(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        found = model.energy(x, sigma)
-        return found.sum(), found
+        energy = model.energy(x, sigma)
+        return energy.sum(), energy
 
     gradient = torch.func.grad(energy, has_aux=True)
 
     def both(x: Tensor, sigma: Tensor) -> Answer:
-        slope, found = gradient(x, sigma)
-        return found, -slope
+        slope, energy = gradient(x, sigma)
+        return energy, -slope
 
     return torch.compile(both, dynamic=False)
 

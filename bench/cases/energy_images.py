@@ -54,14 +54,14 @@ def _transform(name: str, device: torch.device) -> Callable[[Tensor, Tensor], An
     def energy(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         y = (sigma**2 + model.sigma_data**2).rsqrt() * x
         f = model.potential(y, sigma.expand(len(x)).log() / 4)
-        found = 0.5 * y.square().flatten(1).sum(1) - model.sigma_data / sigma * f
-        return found.sum(), found
+        energy = 0.5 * y.square().flatten(1).sum(1) - model.sigma_data / sigma * f
+        return energy.sum(), energy
 
     gradient = torch.func.grad(energy, has_aux=True)
 
     def both(x: Tensor, sigma: Tensor) -> Answer:
-        slope, found = gradient(x, sigma)
-        return found, -slope
+        slope, energy = gradient(x, sigma)
+        return energy, -slope
 
     return torch.compile(both, dynamic=False)
 

@@ -64,10 +64,10 @@ def _inputs(
     gradients."""
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(3, *shape, generator=generator).to(device, dtype)
-    given = torch.randn(4, *numbers, generator=generator).to(device, dtype)
+    vectors = torch.randn(4, *numbers, generator=generator).to(device, dtype)
     if channels_last:
-        return *(s.to(memory_format=torch.channels_last) for s in states), *given.unbind()
-    return *states.unbind(), *given.unbind()
+        return *(s.to(memory_format=torch.channels_last) for s in states), *vectors.unbind()
+    return *states.unbind(), *vectors.unbind()
 
 
 def run(

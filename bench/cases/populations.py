@@ -17,15 +17,15 @@ from bench.harness.registry import Case
 from edmfast import smc
 
 
-def check_populations(found: smc.Particles, truth: Truth) -> None:
+def check_populations(result: smc.Particles, truth: Truth) -> None:
     """Check the means over populations of Z, and of Z times the masses of the modes, which are unbiased.
 
     One population is checked as in `bench.cases.sampler`.
     """
-    if len(found.log_z) == 1:
-        bench_sampler.check(found, truth)
+    if len(result.log_z) == 1:
+        bench_sampler.check(result, truth)
         return
-    log_z, masses = answer(found).cpu().split([1, len(truth.value) - 1], 1)
+    log_z, masses = answer(result).cpu().split([1, len(truth.value) - 1], 1)
     ratios = (log_z - truth.value[0]).exp()
     numbers = torch.cat([ratios, ratios * masses], 1)
     wanted = torch.cat([torch.ones(1, dtype=torch.float64), truth.value[1:]])

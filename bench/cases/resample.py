@@ -40,14 +40,14 @@ class Drawn(NamedTuple):
 
 
 def ours(scheme: str, log_weights: Tensor, rng: Tensor) -> Drawn:
-    found = resample(log_weights, rng, scheme=scheme).ancestors
-    return Drawn(found, scheme, scheme != "killing")
+    ancestors = resample(log_weights, rng, scheme=scheme).ancestors
+    return Drawn(ancestors, scheme, scheme != "killing")
 
 
 def multinomial(log_weights: Tensor, rng: Tensor) -> Drawn:
     """Draw unsorted from float32 weights; torch allows at most 2^24 particles."""
-    found = torch.multinomial(log_weights.softmax(1), log_weights.shape[1], replacement=True)
-    return Drawn(found, "multinomial", sorted=False)
+    ancestors = torch.multinomial(log_weights.softmax(1), log_weights.shape[1], replacement=True)
+    return Drawn(ancestors, "multinomial", sorted=False)
 
 
 def with_uniform(resampler: peers.Resampler, log_weights: Tensor, rng: Tensor) -> Drawn:
@@ -63,8 +63,8 @@ def search(log_weights: Tensor, rng: Tensor, *, uniforms: bool) -> Drawn:
     slot = torch.arange(particles, device=log_weights.device, dtype=torch.float64)
     width = particles if uniforms else 1
     u = torch.rand(populations, width, dtype=torch.float64, device=log_weights.device)
-    found = torch.searchsorted(cumulative, (slot + u) / particles).clamp(max=particles - 1)
-    return Drawn(found, "stratified" if uniforms else "systematic")
+    ancestors = torch.searchsorted(cumulative, (slot + u) / particles).clamp(max=particles - 1)
+    return Drawn(ancestors, "stratified" if uniforms else "systematic")
 
 
 def reference(log_weights: Tensor, rng: Tensor) -> Tensor:

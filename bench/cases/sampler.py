@@ -38,9 +38,9 @@ def run(
     particles: int, dim: int, probe: bool, sigmas: Tensor, populations: int = 1
 ) -> smc.Particles:
     device = sigmas.device
-    given = sigmas if probe else calibration(dim, device)
+    schedule = sigmas if probe else calibration(dim, device)
     model = target(dim, device)
-    return smc.sample(model, (dim,), given, particles=particles, populations=populations)
+    return smc.sample(model, (dim,), schedule, particles=particles, populations=populations)
 
 
 def network_alone(particles: int, dim: int, probe: bool, sigmas: Tensor) -> None:

@@ -97,10 +97,10 @@ def reference(setup: Setup, particles: int, sigmas: Tensor) -> plain_smc.Run:
     def energy_and_score(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         label, parts = setup.class_label, []
         for few in x.split(8):
-            given = (
+            condition = (
                 {} if label is None else {"class_label": few.new_full((len(few),), label).long()}
             )
-            parts.append(eager_energy(model, few, sigma, **given))
+            parts.append(eager_energy(model, few, sigma, **condition))
         energies, scores = zip(*parts, strict=True)
         return torch.cat(energies), torch.cat(scores)
 
@@ -127,16 +127,16 @@ def ancestral(setup: Setup, particles: int, sigmas: Tensor) -> None:
     sampling.sample_euler_ancestral(denoise, start, ending, disable=True)
 
 
-def check(found: smc.Particles, truth: plain_smc.Run) -> None:
+def check(result: smc.Particles, truth: plain_smc.Run) -> None:
     """Compare with the float64 run, which has the same noise.
 
     log Z (in nats), the effective sample sizes and the mean of the weighted states agree. Rounding sometimes moves
     a particle across the edge of its offspring, so the mean may differ by a third of its size; another run differs
     by 0.7 or more.
     """
-    torch.testing.assert_close(found.log_z.double(), truth.log_z, rtol=0, atol=0.1)
-    torch.testing.assert_close(found.ess.double(), truth.ess, rtol=0.03, atol=0)
-    got, wanted = found.expectation(lambda x: x).double(), truth.mean
+    torch.testing.assert_close(result.log_z.double(), truth.log_z, rtol=0, atol=0.1)
+    torch.testing.assert_close(result.ess.double(), truth.ess, rtol=0.03, atol=0)
+    got, wanted = result.expectation(lambda x: x).double(), truth.mean
     off = float((got - wanted).norm() / wanted.norm())
     assert off < 1 / 3, f"the mean of the states is off by {off:.2f} of its size"
 

@@ -85,9 +85,9 @@ def _nearest(x: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(nearest, len(means)).double()
 
 
-def answer(found: smc.Particles) -> Tensor:
+def answer(particles: smc.Particles) -> Tensor:
     """Return the quantities of `Truth` for every population, float64 [P, 1 + K]."""
-    return torch.cat([found.log_z[:, None], found.expectation(_nearest)], 1)
+    return torch.cat([particles.log_z[:, None], particles.expectation(_nearest)], 1)
 
 
 @functools.cache
@@ -103,11 +103,11 @@ def truth(dim: int, particles: int) -> Truth:
         populations=POPULATIONS,
         seed=1,
     )
-    found = answer(runs)
-    sd = found.std(0) * math.sqrt(size / particles)
+    answers = answer(runs)
+    sd = answers.std(0) * math.sqrt(size / particles)
     if dim == 2:
         return Truth(_integrals(), sd)
-    return Truth(found.mean(0), sd * math.sqrt(1 + particles / (size * POPULATIONS)))
+    return Truth(answers.mean(0), sd * math.sqrt(1 + particles / (size * POPULATIONS)))
 
 
 @functools.cache

@@ -78,15 +78,15 @@ def reference(weights: Weights, ratio: Tensor, now: Tensor, past: Tensor, rng: T
     return truth._replace(ancestors=expected, root=weights.root)
 
 
-def check(found: Weights, truth: Weights) -> None:
+def check(result: Weights, truth: Weights) -> None:
     for name in ("log_weights", "log_z", "ess", "log_mean", "increment_sd"):
-        ours, wanted = getattr(found, name), getattr(truth, name)
+        ours, wanted = getattr(result, name), getattr(truth, name)
         torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5, msg=name)
-    assert torch.equal(found.resampled, truth.resampled)
-    assert torch.equal(found.degenerate, truth.degenerate)
+    assert torch.equal(result.resampled, truth.resampled)
+    assert torch.equal(result.degenerate, truth.degenerate)
     # the increments are rounded to float32 before the sum
-    check_systematic(found.ancestors, truth.ancestors, tolerance=1e-3)
-    assert torch.equal(found.root, truth.root.gather(1, found.ancestors.long())), "wrong roots"
+    check_systematic(result.ancestors, truth.ancestors, tolerance=1e-3)
+    assert torch.equal(result.root, truth.root.gather(1, result.ancestors.long())), "wrong roots"
 
 
 def make_case(populations: int, particles: int) -> Case:

@@ -60,14 +60,14 @@ def arguments(
 
 def cases() -> dict[str, tuple[Any, ...]]:
     """Return named (kernel, constants, types, options, attributes)."""
-    found = {}
+    named = {}
     for kernel in KERNELS:
         name = "attention " + kernel.__name__.removesuffix("_kernel").replace("_", " ")
         for dtype in (torch.bfloat16, torch.float32):
             for width in (64, 128):
                 key = f"{name} {str(dtype).removeprefix('torch.')} {width}"
-                found[key] = (kernel, *arguments(kernel, dtype, width, True, True))
+                named[key] = (kernel, *arguments(kernel, dtype, width, True, True))
         constants, *rest = arguments(kernel, torch.float32, 128, True, True)
-        found[f"{name} tf32 128"] = (kernel, constants | {"PRECISION": "tf32"}, *rest)
-        found[f"{name} float16 40"] = (kernel, *arguments(kernel, torch.float16, 40, False, False))
-    return found
+        named[f"{name} tf32 128"] = (kernel, constants | {"PRECISION": "tf32"}, *rest)
+        named[f"{name} float16 40"] = (kernel, *arguments(kernel, torch.float16, 40, False, False))
+    return named

@@ -50,7 +50,7 @@ def arguments(
 
 def cases() -> dict[str, tuple[Any, ...]]:
     """Return named (kernel, constants, types, options, attributes)."""
-    found = {}
+    named = {}
     for kernel in (forward_kernel, backward_kernel):
         name = "mlp " + kernel.__name__.removesuffix("_kernel")
         for sizes in NETWORKS:
@@ -61,5 +61,5 @@ def cases() -> dict[str, tuple[Any, ...]]:
                 ("tf32", torch.float32, "tf32"),
             ):
                 case = kernel, *arguments(kernel, dtype, *sizes, precision)
-                found[f"{name} {title} {shape}"] = case
-    return found
+                named[f"{name} {title} {shape}"] = case
+    return named

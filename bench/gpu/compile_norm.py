@@ -83,10 +83,10 @@ def arguments(
 def cases(every_flag: bool = False) -> dict[str, tuple[Any, ...]]:
     """Return named (kernel, constants, types, options, attributes).
 
-    Every stage of every shape is there; in float64, only shapes that fill a program. If asked for, each shape comes in
-    all four combinations of its options.
+    Every stage of every shape is there; in float64, only shapes that fill a program. If asked for, each shape
+    comes in all four combinations of its options.
     """
-    found = {}
+    named = {}
     for kernel, dtype, title in itertools.product(KERNELS, DTYPES, SHAPES):
         if dtype == torch.float64 and title not in ("feature maps", "tokens 2048"):
             continue
@@ -96,5 +96,5 @@ def cases(every_flag: bool = False) -> dict[str, tuple[Any, ...]]:
         for stage in sizes.stages(sizes.tiling(order, dtype, *shape)):
             for flags in itertools.product((True, False), repeat=2) if every_flag else [usual]:
                 key = f"{name} {stage}" + (f" {flags}" if every_flag else "")
-                found[key] = (kernel, *arguments(kernel, dtype, shape, stage, *flags))
-    return found
+                named[key] = (kernel, *arguments(kernel, dtype, shape, stage, *flags))
+    return named

@@ -1,4 +1,6 @@
-"""Report registers, spills and shared memory of every GPU kernel: `python -m bench.gpu.compile_report [--json PATH]`.
+"""Report registers, spills and shared memory of every GPU kernel.
+
+Command: `python -m bench.gpu.compile_report [--json PATH]`.
 
 It reads the built CUDA library and compiles the Triton kernels ahead of time. Exit status 1 where a kernel
 spills or no CUDA library is there.

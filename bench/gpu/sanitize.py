@@ -227,16 +227,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sanitize: no CUDA kernel of {', '.join(absent)} ({why})", file=sys.stderr)
         return 2
     torch.manual_seed(0)
-    given = [*calls(options.few)]
+    listed = [*calls(options.few)]
     wrong = []
-    for index, (name, function, inputs) in enumerate(given, 1):
+    for index, (name, function, inputs) in enumerate(listed, 1):
         # printed before the call, so that the sanitizer's lines follow the name of the call
-        print(f"{index} of {len(given)} calls: {name}", flush=True)
+        print(f"{index} of {len(listed)} calls: {name}", flush=True)
         if differs(function, inputs, device):
             wrong.append(name)
     if device == "cuda":
         torch.cuda.synchronize()
-    print(f"{len(given)} calls, {len(wrong)} unlike the CPU", *wrong, sep="\n  ")
+    print(f"{len(listed)} calls, {len(wrong)} unlike the CPU", *wrong, sep="\n  ")
     return int(bool(wrong))
 
 

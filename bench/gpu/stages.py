@@ -30,9 +30,9 @@ _GRACE = 5.0
 class Stage:
     """A command, in which "{seconds}" is replaced by most of its time, and its settings.
 
-    most, least: the seconds that it may take, and those reserved for it. otherwise: a second command for the case
-    that the first fails. refusal: a pattern of the message by which compute-sanitizer says that it cannot work here;
-    see `refused`. instead: a status and the reason, for a stage that is not to run.
+    most, least: the seconds that it may take, and those reserved for it. otherwise: a second command, for the
+    case that the first fails. refusal: a pattern of the message by which compute-sanitizer says that it cannot
+    work here; see `refused`. instead: a status and the reason, for a stage that is not to run.
     """
 
     name: str

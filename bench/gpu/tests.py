@@ -75,11 +75,11 @@ def chunks(tests: Sequence[str], size: int = _CHUNK) -> Iterator[list[str]]:
 def run_chunk(names: Sequence[str], stem: Path, end: float) -> str:
     """Run a chunk; return an empty text where all passed, and else the report."""
     rest = end - time.monotonic()
-    told = f"{names[0].split('::', 1)[0]}, {len(names)} tests ({stem.name}.log)"
+    reports = f"{names[0].split('::', 1)[0]}, {len(names)} tests ({stem.name}.log)"
     for kind in (".log", ".xml"):  # left by an earlier run
         stem.with_suffix(kind).unlink(missing_ok=True)
     if rest <= 0:
-        return f"not started: {told}"
+        return f"not started: {reports}"
     # with -v a log ends with the name of the unfinished test
     options = ["-v", f"--junitxml={stem}.xml"]
     with stem.with_suffix(".log").open("w") as log:
@@ -92,10 +92,10 @@ def run_chunk(names: Sequence[str], stem: Path, end: float) -> str:
                 timeout=rest,
             )
         except subprocess.TimeoutExpired:
-            return f"not over in time: {told}"
+            return f"not over in time: {reports}"
     if done.returncode == _NOTHING_RAN:
-        return f"nothing ran: {told}"
-    return f"failed: {told}" if done.returncode else ""
+        return f"nothing ran: {reports}"
+    return f"failed: {reports}" if done.returncode else ""
 
 
 def failures_in(log: Path) -> list[str]:
@@ -147,8 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stems = [options.folder.resolve() / f"{index:03}" for index in range(len(parts))]
     print(f"{len(tests)} tests in {len(parts)} chunks, {options.jobs} at a time", flush=True)
     with ThreadPoolExecutor(options.jobs) as pool:
-        told = list(pool.map(run_chunk, parts, stems, [end] * len(parts)))
-    for line, stem in zip(told, stems, strict=True):
+        reports = list(pool.map(run_chunk, parts, stems, [end] * len(parts)))
+    for line, stem in zip(reports, stems, strict=True):
         if line:
             print(line, *failures_in(stem.with_suffix(".log")), sep="\n    ")
     over = [test for stem in stems for test in ran(stem.with_suffix(".xml"))]
@@ -159,8 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wrong = wrongly_skipped(over) if torch.cuda.is_available() else []
     if wrong:
         print(*wrong[:_TOLD], f"{len(wrong)} lines of skips that a GPU must not have", sep="\n")
-    print(f"{sum(not line for line in told)} of {len(parts)} chunks passed")
-    return int(any(told) or bool(wrong))
+    print(f"{sum(not line for line in reports)} of {len(parts)} chunks passed")
+    return int(any(reports) or bool(wrong))
 
 
 if __name__ == "__main__":

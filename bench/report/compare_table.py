@@ -38,11 +38,11 @@ def unjudged(rows: Sequence[Row]) -> str:
 
 def goals(head: Sequence[Run]) -> str:
     """Count the goals that the head reaches in every one of its runs."""
-    found: dict[str, bool] = {}
+    met: dict[str, bool] = {}
     for case in (case for run in head for case in run.cases.values()):
         if case.goal_met is not None:
-            found[case.name] = found.get(case.name, True) and case.goal_met
-    known = found.values()
+            met[case.name] = met.get(case.name, True) and case.goal_met
+    known = met.values()
     return f"goals of the head: {sum(known)} met, {len(known) - sum(known)} missed"
 
 

@@ -47,7 +47,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
 
 def _small(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
     """Draw at a third of the usual size, so that third derivatives of products of eight inputs stay small."""
-    return lambda *given: function(*(tensor / 3 for tensor in given))
+    return lambda *inputs: function(*(tensor / 3 for tensor in inputs))
 
 
 def _perceptron(x: Tensor, numbers: Tensor, shifts: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -74,7 +74,7 @@ def _plain_perceptron(
 CASES = {
     "attention": Case(
         [(2, 3, 17, 16), (2, 3, 23, 16), (2, 3, 23, 16)],
-        lambda *given: (ops.attention(*given),),
+        lambda *inputs: (ops.attention(*inputs),),
         _attention,
     ),
     "group_norm": Case(
@@ -96,12 +96,12 @@ CASES = {
     "potential": Case([(6, 37), (6, 37), (6,)], ops.potential, reference.potential),
     "potential_assemble": Case(
         [(6, 37), (6, 37), (6, 37), (6, 3)],
-        lambda *given: (ops.potential_assemble(*given),),
-        lambda *given: (reference.potential_assemble(*given),),
+        lambda *inputs: (ops.potential_assemble(*inputs),),
+        lambda *inputs: (reference.potential_assemble(*inputs),),
     ),
     "rms_norm": Case(
         [(3, 5, 8), (8,)],
-        lambda *given: (ops.rms_norm(*given),),
+        lambda *inputs: (ops.rms_norm(*inputs),),
         lambda x, w: (functional.rms_norm(x, x.shape[-1:], w, 1e-6),),
     ),
 }

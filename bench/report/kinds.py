@@ -84,10 +84,10 @@ def targets(record: Record) -> str:
     return f"{_from(record)}\n\n{table(header, rows)}"
 
 
-def files(found: list[Record]) -> str:
+def files(results: list[Record]) -> str:
     """List every file of results, newest first, with the number of goals that a full run met."""
     rows = []
-    for record in reversed(found):
+    for record in reversed(results):
         met = ""
         if record.kind == RUN:
             kept = sum(case["goal_met"] for case in record.content["cases"])

@@ -43,9 +43,9 @@ class Ratio:
 class Measured:
     """A case as it stands in a file.
 
-    timer: the clock that measured, empty where unknown. times: of the implementations that passed their check.
-    bounds: the baselines that are no rivals. ratio: as the file states it, None where there is none. goal_met: None
-    where unknown. wrong: the implementations that failed their check.
+    timer: the clock that measured, empty where unknown. times: of the implementations that passed their
+    check. bounds: the baselines that are no rivals. ratio: as the file states it, None where there is none.
+    goal_met: None where unknown. wrong: the implementations that failed their check.
     """
 
     name: str
@@ -107,8 +107,8 @@ def read(path: Path) -> Run:
     """Read a file of either kind.
 
     Raises:
-        ValueError: the file is of neither kind, lacks fields that such a file has (a pytest-benchmark file of other
-            tests does), or is of an unfinished run.
+        ValueError: the file is of neither kind, lacks fields that such a file has (a pytest-benchmark file of
+            other tests does), or is of an unfinished run.
     """
     content = json.loads(path.read_text())
     try:

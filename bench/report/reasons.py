@@ -11,31 +11,31 @@ def missed(case: dict[str, Any]) -> list[str]:
     """Return the goals of a case that a run misses, each with the value that it reached."""
     if case["ratio"] is None:
         return [f"failed: {'; '.join(case['failures'].values()) or 'no baseline passed'}"]
-    told = []
+    parts = []
     if case["ratio"] < case["goal"]:
-        told.append(f"{case['ratio']:.2f}x {case['best_baseline']} (goal {case['goal']:.2g}x)")
+        parts.append(f"{case['ratio']:.2f}x {case['best_baseline']} (goal {case['goal']:.2g}x)")
     for name, reached in case["bounds"].items():
         if reached < case["goals"][name]:
-            told.append(f"{reached:.2f}x {name} (goal {case['goals'][name]:.2g}x)")
-    told += [f"{name} failed its check" for name in case["goals"] if name not in case["bounds"]]
+            parts.append(f"{reached:.2f}x {name} (goal {case['goals'][name]:.2g}x)")
+    parts += [f"{name} failed its check" for name in case["goals"] if name not in case["bounds"]]
     wanted = case.get("floor_goal")
     if wanted is not None and (case["floor_fraction"] or 0) < wanted:
-        told.append(f"{case['floor_fraction'] or 0:.0%} of the floor (goal {wanted:.0%})")
-    return told
+        parts.append(f"{case['floor_fraction'] or 0:.0%} of the floor (goal {wanted:.0%})")
+    return parts
 
 
 def reason(case: dict[str, Any], header: dict[str, Any]) -> str:
     """Return the measurements of one of our calls, and their distance from the best that the machine can do."""
     if not case["timings"]:
         return ""
-    told = [*_anatomy(case, header["device"]), *_rates(case, header["floors"])]
+    parts = [*_anatomy(case, header["device"]), *_rates(case, header["floors"])]
     peaks = case.get("peak_bytes") or {}
     if ours := memory(peaks.get("ours")):
         other = memory(peaks.get(case["best_baseline"]))
-        told.append(
+        parts.append(
             f"holds {ours} at most" + (f" ({case['best_baseline']}: {other})" if other else "")
         )
-    return "; ".join(told)
+    return "; ".join(parts)
 
 
 def _anatomy(case: dict[str, Any], device: str) -> list[str]:
@@ -63,13 +63,13 @@ def _part(part: dict[str, Any]) -> str:
 
 
 def _rates(case: dict[str, Any], floors: dict[str, Any]) -> list[str]:
-    seconds, told = case["timings"]["ours"]["median"], []
+    seconds, parts = case["timings"]["ours"]["median"], []
     if case["bytes"]:
         rate = case["bytes"] / seconds
         share = f"{rate / floors['bandwidth']:.0%} of the copy bandwidth"
-        told.append(f"moves {memory(case['bytes'])} at the least, {rate / 1e9:.3g} GB/s, {share}")
+        parts.append(f"moves {memory(case['bytes'])} at the least, {rate / 1e9:.3g} GB/s, {share}")
     if case["flops"]:
         rate = case["flops"] / seconds
         share = f"{rate / floors['gemm'][case['dtype']]:.0%} of the matrix-product rate"
-        told.append(f"{rate / 1e9:.3g} Gflop/s, {share}")
-    return told
+        parts.append(f"{rate / 1e9:.3g} Gflop/s, {share}")
+    return parts

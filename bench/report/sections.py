@@ -23,19 +23,19 @@ def provenance(record: Record) -> str:
     """Return the machine, date, commit, versions, and the measured floors."""
     run = record.content
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    told = [f"{run['device_name']}, {run['date']}, commit {run['commit']}, {versions}."]
+    parts = [f"{run['device_name']}, {run['date']}, commit {run['commit']}, {versions}."]
     if run["device"] == "cpu":
-        told.append(f"{run['threads']} thread{'s' if run['threads'] > 1 else ''}.")
+        parts.append(f"{run['threads']} thread{'s' if run['threads'] > 1 else ''}.")
     elif replayed := sum(case.get("timer") == "graphs" for case in run["cases"]):
-        told.append(f"{replayed} of {len(run['cases'])} cases replayed CUDA graphs.")
+        parts.append(f"{replayed} of {len(run['cases'])} cases replayed CUDA graphs.")
     gemm = ", ".join(
         f"{dtype.removeprefix('torch.')} {rate / 1e9:.4g} Gflop/s"
         for dtype, rate in run["floors"]["gemm"].items()
     )
-    told.append(f"Copy bandwidth {run['floors']['bandwidth'] / 1e9:.3g} GB/s; products: {gemm}.")
+    parts.append(f"Copy bandwidth {run['floors']['bandwidth'] / 1e9:.3g} GB/s; products: {gemm}.")
     if left_out := run.get("left_out"):
-        told.append(f"No time was left for {len(left_out)} cases: {', '.join(left_out)}.")
-    return " ".join(told)
+        parts.append(f"No time was left for {len(left_out)} cases: {', '.join(left_out)}.")
+    return " ".join(parts)
 
 
 def missed(record: Record) -> str:
@@ -134,8 +134,8 @@ def unmeasured(cases: Sequence[Case], device: str = "cuda") -> str:
 def goals(case: Case, device: str = "cuda") -> str:
     """Return all goals of a case on a device, in one line."""
     rivals = ", ".join(name for name in case.baselines if name not in case.bounds)
-    told = [f"{case.goal:.2g}x the best of {rivals}"]
-    told += [f"{goal:.2g}x {name}" for name, goal in case.goals.items()]
+    parts = [f"{case.goal:.2g}x the best of {rivals}"]
+    parts += [f"{goal:.2g}x {name}" for name, goal in case.goals.items()]
     if device in case.floor_goals:
-        told.append(f"{case.floor_goals[device]:.0%} of the floor")
-    return "; ".join(told)
+        parts.append(f"{case.floor_goals[device]:.0%} of the floor")
+    return "; ".join(parts)

@@ -78,5 +78,5 @@ def run(
         past, (energy, score) = energy, energy_and_score(moved, sigmas[index + 1])
         log_weights, x = log_weights + ratio - (energy - past), moved
     log_z = log_z + log_weights.logsumexp(0) - math.log(particles)
-    found = (weights.view(-1, *[1] * len(shape)) * x).sum(0)
-    return Run(log_z, torch.stack(sizes)[:, None], found[None])
+    mean = (weights.view(-1, *[1] * len(shape)) * x).sum(0)
+    return Run(log_z, torch.stack(sizes)[:, None], mean[None])

@@ -24,17 +24,17 @@ Sampler = Callable[[Model, Tensor, Tensor], Tensor]
 
 def samplers(name: str) -> dict[str, Sampler]:
     """Return the functions for one of "euler", "heun", "dpmpp_2m", "euler_ancestral", by project."""
-    found: dict[str, Sampler] = {}
+    installed: dict[str, Sampler] = {}
     theirs = getattr(_load("k_diffusion.sampling"), f"sample_{name}", None)
     if theirs is not None:
-        found["k-diffusion"] = functools.partial(_k_diffusion, theirs)
+        installed["k-diffusion"] = functools.partial(_k_diffusion, theirs)
     diffusers = _load("diffusers")
     if diffusers is not None:
-        found |= {
+        installed |= {
             f"diffusers {title}": functools.partial(run, make(diffusers))
             for title, (run, make) in _DIFFUSERS.get(name, {}).items()
         }
-    return found
+    return installed
 
 
 @functools.cache
@@ -69,8 +69,8 @@ def _euler(scheduler: Any, model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
 def _heun(scheduler: Any, model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
     """Run the Heun scheduler. It has no argument for levels, so they are put into its fields, inner ones twice."""
     scheduler.set_timesteps(len(sigmas) - 1, device=x.device)
-    given = sigmas.float().cpu()
-    scheduler.sigmas = torch.cat([given[:1], given[1:-1].repeat_interleave(2), given[-1:]])
+    levels = sigmas.float().cpu()
+    scheduler.sigmas = torch.cat([levels[:1], levels[1:-1].repeat_interleave(2), levels[-1:]])
     return _integrate(scheduler, model, x)
 
 
