@@ -1,13 +1,13 @@
-"""Targets written as text: `guided(conditioned(a, class_label=10), product([a, b]), 1.5)`.
+"""Read targets that are written as text: `guided(conditioned(a, class_label=10), product([a, b]), 1.5)`.
 
-An expression is parsed into a tree and only these are understood, never evaluated as code: names of the given
-models; calls of the functions below, with positional or keyword arguments as their classes have them; numbers
-with a sign; lists. A list of numbers where a number is expected gives each population its own.
+An expression is parsed into a tree and never run as code. It may hold the names of the given models, signed
+numbers, lists, and calls of the functions below, with the positional or keyword arguments of their classes. A
+list of numbers in place of one number gives every population its own.
 
     tempered(model, gamma)          product(models, exponents)          guided(base, model, weight)
     mixture(models, weights)        conditioned(model, name=value or values)
 
-Calls nest up to 32 deep, in at most 10,000 characters.
+An expression has at most 10,000 characters, and calls nest at most 32 deep.
 """
 
 from __future__ import annotations
@@ -29,33 +29,39 @@ _INT64 = 2**63
 
 
 class ExpressionError(ValueError):
-    """An expression that is not understood; the message is one line that says where."""
+    """Error for an expression that cannot be read; its message is one line that says where."""
 
 
 def parse_target(expression: str, models: Mapping[str, Any]) -> Any:
-    """The target that an expression describes, made of the models it names.
+    """Return the target that an expression describes, made of the models that it names.
 
-    Raises ExpressionError for anything that is not in the list above, unknown names and arguments that the
-    class refuses, and for a model whose name is that of a function.
+    Raises ExpressionError for anything that is not in the list above, for unknown names, for arguments that a
+    class refuses, and for a model with the name of a function.
     """
     for name in models:
         if name in FUNCTIONS or not name.isidentifier():
-            raise ExpressionError(f"a model cannot be called {name!r}")
+            raise ExpressionError(
+                f"a model cannot be called {name!r}: its name must be an identifier and no function"
+            )
     if len(expression) > _LONGEST:
-        raise ExpressionError(f"an expression has at most {_LONGEST} characters")
+        raise ExpressionError(
+            f"an expression has at most {_LONGEST} characters, got {len(expression)}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # "2(a)" is refused below
             tree = ast.parse(expression.strip(), mode="eval")
     except SyntaxError as error:
         raise ExpressionError(f"cannot read {expression!r}: {error.msg}") from error
-    except ValueError as error:  # a NUL, or a half of a character
+    except ValueError as error:  # a NUL character, or half of a surrogate pair
         raise ExpressionError(f"cannot read {expression!r}: {error}") from error
     except (RecursionError, MemoryError) as error:
-        raise ExpressionError("the expression is nested too deeply") from error
+        raise ExpressionError(
+            f"the expression is nested too deeply: at most {_DEEPEST} deep"
+        ) from error
     target = _read(tree.body, models)
     if isinstance(target, (int, float, list)):
-        raise ExpressionError(f"{expression!r} is not a target")
+        raise ExpressionError(f"{expression!r} is not a target: write a model or a call")
     return target
 
 
@@ -88,9 +94,10 @@ def _read(node: ast.expr, models: Mapping[str, Any], depth: int = 0) -> Any:
 
 def _number(value: int | float) -> int | float:
     if isinstance(value, float) and not math.isfinite(value):
-        raise ExpressionError("numbers must be finite")
+        raise ExpressionError(f"numbers must be finite, got {value}")
     if isinstance(value, int) and not -_INT64 <= value < _INT64:
-        raise ExpressionError("integers must fit 64 bits")  # some cannot even be printed
+        # the message leaves the integer out, since python refuses to print very long ones
+        raise ExpressionError("integers must fit 64 bits")
     return value
 
 
@@ -98,7 +105,7 @@ def _call(node: ast.Call, name: str, models: Mapping[str, Any], depth: int) -> A
     if name not in FUNCTIONS:
         raise ExpressionError(f"unknown function {name!r}; known: {', '.join(FUNCTIONS)}")
     if any(keyword.arg is None for keyword in node.keywords):
-        raise ExpressionError(f"cannot use ** in a call of {name}")
+        raise ExpressionError(f"cannot use ** in a call of {name}: name every argument")
     function = FUNCTIONS[name]
     positional = [_read(argument, models, depth) for argument in node.args]
     named = {str(keyword.arg): _read(keyword.value, models, depth) for keyword in node.keywords}

@@ -10,18 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from edmfast._version import __version__
-from edmfast.cli.faults import told
+from edmfast.cli.errors import errors_on_one_line
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # markup would take [1, 0.5] for a style and leave it out
+    rich_markup_mode=None,  # markup would take [1, 0.5] in a help text for a style and drop it
 )
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"edmfast {__version__}")
         raise typer.Exit
 
@@ -35,15 +35,17 @@ def edmfast(
         ),
     ] = False,
 ) -> None:
-    """Energy-based diffusion models: distillation and controlled sampling."""
+    """Distil energy-based diffusion models and sample from them under control."""
 
 
 @app.command()
 def info(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a bug report.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, for example for a bug report.")
+    ] = False,
 ) -> None:
-    """Versions, devices, which kernels are live and why others are not."""
-    with told("info"):
+    """Show versions, devices, the kernels that are in use, and why others are not."""
+    with errors_on_one_line("info"):
         from edmfast._info import info as collect
 
         facts = collect()
@@ -66,15 +68,19 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
 
 @app.command()
 def demo(
-    quick: Annotated[bool, typer.Option(help="Fewer samples and steps: under a minute.")] = False,
-    retrain: Annotated[
-        bool, typer.Option(help="Train the teacher again instead of loading the shipped weights.")
+    quick: Annotated[
+        bool, typer.Option(help="Take fewer samples and steps, for a run of under a minute.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    retrain: Annotated[
+        bool, typer.Option(help="Train the teacher again instead of loading its shipped weights.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures, models and table.")] = Path(
+        "out"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
 ) -> None:
-    """Handwritten digits in, controlled samples out: pictures and a table."""
-    with told("demo"):
+    """Distil a model of handwritten digits, sample from it under control, and write pictures and a table."""
+    with errors_on_one_line("demo"):
         from edmfast.demo.run import run
 
         run(out=out, quick=quick, retrain=retrain, seed=seed)
@@ -83,71 +89,91 @@ def demo(
 @app.command()
 def sample(
     model: Annotated[
-        Path | None, typer.Argument(help="A saved model; expressions call it `model`.")
+        Path | None, typer.Argument(help="File of a saved model; --target calls it `model`.")
     ] = None,
     models: Annotated[
-        list[str] | None, typer.Option("--model", help="NAME=PATH of a further model; repeatable.")
+        list[str] | None, typer.Option("--model", help="A further model as NAME=PATH; repeatable.")
     ] = None,
     target: Annotated[
         str | None,
         typer.Option(
-            help="What to sample: tempered(model, 2), product([a, b], [1, 0.5]), "
+            help="Target to sample: tempered(model, 2), product([a, b], [1, 0.5]), "
             "mixture([a, b], [0.3, 0.7]), guided(base, model, 3), conditioned(model, class_label=3), "
-            "and nestings of them. By default the model."
+            "or these inside each other [default: the model]."
         ),
     ] = None,
     shape: Annotated[
-        str | None, typer.Option(help="Of one sample, like 1,8,8; where the file does not tell.")
+        str | None,
+        typer.Option(help="Shape of one sample, such as 1,8,8 [default: the one of the models]."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Positive noise levels [default: 32].")] = None,
-    sigma_max: Annotated[float | None, typer.Option(help="Largest noise level.")] = None,
-    sigma_min: Annotated[float | None, typer.Option(help="Smallest positive noise level.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of positive noise levels [default: 32].")
+    ] = None,
+    sigma_max: Annotated[
+        float | None, typer.Option(help="Largest noise level, in the units of the data.")
+    ] = None,
+    sigma_min: Annotated[
+        float | None, typer.Option(help="Smallest positive noise level, in the units of the data.")
+    ] = None,
     weighted_above: Annotated[
         float | None,
         typer.Option(
-            help="Weigh and resample from this noise level on upwards only [default: what the calibration says, "
-            "or everywhere]."
+            help="Weigh and resample only at noise levels of at least this one [default: the level in the "
+            "calibration, or all levels]."
         ),
     ] = None,
-    particles: Annotated[int, typer.Option(help="Of each population.")] = 64,
+    particles: Annotated[int, typer.Option(help="Number of particles in each population.")] = 64,
     populations: Annotated[
-        int | None, typer.Option(help="Independent of each other [default: one per condition].")
+        int | None,
+        typer.Option(help="Number of independent populations [default: one for each condition]."),
     ] = None,
     class_label: Annotated[
-        str | None, typer.Option(help="Of all populations, or one of each: 3 or 0,1,4 or 0..9.")
+        str | None,
+        typer.Option(
+            help="Class label: one for all populations, or one for each, as 3 or 0,1,4 or 0..9."
+        ),
     ] = None,
     condition: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUES, likewise; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Another condition as NAME=VALUES, with values as for --class-label; repeatable."
+        ),
     ] = None,
     proposal: Annotated[
-        str | None, typer.Option(help="euler, ancestral, noise_matched, curvature_matched, …")
+        str | None,
+        typer.Option(
+            help="Proposal of the moves: euler, ancestral, noise_matched, curvature_matched, …"
+        ),
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="First fit the noise levels by a pilot run.")
+        bool, typer.Option("--calibrate", help="Fit the noise levels by a pilot run first.")
     ] = False,
     pilot_steps: Annotated[
-        int, typer.Option(help="Of the pilot run, finer than the run itself.")
+        int, typer.Option(help="Number of steps of the pilot run, more than the run itself has.")
     ] = 128,
     calibration: Annotated[
-        Path | None, typer.Option(help="File to read the fit from, or to write with --calibrate.")
+        Path | None, typer.Option(help="File of the fit: it is read, or written with --calibrate.")
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="File to keep the run in now and then, and on Ctrl-C: see --resume."),
+        typer.Option(help="File that keeps the run every few steps and on Ctrl-C, for --resume."),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="A checkpoint of this very run, to continue it.")
+        Path | None, typer.Option(help="Checkpoint of this same run, which is continued.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files of another kind, and other runs.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Also replace files of another kind and checkpoints of other runs."
+        ),
     ] = False,
     out: Annotated[Path | None, typer.Option(help="File for the weighted samples.")] = None,
-    png: Annotated[Path | None, typer.Option(help="File for a picture of the samples.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    png: Annotated[Path | None, typer.Option(help="File for a PNG picture of the samples.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    device: Annotated[str, typer.Option(help="Device of the run: cpu, cuda, cuda:1, …")] = "cpu",
 ) -> None:
-    """Weighted samples of a saved model, or of a target made of several, by sequential Monte Carlo."""
-    with told("sample"):
+    """Draw weighted samples of a saved model, or of a target made of several, by sequential Monte Carlo."""
+    with errors_on_one_line("sample"):
         from edmfast.cli.request import Request
         from edmfast.cli.sample import sample_command
 
@@ -180,7 +206,7 @@ def sample(
 
 
 def main() -> None:
-    """Entry point of the `edmfast` command."""
+    """Run the `edmfast` command."""
     app()
 
 

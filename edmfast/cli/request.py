@@ -1,7 +1,7 @@
-"""The options of `edmfast sample`, and what is read from them: models, shapes, conditions.
+"""The options of `edmfast sample`, and the models, shapes and conditions that are read from them.
 
-Whatever an option asks for is counted before it is made: a condition has at most a million values, a run at
-most 100,000 noise levels, and its states must fit the memory that is free.
+Sizes are checked before anything is allocated: a condition has at most a million values, a run has at most
+100,000 noise levels, and its states must fit into the free memory.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ from torch import Tensor
 from edmfast._internal.memory import free_memory, gibibytes
 from edmfast.models import load_model
 
-FIRST_NAME = "model"
+UNNAMED_MODEL = "model"
+"""The name by which expressions call the model that is given without one."""
 MOST_VALUES = 1_000_000
 MOST_STEPS = 100_000
 _STATE_COPIES = 4
-"""A step holds at least four copies of the states: before and after, the score and the noise."""
+"""A step holds at least four arrays as large as the states: both states, the score and the noise."""
 _TRACE_BYTES = 64
-"""Kept of every population at every noise level."""
+"""Bytes that a run records for every population at every noise level."""
 _INT64 = 2**63
-_OF_THE_RUN = ("x", "sigma")
+_ARGUMENTS_OF_MODELS = ("x", "sigma")
+"""Names that no condition can have, since every model is called with them."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """The options of `edmfast sample`, as given; None where a default depends on the others."""
+    """The options of `edmfast sample` as the user gave them; None where the default depends on other options."""
 
     model: Path | None = None
     models: Sequence[str] = ()
@@ -59,60 +61,71 @@ class Request:
 
 
 def load_models(request: Request) -> dict[str, Any]:
-    """Models by the names that expressions use."""
-    paths = {} if request.model is None else {FIRST_NAME: request.model}
+    """Return the models by the names that expressions use.
+
+    Raises ValueError for a malformed option, a name that is used twice, no model at all, or a device that is
+    not there, and as `edmfast.load_model` does.
+    """
+    paths = {} if request.model is None else {UNNAMED_MODEL: request.model}
     for entry in request.models:
         name, equals, path = entry.partition("=")
         if not equals or not name.isidentifier() or not path:
             raise ValueError(f"--model takes NAME=PATH, got {entry!r}")
         if name in paths:
-            raise ValueError(f"two models are called {name!r}")
+            raise ValueError(f"two models are called {name!r}: give each its own name")
         paths[name] = Path(path)
     if not paths:
-        raise ValueError("no model given: name a file, or --model NAME=PATH")
+        raise ValueError("no model was given: name a file, or use --model NAME=PATH")
     device = _device(request.device)
     return {name: load_model(path).to(device) for name, path in paths.items()}
 
 
 def _device(name: str) -> torch.device:
-    """Raises ValueError for a device that is not there, or that holds no numbers."""
+    """Return the device of that name. Raises ValueError where it is not there or holds no numbers."""
     try:
         torch.zeros(1, device=name).cpu()
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, OverflowError, ImportError) as error:
-        raise ValueError(f"no device {name!r}: {_first_sentence(error)}") from error
+        raise ValueError(f"there is no device {name!r}: {_first_sentence(error)}") from error
 
 
 def _first_sentence(error: Exception) -> str:
-    """torch appends a list of everything it knows, which tells a user nothing."""
+    """Return the first sentence of an error of torch, without the long lists that may follow."""
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0].split(". ")[0][:200]
 
 
 def read_shape(request: Request, models: dict[str, Any]) -> tuple[int, ...]:
-    """The shape of one sample: as asked for, or as all models say."""
+    """Return the shape of one sample: that of --shape, or the one that all models have.
+
+    Raises ValueError for a malformed --shape, or where the models do not agree on a shape.
+    """
     if request.shape is not None:
         try:
             shape = tuple(int(side) for side in request.shape.replace("x", ",").split(","))
         except ValueError as error:
-            raise ValueError(f"--shape takes numbers like 1,8,8, got {request.shape!r}") from error
+            raise ValueError(
+                f"--shape takes integers such as 1,8,8, got {request.shape!r}"
+            ) from error
         if min(shape) < 1:
-            raise ValueError(f"--shape takes numbers of at least 1, got {request.shape!r}")
+            raise ValueError(f"--shape takes integers of at least 1, got {request.shape!r}")
         return shape
-    known = {shape_of(model) for model in models.values()}
-    if len(known) > 1 or None in known:
-        raise ValueError("the models do not tell the shape of one sample: give --shape, like 1,8,8")
-    (shape_of_all,) = known
-    assert shape_of_all is not None
-    return shape_of_all
+    shapes = {shape_of(model) for model in models.values()}
+    if len(shapes) > 1 or None in shapes:
+        raise ValueError(
+            "the files of the models do not fix the shape of one sample: give --shape, such as 1,8,8"
+        )
+    (common_shape,) = shapes
+    assert common_shape is not None
+    return common_shape
 
 
 def check_sizes(
     request: Request, shape: tuple[int, ...], populations: int, pilot_particles: int
 ) -> None:
-    """Raises ValueError where a run has too many steps, or more states than free memory can hold.
+    """Raise ValueError where a run has too many steps, or more states than the free memory can hold.
 
-    pilot_particles: of each population in a pilot run; 0 where there is none.
+    pilot_particles: number of particles in each population of a pilot run, 0 without one.
     """
     steps = {"--steps": request.steps, "--pilot-steps": request.pilot_steps}
     for option, value in steps.items():
@@ -130,12 +143,12 @@ def check_sizes(
     if free is not None and bytes_needed > free:
         raise ValueError(
             f"{populations} populations of {particles} particles of shape {shape} over {levels} noise "
-            f"levels need {gibibytes(bytes_needed)} at least, and {gibibytes(free)} are free: ask for fewer"
+            f"levels need {gibibytes(bytes_needed)} at least, and {gibibytes(free)} are free: use fewer of them"
         )
 
 
 def shape_of(model: Any) -> tuple[int, ...] | None:
-    """The shape of one sample, where the architecture of a saved model fixes it."""
+    """Return the shape of one sample where the architecture of a saved model fixes it, and None otherwise."""
     config: dict[str, Any] = model.backbone.config
     if {"in_channels", "size"} <= config.keys():
         return (config["in_channels"], *config["size"])
@@ -145,7 +158,10 @@ def shape_of(model: Any) -> tuple[int, ...] | None:
 
 
 def read_conditions(request: Request) -> dict[str, Tensor]:
-    """The values [K] of every condition."""
+    """Return the values [K] of every condition by its name.
+
+    Raises ValueError for a malformed option, and for a name that is given twice or that no condition can have.
+    """
     entries = [*request.conditions]
     if request.class_label is not None:
         entries.append(f"class_label={request.class_label}")
@@ -155,15 +171,21 @@ def read_conditions(request: Request) -> dict[str, Tensor]:
         if not equals or not name.isidentifier():
             raise ValueError(f"--condition takes NAME=VALUES, got {entry!r}")
         if name in conditions:
-            raise ValueError(f"{name} is given twice")
-        if name in _OF_THE_RUN:
-            raise ValueError(f"{name} is no condition: every model is called with it")
+            raise ValueError(f"the condition {name} is given twice")
+        if name in _ARGUMENTS_OF_MODELS:
+            raise ValueError(
+                f"{name} is no condition: it is an argument that every model is called with"
+            )
         conditions[name] = torch.tensor(read_values(name, values))
     return conditions
 
 
 def read_values(name: str, text: str) -> list[int] | list[float]:
-    """Return the numbers of `3`, `0,1,4`, `0..9` (both ends) or `0.5,1.5`: all integers, or all floats."""
+    """Return the numbers of a text such as `3`, `0,1,4`, `0..9` (with both ends) or `0.5,1.5`.
+
+    They are all integers, or else all floats. Raises ValueError for any other text, numbers of more than 64
+    bits, and more than a million values. name: what errors call the option.
+    """
     values: list[int | float] = []
     for part in text.split(","):
         low, dots, high = part.partition("..")
@@ -171,12 +193,14 @@ def read_values(name: str, text: str) -> list[int] | list[float]:
             first = int(low) if dots else _number(part)
             last = int(high) if dots else first
         except ValueError as error:
-            message = f"{name} takes numbers like 3, 0,1,4 or 0..9, got {text!r}"
+            message = f"{name} takes numbers such as 3, 0,1,4 or 0..9, got {text!r}"
             raise ValueError(message) from error
-        if not (-_INT64 <= first < _INT64 and -_INT64 <= last < _INT64):  # NaN and infinities too
+        if not (-_INT64 <= first < _INT64 and -_INT64 <= last < _INT64):  # false for NaN too
             raise ValueError(f"{name} takes finite numbers of at most 64 bits, got {part!r}")
         if last < first:
-            raise ValueError(f"{name} has no values in {part!r}")
+            raise ValueError(
+                f"{name} has no values in {part!r}: the first number of a range must not be above the last"
+            )
         if len(values) + last - first >= MOST_VALUES:
             raise ValueError(f"{name} takes at most {MOST_VALUES} values, got more in {text!r}")
         values.extend(range(int(first), int(last) + 1) if dots else [first])

@@ -1,4 +1,4 @@
-"""What `edmfast sample` does: models from files, a target from text, a run, a file and a picture of it."""
+"""The command `edmfast sample`: read models and a target, run sequential Monte Carlo, and write the samples."""
 
 from __future__ import annotations
 
@@ -27,28 +27,29 @@ from edmfast.smc.proposals import PROPOSALS
 from edmfast.targets import Conditioned
 
 _MOST_ROWS = 40
+"""Populations that the report lists one by one."""
 
 
 def sample_command(request: Request) -> str:
-    """Run the request and return what to print.
+    """Run a request and return the text to print.
 
-    Raises ValueError, TypeError, OSError or ImportError for what is wrong with the request, before any time is
-    spent on it; KeyboardInterrupt, saying what is kept, on Ctrl-C.
+    Raises ValueError, TypeError, OSError or ImportError for a bad request, before any time is spent on it. On
+    Ctrl-C it raises KeyboardInterrupt with a message on what was kept.
     """
     as_seed(request.seed, "--seed")
     models = load_models(request)
-    target = _target(request, models)
+    target = _read_target(request, models)
     shape = read_shape(request, models)
     _check_outputs(request, shape)
     conditions = read_conditions(request)
-    populations = _populations(request, target, conditions)
+    populations = _count_populations(request, target, conditions)
     pilot_particles = max(64, 1000 // populations) if request.calibrate and populations > 0 else 0
     check_sizes(request, shape, populations, pilot_particles)
     _check_options(request)
     if conditions:
         target = Conditioned(target, **conditions)
     try:
-        sigmas = _sigmas(request, target, shape, populations, pilot_particles)
+        sigmas = _noise_levels(request, target, shape, populations, pilot_particles)
         start = time.perf_counter()
         result = smc.sample(
             target,
@@ -57,36 +58,39 @@ def sample_command(request: Request) -> str:
             particles=request.particles,
             populations=populations,
             proposal=request.proposal,
-            sigma_range=_weighted(request),
+            sigma_range=_weighted_range(request),
             seed=request.seed,
             device=request.device,
             checkpoint=request.checkpoint,
             resume=request.resume,
             overwrite=request.overwrite,
             progress=True,
-            on_degenerate="ignore",  # the summary that is printed has the verdict
+            on_degenerate="ignore",  # the printed summary shows the verdict
         )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_after_interrupt(request)) from None
+        raise KeyboardInterrupt(_message_after_interrupt(request)) from None
     seconds = time.perf_counter() - start
     written = _write(request, result)
-    lines = report(result, seconds=seconds)
-    return lines + (f"\nwrote {', '.join(written)}" if written else "")
+    text = report(result, seconds=seconds)
+    return text + (f"\nwrote {', '.join(written)}" if written else "")
 
 
-def _after_interrupt(request: Request) -> str:
+def _message_after_interrupt(request: Request) -> str:
     if request.checkpoint is not None and request.checkpoint.exists():
         return (
-            f"interrupted: the run is in {request.checkpoint}, the same command with --resume "
+            f"interrupted: the run is kept in {request.checkpoint}, and the same command with --resume "
             f"{request.checkpoint} continues it"
         )
     if request.checkpoint is not None:
-        return "interrupted: the note above says where the run is"
+        return "interrupted: the note above says where the run is kept"
     return "interrupted: nothing was written (a run with --checkpoint FILE can be continued)"
 
 
 def _write(request: Request, result: smc.Particles) -> list[str]:
-    """Write the samples, then the picture. Ctrl-C in between says what is there."""
+    """Write the samples, then the picture, and return where they are.
+
+    Raises KeyboardInterrupt on Ctrl-C, with a message on what is complete.
+    """
     written: list[str] = []
 
     def write_samples(path: Path) -> None:
@@ -100,16 +104,16 @@ def _write(request: Request, result: smc.Particles) -> list[str]:
         for path, write in ((request.out, write_samples), (request.png, write_picture)):
             if path is not None:
                 place, failure = write_or_fall_back(write, path)
-                why = f" (not {path}: {failure})" if failure is not None else ""
-                written.append(f"{place}{why}")
+                note = f" (not {path}: {failure})" if failure is not None else ""
+                written.append(f"{place}{note}")
     except KeyboardInterrupt:
-        kept = ", ".join(written) or "nothing"
-        raise KeyboardInterrupt(f"interrupted while writing: {kept} is complete") from None
+        complete = ", ".join(written) or "nothing"
+        raise KeyboardInterrupt(f"interrupted while writing: {complete} is complete") from None
     return written
 
 
 def report(result: smc.Particles, *, seconds: float) -> str:
-    """Lines about the weights: the summary of the run, then every population."""
+    """Return the summary of a run, then a table with a line for each population."""
     populations = len(result.x)
     lines = [result.summary(), f"{seconds:.1f} s"]
     lines.append(f"{'population':>10} {'ESS at the end':>14} {'lowest':>8} {'resampled':>9} "
@@ -125,21 +129,21 @@ def report(result: smc.Particles, *, seconds: float) -> str:
     return "\n".join(lines)
 
 
-def _weighted(request: Request) -> tuple[float, float] | None:
-    """Return the levels to weigh at: above the one asked for, or else where the calibration says."""
+def _weighted_range(request: Request) -> tuple[float, float] | None:
+    """Return the range of levels to weigh at; None leaves it to the calibration."""
     return None if request.weighted_above is None else (request.weighted_above, math.inf)
 
 
 def _check_outputs(request: Request, shape: tuple[int, ...]) -> None:
     if request.out is None and request.png is None:
-        raise ValueError("nothing to write: give --out, --png or both")
-    read = [path for path in (request.calibration, request.resume) if path is not None]
+        raise ValueError("there is nothing to write: give --out, --png or both")
+    inputs_of_run = [path for path in (request.calibration, request.resume) if path is not None]
     models = [Path(entry.partition("=")[2]) for entry in request.models]
     models += [] if request.model is None else [request.model]
     fitted = request.calibration if request.calibrate else None
     outputs = {
-        "--out": (request.out, PARTICLES, [*models, *read]),
-        "--png": (request.png, PICTURE, [*models, *read]),
+        "--out": (request.out, PARTICLES, [*models, *inputs_of_run]),
+        "--png": (request.png, PICTURE, [*models, *inputs_of_run]),
         "--checkpoint": (request.checkpoint, RUN_CHECKPOINT, models),
         "--calibration": (fitted, "calibration", models),
     }
@@ -158,45 +162,53 @@ def _check_outputs(request: Request, shape: tuple[int, ...]) -> None:
     if request.png is not None:
         if shape != (2,) and not is_image(shape):
             raise ValueError(
-                f"--png draws images and points of the plane, not samples of shape {shape}"
+                f"--png draws images and points in the plane, not samples of shape {shape}"
             )
-        new_figure(1, 1)  # tells of a missing matplotlib now, not after the run
+        new_figure(1, 1)  # raises now, and not after the run, where matplotlib is missing
 
 
 def _check_options(request: Request) -> None:
-    """Raises ValueError for options that the library would refuse only after the pilot run."""
+    """Raise ValueError for options that the library would refuse only after the pilot run."""
     if request.proposal is not None and request.proposal not in PROPOSALS:
         raise ValueError(f"unknown proposal {request.proposal!r}; known: {', '.join(PROPOSALS)}")
     if request.weighted_above is not None and not 0 <= request.weighted_above < math.inf:
-        raise ValueError(f"--weighted-above must be >= 0 and finite, got {request.weighted_above}")
+        raise ValueError(
+            f"--weighted-above must be finite and at least 0, got {request.weighted_above}"
+        )
 
 
-def _target(request: Request, models: dict[str, Any]) -> Any:
+def _read_target(request: Request, models: dict[str, Any]) -> Any:
     if request.target is not None:
         return parse_target(request.target, models).to(request.device)
     if len(models) > 1:
-        raise ValueError(f"several models need a --target made of {', '.join(models)}")
+        raise ValueError(
+            f"several models were given: say with --target what to make of {', '.join(models)}"
+        )
     return next(iter(models.values()))
 
 
-def _rows(target: Any) -> set[int]:
-    """Lengths of the conditions and exponents that differ between populations."""
-    lengths = set()
+def _value_counts(target: Any) -> set[int]:
+    """Return the numbers of values that the conditions and exponents inside a target have."""
+    counts = set()
     for part in target.modules() if isinstance(target, nn.Module) else ():
-        held = [*getattr(part, "condition", {}).values(), *getattr(part, "exponents", ())]
-        lengths |= {len(value) for value in held if isinstance(value, Tensor) and value.dim() > 0}
-    return lengths
+        values = [*getattr(part, "condition", {}).values(), *getattr(part, "exponents", ())]
+        counts |= {len(value) for value in values if isinstance(value, Tensor) and value.dim() > 0}
+    return counts
 
 
-def _populations(request: Request, target: Any, conditions: dict[str, Tensor]) -> int:
-    lengths = _rows(target) | {len(value) for value in conditions.values() if len(value) > 1}
+def _count_populations(request: Request, target: Any, conditions: dict[str, Tensor]) -> int:
+    """Return the number of populations, and turn conditions of one value into numbers for all populations.
+
+    Raises ValueError where conditions and exponents have another number of values.
+    """
+    counts = _value_counts(target) | {len(value) for value in conditions.values() if len(value) > 1}
     populations = request.populations
     if populations is None:
-        populations = max(lengths, default=1)
-    if lengths - {populations}:
+        populations = max(counts, default=1)
+    if counts - {populations}:
         raise ValueError(
-            f"conditions and exponents have {sorted(lengths)} values for {populations} populations: give "
-            "one for each, or one for all"
+            f"conditions and exponents have {sorted(counts)} values for {populations} populations: give one value "
+            "for each population, or one for all"
         )
     for name, value in conditions.items():
         if len(value) == 1:
@@ -204,13 +216,15 @@ def _populations(request: Request, target: Any, conditions: dict[str, Tensor]) -
     return populations
 
 
-def _sigmas(
+def _noise_levels(
     request: Request, target: Any, shape: tuple[int, ...], populations: int, pilot_particles: int
 ) -> Tensor | smc.Calibration:
     levels = (request.steps, request.sigma_max, request.sigma_min)
     if request.calibration is not None and not request.calibrate:
         if any(level is not None for level in levels):
-            raise ValueError("--calibration brings its own noise levels: no --steps or --sigma-…")
+            raise ValueError(
+                "--calibration brings its own noise levels: leave out --steps, --sigma-max and --sigma-min"
+            )
         return smc.Calibration.load(request.calibration)
     missing = [
         option
@@ -218,14 +232,14 @@ def _sigmas(
         if value is None
     ]
     if missing:
-        raise ValueError(f"the noise levels need {' and '.join(missing)}, in units of the data")
+        raise ValueError(f"the noise levels need {' and '.join(missing)}, in the units of the data")
     assert request.sigma_max is not None
     assert request.sigma_min is not None
     steps = 32 if request.steps is None else request.steps
     sigmas = get_sigmas_karras(steps, request.sigma_min, request.sigma_max)
     if not request.calibrate:
         return sigmas
-    found = smc.calibrate(
+    calibration = smc.calibrate(
         target,
         shape,
         sigmas,
@@ -235,5 +249,5 @@ def _sigmas(
         seed=request.seed,
     )
     if request.calibration is not None:
-        found.save(request.calibration, overwrite=request.overwrite)
-    return found
+        calibration.save(request.calibration, overwrite=request.overwrite)
+    return calibration

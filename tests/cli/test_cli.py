@@ -24,7 +24,7 @@ LEVELS = ["--sigma-max", "5", "--sigma-min", "0.1", "--steps", "8"]
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Where the command runs: saved models, and room for what it writes."""
+    """A working folder with saved models, to which the command may write."""
     torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
     save_model(EnergyModel(ResidualMLP(2, width=16, depth=1), sigma_data=0.5), "half")
@@ -85,8 +85,8 @@ def test_class_labels_are_one_for_each_population(folder):
     assert done.exit_code == 0, done.output
     result = smc.Particles.load("p")
     assert result.x.shape == (3, 8, 1, 4, 4)
-    one = sample("labelled", "--condition", "class_label=0", "--populations", 1, *options)
-    assert one.exit_code == 0, one.output
+    single = sample("labelled", "--condition", "class_label=0", "--populations", 1, *options)
+    assert single.exit_code == 0, single.output
     assert torch.equal(smc.Particles.load("p").x[0], result.x[0])
     target = (
         "guided(conditioned(model, class_label=3), conditioned(model, class_label=[0, 1, 2]), 2)"
@@ -103,16 +103,16 @@ def test_a_denoiser_is_sampled_without_weights(folder):
     assert smc.Particles.load("p").x.shape == (1, 5, 16)
 
 
-def test_calibration_is_made_kept_and_used(folder):
+def test_a_calibration_is_written_and_used_again(folder):
     several = ["half", "--target", "tempered(model, [1, 2, 3])", "--calibration", "c.json"]
     pilot = ["--calibrate", "--pilot-steps", 16]
     assert sample(*several, *pilot, "--out", "p", *LEVELS).exit_code == 0
     levels = smc.Calibration.load("c.json").sigmas
-    made = smc.Particles.load("p")
-    assert made.x.shape == (3, 64, 2)
-    assert made.sigmas.tolist() == list(levels)
+    first = smc.Particles.load("p")
+    assert first.x.shape == (3, 64, 2)
+    assert first.sigmas.tolist() == list(levels)
     assert sample(*several, "--out", "q").exit_code == 0
-    assert torch.equal(smc.Particles.load("q").x, made.x)
+    assert torch.equal(smc.Particles.load("q").x, first.x)
 
 
 def test_other_options_reach_the_run(folder):
@@ -131,7 +131,7 @@ def test_other_options_reach_the_run(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (LEVELS, "no model given"),
+        (LEVELS, "no model was given"),
         (["half", *LEVELS], "nothing to write: give --out, --png or both"),
         (["half", "--out", "p"], "need --sigma-max and --sigma-min"),
         (["half", "--out", "p", "--sigma-max", "5"], "need --sigma-min"),
@@ -148,13 +148,13 @@ def test_other_options_reach_the_run(folder):
         ),
         (
             ["half", "--model", "b=wide", "--out", "p", *LEVELS],
-            "several models need a --target made of model, b",
+            "say with --target what to make of model, b",
         ),
         (["unet", "--out", "p", *LEVELS], "give --shape"),
-        (["half", "--out", "p", "--shape", "2,x", *LEVELS], "--shape takes numbers"),
+        (["half", "--out", "p", "--shape", "2,x", *LEVELS], "--shape takes integers"),
         (["half", "--out", "p", "--shape", "3", *LEVELS], "2 numbers|dim|must be"),
         (["denoiser", "--png", "p", *LEVELS], "not samples of shape (16,)"),
-        (["labelled", "--out", "p", "--class-label", "a", *LEVELS], "takes numbers like 3"),
+        (["labelled", "--out", "p", "--class-label", "a", *LEVELS], "takes numbers such as 3"),
         (["labelled", "--out", "p", "--class-label", "3..1", *LEVELS], "no values"),
         (["labelled", "--out", "p", "--class-label", "9", *LEVELS], "must lie in 0..3"),
         (["half", "--out", "p", "--class-label", "1", *LEVELS], "num_classes=None"),
@@ -175,9 +175,9 @@ def test_mistakes_are_one_line_and_exit_code_2(folder, arguments, message):
     done = sample(*arguments)
     assert done.exit_code == 2, done.output
     lines = done.output.strip().splitlines()
-    told = [line for line in lines if line.startswith("edmfast sample: ")]
-    assert lines[-1:] == told, lines
-    assert any(part in told[0] for part in message.split("|")), told
+    errors = [line for line in lines if line.startswith("edmfast sample: ")]
+    assert lines[-1:] == errors, lines
+    assert any(part in errors[0] for part in message.split("|")), errors
     assert not (folder / "p").exists()
 
 
@@ -217,12 +217,14 @@ def test_files_of_others_are_left_alone(folder, monkeypatch, arguments, message)
     assert {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-def test_another_kind_of_file_and_another_run_are_replaced_where_asked(folder):
+def test_overwrite_replaces_another_kind_of_file_and_another_run(folder):
     (folder / "p").write_text("mine")
     options = ["half", "--out", "p", "--checkpoint", "c", "--steps", "20", *LEVELS[:4]]
     assert sample(*options, "--overwrite").exit_code == 0
     assert smc.Particles.load("p").x.shape == (1, 64, 2)
-    assert sample(*options[:3], *LEVELS).exit_code == 0  # a file of particles by another
+    assert (
+        sample(*options[:3], *LEVELS).exit_code == 0
+    )  # a file of particles is replaced by a new one
     done = sample(*options)
     assert done.exit_code == 2
     assert "c is the checkpoint of an earlier run" in done.stderr

@@ -1,4 +1,4 @@
-"""Hostile expressions and options: one line and exit code 2, quickly, whatever they hold."""
+"""Hostile expressions and options quickly give one line of error and exit code 2."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ DEEP = [
 
 
 def parse(text):
-    """The target, or None; anything but an ExpressionError of one line fails the test."""
+    """Return the target or None. Any error but an ExpressionError of one line fails the test."""
     try:
         return parse_target(text, MODELS)
     except ExpressionError as error:
@@ -274,7 +274,7 @@ def flat(options):
 @pytest.mark.parametrize("option", POOL)
 def test_every_hostile_value_of_an_option(folder, option):
     base = BASE
-    if option == "--calibration":  # it brings its own noise levels
+    if option == "--calibration":  # a calibration brings its own noise levels
         base = {name: value for name, value in BASE.items() if name in ("--particles", "--out")}
     for value in POOL[option]:
         run(["model", *flat(base | {option: value})], folder)
@@ -314,7 +314,7 @@ def test_hostile_options_together(folder):
         ({"--seed": str(2**64)}, "--seed must fit 64 bits"),
     ],
 )
-def test_limits_are_told_before_anything_is_made(folder, monkeypatch, options, message):
+def test_limits_are_checked_before_anything_is_allocated(folder, monkeypatch, options, message):
     monkeypatch.setattr("edmfast.smc.sample", None)
     monkeypatch.setattr("edmfast.smc.calibrate", None)
     monkeypatch.setattr("edmfast._internal.memory._available", lambda: 4 * 2**30)

@@ -1,4 +1,4 @@
-"""Targets as text: what is understood, and that nothing else is."""
+"""Targets written as text are read, and any other text is refused."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ X = torch.tensor([[0.3, -0.2], [1.0, 2.0]]).double()
     ],
 )
 def test_expressions_are_the_targets_they_name(text, expected):
-    found = parse_target(text, MODELS)
-    assert type(found) is type(expected)
-    for one, other in zip(
-        found.energy_and_score(X, 0.4), expected.energy_and_score(X, 0.4), strict=True
+    target = parse_target(text, MODELS)
+    assert type(target) is type(expected)
+    for value, wanted in zip(
+        target.energy_and_score(X, 0.4), expected.energy_and_score(X, 0.4), strict=True
     ):
-        assert torch.equal(one, other)
-    assert torch.equal(torch.as_tensor(found.exponent), torch.as_tensor(expected.exponent))
+        assert torch.equal(value, wanted)
+    assert torch.equal(torch.as_tensor(target.exponent), torch.as_tensor(expected.exponent))
 
 
 def test_conditions_are_bound():
-    found = parse_target("conditioned(d, class_label=[0, 2], scale=0.5)", {"d": labelled})
-    assert isinstance(found, Conditioned)
-    assert found.condition["class_label"].tolist() == [0, 2]
-    assert found.condition["class_label"].dtype == torch.int64
-    assert found.condition["scale"] == 0.5
+    target = parse_target("conditioned(d, class_label=[0, 2], scale=0.5)", {"d": labelled})
+    assert isinstance(target, Conditioned)
+    assert target.condition["class_label"].tolist() == [0, 2]
+    assert target.condition["class_label"].dtype == torch.int64
+    assert target.condition["scale"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,6 @@ def test_anything_else_is_refused(text, message):
 
 
 @pytest.mark.parametrize("name", ["tempered", "not a name"])
-def test_a_model_cannot_have_every_name(name):
+def test_some_names_are_not_allowed_for_models(name):
     with pytest.raises(ExpressionError, match=f"a model cannot be called '{name}'"):
         parse_target("a", {"a": A, name: B})

@@ -1,4 +1,4 @@
-"""Help shows every text as it was written, at every width; functions, versions and options are all named."""
+"""Help texts are shown as they were written at every width, and name all functions and options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def unbroken(text):
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_help_text_is_shown_as_it_stands(name, width):
+def test_every_help_text_is_shown_unchanged(name, width):
     command = COMMANDS[name]
     text = unbroken(shown(name, width=width))
     assert unbroken(command.help) in text
@@ -41,7 +41,7 @@ def test_every_help_text_is_shown_as_it_stands(name, width):
 def test_brackets_are_not_taken_for_markup(width):
     text = unbroken(shown("sample", width=width))
     assert "product([a,b],[1,0.5])" in text
-    assert "Positivenoiselevels[default:32]." in text
+    assert "Numberofpositivenoiselevels[default:32]." in text
 
 
 def test_help_and_documentation_name_every_function_of_expressions():

@@ -1,7 +1,12 @@
-"""Turn whatever stops a command into one line on stderr and an exit code.
+"""Print every error, warning and interrupt of a command as one line on stderr, and choose the exit code.
 
-2: something is wrong with the request, or a resource is missing. 1: a fault that edmfast does not expect.
-130: Ctrl-C. A traceback is printed only where EDMFAST_TRACEBACK=1 asks for it.
+| exit code | meaning                                                         |
+|-----------|-----------------------------------------------------------------|
+| 1         | a fault that edmfast does not expect                            |
+| 2         | a mistake in the request, or a missing resource such as memory  |
+| 130       | Ctrl-C                                                          |
+
+With EDMFAST_TRACEBACK=1 in the environment, errors show their traceback instead.
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ from typing import TextIO
 import typer
 
 _LONGEST = 600
+_LAST_PART = 200
+"""Characters at the end of a long line that are kept."""
 _EXPECTED = (
     ValueError,
     TypeError,
@@ -29,10 +36,13 @@ _TRACEBACK = "EDMFAST_TRACEBACK"
 
 
 @contextmanager
-def told(command: str) -> Iterator[None]:
-    """Run a command so that every error, interrupt and warning in it becomes one line of stderr."""
+def errors_on_one_line(command: str) -> Iterator[None]:
+    """Run the body of a command, and print each of its errors and warnings as one line on stderr.
 
-    def warn(
+    Raises typer.Exit with the exit code of an error.
+    """
+
+    def print_warning(
         message: Warning | str,
         category: type[Warning],
         filename: str,
@@ -43,14 +53,15 @@ def told(command: str) -> Iterator[None]:
         typer.echo(f"edmfast {command}: note: {one_line(str(message))}", err=True)
 
     with warnings.catch_warnings():
-        warnings.showwarning = warn
+        warnings.showwarning = print_warning
         try:
             yield
         except (typer.Exit, typer.Abort, BrokenPipeError):
-            raise  # the last one closes the command quietly: who read the output has gone
-        except KeyboardInterrupt as stopped:
-            typer.echo(f"edmfast {command}: {one_line(str(stopped)) or 'interrupted'}", err=True)
-            raise typer.Exit(130) from stopped
+            raise  # a broken pipe ends the command quietly, because the reader of its output has gone
+        except KeyboardInterrupt as interrupt:
+            text = one_line(str(interrupt)) or "interrupted"
+            typer.echo(f"edmfast {command}: {text}", err=True)
+            raise typer.Exit(130) from interrupt
         except Exception as error:
             if os.environ.get(_TRACEBACK) == "1":
                 raise
@@ -60,9 +71,9 @@ def told(command: str) -> Iterator[None]:
 
 def describe(error: Exception) -> str:
     """Return one line that says what went wrong."""
-    text = _of_the_command_line(one_line(str(error)))
+    text = _with_option_names(one_line(str(error)))
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
-        return f"out of memory: {text or 'fewer particles, populations or steps need less'}"
+        return f"out of memory: {text or 'use fewer particles, populations or steps'}"
     if isinstance(error, RecursionError):
         return f"nested too deeply: {text}"
     if isinstance(error, _EXPECTED):
@@ -73,18 +84,18 @@ def describe(error: Exception) -> str:
     )
 
 
-def _of_the_command_line(text: str) -> str:
-    """Return a message of the library with the options of the command line in place of Python's arguments."""
+def _with_option_names(text: str) -> str:
+    """Return a message of the library with command-line options in place of Python arguments."""
     text = text.replace("overwrite=True", "--overwrite").replace("say overwrite", "add --overwrite")
     return re.sub(r"--resume='([^']*)'", r"--resume \1", text)
 
 
 def one_line(text: str) -> str:
-    """Return the text on one line of at most 600 characters, the middle left out where it is longer."""
+    """Return the text on one line of at most 600 printable characters; a longer line loses its middle."""
     line = " ".join(text.split())
     line = "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line
     )
     if len(line) <= _LONGEST:
         return line
-    return f"{line[: _LONGEST - 203]} … {line[-200:]}"
+    return f"{line[: _LONGEST - _LAST_PART - 3]} … {line[-_LAST_PART:]}"

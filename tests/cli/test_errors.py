@@ -1,4 +1,4 @@
-"""Whatever stops a command is one line of stderr and an exit code, never a traceback."""
+"""Every error, warning and interrupt of a command is one line on stderr with an exit code, and no traceback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from edmfast import smc
-from edmfast.cli import faults as _faults
+from edmfast.cli import errors as _errors
 from edmfast.cli import sample as _sample
 from edmfast.cli.main import app
 from edmfast.models import EnergyModel, ResidualMLP, save_model
@@ -48,7 +48,7 @@ def raising(error):
     [
         (RuntimeError("two\n  lines"), 2, "two lines"),
         (FileNotFoundError(2, "No such file", "x"), 2, "[Errno 2] No such file: 'x'"),
-        (MemoryError(), 2, "out of memory: fewer particles"),
+        (MemoryError(), 2, "out of memory: use fewer particles"),
         (
             RuntimeError(
                 "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
@@ -86,20 +86,20 @@ def test_every_error_is_one_line(monkeypatch, tmp_path, command, error, code, me
     assert not isinstance(done.exception, type(error)) or code == 130
 
 
-def test_a_traceback_is_there_for_who_asks(monkeypatch):
+def test_a_traceback_is_shown_on_request(monkeypatch):
     monkeypatch.setenv("EDMFAST_TRACEBACK", "1")
     monkeypatch.setattr("edmfast.cli.sample.sample_command", raising(KeyError("dim")))
     assert isinstance(run("sample").exception, KeyError)
 
 
 def test_warnings_are_one_line(capsys):
-    with _faults.told("sample"):
+    with _errors.errors_on_one_line("sample"):
         warnings.warn("two\nlines", UserWarning, stacklevel=1)
     assert capsys.readouterr().err == "edmfast sample: note: two lines\n"
 
 
 def test_exit_codes_of_a_command_pass():
-    with pytest.raises(typer.Exit), _faults.told("info"):
+    with pytest.raises(typer.Exit), _errors.errors_on_one_line("info"):
         raise typer.Exit(3)
 
 
@@ -141,7 +141,7 @@ def test_an_interrupted_run_without_a_checkpoint_says_that_nothing_is_kept(model
     assert not (model.parent / "p").exists()
 
 
-def test_an_interrupt_while_writing_says_what_is_whole(model, monkeypatch):
+def test_an_interrupt_while_writing_says_which_file_is_complete(model, monkeypatch):
     monkeypatch.setattr(_sample, "samples_figure", raising(KeyboardInterrupt()))
     done = run("sample", "model", *LEVELS, "--out", "p", "--png", "p.png")
     assert done.exit_code == 130
@@ -149,10 +149,10 @@ def test_an_interrupt_while_writing_says_what_is_whole(model, monkeypatch):
     assert smc.Particles.load("p").x.shape == (1, 64, 2)
 
 
-def test_ctrl_c_in_a_process_of_its_own(model):
+def test_ctrl_c_in_a_separate_process(model):
     command = [sys.executable, "-m", "edmfast.cli", "sample", "model", *LEVELS]
     command += ["--steps", "100000", "--out", "p", "--checkpoint", "c"]
-    # a shell may have started this with SIGINT ignored, which a child inherits
+    # a shell may have started this process with SIGINT ignored, and a child inherits that
     program = "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
     program += "os.execv(sys.argv[1], sys.argv[1:])"
     process = subprocess.Popen(
@@ -162,12 +162,12 @@ def test_ctrl_c_in_a_process_of_its_own(model):
         while not os.path.exists("c") and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130, told
-    assert "Traceback" not in told
-    assert "--resume c continues it" in told.splitlines()[-1]
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "--resume c continues it" in errors.splitlines()[-1]
 
 
 def test_a_closed_pipe_ends_quietly():
@@ -185,7 +185,7 @@ def test_a_closed_pipe_ends_quietly():
     assert done.stderr == ""
 
 
-def test_the_demonstration_refuses_before_it_works(tmp_path, monkeypatch):
+def test_the_demonstration_refuses_bad_arguments_before_any_work(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("edmfast.demo.run.halves", raising(AssertionError("work was done")))
     done = run("demo", "--out", tmp_path / "file")
