@@ -1,4 +1,4 @@
-"""Measures of a model (is it an energy, does it agree with itself?) and of its samples."""
+"""Measurements of a model (is its score a gradient, is its energy consistent?) and of its samples."""
 
 from edmfast.diagnostics.circulation import (
     Circulation,

@@ -1,10 +1,11 @@
-"""Circulation of a vector field around small rectangles: zero for every gradient, by Stokes.
+"""The circulation of a vector field around small rectangles, which by Stokes' theorem is zero for every gradient.
 
-    curl over a rectangle = (closed integral of <s, dl>) / area = mean of d_1 s_2 - d_2 s_1 inside,
+    circulation / area = (closed integral of <s, dl>) / area = mean of d_1 s_2 - d_2 s_1 inside,
 
-with s_1, s_2 the parts of s along the rectangle's sides; a rotation s = omega (-y, x) has 2 omega. Unlike
-the asymmetry of the Jacobian this needs no derivative of the field, and it sees what a field does over a
-distance. Each side is integrated by Gauss-Legendre nodes, doubled until the value stands still.
+where s_1 and s_2 are the components of s along the rectangle's sides. A rotation s = omega (-y, x) has the value
+2 omega. Unlike the asymmetry of the Jacobian, the circulation needs no derivative of the field, and it measures
+what the field does over a distance. Each side is integrated by Gauss-Legendre quadrature, and the nodes are
+doubled until the value no longer changes.
 """
 
 from __future__ import annotations
@@ -20,18 +21,23 @@ from edmfast._internal.derivatives import refuse_run, without_gradients
 from edmfast._internal.numbers import as_float, as_int, as_pair, as_seed
 from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
+from edmfast.models.protocols import Denoiser
 from edmfast.ops import standard_normal
 
-_FREE_STREAM = 5
+_DIAGNOSTICS_STREAM = 5
 _PLANE_STEP = 1 << 30
-"""Far from the steps of trajectories, whose noise is in the states."""
+"""The counter's step for random planes, far from the steps of trajectories, whose noise is in the states."""
 _FIRST_NODES = 2
 
 
 class Circulation(NamedTuple):
-    """Per sample, float64 [B]: value, circulation over area, in units of the field per unit of x; error, the
-    change from half as many nodes; strength, the mean of |<s, dl>| around the rectangle over its area, which
-    is the largest that value could be."""
+    """The circulation around one rectangle per sample; all tensors are float64 [B].
+
+    Attributes:
+        value: the circulation over the area, in units of the field per unit of x.
+        error: the change of the value from half as many nodes.
+        strength: the mean of |<s, dl>| around the rectangle over its area, an upper bound of |value|.
+    """
 
     value: Tensor
     error: Tensor
@@ -49,25 +55,33 @@ def rectangle_circulation(
     tolerance: float = 1e-6,
     max_nodes: int = 64,
 ) -> Circulation:
-    """Circulation of `field` around a rectangle centred at every sample of x [B, *shape].
+    """Measure the circulation of `field` around a rectangle centred at every sample of x.
+
+    Source: Stokes' theorem, with Gauss-Legendre quadrature along the sides.
 
     Args:
-        field: [n, *shape] -> [n, *shape], samples independent.
-        sides: lengths in units of x, of both sides or of each.
-        directions: two orthonormal tensors [*shape] or [B, *shape]; by default a random plane per sample,
-            sample k's from (seed, k) alone.
-        tolerance: nodes are doubled until no sample's error is above tolerance * strength, or max_nodes
-            per side are reached; the error reached is in the result. 4 (nodes) evaluations per sample each
-            time.
+        field: a function [n, *shape] -> [n, *shape] whose samples are independent.
+        x: the centres [B, *shape].
+        sides: the length of the sides in units of x, one number for both or a pair.
+        directions: two orthonormal tensors [*shape] or [B, *shape] that span the plane. By default every sample
+            has a random plane, that of sample k drawn from (seed, k) alone.
+        seed: the seed of the random planes.
+        tolerance: the nodes are doubled until the error of every sample is at most tolerance * strength.
+        max_nodes: the largest number of nodes per side. Every doubling costs 4 nodes evaluations per sample.
+
+    Returns:
+        A `Circulation`, whose error is the one reached.
 
     Raises:
+        TypeError: a number of the wrong type.
         ValueError: sides that are not positive, samples of fewer than two numbers, directions that are not
             orthonormal, or a field that returns another shape.
+        RuntimeError: a derivative of the call is requested by torch.func or forward mode.
     """
     refuse_run("rectangle_circulation", field, x)
-    many = isinstance(sides, (tuple, list)) or getattr(sides, "ndim", 0) > 0
-    given: Any = as_pair("sides", sides) if many else (sides, sides)
-    lengths = tuple(as_float("sides", side, positive=True) for side in given)
+    is_pair = isinstance(sides, (tuple, list)) or getattr(sides, "ndim", 0) > 0
+    pair: Any = as_pair("sides", sides) if is_pair else (sides, sides)
+    lengths = tuple(as_float("sides", side, positive=True) for side in pair)
     seed, tolerance = as_seed(seed), as_float("tolerance", tolerance, least=0)
     max_nodes = as_int("max_nodes", max_nodes, least=1)
     flat = x.flatten(1)
@@ -90,7 +104,7 @@ def rectangle_circulation(
 
 
 def score_circulation(
-    model: Callable[..., Tensor],
+    model: Denoiser,
     x: Tensor,
     sigma: float | Tensor,
     *,
@@ -98,28 +112,44 @@ def score_circulation(
     condition: dict[str, Any] | None = None,
     **options: Any,
 ) -> Circulation:
-    """`rectangle_circulation` of a denoiser's score (D(x; sigma) - x) / sigma² at x [B, *shape].
+    """Measure the circulation of a denoiser's score (D(x; sigma) - x) / sigma² around rectangles at x.
 
-    sigma: one positive level. sides: sigma by default, the distance over which a score changes. options:
-    as there. Errors as there, and ValueError for a sigma that is not positive.
+    Source: Stokes' theorem; see `rectangle_circulation`.
+
+    Args:
+        model: the denoiser, called as model(x, sigma [B], **condition) -> x_0.
+        x: the centres [B, *shape].
+        sigma: one positive noise level, in units of x.
+        sides: the length of the sides in units of x, one number or a pair; by default sigma, the distance over
+            which a score changes.
+        condition: keyword conditions for the model, with one row per sample of x, or one for all.
+        options: the other arguments of `rectangle_circulation`: directions, seed, tolerance and max_nodes.
+
+    Returns:
+        A `Circulation`, in units of the score per unit of x.
+
+    Raises:
+        TypeError: a number of the wrong type.
+        ValueError: a sigma that is not positive, and as `rectangle_circulation` does.
+        RuntimeError: a derivative of the call is requested by torch.func or forward mode.
     """
     level = as_float("sigma", sigma, positive=True)
 
     def score(points: Tensor) -> Tensor:
         levels = torch.full((len(points),), level, dtype=points.dtype, device=points.device)
-        given = {
+        repeated = {
             name: _repeat(value, len(x), len(points)) for name, value in (condition or {}).items()
         }
-        denoised = call_denoiser(model, points, levels, **given)
+        denoised = call_denoiser(model, points, levels, **repeated)
         return (denoised - points) / expand_sigma(levels, points) ** 2
 
     return rectangle_circulation(score, x, sides=level if sides is None else sides, **options)
 
 
 def _repeat(value: Any, batch: int, points: int) -> Any:
-    """A condition of B samples for all points around them, which come sample by sample."""
-    per_sample = isinstance(value, Tensor) and value.dim() > 0 and len(value) == batch
-    return value.repeat_interleave(points // batch, 0) if per_sample else value
+    """Return a condition with one row per sample repeated for the points of each sample; any other as it is."""
+    has_rows = isinstance(value, Tensor) and value.dim() > 0 and len(value) == batch
+    return value.repeat_interleave(points // batch, 0) if has_rows else value
 
 
 def _integrate(
@@ -129,17 +159,17 @@ def _integrate(
     lengths: tuple[float, ...],
     nodes: int,
 ) -> tuple[Tensor, Tensor]:
-    """(circulation, strength) over area [B]; plane: float64 [2, B, d]."""
-    at, share = (
+    """Return (circulation, strength) over the area, each [B]. plane: float64 [2, B, d]."""
+    node, weight = (
         torch.from_numpy(part).to(x.device) for part in np.polynomial.legendre.leggauss(nodes)
     )
     a, b = lengths[0] / 2, lengths[1] / 2
-    ones = torch.ones_like(at)
-    # around the rectangle: bottom, right, top, left; coordinates along the two directions
-    first = torch.cat([a * at, a * ones, -a * at, -a * ones])
-    second = torch.cat([-b * ones, b * at, b * ones, -b * at])
-    along = torch.cat([a * share, 0 * share, -a * share, 0 * share])
-    across = torch.cat([0 * share, b * share, 0 * share, -b * share])
+    ones = torch.ones_like(node)
+    # The points go around the rectangle: bottom, right, top, left. These are their coordinates in the plane.
+    first = torch.cat([a * node, a * ones, -a * node, -a * ones])
+    second = torch.cat([-b * ones, b * node, b * ones, -b * node])
+    along = torch.cat([a * weight, 0 * weight, -a * weight, 0 * weight])
+    across = torch.cat([0 * weight, b * weight, 0 * weight, -b * weight])
     offsets = first[:, None] * plane[0][:, None] + second[:, None] * plane[1][:, None]
     points = (x.flatten(1).double()[:, None] + offsets).to(x.dtype)
     value = field(points.reshape(-1, *x.shape[1:]))
@@ -157,7 +187,7 @@ def _integrate(
 def _random_plane(flat: Tensor, seed: int) -> Tensor:
     batch, dim = flat.shape
     like = flat.new_empty(1, batch, 2 * dim, dtype=torch.float64)
-    normals = standard_normal(like, seed=seed, step=_PLANE_STEP, stream=_FREE_STREAM)[0]
+    normals = standard_normal(like, seed=seed, step=_PLANE_STEP, stream=_DIAGNOSTICS_STREAM)[0]
     first, second = normals.reshape(batch, 2, dim).unbind(1)
     first = first / first.norm(dim=1, keepdim=True)
     second = second - (second * first).sum(1, keepdim=True) * first

@@ -1,14 +1,13 @@
-"""Is a vector field a gradient? The asymmetry of its Jacobian J, by random probes.
+"""The asymmetry of a vector field's Jacobian J, estimated by random probes: is the field a gradient?
 
-    Asym = tr(J J^T) - tr(J^2) = |J - J^T|^2 / 2,   NAsym = Asym / (2 tr(J J^T)) in [0, 1].
+    Asym = tr(J J^T) - tr(J²) = |J - J^T|² / 2,   NAsym = Asym / (2 tr(J J^T)) in [0, 1].
 
-NAsym is the share of the antisymmetric part in the squared norm of J: 0 for a gradient field (every
-energy model), 1 for a pure rotation. With a probe v of independent signs, one vector-Jacobian
-product J^T v and one Jacobian-vector product J v (by a second reverse pass) give
-E|J v|^2 = E|J^T v|^2 = tr(J J^T) and E<J v, J^T v> = tr(J^2); so |J v - J^T v|^2 / 2 estimates Asym
-and is never negative; for a symmetric J it is 0 up to rounding. Sources: Hutchinson 1990; Chao et
-al. 2023, "On investigating the conservative property of score-based generative models",
-arXiv 2209.12753.
+NAsym is the share of the antisymmetric part in the squared norm of J. It is 0 for a gradient field, such as the
+score of every energy model, and 1 for a pure rotation. With a probe v of independent signs, one vector-Jacobian
+product J^T v and one Jacobian-vector product J v (by a second reverse pass) give E|J v|² = E|J^T v|² = tr(J J^T)
+and E<J v, J^T v> = tr(J²). So |J v - J^T v|² / 2 estimates Asym, is never negative, and is 0 up to rounding for a
+symmetric J. Sources: Hutchinson 1990; Chao et al. 2023, "On investigating the conservative property of score-based
+generative models", arXiv 2209.12753.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from edmfast._internal.numbers import as_float, as_int, as_seed, check_level
 from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.calling.second_order import second_derivatives
 from edmfast.models.preconditioning import expand_sigma
+from edmfast.models.protocols import Denoiser
 from edmfast.ops import standard_normal
 
 _PROBE_STREAM = 2
@@ -32,20 +32,25 @@ _PROBE_STREAM = 2
 
 @dataclass(frozen=True)
 class Asymmetry:
-    """Estimates per sample: asymmetry [B] = |J - J^T|^2 / 2, squared_norm [B] = tr(J J^T)."""
+    """The estimated asymmetry of the Jacobian J of a field, per sample.
+
+    Attributes:
+        asymmetry: |J - J^T|² / 2, [B].
+        squared_norm: tr(J J^T), [B].
+    """
 
     asymmetry: Tensor
     squared_norm: Tensor
 
     @property
     def normalised(self) -> Tensor:
-        """NAsym per sample, [B] in [0, 1]; 0 where the Jacobian is 0."""
+        """NAsym per sample, [B] in [0, 1], and 0 where the Jacobian is 0."""
         scale = 2 * self.squared_norm
         return torch.where(scale > 0, self.asymmetry / scale.clamp_min(_tiny(scale)), 0 * scale)
 
     @property
     def overall(self) -> float:
-        """NAsym of the batch, the ratio of the two means: less noisy than a mean of ratios."""
+        """NAsym of the batch as the ratio of the two means, which is less noisy than the mean of the ratios."""
         total = float(self.squared_norm.sum())
         return float(self.asymmetry.sum()) / (2 * total) if total else 0.0
 
@@ -53,14 +58,24 @@ class Asymmetry:
 def field_asymmetry(
     field: Callable[[Tensor], Tensor], x: Tensor, *, probes: int = 1, seed: int = 0
 ) -> Asymmetry:
-    """Estimates the asymmetry of `field` at every sample of x [B, *shape].
+    """Estimate the asymmetry of the Jacobian of `field` at every sample of x.
+
+    Sources: Hutchinson 1990; Chao et al. 2023, arXiv 2209.12753.
 
     Args:
-        field: [B, *shape] -> [B, *shape], samples independent, twice differentiable in reverse.
-        x: where; probes: per sample; seed: of the probes (sample k's depend on k alone).
+        field: a function [B, *shape] -> [B, *shape] whose samples are independent, twice differentiable in reverse
+            mode.
+        x: the points [B, *shape].
+        probes: the number of random probes per sample, at least 1.
+        seed: the seed of the probes; those of sample k depend on (seed, k) alone.
+
+    Returns:
+        An `Asymmetry` of tensors [B] in the dtype of x.
 
     Raises:
+        TypeError: probes or a seed that is no integer.
         ValueError: probes < 1, or a field that returns another shape or is not differentiable.
+        RuntimeError: a derivative of the call is requested by torch.func or forward mode.
     """
     refuse_run("field_asymmetry", field, x)
     probes, seed = as_int("probes", probes, least=1), as_seed(seed)
@@ -79,7 +94,7 @@ def field_asymmetry(
 
 
 def score_asymmetry(
-    model: Callable[..., Tensor],
+    model: Denoiser,
     x: Tensor,
     sigma: float | Tensor,
     *,
@@ -87,9 +102,27 @@ def score_asymmetry(
     seed: int = 0,
     **condition: Any,
 ) -> Asymmetry:
-    """`field_asymmetry` of a denoiser's score (D(x; sigma) - x) / sigma^2 at x [B, *shape].
+    """Estimate the asymmetry of the Jacobian of a denoiser's score (D(x; sigma) - x) / sigma² at x.
 
-    sigma is a positive float, [] or [B], passed to the model as [B]. Errors as there.
+    Sources: Hutchinson 1990; Chao et al. 2023, arXiv 2209.12753.
+
+    Args:
+        model: the denoiser, called as model(x, sigma [B], **condition) -> x_0, twice differentiable in reverse
+            mode.
+        x: the noisy states [B, *shape].
+        sigma: their noise levels in units of x, positive: a float, [] or [B].
+        probes: the number of random probes per sample, at least 1.
+        seed: the seed of the probes; those of sample k depend on (seed, k) alone.
+        condition: keyword conditions for the model.
+
+    Returns:
+        An `Asymmetry` of tensors [B] in the dtype of x.
+
+    Raises:
+        TypeError: a number of the wrong type.
+        ValueError: a sigma that is not positive, probes < 1, or a model that returns another shape or is not
+            differentiable.
+        RuntimeError: a derivative of the call is requested by torch.func or forward mode.
     """
     if not isinstance(sigma, Tensor) or sigma.dim() == 0:
         sigma = as_float("sigma", sigma, positive=True)
@@ -106,14 +139,15 @@ def score_asymmetry(
 
 
 def _probe(value: Tensor, point: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
-    # J^T w is linear in w: differentiating <J^T w, v> with respect to w gives J v, whatever w is.
+    """Return the estimates (|J - J^T|² / 2, tr(J J^T)) of one probe, each [B]."""
+    # J^T w is linear in w, so differentiating <J^T w, v> with respect to w gives J v, whatever w is.
     dual = probe.clone().requires_grad_(True)
-    (back,) = torch.autograd.grad(value, point, dual, create_graph=True)
+    (vjp,) = torch.autograd.grad(value, point, dual, create_graph=True)
     with second_derivatives():
-        (ahead,) = torch.autograd.grad(back, dual, probe, retain_graph=True)
-    back, ahead = back.detach().flatten(1), ahead.flatten(1)
-    asymmetry = (ahead - back).square().sum(1) / 2
-    return asymmetry, (ahead.square().sum(1) + back.square().sum(1)) / 2
+        (jvp,) = torch.autograd.grad(vjp, dual, probe, retain_graph=True)
+    vjp, jvp = vjp.detach().flatten(1), jvp.flatten(1)
+    asymmetry = (jvp - vjp).square().sum(1) / 2
+    return asymmetry, (jvp.square().sum(1) + vjp.square().sum(1)) / 2
 
 
 def _signs(like: Tensor, seed: int, step: int) -> Tensor:

@@ -1,9 +1,9 @@
-"""How far a weighted set of samples is from the truth: by its energies, and by its normaliser.
+"""Errors of a weighted set of samples: the distance of its energies from the truth, and the error of its log Z.
 
-The distance of the laws of the energy E(x) under two sets is a distance on the line, so it is exact:
-W2² = integral over q in [0, 1] of (F_a^-1(q) - F_b^-1(q))², with quantile functions of weighted sets. It is
-the usual measure of Boltzmann samplers, whose energies tell missing modes and bad local structure apart
-less than a distance in space but need no alignment of symmetries.
+The distance compares the distributions of the energy E(x) under two sets. It is a distance on the line, so it is
+exact: W2² = integral over q in [0, 1] of (F_a^-1(q) - F_b^-1(q))², with the quantile functions of the weighted
+sets. It is the usual measure of Boltzmann samplers. Energies separate missing modes from bad local structure less
+well than a distance in space does, but they need no alignment of symmetries.
 """
 
 from __future__ import annotations
@@ -22,11 +22,22 @@ def energy_wasserstein(
     weights_a: Tensor | None = None,
     weights_b: Tensor | None = None,
 ) -> float:
-    """Exact 2-Wasserstein distance between two weighted sets of energies, in nats.
+    """Return the exact 2-Wasserstein distance between two weighted sets of energies.
 
-    energies: [n] and [m]; weights: of the same sizes, not negative, any scale, equal where omitted. All
-    arithmetic is float64. Raises ValueError for empty sets, non-finite energies or bad weights; an energy
-    of infinity is accepted where its weight is zero.
+    Source: the quantile formula of the distance on the line; all arithmetic is float64.
+
+    Args:
+        energies_a: the energies of one set [n], in nats.
+        energies_b: the energies of the other set [m], in nats.
+        weights_a: [n], not negative, with any positive sum; equal by default.
+        weights_b: [m], of the same form.
+
+    Returns:
+        The distance in nats.
+
+    Raises:
+        ValueError: an empty set, weights of another shape, negative or without a positive finite sum, or energies
+            that are not finite where they have weight. An infinite energy of weight zero is accepted.
     """
     a, until_a = _quantiles("a", energies_a, weights_a)
     b, until_b = _quantiles("b", energies_b, weights_b)
@@ -40,17 +51,32 @@ def energy_wasserstein(
 
 
 def log_z_error(log_z: Tensor, truth: float) -> float:
-    """log of the mean over populations of exp(log_z) [P], minus the truth, in nats. -inf and NaN (collapsed
-    populations) count as Z = 0. ValueError unless log_z is [P] with P > 0 and the truth finite."""
+    """Return the log of the mean over populations of exp(log_z), minus the truth.
+
+    The mean of Z over independent populations is an unbiased estimate, so its log is the natural estimate of log
+    Z. Collapsed populations, with a log_z of -inf or NaN, count as Z = 0.
+    Source: Del Moral 2004, "Feynman-Kac Formulae" (unbiasedness of the normaliser).
+
+    Args:
+        log_z: the log-normalisers of P populations [P], in nats.
+        truth: the true log Z, in nats.
+
+    Returns:
+        The error in nats.
+
+    Raises:
+        TypeError: a truth that is no number.
+        ValueError: a log_z that is not [P] with P > 0, or a truth that is not finite.
+    """
     truth = as_float("truth", truth)
     if log_z.dim() != 1 or len(log_z) == 0:
         raise ValueError(f"need log_z [P], got shape {[*log_z.shape]}")
-    finite = log_z.detach().double().nan_to_num(-torch.inf, torch.inf, -torch.inf)
-    return float(torch.logsumexp(finite, 0)) - math.log(len(log_z)) - truth
+    log_values = log_z.detach().double().nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    return float(torch.logsumexp(log_values, 0)) - math.log(len(log_z)) - truth
 
 
 def _quantiles(name: str, energies: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Sorted energies that have weight, and the cumulative weight at the end of each, ending in 1."""
+    """Return the sorted energies that have weight, and the cumulative weight after each, which ends at 1."""
     values = energies.detach().double()
     share = torch.ones_like(values) if weights is None else weights.detach().double()
     if values.dim() != 1 or len(values) == 0 or share.shape != values.shape:

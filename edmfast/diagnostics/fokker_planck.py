@@ -1,15 +1,15 @@
-"""Does an energy follow the heat equation from one noise level to the next?
+"""A check that an energy follows the heat equation from one noise level to the next.
 
 The log-density u(x, sigma) = -E of data plus noise of standard deviation sigma satisfies
 
     d u / d sigma = sigma (tr(grad² u) + |grad u|²),
 
-so R = du/dsigma - sigma (tr(grad² u) + |grad u|²) vanishes for an exact energy, up to a constant per noise
-level where the energy has a gauge of its own: its mean over the samples of a level is that constant, its
-standard deviation is an error. What R says of one noise level, `self_check` says of whole steps.
+so R = du/dsigma - sigma (tr(grad² u) + |grad u|²) vanishes for an exact energy, up to a constant per noise level
+where the energy has a gauge of its own. The mean of R over the samples of a level is that constant, and its
+standard deviation is an error. R describes single noise levels, while `self_check` describes whole steps.
 
-The trace is exact by one vector-Jacobian product of the score per dimension, or estimated by Hutchinson
-probes of independent signs; du/dsigma comes from autograd through sigma or from central differences.
+The trace is exact by one vector-Jacobian product of the score per dimension, or estimated by Hutchinson probes of
+independent signs. The derivative du/dsigma comes from autograd through sigma or from central differences.
 Sources: Lai et al. 2023, arXiv 2210.04296 (the residual as a diagnostic); Hutchinson 1990.
 """
 
@@ -27,21 +27,30 @@ from edmfast._internal.derivatives import refuse_run
 from edmfast._internal.numbers import as_float, as_int, as_seed
 from edmfast.models.calling.foreign import call_energy
 from edmfast.models.calling.second_order import second_derivatives
+from edmfast.models.protocols import Target
 from edmfast.ops import standard_normal
 
-_FREE_STREAM = 5
+_DIAGNOSTICS_STREAM = 5
 _PROBE_STEP = 3 << 30
-"""Far from the steps of trajectories, whose noise is in the states: a probe that knew it would be biased."""
+"""The counter's step for probes. It is far from the steps of trajectories, because a probe that repeats the noise
+in the states would be biased."""
 _EXACT_DIMENSIONS = 64
+"""The largest number of dimensions for which the trace is exact by default."""
+_DEFAULT_PROBES = 16
 
 
 @dataclass(frozen=True)
 class FokkerPlanck:
-    """R in nats per unit of sigma, at T noise levels with B samples each; all float64, on the samples' device.
+    """The residual R at T noise levels with B samples each, in nats per unit of sigma.
 
-    sigmas [T]; residuals [T, B], with the gauge in; trace_error [T, B]: standard error of the probed
-    sigma tr(grad² u), 0 where the trace is exact, NaN for a single probe; sigma_error [T, B]: what central
-    differences may be off by, 0 under autograd.
+    All tensors are float64, on the samples' device.
+
+    Attributes:
+        sigmas: the noise levels [T], in units of x.
+        residuals: R including the drift of the gauge, [T, B].
+        trace_error: the standard error of the probed sigma tr(grad² u), [T, B]; 0 where the trace is exact, and
+            NaN for a single probe.
+        sigma_error: a bound of the error of central differences, [T, B]; 0 for autograd.
     """
 
     sigmas: Tensor
@@ -51,22 +60,22 @@ class FokkerPlanck:
 
     @property
     def mean(self) -> Tensor:
-        """Per level, [T]: the drift of the gauge, which is no error."""
+        """The mean of R at each level, [T]: the drift of the gauge, which is no error."""
         return self.residuals.mean(1)
 
     @property
     def centred(self) -> Tensor:
-        """R without its mean per level, [T, B]."""
+        """R minus its mean at each level, [T, B]."""
         return self.residuals - self.mean[:, None]
 
     @property
     def sd(self) -> Tensor:
-        """Over the samples of each level, [T]; probes add their own spread to it."""
+        """The standard deviation of R over the samples of each level, [T], with the spread of the probes."""
         return self.residuals.std(1)
 
 
 def fokker_planck(
-    model: Any,
+    model: Target,
     states: Iterable[Tensor],
     sigmas: Tensor | Sequence[float],
     *,
@@ -76,22 +85,34 @@ def fokker_planck(
     seed: int = 0,
     **condition: Any,
 ) -> FokkerPlanck:
-    """The residual R at the states of each noise level.
+    """Compute the residual R of the heat equation at the states of each noise level.
+
+    Sources: Lai et al. 2023, arXiv 2210.04296; Hutchinson 1990.
 
     Args:
-        model: energy_and_score(x, sigma, **condition) -> ([B], [B, *shape]) with exponent 1, the score
-            differentiable where x requires grad.
-        states: T tensors [B, *shape], such as `noising_trajectory` gives. sigmas: [T], positive.
-        probes: per sample, for the trace; None takes the exact one up to 64 dimensions, 16 probes above.
-        sigma_derivative: "autograd" through sigma [B]; "difference": central, of fourth order, from four
-            more energies; "auto": the first where the energy has a derivative with respect to sigma, the
-            second where it has none.
-        relative_step: of the differences, in units of sigma; by default 1e-3, in float32 1e-2.
-        seed: of the probes; sample k's depend on k alone.
+        model: the target, with energy_and_score(x, sigma, **condition) -> ([B], [B, *shape]) and the exponent 1.
+            The score must be differentiable where x requires grad.
+        states: T tensors [B, *shape], of which the i-th is at the noise level sigmas[i], such as
+            `noising_trajectory` returns.
+        sigmas: the noise levels [T] in units of x, positive.
+        probes: the number of probes per sample for the trace. With None the trace is exact up to 64 dimensions and
+            has 16 probes above.
+        sigma_derivative: "autograd" differentiates the energy through sigma [B]. "difference" takes central
+            differences of fourth order, from four more energies. "auto" takes autograd where the energy has a
+            derivative with respect to sigma, and differences where it has none.
+        relative_step: the step of the differences divided by sigma; by default 1e-3 for float64 and 1e-2 for other
+            dtypes.
+        seed: the seed of the probes; those of sample k depend on (seed, k) alone.
+        condition: keyword conditions for the model.
+
+    Returns:
+        A `FokkerPlanck` with the residuals [T, B] in nats per unit of sigma.
 
     Raises:
-        ValueError: bad sigmas or another number of states, probes < 1, exponent not 1, a score without a
-            graph, an unknown sigma_derivative, or "autograd" where there is no derivative.
+        TypeError: a number of the wrong type.
+        ValueError: other noise levels, another number of states than levels, probes < 1, an exponent other than 1,
+            a score without a graph, an unknown sigma_derivative, or "autograd" where there is no derivative.
+        RuntimeError: a derivative of the call is requested by torch.func or forward mode.
     """
     levels = [as_float(f"sigmas[{i}]", sigma) for i, sigma in enumerate(sigmas)]
     seed = as_seed(seed)
@@ -111,21 +132,21 @@ def fokker_planck(
     exponent = getattr(model, "exponent", 1.0)
     if exponent != 1:
         raise ValueError(f"the heat equation holds for a model of exponent 1, got {exponent}")
-    found = []
+    residuals = []
     for i, (x, sigma) in enumerate(zip(points, levels, strict=True)):
         probe_count = probes
         if probes is None and math.prod(x.shape[1:]) > _EXACT_DIMENSIONS:
-            probe_count = 16
+            probe_count = _DEFAULT_PROBES
         step = relative_step or (1e-3 if x.dtype == torch.float64 else 1e-2)
         options = (probe_count, sigma_derivative, step * sigma, (seed + i) % 2**64)
-        found.append(_residual(model, x, sigma, condition, *options))
-    columns = [torch.stack(column) for column in zip(*found, strict=True)]
-    at = torch.tensor(levels, dtype=torch.float64, device=columns[0].device)
-    return FokkerPlanck(at, *columns)
+        residuals.append(_residual(model, x, sigma, condition, *options))
+    columns = [torch.stack(column) for column in zip(*residuals, strict=True)]
+    level_tensor = torch.tensor(levels, dtype=torch.float64, device=columns[0].device)
+    return FokkerPlanck(level_tensor, *columns)
 
 
 def _residual(
-    model: Any,
+    model: Target,
     x: Tensor,
     sigma: float,
     condition: dict[str, Any],
@@ -134,12 +155,16 @@ def _residual(
     step: float,
     seed: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (R, the standard error of sigma times the trace, the error of the differences), each float64 [B]."""
     with torch.enable_grad(), second_derivatives():
         point = x.detach().requires_grad_()
         level = torch.full((len(x),), sigma, dtype=x.dtype, device=x.device, requires_grad=True)
         energy, score = call_energy(model, point, level, **condition)
         if not score.requires_grad:
-            raise ValueError(f"{type(model).__name__} returns a score without a graph")
+            raise ValueError(
+                f"{type(model).__name__} returns a score without a graph: it must be differentiable where x "
+                "requires grad"
+            )
         slope, slope_error = None, torch.zeros(len(x), dtype=torch.float64, device=x.device)
         if derivative != "difference" and energy.requires_grad:
             (slope,) = torch.autograd.grad(
@@ -158,7 +183,7 @@ def _residual(
 
 
 def _trace(score: Tensor, point: Tensor, probes: int | None, seed: int) -> tuple[Tensor, Tensor]:
-    """Trace of the score's Jacobian [B] and its standard error, float64."""
+    """Return the trace of the score's Jacobian and its standard error, each float64 [B]."""
     if probes is None:
         total = torch.zeros(len(point), dtype=torch.float64, device=point.device)
         flat = score.flatten(1)
@@ -169,9 +194,8 @@ def _trace(score: Tensor, point: Tensor, probes: int | None, seed: int) -> tuple
     estimates = []
     for i in range(probes):
         step = _PROBE_STEP + i
-        normals = standard_normal(point.detach()[None], seed=seed, step=step, stream=_FREE_STREAM)[
-            0
-        ]
+        like = point.detach()[None]
+        normals = standard_normal(like, seed=seed, step=step, stream=_DIAGNOSTICS_STREAM)[0]
         signs = torch.ones_like(normals).copysign(normals)
         (product,) = torch.autograd.grad((score * signs).sum(), point, retain_graph=True)
         estimates.append((product * signs).double().flatten(1).sum(1))
@@ -184,10 +208,13 @@ def _trace(score: Tensor, point: Tensor, probes: int | None, seed: int) -> tuple
 
 @torch.no_grad()
 def _difference(
-    model: Any, x: Tensor, sigma: float, condition: dict[str, Any], step: float
+    model: Target, x: Tensor, sigma: float, condition: dict[str, Any], step: float
 ) -> tuple[Tensor, Tensor]:
-    """dE/dsigma by central differences at step and twice the step, extrapolated; and a bound that holds
-    where the step resolves the energy: the extrapolation's size plus the rounding of the energies."""
+    """Return dE/dsigma by central differences at one and two steps, extrapolated, and a bound of its error.
+
+    The bound is the size of the extrapolation plus the rounding of the energies. It holds where the step resolves
+    the energy.
+    """
 
     def energy(level: float) -> Tensor:
         return call_energy(model, x, level, **condition)[0].double()

@@ -1,9 +1,8 @@
-"""Distances between two sets of samples, and how samples share out over known modes.
+"""Distances between two sets of samples, and the shares of samples near known modes.
 
-All arithmetic is float64. Sets are [n, *shape], flattened to [n, D]; the two sizes may differ.
-Sources: Frechet distance of Gaussians (Dowson and Landau 1982; Heusel et al. 2017,
-arXiv 1706.08500), sliced Wasserstein distance (Bonneel et al. 2015), maximum mean discrepancy
-(Gretton et al. 2012, equation 3).
+All arithmetic is float64. Sets are [n, *shape], flattened to [n, D], and the two sizes may differ.
+Sources: Frechet distance of Gaussians (Dowson and Landau 1982; Heusel et al. 2017, arXiv 1706.08500), sliced
+Wasserstein distance (Bonneel et al. 2015), maximum mean discrepancy (Gretton et al. 2012, equation 3).
 """
 
 from __future__ import annotations
@@ -16,20 +15,28 @@ from torch import Tensor
 from edmfast._internal.numbers import as_float, as_int, as_seed, check_level
 from edmfast.ops import standard_normal
 
-_FREE_STREAM = 5
+_DIAGNOSTICS_STREAM = 5
 _DIRECTION_STEP = 2 << 30
-"""Far from the steps of trajectories, whose noise is in the states."""
+"""The counter's step for random directions, far from the steps of trajectories, whose noise is in the states."""
 
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
-    """Squared Frechet distance between Gaussians fitted to two feature sets [n, *shape].
+    """Return the squared Frechet distance between Gaussians fitted to two sets of features.
 
-    |mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), unbiased covariances (the FID formula).
-    With C = R^T R from a QR factorisation of the centred features, the last trace is the sum of the
-    singular values of R_a R_b^T: no matrix root, no loss of digits in rank-deficient sets.
+    |mu_a - mu_b|² + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) with unbiased covariances, the formula of FID. With
+    C = R^T R from a QR factorisation of the centred features, the last trace is the sum of the singular values of
+    R_a R_b^T, so there is no matrix root and no loss of digits for sets of low rank.
+    Sources: Dowson and Landau 1982; Heusel et al. 2017, arXiv 1706.08500.
+
+    Args:
+        features_a: one set [n, *shape], n >= 2.
+        features_b: the other set [m, *shape], m >= 2.
+
+    Returns:
+        The squared distance, in squared units of the features.
 
     Raises:
-        ValueError: fewer than two samples, different feature sizes, or non-finite features.
+        ValueError: fewer than two samples, different shapes of a sample, or features that are not finite.
     """
     a, b = _pair(features_a, features_b, at_least=2)
     root_a, root_b = _covariance_factor(a), _covariance_factor(b)
@@ -39,22 +46,37 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, *, projections: int = 256, seed: int = 0) -> float:
-    """Sliced 2-Wasserstein distance: root mean square over random directions of the 1-D distance.
+    """Return the sliced 2-Wasserstein distance of two sets of samples.
 
-    The 1-D distance between the two empirical laws is exact, also for unequal sizes.
+    It is the root mean square over random directions of the distance on the line, which is exact for the two
+    empirical distributions, also for sets of unequal size.
+    Source: Bonneel et al. 2015, "Sliced and Radon Wasserstein barycenters of measures".
+
+    Args:
+        a: one set [n, *shape].
+        b: the other set [m, *shape].
+        projections: the number of random directions, at least 1.
+        seed: the seed of the directions.
+
+    Returns:
+        The distance, in units of the samples.
 
     Raises:
-        ValueError: an empty set, different sizes of a sample, non-finite values, projections < 1.
+        TypeError: projections or a seed that is no integer.
+        ValueError: an empty set, different shapes of a sample, values that are not finite, or projections < 1.
     """
     projections, seed = as_int("projections", projections, least=1), as_seed(seed)
     a, b = _pair(a, b)
     like = a.new_empty(1, projections, a.shape[1])
-    directions = standard_normal(like, seed=seed, step=_DIRECTION_STEP, stream=_FREE_STREAM)[0]
+    directions = standard_normal(like, seed=seed, step=_DIRECTION_STEP, stream=_DIAGNOSTICS_STREAM)[
+        0
+    ]
     directions = directions / directions.norm(dim=1, keepdim=True)
     sorted_a, sorted_b = (a @ directions.T).sort(0).values, (b @ directions.T).sort(0).values
-    # Quantile functions step at i/n and j/m; in units of 1/(n m) all steps are integers.
+    # The quantile functions step at i/n and j/m, so in units of 1/(n m) all steps are integers.
     n, m = len(a), len(b)
-    steps = torch.cat([torch.arange(n + 1) * m, torch.arange(m) * n]).unique()
+    all_steps = torch.cat([torch.arange(n + 1) * m, torch.arange(m) * n])
+    steps = torch.unique(all_steps)
     left, width = steps[:-1], steps.diff().double() / (n * m)
     left, width = left.to(a.device), width.to(a.device)
     gap = sorted_a[left // m] - sorted_b[left // n]
@@ -62,14 +84,24 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, projections: int = 256, seed: in
 
 
 def maximum_mean_discrepancy(a: Tensor, b: Tensor, *, bandwidth: float | None = None) -> float:
-    """Unbiased squared MMD with the kernel exp(-|x - y|^2 / (2 bandwidth^2)); may be below 0.
+    """Return the unbiased squared MMD of two sets, with the kernel exp(-|x - y|² / (2 bandwidth²)).
 
-    bandwidth: in the units of the samples; by default the median distance in the pooled set.
-    Needs memory for (n + m)^2 numbers.
+    The estimate may be negative. It needs memory for (n + m)² numbers.
+    Source: Gretton et al. 2012, "A kernel two-sample test", equation 3.
+
+    Args:
+        a: one set [n, *shape], n >= 2.
+        b: the other set [m, *shape], m >= 2.
+        bandwidth: the width of the kernel in units of the samples, positive; by default the median distance within
+            the pooled set.
+
+    Returns:
+        The squared discrepancy, without a unit.
 
     Raises:
-        ValueError: fewer than two samples, different sizes of a sample, non-finite values, or a
-            bandwidth that is not positive (as the default is where most samples coincide).
+        TypeError: a bandwidth that is no number.
+        ValueError: fewer than two samples, different shapes of a sample, values that are not finite, or a
+            bandwidth that is not positive, as the default is where most samples coincide.
     """
     a, b = _pair(a, b, at_least=2)
     pooled = torch.cat([a, b])
@@ -87,13 +119,18 @@ def maximum_mean_discrepancy(a: Tensor, b: Tensor, *, bandwidth: float | None = 
 
 
 def mode_masses(samples: Tensor, centres: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Share of the samples nearest to each centre: float64 [K], summing to 1.
+    """Return the share of the samples that are nearest to each centre, by the Euclidean distance.
 
     Args:
-        samples: [n, *shape]. centres: [K, *shape]. weights: [n], not negative, any scale.
+        samples: [n, *shape].
+        centres: [K, *shape], in units of the samples.
+        weights: [n], not negative, with any positive sum; equal by default.
+
+    Returns:
+        The shares, float64 [K] with the sum 1.
 
     Raises:
-        ValueError: an empty set, different sizes of a sample, non-finite values, bad weights.
+        ValueError: an empty set, different shapes of a sample, values that are not finite, or bad weights.
     """
     samples, centres = _pair(samples, centres)
     if weights is None:
@@ -106,13 +143,14 @@ def mode_masses(samples: Tensor, centres: Tensor, weights: Tensor | None = None)
             f"got shape {tuple(weights.shape)} with sum {float(total)}"
         )
     nearest = torch.cdist(samples, centres).argmin(1)
-    masses = samples.new_zeros(len(centres)).index_add_(0, nearest, share)
-    return masses / total
+    masses: Tensor = samples.new_zeros(len(centres)).index_add_(0, nearest, share) / total
+    return masses
 
 
 def _covariance_factor(samples: Tensor) -> Tensor:
     centred = (samples - samples.mean(0)) / math.sqrt(len(samples) - 1)
-    return torch.linalg.qr(centred, mode="r").R
+    factor: Tensor = torch.linalg.qr(centred, mode="r").R
+    return factor
 
 
 def _pair(a: Tensor, b: Tensor, at_least: int = 1) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
-"""How conservative models are, level by level, side by side: before and after a distillation."""
+"""A report on how conservative models are, level by level and side by side, as before and after a distillation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,20 @@ from torch import Tensor
 from edmfast._internal.numbers import as_float
 from edmfast.diagnostics.circulation import score_circulation
 from edmfast.diagnostics.conservativity import score_asymmetry
+from edmfast.models.protocols import Denoiser
 
 
 @dataclass(frozen=True)
 class ConservativityReport:
-    """For every model, float64 [T] over noise levels: asymmetry, the share NAsym of the antisymmetric part of
-    the score's Jacobian, in [0, 1]; circulation, root mean square over root mean square strength of the
-    score around rectangles of side sigma, in [0, 1]. Both are 0 for a gradient, up to rounding."""
+    """The conservativity of every model at T noise levels. Both measures are 0 for a gradient, up to rounding.
+
+    Attributes:
+        sigmas: the noise levels, T numbers in units of x.
+        asymmetry: for every model float64 [T], the share NAsym of the antisymmetric part of the score's Jacobian,
+            in [0, 1].
+        circulation: for every model float64 [T], the root mean square circulation of the score around rectangles
+            of side sigma, divided by the root mean square of its strength, in [0, 1].
+    """
 
     sigmas: tuple[float, ...]
     asymmetry: dict[str, Tensor]
@@ -31,13 +38,13 @@ class ConservativityReport:
         lines = [f"{'':>9}{'NAsym':>{width * len(names)}}{'circulation':>{width * len(names)}}"]
         lines.append(f"{'sigma':>9}{head}{head}")
         for i, sigma in enumerate(self.sigmas):
-            row = [found[name][i] for found in (self.asymmetry, self.circulation) for name in names]
+            row = [table[name][i] for table in (self.asymmetry, self.circulation) for name in names]
             lines.append(f"{sigma:9.4g}" + "".join(f"{float(v):>{width}.2e}" for v in row))
         return "\n".join(lines)
 
 
 def conservativity_report(
-    models: Mapping[str, Callable[..., Tensor]],
+    models: Mapping[str, Denoiser],
     states: Iterable[Tensor],
     sigmas: Tensor | Sequence[float],
     *,
@@ -45,15 +52,27 @@ def conservativity_report(
     seed: int = 0,
     **condition: Any,
 ) -> ConservativityReport:
-    """Measures several denoisers at the same states, such as {"teacher": teacher, "student": energy}.
+    """Measure several denoisers at the same states, such as {"teacher": teacher, "student": energy}.
+
+    Sources: Chao et al. 2023, arXiv 2209.12753 (asymmetry); Stokes' theorem (circulation).
 
     Args:
-        models: name -> denoiser(x, sigma, **condition), twice differentiable in reverse.
-        states: T tensors [B, *shape], the i-th at noise sigmas[i], as from `noising_trajectory`.
-        sigmas: [T], positive. probes, seed: of `score_asymmetry` and of the planes.
+        models: names and denoisers, called as model(x, sigma [B], **condition) -> x_0, twice differentiable in
+            reverse mode.
+        states: T tensors [B, *shape], of which the i-th is at the noise level sigmas[i], such as
+            `noising_trajectory` returns.
+        sigmas: the noise levels [T] in units of x, positive.
+        probes: the number of random probes per sample, see `score_asymmetry`.
+        seed: the seed of the probes and of the rectangles' planes.
+        condition: keyword conditions for all models.
+
+    Returns:
+        A `ConservativityReport`, which prints as a table.
 
     Raises:
-        ValueError: no models, another number of states, or as `score_asymmetry` does.
+        TypeError: a number of the wrong type.
+        ValueError: no models, another number of states than noise levels, states without a sample, and as
+            `score_asymmetry` and `score_circulation` do.
     """
     levels = [as_float(f"sigmas[{i}]", sigma) for i, sigma in enumerate(sigmas)]
     points = list(states)
@@ -63,16 +82,17 @@ def conservativity_report(
             f"and {len(levels)} sigmas"
         )
     if not all(len(x) for x in points):
-        raise ValueError("states must hold at least one sample each: of none there is no share")
+        raise ValueError("states must hold at least one sample each")
     asymmetry, circulation = {}, {}
     for name, model in models.items():
-        shares, turns = [], []
+        asymmetries, circulations = [], []
         for x, sigma in zip(points, levels, strict=True):
-            found = score_asymmetry(model, x, sigma, probes=probes, seed=seed, **condition)
-            shares.append(found.overall)
+            probed = score_asymmetry(model, x, sigma, probes=probes, seed=seed, **condition)
+            asymmetries.append(probed.overall)
             around = score_circulation(model, x, sigma, seed=seed, condition=condition)
-            scale = around.strength.square().mean().sqrt()
-            turns.append(float(around.value.square().mean().sqrt() / scale) if scale > 0 else 0.0)
-        asymmetry[name] = torch.tensor(shares, dtype=torch.float64)
-        circulation[name] = torch.tensor(turns, dtype=torch.float64)
+            strength = around.strength.square().mean().sqrt()
+            value = around.value.square().mean().sqrt()
+            circulations.append(float(value / strength) if strength > 0 else 0.0)
+        asymmetry[name] = torch.tensor(asymmetries, dtype=torch.float64)
+        circulation[name] = torch.tensor(circulations, dtype=torch.float64)
     return ConservativityReport(tuple(levels), asymmetry, circulation)

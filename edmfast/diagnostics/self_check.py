@@ -1,21 +1,20 @@
-"""Does an energy agree with its own score along trajectories?
+"""A check that an energy agrees with its own score along trajectories.
 
-For a step from sigma = s to u < s with tau^2 = s^2 - u^2, delta = x_u - x_s and the score s(x_s),
+For a step from sigma = s to u < s with tau² = s² - u², delta = x_u - x_s and the score s(x_s), the residual is
 
-    r = -(E(x_u, u) - E(x_s, s)) - (<s, delta> - tau^2 |s|^2 / 2).
+    r = -(E(x_u, u) - E(x_s, s)) - (<s, delta> - tau² |s|² / 2).
 
-Ito's formula and the heat equation of the density make r vanish for an exact energy as the steps
-shrink; r is the log-weight of the Euler-Maruyama proposal, the weight sequential Monte Carlo would
-see. Per step,
+By Ito's formula and the heat equation of the density, r vanishes for an exact energy as the steps shrink. r is
+also the log-weight of the Euler-Maruyama proposal, which sequential Monte Carlo would use. For every step,
 
-- the mean is the drift of the gauge: the model's energies at u and s are off by that constant,
-  which cancels in self-normalised weights and does not cancel in log Z or between models;
-- the standard deviation is the disagreement of energy differences and score, plus what the step
-  size leaves over even for an exact energy (compare with a finer schedule to tell them apart). It
-  does not cancel: it is the noise that a learned energy adds to every weight.
+- the mean is the drift of the gauge: the model's energies at u and s are off by that constant, which cancels in
+  self-normalised weights but not in log Z or between models;
+- the standard deviation is the disagreement between energy differences and score, plus the error of the step size,
+  which remains even for an exact energy (compare with a finer schedule to separate the two). It does not cancel:
+  it is the noise that a learned energy adds to every weight.
 
-Source: the Feynman-Kac weights of Skreta et al. 2025 (arXiv 2503.02819) and Thornton et al. 2025
-(arXiv 2502.12786), for one model at exponent 1.
+Source: the Feynman-Kac weights of Skreta et al. 2025 (arXiv 2503.02819) and Thornton et al. 2025 (arXiv
+2502.12786), for one model at exponent 1.
 """
 
 from __future__ import annotations
@@ -32,16 +31,19 @@ from torch import Tensor
 from edmfast._internal.derivatives import without_gradients
 from edmfast._internal.numbers import as_float, as_seed, check_level
 from edmfast.models.calling.foreign import call_energy
+from edmfast.models.protocols import Target
 from edmfast.ops import standard_normal
 
-_FREE_STREAM = 5
+_DIAGNOSTICS_STREAM = 5
 
 
 @dataclass(frozen=True, repr=False)
 class SelfCheck:
-    """Residuals r in nats, step i going from sigmas[i] to sigmas[i + 1].
+    """The residuals r of a self-check in nats, where step i goes from sigmas[i] to sigmas[i + 1].
 
-    sigmas: float64 [T + 1]. residuals: float64 [T, B]. mean, sd: float64 [T] over the batch.
+    Attributes:
+        sigmas: the noise levels, float64 [T + 1], in units of x.
+        residuals: r for every step and trajectory, float64 [T, B].
     """
 
     sigmas: Tensor
@@ -57,27 +59,36 @@ class SelfCheck:
 
     @property
     def mean(self) -> Tensor:
+        """The mean of r over the batch, float64 [T]: the drift of the gauge at every step."""
         return self.residuals.mean(1)
 
     @property
     def sd(self) -> Tensor:
+        """The standard deviation of r over the batch, float64 [T]: the disagreement of energy and score."""
         return self.residuals.std(1)
 
 
 @without_gradients
 def self_check(
-    model: Any, trajectory: Iterable[Tensor], sigmas: Tensor | Sequence[float], **condition: Any
+    model: Target, trajectory: Iterable[Tensor], sigmas: Tensor | Sequence[float], **condition: Any
 ) -> SelfCheck:
-    """The residual r of every step of a trajectory; one evaluation of the model per level.
+    """Compute the residual r of every step of a trajectory, by one evaluation of the model per noise level.
+
+    Sources: Skreta et al. 2025, arXiv 2503.02819; Thornton et al. 2025, arXiv 2502.12786.
 
     Args:
-        model: has energy_and_score(x, sigma, **condition) -> ([B], [B, *shape]), exponent 1.
-        trajectory: T + 1 states [B, *shape], the i-th at noise sigmas[i]: from
-            `noising_trajectory`, `ancestral_trajectory`, or any sampler's steps.
-        sigmas: [T + 1], positive, strictly decreasing.
+        model: the target, with energy_and_score(x, sigma, **condition) -> ([B], [B, *shape]) and the exponent 1.
+        trajectory: T + 1 states [B, *shape], of which the i-th is at the noise level sigmas[i]: from
+            `noising_trajectory`, `ancestral_trajectory`, or the steps of any sampler.
+        sigmas: the noise levels [T + 1] in units of x, positive and strictly decreasing.
+        condition: keyword conditions for the model.
+
+    Returns:
+        A `SelfCheck` with the residuals [T, B] in nats.
 
     Raises:
-        ValueError: bad sigmas, another number of states, or a model whose exponent is not 1.
+        TypeError: noise levels that are no numbers.
+        ValueError: other noise levels, another number of states than levels, or a model whose exponent is not 1.
     """
     levels = _check_levels(sigmas)
     exponent = getattr(model, "exponent", 1.0)
@@ -101,12 +112,22 @@ def self_check(
 def noising_trajectory(
     data: Tensor, sigmas: Tensor | Sequence[float], *, seed: int = 0
 ) -> list[Tensor]:
-    """Data [B, *shape] noised step by step: T + 1 states, the i-th at sigmas[i], largest first.
+    """Return data noised step by step, largest noise level first.
 
-    These follow the true law of (x_u, x_s), so they show the model where the data is.
+    The states follow the true joint distribution of (x_u, x_s), so they show the model where the data is.
+    Source: the forward process of Karras et al. 2022, arXiv 2206.00364.
+
+    Args:
+        data: clean samples [B, *shape].
+        sigmas: the noise levels [T + 1] in units of x, positive and strictly decreasing.
+        seed: the seed of the noise; that of sample k depends on (seed, k) alone.
+
+    Returns:
+        T + 1 states [B, *shape], of which the i-th is at the noise level sigmas[i].
 
     Raises:
-        ValueError: bad sigmas.
+        TypeError: noise levels or a seed that are no numbers.
+        ValueError: other noise levels, or a seed that does not fit 64 bits.
     """
     levels = _check_levels(sigmas)
     states = [data]
@@ -119,14 +140,31 @@ def noising_trajectory(
 
 @without_gradients
 def ancestral_trajectory(
-    model: Any, start: Tensor, sigmas: Tensor | Sequence[float], *, seed: int = 0, **condition: Any
+    model: Target,
+    start: Tensor,
+    sigmas: Tensor | Sequence[float],
+    *,
+    seed: int = 0,
+    **condition: Any,
 ) -> list[Tensor]:
-    """Ancestral sampling by the model's own score from `start` [B, *shape] at sigmas[0].
+    """Return the states of ancestral sampling by the model's own score.
 
-    x_u = x_s + tau^2 s(x_s) + tau (u / s) z; T + 1 states. These show the model where it samples.
+    x_u = x_s + tau² s(x_s) + tau (u / s) z. The states show the model where it samples.
+    Source: Ho et al. 2020, arXiv 2006.11239.
+
+    Args:
+        model: the target, with energy_and_score(x, sigma, **condition) -> ([B], [B, *shape]).
+        start: the states [B, *shape] at the noise level sigmas[0].
+        sigmas: the noise levels [T + 1] in units of x, positive and strictly decreasing.
+        seed: the seed of the noise; that of sample k depends on (seed, k) alone.
+        condition: keyword conditions for the model.
+
+    Returns:
+        T + 1 states [B, *shape], of which the i-th is at the noise level sigmas[i].
 
     Raises:
-        ValueError: bad sigmas.
+        TypeError: noise levels or a seed that are no numbers.
+        ValueError: other noise levels, or a seed that does not fit 64 bits.
     """
     levels = _check_levels(sigmas)
     states = [start]
@@ -140,7 +178,7 @@ def ancestral_trajectory(
 
 
 def _normal(like: Tensor, seed: int, step: int) -> Tensor:
-    return standard_normal(like[None], seed=as_seed(seed), step=step, stream=_FREE_STREAM)[0]
+    return standard_normal(like[None], seed=as_seed(seed), step=step, stream=_DIAGNOSTICS_STREAM)[0]
 
 
 def _check_levels(sigmas: Tensor | Sequence[float]) -> list[float]:
