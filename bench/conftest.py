@@ -67,7 +67,7 @@ def case(name: str, request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """Where everything runs, with the threads that were asked for."""
+    """The device of all tests, with the number of threads that was asked for."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.config.getoption("threads"))
     yield torch.device(request.config.getoption("device"))

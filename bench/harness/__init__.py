@@ -1,1 +1,1 @@
-"""What times and checks: cases, gates, clocks, floors, results."""
+"""Time and check implementations: cases, gates, clocks, floors, results."""

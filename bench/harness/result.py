@@ -46,7 +46,7 @@ class Result:
 
     @property
     def bounds(self) -> dict[str, float]:
-        """For each baseline with a goal of its own that passed: its time over our time."""
+        """The time over ours of each baseline that has a goal of its own and passed its check."""
         return {name: self._ratio_to(name) for name in self.case.goals if name in self.timings}
 
     @property

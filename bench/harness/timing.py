@@ -22,7 +22,7 @@ Call = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: seconds per case, at least `rounds` rounds, seconds per sample.
+    """The effort of a measurement: seconds per case, at least `rounds` rounds, seconds per sample.
 
     A case that has taken `limit` seconds ends after FEWEST rounds or more: long calls have little scatter.
     """

@@ -1,1 +1,1 @@
-"""Longer measurements, each with its own command."""
+"""Longer measurements, each with a command of its own."""

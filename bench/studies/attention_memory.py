@@ -35,7 +35,7 @@ def run(length):
 
 
 def peak(length: int, which: str) -> float:
-    """Peak MiB of one double backward by "ours" or "math"."""
+    """Return the peak MiB of one double backward by "ours" or "math"."""
     return memory.peak(_RUN, length, 64, which)
 
 

@@ -40,7 +40,7 @@ def run(batch):
 
 
 def peak(batch: int, which: str) -> float:
-    """Peak MiB of one double backward by "ours" or "eager"."""
+    """Return the peak MiB of one double backward by "ours" or "eager"."""
     return memory.peak(_RUN, batch, 1, which)
 
 

@@ -1,11 +1,12 @@
-"""Measure how often the verdict of a run agrees with the truth: runs on targets whose log Z and masses are known.
+"""Measure how often the verdict of a run agrees with the truth, on targets whose log Z and masses are known.
 
-    python -m bench.studies.verdict            # prints the table of docs/verdict.md; about three minutes
-    python -m bench.studies.verdict --write    # puts it there
+    python -m bench.studies.verdict            # prints the table of docs/verdict.md; takes about three minutes
+    python -m bench.studies.verdict --write    # writes it into the page
 
 A run is wrong where log Z is off by more than three standard errors and 0.25 nats, or the mass of the half space
-x[0] > 0 by more than three standard errors and 0.1. It is vague where it is not wrong and its own standard errors
-are above 0.5 nats or 0.1. All others are right. Truths are closed formulas, or sums over a grid in the plane.
+x[0] > 0 by more than three standard errors and 0.1. A run is vague where it is not wrong and its own standard
+errors exceed 0.5 nats or 0.1. All other runs are right. The truths are closed formulas, or sums over a grid in the
+plane.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Setting:
 
 
 class Rough(nn.Module):
-    """A density whose energy has ripples at small noise levels that its score does not know, as learned."""
+    """A density whose energy has ripples at small noise levels that its score lacks, as a learned one may."""
 
     exponent = 1.0
 
@@ -70,12 +71,12 @@ class Rough(nn.Module):
 
 
 def right_half(x: Tensor) -> Tensor:
-    """1 where x[0] > 0."""
+    """Return 1 where x[0] > 0."""
     return (x[..., 0] > 0).double()
 
 
 def on_a_grid(target: Any, half_width: float, points: int = 1201) -> Truth:
-    """(log of the integral of exp(-U), mass of the right half) at the last level, in the plane."""
+    """Return (log of the integral of exp(-U), mass of the right half) at the last level, in the plane."""
     line = torch.linspace(-half_width, half_width, points, dtype=torch.float64)
     grid = torch.cartesian_prod(line, line)
     energy = torch.cat([target.energy_and_score(part, _LOW)[0] for part in grid.split(1 << 15)])
@@ -84,7 +85,8 @@ def on_a_grid(target: Any, half_width: float, points: int = 1201) -> Truth:
 
 
 def of_square(mixture: GaussianMixture) -> Truth:
-    """The same of a squared mixture in any dimension: a mixture of the products of its parts."""
+    """Return the same for a squared mixture in any dimension, which is a mixture of the products of its
+    components."""
     v, w, means = mixture.stds.square() + _LOW**2, mixture.weights, mixture.means
     i, j = torch.cartesian_prod(torch.arange(len(v)), torch.arange(len(v))).unbind(1)
     both = v[i] + v[j]
@@ -97,7 +99,7 @@ def of_square(mixture: GaussianMixture) -> Truth:
 
 
 def settings() -> Iterator[Setting]:
-    """All rows."""
+    """Return all rows."""
     two = GaussianMixture([[-3.0, 0.0], [3.0, 0.0]], [0.9, 0.3])
     cold = Tempered(two, 2.0)
     truth = on_a_grid(cold, 8.0)
@@ -156,10 +158,10 @@ def settings() -> Iterator[Setting]:
 def outcomes(
     setting: Setting, run: Callable[..., smc.Particles] = smc.sample
 ) -> list[tuple[str, str]]:
-    """(right, vague or wrong; level of the verdict) of every run of a setting."""
+    """Return (right, vague or wrong; level of the verdict) of every run of a setting."""
     exponent = float(setting.target.exponent)
     start = 0.5 * setting.dim * math.log(2 * math.pi * setting.sigma_max**2 / exponent)
-    found = []
+    outcome_list = []
     for seed in range(setting.runs):
         result = run(
             setting.target,
@@ -181,35 +183,37 @@ def outcomes(
         pairs = list(zip(gaps, errors, (0.25, 0.1), strict=True))
         wrong = any(gap > max(3 * error, least) for gap, error, least in pairs)
         vague = not (errors[0] < 0.5 and errors[1] < 0.1)
-        found.append(("wrong" if wrong else "vague" if vague else "right", result.verdict.level))
-    return found
+        outcome_list.append(
+            ("wrong" if wrong else "vague" if vague else "right", result.verdict.level)
+        )
+    return outcome_list
 
 
 def table(rows: list[tuple[Setting, list[tuple[str, str]]]]) -> str:
-    """Markdown: of every setting and in all, how many right, vague and wrong runs were called what."""
+    """Return a Markdown table: for each setting and in all, how the verdict called right, vague and wrong runs."""
     lines = [
         "| target | setting | right: ok / warned | vague: ok / warned | wrong: ok / warned |",
         "|---|---|---|---|---|",
     ]
     total: list[tuple[str, str]] = []
-    for setting, found in rows:
-        lines.append(f"| {setting.name} | {setting.told} | {_cells(found)} |")
-        total += found
+    for setting, outcome_list in rows:
+        lines.append(f"| {setting.name} | {setting.told} | {_cells(outcome_list)} |")
+        total += outcome_list
     lines.append(f"| all | {len(total)} runs | {_cells(total)} |")
     return "\n".join(lines)
 
 
-def _cells(found: list[tuple[str, str]]) -> str:
+def _cells(outcome_list: list[tuple[str, str]]) -> str:
     cells = []
     for kind in ("right", "vague", "wrong"):
-        levels = [level for what, level in found if what == kind]
+        levels = [level for what, level in outcome_list if what == kind]
         ok = levels.count("ok")
         cells.append(f"{ok} / {len(levels) - ok}" if levels else "")
     return " | ".join(cells)
 
 
 def main() -> None:
-    """Print the table, and write it into the document where asked."""
+    """Print the table, and write it into the page where asked."""
     rows = []
     for setting in settings():
         rows.append((setting, outcomes(setting)))

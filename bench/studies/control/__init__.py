@@ -1,1 +1,1 @@
-"""How well control works where the truth is known."""
+"""Measure control where the truth is known."""

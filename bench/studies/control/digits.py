@@ -1,4 +1,4 @@
-"""Tables of `bench.studies.control` on all digits: how much the log-weights vary, by kernel, steps and energy."""
+"""Tables on all digits for `bench.studies.control`: the variance of log-weights by kernel, steps and energy."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _SHAPE = (64,)
 
 
 def karras(steps: int) -> Tensor:
-    """steps + 1 positive levels."""
+    """Return steps + 1 positive levels."""
     return get_sigmas_karras(steps + 1, SIGMA_MIN, SIGMA_MAX)[:-1]
 
 
 def plus_minus(values: Tensor) -> str:
-    """Mean ± standard error of [n]; one value as it is."""
+    """Format mean ± standard error of [n]; a single value as it is."""
     mean = f"{float(values.double().mean()):.3g}"
     if len(values) == 1:
         return mean
@@ -39,7 +39,8 @@ def plus_minus(values: Tensor) -> str:
 
 
 def variance(run: smc.Particles, low: float = 0.0, high: float = math.inf) -> Tensor:
-    """Total variance [P] of log G in nats² over the steps that end in [low, high), the start left out."""
+    """Return the total variance [P] of log G in nats² over the steps that end in [low, high), without the
+    start."""
     ends = run.sigmas[run.sigmas > 0]
     counted = (ends >= low) & (ends < high)
     counted[0] = False
@@ -47,10 +48,10 @@ def variance(run: smc.Particles, low: float = 0.0, high: float = math.inf) -> Te
 
 
 def distinct(run: smc.Particles) -> Tensor:
-    """Digits nearest to one of the particles, of each population: float64 [P]."""
+    """Count the digits that are nearest to one of the particles, for each population: float64 [P]."""
     images = all_digits().images.flatten(1).double()
     nearest = [torch.cdist(x.flatten(1).double(), images).argmin(1) for x in run.x]
-    return torch.tensor([float(len(one.unique())) for one in nearest])
+    return torch.tensor([float(len(labels.unique())) for labels in nearest])
 
 
 def _row(run: smc.Particles) -> list[str]:
@@ -63,7 +64,7 @@ def _row(run: smc.Particles) -> list[str]:
 
 
 def exact_section(particles: int, populations: int, steps: tuple[int, ...], seed: int) -> Section:
-    """Kernels on exact energies of width 0.15, and the equalised schedule."""
+    """Tabulate kernels on exact energies of width 0.15, and the equalised schedule."""
     density = DigitsDensity(all_digits(), _NARROW)
     rows = []
     for exponent in EXPONENTS:
@@ -98,7 +99,7 @@ def exact_section(particles: int, populations: int, steps: tuple[int, ...], seed
 def learned_section(
     students: dict[str, Any], particles: int, populations: int, seed: int
 ) -> Section:
-    """Exact against distilled energies, and weights of one with the proposal of another."""
+    """Tabulate exact against distilled energies, and the weights of one with the proposal of another."""
     exact = DigitsDensity(all_digits(), WIDTH)
     rows = []
     for exponent in EXPONENTS:

@@ -1,6 +1,6 @@
-"""Tables of `bench.studies.control` at image scale: 64 particles for p(x | c)² and p(x | a) p(x | b) of digits.
+"""Tables at image scale for `bench.studies.control`: 64 particles for p(x | c)² and p(x | a) p(x | b) of digits.
 
-Every method runs at the settings of the recommended one: levels and sigma_lo of the calibration of that energy.
+Every method runs with the settings of the recommended one: the levels and sigma_lo of that energy's calibration.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KERNELS = ("curvature_matched", "noise_matched", "ancestral", "euler")
 def calibration(
     task: Task, energy: Any, particles: int, pilot_steps: int, steps: int = STEPS
 ) -> smc.Calibration:
-    """The recommended settings: `smc.calibrate` with a population for every target, and its sigma_lo."""
+    """Return the recommended settings: `smc.calibrate` with a population for every target, and its sigma_lo."""
     levels = get_sigmas_karras(steps, SIGMA_MIN, SIGMA_MAX)
     return smc.calibrate(
         task.target(energy),
@@ -48,7 +48,7 @@ def calibration(
 def run(
     task: Task, energy: Any, sigmas: Any, sigma_lo: float, repeats: int, seed: int, **options: Any
 ) -> smc.Particles:
-    """PARTICLES for every target, `repeats` times."""
+    """Run PARTICLES for every target, `repeats` times."""
     return smc.sample(
         task.target(energy, repeats),
         SHAPE,
@@ -62,19 +62,19 @@ def run(
 
 
 def ancestors(result: smc.Particles) -> Tensor:
-    """Unique ancestors in percent of the particles, [P]."""
+    """Return the unique ancestors in percent of the particles, [P]."""
     return 100 * result.unique_ancestors.double() / PARTICLES
 
 
 def lowest_ess(result: smc.Particles, sigma_lo: float) -> Tensor:
-    """Lowest ESS in percent where weighted, [P]."""
+    """Return the lowest ESS in percent where the run weighs, [P]."""
     weighted = result.sigmas[result.sigmas > 0] >= sigma_lo
     return 100 * result.ess[weighted].min(0).values / PARTICLES
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Numbers of a method, a value for each population or group of them."""
+    """The numbers of a method, one for each population or group of populations."""
 
     name: str
     variance: Tensor | None
@@ -85,17 +85,17 @@ class Outcome:
 
     @property
     def kept(self) -> float:
-        """Mean share of unique ancestors in percent; 0 without weights."""
+        """The mean share of unique ancestors in percent; 0 without weights."""
         return 0.0 if self.ancestors is None else float(self.ancestors.mean())
 
     @property
     def total(self) -> float:
-        """Mean total variance in nats²; 0 without weights."""
+        """The mean total variance in nats²; 0 without weights."""
         return 0.0 if self.variance is None else float(self.variance.mean())
 
     def row(self) -> list[Cell]:
-        told = [self.variance, self.ancestors, self.ess]
-        shown = ["-" if one is None else plus_minus(one) for one in told]
+        columns = [self.variance, self.ancestors, self.ess]
+        shown = ["-" if value is None else plus_minus(value) for value in columns]
         return [self.name, *shown, *self.quality, self.nfe]
 
 
@@ -118,7 +118,7 @@ NOTES = [
 def measured(
     name: str, result: smc.Particles, sigma_lo: float, repeats: int, quality: Quality | None
 ) -> Outcome:
-    """Of a weighted run."""
+    """Return the outcome of a weighted run."""
     images = quality(equally_weighted(result), repeats) if quality else []
     numbers = variance(result, sigma_lo), ancestors(result), lowest_ess(result, sigma_lo)
     return Outcome(name, *numbers, images, result.nfe)
@@ -127,7 +127,7 @@ def measured(
 def on_levels_of(
     task: Task, exact: DigitsDensity, fitted: smc.Calibration, repeats: int, seed: int
 ) -> Outcome:
-    """Exact energies where a learned one is weighted: same levels, sigma_lo and kernel."""
+    """Return exact energies where a learned one is weighted: same levels, sigma_lo and kernel."""
     result = run(task, exact, fitted.sigmas, fitted.sigma_lo, repeats, seed)
     return measured("exact energies, curvature_matched", result, fitted.sigma_lo, repeats, None)
 
@@ -140,8 +140,11 @@ def patient(
     seed: int,
     quality: Quality | None,
 ) -> Outcome:
-    """Curvature matching with more levels: what keeps most ancestors where mass moves between modes on the way, as
-    in products. pilot: particles and steps of the calibration."""
+    """Run curvature matching with more levels.
+
+    This keeps the most ancestors where mass moves between modes on the way, as in products. pilot: particles and
+    steps of the calibration.
+    """
     fitted = calibration(task, energy, *pilot, steps=PATIENT_STEPS)
     result = run(task, energy, fitted, fitted.sigma_lo, repeats, seed)
     name = f"curvature_matched, {PATIENT_STEPS} levels"
@@ -151,7 +154,7 @@ def patient(
 def thresholds(
     task: Task, energy: Any, fitted: smc.Calibration, repeats: int, seed: int
 ) -> Section:
-    """Unique ancestors by ESS threshold and resampling scheme."""
+    """Tabulate unique ancestors by ESS threshold and resampling scheme."""
     rows: list[list[Cell]] = []
     for threshold, scheme in [
         (0.2, "systematic"),
@@ -163,8 +166,8 @@ def thresholds(
         best = run(task, energy, fitted, fitted.sigma_lo, repeats, seed, **options)
         options["proposal"] = "noise_matched"
         rest = run(task, energy, fitted.sigmas, fitted.sigma_lo, repeats, seed, **options)
-        told = [ancestors(best), lowest_ess(best, fitted.sigma_lo), ancestors(rest)]
-        rows.append([f"{threshold:g}, {scheme}", *map(plus_minus, told)])
+        columns = [ancestors(best), lowest_ess(best, fitted.sigma_lo), ancestors(rest)]
+        rows.append([f"{threshold:g}, {scheme}", *map(plus_minus, columns)])
     header = ["ESS threshold, scheme", "ancestors %", "lowest ESS %", "noise_matched: ancestors %"]
     return Section(f"{task.name}: when and how to resample", header, rows)
 
@@ -177,22 +180,23 @@ def kernels(
     seed: int,
     quality: Quality | None,
 ) -> list[Outcome]:
-    """Every kernel with weights from energies, at the same settings."""
-    found = []
+    """Tabulate every kernel with weights from energies, at the same settings."""
+    outcomes = []
     for kernel in KERNELS:
         sigmas = fitted if kernel == "curvature_matched" else fitted.sigmas
         result = run(task, energy, sigmas, fitted.sigma_lo, repeats, seed, proposal=kernel)
-        found.append(measured(kernel, result, fitted.sigma_lo, repeats, quality))
-    return found
+        outcomes.append(measured(kernel, result, fitted.sigma_lo, repeats, quality))
+    return outcomes
 
 
 def others(
     task: Task, energy: Any, fitted: smc.Calibration, repeats: int, seed: int, quality: Quality
 ) -> list[Outcome]:
-    """Feynman-Kac corrector weights from scores, scaled or added scores without weights, SuperDiff."""
+    """Tabulate Feynman-Kac corrector weights from scores, scaled or added scores without weights, and
+    SuperDiff."""
     sigmas, low = fitted.sigmas, fitted.sigma_lo
     corrected = run(task, energy, sigmas, low, repeats, seed, weights="score")
-    found = [measured("FKC, weights from scores", corrected, low, repeats, quality)]
+    outcomes = [measured("FKC, weights from scores", corrected, low, repeats, quality)]
     populations = len(task.pairs) * repeats
     batch = populations * PARTICLES
     target = task.target(energy, repeats).for_rows(0, batch, batch)
@@ -202,11 +206,11 @@ def others(
     with torch.no_grad():
         x = target(x.flatten(0, 1), float(positive[-1])).view_as(x)
     plain = "scores times γ" if task.first == task.second else "scores added"
-    found.append(
+    outcomes.append(
         Outcome(f"{plain}, no weights", None, None, None, quality(x, repeats), len(positive))
     )
     if task.first != task.second:
         result = run(task, energy, sigmas, low, repeats, seed, proposal="superdiff")
         images = quality(equally_weighted(result), repeats)
-        found.append(Outcome("SuperDiff AND, no weights", None, None, None, images, result.nfe))
-    return found
+        outcomes.append(Outcome("SuperDiff AND, no weights", None, None, None, images, result.nfe))
+    return outcomes

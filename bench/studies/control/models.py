@@ -1,7 +1,7 @@
 """The energies of `bench.studies.control`: kernel densities of digits, exact at all levels, and their students.
 
-Students are distilled from a kernel density as from any teacher, so that their exact energies are known. Width
-0.25: real digits that it has not seen are most likely under 0.3, and little less under 0.25, of all widths.
+Students are distilled from a kernel density as from any teacher, so that their exact energies are known. The width
+is 0.25: unseen real digits are most likely under a width of 0.3, and little less under 0.25.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _COPIES = 20
 
 
 class DigitsDensity(nn.Module):
-    """A Gaussian of standard deviation width around every image [n, *shape]: energy and denoiser, exact.
+    """A Gaussian of standard deviation `width` around every image [n, *shape], with exact energy and denoiser.
 
-    class_label int64 [B]: only images of this label count; NUM_CLASSES, or none given: all of them.
+    class_label int64 [B]: only images of this label count. NUM_CLASSES or no label means all images.
     """
 
     centre: Tensor
@@ -46,7 +46,7 @@ class DigitsDensity(nn.Module):
     def energy_and_score(
         self, x: Tensor, sigma: float | Tensor, class_label: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(-log p(x; sigma | class_label) [B] in nats, score like x)."""
+        """Return (-log p(x; sigma | class_label) [B] in nats, the score shaped like x)."""
         means = self.means.to(x.dtype)
         y = x.flatten(1) - self.centre.to(x.dtype)
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1)
@@ -64,14 +64,17 @@ class DigitsDensity(nn.Module):
         return normaliser - torch.logsumexp(logits, 1), score.view_as(x)
 
     def forward(self, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
-        """The denoised x0, like x."""
+        """Return the denoised x0, shaped like x."""
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
         score = self.energy_and_score(x, sigma, **condition)[1]
         return x + level.reshape(-1, *(1,) * (x.dim() - 1)).square() * score
 
     def pair_draws(self, first: int, second: int, n: int, generator: torch.Generator) -> Tensor:
-        """n draws [n, *SHAPE] of p(x | first) p(x | second) at noise level 0, exactly: a Gaussian at the mean of
-        every pair of their images, of half the variance, weighted by the distance of the two."""
+        """Draw n exact samples [n, *SHAPE] of p(x | first) p(x | second) at noise level 0.
+
+        The product is a mixture of one Gaussian for each pair of images: at their mean, of half the variance,
+        weighted by their distance.
+        """
         a, b = (self.means[self.labels == label] for label in (first, second))
         weight = torch.softmax(torch.cdist(a, b).square().flatten() / (-4 * self.width**2), 0)
         pair = torch.multinomial(weight, n, replacement=True, generator=generator)
@@ -82,7 +85,7 @@ class DigitsDensity(nn.Module):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a student is made; `load_student` trains it where its file is missing."""
+    """The recipe of a student; `load_student` trains it where its file is missing."""
 
     name: str
     backbone: Callable[[], nn.Module]
@@ -94,7 +97,7 @@ class Recipe:
 
     @property
     def teacher(self) -> nn.Module:
-        """What the student learns from."""
+        """The model from which the student learns."""
         if self.shipped:
             return load_teacher()
         return DigitsDensity(halves()[0] if self.conditional else all_digits(), WIDTH)
@@ -140,8 +143,10 @@ SHIPPED = Recipe(
 def load_student(
     recipe: Recipe, folder: Path, *, steps: int = 0, progress: bool = True
 ) -> nn.Module:
-    """From folder, or trained there now (minutes) and kept; an interrupted training goes on. steps: fewer of
-    them, for a look; such a student is not kept."""
+    """Load a student from the folder, or train it there now, which takes minutes; interrupted training goes on.
+
+    steps: fewer steps, for a quick look; such a student is not kept.
+    """
     path = folder / f"{recipe.name}.safetensors"
     if not steps and path.exists():
         return load_model(path)
@@ -155,13 +160,13 @@ def load_student(
     if recipe.shipped and isinstance(student.backbone, ResidualMLP):
         images, labels = data
         initialise_from(student, teacher, images[:512], class_label=labels[:512])
-    found = checkpoint if not steps and checkpoint.exists() else None
+    resumed = checkpoint if not steps and checkpoint.exists() else None
     distill(
         teacher,
         student,
         data,
         config=DistillConfig(**settings),
-        resume_from=found,
+        resume_from=resumed,
         progress=progress,
     )
     if not steps:
@@ -170,7 +175,7 @@ def load_student(
 
 
 def _data(recipe: Recipe) -> Tensor | tuple[Tensor, Tensor]:
-    """Draws of the kernel density, _COPIES of every digit; of the shipped teacher, its digits."""
+    """Draw from the kernel density, _COPIES for every digit; for the shipped teacher, return its digits."""
     digits = halves()[0] if recipe.conditional else all_digits()
     if recipe.shipped:
         return digits.images, digits.labels

@@ -1,14 +1,15 @@
-"""`python -m bench.studies.control [--quick] [--students FOLDER] [--json PATH]`: kernels, laws and energies.
+"""Measure kernels, laws and energies under control: `python -m bench.studies.control [options]`.
 
-What the log-weights of controlled sampling vary by and how many particles they keep, on kernel densities of
-digits, whose energies are exact, and on energies distilled from them: tables of all digits, then 64 particles
-for p(x | c)² and p(x | a) p(x | b). Students are trained where FOLDER does not hold them (a quarter of an hour).
+Options: [--quick] [--students FOLDER] [--json PATH]. The tables give the variance of the log-weights of controlled
+sampling and the particles that it keeps, on kernel densities of digits, whose energies are exact, and on energies
+distilled from them: first for all digits, then with 64 particles for p(x | c)² and p(x | a) p(x | b). Students are
+trained where FOLDER does not hold them (a quarter of an hour).
 
-The recommended setting for a learned energy, which the first row of each table has: distil with
-difference_weight 0.05 at the default noise levels and a batch of 256 at least; `smc.calibrate` with a population
-for every condition; curvature matching on its levels and kappa; sigma_range=(calibration.sigma_lo, inf); with
-64 particles ess_threshold=0.2. Seeds from 400 on were not looked at while this was chosen. Exit status 1 where a
-goal is missed.
+The first row of each table has the recommended setting for a learned energy: distil with difference_weight
+0.05 at the default noise levels and a batch of at least 256; run `smc.calibrate` with a population for every
+condition; use curvature matching on its levels and kappa with sigma_range=(calibration.sigma_lo, inf); with
+64 particles use ess_threshold=0.2. Seeds from 400 on were not used while this was chosen. Exit status 1 where
+a goal is missed.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ EXACT_ANCESTORS, RATIO, VARIANCE_RATIO = 25.0, 3.0, 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """How much is measured. steps: of the students' training, 0 for all of them."""
+    """The amount of measurement. steps: the steps of the students' training, 0 for all of them."""
 
     particles: int = 2000
     learned_particles: int = 1000
@@ -63,21 +64,21 @@ QUICK = Budget(
 def image_sections(
     folder: Path, budget: Budget, seed: int, progress: bool
 ) -> tuple[list[Section], list[tuple[str, bool]]]:
-    """Tables at image scale and the goals, each with whether it was met."""
+    """Return the tables at image scale and the goals, each with whether it was met."""
     exact = DigitsDensity(halves()[0], WIDTH)
     judge = Judge(halves()[1])
     student = load_student(UNET, folder, steps=budget.steps, progress=progress)
     sections, goals = [], []
     for energy_name, energy in (("exact energies", exact), ("distilled U-Net", student)):
         for task in TASKS:
-            # both tasks get as many populations, 10 of each repeat
+            # both tasks get the same number of populations, 10 in each repeat
             repeats = budget.repeats * (10 // len(task.pairs))
             quality = Quality(task, exact, judge)
             fitted = images.calibration(task, energy, budget.pilot_particles, budget.pilot_steps)
-            found = images.kernels(task, energy, fitted, repeats, seed, quality)
+            outcomes = images.kernels(task, energy, fitted, repeats, seed, quality)
             rest = images.others(task, energy, fitted, repeats, seed, quality)
             name = f"{energy_name}, {task.name}"
-            kept = [one.kept for one in found]
+            kept = [outcome.kept for outcome in outcomes]
             if energy is exact:
                 pilot = budget.pilot_particles, budget.pilot_steps
                 late = images.patient(task, energy, pilot, repeats, seed, quality)
@@ -91,7 +92,7 @@ def image_sections(
                 )
             else:
                 truth = images.on_levels_of(task, exact, fitted, repeats, seed)
-                within = found[0].total / truth.total
+                within = outcomes[0].total / truth.total
                 ratio = kept[0] / max(kept[1:])
                 goals += [
                     (f"{name}: {ratio:.2g} >= {RATIO:g} times the ancestors", ratio >= RATIO),
@@ -110,7 +111,7 @@ def image_sections(
                 f"draws of the truth: {', '.join(quality.own)} in these columns",
             ]
             sections.append(
-                Section(title, images.HEADER, [one.row() for one in found + rest], notes)
+                Section(title, images.HEADER, [outcome.row() for outcome in outcomes + rest], notes)
             )
             if not budget.steps:
                 sections.append(images.thresholds(task, energy, fitted, repeats, seed))
@@ -144,21 +145,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         learned_section(students, budget.learned_particles, budget.populations, options.seed)
     )
     print("\n" + render(sections[-1:]), flush=True)
-    found, goals = image_sections(folder, budget, options.seed, progress)
-    print("\n" + render(found))
-    # a quick look's students are untrained, so nothing is judged
-    told = [
+    outcomes, goals = image_sections(folder, budget, options.seed, progress)
+    print("\n" + render(outcomes))
+    # in a quick run the students are untrained, so nothing is judged
+    lines = [
         f"goal: {goal}: {'met' if met else 'missed'}" for goal, met in goals if not options.quick
     ]
-    print("\n" + "\n".join(told))
+    print("\n" + "\n".join(lines))
     if options.json:
         facts = {
             "commit": machine.commit(),
             "versions": machine.versions(),
             "seed": options.seed,
             "quick": options.quick,
-            "tables": [dataclasses.asdict(section) for section in sections + found],
-            "goals": told,
+            "tables": [dataclasses.asdict(section) for section in sections + outcomes],
+            "goals": lines,
         }
         Path(options.json).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return int(not options.quick and not all(met for _, met in goals))

@@ -1,6 +1,6 @@
-"""What `bench.studies.control.images` asks for, and how good the images are that come back.
+"""The tasks of `bench.studies.control.images`, and the quality of the images.
 
-Targets of a kernel density are known: p(x | a) p(x | b) is a mixture of one Gaussian for each pair of images.
+The targets of a kernel density are known: p(x | a) p(x | b) is a mixture of one Gaussian for each pair of images.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _TRUTH = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is asked of populations: the product of the classes first[p] and second[p]; γ = 2 where they agree."""
+    """The product of the classes first[p] and second[p] for each population; where they agree, γ = 2."""
 
     name: str
     first: tuple[int, ...]
     second: tuple[int, ...]
 
     def target(self, energy: Any, repeats: int = 1) -> Any:
-        """A population per pair of classes, all of them `repeats` times."""
+        """Return a target with a population for each pair of classes, all of them `repeats` times."""
         if self.first == self.second:
             return Tempered(of_class(energy, self.first * repeats), GAMMA)
         return Product([of_class(energy, labels * repeats) for labels in (self.first, self.second)])
 
     def truth(self, density: DigitsDensity, seed: int) -> list[Tensor]:
-        """Exact draws of every target, [n, *SHAPE] each."""
+        """Return exact draws of every target, [n, *SHAPE] each."""
         generator = torch.Generator().manual_seed(seed)
         return [density.pair_draws(a, b, _TRUTH, generator) for a, b in self.pairs]
 
@@ -54,7 +54,7 @@ TASKS = (POWER, PRODUCT)
 
 
 class Quality:
-    """Measures images against exact draws of the targets of a kernel density."""
+    """Measure images against exact draws of the targets of a kernel density."""
 
     def __init__(self, task: Task, density: DigitsDensity, judge: Judge) -> None:
         self.task, self.judge = task, judge
@@ -64,7 +64,7 @@ class Quality:
         self.own = self(torch.stack([images[:PARTICLES] for images in task.truth(density, 6)]), 1)
 
     def __call__(self, images: Tensor, repeats: int) -> list[str]:
-        """images [P, N, *SHAPE] -> match, diversity, Fréchet distance; errors over the repeats."""
+        """Map images [P, N, *SHAPE] to match, diversity and Fréchet distance, with errors over the repeats."""
         match, spread, distance = [], [], []
         for group in images.chunk(repeats):
             logs = self.judge.probabilities(group.flatten(0, 1)).log().view(*group.shape[:2], -1)
@@ -72,9 +72,11 @@ class Quality:
             means = [(log[:, a] + log[:, b]).div(2).exp().mean() for log, (a, b) in both]
             match.append(float(torch.stack(means).mean()))
             pairs = zip(group, self.spread, strict=True)
-            spread.append(sum(diversity(one) / whole for one, whole in pairs))
+            spread.append(
+                sum(diversity(images_of_group) / whole for images_of_group, whole in pairs)
+            )
             features = self.judge.features(group.flatten(0, 1))
             distance.append(float(frechet_distance(features, self.features)))
         count = len(self.task.pairs)
-        found = [torch.tensor(match), torch.tensor(spread) / count, torch.tensor(distance)]
-        return [*map(plus_minus, found)]
+        numbers = [torch.tensor(match), torch.tensor(spread) / count, torch.tensor(distance)]
+        return [*map(plus_minus, numbers)]

@@ -125,10 +125,10 @@ def _network(draw: Draw) -> Arguments:
     def many(count: int, *shape: int) -> list[Tensor]:
         return [draw.normal(*shape, dtype=dtype) for _ in range(count)]
 
-    rows, one = (1 if draw.flag() else batch), (1 if draw.flag() else batch)
+    rows, shift_rows = (1 if draw.flag() else batch), (1 if draw.flag() else batch)
     weights = [many(models, width, d), many(models, width), many(models * depth, width, width)]
     weights += [many(models, d, width), many(models, d)]
-    states = [draw.normal(batch, d, dtype=dtype), draw.normal(models, one, 4, dtype=dtype)]
+    states = [draw.normal(batch, d, dtype=dtype), draw.normal(models, shift_rows, 4, dtype=dtype)]
     return [*states, many(models, rows, depth * width), *weights]
 
 

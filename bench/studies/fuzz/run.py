@@ -111,8 +111,8 @@ def run(first: int, count: int, folder: Path | None, seconds: float) -> tuple[in
             timeout=seconds,
         )
     except subprocess.TimeoutExpired as error:
-        told = error.stdout or b""
-        text = told.decode() if isinstance(told, bytes) else told
+        printed = error.stdout or b""
+        text = printed.decode() if isinstance(printed, bytes) else printed
         return 124, text.splitlines(), f"no end after {seconds:.0f} s"
     return done.returncode, done.stdout.splitlines(), done.stderr
 

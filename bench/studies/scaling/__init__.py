@@ -1,1 +1,1 @@
-"""What a job costs as its size grows."""
+"""Measure what a job costs as its size grows."""

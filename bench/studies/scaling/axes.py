@@ -1,8 +1,8 @@
-"""What an axis of `bench.studies.scaling` is: a job at growing sizes, its clock, the power law of its times.
+"""Define an axis of `bench.studies.scaling`: a job at growing sizes, its clock, and the power law of its times.
 
-The exponent is the slope of log time against log size, by least squares over the upper half of the sizes; its
-standard error comes from how far the times are from that line, so it also tells of a line that is none. All sizes
-of an axis are timed in turn, as other load on the machine then falls on all of them.
+The exponent is the slope of log time against log size, by least squares over the upper half of the sizes. Its
+standard error comes from the distance of the times to that line, so a bad fit shows as a large error. All
+sizes of an axis are timed in turn, so that other load on the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from bench.harness.table import duration
 from bench.harness.timing import Effort, Timing, time_side_by_side
 
 _FEWEST = 3
-"""Points of a line: two have no error."""
+"""Fewest points of a line: two have no error."""
 
 
 class Line(NamedTuple):
-    """exponent, its standard error (None for two points, which a line meets), and the points that were fitted."""
+    """The exponent, its standard error (None for two points, through which a line goes exactly), and the
+    number of fitted points."""
 
     exponent: float
     error: float | None
@@ -30,9 +31,9 @@ class Line(NamedTuple):
 
 
 def fit(sizes: Sequence[float], values: Sequence[float]) -> Line:
-    """The power law of values over the upper half of the increasing sizes, three at least where there are three.
+    """Fit a power law to the upper half of the increasing sizes, to at least three points where there are three.
 
-    Raises ValueError for fewer than two sizes, or what has no logarithm.
+    Raises ValueError for fewer than two sizes, or for values that have no logarithm.
     """
     if len(sizes) != len(values) or len(sizes) < 2 or min(*sizes, *values) <= 0:
         raise ValueError(f"need two positive sizes and values or more, got {sizes} and {values}")
@@ -55,11 +56,12 @@ Extras = dict[str, list[float]]
 class Axis:
     """One job at growing sizes.
 
-    name: "family" or "family-which". unit: of a size. job: what is done, in words. sizes, and quick ones for a
-    look; of a GPU cuda_sizes and cuda_quick, as small sizes would time only launches. make(size, device) gives
-    the call that is timed. check(device) raises AssertionError where the job is wrong at a small size; it must do
-    the same job by the same code. clock: takes the place of `bench.harness.timing` where a call is not
-        one process's. extras(sizes, device): further numbers by size, under a name with its unit.
+    name: "family" or "family-which". unit: the unit of a size. job: the job in words. sizes and quick: the
+    sizes of a full and of a quick run. cuda_sizes and cuda_quick: those of a GPU, where small sizes would
+    time launches only. make(size, device) returns the call that is timed. check(device) raises AssertionError
+    where the job is wrong at a small size; it runs the same job by the same code. clock replaces
+    `bench.harness.timing` where a call involves several processes. extras(sizes, device) returns further
+    numbers by size, each under a name with its unit.
     """
 
     name: str
@@ -81,13 +83,16 @@ class Axis:
         return self.name.split("-")[0]
 
     def sizes_on(self, device: torch.device, *, quick: bool) -> tuple[int, ...]:
-        own, usual = (self.cuda_quick, self.quick) if quick else (self.cuda_sizes, self.sizes)
-        return own if own and device.type == "cuda" else usual
+        for_gpu, usual = (self.cuda_quick, self.quick) if quick else (self.cuda_sizes, self.sizes)
+        return for_gpu if for_gpu and device.type == "cuda" else usual
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The times of an axis, or why there are none. lost: by size (or "extras"), why that one has none."""
+    """The times of an axis, or the reason why there are none.
+
+    lost: by size (or "extras"), the reason why it has none.
+    """
 
     axis: Axis
     times: Times = field(default_factory=dict)
@@ -100,8 +105,10 @@ class Measured:
         return fit([*self.times], [timing.median for timing in self.times.values()])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data. Times in seconds per call; overhead_seconds is the time of the smallest size,
-        seconds_per_unit that of the largest over its size."""
+        """Return plain data, with times in seconds per call.
+
+        overhead_seconds is the time of the smallest size, seconds_per_unit that of the largest over its size.
+        """
         head = {"name": self.axis.name, "unit": self.axis.unit, "job": self.axis.job}
         if self.failure:
             nothing: dict[str, Any] = {"sizes": [], "seconds": []}
@@ -125,15 +132,17 @@ class Measured:
 
 
 class _LostError(Exception):
-    """The call of one size failed."""
+    """Error raised when the call of one size failed."""
 
     def __init__(self, size: int, why: str) -> None:
         self.size, self.why = size, why
 
 
 def measure(axis: Axis, device: torch.device, effort: Effort, *, quick: bool = False) -> Measured:
-    """Gate, then clock: an axis whose job is wrong has no times. A size that cannot be timed (out of memory, say)
-    is lost alone, while two are left to draw a line through."""
+    """Check the job, then time it; a wrong job has no times.
+
+    A size that cannot be timed (for lack of memory, say) is left out, as long as two remain to fit a line.
+    """
     try:
         axis.check(device)
     except Exception as error:
@@ -149,8 +158,8 @@ def measure(axis: Axis, device: torch.device, effort: Effort, *, quick: bool = F
     else:
         times = _timed(axis, sizes, device, effort, lost)
     if len(times) < 2:
-        told = "; ".join(f"{size}: {why}" for size, why in lost.items())
-        return Measured(axis, failure=f"fewer than two sizes could be timed: {told}", lost=lost)
+        reasons = "; ".join(f"{size}: {why}" for size, why in lost.items())
+        return Measured(axis, failure=f"fewer than two sizes could be timed: {reasons}", lost=lost)
     extras: Extras = {}
     try:
         extras = axis.extras([*times], device) if axis.extras else {}
@@ -162,7 +171,7 @@ def measure(axis: Axis, device: torch.device, effort: Effort, *, quick: bool = F
 def _timed(
     axis: Axis, sizes: Sequence[int], device: torch.device, effort: Effort, lost: dict[str, str]
 ) -> Times:
-    """The sizes that can be timed, side by side; why others cannot goes to `lost`."""
+    """Time the possible sizes side by side; the reasons for the others go into `lost`."""
     assert axis.make is not None
     jobs: dict[str, Callable[[], Any]] = {}
     for size in sizes:
@@ -172,19 +181,19 @@ def _timed(
             lost[str(size)] = _reason(error)
     while len(jobs) > 1:
         try:
-            found = time_side_by_side(jobs, [()], device, effort)
-            return {int(name): timing for name, timing in found.items()}
+            timings = time_side_by_side(jobs, [()], device, effort)
+            return {int(name): timing for name, timing in timings.items()}
         except _LostError as error:
             lost[str(error.size)] = error.why
             del jobs[str(error.size)]
-        # after the exception is gone, which holds what the call had
+        # once the exception is gone, the memory of the call is free
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return {}
 
 
 def _naming(size: int, job: Callable[[], Any]) -> Callable[[], Any]:
-    """The job, whose errors tell of its size."""
+    """Return the job with errors that name its size."""
 
     def call() -> Any:
         try:
@@ -200,7 +209,7 @@ def _reason(error: Exception) -> str:
 
 
 def table(measured: Measured) -> str:
-    """An axis as text."""
+    """Return an axis as text."""
     axis = measured.axis
     title = f"{axis.name}: {axis.job}"
     if measured.failure:
@@ -234,7 +243,7 @@ def _told(measured: Measured) -> str:
 
 
 def chosen(axes: Sequence[Axis], names: str, device: str) -> list[Axis]:
-    """The axes of a device type whose name or family is in the comma-separated list, all for an empty one.
+    """Return the axes of a device type whose name or family is in the comma-separated list; all for an empty list.
 
     Raises ValueError for a name that no axis has.
     """

@@ -1,4 +1,4 @@
-"""The axes of particles, elements of a state and populations: one process, a step or a whole run."""
+"""The axes of particles, elements of a state and populations, on one process: a step or a whole run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edmfast.ops import Weights, propagate, weigh_and_resample
 from edmfast.ops.noise.reference import noise
 
 STEP_DIM = 2
-# below these a GPU only waits for launches
+# at smaller sizes a GPU only waits for launches
 RUN_CUDA_SIZES = tuple(2**k for k in range(16, 21))
 _KERNEL = (0.3, 0.4, 0.5)  # as bench_propagate's, whose check knows them
 
@@ -30,7 +30,7 @@ _KERNEL = (0.3, 0.4, 0.5)  # as bench_propagate's, whose check knows them
 def _step_inputs(
     populations: int, particles: int, elements: int, device: torch.device
 ) -> tuple[Any, ...]:
-    """Weights and energies as bench_weigh makes them, states and scores, and the kernel."""
+    """Return weights and energies as `bench.cases.weigh` makes them, states and scores, and the kernel."""
     shape = populations, particles
     generator = torch.Generator().manual_seed(1)
     x, score = torch.randn(2, *shape, elements, generator=generator).to(device)
@@ -48,7 +48,7 @@ def _step(
     score: Tensor,
     kernel: Tensor,
 ) -> tuple[Weights, tuple[Tensor, Tensor]]:
-    """What a step of sequential Monte Carlo does beside the network, where it resamples."""
+    """Run the part of a step of sequential Monte Carlo that is not the network, with a resampling."""
     after = weigh_and_resample(weights, ratio, now, past, rng, ess_threshold=1.0)
     return after, propagate(x, score, after.ancestors, kernel, rng)
 
@@ -60,7 +60,7 @@ def make_step(
 
 
 def check_step(elements: int, device: torch.device) -> None:
-    """Weights and offspring against float64, and the moves against where the ancestors are."""
+    """Check weights and offspring against float64, and the moves against the ancestors' states."""
     inputs = _step_inputs(3, 4000, elements, device)
     after, moved = _step(*inputs)
     bench_weigh.check(after, bench_weigh.reference(*inputs[:5]))
@@ -85,13 +85,13 @@ def make_run(populations: int, particles: int, device: torch.device) -> Callable
 
 
 def check_run(populations: int, particles: int, device: torch.device) -> None:
-    """log Z and the masses of the modes against integrals over a grid."""
+    """Check log Z and the masses of the modes against integrals over a grid."""
     truth = sampler_targets.truth(STEP_DIM, particles)
     bench_populations.check_populations(make_run(populations, particles, device)(), truth)
 
 
 def make_network(particles: int, device: torch.device) -> Callable[[], list[tuple[Tensor, Tensor]]]:
-    """The evaluations of a calibrated run, without all else."""
+    """Return the network evaluations of a calibrated run, without anything else."""
     model = sampler_targets.target(STEP_DIM, device)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(particles, STEP_DIM, generator=generator).to(device)
@@ -105,17 +105,17 @@ def make_network(particles: int, device: torch.device) -> Callable[[], list[tupl
 
 
 def check_network(device: torch.device) -> None:
-    """Against float64 on the CPU."""
+    """Check against float64 on the CPU."""
     particles, cpu = 4096, torch.device("cpu")
-    found = make_network(particles, device)()
+    evaluations = make_network(particles, device)()
     wide = copy.deepcopy(sampler_targets.target(STEP_DIM, cpu)).double()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(particles, STEP_DIM, generator=generator).double()
-    for sigma, given in zip(sampler_targets.levels(STEP_DIM), found, strict=True):
+    for sigma, outputs in zip(sampler_targets.levels(STEP_DIM), evaluations, strict=True):
         with torch.no_grad():
             truth = wide.energy_and_score(x, sigma)
-        for one, exact in zip(given, truth, strict=True):
-            off = (one.cpu() - exact).abs().max() / exact.abs().max()
+        for output, exact in zip(outputs, truth, strict=True):
+            off = (output.cpu() - exact).abs().max() / exact.abs().max()
             assert off < 1e-4, f"{off:.2g} of the largest number off at sigma = {sigma:.3g}"
 
 

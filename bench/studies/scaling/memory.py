@@ -1,7 +1,8 @@
-"""Peak memory of a population that is shared by ranks, for each particle and each element of its state.
+"""Measure the peak memory of a population that is shared by ranks, per particle and per element of its state.
 
-Of a process of its own, which is the only rank of its group: it takes the path of many ranks, where all states are
-packed, sent (to itself) and unpacked. The target costs next to nothing, so that what grows is the sampler's own.
+The measurement runs in a process of its own, the only rank of its group. It takes the path of many ranks,
+where all states are packed, sent (to itself) and unpacked. The target needs almost no memory, so the growth
+is the sampler's.
 """
 
 from __future__ import annotations
@@ -38,35 +39,42 @@ def run(particles):
 
 
 class PeakBytes(NamedTuple):
-    """Of a particle: what it takes without elements, and for each element of its state."""
+    """The bytes of a particle: without elements, and for each element of its state."""
 
     particle: float
     element: float
 
 
 def shared_peak(particles: int = PARTICLES) -> PeakBytes:
-    """The line through the peaks at two dimensions, float32, networks left out. Linux only."""
+    """Fit a line through the peaks at two dimensions, in float32, without networks. Linux only."""
     low, high = (memory.peak(_RUN, particles, SMALL, str(dim)) * 2**20 / particles for dim in DIMS)
     element = (high - low) / (DIMS[1] - DIMS[0])
     return PeakBytes(low - DIMS[0] * element, element)
 
 
 def resident_bytes(elements: int, *, probed: bool = False) -> int:
-    """Of a particle between two steps, float32 states: x and score; energy; log-weight in float64; ancestor and
-    root in int32; the float64 of a probe. Counted from `edmfast.smc.populations.particle_state.ParticleState`."""
+    """Return the bytes of a particle between two steps, with float32 states.
+
+    They are x and score; energy; log-weight in float64; ancestor and root in int32; the float64 of a probe.
+    Counted from `edmfast.smc.populations.particle_state.ParticleState`.
+    """
     return 2 * 4 * elements + 4 + 8 + 4 + 4 + 8 * probed
 
 
 PROBED_BYTES = 2 * 8
-"""Of a particle, on every rank, where the mean of a probed curvature is taken: the float64 that each rank sent,
-and their concatenation. From `edmfast.smc.distributed.shared_population.everywhere`."""
+"""Bytes of a particle on every rank while the mean of a probed curvature is taken: the float64 that each rank
+sent, and their concatenation. From `edmfast.smc.distributed.shared_population.everywhere`."""
 
 
 def joining_bytes(elements: int) -> int:
-    """Of a particle while the states of a result are joined on every rank: those received, and the whole."""
+    """Return the bytes of a particle while every rank joins the states of a result: those received, and the
+    whole."""
     return 2 * 4 * elements
 
 
 def result_bytes(elements: int) -> int:
-    """Of a particle in a result: x and its log-weight. split="particles" gives every rank all of them."""
+    """Return the bytes of a particle in a result: x and its log-weight.
+
+    split="particles" gives every rank all of them.
+    """
     return 4 * elements + 8

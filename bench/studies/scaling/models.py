@@ -1,4 +1,4 @@
-"""The axes of networks: tokens of an attention to second order, models of a product."""
+"""The axes of networks: tokens of an attention to second order, and models of a product."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def check_attention(device: torch.device) -> None:
 
 
 def attention_extras(sizes: Sequence[int], device: torch.device) -> Extras:
-    """Peaks are of a process of its own on the CPU."""
+    """Measure peaks on the CPU, each in a process of its own."""
     if device.type != "cpu":
         return {}
     return {"peak MiB": [attention_memory.peak(length, "ours") for length in sizes]}
 
 
 def _product(count: int) -> Product:
-    """Energies of one shape with numbers of their own."""
+    """Return energies of one shape with different weights."""
     models = []
     with torch.random.fork_rng(devices=[]):
         for index in range(count):
@@ -59,14 +59,14 @@ def make_product(count: int, device: torch.device) -> Callable[[], Any]:
 
 
 def check_product(device: torch.device) -> None:
-    """The sum of its members, each by itself in float64."""
+    """Compare with the sum of the members, each by itself in float64."""
     energy, score = make_product(3, device)()
     wide = _product(3).to(device).double()
     x = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(0)).to(device).double()
     with torch.no_grad():
         parts = [model.energy_and_score(x, 0.5) for model in wide.models]
-    for found, terms in zip((energy, score), zip(*parts, strict=True), strict=True):
-        torch.testing.assert_close(found.double(), sum(terms), rtol=1e-4, atol=1e-4)
+    for result, terms in zip((energy, score), zip(*parts, strict=True), strict=True):
+        torch.testing.assert_close(result.double(), sum(terms), rtol=1e-4, atol=1e-4)
 
 
 AXES = [

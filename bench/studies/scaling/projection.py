@@ -1,9 +1,10 @@
-"""What one population over many GPUs would need, from what was measured and counted, and what is assumed.
+"""Project what one population over many GPUs would need, from measurements, counts and assumptions.
 
-Nothing here was run at that size. Every row says where it is from: "measured" (in this run, scaled by the
-number of particles), "counted" (bytes in the code), "derived" (the formula of `bench.studies.scaling.traffic`),
-"floor" (counted bytes over an assumed bandwidth: no run is faster), "assumed". What was measured on a CPU says
-nothing of the rates of a GPU, and rows that need one are then empty unless an option gives it.
+Nothing here was run at that size. Every row says where its number comes from: "measured" (in this run, scaled
+by the number of particles), "counted" (bytes in the code), "derived" (the formula of
+`bench.studies.scaling.traffic`), "floor" (counted bytes over an assumed bandwidth: no run is faster), or
+"assumed". Measurements on a CPU say nothing about the rates of a GPU; rows that need such a rate are empty
+unless an option gives it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Rows:
         self.dims, self.told = dims, list[dict[str, Any]]()
 
     def add(self, name: str, unit: str, basis: str, value: Any) -> Values:
-        """value: of all, or a function of the number of elements."""
+        """Add a row. value: one for all, or a function of the number of elements."""
         values: Values = {d: value(d) if callable(value) else value for d in self.dims}
         self.told.append({"name": name, "unit": unit, "basis": basis, "values": values})
         return values
@@ -40,9 +41,12 @@ def project(
     peak: memory.PeakBytes | None,
     rates: dict[str, float],
 ) -> dict[str, Any]:
-    """counted: of `measure_traffic`. rates: of the device of this run at D = 2, where they were measured: "nfe"
-    (evaluations of the network a second), "step" (seconds a particle of a step beside it), "run" (of a whole
-    step)."""
+    """Return the rows of the projection.
+
+    counted: the result of `measure_traffic`. rates: of the device of this run at D = 2, where measured: "nfe"
+    (network evaluations per second), "step" (seconds per particle of a step beside the network), "run"
+    (seconds per particle of a whole step).
+    """
     rows = Rows([int(d) for d in options.dims.split(",")])
     _memory(rows, options, peak)
     spent = _steps(rows, options, device, rates)
@@ -56,7 +60,7 @@ def project(
 
 
 def _memory(rows: Rows, options: argparse.Namespace, peak: memory.PeakBytes | None) -> None:
-    """What a GPU holds, and whether it can."""
+    """Add what a GPU holds, and whether it fits."""
     particles, share = options.particles, options.particles / options.gpus
     parts: dict[str, Values] = {}
     parts["between steps"] = resident = rows.add(
@@ -107,7 +111,7 @@ def _memory(rows: Rows, options: argparse.Namespace, peak: memory.PeakBytes | No
 
 
 def _verdict(held: dict[str, Any], most: float, known: bool) -> str:
-    """Whether each of the parts, which are not held together, is within the memory."""
+    """Return whether each of the parts, which are not held at the same time, fits into the memory."""
     broken = [part for part, size in held.items() if size > most]
     if broken:
         return f"no: {', '.join(broken)}"
@@ -117,10 +121,10 @@ def _verdict(held: dict[str, Any], most: float, known: bool) -> str:
 def _steps(
     rows: Rows, options: argparse.Namespace, device: str, rates: dict[str, float]
 ) -> dict[str, Values]:
-    """The parts of a step on a GPU that the time of a run sums, by name."""
+    """Add the parts of a step on a GPU and return their times by name, of which the time of a run is the sum."""
     share, hbm = options.particles / options.gpus, options.hbm_gbs * 1e9
     rate, basis = _network_rate(options, device, rates)
-    # what a perceptron in two dimensions takes says nothing of other networks
+    # the time of a perceptron in two dimensions says nothing about other networks
     every = options.nfe_rate is not None
     spent = {
         "network": rows.add(
@@ -148,7 +152,7 @@ def _steps(
     weigh = rows.add("weigh + resample in one kernel", "s/step", "floor", 36 * share / hbm)
     move = rows.add("propagate", "s/step", "floor", lambda d: 4 * (3 * d + 2) * share / hbm)
     spent["kernels"] = {d: measured.get(d) or weigh[d] + move[d] for d in rows.dims}
-    # gathered, packed, sent to itself, indexed, unpacked: each read and written
+    # states are gathered, packed, sent, indexed and unpacked; each pass reads and writes them
     spent["packing"] = rows.add(
         "states packed and unpacked, resampling",
         "s/step",
@@ -162,10 +166,10 @@ def _steps(
 
 
 def _links(rows: Rows, options: argparse.Namespace, counted: dict[str, Any]) -> Values:
-    """What is sent, and the time of it that the time of a run sums."""
+    """Add the traffic, and return its time, which is part of the time of a run."""
     particles, ranks = options.particles, options.gpus
     link = options.link_gbps * 1e9 / 8
-    sd = math.sqrt(-math.log(options.ess))  # log-normal weights of that ESS/N
+    sd = math.sqrt(-math.log(options.ess))  # the weights are log-normal with this ESS/N
     independent = traffic.expected_states(particles, ranks, sd)
     like_run, high = (min(independent * e, particles) for e in traffic.excess(counted, particles))
     rows.add("sums, sent by a GPU", "bytes/step", "counted", traffic.sums_bytes(1, ranks))
@@ -176,7 +180,7 @@ def _links(rows: Rows, options: argparse.Namespace, counted: dict[str, Any]) -> 
         ("worst: all states", "counted", particles),
     ]
     if counted["excess_exponent_error"] is None:
-        del cases[2]  # it would repeat the row before
+        del cases[2]  # it would repeat the previous row
     times = {}
     for name, basis, states in cases:
         rows.add(f"states moved, {name}", "of all", basis, states / particles)
@@ -196,7 +200,7 @@ def _links(rows: Rows, options: argparse.Namespace, counted: dict[str, Any]) -> 
 
 
 def _run(rows: Rows, options: argparse.Namespace, spent: dict[str, Values]) -> None:
-    """All steps, of what is known: a part that is not is named."""
+    """Add the time of all steps from the known parts, and name the unknown ones."""
 
     def known(d: int) -> list[float]:
         return [float(values[d]) for values in spent.values() if values[d] is not None]
@@ -226,17 +230,17 @@ def _network_rate(
 
 
 def cells(projection: dict[str, Any]) -> list[tuple[str, ...]]:
-    """A header and the rows, as text: a column for every D."""
+    """Return a header and the rows as text, with a column for every D."""
     rows = projection["rows"]
-    found = [("", *(f"D = {d}" for d in rows[0]["values"]), "", "from")]
+    text_rows = [("", *(f"D = {d}" for d in rows[0]["values"]), "", "from")]
     for row in rows:
         numbers = (_cell(value) for value in row["values"].values())
-        found.append((row["name"], *numbers, row["unit"], row["basis"]))
-    return found
+        text_rows.append((row["name"], *numbers, row["unit"], row["basis"]))
+    return text_rows
 
 
 def table(projection: dict[str, Any]) -> str:
-    """The projection as text."""
+    """Return the projection as text."""
     lines = cells(projection)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = [

@@ -1,6 +1,6 @@
 """The axis of ranks: smc.sample over gloo processes of this machine, by populations and by particles.
 
-Where ranks outnumber cores their wall time says little; the bytes that they send are those of any machine.
+Where ranks outnumber cores their wall time says little; the bytes that they send are the same on any machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ _TIMEOUT = 150
 
 @functools.cache
 def launch(world: int, rounds: int) -> dict[str, Any]:
-    """What the ranks found, by split. rounds 0: no times. RuntimeError where a rank failed."""
+    """Return the results of the ranks, by split.
+
+    rounds 0 takes no times. Raise RuntimeError where a rank failed.
+    """
     path = os.pathsep.join(filter(None, [str(machine.ROOT), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
@@ -47,11 +50,11 @@ def launch(world: int, rounds: int) -> dict[str, Any]:
             for rank in range(world)
         ]
         try:
-            told = [process.communicate(timeout=_TIMEOUT)[1] for process in ranks]
+            error_texts = [process.communicate(timeout=_TIMEOUT)[1] for process in ranks]
         finally:
             for process in ranks:
                 process.kill()
-        for process, errors in zip(ranks, told, strict=True):
+        for process, errors in zip(ranks, error_texts, strict=True):
             if process.returncode:
                 raise RuntimeError(f"a rank failed: {errors[-500:]}")
         answer: dict[str, Any] = loads((Path(folder) / "answer.json").read_text())
@@ -59,11 +62,11 @@ def launch(world: int, rounds: int) -> dict[str, Any]:
 
 
 def check(split: str, device: torch.device, world: int = 2) -> None:
-    """Every number of ranks has the bits of one process, whose log Z is the exact one."""
-    found = launch(world, 0)[split]
-    assert found["right"], "the ranks have other bits than one process"
-    log_z = torch.tensor(found["log_z"], dtype=torch.float64)
-    exact = -math.log(2 * math.pi * sampler_targets.SIGMA_MAX**2)  # of a normalised density
+    """Check that any number of ranks gives the bits of one process, whose log Z is the exact one."""
+    results = launch(world, 0)[split]
+    assert results["right"], "the ranks have other bits than one process"
+    log_z = torch.tensor(results["log_z"], dtype=torch.float64)
+    exact = -math.log(2 * math.pi * sampler_targets.SIGMA_MAX**2)  # the density is normalised
     ratio = (log_z - exact).exp()
     error = ratio.std().item() / math.sqrt(len(ratio))
     assert abs(ratio.mean().item() - 1) < 5 * error, f"Z is {ratio.mean():.4f} ± {error:.4f} of it"
@@ -77,14 +80,15 @@ def clock(split: str, sizes: Sequence[int], device: torch.device, effort: Effort
 
 
 def extras(split: str, sizes: Sequence[int], device: torch.device) -> Extras:
-    """Of all ranks together: bytes sent at a step on average, at the start, and to gather the result; states."""
-    found = launch(max(sizes), ROUNDS)[split]
-    sent = [found["sent"][str(size)] for size in sizes]
+    """Return totals over all ranks: bytes sent per step on average, at the start, and to gather the result;
+    states."""
+    results = launch(max(sizes), ROUNDS)[split]
+    sent = [results["sent"][str(size)] for size in sizes]
     return {
-        "bytes/step": [numbers[1] / found["steps"] for numbers in sent],
+        "bytes/step": [numbers[1] / results["steps"] for numbers in sent],
         "bytes to start": [float(numbers[0]) for numbers in sent],
         "bytes to gather": [float(numbers[2]) for numbers in sent],
-        "states moved/resampling": [numbers[3] / max(found["resampled"], 1) for numbers in sent],
+        "states moved/resampling": [numbers[3] / max(results["resampled"], 1) for numbers in sent],
     }
 
 

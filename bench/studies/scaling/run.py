@@ -2,10 +2,10 @@
 
 Command: `python -m bench.studies.scaling`.
 
-Each axis is checked first (what is wrong is not timed and makes the exit status 1), then all its sizes are
-timed in turn, and a power law is fitted to the upper half of them. A projection of one population over many
-GPUs follows, with all of its assumptions. Exit status: 0 all right, 1 an axis failed its check or lost a size,
-2 bad usage. A run that came to its end says so in its JSON ("complete"), which is written after every axis.
+Each axis is checked first; a wrong one is not timed and makes the exit status 1. Then all its sizes are timed
+in turn and a power law is fitted to the upper half of them. A projection of one population over many GPUs
+follows, with all of its assumptions. Exit status: 0 all right, 1 an axis failed its check or lost a size, 2
+bad usage. The JSON is written after every axis; a finished run has "complete" in it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TRAFFIC_SIZES, TRAFFIC_QUICK, TRAFFIC_POPULATIONS = (
 
 
 def main(arguments: Sequence[str] | None = None, axes: Sequence[Axis] | None = None) -> int:
-    """Runs the command line; `axes` replaces the known ones (for tests)."""
+    """Run the command line; `axes` replaces the known ones (for tests)."""
     options = _parse(arguments)
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -63,52 +63,60 @@ def main(arguments: Sequence[str] | None = None, axes: Sequence[Axis] | None = N
     print(f"{header['device_name']}, {options.threads} thread(s), torch {torch.__version__}")
     path = _json_path(options.json, device, header) if options.json else None
     projection: dict[str, Any] = {"assumptions": [], "rows": []}
-    found: list[Measured] = []
+    measured: list[Measured] = []
 
     def keep(*, complete: bool) -> None:
         if path:
-            axes_told = [one.to_json() for one in found]
-            told = {**header, "complete": complete, "axes": axes_told, "projection": projection}
-            _write(path, told)
+            axis_records = [axis_result.to_json() for axis_result in measured]
+            record = {
+                **header,
+                "complete": complete,
+                "axes": axis_records,
+                "projection": projection,
+            }
+            _write(path, record)
 
     for axis in asked:
-        found.append(measure(axis, device, effort, quick=options.quick))
-        print(table(found[-1]), flush=True)
-        # what is measured is kept, whatever becomes of the rest
+        measured.append(measure(axis, device, effort, quick=options.quick))
+        print(table(measured[-1]), flush=True)
+        # keep the measurements even if a later axis ends the run
         keep(complete=False)
     if options.projection:
-        projection = _project(options, device, found)
+        projection = _project(options, device, measured)
         print(f"\nprojection\n{scaling_projection.table(projection)}")
     keep(complete=True)
     if path:
         print(f"written to {path}")
-    return int(any(one.failure or one.lost for one in found))
+    return int(any(axis_result.failure or axis_result.lost for axis_result in measured))
 
 
-def rates(found: Sequence[Measured]) -> dict[str, float]:
-    """Of the largest sizes: evaluations of the network a second, and seconds a particle of the step beside the
-    network and of a whole step."""
-    told = {}
-    for one in found:
-        if one.failure:
+def rates(measured: Sequence[Measured]) -> dict[str, float]:
+    """Return rates of the largest sizes.
+
+    That is network evaluations per second, and seconds per particle of the step beside the network and of a
+    whole step.
+    """
+    record = {}
+    for axis_result in measured:
+        if axis_result.failure:
             continue
-        size, timing = [*one.times.items()][-1]
-        if one.axis.name == "N-run":
-            told["run"] = timing.median / size / sampler_targets.STEPS
-        if one.axis.name == "N-network":
-            told["nfe"] = size * (sampler_targets.STEPS + 1) / timing.median
-        if one.axis.name == "N-step":
-            told["step"] = timing.median / size
-    return told
+        size, timing = [*axis_result.times.items()][-1]
+        if axis_result.axis.name == "N-run":
+            record["run"] = timing.median / size / sampler_targets.STEPS
+        if axis_result.axis.name == "N-network":
+            record["nfe"] = size * (sampler_targets.STEPS + 1) / timing.median
+        if axis_result.axis.name == "N-step":
+            record["step"] = timing.median / size
+    return record
 
 
 def _project(
-    options: argparse.Namespace, device: torch.device, found: Sequence[Measured]
+    options: argparse.Namespace, device: torch.device, measured: Sequence[Measured]
 ) -> dict[str, Any]:
     sizes = TRAFFIC_QUICK if options.quick else TRAFFIC_SIZES
     counted = scaling_traffic.measure_traffic(sizes, TRAFFIC_POPULATIONS)
     peak = shared_peak() if sys.platform.startswith("linux") else None
-    return scaling_projection.project(options, device.type, counted, peak, rates(found))
+    return scaling_projection.project(options, device.type, counted, peak, rates(measured))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -149,15 +157,15 @@ def _header(device: torch.device, options: argparse.Namespace) -> dict[str, Any]
     }
 
 
-def _json_path(given: str, device: torch.device, header: dict[str, Any]) -> Path:
-    if given != "auto":
-        return Path(given)
+def _json_path(target: str, device: torch.device, header: dict[str, Any]) -> Path:
+    if target != "auto":
+        return Path(target)
     name = f"scaling-{header['date'][:10]}-{header['commit']}.json"
     return machine.ROOT / "bench" / "results" / machine.slug(device) / name
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all."""
+    """Write the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
         file.write(json.dumps(content, indent=1) + "\n")

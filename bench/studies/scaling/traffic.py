@@ -1,15 +1,16 @@
-"""How many states change rank when one population over W ranks is resampled, by a formula and by counting.
+"""Count the states that change rank when one population over W ranks is resampled, by a formula and in runs.
 
-Rank r holds the particles and the slots r n to (r + 1) n - 1, n = N/W. Systematic resampling keeps the order, so
-slot r n takes the particle where the prefix sum of the weights w_i (of mean 1) reaches r n. For independent w_i of
-variance c² = N/ESS - 1 that prefix sum at particle r n is r n + B with B of a Brownian bridge,
+Rank r holds the particles and the slots r n to (r + 1) n - 1, n = N/W. Systematic resampling keeps the order,
+so slot r n takes the particle where the prefix sum of the weights w_i (of mean 1) reaches r n. For
+independent w_i of variance c² = N/ESS - 1 that prefix sum at particle r n is r n + B, with B of a Brownian
+bridge,
 
     Var B = N c² t (1 - t), t = r/W,   E|B| = sqrt(2 N c² t (1 - t) / pi),
 
-and |B| slots cross that boundary: O(sqrt(N)) in all, of N. A state travels once to a rank, however many of its
-slots are there: of the slots a share E[min(1, w)] has a parent of its own. This holds while |B| is well below n.
-Weights of a real run are not independent: siblings stand side by side and weigh alike, so that whole families grow
-or shrink, and the boundaries shift by more. `of_a_run` counts that in a run.
+and |B| slots cross that boundary: O(sqrt(N)) of N in all. A state travels once to a rank, however many of its
+slots are there; a share E[min(1, w)] of the slots has a parent of its own. This holds while |B| is well below
+n. The weights of a real run are not independent: siblings stand side by side and have similar weights, so
+that whole families grow or shrink, and the boundaries shift by more. `of_a_run` counts this in a run.
 """
 
 from __future__ import annotations
@@ -29,36 +30,39 @@ RUN_RANKS = 8
 
 
 def expected_slots(particles: float, ranks: int, variance: float) -> float:
-    """Slots whose parent is on another rank, of one resampling with independent weights of that relative
+    """Return the expected slots whose parent is on another rank, for independent weights of this relative
     variance."""
     cuts = (r / ranks for r in range(1, ranks))
     return sum(math.sqrt(2 * particles * variance * t * (1 - t) / math.pi) for t in cuts)
 
 
 def middle_over_mean(ranks: int) -> float:
-    """Slots expected to cross the middle cut, over the mean of a rank."""
+    """Return the expected slots that cross the middle cut, over the mean of a rank."""
     shifts = [math.sqrt(r * (ranks - r)) for r in range(1, ranks)]
     return max(shifts) * ranks / sum(shifts)
 
 
 def lognormal_variance(sd: float) -> float:
-    """c² of weights whose logarithm is normal."""
+    """Return c² of log-normal weights."""
     return math.expm1(sd**2)
 
 
 def lognormal_parents(sd: float) -> float:
-    """E[min(1, w)] of such weights: the share of particles with offspring."""
+    """Return E[min(1, w)] of log-normal weights: the share of particles with offspring."""
     return math.erfc(sd / (2 * math.sqrt(2)))
 
 
 def expected_states(particles: float, ranks: int, sd: float) -> float:
-    """States that travel in one resampling, log-weights independent and normal of that standard deviation."""
+    """Return the expected states that travel in one resampling, for independent normal log-weights of this
+    deviation."""
     return lognormal_parents(sd) * expected_slots(particles, ranks, lognormal_variance(sd))
 
 
 def counted_states(ancestors: Tensor, ranks: int) -> Tensor:
-    """States that travel, int64 [P]: different pairs of a parent and another rank that has its offspring.
-    ancestors [P, N] as one process finds them, sorted; ranks divides N."""
+    """Count the states that travel, int64 [P]: distinct pairs of a parent and another rank with its offspring.
+
+    ancestors [P, N]: sorted, as one process finds them. ranks divides N.
+    """
     particles = ancestors.shape[1]
     held = particles // ranks
     rank = torch.arange(particles, device=ancestors.device) // held
@@ -70,7 +74,7 @@ def counted_states(ancestors: Tensor, ranks: int) -> Tensor:
 
 
 def simulated_ancestors(particles: int, populations: int, sd: float, seed: int = 0) -> Tensor:
-    """Of the library's resampling with independent normal log-weights, int32 [P, N]."""
+    """Return ancestors int32 [P, N] of the library's resampling with independent normal log-weights."""
     generator = torch.Generator().manual_seed(seed)
     gains = sd * torch.randn(populations, particles, generator=generator, dtype=torch.float64)
     start = Weights.start(populations, particles)
@@ -78,26 +82,35 @@ def simulated_ancestors(particles: int, populations: int, sd: float, seed: int =
 
 
 def sums_bytes(populations: int, ranks: int) -> int:
-    """Sent by each rank at a level, resampled or not: to all others four numbers for the largest weight and the
-    spread, six integers of sums, three int32 of roots, for each population."""
+    """Return the bytes that each rank sends at a level, resampled or not.
+
+    For each population these are, to all others: four numbers for the largest weight and the spread, six
+    integers of sums, and three int32 of roots.
+    """
     return (4 * 8 + 6 * 8 + 3 * 4) * populations * (ranks - 1)
 
 
 def counts_bytes(ranks: int) -> int:
-    """Sent by each rank where any population is resampled: how many rows will come, for offspring and for
-    states."""
+    """Return the bytes that each rank sends where any population is resampled: counts of rows, for offspring
+    and states."""
     return 2 * 8 * (ranks - 1)
 
 
 def state_bytes(elements: int, *, probed: bool = False) -> int:
-    """Of a state that travels, float32: the offspring told of it (3 int64), the request (int64), then x, its
-    score and energy, and the float64 of a probe."""
+    """Return the bytes of a travelling state in float32.
+
+    These are its offspring (3 int64), the request (int64), then x, its score and energy, and the float64 of a
+    probe.
+    """
     return 3 * 8 + 8 + 2 * 4 * elements + 4 + 8 * probed
 
 
 class OfRun(NamedTuple):
-    """One run: of the resamplings, the number, the mean of states that travel, of what independent weights of
-    their effective sizes would move, and of N/ESS - 1."""
+    """One run, over its resamplings.
+
+    The fields are their number, the mean number of states that travel, the number that independent weights of
+    their effective sizes would move, and N/ESS - 1.
+    """
 
     resamplings: int
     moved: float
@@ -106,7 +119,7 @@ class OfRun(NamedTuple):
 
 
 def run_with_genealogy(particles: int, populations: int = 8, seed: int = 0) -> smc.Particles:
-    """Eight exact modes in two dimensions."""
+    """Run on eight exact modes in two dimensions."""
     return smc.sample(
         sampler_targets.mixture(2),
         (2,),
@@ -120,16 +133,19 @@ def run_with_genealogy(particles: int, populations: int = 8, seed: int = 0) -> s
     )
 
 
-def of_a_run(found: smc.Particles, ranks: int) -> OfRun:
-    """What resampling in a run would move between so many ranks. The share of parents is that of log-normal
-    weights with the effective size found. Raises ValueError where nothing was resampled."""
-    assert found.ancestors is not None
-    chosen = found.resampled
+def of_a_run(results: smc.Particles, ranks: int) -> OfRun:
+    """Count the states that the resamplings of a run would move between this many ranks.
+
+    The share of parents is that of log-normal weights with the observed effective size. Raises ValueError
+    where nothing was resampled.
+    """
+    assert results.ancestors is not None
+    chosen = results.resampled
     if not chosen.any():
         raise ValueError("no population of this run was resampled: there is no traffic to count")
-    particles = found.ancestors.shape[2]
-    moved = counted_states(found.ancestors[chosen], ranks).double()
-    variance = particles / found.ess[chosen] - 1
+    particles = results.ancestors.shape[2]
+    moved = counted_states(results.ancestors[chosen], ranks).double()
+    variance = particles / results.ess[chosen] - 1
     expected = [
         expected_states(particles, ranks, math.sqrt(math.log1p(c2))) for c2 in variance.tolist()
     ]
@@ -138,26 +154,27 @@ def of_a_run(found: smc.Particles, ranks: int) -> OfRun:
 
 
 def measure_traffic(sizes: tuple[int, ...], populations: int) -> dict[str, Any]:
-    """States that a resampling moves between RUN_RANKS shards, in real runs of growing size."""
-    found = [of_a_run(run_with_genealogy(n, populations), RUN_RANKS) for n in sizes]
-    # against the formula at the effective sizes found, as these differ from run to run
-    line = fit(sizes, [max(one.moved, 1e-9) / one.independent for one in found])
+    """Measure the states that a resampling moves between RUN_RANKS shards, in real runs of growing size."""
+    results = [of_a_run(run_with_genealogy(n, populations), RUN_RANKS) for n in sizes]
+    # compared with the formula at the observed effective sizes, which differ from run to run
+    line = fit(sizes, [max(result.moved, 1e-9) / result.independent for result in results])
     return {
         "ranks": RUN_RANKS,
         "populations": populations,
         "particles": [*sizes],
-        "resamplings": [one.resamplings for one in found],
-        "moved": [one.moved for one in found],
-        "independent": [one.independent for one in found],
-        "weight_variance": [one.variance for one in found],
+        "resamplings": [result.resamplings for result in results],
+        "moved": [result.moved for result in results],
+        "independent": [result.independent for result in results],
+        "weight_variance": [result.variance for result in results],
         "excess_exponent": line.exponent,
         "excess_exponent_error": line.error,
     }
 
 
 def excess(counted: dict[str, Any], particles: float) -> tuple[float, float]:
-    """Times the formula at so many particles, as a run goes on to grow and at two errors of its exponent more."""
-    found = counted["moved"][-1] / counted["independent"][-1]
+    """Return the factor over the formula at this many particles: as runs grow, and at two errors more of its
+    exponent."""
+    results = counted["moved"][-1] / counted["independent"][-1]
     growth, exponent = particles / counted["particles"][-1], counted["excess_exponent"]
     error = counted["excess_exponent_error"] or 0.0
-    return found * growth**exponent, found * growth ** (exponent + 2 * error)
+    return results * growth**exponent, results * growth ** (exponent + 2 * error)

@@ -1,8 +1,8 @@
-"""What a rank does for the axis of ranks: python -m bench.studies.scaling.worker FOLDER RANK WORLD ROUNDS.
+"""Run one rank for the axis of ranks: python -m bench.studies.scaling.worker FOLDER RANK WORLD ROUNDS.
 
-All ranks are started once; smaller groups are made of the first of them, so that the numbers of ranks are timed in
-turn. What a rank sends to others is counted where the library calls a collective: an all_gather sends its part
-to every other rank, an all_to_all what is not for the rank itself, a gather to rank 0. Rank 0 writes the answer.
+All ranks are started once; smaller groups consist of the first ones, so that the numbers of ranks are timed
+in turn. Traffic is counted where the library calls a collective: an all_gather sends its part to every other
+rank, an all_to_all sends what is not for the rank itself, a gather sends to rank 0. Rank 0 writes the answer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _COLLECTIVES = ("all_gather", "gather", "all_to_all_single")
 
 
 def sample(group: dist.ProcessGroup | None, split: str, **options: Any) -> smc.Particles:
-    """Eight exact modes in two dimensions."""
+    """Run on eight exact modes in two dimensions."""
     return smc.sample(
         sampler_targets.mixture(2),
         (2,),
@@ -46,13 +46,13 @@ def sample(group: dist.ProcessGroup | None, split: str, **options: Any) -> smc.P
 
 
 class Sent:
-    """Bytes that this rank has sent to others, and rows of states among them."""
+    """The bytes that this rank has sent to others, and the rows of states among them."""
 
     def __init__(self) -> None:
         self.bytes = self.states = 0
 
     def collective(self, name: str, arguments: tuple[Any, ...], group: dist.ProcessGroup) -> int:
-        """Bytes of one call, whose tensors are bytes or int64."""
+        """Add the bytes of one call, whose tensors are bytes or int64."""
         rank, size = dist.get_rank(group), dist.get_world_size(group)
         if name == "gather":
             return 0 if rank == 0 else arguments[0].nbytes
@@ -65,7 +65,7 @@ class Sent:
 
 @contextmanager
 def counting() -> Iterator[Sent]:
-    """Counts what the library's collectives send."""
+    """Count what the library's collectives send."""
     sent, exchange = Sent(), Ranks.exchange
     originals = {name: getattr(dist, name) for name in _COLLECTIVES}
 
@@ -77,7 +77,7 @@ def counting() -> Iterator[Sent]:
         return call
 
     def exchanged(ranks: Ranks, rows: Tensor, counts: Tensor, due: Tensor | None = None) -> Any:
-        # states travel packed, as bytes
+        # states travel packed as bytes
         if rows.dtype == torch.uint8:
             sent.states += int(counts.sum() - counts[ranks.rank])
         return exchange(ranks, rows, counts, due)
@@ -94,31 +94,32 @@ def counting() -> Iterator[Sent]:
 
 
 def traffic(group: dist.ProcessGroup, split: str) -> tuple[smc.Particles, list[int]]:
-    """A run, and what it sent on this rank: [before the first level, between levels, after the last, states]."""
+    """Run, and return what this rank sent: [before the first level, between levels, after the last, states]."""
     marks: list[int] = []
     with counting() as sent:
-        found = sample(group, split, callback=lambda _: marks.append(sent.bytes))
+        result = sample(group, split, callback=lambda _: marks.append(sent.bytes))
     before, steps = marks[0], marks[-1] - marks[0]
-    return found, [before, steps, sent.bytes - marks[-1], sent.states]
+    return result, [before, steps, sent.bytes - marks[-1], sent.states]
 
 
-def same(found: smc.Particles, truth: smc.Particles) -> bool:
-    """The bits of one process."""
+def same(result: smc.Particles, truth: smc.Particles) -> bool:
+    """Return True where the bits are those of one process."""
     names = ("x", "log_weights", "log_z", "ess", "resampled", "unique_ancestors")
-    return all(torch.equal(getattr(found, name), getattr(truth, name)) for name in names)
+    return all(torch.equal(getattr(result, name), getattr(truth, name)) for name in names)
 
 
 def measured(groups: dict[int, Any], split: str, rounds: int) -> dict[str, Any]:
-    """By number of ranks: times, traffic summed over the ranks, and whether the bits are those of one process."""
-    rank, truth, told = dist.get_rank(), sample(None, split), {}
+    """Return, by number of ranks: times, traffic summed over the ranks, and whether the bits are those of one
+    process."""
+    rank, truth, report = dist.get_rank(), sample(None, split), {}
     for size, group in groups.items():
         right, sent = True, [0] * 4
         if rank < size:
-            found, sent = traffic(group, split)
-            right = same(found, truth)
+            result, sent = traffic(group, split)
+            right = same(result, truth)
         numbers = torch.tensor([*sent, int(not right)])
         dist.all_reduce(numbers)
-        told[size] = numbers.tolist()
+        report[size] = numbers.tolist()
 
     def job(size: int) -> None:
         if rank < size:
@@ -126,15 +127,15 @@ def measured(groups: dict[int, Any], split: str, rounds: int) -> dict[str, Any]:
         dist.barrier()
 
     answer = {
-        "right": all(numbers[-1] == 0 for numbers in told.values()),
-        "sent": {size: numbers[:-1] for size, numbers in told.items()},
+        "right": all(numbers[-1] == 0 for numbers in report.values()),
+        "sent": {size: numbers[:-1] for size, numbers in report.items()},
         "steps": len(truth.sigmas) - 1,
         "resampled": int(truth.resampled.sum()),
         "log_z": truth.log_z.tolist(),
         "times": {},
     }
     if answer["right"] and rounds:
-        # without a least duration all ranks make the same number of calls
+        # without a minimum duration all ranks make the same number of calls
         effort = Effort(seconds=0.0, rounds=rounds, sample_seconds=0.0)
         jobs = {str(size): (lambda size=size: job(size)) for size in groups}
         times = time_side_by_side(jobs, [()], torch.device("cpu"), effort)

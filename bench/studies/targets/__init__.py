@@ -1,1 +1,1 @@
-"""Sequential Monte Carlo on hard targets."""
+"""Run sequential Monte Carlo on hard targets."""

@@ -1,10 +1,10 @@
 """Reference samples of particle systems by Hamiltonian Monte Carlo: many independent chains side by side.
 
-Momenta have no motion of the centre, so configurations stay centred. Each iteration takes a number of leapfrog
-steps and accepts by Metropolis; the step size is fitted during burn-in, which is thrown away, and fixed after.
-Chains are independent: standard errors are those of the means of whole chains. `mixing` compares the spread
-between chains with that within (Gelman and Rubin 1992): 1 where chains have forgotten their starts.
-Source: Duane et al. 1987; Neal 2011, arXiv 1206.1901.
+Momenta have no motion of the centre, so configurations stay centred. Each iteration takes a number of
+leapfrog steps and accepts by Metropolis. The step size is adapted during burn-in, whose draws are discarded,
+and fixed afterwards. The chains are independent, so standard errors are those of the means of whole chains.
+`mixing` compares the spread between chains with that within them (Gelman and Rubin 1992): 1 where the chains
+have forgotten their starts. Source: Duane et al. 1987; Neal 2011, arXiv 1206.1901.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Chains(NamedTuple):
 
 
 def start(system: ParticleSystem, chains: int, generator: torch.Generator) -> Tensor:
-    """Particles of a cubic lattice at distances of 1.2, in random places of it, a little displaced."""
+    """Place particles at random on a cubic lattice of spacing 1.2, slightly displaced."""
     side = 1
     while side**system.dimensions < system.particles:
         side += 1
@@ -56,7 +56,7 @@ def run(
     step: float = 0.02,
     seed: int = 0,
 ) -> Chains:
-    """burn_in iterations, then draws that lie `thin` iterations apart."""
+    """Run burn_in iterations, then take draws that lie `thin` iterations apart."""
     generator = torch.Generator().manual_seed(seed)
     x = start(system, chains, generator)
     energy, score = system.energy_and_score(x)
@@ -72,7 +72,7 @@ def run(
             p = p + (step if k + 1 < leapfrog else 0.5 * step) * moved_score
         after = moved_energy + 0.5 * p.square().flatten(1).sum(1)
         uniform = torch.rand(chains, generator=generator, dtype=x.dtype)
-        accepted = uniform.log() < before - after  # false where a step met a wall and made NaN
+        accepted = uniform.log() < before - after  # False where a step met a wall and made NaN
         wide = accepted[:, None, None]
         x, score = torch.where(wide, y, x), torch.where(wide, moved_score, score)
         energy = torch.where(accepted, moved_energy, energy)
@@ -87,7 +87,7 @@ def run(
 
 
 def mixing(values: Tensor) -> float:
-    """Potential scale reduction of a number [draws, chains]."""
+    """Return the potential scale reduction of a number [draws, chains]."""
     draws = len(values)
     within = values.var(0).mean()
     between = values.mean(0).var()

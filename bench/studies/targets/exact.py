@@ -1,8 +1,8 @@
-"""Sequential Monte Carlo on the two hard targets that are exact at every noise level: GMM-40 and ManyWell-32.
+"""Sequential Monte Carlo on two hard targets that are exact at every noise level: GMM-40 and ManyWell-32.
 
-Levels are equalised by `smc.calibrate`, whose pilot is not in the count of evaluations. That suits curvature
-matching, so the other kernels run on as many levels spaced evenly in log sigma as well.
-Distances are those of 1000 particles of each population, drawn with their weights, to as many exact samples.
+The levels are equalised by `smc.calibrate`, whose pilot does not count as evaluations. Equalised levels suit
+curvature matching, so the other kernels also run on as many levels evenly spaced in log sigma. Distances compare
+1000 particles of each population, drawn with their weights, with as many exact samples.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from edmfast.targets import Tempered
 
 
 class Size(NamedTuple):
-    """Of a run: populations, particles in each, levels, particles and steps of the pilot; and samples that are
-    compared."""
+    """The size of a run.
+
+    That is populations, particles in each, levels, particles and steps of the pilot, and samples that are
+    compared.
+    """
 
     populations: int
     particles: int
@@ -44,21 +47,24 @@ KERNELS = ("curvature_matched", "ancestral", "euler")
 
 
 def gmm40(gamma: float, size: Size, kernels: tuple[str, ...] = KERNELS) -> list[Row]:
-    """p^gamma, gamma 1 or 2."""
+    """Run p^gamma for gamma 1 or 2."""
     mixture = analytic.gmm40()
     target: Any = mixture if gamma == 1 else Tempered(mixture, gamma)
     law, log_mass = gmm40_law(gamma)
     truth = gmm40_masses(gamma)
     rows = []
-    for kernel, found in _runs(target, 2, GMM40_SIGMAS, size, kernels):
+    for kernel, outcome in _runs(target, 2, GMM40_SIGMAS, size, kernels):
         name = f"gamma={gamma:g} {kernel}"
         add = functools.partial(mean, "GMM-40", name)
         masses = torch.stack(
-            [mode_masses(x, mixture.means, w) for x, w in zip(found.x, found.weights, strict=True)]
+            [
+                mode_masses(x, mixture.means, w)
+                for x, w in zip(outcome.x, outcome.weights, strict=True)
+            ]
         )
-        log_z = found.log_z + math.log(2 * math.pi * GMM40_SIGMAS[0] ** 2 / gamma)
+        log_z = outcome.log_z + math.log(2 * math.pi * GMM40_SIGMAS[0] ** 2 / gamma)
         rows += [
-            *_traces("GMM-40", name, found),
+            *_traces("GMM-40", name, outcome),
             add("modes found", (masses > 0).sum(1), 40),
             add("log Z", log_z, log_mass),
             add("Z / truth", (log_z - log_mass).exp(), 1.0),
@@ -72,7 +78,7 @@ def gmm40(gamma: float, size: Size, kernels: tuple[str, ...] = KERNELS) -> list[
         rows += _distances(
             "GMM-40",
             name,
-            found,
+            outcome,
             energy,
             lambda n, seed: law.sample(n, seed=seed),
             size.compared,
@@ -82,16 +88,16 @@ def gmm40(gamma: float, size: Size, kernels: tuple[str, ...] = KERNELS) -> list[
 
 
 def many_well(size: Size, kernels: tuple[str, ...] = KERNELS) -> list[Row]:
-    """32 numbers, log Z = 164.6957."""
+    """Run ManyWell with 32 elements, log Z = 164.6957."""
     target = analytic.ManyWell(32)
     low = MANY_WELL_SIGMAS[1]
     rows = []
-    for kernel, found in _runs(target, 32, MANY_WELL_SIGMAS, size, kernels):
+    for kernel, outcome in _runs(target, 32, MANY_WELL_SIGMAS, size, kernels):
         add = functools.partial(mean, "ManyWell-32", kernel)
-        log_z = found.log_z + 16 * math.log(2 * math.pi * MANY_WELL_SIGMAS[0] ** 2)
-        left = found.expectation(lambda x: (x[..., ::2] < 0).double())
+        log_z = outcome.log_z + 16 * math.log(2 * math.pi * MANY_WELL_SIGMAS[0] ** 2)
+        left = outcome.expectation(lambda x: (x[..., ::2] < 0).double())
         rows += [
-            *_traces("ManyWell-32", kernel, found),
+            *_traces("ManyWell-32", kernel, outcome),
             add("log Z", log_z, target.log_z),
             add("Z / truth", (log_z - target.log_z).exp(), 1.0),
             add("mass of the left wells", left.mean(1), target.left_mass(low)),
@@ -104,7 +110,7 @@ def many_well(size: Size, kernels: tuple[str, ...] = KERNELS) -> list[Row]:
         rows += _distances(
             "ManyWell-32",
             kernel,
-            found,
+            outcome,
             functools.partial(target.energy, sigma=low),
             lambda n, seed: target.sample(n, low, seed=seed),
             size.compared,
@@ -113,7 +119,7 @@ def many_well(size: Size, kernels: tuple[str, ...] = KERNELS) -> list[Row]:
 
 
 def gmm40_law(gamma: float) -> tuple[analytic.GaussianMixture, float]:
-    """p^gamma at the last level as a mixture, and the log of its integral: for gamma = 2 of all pairs of modes."""
+    """Return p^gamma at the last level as a mixture, and the log of its integral; gamma = 2 pairs all modes."""
     mixture, low = analytic.gmm40(), GMM40_SIGMAS[1]
     variance = float(mixture.stds[0]) ** 2 + low**2
     if gamma == 1:
@@ -128,7 +134,10 @@ def gmm40_law(gamma: float) -> tuple[analytic.GaussianMixture, float]:
 
 @functools.cache
 def gmm40_masses(gamma: float) -> Tensor:
-    """Of p^gamma nearest to each mode, by a sum over a square grid: [40]. Not 1/40 each: some modes overlap."""
+    """Return the mass of p^gamma nearest to each mode by a sum over a grid, [40].
+
+    Overlap makes them differ from 1/40.
+    """
     axis = torch.arange(-50, 50.01, 0.2, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
     mixture = analytic.gmm40()
@@ -137,7 +146,7 @@ def gmm40_masses(gamma: float) -> Tensor:
 
 
 def _variation(masses: Tensor, particles: int) -> float:
-    """Expected total variation of so many independent draws, whose counts are nearly normal."""
+    """Return the expected total variation of this many independent draws, whose counts are nearly normal."""
     spread = (masses * (1 - masses) / particles).sqrt()
     return float(spread.sum() / math.sqrt(2 * math.pi))
 
@@ -149,19 +158,19 @@ def _runs(
     size: Size,
     kernels: tuple[str, ...],
 ) -> list[tuple[str, smc.Particles]]:
-    """Kernels on the same levels, in float32."""
+    """Run the kernels on the same levels, in float32."""
     high, low = (math.log10(sigma) for sigma in sigmas)
     levels = torch.logspace(high, low, size.levels, dtype=torch.float64)
     calibration = smc.calibrate(
         target, (dim,), levels, particles=size.pilot, pilot_steps=size.pilot_steps
     )
-    found = []
+    outcome = []
     for kernel in kernels:
         matched = kernel == "curvature_matched"
-        given: dict[str, Any] = {kernel: calibration if matched else calibration.sigmas}
+        settings: dict[str, Any] = {kernel: calibration if matched else calibration.sigmas}
         if not matched:
-            given[f"{kernel}, even levels"] = levels
-        for name, sigmas_of in given.items():
+            settings[f"{kernel}, even levels"] = levels
+        for name, sigmas_of in settings.items():
             particles = smc.sample(
                 target,
                 (dim,),
@@ -172,41 +181,41 @@ def _runs(
                 dtype=torch.float32,
                 seed=1,
             )
-            found.append((name, particles))
-    return found
+            outcome.append((name, particles))
+    return outcome
 
 
-def _traces(target: str, name: str, found: smc.Particles) -> list[Row]:
-    share = 1 / found.x.shape[1]
+def _traces(target: str, name: str, outcome: smc.Particles) -> list[Row]:
+    share = 1 / outcome.x.shape[1]
     return [
-        Row(target, name, "particles", found.x.shape[1]),
-        Row(target, name, "evaluations per particle", found.nfe),
-        mean(target, name, "effective sample size / N", found.ess[-1] * share),
-        mean(target, name, "least of all levels / N", found.ess.amin(0) * share),
-        mean(target, name, "unique ancestors / N", found.unique_ancestors * share),
-        mean(target, name, "resamplings", found.resampled.sum(0)),
+        Row(target, name, "particles", outcome.x.shape[1]),
+        Row(target, name, "evaluations per particle", outcome.nfe),
+        mean(target, name, "effective sample size / N", outcome.ess[-1] * share),
+        mean(target, name, "least of all levels / N", outcome.ess.amin(0) * share),
+        mean(target, name, "unique ancestors / N", outcome.unique_ancestors * share),
+        mean(target, name, "resamplings", outcome.resampled.sum(0)),
     ]
 
 
 def _distances(
     target: str,
     name: str,
-    found: smc.Particles,
+    outcome: smc.Particles,
     energy: Callable[[Tensor], Tensor],
     exact: Callable[[int, int], Tensor],
     n: int,
     *,
     planar: bool = False,
 ) -> list[Row]:
-    """To exact samples, and of exact samples to others as the truth."""
+    """Return distances to exact samples; as the truth, those between two sets of exact samples."""
     measures: dict[str, Callable[[Tensor, Tensor], float]] = {
         "energy W2": lambda a, b: targets_report.wasserstein_1d(energy(a), energy(b)),
         "sliced W2": lambda a, b: sliced_wasserstein(a, b, projections=64),
     }
     if planar:
         measures["W2"] = targets_report.wasserstein
-    count = len(found.x)
-    ours = [evenly(x, w, n).double() for x, w in zip(found.x, found.weights, strict=True)]
+    count = len(outcome.x)
+    ours = [evenly(x, w, n).double() for x, w in zip(outcome.x, outcome.weights, strict=True)]
     others = [exact(n, 2 * p) for p in range(count)]
     more = [exact(n, 2 * p + 1) for p in range(count)]
     rows = []

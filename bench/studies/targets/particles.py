@@ -1,11 +1,12 @@
 """Sequential Monte Carlo on DW4 and LJ13 with learned energies, against Hamiltonian Monte Carlo.
 
-A noised particle system has no closed form. An energy is learned by denoising score matching from reference
-samples, centred and then shifted by the Gaussian centre that the energy's Gaussian part has (see `PairwiseMLP`);
-the network knows the other symmetries. Sequential Monte Carlo runs on that energy down to a
-small sigma. Three answers are compared with reference samples of other chains: the particles as they come; the
-same denoised once; and reweighted to the true energy, by log-weights E_model(x, sigma_min) - E_true(x) with the
-same Gaussian centre in both, whose effective sample size says what that is worth.
+A noised particle system has no closed form. The energy is learned by denoising score matching from reference
+samples. They are centred and then shifted by the Gaussian centre of the energy's Gaussian part (see
+`PairwiseMLP`); the network knows the other symmetries. Sequential Monte Carlo runs on that energy down to a
+small sigma. Three answers are compared with reference samples from other chains: the particles as they are;
+the particles denoised once; and the particles reweighted to the true energy, by log-weights E_model(x,
+sigma_min) - E_true(x) with the same Gaussian centre in both. The effective sample size says how far the last
+can be trusted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from edmfast.models import EnergyModel, PairwiseMLP
 
 
 class Plan(NamedTuple):
-    """How a system is learned and sampled. chains, burn_in, draws, thin: of the reference. sigmas: the ends."""
+    """The settings that learn and sample a system.
+
+    chains, burn_in, draws, thin: of the reference. sigmas: the two ends.
+    """
 
     system: type[DoubleWellPairs] | type[LennardJones]
     chains: int
@@ -65,7 +69,7 @@ COMPARED = 500
 
 
 def run(name: str, quick: bool) -> list[Row]:
-    """name: "DW4" or "LJ13". quick: a look at whether it runs."""
+    """Run the system `name`, "DW4" or "LJ13". quick: only see that it runs."""
     plan = PLANS[name]
     if quick:
         plan = plan._replace(
@@ -97,7 +101,7 @@ def run(name: str, quick: bool) -> list[Row]:
 def learn(
     name: str, plan: Plan, centred: Tensor, *, compile: bool
 ) -> tuple[EnergyModel, list[Row]]:
-    """An energy of centred samples [n, particles, dimensions], and what its training took."""
+    """Learn an energy from centred samples [n, particles, dimensions]; return it with the cost of its training."""
     deviation = float(centred.std())
     particles = centred.shape[1]
     generator = torch.Generator().manual_seed(0)
@@ -129,14 +133,14 @@ def learn(
 
 
 def sample(name: str, plan: Plan, model: EnergyModel, reference: Tensor) -> list[Row]:
-    """Runs of the learned energy against reference samples [n, particles, dimensions]."""
+    """Compare runs of the learned energy with reference samples [n, particles, dimensions]."""
     low = plan.sigmas[1]
     particles, dimensions = reference.shape[1:]
     first, last = (math.log10(sigma) for sigma in plan.sigmas)
     levels = torch.logspace(first, last, plan.levels, dtype=torch.float64)
     shape = (particles, dimensions)
     calibration = smc.calibrate(model, shape, levels, particles=100, pilot_steps=plan.levels)
-    found = smc.sample(
+    run_result = smc.sample(
         model,
         shape,
         calibration,
@@ -144,31 +148,35 @@ def sample(name: str, plan: Plan, model: EnergyModel, reference: Tensor) -> list
         populations=plan.populations,
         seed=1,
     )
-    x = found.x.flatten(0, 1)
+    x = run_result.x.flatten(0, 1)
     centre_std = math.sqrt((low**2 + model.sigma_data**2) / particles)
     truth = plan.system(centre_std=centre_std)
     with torch.no_grad():
         model_energy = model.energy(x, low).double()
         denoised = model(x, low)
     change = model_energy - truth.energy(x.double())
-    reweighted = found.log_weights + change.nan_to_num(-torch.inf).reshape(found.x.shape[:2])
+    reweighted = run_result.log_weights + change.nan_to_num(-torch.inf).reshape(
+        run_result.x.shape[:2]
+    )
     share = reweighted.softmax(1)
     rows = [
         Row(name, "learned energy", "particles", plan.particles),
-        Row(name, "learned energy", "evaluations per particle", found.nfe),
-        mean(name, "learned energy", "effective sample size / N", found.ess[-1] / plan.particles),
+        Row(name, "learned energy", "evaluations per particle", run_result.nfe),
+        mean(
+            name, "learned energy", "effective sample size / N", run_result.ess[-1] / plan.particles
+        ),
         mean(
             name,
             "learned energy",
             "unique ancestors / N",
-            found.unique_ancestors / plan.particles,
+            run_result.unique_ancestors / plan.particles,
         ),
-        mean(name, "learned energy", "resamplings", found.resampled.sum(0)),
+        mean(name, "learned energy", "resamplings", run_result.resampled.sum(0)),
     ]
     answers = {
-        "learned energy": (found.x, found.weights),
-        "learned energy, denoised once": (denoised.reshape(found.x.shape), found.weights),
-        "reweighted to the true energy": (found.x, share),
+        "learned energy": (run_result.x, run_result.weights),
+        "learned energy, denoised once": (denoised.reshape(run_result.x.shape), run_result.weights),
+        "reweighted to the true energy": (run_result.x, share),
     }
     for answer, (states, weights) in answers.items():
         if weights is share:
@@ -186,7 +194,7 @@ def _compared(
     weights: Tensor,
     reference: Tensor,
 ) -> list[Row]:
-    """Energies and distances between particles, of each population with the reference."""
+    """Compare energies and distances between particles of each population with the reference."""
     generator = torch.Generator().manual_seed(1)
     order = torch.randperm(len(reference), generator=generator)
     n = min(COMPARED, x.shape[1], len(reference) // (2 * len(x)))

@@ -1,4 +1,4 @@
-"""What was measured of a run on a hard target: means over populations, their standard errors, and the truth."""
+"""Report runs on a hard target: means over populations, their standard errors, and the truth."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from edmfast.diagnostics import sliced_wasserstein
 
 
 class Row(NamedTuple):
-    """One number. error: its standard error, 0 where it is exact; truth: what it should be, where known; for a
-    distance, what as many independent exact samples have among themselves."""
+    """One number.
+
+    error: its standard error, 0 where it is exact. truth: the right value, where known; for a distance, the
+    distance between as many independent exact samples.
+    """
 
     target: str
     run: str
@@ -28,14 +31,14 @@ class Row(NamedTuple):
 
 
 def mean(target: str, run: str, quantity: str, values: Tensor, truth: float | None = None) -> Row:
-    """Of one number per population or pair of sample sets, [P]."""
+    """Return the row of one number per population or pair of sample sets, [P]."""
     values = values.double()
     error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return Row(target, run, quantity, float(values.mean()), error, truth)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Aligned text, one block per target and run."""
+    """Return aligned text, one block per target and run."""
     lines, last = [], ("", "")
     for row in rows:
         if (row.target, row.run) != last:
@@ -48,7 +51,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write_json(path: str, rows: Sequence[Row], options: dict[str, Any]) -> None:
-    """The rows and where they were measured."""
+    """Write the rows and where they were measured."""
     facts = {
         "commit": machine.commit(),
         "versions": machine.versions(),
@@ -60,19 +63,19 @@ def write_json(path: str, rows: Sequence[Row], options: dict[str, Any]) -> None:
 
 
 def evenly(x: Tensor, weights: Tensor, n: int) -> Tensor:
-    """n of the particles x [N, ...] with their weights [N], systematically: as even as can be."""
+    """Take n of the particles x [N, ...] by systematic resampling with their weights [N]."""
     cumulative = weights.double().cumsum(0)
     points = (torch.arange(n, dtype=torch.float64) + 0.5) / n * cumulative[-1]
     return x[torch.searchsorted(cumulative, points, right=True).clamp(max=len(x) - 1)]
 
 
 def wasserstein_1d(a: Tensor, b: Tensor) -> float:
-    """2-Wasserstein distance of numbers [n] and [m], exact."""
+    """Return the exact 2-Wasserstein distance of numbers [n] and [m]."""
     return sliced_wasserstein(a[:, None], b[:, None], projections=1)
 
 
 def wasserstein(a: Tensor, b: Tensor) -> float:
-    """2-Wasserstein distance of two sets [n, D] of one size, exact, by an optimal assignment."""
+    """Return the exact 2-Wasserstein distance of two sets [n, D] of one size, by an optimal assignment."""
     from scipy.optimize import linear_sum_assignment
 
     cost = torch.cdist(a.double(), b.double()).square().numpy()

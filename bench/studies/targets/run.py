@@ -1,8 +1,9 @@
-"""`python -m bench.studies.targets [--only NAME] [--quick] [--json PATH]`: sequential Monte Carlo on hard targets.
+"""Run sequential Monte Carlo on hard targets.
 
-GMM-40 (at gamma 1 and 2) and ManyWell-32 with their exact energies; DW4 and LJ13 with energies learned from
-reference samples. Every number is printed with its standard error over populations and with the truth: a
-statement about answers, not about time. --quick: small, to see that it runs.
+Command: `python -m bench.studies.targets [--only NAME] [--quick] [--json PATH]`. The targets are GMM-40 (at
+gamma 1 and 2) and ManyWell-32 with their exact energies, and DW4 and LJ13 with energies learned from
+reference samples. Every number has its standard error over populations and the truth; the study concerns
+answers, not time. --quick runs small sizes, to see that everything works.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     rows: list[Row] = []
     for name in [options.only] if options.only else TARGETS:
-        found = TARGETS[name](options.quick)
-        print(targets_report.table(found), flush=True)
-        rows += found
+        measured = TARGETS[name](options.quick)
+        print(targets_report.table(measured), flush=True)
+        rows += measured
     if options.json:
-        told = {"quick": options.quick, "threads": options.threads}
-        targets_report.write_json(options.json, rows, told)
+        facts = {"quick": options.quick, "threads": options.threads}
+        targets_report.write_json(options.json, rows, facts)
     return 0
