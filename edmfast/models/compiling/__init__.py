@@ -1,1 +1,1 @@
-"""A model as one compiled graph, and the watch over what the graph took to be constant."""
+"""Compiled graphs for the methods of a model, and a watch over the attributes that a graph treats as constant."""

@@ -1,14 +1,14 @@
-"""Plain attributes of modules, watched: a graph holds what they were when it was traced.
+"""A watch over the plain attributes of modules, whose values at the time of tracing are fixed in a graph.
 
-A forward may read numbers, strings, flags, functions and small containers of its module, of its class, or of the
-names around its class. `Attributes` remembers all of them and names the first that is another one now. Looking is
-cheap: nearly every value is still the same object, and only containers and objects are looked into.
+A forward may read numbers, strings, flags, functions and small containers from its module, from its class, or from
+the names around its class. `Attributes` remembers all of them and names the first that has changed. The check is
+cheap, because nearly every value is still the same object, and only containers and objects are compared in depth.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as everywhere
 
 MOST_STATES = 4
-"""Sets of attributes that graphs are made for. Who changes an attribute more often is called eagerly."""
+"""The number of attribute states that get graphs. A model with more of them is called eagerly."""
 
 _INTERNAL = frozenset(vars(nn.Module()))
 _LEAVES: tuple[type, ...] = (
@@ -43,7 +43,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 class _Place:
-    """Some names of one dictionary, with the values they had."""
+    """Some names of one dictionary, with the values they had when the place was made."""
 
     def __init__(self, name: str, values: Mapping[str, Any], names: list[str], kept: list[Any]):
         self.name, self.values, self.size = name, values, len(values)
@@ -54,12 +54,13 @@ class _Place:
         self.others = [(key, _mark(values[key], 0, kept)) for key in others]
 
     def change(self) -> str | None:
+        """Return the first name whose value has changed, None where all are as they were."""
         values = self.values
-        # nearly always all are the same objects, which one comparison tells
+        # nearly always all values are the same objects, which one comparison of lists shows
         if [*map(id, map(values.get, self.keys))] != self.ids:
             for key, before in zip(self.keys, self.leaves, strict=True):
-                now = values.get(key, _MISSING)
-                if now is not before and not _same(now, before):
+                current = values.get(key, _MISSING)
+                if current is not before and not _same(current, before):
                     return f"{self.name}.{key}"
         for key, mark in self.others:
             if _mark(values.get(key, _MISSING)) != mark:
@@ -68,19 +69,20 @@ class _Place:
 
 
 class _Members(_Place):
-    """All plain attributes of a module or a class: a new one is a change too."""
+    """All plain attributes of a module, where a new attribute is a change too."""
 
     def change(self) -> str | None:
+        """Return the first attribute that was changed, added or removed."""
         if len(self.values) != self.size:
             return f"{self.name} (an attribute was added or removed)"
         return super().change()
 
 
 class Attributes:
-    """The plain attributes of modules, of their classes and of what functions of these classes read by name."""
+    """The plain attributes of modules and of their classes, and the names that functions of these classes read."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        # ids are compared: an object that was replaced must not leave its id to the next one
+        # ids are compared, so a replaced object is kept alive, lest its id pass to the new one
         self._kept: list[Any] = []
         self._read: set[types.FunctionType] = set()
         self._places: list[_Place] = []
@@ -88,33 +90,37 @@ class Attributes:
         classes: dict[type, None] = {}
         for module in modules:
             values = vars(module)
-            names = [key for key in values if key not in _INTERNAL and not _is_own(values[key])]
+            names = [
+                key
+                for key in values
+                if key not in _INTERNAL and not _is_of_this_package(values[key])
+            ]
             self._add(_Members, type(module).__name__, values, names)
             self._hooks += [values[name] for name in _HOOKS if name in values]
             classes |= dict.fromkeys(type(module).__mro__[:-1])
             if isinstance(values.get("forward"), types.FunctionType):
-                self._read_by(values["forward"])
+                self._add_names_of(values["forward"])
         self._hooks += [getattr(everywhere, name) for name in _GLOBAL_HOOKS]
         self._hooked = self._hook_ids()
         self._kept += [hook for hooks in self._hooks for hook in hooks.values()]
         for kind in classes:
-            theirs = kind.__module__.partition(".")[0] == "torch"
+            package = kind.__module__.partition(".")[0]
             names = [
                 key
                 for key in vars(kind)
-                if key == "forward" or not (theirs or key.startswith("__"))
+                if key == "forward" or not (package == "torch" or key.startswith("__"))
             ]
             self._add(_Place, kind.__name__, vars(kind), names)
-            if kind.__module__.partition(".")[0] not in ("torch", "edmfast"):
+            if package not in ("torch", "edmfast"):
                 for value in vars(kind).values():
                     if isinstance(value, types.FunctionType):
-                        self._read_by(value)
+                        self._add_names_of(value)
 
     def change(self) -> str | None:
-        """Return the name of an attribute that is another one now, None where all are as they were."""
+        """Return the name of the first changed attribute, None where all are as they were."""
         for place in self._places:
-            if found := place.change():
-                return found
+            if name := place.change():
+                return name
         return None if self._hook_ids() == self._hooked else "a hook"
 
     def _add(
@@ -126,10 +132,10 @@ class Attributes:
     ) -> None:
         self._places.append(kind(name, values, names, self._kept))
 
-    def _read_by(self, function: types.FunctionType) -> None:
-        """Names around a function that it reads: global ones, and those of an enclosing function.
+    def _add_names_of(self, function: types.FunctionType) -> None:
+        """Watch the names around a function that it reads: global ones, and those of an enclosing function.
 
-        Functions of the same package that it names are looked into as well.
+        Functions of the same package that it names are followed as well.
         """
         if function in self._read:
             return
@@ -137,11 +143,13 @@ class Attributes:
         around, name = function.__globals__, function.__module__
         package = name.partition(".")[0]
         for key in function.__code__.co_names:
-            named = around.get(key, _MISSING)
-            ours = isinstance(named, types.FunctionType)
-            if ours and str(named.__module__).partition(".")[0] == package:
-                self._read_by(named)
-        names = [key for key in function.__code__.co_names if _is_read(around.get(key, _MISSING))]
+            value = around.get(key, _MISSING)
+            is_function = isinstance(value, types.FunctionType)
+            if is_function and str(value.__module__).partition(".")[0] == package:
+                self._add_names_of(value)
+        names = [
+            key for key in function.__code__.co_names if _is_watched(around.get(key, _MISSING))
+        ]
         self._add(_Place, name, around, names)
         for variable, cell in zip(
             function.__code__.co_freevars, function.__closure__ or (), strict=True
@@ -154,13 +162,13 @@ class Attributes:
 
 
 def refuse_changed(before: Attributes) -> None:
-    """Raise RuntimeError where a traced call has changed an attribute: a graph would not change it again."""
+    """Raise RuntimeError where a traced call has changed an attribute, which a run of the graph would not do."""
     if changed := before.change():
         raise RuntimeError(f"a call changes the attribute {changed}")
 
 
 class _Cell(Mapping[str, Any]):
-    """The variable of a closure as a dictionary of one name."""
+    """A variable of a closure, presented as a dictionary with one name."""
 
     def __init__(self, cell: types.CellType, name: str) -> None:
         self.cell, self.name = cell, name
@@ -168,18 +176,18 @@ class _Cell(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         try:
             return self.cell.cell_contents
-        except ValueError:  # not assigned yet
+        except ValueError:  # the variable is not assigned yet
             return _MISSING
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter([self.name])
 
     def __len__(self) -> int:
         return 1
 
 
-def _is_read(value: Any) -> bool:
-    """Return whether a global name is watched: a plain value, or a small container, which may change in place."""
+def _is_watched(value: Any) -> bool:
+    """Return whether a global name is watched: plain values are, and small containers, which may change."""
     if type(value) in (dict, list, set):
         return len(value) <= _MOST_ENTRIES
     return _is_leaf(value)
@@ -191,20 +199,21 @@ def _is_leaf(value: Any) -> bool:
     return isinstance(value, _LEAVES)
 
 
-def _is_own(value: Any) -> bool:
-    """Return whether a value belongs to this package's machinery, such as the graphs of a compiled model."""
+def _is_of_this_package(value: Any) -> bool:
+    """Return whether a value is internal to this package, such as the graphs of a compiled model."""
     kind = type(value)
     return kind.__module__.partition(".")[0] == "edmfast" and not isinstance(value, nn.Module)
 
 
-def _same(now: Any, before: Any) -> bool:
-    if type(now) is not type(before) or isinstance(now, types.FunctionType):
+def _same(current: Any, before: Any) -> bool:
+    if type(current) is not type(before) or isinstance(current, types.FunctionType):
         return False
-    return bool(now == before) or (now != now and before != before)
+    # NaN differs from itself, but is unchanged where both values are NaN
+    return bool(current == before) or (current != current and before != before)
 
 
 def _mark(value: Any, depth: int = 0, kept: list[Any] | None = None) -> Any:
-    """Return what tells whether a value is another one; objects that are told by their id are kept."""
+    """Return a value to compare, which differs after a change. Objects that are compared by id are kept alive."""
     if _is_leaf(value):
         return type(value), value
     if kept is not None:
@@ -218,7 +227,7 @@ def _mark(value: Any, depth: int = 0, kept: list[Any] | None = None) -> Any:
     elif depth < _DEEPEST and isinstance(value, dict):
         if len(value) <= _MOST_ENTRIES:
             return type(value), [(key, _mark(part, deeper, kept)) for key, part in value.items()]
-    elif depth < _DEEPEST - 1 and hasattr(value, "__dict__") and not _is_own(value):
+    elif depth < _DEEPEST - 1 and hasattr(value, "__dict__") and not _is_of_this_package(value):
         members = vars(value)
         if len(members) <= _MOST_ENTRIES:
             return id(value), [(key, _mark(part, deeper, kept)) for key, part in members.items()]

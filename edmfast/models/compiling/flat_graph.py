@@ -1,10 +1,12 @@
-"""A function whose derivatives are taken inside it, traced as one flat graph and compiled.
+"""Compilation of a function that takes derivatives inside, as one flat graph.
 
-A score is a gradient and a training step takes the gradient of a gradient; torch.compile's own autograd has
-no double backward (pytorch issue 91469). So make_fx traces everything into one graph of plain operators,
-in which ours are single nodes; it needs no derivative any more, and inductor compiles it as it is. Sizes of
-the first call are constants. Those that differ from it at a later call are symbols there: a changed batch
-size costs one more compilation, and the next ones none unless the compiler decides something by them.
+A score is a gradient, and a training step takes the gradient of a gradient, but torch.compile's own autograd has
+no double backward (pytorch issue 91469). So make_fx traces the function and its derivatives into one graph of
+plain operators, in which ours are single nodes. That graph needs no further derivative, and inductor compiles it.
+
+The sizes of the first call are constants of its graph. Sizes that differ at a later call become symbols of a
+second graph. So a changed batch size costs one more compilation, and later changes cost none, unless the compiler
+has made a decision that depends on the size.
 """
 
 from __future__ import annotations
@@ -22,44 +24,46 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 Tensors = Sequence[Tensor]
 Function = Callable[[Tensors, Tensors], tuple[Tensor, ...]]
-"""(fixed, inputs) -> outputs. The sizes of the fixed tensors, parameters as a rule, never change."""
+"""A function (fixed, inputs) -> outputs. The fixed tensors, usually parameters, never change in size."""
 
 MOST_GRAPHS = 8
-"""Graphs of one key. More changes of size than that are run without a graph."""
+"""The largest number of graphs per key. After more changes of size the function runs without a graph."""
 
 
 class _Graph(NamedTuple):
     call: Callable[..., tuple[Tensor, ...]]
     sizes: list[list[Any]]
-    """Per dimension of each input a number, or the symbol of the tracer."""
+    """For each dimension of each input a number, or the symbol of the tracer."""
     guards: list[Any]
-    """What the trace took for true of the symbols."""
+    """The assumptions that the trace made about symbolic sizes."""
 
     def fits(self, inputs: Tensors) -> bool:
+        """Return whether the sizes of the inputs agree with the numbers and assumptions of this graph."""
         from sympy import Integer  # importing it takes as long as importing all of edmfast
 
         values: dict[Any, Integer] = {}
         for tensor, sizes in zip(inputs, self.sizes, strict=True):
-            for size, wanted in zip(tensor.shape, sizes, strict=True):
-                if isinstance(wanted, int):
-                    if size != wanted:
+            for size, expected in zip(tensor.shape, sizes, strict=True):
+                if isinstance(expected, int):
+                    if size != expected:
                         return False
-                elif size < 2:  # the tracer holds 0 and 1 apart from all other sizes
+                elif size < 2:  # the tracer distinguishes 0 and 1 from all other sizes
                     return False
                 else:
-                    values[wanted] = Integer(size)
+                    values[expected] = Integer(size)
         return all(bool(guard.xreplace(values)) for guard in self.guards)
 
 
-# torch's tracer and its compiler are not made for several threads at once
+# torch's tracer and its compiler are not thread-safe
 _tracing = threading.RLock()
 
 
 class FlatGraph:
-    """Calls function by compiled flat graphs; what the caller would do without, after one warning naming the
-    reason, where tracing or compiling fails.
+    """A function that is called by compiled flat graphs.
 
-    otherwise: what the warning says happens instead. mode: of torch.compile, on a GPU only.
+    Where tracing or compiling fails, the caller's eager alternative runs from then on, after one warning that
+    names the reason. otherwise: the clause of that warning which says what happens instead. mode: the mode of
+    torch.compile, used on a GPU only.
     """
 
     def __init__(self, function: Function, *, otherwise: str, mode: str | None = None) -> None:
@@ -75,20 +79,25 @@ class FlatGraph:
         eager: Callable[[], tuple[Tensor, ...]],
         key: Hashable = None,
     ) -> tuple[Tensor, ...]:
-        """eager: the same without a graph. key: of whatever else the trace depends on."""
+        """Return function(fixed, inputs).
+
+        eager: computes the same without a graph. key: identifies everything else that the trace depends on.
+        """
         if self.failed:
             return eager()
-        given = [tensor.contiguous() for tensor in inputs]  # a graph is for one order of strides
+        # a graph holds for one order of strides only
+        dense = [tensor.contiguous() for tensor in inputs]
         try:
-            graph = self._graph(fixed, given, key)
+            graph = self._graph(fixed, dense, key)
             if graph is not None:
-                return self._run(graph, fixed, given)
+                return self._run(graph, fixed, dense)
             reason = f"more than {MOST_GRAPHS} sizes of inputs"
-        # Whatever the tracer or the compiler stumbles over, the function itself is still right.
+        # the tracer and the compiler may fail in any way, while the function itself is still right
         except Exception as error:
             message = (str(error).strip() or "no message").splitlines()[0]
             reason = f"{type(error).__name__}: {message}"
-        outputs = eager()  # first: a mistake of the caller's raises, and costs no compilation
+        # a mistake of the caller raises here, before the graphs are given up for it
+        outputs = eager()
         self.failed = True
         warnings.warn(f"compile=True failed, {self.otherwise}: {reason}", stacklevel=3)
         return outputs
@@ -96,21 +105,21 @@ class FlatGraph:
     def _graph(self, fixed: Tensors, inputs: Tensors, key: Hashable) -> _Graph | None:
         state = key, _state_of(fixed, inputs)
         sizes = tuple(tensor.shape for tensor in inputs)
-        if found := self.chosen.get((state, sizes)):
-            return found
+        if chosen := self.chosen.get((state, sizes)):
+            return chosen
         known = self.graphs.setdefault(state, [])
-        found = next((graph for graph in known if graph.fits(inputs)), None)
-        if found is None and len(known) < MOST_GRAPHS:
+        graph = next((graph for graph in known if graph.fits(inputs)), None)
+        if graph is None and len(known) < MOST_GRAPHS:
             with _tracing:
                 changed = _changed(inputs, known[0].sizes if known else None)
-                found = self._trace(fixed, inputs, changed)
-            known.append(found)
-        if found is not None:
-            self.chosen[state, sizes] = found
-        return found
+                graph = self._trace(fixed, inputs, changed)
+            known.append(graph)
+        if graph is not None:
+            self.chosen[state, sizes] = graph
+        return graph
 
     def _trace(self, fixed: Tensors, inputs: Tensors, dynamic: list[set[int]]) -> _Graph:
-        given: list[Any] = [*fixed, *inputs]
+        arguments: list[Any] = [*fixed, *inputs]
         count = len(fixed)
 
         def function(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -119,13 +128,13 @@ class FlatGraph:
         mode = self.mode if _on_gpu(inputs) else None
         if not any(dynamic):
             before = [(tensor._version, tensor.clone()) for tensor in fixed]
-            graph = make_fx(function)(*given)
+            graph = make_fx(function)(*arguments)
             _refuse_changes(fixed, before)
-            call = compile_graph(graph, given, mode)
+            call = compile_graph(graph, arguments, mode)
             return _Graph(call, [[*tensor.shape] for tensor in inputs], [])
         from torch.fx.experimental.symbolic_shapes import ShapeEnv  # it imports sympy
 
-        # one symbol to a size, though several be alike now
+        # each size gets its own symbol, even where several sizes are equal now
         shapes = ShapeEnv(duck_shape=False)
         faker = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
         fakes: list[Any] = [
@@ -133,15 +142,15 @@ class FlatGraph:
             *(_fake(faker, tensor, dims) for tensor, dims in zip(inputs, dynamic, strict=True)),
         ]
         graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*fakes)
-        # the compiler's cache looks at guards of sizes that are arguments only, not at those of tensors
+        # the compiler's cache checks guards on sizes that are arguments, but not those on sizes of tensors
         call = compile_graph(graph, fakes, mode, {"force_disable_caches": True})
         sizes = [[_symbol(size) for size in fake.shape] for fake in fakes[count:]]
-        # the compiler adds guards too, where it decides by a size
+        # read after compiling, because the compiler adds guards where a decision depends on a size
         return _Graph(call, sizes, [guard.expr for guard in shapes.guards])
 
     def _run(self, graph: _Graph, fixed: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
         outputs = graph.call(*fixed, *inputs)
-        # a CUDA graph writes its outputs to the same place at every replay
+        # a CUDA graph writes its outputs to the same memory at every replay
         if self.mode and _on_gpu(inputs):
             return tuple(output.clone() for output in outputs)
         return outputs
@@ -152,8 +161,10 @@ def _on_gpu(inputs: Tensors) -> bool:
 
 
 def _refuse_changes(fixed: Tensors, before: list[tuple[int, Tensor]]) -> None:
-    """Undoes what the trace has done to parameters and buffers, and raises where it has: every run of the
-    graph would do it again, and the first one twice."""
+    """Undo changes that the trace has made to parameters and buffers, and raise RuntimeError where there are any.
+
+    Every run of the graph would repeat such a change, so that the first step would make it twice.
+    """
     changed = [i for i, tensor in enumerate(fixed) if tensor._version != before[i][0]]
     for i in changed:
         fixed[i].detach().copy_(before[i][1])
@@ -164,18 +175,22 @@ def _refuse_changes(fixed: Tensors, before: list[tuple[int, Tensor]]) -> None:
 def compile_graph(
     graph: GraphModule, inputs: list[Any], mode: str | None, options: dict[str, Any] | None = None
 ) -> Callable[..., tuple[Tensor, ...]]:
-    """By inductor, which takes a second to import and imports Triton: not before it is needed."""
+    """Return the graph compiled by inductor. mode: the mode of torch.compile. options: options of inductor."""
+    # the import takes a second and imports Triton, so it waits until it is needed
     from torch import _inductor
 
     by_mode = _inductor.list_mode_options(mode) if mode else {}
-    # channels_last around the convolutions of a double backward costs more copies than it saves: the step of
-    # a small U-Net was 1.2 times slower with it
+    # channels_last around the convolutions of a double backward costs more copies than it saves: it made
+    # the training step of a small U-Net 1.2 times slower
     layout = {} if _on_gpu(inputs) else {"layout_optimization": False}
-    return _inductor.compile(graph, inputs, by_mode | layout | (options or {}))
+    compiled: Callable[..., tuple[Tensor, ...]] = _inductor.compile(
+        graph, inputs, by_mode | layout | (options or {})
+    )
+    return compiled
 
 
 def _state_of(fixed: Tensors, inputs: Tensors) -> Hashable:
-    """What else of torch's state and of the tensors a trace has for granted."""
+    """Return everything besides sizes that a trace assumes about the tensors and about torch's state."""
     tensors = [*fixed, *inputs]
     device = tensors[-1].device.type
     autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
@@ -186,12 +201,12 @@ def _state_of(fixed: Tensors, inputs: Tensors) -> Hashable:
 
 
 def _changed(inputs: Tensors, sizes: list[list[Any]] | None) -> list[set[int]]:
-    """The dimensions of each input that differ from sizes, but for those that are 0 or 1 now."""
+    """Return the dimensions of each input that differ from sizes, except those that are 0 or 1 now."""
     if sizes is None:
         return [set() for _ in inputs]
     return [
-        {dim for dim, size in enumerate(tensor.shape) if size != wanted[dim] and size > 1}
-        for tensor, wanted in zip(inputs, sizes, strict=True)
+        {dim for dim, size in enumerate(tensor.shape) if size != expected[dim] and size > 1}
+        for tensor, expected in zip(inputs, sizes, strict=True)
     ]
 
 

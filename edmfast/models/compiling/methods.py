@@ -1,12 +1,11 @@
 """The methods of an energy as flat compiled graphs, for inference.
 
-Padding is done outside of the graphs, noise levels are tensors in them, and weights are arguments: neither
-another batch of the same padded size, nor another noise level, nor new weights compile anything. Replaced
-modules, tied weights, hooks and plain attributes (see `edmfast.models.compiling.attributes`) are noticed and
-compiled anew;
-graphs of attributes that come back are used again. A model whose attributes take more values than that is called
-eagerly, after one warning that names one of them, and so is one whose calls change an attribute. Nothing in a
-graph waits for the device; on a GPU it may be captured as a CUDA graph.
+Batches are padded outside of the graphs, noise levels are tensors in them, and weights are arguments. So neither a
+batch of the same padded size, nor another noise level, nor new weights cause a compilation. Replaced modules, tied
+weights, hooks and changed plain attributes (see `edmfast.models.compiling.attributes`) do; graphs of attribute
+values that come back are used again. A model whose attributes take more than `MOST_STATES` values is called
+eagerly after one warning, which names one of them. A model whose calls change an attribute is called eagerly too.
+Nothing in a graph waits for the device, so that on a GPU it can be captured as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Method = Callable[[Any, Tensor, Tensor, dict[str, Any]], tuple[Tensor, ...]]
 
 
 class _Method(nn.Module):
-    """A method of a model as the forward of a module, which functional_call asks for."""
+    """A method of a model as the forward of a module, because functional_call only calls modules."""
 
     def __init__(self, model: nn.Module, method: Method) -> None:
         super().__init__()
@@ -41,8 +40,10 @@ class _Method(nn.Module):
 
 
 class _Structure:
-    """The modules of a model and where its tensors are, with what tells whether that is still so: a walk over
-    all of them at every call would cost as much as a small network."""
+    """The modules of a model and the places of its tensors, with a quick check whether they are still the same.
+
+    A walk over the whole model at every call would cost as much as a small network.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.modules = [*model.modules()]
@@ -78,19 +79,21 @@ class _Structure:
         return self._shape() == self.shape
 
     def tensors(self) -> list[Tensor]:
-        """Parameters, then buffers, each once, in the order of names."""
-        found: dict[int, Tensor] = {}
+        """Return the parameters, then the buffers, each once, in the order of `names`."""
+        unique: dict[int, Tensor] = {}
         for kind in (0, 1):
             for place in self.places[kind::2]:
                 for tensor in place.values():
                     if tensor is not None:
-                        found.setdefault(id(tensor), tensor.detach())
-        return [*found.values()]
+                        unique.setdefault(id(tensor), tensor.detach())
+        return [*unique.values()]
 
 
 class CompiledMethods:
-    """Called with the name of a method of the model and its arguments; a graph for each, made at its first
-    call. mode: of torch.compile, on a GPU only. Copies and pickles hold no graphs."""
+    """A caller of the model's methods by compiled graphs, each made at the first call of its method.
+
+    mode: the mode of torch.compile, used on a GPU only. Copies and pickles hold no graphs.
+    """
 
     def __init__(self, model: nn.Module, mode: str | None) -> None:
         self.__setstate__({"model": model, "mode": mode})
@@ -106,56 +109,60 @@ class CompiledMethods:
     def __call__(
         self, method: Method, x: Tensor, levels: Tensor, condition: dict[str, Any]
     ) -> tuple[Tensor, ...]:
-        """x [B, *shape], levels [B, 1, ...] or [1, 1, ...] -> what the method returns, as a tuple."""
+        """Return what the method returns for the caller's rows, as a tuple.
+
+        x: [B, *shape]. levels: [B, 1, ...], or [1, 1, ...] for one noise level.
+        """
         batch = x.shape[0]
         shared = shared_names(getattr(self.model, "backbone", None))
         x, levels, condition = pad_rows(x, levels, condition, shared)
         tensors = {k: v for k, v in condition.items() if isinstance(v, Tensor)}
-        rest = {k: v for k, v in condition.items() if k not in tensors}
+        constants = {k: v for k, v in condition.items() if k not in tensors}
 
         def eager() -> tuple[Tensor, ...]:
             with torch.no_grad(), unpadded():
                 return method(self.model, x, levels, condition)
 
-        if any(True for _ in tensors_in(rest)):
-            # tensors inside lists and dictionaries would become constants of a graph
+        # tensors inside lists and dictionaries would become constants of a graph
+        if any(True for _ in tensors_in(constants)):
             return tuple(tensor[:batch] for tensor in eager())
         structure = self._structure()
         if structure is None:
             return tuple(tensor[:batch] for tensor in eager())
-        key = method, tuple(tensors), tuple((k, type(v), v) for k, v in sorted(rest.items()))
+        key = method, tuple(tensors), tuple((k, type(v), v) for k, v in sorted(constants.items()))
         try:
             flat = structure.flats.get(key)
-        except TypeError:  # a condition that cannot be a key
+        except TypeError:  # the condition is not hashable
             return tuple(tensor[:batch] for tensor in eager())
         if flat is None:
-            flat = structure.flats[key] = self._flat(structure, method, tuple(tensors), rest)
+            flat = structure.flats[key] = self._flat(structure, method, tuple(tensors), constants)
         training = tuple(module.training for module in structure.modules)
         with torch.no_grad():
             inputs = [x, levels, *tensors.values()]
-            found = flat(structure.tensors(), inputs, eager, training)
-        return tuple(tensor[:batch] for tensor in found)
+            results = flat(structure.tensors(), inputs, eager, training)
+        return tuple(tensor[:batch] for tensor in results)
 
     def _structure(self) -> _Structure | None:
-        """Return the structure of the model as it is now, whose graphs fit; None where it changes too often."""
+        """Return the structure whose graphs fit the model as it is now, None where the model changes too often."""
         if self.given_up:
             return None
         changed = None
-        for place, structure in enumerate(self.structures):
+        for position, structure in enumerate(self.structures):
             if not structure.still_holds():
                 self.structures = []
                 break
             changed = structure.attributes.change()
             if changed is None:
-                if place:  # the one in use is looked at first
-                    self.structures.insert(0, self.structures.pop(place))
+                # the structure in use comes first, so that the next call finds it at once
+                if position:
+                    self.structures.insert(0, self.structures.pop(position))
                 return structure
         if len(self.structures) >= MOST_STATES:
             self.given_up = True
             warnings.warn(
                 f"compiled {type(self.model).__name__}: the attribute {changed} took more than {MOST_STATES} "
-                "values, and each needs a graph of its own. The model is called eagerly from now on; compile() "
-                "starts anew",
+                "values, and each value needs its own graph. The model is called eagerly from now on; call "
+                "compile() to start again",
                 stacklevel=5,
             )
             return None
@@ -167,28 +174,30 @@ class CompiledMethods:
         structure: _Structure,
         method: Method,
         tensors: tuple[str, ...],
-        rest: dict[str, Any],
+        constants: dict[str, Any],
     ) -> FlatGraph:
         names = [f"model.{name}" for name in structure.names]
 
         def call(fixed: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-            x, levels, *given = inputs
-            condition = dict(zip(tensors, given, strict=True)) | rest
+            x, levels, *conditions = inputs
+            condition = dict(zip(tensors, conditions, strict=True)) | constants
             named = dict(zip(names, fixed, strict=True))
-            # functional_call puts other tensors into its module for a while: not into the one that other
-            # threads may be using
-            twin = copy.deepcopy(self.model, _themselves(self.model))
+            # functional_call exchanges the tensors of its module for a while, and other threads may be
+            # using the model, so it gets a copy
+            twin = copy.deepcopy(self.model, _shared_tensors(self.model))
             before = Attributes(twin.modules())
             with torch.no_grad(), unpadded():
-                found = functional_call(_Method(twin, method), named, (x, levels, condition))
+                results: tuple[Tensor, ...] = functional_call(
+                    _Method(twin, method), named, (x, levels, condition)
+                )
             self.given_up = self.given_up or before.change() is not None
             refuse_changed(before)
-            return found
+            return results
 
         return FlatGraph(call, otherwise="the model is called eagerly", mode=self.mode)
 
 
-def _themselves(model: nn.Module) -> dict[int, Any]:
-    """A memo by which a copy of the model shares its tensors, also those that are plain attributes."""
+def _shared_tensors(model: nn.Module) -> dict[int, Any]:
+    """Return a memo for deepcopy by which the copy shares all tensors, including those in plain attributes."""
     plain = (tensor for module in model.modules() for tensor in tensors_in(vars(module)))
     return {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers(), *plain)}
