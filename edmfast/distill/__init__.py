@@ -1,4 +1,4 @@
-"""Second floor: from a pretrained denoiser to an energy."""
+"""Distillation: training an energy on a pretrained denoiser, with checkpoints and resuming."""
 
 from edmfast.distill.checkpoint import load_ema
 from edmfast.distill.config import DistillConfig

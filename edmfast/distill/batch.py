@@ -1,20 +1,20 @@
-"""Training batches: noised data, the teacher's answers, and all the randomness of a step.
+"""Training batches: noised data, the teacher's denoised states, and all random draws of a step.
 
-x = x_0 + sigma n with ln(sigma) ~ N(p_mean, p_std²); target = D_teacher(x; sigma), or x_0 in
-mode "dsm". For the energy-difference loss also a noising pair x_to = x_0 + u n', x_from =
-x_to + tau z at one shared step s -> u (tau² = s² - u²) of a log-spaced schedule, and
-  target = log M(x_to | x_from) - log L(x_from | x_to),
-  M = N(x_from + tau² score, kappa tau² I), L = N(x_to, tau² I),
-with the teacher's score and kappa = 1 + tau² mean(tr grad score)/d, clamped to [u²/(2 s²), 1]:
-its curvature-matched reversal. The trace comes from one Rademacher probe (Hutchinson 1990) and
-central differences of the denoiser, which ask nothing of the teacher but to be called.
-Source: Karras et al. 2022, arXiv 2206.00364 (noise levels); Thornton et al. 2025,
-arXiv 2502.12786 (energy distillation, Feynman-Kac weights).
+A batch holds x = x_0 + sigma n with ln(sigma) ~ N(p_mean, p_std²), and as target D_teacher(x; sigma), or x_0 in
+mode "dsm". For the energy-difference loss it also holds noising pairs x_to = x_0 + u n', x_from = x_to + tau z.
+They share one step s -> u of a log-spaced schedule, with tau² = s² - u², and their target is the log-ratio
+  log M(x_to | x_from) - log L(x_from | x_to),
+  M = N(x_from + tau² score, kappa tau² I), L = N(x_to, tau² I).
+M is the curvature-matched reversal of the teacher: it has the teacher's score, and
+kappa = 1 + tau² mean(tr grad score)/d clamped to [u²/(2 s²), 1]. The trace comes from one Rademacher probe
+(Hutchinson 1990) and central differences of the denoiser, so that the teacher needs no derivative.
+
+Sources: Karras et al. 2022, arXiv 2206.00364 (noise levels); Thornton et al. 2025, arXiv 2502.12786 (energy
+distillation, Feynman–Kac weights).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,31 +24,34 @@ from edmfast.distill.config import DistillConfig
 from edmfast.distill.data import TrainingData
 from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
+from edmfast.models.protocols import Denoiser
 
 Batch = dict[str, torch.Tensor]
-"""x, sigma, target, and where they apply class_label, pair_from, pair_to, pair_sigma_from,
-pair_sigma_to, pair_target (pairs reuse the first class labels of the batch); rng, int64 [2], of the
-student's dropout."""
-Teacher = Callable[..., torch.Tensor]
+"""The tensors of a batch by name.
+
+Always: x and target [B, *shape], sigma [B]. With labels: class_label int64 [B]. With the energy-difference loss:
+pair_from and pair_to [B/2, *shape], pair_sigma_from and pair_sigma_to [], pair_target [B/2]; the pairs reuse the
+first class labels of the batch. For the student's dropout: rng int64 [2]."""
 
 _PROBE_STEP = 1e-2
-"""Half width of the central difference, in units of sigma."""
+"""The half width of the central difference, in units of sigma."""
 
 
 def condition_of(batch: Batch, rows: int | None = None) -> dict[str, Any]:
-    """Keyword conditions for the first rows of a batch."""
+    """Return the keyword conditions for the first rows of a batch, or for all rows by default."""
     return {"class_label": batch["class_label"][:rows]} if "class_label" in batch else {}
 
 
 class BatchMaker:
-    """Draws one batch after the other; its generator's state is all it remembers."""
+    """A source of training batches, whose only state is that of its random generator."""
 
-    def __init__(self, data: TrainingData, teacher: Teacher | None, config: DistillConfig) -> None:
+    def __init__(self, data: TrainingData, teacher: Denoiser | None, config: DistillConfig) -> None:
         self.data, self.teacher, self.config = data, teacher, config
         self.generator = generator(config.seed, data.samples.device)
 
     @torch.no_grad()
     def __call__(self) -> Batch:
+        """Return the next batch, on the device of the data."""
         config, size = self.config, self.config.batch_size
         index = torch.randint(
             len(self.data.samples), (size,), generator=self.generator, device=self.generator.device
@@ -99,12 +102,13 @@ class BatchMaker:
     def _denoised_and_trace(
         self, x: torch.Tensor, sigma: torch.Tensor, condition: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """D(x; sigma), and the mean over samples and elements of the diagonal of its Jacobian."""
+        """Return D(x; sigma), and the mean of its Jacobian's diagonal over samples and elements."""
         probe = self._uniform(*x.shape).lt(0.5).to(x.dtype) * 2 - 1
         width = _PROBE_STEP * sigma * probe
+        # the three evaluations go to the teacher as one batch
         rows = torch.cat([x, x + width, x - width])
-        thrice = {name: value.repeat(3) for name, value in condition.items()}
-        middle, plus, minus = self._teach(rows, sigma.expand(len(rows)), thrice).chunk(3)
+        repeated = {name: value.repeat(3) for name, value in condition.items()}
+        middle, plus, minus = self._teach(rows, sigma.expand(len(rows)), repeated).chunk(3)
         return middle, ((plus - minus) * probe).mean() / (2 * _PROBE_STEP * sigma)
 
     def _teach(

@@ -1,9 +1,8 @@
-"""Everything a run needs to go on as if it had never stopped, in one safetensors file.
+"""Checkpoints: everything that a run needs to continue as if it had never stopped, in one safetensors file.
 
-Tensors: student.* (its state), ema.*, first_moment.*, second_moment.* (of the trained parameters),
-run.losses [steps done], run.generator (the random generator's state). Metadata: the step, the
-settings that determine the trajectory, and what the student and the data look like. Nothing is
-unpickled.
+Tensors: student.* (its state), ema.*, first_moment.* and second_moment.* (of the trained parameters), run.losses
+[steps done], run.generator (the state of the random generator). Metadata: the step, the settings that determine
+the trajectory, and descriptions of the student and the data. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _FORMAT, _VERSION = "edmfast-distill", 1
 
 
 def describe(student: nn.Module) -> dict[str, Any]:
-    """What another student must share to continue from this one's checkpoint."""
+    """Return the properties that another student must share to continue from this one's checkpoint."""
     return {
         "class": type(student).__name__,
         "sigma_data": student.sigma_data,
@@ -39,7 +38,10 @@ def write_checkpoint(
     groups: dict[str, dict[str, torch.Tensor]],
     metadata: dict[str, Any],
 ) -> None:
-    """groups: name of a group -> its named tensors; metadata as `read_checkpoint` compares it."""
+    """Write a checkpoint, replacing an earlier one.
+
+    groups: named tensors by the name of their group. metadata: entries that `read_checkpoint` compares.
+    """
     tensors = {
         f"{group}.{name}": tensor
         for group, members in groups.items()
@@ -52,14 +54,15 @@ def write_checkpoint(
 def read_checkpoint(
     path: str | os.PathLike[str], expected: dict[str, Any]
 ) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
-    """(groups, metadata) of a checkpoint whose metadata agrees with every entry of expected.
+    """Return (groups, metadata) of a checkpoint whose metadata agrees with every entry of expected.
 
-    Raises FileNotFoundError; ValueError for a corrupt file, or naming the first disagreement.
+    Raises FileNotFoundError where there is no file, and ValueError for a corrupt file or a metadata entry that
+    disagrees, which the error names.
     """
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != _FORMAT or metadata.get("version") != _VERSION:
-        found = f"{metadata.get('format')!r} version {metadata.get('version')}"
-        raise ValueError(f"{path} holds {found}, not {_FORMAT!r} version {_VERSION}")
+        contents = f"{metadata.get('format')!r} version {metadata.get('version')}"
+        raise ValueError(f"{path} holds {contents}, not {_FORMAT!r} version {_VERSION}")
     for name, value in expected.items():
         difference = _difference(metadata.get(name), value)
         if difference:
@@ -77,7 +80,7 @@ def copy_group(
     group: str,
     targets: Iterable[tuple[str, torch.Tensor]],
 ) -> None:
-    """Copy a group's tensors onto the named targets, in place. ValueError where one is missing."""
+    """Copy a group's tensors onto the named targets, in place. Raises ValueError where one is missing."""
     stored = groups.get(group, {})
     for name, target in targets:
         if name not in stored or stored[name].shape != target.shape:
@@ -86,9 +89,10 @@ def copy_group(
 
 
 def load_ema(path: str | os.PathLike[str], student: nn.Module) -> nn.Module:
-    """student with the averaged weights of a checkpoint, e.g. of an interrupted run.
+    """Load the averaged weights of a training checkpoint into student, in place, and return it.
 
-    Raises as `read_checkpoint` does when the checkpoint is of another model.
+    This makes the weights of an interrupted run usable without finishing the run.
+    Raises FileNotFoundError where there is no file, and ValueError where it is no checkpoint of such a model.
     """
     groups, _ = read_checkpoint(path, {"student": describe(student)})
     copy_group(path, groups, "student", student.state_dict().items())
@@ -97,14 +101,14 @@ def load_ema(path: str | os.PathLike[str], student: nn.Module) -> nn.Module:
     return student
 
 
-def _difference(stored: Any, given: Any, place: str = "") -> str:
-    """Where two JSON-able values differ, in words; empty if they do not."""
-    if isinstance(stored, dict) and isinstance(given, dict):
-        for key in [*given, *(key for key in stored if key not in given)]:
-            if key not in stored or key not in given:
-                return f"{place}.{key} is only in {'this run' if key in given else 'the file'}"
-            difference = _difference(stored[key], given[key], f"{place}.{key}")
+def _difference(stored: Any, current: Any, place: str = "") -> str:
+    """Return a description of the first difference between two JSON-able values, empty if there is none."""
+    if isinstance(stored, dict) and isinstance(current, dict):
+        for key in [*current, *(key for key in stored if key not in current)]:
+            if key not in stored or key not in current:
+                return f"{place}.{key} is only in {'this run' if key in current else 'the file'}"
+            difference = _difference(stored[key], current[key], f"{place}.{key}")
             if difference:
                 return difference
         return ""
-    return "" if stored == given else f"{place} is {stored!r} there and {given!r} here"
+    return "" if stored == current else f"{place} is {stored!r} there and {current!r} here"

@@ -1,4 +1,4 @@
-"""The settings of a distillation run, and what follows from them at each step."""
+"""The settings of a distillation run, and the learning rate and averaging that follow from them at each step."""
 
 from __future__ import annotations
 
@@ -18,56 +18,70 @@ AUTOCAST = {None: None, "bfloat16": torch.bfloat16}
 
 @dataclasses.dataclass(frozen=True)
 class DistillConfig:
-    """Settings of `distill`. Raises ValueError for a value out of range or an unknown name, TypeError for a value
-    that is no number where one belongs."""
+    """The settings of `distill`.
+
+    Objective
+      mode: "distill" regresses on the teacher's denoiser, "dsm" on the clean data without a teacher.
+      p_mean, p_std: training noise levels have ln(sigma) ~ N(p_mean, p_std²), with sigma in the units of the data.
+      label_dropout: probability that a class label is replaced by num_classes ("unconditional").
+    Length and random draws
+      steps: number of optimiser steps. batch_size: samples per step.
+      seed: 64 bits, for all random draws of the run.
+    Optimiser
+      learning_rate: that of Adam after warm-up. warmup_steps: steps over which it rises linearly.
+      schedule: after warm-up, "cosine" falls to zero at the last step, and "constant" stays.
+      betas: the two decay rates of Adam.
+      clip_norm: largest global norm of the gradient; None leaves gradients as they are.
+      ema_decay: decay of the averaged weights; at step k it is min(ema_decay, (1 + k)/(10 + k)).
+    Energy differences
+      difference_weight: weight of the energy-difference loss; 0 does not compute it.
+      difference_sigmas: lowest and highest noise level of the log-spaced schedules of its pairs.
+      difference_steps: smallest and largest number of steps of those schedules.
+    Speed and memory
+      autocast: "bfloat16" runs the student's matrix products and convolutions in that dtype, as torch.autocast
+      does; loss, energy and weights keep theirs. None runs everything in the dtype of the student.
+      compile: trace the loss and its parameter gradients as one graph and compile it, which takes minutes for a
+      U-Net.
+    Checkpoints
+      checkpoint: the safetensors file to write; None writes one only where the run is interrupted.
+      checkpoint_every: steps between checkpoints; there is always one at the end.
+
+    The energy-difference loss makes energies less noisy at small noise levels, at the price of the denoiser. For
+    perceptrons on digits (5,000 steps of 512 samples) a weight of 0.05 reduces the total variance of log-weights
+    below noise level 0.3 from 8.1 to 3.7 nats², and leaves it at 2.3 above that level; the benchmark of control
+    under bench/ measures it. For the models of the demo (1,500 steps) the Fréchet distance is 1.10 times the
+    teacher's at weight 0, and 1.38 times at 0.05. So use 0.05 for an energy whose weights are needed below noise
+    level 0.3 (for data about 0.5 wide), and 0 where weighting ends above it.
+
+    Raises ValueError for a value out of range or an unknown name, and TypeError for a value that is not a number
+    where one is needed.
+    Sources: Karras et al. 2022, arXiv 2206.00364 (noise levels); Thornton et al. 2025, arXiv 2502.12786.
+    """
 
     mode: str = "distill"
-    """"distill": regress on the teacher's denoiser. "dsm": on the clean data, without a teacher."""
     steps: int = 2000
     batch_size: int = 128
     seed: int = 0
-    """64 bits, of every random draw of the run."""
 
     p_mean: float = -1.2
     p_std: float = 1.2
-    """ln(sigma) ~ N(p_mean, p_std²), in the units of the data."""
     label_dropout: float = 0.0
-    """Probability that a class label is replaced by num_classes ("unconditional")."""
 
     learning_rate: float = 1e-3
-    """Adam's, after warm-up."""
     warmup_steps: int = 100
-    """Linear warm-up."""
     schedule: str = "cosine"
-    """After warm-up: "cosine" to zero at the last step, or "constant"."""
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float | None = 1.0
-    """Largest global gradient norm; None to leave gradients alone."""
     ema_decay: float = 0.999
-    """Of the averaged weights; min(ema_decay, (1 + k)/(10 + k)) at step k."""
 
     difference_weight: float = 0.0
-    """Weight of the energy-difference loss (0: not computed).
-
-    It makes energies less noisy at small noise levels, at the price of the denoiser. Perceptrons on digits,
-    5,000 steps at 512: the total variance of log-weights below noise level 0.3 falls from 8.1 to 3.7 nats² with
-    0.05, and stays at 2.3 above it (`python -m bench.studies.control`, bench/results). Those of the demo, 1,500
-    steps: Fréchet distance 1.10 times the teacher's at 0, 1.38 times at 0.05. So take 0.05 for an energy that is
-    to weigh below noise level 0.3 (of data about 0.5 wide), and 0 where weights end above it."""
     difference_sigmas: tuple[float, float] = (0.05, 20.0)
-    """Lowest and highest noise level of its log-spaced schedules."""
     difference_steps: tuple[int, int] = (16, 128)
-    """Fewest and most steps of those schedules."""
 
     autocast: str | None = None
-    """"bfloat16": that of the student's matrix products and convolutions, see torch.autocast; loss, energy
-    and weights keep theirs. None: everything in the student's dtype."""
     compile: bool = False
-    """Trace loss and parameter gradients as one graph and compile it (minutes for a U-Net)."""
     checkpoint: str | os.PathLike[str] | None = None
-    """safetensors file to write; None writes one only when interrupted."""
     checkpoint_every: int = 500
-    """Steps between checkpoints; there is always one at the end."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -81,39 +95,44 @@ class DistillConfig:
         self._check()
 
     def _converted(self) -> dict[str, Any]:
-        """Every number as a Python int or float, which JSON and hashing take, within its own range."""
-        counts = {"steps": 1, "batch_size": 1, "checkpoint_every": 1, "warmup_steps": 0}
-        found: dict[str, Any] = {
-            name: as_int(name, getattr(self, name), least=least) for name, least in counts.items()
+        """Return the numbers as Python ints and floats, which JSON can hold, each within its range."""
+        numbers: dict[str, Any] = {
+            "steps": as_int("steps", self.steps, least=1),
+            "batch_size": as_int("batch_size", self.batch_size, least=1),
+            "checkpoint_every": as_int("checkpoint_every", self.checkpoint_every, least=1),
+            "warmup_steps": as_int("warmup_steps", self.warmup_steps, least=0),
+            "seed": as_seed(self.seed),
+            "p_mean": as_float("p_mean", self.p_mean),
+            "p_std": as_float("p_std", self.p_std, positive=True),
+            "learning_rate": as_float("learning_rate", self.learning_rate, positive=True),
+            "difference_weight": as_float("difference_weight", self.difference_weight, least=0),
+            "label_dropout": as_float("label_dropout", self.label_dropout, least=0, most=1),
+            "ema_decay": as_float("ema_decay", self.ema_decay, least=0),
         }
-        found["seed"] = as_seed(self.seed)
-        found["p_mean"] = as_float("p_mean", self.p_mean)
-        for name in ("p_std", "learning_rate"):
-            found[name] = as_float(name, getattr(self, name), positive=True)
-        found["difference_weight"] = as_float("difference_weight", self.difference_weight, least=0)
-        found["label_dropout"] = as_float("label_dropout", self.label_dropout, least=0, most=1)
-        found["ema_decay"] = as_float("ema_decay", self.ema_decay, least=0)
         betas = as_pair("betas", self.betas)
-        found["betas"] = tuple(as_float("betas", beta, least=0) for beta in betas)
+        numbers["betas"] = tuple(as_float("betas", beta, least=0) for beta in betas)
         if self.clip_norm is not None:
-            found["clip_norm"] = as_float("clip_norm", self.clip_norm, positive=True, finite=False)
+            clip_norm = as_float("clip_norm", self.clip_norm, positive=True, finite=False)
+            numbers["clip_norm"] = clip_norm
         sigmas = as_pair("difference_sigmas", self.difference_sigmas)
-        found["difference_sigmas"] = tuple(as_float("difference_sigmas", s) for s in sigmas)
+        numbers["difference_sigmas"] = tuple(as_float("difference_sigmas", s) for s in sigmas)
         steps = as_pair("difference_steps", self.difference_steps)
-        found["difference_steps"] = tuple(as_int("difference_steps", step) for step in steps)
-        return found
+        numbers["difference_steps"] = tuple(as_int("difference_steps", step) for step in steps)
+        return numbers
 
     def _check(self) -> None:
-        self._require("ema_decay", self.ema_decay < 1, "within [0, 1)")
-        self._require("betas", max(self.betas) < 1, "two within [0, 1)")
+        _require("ema_decay", self.ema_decay, self.ema_decay < 1, "within [0, 1)")
+        _require("betas", self.betas, max(self.betas) < 1, "two numbers within [0, 1)")
         low, high = self.difference_sigmas
-        self._require("difference_sigmas", 0 < low < high, "0 < lowest < highest")
-        for sigma in self.difference_sigmas:
+        sigmas = self.difference_sigmas
+        _require("difference_sigmas", sigmas, 0 < low < high, "0 < lowest < highest")
+        for sigma in sigmas:
             check_level("difference_sigmas", sigma, torch.float32)
         fewest, most = self.difference_steps
-        self._require("difference_steps", 1 <= fewest <= most, "1 <= fewest <= most")
+        steps = self.difference_steps
+        _require("difference_steps", steps, 1 <= fewest <= most, "1 <= fewest <= most")
         for sign in (-1, 1):
-            # all but one in 1e9 draws of a normal variable lie within six standard deviations
+            # a normal variable lies within six standard deviations in all but two of 1e9 draws
             exponent = self.p_mean + sign * 6 * self.p_std
             level = math.exp(max(-700.0, min(700.0, exponent)))
             check_level(
@@ -124,28 +143,27 @@ class DistillConfig:
                 f"difference_weight > 0 needs batch_size >= 4, given {self.batch_size}"
             )
 
-    def _require(self, name: str, condition: bool, accepted: str) -> None:
-        if not condition:
-            raise ValueError(f"{name} must be {accepted}, given {getattr(self, name)!r}")
-
     @property
     def autocast_dtype(self) -> torch.dtype | None:
+        """The dtype that autocast names, or None."""
         return AUTOCAST[self.autocast]
 
     def learning_rate_at(self, step: int) -> float:
-        """Learning rate of step 0, 1, ..."""
+        """Return the learning rate at step 0, 1, ...."""
         warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
         if self.schedule == "constant":
             return self.learning_rate * warmup
         return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
     def ema_decay_at(self, step: int) -> float:
-        """Decay of the averaged weights after step 0, 1, ...; small at first, so that the random
-        start is soon forgotten."""
+        """Return the decay of the averaged weights after step 0, 1, ....
+
+        It is small at first, so that the average soon forgets the random start.
+        """
         return min(self.ema_decay, (1 + step) / (10 + step))
 
     def trajectory(self) -> dict[str, Any]:
-        """The JSON-able settings that the weights at a given step depend on."""
+        """Return the settings on which the weights at a given step depend, as JSON can hold them."""
         settings = dataclasses.asdict(self)
         for name in ("checkpoint", "checkpoint_every", "compile"):
             del settings[name]
@@ -155,3 +173,8 @@ class DistillConfig:
             name: [*value] if isinstance(value, tuple) else value
             for name, value in settings.items()
         }
+
+
+def _require(name: str, value: object, condition: bool, accepted: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} must be {accepted}, given {value!r}")

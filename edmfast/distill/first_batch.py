@@ -1,7 +1,8 @@
-"""Tell the data and the teacher of one run from those of another by a checksum and the first batch.
+"""A check that a resumed run has the data and the teacher of its checkpoint.
 
-The first batch of a run follows from its seed, so a run that is resumed can make it again: other data or another
-teacher give other numbers. Making it costs one call of the teacher, and only when a run is resumed.
+The first batch of a run follows from its seed, so that a resumed run can make it again: other data or another
+teacher give other numbers. That costs one call of the teacher, and only when a run is resumed. A checksum of the
+data is compared as well.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from edmfast.distill.batch import Batch
 from edmfast.distill.data import TrainingData
 
 FIRST_ROWS = 256
-"""Rows of the first batch that are looked at, each at a noise level of its own."""
+"""The number of rows of the first batch that are compared, each at its own noise level."""
 _BYTES = 1 << 28
-"""Data up to this size are hashed whole, larger ones by rows at equal distances, and by their mean."""
+"""Data up to this size are hashed as a whole. Of larger data, equally spaced rows and the mean are hashed."""
 
 
 def data_digest(data: TrainingData) -> str:
@@ -39,43 +40,47 @@ def data_digest(data: TrainingData) -> str:
 
 
 def numbers_of(batch: Batch) -> list[float]:
-    """Return one number of every row of a batch and of the teacher's answer, in which all of the row counts."""
-    both = [_projected(batch[name][:FIRST_ROWS]) for name in ("x", "target")]
-    return [float(f"{value:.9g}") for value in torch.cat(both).tolist()]
+    """Return one number for each row of the states and of the targets, a projection of the whole row."""
+    projections = [_projected(batch[name][:FIRST_ROWS]) for name in ("x", "target")]
+    return [float(f"{value:.9g}") for value in torch.cat(projections).tolist()]
 
 
 def check_first_batch(path: Any, saved: Any, make: Callable[[], Batch]) -> None:
     """Raise ValueError where the first batch that make returns is not the one of a checkpoint.
 
-    Warn where a teacher that answers twice in two ways leaves that open. saved: as `numbers_of` gave it.
+    saved: the numbers in the checkpoint, from `numbers_of`. Where the teacher is random and returns two different
+    answers to the same batch, the comparison is impossible, and there is a warning instead.
     """
     if not isinstance(saved, list) or not all(isinstance(value, float) for value in saved):
-        raise ValueError(f"{path} is corrupt: the numbers of its first batch are none")
+        raise ValueError(f"{path} is corrupt: the entry of its first batch holds no list of floats")
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):  # so that the run draws the numbers that it would without
-        found = numbers_of(make())
-        if _close(saved, found):
+    # the check must not change the random numbers that the run will draw
+    with torch.random.fork_rng(devices):
+        current = numbers_of(make())
+        if _close(saved, current):
             return
-        random = not _close(found, numbers_of(make()))
+        random = not _close(current, numbers_of(make()))
     if random:
         warnings.warn(
-            f"{path}: the teacher answers twice in two ways, so it cannot be told whether it is that of this run",
+            f"{path}: the teacher returns two different answers to the same batch, so it cannot be compared with "
+            "the teacher of the checkpoint",
             stacklevel=5,
         )
         return
     raise ValueError(
-        f"{path} is of another run: its teacher or its data are others, since the first batch differs"
+        f"{path} is of another run: its teacher or its data differ from these, since the first batch differs"
     )
 
 
 def _projected(rows: Tensor) -> Tensor:
     flat = rows.detach().double().cpu().flatten(1)
     pattern = torch.arange(1, flat.shape[1] + 1, dtype=torch.float64).cos()
-    return flat @ (pattern / pattern.norm())
+    projection: Tensor = flat @ (pattern / pattern.norm())
+    return projection
 
 
-def _close(one: list[float], other: list[float]) -> bool:
-    if len(one) != len(other):
+def _close(first: list[float], second: list[float]) -> bool:
+    if len(first) != len(second):
         return False
-    a, b = (torch.tensor(numbers, dtype=torch.float64) for numbers in (one, other))
+    a, b = (torch.tensor(numbers, dtype=torch.float64) for numbers in (first, second))
     return bool(((a - b).abs() <= 1e-3 * (1 + b.abs())).all() or torch.equal(a, b))

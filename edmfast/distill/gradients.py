@@ -1,4 +1,4 @@
-"""Loss and parameter gradients of one step, eagerly or as a single compiled graph."""
+"""The loss and the parameter gradients of one training step, eagerly or as a single compiled graph."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GradientFunction = Callable[[Batch], Gradients]
 def gradient_function(
     loss: nn.Module, parameters: dict[str, nn.Parameter], *, compile: bool
 ) -> GradientFunction:
-    """batch -> (loss [], gradients of the named parameters of `loss`, in their order)."""
+    """Return a function batch -> (loss [], gradients of the named parameters of `loss`, in their order)."""
     return _CompiledStep(loss, parameters) if compile else _EagerStep(loss, parameters)
 
 
@@ -37,7 +37,10 @@ class _EagerStep:
 
 
 class _CompiledStep:
-    """Equal to the eager step up to rounding; batches may change in size, not in what they hold."""
+    """A training step by a compiled graph, equal to the eager step up to rounding.
+
+    Batches may change in size, but must hold tensors of the same names.
+    """
 
     def __init__(self, loss: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
         self.loss, self.parameters = loss, parameters
@@ -62,7 +65,7 @@ class _CompiledStep:
         return loss, gradients
 
     def _state(self) -> int:
-        """The number of the set of plain attributes that the loss has now: each has graphs of its own."""
+        """Return the index of the current state of the loss's plain attributes; each state has its own graphs."""
         for number, attributes in enumerate(self.attributes):
             changed = attributes.change()
             if changed is None:
@@ -70,8 +73,8 @@ class _CompiledStep:
         if len(self.attributes) >= MOST_STATES and not self.flat.failed:
             self.flat.failed = True
             warnings.warn(
-                f"compile=True: the attribute {changed} took more than {MOST_STATES} values, and each needs a "
-                "graph of its own: training goes on eagerly",
+                f"compile=True: the attribute {changed} took more than {MOST_STATES} values, and each value needs "
+                "its own graph: training goes on eagerly",
                 stacklevel=2,
             )
         self.attributes.append(Attributes(self.loss.modules()))
@@ -88,9 +91,8 @@ class _CompiledStep:
             before = Attributes(self.loss.modules())
             values = [(module, dict(vars(module))) for module in self.loss.modules()]
             value = functional_call(_Watched(self.loss), _prefixed(named), (batch,))
-            if (
-                before.change() is not None
-            ):  # the eager step that follows must find what this one found
+            # the eager step that follows must start from the attributes that this one started from
+            if before.change() is not None:
                 for module, plain in values:
                     vars(module).update(plain)
                 raise RuntimeError("the student changes one of its attributes when it is called")
@@ -98,7 +100,7 @@ class _CompiledStep:
 
 
 class _Watched(nn.Module):
-    """A loss of which no buffer may be replaced: functional_call would forget the new one."""
+    """A loss whose buffers must not be replaced, since functional_call would lose the new ones."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -106,7 +108,7 @@ class _Watched(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         before = [id(buffer) for buffer in self.loss.buffers()]
-        value = self.loss(batch)
+        value: torch.Tensor = self.loss(batch)
         if [id(buffer) for buffer in self.loss.buffers()] != before:
             raise RuntimeError("the student replaces its buffers")
         return value

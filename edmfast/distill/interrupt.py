@@ -1,7 +1,7 @@
-"""Ctrl-C that waits for the end of a step.
+"""A context in which Ctrl-C waits for the end of a training step.
 
-An optimiser stopped half-way leaves weights that belong to no step. So the first SIGINT is only
-noted, and the training loop asks for it between steps; a second one acts at once.
+An optimiser that is stopped half-way leaves weights that belong to no step. So the first SIGINT only sets a flag,
+which the training loop reads between steps. A second SIGINT acts at once.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from types import FrameType
 
 
 class Interrupt:
-    """requested: SIGINT has come."""
+    """A flag: requested becomes True when SIGINT arrives."""
 
     requested = False
 
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Interrupt]:
-    """While inside, the first SIGINT sets `requested`, the second raises KeyboardInterrupt.
+    """Let the first SIGINT in this context set `requested`, and the second raise KeyboardInterrupt.
 
-    Without effect outside the main thread and where somebody else handles SIGINT.
+    The context has no effect outside the main thread, and where another handler of SIGINT is installed.
     """
     interrupt = Interrupt()
-    ours = (
+    default = (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
-    if not ours:
+    if not default:
         yield interrupt
         return
 

@@ -1,13 +1,13 @@
-"""The training loss of a denoiser or an energy.
+"""The training losses of a denoiser or an energy.
 
-Denoising: mean over batch and elements of lambda(sigma) (D_student - target)², with lambda =
-(sigma² + sigma_data²)/(sigma sigma_data)². For an energy, D is a gradient, so the minimiser is
-the projection of the teacher's field onto gradient fields (Thornton et al. 2025,
-arXiv 2502.12786); weight from Karras et al. 2022, arXiv 2206.00364, table 1.
+The denoising loss is the mean over batch and elements of lambda(sigma) (D_student - target)², with
+lambda = (sigma² + sigma_data²)/(sigma sigma_data)². For an energy, D contains a gradient, so that the minimiser is
+the projection of the teacher's field onto gradient fields (Thornton et al. 2025, arXiv 2502.12786). The weight is
+that of Karras et al. 2022, arXiv 2206.00364, table 1.
 
-Energy differences: the variance over noising pairs of -(E(x_to, u) - E(x_from, s)) - target. A
-variance, because an energy is known up to a constant per noise level and class: constants drop
-out. It needs no derivative of E with respect to x.
+The energy-difference loss is the variance over noising pairs of -(E(x_to, u) - E(x_from, s)) - target. It is a
+variance because an energy is known up to a constant per noise level and class, and constants drop out of it. It
+needs no derivative of E with respect to x.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from edmfast.models.preconditioning import expand_sigma
 
 
 class TrainingLoss(nn.Module):
-    """batch -> loss []. A module around the student, so that both of its methods can be traced.
+    """The training loss as a module around the student, so that all methods of the student can be traced.
 
-    autocast: dtype of the student's matrix products, see torch.autocast; None for that of its weights.
+    autocast: the dtype of the student's matrix products, as in torch.autocast; None for that of its weights.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class TrainingLoss(nn.Module):
         self.autocast = autocast
 
     def forward(self, batch: Batch) -> torch.Tensor:
+        """Return the loss [] of a batch."""
         rng, nothing = batch.get("rng"), contextlib.nullcontext()
         with nothing if rng is None else seeded_dropout(rng), self._precision(batch):
             loss = denoising_loss(self.student, batch)
@@ -48,14 +49,14 @@ class TrainingLoss(nn.Module):
 
     def _precision(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
         if self.autocast is None:
-            return contextlib.nullcontext()  # an autocast around the whole run stays in force
-        # without its cache of casts: a trace would keep them, and a derivative of one step reach the next
+            return contextlib.nullcontext()  # an autocast of the caller stays in force
+        # the cache of casts would be kept by a trace, and would link the derivatives of one step to the next
         return torch.autocast(batch["x"].device.type, self.autocast, cache_enabled=False)
 
 
 def denoising_loss(student: Any, batch: Batch) -> torch.Tensor:
-    """lambda-weighted mean squared error [] of the denoiser of a student that has a sigma_data."""
-    # An energy keeps the graph of its score only where x requires grad.
+    """Return the lambda-weighted mean squared error [] of the denoiser of a student that has a sigma_data."""
+    # an energy records the graph of its score only where x requires grad
     x = batch["x"].detach().requires_grad_()
     denoised = call_denoiser(student, x, batch["sigma"], **condition_of(batch))
     sigma_data: float = student.sigma_data
@@ -65,7 +66,7 @@ def denoising_loss(student: Any, batch: Batch) -> torch.Tensor:
 
 
 def difference_loss(student: Any, batch: Batch) -> torch.Tensor:
-    """Variance [] in nats² of the error of -ΔE over the batch's noising pairs."""
+    """Return the variance [], in nats², of the error of -ΔE over the noising pairs of a batch."""
     start, to = batch["pair_from"], batch["pair_to"]
     size = start.shape[0]
     condition = condition_of(batch, size)
@@ -80,7 +81,7 @@ def difference_loss(student: Any, batch: Batch) -> torch.Tensor:
 
 
 def variance_within(values: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
-    """Unbiased variance [] of values [n], around the mean of each label [n] where given."""
+    """Return the unbiased variance [] of values [n], around the mean of each label where label [n] is not None."""
     if label is None:
         return values.var()
     same = (label[:, None] == label[None, :]).to(values.dtype)

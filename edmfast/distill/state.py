@@ -1,4 +1,4 @@
-"""The changing part of a run: weights, their average, the optimiser, the losses so far."""
+"""The changing state of a training run: weights, their average, the optimiser, and the losses so far."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from edmfast.distill.config import DistillConfig
 
 
 class RunState:
-    """Adam (Kingma & Ba 2014, arXiv 1412.6980) with an exponential moving average of the weights.
+    """The state of a run: Adam (Kingma & Ba 2014, arXiv 1412.6980) and a moving average of the weights.
 
-    losses [steps] and norms [steps] stay on the device; from `step` on they are not yet written.
-    whole is False while an update is half done.
+    losses and norms: [steps], on the device, written up to `step`. norms are those of the gradients.
+    whole: False while an update is half done. metadata: further entries for the checkpoints of this run.
     """
 
     def __init__(self, student: nn.Module, data_shape: list[int], config: DistillConfig) -> None:
@@ -35,14 +35,13 @@ class RunState:
         self.step = 0
         self.whole = True
         self._checked = 0
-        self.told: dict[str, Any] = {}
-        """Further entries of a checkpoint: a checksum of the data, and numbers of the first batch."""
+        self.metadata: dict[str, Any] = {}
 
     def record(self, loss: torch.Tensor, gradients: list[torch.Tensor]) -> None:
-        """Take in a step's loss and gradients; gradients are clipped to the largest norm."""
+        """Record a step's loss, and its gradients clipped to the largest norm."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            # Fused Adam walks both through memory side by side, whatever their strides say, and
-            # double backwards of convolutions return transposed weights.
+            # fused Adam reads both in the order of memory and ignores strides, while the double
+            # backward of a convolution returns transposed weights
             same = gradient.stride() == parameter.stride()
             parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -52,17 +51,17 @@ class RunState:
         self.norms[self.step] = norm
 
     def first_bad_step(self) -> int | None:
-        """The first recorded step whose loss or gradient is not finite. Waits for the device."""
+        """Return the first recorded step whose loss or gradient is not finite, or None. Waits for the device."""
         recorded = slice(self._checked, self.step + 1)
         bad = ~(self.losses[recorded].isfinite() & self.norms[recorded].isfinite())
-        found = int(bad.int().argmax()) + self._checked if bool(bad.any()) else None
-        if found is None:
-            self._checked = self.step + 1
-        return found
+        if bool(bad.any()):
+            return int(bad.int().argmax()) + self._checked
+        self._checked = self.step + 1
+        return None
 
     @torch.no_grad()
     def update(self) -> None:
-        """Apply the recorded gradients: one step of Adam and of the average."""
+        """Apply the recorded gradients by one step of Adam, and update the average."""
         self.whole = False
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate_at(self.step)
@@ -80,7 +79,7 @@ class RunState:
             parameter.copy_(average)
 
     def save(self, path: str | os.PathLike[str], generator: torch.Tensor) -> None:
-        """Write a checkpoint of the steps done. generator: its state before the next step."""
+        """Write a checkpoint of the steps done. generator: the state of the generator before the next step."""
         names = [*self.trained]
         moments = [self.optimiser.state[parameter] for parameter in self.parameters]
         groups = {
@@ -91,15 +90,15 @@ class RunState:
         if self.step:
             for group, key in (("first_moment", "exp_avg"), ("second_moment", "exp_avg_sq")):
                 groups[group] = {n: m[key] for n, m in zip(names, moments, strict=True)}
-        write_checkpoint(path, groups, {"step": self.step, **self._identity(), **self.told})
+        write_checkpoint(path, groups, {"step": self.step, **self._identity(), **self.metadata})
 
     @torch.no_grad()
     def load(
         self, path: str | os.PathLike[str], check: Callable[[dict[str, Any], int], None]
     ) -> torch.Tensor:
-        """Continue from a checkpoint; returns the generator's state. ValueError if not ours.
+        """Load a checkpoint and return the state of its generator. Raises ValueError for another run's checkpoint.
 
-        check: called with the metadata and the step before anything changes, and raises for another run.
+        check: called with the metadata and the step before anything changes; it raises for another run.
         """
         groups, metadata = read_checkpoint(path, self._identity())
         step = metadata.get("step")
@@ -107,7 +106,9 @@ class RunState:
         if not isinstance(step, int) or step < 0 or not {"losses", "generator"} <= run.keys():
             raise ValueError(f"{path} is incomplete: no step, losses or generator state")
         if step > self.config.steps or run["losses"].shape != (step,):
-            raise ValueError(f"{path} is at step {step}, this run ends at {self.config.steps}")
+            raise ValueError(
+                f"{path} is at step {step}, while this run ends at step {self.config.steps}"
+            )
         check(metadata, step)
         names = [*self.trained]
         copy_group(path, groups, "student", self.student.state_dict().items())

@@ -46,7 +46,7 @@ def test_a_random_teacher_is_not_judged(path, teacher, data, student):
     def noisy(x, sigma):
         return teacher(x, sigma) + torch.randn(x.shape)
 
-    with pytest.warns(UserWarning, match="cannot be told"):
+    with pytest.warns(UserWarning, match="cannot be compared"):
         resume(path, noisy, data, student)
 
 

@@ -1,0 +1,176 @@
+"""The loop over training steps, and the checkpoints written on the way."""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edmfast._internal.atomic_write import write_or_fall_back
+from edmfast._internal.progress import progress_bar
+from edmfast.distill.batch import Batch, BatchMaker
+from edmfast.distill.first_batch import FIRST_ROWS, check_first_batch, data_digest, numbers_of
+from edmfast.distill.gradients import gradient_function
+from edmfast.distill.interrupt import Interrupt
+from edmfast.distill.loss import TrainingLoss
+from edmfast.distill.state import RunState
+from edmfast.distill.teacher_and_student import training_modes
+from edmfast.ops import rng_state
+
+_STEPS_BETWEEN_CHECKS = 20
+"""Steps between checks of the losses on a device for which a check makes the host wait."""
+
+
+class TrainingRun:
+    """A training run: the loop over its steps, its checkpoints, and the reports when it stops early.
+
+    path: the checkpoint to write, None to write one only when interrupted. written: the last checkpoint written.
+    """
+
+    def __init__(self, state: RunState, make_batch: BatchMaker, path: Path | None) -> None:
+        self.state, self.make_batch, self.path = state, make_batch, path
+        config = state.config
+        loss = TrainingLoss(state.student, config.difference_weight, config.autocast_dtype)
+        named = {f"student.{name}": p for name, p in state.trained.items()}
+        self.gradients = gradient_function(loss, named, compile=config.compile)
+        on_cpu = state.parameters[0].device.type == "cpu"
+        self.check_every = 1 if on_cpu else _STEPS_BETWEEN_CHECKS
+        self.generator_state = make_batch.generator.get_state()
+        self.written: Path | None = None
+        self.write_failed = False
+        self.first: Batch | None = None
+
+    def resume(self, path: str | os.PathLike[str]) -> None:
+        """Continue from a checkpoint of this run. Raises ValueError where it belongs to another run."""
+        self.generator_state = self.state.load(path, functools.partial(self._check, path))
+        self.make_batch.generator.set_state(self.generator_state)
+        self.written = Path(path)
+
+    def _check(self, path: str | os.PathLike[str], metadata: dict[str, Any], step: int) -> None:
+        """Raise ValueError for a checkpoint of other data or of another teacher.
+
+        Checkpoints of earlier versions may lack the entries that are compared.
+        """
+        state, maker = self.state, self.make_batch
+        digest, first = metadata.get("data_digest"), metadata.get("first_batch")
+        if digest is not None and digest != data_digest(maker.data):
+            raise ValueError(f"{path} is of another run: the numbers of its data differ from these")
+        state.metadata |= {} if first is None else {"first_batch": first}
+        if first is None or step == 0:
+            return
+
+        def again() -> Batch:
+            return BatchMaker(maker.data, maker.teacher, state.config)()
+
+        was_training = state.student.training
+        with training_modes(state.student, maker.teacher):
+            check_first_batch(path, first, again)
+        state.student.train(was_training)
+
+    def to_the_end(self, interrupt: Interrupt, progress: bool) -> float:
+        """Do the remaining steps and return the steps per second, NaN for fewer than two."""
+        state, steps = self.state, self.state.config.steps
+        first, started = state.step, time.perf_counter()
+        bar = progress_bar(steps, desc=state.config.mode, initial=first, disable=not progress)
+        with bar:
+            while state.step < steps:
+                self.generator_state = self.make_batch.generator.get_state()
+                if interrupt.requested:
+                    raise KeyboardInterrupt
+                self._do_step(bar)
+                # the clock starts after the first step, which may warm up and compile
+                if state.step == first + 1:
+                    started = time.perf_counter()
+        done = state.step - first - 1
+        return done / (time.perf_counter() - started) if done > 0 else float("nan")
+
+    def _do_step(self, bar: Any) -> None:
+        state, config = self.state, self.state.config
+        batch = self.make_batch()
+        if state.step == 0:
+            self.first = {name: batch[name][:FIRST_ROWS].clone() for name in ("x", "target")}
+        batch["rng"] = rng_state(config.seed, state.step, batch["x"].device)
+        state.record(*self.gradients(batch))
+        done = state.step + 1
+        saving = done % config.checkpoint_every == 0 or done == config.steps
+        if saving or done % self.check_every == 0:
+            self._check_losses(bar)
+        state.update()
+        bar.update()
+        if saving and self.path is not None:
+            self._save(self.path, self.make_batch.generator.get_state(), last=done == config.steps)
+
+    def _check_losses(self, bar: Any) -> None:
+        """Show the recent loss. Raises FloatingPointError where a loss or gradient is not finite."""
+        state = self.state
+        bad = state.first_bad_step()
+        if bad is not None:
+            kept = f"the last checkpoint is {self.written}" if self.written else "no checkpoint"
+            state.optimiser.zero_grad()
+            raise FloatingPointError(
+                f"step {bad}: loss {state.losses[bad].item():g}, gradient norm "
+                f"{state.norms[bad].item():g}; training stopped, {kept}"
+            )
+        if not bar.disable:
+            recent = state.losses[max(0, state.step - 50) : state.step + 1]
+            bar.set_postfix(loss=f"{recent.mean().item():.4g}", refresh=False)
+
+    def save_interrupted(self) -> str:
+        """Write a checkpoint of the steps done, and return a sentence that says where it is."""
+        if not self.state.whole:
+            return f"interrupted within an update: nothing saved, the last checkpoint is {self.written}"
+        name = f"edmfast-distill-{os.getpid()}.safetensors"
+        self._save(self.path or Path(tempfile.gettempdir()) / name, self.generator_state, last=True)
+        kept = str(self.written)
+        return f"interrupted at step {self.state.step}: continue with resume_from={kept!r}"
+
+    def save_after(self, error: Exception) -> None:
+        """Write a checkpoint after an error, and warn with its place or with the reason why there is none."""
+        try:
+            message = self.save_interrupted()
+        except Exception as failure:
+            message = f"the steps done could not be written: {failure!r}"
+        warnings.warn(f"training stopped by {error!r}: {message}", RuntimeWarning, stacklevel=3)
+
+    def _describe_data(self) -> None:
+        """Add the data's digest and the first batch to the metadata of checkpoints, once, as it takes time."""
+        metadata = self.state.metadata
+        if "data_digest" not in metadata:
+            metadata["data_digest"] = data_digest(self.make_batch.data)
+        if self.first is not None:
+            metadata["first_batch"], self.first = numbers_of(self.first), None
+
+    def _save(self, path: Path, generator: torch.Tensor, *, last: bool) -> None:
+        """Write a checkpoint, and warn where that fails: once for those before the last, and for the last.
+
+        The last checkpoint goes to the folder for temporary files where it cannot be written to path.
+        """
+        self._describe_data()
+        failure: OSError | None = None
+        try:
+            if last:
+                save = functools.partial(self.state.save, generator=generator)
+                self.written, failure = write_or_fall_back(save, path)
+            else:
+                self.state.save(path, generator)
+                self.written = path
+        except OSError as error:
+            failure = error
+        if failure is None or (self.write_failed and not last):
+            return
+        self.write_failed = True
+        place = (
+            f"the last checkpoint is {self.written}" if self.written else "there is no checkpoint"
+        )
+        warnings.warn(
+            f"the checkpoint of step {self.state.step} could not be written to {path} ({failure}): the run goes "
+            f"on, {place}",
+            RuntimeWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,75 @@
+"""The two models of a distillation run: their checks, the names of their conditions, and their modes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import nn
+
+from edmfast.distill.config import DistillConfig
+from edmfast.distill.data import TrainingData
+from edmfast.models.calling.conditions import check_accepted
+from edmfast.models.calling.origin import name_of
+from edmfast.models.protocols import Denoiser
+from edmfast.targets.renamed import Renamed
+
+
+def check_models(teacher: Denoiser | None, student: nn.Module, config: DistillConfig) -> None:
+    """Raise TypeError or ValueError where teacher and student do not fit the configuration."""
+    if not isinstance(student, nn.Module) or not hasattr(student, "sigma_data"):
+        raise TypeError(
+            f"the student must be an EnergyModel, a Denoiser or another module with sigma_data, "
+            f"given {type(student).__name__}"
+        )
+    if teacher is student:
+        raise ValueError("teacher and student must be two objects, given the same object twice")
+    needed = config.mode == "distill" or config.difference_weight > 0
+    if teacher is None and needed:
+        raise ValueError('without a teacher, mode must be "dsm" and difference_weight must be 0')
+    if teacher is not None and not callable(teacher):
+        raise TypeError(f"the teacher must be callable, given {type(teacher).__name__}")
+    if config.difference_weight > 0 and not hasattr(student, "energy"):
+        raise ValueError(
+            f"a student for difference_weight > 0 needs an energy, given {type(student).__name__}"
+        )
+
+
+def with_our_names(
+    teacher: Denoiser | None,
+    student: nn.Module,
+    data: TrainingData,
+    condition_names: Mapping[str, str] | None,
+) -> Denoiser | None:
+    """Return the teacher wrapped so that it takes conditions by our names.
+
+    Raises ValueError for names of other conditions, and TypeError where the data have labels and one of the two
+    models does not accept them.
+    """
+    names = dict(condition_names or {})
+    if names.keys() - {"class_label"}:
+        raise ValueError(
+            f"condition_names may rename class_label, the only condition of a training run, given {names}"
+        )
+    if names and teacher is None:
+        raise ValueError("condition_names needs a teacher, given teacher=None")
+    renamed = Renamed(teacher, **names) if names and teacher is not None else teacher
+    if data.labels is not None:
+        check_accepted(student, ["class_label"], f"the student {type(student).__name__}")
+        if renamed is not None:
+            check_accepted(renamed, ["class_label"], f"the teacher {name_of(teacher)}")
+    return renamed
+
+
+@contextmanager
+def training_modes(student: nn.Module, teacher: Denoiser | None) -> Iterator[None]:
+    """Put the student in training mode and the teacher in eval mode; the teacher's mode is restored at the end."""
+    was_training = isinstance(teacher, nn.Module) and teacher.training
+    if isinstance(teacher, nn.Module):
+        teacher.eval()
+    student.train()
+    try:
+        yield
+    finally:
+        if isinstance(teacher, nn.Module):
+            teacher.train(was_training)
