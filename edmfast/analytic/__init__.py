@@ -1,4 +1,4 @@
-"""Exact densities: energies, scores and denoisers known at every noise level, and systems known without noise."""
+"""Exact densities: mixtures and wells known at every noise level, and particle systems known without noise."""
 
 from edmfast.analytic.gaussian_mixture import GaussianMixture, gmm40
 from edmfast.analytic.many_well import ManyWell

@@ -1,14 +1,12 @@
-"""Targets whose energy, score and denoiser are known exactly at every noise level.
+"""GaussianMixture: a mixture of isotropic Gaussians, exact at every noise level, and the test case GMM-40.
 
-GaussianMixture: p(x; sigma) = sum_k w_k N(x; mu_k, v_k I), v_k = std_k² + sigma². With the
-responsibilities r_k ∝ w_k v_k^(-D/2) exp(-|x - mu_k|²/(2 v_k)):
-  energy  = -log p(x; sigma), normalised, in nats
-  score   = sum_k (r_k/v_k) (mu_k - x)
-  denoise = sum_k (r_k/v_k) (std_k² x + sigma² mu_k)
-x is [B, *shape] with prod(shape) = D. A kernel density estimate is the case of equal weights and
-widths. The formulas are Bayes' rule; the notation is that of Karras et al. 2022 (2206.00364).
-
-gmm40 is the usual hard case of it.
+p(x; sigma) = sum_k w_k N(x; mu_k, v_k I) with v_k = std_k² + sigma². With the responsibilities
+r_k ∝ w_k v_k^(-D/2) exp(-|x - mu_k|²/(2 v_k)), which sum to 1,
+  energy  = -log p(x; sigma), normalised, in nats,
+  score   = sum_k (r_k/v_k) (mu_k - x),
+  denoise = sum_k (r_k/v_k) (std_k² x + sigma² mu_k).
+x is [B, *shape] with prod(shape) = D. A kernel density estimate is the case of equal weights and widths. The
+formulas follow from Bayes' rule, in the notation of Karras et al. 2022, arXiv 2206.00364.
 """
 
 from __future__ import annotations
@@ -29,10 +27,10 @@ from edmfast._internal.rows import MIN_ROWS, pad_rows
 from edmfast.models.preconditioning import expand_sigma
 
 _OFFSETS_LIMIT = 128
-"""Up to this many means x dimensions, offsets x - mu are formed one by one: no cancellation."""
+"""Up to this many numbers in the means, all offsets x - mu are formed, which avoids cancellation."""
 _SMALLEST_LOG_SHARE = -64.0
 _BLOCK_ELEMENTS = 1 << 23
-"""Rows times components handled at once."""
+"""The largest number of rows times components that are handled at once."""
 
 Numbers = torch.Tensor | Sequence[float] | Sequence[Sequence[float]]
 
@@ -44,13 +42,18 @@ class _Posterior(NamedTuple):
 
 
 class GaussianMixture(nn.Module):
-    """Mixture of isotropic Gaussians, exact at every noise level.
+    """A mixture of isotropic Gaussians, exact at every noise level.
 
-    means [K, D], stds [K] (positive), weights [K] (not negative; normalised here; equal when
-    omitted). Parameters are kept in float64 and used in the dtype of x (float32 for half types).
-    A Target (`energy_and_score`, exponent 1, normalised) and a denoiser (`forward`). Twice differentiable.
-    Raises ValueError for wrong shapes, non-finite numbers, stds <= 0, weights that are negative
-    or sum to 0.
+    It is a target (`energy_and_score`, exponent 1, normalised energy) and a denoiser (`forward`), and is twice
+    differentiable.
+
+    means: [K, D]. stds: [K], positive, in the units of x.
+    weights: [K], not negative; they are normalised here, and equal by default.
+    Parameters are kept in float64 and used in the dtype of x, or in float32 for half types.
+
+    Raises ValueError for wrong shapes, numbers that are not finite, stds that are not positive, and weights that
+    are negative or sum to 0.
+    Source: Bayes' rule, in the notation of Karras et al. 2022, arXiv 2206.00364.
     """
 
     means: torch.Tensor
@@ -76,19 +79,22 @@ class GaussianMixture(nn.Module):
             if value.shape != (components,):
                 raise ValueError(f"{name} must be [K] = [{components}], given {[*value.shape]}")
         if (stds <= 0).any():
-            raise ValueError(f"stds must be positive, given a smallest one of {stds.min():g}")
+            raise ValueError(f"stds must be positive, given a smallest value of {stds.min():g}")
         if (weights < 0).any() or weights.sum() <= 0:
-            raise ValueError("weights must not be negative and their sum must be positive")
+            raise ValueError(
+                f"weights must not be negative and their sum must be positive, given a smallest value of "
+                f"{weights.min():g} and a sum of {weights.sum():g}"
+            )
         if weights.sum() == math.inf:
             weights = weights / weights.max()
         weights = weights / weights.sum()
         for std in (float(stds.min()), float(stds.max())):
             check_level("stds", std)
-        # squares of distances and widths, which are taken in the dtype of the states
+        # distances and widths are squared in the dtype of the states
         self._fits_float32 = bool(
             (means.abs() < 1e18).all() and ((stds > 1e-18) & (stds < 1e18)).all()
         )
-        # Few means are subtracted exactly where they are; products of many are centred first.
+        # a few means are subtracted directly; matrix products with many means are centred first
         self._few = means.shape[1] == 1 or means.numel() <= _OFFSETS_LIMIT
         centre = torch.zeros_like(means[0]) if self._few else weights @ means
         self.register_buffer("means", means)
@@ -96,38 +102,47 @@ class GaussianMixture(nn.Module):
         self.register_buffer("weights", weights)
         self.register_buffer("_centre", centre, persistent=False)
         self.register_buffer("_offsets", means - centre, persistent=False)
-        # One shared width needs no [B, K] variances.
+        # one shared width needs no variances of shape [B, K]
         same = bool((stds == stds[0]).all())
         variances = stds[:1].square() if same else stds.square()
         self.register_buffer("_variances", variances, persistent=False)
 
     def log_prob(self, x: torch.Tensor, sigma: float | torch.Tensor = 0.0) -> torch.Tensor:
-        """log p(x; sigma) [B] in nats, normalised. x [B, *shape]; sigma float, [] or [B]."""
+        """Return log p(x; sigma), [B], in nats, normalised.
+
+        x: [B, *shape] with prod(shape) = D. sigma: a float, [] or [B], at least 0, in the units of x.
+        """
         return self._evaluate(x, sigma).log_density
 
     def energy(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-        """-log p(x; sigma) [B] in nats."""
+        """Return -log p(x; sigma), [B], in nats; see `log_prob` for x and sigma."""
         return -self.log_prob(x, sigma)
 
     def energy_and_score(
         self, x: torch.Tensor, sigma: float | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(energy [B] in nats, score like x). Differentiable where x or sigma requires grad."""
+        """Return (energy [B] in nats, score like x); see `log_prob` for x and sigma.
+
+        Both are differentiable where x or sigma requires grad, and detached otherwise.
+        """
         with torch.set_grad_enabled(is_recorded(x, sigma)):
             posterior = self._evaluate(x, sigma)
             return -posterior.log_density, posterior.score.reshape(x.shape)
 
     def denoise(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-        """Posterior mean E[x_0 | x_sigma = x], like x."""
+        """Return the posterior mean E[x_0 | x_sigma = x], like x; see `log_prob` for x and sigma."""
         posterior = self._evaluate(x, sigma)
         return (posterior.denoised + self._centre.to(x.dtype)).reshape(x.shape)
 
     def forward(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-        """`denoise`: the mixture is a denoiser for every sampler."""
+        """Return `denoise(x, sigma)`, so that the mixture is a denoiser for every sampler."""
         return self.denoise(x, sigma)
 
     def sample(self, n: int, sigma: float = 0.0, *, seed: int) -> torch.Tensor:
-        """n independent draws of p(.; sigma): [n, D], float64, reproducible from seed."""
+        """Return n independent draws from p(.; sigma), [n, D], float64.
+
+        sigma: at least 0, in the units of x. seed: 64 bits that determine the draws.
+        """
         n, sigma = as_int("n", n, least=0), as_float("sigma", sigma, least=0)
         if sigma > 0:
             check_level("sigma", sigma)
@@ -148,16 +163,15 @@ class GaussianMixture(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         if dtype == torch.float32 and not self._fits_float32:
             raise ValueError(
-                "means below 1e18 and stds from 1e-18 to 1e18 are needed where x is float32: others have no "
-                "squares in it, take float64"
+                "x in float32 needs means below 1e18 and stds from 1e-18 to 1e18, whose squares float32 can hold: "
+                "pass x in float64"
             )
         y = x.flatten(1).to(dtype) - self._centre.to(dtype)
         rows = max(MIN_ROWS, _BLOCK_ELEMENTS // len(self.means))
+        column = levels.flatten()[:, None].to(dtype)
         blocks = [
             self._block(*block)
-            for block in zip(
-                y.split(rows), levels.flatten()[:, None].to(dtype).split(rows), strict=True
-            )
+            for block in zip(torch.split(y, rows), torch.split(column, rows), strict=True)
         ]
         parts = blocks[0] if len(blocks) == 1 else map(torch.cat, zip(*blocks, strict=True))
         return _Posterior(*(part.to(x.dtype) for part in parts))
@@ -176,10 +190,10 @@ class GaussianMixture(nn.Module):
 
 
 def gmm40() -> GaussianMixture:
-    """40 modes of equal weight in [-40, 40]², each of standard deviation softplus(1) = 1.3133.
+    """Return GMM-40: 40 modes of equal weight in [-40, 40]², each of standard deviation softplus(1) = 1.3133.
 
-    The means are 80 (u - 1/2) with u uniform, float32, from torch's generator on the CPU at seed 0, as
-    published. Source: Midgley et al. 2023, arXiv 2208.01893.
+    The means are 80 (u - 1/2) with u uniform in float32 from torch's generator on the CPU at seed 0, as published.
+    Source: Midgley et al. 2023, arXiv 2208.01893.
     """
     means = 80 * (torch.rand(40, 2, generator=generator(0)).double() - 0.5)
     return GaussianMixture(means, [math.log1p(math.e)] * 40)
@@ -192,7 +206,7 @@ def _by_products(
     variances: torch.Tensor,
     log_weights: torch.Tensor,
 ) -> _Posterior:
-    """Distances by |y|² - 2 y·mu + |mu|²: two matrix products, nothing [B, K, D]."""
+    """Return the posterior from distances |y|² - 2 y·mu + |mu|², by two matrix products without a [B, K, D]."""
     total = variances + noise
     squares = y.square().sum(1, keepdim=True) + means.square().sum(1)
     columns, entries = missing(means.shape[1]), missing(len(means))
@@ -208,7 +222,7 @@ def _by_products(
 
 
 def _aligned(rows: torch.Tensor, columns: int, more: int = 0) -> torch.Tensor:
-    """Return rows with so many columns and rows of zeros more, on the CPU: see `steady`."""
+    """Return rows with further columns and rows of zeros on the CPU, see `edmfast._internal.batch_invariant`."""
     if rows.device.type != "cpu" or not (columns or more):
         return rows
     return functional.pad(rows, (0, columns, 0, more))
@@ -221,7 +235,7 @@ def _by_offsets(
     variances: torch.Tensor,
     log_weights: torch.Tensor,
 ) -> _Posterior:
-    """The same from the offsets mu - y themselves, [B, K, D]."""
+    """Return the posterior from the offsets mu - y themselves, [B, K, D]."""
     total = variances + noise
     offsets = means - y[:, None]
     log_density, pull = _responsibilities(offsets.square().sum(2), total, log_weights, y.shape[1])
@@ -234,12 +248,12 @@ def _by_offsets(
 def _responsibilities(
     distances: torch.Tensor, total: torch.Tensor, log_weights: torch.Tensor, dim: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(log density [B], r_k/v_k [B, K]) from squared distances [B, K] and variances."""
+    """Return (log density [B], r_k/v_k [B, K]) from squared distances [B, K] and variances."""
     precision = total.reciprocal()
     normaliser = log_weights - 0.5 * dim * torch.log(2 * math.pi * total)
     logits = torch.addcmul(normaliser, distances, precision, value=-0.5)
     peak = logits.detach().amax(1, keepdim=True)
-    # Subnormal shares would slow the exponential and the matrix products many times over.
+    # subnormal shares would make the exponential and the matrix products many times slower
     shares = (logits - peak).clamp_min(_SMALLEST_LOG_SHARE).exp()
     mass = shares.sum(1, keepdim=True)
     return (peak + mass.log()).squeeze(1), shares * (precision / mass)

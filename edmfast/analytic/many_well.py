@@ -1,15 +1,17 @@
-"""ManyWell: independent double wells, noised by convolution, with a normaliser known to all digits.
+"""ManyWell: independent double wells at every noise level, with a normaliser that is known to all digits.
 
-Of each pair of numbers (x_1, x_2) the energy without noise is x_1⁴ - 6 x_1² - x_1/2 + x_2²/2, in nats, not
-normalised: Z = 11784.50927 per pair, log Z = 164.6957 for 32 numbers. 2^(dim/2) modes of unequal mass. At noise
-level sigma exp(-E(., sigma)) is the convolution of exp(-E) with N(0, sigma² I), so Z is the same at every sigma:
+Each pair of numbers (x_1, x_2) has the energy x_1⁴ - 6 x_1² - x_1/2 + x_2²/2 without noise, in nats and not
+normalised: Z = 11784.50927 per pair, and log Z = 164.6957 for 32 numbers. There are 2^(dim/2) modes of unequal
+mass. At noise level sigma, exp(-E(., sigma)) is the convolution of exp(-E) with N(0, sigma² I), so that Z is the
+same at every sigma:
   x_2: E = x_2²/(2 (1 + sigma²)) + log(1 + sigma²)/2;
-  x_1: exp(-E) = ∫ exp(-E_1(x_1 + sigma u)) N(u; 0, 1) du by the trapezoidal rule, which for such functions
-       converges faster than any power of its step.
-Where sigma is large the nodes lie still and the sum is a mixture of Gaussians; where it is small they ride on
-x_1, so that it is exact at sigma = 0 as well: there is no smallest sigma. The score is the gradient of the sum
-itself. The energy is right to rounding where |x_1| <= 2.5 + 5 sigma; further out, where no mass is, digits are
-lost slowly.
+  x_1: exp(-E) = ∫ exp(-E_1(x_1 + sigma u)) N(u; 0, 1) du by the trapezoidal rule, which converges faster than any
+       power of its step for such functions.
+For large sigma the nodes are fixed, and the sum is a mixture of Gaussians. For small sigma the nodes move with
+x_1, so that the sum is exact at sigma = 0 as well and there is no smallest sigma. The score is the gradient of the
+sum. The energy is correct to rounding where |x_1| <= 2.5 + 5 sigma. Further out, where there is no mass, digits
+are lost slowly.
+
 Sources: Noé et al. 2019, arXiv 1812.01729 (the double well); Midgley et al. 2023, arXiv 2208.01893 (ManyWell).
 """
 
@@ -26,16 +28,16 @@ from edmfast._internal.numbers import as_float, as_int, as_seed
 from edmfast.models.preconditioning import expand_sigma
 
 _NODES = 64
-"""To each side of the middle."""
+"""The number of nodes on each side of the middle."""
 _STEP = 1 / 16
-"""Between nodes that lie still, so that they reach to ±4, where exp(-E_1) is 1e-68."""
-_RIDING_STEP = 0.5
-"""Between nodes that ride on x_1, in units of sigma."""
+"""The spacing of fixed nodes. They reach to ±4, where exp(-E_1) is 1e-68."""
+_MOVING_STEP = 0.5
+"""The spacing of nodes that move with x_1, in units of sigma."""
 _LOWEST_SHARE = -64.0
 _LOWEST_ENERGY = -9.9
-"""Of one well, about."""
+"""The approximate minimum of E_1, which keeps exponentials within range."""
 _BLOCK_ELEMENTS = 1 << 16
-"""Wells times nodes handled at once: they stay in the cache."""
+"""The number of wells times nodes that are handled at once, which fit into the cache."""
 
 
 def _well(x: torch.Tensor) -> torch.Tensor:
@@ -48,10 +50,13 @@ def _well_slope(x: torch.Tensor) -> torch.Tensor:
 
 
 class ManyWell(nn.Module):
-    """dim/2 double wells side by side, (x_1, x_2), (x_3, x_4), ..., exact at every noise level.
+    """dim/2 independent double wells in the pairs (x_1, x_2), (x_3, x_4), ..., exact at every noise level.
 
-    A Target (`energy_and_score`, exponent 1) and a denoiser (`forward`); twice differentiable. Computes in the
-    dtype of x, in float32 for half types. Raises ValueError unless dim is even and positive.
+    The density is a target (`energy_and_score`, exponent 1) and a denoiser (`forward`), and is twice
+    differentiable. Computations run in the dtype of x, or in float32 for half types.
+
+    dim: numbers per sample, even and positive; ValueError otherwise.
+    Sources: Noé et al. 2019, arXiv 1812.01729; Midgley et al. 2023, arXiv 2208.01893.
     """
 
     exponent = 1.0
@@ -68,41 +73,48 @@ class ManyWell(nn.Module):
 
     @property
     def log_z(self) -> float:
-        """log of the integral of exp(-E(., sigma)), in nats: 164.6957 for dim = 32, at every sigma."""
+        """The log of the integral of exp(-E(., sigma)), in nats, equal at every sigma: 164.6957 for dim = 32."""
         log_mass = torch.logsumexp(-_well(self._nodes * _STEP), 0).item() + math.log(_STEP)
         return self.dim // 2 * (log_mass + 0.5 * math.log(2 * math.pi))
 
     def left_mass(self, sigma: float = 0.0) -> float:
-        """Probability of x_1 < 0 in each well at a noise level: 0.1557 without noise."""
+        """Return the probability of x_1 < 0 in each well at noise level sigma: 0.1557 without noise."""
         y = torch.linspace(-4, 4, 32769, dtype=torch.float64)
         density = (_LOWEST_ENERGY - _well(y)).exp()
         left = (y < 0).double() + 0.5 * (y == 0) if sigma == 0 else torch.special.ndtr(-y / sigma)
         return float((density * left).sum() / density.sum())
 
     def energy(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-        """E(x, sigma) [B] in nats, not normalised. x [B, *shape], prod(shape) = dim; sigma float, [] or [B]."""
+        """Return E(x, sigma), [B], in nats, not normalised.
+
+        x: [B, *shape] with prod(shape) = dim. sigma: a float, [] or [B], at least 0, in the units of x.
+        """
         return self._evaluate(x, sigma)[0]
 
     def energy_and_score(
         self, x: torch.Tensor, sigma: float | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(energy [B] in nats, score like x). Differentiable where x or sigma requires grad."""
+        """Return (energy [B] in nats, score like x); see `energy` for x and sigma.
+
+        Both are differentiable where x or sigma requires grad, and detached otherwise.
+        """
         with torch.set_grad_enabled(is_recorded(x, sigma)):
             return self._evaluate(x, sigma)
 
     def denoise(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-        """Posterior mean E[x_0 | x_sigma = x] = x + sigma² score, like x."""
+        """Return the posterior mean E[x_0 | x_sigma = x] = x + sigma² score, like x; see `energy`."""
         return x + expand_sigma(sigma, x).square() * self._evaluate(x, sigma)[1]
 
     def forward(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-        """`denoise`: a denoiser for every sampler."""
+        """Return `denoise(x, sigma)`, so that the density is a denoiser for every sampler."""
         return self.denoise(x, sigma)
 
     def sample(self, n: int, sigma: float = 0.0, *, seed: int) -> torch.Tensor:
-        """n independent draws at a noise level: [n, dim], float64, reproducible from seed.
+        """Return n independent draws at noise level sigma, [n, dim], float64.
 
-        The density of x_1 is taken as linear between 2^16 + 1 nodes on [-4, 4]: a mixture of triangles, one
-        around each node, right to 1e-7 in total variation.
+        The density of x_1 is interpolated linearly between 2^16 + 1 nodes on [-4, 4]. That makes it a mixture of
+        triangles, one around each node, with an error of 1e-7 in total variation.
+        sigma: at least 0, in the units of x. seed: 64 bits that determine the draws.
         """
         n, sigma = as_int("n", n, least=0), as_float("sigma", sigma, least=0)
         device = self._nodes.device
@@ -136,7 +148,9 @@ class ManyWell(nn.Module):
         nodes = self._nodes.to(dtype)
         parts = [
             _convolved(first, noise, nodes)
-            for first, noise in zip(wells[..., 0].split(rows), level.split(rows), strict=True)
+            for first, noise in zip(
+                torch.split(wells[..., 0], rows), torch.split(level, rows), strict=True
+            )
         ]
         log_density, first_score = map(torch.cat, zip(*parts, strict=True))
         variance = 1 + level.square()
@@ -150,18 +164,18 @@ class ManyWell(nn.Module):
 def _convolved(
     x: torch.Tensor, sigma: torch.Tensor, nodes: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(log of the convolution, its derivative), each [B, W], of x [B, W], sigma [B, 1], nodes [K]."""
+    """Return (log of the convolution, its derivative), each [B, W], from x [B, W], sigma [B, 1], nodes [K]."""
     x, sigma = x[:, :, None], sigma[:, :, None]
-    riding = sigma * _RIDING_STEP < _STEP
-    # the branch that is not taken must not divide by zero, or its derivative is NaN
-    width = sigma.clamp_min(_STEP / _RIDING_STEP)
-    u = torch.where(riding, _RIDING_STEP * nodes, (_STEP * nodes - x) / width)
-    y = torch.where(riding, x + sigma * (_RIDING_STEP * nodes), _STEP * nodes)
+    moving = sigma * _MOVING_STEP < _STEP
+    # the branch that is not selected must not divide by zero, or the derivative would be NaN
+    width = sigma.clamp_min(_STEP / _MOVING_STEP)
+    u = torch.where(moving, _MOVING_STEP * nodes, (_STEP * nodes - x) / width)
+    y = torch.where(moving, x + sigma * (_MOVING_STEP * nodes), _STEP * nodes)
     logits = -0.5 * u.square() - _well(y)
     peak = logits.detach().amax(2, keepdim=True)
     shares = (logits - peak).clamp_min(_LOWEST_SHARE).exp()
     mass = shares.sum(2)
-    slope = torch.where(riding, -_well_slope(y), u / width)
-    spacing = torch.where(riding[..., 0], _RIDING_STEP, _STEP / width[..., 0])
+    slope = torch.where(moving, -_well_slope(y), u / width)
+    spacing = torch.where(moving[..., 0], _MOVING_STEP, _STEP / width[..., 0])
     log_density = peak[..., 0] + mass.log() + (spacing / math.sqrt(2 * math.pi)).log()
     return log_density, (shares * slope).sum(2) / mass

@@ -1,17 +1,19 @@
-"""Particle systems of the sampling literature: energies without noise, and their scores.
+"""Particle systems of the sampling literature, with energies and scores that are known without noise only.
 
-x [B, particles, dimensions], or [B, *shape] of as many numbers in that order. With d_ij = |x_i - x_j|:
+x is [B, particles, dimensions], or [B, *shape] with as many numbers in that order. With d_ij = |x_i - x_j|:
   DoubleWellPairs:  E = (1/tau) sum_{i<j} [a (d_ij - d_0) + b (d_ij - d_0)² + c (d_ij - d_0)⁴];
   LennardJones:     E = (1/tau) sum_{i<j} eps [(r_m/d_ij)¹² - 2 (r_m/d_ij)⁶] + (k/2) sum_i |x_i - centre|².
-Energies are in nats, invariant under rotations, reflections and permutations, and, with centre_std None, under
-translations: exp(-E) is then a density of centred configurations, of (particles - 1) dimensions numbers. With a
-centre_std the centre is one more independent Gaussian, E + |centre|²/(2 centre_std²): a density on the whole
-space. Energies with `PairwiseMLP` are such, with centre_std = sigma_data/sqrt(particles) before noise.
-A convolution with noise has no closed form, so these are targets at sigma = 0 only.
+Energies are in nats, and invariant under rotations, reflections and permutations. With centre_std=None they are
+also invariant under translations, and exp(-E) is a density of centred configurations, which have
+(particles - 1) dimensions numbers. With a centre_std the centre is one more independent Gaussian,
+E + |centre|²/(2 centre_std²), and exp(-E) is a density on the whole space. Energies with `PairwiseMLP` are of that
+kind, with centre_std = sigma_data/sqrt(particles) before noise. The convolution with noise has no closed form, so
+these are targets at sigma = 0 only.
+
+Every pair counts once here. So eps = 2 is the LJ13 of Akhound-Sadegh et al., whose sum takes each pair in both
+orders: a droplet of mean energy -43. The formula of Köhler et al. with eps = 1 is a gas of mean energy 0.5.
 Sources: Köhler et al. 2020, arXiv 2006.02425 (the systems and the constants of DW4); Akhound-Sadegh et al. 2024,
-arXiv 2402.06121 (LJ13 as it is sampled today). Every pair counts once here: eps = 2 is their LJ13, whose sum takes
-each pair in both orders, a droplet of mean energy -43; the formula of 2020 with eps = 1 is a gas, of mean energy
-0.5.
+arXiv 2402.06121 (LJ13 as it is sampled today).
 """
 
 from __future__ import annotations
@@ -27,10 +29,11 @@ from edmfast.models.preconditioning import expand_sigma
 
 
 class ParticleSystem(nn.Module):
-    """What both systems share: a sum over pairs of a function of the distance.
+    """The base of both systems: a sum over pairs of a function of their distance. A target with exponent 1.
 
-    exponent 1. Raises ValueError for less than two particles, no dimensions, or a centre_std that is not
-    positive.
+    particles: at least 2. dimensions: numbers per particle, at least 1. tau: the temperature, positive.
+    trap: strength of the harmonic trap around the centre. centre_std: standard deviation of the centre, or None.
+    Raises ValueError for values outside these ranges.
     """
 
     exponent = 1.0
@@ -54,24 +57,30 @@ class ParticleSystem(nn.Module):
         self.register_buffer("_second", second, persistent=False)
 
     def pair(self, distance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(energy of a pair times tau, its derivative), each like distance."""
-        raise TypeError(f"{type(self).__name__} must define the energy of a pair")
+        """Return (energy of a pair times tau, its derivative), each like distance."""
+        raise TypeError(f"{type(self).__name__} must define the method pair, the energy of a pair")
 
     def distances(self, x: torch.Tensor) -> torch.Tensor:
-        """|x_i - x_j| of all pairs i < j: [B, particles (particles - 1)/2]."""
+        """Return |x_i - x_j| for all pairs i < j, [B, particles (particles - 1)/2], in the units of x."""
         return self._offsets(self._positions(x)).square().sum(2).sqrt()
 
     def energy(self, x: torch.Tensor, sigma: float | torch.Tensor = 0.0) -> torch.Tensor:
-        """E [B] in nats; sigma must be 0."""
+        """Return E [B] in nats; see `energy_and_score` for x, sigma and errors."""
         return self.energy_and_score(x, sigma)[0]
 
     def energy_and_score(
         self, x: torch.Tensor, sigma: float | torch.Tensor = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(E [B] in nats, forces -grad E like x); sigma must be 0. Differentiable where x requires grad."""
+        """Return (E [B] in nats, forces -grad E like x), differentiable where x requires grad.
+
+        x: [B, particles, dimensions], or [B, *shape] of as many numbers in that order. sigma: 0 only.
+        Raises ValueError for another sigma or another shape.
+        """
         shaped = isinstance(sigma, torch.Tensor) and sigma.dim() > 0
         if shaped or as_float("sigma", sigma) != 0:
-            raise ValueError(f"the energy is known without noise only, given sigma={sigma}")
+            raise ValueError(
+                f"the energy is known without noise only, so sigma must be 0, given sigma={sigma}"
+            )
         with torch.set_grad_enabled(is_recorded(x)):
             positions = self._positions(x)
             offsets = self._offsets(positions)
@@ -104,7 +113,14 @@ class ParticleSystem(nn.Module):
 
 
 class DoubleWellPairs(ParticleSystem):
-    """Particles in a double well of every distance, at two distances around offset = d_0; DW4 by default."""
+    """Particles whose pair distances each lie in a double well around d_0 = offset. The default is DW4.
+
+    particles: at least 2. dimensions: numbers per particle.
+    a, b, c, offset: the constants of the pair energy a r + b r² + c r⁴ with r = d_ij - offset, in nats times tau.
+    tau: the temperature, positive. centre_std: standard deviation of the centre in the units of x, or None.
+    Raises ValueError for values outside these ranges.
+    Source: Köhler et al. 2020, arXiv 2006.02425.
+    """
 
     def __init__(
         self,
@@ -123,6 +139,7 @@ class DoubleWellPairs(ParticleSystem):
         self.c, self.offset = as_float("c", c), as_float("offset", offset)
 
     def pair(self, distance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (energy of a pair times tau, its derivative), each like distance."""
         r = distance - self.offset
         square = r.square()
         value = r * self.a + square * (self.b + self.c * square)
@@ -130,9 +147,16 @@ class DoubleWellPairs(ParticleSystem):
 
 
 class LennardJones(ParticleSystem):
-    """A cluster in a harmonic trap of strength k = trap around its own centre; LJ13 by default.
+    """A Lennard-Jones cluster in a harmonic trap of strength k = trap around its own centre. The default is LJ13.
 
-    Configurations in which two particles all but coincide have an infinite energy in float32: weight 0.
+    particles: at least 2. dimensions: numbers per particle.
+    eps: depth of the pair potential, in nats times tau. r_m: the distance of its minimum, in the units of x.
+    trap: strength k of the trap. tau: the temperature, positive.
+    centre_std: standard deviation of the centre in the units of x, or None.
+    Raises ValueError for values outside these ranges.
+
+    Configurations in which two particles nearly coincide have an infinite energy in float32, so their weight is 0.
+    Sources: Köhler et al. 2020, arXiv 2006.02425; Akhound-Sadegh et al. 2024, arXiv 2402.06121.
     """
 
     def __init__(
@@ -150,6 +174,7 @@ class LennardJones(ParticleSystem):
         self.eps, self.r_m = as_float("eps", eps), as_float("r_m", r_m)
 
     def pair(self, distance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (energy of a pair times tau, its derivative), each like distance."""
         sixth = (self.r_m / distance).pow(6)
         value = self.eps * sixth * (sixth - 2)
         return value, -12 * self.eps * sixth * (sixth - 1) / distance

@@ -26,7 +26,7 @@ def check_models(teacher: Denoiser | None, student: nn.Module, config: DistillCo
         raise ValueError("teacher and student must be two objects, given the same object twice")
     needed = config.mode == "distill" or config.difference_weight > 0
     if teacher is None and needed:
-        raise ValueError('without a teacher, mode must be "dsm" and difference_weight must be 0')
+        raise ValueError('training without a teacher needs mode="dsm" and difference_weight=0')
     if teacher is not None and not callable(teacher):
         raise TypeError(f"the teacher must be callable, given {type(teacher).__name__}")
     if config.difference_weight > 0 and not hasattr(student, "energy"):

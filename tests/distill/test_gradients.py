@@ -6,9 +6,10 @@ import warnings
 import pytest
 import torch
 
-from edmfast.distill import DistillConfig, distill, trainer
+from edmfast.distill import DistillConfig, distill
 from edmfast.distill.gradients import gradient_function
 from edmfast.distill.loss import TrainingLoss
+from edmfast.distill.run import TrainingRun
 from edmfast.models import DiT, EnergyModel
 from edmfast.models.compiling import flat_graph
 
@@ -106,7 +107,7 @@ def test_dropout_is_resumed_exactly(tmp_path):
     class Stop(Exception):
         pass
 
-    saved = trainer._Run._save
+    saved = TrainingRun._save
 
     def save_and_stop(self, *given, **options):
         if options["last"]:  # what the exception makes the run write
@@ -115,7 +116,7 @@ def test_dropout_is_resumed_exactly(tmp_path):
         raise Stop
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(trainer._Run, "_save", save_and_stop)
+        patch.setattr(TrainingRun, "_save", save_and_stop)
         distill(None, student, images(), config=half, progress=False)
     resumed = distill(
         None,
