@@ -1,4 +1,4 @@
-"""What the gates refuse: concrete wrong answers, each made of a right one."""
+"""Test that the gates refuse concrete wrong answers, each made from a right one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is projected follows from what was measured, says what it leaves out, and tells what cannot be."""
+"""Test that the projection follows from measurements, names what it leaves out, and states its assumptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What workflows and documents tell one to run exists, and workflows keep strangers' text from shells."""
+"""Test that the commands in workflows and documents exist, and that workflows never run text of strangers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def main_of(module):
 
 
 def help_of(module):
-    """What --help prints, of a module or of `pytest bench/`."""
+    """Return the exit status of --help for a module or for `pytest bench/`."""
     if module == "pytest bench/":
         return pytest.main(["-c", str(ROOT / "pyproject.toml"), str(ROOT / "bench"), "--help"])
     return main_of(module)(["--help"])
@@ -92,7 +92,7 @@ def test_the_steps_of_a_workflow(path):
     for job in jobs.values():
         needs = job.get("needs", [])
         assert {*([needs] if isinstance(needs, str) else needs)} <= set(jobs)
-        # what runs code of a pull request may write nothing
+        # a job that runs code of a pull request may write nothing
         if "self-hosted" in job["runs-on"]:
             assert "permissions" not in job
         for step in job["steps"]:
@@ -125,7 +125,7 @@ def test_a_comparison_is_of_what_was_measured_in_turn():
         ["base1", "base2"],
         ["head1", "head2"],
     ]
-    # a run that crashed stops the job; that an answer is wrong does not
+    # a crash stops the job; a wrong answer does not
     assert re.findall(r"\|\| test.*", text) == ["|| test $? = 3"]
 
 
