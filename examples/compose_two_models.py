@@ -18,7 +18,7 @@ second = analytic.GaussianMixture([[-2.0, 0.0], [2.0, 0.0], [0.0, -2.6]], stds=[
 sigmas = sampling.get_sigmas_karras(40, 0.02, 10.0)
 
 
-def right(x):
+def right(x: torch.Tensor) -> torch.Tensor:
     return (x[..., 0] > 1.0).double()
 
 

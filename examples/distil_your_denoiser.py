@@ -19,14 +19,14 @@ truth = analytic.GaussianMixture(means, stds)
 class MyDenoiser(torch.nn.Module):
     """Stand in for your network: return E[x0 | x] of two Gaussians for x [B, 2] and sigma [B]."""
 
-    def forward(self, x, sigma):
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         variance = stds**2 + sigma[:, None] ** 2
         distance = (x[:, None] - means).square().sum(2)
         share = torch.softmax(-0.5 * distance / variance - variance.log(), 1) / variance
         return (share * stds**2).sum(1, keepdim=True) * x + sigma[:, None] ** 2 * (share @ means)
 
 
-def narrow(x):
+def narrow(x: torch.Tensor) -> torch.Tensor:
     return (x[..., 0] > 0.3).double()
 
 

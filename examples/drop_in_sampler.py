@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-# It was: from k_diffusion.sampling import get_sigmas_karras, sample_dpmpp_2m, sample_euler, ...
+# Before: from k_diffusion.sampling import get_sigmas_karras, sample_dpmpp_2m, sample_euler, ...
 from edmfast import analytic
 from edmfast.sampling import get_sigmas_karras, sample_dpmpp_2m, sample_euler, sample_heun
 
@@ -18,7 +18,7 @@ means, stds = torch.tensor([-1.0, 1.0]).double(), torch.tensor([0.3, 0.2]).doubl
 denoiser = analytic.GaussianMixture(means[:, None], stds)  # any callable (x, sigma [B]) -> x0
 
 
-def cumulative(x, sigma):
+def cumulative(x: torch.Tensor, sigma: float) -> torch.Tensor:
     """Return the distribution function of the noised data at x [B, 1]."""
     return torch.special.ndtr((x - means) / (stds**2 + sigma**2).sqrt()).mean(1, keepdim=True)
 
@@ -48,7 +48,8 @@ errors.set(xticks=[20, 80, 320], xticklabels=[20, 80, 320], xlabel="calls of the
 errors.set_title("Mean error of the end")
 errors.legend(frameon=False)
 
-states, sigmas = [], get_sigmas_karras(320, 0.002, 10.0)
+states: list[torch.Tensor] = []
+sigmas = get_sigmas_karras(320, 0.002, 10.0)
 sample_heun(denoiser, x, sigmas, callback=lambda step: states.append(step["x"]), disable=True)
 paths.semilogx(sigmas[:-1], torch.cat(states, 1).T, color="#D55E00", lw=0.6)
 paths.plot([0.002] * len(x), exact, "k.", ms=5, label="exact end", clip_on=False)

@@ -31,7 +31,7 @@ posterior = LinearInverse(model, H, measured, noise, full_below=0.05)
 sigmas = sampling.get_sigmas_karras(40, 0.05, 10.0)
 
 
-def kinds(x):
+def kinds(x: torch.Tensor) -> torch.Tensor:
     """Return a one-hot vector [..., 3] of the kind that is nearest to each signal."""
     nearest = (x[..., None, :].double() - shapes).norm(dim=-1).argmin(-1)
     return torch.nn.functional.one_hot(nearest, 3).double()
@@ -47,9 +47,9 @@ colours, samples = ("#0072B2", "#D55E00", "#009E73"), run.samples(40)
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3), sharey=True, layout="constrained")
 for sample, kind in zip(samples, kinds(samples).argmax(-1), strict=True):
     right.plot(time, sample, color=colours[kind], lw=0.4)
-for shape, colour, truth, found in zip(shapes, colours, exact, estimate.value, strict=True):
+for shape, colour, truth, mass in zip(shapes, colours, exact, estimate.value, strict=True):
     left.plot(time, shape, color=colour, lw=2)
-    right.plot(time, shape, color=colour, lw=2, label=f"exact {truth:.0%}, SMC {found:.0%}")
+    right.plot(time, shape, color=colour, lw=2, label=f"exact {truth:.0%}, SMC {mass:.0%}")
 left.plot(time[:16], measured, "ko", ms=4, label="measurement")
 left.legend(frameon=False, loc="lower left")
 right.legend(frameon=False, loc="lower left")

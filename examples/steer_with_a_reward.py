@@ -19,7 +19,7 @@ sigmas = sampling.get_sigmas_karras(200, 0.02, 10.0)
 strength = 1.5
 
 
-def reward(x):
+def reward(x: torch.Tensor) -> torch.Tensor:
     return x[:, 0]
 
 

@@ -18,7 +18,7 @@ sigmas = sampling.get_sigmas_karras(40, 0.02, 10.0)
 gamma = 2.0
 
 
-def narrow(x):
+def narrow(x: torch.Tensor) -> torch.Tensor:
     return (x[..., 0] > 0.5).double()
 
 

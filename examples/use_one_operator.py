@@ -22,7 +22,7 @@ for _ in range(length):
     state = decay * state + drift * torch.randn(())
 
 # The exact answer: the Kalman filter.
-mean, variance, log_z, exact = 0.0, 1.0, 0.0, []
+mean, variance, log_z, exact = torch.zeros(()), 1.0, 0.0, []
 for y in seen:
     total = variance + blur**2
     log_z -= 0.5 * float((y - mean) ** 2 / total + math.log(2 * math.pi * total))

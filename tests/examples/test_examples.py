@@ -55,6 +55,16 @@ def test_there_is_a_test_for_each():
     assert {path.stem for path in EXAMPLES} <= tested
 
 
+def test_the_picture_goes_to_out_without_an_argument(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["use_one_operator.py"])
+    matplotlib.use("Agg")
+    with torch.random.fork_rng():
+        runpy.run_path(str(ROOT / "examples" / "use_one_operator.py"), run_name="__main__")
+    matplotlib.pyplot.close("all")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["use_one_operator.png"]
+
+
 def test_temper_a_mixture(run):
     variables, ((exact,), (naive, estimate, error)) = run("temper_a_mixture")
     assert exact == pytest.approx(0.9, abs=0.002)
@@ -83,11 +93,11 @@ def test_distil_your_denoiser(run):
 
 
 def test_steer_with_a_reward(run):
-    variables, ((one,), (few,), (many,), (exact,)) = run("steer_with_a_reward")
-    assert one < few < many
+    variables, ((single,), (few,), (many,), (exact,)) = run("steer_with_a_reward")
+    assert single < few < many
     assert abs(many - exact) < 0.1
     plain = variables["plain"]
-    assert one == pytest.approx(float(plain.weights @ plain.means[:, 0]), abs=0.15)
+    assert single == pytest.approx(float(plain.weights @ plain.means[:, 0]), abs=0.15)
 
 
 def test_solve_an_inverse_problem(run):
