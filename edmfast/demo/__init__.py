@@ -1,1 +1,1 @@
-"""The digits demonstration: real data through a teacher, an energy and controlled sampling."""
+"""The demonstration on handwritten digits: a teacher, a distilled energy and controlled sampling."""

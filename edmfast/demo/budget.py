@@ -1,4 +1,4 @@
-"""How much work the demonstration does: in full (under four minutes on two cores), or quick."""
+"""The amount of work of the demonstration: in full, which takes under four minutes on two cores, or quick."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """Counts of steps, samples and particles."""
+    """The numbers of steps, samples and particles of the demonstration."""
 
     distill_steps: int = 2500
+    """Training steps of each energy."""
     distill_batch: int = 128
+    """Images in each training step."""
     samples: int = 1000
-    """Per sampler and model, for the Fréchet distances."""
+    """Samples for each Fréchet distance."""
     heun_steps: tuple[int, ...] = (3, 5, 9, 16)
-    """A run of T steps costs 2T - 1 evaluations."""
+    """Numbers of steps of the Heun sampler; T steps take 2T - 1 evaluations."""
     control_steps: int = 48
-    """Noise levels of the controlled runs on learned energies."""
+    """Noise levels of the controlled runs on the distilled energy."""
     control_particles: int = 256
-    """Per class."""
+    """Particles of each class in the controlled runs."""
     mixture_seeds: int = 8
+    """Independent populations in the runs on mixtures in the plane."""
     mixture_particles: int = 4000
+    """Particles of each population in the runs on mixtures in the plane."""
     exact_particles: int = 2000
+    """Particles in the runs on the kernel density of the digits."""
 
 
 FULL = Budget()

@@ -1,9 +1,9 @@
-"""(c) Composition on the distilled energy: guidance, and a digit that is two digits at once.
+"""Part (c), composition of distilled energies: guidance, and digits that belong to two classes at once.
 
-Guided: p^(1-w) p(x | class)^w, with the unconditional energy as the base. Product: p(x | a) p(x | b).
-Unweighted: the same proposal with the weights ignored, which is what guidance without
-sequential Monte Carlo does. U: mean energy of the target where weighting ends, less that of SMC:
-above zero, the samples are less likely under the law that was asked for.
+- Guided: p^(1-w) p(x | class)^w, with the unconditional energy as the base. Product: p(x | a) p(x | b).
+- Unweighted: the same proposal without weights, which is guidance without sequential Monte Carlo.
+- ΔU: the mean energy of the target at the level where weighting ends, less that of sequential Monte Carlo.
+  Where it is positive, the samples are less likely under the target.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ from torch import Tensor
 
 from edmfast._internal.rows import for_rows
 from edmfast.demo.budget import Budget
-from edmfast.demo.control import WEIGHTED_ABOVE, Run, controlled, of_class
-from edmfast.demo.data import NUM_CLASSES, Digits
-from edmfast.demo.judge import Judge, diversity
-from edmfast.demo.pictures import new_figure, save, show_digits
+from edmfast.demo.classifier import DigitClassifier, diversity
+from edmfast.demo.controlled_run import (
+    WEIGHTED_ABOVE,
+    ControlledRun,
+    run_controlled,
+    with_class_labels,
+)
+from edmfast.demo.digits import NUM_CLASSES, Digits
+from edmfast.demo.pictures import save, show_digits
 from edmfast.demo.table import Cell, Section
 from edmfast.models import EnergyModel
 from edmfast.ops import standard_normal
+from edmfast.plotting import new_figure
 from edmfast.targets import Guided, Product
 
 GUIDANCE = 3.0
@@ -30,20 +36,26 @@ PAIRS = ((3, 8), (1, 7), (4, 9), (5, 6), (0, 6))
 
 
 def guided(energy: EnergyModel) -> Guided:
-    """Every class, guided away from the unconditional energy."""
-    base = of_class(energy, [NUM_CLASSES] * NUM_CLASSES)
-    return Guided(base, of_class(energy, [*range(NUM_CLASSES)]), GUIDANCE)
+    """Return the target of every class, guided away from the unconditional energy."""
+    base = with_class_labels(energy, [NUM_CLASSES] * NUM_CLASSES)
+    return Guided(base, with_class_labels(energy, [*range(NUM_CLASSES)]), GUIDANCE)
 
 
 def product(energy: EnergyModel) -> Product:
-    """Both classes of every pair."""
-    return Product([of_class(energy, [*labels]) for labels in zip(*PAIRS, strict=True)])
+    """Return the product of both classes, for every pair."""
+    return Product([with_class_labels(energy, [*labels]) for labels in zip(*PAIRS, strict=True)])
 
 
 def report_composition(
-    energy: EnergyModel, held_out: Digits, judge: Judge, budget: Budget, out: Path, *, seed: int = 0
+    energy: EnergyModel,
+    held_out: Digits,
+    classifier: DigitClassifier,
+    budget: Budget,
+    out: Path,
+    *,
+    seed: int = 0,
 ) -> list[Section]:
-    """A row per target and method; out/c_composition.png."""
+    """Return a table with a row for each target and method, and draw out/c_composition.png."""
     particles = budget.control_particles
     wanted = torch.eye(NUM_CLASSES)
     both = torch.stack([0.5 * (wanted[a] + wanted[b]) for a, b in PAIRS])
@@ -58,7 +70,7 @@ def report_composition(
     for line, (name, target, classes) in enumerate(cases):
         populations = len(classes)
         runs = {
-            method: controlled(
+            method: run_controlled(
                 target,
                 budget.control_steps,
                 particles,
@@ -70,7 +82,7 @@ def report_composition(
         }
         lowest = _mean_energy(target, runs["SMC"], seed)
         for column, (method, run) in enumerate(runs.items()):
-            row: list[Cell] = [f"{name}: {method}", _match(judge, run.images, classes)]
+            row: list[Cell] = [f"{name}: {method}", _match(classifier, run.images, classes)]
             row += [sum(map(diversity, run.images)) / populations]
             row += [_mean_energy(target, run, seed) - lowest, *run.weights_row()]
             rows.append(row)
@@ -89,21 +101,24 @@ def report_composition(
     ]
     real = sum(diversity(held_out.images[held_out.labels == c]) for c in range(NUM_CLASSES))
     notes = [
-        "match: the judge's probability of the class; of a product, the geometric mean of both",
-        f"diversity: mean distance within a class or pair; of real digits {real / NUM_CLASSES:.3g}",
+        "match: probability of the class by the classifier; for a product, the geometric mean of both",
+        f"diversity: mean distance within a class or pair; {real / NUM_CLASSES:.3g} for real digits",
     ]
     return [Section(f"(c) composition, {budget.control_steps} levels", header, rows, notes)]
 
 
-def _match(judge: Judge, images: Tensor, classes: Tensor) -> float:
-    """Mean over images [P, N, 1, 8, 8] of exp(sum_c classes[p, c] log probability_c)."""
-    probabilities = judge.probabilities(images.flatten(0, 1)).view(*images.shape[:2], -1)
+def _match(classifier: DigitClassifier, images: Tensor, classes: Tensor) -> float:
+    """Return the mean over images [P, N, 1, 8, 8] of exp(sum_c classes[p, c] log probability_c)."""
+    probabilities = classifier.probabilities(images.flatten(0, 1)).view(*images.shape[:2], -1)
     return float((probabilities.log() * classes[:, None]).sum(2).exp().mean())
 
 
 @torch.no_grad()
-def _mean_energy(target: Any, run: Run, seed: int) -> float:
-    """Mean of U over the final images, noised again to where weighting ends (same noise for all)."""
+def _mean_energy(target: Any, run: ControlledRun, seed: int) -> float:
+    """Return the mean energy of the final images, after noise up to the level where weighting ends is added.
+
+    All targets and methods get the same noise.
+    """
     noise = standard_normal(run.images, seed=seed, step=0, stream=5)
     x = (run.images + WEIGHTED_ABOVE * noise).flatten(0, 1)
     target = for_rows(target, 0, len(x), len(x))

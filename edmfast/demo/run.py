@@ -1,7 +1,8 @@
-"""The digits demonstration, end to end: real digits in, controlled samples out.
+"""Run the demonstration on handwritten digits from end to end.
 
-teacher -> distilled and DSM energies -> (a) quality, (b) low temperature, (c) composition,
-(d) mixtures with a known truth, (e) proposals on exact energies. One picture per part, one table.
+A teacher is distilled into an energy. Then come the parts: (a) quality of distillation, (b) low temperature,
+(c) composition, (d) mode masses with a known truth, and (e) proposals on an exact energy. Each part draws one
+picture, and all share one table.
 """
 
 from __future__ import annotations
@@ -15,40 +16,41 @@ from pathlib import Path
 
 import torch
 
+from edmfast._internal.atomic_write import replacing
 from edmfast._internal.numbers import as_int
 from edmfast.demo import teacher as teachers
 from edmfast.demo.budget import FULL, QUICK
-from edmfast.demo.data import halves
-from edmfast.demo.judge import Judge
+from edmfast.demo.classifier import DigitClassifier
+from edmfast.demo.digits import halves
 from edmfast.demo.part_composition import report_composition
-from edmfast.demo.part_distil import report_distillation, train_energies
-from edmfast.demo.part_exact import report_proposals
-from edmfast.demo.part_mixture import report_mixtures
-from edmfast.demo.part_temperature import report_temperature
-from edmfast.demo.pictures import new_figure
+from edmfast.demo.part_distillation import report_distillation, train_energies
+from edmfast.demo.part_low_temperature import report_temperature
+from edmfast.demo.part_mode_masses import report_mixtures
+from edmfast.demo.part_proposals import report_proposals
 from edmfast.demo.table import render
+from edmfast.plotting import new_figure
 
 _HIGHEST_SEED = 2**62
-"""Parts add small numbers to the seed."""
+"""The parts add small numbers to the seed, so it must not be the largest integer."""
 
 
 def run(
     out: str | os.PathLike[str] = "out", quick: bool = False, retrain: bool = False, seed: int = 0
 ) -> str:
-    """Do all parts; pictures, models and table.txt go to the folder out. Returns the table.
+    """Run all parts, write pictures, models and table.txt to the folder out, and return the table.
 
-    quick: less of everything, under a minute. retrain: first train the teacher again, in place of
-    the shipped weights. Ctrl-C while training leaves a checkpoint in out and says where.
+    quick: do less of everything, in under a minute. retrain: first train the teacher again, which replaces its
+    shipped weights. Ctrl-C during training leaves a checkpoint in the folder and says where it is.
 
-    Raises ValueError, OSError or ImportError before any work is done, where a seed, a folder or a package will
-    not do.
+    Raises ValueError, OSError or ImportError for a bad seed or folder or a missing package, before any work is
+    done.
     """
     seed = as_int("seed", seed, least=0, most=_HIGHEST_SEED)
     folder = Path(out)
     _check_folders(folder, retrain)
-    new_figure(1, 1)  # a missing matplotlib is told now, not after minutes of training
+    new_figure(1, 1)  # raises now, and not after minutes of training, where matplotlib is missing
     with _one_thread():
-        return _run(folder, quick, retrain, seed)
+        return _run_parts(folder, quick, retrain, seed)
 
 
 def _check_folders(folder: Path, retrain: bool) -> None:
@@ -62,8 +64,11 @@ def _check_folders(folder: Path, retrain: bool) -> None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """These models are too small to share: threads that wait for each other on a busy machine cost
-    ten times what they gain, and their number would change the last bits."""
+    """Let torch use one thread inside the block.
+
+    The models are so small that threads waiting for each other on a busy machine cost ten times what they gain.
+    Their number would also change the last bits of the results.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -72,37 +77,38 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _run(folder: Path, quick: bool, retrain: bool, seed: int) -> str:
+def _run_parts(folder: Path, quick: bool, retrain: bool, seed: int) -> str:
     budget = QUICK if quick else FULL
     started = time.perf_counter()
 
-    def tell(what: str) -> None:
-        print(f"[{time.perf_counter() - started:4.0f} s] {what}", file=sys.stderr, flush=True)
+    def log(message: str) -> None:
+        print(f"[{time.perf_counter() - started:4.0f} s] {message}", file=sys.stderr, flush=True)
 
     if retrain:
-        tell(f"training the teacher: {teachers.SHIPPED}")
+        log(f"training the teacher: {teachers.SHIPPED}")
         teachers.retrain()
     teacher = teachers.load_teacher()
     training, held_out = halves()
-    tell("training the judge on the held-out half")
-    judge = Judge(held_out)
-    tell("distilling the teacher into an energy; then the same by score matching on data (DSM)")
+    log("training the classifier on the held-out half of the digits")
+    classifier = DigitClassifier(held_out)
+    log("distilling the teacher into an energy, then training one by score matching on data (DSM)")
     energies = train_energies(teacher, training, budget, folder, seed=seed)
-    tell("(a) distillation: samples, Fréchet distances, self-check")
+    log("(a) distillation: samples, Fréchet distances and self-check")
     sections = report_distillation(
-        teacher, energies, training, held_out, judge, budget, folder, seed=seed
+        teacher, energies, training, held_out, classifier, budget, folder, seed=seed
     )
     energy = energies.distilled
-    tell("(b) low temperature")
-    sections += report_temperature(energy, held_out, judge, budget, folder, seed=seed)
-    tell("(c) composition")
-    sections += report_composition(energy, held_out, judge, budget, folder, seed=seed)
-    tell("(d) mixtures with a known truth")
+    log("(b) low temperature")
+    sections += report_temperature(energy, held_out, classifier, budget, folder, seed=seed)
+    log("(c) composition")
+    sections += report_composition(energy, held_out, classifier, budget, folder, seed=seed)
+    log("(d) mode masses with a known truth")
     sections += report_mixtures(budget, folder, seed=seed)
-    tell("(e) proposals on exact energies")
+    log("(e) proposals on an exact energy")
     sections += report_proposals(budget, folder, seed=seed)
     table = render(sections)
-    (folder / "table.txt").write_text(table + "\n", encoding="utf-8")
+    with replacing(folder / "table.txt") as temporary:
+        temporary.write_text(table + "\n", encoding="utf-8")
     print(table)
-    tell(f"done: pictures, models and table.txt are in {folder.resolve()}")
+    log(f"done: pictures, models and table.txt are in {folder.resolve()}")
     return table

@@ -1,4 +1,4 @@
-"""The numbers of the demonstration as aligned plain text."""
+"""Print tables of numbers as aligned plain text."""
 
 from __future__ import annotations
 
@@ -10,24 +10,29 @@ Cell = str | float | int | None
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """One part's numbers. rows: as many cells as header each; notes go below."""
+    """A table with a title."""
 
     title: str
     header: Sequence[str]
+    """Names of the columns."""
     rows: Sequence[Sequence[Cell]]
+    """The rows, each with one cell for every column."""
     notes: Sequence[str] = ()
+    """Lines below the table."""
 
 
 def render(sections: Sequence[Section]) -> str:
-    """All sections one below the other. ValueError for a row of another length than its header."""
-    return "\n\n".join(_render_one(section) for section in sections)
+    """Return all tables, one below the other. Raises ValueError for a row that does not fit its header."""
+    return "\n\n".join(_render_section(section) for section in sections)
 
 
-def _render_one(section: Section) -> str:
+def _render_section(section: Section) -> str:
     lines = [[*section.header], *([_cell(cell) for cell in row] for row in section.rows)]
     for line in lines:
         if len(line) != len(section.header):
-            raise ValueError(f"{len(section.header)} columns, but a row has {len(line)}: {line}")
+            raise ValueError(
+                f"the table has {len(section.header)} columns, but a row has {len(line)} cells: {line}"
+            )
     widths = [max(len(line[column]) for line in lines) for column in range(len(section.header))]
     aligned = [_align(line, widths) for line in lines]
     rule = "-" * max(len(line) for line in aligned)

@@ -1,11 +1,10 @@
-"""The demonstration's teacher: a class-conditional denoiser of the digits, shipped as weights.
+"""The teacher of the demonstration: a class-conditional denoiser of digits, whose weights are shipped.
 
-A residual perceptron of 224 thousand parameters (0.9 MB), trained by denoising score matching on
-the training half of the digits with one label in ten dropped, so that it is unconditional too
-(class 10). A perceptron, since an energy of a small U-Net takes some fifteen times as long per
-training step on the CPU: too long for a demonstration, though it learns as well.
-`edmfast demo --retrain` does it again, from the same seed.
-Source: Karras et al. 2022, arXiv 2206.00364; Ho & Salimans 2022, arXiv 2207.12598.
+It is a residual perceptron of 224 thousand parameters (0.9 MB), trained by denoising score matching on the
+training half of the digits. One label in ten is dropped, so that class 10 stands for no label. An energy of a
+small U-Net learns as well, but a training step of it takes about fifteen times as long on the CPU, too long for
+a demonstration. `edmfast demo --retrain` trains the teacher again from the same seed. Source: Karras et al.
+2022, arXiv 2206.00364; Ho & Salimans 2022, arXiv 2207.12598.
 """
 
 from __future__ import annotations
@@ -15,15 +14,16 @@ from pathlib import Path
 
 import torch
 
-from edmfast.demo.data import NUM_CLASSES, halves
+from edmfast.demo.digits import NUM_CLASSES, halves
 from edmfast.distill import DistillConfig, distill
 from edmfast.models import Denoiser, EnergyModel, ResidualMLP, load_model, save_model
 
 SHIPPED = Path(__file__).with_name("teacher.safetensors")
+"""File of the shipped weights."""
 SIGMA_DATA = 0.75
-"""Standard deviation of all pixels of all digits."""
+"""The sigma_data of the models, about the standard deviation of all pixels of all digits."""
 P_MEAN, P_STD = -0.7, 1.3
-"""Of ln(sigma) in training: a little higher than usual, as the digits are wider than 0.5."""
+"""Mean and standard deviation of ln(sigma) in training. They are a little larger than usual, as sigma_data is."""
 TRAINING = DistillConfig(
     mode="dsm",
     steps=8_000,
@@ -36,20 +36,20 @@ TRAINING = DistillConfig(
 
 
 def new_backbone() -> ResidualMLP:
-    """The architecture of teacher and energies, from torch's current random state."""
+    """Return an untrained backbone of teacher and energies, drawn from the current random state of torch."""
     return ResidualMLP(64, width=192, depth=4, num_classes=NUM_CLASSES)
 
 
 def new_energy() -> EnergyModel:
-    """An untrained energy of the teacher's architecture."""
+    """Return an untrained energy with the architecture of the teacher."""
     return EnergyModel(new_backbone(), sigma_data=SIGMA_DATA)
 
 
 def load_teacher(path: str | os.PathLike[str] = SHIPPED) -> Denoiser:
-    """The trained teacher. FileNotFoundError or ValueError where path does not hold one."""
+    """Return the trained teacher. Raises FileNotFoundError or ValueError where path does not hold one."""
     model = load_model(path)
     if not isinstance(model, Denoiser):
-        raise ValueError(f"{path} holds {type(model).__name__}, a teacher is a Denoiser")
+        raise ValueError(f"{path} holds {type(model).__name__}, but a teacher is a Denoiser")
     return model
 
 
@@ -59,9 +59,9 @@ def retrain(
     config: DistillConfig = TRAINING,
     progress: bool = True,
 ) -> Denoiser:
-    """Train the teacher again and save it at path (a minute or two on two cores).
+    """Train the teacher again, save it at path and return it. This takes a minute or two on two cores.
 
-    KeyboardInterrupt leaves a checkpoint and says where; `distill` continues from it.
+    Ctrl-C raises KeyboardInterrupt and leaves a checkpoint, from which `distill` continues.
     """
     training, _ = halves()
     with torch.random.fork_rng(devices=[]):

@@ -12,7 +12,7 @@ from bench.studies.control.digits import plus_minus, variance
 from bench.studies.control.models import WIDTH, DigitsDensity
 from bench.studies.control.tasks import PARTICLES, TASKS
 from edmfast.analytic import GaussianMixture
-from edmfast.demo.data import Digits
+from edmfast.demo.digits import Digits
 
 
 @pytest.fixture(scope="module")

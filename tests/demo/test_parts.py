@@ -7,11 +7,11 @@ import torch
 
 from edmfast import smc
 from edmfast.analytic import GaussianMixture
-from edmfast.demo.baseline import score_scaled_samples
 from edmfast.demo.budget import Budget
-from edmfast.demo.control import equally_weighted, of_class
-from edmfast.demo.part_exact import distinct_digits, kernel_density, report_proposals
-from edmfast.demo.part_mixture import cases, exact_masses, smc_masses
+from edmfast.demo.controlled_run import equally_weighted, with_class_labels
+from edmfast.demo.part_mode_masses import cases, exact_masses, smc_masses
+from edmfast.demo.part_proposals import distinct_digits, kernel_density, report_proposals
+from edmfast.demo.score_scaling import score_scaled_samples
 from edmfast.demo.teacher import new_energy
 from edmfast.sampling import get_sigmas_exponential
 from edmfast.targets import Conditioned
@@ -65,7 +65,7 @@ def test_each_population_has_its_class() -> None:
     energy = new_energy()
     torch.nn.init.normal_(energy.backbone.output.weight, generator=torch.Generator().manual_seed(0))
     x = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    together, _ = of_class(energy, [3, 8]).for_rows(0, 6, 6).energy_and_score(x, 1.0)
+    together, _ = with_class_labels(energy, [3, 8]).for_rows(0, 6, 6).energy_and_score(x, 1.0)
     apart = [
         Conditioned(energy, class_label=c).energy(h, 1.0)
         for c, h in zip((3, 8), x.split(3), strict=True)

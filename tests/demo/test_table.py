@@ -18,5 +18,5 @@ def test_columns_are_aligned() -> None:
 
 
 def test_a_row_of_another_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 columns, but a row has 1"):
+    with pytest.raises(ValueError, match="2 columns, but a row has 1 cells"):
         render([Section("title", ["a", "b"], [["x"]])])

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from edmfast.demo import teacher as teachers
-from edmfast.demo.data import halves
-from edmfast.demo.judge import Judge
-from edmfast.demo.part_distil import heun_samples
+from edmfast.demo.classifier import DigitClassifier
+from edmfast.demo.digits import halves
+from edmfast.demo.part_distillation import heun_samples
 from edmfast.models import save_model
 
 
 def test_shipped_weights_are_small_and_draw_digits() -> None:
     assert teachers.SHIPPED.stat().st_size <= 1_000_000
-    judge = Judge(halves()[1])
+    classifier = DigitClassifier(halves()[1])
     images, labels = heun_samples(teachers.load_teacher(), 9, 500)
-    assert judge.frechet(images) < 1.0
-    assert judge.adherence(images, labels) > 0.9
+    assert classifier.frechet(images) < 1.0
+    assert classifier.adherence(images, labels) > 0.9
 
 
 def test_samples_are_not_copies_of_the_training_half() -> None:
@@ -38,5 +38,5 @@ def test_retraining_is_reproducible(tmp_path: Path) -> None:
 
 def test_an_energy_is_no_teacher(tmp_path: Path) -> None:
     save_model(teachers.new_energy(), tmp_path / "energy")
-    with pytest.raises(ValueError, match="holds EnergyModel, a teacher is a Denoiser"):
+    with pytest.raises(ValueError, match="holds EnergyModel, but a teacher is a Denoiser"):
         teachers.load_teacher(tmp_path / "energy")

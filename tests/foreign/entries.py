@@ -19,7 +19,7 @@ from edmfast import (
     sampling,
     smc,
 )
-from edmfast.demo.baseline import score_scaled_samples
+from edmfast.demo.score_scaling import score_scaled_samples
 from edmfast.models import initialise_from
 from edmfast.targets import constrained
 from tests.foreign.wrappers import SHAPE, Gaussian

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.studies.control.models import WIDTH, DigitsDensity
 from edmfast import smc
-from edmfast.demo.data import all_digits
+from edmfast.demo.digits import all_digits
 from edmfast.demo.table import Section
 from edmfast.sampling import get_sigmas_karras
 from edmfast.smc.feynman_kac.choose import MixedModelsWarning

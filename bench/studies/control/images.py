@@ -16,9 +16,9 @@ from bench.studies.control.digits import SIGMA_MAX, SIGMA_MIN, plus_minus, varia
 from bench.studies.control.models import DigitsDensity
 from bench.studies.control.tasks import PARTICLES, Quality, Task
 from edmfast import smc
-from edmfast.demo.baseline import score_scaled_samples
-from edmfast.demo.control import equally_weighted
-from edmfast.demo.data import SHAPE
+from edmfast.demo.controlled_run import equally_weighted
+from edmfast.demo.digits import SHAPE
+from edmfast.demo.score_scaling import score_scaled_samples
 from edmfast.demo.table import Cell, Section
 from edmfast.sampling import get_sigmas_karras
 

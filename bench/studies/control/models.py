@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edmfast.demo.data import NUM_CLASSES, SHAPE, Digits, all_digits, halves
+from edmfast.demo.digits import NUM_CLASSES, SHAPE, Digits, all_digits, halves
 from edmfast.demo.teacher import SIGMA_DATA, load_teacher, new_backbone
 from edmfast.distill import DistillConfig, distill
 from edmfast.models import EnergyModel, ResidualMLP, UNet, initialise_from, load_model, save_model

@@ -28,8 +28,8 @@ from bench.studies.control import images
 from bench.studies.control.digits import exact_section, learned_section
 from bench.studies.control.models import PERCEPTRONS, UNET, WIDTH, DigitsDensity, load_student
 from bench.studies.control.tasks import PARTICLES, TASKS, Quality
-from edmfast.demo.data import halves
-from edmfast.demo.judge import Judge
+from edmfast.demo.classifier import DigitClassifier
+from edmfast.demo.digits import halves
 from edmfast.demo.table import Section, render
 
 EXACT_ANCESTORS, RATIO, VARIANCE_RATIO = 25.0, 3.0, 2.0
@@ -66,7 +66,7 @@ def image_sections(
 ) -> tuple[list[Section], list[tuple[str, bool]]]:
     """Return the tables at image scale and the goals, each with whether it was met."""
     exact = DigitsDensity(halves()[0], WIDTH)
-    judge = Judge(halves()[1])
+    judge = DigitClassifier(halves()[1])
     student = load_student(UNET, folder, steps=budget.steps, progress=progress)
     sections, goals = [], []
     for energy_name, energy in (("exact energies", exact), ("distilled U-Net", student)):

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bench.studies.control.digits import plus_minus
 from bench.studies.control.models import DigitsDensity
-from edmfast.demo.control import of_class
-from edmfast.demo.data import NUM_CLASSES
-from edmfast.demo.judge import Judge, diversity
+from edmfast.demo.classifier import DigitClassifier, diversity
+from edmfast.demo.controlled_run import with_class_labels
+from edmfast.demo.digits import NUM_CLASSES
 from edmfast.demo.part_composition import PAIRS
 from edmfast.diagnostics import frechet_distance
 from edmfast.targets import Product, Tempered
@@ -35,8 +35,10 @@ class Task:
     def target(self, energy: Any, repeats: int = 1) -> Any:
         """Return a target with a population for each pair of classes, all of them `repeats` times."""
         if self.first == self.second:
-            return Tempered(of_class(energy, self.first * repeats), GAMMA)
-        return Product([of_class(energy, labels * repeats) for labels in (self.first, self.second)])
+            return Tempered(with_class_labels(energy, self.first * repeats), GAMMA)
+        return Product(
+            [with_class_labels(energy, labels * repeats) for labels in (self.first, self.second)]
+        )
 
     def truth(self, density: DigitsDensity, seed: int) -> list[Tensor]:
         """Return exact draws of every target, [n, *SHAPE] each."""
@@ -56,7 +58,7 @@ TASKS = (POWER, PRODUCT)
 class Quality:
     """Measure images against exact draws of the targets of a kernel density."""
 
-    def __init__(self, task: Task, density: DigitsDensity, judge: Judge) -> None:
+    def __init__(self, task: Task, density: DigitsDensity, judge: DigitClassifier) -> None:
         self.task, self.judge = task, judge
         truth = task.truth(density, seed=5)
         self.features = judge.features(torch.cat(truth))

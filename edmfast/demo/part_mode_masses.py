@@ -1,8 +1,8 @@
-"""(d) Where the truth is known: mode masses of p² and of a product of two mixtures in the plane.
+"""Part (d), mode masses with a known truth: p² and a product of two mixtures in the plane.
 
-Exact masses are integrals over a fine grid of the region nearest to each centre. The unweighted
-runs use the same proposal, steps and seeds and ignore the weights; plain score scaling takes
-ancestral steps with the score multiplied by the exponent (no product has one).
+The exact mass of a mode is the integral over all points nearest to its centre, on a fine grid. The unweighted
+runs use the same proposal, steps and seeds, but no weights. Score scaling takes ancestral steps with the score
+multiplied by the exponent; it does not apply to a product.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from torch import Tensor
 
 from edmfast import smc
 from edmfast.analytic.gaussian_mixture import GaussianMixture
-from edmfast.demo.baseline import score_scaled_samples
 from edmfast.demo.budget import Budget
-from edmfast.demo.pictures import new_figure, save
+from edmfast.demo.pictures import save
+from edmfast.demo.score_scaling import score_scaled_samples
 from edmfast.demo.table import Cell, Section
 from edmfast.diagnostics import mode_masses
+from edmfast.plotting import new_figure
 from edmfast.sampling import get_sigmas_karras
 from edmfast.targets import Product, Tempered
 
@@ -31,17 +32,20 @@ _HALF_WIDTH, _GRID = 5.0, 801
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A target, the centres of its modes [K, 2], and its density, not normalised, at sigma -> 0."""
+    """A target in the plane whose mode masses are known."""
 
     name: str
     target: Any
     centres: Tensor
+    """Centres of the modes, [K, 2]."""
     log_density: Callable[[Tensor], Tensor]
-    plain: tuple[Any, float] | None
+    """The log-density, not normalised, at the last noise level."""
+    scaled_model: tuple[Any, float] | None
+    """The model and the exponent for score scaling; None where it does not apply."""
 
 
 def cases() -> list[Case]:
-    """p² of a wide and a narrow mode, and a product of two mixtures of three modes."""
+    """Return p² of a wide and a narrow mode, and a product of two mixtures of three modes."""
     end = float(_LEVELS[-1])
     wide = GaussianMixture([[-1.5, 0.0], [1.5, 0.0]], [0.6, 0.25], [0.6, 0.4])
     corners = [[-1.5, -1.0], [1.5, -1.0], [0.0, 1.5]]
@@ -66,7 +70,7 @@ def cases() -> list[Case]:
 
 
 def exact_masses(case: Case) -> Tensor:
-    """float64 [K], by the midpoint rule on a grid of 801² points."""
+    """Return the masses of the modes, float64 [K], as sums over a grid of 801² points."""
     line = torch.linspace(-_HALF_WIDTH, _HALF_WIDTH, _GRID, dtype=torch.float64)
     points = torch.cartesian_prod(line, line)
     density = case.log_density(points)
@@ -74,7 +78,7 @@ def exact_masses(case: Case) -> Tensor:
 
 
 def smc_masses(case: Case, budget: Budget, *, seed: int, weighted: bool = True) -> Tensor:
-    """Masses of independent populations, float64 [seeds, K]."""
+    """Return the mode masses in independent populations, float64 [populations, K]."""
     result = smc.sample(
         case.target,
         (2,),
@@ -83,7 +87,7 @@ def smc_masses(case: Case, budget: Budget, *, seed: int, weighted: bool = True) 
         populations=budget.mixture_seeds,
         ess_threshold=0.5 if weighted else 0.0,
         seed=seed,
-        on_degenerate="warn" if weighted else "ignore",  # without weights, theirs do not matter
+        on_degenerate="warn" if weighted else "ignore",  # ignored weights may be bad
     )
     weights: Sequence[Tensor | None] = [*result.weights] if weighted else [None] * len(result.x)
     return torch.stack(
@@ -91,10 +95,11 @@ def smc_masses(case: Case, budget: Budget, *, seed: int, weighted: bool = True) 
     )
 
 
-def _plain_masses(case: Case, budget: Budget, seed: int) -> Tensor | None:
-    if case.plain is None:
+def _score_scaled_masses(case: Case, budget: Budget, seed: int) -> Tensor | None:
+    """Return the mode masses by score scaling, float64 [populations, K]; None where it does not apply."""
+    if case.scaled_model is None:
         return None
-    model, gamma = case.plain
+    model, gamma = case.scaled_model
     x = score_scaled_samples(
         model,
         gamma,
@@ -106,21 +111,21 @@ def _plain_masses(case: Case, budget: Budget, seed: int) -> Tensor | None:
 
 
 def report_mixtures(budget: Budget, out: Path, *, seed: int = 0) -> list[Section]:
-    """Mode masses against the exact ones; out/d_mixtures.png."""
+    """Return a table of mode masses beside the exact ones, and draw out/d_mixtures.png."""
     figure = new_figure(10, 3.6)
     axes = figure.subplots(1, 2)
     rows: list[list[Cell]] = []
     for axis, case in zip(axes, cases(), strict=True):
         exact = exact_masses(case)
-        found: dict[str, Tensor | None] = {
+        by_method: dict[str, Tensor | None] = {
             "SMC": smc_masses(case, budget, seed=seed),
             "unweighted": smc_masses(case, budget, seed=seed, weighted=False),
-            "score scaling": _plain_masses(case, budget, seed),
+            "score scaling": _score_scaled_masses(case, budget, seed),
         }
         place = torch.arange(len(exact))
         axis.bar((place - 0.3).tolist(), exact.tolist(), 0.2, label="exact", color="black")
         rows.append([f"{case.name}: exact", *_masses(exact), "", ""])
-        for shift, (name, masses) in zip((-0.1, 0.1, 0.3), found.items(), strict=True):
+        for shift, (name, masses) in zip((-0.1, 0.1, 0.3), by_method.items(), strict=True):
             if masses is None:
                 continue
             mean, error = masses.mean(0), masses.std(0) / len(masses) ** 0.5

@@ -1,9 +1,9 @@
-"""(e) What the proposal is worth, with exact energies: a kernel density of all 1,797 digits.
+"""Part (e), proposals compared on an exact energy: a kernel density of all 1,797 digits.
 
-Every digit is a Gaussian of standard deviation 0.15 in 64 dimensions; the target is its square.
-Counted: the digits that still own a particle at the end, and the variance of the log-weights
-summed over the run. Euler-Maruyama against curvature matching (second-order Tweedie, the isotropic
-part of the reversal), on Karras et al.'s levels and on those that `smc.calibrate` proposes.
+Every digit is a Gaussian of standard deviation 0.15 in 64 dimensions, and the target is the square of their
+mixture. The table counts the digits that still have a particle at the end, and sums the variance of the
+log-weights over the run. It compares Euler-Maruyama with curvature matching (second-order Tweedie formula, the
+isotropic part of the reversal), at the levels of Karras et al. and at those that `smc.calibrate` proposes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from torch import Tensor
 from edmfast import smc
 from edmfast.analytic.gaussian_mixture import GaussianMixture
 from edmfast.demo.budget import Budget
-from edmfast.demo.data import all_digits
-from edmfast.demo.pictures import new_figure, save
+from edmfast.demo.digits import all_digits
+from edmfast.demo.pictures import save
 from edmfast.demo.table import Cell, Section
+from edmfast.plotting import new_figure
 from edmfast.sampling import get_sigmas_karras
 from edmfast.targets import Tempered
 
@@ -27,23 +28,24 @@ WIDTH, GAMMA, STEPS = 0.15, 2.0, 32
 
 
 def kernel_density() -> GaussianMixture:
-    """The digits [1797, 64] as equal Gaussians of standard deviation 0.15."""
+    """Return the mixture of equal Gaussians of standard deviation 0.15 around the digits [1797, 64]."""
     digits = all_digits().images.flatten(1).double()
     return GaussianMixture(digits, [WIDTH] * len(digits))
 
 
 def distinct_digits(x: Tensor, density: GaussianMixture) -> int:
-    """How many digits are nearest to one of the particles x [N, 64]."""
-    return len(torch.cdist(x.double(), density.means).argmin(1).unique())
+    """Return how many digits are the nearest one of some particle in x [N, 64]."""
+    nearest = torch.cdist(x.double(), density.means).argmin(1)
+    return len(set(nearest.tolist()))
 
 
 def total_variance(result: smc.Particles) -> float:
-    """Variance of log G summed over the steps of the first population."""
+    """Return the variance of log G in nats², summed over the steps of the first population."""
     return float(result.log_weight_sd[:, 0].square().sum())
 
 
 def report_proposals(budget: Budget, out: Path, *, seed: int = 0) -> list[Section]:
-    """A row per proposal and schedule; out/e_proposals.png."""
+    """Return a table with a row for each proposal and schedule, and draw out/e_proposals.png."""
     density = kernel_density()
     target = Tempered(density, GAMMA)
     karras = get_sigmas_karras(STEPS + 1, 0.05, 20.0)[:-1]
@@ -69,7 +71,7 @@ def report_proposals(budget: Budget, out: Path, *, seed: int = 0) -> list[Sectio
             proposal=proposal,
             seed=seed,
             dtype=torch.float32,
-            on_degenerate="ignore",  # bad kernels are here to be shown: the table tells of them
+            on_degenerate="ignore",  # the table is meant to show bad proposals too
         )
         seconds = time.perf_counter() - started
         rows.append(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from edmfast.demo.data import NUM_CLASSES, SHAPE, all_digits, halves
+from edmfast.demo.digits import NUM_CLASSES, SHAPE, all_digits, halves
 
 
 def test_all_digits_are_images_in_minus_one_to_one() -> None:

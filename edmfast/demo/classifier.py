@@ -1,9 +1,8 @@
-"""The judge of samples: a classifier that saw the held-out half only, and Fréchet distances.
+"""A classifier that judges samples of digits: class probabilities, and Fréchet distances in its features.
 
-A perceptron 64 - 64 - 32 - 10, trained in seconds from a fixed seed on the held-out half with
-noise of standard deviation 0.2 added. Its probabilities measure class adherence; its last hidden
-layer is the fixed feature space of the Fréchet distance (as for FID, Heusel et al. 2017,
-arXiv 1706.08500, with a classifier of digits for Inception).
+It is a perceptron 64 - 64 - 32 - 10, trained within seconds from a fixed seed. It sees only the held-out half
+of the digits, with noise of standard deviation 0.2 added. The last hidden layer is the feature space of the
+Fréchet distance, as Inception is for the FID. Source: Heusel et al. 2017, arXiv 1706.08500.
 """
 
 from __future__ import annotations
@@ -11,14 +10,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edmfast.demo.data import NUM_CLASSES, Digits
+from edmfast.demo.digits import NUM_CLASSES, Digits
 from edmfast.diagnostics import frechet_distance
 
 _NOISE = 0.2
 
 
-class Judge(nn.Module):
-    """Trained at construction on `held_out`, the reference of every distance; then frozen."""
+class DigitClassifier(nn.Module):
+    """A classifier that is trained when it is made, and then frozen.
+
+    held_out: the digits that it is trained on, and the reference of every Fréchet distance. steps: of its
+    training.
+    """
 
     def __init__(self, held_out: Digits, *, steps: int = 400) -> None:
         super().__init__()
@@ -40,27 +43,29 @@ class Judge(nn.Module):
             logits = self.classify(self.hidden(noisy))
             loss = nn.functional.cross_entropy(logits, held_out.labels, label_smoothing=0.05)
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             rate.step()
 
     def features(self, images: Tensor) -> Tensor:
-        """images [n, 1, 8, 8] -> [n, 32]."""
-        return self.hidden(images.float())
+        """Return the features [n, 32] of images [n, 1, 8, 8]."""
+        features: Tensor = self.hidden(images.float())
+        return features
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """images [n, 1, 8, 8] -> class probabilities [n, 10]."""
-        return self.classify(self.features(images)).softmax(1)
+        """Return the class probabilities [n, 10] of images [n, 1, 8, 8]."""
+        logits: Tensor = self.classify(self.features(images))
+        return logits.softmax(1)
 
     def adherence(self, images: Tensor, label: int | Tensor) -> float:
-        """Share of images [n, 1, 8, 8] taken for their label (int, or int64 [n])."""
+        """Return the share of images [n, 1, 8, 8] that are classified as their label, an int or int64 [n]."""
         return float((self.probabilities(images).argmax(1) == label).double().mean())
 
     def frechet(self, images: Tensor) -> float:
-        """Fréchet distance between images [n, 1, 8, 8] and the held-out half."""
+        """Return the Fréchet distance between images [n, 1, 8, 8] and the held-out half."""
         return frechet_distance(self.features(images), self.reference)
 
 
 def diversity(images: Tensor) -> float:
-    """Mean distance between two different images of [n, 1, 8, 8]: 0 where all are one."""
+    """Return the mean distance between two images of [n, 1, 8, 8]; it is 0 where all images are equal."""
     return float(torch.pdist(images.flatten(1).double()).mean())

@@ -1,8 +1,8 @@
-"""(a) Distilled against taught by data alone: Fréchet distance and the energy's self-check.
+"""Part (a), an energy distilled from a teacher and one trained on data alone: Fréchet distance and self-check.
 
-Two energies start from the same weights, the teacher's with the fitted scale, and see the same
-batches for the same steps; one regresses on the teacher's denoiser, the other on clean data (DSM).
-Source: Thornton et al. 2025, arXiv 2502.12786.
+Both energies start from the weights of the teacher with a fitted scale, and see the same batches for the same
+number of steps. One regresses on the denoiser of the teacher, the other on clean data (denoising score
+matching, DSM). Source: Thornton et al. 2025, arXiv 2502.12786.
 """
 
 from __future__ import annotations
@@ -15,31 +15,34 @@ import torch
 from torch import Tensor
 
 from edmfast.demo.budget import Budget
-from edmfast.demo.data import NUM_CLASSES, SHAPE, Digits
-from edmfast.demo.judge import Judge
-from edmfast.demo.pictures import new_figure, save, show_digits
+from edmfast.demo.classifier import DigitClassifier
+from edmfast.demo.digits import NUM_CLASSES, SHAPE, Digits
+from edmfast.demo.pictures import save, show_digits
 from edmfast.demo.table import Section
 from edmfast.demo.teacher import P_MEAN, P_STD, new_energy
 from edmfast.diagnostics import noising_trajectory, self_check
 from edmfast.distill import DistillConfig, distill
 from edmfast.models import Denoiser, EnergyModel, initialise_from, save_model
 from edmfast.ops import standard_normal
+from edmfast.plotting import new_figure
 from edmfast.sampling import get_sigmas_karras, sample_heun
 
 SIGMA_MIN, SIGMA_MAX = 0.02, 20.0
 DIFFERENCE_WEIGHT = 0.0
-"""Measured with 1,500 steps at 0, 0.01 and 0.05: Fréchet distance 1.10, 1.18 and 1.38 times the
-teacher's; total variance of log G above noise level 0.3, p²: 3.6, 3.8 and 3.9; below: 26, 20, 19.
-The demo weighs above that only, where `DistillConfig.difference_weight` advises 0."""
+"""The `difference_weight` of the distillation. With 1,500 steps, weights of 0, 0.01 and 0.05 gave Fréchet
+distances of 1.10, 1.18 and 1.38 times that of the teacher. The total variance of log G for p² was 3.6, 3.8 and
+3.9 above noise level 0.3, and 26, 20 and 19 below. The demonstration weighs only above 0.6, so it takes 0."""
 _SHOWN_LEVELS = (5.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.05)
 
 
 @dataclasses.dataclass(frozen=True)
 class Energies:
-    """Two energies of one architecture, one start and one number of training steps."""
+    """Two energies of the same architecture, with the same start and number of training steps."""
 
     distilled: EnergyModel
+    """The energy that was distilled from the teacher."""
     dsm: EnergyModel
+    """The energy that was trained by denoising score matching on data."""
 
 
 def train_energies(
@@ -51,7 +54,7 @@ def train_energies(
     seed: int = 0,
     difference_weight: float = DIFFERENCE_WEIGHT,
 ) -> Energies:
-    """Distil and train by data alone; both are saved in out. Interrupted, a checkpoint stays."""
+    """Train both energies and save them in the folder out. Ctrl-C leaves a checkpoint there."""
     trained = {}
     for mode in ("distill", "dsm"):
         config = DistillConfig(
@@ -79,7 +82,10 @@ def train_energies(
 def heun_samples(
     model: Denoiser | EnergyModel, steps: int, count: int, *, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """(images [count, 1, 8, 8], labels [count]): equal shares of the classes, same noise for all."""
+    """Return images [count, 1, 8, 8] and labels [count], with equal shares of the classes.
+
+    All models get the same noise. steps: of the Heun sampler.
+    """
     labels = torch.arange(count) % NUM_CLASSES
     noise = standard_normal(torch.empty(1, count, *SHAPE), seed=seed, step=0, stream=1)[0]
     sigmas = get_sigmas_karras(steps, SIGMA_MIN, SIGMA_MAX).float()
@@ -88,7 +94,10 @@ def heun_samples(
 
 
 def self_check_sd(energy: EnergyModel, held_out: Digits, levels: Tensor) -> Tensor:
-    """sd [T] of the residual r of every step, in nats, around the mean of each class (its gauge)."""
+    """Return the sd of the residual r of every step, [T] in nats, around the mean of each class.
+
+    Every class has its own gauge, which the mean takes out.
+    """
     trajectory = noising_trajectory(held_out.images, levels)
     residuals = self_check(energy, trajectory, levels, class_label=held_out.labels).residuals
     members = torch.nn.functional.one_hot(held_out.labels, NUM_CLASSES).double()
@@ -102,13 +111,13 @@ def report_distillation(
     energies: Energies,
     training: Digits,
     held_out: Digits,
-    judge: Judge,
+    classifier: DigitClassifier,
     budget: Budget,
     out: Path,
     *,
     seed: int = 0,
 ) -> list[Section]:
-    """Tables of Fréchet distance against NFE and of the self-check; out/a_distillation.png."""
+    """Return tables of the Fréchet distance and of the self-check, and draw out/a_distillation.png."""
     models: dict[str, Denoiser | EnergyModel] = {
         "teacher": teacher,
         "distilled": energies.distilled,
@@ -120,9 +129,9 @@ def report_distillation(
         started = time.perf_counter()
         for steps in budget.heun_steps:
             images, labels = heun_samples(model, steps, budget.samples, seed=seed)
-            distances[name].append(judge.frechet(images))
+            distances[name].append(classifier.frechet(images))
         seconds[name] = time.perf_counter() - started
-        pictures[name] = images[:50], judge.adherence(images, labels)
+        pictures[name] = images[:50], classifier.adherence(images, labels)
     nfe = [2 * steps - 1 for steps in budget.heun_steps]
     levels = get_sigmas_karras(32, 0.05, SIGMA_MAX)[:-1].float()
     checks = {
@@ -131,7 +140,7 @@ def report_distillation(
     }
     _draw(pictures, nfe, distances, levels, checks, out)
     rate = budget.samples * sum(nfe)
-    floor = judge.frechet(training.images)
+    floor = classifier.frechet(training.images)
     quality = Section(
         "(a) Fréchet distance to the held-out half, Heun, against evaluations per sample (NFE)",
         ["model", *(f"NFE {count}" for count in nfe), "adherence", "NFE/s"],

@@ -1,10 +1,9 @@
 """The 1,797 handwritten digits bundled with scikit-learn, as images in [-1, 1].
 
-8x8 images of 16 grey levels, x = grey/8 - 1. They are split once and for all, alternating within
-each class: the training half teaches the models, the held-out half trains the judge and is the
-reference of every Fréchet distance.
-Source: Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits, UCI; nothing is
-downloaded.
+The images have 8x8 pixels with 16 grey levels, x = grey/8 - 1. They are split into two halves, alternating within
+each class. The models are trained on the training half. The held-out half trains the classifier and is the
+reference of every Fréchet distance. Nothing is downloaded.
+Source: Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits, UCI.
 """
 
 from __future__ import annotations
@@ -18,19 +17,21 @@ SHAPE = (1, 8, 8)
 
 
 class Digits(NamedTuple):
-    """images float32 [n, 1, 8, 8] in [-1, 1] and labels int64 [n]."""
+    """Images of digits with their labels."""
 
     images: torch.Tensor
+    """Images, float32 [n, 1, 8, 8] in [-1, 1]."""
     labels: torch.Tensor
+    """Labels 0 to 9, int64 [n]."""
 
 
 def all_digits() -> Digits:
-    """Every digit, in the order of the data set. ImportError, naming the cure, without sklearn."""
+    """Return all digits in the order of the data set. Raises ImportError without scikit-learn."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError(
-            "the demonstration needs scikit-learn for its digits: pip install 'edmfast[demo]'"
+            "the demonstration takes its digits from scikit-learn: pip install 'edmfast[demo]'"
         ) from error
     bundle = load_digits()
     images = torch.tensor(bundle.images, dtype=torch.float32)[:, None] / 8 - 1
@@ -38,7 +39,7 @@ def all_digits() -> Digits:
 
 
 def halves() -> tuple[Digits, Digits]:
-    """(training half, held-out half): every other image of each class."""
+    """Return the training half and the held-out half, each with every other image of a class."""
     digits = all_digits()
     one_hot = torch.nn.functional.one_hot(digits.labels, NUM_CLASSES)
     place_in_class = (one_hot.cumsum(0) * one_hot).sum(1) - 1

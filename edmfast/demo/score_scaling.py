@@ -1,9 +1,10 @@
-"""What people do without weights: ancestral sampling with the score multiplied by gamma.
+"""Low-temperature sampling by score scaling: ancestral sampling with the score multiplied by gamma, unweighted.
 
-x_u = x_s + tau² gamma s(x_s) + tau (u/s) z, from N(0, sigma_max² I), at the model's own noise
-levels. It is no sampler of p^gamma: gamma times the score of p(.; sigma) is not the score of the
-noised p^gamma. Known as low-temperature sampling by score scaling (Ho & Salimans 2022, arXiv
-2207.12598, scale guidance alike); here the baseline that sequential Monte Carlo is measured by.
+    x_u = x_s + tau² gamma s(x_s) + tau (u/s) z,    starting from N(0, sigma_max² I)
+
+This does not sample p^gamma, because gamma times the score of p(.; sigma) is not the score of the noised
+p^gamma. The demonstration compares sequential Monte Carlo with it. Source: Ho & Salimans 2022, arXiv
+2207.12598, scale guidance in the same way.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from edmfast.ops import standard_normal
 def score_scaled_samples(
     target: Any, gamma: float, like: Tensor, sigmas: Tensor, *, seed: int = 0
 ) -> Tensor:
-    """Samples of the shape and dtype of like [P, N, *shape], at the last of the positive sigmas.
+    """Return samples [P, N, *shape] at the last of the sigmas.
 
-    target: energy_and_score(x [P·N, *shape], sigma), of exponent 1.
+    target: an energy of exponent 1. like: a tensor with the shape and dtype of the samples; its numbers are not
+    used. sigmas: strictly decreasing positive noise levels, in the units of x.
     """
     levels = [float(sigma) for sigma in sigmas]
     x = levels[0] * standard_normal(like, seed=seed, step=0, stream=1)
