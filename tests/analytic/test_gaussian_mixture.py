@@ -1,4 +1,4 @@
-"""GaussianMixture against the density written out directly in float64, and against autograd."""
+"""GaussianMixture agrees with the density written out in float64, and with autograd."""
 
 import math
 
@@ -70,7 +70,7 @@ def test_score_differentiates_twice(components, dim, shared):
     assert torch.autograd.gradgradcheck(lambda y: target.energy_and_score(y, 0.4), x)
 
 
-def test_results_are_detached_unless_asked_for():
+def test_results_are_detached_unless_an_input_requires_grad():
     target = mixture(3, 2, False)
     x = torch.zeros(2, 2, requires_grad=True)
     with torch.no_grad():

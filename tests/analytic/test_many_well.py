@@ -1,4 +1,4 @@
-"""ManyWell against adaptive quadrature, autograd, and the published normaliser."""
+"""ManyWell agrees with adaptive quadrature, with autograd, and with the published normaliser."""
 
 import math
 
@@ -16,15 +16,15 @@ def well(y):
 
 
 def integral(function, centre, width):
-    """Over all of the line, of something smooth within `width` of a centre or of the wells."""
+    """Integrate over the line a function that is smooth within `width` of a centre or of the wells."""
     points = [-1.7, 1.75, centre, centre - 4 * width, centre + 4 * width]
     inside = sorted({p for p in points if abs(p) < 6})
-    found, _ = integrate.quad(function, -6, 6, points=inside, limit=400, epsabs=0, epsrel=1e-12)
-    return found
+    value, _ = integrate.quad(function, -6, 6, points=inside, limit=400, epsabs=0, epsrel=1e-12)
+    return value
 
 
 def direct_energy(x, sigma):
-    """Of one well's x_1, by adaptive quadrature."""
+    """Return the energy of x_1 in one well, by adaptive quadrature."""
     if sigma == 0:
         return well(x)
     lowest = min(
@@ -57,7 +57,7 @@ def test_mass_is_the_same_at_every_level(sigma):
     reach = 4 + 8 * sigma
     first = torch.linspace(-reach, reach, 4001, dtype=torch.float64)
     x = torch.stack([first, torch.zeros_like(first)], 1)
-    # at x_2 = 0 the second factor is that of a Gaussian of mass sqrt(2 pi)
+    # at x_2 = 0 the second factor is a Gaussian of mass sqrt(2 pi)
     peak = 1 / math.sqrt(1 + sigma**2)
     mass = (-target.energy(x, sigma)).exp().sum() * (first[1] - first[0]) / peak
     assert abs(math.log(mass * math.sqrt(2 * math.pi)) - target.log_z) < 1e-9
@@ -84,7 +84,7 @@ def test_differentiates_twice(sigma):
     assert not target.energy_and_score(x.detach(), sigma)[1].requires_grad
 
 
-def test_a_level_of_each_row_and_float32():
+def test_levels_per_row_and_float32():
     target = analytic.ManyWell(8)
     x = 2 * torch.randn(60, 8, dtype=torch.float64, generator=generator(2))
     sigma = torch.logspace(-2, 1.5, 60, dtype=torch.float64)
@@ -124,7 +124,7 @@ def test_samples_follow_the_law(sigma):
     spread = math.sqrt(target.left_mass(sigma) * (1 - target.left_mass(sigma)) / (2 * n))
     assert abs(left - target.left_mass(sigma)) < 3 * spread
     assert abs(second.var() / (1 + sigma**2) - 1) < 3 * math.sqrt(2 / (2 * n))
-    # E[score] = 0 and E[score · x] = -dim hold for samples of the energy's own law only
+    # E[score] = 0 and E[score · x] = -dim hold only for samples from the density of the energy
     _, score = target.energy_and_score(x, sigma)
     inner = (score * x).sum(1)
     assert abs(inner.mean() + 4) < 3 * inner.std() / math.sqrt(n)

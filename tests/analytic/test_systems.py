@@ -1,4 +1,4 @@
-"""Particle systems against their formulas in plain loops, autograd and their symmetries."""
+"""Particle systems agree with their formulas in plain loops, with autograd and with their symmetries."""
 
 import math
 
@@ -14,7 +14,7 @@ SYSTEMS = {
 
 
 def states(shape, seed=0, count=5):
-    """Well apart: particles of a lattice, each displaced a little."""
+    """Return particles on a lattice, each displaced a little, so that none are close to each other."""
     particles, dimensions = shape
     axes = [torch.arange(3, dtype=torch.float64)] * dimensions
     lattice = torch.cartesian_prod(*axes)[:particles]
@@ -78,10 +78,10 @@ def test_symmetries(name):
     moved_energy, moved_score = target.energy_and_score(x[:, order] @ turn.T + 3.0)
     torch.testing.assert_close(moved_energy, energy, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(moved_score, score[:, order] @ turn.T, rtol=1e-9, atol=1e-9)
-    assert score.sum(1).abs().max() < 1e-9  # no force on the centre
+    assert score.sum(1).abs().max() < 1e-9  # the centre feels no force
 
 
-def test_centre_is_one_more_gaussian():
+def test_the_centre_is_an_independent_gaussian():
     x = states((4, 2), 3)
     x = x - x.mean(1, keepdim=True)
     shift = torch.tensor([0.3, -0.2], dtype=torch.float64)
@@ -91,7 +91,7 @@ def test_centre_is_one_more_gaussian():
 
 
 def test_known_minima():
-    # of one pair, as no four points have all distances at a minimum
+    # the minimum is that of one pair, since four points cannot have all distances at it
     r = 4 - math.sqrt(4 / 1.8)
     pair = analytic.DoubleWellPairs(2, 2)
     x = torch.tensor([[[0.0, 0.0], [r, 0.0]]], dtype=torch.float64)
@@ -111,7 +111,7 @@ def test_distances():
     torch.testing.assert_close(target.distances(x), torch.cdist(x, x)[:, row, column])
 
 
-def test_coincident_particles_are_a_wall_in_float32():
+def test_coincident_particles_have_infinite_energy_in_float32():
     x = torch.zeros(1, 13, 3)
     assert analytic.LennardJones().energy(x + 0.0).isinf().all()
 

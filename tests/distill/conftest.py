@@ -1,4 +1,4 @@
-"""A small two-dimensional problem whose teacher is exact."""
+"""Fixtures: a small two-dimensional problem whose teacher is exact."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def data(teacher):
 
 @pytest.fixture
 def student():
-    """A factory: every call returns the same fresh student."""
+    """Return a factory, each call of which makes the same fresh student."""
 
     def build(width=16, depth=2, num_classes=None):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Batches follow the stated laws; the difference target is exact where theory says so."""
+"""Batches follow the stated distributions, and the difference target is exact for a Gaussian."""
 
 import math
 
@@ -32,7 +32,7 @@ def test_noise_levels_and_noise():
     assert torch.equal(batch["target"], samples.expand(-1, -1)[:1].expand(20_000, 5))
 
 
-def test_target_is_the_teachers_answer_and_labels_follow_the_data():
+def test_target_is_the_teachers_output_and_labels_follow_the_data():
     samples = torch.arange(30.0)[:, None].expand(30, 2).contiguous()
     labels = torch.arange(30) % 3
 

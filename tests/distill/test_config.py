@@ -1,7 +1,10 @@
-"""DistillConfig refuses what makes no sense, and its schedules are as documented."""
+"""DistillConfig refuses invalid settings, its schedules are as documented, and help() explains every field."""
 
+import dataclasses
+import inspect
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -60,10 +63,10 @@ def test_averaging_warms_up():
 
 
 def test_trajectory_is_json_and_leaves_out_what_does_not_matter():
-    one = DistillConfig(checkpoint="a", checkpoint_every=3, compile=True)
-    two = DistillConfig(checkpoint=None, checkpoint_every=7)
-    assert json.loads(json.dumps(one.trajectory())) == one.trajectory() == two.trajectory()
-    assert one.trajectory() != DistillConfig(steps=1).trajectory()
+    first = DistillConfig(checkpoint="a", checkpoint_every=3, compile=True)
+    second = DistillConfig(checkpoint=None, checkpoint_every=7)
+    assert json.loads(json.dumps(first.trajectory())) == first.trajectory() == second.trajectory()
+    assert first.trajectory() != DistillConfig(steps=1).trajectory()
     constant = DistillConfig(schedule="constant")
     assert constant.trajectory() == DistillConfig(schedule="constant", steps=1).trajectory()
 
@@ -77,7 +80,7 @@ def test_what_is_no_number_is_refused_by_its_name(settings):
 
 
 def test_numbers_of_numpy_and_torch_become_those_of_python():
-    given = DistillConfig(
+    config = DistillConfig(
         steps=np.int64(3),
         seed=torch.tensor(-1),
         learning_rate=np.float32(0.5),
@@ -93,6 +96,12 @@ def test_numbers_of_numpy_and_torch_become_those_of_python():
         clip_norm=2.0,
         difference_steps=(2, 4),
     )
-    assert given == plain
-    assert hash(given) == hash(plain)
-    assert json.dumps(given.trajectory()) == json.dumps(plain.trajectory())
+    assert config == plain
+    assert hash(config) == hash(plain)
+    assert json.dumps(config.trajectory()) == json.dumps(plain.trajectory())
+
+
+def test_help_explains_every_field():
+    text = inspect.getdoc(DistillConfig)
+    names = [field.name for field in dataclasses.fields(DistillConfig)]
+    assert [name for name in names if not re.search(rf"\b{name}\b[\w, ]*:", text)] == []

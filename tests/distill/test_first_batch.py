@@ -1,4 +1,4 @@
-"""A training run is not resumed with another teacher or other data of the same shape."""
+"""A training run cannot be resumed with another teacher, or with other data of the same shape."""
 
 import dataclasses
 
@@ -42,7 +42,7 @@ def test_other_data_are_refused(path, teacher, data, student):
         resume(path, teacher, changed, student)
 
 
-def test_a_random_teacher_is_not_judged(path, teacher, data, student):
+def test_a_random_teacher_cannot_be_compared(path, teacher, data, student):
     def noisy(x, sigma):
         return teacher(x, sigma) + torch.randn(x.shape)
 
@@ -50,7 +50,7 @@ def test_a_random_teacher_is_not_judged(path, teacher, data, student):
         resume(path, noisy, data, student)
 
 
-def test_a_teacher_that_differs_at_some_noise_levels_only_is_another_one(tmp_path):
+def test_a_teacher_that_differs_at_some_noise_levels_is_refused(tmp_path):
     model = GaussianMixture(means=[[-1.0, 0.0], [1.0, 0.5]], stds=[0.3, 0.6])
     data = model.sample(200, seed=1).float()
     config = DistillConfig(steps=4, batch_size=64, checkpoint=tmp_path / "run", checkpoint_every=2)

@@ -1,4 +1,4 @@
-"""The compiled flat step equals the eager one, and its failure is announced, not fatal."""
+"""The compiled training step equals the eager step, and a failure to compile warns and is not fatal."""
 
 import shutil
 import warnings
@@ -65,17 +65,17 @@ def losses(dropout=0.0, **settings):
 
 @pytest.fixture
 def graphs(monkeypatch):
-    found = []
+    traced = []
     compile_ = flat_graph.compile_graph
 
-    def record(graph, *given):
-        found.append(graph)
-        return compile_(graph, *given)
+    def record(graph, *arguments):
+        traced.append(graph)
+        return compile_(graph, *arguments)
 
     monkeypatch.setattr(flat_graph, "compile_graph", record)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compile=True failed")
-        yield found
+        yield traced
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
@@ -109,10 +109,10 @@ def test_dropout_is_resumed_exactly(tmp_path):
 
     saved = TrainingRun._save
 
-    def save_and_stop(self, *given, **options):
-        if options["last"]:  # what the exception makes the run write
+    def save_and_stop(self, *arguments, **options):
+        if options["last"]:  # the exception makes the run write another checkpoint
             return
-        saved(self, *given, **options)
+        saved(self, *arguments, **options)
         raise Stop
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
@@ -142,7 +142,7 @@ def test_autocast(graphs):
 
 
 class Counting(torch.nn.Module):
-    """Changes a buffer at every call: in place, or by a new one."""
+    """A backbone that changes a buffer at every call, in place or by a new tensor."""
 
     def __init__(self, in_place):
         super().__init__()
@@ -160,22 +160,22 @@ class Counting(torch.nn.Module):
 
 @pytest.mark.parametrize("in_place", [True, False])
 def test_a_student_that_changes_its_buffers_trains_eagerly(in_place):
-    found = []
+    results = []
     for compile in (False, True):
         torch.manual_seed(0)
         student = EnergyModel(Counting(in_place))
         config = DistillConfig(mode="dsm", steps=4, batch_size=32, compile=compile)
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             result = distill(None, student, images(), config=config, progress=False)
-        assert any("buffers" in str(entry.message) for entry in told) == compile
-        found.append(result)
-    assert torch.equal(found[0].losses, found[1].losses)
-    assert found[0].model.backbone.n == found[1].model.backbone.n == 5
+        assert any("buffers" in str(entry.message) for entry in warned) == compile
+        results.append(result)
+    assert torch.equal(results[0].losses, results[1].losses)
+    assert results[0].model.backbone.n == results[1].model.backbone.n == 5
 
 
 class Scheduled(torch.nn.Module):
-    """A student with a plain attribute, which counts its calls where asked."""
+    """A student with a plain attribute, which optionally counts its calls."""
 
     sigma_data = 0.5
 
@@ -210,9 +210,10 @@ def test_attributes_that_change_during_training_are_noticed(monkeypatch, counts)
         warnings.simplefilter("always")
         for gain in (1.0, 2.0, 1.0, 3.0, 4.0, 5.0, 6.0):
             students[0].gain = students[1].gain = gain
-            found, wanted = compiled(batch), eager(batch)
-            torch.testing.assert_close(found[0], wanted[0])
-            torch.testing.assert_close(found[1], wanted[1])
-    told = [str(entry.message) for entry in record if "eagerly" in str(entry.message)]
-    assert len(told) == 1
-    assert ("changes one of its attributes" if counts else "Scheduled.gain took more") in told[0]
+            actual, expected = compiled(batch), eager(batch)
+            torch.testing.assert_close(actual[0], expected[0])
+            torch.testing.assert_close(actual[1], expected[1])
+    messages = [str(entry.message) for entry in record if "eagerly" in str(entry.message)]
+    assert len(messages) == 1
+    expected = "changes one of its attributes" if counts else "Scheduled.gain took more"
+    assert expected in messages[0]

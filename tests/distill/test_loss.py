@@ -1,4 +1,4 @@
-"""The losses against their formulas."""
+"""The training losses agree with their formulas."""
 
 import torch
 
@@ -14,9 +14,9 @@ def test_denoising_loss_of_the_untrained_energy():
     s = sigma[:, None]
     weight = (s**2 + 0.25) / (0.5 * s) ** 2
     expected = (weight * (0.25 / (s**2 + 0.25) * x - target) ** 2).mean()
-    found = denoising_loss(model, {"x": x, "sigma": sigma, "target": target})
-    torch.testing.assert_close(found.detach(), expected)
-    assert found.requires_grad
+    loss = denoising_loss(model, {"x": x, "sigma": sigma, "target": target})
+    torch.testing.assert_close(loss.detach(), expected)
+    assert loss.requires_grad
 
 
 def test_variance_within_labels():

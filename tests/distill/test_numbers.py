@@ -1,4 +1,4 @@
-"""Numbers of a distillation. In every spelling, and wrong: see `tests.spellings`."""
+"""Distillation accepts every spelling of its numbers and refuses invalid ones; see `tests.spellings`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_bad_number_is_refused_by_the_name_of_its_argument(case):
     check_bad(case)
 
 
-def test_a_distillation_of_foreign_numbers_is_saved_and_resumed_by_plain_ones(tmp_path):
+def test_a_checkpoint_made_with_numpy_numbers_resumes_with_python_numbers(tmp_path):
     settings = {"batch_size": 4, "learning_rate": 0.5, "seed": 7, "steps": 4, "checkpoint_every": 2}
     whole = distilled(**settings)
     number = {int: np.int64, float: np.float32}

@@ -1,4 +1,4 @@
-"""An interrupted and resumed run equals an uninterrupted one, bit for bit on the CPU."""
+"""An interrupted and resumed run equals an uninterrupted run, bit for bit on the CPU."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ SETTINGS = {"steps": 24, "batch_size": 16, "warmup_steps": 5, "checkpoint_every"
 
 
 def stopping_after(teacher, calls):
-    """The teacher, raising KeyboardInterrupt at its call number `calls`."""
+    """Return the teacher as a function that raises KeyboardInterrupt at call number `calls`."""
     count = 0
 
     def call(*arguments, **condition):
@@ -48,8 +48,8 @@ def test_resumed_equals_uninterrupted(stop, weight, teacher, data, student, tmp_
     whole = distill(teacher, student(), data, config=plain, progress=False)
     assert torch.equal(resumed.losses, whole.losses)
     expected = whole.model.state_dict()
-    found = resumed.model.state_dict()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    weights = resumed.model.state_dict()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
 def test_class_conditional_unet_resumes_exactly(tmp_path):
@@ -79,7 +79,7 @@ def test_a_finished_run_returns_at_once(teacher, data, student, tmp_path):
     whole = distill(teacher, student(), data, config=config, progress=False)
     assert whole.checkpoint == tmp_path / "run.safetensors"
     again = distill(
-        stopping_after(teacher, 1),  # the one call tells that it is the teacher of that run
+        stopping_after(teacher, 1),  # one call checks that the teacher is that of the checkpoint
         student(),
         data,
         config=config,
@@ -117,7 +117,7 @@ def with_a_loss_too_few(path, _):
 
 
 def _rewrite(path, tensors):
-    """Write a file as the version before checksums, which would notice the damage first."""
+    """Write a file without checksums, which would detect the damage before the check under test does."""
     _, metadata = read_tensors(path)
     save_file(tensors, path, metadata={"edmfast": json.dumps(metadata)})
 

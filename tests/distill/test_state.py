@@ -1,4 +1,4 @@
-"""One update of the run's state is a step of Adam on the gradients it was given."""
+"""One update of the run's state is a step of Adam with the recorded gradients."""
 
 import copy
 
@@ -21,7 +21,7 @@ def test_update_is_adam_whatever_the_strides_of_the_gradients():
         for parameter, gradient in zip(expected.parameters(), gradients, strict=True):
             parameter.grad = gradient.clone()
         adam.step()
-        # as a convolution's double backward lays out its weights
+        # the double backward of a convolution returns weights in this layout
         turned = [
             gradient.transpose(0, 1).contiguous().transpose(0, 1)
             if gradient.dim() > 1

@@ -1,4 +1,4 @@
-"""Distillation improves what it should, and refuses what it cannot do."""
+"""Distillation improves the energy, ends with the averaged weights, and refuses invalid input."""
 
 import copy
 import math
@@ -18,8 +18,8 @@ from edmfast.models import Denoiser, EnergyModel, ResidualMLP
 def score_error(model, teacher, sigma):
     x = teacher.sample(1000, sigma, seed=9).float()
     _, exact = teacher.energy_and_score(x, sigma)
-    found = (model(x, sigma) - x).detach() / sigma**2
-    return ((found - exact).norm() / exact.norm()).item()
+    score = (model(x, sigma) - x).detach() / sigma**2
+    return ((score - exact).norm() / exact.norm()).item()
 
 
 def test_energies_improve(teacher, data, student):
@@ -55,7 +55,7 @@ def test_difference_loss_falls(teacher, data, student):
     assert result.losses[-30:].mean() < result.losses[:10].mean() / 5
 
 
-def test_classes_are_told_apart(student):
+def test_classes_are_distinguished(student):
     centres = torch.tensor([[-2.0, 0.0], [2.0, 0.0]])
     labels = torch.arange(1000) % 2
     noise = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
@@ -113,10 +113,12 @@ def test_student_ends_with_the_average_and_the_teacher_is_untouched(data, studen
     ],
 )
 def test_bad_input(teacher_given, settings, change, error, message, teacher, data, student):
-    given = teacher if teacher_given == 1 else teacher_given
+    chosen_teacher = teacher if teacher_given == 1 else teacher_given
     samples = data if change is None else change(data)
     with pytest.raises(error, match=message):
-        distill(given, student(), samples, config=DistillConfig(**settings), progress=False)
+        distill(
+            chosen_teacher, student(), samples, config=DistillConfig(**settings), progress=False
+        )
 
 
 def test_bad_students(teacher, data, student):
@@ -157,7 +159,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(data, student, 
 
 @pytest.fixture
 def interruptible():
-    """Python's own handler of Ctrl-C, which a process that a shell has put in the background lacks."""
+    """Install Python's handler of Ctrl-C, which a process lacks that a shell has put in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -195,7 +197,7 @@ def test_a_run_that_cannot_be_interrupted_says_so(data, student):
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_an_error_of_the_teacher_leaves_the_steps_done(data, student, tmp_path):
+def test_an_error_of_the_teacher_saves_the_steps_done(data, student, tmp_path):
     config = DistillConfig(steps=20, batch_size=8, checkpoint=tmp_path / "run.safetensors")
     calls: list[int] = []
 
@@ -227,9 +229,9 @@ def test_a_full_disk_loses_nothing(data, student, tmp_path, monkeypatch):
         real(place, *arguments, **options)
 
     monkeypatch.setattr(checkpoint, "write_tensors", full)
-    with pytest.warns(RuntimeWarning, match="No space left") as told:
+    with pytest.warns(RuntimeWarning, match="No space left") as warned:
         result = distill(lambda x, s: 0.5 * x, student(), data, config=config, progress=False)
-    assert len(told) == 2  # the first that failed, and the last
+    assert len(warned) == 2  # one warning for the first failure, and one for the last checkpoint
     assert result.step == 6
     assert result.checkpoint is not None
     assert result.checkpoint.parent == elsewhere
@@ -246,7 +248,7 @@ def test_the_checkpoint_of_another_run_is_not_replaced(data, student, tmp_path):
     assert path.read_bytes() == before
 
 
-def test_interrupt_without_a_checkpoint_path_saves_one_all_the_same(
+def test_interrupt_without_a_checkpoint_path_still_saves_a_checkpoint(
     data, student, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

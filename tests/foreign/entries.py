@@ -1,4 +1,4 @@
-"""Every entry point that calls a denoiser or an energy of somebody else's, as a function of it."""
+"""All entry points that call a foreign denoiser or energy, each as a function of that model."""
 
 import torch
 
@@ -82,8 +82,8 @@ def measured(model):
 
 
 def reported(model):
-    found = diagnostics.conservativity_report({"m": model}, [DATA] * 4, LEVELS)
-    return torch.cat([found.asymmetry["m"], found.circulation["m"]])
+    report = diagnostics.conservativity_report({"m": model}, [DATA] * 4, LEVELS)
+    return torch.cat([report.asymmetry["m"], report.circulation["m"]])
 
 
 DENOISERS = {
@@ -148,8 +148,10 @@ def chains(model):
 
 
 def offsets(model):
-    found = smc.calibrate_offsets(Mixture([model, HALF]), SHAPE, LEVELS, particles=8, populations=2)
-    return torch.tensor(found.offsets.values)
+    calibration = smc.calibrate_offsets(
+        Mixture([model, HALF]), SHAPE, LEVELS, particles=8, populations=2
+    )
+    return torch.tensor(calibration.offsets.values)
 
 
 ENERGIES = {

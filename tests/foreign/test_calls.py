@@ -1,4 +1,4 @@
-"""Denoisers written for other packages work in every entry point, with the results of any other denoiser."""
+"""Denoisers written for other packages work in every entry point, with the same results as plain ones."""
 
 import warnings
 
@@ -21,9 +21,9 @@ def warnings_of_compilers():
 @pytest.mark.parametrize("entry", DENOISERS.values(), ids=DENOISERS)
 @pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=WRAPPERS)
 def test_every_convention_in_every_entry_point(entry, wrapper):
-    found, wanted = entry(wrapper), entry(plain)
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
-    assert found.isfinite().all()
+    result, wanted = entry(wrapper), entry(plain)
+    torch.testing.assert_close(result, wanted, rtol=1e-3, atol=1e-3)
+    assert result.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["discrete"])
@@ -34,7 +34,7 @@ def test_the_step_of_a_run_is_compiled_with_it(name):
 
 @pytest.mark.parametrize("name", ["calibrate", "mcmc", "calibrate_offsets", "self_check",
                                   "ancestral_trajectory", "fokker_planck", "score scaling"])  # fmt: skip
-def test_what_needs_an_energy_says_so(name):
+def test_entry_points_that_need_an_energy_say_so(name):
     with pytest.raises(TypeError, match="has no energy"):
         ENERGIES[name](WRAPPERS["velocity"])
 

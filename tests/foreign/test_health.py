@@ -1,4 +1,4 @@
-"""A run whose states are lost says so, whether it has weights or not."""
+"""A run whose states become NaN or infinite warns, with and without weights."""
 
 import math
 import warnings
@@ -17,11 +17,11 @@ def nan(x, sigma):
 
 
 def nan_for_some(x, sigma):
-    """From the second level on, of the first particle of a call."""
-    found = x / (1 + sigma[:, None] ** 2)
+    """Return the denoised states, with the first particle infinite from the second noise level on."""
+    result = x / (1 + sigma[:, None] ** 2)
     if float(sigma[0]) < 5:
-        found[0] = math.inf
-    return found
+        result[0] = math.inf
+    return result
 
 
 TARGETS = {
@@ -37,8 +37,8 @@ TARGETS = {
 def test_runs(name):
     options = {"particles": 8, "proposal": "superdiff" if name == "SuperDiff AND" else None}
     with pytest.warns(smc.DegenerateWeightsWarning, match="states that are not finite in 1 of 1"):
-        found = smc.sample(TARGETS[name], (2,), LEVELS, **options)
-    assert int(found.degenerate[0]) & 8
+        result = smc.sample(TARGETS[name], (2,), LEVELS, **options)
+    assert int(result.degenerate[0]) & 8
     with pytest.raises(RuntimeError, match="not finite"):
         smc.sample(TARGETS[name], (2,), LEVELS, on_degenerate="raise", **options)
 
@@ -51,14 +51,14 @@ def test_steering(method):
         )
 
 
-def test_healthy_runs_say_nothing():
+def test_healthy_runs_do_not_warn():
     def wall(x):
         return torch.where(x[:, 0] > 0, 0.0, -math.inf)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", smc.DegenerateWeightsWarning)
-        found = smc.sample(GAUSSIAN.denoise, (2,), LEVELS, particles=8)
-        assert not found.degenerate.any()
+        result = smc.sample(GAUSSIAN.denoise, (2,), LEVELS, particles=8)
+        assert not result.degenerate.any()
         target = Tilted(GAUSSIAN, wall, 1.0, ramp=None, of="state")
         assert not (smc.sample(target, (2,), [1.0, 0.5], particles=64).degenerate & 8).any()
 
@@ -82,7 +82,7 @@ def test_plain_samplers(sampler):
 
 
 class Wrap(torch.nn.Module):
-    """A target of somebody else's around one of ours."""
+    """A foreign target around one of ours."""
 
     exponent = 1.0
 
@@ -95,7 +95,7 @@ class Wrap(torch.nn.Module):
 
 
 class Held:
-    """The same, and no module."""
+    """A foreign target around one of ours that is not a module."""
 
     exponent = 1.0
 

@@ -1,4 +1,4 @@
-"""Callables that change their input in place, or use their output buffers again, change nothing else."""
+"""Callables that change their input in place, or that reuse their output buffers, change nothing else."""
 
 import pytest
 import torch
@@ -11,13 +11,13 @@ from tests.foreign.wrappers import SHAPE, like_states, plain
 
 
 def changing(x, sigma):
-    """The denoiser of N(0, I), in place of the states and of the levels."""
+    """Return the denoised states of N(0, I), written over the states, and overwrite the noise levels too."""
     sigma.square_().add_(1)
     return x.div_(like_states(sigma, x))
 
 
 class Buffered:
-    """A denoiser that answers with one tensor at every call of a size."""
+    """A denoiser that returns the same tensor at every call with states of one size."""
 
     def __init__(self):
         self.answers = {}
@@ -39,7 +39,7 @@ class ChangingEnergy:
 
 
 class BufferedEnergy:
-    """One pair of tensors at every call of a size, where no graph is asked for."""
+    """An energy that returns the same pair of tensors at every call of one size, where no graph is recorded."""
 
     exponent = 1.0
 
@@ -47,14 +47,14 @@ class BufferedEnergy:
         self.answers = {}
 
     def energy_and_score(self, x, sigma):
-        found = NORMAL.energy_and_score(x, sigma)
-        if found[1].requires_grad:
-            return found
-        held = self.answers.setdefault((x.shape, x.dtype), tuple(map(torch.empty_like, found)))
-        return tuple(place.copy_(part) for place, part in zip(held, found, strict=True))
+        results = NORMAL.energy_and_score(x, sigma)
+        if results[1].requires_grad:
+            return results
+        buffers = self.answers.setdefault((x.shape, x.dtype), tuple(map(torch.empty_like, results)))
+        return tuple(place.copy_(part) for place, part in zip(buffers, results, strict=True))
 
 
-# derivatives are taken through these, for which a tensor of an earlier graph is no place
+# these take derivatives through the model, so that reusing a tensor of an earlier graph is an error
 DIFFERENTIATED = {"Tilted exact", "score_asymmetry", "conservativity_report"}
 
 
@@ -119,19 +119,26 @@ class Network(nn.Module):
 def test_backbones():
     scale = torch.full((16,), 0.5)
     for potential in models.potentials.POTENTIALS:
-        one, two = (EnergyModel(Network(change), potential=potential) for change in (False, True))
+        plain, changing_model = (
+            EnergyModel(Network(change), potential=potential) for change in (False, True)
+        )
         for x in (DATA, DATA.clone().requires_grad_()):
             for condition in ({}, {"scale": scale}):
                 for sigma in (0.5, torch.full((16,), 0.5)):
-                    wanted, found = (m.energy_and_score(x, sigma, **condition) for m in (one, two))
-                    torch.testing.assert_close(found, wanted)
-                    given = x, sigma
-                    torch.testing.assert_close(
-                        two.energy(*given, **condition), one.energy(*given, **condition)
+                    wanted, result = (
+                        m.energy_and_score(x, sigma, **condition) for m in (plain, changing_model)
                     )
-                    torch.testing.assert_close(two(*given, **condition), one(*given, **condition))
-    wanted, found = (edmfast.Denoiser(Network(change))(DATA, 0.5) for change in (False, True))
-    torch.testing.assert_close(found, wanted)
+                    torch.testing.assert_close(result, wanted)
+                    arguments = x, sigma
+                    torch.testing.assert_close(
+                        changing_model.energy(*arguments, **condition),
+                        plain.energy(*arguments, **condition),
+                    )
+                    torch.testing.assert_close(
+                        changing_model(*arguments, **condition), plain(*arguments, **condition)
+                    )
+    wanted, result = (edmfast.Denoiser(Network(change))(DATA, 0.5) for change in (False, True))
+    torch.testing.assert_close(result, wanted)
     assert torch.equal(scale, torch.full((16,), 0.5))
 
 
@@ -155,9 +162,9 @@ def spoil(info):
 def test_callbacks():
     options = {"particles": 8, "correctors": smc.MALA()}
     wanted = smc.sample(NORMAL, SHAPE, LEVELS, **options)
-    found = smc.sample(NORMAL, SHAPE, LEVELS, callback=spoil, **options)
-    assert torch.equal(found.x, wanted.x)
-    assert torch.equal(found.log_z, wanted.log_z)
+    result = smc.sample(NORMAL, SHAPE, LEVELS, callback=spoil, **options)
+    assert torch.equal(result.x, wanted.x)
+    assert torch.equal(result.log_z, wanted.log_z)
     chains = [
         smc.mcmc(NORMAL, DATA[None], 0.5, smc.MALA(), transitions=3, callback=callback)
         for callback in (None, spoil)
@@ -167,11 +174,11 @@ def test_callbacks():
 
 
 def test_functions_of_an_expectation():
-    found = smc.sample(NORMAL, SHAPE, LEVELS, particles=8)
-    before = found.x.clone()
-    found.expectation(lambda x: x.mul_(0))
-    found.expectation_estimate(lambda x: x.mul_(0))
-    assert torch.equal(found.x, before)
+    result = smc.sample(NORMAL, SHAPE, LEVELS, particles=8)
+    before = result.x.clone()
+    result.expectation(lambda x: x.mul_(0))
+    result.expectation_estimate(lambda x: x.mul_(0))
+    assert torch.equal(result.x, before)
 
 
 def test_noise_and_levels_of_plain_samplers():
@@ -187,15 +194,15 @@ def test_noise_and_levels_of_plain_samplers():
     )
     assert torch.equal(sigmas, torch.tensor(LEVELS))
     assert torch.equal(x, DATA)
-    wanted, found = (
+    wanted, result = (
         sampling.edm_sampler(plain, DATA, num_steps=3, randn_like=draw)
         for draw in (torch.zeros_like, lambda x: x.zero_())
     )
-    assert torch.equal(found, wanted)
+    assert torch.equal(result, wanted)
 
 
 def test_a_callback_of_a_plain_sampler_acts_on_the_run():
-    """k-diffusion's semantics: previews that change the states in place are used on purpose."""
+    """A preview callback may change the states in place, which k-diffusion allows and users rely on."""
     x = DATA.clone()
     moved = sampling.sample_dpmpp_2m(
         plain, x, torch.tensor(LEVELS), callback=lambda info: info["x"].mul_(0)
@@ -205,7 +212,7 @@ def test_a_callback_of_a_plain_sampler_acts_on_the_run():
 
 
 def test_teachers_train_as_they_would():
-    """A teacher that empties its input would otherwise be matched by nothing at all."""
+    """A teacher that sets its input to zero must not change the states that the student sees."""
 
     def emptying(x, sigma):
         answer = plain(x, sigma)

@@ -1,4 +1,4 @@
-"""The wrappers of k-diffusion and the UNets of diffusers themselves, where they are installed."""
+"""The wrappers of k-diffusion and the UNets of diffusers work in the entry points, where they are installed."""
 
 import pytest
 import torch
@@ -10,12 +10,12 @@ from edmfast.targets import Renamed
 from tests.foreign.entries import COMPILED, DATA, DENOISERS, LEVELS
 from tests.foreign.wrappers import SHAPE, like_states
 
-# what a network that was never trained overflows in, or a second derivative of it
+# entry points in which an untrained network, or its second derivative, overflows
 QUIET = [name for name in DENOISERS if name not in ("score_asymmetry", "conservativity_report")]
 
 
 class Small(torch.nn.Module):
-    """A network of another package: (y, t or sigma [B]) -> like y."""
+    """A network of another package, called with (y, t or sigma [B]), that returns a tensor like y."""
 
     def __init__(self):
         super().__init__()
@@ -84,7 +84,7 @@ def test_a_unet_of_diffusers_behind_a_lambda():
 
 
 class Network(torch.nn.Module):
-    """The UNet as a backbone: it takes its output out of its object."""
+    """A UNet as a backbone, which takes the tensor out of the object that the UNet returns."""
 
     def __init__(self, network):
         super().__init__()
@@ -102,10 +102,10 @@ def test_a_unet_of_diffusers_as_teacher_and_as_energy():
     torch.manual_seed(0)
     student = EnergyModel(ResidualMLP(16, width=8, depth=1, num_classes=3))
     names = {"class_label": "class_labels"}
-    found = edmfast.distill(
+    result = edmfast.distill(
         teacher, student, (DATA, labels), config=config, progress=False, condition_names=names
     )
-    assert found.losses.isfinite().all()
+    assert result.losses.isfinite().all()
     energy = patch_attention(
         EnergyModel(Renamed(Network(unet(num_class_embeds=3)), class_label="class_labels"))
     )

@@ -1,4 +1,4 @@
-"""No answer of a model, reward, operator, noise or proposal is broadcast, wherever it is asked for."""
+"""No result of a model, reward, operator, noise or proposal is broadcast; a wrong shape raises everywhere."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_denoisers(entry, wrong):
 
 @pytest.mark.parametrize("entry", DENOISERS.values(), ids=DENOISERS)
 def test_denoisers_that_return_no_floating_tensor(entry):
-    for wrong, told in (
+    for wrong, message in (
         (lambda x: x.long(), "torch.int64"),
         (lambda x: (x,), "a tuple of 1"),
         (lambda x: None, "a NoneType"),
@@ -40,12 +40,12 @@ def test_denoisers_that_return_no_floating_tensor(entry):
         def culprit(x, sigma):
             return wrong(plain(x, sigma))  # noqa: B023
 
-        with pytest.raises(TypeError, match=f"culprit returned {told}"):
+        with pytest.raises(TypeError, match=f"culprit returned {message}"):
             entry(culprit)
 
 
 class Culprit:
-    """An energy whose answers are changed on their way out."""
+    """An energy whose results are changed before they are returned."""
 
     exponent = 1.0
 
@@ -53,8 +53,8 @@ class Culprit:
         self.change = energy, score
 
     def energy_and_score(self, x, sigma):
-        found = NORMAL.energy_and_score(x, sigma)
-        return tuple(change(part) for change, part in zip(self.change, found, strict=True))
+        results = NORMAL.energy_and_score(x, sigma)
+        return tuple(change(part) for change, part in zip(self.change, results, strict=True))
 
 
 WRONG_ENERGIES = {
@@ -149,9 +149,9 @@ def test_strengths():
 
     with pytest.raises(ValueError, match="culprit returned"):
         run(Tilted(NORMAL, lambda x: x.flatten(1).sum(1), culprit))
-    one = run(Tilted(NORMAL, lambda x: x.flatten(1).sum(1), lambda sigma: torch.ones(1)))
+    single = run(Tilted(NORMAL, lambda x: x.flatten(1).sum(1), lambda sigma: torch.ones(1)))
     other = run(Tilted(NORMAL, lambda x: x.flatten(1).sum(1), lambda sigma: 1.0))
-    assert torch.equal(one.x, other.x)
+    assert torch.equal(single.x, other.x)
 
 
 @pytest.mark.parametrize("target", [NORMAL, plain], ids=["energy", "denoiser"])

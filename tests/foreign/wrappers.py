@@ -1,6 +1,6 @@
 """Denoisers of N(0, I) with the calling conventions of other packages, written from their formulas.
 
-Each fails as theirs do where sigma is anything but a tensor [B] in the dtype and on the device of the states.
+Like the originals, each fails unless sigma is a tensor [B] in the dtype and on the device of the states.
 """
 
 import math
@@ -13,7 +13,7 @@ SHAPE = (1, 4, 4)
 
 
 def like_states(numbers, x):
-    """Numbers [B] with as many dimensions as x."""
+    """Return numbers [B] with as many dimensions as x."""
     return numbers[(...,) + (None,) * (x.ndim - numbers.ndim)]
 
 

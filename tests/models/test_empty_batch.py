@@ -1,4 +1,4 @@
-"""Batches of no samples keep their shapes and dtypes through every model and target."""
+"""Empty batches keep their shapes and dtypes through every model and target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EnergyModel and Denoiser: closed forms, consistency, derivatives, errors."""
+"""EnergyModel and Denoiser have their closed forms, agree with each other, and raise the documented errors."""
 
 import math
 
@@ -13,7 +13,7 @@ F64 = torch.float64
 
 
 def randomised(model, seed=0):
-    """model in float64 with a last layer that is not zero."""
+    """Return the model in float64 with a last layer that is not zero."""
     torch.manual_seed(seed)
     torch.nn.init.normal_(model.backbone.output.weight, std=0.3)
     return model.double()
@@ -107,7 +107,7 @@ def test_first_gradients_require_grad_and_hutchinson_matches_the_jacobian():
     torch.testing.assert_close(first[0], square.sum(0).detach(), rtol=1e-11, atol=1e-11)
 
 
-def test_results_are_detached_unless_asked_for():
+def test_results_are_detached_unless_an_input_requires_grad():
     model = small()
     x, sigma = states()
     assert not any(part.requires_grad for part in model.energy_and_score(x, sigma))
@@ -197,6 +197,6 @@ def test_same_energies_on_the_gpu():
     x, sigma = states()
     label = torch.tensor([0, 1, 2, 3, 0, 1])
     expected = model.energy_and_score(x, sigma, class_label=label)
-    found = model.cuda().energy_and_score(x.cuda(), sigma.cuda(), class_label=label.cuda())
-    for a, b in zip(found, expected, strict=True):
+    result = model.cuda().energy_and_score(x.cuda(), sigma.cuda(), class_label=label.cuda())
+    for a, b in zip(result, expected, strict=True):
         torch.testing.assert_close(a.cpu(), b, rtol=1e-10, atol=1e-10)

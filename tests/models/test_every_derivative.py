@@ -1,4 +1,4 @@
-"""Every model under every way of asking for a derivative, against central differences in float64."""
+"""Every model agrees with central differences in float64, in every way to take a derivative."""
 
 import pytest
 import torch
@@ -145,10 +145,10 @@ def central(function, x, sigma, v, along):
     return (ahead - behind) / (2 * STEP)
 
 
-def close(found, wanted):
-    assert found is not None, "no tangent"
-    size = max(1.0, wanted.abs().max().item())
-    torch.testing.assert_close(found.detach(), wanted, rtol=0, atol=1e-6 * size)
+def close(actual, expected):
+    assert actual is not None, "no tangent"
+    size = max(1.0, expected.abs().max().item())
+    torch.testing.assert_close(actual.detach(), expected, rtol=0, atol=1e-6 * size)
 
 
 def along_dual(function, x, sigma, v, along):
@@ -179,11 +179,11 @@ def test_derivatives_by_states_and_noise_levels(function, shape):
     close(contracted(jacrev(function, (0, 1))(x, sigma), v, along), wanted)
 
     weights = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(5), dtype=F64)
-    for both in (True, False):  # a sigma that requires grad is enough
+    for both in (True, False):  # it is enough that sigma requires grad
         leaf, level = x.clone().requires_grad_(both), sigma.clone().requires_grad_()
         total = (function(leaf, level) * weights).sum()
-        found = torch.autograd.grad(total, (leaf, level) if both else (level,))
-        slope = sum((g * t).sum() for g, t in zip(found[::-1], (along, v), strict=False))
+        gradients = torch.autograd.grad(total, (leaf, level) if both else (level,))
+        slope = sum((g * t).sum() for g, t in zip(gradients[::-1], (along, v), strict=False))
         close(slope, ((wanted if both else by_sigma) * weights).sum())
 
 
@@ -203,8 +203,8 @@ def test_batches_of_single_samples_by_vmap(name):
     )
     leaf, level = x.clone().requires_grad_(), sigma.clone().requires_grad_()
     weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=F64)
-    found = torch.autograd.grad((vmap(single)(leaf, level) * weights).sum(), (leaf, level))
-    close((found[0] * v).sum() + (found[1] * along).sum(), (wanted * weights).sum())
+    gradients = torch.autograd.grad((vmap(single)(leaf, level) * weights).sum(), (leaf, level))
+    close((gradients[0] * v).sum() + (gradients[1] * along).sum(), (wanted * weights).sum())
     energy = lambda x: model.energy_and_score(x[None], sigma[0])[0][0]  # noqa: E731
     hessian = jacfwd(jacrev(energy))(x[0]).reshape(x[0].numel(), -1)
     slope = central(
@@ -272,7 +272,7 @@ def test_derivatives_by_parameters(name, method):
 
 
 class Prompted(torch.nn.Module):
-    """A backbone with a condition of real numbers for each sample."""
+    """A backbone with a real-valued condition for each sample."""
 
     def __init__(self):
         super().__init__()
@@ -308,7 +308,7 @@ def test_a_compiled_model_leaves_derivatives_to_the_formulas():
             close(jvp(method, (x, sigma), (v, along))[1], wanted)
 
 
-def test_results_stay_detached_unless_asked_for():
+def test_results_stay_detached_unless_an_input_requires_grad():
     x, sigma, _, _ = point((2,))
     for model, shape in ENERGIES.values():
         if shape == (2,):
@@ -316,7 +316,7 @@ def test_results_stay_detached_unless_asked_for():
 
 
 def test_a_tangent_of_a_second_derivative_through_a_transformer():
-    """torch's own layer norm has a wrong one, by 20 %."""
+    """The derivative is right here, while that of torch's layer norm is wrong by 20 %."""
     torch.manual_seed(0)
     model = EnergyModel(DiT(1, 8, width=24, depth=1, heads=2), sigma_data=0.5).double()
     for parameter in model.parameters():

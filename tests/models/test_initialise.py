@@ -1,4 +1,4 @@
-"""Starting an energy from a teacher's weights, and the scale table behind it."""
+"""Initialisation from a teacher's weights gives the best scales, and the scale table interpolates them."""
 
 import math
 
@@ -10,7 +10,7 @@ from edmfast.models.scale_table import ScaleTable
 
 
 class Linear(torch.nn.Module):
-    """h = M y with a symmetric M: there grad <h, y> = 2h, so the scale must be 1/2."""
+    """The backbone h = M y with a symmetric M, for which grad <h, y> = 2h, so that the scale must be 1/2."""
 
     def __init__(self, matrix):
         super().__init__()
@@ -44,9 +44,9 @@ def test_fit_is_the_best_scalar():
         noise = [torch.randn(DATA.shape, generator=generator) for _ in range(entry + 1)][-1]
         x = DATA + sigma * noise
         model.scale.values[entry] *= factor
-        found = (model(x, sigma) - teacher(x, sigma)).square().sum().item()
+        loss = (model(x, sigma) - teacher(x, sigma)).square().sum().item()
         model.scale.values[entry] /= factor
-        return found
+        return loss
 
     entry = 9
     assert 0.5 < model.scale.values[entry] < 1

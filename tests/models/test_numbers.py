@@ -1,4 +1,7 @@
-"""Numbers of targets, constraints and exact laws. In every spelling, and wrong: see `tests.spellings`."""
+"""Targets, constraints and exact densities accept every spelling of their numbers and refuse invalid ones.
+
+See `tests.spellings` for the spellings.
+"""
 
 from __future__ import annotations
 

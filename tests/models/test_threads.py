@@ -1,4 +1,4 @@
-"""At any number of threads, the bits of one sample do not depend on the batch around it."""
+"""At any number of threads, the bits of a sample do not depend on the batch around it."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def evaluated(model, x, sigma, label):
     condition = {} if label is None else {"class_label": label}
     if not hasattr(model, "energy_and_score"):
         return [model(x, sigma, **condition).detach()]
-    found = [*model.energy_and_score(x, sigma, **condition)]
+    results = [*model.energy_and_score(x, sigma, **condition)]
     leaf = x.clone().requires_grad_()
     _, score = model.energy_and_score(leaf, sigma, **condition)
-    return [each.detach() for each in (*found, *torch.autograd.grad(score.sum(), leaf))]
+    return [each.detach() for each in (*results, *torch.autograd.grad(score.sum(), leaf))]
 
 
 @pytest.mark.parametrize("threads", [3, 4, 8, 16])
@@ -87,8 +87,8 @@ def test_bits_of_a_sample_do_not_depend_on_the_batch(name, threads, with_threads
             for cut in CUTS:
                 rows = None if label is None else label[cut]
                 part = evaluated(model, x[cut], sigmas[cut] if each else 0.7, rows)
-                for own, all_ in zip(part, whole, strict=True):
-                    assert torch.equal(own, all_[cut]), (cut, each)
+                for piece, all_ in zip(part, whole, strict=True):
+                    assert torch.equal(piece, all_[cut]), (cut, each)
 
 
 @pytest.mark.parametrize("threads", [2, 4, 8, 16])
@@ -101,7 +101,7 @@ def test_bits_of_a_product_do_not_depend_on_the_number_of_rows(sizes, dtype, thr
     weight = torch.randn(exits, entries, dtype=dtype, generator=generator)
     with with_threads(threads):
         whole = batch_invariant_linear(x, weight)
-        # callers pad their rows to a multiple of sixteen, 32 at least
+        # callers pad their rows to a multiple of sixteen, and to at least 32
         for rows in (32, 48, 96, 112, 160, 256):
             assert torch.equal(batch_invariant_linear(x[:rows], weight), whole[:rows]), rows
 
@@ -114,5 +114,5 @@ def test_one_thread_needs_no_more_rows(with_threads):
 def test_tokens_keep_their_place(with_threads):
     x, weight, bias = torch.randn(2, 3, 5), torch.randn(7, 5), torch.randn(7)
     with with_threads(4):
-        found = batch_invariant_linear(x, weight, bias)
-    torch.testing.assert_close(found, x @ weight.T + bias)
+        results = batch_invariant_linear(x, weight, bias)
+    torch.testing.assert_close(results, x @ weight.T + bias)

@@ -1,4 +1,4 @@
-"""Where perceptrons are evaluated by one operator, and several of them at once."""
+"""Perceptron energies are evaluated by one operator, several of them together, with unchanged results."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def model(dim=8, seed=0, **options):
 
 @pytest.fixture
 def calls(monkeypatch):
-    found = []
+    calls_made = []
 
-    def record(*given):
-        found.append(given)
-        return mlp_potentials(*given)
+    def record(*arguments):
+        calls_made.append(arguments)
+        return mlp_potentials(*arguments)
 
     monkeypatch.setattr(together, "mlp_potentials", record)
-    return found
+    return calls_made
 
 
 @pytest.fixture
 def by_formulas(monkeypatch):
-    """Calls a function where no operator takes a network as a whole."""
+    """Call a function while no operator evaluates a network as a whole."""
 
     def call(function):
         with monkeypatch.context() as patch:
@@ -46,64 +46,67 @@ def by_formulas(monkeypatch):
 @pytest.mark.parametrize("shape", [(8,), (2,), (13, 3), (3,)])
 @pytest.mark.parametrize("sigma", [0.5, torch.rand(40, generator=torch.Generator()) + 0.1])
 def test_a_model_uses_it_with_a_graph_and_without(calls, by_formulas, shape, sigma):
-    one = model(torch.Size(shape).numel())
+    energy = model(torch.Size(shape).numel())
     label = torch.arange(40) % 4
     for recorded in (False, True):
         x = torch.randn(40, *shape, generator=torch.Generator().manual_seed(1))
         x.requires_grad_(recorded)
-        for given in ({}, {"class_label": label}):
+        for condition in ({}, {"class_label": label}):
 
-            def run(given=given, x=x):
-                return [*one.energy_and_score(x, sigma, **given), one(x, sigma, **given)]
+            def run(condition=condition, x=x):
+                return [
+                    *energy.energy_and_score(x, sigma, **condition),
+                    energy(x, sigma, **condition),
+                ]
 
-            found, before = run(), len(calls)
+            result, before = run(), len(calls)
             wanted = by_formulas(run)
             assert len(calls) == before
-            for a, b in zip(found, wanted, strict=True):
+            for a, b in zip(result, wanted, strict=True):
                 assert a.requires_grad == b.requires_grad == recorded
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
             if recorded:
-                wrt = [x, *(p for p in one.parameters())]
+                wrt = [x, *(p for p in energy.parameters())]
                 options = {"materialize_grads": True}
                 slopes = [
                     torch.autograd.grad(e.sum() + s.square().sum() + d.sum(), wrt, **options)
-                    for e, s, d in (found, wanted)
+                    for e, s, d in (result, wanted)
                 ]
                 for a, b in zip(*slopes, strict=True):
                     torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
     assert len(calls) == 8
 
 
-def test_a_transform_of_somebody_elses_takes_the_formulas(calls):
-    one, x = model(), torch.randn(40, 8)
-    assert torch.func.vmap(lambda row: one.energy(row[None], 0.5)[0])(x).shape == (40,)
-    slope = torch.func.grad(lambda x: one.energy_and_score(x, 0.5)[0].sum())(x)
+def test_transforms_of_torch_func_use_the_formulas(calls):
+    energy, x = model(), torch.randn(40, 8)
+    assert torch.func.vmap(lambda row: energy.energy(row[None], 0.5)[0])(x).shape == (40,)
+    slope = torch.func.grad(lambda x: energy.energy_and_score(x, 0.5)[0].sum())(x)
     assert not calls
-    torch.testing.assert_close(slope, -one.energy_and_score(x, 0.5)[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(slope, -energy.energy_and_score(x, 0.5)[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "change", ["hook", "patch", "derived", "dtype", "width", "bias", "autocast", "potential"]
 )
-def test_a_model_that_it_does_not_fit_is_evaluated_by_its_parts(calls, change):
-    one, x = model(), torch.randn(40, 8)
+def test_a_model_that_the_operator_cannot_take_is_evaluated_by_its_layers(calls, change):
+    energy, x = model(), torch.randn(40, 8)
     if change == "hook":
-        one.backbone.layers[0].register_forward_hook(lambda module, args, out: 2 * out)
+        energy.backbone.layers[0].register_forward_hook(lambda module, args, out: 2 * out)
     if change == "patch":
-        one.backbone.forward = lambda y, c_noise: 0 * y
+        energy.backbone.forward = lambda y, c_noise: 0 * y
     if change == "derived":
-        one.backbone.__class__ = type("Derived", (ResidualMLP,), {})
+        energy.backbone.__class__ = type("Derived", (ResidualMLP,), {})
     if change == "dtype":
-        one, x = one.bfloat16(), x.bfloat16()
+        energy, x = energy.bfloat16(), x.bfloat16()
     if change == "width":
-        one = EnergyModel(ResidualMLP(8, width=17))
+        energy = EnergyModel(ResidualMLP(8, width=17))
     if change == "bias":
-        one.backbone.output.bias = None
+        energy.backbone.output.bias = None
     if change == "potential":
-        one = model(potential="norm")
+        energy = model(potential="norm")
     with torch.autocast("cpu", torch.bfloat16, enabled=change == "autocast"):
-        one.energy_and_score(x, 0.5)
-        Product([one, copy.deepcopy(one)]).energy_and_score(x, 0.5)
+        energy.energy_and_score(x, 0.5)
+        Product([energy, copy.deepcopy(energy)]).energy_and_score(x, 0.5)
     assert not calls
 
 
@@ -126,27 +129,27 @@ def test_several_in_one(calls, by_formulas, name, recorded, rows):
     x = torch.randn(rows, 8, generator=torch.Generator().manual_seed(0)).requires_grad_(recorded)
     for sigma in (0.3, torch.rand(rows, generator=torch.Generator().manual_seed(1)) + 0.1):
         calls.clear()
-        found = target.energy_and_score(x, sigma)
-        assert [len(given[3]) for given in calls] == [models]
+        result = target.energy_and_score(x, sigma)
+        assert [len(arguments[3]) for arguments in calls] == [models]
         wanted = by_formulas(lambda sigma=sigma: target.energy_and_score(x, sigma))
-        for a, b in zip(found, wanted, strict=True):
+        for a, b in zip(result, wanted, strict=True):
             assert a.shape == b.shape
             assert a.requires_grad == b.requires_grad == recorded
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     if recorded:
         for a, b in zip(
-            *(torch.autograd.grad(s.sum(), x) for _, s in (found, wanted)), strict=True
+            *(torch.autograd.grad(s.sum(), x) for _, s in (result, wanted)), strict=True
         ):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
-def test_of_other_shapes_one_by_one(calls):
+def test_networks_of_other_shapes_are_evaluated_separately(calls):
     other = EnergyModel(ResidualMLP(8, width=32, depth=2))
     Product([model(), other]).energy_and_score(torch.randn(32, 8), 0.5)
-    assert [len(given[3]) for given in calls] == [1, 1]
+    assert [len(arguments[3]) for arguments in calls] == [1, 1]
 
 
-def test_bits_of_a_sample_depend_on_no_other(calls):
+def test_bits_of_a_sample_do_not_depend_on_other_samples(calls):
     target = Product([model(seed=1), model(seed=2)])
     x = torch.randn(100, 8)
     whole = target.energy_and_score(x, 0.5)
@@ -163,8 +166,8 @@ def test_a_score_under_inference_mode_raises_as_that_of_one_model():
 
 
 def _raised(energy_and_score):
-    def changed(*given, **condition):
-        energy, score = energy_and_score(*given, **condition)
+    def changed(*arguments, **condition):
+        energy, score = energy_and_score(*arguments, **condition)
         return energy + 100, 2 * score
 
     return changed
@@ -176,7 +179,7 @@ class _Derived(EnergyModel):
 
 
 class _Wrapper:
-    """Hands everything on to a model but its score."""
+    """A wrapper that passes everything on to a model except its score."""
 
     def __init__(self, inner):
         self.inner = inner
@@ -187,55 +190,59 @@ class _Wrapper:
 
 
 def _changed(how):
-    one = model()
+    energy = model()
     if how == "patched":
-        one.energy_and_score = _raised(one.energy_and_score)
-        return one
-    return _Derived(one.backbone) if how == "derived" else _Wrapper(one)
+        energy.energy_and_score = _raised(energy.energy_and_score)
+        return energy
+    return _Derived(energy.backbone) if how == "derived" else _Wrapper(energy)
 
 
 @pytest.mark.parametrize("conditioned", [False, True])
 @pytest.mark.parametrize("how", ["derived", "patched", "wrapper"])
-def test_a_score_of_somebody_elses_is_asked_for(how, conditioned):
+def test_a_changed_score_is_used(how, conditioned):
     first, other, x = _changed(how), model(seed=1), torch.randn(5, 8)
     if conditioned:
         first = Conditioned(first, class_label=1)
     energy, score = Product([first, other]).energy_and_score(x, 0.7)
-    (own, own_score), (rest, rest_score) = (m.energy_and_score(x, 0.7) for m in (first, other))
-    torch.testing.assert_close(energy, own + rest)
-    torch.testing.assert_close(score, own_score + rest_score)
+    (first_energy, first_score), (other_energy, other_score) = (
+        m.energy_and_score(x, 0.7) for m in (first, other)
+    )
+    torch.testing.assert_close(energy, first_energy + other_energy)
+    torch.testing.assert_close(score, first_score + other_score)
 
 
 def test_hooks_of_all_modules_are_called(calls):
-    one, x, seen = model(), torch.randn(40, 8), []
-    handle = torch.nn.modules.module.register_module_forward_hook(lambda *given: seen.append(given))
+    energy, x, seen = model(), torch.randn(40, 8), []
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda *arguments: seen.append(arguments)
+    )
     try:
-        one.energy_and_score(x, 0.5)
+        energy.energy_and_score(x, 0.5)
     finally:
         handle.remove()
     assert not calls
-    assert {given[0] for given in seen} >= {*one.backbone.layers, one.backbone}
-    one.energy_and_score(x, 0.5)
+    assert {arguments[0] for arguments in seen} >= {*energy.backbone.layers, energy.backbone}
+    energy.energy_and_score(x, 0.5)
     assert len(calls) == 1
 
 
 def test_backward_hooks_are_called_while_a_score_is_differentiated():
-    one, seen = model(), []
-    one.backbone.layers[0].register_full_backward_hook(lambda *given: seen.append(given))
-    _, score = one.energy_and_score(torch.randn(4, 8, requires_grad=True), 0.7)
+    energy, seen = model(), []
+    energy.backbone.layers[0].register_full_backward_hook(lambda *arguments: seen.append(arguments))
+    _, score = energy.energy_and_score(torch.randn(4, 8, requires_grad=True), 0.7)
     seen.clear()
     score.square().sum().backward()
     assert seen
 
 
 def test_a_weight_that_is_no_parameter_is_used():
-    one, x = model(), torch.randn(4, 8)
-    wanted = one.energy_and_score(x, 0.7)
-    layer = one.backbone.layers[0]
+    energy, x = model(), torch.randn(4, 8)
+    wanted = energy.energy_and_score(x, 0.7)
+    layer = energy.backbone.layers[0]
     weight = layer.weight.detach()
     del layer.weight
     layer.weight = weight
-    torch.testing.assert_close(one.energy_and_score(x, 0.7), wanted)
+    torch.testing.assert_close(energy.energy_and_score(x, 0.7), wanted)
 
 
 def test_a_target_may_have_attributes_of_any_name():

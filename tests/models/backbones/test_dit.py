@@ -1,4 +1,4 @@
-"""DiT: shapes, start, conditioning, derivatives, dropout, files, learning and errors."""
+"""The DiT has the right shapes, initialisation, conditions, derivatives, dropout, files and errors; it learns."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from edmfast.models.backbones import self_attention
 
 
 def without_zeros(net):
-    """Layers that start at zero hide the others."""
+    """Return the network with random numbers in place of zeros: layers of zeros would hide the others."""
     for parameter in net.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.3)
@@ -20,8 +20,8 @@ def without_zeros(net):
 
 def tiny(**arguments):
     torch.manual_seed(0)
-    given = {"width": 8, "depth": 2, "heads": 2, "num_classes": 3, "embedding_width": 6}
-    return without_zeros(DiT(1, 4, **(given | arguments)))
+    settings = {"width": 8, "depth": 2, "heads": 2, "num_classes": 3, "embedding_width": 6}
+    return without_zeros(DiT(1, 4, **(settings | arguments)))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_its_energy_starts_as_the_gaussian_one():
 
 
 def test_a_patch_is_a_token():
-    """Without attention between tokens, what happens to a patch stays in it."""
+    """Without attention between tokens, a change of one patch changes the output of that patch only."""
     net = tiny(depth=1)
     torch.nn.init.zeros_(net.blocks[0].projection.weight)
     y = torch.randn(1, 1, 4, 4)
@@ -92,8 +92,8 @@ def test_derivatives_of_its_energy(heads):
         return model.energy(x, 0.5, **condition)
 
     def denoise(x, *parameters):
-        given = dict(zip(names, parameters, strict=True))
-        return functional_call(model, given, (x, 0.5), condition)
+        named = dict(zip(names, parameters, strict=True))
+        return functional_call(model, named, (x, 0.5), condition)
 
     assert torch.autograd.gradcheck(energy, x, fast_mode=True)
     assert torch.autograd.gradgradcheck(energy, x, fast_mode=True)
@@ -118,14 +118,14 @@ def test_training_gradients_are_those_of_plain_attention(size, monkeypatch):
         loss = (model(x, 0.7) - 0.1).square().mean()
         return torch.autograd.grad(loss, [*model.backbone.parameters()])
 
-    ours = gradients()
+    actual = gradients()
     monkeypatch.setattr(self_attention, "attention", plain)
-    for a, b in zip(ours, gradients(), strict=True):
+    for a, b in zip(actual, gradients(), strict=True):
         assert a.any()
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-12)
 
 
-def test_dropout_only_where_asked_for_and_only_in_training():
+def test_dropout_acts_only_where_configured_and_only_in_training():
     y, c_noise = torch.randn(2, 1, 4, 4), torch.zeros(2)
     plain, net = tiny().train(), tiny(dropout=0.5).train()
     assert plain.config["dropout"] == 0
@@ -142,7 +142,7 @@ def test_an_energy_with_dropout_is_trained_through_its_score():
 
 
 @pytest.mark.parametrize("size", [4, (4, 6)])
-def test_files(tmp_path, size):
+def test_save_and_load(tmp_path, size):
     torch.manual_seed(0)
     net = DiT(1, size, width=8, depth=1, heads=2, num_classes=3, mlp_ratio=1.5, dropout=0.1)
     model = EnergyModel(without_zeros(net), sigma_data=0.9).eval()
@@ -150,18 +150,18 @@ def test_files(tmp_path, size):
     loaded = load_model(tmp_path / "dit.safetensors")
     assert loaded.backbone.config == net.config
     x, label = torch.randn(5, *net.shape), torch.tensor([0, 1, 2, 3, 0])
-    found = loaded.energy_and_score(x, 0.3, class_label=label)
-    for a, b in zip(found, model.energy_and_score(x, 0.3, class_label=label), strict=True):
+    result = loaded.energy_and_score(x, 0.3, class_label=label)
+    for a, b in zip(result, model.energy_and_score(x, 0.3, class_label=label), strict=True):
         assert torch.equal(a, b)
 
 
 def test_published_sizes():
-    """Parameters in millions of table 1 of the paper, for 4 channels, 1,000 classes and patch 2."""
+    """The sizes in millions of parameters are those of table 1 of the paper (4 channels, 1,000 classes, patch 2)."""
     for name, millions in {"S": 33, "B": 130, "L": 458, "XL": 675}.items():
         with torch.device("meta"):
             net = DiT(4, 32, num_classes=1000, **DiT.PRESETS[name])
-        found = sum(parameter.numel() for parameter in net.parameters()) / 1e6
-        assert found == pytest.approx(millions, rel=0.015)
+        size = sum(parameter.numel() for parameter in net.parameters()) / 1e6
+        assert size == pytest.approx(millions, rel=0.015)
 
 
 def test_it_learns():

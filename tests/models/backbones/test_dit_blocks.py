@@ -1,4 +1,4 @@
-"""The parts of a transformer: positions, the modulated norm, attention and gelu by their formulas."""
+"""The parts of the transformer follow their formulas: positions, the modulated norm, attention and gelu."""
 
 import math
 
@@ -14,26 +14,26 @@ from edmfast.models.backbones.self_attention import self_attention
 def test_gelu_is_torchs_in_value_and_derivatives():
     x = torch.linspace(-40, 40, 101, dtype=torch.float64, requires_grad=True)
     for order in range(3):
-        ours, theirs = gelu(x), F.gelu(x, approximate="tanh")
+        actual, expected = gelu(x), F.gelu(x, approximate="tanh")
         for _ in range(order):
-            (ours,) = torch.autograd.grad(ours.sum(), x, create_graph=True)
-            (theirs,) = torch.autograd.grad(theirs.sum(), x, create_graph=True)
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+            (actual,) = torch.autograd.grad(actual.sum(), x, create_graph=True)
+            (expected,) = torch.autograd.grad(expected.sum(), x, create_graph=True)
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_positions_are_waves_of_row_and_column():
-    found = grid_positions(2, 3, 8)
-    assert found.shape == (6, 8)
+    positions = grid_positions(2, 3, 8)
+    assert positions.shape == (6, 8)
     row, column = 1, 2
     for wave, frequency in enumerate((1.0, 0.01)):
         expected = [f(p * frequency) for p in (row, column) for f in (math.sin, math.cos)]
-        torch.testing.assert_close(found[row * 3 + column, wave::2], torch.tensor(expected))
-    assert len(found.unique(dim=0)) == 6
+        torch.testing.assert_close(positions[row * 3 + column, wave::2], torch.tensor(expected))
+    assert len(positions.unique(dim=0)) == 6
 
 
 @pytest.mark.parametrize(("length", "size"), [(8, 4), (5, 4), (8, 3), (7, 5), (1, 1)])
 def test_self_attention_of_several_heads(length, size):
-    """Also where positions and heads are padded to multiples of four."""
+    """The formula holds also where positions and heads are padded to multiples of four."""
     torch.manual_seed(0)
     qkv = torch.randn(3, length, 3 * 2 * size, dtype=torch.float64)
     q, k, v = (t.reshape(3, length, 2, size).transpose(1, 2) for t in qkv.chunk(3, 2))

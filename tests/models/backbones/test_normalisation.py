@@ -1,4 +1,4 @@
-"""Norms of the backbones: by operators where these work, by torch's formulas elsewhere, with the same numbers."""
+"""Norms of backbones use operators where these work and torch's formulas elsewhere, with the same numbers."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def test_the_modulated_norm_is_the_formula(monkeypatch, samples):
     torch.manual_seed(0)
     x = torch.randn(3, 5, 8, dtype=torch.float64)
     shift, scale = torch.randn(2, samples, 1, 8, dtype=torch.float64)
-    found = modulated_norm(x, shift, scale)
+    result = modulated_norm(x, shift, scale)
     plainly(monkeypatch)
-    torch.testing.assert_close(found, modulated_norm(x, shift, scale))
+    torch.testing.assert_close(result, modulated_norm(x, shift, scale))
 
 
 def test_a_trace_holds_the_operators_as_nodes():
@@ -65,7 +65,7 @@ def test_a_trace_holds_the_operators_as_nodes():
     assert not any("native_group_norm" in name for name in names)
 
 
-def test_formulas_stand_in_where_operators_do_not_work():
+def test_formulas_are_used_where_operators_do_not_work():
     torch.manual_seed(0)
     block, x = Attention(8, 2), torch.randn(2, 8, 4, 4)
     norm = block.norm
@@ -91,7 +91,7 @@ def test_under_autocast_a_norm_keeps_the_dtype_of_its_input():
 def test_hooks_and_other_layers_are_called():
     x, norm = torch.randn(3, 6, 4, 5, dtype=torch.float64), layer()
     wanted = 2 * group_norm(x, norm)
-    handle = norm.register_forward_hook(lambda module, given, output: 2 * output)
+    handle = norm.register_forward_hook(lambda module, inputs, output: 2 * output)
     torch.testing.assert_close(group_norm(x, norm), wanted)
     handle.remove()
     torch.testing.assert_close(group_norm(x, nn.Identity()), x)

@@ -1,4 +1,4 @@
-"""Numbers of networks. In every spelling, and wrong: see `tests.spellings`."""
+"""Networks accept every spelling of their numbers and refuse invalid ones; see `tests.spellings`."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ BUILT = [
 
 @pytest.mark.parametrize("build", BUILT)
 @pytest.mark.parametrize("number", [np.int64, torch.tensor])
-def test_networks_of_foreign_sizes_are_saved(build, number, tmp_path):
+def test_networks_built_with_numpy_sizes_are_saved(build, number, tmp_path):
     model = edmfast.EnergyModel(build(number), sigma_data=np.float32(0.75))
     assert build(number).config == build(int).config
     models.save_model(model, tmp_path / "model")
-    found = models.load_model(tmp_path / "model")
-    assert same(model, found)
-    assert found.sigma_data == 0.75
+    loaded = models.load_model(tmp_path / "model")
+    assert same(model, loaded)
+    assert loaded.sigma_data == 0.75

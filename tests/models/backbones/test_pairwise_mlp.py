@@ -1,4 +1,4 @@
-"""PairwiseMLP: symmetries, start, derivatives, files, compiled graphs, sampling and learning."""
+"""PairwiseMLP has its symmetries, initialisation, derivatives, files and compiled graphs, and learns."""
 
 import itertools
 import shutil
@@ -26,8 +26,8 @@ def without_zeros(net):
 
 def tiny(particles=4, dimensions=2, **arguments):
     torch.manual_seed(0)
-    given = {"width": 8, "depth": 2, "features": 8, "embedding_width": 6} | arguments
-    return without_zeros(PairwiseMLP(particles, dimensions, **given))
+    settings = {"width": 8, "depth": 2, "features": 8, "embedding_width": 6} | arguments
+    return without_zeros(PairwiseMLP(particles, dimensions, **settings))
 
 
 def centred(x):
@@ -68,7 +68,7 @@ def test_energy_is_invariant_and_score_equivariant(name):
     sigma = torch.linspace(0.05, 2.0, 6, dtype=torch.float64)
     energy, score = model.energy_and_score(x, sigma)
     gaussian = x.square().sum((1, 2)) / (2 * (sigma.square() + 0.25))
-    assert ((energy - gaussian).abs() > 1e-3).all()  # the network has a say
+    assert ((energy - gaussian).abs() > 1e-3).all()  # the network contributes to the energy
     turn = torch.linalg.qr(torch.randn(dimensions, dimensions, dtype=torch.float64)).Q
     mirror = torch.diag(torch.tensor([-1.0] + [1.0] * (dimensions - 1), dtype=torch.float64))
     for orthogonal in (turn, turn @ mirror):
@@ -81,7 +81,7 @@ def test_energy_is_invariant_and_score_equivariant(name):
     torch.testing.assert_close(permuted[1], score[:, order], rtol=1e-10, atol=1e-10)
 
 
-def test_of_a_translation_only_the_gaussian_part_knows():
+def test_only_the_gaussian_part_changes_under_a_translation():
     model = EnergyModel(tiny(5, 3)).double()
     x = centred(torch.randn(6, 5, 3, dtype=torch.float64))
     moved = x + torch.randn(6, 1, 3, dtype=torch.float64)
@@ -97,14 +97,14 @@ def test_of_a_translation_only_the_gaussian_part_knows():
 
 
 def triangle(a, b, c):
-    """Three particles [1, 3, 2] with sides a = |12|, b = |13|, c = |23|."""
+    """Return three particles [1, 3, 2] with sides a = |12|, b = |13|, c = |23|."""
     x = (a * a + b * b - c * c) / (2 * a)
     height = (b * b - x * x) ** 0.5
     return torch.tensor([[[0.0, 0.0], [a, 0.0], [x, height]]], dtype=torch.float64)
 
 
-def test_the_energy_is_no_sum_over_pairs():
-    """What a longer first side costs depends on the second one, but not without the mixing layers."""
+def test_the_energy_is_more_than_a_sum_over_pairs():
+    """The energy of a longer first side depends on the second side, but only through the mixing layers."""
     model = EnergyModel(tiny(3, 2)).double()
 
     def interaction():
@@ -152,8 +152,8 @@ def test_derivatives_of_its_energy():
         return model.energy_and_score(x, 0.5, **condition)[1]
 
     def denoise(x, *parameters):
-        given = dict(zip(names, parameters, strict=True))
-        return functional_call(model, given, (x, 0.5), condition)
+        named = dict(zip(names, parameters, strict=True))
+        return functional_call(model, named, (x, 0.5), condition)
 
     assert torch.autograd.gradcheck(energy, x)
     assert torch.autograd.gradcheck(score, x)
@@ -187,14 +187,14 @@ def test_every_parameter_and_condition_matters():
     torch.testing.assert_close(net(y, torch.zeros(4))[3], output[3], rtol=1e-4, atol=1e-5)
 
 
-def test_files(tmp_path):
+def test_save_and_load(tmp_path):
     model = EnergyModel(tiny(num_classes=3, longest=5.0), sigma_data=0.9).eval()
     save_model(model, tmp_path / "pairs.safetensors")
     loaded = load_model(tmp_path / "pairs.safetensors")
     assert loaded.backbone.config == model.backbone.config
     x, label = torch.randn(5, 4, 2), torch.tensor([0, 1, 2, 3, 0])
-    found = loaded.energy_and_score(x, 0.3, class_label=label)
-    for a, b in zip(found, model.energy_and_score(x, 0.3, class_label=label), strict=True):
+    result = loaded.energy_and_score(x, 0.3, class_label=label)
+    for a, b in zip(result, model.energy_and_score(x, 0.3, class_label=label), strict=True):
         assert torch.equal(a, b)
 
 
@@ -213,20 +213,20 @@ def test_compiled_graphs_agree_with_eager_calls():
         model.compile()
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="compile=True failed")
-            found = model.energy_and_score(x, 0.5)
-    for a, b in zip(found, expected, strict=True):
+            result = model.energy_and_score(x, 0.5)
+    for a, b in zip(result, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def double_well_energy(x):
-    """DW4 of Köhler et al. 2020: half the sum over pairs of -4 (d - 4)² + 0.9 (d - 4)⁴."""
+    """Return the energy DW4 of Köhler et al. 2020: half the sum over pairs of -4 (d - 4)² + 0.9 (d - 4)⁴."""
     first, second = torch.triu_indices(4, 4, 1)
     u = (x[:, first] - x[:, second]).norm(dim=2) - 4
     return 0.5 * (-4 * u**2 + 0.9 * u**4).sum(1)
 
 
 def double_well_samples(chains, steps):
-    """Random-walk Metropolis from its law, centres removed."""
+    """Return samples of DW4 by random-walk Metropolis, with the centres removed."""
     generator = torch.Generator().manual_seed(0)
     x = 2 * torch.randn(chains, 4, 2, generator=generator)
     energy = double_well_energy(x)
@@ -240,9 +240,11 @@ def double_well_samples(chains, steps):
 
 
 def test_it_learns_double_wells_and_is_sampled():
-    """Distances between sampled particles follow the law of those it was trained on."""
+    """The distances between sampled particles follow the distribution of the training data."""
     x = double_well_samples(2000, 600)
-    sigma_data = (x.square().sum() / (2000 * 6)).sqrt().item()  # 6 of the 8 numbers vary
+    sigma_data = (
+        (x.square().sum() / (2000 * 6)).sqrt().item()
+    )  # the centre is fixed, so that 6 of the 8 numbers vary
     generator = torch.Generator().manual_seed(1)
     data = x + sigma_data / 2 * torch.randn(2000, 1, 2, generator=generator)
     torch.manual_seed(0)
@@ -252,8 +254,8 @@ def test_it_learns_double_wells_and_is_sampled():
     )
     distill(None, student, data, config=config, progress=False)
     last = 0.2
-    found = smc.sample(student, (4, 2), torch.logspace(1.3, -0.7, 33), particles=2000)
-    assert (found.ess > 800).all()
+    particles = smc.sample(student, (4, 2), torch.logspace(1.3, -0.7, 33), particles=2000)
+    assert (particles.ess > 800).all()
     first, second = torch.triu_indices(4, 4, 1)
     noisy = x + last * torch.randn(x.shape, generator=generator)
 
@@ -265,13 +267,15 @@ def test_it_learns_double_wells_and_is_sampled():
     uniform = torch.full((2000,), 1 / 2000, dtype=torch.float64)
     truth = shares_below(noisy, uniform)
     gaussian = shares_below(sigma_data * torch.randn(2000, 4, 2, generator=generator), uniform)
-    assert (gaussian - truth).abs().max() > 0.12  # what it starts from is told apart
-    assert (shares_below(found.x[0], found.weights[0]) - truth).abs().max() < 0.04
+    assert (gaussian - truth).abs().max() > 0.12  # the start of training fails the same comparison
+    assert (shares_below(particles.x[0], particles.weights[0]) - truth).abs().max() < 0.04
 
 
 def test_it_learns_from_an_invariant_teacher():
-    """Three particles on a line: the mixture over their orders and reflections, exact at every noise level,
-    and the centre as the module's text asks for it."""
+    """The teacher is the mixture over all orders and reflections of three particles on a line.
+
+    It is exact at every noise level, and the centre of its data is shifted as the docstring of the module says.
+    """
     place = torch.tensor([-1.0, 0.2, 0.8], dtype=torch.float64)
     means = torch.stack(
         [s * place[[*p]] for p in itertools.permutations(range(3)) for s in (1, -1)]

@@ -1,4 +1,4 @@
-"""Folding squares of pixels into channels: torch's own for batches, and an empty batch."""
+"""Folding pixels into channels agrees with torch's functions, and keeps the shape of an empty batch."""
 
 import pytest
 import torch

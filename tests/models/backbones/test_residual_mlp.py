@@ -1,4 +1,4 @@
-"""ResidualMLP: its formula, conditioning and errors."""
+"""ResidualMLP follows its formula, uses its conditions, and refuses invalid arguments."""
 
 import pytest
 import torch
@@ -27,11 +27,11 @@ def test_follows_the_stated_recurrence():
 def test_silu_is_torchs_in_value_and_derivatives():
     x = torch.linspace(-40, 40, 101, dtype=torch.float64, requires_grad=True)
     for order in range(3):
-        ours, theirs = silu(x), F.silu(x)
+        actual, expected = silu(x), F.silu(x)
         for _ in range(order):
-            (ours,) = torch.autograd.grad(ours.sum(), x, create_graph=True)
-            (theirs,) = torch.autograd.grad(theirs.sum(), x, create_graph=True)
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+            (actual,) = torch.autograd.grad(actual.sum(), x, create_graph=True)
+            (expected,) = torch.autograd.grad(expected.sum(), x, create_graph=True)
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_starts_at_zero_and_without_label_means_unconditional():

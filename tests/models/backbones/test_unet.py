@@ -1,4 +1,4 @@
-"""UNet: shapes, conditioning, derivatives and errors."""
+"""The UNet has the right shapes, conditioning, derivatives and errors."""
 
 import copy
 
@@ -12,7 +12,7 @@ from edmfast.models.backbones.unet_blocks import Attention
 
 @pytest.mark.parametrize("patch", [1, 2])
 @pytest.mark.parametrize("size", [(8, 8), (4, 12), (16, 8)])
-def test_any_size_its_levels_can_halve(size, patch):
+def test_any_size_that_its_levels_can_halve(size, patch):
     torch.manual_seed(0)
     channels = (8, 8, 16) if patch == 1 else (8, 16)
     net = UNet(3, channels, groups=4, patch=patch)
@@ -57,8 +57,8 @@ def test_second_derivatives_of_its_energy():
     condition = {"class_label": torch.tensor([0, 2])}
 
     def denoise(x, *parameters):
-        given = dict(zip(names, parameters, strict=True))
-        return functional_call(model, given, (x, 0.5), condition)
+        named = dict(zip(names, parameters, strict=True))
+        return functional_call(model, named, (x, 0.5), condition)
 
     inputs = (x.requires_grad_(), *(value.detach().requires_grad_() for value in values))
     assert torch.autograd.gradcheck(denoise, inputs, fast_mode=True)
@@ -67,8 +67,11 @@ def test_second_derivatives_of_its_energy():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [(8, 8), (5, 7)])
 def test_attention_is_the_plain_formula(size, dtype):
-    """Value, gradient and double backward, also where positions are padded; the formula is taken in float64, as
-    in float32 its own rounding of the second derivative exceeds the tolerance on some machines."""
+    """Value, gradient and double backward agree with the formula, also where positions are padded.
+
+    The formula is evaluated in float64, because in float32 the rounding of its second derivative exceeds the
+    tolerance on some machines.
+    """
     torch.manual_seed(0)
     block = Attention(6, groups=2).to(dtype)
     exact = copy.deepcopy(block).double()
@@ -81,13 +84,13 @@ def test_attention_is_the_plain_formula(size, dtype):
         return x + exact.projection(attended).mT.reshape(x.shape)
 
     results = []
-    for function, owner, given in ((block, block, x.clone()), (plain, exact, x.double())):
-        leaves = [given.requires_grad_(), *owner.parameters()]
-        value = function(given)
-        (first,) = torch.autograd.grad(value.sin().sum(), given, create_graph=True)
+    for function, owner, states in ((block, block, x.clone()), (plain, exact, x.double())):
+        leaves = [states.requires_grad_(), *owner.parameters()]
+        value = function(states)
+        (first,) = torch.autograd.grad(value.sin().sum(), states, create_graph=True)
         results.append([value, first, *torch.autograd.grad(first.square().sum(), leaves)])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs.to(dtype))
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected.to(dtype))
 
 
 def test_a_third_derivative_raises():

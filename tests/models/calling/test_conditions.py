@@ -1,4 +1,4 @@
-"""Conditions are checked against the batch of the caller, before any padding, by every way to a model."""
+"""Conditions are checked against the batch of the caller, before any padding, in every call of a model."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from edmfast import sampling, smc
 from edmfast.models import Denoiser, DiT, EnergyModel, PairwiseMLP, ResidualMLP, UNet
 from edmfast.targets import Conditioned, Guided, Product, Tempered
 
-ROWS = 20  # padded to 32
+ROWS = 20  # a batch that is padded to 32 rows
 BACKBONES = {
     "mlp": (lambda: ResidualMLP(2, width=8, depth=1, num_classes=5), (2,)),
     "odd mlp": (lambda: ResidualMLP(3, width=7, depth=1, num_classes=5), (3,)),
@@ -18,24 +18,26 @@ BACKBONES = {
 
 
 def ways(model):
-    """Every way to a model's numbers at states x with conditions."""
-    found = {"forward": lambda x, **given: model(x, 1.0, **given)}
-    found["sampler"] = lambda x, **given: sampling.sample_euler(
-        model, x, torch.tensor([2.0, 1.0]), extra_args=given, disable=True
+    """Return all calls that evaluate a model at states x with conditions, by name."""
+    calls = {"forward": lambda x, **condition: model(x, 1.0, **condition)}
+    calls["sampler"] = lambda x, **condition: sampling.sample_euler(
+        model, x, torch.tensor([2.0, 1.0]), extra_args=condition, disable=True
     )
     if isinstance(model, EnergyModel):
-        found["energy"] = lambda x, **given: model.energy(x, 1.0, **given)
-        found["score"] = lambda x, **given: model.energy_and_score(x, 1.0, **given)
-        found["by levels"] = lambda x, **given: model.energy_and_score(
-            x, torch.ones(len(x)), **given
+        calls["energy"] = lambda x, **condition: model.energy(x, 1.0, **condition)
+        calls["score"] = lambda x, **condition: model.energy_and_score(x, 1.0, **condition)
+        calls["by levels"] = lambda x, **condition: model.energy_and_score(
+            x, torch.ones(len(x)), **condition
         )
         for name, made in (
             ("product", Product([model, model])),
             ("tempered", Tempered(model, 2.0)),
             ("guided", Guided(model, model, 2.0)),
         ):
-            found[name] = lambda x, made=made, **given: made.energy_and_score(x, 1.0, **given)
-    return found
+            calls[name] = lambda x, made=made, **condition: made.energy_and_score(
+                x, 1.0, **condition
+            )
+    return calls
 
 
 @pytest.mark.parametrize("rows", [0, 1, 19, 21, 31, 32, 33, 48])
@@ -49,13 +51,13 @@ def test_labels_of_another_batch_are_refused(name, kind, rows):
         call(x, class_label=torch.zeros(ROWS, dtype=torch.int64))
         with pytest.raises(ValueError, match=wanted):
             call(x, class_label=torch.zeros(rows, dtype=torch.int64))
-    if rows == 1:  # bound to a model, one row serves all samples
+    if rows == 1:  # a condition of one row that is bound to a model serves all samples
         return
     with pytest.raises(ValueError, match=rf"{rows} rows for a batch of 20"):
         Conditioned(model, class_label=torch.zeros(rows, dtype=torch.int64))(x, 1.0)
 
 
-def test_labels_of_another_kind_are_told_with_the_callers_sizes():
+def test_errors_for_other_labels_name_the_callers_sizes():
     model = EnergyModel(ResidualMLP(2, width=8, depth=1, num_classes=5))
     x = torch.zeros(ROWS, 2)
     with pytest.raises(ValueError, match=r"int64 \[20\], given torch.int32 \[20\]"):
@@ -65,7 +67,7 @@ def test_labels_of_another_kind_are_told_with_the_callers_sizes():
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_states_of_another_shape_are_told_without_padded_sizes(name):
+def test_errors_for_other_states_do_not_name_padded_sizes(name):
     build, shape = BACKBONES[name]
     model = EnergyModel(build())
     for wrong in ((shape[0] + 1, *shape[1:]), (7,)):
@@ -76,7 +78,7 @@ def test_states_of_another_shape_are_told_without_padded_sizes(name):
 
 
 class Prompted(torch.nn.Module):
-    """A foreign backbone with a context of tokens, and a dictionary of more conditions."""
+    """A foreign backbone with a context of tokens and a dictionary of further conditions."""
 
     def __init__(self):
         super().__init__()
@@ -127,5 +129,5 @@ def test_one_row_bound_to_a_model_serves_all_samples_also_in_runs():
     x = torch.randn(ROWS, 2)
     wanted = model.energy(x, 1.0, context=bound.condition["context"])
     torch.testing.assert_close(bound.energy(x, 1.0), wanted)
-    found = smc.sample(bound, (2,), [2.0, 1.0], particles=6, proposal="noise_matched")
-    assert found.x.isfinite().all()
+    particles = smc.sample(bound, (2,), [2.0, 1.0], particles=6, proposal="noise_matched")
+    assert particles.x.isfinite().all()

@@ -1,3 +1,5 @@
+"""Foreign models receive copies and one noise level per sample, and their results are checked."""
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ def test_a_foreign_denoiser_gets_one_level_per_sample():
     assert [level.shape for level in seen] == [(5,)] * 3
 
 
-def test_changes_in_place_reach_nobody():
+def test_changes_in_place_change_nothing_else():
     x = X.clone()
     call_denoiser(lambda x, sigma: x.mul_(0), x, 0.7)
 
@@ -32,7 +34,7 @@ def test_changes_in_place_reach_nobody():
     assert torch.equal(x, X)
 
 
-def test_buffers_may_be_used_again():
+def test_output_buffers_may_be_reused():
     class Buffered:
         energy, score = torch.zeros(5), torch.zeros(5, 2)
 
@@ -59,7 +61,7 @@ def test_other_shapes_are_not_broadcast(shape):
         call_energy(Energy(), X, 0.7)
 
 
-def test_what_is_no_tensor_is_named():
+def test_the_error_names_what_was_returned_instead_of_a_tensor():
     with pytest.raises(TypeError, match="returned a tuple"):
         call_denoiser(lambda x, sigma: (x,), X, 0.7)
 

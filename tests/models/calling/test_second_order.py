@@ -1,4 +1,4 @@
-"""Every place that differentiates a score says how to give torch's attention a second derivative."""
+"""All code that differentiates a score raises an error that names the cure for torch's attention."""
 
 import copy
 import io
@@ -27,7 +27,7 @@ X = torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(1))
 
 
 class Attending(nn.Module):
-    """A network of tokens that knows nothing of this package."""
+    """A network on tokens with torch's attention, which does not use this package."""
 
     def __init__(self, attend=None):
         super().__init__()
@@ -47,7 +47,7 @@ def energy(attend=None):
 
 
 class Wrapped(nn.Module):
-    """An energy of somebody else's, by autograd alone."""
+    """A foreign energy, whose score comes from autograd alone."""
 
     exponent = 1.0
 
@@ -96,7 +96,7 @@ CALLS = {
     "tempered": lambda model: smc.sample(Tempered(model, 2.0), (5, 4), LEVELS, particles=4).x,
     "tilted": lambda model: Tilted(model, through, 1.0, gradient="exact", ramp=None)(X, 0.5),
     "asymmetry": lambda model: (
-        # of an energy this would be a third derivative
+        # for an energy this would be a third derivative
         diagnostics.score_asymmetry(Denoiser(model.backbone), X, 0.5).asymmetry
     ),
     "fokker_planck": lambda model: (
@@ -112,7 +112,7 @@ def test_the_error_names_the_cure(call):
 
 
 @pytest.mark.parametrize("name", ["smc", "fokker_planck", "tilted"])
-def test_energies_of_others_too(name):
+def test_foreign_energies_too(name):
     with pytest.raises(RuntimeError, match="patch_attention"):
         CALLS[name](Wrapped())
     assert CALLS[name](patch_attention(Wrapped())).isfinite().all()
@@ -123,9 +123,9 @@ def test_patching_the_model_covers_every_method(call):
     inside, outside = energy(), energy()
     patch_attention(inside.backbone)
     assert patch_attention(outside) is outside
-    found = call(outside)
-    assert found.isfinite().all()
-    assert torch.equal(found, call(inside))
+    result = call(outside)
+    assert result.isfinite().all()
+    assert torch.equal(result, call(inside))
 
 
 def test_patched_in_a_target_and_compiled():
@@ -134,8 +134,8 @@ def test_patched_in_a_target_and_compiled():
     patch_attention(target)
     wanted = model.energy_and_score(X, 0.5)
     model.compile()
-    for found in (model.energy_and_score(X, 0.5), copy.deepcopy(model).energy_and_score(X, 0.5)):
-        torch.testing.assert_close(found, wanted)
+    for result in (model.energy_and_score(X, 0.5), copy.deepcopy(model).energy_and_score(X, 0.5)):
+        torch.testing.assert_close(result, wanted)
     torch.save(model, io.BytesIO())
     differentiated(model)
 

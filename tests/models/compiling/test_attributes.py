@@ -1,4 +1,4 @@
-"""Compiled models notice whatever plain attribute their graphs were made with."""
+"""Compiled models notice a change of any plain attribute that their graphs depend on."""
 
 import copy
 import warnings
@@ -19,10 +19,12 @@ X = torch.randn(32, 2, generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture(autouse=True)
 def graphs(monkeypatch):
-    """Graphs are run as they were traced: the question is what they hold, not what a compiler makes of it."""
-    found = []
-    monkeypatch.setattr(flat_graph, "compile_graph", lambda graph, *_: found.append(graph) or graph)
-    return found
+    """Run graphs as they were traced, without a compiler, since the tests are about what a graph holds."""
+    traced = []
+    monkeypatch.setattr(
+        flat_graph, "compile_graph", lambda graph, *_: traced.append(graph) or graph
+    )
+    return traced
 
 
 def from_around(h):
@@ -35,7 +37,7 @@ class Settings:
 
 
 class Adapted(nn.Module):
-    """A backbone whose forward reads a plain attribute of every kind."""
+    """A backbone whose forward reads plain attributes of every kind."""
 
     weight_of_class = 1.0
 
@@ -85,7 +87,7 @@ CHANGES = {
     "method of the class": lambda b, monkeypatch: monkeypatch.setattr(
         Adapted, "forward", lambda self, y, c_noise: self.base(y)
     ),
-    "hook": lambda b, _: b.base.register_forward_hook(lambda module, given, out: 2 * out),
+    "hook": lambda b, _: b.base.register_forward_hook(lambda module, inputs, out: 2 * out),
     "weights by data": lambda b, _: setattr(b.base.weight, "data", torch.eye(2)),
     "assigned weights": lambda b, _: b.load_state_dict(
         {k: 2 * v for k, v in b.state_dict().items()}, assign=True
@@ -98,8 +100,8 @@ CHANGES = {
 }
 
 
-def same(ours, theirs):
-    for a, b in zip(ours, theirs, strict=True):
+def same(actual, expected):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * max(1.0, b.abs().max().item()))
 
 
@@ -183,14 +185,14 @@ def test_a_model_that_counts_its_calls_stays_eager_after_one_warning():
     assert model.backbone.calls == eager.backbone.calls == 2
 
 
-def test_equal_values_are_no_change_and_names_are_told():
+def test_equal_values_are_no_change_and_the_warning_names_the_attribute():
     backbone = Adapted()
     watched = Attributes(backbone.modules())
     assert watched.change() is None
     backbone.scaling, backbone.active = float("1.0"), "".join(["a"])
     backbone.sizes = [1.0, 2.0]
     assert watched.change() is None
-    backbone.scaling = 1  # an integer promotes dtypes in another way
+    backbone.scaling = 1  # an integer promotes dtypes differently
     assert watched.change() == "Adapted.scaling"
     backbone.scaling = 1.0
     backbone.table["gain"] = float("nan")
@@ -201,7 +203,7 @@ def test_equal_values_are_no_change_and_names_are_told():
     assert "added or removed" in again.change()
 
 
-def test_perceptrons_of_our_own_have_nothing_that_changes():
+def test_our_own_perceptrons_have_no_changing_attributes():
     model = EnergyModel(ResidualMLP(2, width=8, depth=1))
     watched = Attributes(model.modules())
     model.energy_and_score(X, 0.7)

@@ -1,4 +1,4 @@
-"""Flat graphs: one more compilation for changed sizes, one warning for what cannot be compiled."""
+"""Flat graphs compile once more for changed sizes, and warn once where compilation fails."""
 
 import shutil
 import warnings
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def step(fixed, inputs):
-    """A loss made of a gradient, its gradient in the weights, and the gradient itself."""
+    """Return a loss made of a gradient, its gradient by the weights, and the inner gradient itself."""
     (x,) = inputs
     with torch.enable_grad():
         weight = fixed[0].detach().requires_grad_()
@@ -29,7 +29,7 @@ def step(fixed, inputs):
 
 
 class Called:
-    """A FlatGraph whose eager stand-in is its function."""
+    """A FlatGraph whose eager alternative is its own function."""
 
     def __init__(self, function):
         self.flat = FlatGraph(function, otherwise="it is slow")
@@ -40,22 +40,22 @@ class Called:
 
 @pytest.fixture
 def graphs(monkeypatch):
-    found = []
+    traced = []
     compile_ = flat_graph.compile_graph
 
-    def record(graph, *given):
-        found.append(graph)
-        return compile_(graph, *given)
+    def record(graph, *arguments):
+        traced.append(graph)
+        return compile_(graph, *arguments)
 
     monkeypatch.setattr(flat_graph, "compile_graph", record)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compile=True failed")
-        yield found
+        yield traced
 
 
-def close(ours, theirs):
-    """Equal but for rounding in another order: in units of the largest element."""
-    for a, b in zip(ours, theirs, strict=True):
+def close(actual, expected):
+    """Assert that tensors are equal up to the order of rounding, in units of the largest element."""
+    for a, b in zip(actual, expected, strict=True):
         size = max(1.0, b.abs().max().item()) if b.numel() else 1.0
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * size)
 
@@ -77,8 +77,8 @@ def test_a_changed_batch_size_compiles_once_more(graphs):
             assert targets.count(f"edmfast.{name}.default") == 1
 
 
-def test_sizes_equal_by_chance_are_told_apart(graphs):
-    """A batch of 8 rows of 8 numbers: the batch is a symbol of its own."""
+def test_sizes_that_are_equal_by_chance_get_their_own_symbols(graphs):
+    """In a batch of 8 rows of 8 numbers, the number of rows is its own symbol."""
     compiled, weight = Called(step), torch.randn(8, 8)
     for batch in (8, 5, 8, 11):
         x = torch.randn(batch, 8)
@@ -99,8 +99,8 @@ def test_another_dtype_or_order_of_strides_is_another_trace(graphs):
     compiled, weight = Called(step), torch.randn(3, 3)
     x = torch.randn(5, 3)
     for change in (lambda t: t, lambda t: t.double(), lambda t: t.T.contiguous().T):
-        given = [change(weight)], [change(x)]
-        close(compiled(*given), step(*given))
+        arguments = [change(weight)], [change(x)]
+        close(compiled(*arguments), step(*arguments))
     assert len(graphs) == 3
 
 
@@ -112,7 +112,7 @@ def test_changed_weights_are_seen(graphs):
     assert len(graphs) == 1
 
 
-def test_what_the_caller_names_is_part_of_the_key(graphs):
+def test_the_callers_key_is_part_of_the_key(graphs):
     scale = {"by": 1.0}
     compiled = Called(lambda _, inputs: (inputs[0] * scale["by"],))
     x = torch.randn(4)
@@ -138,13 +138,13 @@ def test_more_sizes_than_graphs_run_without(graphs, monkeypatch):
     sizes = (4, 5, 6, 4)
     for batch in sizes:
         x = torch.randn(batch, 3)
-        told = pytest.warns(UserWarning, match="more than 1 sizes") if batch == 5 else nothing()
-        with told:
+        warned = pytest.warns(UserWarning, match="more than 1 sizes") if batch == 5 else nothing()
+        with warned:
             close(compiled([weight], [x]), step([weight], [x]))
     assert len(graphs) == 1
 
 
-def test_failure_is_told_once():
+def test_failure_warns_once():
     def refuse(fixed, inputs):
         return (inputs[0] * float(inputs[0].sum()),)
 

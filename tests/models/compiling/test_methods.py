@@ -1,4 +1,4 @@
-"""EnergyModel.compile(): the numbers of the eager model, few compilations, eager where a graph is recorded."""
+"""EnergyModel.compile() gives the numbers of the eager model with few compilations, and leaves graphs to it."""
 
 import copy
 import pickle
@@ -35,22 +35,22 @@ def model_of(name, **options):
 
 @pytest.fixture
 def graphs(monkeypatch):
-    found = []
+    traced = []
     compile_ = flat_graph.compile_graph
 
-    def record(graph, *given):
-        found.append(graph)
-        return compile_(graph, *given)
+    def record(graph, *arguments):
+        traced.append(graph)
+        return compile_(graph, *arguments)
 
     monkeypatch.setattr(flat_graph, "compile_graph", record)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compile=True failed")
-        yield found
+        yield traced
 
 
-def same(ours, theirs):
-    """Equal but for rounding in another order: in units of the largest element."""
-    for a, b in zip(ours, theirs, strict=True):
+def same(actual, expected):
+    """Assert that tensors are equal up to the order of rounding, in units of the largest element."""
+    for a, b in zip(actual, expected, strict=True):
         size = max(1.0, b.abs().max().item())
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * size)
 
@@ -76,14 +76,15 @@ def test_every_method_and_any_batch(graphs):
     model.compile()
     label = torch.arange(70) % 4
     with torch.no_grad():
-        for batch in (1, 32, 70, 5, 70):  # 32, 32, 80, 32 and 80 rows
+        for batch in (1, 32, 70, 5, 70):  # these batches are padded to 32, 32, 80, 32 and 80 rows
             x, sigma = torch.randn(batch, *shape), torch.rand(batch) + 0.1
-            given = {"class_label": label[:batch]}
+            condition = {"class_label": label[:batch]}
             same(
-                model.energy_and_score(x, sigma, **given), eager.energy_and_score(x, sigma, **given)
+                model.energy_and_score(x, sigma, **condition),
+                eager.energy_and_score(x, sigma, **condition),
             )
-            same([model(x, sigma, **given)], [eager(x, sigma, **given)])
-            same([model.energy(x, sigma, **given)], [eager.energy(x, sigma, **given)])
+            same([model(x, sigma, **condition)], [eager(x, sigma, **condition)])
+            same([model.energy(x, sigma, **condition)], [eager.energy(x, sigma, **condition)])
     assert len(graphs) == 6
 
 
@@ -110,9 +111,9 @@ def test_new_weights_and_targets_made_of_the_model(graphs):
     model.compile()
     x = torch.randn(32, *shape)
     model.energy_and_score(x, 0.5, class_label=torch.ones(32, dtype=torch.int64))
-    for one in (model, eager):
-        one.load_state_dict({k: 1.5 * v for k, v in model_of("mlp")[0].state_dict().items()})
-    pair = [Tempered(Conditioned(one, class_label=1), 2.0) for one in (model, eager)]
+    for each in (model, eager):
+        each.load_state_dict({k: 1.5 * v for k, v in model_of("mlp")[0].state_dict().items()})
+    pair = [Tempered(Conditioned(each, class_label=1), 2.0) for each in (model, eager)]
     same(pair[0].energy_and_score(x, 0.5), pair[1].energy_and_score(x, 0.5))
     assert len(graphs) == 1
 
@@ -169,7 +170,7 @@ def test_changed_structure_is_noticed(graphs):
 
     model.backbone.layers[0] = model_of("mlp")[0].backbone.layers[1]
     check()
-    model.backbone.layers[1].weight = model.backbone.layers[0].weight  # tied
+    model.backbone.layers[1].weight = model.backbone.layers[0].weight  # two names share one weight
     check()
     model.backbone.layers[1].weight = torch.nn.Parameter(torch.randn(16, 16))
     check()
@@ -178,11 +179,11 @@ def test_changed_structure_is_noticed(graphs):
     check()
     model.backbone.input.bias = None
     check()
-    model.backbone.layers[0].register_forward_hook(lambda module, given, out: 2 * out)
+    model.backbone.layers[0].register_forward_hook(lambda module, inputs, out: 2 * out)
     check()
 
 
-def test_copies_and_pickles_are_models_of_their_own(graphs):
+def test_copies_and_pickles_are_independent_models(graphs):
     torch.manual_seed(0)
     model = EnergyModel(DiT(1, 4, width=8, depth=1, heads=2, dropout=0.5)).eval()
     for parameter in model.parameters():
@@ -214,7 +215,7 @@ def test_a_callers_mistake_costs_no_compilation(graphs):
     assert len(graphs) == 1
 
 
-def test_conditions_are_told_apart_by_type(graphs):
+def test_conditions_are_distinguished_by_type(graphs):
     class Chosen(ResidualMLP):
         def forward(self, y, c_noise, how=None):
             return super().forward(y, c_noise) * (3 if how is True else 1)
@@ -224,7 +225,7 @@ def test_conditions_are_told_apart_by_type(graphs):
     eager = copy.deepcopy(model)
     model.compile()
     x = torch.randn(32, 3)
-    for how in (1, True, [True]):  # a list is no key: eagerly
+    for how in (1, True, [True]):  # a list cannot be part of a key, so this call is eager
         same(model.energy_and_score(x, 0.5, how=how), eager.energy_and_score(x, 0.5, how=how))
     assert len(graphs) == 2
 
@@ -242,7 +243,7 @@ def test_a_buffer_that_changes_is_left_to_the_eager_model():
 
 
 def test_threads(graphs):
-    """First calls at once, and training beside them: weights stay the model's own."""
+    """First calls in several threads, with training beside them, leave the weights of the model in place."""
     model, shape = model_of("mlp")
     eager, _ = model_of("mlp")
     model.compile()

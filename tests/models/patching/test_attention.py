@@ -1,4 +1,4 @@
-"""Models written for torch's attention get a second derivative by being patched."""
+"""Patched models that were written for torch's attention have a second derivative."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_multi_head_attention(module, x, masked):
         wanted = second_derivative(lambda x: multi_head(x, module, mask), x)
     assert patch_attention(module) is module
     torch.testing.assert_close(multi_head(x, module, mask), before)
-    found = second_derivative(lambda x: multi_head(x, module, mask), x)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    result = second_derivative(lambda x: multi_head(x, module, mask), x)
+    torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_diffusers_attention(x):
@@ -64,8 +64,8 @@ def test_diffusers_attention(x):
 
 
 class Attend(nn.Module):
-    def forward(self, *given, **options):
-        return F.scaled_dot_product_attention(*given, **options)
+    def forward(self, *inputs, **options):
+        return F.scaled_dot_product_attention(*inputs, **options)
 
 
 @pytest.mark.parametrize("lead", [(), (2,), (2, 3), (2, 2, 3)], ids=str)
@@ -76,22 +76,22 @@ def test_masks_of_any_leading_dimensions(lead, kind):
     k, v = k[..., :3, :], v[..., :3, :]
     mask = None
     if kind != "none":
-        own = {"keys": (), "batch": (*lead[:1], *[1] * (len(lead) - 1)), "heads": lead}[kind]
-        mask = torch.rand(*own, 1, 3, generator=generator) < 0.6
+        mask_lead = {"keys": (), "batch": (*lead[:1], *[1] * (len(lead) - 1)), "heads": lead}[kind]
+        mask = torch.rand(*mask_lead, 1, 3, generator=generator) < 0.6
         mask[..., 0] = True
-    found = patch_attention(Attend())(q, k, v, attn_mask=mask)
-    torch.testing.assert_close(found, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+    result = patch_attention(Attend())(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(result, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
 
 
-@pytest.mark.parametrize(("own", "shape"), [((2, 1), (2, 3)), ((2, 3), (6, 1))])
-def test_heads_are_merged_only_where_their_masks_differ(monkeypatch, own, shape):
+@pytest.mark.parametrize(("mask_lead", "shape"), [((2, 1), (2, 3)), ((2, 3), (6, 1))])
+def test_heads_are_merged_only_where_their_masks_differ(monkeypatch, mask_lead, shape):
     seen = []
     monkeypatch.setattr(
         "edmfast.models.patching.attention.attention",
-        lambda *given: (seen.append(given[0]), given[0])[1],
+        lambda *inputs: (seen.append(inputs[0]), inputs[0])[1],
     )
     q = torch.randn(2, 5, 3, 4).transpose(1, 2)
-    mask = torch.rand(*own, 1, 5, generator=torch.Generator().manual_seed(0)) < 0.5
+    mask = torch.rand(*mask_lead, 1, 5, generator=torch.Generator().manual_seed(0)) < 0.5
     patch_attention(Attend())(q, q, q, attn_mask=mask)
     assert seen[0].shape[:2] == shape
     assert (seen[0].data_ptr() == q.data_ptr()) == (shape == (2, 3))

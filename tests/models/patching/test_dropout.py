@@ -1,4 +1,4 @@
-"""Seeded dropout: the right law, a function of seed, step, call and sample, and nothing else drawn."""
+"""Seeded dropout has the right distribution and depends only on seed, step, call and sample."""
 
 import threading
 
@@ -17,14 +17,14 @@ def drop(x, p=0.3, seed=1, step=2, function="dropout", **options):
     return out, drawn.calls
 
 
-def test_law():
+def test_distribution():
     x = torch.ones(400, 500)
     for p in (0.1, 0.5, 0.9):
         out, calls = drop(x, p)
         assert calls == 1
         kept = out != 0
         assert torch.equal(out[kept], torch.full((int(kept.sum()),), 1 / (1 - p)))
-        # of 200,000 independent draws, five standard deviations
+        # five standard deviations for 200,000 independent draws
         assert abs(kept.double().mean() - (1 - p)) < 5 * (p * (1 - p) / x.numel()) ** 0.5
 
 
@@ -84,15 +84,15 @@ def test_modules_modes_and_places():
 def test_inside_torchs_own_layers_and_in_this_thread_only():
     layer = nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True)
     x = torch.randn(2, 5, 8)
-    found = []
+    outputs = []
     for _ in range(2):
         with seeded_dropout(rng_state(0, 0)) as drawn:
-            found.append(layer(x, x, x)[0])
+            outputs.append(layer(x, x, x)[0])
             there = threading.Thread(target=F.dropout, args=(x,))
             there.start()
             there.join()
         assert drawn.calls == 1
-    assert torch.equal(*found)
+    assert torch.equal(*outputs)
     original = F.dropout
     with seeded_dropout(rng_state(0, 0)), pytest.raises(ValueError, match="given 2"):
         F.dropout(x, 2)

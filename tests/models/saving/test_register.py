@@ -1,4 +1,4 @@
-"""A user's own backbone is saved once it is registered, and comes back the same; nothing is imported by name."""
+"""A user's backbone can be saved and loaded once it is registered; nothing is imported by name."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from edmfast.models.saving.rebuild import rebuilt
 
 
 class Own(nn.Module):
-    """Two layers of one weight, a convolution's weight in channels_last, and numbers that no state holds."""
+    """A backbone with two layers that share a weight, a channels_last weight, and numbers outside of its state."""
 
     def __init__(self, dim, sizes=(4, 4), tied=True):
         super().__init__()
@@ -88,7 +88,7 @@ def test_saving_draws_no_random_numbers(registered, tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_an_unregistered_backbone_says_how(tmp_path):
+def test_the_error_for_an_unregistered_backbone_says_how_to_register(tmp_path):
     with pytest.raises(ValueError, match=r"self\.config.*register_backbone\(Own\)"):
         save_model(Denoiser(Own(3)), tmp_path / "model")
     assert not [*tmp_path.iterdir()]
@@ -132,7 +132,7 @@ def test_a_patched_model_is_refused_at_saving(tmp_path):
         save_model(model, tmp_path / "model")
 
 
-def test_a_constructor_that_looks_at_numbers():
+def test_a_constructor_that_reads_numbers():
     def build():
         return nn.Linear(2, int(torch.tensor(3.0).item()))
 
@@ -141,7 +141,7 @@ def test_a_constructor_that_looks_at_numbers():
 
 
 class Unusual(nn.Module):
-    """A backbone that reads numbers by NumPy and has many modules without weights."""
+    """A backbone whose constructor reads numbers through NumPy and which has many modules without weights."""
 
     def __init__(self, dim):
         super().__init__()

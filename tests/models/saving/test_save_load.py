@@ -1,4 +1,4 @@
-"""Saved models come back the same; anything else is refused and overwrites nothing."""
+"""Saved models load unchanged; all other files are refused, and refused models overwrite nothing."""
 
 import contextlib
 import json
@@ -138,7 +138,7 @@ def test_metadata_of_other_types(name, value, tmp_path):
     path = tmp_path / "model.safetensors"
     relabelled(**{name: value})(path)
     if (name, value) in [("sigma_data", 3), ("version", True)]:
-        load_model(path)  # 3 is a number, and JSON's true is 1 to Python
+        load_model(path)  # 3 is a valid number, and JSON's true equals 1 in Python
         return
     with pytest.raises(ValueError, match=str(path)):
         load_model(path)
