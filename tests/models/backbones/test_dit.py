@@ -156,7 +156,7 @@ def test_save_and_load(tmp_path, size):
 
 
 def test_published_sizes():
-    """The sizes in millions of parameters are those of table 1 of the paper (4 channels, 1,000 classes, patch 2)."""
+    """The sizes, in millions of parameters, are those of table 1 of the paper (4 channels, 1,000 classes)."""
     for name, millions in {"S": 33, "B": 130, "L": 458, "XL": 675}.items():
         with torch.device("meta"):
             net = DiT(4, 32, num_classes=1000, **DiT.PRESETS[name])
