@@ -1,4 +1,4 @@
-"""What is installed and what is live: versions, devices, kernels, threads."""
+"""A report on the installation: versions, devices, kernels and threads."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def _devices() -> list[str]:
     names = [f"cpu: {platform.processor() or platform.machine()}, {os.cpu_count()} cores"]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
-            found = torch.cuda.get_device_properties(index)
-            memory = found.total_memory / 2**30
+            device = torch.cuda.get_device_properties(index)
+            memory = device.total_memory / 2**30
             names.append(
-                f"cuda:{index}: {found.name}, sm_{found.major}{found.minor}, {memory:.0f} GiB"
+                f"cuda:{index}: {device.name}, sm_{device.major}{device.minor}, {memory:.0f} GiB"
             )
     return names
 
@@ -41,11 +41,13 @@ def _built() -> str:
 
 
 def info() -> dict[str, Any]:
-    """Versions, devices, and for each backend what is live or why nothing is.
+    """Return versions, devices, and for each backend whether its kernels work or why they do not.
 
-    Keys: versions (name to version, None where absent), devices, kernels (cpu, cuda, triton), built (what
-    the install compiled), threads (of torch), cpu_capability (the instruction set torch uses), and
-    environment (the EDMFAST_ variables that are set). Every value is a str, int, dict or list.
+    Returns:
+        A dictionary whose values are strings, integers, dictionaries or lists: versions (names to versions, None
+            where a package is absent), devices, kernels (cpu, cuda and triton), built (the parts that the
+            installation compiled), threads (of torch), cpu_capability (the instruction set that torch uses), and
+            environment (the EDMFAST_ variables that are set).
     """
     versions = {
         "edmfast": __version__,

@@ -1,1 +1,1 @@
-"""Helpers that every floor of the package may use. Nothing here is public."""
+"""Helpers for every floor of the package. Nothing here is public."""

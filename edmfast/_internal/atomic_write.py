@@ -1,8 +1,9 @@
-"""The one way in which edmfast writes a file: checked before any work, and replaced as a whole.
+"""Atomic writing of files, the one way in which edmfast writes: checked before any work, replaced as a whole.
 
-A path may name a regular file or nothing yet. A symbolic link to a regular file is followed, and the file that it
-names is replaced. Directories, devices, FIFOs, sockets and links that lead nowhere are refused. A file of the same
-kind is replaced; a file of another kind only where the caller says so, and a file that the same call reads never.
+A path may name a regular file or nothing yet. A symbolic link to a regular file is followed, and the file behind
+it is replaced. Directories, devices, FIFOs, sockets and broken links are refused. A file of the same kind is
+replaced. A file of another kind is replaced only with overwrite=True, and a file that the same call reads is never
+replaced.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from edmfast._internal.file_kinds import EMPTY, kind_of
 
-Path_ = str | os.PathLike[str]
+PathLike = str | os.PathLike[str]
 
 _SPECIAL = {
     stat.S_ISFIFO: "a FIFO",
@@ -28,11 +29,11 @@ _SPECIAL = {
 
 
 def check_output(
-    path: Path_,
+    path: PathLike,
     kind: str,
     *,
     name: str = "path",
-    inputs: Iterable[Path_] = (),
+    inputs: Iterable[PathLike] = (),
     overwrite: bool = False,
 ) -> Path:
     """Return the path of the regular file that a call may write, with links followed.
@@ -40,44 +41,46 @@ def check_output(
     kind: the kind of the file to be written, see `edmfast._internal.file_kinds`. name: what errors call the
     argument. inputs: files that the same call reads. overwrite: allow a file of another kind to be replaced.
 
-    Nothing is changed, but for a file that is made and removed again in the folder, which tells more surely than
-    permissions whether files can be made there. Raises FileNotFoundError without a folder, IsADirectoryError for a
-    directory, FileExistsError for a file of another kind, PermissionError or OSError where nothing can be written,
-    and ValueError for devices, FIFOs, sockets, links that lead nowhere and files that are inputs.
+    A file is created in the folder and removed again, because that shows more reliably than permissions whether
+    files can be created there. Nothing else is changed. Raises FileNotFoundError without a folder,
+    IsADirectoryError for a directory, FileExistsError for a file of another kind, PermissionError or OSError where
+    nothing can be written, and ValueError for devices, FIFOs, sockets, broken links and files among the inputs.
     """
-    given = Path(os.fspath(path))
-    found = _resolved(given, name)
-    for read in inputs:
-        if _same_file(found, Path(os.fspath(read))):
-            raise ValueError(f"{name} {given} is a file that this call reads: give another one")
-    if found.exists():
-        _check_kind(found, given, kind, name, overwrite)
-    with _temporary(found, name):
+    requested = Path(os.fspath(path))
+    resolved = _resolved(requested, name)
+    for input_path in inputs:
+        if _same_file(resolved, Path(os.fspath(input_path))):
+            raise ValueError(
+                f"{name} {requested} is a file that this call reads: give another path"
+            )
+    if resolved.exists():
+        _check_kind(resolved, requested, kind, name, overwrite)
+    with _temporary(resolved, name):
         pass
-    return found
+    return resolved
 
 
 def check_checkpoint(
-    path: Path_, kind: str, resume: Path_ | None, *, resume_name: str, overwrite: bool
+    path: PathLike, kind: str, resume: PathLike | None, *, resume_name: str, overwrite: bool
 ) -> Path:
-    """Return where a run may write its checkpoints, see `check_output`.
+    """Return the path to which a run may write its checkpoints, see `check_output`.
 
-    A checkpoint that is there already is the one that the run resumes from, or it may be replaced only with
-    overwrite: a run that starts anew would lose what another one has done. resume_name: what errors call the
-    argument `resume`. Raises FileExistsError for such a checkpoint, and as `check_output` does.
+    An existing checkpoint must be the one that the run resumes from, or overwrite must be true, because a new run
+    would destroy the work of an earlier one. resume_name: what errors call the argument `resume`. Raises
+    FileExistsError for such a checkpoint, and as `check_output` does.
     """
-    found = check_output(path, kind, name="checkpoint", overwrite=overwrite)
-    resumed = resume is not None and _same_file(found, Path(os.fspath(resume)))
-    if found.exists() and not (overwrite or resumed) and kind_of(found) == kind:
+    resolved = check_output(path, kind, name="checkpoint", overwrite=overwrite)
+    is_resumed = resume is not None and _same_file(resolved, Path(os.fspath(resume)))
+    if resolved.exists() and not (overwrite or is_resumed) and kind_of(resolved) == kind:
         raise FileExistsError(
-            f"{path} is the checkpoint of an earlier run, which this run would replace: go on with it by "
-            f"{resume_name}={str(path)!r}, give another path, or say overwrite=True"
+            f"{path} is the checkpoint of an earlier run, which this run would replace: continue that run with "
+            f"{resume_name}={str(path)!r}, give another path, or pass overwrite=True"
         )
-    return found
+    return resolved
 
 
-def check_distinct(**paths: Path_ | None) -> None:
-    """Raise ValueError where two of the named outputs are one file."""
+def check_distinct(**paths: PathLike | None) -> None:
+    """Raise ValueError where two of the named outputs are the same file."""
     seen: dict[str, str] = {}
     for name, path in paths.items():
         if path is None:
@@ -89,28 +92,29 @@ def check_distinct(**paths: Path_ | None) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path_) -> Iterator[Path]:
-    """Yield the path of an empty file to write; it takes the place of `path` once the block has ended.
+def replacing(path: PathLike) -> Iterator[Path]:
+    """Yield the path of an empty file to write. At the end of the block it replaces the file `path`.
 
     File and folder are flushed to the disk, so that a crash leaves the old file or the new one. The new file has
     the permissions of the old one, or those that the umask gives. Where the block raises, the old file stays and
-    nothing else is left. What `path` names is checked here too.
+    nothing else is left. The path is checked as by `check_output`, except for its kind.
     """
-    found = _resolved(Path(os.fspath(path)), "path")
-    with _temporary(found, "path") as temporary:
-        mode = (found if found.exists() else temporary).stat().st_mode
+    resolved = _resolved(Path(os.fspath(path)), "path")
+    with _temporary(resolved, "path") as temporary:
+        mode = (resolved if resolved.exists() else temporary).stat().st_mode
         yield temporary
         temporary.chmod(stat.S_IMODE(mode))
         _flush(temporary)
-        os.replace(temporary, found)
-        with contextlib.suppress(OSError):  # some file systems cannot flush a folder
-            _flush(found.parent)
+        os.replace(temporary, resolved)
+        # Some file systems cannot flush a folder.
+        with contextlib.suppress(OSError):
+            _flush(resolved.parent)
 
 
 def write_or_fall_back(write: Callable[[Path], None], path: Path) -> tuple[Path, OSError | None]:
     """Call write(path), or write(a path in the folder for temporary files) where that fails.
 
-    Returns the path that was written, and the error of the first try. Raises that error where both fail.
+    Returns (the path that was written, the error of the first attempt or None). Raises that error where both fail.
     """
     try:
         write(path)
@@ -124,69 +128,73 @@ def write_or_fall_back(write: Callable[[Path], None], path: Path) -> tuple[Path,
     return path, None
 
 
-def _resolved(given: Path, name: str) -> Path:
-    """Return the path behind links. Raises for everything that is neither a regular file nor absent."""
+def _resolved(requested: Path, name: str) -> Path:
+    """Return the path with links followed. Raises unless it names a regular file or nothing."""
     try:
-        mode = os.stat(given).st_mode if os.path.lexists(given) else None
+        mode = os.stat(requested).st_mode if os.path.lexists(requested) else None
     except FileNotFoundError as error:
-        raise ValueError(f"{name} {given} is a link to a file that does not exist") from error
+        raise ValueError(f"{name} {requested} is a link to a file that does not exist") from error
     except OSError as error:
         raise type(error)(
-            error.errno, f"cannot write {name}: {error.strerror}", str(given)
+            error.errno, f"cannot write {name}: {error.strerror}", str(requested)
         ) from error
     if mode is not None and stat.S_ISDIR(mode):
-        raise IsADirectoryError(f"cannot write {given}: it is a folder, and {name} names a file")
-    for is_special, what in _SPECIAL.items():
+        raise IsADirectoryError(
+            f"cannot write {requested}: it is a folder, and {name} must name a file"
+        )
+    for is_special, description in _SPECIAL.items():
         if mode is not None and is_special(mode):
-            raise ValueError(f"cannot write {given}: it is {what}, and {name} names a regular file")
-    found = Path(os.path.realpath(given))
-    if not found.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {given}: there is no folder {found.parent}")
+            raise ValueError(
+                f"cannot write {requested}: it is {description}, and {name} must name a regular file"
+            )
+    resolved = Path(os.path.realpath(requested))
+    if not resolved.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {requested}: there is no folder {resolved.parent}")
     if mode is None:
-        _check_name(found, name)
-    elif not os.access(found, os.W_OK):
-        raise PermissionError(f"cannot write {given}: it may not be changed")
-    return found
+        _check_name(resolved, name)
+    elif not os.access(resolved, os.W_OK):
+        raise PermissionError(f"cannot write {requested}: it may not be changed")
+    return resolved
 
 
-def _check_name(found: Path, name: str) -> None:
-    """Raise OSError where the file system takes no such name, for example a very long one."""
+def _check_name(path: Path, name: str) -> None:
+    """Raise OSError where the file system does not accept the file's name, for example because it is too long."""
     try:
-        os.lstat(found)
+        os.lstat(path)
     except FileNotFoundError:
         return
     except OSError as error:
-        shown = found.name if len(found.name) < 80 else f"{found.name[:60]}…"
+        shown = path.name if len(path.name) < 80 else f"{path.name[:60]}…"
         raise OSError(error.errno, f"cannot write {name}: {error.strerror}", shown) from error
 
 
-def _check_kind(found: Path, given: Path, kind: str, name: str, overwrite: bool) -> None:
-    there = kind_of(found)
-    if there not in (kind, EMPTY) and not overwrite:
-        article = "an" if there[0] in "aeiou" else "a"
+def _check_kind(resolved: Path, requested: Path, kind: str, name: str, overwrite: bool) -> None:
+    existing = kind_of(resolved)
+    if existing not in (kind, EMPTY) and not overwrite:
+        article = "an" if existing[0] in "aeiou" else "a"
         raise FileExistsError(
-            f"{name} {given} holds {article} {there}, which a {kind} would replace: give another path, or say "
-            "overwrite"
+            f"{name} {requested} holds {article} {existing}, which a {kind} would replace: give another path, or "
+            "say overwrite"
         )
 
 
-def _same_file(found: Path, other: Path) -> bool:
-    if found.exists() and other.exists():
-        return os.path.samefile(found, other)
-    return str(found) == os.path.realpath(other)
+def _same_file(resolved: Path, other: Path) -> bool:
+    if resolved.exists() and other.exists():
+        return os.path.samefile(resolved, other)
+    return str(resolved) == os.path.realpath(other)
 
 
 @contextlib.contextmanager
-def _temporary(found: Path, name: str) -> Iterator[Path]:
-    """Yield a new empty file beside `found`, and remove it where it is still there at the end."""
-    # cut, so that no name becomes too long by what is added here
-    start = os.fsdecode(os.fsencode(found.name)[:200])
-    temporary = found.with_name(f".{start}.{secrets.token_hex(4)}.part")
+def _temporary(resolved: Path, name: str) -> Iterator[Path]:
+    """Yield a new empty file in the folder of `resolved`, and remove it if it still exists at the end."""
+    # The name is cut, so that the addition does not make it too long.
+    start = os.fsdecode(os.fsencode(resolved.name)[:200])
+    temporary = resolved.with_name(f".{start}.{secrets.token_hex(4)}.part")
     try:
         temporary.touch(exist_ok=False)
     except OSError as error:
         raise type(error)(
-            error.errno, f"cannot write {name} {found}: {error.strerror}", str(found.parent)
+            error.errno, f"cannot write {name} {resolved}: {error.strerror}", str(resolved.parent)
         ) from error
     try:
         yield temporary

@@ -1,13 +1,13 @@
-"""A matrix product on the CPU whose row has the same bits wherever it lies in the batch, and beside any others.
+"""A matrix product on the CPU in which a row has the same bits wherever it is in the batch, beside any other rows.
 
-Matrix libraries sum a row in another order where its start is not aligned to 16 bytes, so with rows of 17
-numbers the bits would depend on a sample's place. Rows are therefore padded with zeros to a multiple of four
-numbers, on both sides of the matrix, as the backward pass multiplies by it from the other. Rows of one or two
+Matrix libraries sum a row in another order where its start is not aligned to 16 bytes, so the bits of rows of 17
+numbers would depend on a sample's place. Rows are therefore padded with zeros to a multiple of four numbers. Both
+sides of the matrix are padded, because the backward pass multiplies by it from the other side. Rows of one or two
 numbers have no second order of summation.
 
-They also divide a product among threads, and how depends on the number of rows. With few rows a thread gets
-so few that it uses another kernel for them. With several threads, products are therefore padded to as many
-rows as have the bits of any larger number (measured with MKL at 1 to 16 threads). The bits may still depend
+The libraries also divide a product among threads, in a way that depends on the number of rows. With few rows a
+thread gets so few that it uses another kernel for them. With several threads, products are therefore padded to as
+many rows as have the bits of any larger number (measured with MKL at 1 to 16 threads). The bits may still depend
 on the number of threads.
 """
 
@@ -22,14 +22,14 @@ from edmfast._internal.rows import is_unpadded
 _ROWS, _MANY_ROWS, _MANY_THREADS = 128, 512, 12
 
 
-def missing(features: int) -> int:
-    """Return the number of zeros that rows of so many numbers are padded with."""
+def padding(features: int) -> int:
+    """Return the number of zeros by which rows of so many numbers are padded."""
     return 0 if features <= 2 else -features % 4
 
 
 def least_rows(dtype: torch.dtype) -> int:
-    """Return the number of rows from which on the bits of a product of this dtype do not depend on it."""
-    # a trace has symbols for sizes, and nobody compares its bits
+    """Return the number of rows from which on the bits of a product of this dtype do not depend on that number."""
+    # A trace has symbols for sizes, and its bits need not be those of another batch.
     if torch.compiler.is_compiling() or is_unpadded():
         return 0
     threads = torch.get_num_threads()
@@ -39,20 +39,20 @@ def least_rows(dtype: torch.dtype) -> int:
 
 
 def batch_invariant_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x [..., D] times weight [M, D] transposed, plus bias [M]: [..., M]."""
+    """Return x [..., D] times the transpose of weight [M, D], plus bias [M], as [..., M]."""
     if x.device.type != "cpu":
         return F.linear(x, weight, bias)
     outputs, features = weight.shape
-    entry, exit_ = missing(features), missing(outputs)
-    if entry or exit_:
-        weight = F.pad(weight, (0, entry, 0, exit_))
-        bias = None if bias is None else F.pad(bias, (0, exit_))
-        x = F.pad(x, (0, entry))
+    more_inputs, more_outputs = padding(features), padding(outputs)
+    if more_inputs or more_outputs:
+        weight = F.pad(weight, (0, more_inputs, 0, more_outputs))
+        bias = None if bias is None else F.pad(bias, (0, more_outputs))
+        x = F.pad(x, (0, more_inputs))
     rows = _missing_rows(x)
     if rows == 0:
         return F.linear(x, weight, bias)[..., :outputs]
-    found = F.linear(F.pad(x.reshape(-1, x.shape[-1]), (0, 0, 0, rows)), weight, bias)
-    return found[: len(found) - rows, :outputs].reshape(*x.shape[:-1], outputs)
+    product = F.linear(F.pad(x.reshape(-1, x.shape[-1]), (0, 0, 0, rows)), weight, bias)
+    return product[: len(product) - rows, :outputs].reshape(*x.shape[:-1], outputs)
 
 
 def _missing_rows(x: Tensor) -> int:

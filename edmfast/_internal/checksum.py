@@ -1,4 +1,5 @@
-"""The checksum of a file of tensors: SHA-256 over metadata and over names, dtypes, shapes and bytes of tensors.
+"""The checksum of a file of tensors: SHA-256 over its metadata and the names, dtypes, shapes and bytes of its
+tensors.
 
 One changed bit anywhere gives another checksum. SHA-256 takes about 1 s for 1 GB on one core, several times less
 than writing the file does.
@@ -25,6 +26,6 @@ def checksum(tensors: Mapping[str, torch.Tensor], text: str) -> str:
 
 
 def _add(digest: hashlib._Hash, content: bytes | memoryview) -> None:
-    # with its length, so that what ends one part cannot begin the next
+    # The length comes first, so that bytes cannot move from the end of one part to the start of the next.
     digest.update(len(content).to_bytes(8, "little"))
     digest.update(content)

@@ -1,9 +1,9 @@
-"""Decisions about derivatives: must a result be recorded, and may something without derivatives run.
+"""Decisions about derivatives: must a result be recorded, and may an operator without derivatives run?
 
-Three things ask for derivatives: a tensor that requires grad while grad mode is on, a dual tensor of
-torch.autograd.forward_ad, and the transforms of torch.func (grad, vjp, jvp and what is made of them). A tensor
-under a transform hides the first two inside wrappers: a batched tensor of vmap says that it requires no grad even
-where the tensor in it does. Everything here looks through the wrappers.
+Derivatives are requested in three ways: by a tensor that requires grad while grad mode is on, by a dual tensor of
+torch.autograd.forward_ad, and by the transforms of torch.func (grad, vjp, jvp and their combinations). A tensor
+under a transform hides the first two inside wrappers: a batched tensor of vmap reports that it requires no grad
+even where the tensor in it does. The functions here look through the wrappers.
 """
 
 from __future__ import annotations
@@ -24,23 +24,22 @@ _functorch: Any = torch._C._functorch
 
 
 def is_transformed() -> bool:
-    """Return whether a transform of torch.func or forward mode is at work, where operators lose derivatives."""
-    if (
-        torch.compiler.is_dynamo_compiling()
-    ):  # its tracer cannot look, and takes transforms apart itself
+    """Return whether a transform of torch.func or forward mode is active, in which operators lose derivatives."""
+    # Dynamo cannot trace these queries, and it resolves transforms itself.
+    if torch.compiler.is_dynamo_compiling():
         return False
     return _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
-def is_recorded(*given: Any) -> bool:
-    """Return whether results made of the given values must be differentiable.
+def is_recorded(*values: Any) -> bool:
+    """Return whether results computed from the values must be differentiable.
 
-    That is so in forward mode, inside the transforms of torch.func that differentiate, and where grad mode is on
-    and a given tensor requires grad, also one inside a list, tuple or dictionary.
+    They must in forward mode, inside the transforms of torch.func that differentiate, and where grad mode is on
+    and a tensor among the values requires grad. Tensors inside lists, tuples and dictionaries count too.
     """
     if not is_transformed():
         return torch.is_grad_enabled() and any(
-            tensor.requires_grad for value in given for tensor in tensors_in(value)
+            tensor.requires_grad for value in values for tensor in tensors_in(value)
         )
     if forward_ad._current_level >= 0:
         return True
@@ -48,7 +47,7 @@ def is_recorded(*given: Any) -> bool:
         return False
     keys = [interpreter.key() for interpreter in _functorch.get_interpreter_stack()]
     return _functorch.TransformType.Grad in keys or any(
-        _requires_grad(tensor) for value in given for tensor in tensors_in(value)
+        _requires_grad(tensor) for value in values for tensor in tensors_in(value)
     )
 
 
@@ -60,17 +59,18 @@ def leaf_of(y: Tensor, recorded: bool) -> Tensor:
 def values_and_slope(
     function: Callable[[Tensor], tuple[Tensor, ...]], y: Tensor, recorded: bool, cut: bool = False
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return (what the function returns of y, the gradient by y of the sum of the first of these).
+    """Return (the values of function(y), the gradient of the sum of the first value with respect to y).
 
-    All is differentiable where recorded and else detached. cut: detach the gradient although the rest is recorded.
-    Under transforms the gradient is one of torch.func, which carries tangents and works inside vmap.
+    Both are differentiable where `recorded` is true and detached otherwise. cut: detach the gradient although the
+    rest is recorded. Under transforms the gradient comes from torch.func, which carries tangents and works inside
+    vmap.
     """
     with torch.enable_grad():
         if is_transformed():
-            found: Any = torch.func.vjp(lambda z: _split(function(z)), y, has_aux=True)
-            value, pull, others = found
+            result: Any = torch.func.vjp(lambda z: _split(function(z)), y, has_aux=True)
+            value, vjp, others = result
             values = (value, *others)
-            (slope,) = pull(torch.ones_like(value))
+            (slope,) = vjp(torch.ones_like(value))
         else:
             leaf = leaf_of(y, recorded)
             values = function(leaf)
@@ -91,14 +91,14 @@ def _split(values: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def carries_tangent(*tensors: Tensor | None) -> bool:
-    """Return whether forward-mode differentiation is at work on one of the tensors."""
+    """Return whether one of the tensors carries a forward-mode tangent."""
     return forward_ad._current_level >= 0 and any(
         _has_tangent(layer) for tensor in tensors if tensor is not None for layer in _layers(tensor)
     )
 
 
 def refuse_derivatives(name: str, *tensors: Tensor | None) -> None:
-    """Raise RuntimeError where an operator without derivatives would lose one that somebody asks for."""
+    """Raise RuntimeError where an operator without derivatives would lose a requested derivative."""
     if torch.is_grad_enabled():
         for tensor in tensors:
             if tensor is not None and _requires_grad(tensor):
@@ -107,20 +107,20 @@ def refuse_derivatives(name: str, *tensors: Tensor | None) -> None:
 
 
 def refuse_tangents(name: str, *tensors: Tensor | None) -> None:
-    """Raise RuntimeError where one of the tensors carries a tangent, which `name` would lose."""
+    """Raise RuntimeError where one of the tensors carries a tangent, which the operator `name` would lose."""
     if carries_tangent(*tensors):
         raise RuntimeError(
-            f"{name} has no derivative, and a tensor of it carries a forward-mode tangent: detach its inputs"
+            f"{name} has no derivative, and one of its inputs carries a forward-mode tangent: detach its inputs"
         )
 
 
 def refuse_transforms(name: str, *tensors: Tensor | None) -> None:
-    """Raise RuntimeError where forward mode or torch.func differentiates an operator that has reverse-mode
-    derivatives only."""
+    """Raise RuntimeError where forward mode or torch.func differentiates an operator that has only reverse-mode
+    derivatives."""
     if not is_transformed():
         return
     if carries_tangent(*tensors):
-        raise RuntimeError(f"{name} has no forward-mode derivative, use reverse mode")
+        raise RuntimeError(f"{name} has no forward-mode derivative: use reverse mode")
     if torch.compiler.is_dynamo_compiling() or not torch.is_grad_enabled():
         return
     for tensor in tensors:
@@ -133,11 +133,11 @@ def refuse_transforms(name: str, *tensors: Tensor | None) -> None:
             )
 
 
-def refuse_run(name: str, *given: Any) -> None:
-    """Raise RuntimeError where a run without derivatives would lose one that torch.func or forward mode asks for.
+def refuse_run(name: str, *inputs: Any) -> None:
+    """Raise RuntimeError where a run without derivatives would lose one that torch.func or forward mode requests.
 
-    given: tensors, and modules whose parameters and buffers count. Results under plain grad mode come detached,
-    which torch itself reports where somebody differentiates them.
+    inputs: tensors, and modules whose parameters and buffers count. Under plain grad mode the run is not refused:
+    its results are detached, and torch itself raises an error where they are differentiated.
     """
     refuse_gradients(name)
     if forward_ad._current_level < 0:
@@ -146,28 +146,28 @@ def refuse_run(name: str, *given: Any) -> None:
         raise RuntimeError(
             f"{name} has no derivative and takes no tangent: call it outside of torch.func.jvp"
         )
-    tensors = [value for value in given if isinstance(value, Tensor)]
-    for module in given:
+    tensors = [value for value in inputs if isinstance(value, Tensor)]
+    for module in inputs:
         if isinstance(module, torch.nn.Module):
             tensors += [*module.parameters(), *module.buffers()]
     refuse_tangents(name, *tensors)
 
 
 def refuse_gradients(name: str) -> None:
-    """Raise RuntimeError where torch.func.grad, vjp or jacrev differentiates what runs under torch.no_grad: it
-    would give zeros."""
+    """Raise RuntimeError where torch.func.grad, vjp or jacrev differentiates code under torch.no_grad, because
+    the result would be zero."""
     stack = None if torch.compiler.is_dynamo_compiling() else _functorch.get_interpreter_stack()
     if not stack or not torch.is_grad_enabled():
         return
     if _functorch.TransformType.Grad in [interpreter.key() for interpreter in stack]:
         raise RuntimeError(
             f"{name} runs without gradients, so torch.func.grad, vjp and jacrev of it would give zeros: call it "
-            "outside of them, or under torch.no_grad() where it is meant as a constant"
+            "outside of them, or under torch.no_grad() if it is meant as a constant"
         )
 
 
 def without_gradients(function: Callable[P, T]) -> Callable[P, T]:
-    """Return the function under torch.no_grad, refused inside the transforms that would take that for zero.
+    """Return the function under torch.no_grad. It is refused inside the transforms that would take this for zero.
 
     Forward-mode tangents pass through.
     """
@@ -182,7 +182,7 @@ def without_gradients(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _layers(tensor: Tensor) -> Iterator[Tensor]:
-    """Yield a tensor and what the wrappers of torch.func around it hold, from the outside in."""
+    """Yield a tensor and the tensors inside its wrappers of torch.func, from the outside in."""
     yield tensor
     if torch.compiler.is_dynamo_compiling():
         return
@@ -198,7 +198,8 @@ def _requires_grad(value: Tensor) -> bool:
 
 
 def _has_tangent(layer: Tensor) -> bool:
-    # a batched tensor has no batching rule for this; what it holds is asked next
+    # A batched tensor has no batching rule for this query. The tensor inside it is the next layer.
     if not torch.compiler.is_dynamo_compiling() and _functorch.is_batchedtensor(layer):
         return False
-    return forward_ad.unpack_dual(layer).tangent is not None
+    unpack: Callable[[Tensor], Any] = forward_ad.unpack_dual
+    return unpack(layer).tangent is not None

@@ -1,4 +1,4 @@
-"""Tell what kind of file lies at a path, from its first bytes and its header."""
+"""The kinds of files, told apart by their first bytes and their header."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 KEY = "edmfast"
-"""The name under which our files hold what they are."""
+"""The key under which edmfast's files hold their metadata or their kind."""
 
 MODEL = "model"
 PARTICLES = "file of particles"
@@ -23,11 +23,11 @@ _BY_FORMAT = {"edmfast-model": MODEL, "edmfast-distill": TRAINING_CHECKPOINT}
 _BY_KIND = {"particles": PARTICLES, "smc": RUN_CHECKPOINT}
 _PICTURES = (b"\x89PNG", b"%PDF", b"\xff\xd8\xff", b"<svg", b"<?xml", b"%!PS", b"GIF8")
 _LARGEST_TABLE = 1 << 24
-"""Bytes up to which a file is read as JSON: our tables are far smaller."""
+"""The size in bytes up to which a file is read as JSON. The tables that edmfast writes are far smaller."""
 
 
 def kind_of(path: Path) -> str:
-    """Return the kind of a regular file: one of the names above, or what a JSON file says of itself."""
+    """Return the kind of a regular file: one of the names above, or the kind that a JSON file names."""
     size = path.stat().st_size
     if size == 0:
         return EMPTY
@@ -42,10 +42,10 @@ def kind_of(path: Path) -> str:
 
 def _kind_of_table(path: Path) -> str:
     try:
-        found = json.loads(path.read_bytes())[KEY]
+        kind = json.loads(path.read_bytes())[KEY]
     except (ValueError, LookupError, TypeError, RecursionError):
         return OTHER
-    return found if isinstance(found, str) else OTHER
+    return kind if isinstance(kind, str) else OTHER
 
 
 def _kind_of_tensors(path: Path) -> str:
@@ -55,5 +55,6 @@ def _kind_of_tensors(path: Path) -> str:
         return _BY_FORMAT.get(header.get("format"), _BY_KIND.get(header.get("kind"), OTHER))
     except (SafetensorError, OSError, ValueError, LookupError, AttributeError, RecursionError):
         return OTHER
-    except TypeError:  # a header whose values cannot be looked up
+    except TypeError:
+        # The header has values that cannot be dictionary keys.
         return OTHER

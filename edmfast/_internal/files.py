@@ -1,7 +1,7 @@
-"""safetensors files with JSON metadata, and JSON files, written whole or not at all. Nothing is unpickled.
+"""Files of tensors (safetensors with JSON metadata) and JSON files, each written whole or not at all.
 
-Files of tensors carry a checksum of all that they hold (see `edmfast._internal.checksum`), compared before
-anything of them is used. Files of version 1 have none and are read without.
+Nothing is unpickled. Files of tensors hold a checksum of their content (see `edmfast._internal.checksum`), which
+is verified before any of it is used. Files of version 1 have no checksum and are read without one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from edmfast._internal.checksum import checksum
 from edmfast._internal.file_kinds import KEY
 from edmfast._internal.json_text import parse_json, shortened
 
-_MARK, _BETWEEN, _VERSION = '{"sha256": "', '", ', "file_version"
-_NOW = 2
+_MARK, _SEPARATOR, _VERSION = '{"sha256": "', '", ', "file_version"
+_CURRENT_VERSION = 2
 
 
 def write_tensors(
@@ -34,27 +34,30 @@ def write_tensors(
     overwrite: bool = False,
     inputs: Iterable[str | os.PathLike[str]] = (),
 ) -> None:
-    """Write tensors and JSON-able metadata; a previous file is replaced only when all is written.
+    """Write tensors and metadata that JSON can hold; a previous file is replaced only when all is written.
 
-    kind: what the file is, one of `edmfast._internal.file_kinds`. Raises as `check_output` does.
+    kind: the kind of the file, one of `edmfast._internal.file_kinds`. inputs, overwrite: as for `check_output`.
+    Raises as `check_output` does.
     """
     path = check_output(path, kind, inputs=inputs, overwrite=overwrite)
-    # safetensors refuses shared or strided memory, so every tensor is written from a copy of its own
+    # safetensors refuses shared and strided memory, so every tensor is written from its own copy.
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps({_VERSION: _NOW, **metadata})
-    # in one entry, since safetensors writes several in any order and the same content must have the same bytes
-    header = {KEY: f"{_MARK}{checksum(plain, text)}{_BETWEEN}{text[1:]}"}
+    text = json.dumps({_VERSION: _CURRENT_VERSION, **metadata})
+    # The header has one entry, because safetensors writes several in any order, and the same content must give
+    # the same bytes.
+    header = {KEY: f"{_MARK}{checksum(plain, text)}{_SEPARATOR}{text[1:]}"}
     with replacing(path) as temporary:
         try:
             save_file(plain, temporary, metadata=header)
-        except SafetensorError as error:  # its own word for a disk that is full
+        except SafetensorError as error:
+            # safetensors raises this error for a full disk.
             raise OSError(f"cannot write {path}: {error}") from error
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return (tensors on the CPU, metadata) of a file that `write_tensors` made.
+    """Return (tensors on the CPU, metadata) of a file that `write_tensors` wrote.
 
-    Raises FileNotFoundError, or ValueError for a file that is corrupt or not ours.
+    Raises FileNotFoundError where there is no file, ValueError for a file that is corrupt or not edmfast's.
     """
     path = Path(path)
     if not path.is_file():
@@ -62,7 +65,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            # the handle is no mapping: it has keys() but cannot be iterated
+            # The handle is no mapping: it has keys() but cannot be iterated.
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
@@ -74,46 +77,52 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
 def _verified(
     path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return the metadata of a file whose checksum is right, or which is of the version that had none."""
-    text, wanted = header[KEY], None
+    """Return the metadata of a file, after checking its checksum or, for version 1, that it has none."""
+    text, recorded = header[KEY], None
     if text.startswith(_MARK):
-        wanted, text = text[len(_MARK) :][:64], "{" + text[len(_MARK) + 64 + len(_BETWEEN) :]
-    whole = f"{_MARK}{wanted}{_BETWEEN}{text[1:]}" if wanted is not None else text
+        recorded, text = text[len(_MARK) :][:64], "{" + text[len(_MARK) + 64 + len(_SEPARATOR) :]
+    whole = f"{_MARK}{recorded}{_SEPARATOR}{text[1:]}" if recorded is not None else text
     if (
         header.keys() != {KEY}
         or whole != header[KEY]
-        or (wanted is not None and wanted != checksum(tensors, text))
+        or (recorded is not None and recorded != checksum(tensors, text))
     ):
         raise ValueError(
-            f"{path} is corrupt: what it holds does not have the checksum that it was written with. Use an older "
-            "copy of it"
+            f"{path} is corrupt: its content does not have the checksum that it was written with. Use an older "
+            "copy of the file"
         )
     metadata = parse_json(path, text)
     version = metadata.pop(_VERSION, 1)
-    if version not in (1, _NOW) or isinstance(version, bool):
+    if version not in (1, _CURRENT_VERSION) or isinstance(version, bool):
         raise ValueError(
-            f"{path} has file version {shortened(version)}, this edmfast reads 1 and {_NOW}"
+            f"{path} has file version {shortened(version)}, but this edmfast reads versions 1 and "
+            f"{_CURRENT_VERSION}"
         )
-    if (version == _NOW) != (wanted is not None):
-        raise ValueError(f"{path} is corrupt: its version and its checksum do not go together")
+    if (version == _CURRENT_VERSION) != (recorded is not None):
+        raise ValueError(
+            f"{path} is corrupt: its version does not match the presence of a checksum"
+        )
     return metadata
 
 
 def write_json(
     path: str | os.PathLike[str], kind: str, content: dict[str, Any], *, overwrite: bool = False
 ) -> None:
-    """Write JSON that says of what kind it is. Raises as `check_output` does."""
+    """Write a JSON file that names its own kind; a previous file is replaced only when all is written.
+
+    Raises as `check_output` does.
+    """
     text = json.dumps({KEY: kind, **content}, indent=1)
     with replacing(check_output(path, kind, overwrite=overwrite)) as temporary:
         temporary.write_text(text)
 
 
 def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
-    """Return what `write_json` wrote of this kind. ValueError for anything else."""
+    """Return the content that `write_json` wrote under this kind. Raises ValueError for any other file."""
     try:
         content = parse_json(path, Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not a {kind}: {error}") from error
     if content.pop(KEY, None) != kind:
-        raise ValueError(f"{path} is not a {kind}: it does not say that it is one")
+        raise ValueError(f"{path} is not a {kind}: it does not name that kind")
     return content

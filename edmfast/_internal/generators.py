@@ -1,8 +1,8 @@
-"""Random generators of torch in which all 64 bits of a seed count.
+"""Random generators of torch that use all 64 bits of a seed.
 
-On the CPU torch's generator keeps the lowest 32 bits of a seed, so that seeds which differ by a multiple of 2^32
+On the CPU torch's generator keeps only the lowest 32 bits of a seed, so seeds that differ by a multiple of 2^32
 would draw the same numbers. Seeds beyond 32 bits are therefore mixed first, by the finalizer of SplitMix64, a
-bijection of 64 bits; those from 0 to 2^32 - 1 are passed on as they are. Source: Steele, Lea and Flood 2014, "Fast
+bijection of 64 bits. Seeds from 0 to 2^32 - 1 are passed on as they are. Source: Steele, Lea and Flood 2014, "Fast
 splittable pseudorandom number generators".
 """
 
@@ -14,7 +14,7 @@ _MASK = 2**64 - 1
 
 
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a generator on the device. seed: an int as `as_seed` returns it; negative ones wrap at 2^64."""
+    """Return a generator on the device. seed: an int as `as_seed` returns it; negative seeds wrap at 2^64."""
     return torch.Generator(device).manual_seed(_mixed(seed & _MASK))
 
 

@@ -1,4 +1,4 @@
-"""The modes of autograd in which a run works, whatever the caller's are."""
+"""Inference mode, which a run must leave to compute derivatives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextlib.contextmanager
 def without_inference_mode() -> Iterator[None]:
-    """Within, tensors can take part in derivatives, which torch.inference_mode rules out for good."""
+    """Leave torch.inference_mode within the block, because its tensors can never take part in derivatives."""
     if not torch.is_inference_mode_enabled():
         yield
         return
@@ -19,5 +19,5 @@ def without_inference_mode() -> Iterator[None]:
 
 
 def as_ordinary(x: torch.Tensor) -> torch.Tensor:
-    """Return a tensor of inference mode as an ordinary one, by a copy; any other as it is."""
+    """Return a copy of a tensor that inference mode made as an ordinary tensor, and any other tensor as it is."""
     return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x

@@ -1,4 +1,4 @@
-"""Say when Ctrl-C cannot interrupt a run."""
+"""A warning for runs that Ctrl-C cannot interrupt."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import warnings
 
 
 def warn_if_ignored(*, stacklevel: int) -> None:
-    """Warn where this process ignores SIGINT, as one does that a shell script has started in the background.
+    """Warn where this process ignores SIGINT, as a process does that a shell script has started in the background.
 
-    A handler that somebody has installed is left alone, and nothing is said of it. SIGTERM ends a run at once,
-    without a checkpoint of its last step, unless the program turns it into an exception.
+    No warning is given where a handler is installed. SIGTERM ends a run at once, without a checkpoint of its last
+    step, unless the program turns it into an exception.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         warnings.warn(

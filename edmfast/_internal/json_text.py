@@ -1,4 +1,4 @@
-"""JSON from files that may be corrupt: whatever is wrong with it is a ValueError that names the file."""
+"""JSON from files that may be corrupt: every fault is a ValueError that names the file."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ _DEEPEST = 64
 def parse_json(path: Any, text: str) -> dict[str, Any]:
     """Return the object that a JSON text holds.
 
-    Raises ValueError for text that is no JSON, for any other value than an object, for integers that do not fit 64
-    bits, and for nesting deeper than 64 levels, which would overflow the stack of whoever walks through it.
+    Raises ValueError for text that is not JSON, for a value that is not an object, for integers that do not fit 64
+    bits, and for nesting deeper than 64 levels, which would overflow the stack of a recursive reader.
     """
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} has corrupt metadata: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} has corrupt metadata: a {type(found).__name__}")
-    _check(path, found)
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} has corrupt metadata: a {type(content).__name__} and not an object"
+        )
+    _check(path, content)
+    return content
 
 
 def shortened(value: Any, most: int = 200) -> str:
-    """Return a value from a file as an error quotes it: its repr, cut where it is long."""
-    told = repr(value)
-    return told if len(told) <= most else f"{told[:most]}…"
+    """Return the repr of a value from a file for an error message, cut to `most` characters."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
-def _check(path: Any, found: dict[str, Any]) -> None:
-    level: list[Any] = [found]
+def _check(path: Any, content: dict[str, Any]) -> None:
+    level: list[Any] = [content]
     for _ in range(_DEEPEST):
         inside: list[Any] = []
         for value in level:

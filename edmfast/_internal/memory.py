@@ -1,4 +1,4 @@
-"""Find how much memory is free, so that a request that cannot fit is refused before anything is allocated."""
+"""The free memory of a device, so that a request that cannot fit is refused before anything is allocated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that can still be allocated on the device; None where that cannot be told."""
+    """Return the bytes that can still be allocated on the device, or None where that is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":
@@ -26,7 +26,7 @@ def gibibytes(size: int) -> str:
 
 
 def _available() -> int | None:
-    """Return the bytes that the machine can give without swapping."""
+    """Return the bytes that the machine can allocate without swapping, or None where that is unknown."""
     try:
         lines = _MEMINFO.read_text().splitlines()
         return next(
@@ -37,7 +37,7 @@ def _available() -> int | None:
 
 
 def _left_of_group() -> int | None:
-    """Return the bytes left of the limit of a container; caches of files count as free."""
+    """Return the bytes left below a container's limit, or None without a limit. Cached files count as free."""
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         used = int((_CGROUP / "memory.current").read_text())

@@ -1,4 +1,4 @@
-"""Tensors inside lists, tuples and dictionaries, as the conditions of foreign models hold them."""
+"""Tensors inside lists, tuples and dictionaries, such as the conditions of foreign models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a value: itself, or those inside its lists, tuples and dictionaries."""
+    """Yield the tensors of a value: the value itself, or the tensors in its lists, tuples and dictionaries."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
@@ -21,7 +21,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return a value whose tensors, also those inside plain lists, tuples and dictionaries, are changed."""
+    """Return a value with `change` applied to its tensors, also those in plain lists, tuples and dictionaries."""
     if isinstance(value, Tensor):
         return change(value)
     if type(value) is dict:

@@ -1,8 +1,9 @@
-"""Convert numbers at the boundary of the package, so that nothing inside meets a NumPy scalar or a tensor.
+"""Conversion of numbers at the boundary of the package, so that the code inside never meets a NumPy scalar or
+tensor.
 
 A public function accepts a Python number, a NumPy scalar, or a tensor or array without dimensions, and calls one
-of these functions once. Inside, an int is an int and a float is a float: both can be written as JSON, hashed,
-and compared without waiting for a device.
+of these functions once. Inside, an int is an int and a float is a float: both can be written as JSON, hashed, and
+compared without waiting for a device.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ _LOWEST_SEED, _HIGHEST_SEED = -(2**63), 2**64 - 1
 
 
 def as_int(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
-    """Return value as an int. name: what the error calls it; least, most: the accepted range, ends included.
+    """Return value as an int. name: what errors call it. least, most: the accepted range, ends included.
 
     Raises TypeError for a bool, a float, a string or a tensor with dimensions; ValueError outside the range.
     """
-    if type(value) is int:  # at once: a call on a small population is mostly such overhead
+    # The common case comes first, because a call on a small population is mostly such overhead.
+    if type(value) is int:
         number: int | None = value
     else:
         number = None if _is_bool(value) or _has_dimensions(value) else _index(value)
@@ -43,9 +45,9 @@ def as_float(
     positive: bool = False,
     finite: bool = True,
 ) -> float:
-    """Return value as a float. name: what the error calls it; least, most: the accepted range, ends included.
+    """Return value as a float. name: what errors call it. least, most: the accepted range, ends included.
 
-    positive: refuse 0 as well. finite: refuse infinities. NaN is always refused.
+    positive: refuse 0 too. finite: refuse infinities. NaN is always refused.
     Raises TypeError for a bool, a string, a complex number or a tensor with dimensions; ValueError outside the
     range.
     """
@@ -58,7 +60,7 @@ def as_float(
     fits = not math.isnan(number) and (not finite or math.isfinite(number))
     fits = fits and (least is None or number >= least) and (most is None or number <= most)
     if not fits or (positive and number <= 0):
-        words = [word for word, asked in (("positive", positive), ("finite", finite)) if asked]
+        words = [word for word, applies in (("positive", positive), ("finite", finite)) if applies]
         words += [word for word in (_range(least, most).removeprefix("of "),) if word]
         accepted = " and ".join(words)
         raise ValueError(f"{name} must be {accepted or 'a number'}, got {number}")
@@ -66,9 +68,9 @@ def as_float(
 
 
 def as_seed(value: Any, name: str = "seed") -> int:
-    """Return value as an int that fits 64 bits, signed or unsigned; -1 is the same seed as 2^64 - 1.
+    """Return value as an int that fits 64 bits, signed or unsigned. -1 is the same seed as 2^64 - 1.
 
-    Raises TypeError for anything but an integer, ValueError for one that does not fit.
+    Raises TypeError for anything but an integer, ValueError for an integer that does not fit.
     """
     number = as_int(name, value)
     if not _LOWEST_SEED <= number <= _HIGHEST_SEED:
@@ -77,15 +79,15 @@ def as_seed(value: Any, name: str = "seed") -> int:
 
 
 def check_level(name: str, level: float, dtype: torch.dtype = torch.float64) -> None:
-    """Raise ValueError where a positive noise level is too large or too small for its square, in dtype.
+    """Raise ValueError where the square of a positive noise level overflows or vanishes in dtype.
 
-    Every formula of a diffusion squares the level, and a square that overflows or vanishes gives a wrong number
-    without a word. Of float16 the level itself must fit: networks in float16 square it in float32.
+    Every formula of a diffusion squares the level, and such a square would give a wrong number without an error.
+    For float16 the level itself must fit, because networks in float16 square it in float32.
     """
     numbers = torch.finfo(dtype)
-    halved = dtype == torch.float16
-    lowest = numbers.smallest_normal if halved else math.sqrt(numbers.smallest_normal)
-    highest = numbers.max if halved else math.sqrt(numbers.max)
+    is_half = dtype == torch.float16
+    lowest = numbers.smallest_normal if is_half else math.sqrt(numbers.smallest_normal)
+    highest = numbers.max if is_half else math.sqrt(numbers.max)
     if not lowest <= level <= highest:
         raise ValueError(
             f"{name} must be from {lowest:.2g} to {highest:.2g}, where its square fits {dtype}, got {level:g}"
@@ -95,22 +97,25 @@ def check_level(name: str, level: float, dtype: torch.dtype = torch.float64) -> 
 def as_shape(name: str, value: Any) -> tuple[int, ...]:
     """Return the shape of one sample as a tuple of positive ints, from a sequence or a tensor of integers.
 
-    Raises TypeError for anything else, also for a single number; ValueError for a shape that is empty or has
+    Raises TypeError for anything else, including a single number; ValueError for a shape that is empty or has
     sizes below 1.
     """
     if _is_array(value) and value.ndim == 1:
         value = value.tolist()
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         number = _index(value)
-        wanted = "" if number is None else f": write ({number},)"
-        raise TypeError(f"{name} must be a sequence of integers, got {_described(value)}{wanted}")
+        advice = "" if number is None else f": write ({number},)"
+        raise TypeError(f"{name} must be a sequence of integers, got {_described(value)}{advice}")
     if not value:
         raise ValueError(f"{name} must hold at least one size, got {tuple(value)}")
     return tuple(as_int(f"{name}[{i}]", size, least=1) for i, size in enumerate(value))
 
 
 def as_range(name: str, value: Any) -> tuple[float, float]:
-    """Return a pair (lo, hi) of numbers with 0 <= lo < hi, of which hi may be infinite."""
+    """Return a pair (lo, hi) of numbers with 0 <= lo < hi, where hi may be infinite.
+
+    Raises TypeError or ValueError for anything else.
+    """
     low, high = (as_float(name, bound, finite=False) for bound in as_pair(name, value))
     if not 0 <= low < high:
         raise ValueError(f"{name} must be (lo, hi) with 0 <= lo < hi, got {(low, high)}")
@@ -118,10 +123,10 @@ def as_range(name: str, value: Any) -> tuple[float, float]:
 
 
 def as_numbers(name: str, value: Any, *, finite: bool = True) -> torch.Tensor:
-    """Return value, a number, sequence, array or tensor of real numbers, as a detached float64 tensor.
+    """Return a number, sequence, array or tensor of real numbers as a detached float64 tensor.
 
-    finite: refuse infinities. NaN is always refused. Raises TypeError for anything that is no real number, bools
-    among them; ValueError for numbers out of range.
+    finite: refuse infinities. NaN is always refused. Raises TypeError for anything that is not a real number,
+    including bools; ValueError for numbers out of range and for rows of unequal length.
     """
     if not isinstance(value, torch.Tensor):
         value = _nested(name, value, finite)
@@ -139,7 +144,7 @@ def as_numbers(name: str, value: Any, *, finite: bool = True) -> torch.Tensor:
 
 
 def _nested(name: str, value: Any, finite: bool) -> Any:
-    """Lists of floats of the same structure."""
+    """Return lists of floats with the structure of value."""
     if _has_dimensions(value):
         if _is_bool(value) or _is_complex(value):
             raise TypeError(f"{name} must be real numbers, got {value.dtype}")

@@ -1,6 +1,6 @@
-"""Show how far a run is: a bar on a terminal or in a notebook, and a line now and then in a log file.
+"""Progress of a run: a bar on a terminal or in a notebook, and a line from time to time in a log file.
 
-A bar redraws itself by carriage returns, which a log file keeps as thousands of copies of one line.
+A bar redraws itself by carriage returns, which a log file would keep as thousands of copies of one line.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from typing import Any
 from tqdm.auto import tqdm
 
 _EVERY = 30.0
-"""Seconds between two lines of a log."""
+"""The seconds between two lines of a log."""
 
 
 class LogLines:
-    """The part of tqdm's interface that runs use, written as whole lines; nothing in a quick run."""
+    """A progress display with the part of tqdm's interface that runs use, which prints whole lines.
+
+    A quick run prints nothing.
+    """
 
     disable = False
 
@@ -33,30 +36,32 @@ class LogLines:
     ) -> None:
         self.total, self.desc, self.unit, self.n = total, desc, unit, initial
         self.every, self.clock = every, clock
-        self.started = self.told = clock()
+        self.started = self.last_line = clock()
         self.first, self.suffix = initial, ""
 
     def update(self, n: int = 1) -> None:
+        """Count n more steps, and print a line if the last one is old enough."""
         self.n += n
         now = self.clock()
-        if now - self.told >= self.every and self.n < self.total:
-            self._tell(now)
+        if now - self.last_line >= self.every and self.n < self.total:
+            self._print_line(now)
 
     def set_postfix(self, *, refresh: bool = True, **values: str) -> None:
+        """Set the values at the end of the following lines."""
         self.suffix = "".join(f", {name}={value}" for name, value in values.items())
 
     def close(self) -> None:
-        """Write a last line, if there was one before."""
-        if self.told > self.started:
-            self._tell(self.clock())
-        self.started = self.told
+        """Print a last line if there was a line before."""
+        if self.last_line > self.started:
+            self._print_line(self.clock())
+        self.started = self.last_line
 
-    def _tell(self, now: float) -> None:
-        self.told = now
-        spent = now - self.started
-        rate = f", {(self.n - self.first) / spent:.3g} {self.unit}/s" if spent > 0 else ""
-        where = f"{self.desc}: " if self.desc else ""
-        line = f"{where}{self.n}/{self.total} {self.unit} in {spent:.0f} s{rate}{self.suffix}"
+    def _print_line(self, now: float) -> None:
+        self.last_line = now
+        seconds = now - self.started
+        rate = f", {(self.n - self.first) / seconds:.3g} {self.unit}/s" if seconds > 0 else ""
+        prefix = f"{self.desc}: " if self.desc else ""
+        line = f"{prefix}{self.n}/{self.total} {self.unit} in {seconds:.0f} s{rate}{self.suffix}"
         print(line, file=sys.stderr, flush=True)
 
     def __enter__(self) -> LogLines:
@@ -69,10 +74,10 @@ class LogLines:
 def progress_bar(
     total: int, *, desc: str = "", unit: str = "steps", initial: int = 0, disable: bool | None
 ) -> Any:
-    """Return a bar, lines of a log, or a silent bar: an object with update, set_postfix and close.
+    """Return an object with update, set_postfix and close: a bar, lines of a log, or a silent bar.
 
-    disable: True shows nothing, None shows a bar on a terminal or in a notebook only (as tqdm and
-    k-diffusion have it), False writes lines where there is no terminal.
+    disable: True shows nothing. None shows a bar on a terminal or in a notebook only, as tqdm and k-diffusion do.
+    False also prints lines where there is no terminal.
     """
     options = {"total": total, "desc": desc or None, "unit": f" {unit}", "initial": initial}
     if disable or sys.stderr is None:
@@ -85,7 +90,7 @@ def progress_bar(
 
 
 def count_steps(total: int, disable: bool | None) -> Iterator[int]:
-    """Yield 0 to total - 1 and show how far the loop is; `disable` as in `progress_bar`."""
+    """Yield 0 to total - 1 and show the progress of the loop. disable: as for `progress_bar`."""
     with progress_bar(total, disable=disable) as bar:
         for i in range(total):
             yield i

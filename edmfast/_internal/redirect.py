@@ -1,7 +1,7 @@
-"""Functions of torch.nn.functional answered by others, in one thread and for a while.
+"""Redirection of functions of torch.nn.functional to other functions, in one thread and for a while.
 
-Modules of torch look them up when they are called, and so do those of others that write `F.dropout`; a name
-imported with `from torch.nn.functional import dropout` is out of reach.
+torch's modules look these functions up when they are called, and so does code that writes `F.dropout`. A name that
+was imported with `from torch.nn.functional import dropout` cannot be redirected.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 from torch.nn import functional
 
 _lock = threading.Lock()
-_here = threading.local()
+_thread = threading.local()
 _originals: dict[str, Callable[..., Any]] = {}
 _running: dict[str, int] = {}
 
 
 def _dispatcher(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     def dispatch(*args: Any, **kwargs: Any) -> Any:
-        # other threads may call while the function is redirected in this one
-        stack = getattr(_here, name, None)
+        # Other threads may call the function while it is redirected in this one.
+        stack = getattr(_thread, name, None)
         return (stack[-1] if stack else original)(*args, **kwargs)
 
     return dispatch
@@ -30,19 +30,19 @@ def _dispatcher(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def redirected(**functions: Callable[..., Any]) -> Iterator[None]:
-    """Within, this thread's calls of the named functions of torch.nn.functional go to the given ones."""
+    """Redirect this thread's calls of the named functions of torch.nn.functional within the block."""
     for name, function in functions.items():
         with _lock:
             _running[name] = _running.get(name, 0) + 1
             if _running[name] == 1:
                 _originals[name] = getattr(functional, name)
                 setattr(functional, name, _dispatcher(name, _originals[name]))
-        vars(_here).setdefault(name, []).append(function)
+        vars(_thread).setdefault(name, []).append(function)
     try:
         yield
     finally:
         for name in functions:
-            vars(_here)[name].pop()
+            vars(_thread)[name].pop()
             with _lock:
                 _running[name] -= 1
                 if not _running[name]:
@@ -50,12 +50,12 @@ def redirected(**functions: Callable[..., Any]) -> Iterator[None]:
 
 
 def is_redirected(name: str) -> bool:
-    """Return whether this thread's calls of a function of torch.nn.functional go elsewhere now."""
-    return bool(getattr(_here, name, None))
+    """Return whether this thread's calls of a function of torch.nn.functional are redirected now."""
+    return bool(getattr(_thread, name, None))
 
 
 def original(name: str) -> Callable[..., Any]:
     """Return a function of torch.nn.functional as it is outside of `redirected`."""
     with _lock:
-        found: Callable[..., Any] = _originals.get(name) or getattr(functional, name)
-    return found
+        function: Callable[..., Any] = _originals.get(name) or getattr(functional, name)
+    return function

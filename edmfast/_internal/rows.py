@@ -1,9 +1,9 @@
-"""A model on a part of a batch: its conditions split, its bits those of the whole batch.
+"""Rows of a batch: padding that keeps the bits of every sample, and models and conditions for a part of a batch.
 
-Matrix libraries switch kernels for a handful of rows, and for the rows left over from tiles of 4
-to 12, which changes the order of summation: the same sample alone and in a batch of 1,000 would
-differ in the last bits. Batches padded to a multiple of 16, and 32 at least, have no such rows
-(measured with MKL on Intel and AMD). They are padded by repeating the last row.
+Matrix libraries switch kernels for a handful of rows, and for the rows left over from tiles of 4 to 12, which
+changes the order of summation: the same sample alone and in a batch of 1,000 would differ in the last bits.
+Batches padded to a multiple of 16, and to at least 32, have no such rows (measured with MKL on Intel and AMD).
+They are padded by repeating the last row.
 """
 
 from __future__ import annotations
@@ -19,35 +19,43 @@ from torch import nn
 from edmfast._internal.nested import tensors_in, with_tensors
 
 MIN_ROWS, ROW_TILE = 32, 16
-_here = threading.local()
+_thread = threading.local()
 
 
 @contextlib.contextmanager
 def unpadded() -> Iterator[None]:
-    """Within, batches are left as they are: for training, where nobody looks at the bits of one sample, and
-    for traces, whose batch size may be a symbol."""
-    before = getattr(_here, "unpadded", False)
-    _here.unpadded = True
+    """Leave batches as they are within the block.
+
+    Training needs no padding, because the bits of one sample do not matter there, and traces cannot have it,
+    because their batch size may be a symbol.
+    """
+    before = getattr(_thread, "unpadded", False)
+    _thread.unpadded = True
     try:
         yield
     finally:
-        _here.unpadded = before
+        _thread.unpadded = before
 
 
 def is_unpadded() -> bool:
-    """Return whether batches are left as they are here."""
-    return getattr(_here, "unpadded", False)
+    """Return whether batches are left as they are, because the code runs within `unpadded`."""
+    return getattr(_thread, "unpadded", False)
 
 
 def for_rows(target: Any, start: int, stop: int, batch: int) -> Any:
-    """The target for samples start..stop - 1 of a batch: itself, unless it holds numbers of its own for them."""
+    """Return the target for the samples start to stop - 1 of a batch. It is the target itself unless it holds
+    numbers for single rows."""
     split = getattr(target, "for_rows", None)
     return target if split is None else split(start, stop, batch)
 
 
 def spread_rows(name: str, value: Any, start: int, stop: int, batch: int) -> Any:
-    """Rows of a tensor [K, ...] for samples start..stop - 1, each row serving batch/K samples; anything that
-    has no rows as it is. ValueError unless K divides the batch."""
+    """Return the rows of a tensor [K, ...] for the samples start to stop - 1, where each row serves batch/K
+    samples.
+
+    A value without rows is returned as it is. name: what the error calls it. Raises ValueError unless K divides
+    the batch.
+    """
     if not isinstance(value, torch.Tensor) or value.dim() == 0:
         return value
     if len(value) == batch == 0:
@@ -58,8 +66,11 @@ def spread_rows(name: str, value: Any, start: int, stop: int, batch: int) -> Any
 
 
 def part_of(module: Any) -> Any:
-    """A shallow copy of a module whose members, buffers and attributes can be replaced by those of a part of the
-    batch. What its constructor checked is not checked again."""
+    """Return a shallow copy of a module whose members, buffers and attributes can be replaced for a part of the
+    batch.
+
+    The checks of its constructor are not repeated.
+    """
     kind: Any = type(module)
     part: Any = kind.__new__(kind)
     part.__dict__.update(module.__dict__)
@@ -74,31 +85,32 @@ def _repeat_last(rows: torch.Tensor, missing: int) -> torch.Tensor:
 
 
 def shared_rows(row: torch.Tensor) -> torch.Tensor:
-    """Numbers [1, ...] that all samples share, as as many rows of them as have the bits of any batch."""
+    """Return numbers [1, ...] that all samples share, repeated to enough rows to have the bits of any batch."""
     alone = row.device.type != "cpu" or row.shape[0] == 0
     return row if alone else row.expand(MIN_ROWS, *row.shape[1:]).contiguous()
 
 
 def per_sample(rows: torch.Tensor, batch: int) -> torch.Tensor:
-    """What was computed of `shared_rows`, as one row; of other rows, one for each sample, all of them."""
+    """Return rows that were computed from `shared_rows` as one row, and one row per sample as it is."""
     return rows if rows.shape[0] == batch else rows[:1]
 
 
 def rows_of(y: torch.Tensor) -> str:
-    """Return the shape of states for an error: [B, ...], since the batch may have been padded."""
+    """Return the shape of states for an error message, [B, ...], because the batch may have been padded."""
     return str(["B", *y.shape[1:]]).replace("'", "")
 
 
 def shared_names(backbone: Any) -> frozenset[str]:
-    """Return the names of the conditions that a backbone declares, by `shared_conditions`, to have no rows."""
-    found = getattr(backbone, "shared_conditions", ())
-    return frozenset([found] if isinstance(found, str) else found)
+    """Return the names of the conditions without rows, which a backbone declares in `shared_conditions`."""
+    names = getattr(backbone, "shared_conditions", ())
+    return frozenset([names] if isinstance(names, str) else names)
 
 
 def check_conditions(condition: dict[str, Any], batch: int, backbone: Any = None) -> None:
-    """Raise ValueError for a condition that has neither one row for each of `batch` samples nor one for all.
+    """Raise ValueError for a condition that has neither one row per sample nor one row for all samples.
 
-    The sizes are those of the caller, before any padding.
+    batch: the number of samples of the caller, before any padding. backbone: an object that may declare conditions
+    without rows.
     """
     shared = shared_names(backbone) if condition else ()
     for name, value in condition.items():
@@ -120,12 +132,13 @@ def pad_rows(
     shared: Collection[str] = (),
     least: int = MIN_ROWS,
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """x [B, *shape], levels [B, 1, ...] and conditions, with 32, 48, 64, … rows on the CPU, `least` at least.
+    """Return x [B, *shape], levels [B, 1, ...] and conditions with 32, 48, 64, … rows on the CPU, at least
+    `least`.
 
     Condition tensors whose first dimension is B are padded too, alone or in lists, tuples and dictionaries, unless
-    their name is among the shared; everything else passes through, levels of one row for more samples among it.
-    The caller slices the results back to B rows. Empty batches and other
-    devices are left alone, and all within `unpadded`.
+    their name is in `shared`. Other values are returned as they are, and so are levels of one row for several
+    samples. The caller slices the results back to B rows. Nothing is padded for empty batches, on other devices,
+    and within `unpadded`.
     """
     if is_unpadded():
         return x, levels, condition
@@ -135,8 +148,8 @@ def pad_rows(
         return x, levels, condition
 
     def padded_rows(tensor: torch.Tensor) -> torch.Tensor:
-        rows = tensor.dim() > 0 and tensor.shape[0] == batch
-        return _repeat_last(tensor, missing) if rows else tensor
+        has_rows = tensor.dim() > 0 and tensor.shape[0] == batch
+        return _repeat_last(tensor, missing) if has_rows else tensor
 
     padded = {
         name: value if name in shared else with_tensors(value, padded_rows)

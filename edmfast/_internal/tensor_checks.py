@@ -1,4 +1,4 @@
-"""Checks of the tensors that a file holds, before anything is done with them: dtypes, shapes and ranges."""
+"""Checks of the tensors in a file before they are used: dtypes, shapes and ranges."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FLOATS = (torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A description of what one tensor of a file must be.
+    """A specification of one tensor of a file.
 
-    sizes: a letter for each dimension, the same letter for the same size everywhere, such as "TPN"; a last "*"
-    stands for any further dimensions, a digit for itself. least, most: bounds of integers; where most is a letter,
-    they are below its size.
-    optional: [0] of any dtype will do as well.
+    dtypes: the accepted dtypes. sizes: one character per dimension, such as "TPN". The same letter stands for the
+    same size in all tensors, a digit for itself, and a last "*" for any further dimensions. least, most: the
+    accepted range of integers; where most is a letter, they must be below its size. optional: a tensor [0] of any
+    dtype is accepted too.
     """
 
     dtypes: tuple[torch.dtype, ...]
@@ -30,39 +30,40 @@ class TensorSpec:
 
 
 def check_tensors(
-    path: Any, tensors: Mapping[str, Tensor], table: Mapping[str, TensorSpec], sizes: dict[str, int]
+    path: Any, tensors: Mapping[str, Tensor], specs: Mapping[str, TensorSpec], sizes: dict[str, int]
 ) -> None:
-    """Raise ValueError naming the first tensor that is not as the table says; names not in it are left alone.
+    """Raise ValueError for the first tensor that does not fit its specification, with its name in the error.
 
-    sizes: of letters that are known; those met first in a tensor are added to it.
+    Tensors without a specification are not checked. sizes: the known sizes of letters, to which the sizes of
+    letters that a tensor uses first are added.
     """
-    for name, held in table.items():
+    for name, spec in specs.items():
         if name in tensors:
-            _check(path, name, tensors[name], held, sizes)
+            _check(path, name, tensors[name], spec, sizes)
 
 
-def _size(letter: str, found: int, sizes: dict[str, int]) -> int:
-    return int(letter) if letter.isdigit() else sizes.setdefault(letter, found)
+def _size(letter: str, size: int, sizes: dict[str, int]) -> int:
+    return int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
 
 
-def _check(path: Any, name: str, tensor: Tensor, held: TensorSpec, sizes: dict[str, int]) -> None:
-    if held.optional and tensor.shape == (0,):
+def _check(path: Any, name: str, tensor: Tensor, spec: TensorSpec, sizes: dict[str, int]) -> None:
+    if spec.optional and tensor.shape == (0,):
         return
-    if tensor.dtype not in held.dtypes:
-        known = " or ".join(map(str, held.dtypes))
-        raise ValueError(f"{path} is corrupt: {name} is {tensor.dtype}, not {known}")
-    letters = held.sizes.removesuffix("*")
-    fits = tensor.dim() >= len(letters) if held.sizes != letters else tensor.dim() == len(letters)
+    if tensor.dtype not in spec.dtypes:
+        accepted = " or ".join(map(str, spec.dtypes))
+        raise ValueError(f"{path} is corrupt: {name} is {tensor.dtype}, not {accepted}")
+    letters = spec.sizes.removesuffix("*")
+    fits = tensor.dim() >= len(letters) if spec.sizes != letters else tensor.dim() == len(letters)
     pairs = [*zip(letters, tensor.shape, strict=False)]
     if not fits or any(_size(letter, size, sizes) != size for letter, size in pairs):
-        wanted = [sizes.get(letter, letter) for letter in held.sizes]
-        raise ValueError(f"{path} is corrupt: {name} is {[*tensor.shape]}, not {wanted}")
-    if tensor.numel() == 0 or held.least is None:
+        expected = [sizes.get(letter, letter) for letter in spec.sizes]
+        raise ValueError(f"{path} is corrupt: {name} is {[*tensor.shape]}, not {expected}")
+    if tensor.numel() == 0 or spec.least is None:
         return
-    most = sizes[held.most] - 1 if isinstance(held.most, str) else held.most
+    most = sizes[spec.most] - 1 if isinstance(spec.most, str) else spec.most
     low, high = int(tensor.min()), int(tensor.max())
-    if low < held.least or (most is not None and high > most):
-        above = "" if most is None else f" to {most}"
+    if low < spec.least or (most is not None and high > most):
+        upper = "" if most is None else f" to {most}"
         raise ValueError(
-            f"{path} is corrupt: {name} must hold numbers from {held.least}{above}, found {low} to {high}"
+            f"{path} is corrupt: {name} must hold numbers from {spec.least}{upper}, but has {low} to {high}"
         )

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edmfast._internal.batch_invariant import least_rows, missing
+from edmfast._internal.batch_invariant import least_rows, padding
 from edmfast._internal.derivatives import is_recorded
 from edmfast._internal.generators import generator
 from edmfast._internal.numbers import as_float, as_int, as_numbers, as_seed, check_level
@@ -209,7 +209,7 @@ def _by_products(
     """Return the posterior from distances |y|² - 2 y·mu + |mu|², by two matrix products without a [B, K, D]."""
     total = variances + noise
     squares = y.square().sum(1, keepdim=True) + means.square().sum(1)
-    columns, entries = missing(means.shape[1]), missing(len(means))
+    columns, entries = padding(means.shape[1]), padding(len(means))
     wide = _aligned(means, columns, entries)
     distances = torch.addmm(_aligned(squares, entries), _aligned(y, columns), wide.T, alpha=-2)[
         :, : len(means)

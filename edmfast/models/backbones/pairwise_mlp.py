@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edmfast._internal.batch_invariant import missing
+from edmfast._internal.batch_invariant import padding
 from edmfast._internal.numbers import as_float, as_int
 from edmfast._internal.rows import per_sample, rows_of
 from edmfast.models.backbones.activation import silu
@@ -145,6 +145,6 @@ def _along_pairs(states: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     kept = matrix.shape[0]
     columns, matrix = states.mT, matrix.to(states.dtype)
     if states.device.type == "cpu":
-        rows, entries = missing(kept), missing(matrix.shape[1])
+        rows, entries = padding(kept), padding(matrix.shape[1])
         matrix, columns = F.pad(matrix, (0, entries, 0, rows)), F.pad(columns, (0, entries))
     return F.linear(columns, matrix)[..., :kept].mT
