@@ -1,4 +1,4 @@
-"""Energy and score of one residual perceptron, or of several of one shape."""
+"""Energies and scores of one residual perceptron, or of several of one shape, in one pass."""
 
 from edmfast.ops.mlp_potential.operator import Perceptron, mlp_potential, mlp_potentials
 

@@ -1,10 +1,12 @@
-"""Energies and scores of residual perceptrons in one operator: one NFE of a sampler, of K models at once.
+"""`mlp_potentials` and `mlp_potential`: energies and scores of K residual perceptrons, one NFE each, in one pass.
 
-A block of rows passes forward and back through all layers while its activations are on the chip: in cache on
-the CPU, where torch multiplies the matrices and C++ does what stands between two products; in registers on a
-GPU (Triton). The first derivative, that of a training step or of a probe of the score's Jacobian, is an
-operator by hand too; higher ones are left to autograd on the plain formulas.
-Source: Thornton et al. 2025, arXiv 2502.12786 (inner-product energies); the adjoints are derived in
+E = |y|²/2 - w <h(y), y> and the field a grad_y(w <h(y), y>) + b y, where h is the network and y = c x. A block of
+rows passes forward and back through all layers while its activations are on the chip. On the CPU they stay in the
+cache: torch multiplies matrices, and C++ does the work between two products. On a GPU they stay in registers, and
+Triton does all. The first derivative, which training and probes of the score's Jacobian need, is an operator with
+kernels of its own. Autograd on the plain formulas gives higher derivatives.
+
+Source: Thornton et al. 2025, arXiv 2502.12786 (inner-product energies). The adjoints are derived in
 `edmfast.ops.mlp_potential.reference`.
 """
 
@@ -24,11 +26,15 @@ from edmfast.ops.mlp_potential import reference
 
 DTYPES = (torch.float32, torch.float64)
 _ALIGNED = 4
-"""Numbers of a row on the CPU: matrix libraries sum it in another order where it does not start at 16 bytes."""
+"""The width of a row on the CPU is a multiple of this. Matrix libraries sum a row in another order where it does
+not start at a multiple of 16 bytes."""
 
 
 class Perceptron(NamedTuple):
-    """Weights as in torch.nn.Linear: h -> layer h + shift, then h + silu of it, between entry and exit."""
+    """The weights of a residual perceptron, each laid out as in torch.nn.Linear.
+
+    h = entry y + entry_bias; for each layer h = h + silu(layer h + shift); then exit h + exit_bias.
+    """
 
     entry: Tensor
     """[W, d]"""
@@ -89,78 +95,87 @@ _extension.define(
 )
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], rest: tuple[Tensor, ...] = ()) -> None:
-    """Saves tensors and lists of tensors, after them the rest."""
+def _save(ctx: Any, inputs: tuple[Any, ...], rest: tuple[Tensor, ...] = ()) -> None:
+    """Save tensors and lists of tensors for the backward, and after them the rest."""
     ctx.counts = [len(each) if isinstance(each, (list, tuple)) else None for each in inputs]
     ctx.save_for_backward(*_flat(inputs), *rest)
 
 
 def _flat(inputs: Sequence[Any]) -> list[Any]:
-    return [t for one in inputs for t in (one if isinstance(one, (list, tuple)) else [one])]
+    """Return all items of the inputs, with those of lists in their place."""
+    return [
+        item for part in inputs for item in (part if isinstance(part, (list, tuple)) else [part])
+    ]
 
 
-def _kept(ctx: Any) -> list[Any]:
+def _saved(ctx: Any) -> list[Any]:
+    """Return what `_save` was given, with lists in their place."""
     tensors = iter(ctx.saved_tensors)
-    found = [
+    inputs = [
         next(tensors) if count is None else [next(tensors) for _ in range(count)]
         for count in ctx.counts
     ]
-    return [*found, *tensors]
+    return [*inputs, *tensors]
 
 
 def _no_slopes(ctx: Any) -> list[Any]:
+    """Return the gradients of inputs where there are none."""
     return [None if count is None else [None] * count for count in ctx.counts]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(output[2])
-    ctx.set_materialize_grads(False)  # what is saved is large, and zeros of its size would be made
-    _keep(ctx, inputs[:8], output[2:])
+    # the saved activations are large, and autograd would make zeros of their size
+    ctx.set_materialize_grads(False)
+    _save(ctx, inputs[:8], output[2:])
 
 
 def _backward(ctx: Any, e: Tensor | None, v: Tensor | None, _: None) -> tuple[Any, ...]:
     nothing = _no_slopes(ctx)
     if e is None and v is None:
         return *nothing, None
-    kept = _kept(ctx)
-    x, models = kept[0], ctx.counts[2]
+    saved = _saved(ctx)
+    x, models = saved[0], ctx.counts[2]
     e = x.new_zeros(models, len(x)) if e is None else e
     v = x.new_zeros(models, *x.shape) if v is None else v
-    asked = [*map(_asked, _flat(ctx.needs_input_grad), ctx.next_functions)]
-    inputs, weights = any(asked[:2]), any(asked[2:])
-    found = torch.ops.edmfast.mlp_potential_backward(e, v, *kept, inputs, weights)
+    requested = [*map(_requested, _flat(ctx.needs_input_grad), ctx.next_functions)]
+    inputs, weights = any(requested[:2]), any(requested[2:])
+    slopes = torch.ops.edmfast.mlp_potential_backward(e, v, *saved, inputs, weights)
     lists = nothing[2:]
     if weights:
-        lists = [[*stacked.unbind(0)] for stacked in found[2:]]
+        lists = [[*stacked.unbind(0)] for stacked in slopes[2:]]
         lists[3] = [layer for model in lists[3] for layer in model.unbind(0)]
-    return *(found[:2] if inputs else (None, None)), *lists, None
+    return *(slopes[:2] if inputs else (None, None)), *lists, None
 
 
-def _asked(needed: bool, function: tuple[Any, int]) -> bool:
-    """Whether this run of autograd goes on to an input. In training x requires grad, or there would be no score to
-    differentiate, and nobody asks for its gradient; a sampler's probe asks for that of x alone."""
+def _requested(needed: bool, function: tuple[Any, int]) -> bool:
+    """Return whether this run of autograd needs the gradient of an input.
+
+    `needs_input_grad` alone is not enough. In training x requires grad, because the score is a derivative along
+    it, but only the gradients of the weights are used. A sampler's probe uses the gradient of x alone.
+    """
     return needed and bool(torch._C._will_engine_execute_node(function[0]))
 
 
 def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
     ctx.flags = inputs[11:]
     ctx.set_materialize_grads(False)
-    _keep(ctx, inputs[:10])
+    _save(ctx, inputs[:10])
 
 
 def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-    """By autograd on the plain formulas, whatever the order."""
+    """Return the derivative of the backward, of any order, by autograd on the plain formulas."""
     graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        # views, since a tensor that is given twice has a derivative for either place
-        given = [
-            [t.view_as(t) for t in one] if isinstance(one, list) else one.view_as(one)
-            for one in _kept(ctx)
+        # a tensor that is passed twice has a derivative for each place, so each place gets a view
+        views = [
+            [t.view_as(t) for t in part] if isinstance(part, list) else part.view_as(part)
+            for part in _saved(ctx)
         ]
-        x: Any = given[2]
-        inputs: Any = *given, x.new_empty(0), *ctx.flags
+        x: Any = views[2]
+        inputs: Any = *views, x.new_empty(0), *ctx.flags
         outputs = reference.mlp_potential_backward(*inputs)
-        wanted = [tensor for tensor in _flat(given) if tensor.requires_grad]
+        wanted = [tensor for tensor in _flat(views) if tensor.requires_grad]
         pairs = [
             (output, cotangent)
             for output, cotangent in zip(outputs, cotangents, strict=True)
@@ -176,11 +191,11 @@ def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
             allow_unused=True,
         )
     by_id = {id(tensor): slope for tensor, slope in zip(wanted, slopes, strict=True)}
-    found = [
-        [by_id.get(id(t)) for t in one] if isinstance(one, list) else by_id.get(id(one))
-        for one in given
+    gradients = [
+        [by_id.get(id(t)) for t in part] if isinstance(part, list) else by_id.get(id(part))
+        for part in views
     ]
-    return *found, None, None, None
+    return *gradients, None, None, None
 
 
 _extension.differentiate("mlp_potential", _backward, _setup)
@@ -188,12 +203,14 @@ _extension.differentiate("mlp_potential_backward", _double_backward, _setup_back
 
 
 def takes(x: Tensor, dtype: torch.dtype, width: int, depth: int) -> bool:
-    """Whether a compiled kernel evaluates perceptrons of so many numbers in x, with weights of a dtype: on the
-    CPU those of a width whose rows start aligned, on a GPU those that the Triton kernels have tiles for."""
+    """Return whether a compiled kernel evaluates perceptrons of this shape at x, with weights of a dtype.
+
+    On the CPU a kernel does if the rows of its layers start aligned, on a GPU if the Triton kernels have tiles.
+    """
     if x.is_cuda:
         if "mlp_potential" not in _extension.kernel_status()["triton"] or x.dtype != torch.float32:
             return False
-        # Triton is imported where it is needed, since it may not be installed
+        # Triton may not be installed, so it is imported only here
         from edmfast.ops.mlp_potential.triton_launch import fits
 
         return fits(dtype, x.shape[1:].numel(), width, depth)
@@ -204,10 +221,10 @@ def takes(x: Tensor, dtype: torch.dtype, width: int, depth: int) -> bool:
 def mlp_potential(
     x: Tensor, coefficients: Tensor, shifts: Tensor, network: Perceptron
 ) -> tuple[Tensor, Tensor]:
-    """(E [B], field like x) of one network: `mlp_potentials` for K = 1, without its first dimension.
+    """Return (E [B] in nats, field like x) of one network: `mlp_potentials` with K = 1, without that dimension.
 
-    x: [B, *shape] of d numbers; coefficients: (c, w, a, b) [B, 4], or [1, 4] for all rows; shifts: [B, depth·W],
-    or [1, depth·W].
+    x: [B, *shape] of d numbers. coefficients: (c, w, a, b) [B, 4], or [1, 4] for all rows. shifts: [B, depth·W],
+    or [1, depth·W] for all rows. Dtypes, derivatives and errors are those of `mlp_potentials`.
     """
     energies, fields = mlp_potentials(x, coefficients[None], [shifts], [network])
     return energies[0], fields[0]
@@ -216,17 +233,23 @@ def mlp_potential(
 def mlp_potentials(
     x: Tensor, coefficients: Tensor, shifts: Sequence[Tensor], networks: Sequence[Perceptron]
 ) -> tuple[Tensor, Tensor]:
-    """(E [K, B] in nats, fields [K, B, *shape]): |y|²/2 - w <h(y), y> and a grad_y(w <h(y), y>) + b y, y = c x.
+    """Return (E [K, B] in nats, fields [K, B, *shape]) of K networks h at y = c x.
 
-    x: [B, *shape] of d numbers. coefficients: (c, w, a, b) [K, B, 4], or [K, 1, 4] for all rows: with
-    c = a = c_in, b = -c_in and w = sigma_data/sigma the fields are scores. shifts: K of [B, depth·W], or of
-    [1, depth·W] for all rows. networks: K of one shape, which may be one and the same. All is float32 or float64;
-    on a GPU networks and shifts may be float16 or bfloat16 beside float32 states: products then are of halves
-    with sums in float32.
-    A row's numbers depend on its place in the batch as those of torch's matrix products do.
+    E = |y|²/2 - w <h(y), y>, and the field is a grad_y(w <h(y), y>) + b y. With c = a = c_in, b = -c_in and
+    w = sigma_data/sigma the field is the score, in units of 1/x.
 
-    Derivatives with respect to everything: the first by kernels, higher ones by autograd on the plain formulas.
+    x: [B, *shape] of d numbers.
+    coefficients: (c, w, a, b) [K, B, 4], or [K, 1, 4] for all rows.
+    shifts: K tensors [B, depth·W], or [1, depth·W] for all rows.
+    networks: K of one shape; the same one may appear several times.
+
+    All tensors are float32, or all float64. On a GPU networks and shifts may be float16 or bfloat16 beside float32
+    states; products are then of half precisions, with sums in float32. The bits of a row depend on its place in
+    the batch, as those of torch's matrix products do.
+
+    Derivatives: all orders in every tensor, the first by kernels, higher ones by autograd on the plain formulas.
     Raises TypeError for dtypes, ValueError for shapes, RuntimeError for forward-mode differentiation.
+    Source: Thornton et al. 2025, arXiv 2502.12786.
     """
     flat = x if x.dim() == 2 else x.flatten(1)
     _check(flat, coefficients, shifts, networks)
@@ -236,23 +259,23 @@ def mlp_potentials(
         flat, networks = pad(flat, (0, missing)), [_padded(net, missing) for net in networks]
     entry, entry_bias, middles, exit, exit_bias = ([*part] for part in zip(*networks, strict=True))
     layers = [layer for middle in middles for layer in middle]
-    given: Any = (flat, coefficients, [*shifts], entry, entry_bias, layers, exit, exit_bias)
-    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in _flat(given))
+    inputs: Any = (flat, coefficients, [*shifts], entry, entry_bias, layers, exit, exit_bias)
+    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in _flat(inputs))
     if save:
-        given = tuple([*map(_view, t)] if isinstance(t, list) else _view(t) for t in given)
-    energies, fields, _ = torch.ops.edmfast.mlp_potential(*given, save)
+        inputs = tuple([*map(_view, t)] if isinstance(t, list) else _view(t) for t in inputs)
+    energies, fields, _ = torch.ops.edmfast.mlp_potential(*inputs, save)
     if missing:
         fields = fields[..., :elements]
     return energies, fields.reshape(len(networks), *x.shape)
 
 
 def _view(tensor: Tensor) -> Tensor:
-    """Of leaves autograd does not tell whether they are asked for."""
+    """Return a view, because autograd cannot report whether the gradient of a leaf is requested."""
     return tensor.view_as(tensor) if tensor.requires_grad else tensor
 
 
 def _padded(network: Perceptron, missing: int) -> Perceptron:
-    """With zeros for numbers of a state that are missing."""
+    """Return the network for states that are padded with so many zeros."""
     return network._replace(
         entry=pad(network.entry, (0, missing)),
         exit=pad(network.exit, (0, 0, 0, missing)),
@@ -267,16 +290,16 @@ def _check(
         raise ValueError(f"need shifts for each network, got {len(shifts)} for {len(networks)}")
     models, (batch, elements) = len(networks), x.shape
     width, depth = networks[0].entry.shape[0], len(networks[0].layers)
-    one = coefficients.dim() == 3 and coefficients.shape[1] == 1
-    for_all = shifts[0].dim() == 2 and shifts[0].shape[0] == 1
+    one_row = coefficients.dim() == 3 and coefficients.shape[1] == 1
+    one_shift = shifts[0].dim() == 2 and shifts[0].shape[0] == 1
     wanted: list[tuple[str, Tensor, tuple[int, ...]]] = [
-        ("coefficients", coefficients, (models, 1 if one else batch, 4))
+        ("coefficients", coefficients, (models, 1 if one_row else batch, 4))
     ]
     for shift, network in zip(shifts, networks, strict=True):
         if len(network.layers) != depth:
             raise ValueError(f"networks must have {depth} layers each, got {len(network.layers)}")
         wanted += [
-            ("shifts", shift, (1 if for_all else batch, depth * width)),
+            ("shifts", shift, (1 if one_shift else batch, depth * width)),
             ("entry", network.entry, (width, elements)),
             ("entry_bias", network.entry_bias, (width,)),
             *((f"layer {i}", layer, (width, width)) for i, layer in enumerate(network.layers)),

@@ -1,4 +1,4 @@
-"""Energies and scores of residual perceptrons with their inner-product potential, in plain torch, by hand.
+"""Energies and scores of residual perceptrons, and their derivatives by hand, in plain torch.
 
 For each of K networks, with the four numbers (c, w, a, b) of a row:
 y = c x, h_0 = W_in y + b_in, z_l = W_l h_l + e_l, h_{l+1} = h_l + silu(z_l), h = W_out h_L + b_out.
@@ -7,9 +7,10 @@ So E = |y|²/2 - w <h, y>, grad_y(w <h, y>) = w h + p, and the field is F = a (w
 
 Derivatives. Along y' = a v: h'_0 = W_in y', z'_l = W_l h'_l, h'_{l+1} = h'_l + silu'(z_l) z'_l, h' = W_out h'_L,
 so e E + <v, F> = e |y|²/2 + b <v, y> + <n, h> + <u, h'> with n = w (a v - e y). The cotangents of the h'_l are the
-g_l again; those of the h_l are m_L = W_outᵀ n, q_l = silu'(z_l) m_{l+1} + silu"(z_l) z'_l g_{l+1},
-m_l = m_{l+1} + W_lᵀ q_l. The gradient of W_l is (silu'(z_l) g_{l+1}) ⊗ h'_l + q_l ⊗ h_l, one product of matrices
+g_l again, and those of the h_l are m_L = W_outᵀ n, q_l = silu'(z_l) m_{l+1} + silu"(z_l) z'_l g_{l+1},
+m_l = m_{l+1} + W_lᵀ q_l. The gradient of W_l is (silu'(z_l) g_{l+1}) ⊗ h'_l + q_l ⊗ h_l: one product of matrices
 with twice the rows.
+Source: Thornton et al. 2025, arXiv 2502.12786 (inner-product energies). The adjoints are our own.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ def mlp_potential(
     exit_bias: list[Tensor],
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(E [K, B], F [K, B, d], what the backward may use): x [B, d]; (c, w, a, b) [K, B or 1, 4]; shifts e
-    [B or 1, depth·W], entry [W, d], layers [W, W], exit [d, W] as in torch.nn.Linear, K (layers K·depth) each."""
+    """Return (E [K, B], F [K, B, d], an empty tensor for activations that the backward may use).
+
+    x [B, d]; coefficients (c, w, a, b) [K, B or 1, 4]; shifts e [B or 1, depth·W], entry [W, d], layers [W, W] and
+    exit [d, W] as in torch.nn.Linear, K of each (layers: K·depth).
+    """
     energies, fields = [], []
     for k, net in enumerate(_networks(entry, entry_bias, layers, exit, exit_bias)):
         c, w, a, b = _columns(coefficients[k])
@@ -59,9 +63,12 @@ def mlp_potential_backward(
     inputs: bool,
     weights: bool,
 ) -> tuple[Tensor, ...]:
-    """Cotangents of x and coefficients (empty unless inputs) and, each as one tensor [K, ...], of shifts, entry,
-    entry_bias, layers [K, depth, W, W], exit and exit_bias (empty unless weights)."""
-    to_x, columns, found = torch.zeros_like(x), [], []
+    """Return the cotangents of x and coefficients, and those of the weights, each as one tensor [K, ...].
+
+    The weights are shifts, entry, entry_bias, layers [K, depth, W, W], exit and exit_bias. The first two are empty
+    unless `inputs` is set, the others unless `weights` is.
+    """
+    to_x, columns, gradients = torch.zeros_like(x), [], []
     for k, net in enumerate(_networks(entry, entry_bias, layers, exit, exit_bias)):
         W_in, _, middle, W_out, b_out = net
         c, w, a, b = _columns(coefficients[k])
@@ -89,7 +96,7 @@ def mlp_potential_backward(
         if weights:
             pairs = zip(q, hidden, slopes, pulled[1:], moved, strict=False)
             squares = [qs.T @ h + (slope * g).T @ t for qs, h, slope, g, t in pairs]
-            found.append(
+            gradients.append(
                 (
                     torch.cat(q, 1) if q else x.new_empty(len(x), 0),
                     m.T @ y + pulled[0].T @ (a * v),
@@ -103,7 +110,7 @@ def mlp_potential_backward(
     first = to_x, torch.stack(columns) if columns else nothing[1]
     if coefficients.shape[1] != len(x) and inputs:
         first = to_x, first[1].sum(1, keepdim=True)
-    rest = [torch.stack(list(each)) for each in zip(*found, strict=True)] or nothing[2:]
+    rest = [torch.stack(list(each)) for each in zip(*gradients, strict=True)] or nothing[2:]
     if weights and shifts[0].shape[0] != len(x):
         rest[0] = rest[0].sum(1, keepdim=True)
     return (*(first if inputs else nothing[:2]), *rest)
@@ -119,19 +126,21 @@ def _networks(
     exit: list[Tensor],
     exit_bias: list[Tensor],
 ) -> list[Network]:
+    """Return the weights sorted by network."""
     depth = len(layers) // len(entry)
     middles = [layers[k * depth : (k + 1) * depth] for k in range(len(entry))]
     return [*zip(entry, entry_bias, middles, exit, exit_bias, strict=True)]
 
 
 def _columns(coefficients: Tensor) -> list[Tensor]:
+    """Return c, w, a and b as columns."""
     return [column[:, None] for column in coefficients.unbind(1)]
 
 
 def _forward(
     net: Network, y: Tensor, shifts: Tensor
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """h_0 … h_L, silu'(z_l), silu"(z_l)."""
+    """Return (h_0 … h_L, silu'(z_l) of each layer, silu"(z_l) of each layer)."""
     entry, entry_bias, layers, _, _ = net
     hidden, slopes, bends = [y @ entry.T + entry_bias], [], []
     for layer, shift in zip(layers, shifts.chunk(max(1, len(layers)), 1), strict=False):
@@ -144,7 +153,7 @@ def _forward(
 
 
 def _pull(net: Network, u: Tensor, slopes: list[Tensor]) -> list[Tensor]:
-    """g_0 … g_L of the cotangent u."""
+    """Return g_0 … g_L for the cotangent u."""
     g = [u @ net[3]]
     for layer, slope in zip(reversed(net[2]), reversed(slopes), strict=True):
         g.append(g[-1] + (g[-1] * slope) @ layer)

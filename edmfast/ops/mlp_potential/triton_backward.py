@@ -1,8 +1,9 @@
 """The derivative of energies and fields of residual perceptrons, see `edmfast.ops.mlp_potential.reference`.
 
-A program takes a block of rows through one model again, with their derivatives along a v, and the two cotangents
-back. It writes for every layer what the gradient of its weights is a product of, tangents and primals one under
-the other; the slopes wait in the same place, which the program reads again while it is in the cache.
+A program takes a block of rows through one model again, together with the derivative along a v, and then takes the
+two cotangents back. For every layer it writes the two sides of the product that is the gradient of the weights,
+with tangents and primals one under the other. The slopes wait in the same memory, and the program reads them
+again while they are in the cache.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -56,9 +57,13 @@ def backward_kernel(
     CHUNK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Pairs [K, 2, B, columns] of the first and last layer and [K, layers, 2, B, W]: entry (g_0; m_0) and
-    (y'; y), left (p_l; q_l), right (h'_l; h_l) with one layer more, exit (u; n). Without weights only left is
-    given, as a place to wait in; without inputs neither to_x [K, B, D] nor to_numbers [K, B, 4]."""
+    """Write the sides of the products that are gradients of weights, and the gradients of the inputs.
+
+    The sides are pairs [K, 2, B, columns] for the first and last layer: entry_left (g_0; m_0), entry_right (y';
+    y), exit_left (u; n); and [K, layers, 2, B, W] for the others: left (p_l; q_l), and right (h'_l; h_l), which
+    has one layer more. Without weights only left is passed, as memory for the slopes. Without inputs neither
+    to_x [K, B, D] nor to_numbers [K, B, 4] is.
+    """
     model = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0).to(tl.int64) * ROWS
     rest = batch - first
@@ -67,7 +72,7 @@ def backward_kernel(
     layers += model * DEPTH * W * W
     states = x + first * D
     grad_field += (model * batch + first) * D
-    # in 64 bits: twice as many numbers for every layer may be more than 2^31
+    # offsets need 64 bits: the two rows of numbers of all layers may exceed 2^31
     half, half_states = batch.to(tl.int64) * W, batch.to(tl.int64) * D
     left += 2 * half * model * DEPTH + first * W
     if right is not None:
@@ -125,7 +130,7 @@ def backward_kernel(
         b = number(coefficients, 3, model, first, batch, SHARED_NUMBERS, ROWS)
         to_x += (model * batch + first) * D
         to_numbers += 4 * (model * batch + first)
-        # kept where it goes, to have fewer tiles in registers
+        # the first part of the gradient waits in its place, which saves tiles in registers
         keep(to_x, e * y + b * v + w * (moved - e * out), D, PADDED_D, rest, ROWS)
         place_of = to_numbers + 4 * tl.arange(0, ROWS)
         exists = tl.arange(0, ROWS) < rest

@@ -1,8 +1,9 @@
-"""Energy and field of residual perceptrons: a program takes blocks of rows through one model and back.
+"""Energies and fields of residual perceptrons: each program takes blocks of rows through one model and back.
 
-Activations stay on the chip: in registers, and in a place of the program's own where the left side of a product
-and the slopes of a block wait, which is small enough to stay in the second-level cache. Of a row only x is read,
-and its energy and field are written: 4 (2 d + 1) bytes; weights are read for every block, from that cache too.
+Activations stay on the chip. They are in registers, or in memory of the program's own that is small enough to stay
+in the second-level cache, where the left side of a product and the slopes of a block wait. For a row the kernel
+reads only x and writes only the energy and the field: 4 (2 d + 1) bytes. It reads the weights for every block,
+from the same cache.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -49,8 +50,11 @@ def forward_kernel(
     CHUNK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """x [B, D], field [K, B, D], energy [K, B]; weights stacked, [K, ...]. scratch [K, programs, ROWS
-    (DEPTH PADDED_W + the wider of the two paddings)]. Programs (any number, models)."""
+    """Write energy [K, B] and field [K, B, D] of x [B, D]; weights are stacked, [K, ...].
+
+    scratch: [K, programs, ROWS (DEPTH PADDED_W + the wider of the two paddings)]. The grid is (any number,
+    models).
+    """
     program, programs = tl.program_id(0), tl.num_programs(0)
     model = tl.program_id(1).to(tl.int64)
     entry += model * W * D
@@ -88,7 +92,7 @@ def forward_kernel(
         b = number(coefficients, 3, model, first, batch, SHARED_NUMBERS, ROWS)
         total = 0.5 * row_sums(y, y)[:, None] - w.to(tl.float64) * row_sums(out, y)[:, None]
         keep(energy + first, total, 1, 1, rest, ROWS)
-        # kept where it goes, to have a tile less in registers
+        # the first part of the field waits in its place, which saves a tile in registers
         keep(field + first * D, a * w * out + b * y, D, PADDED_D, rest, ROWS)
         put(scratch, w * y, PADDED_D, ROWS)
         g = product(scratch, exit, W, 1, D, W, PADDED_D, PADDED_W, ROWS, CHUNK, PRECISION)

@@ -13,7 +13,10 @@ WIDEST, DEEPEST = 256, 8
 
 
 class Tiles(NamedTuple):
-    """Rows of a block, columns of a product's sides that are held at a time, and options of the launch."""
+    """The sizes of a block and the options of its launch.
+
+    rows: the rows of a block. chunk: how many columns of the sides of a product are held at a time.
+    """
 
     rows: int
     chunk: int
@@ -21,8 +24,9 @@ class Tiles(NamedTuple):
     stages: int = 2
 
 
-# For the wider of states and layers of up to 32, 64, 128 and 256 numbers: the most rows that spill no register on
-# sm_80 and sm_90, in float32 with the three products of TF32. More rows read the weights less often.
+# For each kernel, and for weights in float32 or not: entries for up to 32, 64, 128 and 256 numbers in the wider of
+# states and layers. They have the most rows that spill no register on sm_80 and sm_90, in float32 with three TF32
+# products, because with more rows the weights are read less often.
 _TILES = {
     ("forward", False): ((128, 64, 8), (64, 64, 8), (64, 64, 8), (16, 64, 8)),
     ("backward", False): ((128, 64, 8), (32, 32, 4), (32, 64, 8), (16, 64, 8)),
@@ -32,7 +36,7 @@ _TILES = {
 
 
 def fits(dtype: torch.dtype, elements: int, width: int, depth: int) -> bool:
-    """Whether the kernels have tiles for states of so many numbers and such a network."""
+    """Return whether the kernels have tiles for a network of this shape, on states of so many numbers."""
     sizes = 0 < elements <= WIDEST and 0 < width <= WIDEST and depth <= DEEPEST
     return sizes and dtype in (torch.float32, torch.float16, torch.bfloat16)
 
@@ -45,7 +49,10 @@ def configuration(
     depth: int,
     precision: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """(constants of a kernel, options of its launch), for weights of a dtype; precision as torch's by default."""
+    """Return (constants of a kernel, options of its launch) for weights of a dtype.
+
+    precision: of float32 products; by default as torch's own, see `_shared.triton_precision`.
+    """
     precision = precision or precision_of(dtype)
     padded_state, padded = (max(16, triton.next_power_of_2(n)) for n in (elements, width))
     constants: dict[str, Any] = {
@@ -57,7 +64,7 @@ def configuration(
         "PRECISION": precision,
     }
     tiles = _tiles(kernel, dtype == torch.float32, max(padded, padded_state))
-    # masks of more than a few columns take registers
+    # a mask of more than a few columns takes registers, so such a block has fewer rows
     masked = padded != width or (padded_state != elements and padded_state > 16)
     rows = max(16, tiles.rows // 2) if masked else tiles.rows
     constants |= {"ROWS": rows, "CHUNK": tiles.chunk}

@@ -1,8 +1,8 @@
-"""Residual perceptrons on a GPU by Triton: K models of one shape in one launch, on tensor cores.
+"""Host side of residual perceptrons on a GPU by Triton: K models of one shape in one launch, on tensor cores.
 
-Products are of the weights' dtype with sums in float32; those of float32 are TF32 where torch's own are, else
-three TF32 products, which lose two bits of float32. What the kernels have no tiles for (float64, widths and
-states above 256 numbers, more than 8 layers) runs on the plain formulas.
+Products have the dtype of the weights, with sums in float32. Products of float32 use TF32 where torch's own do,
+and three TF32 products elsewhere, which lose two bits of float32. float64, widths and states above 256 numbers
+and more than 8 layers run on the plain formulas, since the kernels have no tiles for them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from edmfast.ops.mlp_potential.triton_forward import forward_kernel
 from edmfast.ops.mlp_potential.triton_launch import configuration, fits
 
 _PROBE_ROWS = 1 << 17
-"""Rows at a time where only states have a gradient: what waits in memory is then half a GB for 4 layers of
-128 in float32."""
+"""The rows of a launch where only states have a gradient. The slopes that wait in memory then take half a GB for 4
+layers of 128 numbers in float32."""
 
 
 def mlp_potential(
@@ -47,7 +47,7 @@ def mlp_potential(
     energy, field = x.new_empty(models, batch), x.new_empty(models, batch, elements)
     if batch:
         constants, options = configuration("forward", entry[0].dtype, elements, width, depth)
-        given = x.contiguous(), coefficients.contiguous(), *weights
+        inputs = x.contiguous(), coefficients.contiguous(), *weights
         rows = constants["ROWS"]
         programs = min(triton.cdiv(batch, rows), _programs(x))
         wide, wider = constants["PADDED_W"], max(constants["PADDED_W"], constants["PADDED_D"])
@@ -55,7 +55,7 @@ def mlp_potential(
         shared = _shared(coefficients, shifts)
         with on_device_of(x):
             forward_kernel[programs, models](
-                *given, energy, field, scratch, batch, **constants, **shared, **options
+                *inputs, energy, field, scratch, batch, **constants, **shared, **options
             )
     return energy, field, x.new_empty(0)
 
@@ -80,13 +80,13 @@ def mlp_potential_backward(
     depth, batch = len(layers) // len(entry), x.shape[0]
     if not _runs(x, entry[0], depth) or batch == 0:
         plain: Any = reference.mlp_potential_backward
-        given = grad_energy, grad_field, x, coefficients
-        found = plain(*given, *_of_type(lists, x), saved, inputs, weights)
-        return *found[:2], *(gradient.to(entry[0].dtype) for gradient in found[2:])
+        first = grad_energy, grad_field, x, coefficients
+        gradients = plain(*first, *_of_type(lists, x), saved, inputs, weights)
+        return *gradients[:2], *(gradient.to(entry[0].dtype) for gradient in gradients[2:])
     job = _Backward(_shared(coefficients, shifts), _stacked(*lists), depth)
     nothing = [x.new_empty(0) for _ in range(8)]
     if weights:
-        first, rest = job.run(grad_energy, grad_field, x, coefficients, inputs, True)
+        states, rest = job.run(grad_energy, grad_field, x, coefficients, inputs, True)
     else:
         parts = []
         for start in range(0, batch, _PROBE_ROWS):
@@ -94,16 +94,18 @@ def mlp_potential_backward(
             four = coefficients if coefficients.shape[1] == 1 else coefficients[:, rows]
             e, v = grad_energy[:, rows], grad_field[:, rows]
             parts.append(job.run(e, v, x[rows], four, inputs, False, rows)[0])
-        first, rest = [torch.cat(each, 1) for each in zip(*parts, strict=True)], nothing[2:]
+        states, rest = [torch.cat(each, 1) for each in zip(*parts, strict=True)], nothing[2:]
     if not inputs:
         return *nothing[:2], *rest
-    to_x, numbers = first
+    to_x, numbers = states
     if coefficients.shape[1] == 1:
         numbers = numbers.sum(1, keepdim=True)
     return to_x.sum(0), numbers, *rest
 
 
 class _Backward:
+    """One backward of K models: the weights, and launches of the kernel on blocks of rows."""
+
     def __init__(self, shared: dict[str, bool], weights: list[Tensor], depth: int) -> None:
         self.shared, self.weights, self.depth = shared, weights, depth
 
@@ -117,7 +119,7 @@ class _Backward:
         weights: bool,
         rows: slice | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """([to_x of each model, to_numbers], gradients of the weights), either empty unless asked for."""
+        """Return ([to_x of each model, to_numbers], gradients of the weights); each is empty unless requested."""
         shifts, entry, *rest = self.weights
         if rows is not None and not self.shared["SHARED_SHIFTS"]:
             shifts = shifts[:, rows]
@@ -141,10 +143,10 @@ class _Backward:
         blocks = triton.cdiv(batch, constants["ROWS"])
         wider = max(constants["PADDED_W"], constants["PADDED_D"])
         scratch = entry.new_empty(models, blocks, 2 * constants["ROWS"] * wider)
-        given = [t.contiguous() for t in (e, v, x, coefficients, shifts)]
+        states = [t.contiguous() for t in (e, v, x, coefficients, shifts)]
         with on_device_of(x):
             backward_kernel[blocks, models](
-                *given,
+                *states,
                 entry,
                 *rest,
                 *(first if inputs else (None, None)),
@@ -155,11 +157,13 @@ class _Backward:
                 **self.shared,
                 **options,
             )
-        found = first if inputs else []
-        return found, self._gradients(*places) if weights else []
+        return first if inputs else [], self._gradients(*places) if weights else []
 
     def _gradients(self, *places: Any) -> list[Tensor]:
-        """Of shifts, entry, entry_bias, layers, exit and exit_bias: one product of matrices for each weight."""
+        """Return the gradients of shifts, entry, entry_bias, layers, exit and exit_bias.
+
+        Each matrix takes one product of what the kernel has written.
+        """
         entry_left, entry_right, left, right, exit_left = places
         q, dtype = left[:, :, 1], left.dtype
         if self.shared["SHARED_SHIFTS"]:
@@ -177,22 +181,25 @@ class _Backward:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """[..., 2, B, n] and [..., 2, B, k] -> [..., n, k], sums over all 2 B rows."""
+    """Return the product [..., n, k] of [..., 2, B, n] and [..., 2, B, k], summed over all 2 B rows."""
     return left.flatten(-3, -2).mT @ right.flatten(-3, -2)
 
 
 def _programs(x: Tensor) -> int:
-    """As many as may run at once, so that what they keep to themselves stays in the cache."""
+    """Return how many programs may run at once, so that the memory that is their own stays in the cache."""
+    # the interpreter runs on the CPU
     if not x.is_cuda:
-        return 2  # the interpreter
+        return 2
     return 4 * torch.cuda.get_device_properties(x.device).multi_processor_count
 
 
 def _runs(x: Tensor, entry: Tensor, depth: int) -> bool:
+    """Return whether the kernels run these states and networks."""
     return x.dtype == torch.float32 and fits(entry.dtype, x.shape[1], entry.shape[0], depth)
 
 
 def _of_type(lists: tuple[list[Tensor], ...], like: Tensor) -> list[list[Tensor]]:
+    """Return the lists with all tensors in the dtype of another tensor."""
     return [[tensor.to(like.dtype) for tensor in tensors] for tensors in lists]
 
 
@@ -204,7 +211,7 @@ def _stacked(
     exit: list[Tensor],
     exit_bias: list[Tensor],
 ) -> list[Tensor]:
-    """Each as one tensor [K, ...]; layers [K depth, W, W]."""
+    """Return each list as one tensor [K, ...]; layers [K depth, W, W]."""
     width = entry[0].shape[0]
     middle = layers or [entry[0].new_empty(0, width, width)]
     lists = shifts, entry, entry_bias, middle, exit, exit_bias
@@ -212,6 +219,7 @@ def _stacked(
 
 
 def _shared(coefficients: Tensor, shifts: list[Tensor]) -> dict[str, bool]:
+    """Return the constants that say whether all rows share their coefficients and their shifts."""
     return {
         "SHARED_NUMBERS": coefficients.shape[1] == 1,
         "SHARED_SHIFTS": shifts[0].shape[0] == 1,

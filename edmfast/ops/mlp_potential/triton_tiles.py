@@ -1,9 +1,9 @@
-"""What the kernels of residual perceptrons share: tiles of rows, their product with a matrix, and silu.
+"""Device side: the functions that the kernels of residual perceptrons share.
 
-A tile is [ROWS, padded columns] in float32; what lies beyond the columns that exist is 0, since matrices and
-vectors are read as 0 there. The left side of a product is put down where its columns can be read a few at a time,
-in memory of the program's own that stays in the second-level cache: held as a whole together with a matrix it
-would take more registers than there are.
+They load and store tiles of rows, multiply them with matrices, and compute sigmoids. A tile is [ROWS, padded
+columns] in float32. It is 0 beyond the columns that exist, since matrices and vectors are read as 0 there. The
+left side of a product is first written to memory of the program's own, which stays in the second-level cache,
+and then read a few columns at a time: a whole tile beside a matrix would take more registers than there are.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -15,7 +15,7 @@ import triton.language as tl
 
 @triton.jit
 def put(operand, tile, PADDED: tl.constexpr, ROWS: tl.constexpr):
-    """A tile where all threads of the program can read it, after all of them have read what was there."""
+    """Write a tile to where all threads of the program can read it, after all have read what was there."""
     at = tl.arange(0, ROWS)[:, None] * PADDED + tl.arange(0, PADDED)[None, :]
     tl.debug_barrier()
     tl.store(operand + at, tile.to(operand.dtype.element_ty))
@@ -36,7 +36,7 @@ def product(
     CHUNK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """A B of A [ROWS, PADDED_K], put down at operand, and B[k, n] at matrix + k STEP_K + n STEP_N."""
+    """Return A B, where `put` has written A [ROWS, PADDED_K], and B[k, n] is at matrix + k STEP_K + n STEP_N."""
     total = tl.zeros([ROWS, PADDED_N], tl.float32)
     row = tl.arange(0, ROWS)[:, None] * PADDED_K
     n = tl.arange(0, PADDED_N)[None, :]
@@ -54,16 +54,17 @@ def product(
 
 @triton.jit
 def vector(pointer, N: tl.constexpr, PADDED: tl.constexpr):
-    """[1, PADDED] of N numbers."""
+    """Return N numbers as a row [1, PADDED], with 0 beyond the last."""
     n = tl.arange(0, PADDED)
     return tl.load(pointer + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
 
 
 @triton.jit
 def place(N: tl.constexpr, PADDED: tl.constexpr, rest, ROWS: tl.constexpr):
-    """(offsets, whether they exist) of a block's rows of N numbers, `rest` rows of which are in the batch.
+    """Return (offsets, whether they exist) of a block's rows of N numbers, `rest` rows of which are in the batch.
 
-    From the first row of the block: 32 bits, and most of an offset known to the compiler, save registers.
+    The offsets start at the first row of the block. They fit 32 bits and are mostly known to the compiler, which
+    saves registers.
     """
     row = tl.arange(0, ROWS)[:, None]
     n = tl.arange(0, PADDED)[None, :]
@@ -75,13 +76,14 @@ def place(N: tl.constexpr, PADDED: tl.constexpr, rest, ROWS: tl.constexpr):
 
 @triton.jit
 def rows_of(pointer, N: tl.constexpr, PADDED: tl.constexpr, rest, ROWS: tl.constexpr):
-    """[ROWS, PADDED] in float32, 0 where nothing is."""
+    """Return the rows of a block as a tile [ROWS, PADDED] in float32, 0 outside."""
     at, inside = place(N, PADDED, rest, ROWS)
     return tl.load(pointer + at, mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def keep(pointer, tile, N: tl.constexpr, PADDED: tl.constexpr, rest, ROWS: tl.constexpr):
+    """Write the rows of a block from a tile [ROWS, PADDED]."""
     at, inside = place(N, PADDED, rest, ROWS)
     tl.store(pointer + at, tile.to(pointer.dtype.element_ty), mask=inside)
 
@@ -90,7 +92,7 @@ def keep(pointer, tile, N: tl.constexpr, PADDED: tl.constexpr, rest, ROWS: tl.co
 def number(
     coefficients, which: tl.constexpr, model, first, batch, SHARED: tl.constexpr, ROWS: tl.constexpr
 ):
-    """c, w, a or b of a block's rows of a model, as a column; 0 beyond the batch."""
+    """Return c, w, a or b (`which` = 0 to 3) of the rows of a block as a column, 0 beyond the batch."""
     row = tl.arange(0, ROWS)
     at = coefficients + 4 * model + which
     if SHARED:
@@ -113,7 +115,7 @@ def shifted(
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """z and the shifts of a layer, which all rows share or not; [K, B or 1, depth·W]."""
+    """Return z plus the shifts of a layer; shifts [K, B, depth·W], or [K, 1, depth·W] where SHARED."""
     if SHARED:
         return z + vector(shifts + (model * DEPTH + layer) * W, W, PADDED)
     n = tl.arange(0, PADDED)[None, :]
@@ -125,10 +127,11 @@ def shifted(
 
 @triton.jit
 def sigmoid(z):
+    """Return 1/(1 + e^-z)."""
     return 1.0 / (1.0 + tl.exp(-z))
 
 
 @triton.jit
 def row_sums(x, y):
-    """Of x y, in float64."""
+    """Return the sums of x y over each row, in float64."""
     return tl.sum(x.to(tl.float64) * y.to(tl.float64), 1)

@@ -1,4 +1,4 @@
-"""Group, layer and RMS normalisation with scale, shift and SiLU in one pass, to second order."""
+"""Group, layer and RMS norm with scale, shift and SiLU in one pass, differentiable twice."""
 
 from edmfast.ops.norms.operator import group_norm, layer_norm, rms_norm
 

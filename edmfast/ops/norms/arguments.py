@@ -1,4 +1,4 @@
-"""What norms are given: checked, and brought into one scale and one shift."""
+"""Check the arguments of norms, and combine them into one scale and one shift."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ from edmfast.ops._shared.dtypes import DTYPES, arithmetic
 
 
 def check(name: str, x: Tensor, eps: float, **numbers: Tensor | None) -> float:
-    """Return eps as a float. Raises TypeError or ValueError for what a norm cannot take."""
-    given = {key: tensor for key, tensor in numbers.items() if tensor is not None}
+    """Return eps as a float.
+
+    Raises TypeError for a dtype, and ValueError for a device or an eps, that a norm cannot take; RuntimeError
+    under forward mode and transforms of functions.
+    """
+    present = {key: tensor for key, tensor in numbers.items() if tensor is not None}
     if x.dtype not in DTYPES:
         raise TypeError(f"x must be float16, bfloat16, float32 or float64, got {x.dtype}")
     widest = arithmetic(x.dtype)
-    for key, tensor in given.items():
+    for key, tensor in present.items():
         if tensor.dtype not in DTYPES or tensor.dtype.itemsize > widest.itemsize:
             raise TypeError(f"{key} must be no wider than {widest}, got {tensor.dtype}")
         if tensor.device != x.device:
             raise ValueError(f"{key} must be on {x.device} as x, got {tensor.device}")
     eps = as_float("eps", eps, least=0)
-    refuse_transforms(name, x, *given.values())
+    refuse_transforms(name, x, *present.values())
     return eps
 
 
 def check_shapes(batch: int, channels: int, **numbers: Tensor | None) -> None:
+    """Raise ValueError unless weight and bias are [channels], scale and shift [batch or 1, channels]."""
     for key, tensor in numbers.items():
         if tensor is None:
             continue
@@ -44,7 +49,7 @@ def combined(
     scale: Tensor | None,
     shift: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """One scale and one shift [1 or B, C]."""
+    """Return one scale and one shift [1 or B, C]: weight (1 + scale) and bias (1 + scale) + shift."""
     dtype = arithmetic(x.dtype)
     factor = x.new_ones(1, channels, dtype=dtype) if weight is None else weight.to(dtype)[None]
     term = x.new_zeros(1, channels, dtype=dtype) if bias is None else bias.to(dtype)[None]

@@ -1,9 +1,13 @@
-"""Group, layer and root-mean-square norm with scale, shift and silu in one operator, to second order.
+"""`group_norm`, `layer_norm` and `rms_norm`: y = silu(scale (x - m) r + shift) in one pass, differentiable twice.
 
-y = silu(scale (x - m) r + shift), the mathematics of `edmfast.ops.norms.reference`. Forward, backward and
-double backward recompute what is between x and y, so the forward pass keeps x and two numbers per group only.
-The operators take x [N, C, S], of which channels are slowest or fastest in memory, and scale, shift [M, C]:
-weights of a layer and numbers of a sample are combined into these by plain torch. A third derivative raises.
+m is the mean of a group (0 for RMS norm), r its reciprocal deviation, and silu is optional. The formulas of the
+derivatives are in `edmfast.ops.norms.reference`. Backward and double backward recompute all that is between x and
+y, so the forward pass keeps only x and two numbers for each group. A third derivative raises.
+
+All three are one operator, `group_norm_silu`, which takes x [N, C, S] with the channels slowest or fastest in
+memory, and scale and shift [M, C]. Plain torch combines the weights of a layer and the numbers of a sample into
+these two.
+
 Sources: Wu & He 2018, arXiv 1803.08494 (group norm); Ba et al. 2016, arXiv 1607.06450 (layer norm); Zhang &
 Sennrich 2019, arXiv 1910.07467 (RMS norm); Perez et al. 2018, arXiv 1709.07871 (scales and shifts of a sample).
 """
@@ -24,7 +28,7 @@ from edmfast.ops.norms.arguments import check, check_shapes, combined
 
 
 def _like(x: Tensor) -> Tensor:
-    """An empty tensor with the channels of x [N, C, S] slowest or fastest, as x has them."""
+    """Return an empty tensor like x [N, C, S], with the channels slowest or fastest in memory as in x."""
     n, c, s = x.shape
     if not x.is_contiguous() and x.mT.is_contiguous():
         return x.new_empty(n, s, c).mT
@@ -101,10 +105,10 @@ def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Ten
 def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 7
-    found = torch.ops.edmfast.group_norm_silu_backward(
+    slopes = torch.ops.edmfast.group_norm_silu_backward(
         grad, *ctx.saved_tensors, ctx.centred, ctx.silu
     )
-    return *found, None, None, None, None
+    return *slopes, None, None, None, None
 
 
 def _set_up_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -120,7 +124,7 @@ def _double_backward(
     if to_x is None and to_scale is None and to_shift is None:
         return (None,) * 8
     grad, x, *rest = ctx.saved_tensors
-    found = torch.ops.edmfast.group_norm_silu_double_backward(
+    slopes = torch.ops.edmfast.group_norm_silu_double_backward(
         torch.zeros_like(x) if to_x is None else to_x,
         to_scale,
         to_shift,
@@ -130,8 +134,8 @@ def _double_backward(
         ctx.centred,
         ctx.silu,
     )
-    # mean and rstd are functions of x: what goes through them is in the formulas already
-    return *found, None, None, None, None
+    # mean and rstd are functions of x, and the formulas include the derivatives through them
+    return *slopes, None, None, None, None
 
 
 def _set_up_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -164,17 +168,20 @@ def group_norm(
     eps: float = 1e-5,
     silu: bool = False,
 ) -> Tensor:
-    """(N(x) weight + bias) (1 + scale) + shift, like x, through silu(z) = z sigmoid(z) where silu is set.
+    """Return (N(x) weight + bias) (1 + scale) + shift, like x, and its silu(z) = z sigmoid(z) where silu is set.
 
-    x: [B, C, *spatial], of float16, bfloat16 (both computed in float32), float32 or float64; N(x) has mean 0 and
-    variance 1 over each of `groups` groups of neighbouring channels of a sample, up to eps in the variance, whose
-    unit is that of x². weight, bias: [C], 1 and 0 where left out; scale, shift: [B, C] or [1, C], 0 where left
-    out; of any of these dtypes that is no wider than the one x is computed in. The result has x's dtype, under
-    autocast too, where torch's own group_norm answers in float32. x whose channels are fastest
-    (torch.channels_last) is not copied, and the result lies as it does. The bits of a sample depend neither on
-    the other ones nor on the number of threads.
+    N(x) has mean 0 and variance 1 over each of `groups` groups of neighbouring channels of a sample.
 
-    Derivatives: first and second order in all tensors; a third one and forward mode raise RuntimeError.
+    x: [B, C, *spatial], float16 or bfloat16 (both computed in float32), float32 or float64.
+    weight, bias: [C], by default 1 and 0. scale, shift: [B, C] or [1, C], by default 0. Each may have any of these
+        dtypes that is no wider than the one x is computed in.
+    eps: added to the variance, in units of x².
+
+    The result has the dtype of x, also under autocast, where torch's own group_norm returns float32. An x whose
+    channels are fastest in memory (torch.channels_last) is not copied, and the result has the same layout. The
+    bits of a sample depend neither on the other samples nor on the number of threads.
+
+    Derivatives: first and second order in all tensors. A third derivative and forward mode raise RuntimeError.
     Raises TypeError for dtypes, ValueError for shapes, devices and an eps that is negative or not finite.
     Source: Wu & He 2018, arXiv 1803.08494.
     """
@@ -207,16 +214,19 @@ def layer_norm(
     eps: float = 1e-5,
     silu: bool = False,
 ) -> Tensor:
-    """(N(x) weight + bias) (1 + scale) + shift, like x, through silu(z) = z sigmoid(z) where silu is set.
+    """Return (N(x) weight + bias) (1 + scale) + shift, like x, and its silu(z) = z sigmoid(z) where silu is set.
 
-    x: [B, *tokens, C], of float16, bfloat16 (both computed in float32), float32 or float64; N(x) has mean 0 and
-    variance 1 over the C numbers of a token, up to eps in the variance, whose unit is that of x². weight, bias:
-    [C], 1 and 0 where left out; scale, shift: [B, C] or [1, C], the same for all tokens of a sample, 0 where left
-    out; of any of these dtypes that is no wider than the one x is computed in. The result has x's dtype, under
-    autocast too, where torch's own layer_norm answers in float32. The bits of a token depend neither on the
-    other ones nor on the number of threads.
+    N(x) has mean 0 and variance 1 over the C numbers of a token.
 
-    Derivatives: first and second order in all tensors; a third one and forward mode raise RuntimeError.
+    x: [B, *tokens, C], float16 or bfloat16 (both computed in float32), float32 or float64.
+    weight, bias: [C], by default 1 and 0. scale, shift: [B, C] or [1, C], the same for all tokens of a sample, by
+        default 0. Each may have any of these dtypes that is no wider than the one x is computed in.
+    eps: added to the variance, in units of x².
+
+    The result has the dtype of x, also under autocast, where torch's own layer_norm returns float32. The bits of a
+    token depend neither on the other tokens nor on the number of threads.
+
+    Derivatives: first and second order in all tensors. A third derivative and forward mode raise RuntimeError.
     Raises TypeError for dtypes, ValueError for shapes, devices and an eps that is negative or not finite.
     Source: Ba et al. 2016, arXiv 1607.06450.
     """
@@ -233,8 +243,9 @@ def rms_norm(
     eps: float = 1e-6,
     silu: bool = False,
 ) -> Tensor:
-    """x/sqrt(mean(x²) + eps) weight (1 + scale) + shift, like x; everything else as `layer_norm` has it.
+    """Return x/sqrt(mean(x²) + eps) weight (1 + scale) + shift, like x, and its silu where silu is set.
 
+    Shapes, dtypes, units, derivatives and errors are those of `layer_norm`.
     Source: Zhang & Sennrich 2019, arXiv 1910.07467.
     """
     eps = check("rms_norm", x, eps, weight=weight, scale=scale, shift=shift)

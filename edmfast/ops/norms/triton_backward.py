@@ -1,4 +1,4 @@
-"""Backward of group norm with silu by Triton, in the letters of `edmfast.ops.norms.reference`."""
+"""Backward of norms with silu by Triton, with the symbols of `edmfast.ops.norms.reference`."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
@@ -46,8 +46,11 @@ def backward_kernel(
     CHANNELS: tl.constexpr,
     POSITIONS: tl.constexpr,
 ):
-    """grad, to_x like x; to_scale, to_shift [blocks of rows, pieces of S, C]; sums [N, G, 2],
-    of every part when they are written."""
+    """Write to_x, to_scale and to_shift, or the sums of parts.
+
+    grad, to_x like x; to_scale, to_shift [blocks of rows, pieces of S, C]; sums [N, G, 2, parts] when they are
+    written, [N, G, 2] when they are read.
+    """
     dtype: tl.constexpr = scale.dtype.element_ty
     of_scale, first, end, group, part, block = place(
         shared, groups, positions, WIDTH, ROWS, STEPS, CHANNELS, POSITIONS

@@ -1,8 +1,8 @@
-"""Double backward of group norm with silu by Triton, in the letters of `edmfast.ops.norms.reference`.
+"""Double backward of norms with silu by Triton, with the symbols of `edmfast.ops.norms.reference`.
 
-Let h = N(x), e = g silu''(z) and mean(v), mean(v h), mean(w h) be known. The cotangent of N(x) is linear in
-t = r (v - mean(v) - h mean(v h)), so the means that follow are those of products of v, w, a² e and h, which
-the parts of a large group sum beforehand: one look at the arrays for all of them, instead of two.
+Let h = N(x) and e = g silu''(z). The cotangent of N(x) is linear in t = r (v - mean(v) - h mean(v h)), so its
+means follow from the means of products of v, w, a² e and h. The parts of a large group sum all of these products
+beforehand, which takes one pass over the arrays instead of two.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -30,7 +30,7 @@ SUMS = tl.constexpr(12)
 
 @triton.jit
 def _store_sums(sums, parts, row, groups, group, part, v, h, w, e, a, fixed):
-    """Of v, v h, w h, w, w v, fixed, fixed h, and of a² e times 1, h, h², v and v h."""
+    """Store the sums of v, v h, w h, w, w v, fixed, fixed h, and of a² e times 1, h, h², v and v h."""
     bent = a * a * e
     moved = bent * h
     store_sum(sums, 0, SUMS, parts, row, groups, group, part, over_group(v))
@@ -49,7 +49,7 @@ def _store_sums(sums, parts, row, groups, group, part, v, h, w, e, a, fixed):
 
 @triton.jit
 def _sums_after(sums, row, groups, group, r, level, along_v, along_w):
-    """The sums of the cotangent of N(x), and of that times h with w t."""
+    """Return the sums over a group of the cotangent of N(x), and of that cotangent times h plus w t."""
     v = total(sums, 0, SUMS, row, groups, group)
     vh = total(sums, 1, SUMS, row, groups, group)
     wh = total(sums, 2, SUMS, row, groups, group)
@@ -97,8 +97,11 @@ def double_backward_kernel(
     CHANNELS: tl.constexpr,
     POSITIONS: tl.constexpr,
 ):
-    """v, grad, to_grad, second like x; b, c like scale or None; to_scale, to_shift [blocks, pieces, C];
-    sums [N, G, 12], of every part when they are written."""
+    """Write to_grad, second (the cotangent of x), to_scale and to_shift, or the sums of parts.
+
+    v, grad, to_grad, second like x; b, c like scale or None; to_scale, to_shift [blocks, pieces, C]; sums
+    [N, G, 12, parts] when they are written, [N, G, 12] when they are read.
+    """
     dtype: tl.constexpr = scale.dtype.element_ty
     of_scale, first, end, group, part, block = place(
         shared, groups, positions, WIDTH, ROWS, STEPS, CHANNELS, POSITIONS
@@ -129,7 +132,7 @@ def double_backward_kernel(
         slope, bend = slopes(a * h + offset, SILU)
         u, e = g * slope, g * bend
         w = a * u
-        # what of the derivative of z, and of the cotangent of h, is not by v
+        # the parts of the derivative of z, and of the cotangent of h, that do not depend on v
         moved = tl.zeros([ROWS, CHANNELS, POSITIONS], dtype)
         if b is not None:
             moved += b_own * h

@@ -1,8 +1,8 @@
-"""Group norm with silu forward by Triton: y, mean and rstd.
+"""Forward norms with silu by Triton: y, mean and rstd.
 
-The variance is that of deviations from the mean, within a tile, which also tell how much the rounding of
-the mean missed; parts of a group are put together by both and by their sums of squared deviations, so that
-a mean that is large takes nothing from the variance.
+Within a tile the variance is computed from the deviations from the mean. The mean of these deviations is the error
+of the rounded mean, and it corrects both. The parts of a group are combined from their means, these errors and
+their sums of squared deviations, so that a large mean costs the variance no digits.
 Source: Chan, Golub & LeVeque 1983, The American Statistician 37 (the corrected variance, and that of parts).
 """
 
@@ -35,7 +35,7 @@ def _together(
     POSITIONS: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """(mean, sum of squared deviations) of a group from those of its parts."""
+    """Return (mean, sum of squared deviations) of a group from the sums of its parts."""
     parts = tl.cdiv(WIDTH, CHANNELS) * tl.cdiv(positions, POSITIONS)
     part = tl.arange(0, PARTS)[None, None, :]
     entry = (row * groups + group) * 3 * parts + part
@@ -75,7 +75,10 @@ def forward_kernel(
     POSITIONS: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """x, y [N, C, S] of the same strides; scale, shift [M, C]; mean, rstd [N, G]; sums [N, G, 3, parts]."""
+    """Write y, mean and rstd, or the sums of parts.
+
+    x, y [N, C, S] of the same strides; scale, shift [M, C]; mean, rstd [N, G]; sums [N, G, 3, parts].
+    """
     dtype: tl.constexpr = scale.dtype.element_ty
     of_scale, first, end, group, part, _block = place(
         shared, groups, positions, WIDTH, ROWS, STEPS, CHANNELS, POSITIONS

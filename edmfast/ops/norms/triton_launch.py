@@ -1,11 +1,13 @@
-"""Sizes of the tiles of group norm, and the launch of its kernels.
+"""Host side: the sizes of the tiles of norms, and the launch of their kernels.
 
-A group that fits the registers of a program is held there: every array goes through memory once, and small
-groups of rows that share a scale are taken together. A larger one is cut into parts, one to a program, in two
-launches: sums of every part, then the rest, which reads the arrays again, from the cache where they fit it.
-Between them torch adds the parts' sums up, except forward's, which every program puts together by itself.
-Looping over the parts in one program would spare a launch, but 32 programs (batch 4, 8 groups) leave three
-quarters of a large GPU idle, and as many large groups as run at once are more than its cache either way.
+A program holds a group that fits its registers, so every array passes through memory once. It takes several small
+groups together, from rows that share a scale. A larger group is cut into parts with one program for each, in two
+launches: the first sums over every part, the second does the rest and reads the arrays again, from the cache as
+far as they fit. Between the two launches torch adds up the sums of the parts; in forward each program combines
+them.
+
+One program that loops over the parts would save a launch. But 32 programs (batch 4, 8 groups) leave three
+quarters of a large GPU idle, and the large groups that run at once exceed the cache either way.
 """
 
 from __future__ import annotations
@@ -20,22 +22,25 @@ from torch import Tensor
 from edmfast.ops._shared.triton_device import on_device_of
 
 _HELD = {"forward": 8192, "backward": 8192, "double_backward": 4096}
-"""Numbers of the largest tile that spills no register; of float64 a quarter as many."""
+"""The size of the largest tile that spills no register; for float64 a quarter of it."""
 _PART = {"forward": 4096, "backward": 2048, "double_backward": 2048}
-"""Of a tile of a larger group: several programs fit a multiprocessor, and one loads while another sums.
-Of float64 half as many, to a thread too."""
-_OF_A_THREAD = {"forward": 16, "backward": 8, "double_backward": 8}
+"""The size of a tile of a larger group, for float64 half of it. Several such programs fit a multiprocessor, so
+that one loads while another sums."""
+_PER_THREAD = {"forward": 16, "backward": 8, "double_backward": 8}
+"""The numbers of a tile for each thread, for float64 half as many."""
 _PROGRAMS = 512
-"""Small groups are taken together as long as there are so many programs, some four to a multiprocessor."""
+"""Small groups are taken together as long as this many programs remain, about four for each multiprocessor."""
 _ROWS = 64
-"""At most so many rows share a partial sum of the weights' gradients."""
+"""At most this many rows share a partial sum of the gradients of scale and shift."""
 _LINE = 32
-"""Channels of a tile where they lie side by side: 64 bytes or more at a time."""
+"""The channels of a tile where they lie side by side in memory, so that 64 bytes or more are read at a time."""
 
 
 class Tiling(NamedTuple):
-    """A tile is [rows, channels, positions], powers of two; `steps` of them follow each other in a program;
-    `parts` tiles make up a group."""
+    """A tile [rows, channels, positions], all powers of two.
+
+    A program works on `steps` tiles one after the other, and `parts` tiles make up a group.
+    """
 
     rows: int
     steps: int
@@ -55,13 +60,14 @@ def tiling(
     positions: int,
     channels_last: bool,
 ) -> Tiling:
-    """Of rows [groups · width, positions], `shared` of which share their scale.
+    """Return the tiles for rows of [groups · width, positions], `shared` of which share their scale.
 
-    order: forward, backward or double_backward; channels_last: a group's channels lie side by side.
+    order: "forward", "backward" or "double_backward". channels_last: whether the channels of a group lie side by
+    side in memory.
     """
-    held, part, of_a_thread = _HELD[order], _PART[order], _OF_A_THREAD[order]
+    held, part, per_thread = _HELD[order], _PART[order], _PER_THREAD[order]
     if dtype == torch.float64:
-        held, part, of_a_thread = held // 4, part // 2, of_a_thread // 2
+        held, part, per_thread = held // 4, part // 2, per_thread // 2
     channels, pieces = triton.next_power_of_2(width), triton.next_power_of_2(positions)
     together = steps = 1
     if channels * pieces > held:
@@ -73,39 +79,40 @@ def tiling(
             channels = min(channels, part // pieces)
     else:
         most = triton.next_power_of_2(max(1, min(shared, rows * groups // _PROGRAMS)))
-        together = min(most, max(1, 128 * of_a_thread // (channels * pieces)))
+        together = min(most, max(1, 128 * per_thread // (channels * pieces)))
         if order != "forward":
             steps = max(1, min(most, _ROWS // positions) // together)
     parts = triton.cdiv(width, channels) * triton.cdiv(positions, pieces)
-    threads = together * channels * pieces // of_a_thread
+    threads = together * channels * pieces // per_thread
     return Tiling(together, steps, channels, pieces, parts, min(16, max(1, threads // 32)))
 
 
 def numbers(tensor: Tensor) -> tuple[int, int, int]:
-    """Strides of [N, C, S]; 0 where S is 1, of which any stride is true."""
+    """Return the strides of a tensor [N, C, S], with 0 for the last where S is 1 and any stride would do."""
     first, second, third = tensor.stride()
     return first, second, third if tensor.shape[2] > 1 else 0
 
 
 def dense(x: Tensor) -> Tensor:
-    """x where its numbers fill their memory in some order, which results then keep; else in plain order."""
+    """Return x where its numbers fill their memory in some order, which results then keep, or else a copy."""
     return x if _agree(x, torch.empty_like(x)) else x.contiguous()
 
 
 def matched(tensor: Tensor, x: Tensor) -> Tensor:
-    """The tensor, copied only where its strides are not those of x."""
+    """Return the tensor with the strides of x, copied only where it has others."""
     if _agree(tensor, x):
         return tensor
     return torch.empty_like(x, dtype=tensor.dtype).copy_(tensor)
 
 
 def _agree(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors of one shape have the same strides."""
     pairs = zip(a.shape, a.stride(), b.stride(), strict=True)
-    return all(size == 1 or one == other for size, one, other in pairs)
+    return all(size == 1 or first == second for size, first, second in pairs)
 
 
 def weight_sums(scale: Tensor, x: Tensor, groups: int, order: str) -> tuple[Tensor, Tensor]:
-    """Room for the gradients of scale and shift by every program: [M, partial sums, C] each."""
+    """Return empty tensors [M, partial sums, C] for the gradients of scale and of shift that programs sum."""
     tiles = chosen(x, scale, groups, order)
     blocks = triton.cdiv(x.shape[0] // scale.shape[0], tiles.rows * tiles.steps)
     count = blocks * triton.cdiv(x.shape[2], tiles.positions)
@@ -114,11 +121,12 @@ def weight_sums(scale: Tensor, x: Tensor, groups: int, order: str) -> tuple[Tens
 
 
 def summed(partial: Tensor) -> Tensor:
-    """In torch's order, which is the same at every run."""
+    """Return the sum of partial sums [M, partial sums, C], in torch's order, which is the same at every run."""
     return partial[:, 0] if partial.shape[1] == 1 else partial.sum(1)
 
 
 def chosen(x: Tensor, scale: Tensor, groups: int, order: str) -> Tiling:
+    """Return the tiles for these tensors."""
     rows, channels, positions = x.shape
     shared, width = rows // scale.shape[0], channels // groups
     last = positions > 1 and x.stride(1) < x.stride(2)
@@ -128,6 +136,7 @@ def chosen(x: Tensor, scale: Tensor, groups: int, order: str) -> Tiling:
 def constants(
     kernel: Any, stage: str, tiles: Tiling, width: int, centred: bool, silu: bool
 ) -> dict[str, Any]:
+    """Return the constants of a kernel; `width` is the number of channels of a group."""
     of_parts = {"PARTS": triton.next_power_of_2(tiles.parts)}
     return (of_parts if "PARTS" in kernel.arg_names else {}) | {
         "STAGE": stage,
@@ -142,7 +151,7 @@ def constants(
 
 
 def stages(tiles: Tiling) -> tuple[str, ...]:
-    """What the launches do: all of it by tiles that are held, or the sums of parts, then the rest."""
+    """Return the stage of each launch: one for whole groups, or one for sums of parts and one for the rest."""
     return ("held",) if tiles.parts == 1 else ("sums", "apply")
 
 
@@ -157,7 +166,10 @@ def launch(
     count: int,
     *rest: float,
 ) -> None:
-    """count: sums of every part of a group, where it has several; rest: what follows the sizes."""
+    """Launch a kernel in all its stages.
+
+    count: how many sums each part of a group has, where there are parts. rest: arguments after the sizes.
+    """
     tiles = chosen(x, scale, groups, kernel.__name__.removesuffix("_kernel"))
     (rows, channels, positions), shared = x.shape, x.shape[0] // scale.shape[0]
     blocks = scale.shape[0] * triton.cdiv(shared, tiles.rows * tiles.steps)

@@ -1,11 +1,12 @@
-"""Group norm with silu and its two derivatives on a GPU by Triton, on any dense layout, channels_last too.
+"""Host side of norms with silu and their two derivatives on a GPU by Triton, on any dense layout.
 
-Of N C S numbers of k bytes each, memory moves 2 k N C S bytes forward (x; y), 3 k N C S backward (grad, x;
-to_x) and 5 k N C S in double backward (to_x, grad, x; to_grad, second) where groups are held in registers.
-Where a group, its sizes rounded up to powers of two, has more than 8192 numbers (4096 in double backward, a
-quarter of float64), what is read is read twice: 3, 5 and 8 k N C S, the second time from the cache as far as
-it reaches. Partial sums of the gradients of scale and shift, and of parts of groups, are a few percent more.
-No atomics: sums have one order, which the shapes alone decide.
+For N C S numbers of k bytes each, memory moves 2 k N C S bytes in forward (x; y), 3 k N C S in backward (grad, x;
+to_x) and 5 k N C S in double backward (to_x, grad, x; to_grad, second), where programs hold whole groups. A group
+that has more than 8192 numbers (4096 in double backward, a quarter of these for float64) when its sizes are
+rounded up to powers of two is read twice, the second time from the cache as far as it reaches: 3, 5 and 8 k N C
+S. Partial sums of the gradients of scale and shift, and of parts of groups, add a few percent.
+
+There are no atomics: the shapes alone fix the order of sums.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def group_norm_silu_backward(
     if x.numel() == 0:
         return reference.group_norm_silu_backward(grad, x, scale, shift, mean, rstd, centred, silu)
     x, groups = dense(x), mean.shape[1]
-    scale, shift, mean, rstd = (given.contiguous() for given in (scale, shift, mean, rstd))
+    scale, shift, mean, rstd = (tensor.contiguous() for tensor in (scale, shift, mean, rstd))
     to_x = torch.empty_like(x)
     weights = weight_sums(scale, x, groups, "backward")
     tensors = matched(grad, x), x, scale, shift, mean, rstd, to_x, *weights
@@ -69,15 +70,19 @@ def group_norm_silu_double_backward(
     centred: bool,
     silu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `edmfast.ops.norms.reference.group_norm_silu_double_backward`; the cotangents of grad and x
-    have the strides of x."""
+    """See `edmfast.ops.norms.reference.group_norm_silu_double_backward`.
+
+    The cotangents of grad and x have the strides of x.
+    """
     if x.numel() == 0:
         return reference.group_norm_silu_double_backward(
             to_x, to_scale, to_shift, grad, x, scale, shift, mean, rstd, centred, silu
         )
     x, groups = dense(x), mean.shape[1]
-    scale, shift, mean, rstd = (given.contiguous() for given in (scale, shift, mean, rstd))
-    b, c = (None if given is None else given.contiguous() for given in (to_scale, to_shift))
+    scale, shift, mean, rstd = (tensor.contiguous() for tensor in (scale, shift, mean, rstd))
+    b, c = (
+        None if cotangent is None else cotangent.contiguous() for cotangent in (to_scale, to_shift)
+    )
     v, grad = matched(to_x, x), matched(grad, x)
     to_grad, second = torch.empty_like(grad), torch.empty_like(x)
     weights = weight_sums(scale, x, groups, "double_backward")

@@ -1,8 +1,9 @@
-"""Tiles of group norm: where a program works, what it loads and sums, the slopes of silu.
+"""Device side: the functions on tiles that the kernels of norms share.
 
-A tile is [rows, channels, positions]: rows that share one row of scale and shift, channels of one group.
-Memory is known by its three strides alone, so channels_last is read where it is; addresses are int64.
-What does not exist is loaded as 0 and, as every sum has a factor that is loaded, adds nothing.
+They say where a program works, load and sum tiles, and give the derivatives of silu. A tile is [rows, channels,
+positions]: rows that share one row of scale and shift, and channels of one group. Kernels address memory by three
+strides, so channels_last is read in place; addresses are int64. Elements outside of the tensor are loaded as 0.
+They add nothing to a sum, since every summand has a factor that is loaded.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -23,9 +24,9 @@ def place(
     CHANNELS: tl.constexpr,
     POSITIONS: tl.constexpr,
 ):
-    """(row of scale, first row, end of the rows that share it, group, part of the group, block of rows).
+    """Return (row of scale, first row, end of the rows that share it, group, part of the group, block of rows).
 
-    Parts of a group follow each other, then the groups of a block of rows: as in memory.
+    The parts of a group follow each other, and then the groups of a block of rows, in the order of memory.
     """
     parts = tl.cdiv(WIDTH, CHANNELS) * tl.cdiv(positions, POSITIONS)
     part = tl.program_id(0) % parts
@@ -47,17 +48,17 @@ def channels_and_positions(
     CHANNELS: tl.constexpr,
     POSITIONS: tl.constexpr,
 ):
-    """(channel of all [1, K, 1], position [1, 1, P], whether the channel exists, whether both do)."""
+    """Return (channel [1, K, 1], position [1, 1, P], whether the channel exists, whether both do)."""
     pieces = tl.cdiv(positions, POSITIONS)
-    own = part // pieces * CHANNELS + tl.arange(0, CHANNELS)[None, :, None]
+    within = part // pieces * CHANNELS + tl.arange(0, CHANNELS)[None, :, None]
     position = part % pieces * POSITIONS + tl.arange(0, POSITIONS)[None, None, :]
-    exists = own < WIDTH
-    return group * WIDTH + own, position, exists, exists & (position < positions)
+    exists = within < WIDTH
+    return group * WIDTH + within, position, exists, exists & (position < positions)
 
 
 @triton.jit
 def size_of(part, positions, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr):
-    """How many numbers a part of a group has; not positive beyond the last part."""
+    """Return how many numbers a part of a group has; zero or negative beyond the last part."""
     pieces = tl.cdiv(positions, POSITIONS)
     across = tl.minimum(WIDTH - part // pieces * CHANNELS, CHANNELS)
     return across * tl.minimum(positions - part % pieces * POSITIONS, POSITIONS)
@@ -65,25 +66,26 @@ def size_of(part, positions, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, POSITI
 
 @triton.jit
 def address(row, channel, position, strides):
-    """int64 [R, K, P] from the first element of a tensor."""
+    """Return offsets int64 [R, K, P] from the first element of a tensor."""
     within = channel.to(tl.int64) * strides[1] + position.to(tl.int64) * strides[2]
     return row * strides[0] + within
 
 
 @triton.jit
 def load(tensor, where, inside, dtype: tl.constexpr):
+    """Return the tile at some offsets, 0 outside of the tensor."""
     return tl.load(tensor + where, mask=inside, other=0.0).to(dtype)
 
 
 @triton.jit
 def over_group(tile):
-    """[R, K, P] -> [R, 1, 1]."""
+    """Return the sum [R, 1, 1] of a tile [R, K, P] over its group."""
     return tl.sum(tl.sum(tile, 2, keep_dims=True), 1, keep_dims=True)
 
 
 @triton.jit
 def over_rows(tile):
-    """[R, K, P] -> [1, K, 1]."""
+    """Return the sum [1, K, 1] of a tile [R, K, P] over rows and positions."""
     return tl.sum(tl.sum(tile, 2, keep_dims=True), 0, keep_dims=True)
 
 
@@ -95,7 +97,7 @@ def no_sum(
     STEPS: tl.constexpr,
     dtype: tl.constexpr,
 ):
-    """What `summand`s add up to before the first."""
+    """Return the zero that `summand`s are added to."""
     total = tl.zeros([ROWS, CHANNELS, POSITIONS], dtype)
     if STEPS == 1:
         total = tl.zeros([1, CHANNELS, 1], dtype)
@@ -104,8 +106,11 @@ def no_sum(
 
 @triton.jit
 def summand(tile, STEPS: tl.constexpr):
-    """A step's part of a sum over rows: whole tiles add up where there are several steps, as sums between
-    threads take longer than those within, and one tile is summed at once, as it would fill registers."""
+    """Return what a step adds to a sum over rows.
+
+    With several steps whole tiles are added, because sums between threads take longer than sums within a thread. A
+    single tile is summed at once, because it would fill registers.
+    """
     if STEPS == 1:
         tile = over_rows(tile)
     return tile
@@ -113,20 +118,20 @@ def summand(tile, STEPS: tl.constexpr):
 
 @triton.jit
 def store_sum(sums, index, COUNT: tl.constexpr, parts, row, groups, group, part, value):
-    """Sum `index` of COUNT of a part of a group, into sums [N, G, COUNT, parts]."""
+    """Store sum number `index` of a part of a group in sums [N, G, COUNT, parts]."""
     entry = ((row * groups + group) * COUNT + index) * parts + part
     tl.store(sums + entry, value)
 
 
 @triton.jit
 def total(sums, index, COUNT: tl.constexpr, row, groups, group):
-    """Sum `index` of COUNT of a group, from sums [N, G, COUNT]."""
+    """Return sum number `index` of a group from sums [N, G, COUNT]."""
     return tl.load(sums + (row * groups + group) * COUNT + index)
 
 
 @triton.jit
 def slopes(z, SILU: tl.constexpr):
-    """First and second derivative of silu, or of z itself; finite for every finite z."""
+    """Return the first and second derivative of silu at z, or of the identity; finite for every finite z."""
     first, second = tl.full(z.shape, 1.0, z.dtype), tl.full(z.shape, 0.0, z.dtype)
     if SILU:
         s = tl.sigmoid(z)
