@@ -145,7 +145,7 @@ std::tuple<Tensor, Tensor> score_gram(Tensor scores, std::optional<Tensor> displ
   STD_TORCH_CHECK(scores.dim() == 4, "scores must be [M, P, N, d], got ", shape_text(scores));
   const int64_t count = scores.size(0), populations = scores.size(1), particles = scores.size(2),
                 elements = scores.size(3);
-  STD_TORCH_CHECK(count >= 1 && count <= kMaxScores, "between 1 and ", kMaxScores, " scores, got ", count);
+  STD_TORCH_CHECK(count >= 1 && count <= kMaxScores, "1 to ", kMaxScores, " scores are needed, got ", count);
   const ScalarType dtype = scores.scalar_type();
   scores = taken(scores, "scores", dtype, {count, populations, particles, elements}, scores);
   Tensor moved = scores;

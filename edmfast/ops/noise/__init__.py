@@ -1,4 +1,4 @@
-"""Counter-based standard normals."""
+"""Standard normals from a counter, the same for a sample whatever is drawn beside it."""
 
 from edmfast.ops.noise.operator import rng_state, standard_normal
 

@@ -1,8 +1,10 @@
-"""Standard normals that depend on (seed, step, stream, population, particle, element) and nothing else.
+"""`standard_normal`: normals that depend on (seed, step, stream, population, particle, element) and nothing else.
 
-Sample (p, n) has the same numbers whatever the batch size, the number of populations or devices, or
-a resume in the middle. Philox4x32-10 (Salmon et al. 2011) and Box-Muller; float32 resolution in every
-dtype. Not differentiable (it has no differentiable input).
+Sample (p, n) has the same numbers for every batch size, every number of populations or devices, and after a run is
+resumed. Philox4x32-10 makes random bits of the counter, and Box-Muller makes normals of them, with the
+resolution of float32 in every dtype. There is no derivative, since no input is differentiable.
+
+Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from edmfast._internal.numbers import as_int, as_seed
 from edmfast.ops._shared.counters import check_populations
 from edmfast.ops.noise import reference
 
-_STEPS = 2**32  # a word of the counter, which larger ones would wrap around
-STREAMS = 16  # four bits of the counter
+_STEPS = 2**32  # one word of the counter
+STREAMS = 16  # four bits of another word
 
 
 def _fake(
@@ -34,15 +36,15 @@ _extension.define(
 
 
 def rng_state(seed: int, step: int, device: torch.device | str = "cpu") -> Tensor:
-    """The int64 [2] tensor (seed, step) the operators read their key and step from.
+    """Return (seed, step) as an int64 [2] tensor, from which the operators read their key and their step.
 
-    seed: 64 bits, signed or unsigned. step: from 0 to 2^32 - 1. Raises TypeError for anything but integers,
-    ValueError beyond these ranges.
+    seed: 64 bits, signed or unsigned. step: from 0 to 2^32 - 1.
+    Raises TypeError for anything but integers, ValueError outside of these ranges.
     """
     seed, step = as_seed(seed), as_int("step", step, least=0, most=_STEPS - 1)
     signed = seed - 2**64 if seed >= 2**63 else seed
     state = torch.empty(2, dtype=torch.int64, device=device)
-    # fills are asynchronous on a GPU, where building a tensor from a list would block
+    # a fill does not wait for a GPU, while a tensor made of a list would
     state[0].fill_(signed)
     state[1].fill_(step)
     return state
@@ -58,14 +60,16 @@ def standard_normal(
     first_population: int = 0,
     first_particle: int = 0,
 ) -> Tensor:
-    """Independent N(0, 1) numbers of the shape, dtype and device of `like` [P, N, *shape].
+    """Return independent N(0, 1) numbers of the shape, dtype and device of `like` [P, N, *shape].
 
-    Population ``p`` and particle ``n`` here are ``first_population + p`` and ``first_particle + n``
-    of the counter. `stream` (0 to 15) separates uses that share seed and step. rng: int64 [2], takes the
-    place of (seed, step) where they are on the device.
+    seed, step: integers as in `rng_state`. rng: int64 [2], replaces (seed, step) where they are on the device.
+    stream: 0 to 15, separates uses that share seed and step.
+    first_population, first_particle: the place of the first population and of the first particle in the counter,
+        where a run is split over calls or devices.
 
-    Raises TypeError for a dtype that is not floating point, ValueError for fewer than two dimensions
-    an unknown stream, or populations beyond 2^28. Source: Salmon et al. 2011.
+    Raises TypeError for a dtype that is not floating point; ValueError for fewer than two dimensions, an unknown
+    stream, a first particle beyond 2^32 - 1, or populations beyond 2^28.
+    Source: Salmon et al. 2011.
     """
     if not like.is_floating_point():
         raise TypeError(f"like must be floating point, got {like.dtype}")

@@ -1,10 +1,10 @@
-"""Counter-based standard normals and uniforms in plain torch, the same bits as the compiled kernels.
+"""Standard normals and uniforms from a counter in plain torch, with the bits of the compiled kernels.
 
-Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with counter
-``(element block, step, particle, stream << 28 | population)`` and the 64-bit seed as key, followed by
-Box-Muller in float32. A sample of ``d`` elements uses ``ceil(d / 4)`` blocks; word ``j`` of block
-``b`` is element ``j * ceil(d / 4) + b``. Every product and sum is rounded on its own, so a kernel
-that does not fuse them gives the same bits.
+Philox4x32-10 takes the counter ``(element block, step, particle, stream << 28 | population)`` and the 64-bit
+seed as its key; Box-Muller in float32 follows. A sample of ``d`` elements uses ``ceil(d / 4)`` blocks, and word
+``j`` of block ``b`` becomes element ``j * ceil(d / 4) + b``. Every product and sum rounds on its own, so a
+kernel that does not fuse them gives the same bits.
+Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _COSINE = (-0.025806891, 0.23533063, -1.3352628, 4.0587121, -4.9348022, 1.0)
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor) -> tuple[Tensor, ...]:
-    """Ten rounds of Philox4x32 on int64 tensors holding 32-bit words; `seed` is an int64 scalar."""
+    """Return ten rounds of Philox4x32 on 32-bit words held in int64; `seed` is an int64 scalar."""
     a, b, c, d = counter
     key0, key1 = seed & _MASK, (seed >> 32) & _MASK
     for _ in range(10):
@@ -35,6 +35,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor) -> tupl
 
 
 def _horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
+    """Return a polynomial at x, its coefficients given from the highest degree down."""
     value = torch.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:
         value = value * x
@@ -42,7 +43,8 @@ def _horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     return value
 
 
-def _negative_log(u: Tensor) -> Tensor:
+def negative_log(u: Tensor) -> Tensor:
+    """Return -log(u) for float32 u in [2^-32, 1]."""
     bits = u.view(torch.int32)
     exponent = (bits - 0x3F3504F3) >> 23
     mantissa = (bits - (exponent << 23)).view(torch.float32)
@@ -51,10 +53,10 @@ def _negative_log(u: Tensor) -> Tensor:
 
 
 def box_muller(radius_bits: Tensor, angle_bits: Tensor) -> tuple[Tensor, Tensor]:
-    """Two independent float32 normals from two 32-bit words held in int64."""
+    """Return two independent float32 normals made of two 32-bit words held in int64."""
     u = (radius_bits >> 1).to(torch.int32).float() * 4.656612873e-10 + 2.328306437e-10
-    # torch's float32 square root is not correctly rounded; through float64 it is
-    radius = (_negative_log(u) * 2.0).double().sqrt().float()
+    # torch's square root is not correctly rounded in float32, but it is through float64
+    radius = (negative_log(u) * 2.0).double().sqrt().float()
     turn = angle_bits.to(torch.int32).float() * 4.656612873e-10
     twice = turn * 2.0
     quarter = torch.where(twice < 0, twice - 0.5, twice + 0.5).to(torch.int32)
@@ -72,7 +74,7 @@ def box_muller(radius_bits: Tensor, angle_bits: Tensor) -> tuple[Tensor, Tensor]
 def noise(
     like: Tensor, rng: Tensor, stream: int, first_population: int, first_particle: int
 ) -> Tensor:
-    """Standard normals [P, N, d] in the dtype of `like`; `rng` is int64 [2] = (seed, step)."""
+    """Return standard normals [P, N, d] in the dtype of `like`; `rng` is int64 [2] = (seed, step)."""
     populations, particles, elements = like.shape
     blocks = (elements + 3) // 4
     device = like.device
@@ -89,7 +91,7 @@ def noise(
 
 
 def uniform(rng: Tensor, populations: int, first_population: int = 0, stream: int = 3) -> Tensor:
-    """One float64 uniform in [0, 1) per population and step; `rng` int64 [..., 2] -> [..., P]."""
+    """Return one float64 uniform in [0, 1) for each population, [..., P], at each step of `rng` int64 [..., 2]."""
     population = torch.arange(first_population, first_population + populations, device=rng.device)
     word = ((stream << 28) | population) & _MASK
     seed, step = rng[..., :1], rng[..., 1:] & _MASK

@@ -1,4 +1,4 @@
-"""Counter-based standard normals on a GPU by Triton, the same bits as `edmfast.ops.noise.reference`."""
+"""Standard normals on a GPU by Triton, with the bits of `edmfast.ops.noise.reference`: kernel and host side."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
@@ -25,7 +25,7 @@ def noise_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """One program fills ROWS particles by COLUMNS counters of out [P, N, d]; rng int64 [2]."""
+    """Fill ROWS particles by COLUMNS counters of out [P, N, d] in each program; rng int64 [2]."""
     blocks = (elements + 3) // 4
     row_tiles, block_tiles = tl.cdiv(particles, ROWS), tl.cdiv(blocks, COLUMNS)
     tile = tl.program_id(0) // block_tiles

@@ -1,4 +1,4 @@
-"""The passes around a network that make its energy and score, to second order."""
+"""The passes around a network that make its energy and its score, differentiable twice."""
 
 from edmfast.ops.potential.operator import potential, potential_assemble
 

@@ -1,9 +1,11 @@
-"""The inner-product potential of a network, to second order, with what its score is assembled from.
+"""`potential` and `potential_assemble`: the energy E = |y|²/2 - w <h, y> of a network h(y), and its score.
 
-E = |y|²/2 - w <h, y> and the cotangent w y in one pass; J_hᵀ (w y), which the network's own backward
-makes of the cotangent, gives the score c_in (w h + J_hᵀ (w y) - y) in a second pass. Around the forward and
-the backward of the network there are thus two launches. Every derivative is an operator too: that of the
-double backward of `potential` raises; `potential_assemble`, which is linear, has all orders.
+`potential` returns E and the cotangent w y in one pass. The backward of the network turns the cotangent into
+J_hᵀ (w y), and `potential_assemble` makes the score c_in (w h + J_hᵀ (w y) - y) of it in a second pass. So two
+launches surround the forward and the backward of the network.
+
+Every derivative is an operator too. `potential` is differentiable twice, and a third derivative raises;
+`potential_assemble` has derivatives of all orders.
 Source: Thornton et al. 2025, arXiv 2502.12786 (inner-product energies).
 """
 
@@ -92,7 +94,7 @@ _extension.define(
 )
 
 
-def _keep_all(ctx: Any, inputs: tuple[Tensor | None, ...], output: object) -> None:
+def _save_all(ctx: Any, inputs: tuple[Tensor | None, ...], output: object) -> None:
     ctx.save_for_backward(*inputs)
     ctx.set_materialize_grads(False)
 
@@ -131,41 +133,43 @@ def _assemble_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ..
     return slopes
 
 
-def _assemble_double_backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor, ...]:
+def _assemble_double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor, ...]:
     grad, *tensors, coefficients = ctx.saved_tensors
     *slopes, c = (
         _or_zeros(cotangent, like)
-        for cotangent, like in zip(given, (*tensors, coefficients), strict=True)
+        for cotangent, like in zip(cotangents, (*tensors, coefficients), strict=True)
     )
     assemble = torch.ops.edmfast.potential_assemble
     to_grad = assemble(*slopes, coefficients) + assemble(*tensors, c)
-    # grad enters as <grad, t_i> with cotangent c_i and as coefficient_i grad with cotangent slope_i
+    # the backward uses grad in <grad, t_i>, with cotangent c_i, and in coefficient_i grad, with cotangent slope_i
     return to_grad, *torch.ops.edmfast.potential_assemble_backward(grad, *slopes, c)
 
 
-def _keep_nothing(ctx: Any, inputs: tuple[Tensor | None, ...], output: object) -> None:
+def _save_nothing(ctx: Any, inputs: tuple[Tensor | None, ...], output: object) -> None:
     pass
 
 
 for _name, _derivative, _context in (
-    ("potential", _backward, _keep_all),
-    ("potential_backward", _double_backward, _keep_all),
-    ("potential_double_backward", _triple_backward, _keep_nothing),
-    ("potential_assemble", _assemble_backward, _keep_all),
-    ("potential_assemble_backward", _assemble_double_backward, _keep_all),
+    ("potential", _backward, _save_all),
+    ("potential_backward", _double_backward, _save_all),
+    ("potential_double_backward", _triple_backward, _save_nothing),
+    ("potential_assemble", _assemble_backward, _save_all),
+    ("potential_assemble_backward", _assemble_double_backward, _save_all),
 ):
     _extension.differentiate(_name, _derivative, _context)
 
 
 def potential(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(E [B], weight y [B, *shape]): the energy |y|²/2 - weight <h, y>, and the cotangent of h in -E.
+    """Return (E [B] in nats, weight y [B, *shape]): E = |y|²/2 - weight <h, y>, and the cotangent of h in -E.
 
-    h, y: [B, *shape], of one dtype, float16, bfloat16 (both computed in float32), float32 or float64;
-    weight: [B], of that dtype; for an energy scale sigma_data/sigma. E in nats. Sums are in float64.
-    A row's numbers do not depend on the other rows, nor on the number of threads.
+    h, y: [B, *shape], of one dtype: float16 or bfloat16 (both computed in float32), float32 or float64.
+    weight: [B] of that dtype; for the energy of a diffusion model it is sigma_data/sigma.
 
-    Derivatives: first and second order in all three, a third one and forward mode raise RuntimeError.
+    Sums are taken in float64. The bits of a row depend neither on the other rows nor on the number of threads.
+
+    Derivatives: first and second order in all three. A third derivative and forward mode raise RuntimeError.
     Raises TypeError for dtypes, ValueError for shapes.
+    Source: Thornton et al. 2025, arXiv 2502.12786.
     """
     _check("potential", (h, y), (weight,))
     if weight.shape != y.shape[:1]:
@@ -177,11 +181,14 @@ def potential(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def potential_assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Tensor) -> Tensor:
-    """coefficients[:, 0] h + coefficients[:, 1] pullback + coefficients[:, 2] y, in one pass, like y.
+    """Return coefficients[:, 0] h + coefficients[:, 1] pullback + coefficients[:, 2] y, like y, in one pass.
 
-    h, pullback, y: [B, *shape]; coefficients: [B, 3]; of one dtype, as `potential` takes them.
-    With pullback = J_hᵀ (w y) the coefficients (c_in w, c_in, -c_in) give a score. Derivatives of every
-    order in all four. Raises TypeError for dtypes, ValueError for shapes.
+    h, pullback, y: [B, *shape]; coefficients: [B, 3]; all of one dtype, as in `potential`. With
+    pullback = J_hᵀ (w y), the coefficients (c_in w, c_in, -c_in) give a score, in units of 1/x.
+
+    Derivatives: all orders in all four. Forward mode raises RuntimeError.
+    Raises TypeError for dtypes, ValueError for shapes.
+    Source: Thornton et al. 2025, arXiv 2502.12786.
     """
     _check("potential_assemble", (h, pullback, y), (coefficients,))
     if coefficients.shape != (y.shape[0], 3):
@@ -193,6 +200,7 @@ def potential_assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Ten
 
 
 def _rows(states: Tensor) -> Tensor:
+    """Return states as rows [B, d] in the dtype in which they are computed."""
     flat = states if states.dim() == 2 else states.flatten(1)
     return widened(flat)
 
@@ -202,7 +210,7 @@ def _check(name: str, states: tuple[Tensor, ...], numbers: tuple[Tensor, ...]) -
     shape, dtypes = states[0].shape, {tensor.dtype for tensor in (*states, *numbers)}
     if len(dtypes) > 1 or not dtypes <= set(DTYPES):
         names = sorted(str(dtype) for dtype in dtypes)
-        raise TypeError(f"one of float16, bfloat16, float32, float64 is needed, got {names}")
+        raise TypeError(f"all must share one of float16, bfloat16, float32, float64, got {names}")
     if len(shape) < 2 or any(tensor.shape != shape for tensor in states):
         shapes = [tuple(tensor.shape) for tensor in states]
-        raise ValueError(f"states must be [B, *shape], all alike, got {shapes}")
+        raise ValueError(f"states must be [B, *shape] of one shape, got {shapes}")

@@ -1,8 +1,9 @@
-"""The inner-product potential to second order, and the assembly of a score from it, in plain torch.
+"""The inner-product potential with two derivatives, and the assembly of a score from it, in plain torch.
 
-E = |y|²/2 - w <h, y> per row, and w y, the cotangent that pulls the network's output back to its input:
-with p = J_hᵀ (w y) the gradient of w <h(y), y> is w h + p, so a score and a denoised state are
-c_0 h + c_1 p + c_2 y. h, p, y [B, d]; w, E [B]; coefficients [B, 3].
+For each row E = |y|²/2 - w <h, y>, and w y is the cotangent of the network's output. With p = J_hᵀ (w y) the
+gradient of w <h(y), y> is w h + p, so a score and a denoised state have the form c_0 h + c_1 p + c_2 y. Shapes:
+h, p, y [B, d]; w, E [B]; coefficients [B, 3].
+Source: Thornton et al. 2025, arXiv 2502.12786 (inner-product energies).
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ from torch import Tensor
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
-    """Row sums in float64."""
+    """Return the inner product of each row in float64."""
     return (left.double() * right.double()).sum(1)
 
 
 def potential(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(E [B], w y)."""
+    """Return (E [B], w y)."""
     energy = 0.5 * _dot(y, y) - weight.double() * _dot(h, y)
     return energy.to(y.dtype), weight[:, None] * y
 
 
-def _given(
+def _or_zeros(
     grad_energy: Tensor | None, grad_cotangent: Tensor | None, y: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Both cotangents, zeros in the place of an absent one."""
+    """Return both cotangents, with zeros in the place of an absent one."""
     return (
         y.new_zeros(len(y)) if grad_energy is None else grad_energy,
         torch.zeros_like(y) if grad_cotangent is None else grad_cotangent,
@@ -39,8 +40,8 @@ def potential_backward(
     y: Tensor,
     weight: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cotangents of h, y and w for e [B] of the energy and v [B, d] of the cotangent."""
-    e, v = _given(grad_energy, grad_cotangent, y)
+    """Return the cotangents of h, y and w, from e [B] of the energy and v [B, d] of the cotangent w y."""
+    e, v = _or_zeros(grad_energy, grad_cotangent, y)
     w, ew = weight[:, None], (e * weight)[:, None]
     to_weight = _dot(v, y) - e.double() * _dot(h, y)
     return -ew * y, e[:, None] * y - ew * h + w * v, to_weight.to(y.dtype)
@@ -56,8 +57,8 @@ def potential_double_backward(
     y: Tensor,
     weight: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Cotangents of e, v, h, y and w for a, b and c of those of h, y and w."""
-    e, v = _given(grad_energy, grad_cotangent, y)
+    """Return the cotangents of e, v, h, y and w, from a, b and c of what `potential_backward` returns."""
+    e, v = _or_zeros(grad_energy, grad_cotangent, y)
     w, ew, ce = weight[:, None], (e * weight)[:, None], (c * e)[:, None]
     crossed = _dot(a, y) + _dot(b, h)
     to_e = _dot(b, y) - weight.double() * crossed - c.double() * _dot(h, y)
@@ -73,7 +74,7 @@ def potential_double_backward(
 
 
 def potential_assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Tensor) -> Tensor:
-    """c_0 h + c_1 pullback + c_2 y, [B, d]."""
+    """Return c_0 h + c_1 pullback + c_2 y, [B, d]."""
     c0, c1, c2 = (column[:, None] for column in coefficients.unbind(1))
     return c0 * h + c1 * pullback + c2 * y
 
@@ -81,7 +82,7 @@ def potential_assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Ten
 def potential_assemble_backward(
     grad: Tensor, h: Tensor, pullback: Tensor, y: Tensor, coefficients: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cotangents of h, pullback, y and the coefficients."""
+    """Return the cotangents of h, pullback, y and the coefficients."""
     c0, c1, c2 = (column[:, None] for column in coefficients.unbind(1))
     sums = torch.stack([_dot(grad, h), _dot(grad, pullback), _dot(grad, y)], 1)
     return c0 * grad, c1 * grad, c2 * grad, sums.to(y.dtype)

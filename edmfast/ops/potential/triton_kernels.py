@@ -7,11 +7,11 @@ import triton
 import triton.language as tl
 
 _NUMBERS, WARPS = 512, 4
-"""Elements in a tile of rows by columns: four to a thread, whose sums in float64 fit its registers."""
+"""The elements of a tile of rows by columns: four for each thread, so that sums in float64 fit registers."""
 
 
 def tile(rows: int, elements: int) -> dict[str, int]:
-    """ROWS and COLUMNS of the tiles of states [rows, elements]; both powers of two."""
+    """Return ROWS and COLUMNS of the tiles of states [rows, elements], both powers of two."""
     columns = min(triton.next_power_of_2(max(1, elements)), _NUMBERS)
     return {
         "ROWS": min(triton.next_power_of_2(max(1, rows)), _NUMBERS // columns),
@@ -21,7 +21,7 @@ def tile(rows: int, elements: int) -> dict[str, int]:
 
 @triton.jit
 def _number(pointer, row, exists):
-    """One number per row, as a column; zero where there is no pointer."""
+    """Return one number for each row as a column, zero where there is no pointer."""
     if pointer is None:
         return tl.zeros([row.shape[0], 1], tl.float32)
     return tl.load(pointer + row, mask=exists, other=0.0)[:, None]
@@ -31,7 +31,7 @@ def _number(pointer, row, exists):
 def potential_kernel(
     h, y, weight, energy, cotangent, rows, elements, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """h, y, cotangent [B, d]; weight, energy [B]."""
+    """Write energy [B] and cotangent [B, d] of h, y [B, d] and weight [B]."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     exists = row < rows
     w = _number(weight, row, exists)
@@ -154,7 +154,7 @@ def double_backward_kernel(
 def assemble_kernel(
     h, pullback, y, coefficients, out, rows, elements, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """h, pullback, y, out [B, d]; coefficients [B, 3]."""
+    """Write out [B, d] of h, pullback, y [B, d] and coefficients [B, 3]."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     exists = row < rows
     c0 = _number(coefficients, 3 * row, exists)

@@ -19,27 +19,28 @@ from edmfast.ops.potential.triton_kernels import (
 )
 
 
-def _launch(kernel: Any, given: tuple[Tensor | None, ...], outputs: tuple[Tensor, ...]) -> None:
-    """Runs a kernel on contiguous inputs, the last but one of which are the states y [B, d]."""
-    y = given[-2]
+def _launch(kernel: Any, inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor, ...]) -> None:
+    """Launch a kernel on contiguous inputs, the last but one of which are the states y [B, d]."""
+    y = inputs[-2]
     assert y is not None
     rows, elements = y.shape
     if rows == 0:
         return
-    inputs = [None if tensor is None else tensor.contiguous() for tensor in given]
+    operands = [None if tensor is None else tensor.contiguous() for tensor in inputs]
     tiles = tile(rows, elements)
     with on_device_of(y):
         kernel[(triton.cdiv(rows, tiles["ROWS"]),)](
-            *inputs, *outputs, rows, elements, **tiles, num_warps=WARPS, enable_fp_fusion=False
+            *operands, *outputs, rows, elements, **tiles, num_warps=WARPS, enable_fp_fusion=False
         )
 
 
 def _empty(*like: Tensor) -> tuple[Tensor, ...]:
+    """Return contiguous empty tensors of the shapes of others."""
     return tuple(tensor.new_empty(tensor.shape) for tensor in like)
 
 
 def potential(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-    """See `edmfast.ops.potential.reference.potential`; float32 or float64."""
+    """See `edmfast.ops.potential.reference.potential`; all are float32 or float64."""
     outputs = _empty(weight, y)
     _launch(potential_kernel, (h, y, weight), outputs)
     return outputs
@@ -66,8 +67,8 @@ def potential_double_backward(
 ) -> tuple[Tensor, ...]:
     """See `edmfast.ops.potential.reference.potential_double_backward`."""
     outputs = _empty(weight, y, h, y, weight)
-    given = a, b, c, grad_energy, grad_cotangent, h, y, weight
-    _launch(double_backward_kernel, given, outputs)
+    inputs = a, b, c, grad_energy, grad_cotangent, h, y, weight
+    _launch(double_backward_kernel, inputs, outputs)
     return outputs
 
 

@@ -1,4 +1,4 @@
-"""The proposal step: gather ancestors, draw noise, move, and weigh the move."""
+"""The proposal step: read particles through their ancestors, draw noise, move, and weigh the move."""
 
 from edmfast.ops.propagate.operator import propagate
 

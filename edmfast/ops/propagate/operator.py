@@ -1,11 +1,13 @@
-"""Proposal step of sequential Monte Carlo, fused: gather, drift, noise and kernel log-ratio.
+"""`propagate`: the proposal step of sequential Monte Carlo in one pass, with its kernel log-ratio.
 
-Reads x and up to eight scores through the ancestors (resampling costs no pass of its own), adds
-counter-based noise, writes ``x_u = x + m + sqrt(v_M) z`` with ``m = sum_k drift_k S_k``, and in the
-same pass ``R = (1 - v_M/v_L) |z|²/2 - (sqrt(v_M)/v_L) <m, z> - |m|²/(2 v_L) + (d/2) log(v_M/v_L)``, so
-that the incremental log-weight is ``R - [U(x_u, u) - U(x_s, s)]``. Exact for any drift and variances
-that depend on x_s only. Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra
-2006. Not differentiable: inputs that require grad raise under grad mode, those with a tangent always.
+The step is ``x_u = x + m + sqrt(v_M) z`` with ``m = sum_k drift_k S_k`` and normals z, and its log-ratio is
+``R = (1 - v_M/v_L) |z|²/2 - (sqrt(v_M)/v_L) <m, z> - |m|²/(2 v_L) + (d/2) log(v_M/v_L)``. The incremental
+log-weight of a move from level s to u is then ``R - [U(x_u, u) - U(x_s, s)]``, which is exact for any drift and
+variances that depend on x_s only. x and up to eight scores are read through the ancestors, so resampling costs
+no pass of its own, and the normals come from a counter.
+
+There is no derivative: inputs that require grad raise under grad mode, and inputs with a tangent always do.
+Sources: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra 2006.
 """
 
 from __future__ import annotations
@@ -60,26 +62,28 @@ def propagate(
     first_population: int = 0,
     first_particle: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Moves every particle one step. Returns (x_u like x, R [P, N] in nats, float64 for float64 x,
-    else float32).
+    """Move every particle by one step. Return (x_u like x, R [P, N] in nats, float64 for float64 x, else float32).
 
-    x: [P, N, *shape], float16, bfloat16 (both computed in float32), float32 or float64.
-    score: like x, or a sequence of 1 to 8 such. ancestors: int32 [P, N], each in 0..N-1 of its own
-    population. On the CPU others raise RuntimeError; on a GPU, where nothing is read back, R is NaN there.
-    coefficients: float64 [P, M + 2], per population (drift of each of the M scores, v_M, v_L): the
-    mean shift is sum_k drift_k score_k, v_M > 0 and v_L > 0 are the variances of the forward and the
-    backward kernel, in units of x².
-    rng: int64 [2] = (seed, step). first_population: counter index of population 0; with P below 2^28.
-    first_particle: counter index of particle 0, where a population is split over calls or devices.
-    mask: bool [P, *shape] or None. Where False an element keeps its value and counts nowhere in R:
-    known pixels, or padding of a population of smaller systems.
+    x: [P, N, *shape], float16 or bfloat16 (both computed in float32), float32 or float64.
+    score: like x, or a sequence of 1 to 8 such tensors.
+    ancestors: int32 [P, N], each in 0..N-1 of its own population. Others raise RuntimeError on the CPU. On a GPU,
+        where the host reads nothing, their R is NaN.
+    coefficients: float64 [P, M + 2], for each population (drift of each of the M scores, v_M, v_L). The shift is
+        sum_k drift_k score_k; v_M > 0 and v_L > 0 are the variances of the forward and the backward kernel, in
+        units of x².
+    rng: int64 [2] = (seed, step), as `rng_state` makes it.
+    mask: bool [P, *shape] or None. Where it is False, an element keeps its value and adds nothing to R: known
+        pixels, or the padding of smaller systems.
+    first_population, first_particle: the place of the first population and of the first particle in the counter,
+        where a run is split over calls or devices. Populations must stay below 2^28.
 
-    Raises TypeError for dtypes, ValueError for shapes or devices, RuntimeError for inputs that
-    require grad or carry a tangent.
+    Raises TypeError for dtypes, ValueError for shapes or devices, RuntimeError for inputs that require grad or
+    carry a tangent.
+    Source: Thornton et al. 2025, arXiv 2502.12786.
     """
     scores = [score] if isinstance(score, Tensor) else [*score]
     if not 1 <= len(scores) <= MAX_SCORES:
-        raise ValueError(f"1 to {MAX_SCORES} scores, got {len(scores)}")
+        raise ValueError(f"1 to {MAX_SCORES} scores are needed, got {len(scores)}")
     if x.dtype not in DTYPES or any(s.dtype != x.dtype for s in scores):
         raise TypeError(
             "x and score must both be float16, bfloat16, float32 or float64, "
@@ -101,18 +105,18 @@ def propagate(
     populations, particles = x.shape[:2]
     first_population = check_populations(first_population, populations)
     first_particle = as_int("first_particle", first_particle, least=0, most=2**32 - 1)
-    given = {"ancestors": ancestors, "coefficients": coefficients, "rng": rng}
+    tensors = {"ancestors": ancestors, "coefficients": coefficients, "rng": rng}
     wanted: dict[str, tuple[int, ...]] = {
         "ancestors": (populations, particles),
         "coefficients": (populations, len(scores) + 2),
         "rng": (2,),
     }
     if mask is not None:
-        given["mask"], wanted["mask"] = mask, (populations, *x.shape[2:])
+        tensors["mask"], wanted["mask"] = mask, (populations, *x.shape[2:])
     for name, shape in wanted.items():
-        if given[name].shape != shape:
-            raise ValueError(f"{name} must be {shape}, got {tuple(given[name].shape)}")
-    if any(t.device != x.device for t in (*scores, *given.values())):
+        if tensors[name].shape != shape:
+            raise ValueError(f"{name} must be {shape}, got {tuple(tensors[name].shape)}")
+    if any(t.device != x.device for t in (*scores, *tensors.values())):
         raise ValueError("all tensors must be on one device")
     refuse_derivatives("propagate", x, *scores, coefficients)
     elements = x[0, 0].numel() if x.numel() else 0

@@ -1,11 +1,12 @@
-"""One proposal step through the ancestors and its kernel log-ratio, in plain torch.
+"""The proposal step through the ancestors, and its kernel log-ratio, in plain torch.
 
-With m = sum_k drift_k S_k the mean shift, and z the counter-based normals of stream 0,
+With the shift m = sum_k drift_k S_k, and z the normals of stream 0 of the counter,
 ``x_u = x + m + sqrt(v_M) z`` and
 ``R = (1 - v_M/v_L) |z|²/2 - (sqrt(v_M)/v_L) <m, z> - |m|²/(2 v_L) + (d/2) log(v_M/v_L)``,
 the logarithm of L(x_s | x_u) / M(x_u | x_s) for Gaussian kernels M = N(x + m, v_M I) and
-L = N(x_u, v_L I) on the elements that the mask lets move. Half precisions are computed in float32;
-sums are taken in float64.
+L = N(x_u, v_L I) on the elements that the mask lets move. Half precisions are computed in float32,
+and sums are taken in float64.
+Source: Thornton et al. 2025, arXiv 2502.12786.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from edmfast.ops.noise.reference import noise
 
 
 def _square_root(v: Tensor) -> Tensor:
-    """Correctly rounded square root of float64, which torch's vector code is not on every CPU."""
+    """Return the correctly rounded square root of float64, which torch does not give on every CPU."""
     root = v.sqrt()
-    # the residual v - root² in two exact halves, then one Newton step
+    # split into two halves, root has an exact square, so the residual v - root² of one Newton step is exact
     spread = root * 134217729.0
     high = spread - (spread - root)
     low = root - high
@@ -42,8 +43,11 @@ def propagate(
     first_population: int,
     first_particle: int,
 ) -> tuple[Tensor, Tensor]:
-    """x, scores [P, N, d]; ancestors int32 [P, N]; coefficients float64 [P, M + 2] = (drifts, v_M,
-    v_L); mask bool [P, d] or None."""
+    """Return (x_u like x, R [P, N]).
+
+    x, scores [P, N, d]; ancestors int32 [P, N]; coefficients float64 [P, M + 2] = (drifts, v_M, v_L); mask bool
+    [P, d] or None.
+    """
     dtype = arithmetic(x.dtype)
     index = ancestors.long()[..., None].expand_as(x)
     *drifts, v_m, v_l = coefficients[:, None].unbind(-1)

@@ -1,6 +1,7 @@
-"""Proposal step on a GPU by Triton: x_u has the bits of `edmfast.ops.propagate.reference`.
+"""The proposal step on a GPU by Triton, kernel and host side: x_u has the bits of the reference.
 
-R is summed in another order: four products in the arithmetic of the state, the rest in float64.
+R is summed in another order than in `edmfast.ops.propagate.reference`: the four products of a counter in the
+arithmetic of the state, the rest in float64.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -20,6 +21,7 @@ from edmfast.ops._shared.triton_tiling import tiling
 
 @triton.jit
 def _log_ratio(noise, cross, shift, moving, v_m, v_l):
+    """Return R from the sums of |z|², <m, z> and |m|² and the number of elements that move."""
     ratio = v_m / v_l
     value = 0.5 * (1.0 - ratio) * noise - tl.sqrt(v_m) / v_l * cross - 0.5 / v_l * shift
     return value + 0.5 * moving * tl.log(ratio)
@@ -43,7 +45,7 @@ def propagate_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """One program moves ROWS particles, COLUMNS counters at a time.
+    """Move ROWS particles in each program, COLUMNS counters at a time.
 
     x, moved [P, N, d]; scores: a tuple of MODELS like x; ancestors int32 [P, N]; coefficients float64
     [P, MODELS + 2]; mask bool [P, d] or None; rng int64 [2]; ratio [P, N] in the arithmetic's dtype.
@@ -56,7 +58,7 @@ def propagate_kernel(
     exists = particle < particles
     row = population * particles + particle
     ancestor = tl.load(ancestors + row, mask=exists, other=0)
-    # nothing is read through an ancestor that names no particle: R is NaN there, which the weights report
+    # an ancestor that names no particle must not be read through; its R becomes NaN, which the weights report
     named = (ancestor >= 0) & (ancestor < particles)
     ancestor = tl.where(named, ancestor, 0)
     source = ((population * particles + ancestor) * elements)[:, None]

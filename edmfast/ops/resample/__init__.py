@@ -1,4 +1,4 @@
-"""Resampling by any of six schemes, with any number of offspring."""
+"""Resampling by one of six schemes, with any number of offspring."""
 
 from edmfast.ops.resample.operator import resample
 

@@ -1,9 +1,13 @@
-"""Resampling by any of six unbiased schemes, with any number of offspring, decided on the device.
+"""`resample`: adaptive resampling by one of six unbiased schemes, with any number of offspring.
 
-All work on the same integer weights as `systematic_resample` and on counter-based uniforms, so
-ancestors are the same bits on every device, for any number of threads, and for a population whatever
-runs beside it. Not differentiable: log-weights that require grad raise under grad mode, those with a
-tangent always.
+The expected number of offspring of particle i is M w_i in every scheme, with w the normalised weights. All schemes
+work on the integer weights of `systematic_resample` and on uniforms from a counter. So the ancestors of a
+population have the same bits on every device, for any number of threads, and whatever runs beside it. The
+decision is taken on the device.
+
+There is no derivative: log-weights that require grad raise under grad mode, and log-weights with a tangent
+always do.
+Sources: see `resample`.
 """
 
 from __future__ import annotations
@@ -55,21 +59,23 @@ def resample(
 
     log_weights: [P, N], any floating dtype (half precisions are widened), not normalised, in nats.
     rng: int64 [2] = (seed, step), as `rng_state` makes it.
-    scheme: the expected offspring of particle i is M w_i in each;
-        "systematic"   one uniform, offspring within 1 of M w_i, least work
-        "stratified"   one uniform per slot
-        "multinomial"  independent draws: the baseline of textbooks, the most variance
-        "residual"     floor(M w_i) each, the rest multinomial
-        "killing"      a particle stays with probability w_i / max w, else one draw replaces it;
-                       as many offspring as particles, ancestors not sorted
-        "ssp"          offspring within 1 of M w_i, and less correlated than systematic; sequential
-    count: M, the number of offspring; N by default. Where it differs from N every population with a
-    positive weight is resampled, and ess_threshold must be 1.
-    first_population: counter index of population 0; with P below 2^28.
+    scheme: how offspring are drawn;
+        "systematic"   one uniform for a population: offspring within 1 of M w_i, the least work
+        "stratified"   one uniform for each slot
+        "multinomial"  independent draws: the baseline of textbooks, with the most variance
+        "residual"     floor(M w_i) offspring each, the rest multinomial
+        "killing"      a particle stays with probability w_i / max w, else one draw replaces it; there are as many
+                       offspring as particles, and ancestors are not sorted
+        "ssp"          offspring within 1 of M w_i, less correlated than systematic; sequential
+    count: M, the number of offspring, N by default. Where it differs from N, every population with a positive
+        weight is resampled, and ess_threshold must be 1.
+    ess_threshold: a fraction of N; 1 resamples unless all weights are equal, 0 never does.
+    first_population: the place of the first population in the counter; populations must stay below 2^28.
+
     Returns `Resampled` with ancestors int32 [P, M].
 
-    Raises TypeError for dtypes; ValueError for shapes, an unknown scheme, a count below 1 or one
-    that the scheme or the threshold excludes; RuntimeError for log-weights that require grad or carry a tangent;
+    Raises TypeError for dtypes; ValueError for shapes, an unknown scheme, a count below 1, or a count that the
+    scheme or the threshold excludes; RuntimeError for log-weights that require grad or carry a tangent;
     NotImplementedError for "ssp" on a GPU.
     Sources: Carpenter et al. 1999 (systematic); Kitagawa 1996 (stratified); Liu and Chen 1998
     (residual); Del Moral 2004 (killing); Gerber, Chopin and Whiteley 2019, arXiv 1708.02230 (ssp).
@@ -108,7 +114,7 @@ def resample(
     if weights.dtype not in (torch.float32, torch.float64):
         weights = weights.float()
     if scheme == "systematic" and count == particles and weights.device.type != "cpu":
-        # the one scheme with a kernel of its own on a GPU; the uniform is the same
+        # on a GPU only this scheme has a kernel of its own, and it takes the same uniform
         point = uniform(rng, len(weights), first_population)
         return systematic_resample(weights, point, ess_threshold=ess_threshold)
     index = SCHEMES.index(scheme)

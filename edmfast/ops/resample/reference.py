@@ -1,16 +1,18 @@
-"""Resampling schemes in exact integers, plain torch, the same bits as the compiled kernels.
+"""Resampling schemes in exact integers in plain torch, with the bits of the compiled kernels.
 
-Weights are the integers q of `edmfast.ops.systematic_resample.reference` with exclusive prefix sums c and total W;
-M slots are filled. Uniforms of slot k come from the counter (0, step, k, stream 3 | population):
-words a, b make u_k, words c, d make v_k, both 64-bit fractions of 53 random bits.
+The weights are the integers q of `edmfast.ops.systematic_resample.reference` with exclusive prefix sums c and
+total W; M slots are filled. The uniforms of slot k come from the counter (0, step, k, stream 3 | population):
+words a, b make u_k, and words c, d make v_k, both 64-bit fractions of 53 random bits.
 
 systematic   first slot of particle i = ceil(c_i M/W - u_0)
-stratified   the same with u_k of the slot k it falls into
-multinomial  slot k takes the particle that holds t_k = floor(U_(k) W); sorted uniforms U_(k) = S_k/S_M
-             from sums of exponentials, integers too (50 bits of U)
-residual     floor(M q_i/W) each, the rest multinomial on the remainders
-killing      i survives where u_i q_max < q_i, else it is replaced by one draw, v_i
-ssp          pairs of remainders are moved towards 0 and W until none is left (Srinivasan's sampling)
+stratified   the same, with the u_k of the slot k that it falls into
+multinomial  slot k takes the particle that holds t_k = floor(U_(k) W); the sorted uniforms U_(k) = S_k/S_M are
+             ratios of sums of exponentials, which are integers too (50 bits of U)
+residual     floor(M q_i/W) offspring each, the rest multinomial on the remainders
+killing      particle i survives where u_i q_max < q_i; else one draw, by v_i, replaces it
+ssp          pairs of remainders move towards 0 and W until none is left (Srinivasan's sampling process)
+
+Sources: see `edmfast.ops.resample`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edmfast.ops.noise.reference import _negative_log, philox
+from edmfast.ops.noise.reference import negative_log, philox
 from edmfast.ops.systematic_resample.reference import (
     divide,
     exclusive,
@@ -33,7 +35,7 @@ _UNIFORM_BITS = 50
 
 
 def _words(rng: Tensor, populations: int, slots: int, first_population: int) -> tuple[Tensor, ...]:
-    """Four 32-bit words per slot, [P, slots] each, in int64."""
+    """Return the four 32-bit words of each slot, [P, slots] each, in int64."""
     population = torch.arange(first_population, first_population + populations, device=rng.device)
     word = ((_STREAM << 28) | population)[:, None] & 0xFFFFFFFF
     slot = torch.arange(slots, device=rng.device)
@@ -42,14 +44,14 @@ def _words(rng: Tensor, populations: int, slots: int, first_population: int) -> 
 
 
 def _fraction(high: Tensor, low: Tensor) -> Tensor:
-    """Two words as a 64-bit fraction of 53 bits; the pattern of an unsigned number."""
+    """Return two words as a 64-bit fraction of 53 bits, the pattern of an unsigned number."""
     return ((high << 32) | low) & ~0x7FF
 
 
 def _sorted_points(bits: Tensor, draws: Tensor, total: Tensor) -> Tensor:
-    """Sorted floor(U_(k) W), [P, slots - 1]; those at or beyond draws [P, 1] have no meaning."""
+    """Return sorted floor(U_(k) W), [P, slots - 1]; those from number draws [P, 1] on have no meaning."""
     size = bits.shape[1]
-    exponential = _negative_log((bits >> 1).float() * 4.656612873e-10 + 2.328306437e-10)
+    exponential = negative_log((bits >> 1).float() * 4.656612873e-10 + 2.328306437e-10)
     length = (size - 1).bit_length()
     sums = (exponential.double() * 2.0 ** (56 - length)).long().cumsum(1)
     whole = sums.gather(1, draws)
@@ -59,14 +61,14 @@ def _sorted_points(bits: Tensor, draws: Tensor, total: Tensor) -> Tensor:
 
 
 def _counts(q: Tensor, points: Tensor, draws: Tensor) -> Tensor:
-    """How many of the first `draws` points fall to each particle, [P, N]."""
+    """Return how many of the first `draws` points fall to each particle, [P, N]."""
     holder = torch.searchsorted(q.cumsum(1), points, right=True).clamp(max=q.shape[1] - 1)
     meant = (torch.arange(points.shape[1], device=q.device) < draws).long()
     return torch.zeros_like(q).scatter_add_(1, holder, meant)
 
 
 def _ssp(q: list[int], total: int, count: int, fractions: list[int]) -> list[int]:
-    """Offspring of one population."""
+    """Return the offspring of each particle of one population."""
     offspring = [count * weight // total for weight in q]
     rest = [count * weight % total for weight in q]
     open_ = 0
@@ -91,6 +93,7 @@ def _ssp(q: list[int], total: int, count: int, fractions: list[int]) -> list[int
 
 
 def _ssp_ancestors(q: Tensor, total: Tensor, count: int, fraction: Tensor) -> Tensor:
+    """Return the ancestors [P, count] of the ssp scheme."""
     rows = [
         _ssp(weights, whole, count, [value % 2**64 for value in fractions])
         for weights, (whole,), fractions in zip(
@@ -102,6 +105,7 @@ def _ssp_ancestors(q: Tensor, total: Tensor, count: int, fraction: Tensor) -> Te
 
 
 def _ancestors(scheme: str, q: Tensor, rng: Tensor, count: int, first_population: int) -> Tensor:
+    """Return the ancestors [P, count] of a scheme, for integer weights q [P, N]."""
     populations, particles = q.shape
     prefix = exclusive(q)
     total = prefix[:, -1:]
@@ -110,8 +114,8 @@ def _ancestors(scheme: str, q: Tensor, rng: Tensor, count: int, first_population
     if scheme in ("systematic", "stratified"):
         slot, remainder = divide(prefix, count, total)
         threshold = high_product(_fraction(a, b), total)
-        own = slot if scheme == "stratified" else torch.zeros_like(slot)
-        first = slot + (remainder > threshold.gather(1, own)).long()
+        chosen = slot if scheme == "stratified" else torch.zeros_like(slot)
+        first = slot + (remainder > threshold.gather(1, chosen)).long()
         return from_first_slots(first[:, :-1], count)
     if scheme == "killing":
         survives = high_product(_fraction(a, b), q.amax(1, keepdim=True)) < q
@@ -125,7 +129,7 @@ def _ancestors(scheme: str, q: Tensor, rng: Tensor, count: int, first_population
     if scheme == "residual":
         offspring, rest = divide(q, count, total)
         draws = count - offspring.sum(1, keepdim=True)
-        # sums of remainders are draws·W: without their last bits they stay below 2^62
+        # the remainders sum to draws·W, which stays below 2^62 without their last bits
         q = rest >> torch.frexp(draws.double()).exponent.long()
         total = q.sum(1, keepdim=True)
     points = _sorted_points(a, draws, total)
@@ -141,7 +145,7 @@ def resample(
     scheme: int,
     first_population: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See `edmfast.ops.resample`; scheme indexes SCHEMES."""
+    """See `edmfast.ops.resample`; `scheme` is an index into SCHEMES."""
     particles = log_weights.shape[1]
     weights = weigh(log_weights)
     small = weights.ess < ess_threshold * particles

@@ -1,4 +1,4 @@
-"""Inner products of several scores and noise."""
+"""Inner products of several scores with each other and with a displacement."""
 
 from edmfast.ops.score_gram.operator import score_gram
 

@@ -1,13 +1,13 @@
-"""Inner products of several scores, and with a displacement, for every particle in one pass.
+"""`score_gram`: inner products ``G_ij = <s_i, s_j>`` and ``n_i = <s_i, v>`` for every particle, in one pass.
 
-``G_ij = <s_i, s_j>`` and ``n_i = <s_i, v>``. Every score-only weight is a small formula in them. With
-S = Σ a_i s_i and δ_t = τ²/2, the Feynman-Kac corrector is ``δ_t (aᵀ G a - Σ a_i G_ii)`` (annealing,
-guidance and product are cases of it), and SuperDiff's log-density along a path is
-``Δ log p_i = <s_i, Δx> - δ_t G_ii``. Source: Skreta et al. 2025, arXiv 2503.02819; Skreta et al. 2024
-(SuperDiff), arXiv 2412.17762. Products are taken in float64, where those of float32 or less are
-exact, and summed in float64, so that differences such as ``G_11 - 2 G_12 + G_22`` keep the digits the
-scores have. Not differentiable: inputs that require grad raise under grad mode, those with a
-tangent always.
+Each weight that needs scores alone is a small formula in G and n. With S = Σ a_i s_i and δ_t = τ²/2, the
+Feynman–Kac corrector is ``δ_t (aᵀ G a - Σ a_i G_ii)``, of which annealing, guidance and products are cases.
+SuperDiff's log-density along a path is ``Δ log p_i = <s_i, Δx> - δ_t G_ii``. Products are taken and summed in
+float64, where the products of float32 and half precisions are exact. So differences such as ``G_11 - 2 G_12 +
+G_22`` keep the digits that the scores have.
+
+There is no derivative: inputs that require grad raise under grad mode, and inputs with a tangent always do.
+Sources: Skreta et al. 2025, arXiv 2503.02819; Skreta et al. 2024 (SuperDiff), arXiv 2412.17762.
 """
 
 from __future__ import annotations
@@ -46,24 +46,26 @@ def score_gram(scores: Tensor, displacement: None = None) -> tuple[Tensor, None]
 @overload
 def score_gram(scores: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]: ...
 def score_gram(scores: Tensor, displacement: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Returns (G float64 [P, N, M, M], symmetric; n float64 [P, N, M], or None without displacement).
+    """Return (G float64 [P, N, M, M], symmetric; n float64 [P, N, M], or None without displacement).
 
-    scores: [M, P, N, *shape], M of 1 to 8, one of float32, float64, float16, bfloat16; in units of
-    1/x. displacement: [P, N, *shape] of the same dtype, any vector per particle: the noise z of a
-    step, or a move Δx. G has the units of 1/x², n those of displacement / x.
+    scores: [M, P, N, *shape] with M from 1 to 8, float16, bfloat16, float32 or float64, in units of 1/x.
+    displacement: [P, N, *shape] of the same dtype, any vector for each particle: the noise z of a step, or a
+    move Δx.
 
-    A particle's numbers depend on its own scores only, not on its company or the threads. Non-finite
-    elements make the products they enter non-finite.
+    G has units of 1/x², n has units of displacement / x. The bits of a particle depend neither on the other
+    particles nor on the number of threads. Elements that are not finite make the products that they enter not
+    finite.
 
-    Raises TypeError for dtypes, ValueError for shapes, devices or the number of scores, RuntimeError
-    for inputs that require grad or carry a tangent.
+    Raises TypeError for dtypes, ValueError for shapes, devices or the number of scores, RuntimeError for inputs
+    that require grad or carry a tangent.
+    Sources: Skreta et al. 2025, arXiv 2503.02819; Skreta et al. 2024 (SuperDiff), arXiv 2412.17762.
     """
     if scores.dtype not in DTYPES:
         raise TypeError(f"scores must be float32, float64, float16 or bfloat16, got {scores.dtype}")
     if scores.dim() < 3:
         raise ValueError(f"scores must be [M, P, N, *shape], got shape {tuple(scores.shape)}")
     if not 1 <= scores.shape[0] <= MAX_SCORES:
-        raise ValueError(f"between 1 and {MAX_SCORES} scores, got {scores.shape[0]}")
+        raise ValueError(f"1 to {MAX_SCORES} scores are needed, got {scores.shape[0]}")
     if displacement is not None:
         _check_displacement(displacement, scores)
     refuse_derivatives("score_gram", scores, displacement)

@@ -1,7 +1,7 @@
 """Inner products of the scores of every particle, in plain torch and float64.
 
-``G_ij = <s_i, s_j>`` and ``n_i = <s_i, v>`` over the elements of a sample. Products of two numbers of
-float32 or less are exact in float64, so only the sums round.
+``G_ij = <s_i, s_j>`` and ``n_i = <s_i, v>`` over the elements of a sample. The product of two numbers of float32
+or a half precision is exact in float64, so only the sums round.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from torch import Tensor
 
 
 def score_gram(scores: Tensor, displacement: Tensor | None) -> tuple[Tensor, Tensor]:
-    """scores [M, P, N, d], displacement [P, N, d] or None -> G [P, N, M, M], n [P, N, M] or [P, N, 0]."""
+    """Return (G [P, N, M, M], n [P, N, M]) of scores [M, P, N, d] and a displacement [P, N, d].
+
+    Without a displacement n is [P, N, 0].
+    """
     count, populations, particles = scores.shape[:3]
     gram = scores.new_empty((populations, particles, count, count), dtype=torch.float64)
     wide = scores.double()

@@ -1,4 +1,4 @@
-"""Systematic resampling with an adaptive decision, in exact integers."""
+"""Adaptive systematic resampling in exact integers."""
 
 from edmfast.ops.systematic_resample.operator import Resampled, systematic_resample
 

@@ -1,12 +1,15 @@
-"""Adaptive systematic resampling of many populations in one call, decided on the device.
+"""`systematic_resample`: adaptive systematic resampling of many populations, decided on the device.
 
-Log-weights become integers ``q = floor(exp(log w - max) 2^B)``, whose prefix sums are exact in any
-order; the first slot of particle i is ``ceil(c_i N / W - u)``. So ancestors are the same bits on
-every device and for any number of threads, and ``|offspring_i - N w_i| < 1`` always (with w the
-integer weights). Where the effective sample size is not below the threshold, ancestors are the
-identity. Bad weights: NaN counts as zero weight; if all weights are zero the identity is kept and the
-population is marked as collapsed; particles at +inf share the population. Not differentiable:
-inputs that require grad raise under grad mode, those with a tangent always.
+Log-weights become integers ``q = floor(exp(log w - max) 2^B)``, whose prefix sums c are exact in any order. The
+first slot of particle i is ``ceil(c_i N / W - u)``, with W the total. So the ancestors have the same bits on
+every device and for any number of threads, and ``|offspring_i - N w_i| < 1`` always, with w the normalised
+integer weights. Where the effective sample size is not below the threshold, the ancestors are the identity.
+
+Bad weights: NaN counts as zero weight. Where all weights are zero, the population is marked as collapsed, and its
+ancestors are the identity. Particles at +inf share the population.
+
+There is no derivative: inputs that require grad raise under grad mode, and inputs with a tangent always do.
+Sources: Carpenter, Clifford and Fearnhead 1999 (systematic); Liu and Chen 1995 (adaptive).
 """
 
 from __future__ import annotations
@@ -25,8 +28,14 @@ NAN_SEEN, COLLAPSED, INFINITE = reference.NAN_SEEN, reference.COLLAPSED, referen
 
 
 class Resampled(NamedTuple):
-    """ancestors int32 [P, N] sorted; log_mean, ess float64 [P]; resampled bool [P]; degenerate int32
-    [P], a sum of NAN_SEEN (1), COLLAPSED (2), INFINITE (4)."""
+    """The decision of a resampling, and what it rests on.
+
+    ancestors: int32 [P, N], sorted for all schemes but "killing": the particle that each slot takes.
+    log_mean: float64 [P], the log of the mean of the weights, in nats.
+    ess: float64 [P], the effective sample size, in particles.
+    resampled: bool [P], the decision.
+    degenerate: int32 [P], a sum of NAN_SEEN (1), COLLAPSED (2) and INFINITE (4).
+    """
 
     ancestors: Tensor
     log_mean: Tensor
@@ -36,7 +45,7 @@ class Resampled(NamedTuple):
 
 
 def fake_resampled(log_weights: Tensor, count: int) -> tuple[Tensor, ...]:
-    """Empty outputs for count offspring."""
+    """Return empty outputs for populations with `count` offspring."""
     populations = log_weights.shape[0]
     return (
         log_weights.new_empty((populations, count), dtype=torch.int32),
@@ -68,15 +77,16 @@ def systematic_resample(
     """Resample every population whose effective sample size is below ``ess_threshold * N``.
 
     log_weights: [P, N], any floating dtype (half precisions are widened), not normalised, in nats.
-    uniform: [P] in [0, 1), one number per population (values outside are clamped, NaN is 0).
-    ess_threshold: fraction of N; 1 resamples unless all weights are equal, 0 never does.
-    Returns `Resampled`; ``log_mean`` is log(mean of the weights), whether or not it resampled.
+    uniform: [P] in [0, 1), one number for each population. Values outside are clamped, and NaN counts as 0.
+    ess_threshold: a fraction of N; 1 resamples unless all weights are equal, 0 never does.
 
-    Raises TypeError for dtypes, ValueError for shapes, no particles, or a threshold outside [0, 1],
-    RuntimeError for inputs that require grad or carry a tangent.
-    Source: systematic resampling, Carpenter, Clifford and Fearnhead 1999; adaptive, Liu and Chen 1995.
+    Returns `Resampled`, with ``log_mean`` whether or not a population was resampled.
+
+    Raises TypeError for dtypes, ValueError for shapes, no particles, or a threshold outside [0, 1], RuntimeError
+    for inputs that require grad or carry a tangent.
+    Sources: systematic resampling, Carpenter, Clifford and Fearnhead 1999; adaptive, Liu and Chen 1995.
     """
-    # every attribute is read once: a call on a small population is mostly such overhead
+    # a call on a small population is mostly overhead, so every attribute is read once
     shape, dtype, device = log_weights.shape, log_weights.dtype, log_weights.device
     if not dtype.is_floating_point or not uniform.dtype.is_floating_point:
         raise TypeError(

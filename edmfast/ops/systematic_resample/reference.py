@@ -1,4 +1,4 @@
-"""Systematic resampling in exact integers, plain torch, the same bits as the compiled kernels.
+"""Systematic resampling in exact integers in plain torch, with the bits of the compiled kernels.
 
 With ``m = max log w``, ``q_i = floor(exp(log w_i - m) 2^B)``, ``B = 62 - ceil(log2 N)``, ``c_i`` the
 exclusive prefix sum of q and ``W`` its total, particle i owns the slots k with
@@ -34,12 +34,12 @@ NAN_SEEN, COLLAPSED, INFINITE = 1, 2, 4
 
 
 def fraction_bits(particles: int) -> int:
-    """B: N weights of at most 2^B sum to at most 2^62."""
+    """Return B, with which N weights of at most 2^B sum to at most 2^62."""
     return 62 - (particles - 1).bit_length()
 
 
 def quantised_exp(x: Tensor, bits: int) -> Tensor:
-    """floor(exp(x) 2^bits) as int64 for float64 x <= 0; NaN and -inf give 0."""
+    """Return floor(exp(x) 2^bits) as int64 for float64 x <= 0; NaN and -inf give 0."""
     counts = x > -43.66827237527655  # -63 log 2
     x = torch.where(counts, x, 0.0)
     n = (x * 1.4426950408889634 + 6755399441055744.0) - 6755399441055744.0
@@ -54,7 +54,7 @@ def quantised_exp(x: Tensor, bits: int) -> Tensor:
 
 
 def natural_log(x: Tensor) -> Tensor:
-    """log(x) of positive normal float64 to about an ulp: 2 atanh((m - 1)/(m + 1)) as a Taylor series."""
+    """Return log(x) of positive normal float64 to about an ulp: a Taylor series of 2 atanh((m - 1)/(m + 1))."""
     pattern = x.view(torch.int64)
     exponent = (pattern - 0x3FE6A09E667F3BCD) >> 52
     mantissa = (pattern - (exponent << 52)).view(torch.float64)
@@ -70,18 +70,18 @@ def natural_log(x: Tensor) -> Tensor:
 
 
 def high_product(a: Tensor, b: Tensor) -> Tensor:
-    """floor(a b / 2^64) of non-negative values; a is a 64-bit pattern, b < 2^63."""
+    """Return floor(a b / 2^64) of non-negative values; a is a 64-bit pattern, b < 2^63."""
     a0, a1 = a & _LOW32, (a >> 32) & _LOW32
     b0, b1 = b & _LOW32, (b >> 32) & _LOW32
     low = ((a0 * b0) >> 32) & _LOW32
-    middle = a1 * b0  # may wrap: read as unsigned below
+    middle = a1 * b0  # may wrap, and is read as unsigned below
     cross = a0 * b1 + low  # < 2^64
     carry = ((middle & _LOW32) + (cross & _LOW32)) >> 32
     return a1 * b1 + ((middle >> 32) & _LOW32) + ((cross >> 32) & _LOW32) + carry
 
 
 def square_parts(q: Tensor) -> Tensor:
-    """[..., N] -> int64 [4, ...]: four sums that add over parts of the particles; see `sum_of_squares`."""
+    """Return four int64 sums [4, ...] of q [..., N] that add over parts of a population; see `sum_of_squares`."""
     high, low = q >> 31, q & _LOW31
     square = low * low
     parts = high * high, high * low, square >> 31, square & _LOW31
@@ -89,7 +89,7 @@ def square_parts(q: Tensor) -> Tensor:
 
 
 def sum_of_squares(parts: Tensor) -> Tensor:
-    """float64 of the exact integer sum of q^2 from its parts, rounded as high 2^64 + low."""
+    """Return the exact integer sum of q^2 from its parts in float64, rounded as high 2^64 + low."""
     high_high, middle, low_upper, low_lower = parts
     # high_high 2^62 + middle 2^32 + low_upper 2^31 + low_lower, in base 2^32 with carries
     digit0 = (low_lower & _LOW32) + ((low_upper & 1) << 31)
@@ -102,15 +102,15 @@ def sum_of_squares(parts: Tensor) -> Tensor:
 
 
 def _unsigned_double(low: Tensor, high: Tensor) -> Tensor:
-    """float64 nearest to high 2^32 + low, an unsigned 64-bit number."""
+    """Return the float64 nearest to high 2^32 + low, an unsigned 64-bit number."""
     small = (high << 32) | low
-    # above 2^63: halve with a sticky bit, convert (one rounding), double
+    # a number above 2^63 is halved with a sticky bit, converted with one rounding, and doubled
     halved = ((high << 31) | (low >> 1)) | (low & 1)
     return torch.where(high >= 2**31, halved.double() * 2.0, small.double())
 
 
 class Weighed(NamedTuple):
-    """Integer weights q [P, N], their total [P, 1] and what they say, [P] each."""
+    """Integer weights q [P, N], their total [P, 1], and what follows from them, [P] each."""
 
     q: Tensor
     total: Tensor
@@ -121,36 +121,36 @@ class Weighed(NamedTuple):
 
 
 def top_weight(log_weights: Tensor) -> Tensor:
-    """Largest log-weight, [P, N] -> [P]; NaN counts as -inf."""
+    """Return the largest log-weight [P] of log_weights [P, N]; NaN counts as -inf."""
     return log_weights.masked_fill(log_weights.isnan(), -torch.inf).amax(1)
 
 
 def quantise(log_weights: Tensor, maximum: Tensor, bits: int) -> Tensor:
-    """q [P, N] from float64 log-weights and the maximum [P] of the whole population; 1 where that is -inf."""
+    """Return q [P, N] from float64 log-weights and the maximum [P] of the population; 1 where that is -inf."""
     top = maximum[:, None]
     q = quantised_exp(torch.where(log_weights == top, 0.0, log_weights - top), bits)
     return torch.where(top == -torch.inf, 1, q)
 
 
 def log_mean_weight(maximum: Tensor, total: Tensor, particles: int) -> Tensor:
-    """m + log(W/(N 2^B)), [P] in nats."""
+    """Return m + log(W/(N 2^B)), [P] in nats."""
     return maximum + natural_log(total.double() / (particles * 2.0 ** fraction_bits(particles)))
 
 
 def effective_size(maximum: Tensor, total: Tensor, squares: Tensor) -> Tensor:
-    """W²/sum q² in particles, 0 where all weights are zero; squares: the parts of the sum."""
+    """Return W²/sum q² [P] in particles, 0 where all weights are zero; squares: the parts of the sum."""
     weight = total.double()
     return torch.where(maximum == -torch.inf, 0.0, weight * weight / sum_of_squares(squares))
 
 
 def flags(nan: Tensor, maximum: Tensor) -> Tensor:
-    """int32 [P]; nan: whether there was one."""
+    """Return the flags of bad weights, int32 [P]; nan: whether a population has a NaN."""
     collapsed, infinite = maximum == -torch.inf, maximum == torch.inf
     return (nan * NAN_SEEN + collapsed * COLLAPSED + infinite * INFINITE).int()
 
 
 def weigh(log_weights: Tensor) -> Weighed:
-    """log_weights [P, N]; where all of a population are zero, q is 1."""
+    """Return the integer weights of log_weights [P, N]; where all of a population are zero, q is 1."""
     particles = log_weights.shape[1]
     values = log_weights.double()
     maximum = top_weight(values)
@@ -167,7 +167,7 @@ def weigh(log_weights: Tensor) -> Weighed:
 
 
 def divide(numerator: Tensor, factor: Tensor | int, divisor: Tensor) -> tuple[Tensor, Tensor]:
-    """(floor(numerator factor / divisor), remainder), the quotient below 2^52; products may wrap."""
+    """Return (floor(numerator factor / divisor), remainder), the quotient below 2^52; products may wrap."""
     scale = torch.as_tensor(factor, device=divisor.device).double() / divisor.double()
     quotient = (numerator.double() * scale).long()
     remainder = numerator * factor - quotient * divisor
@@ -176,12 +176,12 @@ def divide(numerator: Tensor, factor: Tensor | int, divisor: Tensor) -> tuple[Te
 
 
 def exclusive(values: Tensor) -> Tensor:
-    """[P, n] -> prefix sums [P, n + 1], the last one the total."""
+    """Return the exclusive prefix sums [P, n + 1] of values [P, n]; the last one is the total."""
     return torch.cat([values.new_zeros(len(values), 1), values.cumsum(1)], dim=1)
 
 
 def first_slots(prefix: Tensor, count: int, total: Tensor, uniform: Tensor) -> Tensor:
-    """ceil(c M/W - u) for prefix sums c [P, n] of weights that sum to W [P, 1], u float64 [P]."""
+    """Return ceil(c M/W - u) for prefix sums c [P, n] of weights that sum to W [P, 1], u float64 [P]."""
     inside = uniform.nan_to_num(0.0).clamp(0.0, 0.9999999999999999)
     fraction = (inside * 2.0**53).long() << 11
     threshold = high_product(fraction, total[:, 0])[:, None]
@@ -190,7 +190,7 @@ def first_slots(prefix: Tensor, count: int, total: Tensor, uniform: Tensor) -> T
 
 
 def from_first_slots(slots: Tensor, count: int) -> Tensor:
-    """First slots [P, N] -> sorted ancestors [P, count]."""
+    """Return sorted ancestors [P, count] from first slots [P, N]."""
     particle = torch.arange(slots.shape[1], device=slots.device).expand_as(slots)
     marks = torch.zeros(len(slots), count + 1, dtype=torch.int64, device=slots.device)
     # a particle without offspring shares its first slot with the next one, so the maximum wins

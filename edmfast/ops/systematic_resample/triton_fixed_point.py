@@ -1,6 +1,6 @@
-"""Integer weights and slots of systematic resampling for Triton: the bits of the reference.
+"""Device side: integer weights and slots, with the bits of `edmfast.ops.systematic_resample.reference`.
 
-See `edmfast.ops.systematic_resample.reference` for the arithmetic. Launch with ``enable_fp_fusion=False``: a fused
+The reference explains the arithmetic. Launch kernels with ``enable_fp_fusion=False``, because a fused
 multiply-add in the exponential or in an estimate would change bits.
 """
 
@@ -13,12 +13,13 @@ import triton.language as tl
 
 @triton.jit
 def _power_of_two(exponent):
+    """Return 2^exponent in float64."""
     return ((tl.cast(exponent, tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
 
 
 @triton.jit
 def _quantised_exp(x, bits):
-    """floor(exp(x) 2^bits) as int64 for float64 x <= 0; NaN and -inf give 0."""
+    """Return floor(exp(x) 2^bits) as int64 for float64 x <= 0; NaN and -inf give 0."""
     counts = x > -43.66827237527655
     x = tl.where(counts, x, 0.0)
     n = (x * 1.4426950408889634 + 6755399441055744.0) - 6755399441055744.0
@@ -40,15 +41,15 @@ def _quantised_exp(x, bits):
 
 @triton.jit
 def integer_weights(value, maximum, bits, inside):
-    """int64 weights of float64 log-weights; 0 where not `inside`."""
-    # equality first: it also serves a maximum of +inf
+    """Return int64 weights of float64 log-weights, 0 where not `inside`."""
+    # the comparison makes the difference 0 also where the maximum is +inf
     difference = tl.where(value == maximum, 0.0, value - maximum)
     return tl.where(inside, _quantised_exp(difference, bits), 0)
 
 
 @triton.jit
 def _natural_log(x):
-    """log(x) of positive normal float64, see the reference."""
+    """Return log(x) of positive normal float64, see the reference."""
     pattern = x.to(tl.int64, bitcast=True)
     exponent = (pattern - 0x3FE6A09E667F3BCD) >> 52
     mantissa = (pattern - (exponent << 52)).to(tl.float64, bitcast=True)
@@ -70,7 +71,7 @@ def _natural_log(x):
 
 @triton.jit
 def sums_of(q):
-    """Sums of q, and of q^2 in three parts that cannot overflow: 2^64, 2^32 and 1 times int64."""
+    """Return the sum of q, and that of q^2 in three int64 parts, to be multiplied by 2^64, 2^32 and 1."""
     unsigned = q.to(tl.uint64, bitcast=True)
     low = unsigned * unsigned
     high = tl.umulhi(unsigned, unsigned)
@@ -84,7 +85,7 @@ def sums_of(q):
 
 @triton.jit
 def decide(maximum, total, square_high, square_middle, square_low, particles, bits, ess_threshold):
-    """(ess, log_mean, resampled, collapsed) of one population, from its exact sums."""
+    """Return (ess, log_mean, resampled, collapsed) of one population from its exact sums."""
     middle = square_middle + (square_low >> 32)
     high = (square_high + (middle >> 32)).to(tl.float64)
     low = ((middle << 32) | (square_low & 0xFFFFFFFF)).to(tl.uint64, bitcast=True).to(tl.float64)
@@ -100,7 +101,7 @@ def decide(maximum, total, square_high, square_middle, square_low, particles, bi
 
 @triton.jit
 def threshold_of(uniform, total):
-    """floor(u W) for float64 u, clamped to [0, 1), NaN to 0."""
+    """Return floor(u W) for float64 u, which is clamped to [0, 1); NaN counts as 0."""
     u = tl.where(uniform >= 0.0, uniform, 0.0)
     u = tl.where(u >= 1.0, 0.9999999999999999, u)
     fraction = (u * 9007199254740992.0).to(tl.int64).to(tl.uint64, bitcast=True) << 11
@@ -109,11 +110,11 @@ def threshold_of(uniform, total):
 
 @triton.jit
 def first_slots(before, particles, total, threshold):
-    """ceil(c N / W - u) as int32 for exclusive prefix sums c = `before`."""
+    """Return ceil(c N / W - u) as int32 for exclusive prefix sums c = `before`."""
     n = tl.cast(particles, tl.int64)
     ratio = n.to(tl.float64) / total.to(tl.float64)
     quotient = (before.to(tl.float64) * ratio).to(tl.int64)
-    # wraps; the true value is in [0, W), and the estimate is off by one at most
+    # this may wrap, but the true remainder is in [0, W), and the quotient is off by one at most
     remainder = before * n - quotient * total
     correction = (remainder >= total).to(tl.int64) - (remainder < 0).to(tl.int64)
     quotient += correction
@@ -123,10 +124,10 @@ def first_slots(before, particles, total, threshold):
 
 @triton.jit
 def owners(slots, slot, particles, LEVELS: tl.constexpr):
-    """The last particle whose first slot, at pointer `slots` [N] int32, is not after `slot`.
+    """Return the last particle whose first slot, in int32 [N] at pointer `slots`, is not after `slot`.
 
-    A binary search of LEVELS = ceil(log2 N) steps: its cost does not depend on the weights, so one
-    particle that takes every slot leaves no program with all the work.
+    This is a binary search of LEVELS = ceil(log2 N) steps. Its cost does not depend on the weights, so no program
+    gets all the work where one particle takes every slot.
     """
     owner = tl.zeros_like(slot)
     for level in range(LEVELS):

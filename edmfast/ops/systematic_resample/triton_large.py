@@ -1,7 +1,7 @@
-"""Systematic resampling of a population by many programs, each a tile of it, in five launches.
+"""Systematic resampling of large populations in five launches, with one program for each tile of a population.
 
-Maxima, sums of the integer weights, a scan of these with the decision, first slots, owners of slots.
-Sums are exact integers, so the order does not matter. Nothing waits for the host.
+The launches find maxima; sum the integer weights; scan these sums and decide; find first slots; find owners of
+slots. Sums are exact integers, so their order does not matter. The host does not wait for any of them.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -28,7 +28,7 @@ _UNSPECIALISED = ["particles", "bits", "tiles"]
 
 @triton.jit(do_not_specialize=_UNSPECIALISED)
 def maximum_kernel(log_weights, maxima, has_nan, particles, tiles, TILE: tl.constexpr):
-    """maxima float64, has_nan int32 [P, tiles]."""
+    """Write maxima float64 and has_nan int32 [P, tiles]."""
     program = tl.program_id(0)
     lane = (program % tiles) * TILE + tl.arange(0, TILE)
     maximum, nan = maximum_of(load_log_weights(log_weights, particles, program // tiles, lane))
@@ -38,6 +38,7 @@ def maximum_kernel(log_weights, maxima, has_nan, particles, tiles, TILE: tl.cons
 
 @triton.jit
 def _tile_weights(log_weights, maxima, particles, bits, tiles, TILE: tl.constexpr):
+    """Return (population, particles, integer weights) of the tile of a program."""
     p = tl.program_id(0) // tiles
     lane = (tl.program_id(0) % tiles) * TILE + tl.arange(0, TILE)
     value = load_log_weights(log_weights, particles, p, lane)
@@ -46,7 +47,7 @@ def _tile_weights(log_weights, maxima, particles, bits, tiles, TILE: tl.constexp
 
 @triton.jit(do_not_specialize=_UNSPECIALISED)
 def sum_kernel(log_weights, maxima, sums, particles, bits, tiles, TILE: tl.constexpr):
-    """maxima [P]; sums int64 [P, tiles, 4], see `sums_of`."""
+    """Write sums int64 [P, tiles, 4], see `sums_of`; maxima [P] are those of populations."""
     _, _, q = _tile_weights(log_weights, maxima, particles, bits, tiles, TILE)
     parts = sums_of(q)
     start = sums + 4 * tl.program_id(0).to(tl.int64)
@@ -67,7 +68,7 @@ def decide_kernel(
     tiles,
     WIDTH: tl.constexpr,
 ):
-    """offsets int64 [P, tiles + 1]: sums of the weights before each tile, and of all."""
+    """Write the decision, and offsets int64 [P, tiles + 1]: sums of the weights before each tile, and of all."""
     p = tl.program_id(0)
     lane = tl.arange(0, WIDTH)
     total = tl.zeros([], tl.int64)
@@ -102,7 +103,7 @@ def slot_kernel(
     tiles,
     TILE: tl.constexpr,
 ):
-    """slots int32 [P, N]: the first slot of every particle, where the population is resampled."""
+    """Write slots int32 [P, N], the first slot of every particle, where the population is resampled."""
     program = tl.program_id(0)
     if tl.load(resampled + program // tiles):
         p, lane, q = _tile_weights(log_weights, maxima, particles, bits, tiles, TILE)
@@ -117,7 +118,7 @@ def slot_kernel(
 def owner_kernel(
     slots, resampled, ancestors, particles, tiles, TILE: tl.constexpr, LEVELS: tl.constexpr
 ):
-    """ancestors int32 [P, N] from slots; the identity where the population is not resampled."""
+    """Write ancestors int32 [P, N] from slots, or the identity where the population is not resampled."""
     p = tl.program_id(0) // tiles
     start = p.to(tl.int64) * particles
     lane = (tl.program_id(0) % tiles) * TILE + tl.arange(0, TILE)
@@ -136,7 +137,7 @@ def resample_large(
     outputs: tuple[Tensor, ...],
     bits: int,
 ) -> None:
-    """Fills ancestors [P, N] and outputs (log_mean, ess, resampled, degenerate) [P]; slots is scratch."""
+    """Fill ancestors [P, N] and outputs (log_mean, ess, resampled, degenerate) [P]; slots is scratch memory."""
     populations, n = log_weights.shape
     tiles = triton.cdiv(n, TILE)
     grid, config = (populations * tiles,), {"TILE": TILE, **_CONFIGURATION}

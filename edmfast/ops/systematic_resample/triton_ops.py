@@ -1,6 +1,7 @@
-"""Systematic resampling on a GPU by Triton: the bits of `edmfast.ops.systematic_resample.reference`.
+"""Systematic resampling on a GPU by Triton, with the bits of `edmfast.ops.systematic_resample.reference`.
 
-One program for a population of at most 4096 particles; tiles of a larger one in several launches.
+A population of at most 4096 particles takes one program, whose kernel is here. A larger one is cut into tiles and
+takes several launches, see `triton_large`.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -38,7 +39,7 @@ def small_kernel(
     bits,
     LEVELS: tl.constexpr,
 ):
-    """A whole population in one program. log_weights, ancestors [P, N]; slots: scratch int32 [P, N]."""
+    """Resample a whole population in each program. log_weights, ancestors [P, N]; slots: scratch int32 [P, N]."""
     p = tl.program_id(0)
     lane = tl.arange(0, 1 << LEVELS)
     inside = lane < particles
@@ -52,21 +53,21 @@ def small_kernel(
         threshold = threshold_of(tl.load(uniform + p), sums[0])
         first = first_slots(tl.cumsum(q) - q, particles, sums[0], threshold)
         tl.store(slots + start + lane, first, mask=inside)
-        # the search reads what other threads of this program have stored
+        # the search reads slots that other threads of this program have stored
         tl.debug_barrier()
         owner = owners(slots + start, lane, particles, LEVELS)
     tl.store(ancestors + start + lane, owner, mask=inside)
 
 
 def small_warps(levels: int) -> int:
-    """Eight particles to a thread, at most 16 warps: more would leave too few registers."""
+    """Return the warps of a program: eight particles for each thread, at most 16 to leave enough registers."""
     return max(1, min(16, (1 << levels) // 256))
 
 
 def systematic_resample(
     log_weights: Tensor, uniform: Tensor, ess_threshold: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See `edmfast.ops.systematic_resample`; log_weights float32 or float64, uniform float64."""
+    """See `edmfast.ops.systematic_resample`; log_weights are float32 or float64, uniform is float64."""
     log_weights, uniform = log_weights.contiguous(), uniform.contiguous()
     populations, particles = log_weights.shape
     ancestors = torch.empty_like(log_weights, dtype=torch.int32)

@@ -1,13 +1,14 @@
-"""What happens to the weights in one step of sequential Monte Carlo, in one operator.
+"""`weigh_and_resample`: add the log-weight increments of a move, and decide whether to resample, in one operator.
 
-With R from `propagate`, energies E_k of the states before and after the move and exponents a_k,
-``increment = R - sum_k a_k (E_k(x_u, u) - E_k(x_s, s))`` is added to the log-weights (which start from
-zero where the population was resampled before the move), and the population is resampled if its
-effective sample size has fallen below the threshold. log Z, the roots of the genealogy and the flags of
-bad weights are carried on. A particle of weight zero keeps it until it is replaced, so an infinite energy
-is a wall and no fault. Everything is decided on the device; ancestors, log-weights and log Z have the same
-bits on every device. Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra
-2006. Not differentiable: inputs that require grad raise under grad mode, those with a tangent always.
+With R from `propagate`, energies E_k of the states before and after the move, and exponents a_k, the increment is
+``R - sum_k a_k (E_k(x_u, u) - E_k(x_s, s))``. It is added to the log-weights, which start from zero where the
+population was resampled before the move. A population whose effective sample size falls below the threshold is
+resampled. log Z, the roots of the genealogy and the flags of bad weights are carried along. A particle of weight
+zero keeps that weight until it is replaced, so an infinite energy acts as a wall and is not an error.
+
+Everything is decided on the device. Ancestors, log-weights and log Z have the same bits on every device. There
+is no derivative: inputs that require grad raise under grad mode, and inputs with a tangent always do.
+Sources: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra 2006.
 """
 
 from __future__ import annotations
@@ -29,17 +30,19 @@ MAX_ENERGIES = 8
 
 
 class Weights(NamedTuple):
-    """Weights of P populations of N particles at one noise level, and what was decided there.
+    """The weights of P populations of N particles at one noise level, and the resampling decision there.
 
-    log_weights: float64 [P, N], in nats, since the last resampling before this level.
-    log_z: float64 [P], in nats: log-mean-weights of all resamplings, this level's included.
+    log_weights: float64 [P, N], in nats, accumulated since the last resampling before this level.
+    log_z: float64 [P], in nats: the sum of the log-mean-weights of all resamplings, with that of this level.
     ancestors: int32 [P, N], sorted for all schemes but "killing": the particle that each slot takes.
     root: int32 [P, N]: the starting particle that each slot descends from.
-    ess: float64 [P], in particles. log_mean: float64 [P], log of the mean of the weights here.
-    resampled: bool [P]: the decision. Where False, ancestors are the identity; where True, the weights
-        start anew.
-    degenerate: int32 [P]: sum of NAN_SEEN (1), COLLAPSED (2), INFINITE (4), of all levels so far.
-    increment_sd: float64 [P]: standard deviation of the finite increments that led here, NaN for none.
+    ess: float64 [P], the effective sample size, in particles.
+    log_mean: float64 [P], in nats: the log of the mean of the weights at this level.
+    resampled: bool [P]: the decision. Where it is False, ancestors are the identity; where it is True, the weights
+        start from zero again.
+    degenerate: int32 [P]: a sum of NAN_SEEN (1), COLLAPSED (2) and INFINITE (4), over all levels so far.
+    increment_sd: float64 [P], in nats: the standard deviation of the finite increments of the move to this level,
+        NaN where there are none.
     """
 
     log_weights: Tensor
@@ -54,17 +57,17 @@ class Weights(NamedTuple):
 
     @classmethod
     def start(cls, populations: int, particles: int, device: torch.device | str = "cpu") -> Weights:
-        """Equal weights, nothing resampled yet."""
+        """Return equal weights, before any resampling."""
         zeros = torch.zeros(populations, dtype=torch.float64, device=device)
         identity = torch.arange(particles, dtype=torch.int32, device=device).repeat(populations, 1)
         flags = zeros.bool()
-        everybody = zeros + particles
+        full_size = zeros + particles
         return cls(
             zeros[:, None].repeat(1, particles),
             zeros,
             identity,
             identity.clone(),
-            everybody,
+            full_size,
             zeros.clone(),
             flags,
             flags.int(),
@@ -121,20 +124,22 @@ def weigh_and_resample(
     ess_threshold: float = 0.5,
     first_population: int = 0,
 ) -> Weights:
-    """The weights after a move, and the next resampling decision.
+    """Return the weights after a move, with the next resampling decision.
 
-    before: of the level that the particles moved from, by its ancestors; as this function or
-        `Weights.start` returned it. Ancestors and roots beyond 0..N-1 are not looked for on the device.
-    ratio: R [P, N] of the move, in nats. energies: E_k of the moved particles, [P, N] each, one or a
-        sequence of 0 to 8. energies_before: as many, of the particles before they moved and before
-        `before.ancestors` chose among them. Any floating dtype; all arithmetic is float64.
-    rng: int64 [2] = (seed, step), as `rng_state` makes it, of the decision.
+    before: the weights of the level that the particles moved from, as this function or `Weights.start` returned
+        them. The device does not check that their ancestors and roots are in 0..N-1.
+    ratio: R [P, N] of the move, in nats.
+    energies: E_k of the moved particles, in nats, [P, N] each; one tensor or a sequence of 0 to 8.
+    energies_before: as many energies of the particles before the move, and before `before.ancestors` chose among
+        them. Energies and ratio may have any floating dtype; all arithmetic is float64.
+    rng: int64 [2] = (seed, step) of the decision, as `rng_state` makes it.
     exponents: a_k, float64 [P, M] or [M], 1 by default.
-    weigh: False adds no increments (their spread is still reported).
+    weigh: False adds no increments; their standard deviation is still reported.
     scheme, ess_threshold, first_population: as in `resample`; ess_threshold 0 never resamples.
 
-    Raises TypeError for dtypes; ValueError for shapes, devices, an unknown scheme or threshold;
-    RuntimeError for inputs that require grad or carry a tangent; NotImplementedError for "ssp" on a GPU.
+    Raises TypeError for dtypes; ValueError for shapes, devices, an unknown scheme or threshold; RuntimeError for
+    inputs that require grad or carry a tangent; NotImplementedError for "ssp" on a GPU.
+    Sources: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra 2006.
     """
     now = [energies] if isinstance(energies, Tensor) else [*energies]
     past = [energies_before] if isinstance(energies_before, Tensor) else [*energies_before]
@@ -161,6 +166,7 @@ def weigh_and_resample(
 
 
 def _state(before: Weights) -> tuple[Tensor, ...]:
+    """Return the fields that the operator reads."""
     return (
         before.log_weights,
         before.log_z,
@@ -178,7 +184,7 @@ def _by_another_scheme(
     ess_threshold: float,
     first_population: int,
 ) -> Weights:
-    """In two operators: only the systematic scheme has a kernel that also weighs on a GPU."""
+    """Weigh and resample by two operators: on a GPU only the systematic scheme has a kernel that does both."""
     weighed = Weights(*_OPERATOR(*_state(before), *increments, 0.0, 0, first_population))
     chosen = resample(
         weighed.log_weights,
@@ -230,13 +236,15 @@ def _check(
     exponents: Tensor | None,
 ) -> None:
     if not len(now) == len(past) <= MAX_ENERGIES:
-        raise ValueError(f"0 to 8 energies and as many before, got {len(now)} and {len(past)}")
-    given = (ratio, *now, *past)
-    if not all(tensor.is_floating_point() for tensor in given):
-        dtypes = [tensor.dtype for tensor in given]
+        raise ValueError(
+            f"at most 8 energies are taken, and as many before, got {len(now)} and {len(past)}"
+        )
+    numbers = (ratio, *now, *past)
+    if not all(tensor.is_floating_point() for tensor in numbers):
+        dtypes = [tensor.dtype for tensor in numbers]
         raise TypeError(f"ratio and energies must be floating point, got {dtypes}")
-    if any(tensor.shape != shape for tensor in given):
-        shapes = [tuple(tensor.shape) for tensor in given]
+    if any(tensor.shape != shape for tensor in numbers):
+        shapes = [tuple(tensor.shape) for tensor in numbers]
         raise ValueError(f"ratio and energies must be [P, N] = {tuple(shape)}, got {shapes}")
     if rng.dtype != torch.int64 or rng.shape != (2,):
         raise TypeError(f"rng must be int64 [2], got {rng.dtype} {tuple(rng.shape)}")
@@ -248,7 +256,7 @@ def _check(
             f"exponents must be float64 [{len(now)}] or [{shape[0]}, {len(now)}], "
             f"got {exponents.dtype} {tuple(exponents.shape)}"
         )
-    named = given if exponents is None else (*given, exponents)
-    if any(tensor.device != device for tensor in (*named, rng)):
+    real = numbers if exponents is None else (*numbers, exponents)
+    if any(tensor.device != device for tensor in (*real, rng)):
         raise ValueError("all tensors must be on one device")
-    refuse_derivatives("weigh_and_resample", *named)
+    refuse_derivatives("weigh_and_resample", *real)

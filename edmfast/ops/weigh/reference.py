@@ -1,9 +1,10 @@
-"""Weighs a step of sequential Monte Carlo and resamples, in plain torch, the bits of the kernels.
+"""The weights of a step of sequential Monte Carlo and its resampling in plain torch, with the bits of the kernels.
 
-increment = R - sum_k a_k (E_k(x_u, u) - E_k(x_s, s)), the energies before read through the ancestors of
-the last resampling; log W = increment + (0 where the population was reset, else log W before). Then
-adaptive resampling, log Z += log-mean-weight where resampled, and the roots of the new ancestors. Only
-the standard deviation of the increments may differ from the kernels', by rounding.
+increment = R - sum_k a_k (E_k(x_u, u) - E_k(x_s, s)), where the energies before the move are read through the
+ancestors of the last resampling; log W = increment + (0 where the population was resampled, else log W before).
+Adaptive resampling follows. Where it resamples, log Z grows by the log-mean-weight, and the roots are those of
+the new ancestors. Only the standard deviation of the increments may differ from the kernels', by rounding.
+Sources: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra 2006.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def accumulate(
     exponents: Tensor | None,
     weigh: bool,
 ) -> tuple[Tensor, Tensor]:
-    """(log-weights, increments), float64 [P, N]."""
+    """Return (log-weights, increments), float64 [P, N]."""
     increments = ratio.double()
     # where nothing was resampled, ancestors are the identity and are not read
     index = torch.arange(ancestors.shape[1], device=ancestors.device)
@@ -37,7 +38,7 @@ def accumulate(
         increments = increments - (change if exponents is None else exponents[:, k, None] * change)
     kept = torch.where(resampled[:, None], 0.0, log_weights)
     if weigh:
-        # what weighs nothing does so for good: energies are infinite before and after a move
+        # a particle of weight zero keeps it, since its energies may be infinite before and after a move
         kept = torch.where(kept == -torch.inf, kept, kept + increments)
     return kept, increments
 
@@ -59,7 +60,7 @@ def weigh_and_resample(
     scheme: int,
     first_population: int,
 ) -> tuple[Tensor, ...]:
-    """See `edmfast.ops.weigh_and_resample`; scheme indexes SCHEMES."""
+    """See `edmfast.ops.weigh_and_resample`; `scheme` is an index into SCHEMES."""
     log_weights, increments = accumulate(
         log_weights, ancestors, resampled, ratio, energies, energies_before, exponents, weigh
     )

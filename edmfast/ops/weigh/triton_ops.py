@@ -1,7 +1,8 @@
-"""Weighs a step and resamples on a GPU by Triton: the bits of `edmfast.ops.weigh.reference`.
+"""Weights of a step and their resampling on a GPU by Triton, with the bits of `edmfast.ops.weigh.reference`.
 
-One launch writes the log-weights, those of `systematic_resample` follow; what is left per population is
-plain torch. The spread of the increments is summed in another order than the reference's.
+One launch writes the log-weights, and the launches of `systematic_resample` follow; plain torch does the rest,
+which is one number for each population. The standard deviation of the increments is summed in another order than
+in the reference.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -36,9 +37,11 @@ def _increments(
     particles,
     MODELS: tl.constexpr,
 ):
-    """float64; `row` is where the population starts, exponents those of the population, or None; `lane`
-    a block of particles, or one; `moved`: whether the population was resampled. An ancestor that names no
-    particle makes it NaN, and nothing is read there."""
+    """Return the increments, float64, of the particles `lane`: a block, or a single one.
+
+    row: where the population starts. exponents: those of the population, or None. moved: whether the population
+    was resampled. An ancestor that names no particle makes the increment NaN, and nothing is read there.
+    """
     value = tl.load(ratio + row + lane, mask=inside, other=0.0).to(tl.float64)
     parent = tl.load(ancestors + row + lane, mask=inside, other=0)
     parent = tl.where(moved, parent, lane)
@@ -72,9 +75,12 @@ def weigh_kernel(
     WEIGH: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """log_weights, out float64 [P, N]; reset bool [P]; ancestors int32, ratio [P, N]; now, past: tuples of
-    MODELS like ratio; exponents float64 [P, MODELS] or None; spreads float64 [3, P, tiles]: sums of the
-    finite increments less the population's first one, of their squares, and their number."""
+    """Write the new log-weights, and sums for the standard deviation of the increments.
+
+    log_weights, out float64 [P, N]; reset bool [P]; ancestors int32, ratio [P, N]; now, past: tuples of MODELS
+    tensors like ratio; exponents float64 [P, MODELS] or None. spreads float64 [3, P, tiles]: the sum of the finite
+    increments minus the first one of the population, the sum of their squares, and their number.
+    """
     program = tl.program_id(0)
     p = program // tiles
     row = p.to(tl.int64) * particles
@@ -84,14 +90,14 @@ def weigh_kernel(
     if exponents is not None:
         powers = exponents + p * MODELS
     moved = tl.load(reset + p) != 0
-    own = _increments(
+    increments = _increments(
         ratio, now, past, ancestors, powers, row, lane, inside, moved, particles, MODELS
     )
     centre = _increments(
         ratio, now, past, ancestors, powers, row, 0, particles > 0, moved, particles, MODELS
     )
     centre = tl.where(centre - centre == 0.0, centre, 0.0)
-    off = own - centre
+    off = increments - centre
     finite = inside & (off - off == 0.0)
     off = tl.where(finite, off, 0.0)
     tl.store(spreads + program, tl.sum(off))
@@ -100,8 +106,8 @@ def weigh_kernel(
     kept = tl.load(log_weights + row + lane, mask=inside, other=0.0)
     kept = tl.where(moved, 0.0, kept)
     if WEIGH:
-        # what weighs nothing does so for good: energies are infinite before and after a move
-        kept = tl.where(kept == float("-inf"), kept, kept + own)
+        # a particle of weight zero keeps it, since its energies may be infinite before and after a move
+        kept = tl.where(kept == float("-inf"), kept, kept + increments)
     tl.store(out + row + lane, kept, mask=inside)
 
 
@@ -122,7 +128,7 @@ def weigh_and_resample(
     scheme: int,
     first_population: int,
 ) -> tuple[Tensor, ...]:
-    """See `edmfast.ops.weigh.reference.weigh_and_resample`, by the systematic scheme."""
+    """See `edmfast.ops.weigh.reference.weigh_and_resample`, for the systematic scheme."""
     populations, particles = log_weights.shape
     tiles = triton.cdiv(particles, TILE)
     out = torch.empty_like(log_weights, memory_format=torch.contiguous_format)
