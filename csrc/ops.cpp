@@ -1,4 +1,4 @@
-// Every operator schema of edmfast, nothing else. Kernels register themselves in cpu/ and cuda/.
+// The schemas of all operators of edmfast, and nothing else. Kernels register themselves in cpu/ and cuda/.
 #include "include/library.h"
 
 EDMFAST_LIBRARY(m) {

@@ -1,4 +1,5 @@
-// Uninitialised CPU tensors, straight from the shim: a fraction of a microsecond instead of a dispatcher call.
+// Uninitialised CPU tensors made by the shim itself, which takes a fraction of a microsecond, less than a call of the
+// dispatcher.
 #pragma once
 #ifdef __linux__
 #include <sys/mman.h>
@@ -14,16 +15,16 @@
 
 namespace edmfast {
 
-// Asks for huge pages for a block that malloc maps by itself at every call, as glibc does from 32 MB on: the first
-// touch of each page of 4 kB costs as much as writing it several times. Smaller blocks may lie in the heap, where
-// the wish would outlive them and other tensors would take whole huge pages.
+// Requests huge pages for a block that malloc maps anew at every call, as glibc does from 32 MB on. The first touch of
+// a page of 4 kB costs as much as writing it several times. Smaller blocks may lie in the heap, where the request
+// would outlive them and other tensors would take whole huge pages.
 inline void ask_for_huge_pages(void* start, uint64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uint64_t kPage = uint64_t{2} << 20, kHeap = uint64_t{32} << 20;
   if (bytes < kHeap) return;
   const uint64_t first = (reinterpret_cast<uint64_t>(start) + kPage - 1) / kPage * kPage;
   const uint64_t last = (reinterpret_cast<uint64_t>(start) + bytes) / kPage * kPage;
-  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a kernel without them changes nothing
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a kernel without huge pages ignores this
 #endif
 }
 
@@ -35,7 +36,7 @@ inline torch::stable::Tensor empty_cpu(std::initializer_list<int64_t> sizes, tor
   for (size_t i = sizes.size(); i-- > 0;) {
     strides[i] = stride;
     const int64_t size = sizes.begin()[i];
-    // one more where a size is zero: the product of the others must be a number too
+    // the product of the other sizes must be a number even where one size is zero
     STD_TORCH_CHECK(size >= 0 && !__builtin_mul_overflow(stride, std::max<int64_t>(size, 1), &stride),
                     "a tensor of more than 2^63 elements");
     empty |= size == 0;

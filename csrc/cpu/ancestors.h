@@ -1,4 +1,4 @@
-// Whether ancestors name particles, looked at before anything is read through them.
+// A check that ancestors name particles, which comes before anything is read through them.
 #pragma once
 #include <torch/headeronly/util/Exception.h>
 
@@ -9,7 +9,7 @@
 
 namespace edmfast {
 
-// Whether all of n >= 1 ancestors lie in [0, particles). As unsigned numbers, negative ones are the largest.
+// Returns whether all of n >= 1 ancestors lie in [0, particles). As unsigned numbers, negative ones are the largest.
 EDMFAST_MULTIVERSION inline bool all_below(const int32_t* ancestors, int64_t n, int64_t particles) {
   uint32_t largest = 0;
 #pragma omp simd reduction(max : largest)

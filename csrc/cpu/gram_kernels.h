@@ -1,5 +1,5 @@
-// Inner products of up to nine vectors at once, summed in float64 in an order that depends on d alone.
-// Products of two floats are exact in double, so only the additions round.
+// Inner products of up to nine vectors at once, summed in float64 in an order that depends on d alone. Products of two
+// floats are exact in double, so only the additions round.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -14,23 +14,24 @@ constexpr int kMaxVectors = kMaxScores + 1;  // the displacement comes last
 constexpr int kLanes = 8;
 constexpr int kHalves = 2;
 
-// Half of the lanes: one register of AVX2. By reference only, passing it by value has no stable ABI.
+// Half of the lanes: one register of AVX2. Functions take it by reference, since passing it by value has no stable
+// ABI.
 typedef double Quad __attribute__((vector_size(kLanes / kHalves * sizeof(double))));
 
-// pair[i][j] for i <= j, i a score, j a score or the displacement; element k goes to lane k % kLanes
+// pair[i][j] for i <= j: i is a score, j a score or the displacement; element k goes to lane k % kLanes
 struct Sums {
   Quad pair[kMaxScores][kMaxVectors][kHalves];
 };
 
 template <class T>
 EDMFAST_HD void load(const T* from, Quad& to) {
-  // spelled out: from __builtin_convertvector GCC makes two conversions and an insertion
+  // spelled out, since GCC makes two conversions and an insertion of __builtin_convertvector
   to = Quad{from[0], from[1], from[2], from[3]};
 }
 
-// Adds the products of rows first..first+kRows with columns column..column+kColumns. Where the two
-// ranges start together the rows are the first columns, and only j >= i is computed.
-// kAtOnce halves of the lanes are summed in one pass, so that all sums stay in registers.
+// Adds the products of rows first..first+kRows with columns column..column+kColumns. Where the two ranges start
+// together, the rows are the first columns, and only j >= i is computed. One pass sums kAtOnce halves of the lanes, so
+// that all sums stay in registers.
 template <int kRows, int kColumns, bool kTriangle, int kAtOnce, class T>
 EDMFAST_HD void add_tile(const T* const* vectors, int first, int column, int64_t n, bool first_piece, Sums& sums) {
   for (int half = 0; half < kHalves; half += kAtOnce) {
@@ -79,7 +80,7 @@ EDMFAST_HD void add_last_triangle(const T* const* vectors, int first, int rows, 
   }
 }
 
-// Several passes over a piece, which is short enough to stay in the first cache.
+// Makes several passes over a piece, which is short enough to stay in the first cache.
 template <class T>
 EDMFAST_HD void add_products_body(const T* const* vectors, int scores, int count, int64_t n, bool first_piece,
                                   Sums& sums) {
@@ -105,7 +106,7 @@ EDMFAST_MULTIVERSION inline void add_products(const double* const* vectors, int 
   add_products_body(vectors, scores, count, n, first_piece, sums);
 }
 
-// The sums over the lanes, as G [M, M] and n [M] of one row.
+// Adds up the lanes and writes G [M, M] and n [M] of one row.
 EDMFAST_MULTIVERSION inline void store_sums(const Sums& sums, int scores, int count, double* gram, double* along) {
   for (int i = 0; i < scores; ++i)
     for (int j = i; j < count; ++j) {

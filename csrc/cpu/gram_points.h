@@ -4,7 +4,7 @@
 
 #include "gram_kernels.h"
 
-// GCC writes the lanes of a register one by one, and takes the first for a use of the others.
+// GCC writes the lanes of a register one by one and takes the first write for a use of the other lanes.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
@@ -13,7 +13,7 @@ namespace edmfast {
 constexpr int kPointElements = 4;
 constexpr int kPointRows = 4;
 
-// Each constructor takes from two registers, so that it is one shuffle.
+// Each constructor reads two registers, so that it compiles to one shuffle.
 EDMFAST_HD void transpose(const Quad* in, Quad* out) {
   const Quad even_low{in[0][0], in[1][0], in[0][2], in[1][2]}, odd_low{in[0][1], in[1][1], in[0][3], in[1][3]};
   const Quad even_high{in[2][0], in[3][0], in[2][2], in[3][2]}, odd_high{in[2][1], in[3][1], in[2][3], in[3][3]};
@@ -23,7 +23,7 @@ EDMFAST_HD void transpose(const Quad* in, Quad* out) {
   out[3] = Quad{odd_low[2], odd_low[3], odd_high[2], odd_high[3]};
 }
 
-// Four particles of kElements each -> one register per element.
+// Turns four particles of kElements each into one register for each element.
 template <int kElements, class T>
 EDMFAST_HD void turn(const T* from, Quad* x) {
   if constexpr (kElements == 2) {
@@ -42,7 +42,7 @@ EDMFAST_HD void turn(const T* from, Quad* x) {
   }
 }
 
-// One register per column -> four rows of kColumns; the last four columns may be written twice.
+// Turns one register for each column into four rows of kColumns; the last four columns may be written twice.
 template <int kColumns>
 EDMFAST_HD void store_rows(const Quad* column, double* to) {
   if constexpr (kColumns < 4) {
@@ -110,7 +110,7 @@ EDMFAST_HD void points_any(const T* const* vectors, int scores, int count, int64
   }
 }
 
-// rows is a multiple of kPointRows; `along` is not written where no displacement follows the scores.
+// `rows` is a multiple of kPointRows; `along` is not written where no displacement follows the scores.
 EDMFAST_MULTIVERSION inline void points(const float* const* vectors, int scores, int count, int64_t elements,
                                         int64_t rows, double* gram, double* along) {
   points_any(vectors, scores, count, elements, rows, gram, along);

@@ -1,6 +1,6 @@
-// The passes of group_norm_kernels.h where channels are fastest in memory: a block of whole groups at a time, a
-// position after another, with a vector of channels. Sums of a channel are of type T over a few positions, and
-// of doubles over these.
+// The passes of group_norm_kernels.h where channels are fastest in memory: a block of whole groups at a time, position
+// after position, with a vector of channels. Sums of a channel have type T over a few positions and are doubles over
+// these.
 #pragma once
 #include "group_norm_kernels.h"
 
@@ -8,9 +8,9 @@ namespace edmfast {
 
 constexpr int64_t kFewPositions = 32;
 
-// `groups` groups of `size` channels; a position's numbers follow one another, the next position's start `stride`
-// numbers on. scale, shift, and their derivatives and sums have one number for a channel. Lines of working
-// space have one as well.
+// `groups` groups of `size` channels. The numbers of a position follow one another, and the next position starts
+// `stride` numbers later. scale, shift, their derivatives and their sums have one number for each channel, and so have
+// the lines of working space.
 template <class T>
 struct NormImage {
   static constexpr int64_t kLines = 13, kTotals = 5;
@@ -18,14 +18,14 @@ struct NormImage {
   bool silu, centred;
   const T *scale, *shift;
   const T* x = nullptr;
-  T *mean = nullptr, *rstd = nullptr;  // of groups
+  T *mean = nullptr, *rstd = nullptr;  // one for each group
   T eps = 0;
   T* y = nullptr;
   const T* grad = nullptr;
   T* to_x = nullptr;
   double *to_scale = nullptr, *to_shift = nullptr;
   const T *along = nullptr, *scale_along = nullptr, *shift_along = nullptr;
-  T *to_grad = nullptr, *space = nullptr;  // space: of positions · channels numbers
+  T *to_grad = nullptr, *space = nullptr;  // space: positions · channels numbers
   T* lines = nullptr;
   double* totals = nullptr;
 
@@ -34,7 +34,7 @@ struct NormImage {
   double* total(int64_t i) const { return totals + i * channels(); }
 };
 
-// Sum over the channels of group g of f(channel).
+// The sum of f(channel) over the channels of group g.
 template <class F>
 EDMFAST_HD double over_group(int64_t g, int64_t size, F f) {
   double sum = 0;
@@ -47,8 +47,8 @@ EDMFAST_HD void spread(T* line, int64_t g, int64_t size, double value) {
   std::fill_n(line + g * size, size, static_cast<T>(value));
 }
 
-// totals[i] = sums over positions of what pass(position, parts) adds to the channels of its kSums parts, which
-// take the last lines.
+// Sets totals[i] to the sums over positions of what pass(position, parts) adds to the channels of its kSums parts,
+// which take the last lines.
 template <int kSums, class T, class Pass>
 EDMFAST_HD void sum_positions(const NormImage<T>& job, Pass pass) {
   const int64_t channels = job.channels(), all = kSums * channels;

@@ -1,7 +1,7 @@
-// One group of channels: normalised, scaled, shifted and through silu, and the derivatives of that to second
-// order, in passes over numbers that are in cache. Formulas: edmfast/ops/norms/reference.py.
-// Sums are of type T over a piece, in vectors, and of doubles over pieces: the order is that of a group's size
-// and of the width of the machine's vectors, whatever stands around the group.
+// One group of channels: normalised, scaled, shifted and passed through silu, with the first and second derivatives,
+// in passes over numbers that are in cache. The formulas are in edmfast/ops/norms/reference.py. Sums have type T over
+// a piece, in vectors, and are doubles over pieces. Their order depends on the size of the group and on the width of
+// the machine's vectors only.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -14,8 +14,8 @@ namespace edmfast {
 
 constexpr int64_t kPiece = 2048;
 
-// `channels` runs of `run` numbers after one another. scale, shift, and their derivatives and sums: one number
-// for a run, or, flat, where there is one run only, one for a number.
+// `channels` runs of `run` numbers, one after the other. scale, shift, their derivatives and their sums have one
+// number for each run. Where the group is flat, there is only one run, and they have one for each number.
 template <class T>
 struct NormGroup {
   int64_t channels, run;
@@ -24,17 +24,17 @@ struct NormGroup {
   const T* x = nullptr;
   T mean = 0, rstd = 0, eps = 0;
   T* y = nullptr;
-  // backward: to_x from grad. Sums for scale and shift are added to: to doubles of runs, or flat to T.
+  // backward: to_x from grad. The sums for scale and shift are added to these: doubles of runs, or T where it is flat.
   const T* grad = nullptr;
   T* to_x = nullptr;
   double *to_scale = nullptr, *to_shift = nullptr;
   T *flat_to_scale = nullptr, *flat_to_shift = nullptr;
-  // double backward: cotangents of to_x, to_scale, to_shift; one more result, and n numbers of working space
+  // double backward: cotangents of to_x, to_scale and to_shift; one more result; n numbers of working space
   const T *along = nullptr, *scale_along = nullptr, *shift_along = nullptr;
   T *to_grad = nullptr, *space = nullptr;
 };
 
-// First and second derivative of silu, or of z itself.
+// The first and second derivative of silu, or of the identity.
 template <bool kSilu, class T>
 EDMFAST_HD void slopes(T z, T& slope, T& bend) {
   if constexpr (kSilu) {
@@ -46,8 +46,8 @@ EDMFAST_HD void slopes(T z, T& slope, T& bend) {
   }
 }
 
-// Mean and reciprocal deviation in two passes; the first one from the first number on, so that a large mean
-// costs no digits.
+// Mean and reciprocal deviation in two passes. The first one works on differences from the first number, so that a
+// large mean costs no digits.
 template <class T>
 EDMFAST_HD void statistics_body(NormGroup<T>& job) {
   const int64_t n = job.channels * job.run;
@@ -89,7 +89,7 @@ EDMFAST_HD void forward_body(NormGroup<T>& job) {
   }
 }
 
-// With u = grad silu'(z) and w = scale u: to_x = r (w - mean(w) - N mean(w N)); sums of u N and of u.
+// With u = grad silu'(z) and w = scale u: to_x = r (w - mean(w) - N mean(w N)), and the sums of u N and of u.
 template <bool kSilu, bool kFlat, class T>
 EDMFAST_HD void backward_body(const NormGroup<T>& job) {
   const T mean = job.mean, rstd = job.rstd;
@@ -134,9 +134,9 @@ EDMFAST_HD void backward_body(const NormGroup<T>& job) {
   for (int64_t k = 0; k < n; ++k) to_x[k] = rstd * (to_x[k] - constant - (x[k] - mean) * rstd * linear);
 }
 
-// With v along x: t = r (v - mean(v) - N mean(v N)), z' = scale t + scale' N + shift', q = grad silu''(z) z':
-// to_grad = silu'(z) z', sums of q N + u t and of q, and with e = scale q + scale' u, m_v = mean(v N),
-// m_w = mean(w N): to_x = r P(e - r (m_v w + m_w v)) - r N mean(w t).
+// With v along x: t = r (v - mean(v) - N mean(v N)), z' = scale t + scale' N + shift', q = grad silu''(z) z'. Results:
+// to_grad = silu'(z) z'; the sums of q N + u t and of q; and with e = scale q + scale' u, m_v = mean(v N), m_w =
+// mean(w N): to_x = r P(e - r (m_v w + m_w v)) - r N mean(w t).
 template <bool kSilu, bool kFlat, class T>
 EDMFAST_HD void double_backward_body(const NormGroup<T>& job) {
   const T mean = job.mean, rstd = job.rstd;
@@ -209,7 +209,7 @@ EDMFAST_HD void double_backward_body(const NormGroup<T>& job) {
   }
 }
 
-// A template cannot be compiled for several targets: one function for each type.
+// GCC does not compile a template for several targets, so there is one function for each type.
 #define EDMFAST_GROUP_NORM(NAME, JOB, T)                                       \
   EDMFAST_MULTIVERSION inline void NAME##_group(JOB<T>& job) {                 \
     if (job.flat) {                                                            \

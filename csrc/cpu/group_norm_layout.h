@@ -1,4 +1,4 @@
-// How the work on x [N, C, S] is split, the same for any number of threads, and copies in the type of the
+// The split of the work on x [N, C, S], which is the same for any number of threads, and copies in the type of the
 // arithmetic.
 #pragma once
 #include <algorithm>
@@ -11,11 +11,11 @@ namespace edmfast {
 
 // Runs shorter than this are taken together, with a scale and a shift for each number.
 constexpr int64_t kShortRun = 32;
-// Numbers in a chunk of rows, for which one thread sums what goes to a scale; at most so many rows, as short
-// sums are of float32.
+// The numbers in a chunk of rows, for which one thread sums the gradients of a scale; and the most rows of a chunk,
+// since short sums are float32.
 constexpr int64_t kChunk = 32768, kChunkRows = 256;
-// Where channels are fastest: numbers of a block of groups, of which six fit into the second-level cache, and
-// the fewest channels, those of a cache line.
+// Where channels are fastest: the numbers of a block of groups, of which six fit into the second-level cache, and the
+// fewest channels of a block, those of a cache line.
 constexpr int64_t kBlock = 65536, kFewChannels = 16;
 
 struct NormLayout {
@@ -46,7 +46,7 @@ struct NormLayout {
   }
 };
 
-// `runs` of `length` numbers, `from_stride` apart, to where they are `to_stride` apart.
+// Copies `runs` of `length` numbers, which are `from_stride` apart, to a place where they are `to_stride` apart.
 template <class From, class To>
 EDMFAST_HD void copy_body(const From* __restrict from, int64_t from_stride, To* __restrict to, int64_t to_stride,
                           int64_t runs, int64_t length) {

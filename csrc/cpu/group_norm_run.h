@@ -1,4 +1,4 @@
-// Group norm and its derivatives over all groups: a chunk of rows of one unit at a time.
+// Norms of groups and their derivatives over all groups: one chunk of rows of one unit at a time.
 #pragma once
 #include <memory>
 #include <type_traits>
@@ -11,8 +11,8 @@ namespace edmfast {
 
 enum class NormOrder { kForward, kBackward, kDoubleBackward };
 
-// The tensors of one call, states as `layout` has them, scale and all that is like it [M, C]; sums are
-// [chunks, C], to be added over the chunks of a set.
+// The tensors of one call: states in the layout `layout`, scale and all like it [M, C]. Sums are [chunks, C], to be
+// added over the chunks of a set.
 template <class Stored>
 struct NormCall {
   using T = typename ArithmeticOf<Stored>::type;
@@ -26,11 +26,11 @@ struct NormCall {
   Stored* out = nullptr;  // y, or to_x
   const Stored *grad = nullptr, *along = nullptr;
   Stored* to_grad = nullptr;
-  const T *scale_along = nullptr, *shift_along = nullptr;  // may be null: zero
+  const T *scale_along = nullptr, *shift_along = nullptr;  // null stands for zero
   T *scale_sums = nullptr, *shift_sums = nullptr;
 };
 
-// Does items (chunk, unit) one after another, with buffers of its own.
+// Works on items (chunk, unit) one after another, with buffers of its own.
 template <class Stored>
 class NormWorker {
   using T = typename ArithmeticOf<Stored>::type;
@@ -63,7 +63,7 @@ class NormWorker {
   template <class U>
   using Room = std::unique_ptr<U[]>;
 
-  // Over the rows of a chunk: of channels, or of each number where runs are short.
+  // Sums over the rows of a chunk: for each channel, or for each number where runs are short.
   struct Sums {
     Room<double> of_channels;
     Room<T> of_numbers;
@@ -165,7 +165,7 @@ class NormWorker {
     if constexpr (!in_place()) copy_runs(from, size() / runs(), to, layout_.channels, runs(), size() / runs());
   }
 
-  // Of a set and the channels of a unit or, where runs are short, of each of its numbers.
+  // The numbers of a set for the channels of a unit, or for each number of the unit where runs are short.
   const T* numbers(const T* from, int64_t set, int64_t channel, int buffer) {
     if (from != nullptr) from += set * layout_.channels + channel;
     const int64_t each = flat() ? layout_.positions : 1;

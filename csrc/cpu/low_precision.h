@@ -1,4 +1,4 @@
-// Half precisions as storage: arithmetic is done in float32, rounding is to nearest even.
+// Half precisions as storage: arithmetic is done in float32, and rounding is to nearest even.
 #pragma once
 #include <cstring>
 
@@ -13,7 +13,7 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-// The type of the arithmetic on a storage type.
+// The type of the arithmetic for a storage type.
 template <class S>
 struct ArithmeticOf {
   using type = S;
@@ -32,7 +32,7 @@ EDMFAST_HD double widen(double value) { return value; }
 EDMFAST_HD float widen(BFloat16 value) { return bits_to_float(static_cast<int32_t>(uint32_t{value.bits} << 16)); }
 EDMFAST_HD float widen(Half value) {
   const uint32_t sign = uint32_t{value.bits} >> 15 << 31, magnitude = value.bits & 0x7fffu;
-  // 2^112 moves the exponent's bias; it also makes subnormal halves normal
+  // 2^112 shifts the bias of the exponent, and it also makes subnormal halves normal
   const float scaled = bits_to_float(static_cast<int32_t>(magnitude << 13)) * 5.192296858534828e+33f;
   const uint32_t special = 0x7f800000u | magnitude << 13;
   const uint32_t bits = magnitude >= 0x7c00u ? special : static_cast<uint32_t>(float_to_bits(scaled));

@@ -1,5 +1,5 @@
-// The derivative of energy and field of a block of rows: see edmfast/ops/mlp_potential/reference.py. Tangents and
-// primals lie one under the other, so that the last layers take both in one matrix product.
+// The derivative of energy and field of a block of rows; the formulas are in edmfast/ops/mlp_potential/reference.py.
+// Tangents and primals lie one under the other, so that the last layers take both in one matrix product.
 #pragma once
 #include "mlp_kernels.h"
 #include "mlp_network.h"

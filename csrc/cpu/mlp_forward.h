@@ -1,4 +1,4 @@
-// A block of rows forward and back through all layers, while its activations are in the second-level cache.
+// A block of rows passes forward and back through all layers while its activations are in the second-level cache.
 #pragma once
 #include "mlp_kernels.h"
 #include "mlp_network.h"
@@ -6,7 +6,7 @@
 
 namespace edmfast {
 
-// Where what is saved of a block lies: slot s of a model at its row s * batch + first.
+// The place of the saved states of a block: slot s of a model starts at its row s * batch + first.
 struct Saved {
   Tensor all;  // [models slots batch, W], or of one block of one model
   int64_t batch = 0, first = 0;
@@ -19,7 +19,7 @@ class Forward {
  public:
   Forward(const Sizes& sizes, int64_t rows) : sizes_(sizes), rows_(rows) {}
 
-  // Energy and field from x, all from their first row on.
+  // Writes energy and field of x, all from their first row on.
   void run(const Network& net, const T* x, const Coefficients<T>& numbers, int64_t first, T* energy, T* field,
            const Saved* saved) {
     const ScalarType dtype = net.entry.scalar_type();
@@ -37,7 +37,7 @@ class Forward {
     const Tensor pulled = backward(net, cotangent, saved);
     if (field == nullptr) return;
     product(pulled, net.entry, cotangent);
-    // J_hᵀ (w y) lies in cotangent now: a (w h + it) + b y
+    // cotangent holds J_hᵀ (w y) now, and the field is a (w h + J_hᵀ (w y)) + b y
     std::vector<T> triples(3 * rows_);
     for (int64_t row = 0; row < rows_; ++row) {
       triples[3 * row] = numbers.a[row] * numbers.w[row];
@@ -68,7 +68,7 @@ class Forward {
     add_rows(data<T>(out), data<T>(net.exit_bias), rows_, sizes_.d, 0);
   }
 
-  // The cotangent of h_0 from that of the output.
+  // Returns the cotangent of h_0 from the cotangent of the output.
   Tensor backward(const Network& net, const Tensor& cotangent, const Saved* saved) {
     const int64_t n = rows_ * sizes_.width;
     const Tensor moved = empty_cpu({rows_, sizes_.width}, cotangent.scalar_type());

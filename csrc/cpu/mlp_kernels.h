@@ -1,4 +1,4 @@
-// What stands between the matrix products of a residual perceptron, one pass over a block that is in cache.
+// The work between the matrix products of a residual perceptron, in one pass over a block that is in cache.
 #pragma once
 #include <cstdint>
 
@@ -7,8 +7,8 @@
 
 namespace edmfast {
 
-// z += shift, h += silu(z), slope = silu'(z), where slope may be z; rows of n numbers, shifts `stride` apart (0:
-// one for all rows).
+// z += shift, h += silu(z), slope = silu'(z), where slope may be z. Rows have n numbers, and shifts are `stride`
+// apart; a stride of 0 means that all rows share them.
 template <class T>
 EDMFAST_HD void activate_body(T* __restrict h, T* z, T* slope, const T* shifts, int64_t stride, int64_t rows,
                               int64_t n) {
@@ -26,8 +26,8 @@ EDMFAST_HD void activate_body(T* __restrict h, T* z, T* slope, const T* shifts, 
   }
 }
 
-// Of n numbers of a layer, with m = W h' and g the cotangent of what comes out of it: the next h and h', p = silu'(z)
-// g, r = silu"(z) m g, and m = silu'(z).
+// Takes n numbers of a layer, with m = W h' and the cotangent g of the output of the layer. Writes the next h and h',
+// p = silu'(z) g, r = silu"(z) m g, and m = silu'(z).
 template <class T>
 EDMFAST_HD void advance_body(const T* __restrict z, T* __restrict m, const T* __restrict g, const T* __restrict h,
                              const T* __restrict along, T* __restrict next, T* __restrict next_along,
@@ -44,7 +44,7 @@ EDMFAST_HD void advance_body(const T* __restrict z, T* __restrict m, const T* __
   }
 }
 
-// g += d (null: nothing to add), t = g s.
+// g += d, unless d is null, and t = g s.
 template <class T>
 EDMFAST_HD void pull_body(T* __restrict g, const T* __restrict d, const T* __restrict s, T* __restrict t, int64_t n) {
   if (d == nullptr) {
@@ -59,7 +59,7 @@ EDMFAST_HD void pull_body(T* __restrict g, const T* __restrict d, const T* __res
   }
 }
 
-// g += d (null: nothing to add), q += g s.
+// g += d, unless d is null, and q += g s.
 template <class T>
 EDMFAST_HD void pull_onto_body(T* __restrict g, const T* __restrict d, const T* __restrict s, T* __restrict q,
                                int64_t n) {
@@ -83,7 +83,7 @@ EDMFAST_HD void add_body(T* __restrict to, const T* __restrict from, int64_t row
   }
 }
 
-// to += the sum of the rows.
+// Adds the sum of the rows to `to`.
 template <class T>
 EDMFAST_HD void sum_rows_body(T* __restrict to, const T* __restrict from, int64_t rows, int64_t n) {
   for (int64_t row = 0; row < rows; ++row) {
@@ -92,15 +92,15 @@ EDMFAST_HD void sum_rows_body(T* __restrict to, const T* __restrict from, int64_
   }
 }
 
-// What the gradient of x and of the four numbers of a row is made of: states [rows, d] of a block.
+// The inputs of the gradients of x and of the four numbers of a row: states [rows, d] of a block.
 template <class T>
 struct InputRows {
   int64_t rows, d;
   const T *x, *y, *v;             // y = c x and the cotangent of the field
   const T *h, *along, *pulled;    // the output of the network, its derivative along a v, J_hᵀ (w y)
-  const T* to_y;                  // what comes from h_0
+  const T* to_y;                  // the part of the gradient that passes through h_0
   const T *c, *w, *a, *b, *e;     // [rows]
-  T *to_x, *to_numbers;           // added to, [rows, d]; [rows, 4]
+  T *to_x, *to_numbers;           // [rows, d], which is added to; [rows, 4]
 };
 
 template <class T>
@@ -128,7 +128,7 @@ EDMFAST_HD void input_rows_body(const InputRows<T>& job) {
   }
 }
 
-// A template cannot be compiled for several targets: one function for each type.
+// GCC does not compile a template for several targets, so there is one function for each type.
 #define EDMFAST_MLP(T)                                                                                             \
   EDMFAST_MULTIVERSION inline void activate(T* h, T* z, T* slope, const T* shifts, int64_t stride, int64_t rows,   \
                                             int64_t n) {                                                           \

@@ -1,4 +1,4 @@
-// Residual perceptrons of one shape: their weights for torch's matrix products, and where a block of rows stands.
+// Residual perceptrons of one shape: their weights for torch's matrix products, and the place of a block of rows.
 #pragma once
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -19,15 +19,15 @@ namespace edmfast {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Rows of a block; their slopes of eight layers of 128 numbers take 2 MB. Matrix libraries switch kernels for
-// fewer rows than kLeast and for rows left over from kTile, which would change a sample's bits.
+// The rows of a block; their slopes of eight layers of 128 numbers take 2 MB. Matrix libraries switch kernels for
+// fewer rows than kLeast and for rows left over from kTile, which would change the bits of a sample.
 constexpr int64_t kBlock = 512, kLeast = 32, kTile = 16;
 
 inline void product(const Tensor& left, const Tensor& right, const Tensor& out) {
   std::array<StableIValue, 3> stack{torch::stable::detail::from(left), torch::stable::detail::from(right),
                                     torch::stable::detail::from(out)};
   STD_TORCH_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION) == 0, "mm failed");
-  // the dispatcher hands back a reference to out, which is ours to release
+  // the dispatcher returns a reference to out, which we must release
   torch::stable::detail::to<Tensor>(stack[0]);
 }
 
@@ -43,7 +43,7 @@ inline Tensor rows_of(const Tensor& matrix, int64_t first, int64_t count) {
   return torch::stable::narrow(whole, 0, first, count);
 }
 
-// Contiguous, and not known to autograd: the threads at work do not know that nothing is to be recorded.
+// Contiguous and unknown to autograd, because worker threads do not know that nothing is to be recorded.
 inline Tensor plain(const Tensor& tensor) {
   std::array<StableIValue, 1> stack{torch::stable::detail::from(torch::stable::contiguous(tensor))};
   STD_TORCH_CHECK(torch_call_dispatcher("aten::detach", "", stack.data(), TORCH_ABI_VERSION) == 0, "detach failed");
@@ -63,7 +63,7 @@ using Tensors = std::vector<Tensor>;
 struct Sizes {
   int64_t models, batch, d, width, depth;
 
-  // Saved of each model and row: h_0, z_l of all layers, g_0 to g_depth.
+  // The states saved for each model and row: h_0, z_l of all layers, g_0 to g_depth.
   int64_t slots() const { return 2 * depth + 2; }
 };
 
@@ -76,7 +76,7 @@ inline Sizes sizes_of(const Tensor& x, const Tensors& entry, const Tensors& laye
   return {models, x.size(0), x.size(1), entry[0].size(0), all / models};
 }
 
-// Throws unless everything has the sizes, the dtype and the device that it is read with.
+// Throws unless every tensor has the sizes, the dtype and the device with which it is read.
 inline void check_networks(const Sizes& s, const Tensor& x, const Tensor& coefficients, const Tensors& shifts,
                            const Tensors& entry, const Tensors& entry_bias, const Tensors& layers,
                            const Tensors& exit, const Tensors& exit_bias) {

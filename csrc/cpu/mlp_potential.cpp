@@ -1,5 +1,5 @@
-// Energies and fields of residual perceptrons and their derivative by hand, blocks of rows in cache. Matrix
-// products are torch's.
+// Energies and fields of residual perceptrons and their derivative, with blocks of rows in cache. torch multiplies the
+// matrices.
 #include <optional>
 #include <tuple>
 
@@ -10,15 +10,16 @@
 namespace edmfast {
 namespace {
 
-// Sums over rows are made in at most this many parts, so that they depend on no number of threads.
+// Sums over rows are made in at most this many parts, whatever the number of threads, so that their bits do not depend
+// on it.
 constexpr int64_t kParts = 8;
 
-// Blocks for all threads, none with rows that a matrix library would treat apart where the batch has none.
+// Blocks for all threads. None has rows that a matrix library would treat apart, unless the batch has.
 int64_t block_rows(int64_t batch, int64_t shares) {
   return std::clamp<int64_t>((batch / shares + kTile - 1) / kTile * kTile, kLeast, kBlock);
 }
 
-// Blocks of `size` rows; the last has fewer, or some more where those left over would be too few.
+// Blocks of `size` rows. The last one has fewer rows, or more where those left over would be too few for a block.
 struct Blocks {
   int64_t batch, size, count;
 
@@ -64,7 +65,7 @@ std::tuple<Tensor, Tensor, Tensor> mlp_potential(Tensor x, Tensor coefficients, 
   return {energy, field, kept};
 }
 
-// What the forward has saved of a block; made anew where it has saved nothing.
+// The states that the forward has saved of a block, recomputed where it has saved none.
 template <class T>
 std::vector<Tensor> saved_of(const Sizes& sizes, const Network& net, const Tensor& kept, const T* x,
                              const Coefficients<T>& numbers, int64_t model, int64_t first, int64_t rows) {
@@ -79,7 +80,7 @@ std::vector<Tensor> saved_of(const Sizes& sizes, const Network& net, const Tenso
   return slots;
 }
 
-// The parts one after the other, each where its tensor has the model.
+// The parts one after the other, each at the place of the model in its tensor.
 template <class T>
 void add_up(const std::vector<WeightGradients<T>>& parts, int64_t model, const Sizes& s,
             const std::array<Tensor, 6>& out) {
@@ -112,7 +113,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_p
   const auto nets = networks(shifts, entry, entry_bias, layers, exit, exit_bias);
   const Tensor states = plain(x), numbers = plain(coefficients), kept = plain(saved);
   const Tensor e = plain(grad_energy), v = plain(grad_field);
-  const auto none = [&] { return empty_cpu({0}, dtype); };  // outputs may not be one tensor
+  const auto none = [&] { return empty_cpu({0}, dtype); };  // two outputs may not be one tensor
   const bool shared = shifts[0].size(0) == 1, one = coefficients.size(1) == 1;
   const Tensor to_x = inputs ? empty_cpu({s.batch, s.d}, dtype) : none();
   const Tensor each = inputs ? empty_cpu({s.models, s.batch, 4}, dtype) : none();
@@ -126,9 +127,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_p
            empty_cpu({s.models, s.d, s.width}, dtype),
            empty_cpu({s.models, s.d}, dtype)};
   }
-  // half as many rows as on the way there: twice as much of them is held
+  // backward holds twice as much for each row as forward, so its blocks have half as many
   const int64_t threads = torch::stable::get_num_threads();
-  // sums for weights depend on the blocks, so that theirs do not depend on threads
+  // sums for weights depend on the blocks, so these must not depend on the number of threads
   const int64_t shares = weights ? kParts / 2 : std::clamp<int64_t>(threads, kParts / 2, kParts);
   const int64_t least = weights || threads == 1 ? kBlock / 4 : kLeast;
   const Blocks blocks(s.batch, std::clamp<int64_t>(block_rows(s.batch, shares), least, kBlock / 2));

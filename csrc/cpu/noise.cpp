@@ -16,7 +16,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Samples of at most four elements: one block each, word j is element j.
+// Samples of at most four elements take one block each, and word j is element j.
 template <int kElements, class T>
 EDMFAST_HD void interleave(const float* normals, int64_t rows, T* out) {
   for (int64_t r = 0; r < rows; ++r)

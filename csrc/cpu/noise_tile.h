@@ -19,7 +19,7 @@ EDMFAST_MULTIVERSION inline void box_muller_tile(const uint32_t* radius_bits, co
   }
 }
 
-// `pairs`: 1 where a sample has at most two elements and words 2 and 3 are never read.
+// `pairs` is 1 where a sample has at most two elements, so that words 2 and 3 are never read.
 inline void normal_tile(const Offsets& offsets, Philox4 start, uint64_t seed, int64_t n, int pairs,
                         const Ahead& ahead, float* normals) {
   Bits bits;
@@ -30,7 +30,7 @@ inline void normal_tile(const Offsets& offsets, Philox4 start, uint64_t seed, in
 }
 
 // Offsets of `rows` samples with `size` counters each from the first one, which is number `particle` of its
-// population; they reach into as many populations as they need.
+// population. They reach into as many populations as they need.
 inline void fill_offsets(Offsets& offsets, int64_t particle, int64_t rows, int64_t size, int64_t particles) {
   uint32_t population = 0;
   for (int64_t row = 0, now = particle; row < rows; ++population, now = 0) {
@@ -45,9 +45,9 @@ inline void fill_offsets(Offsets& offsets, int64_t particle, int64_t rows, int64
   }
 }
 
-// Calls consume(row, rows, first_block, size, normals) over the rows in [begin, end), in pieces that fit a
-// tile: word j of block first_block + b of sample row + r is normals[j * kTile + r * size + b].
-// ahead(row, rows, first_block) names the memory that consume is about to use, of one population.
+// Calls consume(row, rows, first_block, size, normals) over the rows in [begin, end), in pieces that fit a tile: word
+// j of block first_block + b of sample row + r is normals[j * kTile + r * size + b]. ahead(row, rows, first_block)
+// names the memory that consume is about to use, of one population.
 template <class Consume, class Fetch>
 void for_each_tile(int64_t begin, int64_t end, int64_t particles, int64_t elements, const int64_t* rng,
                    int64_t stream, int64_t first_population, int64_t first_particle, const Consume& consume,
@@ -58,7 +58,7 @@ void for_each_tile(int64_t begin, int64_t end, int64_t particles, int64_t elemen
   const int pairs = elements <= 2 ? 1 : 2;
   const int64_t rows_per_tile = blocks > 0 && blocks < kTile ? kTile / blocks : 1;
   Offsets offsets{};
-  bool usual = false;  // the offsets are those of a tile in which no population ends
+  bool usual = false;  // whether the offsets are those of a tile in which no population ends
   float normals[4 * kTile];
   for (int64_t row = begin; row < end; row += rows_per_tile) {
     const int64_t rows = std::min(rows_per_tile, end - row);

@@ -1,5 +1,5 @@
-// Group norm with scale, shift and silu, to second order: every state goes through memory once, a group of
-// channels at a time. Channels may be slowest or fastest in memory; results lie as x does.
+// Norms of groups with scale, shift and silu, and two derivatives. Every state passes through memory once, one group
+// of channels at a time. Channels may be slowest or fastest in memory, and results have the layout of x.
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
@@ -46,7 +46,7 @@ struct Arguments {
     x = states(x_), scale = numbers(scale_), shift = numbers(shift_);
   }
 
-  // As x lies: [N, C, S], or [N, S, C] where channels are fastest.
+  // In the layout of x: [N, C, S], or [N, S, C] where channels are fastest.
   Tensor states(Tensor given) const {
     STD_TORCH_CHECK(has_shape(given, {layout.rows, layout.channels, layout.positions}),
                     "all states must be [N, C, S] of one shape, got ", shape_text(given));
@@ -117,7 +117,7 @@ void run_all(const NormCall<Stored>& call) {
   });
 }
 
-// Sums [M chunks, C] of chunks -> [M, C], in the order of the chunks.
+// Adds sums [M chunks, C] over the chunks of each set, in order: [M, C].
 Tensor of_sets(const NormLayout& layout, const Tensor& sums, ScalarType wide) {
   const int64_t chunks = layout.chunks_of_set(), channels = layout.channels;
   if (chunks == 1) return sums;

@@ -1,4 +1,4 @@
-// Loops over tasks on torch's threads: in one floating-point mode, and with errors that keep their words.
+// Loops over tasks on torch's threads, in one floating-point mode, and with errors that keep their message.
 #pragma once
 #include <torch/csrc/stable/ops.h>
 
@@ -12,15 +12,15 @@
 
 namespace edmfast {
 
-// Subnormal numbers count while it lives. torch.set_flush_denormal or a library built with -ffast-math turns them
-// into zeros on some threads and not on others, so that bits would depend on which thread met a sample.
+// Keeps subnormal numbers while it lives. torch.set_flush_denormal, or a library built with -ffast-math, turns them
+// into zeros on some threads and not on others, so bits would depend on the thread that takes a sample.
 class KeepSubnormals {
  public:
   KeepSubnormals(const KeepSubnormals&) = delete;
   KeepSubnormals& operator=(const KeepSubnormals&) = delete;
 #if defined(__x86_64__) || defined(_M_X64)
   KeepSubnormals() : before_(_mm_getcsr()) {
-    constexpr unsigned kFlushes = 0x8040;  // flush to zero, denormals are zero
+    constexpr unsigned kFlushes = 0x8040;  // flush to zero, and denormals are zero
     changed_ = (before_ & kFlushes) != 0;
     if (changed_) _mm_setcsr(before_ & ~kFlushes);
   }
@@ -50,7 +50,7 @@ class KeepSubnormals {
 #endif
 };
 
-// The first error of any thread. None may leave a task: torch's loop would end the process.
+// The first error of any thread. No error may leave a task, because torch's loop would then end the process.
 class FirstError {
  public:
   template <class F>
@@ -71,7 +71,7 @@ class FirstError {
   std::exception_ptr error_;
 };
 
-// body(begin, end) over all of [0, tasks), at least `grain` tasks a thread.
+// Calls body(begin, end) over all of [0, tasks), with at least `grain` tasks for each thread.
 template <class F>
 void in_parallel(int64_t tasks, int64_t grain, const F& body) {
   FirstError error;
@@ -82,9 +82,9 @@ void in_parallel(int64_t tasks, int64_t grain, const F& body) {
   error.rethrow();
 }
 
-// The same for bodies that multiply matrices. torch runs a single task on the calling thread, outside of any
-// parallel region, where a matrix library would divide the product among all threads and round in another order.
-// A second, empty task opens the region.
+// The same for bodies that multiply matrices. torch runs a single task on the calling thread, outside of any parallel
+// region, where a matrix library would divide the product among all threads and round in another order. A second,
+// empty task opens the region.
 template <class F>
 void with_own_products(int64_t tasks, const F& body) {
   in_parallel(std::max<int64_t>(tasks, 2), 1, [&](int64_t begin, int64_t end) {

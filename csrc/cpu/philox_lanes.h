@@ -1,5 +1,5 @@
-// Philox on a tile of counters. Each counter has a 64-bit lane, where one multiplication gives both words that
-// a round wants of a product. GCC, left to itself, multiplies 64 by 64 bits there, at three times the price.
+// Philox on a tile of counters. Each counter has a 64-bit lane, in which one multiplication gives both words that a
+// round needs of a product. Without this, GCC multiplies 64 by 64 bits there, at three times the cost.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace edmfast {
 
 constexpr int64_t kTile = 256;
 
-// What distinguishes the counters of a tile from its first one.
+// The differences between the counters of a tile and its first one.
 struct Offsets {
   alignas(64) uint32_t block[kTile], particle[kTile], word[kTile];
 };
@@ -24,9 +24,9 @@ struct Bits {
   alignas(64) uint32_t a[kTile], b[kTile], c[kTile], d[kTile];
 };
 
-// Memory that is wanted after the bits: counter t comes with `bytes` at t * bytes from the start of each stream.
-// Fetched a line at a time between the rounds, which leave the memory idle; in one go it would only be waited for.
-// Where `ancestors` are given, as many streams again are read through them: the row of counter t lies at
+// Memory that is needed after the bits: counter t comes with `bytes` at t * bytes from the start of each stream. Lines
+// are fetched one at a time between the rounds, which leave the memory idle; all at once, the fetches would only be
+// waited for. Where there are `ancestors`, as many streams again are read through them: the row of counter t lies at
 // ancestors[its particle] * row_bytes, and the counter in it at its block * block_bytes.
 struct Ahead {
   const char* const* streams = nullptr;
@@ -49,13 +49,13 @@ struct Ahead {
 // The bits of the counters start + offset; c and d only where `pairs` is 2.
 #ifdef EDMFAST_HAS_TARGETS
 
-// The intrinsic without a mask makes GCC 12 warn of an undefined variable of its own.
+// The intrinsic without a mask makes GCC 12 warn about an undefined variable of its own.
 __attribute__((target("avx512f"), always_inline)) inline __m512i multiply_512(__m512i a, __m512i b) {
   return _mm512_maskz_mul_epu32(0xFF, a, b);
 }
 
-// Even and odd counters of a vector form two chains, which hide each other's latency. The upper halves of the
-// lanes hold anything, as a product reads only lower ones; whole vectors are made, beyond n where n ends inside.
+// Even and odd counters of a vector form two chains, which hide each other's latency. The upper halves of the lanes
+// are arbitrary, as a product reads only lower ones. Whole vectors are made, so the last may reach beyond n.
 #define EDMFAST_PHILOX_TILE(TARGET, BYTES, VECTOR, MULTIPLY)                                                      \
   __attribute__((target(TARGET))) inline void philox_tile(const Offsets& offsets, Philox4 start, uint64_t seed,   \
                                                           int64_t n, int pairs, const Ahead& ahead, Bits& bits) { \

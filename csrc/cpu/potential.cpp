@@ -1,4 +1,4 @@
-// The inner-product potential to second order, and the assembly of a score: one pass over memory each.
+// The inner-product potential with two derivatives, and the assembly of a score: one pass over memory each.
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
@@ -19,7 +19,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Rows [B, d] of one dtype, float32 or float64, and numbers per row [B].
+// Rows [B, d] of one dtype, float32 or float64, and numbers [B], one for each row.
 struct Rows {
   int64_t count, elements;
   ScalarType dtype;
@@ -41,7 +41,7 @@ struct Rows {
   Tensor new_rows() const { return empty_cpu({count, elements}, dtype); }
   Tensor new_numbers() const { return empty_cpu({count}, dtype); }
 
-  // run(first row, rows, sample) in parallel; the sample is a float or a double, for the dtype.
+  // Calls run(first row, rows, sample) in parallel; the sample is a float or a double and stands for the dtype.
   template <class Run>
   void split(Run run) const {
     const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, elements));
@@ -59,7 +59,7 @@ T* at(const Tensor& tensor, int64_t offset) {
   return static_cast<T*>(tensor.data_ptr()) + offset;
 }
 
-// Null for an absent tensor.
+// The address is null for an absent tensor.
 template <class T>
 const T* at(const std::optional<Tensor>& tensor, int64_t offset) {
   return tensor ? at<T>(*tensor, offset) : nullptr;

@@ -1,6 +1,5 @@
-// Rows of the inner-product potential: each output element is written once, each input read once.
-// Sums are in float64. Every row is summed in the order that d and the width of the machine's vectors give,
-// whatever stands around it.
+// Rows of the inner-product potential: each output element is written once, and each input is read once. Sums are in
+// float64. The order in which a row is summed depends only on d and on the width of the machine's vectors.
 #pragma once
 #include <cstdint>
 
@@ -9,8 +8,8 @@
 
 namespace edmfast {
 
-// The tensors of one job from its first row on: states [rows, d], numbers [rows]. e and v, cotangents of the
-// energy and of the cotangent, may be null: zero.
+// The tensors of one job from its first row on: states [rows, d], numbers [rows]. The cotangents e of the energy and v
+// of the cotangent w y may be null, which stands for zero.
 template <class T>
 struct PotentialRows {
   int64_t rows, d;
@@ -20,7 +19,7 @@ struct PotentialRows {
   T *to_h = nullptr, *to_y = nullptr, *to_weight = nullptr, *to_energy = nullptr, *to_cotangent = nullptr;
 };
 
-// E = |y|^2/2 - w <h, y> and w y. kElements: d, or 0 where it is not known to the compiler.
+// E = |y|^2/2 - w <h, y> and w y. kElements is d, or 0 where the compiler does not know d.
 template <int kElements, class T>
 EDMFAST_HD void potential_body(const PotentialRows<T>& job) {
   const int64_t d = kElements ? kElements : job.d;
@@ -40,7 +39,7 @@ EDMFAST_HD void potential_body(const PotentialRows<T>& job) {
   }
 }
 
-// Cotangents of h, y and w for e and v.
+// The cotangents of h, y and w, from e and v.
 template <bool kMoved, class T>
 EDMFAST_HD void backward_body(const PotentialRows<T>& job) {
   for (int64_t row = 0; row < job.rows; ++row) {
@@ -62,7 +61,7 @@ EDMFAST_HD void backward_body(const PotentialRows<T>& job) {
   }
 }
 
-// Cotangents of e, v, h, y and w for a, b and c of those of h, y and w.
+// The cotangents of e, v, h, y and w, from the cotangents a, b and c of those of h, y and w.
 template <bool kMoved, class T>
 EDMFAST_HD void double_backward_body(const PotentialRows<T>& job) {
   for (int64_t row = 0; row < job.rows; ++row) {
@@ -113,7 +112,7 @@ EDMFAST_HD void assemble_body(const AssembleRows<T>& job) {
   }
 }
 
-// c_i g, and <g, h>, <g, pullback>, <g, y>.
+// c_i grad, and <grad, h>, <grad, pullback>, <grad, y>.
 template <class T>
 EDMFAST_HD void assemble_backward_body(const AssembleRows<T>& job) {
   for (int64_t row = 0; row < job.rows; ++row) {
@@ -139,7 +138,7 @@ EDMFAST_HD void assemble_backward_body(const AssembleRows<T>& job) {
   }
 }
 
-// A template cannot be compiled for several targets: one function for each type.
+// GCC does not compile a template for several targets, so there is one function for each type.
 #define EDMFAST_POTENTIAL(T)                                                                               \
   EDMFAST_MULTIVERSION inline void potential_rows(const PotentialRows<T>& job) {                           \
     job.d == 2 ? potential_body<2>(job) : potential_body<0>(job);                                          \

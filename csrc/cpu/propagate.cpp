@@ -1,4 +1,5 @@
-// Proposal step: reads x and the scores through the ancestors, adds noise, writes x_u and the kernel log-ratio R.
+// The proposal step: reads x and the scores through the ancestors, adds noise, and writes x_u and the kernel log-ratio
+// R.
 
 #include <algorithm>
 #include <atomic>
@@ -43,7 +44,7 @@ struct Job {
   }
 };
 
-// Samples of at most four elements: one block each, word j is element j.
+// Samples of at most four elements take one block each, and word j is element j.
 template <class S>
 void move_points(const Job<S>& job, int64_t row, int64_t rows, const float* normals) {
   using T = typename Job<S>::T;
@@ -73,7 +74,7 @@ class Pieces {
  public:
   explicit Pieces(const Job<S>& job) : job_(job), kernel_(job.kernel(0)) {}
 
-  // Blocks [first_block, first_block + size) of samples of as many populations as there are.
+  // Moves blocks [first_block, first_block + size) of samples, which may belong to several populations.
   void move(int64_t row, int64_t rows, int64_t first_block, int64_t size, const float* normals) {
     for (int64_t r = 0; r < rows;) {
       const int64_t population = (row + r) / job_.particles;
@@ -96,7 +97,7 @@ class Pieces {
     }
     Moments moments[kTile / 2];
     move_rows(rows, count, first_block, size, normals, moments);
-    if (size < blocks) {  // of one sample, whose moments are kept until its last piece
+    if (size < blocks) {  // one sample takes several pieces, and its moments are kept until the last
       kept_ = first_block == 0 ? moments[0] : kept_ + moments[0];
       moments[0] = kept_;
     }
@@ -110,7 +111,7 @@ class Pieces {
   int64_t population_ = 0;
 };
 
-// Names where the pieces of a tile lie in x, the scores and the result.
+// Names the places of the pieces of a tile in x, in the scores and in the result.
 template <class S>
 class Fetch {
  public:

@@ -19,7 +19,7 @@ struct Moments {
   }
 };
 
-// Per population: c = (drift of each score, v_M, v_L), and the number of elements that move.
+// For each population: c = (drift of each score, v_M, v_L), and the number of elements that move.
 struct Kernel {
   double scale, noise_factor, cross_factor, shift_factor, constant;
 
@@ -36,7 +36,7 @@ struct Kernel {
   }
 };
 
-// Samples of one population and what moves them, from block `first_block` on; row r comes from ancestors[r].
+// Samples of one population and the inputs of their move, from block `first_block` on; row r comes from ancestors[r].
 template <class S>
 struct Rows {
   using T = typename ArithmeticOf<S>::type;
@@ -49,7 +49,7 @@ struct Rows {
   S* moved;
 };
 
-// Blocks [first_block, first_block + size) of one sample; masked elements keep x and count nowhere.
+// Blocks [first_block, first_block + size) of one sample; masked elements keep x and add nothing to the sums.
 template <bool kMasked, int kBytes, class S, class T>
 EDMFAST_HD Moments move_row(const Rows<S>& rows, int64_t r, int64_t first_block, int64_t size, const float* normals) {
   using Sums = SumLanes<T, kBytes>;
@@ -125,7 +125,7 @@ EDMFAST_HD void points_masked(const S* x, const T* shift, const float* normals, 
       const T z = moves ? static_cast<T>(normals[j * kTile + r]) : T{0};
       const T m = moves ? shift[r * kElements + j] : T{0};
       narrow(widen(x[r * kElements + j]) + m + scale * z, moved[r * kElements + j]);
-      // not a sum from zero, which adds once more for every sample
+      // a sum that starts from zero would add once more for every sample
       const Moments here{static_cast<double>(z) * z, static_cast<double>(m) * z, static_cast<double>(m) * m};
       moments = j == 0 ? here : moments + here;
     }
@@ -183,7 +183,7 @@ EDMFAST_PROPAGATE_KERNELS(Half, float)
 EDMFAST_PROPAGATE_KERNELS(BFloat16, float)
 #undef EDMFAST_PROPAGATE_KERNELS
 
-// to[r] = from[ancestor of r], for small samples: as they are, so that a sample is one load and one store.
+// to[r] = from[ancestor of r] for small samples, without a change of type, so that a sample is one load and one store.
 template <class S>
 void gather_points(const S* from, const int32_t* ancestors, int64_t rows, int64_t elements, S* to) {
   const auto copy = [&](auto size) {

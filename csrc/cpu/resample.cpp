@@ -1,4 +1,4 @@
-// Resampling by any scheme, with counter-based uniforms and any number of offspring.
+// Resampling by any scheme, with uniforms from a counter and any number of offspring.
 #include <torch/csrc/stable/tensor.h>
 
 #include <tuple>

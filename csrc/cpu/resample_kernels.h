@@ -8,7 +8,7 @@
 
 namespace edmfast {
 
-// Sum of q and, exactly, of q^2: q = high 2^31 + low, each partial sum below 2^63.
+// The sum of q and, exactly, of q^2: with q = high 2^31 + low, each partial sum stays below 2^63.
 struct WeightSums {
   int64_t total = 0, high_high = 0, high_low = 0, low_upper = 0, low_lower = 0;
 
@@ -48,7 +48,7 @@ template <bool kConverts, class T>
 EDMFAST_HD void quantise_body(const T* log_weights, double maximum, int bits, int64_t* q, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const double value = static_cast<double>(log_weights[i]);
-    // equality first: it also serves a maximum of +inf
+    // the comparison makes the difference 0 also where the maximum is +inf
     q[i] = quantised_exp<kConverts>(value == maximum ? 0.0 : value - maximum, bits);
   }
 }
@@ -90,15 +90,15 @@ EDMFAST_HD void first_slots_body(const int64_t* prefix, int64_t offset, const Sl
 EDMFAST_BY_CONVERSION(void first_slots(const int64_t* prefix, int64_t offset, SlotMap map, int32_t* slots, int64_t n),
                       first_slots_body<kConverts>(prefix, offset, map, slots, n);)
 
-// Copies of a particle that are written at once.
+// The copies of a particle that are written at once.
 constexpr int32_t kCopies = 8;
 
 EDMFAST_HD void write_copies(int32_t* to, int32_t particle) {
   for (int32_t j = 0; j < kCopies; ++j) to[j] = particle;
 }
 
-// Writes kCopies of every particle from its first slot on, and more of the few that own more: what is too much,
-// the next particle overwrites. So there is no branch on most counts, and at most n + slots / kCopies writes.
+// Writes kCopies of every particle from its first slot on, and more of the few particles that own more. The next
+// particle overwrites the surplus. So most counts take no branch, and there are at most n + slots / kCopies writes.
 EDMFAST_MULTIVERSION inline void fill_slots(const int32_t* slots, int64_t first, int64_t n, int32_t* ancestors) {
   const int32_t end = slots[n];
   int64_t inside = n;

@@ -1,5 +1,5 @@
-// Small populations, sixteen at a time: a lane of every vector is one population, so the sums, the decision and
-// the running maximum need no shuffles, and nothing is done for one population alone but moving its numbers.
+// Small populations, sixteen at a time: a lane of every vector is one population. So the sums, the decision and the
+// running maximum need no shuffles, and the only work for a single population is to move its numbers.
 #pragma once
 #include "../include/decision.h"
 #include "resample_kernels.h"
@@ -9,7 +9,7 @@ namespace edmfast {
 constexpr int kLanes = 16;
 constexpr int64_t kLaneParticles = 64;
 
-// What is decided for the populations of a group.
+// The decisions for the populations of a group.
 struct LaneDecisions {
   alignas(64) double log_mean[kLanes], ess[kLanes];
   int32_t degenerate[kLanes];

@@ -1,4 +1,4 @@
-// Systematic resampling of a whole job: small populations in lanes, middling ones each in one go, large ones in
+// Systematic resampling of a whole job: small populations in lanes, those of middle size one by one, large ones in
 // chunks by three passes.
 #pragma once
 #include <torch/csrc/stable/ops.h>
@@ -18,10 +18,10 @@ namespace edmfast {
 constexpr int64_t kWhole = 16384;
 constexpr int64_t kChunk = 8192;
 constexpr int64_t kBlock = 1024;
-// Populations of one task, so that a task is worth a thread.
+// The populations of one task, enough to be worth a thread.
 inline int64_t grain_of(int64_t particles) { return std::max<int64_t>(1, 4096 / particles); }
 
-// What every resampling operator returns.
+// The results of every resampling operator.
 struct ResampledTensors {
   torch::stable::Tensor ancestors, log_mean, ess, resampled, degenerate;
 
@@ -61,7 +61,7 @@ struct ResampleJob {
         degenerate(static_cast<int32_t*>(out.degenerate.data_ptr())) {}
 };
 
-// Where the log-weights are there already. Others write them first, a piece of a population at a time.
+// A source of log-weights that exist already. Other sources write them first, one piece of a population at a time.
 struct Given {
   void prepare(int64_t, int64_t, int64_t) const {}
 };
@@ -91,7 +91,7 @@ WeightSums scan_chunk(const T* log_weights, int64_t n, double maximum, int bits,
   return sums;
 }
 
-// `offset`, `end`: the exact sums of all weights before this chunk, and up to its end.
+// `offset` and `end` are the exact sums of all weights before this chunk and up to its end.
 inline void fill_chunk(const int64_t* prefix, int64_t first, int64_t n, int64_t offset, int64_t end, const SlotMap& map,
                        int32_t* ancestors) {
   int32_t slots[kBlock + 1];
@@ -105,7 +105,7 @@ inline void fill_chunk(const int64_t* prefix, int64_t first, int64_t n, int64_t 
   }
 }
 
-// Room for integers. Up to 16 MiB stay with the thread for its next call: fresh pages cost more than the work.
+// Memory for integers. A thread keeps up to 16 MiB for its next call, because fresh pages cost more than the work.
 class Scratch {
  public:
   int64_t* of(int64_t size) {
@@ -175,7 +175,7 @@ void resample_in_chunks(const ResampleJob<T>& job, const Source& source) {
   const int64_t particles = job.particles;
   const int64_t chunks = (particles + kChunk - 1) / kChunk;
   const int64_t tasks = job.populations * chunks;
-  // kept between the passes: a second exponential would cost more than reading the integers back
+  // kept between the passes, since a second exponential would cost more than reading the integers back
   Scratch scratch;
   int64_t* prefix = scratch.of(job.populations * particles);
   std::vector<Maximum> maxima(tasks);

@@ -1,5 +1,5 @@
-// Offspring of one population by each scheme, from exact integers. Wide divisions are written as such: the
-// schemes beside the systematic one are made for being right, not for the last nanosecond.
+// Offspring of one population by each scheme, from exact integers. Wide divisions are written plainly: the schemes
+// beside the systematic one aim at being right, not at the last nanosecond.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -14,7 +14,7 @@ using Wide = unsigned __int128;
 
 enum Scheme : int64_t { kSystematic, kStratified, kMultinomial, kResidual, kKilling, kSsp, kSchemes };
 
-// Uniforms of one population: slot k has the words of the counter (0, step, k, stream 3 | population).
+// The uniforms of one population: slot k has the words of the counter (0, step, k, stream 3 | population).
 struct SlotNoise {
   uint64_t seed;
   uint32_t step, word;
@@ -28,7 +28,7 @@ struct SlotNoise {
   }
 };
 
-// Integer weights q, their total, and room to work in.
+// Integer weights q, their total, and working memory.
 struct IntegerWeights {
   std::vector<int64_t> q;
   int64_t total = 0;
@@ -84,7 +84,7 @@ inline void residual(IntegerWeights& weights, const SlotNoise& noise, int64_t co
     weights.q[i] = static_cast<int64_t>(wanted % Wide(weights.total));
     draws -= offspring[i];
   }
-  // the remainders sum to draws W: without their last bits they stay below 2^62
+  // the remainders sum to draws W, which stays below 2^62 without their last bits
   int shift = 0;
   while (draws >> shift) ++shift;
   weights.total = 0;

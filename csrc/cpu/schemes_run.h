@@ -1,4 +1,4 @@
-// Resampling of a whole job by any scheme, with counter-based uniforms and any number of offspring.
+// Resampling of a whole job by any scheme, with uniforms from a counter and any number of offspring.
 #pragma once
 #include <vector>
 
@@ -35,7 +35,7 @@ EDMFAST_MULTIVERSION inline void first_uniforms(uint64_t seed, uint32_t step, in
   }
 }
 
-// The general way: one population after the other on each thread.
+// The general way: each thread takes one population after the other.
 template <class T, class Source>
 void resample_each(const ResampleJob<T>& job, const Choice& choice, const Source& source) {
   const int64_t n = job.particles;
@@ -69,7 +69,7 @@ template <class T, class Source>
 void resample_by(const Choice& choice, ResampleJob<T> job, const Source& source) {
   if (job.populations == 0) return;
   const KeepSubnormals mode;
-  // the common case has a faster way, which takes its uniforms from memory
+  // the common case has a faster way, which reads its uniforms from memory
   if (choice.scheme == kSystematic && choice.count == job.particles) {
     std::vector<double> uniform(job.populations);
     first_uniforms(choice.seed, choice.step, choice.first_population, job.populations, uniform.data());

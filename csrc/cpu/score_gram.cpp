@@ -1,4 +1,4 @@
-// Inner products of M scores with each other and with a displacement, per particle, in one pass over memory.
+// Inner products of M scores with each other and with a displacement, for each particle, in one pass over memory.
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/BFloat16.h>
@@ -23,7 +23,7 @@ using torch::headeronly::Half;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Elements of each vector taken at a time: nine of them fit the first cache.
+// The elements of each vector that are taken at a time: nine such pieces fit the first cache.
 constexpr int64_t kPiece = 256;
 static_assert(kPiece % (kPointElements * kPointRows) == 0 && kPiece % kLanes == 0);
 
@@ -46,7 +46,7 @@ struct Job {
   double* along;  // [rows, M]
 };
 
-// Half precisions go through float32, which holds them exactly.
+// Half precisions are converted to float32, which holds them exactly.
 template <class T>
 using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
@@ -55,7 +55,7 @@ class Pieces {
  public:
   explicit Pieces(const Job<T>& job) : job_(job) {}
 
-  // Where n <= kPiece elements of every vector start, `offset` elements behind its beginning.
+  // The addresses of n <= kPiece elements of every vector, `offset` elements behind its beginning.
   const Wide<T>* const* at(int64_t offset, int64_t n) {
     for (int v = 0; v < job_.count; ++v) {
       if constexpr (kWidens) {
@@ -68,7 +68,7 @@ class Pieces {
     return starts_;
   }
 
-  // A short last piece, zeros behind it: they add nothing, and what lies behind the vector is not read.
+  // A short last piece is copied and filled up with zeros. They add nothing, and nothing behind the vector is read.
   const Wide<T>* const* padded(int64_t offset, int64_t n) {
     for (int v = 0; v < job_.count; ++v) {
       std::fill_n(copies_[v], kPadded, Wide<T>{0});
@@ -124,7 +124,7 @@ void run_rows(const Job<T>& job, int64_t begin, int64_t end) {
       const int64_t n = std::min(kPiece, whole - start);
       add_products(pieces.at(row * job.elements + start, n), job.scores_count, job.count, n, start == 0, sums);
     }
-    // an empty sample too: its sums are zero
+    // an empty sample is included: its sums are zero
     if (rest > 0 || whole == 0)
       add_products(pieces.padded(row * job.elements + whole, rest), job.scores_count, job.count, kLanes, whole == 0,
                    sums);

@@ -1,4 +1,4 @@
-// Sums in sixteen lanes, so that their order does not depend on the instruction set, whose vectors hold them.
+// Sums in sixteen lanes, held in vectors, so that their order does not depend on the instruction set.
 #pragma once
 #include <cstring>
 #include <type_traits>
@@ -9,7 +9,7 @@ namespace edmfast {
 
 constexpr int kSumLanes = 16;
 
-// Sixteen lanes in vectors of at most kBytes: wider ones than the machine has, compilers keep in memory.
+// Sixteen lanes in vectors of at most kBytes. Compilers keep vectors in memory that are wider than the machine's.
 template <class T, int kBytes>
 struct SumLanes {
   static constexpr int kWide = kBytes / int{sizeof(T)} < kSumLanes ? kBytes / int{sizeof(T)} : kSumLanes;

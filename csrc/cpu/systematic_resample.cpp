@@ -1,4 +1,4 @@
-// Adaptive systematic resampling with given uniforms.
+// Adaptive systematic resampling with uniforms that the caller gives.
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 

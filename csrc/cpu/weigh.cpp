@@ -1,4 +1,4 @@
-// Weighs a step of sequential Monte Carlo and resamples: one operator for what happens to the weights.
+// Adds the log-weight increments of a step of sequential Monte Carlo, and resamples, in one operator.
 
 #include <atomic>
 #include <cmath>
@@ -17,7 +17,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// a chunk prepares kBlock particles at a time, which must begin blocks of its own
+// a chunk prepares kBlock particles at a time, so it must begin at a block
 static_assert(kBlock % kWeighBlock == 0);
 
 template <class E>

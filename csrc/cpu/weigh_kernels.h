@@ -1,4 +1,4 @@
-// Increments of log-weights, a block of particles at a time, and the moments of their spread.
+// Increments of log-weights, one block of particles at a time, and the moments of their spread.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -15,7 +15,7 @@ namespace edmfast {
 constexpr int64_t kWeighBlock = 1024;
 constexpr int kMomentLanes = 8;
 
-// Of the finite increments less the population's first one.
+// Sums over the finite increments minus the first increment of the population.
 struct Spread {
   double sum = 0.0, squares = 0.0, count = 0.0;
 
@@ -37,7 +37,7 @@ EDMFAST_HD void subtract_change_body(const E* now, const E* before, double expon
     increments[i] -= exponent * (static_cast<double>(now[i]) - static_cast<double>(before[i]));
 }
 
-// `before` is the whole population, read through the ancestors.
+// `before` is the whole population, which is read through the ancestors.
 template <class E>
 EDMFAST_HD void subtract_change_body(const E* now, const E* before, const int32_t* ancestors, double exponent,
                                      double* increments, int64_t n) {
@@ -87,13 +87,13 @@ EDMFAST_HD Spread spread_body(const double* increments, double centre, int64_t n
 
 EDMFAST_MULTIVERSION inline Spread spread_of(const double* increments, double centre, int64_t n) {
   const Spread all = spread_body<true>(increments, centre, n);
-  // an increment that is not finite shows in the sum of squares; they are rare enough for a second look
+  // an increment that is not finite shows in the sum of squares; such blocks are rare enough for a second look
   return all.squares - all.squares == 0.0 ? all : spread_body<false>(increments, centre, n);
 }
 
 EDMFAST_MULTIVERSION inline void add_increments(const double* before, const double* increments, double* after,
                                                 int64_t n) {
-  // what weighs nothing does so for good: behind a wall, energies are infinite before and after a move
+  // a particle of weight zero keeps it: behind a wall, energies are infinite before and after a move
   for (int64_t i = 0; i < n; ++i) after[i] = before[i] == -kInfinity ? -kInfinity : before[i] + increments[i];
 }
 
@@ -134,7 +134,7 @@ struct Increments {
     }
   }
 
-  // `first` begins a block.
+  // `first` must begin a block.
   void prepare(int64_t p, int64_t first, int64_t count) const {
     double centre, increments[kWeighBlock];
     if (models > 0 && reset[p]) {
@@ -165,7 +165,7 @@ struct Increments {
     Spread all;
     for (int64_t b = p * blocks(); b < (p + 1) * blocks(); ++b) all += spreads[b];
     const double n = all.count, variance = (all.squares - all.sum * all.sum / n) / n;
-    // rounding may leave a little below zero; without a finite increment it is NaN
+    // rounding may leave a little below zero; without a finite increment the result is NaN
     return variance < 0.0 ? 0.0 : std::sqrt(variance);
   }
 };

@@ -21,7 +21,7 @@ __device__ __forceinline__ T by_words(const T& value, const Shuffle& shuffle) {
   return result;
 }
 
-// Every lane gets the result over its group of `width` neighbours. All lanes of the warp must call.
+// Every lane gets the result over its group of `width` neighbours. All lanes of the warp must call it.
 template <int width = kWarp, class T, class Combine>
 __device__ __forceinline__ T warp_reduce(T value, const Combine& combine) {
 #pragma unroll

@@ -1,4 +1,4 @@
-// What every CUDA host function does around its kernel: device checks, stream, grid, launch check.
+// The work of every CUDA host function around its kernel: device checks, stream, grid, and launch check.
 #pragma once
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -10,7 +10,7 @@
 
 namespace edmfast {
 
-// A host pointer read by a kernel is an illegal access: say so before the launch.
+// A kernel that reads a host pointer makes an illegal access, so this is checked before the launch.
 inline void check_same_device(const torch::stable::Tensor& tensor, const torch::stable::Tensor& like,
                               const char* name) {
   STD_TORCH_CHECK(tensor.is_cuda() && tensor.get_device_index() == like.get_device_index(), name,
@@ -24,7 +24,7 @@ inline cudaStream_t current_stream(const torch::stable::Tensor& tensor) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// Blocks of the grid's x dimension for `work` items, `per_block` of them in each.
+// The blocks of the grid's x dimension for `work` items, with `per_block` of them in each.
 inline unsigned grid_of(int64_t work, int64_t per_block) {
   const int64_t blocks = (work + per_block - 1) / per_block;
   STD_TORCH_CHECK(blocks < (int64_t{1} << 31), "too much work for one launch: ", work);

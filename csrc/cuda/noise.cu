@@ -1,4 +1,4 @@
-// Standard normals from counters: like [P, N, d] -> normals of its shape and dtype, the bits of the CPU.
+// Standard normals from counters: like [P, N, d] -> normals of its shape and dtype, with the bits of the CPU.
 #include <torch/csrc/stable/ops.h>
 
 #include "../include/arguments.h"

@@ -1,4 +1,4 @@
-// The kernel of noise, without torch, so that a host can run it too.
+// The kernel of noise. It needs no torch, so that the host can run it in a test.
 #pragma once
 #include "normals.h"
 
@@ -14,7 +14,7 @@ struct NoiseJob {
   int64_t rows, particles, elements;
 };
 
-// One thread per (row, block of four elements).
+// One thread takes one block of four elements of a row.
 template <class T>
 __global__ void __launch_bounds__(kThreads) noise_kernel(NoiseJob<T> job) {
   const int64_t blocks = blocks_of(job.elements);

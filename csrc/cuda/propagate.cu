@@ -1,5 +1,5 @@
-// Proposal step: reads x and score through the ancestors, adds noise, writes x_u and the kernel log-ratio R.
-// x_u has the bits of the CPU; the sums in R are taken in another order.
+// The proposal step: reads x and the scores through the ancestors, adds noise, and writes x_u and the kernel log-ratio
+// R. x_u has the bits of the CPU; the sums in R are taken in another order.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

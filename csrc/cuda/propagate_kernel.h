@@ -1,4 +1,4 @@
-// The kernel of the proposal step, without torch, so that a host can run it too.
+// The kernel of the proposal step. It needs no torch, so that the host can run it in a test.
 #pragma once
 #include <cmath>
 
@@ -9,17 +9,17 @@
 namespace edmfast {
 
 constexpr int kThreads = 256;
-// Blocks to a multiprocessor: left to itself, the compiler spills on sm_100 to fit in a fourth.
+// The blocks of a multiprocessor. Without this bound the compiler spills registers on sm_100 to fit a fourth one.
 constexpr int kResident = 3;
 
-// |z|^2, <m, z>, |m|^2. No default member values: shared memory takes no constructors.
+// |z|^2, <m, z>, |m|^2. Members have no default values, because shared memory takes no constructors.
 struct Moments {
   double noise, cross, shift;
 };
 
 template <class S>
 struct ArithmeticOf {
-  using type = float;  // of the half precisions
+  using type = float;  // for the half precisions
 };
 template <>
 struct ArithmeticOf<double> {
@@ -33,7 +33,7 @@ struct PropagateJob {
   const S* scores[kMaxModels];
   int models;
   const int32_t* ancestors;
-  const double* coefficients;  // per population: the drift of each score, v_M, v_L
+  const double* coefficients;  // for each population: the drift of each score, v_M, v_L
   const uint8_t* mask;         // [P, d], or null
   const int64_t* rng;          // seed, step
   S* moved;
@@ -41,15 +41,15 @@ struct PropagateJob {
   int64_t first_population, first_particle, rows, particles, elements;
 };
 
-// This thread's share of one row: every kTeam-th block of four elements. `moving` counts the elements
-// that the mask lets move.
+// The share of this thread in one row: every kTeam-th block of four elements. `moving` counts the elements that the
+// mask lets move.
 template <class S, int kTeam>
 __device__ __forceinline__ Moments move_row(const PropagateJob<S>& job, int64_t row, int& moving) {
   using T = typename PropagateJob<S>::T;
   const int64_t blocks = blocks_of(job.elements);
   const int64_t population = row / job.particles;
   const uint32_t particle = static_cast<uint32_t>(job.first_particle + row % job.particles);
-  // nothing is read through an ancestor that names no particle: R is NaN there, which the weights report
+  // an ancestor that names no particle must not be read through; its R becomes NaN, which the weights report
   const int64_t ancestor = job.ancestors[row];
   const bool named = ancestor >= 0 && ancestor < job.particles;
   const int64_t source = (population * job.particles + (named ? ancestor : 0)) * job.elements;
@@ -80,7 +80,7 @@ __device__ __forceinline__ Moments move_row(const PropagateJob<S>& job, int64_t 
       mm += m * m;
       moving += moves;
     }
-    // four products in T, the rest in double: the error does not grow with d
+    // four products are summed in T, the rest in double, so that the error does not grow with d
     moments.noise += zz;
     moments.cross += mz;
     moments.shift += mm;
@@ -93,12 +93,12 @@ __device__ __forceinline__ double log_ratio(const Moments& moments, double v_m, 
          0.5 * moving * log(v_m / v_l);
 }
 
-// A team of kTeam threads per row: part of a warp, a warp, or the block.
+// A team of kTeam threads takes a row: part of a warp, a warp, or the block.
 template <class S, int kTeam>
 __global__ void __launch_bounds__(kThreads, kResident) propagate_kernel(PropagateJob<S> job) {
   struct Share {
     Moments moments;
-    int moving, unused;  // whole words, for the shuffles
+    int moving, unused;  // `unused` fills the struct to whole words, for the shuffles
   };
   const int64_t row = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / kTeam;
   const auto sum = [](const Share& a, const Share& b) {

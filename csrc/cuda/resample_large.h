@@ -1,37 +1,37 @@
-// Large populations, many blocks for each, in three launches without a wait between blocks: the maximum;
-// the sums of tiles, which the last block of a population turns into offsets and its decision; the slots.
-// The weights are read three times and the ancestors written once: 16 bytes a particle in float32, 28 in
-// float64. A second exponential is cheaper than writing the integers and reading them back.
+// Large populations, with many blocks for each, in three launches, so that no block waits for another: the maximum;
+// the sums of tiles, which the last block of a population turns into offsets and its decision; the slots. The weights
+// are read three times and the ancestors are written once: 16 bytes a particle in float32, 28 in float64. A second
+// exponential costs less than writing the integers and reading them back.
 #pragma once
 #include "resample_tile.h"
 
 namespace edmfast {
 
-// What the blocks of one population tell each other. Starts as zeros.
+// What the blocks of one population tell each other. It starts as zeros.
 struct Population {
   unsigned long long maximum;  // ordered_key
   int64_t total;
   int32_t has_nan;
   uint32_t finished;  // tiles summed so far
-  int32_t spills;     // a tile may own more than kStrip slots
+  int32_t spills;     // whether a tile may own more than kStrip slots
   int32_t unused;
   double uniform;
 };
 
 template <class T>
 struct LargeJob : ResampleJob<T> {
-  Population* state;  // per population
-  int64_t* offsets;   // per tile of each population: its sum, then the sum of those before it
-  uint64_t* squares;  // per tile: high and low word of its sum of squares
-  Spread* spreads;    // per tile, where weights are written: of its increments
-  int bits;           // fraction_bits, a loop not to be run by every thread
+  Population* state;  // for each population
+  int64_t* offsets;   // for each tile of each population: its sum, then the sum of those before it
+  uint64_t* squares;  // for each tile: high and low word of its sum of squares
+  Spread* spreads;    // for each tile, where weights are written: of its increments
+  int bits;           // fraction_bits, whose loop not every thread should run
 };
 
 EDMFAST_HD int64_t scratch_words(int64_t populations, int64_t particles) {
   return populations * (int64_t{sizeof(Population) / 8} + 6 * tiles_of(particles));
 }
 
-// Lays the scratch words out; the states come first.
+// Divides the scratch words; the states come first.
 template <class T>
 LargeJob<T> large_job(const ResampleJob<T>& job, int64_t* scratch) {
   int64_t* offsets = scratch + job.populations * int64_t{sizeof(Population) / 8};
@@ -47,7 +47,7 @@ LargeJob<T> large_job(const ResampleJob<T>& job, int64_t* scratch) {
 
 constexpr int64_t kSignBit = std::numeric_limits<int64_t>::min();
 
-// Unsigned integers in the order of the doubles, all above 0. NaN must not come.
+// Unsigned integers in the order of the doubles, all above 0. The doubles must not be NaN.
 EDMFAST_HD unsigned long long ordered_key(double value) {
   int64_t bits;
   __builtin_memcpy(&bits, &value, sizeof(bits));
@@ -64,7 +64,7 @@ __device__ __forceinline__ void note_maximum(Population& state, const Maximum& m
   if (maximum.has_nan != 0) atomicOr(&state.has_nan, 1);
 }
 
-// `blocks` per population, each taking every `blocks`-th tile.
+// A population has `blocks` blocks, each of which takes every `blocks`-th tile.
 template <class T>
 __global__ void __launch_bounds__(kThreads) maximum_kernel(LargeJob<T> job, unsigned blocks) {
   __shared__ Maximum shared[kWarp];
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kThreads) maximum_kernel(LargeJob<T> job, unsi
   note_maximum(job.state[p], all);
 }
 
-// One block; the order of summation depends on the tiles only.
+// Runs in one block; the order of summation depends on the tiles only.
 template <class T>
 __device__ __forceinline__ void finish_spread(const LargeJob<T>& job, int64_t p) {
   __shared__ Spread shared[kWarp];
@@ -98,7 +98,7 @@ __device__ __forceinline__ void finish_spread(const LargeJob<T>& job, int64_t p)
   if (threadIdx.x == 0) job.carried.increment_sd[p] = standard_deviation(all);
 }
 
-// One block, once all tiles of the population are summed: offsets of the tiles, totals, decision.
+// Runs in one block, once all tiles of the population are summed: offsets of the tiles, totals, decision.
 template <class T>
 __device__ __forceinline__ void finish_population(const LargeJob<T>& job, int64_t p, double maximum) {
   __shared__ int64_t shared_sums[kWarp];
@@ -112,7 +112,7 @@ __device__ __forceinline__ void finish_population(const LargeJob<T>& job, int64_
   for (int64_t start = 0; start < tiles; start += kTile) {
     const int64_t first = start + threadIdx.x * kItems;
     int64_t sums[kItems], own = 0;
-    // written by other multiprocessors: not through this one's L1
+    // other multiprocessors wrote these, so they must not be read through the L1 cache of this one
 #pragma unroll
     for (int j = 0; j < kItems; ++j) {
       const bool inside = first + j < tiles;
@@ -151,7 +151,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads, kResident) sum_kernel(LargeJob<T> job) {
   __shared__ Totals shared[kWarp];
   __shared__ bool last;
-  // backwards: what the maximum read last is the likeliest to be cached still
+  // backwards, because the tiles that the maximum read last are the likeliest to be cached still
   const unsigned index = gridDim.x - 1 - blockIdx.x, tiles = static_cast<unsigned>(tiles_of(job.particles));
   const int64_t n = job.particles, p = index / tiles;
   Population& state = job.state[p];
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kThreads, kResident) sum_kernel(LargeJob<T> jo
     job.offsets[index] = own.total;
     job.squares[2 * int64_t{index}] = own.high;
     job.squares[2 * int64_t{index} + 1] = own.low;
-    // the sums are visible before the count, and the count is seen before the sums are read
+    // the sums must be visible before the count, and the count must be seen before the sums are read
     __threadfence();
     last = atomicAdd(&state.finished, 1u) == tiles - 1;
     __threadfence();

@@ -10,9 +10,9 @@
 
 namespace edmfast {
 
-// Beyond it a single block is slower than three launches.
+// Beyond this size a single block is slower than three launches.
 constexpr int64_t kSmallParticles = 8192;
-// Blocks of the maximum: enough to fill a device, few enough for their atomics not to queue.
+// The blocks of the maximum: enough to fill a device, few enough for their atomics not to queue.
 constexpr int64_t kMaximumBlocks = 2048;
 
 template <class T, class Source>
@@ -34,7 +34,7 @@ void launch_first(const LargeJob<T>& job, const Given<T>&, cudaStream_t stream) 
   maximum_kernel<T><<<grid_of(job.populations * blocks, 1), kThreads, 0, stream>>>(job, blocks);
 }
 
-// `like`: any tensor on the device. The scratch memory may go back to the allocator once all is on the stream.
+// `like` is any tensor on the device. The scratch memory may go back to the allocator once all is on the stream.
 template <class T, class Source>
 void launch_resample(const ResampleJob<T>& job, const Source& source, const torch::stable::Tensor& like) {
   const cudaStream_t stream = current_stream(like);

@@ -1,14 +1,14 @@
-// The last launch of a large population: every block writes the slots that its tile of particles owns, up
-// to kStrip of them. Where a tile owns more, the rest is shared out: a block also looks after one strip of
-// kStrip slots. A strip cannot need two tiles: a slot that is left over has its owner's first kStrip slots
-// before it, so its owner also owns the strip's first slot. One particle that takes every slot therefore
-// costs a block at most two tiles of work.
+// The last launch of a large population. Every block writes the slots that its tile of particles owns, up to kStrip of
+// them. Where a tile owns more, other blocks share the rest: a block is also responsible for one strip of kStrip
+// slots. A strip cannot need two tiles: a slot that is left over has the first kStrip slots of its owner before it, so
+// its owner also owns the first slot of the strip. So even one particle that takes every slot costs a block at most
+// two tiles of work.
 #pragma once
 #include "resample_large.h"
 
 namespace edmfast {
 
-// Which slots of a population its tiles of particles own.
+// The slots that the tiles of a population own.
 struct TileSlots {
   const SlotMap& map;
   const int64_t* offsets;  // sums of the weights before each tile
@@ -18,13 +18,13 @@ struct TileSlots {
     return map.first_slot(tile < tiles ? offsets[tile] : map.total);
   }
 
-  // What the tile writes itself.
+  // The slots that the tile writes itself.
   __device__ __forceinline__ Piece own(int64_t tile) const {
     const int64_t begin = first(tile), end = first(tile + 1);
     return {tile, offsets[tile], begin, end < begin + kStrip ? end : begin + kStrip};
   }
 
-  // What the tile that owns the strip's first slot leaves over of the strip.
+  // The slots of a strip that are left over by the tile that owns its first slot.
   __device__ __forceinline__ Piece left_over(int64_t strip) const {
     const int64_t slot = strip * kStrip;
     int64_t tile = 0, beyond = tiles;
@@ -39,7 +39,7 @@ struct TileSlots {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, kResident) slots_kernel(LargeJob<T> job) {
-  // 32-bit divisions: a 64-bit one is a call
+  // divisions are of 32 bits, because one of 64 bits is a function call
   const unsigned tiles = static_cast<unsigned>(tiles_of(job.particles));
   const int64_t n = job.particles, p = blockIdx.x / tiles, tile = blockIdx.x % tiles;
   if (!job.resampled[p]) {

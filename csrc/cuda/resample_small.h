@@ -1,4 +1,4 @@
-// Small populations in one launch: a warp for each of at most 32 particles, else a block for each.
+// Small populations in one launch: a warp for each of at most 32 particles, and a block for each of the others.
 #pragma once
 #include "resample_weights.h"
 
@@ -84,7 +84,7 @@ __device__ void mark_first_slots(const T* log_weights, int64_t n, double maximum
   }
 }
 
-// Running maximum: carries every mark over the slots that follow it.
+// A running maximum carries every mark over the slots that follow it.
 template <class T>
 __device__ void fill_slots(const ResampleJob<T>& job, int64_t p) {
   __shared__ int32_t shared[kWarp];

@@ -1,23 +1,24 @@
-// Tiles of a large population: 256 threads hold 8 consecutive particles each, the rest of a tile of one
+// Tiles of a large population: 256 threads hold 8 consecutive particles each. The rest of the last tile of a
 // population is padding.
 #pragma once
 #include "resample_weights.h"
 
 namespace edmfast {
 
-// A NaN weighs nothing, whatever the maximum.
+// A NaN has weight zero, whatever the maximum.
 constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 
 constexpr int kThreads = 256;
 constexpr int kItems = 8;
 constexpr int kTile = kThreads * kItems;
-// Blocks to a multiprocessor: 48 registers to a thread, 64 from sm_100 on. With one block more, they spill.
+// The blocks of a multiprocessor, which leave 48 registers to a thread, and 64 from sm_100 on. With one block more,
+// registers spill.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 constexpr int kResident = 4;
 #else
 constexpr int kResident = 5;
 #endif
-// Slots written by a block at a time. A tile of particles with ordinary weights owns about kTile slots.
+// The slots that a block writes at a time. A tile of particles with ordinary weights owns about kTile slots.
 constexpr int kStrip = 2 * kTile;
 
 EDMFAST_HD int64_t tiles_of(int64_t particles) { return (particles + kTile - 1) / kTile; }
@@ -44,7 +45,7 @@ __device__ __forceinline__ void load_items(const T* from, int64_t first, int64_t
   }
 }
 
-// The integer weights of this thread's particles of a tile; padding weighs nothing.
+// The integer weights of this thread's particles of a tile; padding has weight zero.
 template <class T>
 __device__ __forceinline__ void load_weights(const T* log_weights, int64_t tile, int64_t n, double maximum, int bits,
                                              int64_t (&weights)[kItems]) {
@@ -54,13 +55,14 @@ __device__ __forceinline__ void load_weights(const T* log_weights, int64_t tile,
   for (int j = 0; j < kItems; ++j) weights[j] = integer_weight(values[j], maximum, bits);
 }
 
-// Slots [begin, end) of a population, all owned by particles of one tile, `before` their weights.
+// Slots [begin, end) of a population, all owned by particles of one tile; `before` is the sum of the weights before
+// it.
 struct Piece {
   int64_t tile, before, begin, end;
 };
 
-// Every particle marks its first slot of the piece, and a running maximum carries the marks on: the work
-// does not depend on how the slots are shared among the particles. At most kStrip slots.
+// Every particle marks its first slot of the piece, and a running maximum carries the marks on. So the work does not
+// depend on how the particles share the slots. There are at most kStrip slots.
 template <class T>
 __device__ __forceinline__ void fill_piece(const ResampleJob<T>& job, int64_t p, const Piece& piece, double maximum,
                                            int bits, const SlotMap& map) {
@@ -89,11 +91,11 @@ __device__ __forceinline__ void fill_piece(const ResampleJob<T>& job, int64_t p,
   }
   __syncthreads();
 
-  // an odd run of marks per thread keeps the threads on different banks
+  // an odd run of marks for each thread keeps the threads on different banks
   const int run = ((count + kThreads - 1) / kThreads) | 1;
   const int from = min(static_cast<int>(threadIdx.x) * run, count), to = min(from + run, count);
   const auto later = [](int32_t a, int32_t b) { return a > b ? a : b; };
-  // the run before this one, so that the scan gives what comes before `from`
+  // the run before this one, so that the scan gives the sum of all before `from`
   int32_t mark = 0;
   for (int k = max(from - run, 0); k < from; ++k) mark = later(mark, marks[k]);
   mark = block_scan(mark, 0, later, shared_marks).inclusive;

@@ -1,4 +1,4 @@
-// What every path of systematic resampling shares: the job, the integer weights, the decision.
+// The parts that every path of systematic resampling shares: the job, the integer weights, and the decision.
 #pragma once
 #include <limits>
 
@@ -8,7 +8,7 @@
 
 namespace edmfast {
 
-// What weigh_and_resample carries on from one level to the next; all null for a resampling alone.
+// What weigh_and_resample carries from one level to the next; all are null for a resampling alone.
 struct Carried {
   const int64_t* rng;  // (seed, step) of the uniforms
   int64_t first_population;
@@ -52,7 +52,7 @@ __device__ __forceinline__ void store_ancestor(const ResampleJob<T>& job, int64_
   if (job.carried.root != nullptr) job.carried.root[row + k] = job.carried.root_before[row + owner];
 }
 
-// No default member values here and below: shared memory takes no constructors.
+// Members have no default values here and below, because shared memory takes no constructors.
 struct Maximum {
   double value;
   int64_t has_nan;
@@ -81,11 +81,11 @@ __device__ __forceinline__ Maximum larger(const Maximum& a, const Maximum& b) {
 template <class T>
 __device__ __forceinline__ int64_t integer_weight(T log_weight, double maximum, int bits) {
   const double value = static_cast<double>(log_weight);
-  // equality first: it also serves a maximum of +inf
+  // the comparison makes the difference 0 also where the maximum is +inf
   return quantised_exp(value == maximum ? 0.0 : value - maximum, bits);
 }
 
-// One thread per population: writes its outputs and says whether it is resampled.
+// Runs in one thread for each population: writes its outputs and returns whether it is resampled.
 template <class T>
 __device__ __forceinline__ bool decide_population(const ResampleJob<T>& job, int64_t p, const Maximum& maximum,
                                                   const Totals& sums) {
@@ -104,7 +104,7 @@ __device__ __forceinline__ bool decide_population(const ResampleJob<T>& job, int
   return decision.resampled;
 }
 
-// Of the finite increments less the population's first one.
+// Sums over the finite increments minus the first increment of the population.
 struct Spread {
   double sum, squares, count;
 };
@@ -116,11 +116,11 @@ __device__ __forceinline__ Spread combined(const Spread& a, const Spread& b) {
 __device__ __forceinline__ double standard_deviation(const Spread& spread) {
   const double n = spread.count;
   const double variance = (spread.squares - spread.sum * spread.sum / n) / n;
-  // rounding may leave a little below zero; without a finite increment it is NaN
+  // rounding may leave a little below zero; without a finite increment the result is NaN
   return variance < 0.0 ? 0.0 : sqrt(variance);
 }
 
-// Where the log-weights are there already. `Increments` writes them when they are first asked for.
+// A source of log-weights that exist already. `Increments` writes them when they are first read.
 template <class T>
 struct Given {
   static constexpr bool kSpreads = false;

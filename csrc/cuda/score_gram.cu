@@ -1,5 +1,5 @@
-// Inner products of M scores with each other and with a displacement, per particle, in one pass over memory.
-// Products and sums are float64 as on the CPU; the sums are taken in another order, which depends on d alone.
+// Inner products of M scores with each other and with a displacement, for each particle, in one pass over memory.
+// Products and sums are float64 as on the CPU. The sums are taken in another order, which depends on d alone.
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>

@@ -1,4 +1,4 @@
-// The kernel of score_gram, without torch, so that a host can run it too.
+// The kernel of score_gram. It needs no torch, so that the host can run it in a test.
 #pragma once
 #include <cstdint>
 
@@ -21,7 +21,7 @@ struct GramJob {
 };
 
 __device__ __forceinline__ double widen(double value) { return value; }
-// Of float32 and the half precisions, which become it first.
+// float32 and the half precisions, which are first converted to it.
 template <class T>
 __device__ __forceinline__ double widen(T value) {
   return static_cast<float>(value);
@@ -34,7 +34,7 @@ struct Sums {
   double value[kPairs + kScores];
 };
 
-// This thread's share of one row: every kTeam-th element. Scores beyond the last are zero.
+// The share of this thread in one row: every kTeam-th element. Scores beyond the last are zero.
 template <int kScores, int kTeam, class T>
 __device__ __forceinline__ Sums<kScores> sum_row(const GramJob<T>& job, int64_t row) {
   Sums<kScores> sums{};
@@ -42,7 +42,7 @@ __device__ __forceinline__ Sums<kScores> sum_row(const GramJob<T>& job, int64_t 
   for (int64_t k = threadIdx.x % kTeam; k < job.elements; k += kTeam) {
     const int64_t at = row * job.elements + k;
     T score[kScores];
-    // a walking pointer: eight offsets kept over the loop would cost more registers than there are
+    // a pointer that moves, because eight offsets kept over the loop would take more registers than there are
     const T* next = job.scores + at;
 #pragma unroll
     for (int i = 0; i < kScores; ++i, next += stride) score[i] = i < job.count ? *next : T(0);
@@ -70,11 +70,11 @@ __device__ __forceinline__ void store(const GramJob<T>& job, int64_t row, int i,
   }
 }
 
-// A team of kTeam threads per row: one thread, a warp, or the block.
+// A team of kTeam threads takes a row: one thread, a warp, or the block.
 template <class T, int kScores, int kTeam>
 __global__ void __launch_bounds__(kThreads, 2) score_gram_kernel(GramJob<T> job) {
   const int64_t row = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / kTeam;
-  if (row >= job.rows) return;  // whole teams only
+  if (row >= job.rows) return;  // whole teams only leave here
   Sums<kScores> sums = sum_row<kScores, kTeam>(job, row);
   const auto add = [](double a, double b) { return a + b; };
   constexpr int kWarps = kThreads / kWarp;
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kThreads, 2) score_gram_kernel(GramJob<T> job)
     }
   if constexpr (kTeam == kThreads) {
     __syncthreads();
-    // a thread for each place of the upper triangle and the displacement's column
+    // a thread for each place of the upper triangle and of the column of the displacement
     const int i = threadIdx.x / (kScores + 1), j = threadIdx.x % (kScores + 1);
     if (i >= kScores || j < i) return;
     const int slot = j < kScores ? i * (2 * kScores + 1 - i) / 2 + j - i : Sums<kScores>::kPairs + i;

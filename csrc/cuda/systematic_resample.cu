@@ -1,4 +1,4 @@
-// Systematic resampling of P populations of N log-weights: the bits of the CPU, since every sum is an exact
+// Systematic resampling of P populations of N log-weights, with the bits of the CPU, since every sum is an exact
 // integer.
 #include <torch/csrc/stable/ops.h>
 

@@ -1,5 +1,5 @@
-// Weighs a step of sequential Monte Carlo and resamples by the systematic scheme: one launch for small
-// populations, three for large ones.
+// Adds the log-weight increments of a step of sequential Monte Carlo, and resamples by the systematic scheme: one
+// launch for small populations, three for large ones.
 
 #include <tuple>
 #include <vector>

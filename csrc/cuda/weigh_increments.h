@@ -1,11 +1,11 @@
-// Increments of log-weights on a GPU: a particle at a time for small populations, tiles of large ones.
+// Increments of log-weights on a GPU: one particle at a time for small populations, tiles of large ones.
 #pragma once
 #include "../include/models.h"
 #include "resample_large.h"
 
 namespace edmfast {
 
-// Writes the log-weight of a particle when it is first asked for.
+// Writes the log-weight of a particle when it is first read.
 template <class E>
 struct Increments {
   static constexpr bool kSpreads = true;
@@ -23,11 +23,11 @@ struct Increments {
 
   __device__ __forceinline__ double increment(int64_t p, int64_t i) const {
     const int64_t row = p * particles, at = row + i, ancestor = reset[p] ? ancestors[at] : i;
-    // nothing is read through an ancestor that names no particle: a weight of NaN reports it
+    // an ancestor that names no particle must not be read through; a weight of NaN reports it
     const bool named = ancestor >= 0 && ancestor < particles;
     const int64_t parent = row + (named ? ancestor : 0);
     double value = named || models == 0 ? static_cast<double>(ratio[at]) : bits_to_double(0x7ff8000000000000);
-    // constant indices, so that the pointers are read from the parameters
+    // the indices are constant, so that the pointers are read from the parameters
 #pragma unroll
     for (int k = 0; k < kMaxModels; ++k) {
       if (k >= models) break;
@@ -37,7 +37,7 @@ struct Increments {
     return value;
   }
 
-  // The increment of the population's first particle, where it is finite.
+  // The increment of the first particle of the population, where it is finite.
   __device__ __forceinline__ double centre(int64_t p) const {
     const double first = increment(p, 0);
     return first - first == 0.0 ? first : 0.0;
@@ -47,7 +47,7 @@ struct Increments {
     const double own = increment(p, i), off = own - centre;
     if (off - off == 0.0) spread = combined(spread, {off, off * off, 1.0});
     const double kept = reset[p] ? 0.0 : log_weights[p * particles + i];
-    // what weighs nothing does so for good: behind a wall, energies are infinite before and after a move
+    // a particle of weight zero keeps it: behind a wall, energies are infinite before and after a move
     const double value = weigh && kept != -kInfinity ? add(kept, own) : kept;
     out[p * particles + i] = value;
     return value;
@@ -58,7 +58,7 @@ struct Increments {
   }
 };
 
-// The first launch for large populations, in place of maximum_kernel: a block for every tile. Threads take
+// The first launch for large populations, in place of maximum_kernel, with one block for every tile. Threads take
 // neighbouring particles, so that all reads but those through the ancestors are coalesced.
 template <class E>
 __global__ void __launch_bounds__(kThreads) weigh_kernel(LargeJob<double> job, Increments<E> source) {

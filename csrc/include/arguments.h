@@ -1,4 +1,4 @@
-// What the host functions of an operator check before anything is read, the same on every device.
+// The checks that the host functions of operators make before they read anything, the same on every device.
 #pragma once
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
@@ -43,7 +43,7 @@ inline bool on_device_of(const torch::stable::Tensor& tensor, const torch::stabl
          tensor.get_device_index() == like.get_device_index();
 }
 
-// Some programs take the memory of a tensor away and leave its shape.
+// Some programs free the memory of a tensor and leave its shape.
 inline bool has_memory(const torch::stable::Tensor& tensor) {
   int64_t bytes = 0, offset = 0;
   if (aoti_torch_get_storage_size(tensor.get(), &bytes) != 0) return false;
@@ -63,7 +63,7 @@ inline void check_tensor(const torch::stable::Tensor& tensor, const char* name, 
   STD_TORCH_CHECK(has_memory(tensor), name, " has less memory than its shape needs");
 }
 
-// The tensor, checked and contiguous.
+// Returns the tensor, checked and contiguous.
 inline torch::stable::Tensor taken(const torch::stable::Tensor& tensor, const char* name,
                                    torch::headeronly::ScalarType dtype, SizeList sizes,
                                    const torch::stable::Tensor& like) {

@@ -1,4 +1,4 @@
-// What the totals of one population say: effective sample size, log-mean weight, whether to resample.
+// What follows from the totals of one population: effective sample size, log-mean weight, and whether to resample.
 #pragma once
 #include <limits>
 
@@ -18,8 +18,8 @@ struct Decision {
   int32_t degenerate = 0;
 };
 
-// `total`: the sum of the integer weights, of `bits` fraction bits; (`high`, `low`): the 128-bit sum of their
-// squares. Free of branches, for vectors of populations.
+// `total` is the sum of the integer weights, which have `bits` fraction bits; (`high`, `low`) is the 128-bit sum of
+// their squares. There are no branches, so that vectors of populations can use it.
 EDMFAST_HD Decision decide(double maximum, bool has_nan, int64_t total, uint64_t high, uint64_t low,
                            int64_t particles, int bits, double ess_threshold) {
   const bool collapsed = !(maximum > -kInfinity);

@@ -1,4 +1,4 @@
-// The exponential of a sigmoid in plain arithmetic: the same bits in a vector as alone.
+// The exponential of a sigmoid in plain arithmetic, which gives the same bits in a vector as alone.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -16,11 +16,11 @@ EDMFAST_HD double power_of_two(double n) {
   return value;
 }
 
-// e^-x, x clamped to +-69 or +-600: reduced by multiples of log 2, then a Taylor series. Nearer to where it is
-// no longer normal, GCC's way of vectorising the clamp would multiply into subnormal numbers, which is slow.
-// In float it is the bits that are clamped, which takes three instructions; NaN is taken for 69.
+// e^-x, with x clamped to +-69 or +-600: reduced by multiples of log 2, then a Taylor series. Closer to the limit of
+// normal numbers, GCC's vectorised clamp would multiply into subnormal numbers, which is slow. In float the bits are
+// clamped, which takes three instructions; NaN becomes 69.
 EDMFAST_HD float exp_minus(float x) {
-  const int32_t bits = float_to_bits(x), size = bits & 0x7fffffff, most = 0x428a0000;  // of 69
+  const int32_t bits = float_to_bits(x), size = bits & 0x7fffffff, most = 0x428a0000;  // the bits of 69
   const int32_t sign = ~bits & static_cast<int32_t>(0x80000000);
   const float v = bits_to_float((size < most ? size : most) | sign);
   const float n = (v * 1.44269504f + 12582912.0f) - 12582912.0f;
@@ -57,8 +57,8 @@ EDMFAST_HD double exp_minus(double x) {
   return p * power_of_two(n);
 }
 
-// 1/x of a number from 1 to 2e30, in float by Newton's method from a guess that is right to an eighth, whose error
-// is squared three times: dividing takes as long as all the rest of a sigmoid.
+// 1/x of a number from 1 to 2e30. In float it is Newton's method from a guess that is right to an eighth; three steps
+// square the error three times. A division would take as long as all the rest of a sigmoid.
 EDMFAST_HD float reciprocal(float x) {
   float r = bits_to_float(0x7EF311C3 - float_to_bits(x));
   r = r * (2.0f - x * r);
@@ -68,7 +68,7 @@ EDMFAST_HD float reciprocal(float x) {
 
 EDMFAST_HD double reciprocal(double x) { return 1.0 / x; }
 
-// 1/(1 + e^-x); of NaN it is 0 or 1, as who multiplies by x sees.
+// 1/(1 + e^-x). For NaN it is 0 or 1, and callers that multiply by x still see the NaN.
 template <class T>
 EDMFAST_HD T sigmoid(T x) {
   return reciprocal(T{1} + exp_minus(x));

@@ -1,24 +1,24 @@
-// Systematic resampling in integers: weights become q = floor(exp(log w - max) 2^B), prefix sums are
-// exact in any order, and the first slot of a particle is ceil(c N / W - u), decided exactly.
+// Systematic resampling in integers: weights become q = floor(exp(log w - max) 2^B), prefix sums are exact in any
+// order, and the first slot of a particle is ceil(c N / W - u), decided exactly.
 #pragma once
 #include "portable.h"
 
 namespace edmfast {
 
-// B = 62 - ceil(log2 N): N weights of at most 2^B sum to at most 2^62.
+// B = 62 - ceil(log2 N), with which N weights of at most 2^B sum to at most 2^62.
 EDMFAST_HD int fraction_bits(int64_t particles) {
   int bits = 0;
   while ((int64_t{1} << bits) < particles) ++bits;
   return 62 - bits;
 }
 
-// 1.5 2^52: adding it to a double of moderate size leaves the nearest integer in the low bits.
+// 1.5 2^52: the sum of this and a double of moderate size has the nearest integer in its low bits.
 constexpr double kRounder = 6755399441055744.0;
 constexpr int64_t kRounderBits = 0x4338000000000000;
 
-// floor(exp(x) 2^bits) for x <= 0, exp to 1.2e-15 by a near-minimax polynomial exact at 0. Below 2^-63 the result
-// is 0; NaN and -inf give 0. kConverts: by an instruction from double to int64, else by shifting the mantissa,
-// which vectors without such an instruction do 2.7 times as fast; the same integers either way.
+// floor(exp(x) 2^bits) for x <= 0, with exp to 1.2e-15 by a near-minimax polynomial that is exact at 0. Below 2^-63
+// the result is 0; NaN and -inf give 0. kConverts: whether to use an instruction from double to int64. Without one,
+// the mantissa is shifted, which vectors without such an instruction do 2.7 times as fast; the integers are the same.
 template <bool kConverts = true>
 EDMFAST_HD int64_t quantised_exp(double x, int bits) {
   const bool counts = x > (kConverts ? -43.66827237527655 : -0.6931471805599453 * (bits + 0.5));
@@ -43,15 +43,15 @@ EDMFAST_HD int64_t quantised_exp(double x, int bits) {
     const double value = mul(p, bits_to_double((exponent + 1023) << 52));
     return counts ? static_cast<int64_t>(value) : 0;
   }
-  // unsigned, as vectors without wide conversions do not shift signs in either
+  // unsigned, since vectors without wide conversions cannot shift signs in either
   const uint64_t pattern = static_cast<uint64_t>(double_to_bits(p));
   const uint64_t mantissa = ((pattern & 0xfffffffffffff) | 0x10000000000000) << 10;
-  // of 2^62 times the mantissa in [1, 2), down to its exponent: 0 to 63
+  // the shift from 2^62 times the mantissa in [1, 2) down to its exponent, 0 to 63
   const uint64_t down = static_cast<uint64_t>((62 + 1023 - bits + kRounderBits) - double_to_bits(shifted)) - (pattern >> 52);
   return counts ? static_cast<int64_t>(mantissa >> down) : 0;
 }
 
-// log(x) of a positive normal double to about an ulp, the same bits everywhere: 2 atanh as a Taylor series.
+// log(x) of a positive normal double to about an ulp, with the same bits everywhere: a Taylor series of 2 atanh.
 EDMFAST_HD double natural_log(double x) {
   const int64_t pattern = double_to_bits(x);
   const int64_t exponent = (pattern - 0x3fe6a09e667f3bcd) >> 52;  // mantissa in [sqrt(1/2), sqrt(2))
@@ -81,7 +81,7 @@ EDMFAST_HD uint64_t high_product(uint64_t a, uint64_t b) {
 #endif
 }
 
-// The same of operands whose product a vector has no instruction for.
+// The same for operands whose product a vector has no instruction for.
 EDMFAST_HD uint64_t high_product_by_halves(uint64_t a, uint64_t b) {
   constexpr uint64_t half = 0xffffffffu;
   const uint64_t a0 = a & half, a1 = a >> 32, b0 = b & half, b1 = b >> 32;
@@ -89,7 +89,7 @@ EDMFAST_HD uint64_t high_product_by_halves(uint64_t a, uint64_t b) {
   return a1 * b1 + (middle >> 32) + (cross >> 32) + (((middle & half) + (cross & half)) >> 32);
 }
 
-// The low word of a b, b from 0 to 2^32 - 1.
+// The low word of a b, for b from 0 to 2^32 - 1.
 template <bool kMultiplies>
 EDMFAST_HD uint64_t low_product(int64_t a, int64_t b) {
   const uint64_t word = static_cast<uint64_t>(a), factor = static_cast<uint64_t>(b);
@@ -98,7 +98,8 @@ EDMFAST_HD uint64_t low_product(int64_t a, int64_t b) {
   return (word & half) * (factor & half) + (((word >> 32) * (factor & half)) << 32);
 }
 
-// The double nearest to an integer from 0 on, by adding its halves to powers of two: both are exact, their sum rounds.
+// The double nearest to a non-negative integer. Its halves are added to powers of two: both sums are exact, and only
+// the last addition rounds.
 EDMFAST_HD double double_by_halves(int64_t a) {
   const int64_t low = (a & 0xffffffff) | 0x4330000000000000;                              // 2^52 + low
   const int64_t high = static_cast<int64_t>(static_cast<uint64_t>(a) >> 32) | 0x4530000000000000;  // 2^84 + high
@@ -110,7 +111,7 @@ struct Words {
   uint64_t high, low;
 };
 
-// Of sums over q = h 2^31 + l: of h^2, h l, and the parts of l^2 above and below 31 bits, each below 2^63.
+// Sums over q = h 2^31 + l: of h^2, of h l, and of the parts of l^2 above and below 31 bits, each below 2^63.
 EDMFAST_HD Words words_of(int64_t high_high, int64_t high_low, int64_t low_upper, int64_t low_lower) {
   constexpr uint64_t half = 0xffffffffu;
   const uint64_t hh = static_cast<uint64_t>(high_high), hl = static_cast<uint64_t>(high_low);
@@ -137,13 +138,13 @@ struct SlotMap {
   EDMFAST_HD SlotMap(int64_t n, int64_t w, int64_t threshold_, double ratio_)
       : particles(n), total(w), threshold(threshold_), ratio(ratio_) {}
 
-  // kConverts: as of quantised_exp; else products of 32-bit halves too, the same integers.
+  // kConverts has the meaning of quantised_exp; without it, products are of 32-bit halves too, with the same integers.
   template <bool kConverts = true>
   EDMFAST_HD int64_t first_slot(int64_t c) const {
     // the estimate is off by less than 2^-20, so its nearest integer is the floor or one more
     const double rounded = add(mul(kConverts ? static_cast<double>(c) : double_by_halves(c), ratio), kRounder);
     const int64_t nearest = double_to_bits(rounded) - kRounderBits;
-    // only the low 64 bits matter: the true remainder lies in [-W, W)
+    // only the low 64 bits matter, because the true remainder lies in [-W, W)
     const int64_t remainder = static_cast<int64_t>(low_product<kConverts>(c, particles) -
                                                    low_product<kConverts>(total, nearest));
     const bool above = remainder < 0;
@@ -151,7 +152,7 @@ struct SlotMap {
   }
 };
 
-// ESS = W^2 / sum q^2, the sum held as a 128-bit integer (high, low).
+// ESS = W^2 / sum q^2, with the sum held as a 128-bit integer (high, low).
 EDMFAST_HD double effective_sample_size(int64_t total, uint64_t high, uint64_t low) {
   const double sum = add(mul(static_cast<double>(high), 18446744073709551616.0), static_cast<double>(low));
   const double w = static_cast<double>(total);

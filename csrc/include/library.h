@@ -1,5 +1,5 @@
-// The namespace of torch in which operators are registered: `edmfast`, unless a build names another, so that two builds
-// can be loaded into one process.
+// The namespace of torch in which operators are registered: `edmfast`, unless a build names another one, so that two
+// builds can be loaded into one process.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -1,4 +1,4 @@
-// How many models one operator combines at most.
+// The largest number of models that one operator combines.
 #pragma once
 
 namespace edmfast {

@@ -1,5 +1,6 @@
-// Box-Muller in float32 with fixed polynomials, so that the same bits give the same normals everywhere.
-// Coefficients are Taylor series: log by 2 atanh, sine and cosine of pi f on |f| <= 1/4. Tail: 6.66 sigma.
+// Box-Muller in float32 with fixed polynomials, so that the same bits give the same normals everywhere. The
+// coefficients are Taylor series: the logarithm by 2 atanh, sine and cosine of pi f on |f| <= 1/4. The tail ends at
+// 6.66 sigma.
 #pragma once
 #include "portable.h"
 
@@ -50,7 +51,7 @@ EDMFAST_HD NormalPair box_muller(uint32_t radius_bits, uint32_t angle_bits) {
   const bool swapped = (quarter & 1) != 0;
   const float x = swapped ? sine : cosine;
   const float y = swapped ? cosine : sine;
-  // angle = (quarter / 2 + f) pi: cos and sin of quarter turns, quarter in -2..2; bit 1 is the sign
+  // angle = (quarter / 2 + f) pi: the cosine and sine of quarter turns, with quarter in -2..2; bit 1 is the sign
   const int32_t x_sign = ((quarter + 1) & 2) << 30;
   const int32_t y_sign = (quarter & 2) << 30;
   return {mul(radius, bits_to_float(float_to_bits(x) ^ x_sign)),

@@ -1,5 +1,5 @@
-// Philox4x32-10 (Salmon et al. 2011): a counter and a key in, 128 random bits out, no state.
-// Counter of edmfast: (element block, step, particle, stream << 28 | population); key: the 64-bit seed.
+// Philox4x32-10 (Salmon et al. 2011) makes 128 random bits of a counter and a key, without any state. The counter of
+// edmfast is (element block, step, particle, stream << 28 | population), and the key is the 64-bit seed.
 #pragma once
 #include "portable.h"
 

@@ -1,5 +1,5 @@
-// Arithmetic that rounds the same way in C++, CUDA and plain torch: every multiplication and addition
-// on its own, never fused. Host code is compiled with -ffp-contract=off.
+// Arithmetic that rounds the same way in C++, CUDA and plain torch: every multiplication and every addition rounds on
+// its own, never fused. Host code is compiled with -ffp-contract=off.
 #pragma once
 #include <cstdint>
 

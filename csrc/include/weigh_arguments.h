@@ -1,4 +1,5 @@
-// What the host functions of weigh_and_resample check and make contiguous, the same on every device.
+// The checks of the host functions of weigh_and_resample, and the contiguous forms of its arguments, the same on every
+// device.
 #pragma once
 #include "arguments.h"
 
