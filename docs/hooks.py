@@ -11,6 +11,7 @@ from latex2mathml.converter import convert
 _FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
+_BARS = re.compile(r"\|([^|]+)\|")
 
 
 def on_page_content(text: str, **_: Any) -> str:
@@ -20,5 +21,8 @@ def on_page_content(text: str, **_: Any) -> str:
 
 def _as_mathml(found: re.Match[str]) -> str:
     block = found["tag"] == "div"
-    formula = convert(html.unescape(found["latex"]).strip(), display="block" if block else "inline")
+    latex = html.unescape(found["latex"]).strip()
+    # Bars are marked as fences, since browsers put spaces around them otherwise.
+    latex = _BARS.sub(r"\\left|\1\\right|", latex)
+    formula = convert(latex, display="block" if block else "inline")
     return f'<div class="formula">{formula}</div>' if block else formula
