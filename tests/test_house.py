@@ -41,7 +41,7 @@ def sources(*folders):
     return [path for path in found if path.suffix in TEXT or path.name == "Makefile"]
 
 
-FILES = sources("edmfast", "csrc", "tests", "bench", "examples", ".github")
+FILES = sources("edmfast", "csrc", "tests", "bench", "docs", "examples", ".github")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
