@@ -85,6 +85,7 @@ class GaussianMixture(nn.Module):
                 f"weights must not be negative and their sum must be positive, given a smallest value of "
                 f"{weights.min():g} and a sum of {weights.sum():g}"
             )
+        # finite weights may overflow in their sum
         if weights.sum() == math.inf:
             weights = weights / weights.max()
         weights = weights / weights.sum()
@@ -150,6 +151,7 @@ class GaussianMixture(nn.Module):
         draws = generator(as_seed(seed), device)
         uniform = torch.rand(n, generator=draws, dtype=means.dtype, device=device)
         component = torch.searchsorted(self.weights.cumsum(0), uniform, right=True)
+        # rounding of the cumulative sum may leave the last number below the uniform draw
         component = component.clamp(max=len(means) - 1)
         width = (self.stds[component].square() + sigma**2).sqrt()[:, None]
         noise = torch.randn(n, means.shape[1], generator=draws, dtype=means.dtype, device=device)
@@ -160,6 +162,7 @@ class GaussianMixture(nn.Module):
         dim = self.means.shape[1]
         if math.prod(x.shape[1:]) != dim:
             raise ValueError(f"x must be [B, *shape] with prod(shape) = {dim}, given {[*x.shape]}")
+        # squares of distances in half types would overflow or lose their digits
         dtype = torch.promote_types(x.dtype, torch.float32)
         if dtype == torch.float32 and not self._fits_float32:
             raise ValueError(
@@ -167,6 +170,7 @@ class GaussianMixture(nn.Module):
                 "pass x in float64"
             )
         y = x.flatten(1).to(dtype) - self._centre.to(dtype)
+        # blocks bound the memory of [rows, K] or [rows, K, D]
         rows = max(MIN_ROWS, _BLOCK_ELEMENTS // len(self.means))
         column = levels.flatten()[:, None].to(dtype)
         blocks = [
@@ -252,6 +256,7 @@ def _responsibilities(
     precision = total.reciprocal()
     normaliser = log_weights - 0.5 * dim * torch.log(2 * math.pi * total)
     logits = torch.addcmul(normaliser, distances, precision, value=-0.5)
+    # the shift cancels in the result, so that it needs no derivative
     peak = logits.detach().amax(1, keepdim=True)
     # subnormal shares would make the exponential and the matrix products many times slower
     shares = (logits - peak).clamp_min(_SMALLEST_LOG_SHARE).exp()

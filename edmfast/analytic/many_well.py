@@ -50,7 +50,7 @@ def _well_slope(x: torch.Tensor) -> torch.Tensor:
 
 
 class ManyWell(nn.Module):
-    """dim/2 independent double wells in the pairs (x_1, x_2), (x_3, x_4), ..., exact at every noise level.
+    """A density of dim/2 independent double wells in the pairs (x_1, x_2), (x_3, x_4), ..., exact at every level.
 
     The density is a target (`energy_and_score`, exponent 1) and a denoiser (`forward`), and is twice
     differentiable. Computations run in the dtype of x, or in float32 for half types.
@@ -81,6 +81,7 @@ class ManyWell(nn.Module):
         """Return the probability of x_1 < 0 in each well at noise level sigma: 0.1557 without noise."""
         y = torch.linspace(-4, 4, 32769, dtype=torch.float64)
         density = (_LOWEST_ENERGY - _well(y)).exp()
+        # half of the mass of the node at 0 is on each side
         left = (y < 0).double() + 0.5 * (y == 0) if sigma == 0 else torch.special.ndtr(-y / sigma)
         return float((density * left).sum() / density.sum())
 
@@ -126,6 +127,7 @@ class ManyWell(nn.Module):
             3, *shape, generator=draws, dtype=torch.float64, device=device
         )
         node = torch.searchsorted(cumulative, point * cumulative[-1], right=True)
+        # the difference of two uniform draws has a triangular density
         first = nodes[node.clamp(max=len(nodes) - 1)] + (right - left) * (nodes[1] - nodes[0])
         second = torch.randn(shape, generator=draws, dtype=torch.float64, device=device)
         x = torch.stack([first, second], 2).flatten(1)
@@ -172,9 +174,11 @@ def _convolved(
     u = torch.where(moving, _MOVING_STEP * nodes, (_STEP * nodes - x) / width)
     y = torch.where(moving, x + sigma * (_MOVING_STEP * nodes), _STEP * nodes)
     logits = -0.5 * u.square() - _well(y)
+    # the shift cancels in the result, so that it needs no derivative
     peak = logits.detach().amax(2, keepdim=True)
     shares = (logits - peak).clamp_min(_LOWEST_SHARE).exp()
     mass = shares.sum(2)
+    # moving nodes differentiate the well, and fixed nodes the Gaussian
     slope = torch.where(moving, -_well_slope(y), u / width)
     spacing = torch.where(moving[..., 0], _MOVING_STEP, _STEP / width[..., 0])
     log_density = peak[..., 0] + mass.log() + (spacing / math.sqrt(2 * math.pi)).log()

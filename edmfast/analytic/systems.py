@@ -88,8 +88,10 @@ class ParticleSystem(nn.Module):
             value, slope = self.pair(distance)
             pull = (slope / (distance * self.tau))[:, :, None] * offsets
             score = torch.zeros_like(positions)
+            # the forces of a pair are opposite, so that the centre feels none
             score = score.index_add(1, self._first, -pull).index_add(1, self._second, pull)
             energy = value.sum(1) / self.tau
+            # the trap acts on the distances from the centre, not from the origin
             centre = positions.mean(1, keepdim=True)
             energy = energy + 0.5 * self.trap * (positions - centre).square().flatten(1).sum(1)
             score = score - self.trap * (positions - centre)
@@ -100,6 +102,7 @@ class ParticleSystem(nn.Module):
             return energy, score.reshape(x.shape)
 
     def _positions(self, x: torch.Tensor) -> torch.Tensor:
+        # this call checks the dtype and the dimensions of x
         expand_sigma(0.0, x)
         n, dimensions = self.particles, self.dimensions
         if math.prod(x.shape[1:]) != n * dimensions:
@@ -113,7 +116,7 @@ class ParticleSystem(nn.Module):
 
 
 class DoubleWellPairs(ParticleSystem):
-    """Particles whose pair distances each lie in a double well around d_0 = offset. The default is DW4.
+    """A system of particles with a double well in each pair distance, around d_0 = offset. The default is DW4.
 
     particles: at least 2. dimensions: numbers per particle.
     a, b, c, offset: the constants of the pair energy a r + b r² + c r⁴ with r = d_ij - offset, in nats times tau.

@@ -61,6 +61,7 @@ class BatchMaker:
         if self.data.labels is not None:
             labels = self.data.labels[index]
             if config.label_dropout > 0:
+                # the label num_classes means unconditional, as guidance needs it
                 dropped = self._uniform(size) < config.label_dropout
                 labels = torch.where(dropped, self.data.num_classes, labels)
             batch["class_label"] = labels
@@ -72,12 +73,14 @@ class BatchMaker:
         else:
             batch["target"] = self._teach(batch["x"], sigma, condition_of(batch))
         if config.difference_weight > 0:
+            # half as many pairs have as many states as the batch
             batch |= self._pair(clean[: size // 2], condition_of(batch, size // 2))
         return batch
 
     def _pair(self, clean: torch.Tensor, condition: dict[str, Any]) -> Batch:
         (low, high), (fewest, most) = self.config.difference_sigmas, self.config.difference_steps
         draws = self._uniform(2)
+        # the draws stay on the device, so that no step waits for the host
         steps = torch.floor(fewest + draws[0] * (most + 1 - fewest)).clamp(max=most)
         place = torch.floor(draws[1] * steps).clamp(max=steps - 1)
         s = high * (low / high) ** (place / steps)
@@ -87,6 +90,7 @@ class BatchMaker:
         start = to + tau2.sqrt() * self._normal(*clean.shape)
         denoised, trace = self._denoised_and_trace(start, s, condition)
         kappa = 1 + tau2 * ((trace - 1) / s.square())
+        # the estimate of the trace is random, and the bounds keep the variance meaningful
         kappa = torch.minimum(torch.maximum(kappa, 0.5 * (u / s).square()), torch.ones_like(s))
         mean = start + tau2 / s.square() * (denoised - start)
         forward = (to - mean).square().flatten(1).sum(1) / (2 * kappa * tau2)

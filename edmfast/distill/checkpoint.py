@@ -69,6 +69,7 @@ def read_checkpoint(
             raise ValueError(f"{path} is of another run: {name}{difference}")
     groups: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
+        # names of parameters contain dots too, so only the first one separates the group
         group, _, name = key.partition(".")
         groups.setdefault(group, {})[name] = tensor
     return groups, metadata
@@ -96,6 +97,7 @@ def load_ema(path: str | os.PathLike[str], student: nn.Module) -> nn.Module:
     """
     groups, _ = read_checkpoint(path, {"student": describe(student)})
     copy_group(path, groups, "student", student.state_dict().items())
+    # frozen parameters and buffers have no average, and keep their stored values
     trained = [item for item in student.named_parameters() if item[0] in groups.get("ema", {})]
     copy_group(path, groups, "ema", trained)
     return student

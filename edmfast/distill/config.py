@@ -91,6 +91,7 @@ class DistillConfig:
         if self.autocast not in AUTOCAST:
             raise ValueError(f"autocast must be one of {[*AUTOCAST]}, given {self.autocast!r}")
         for name, value in self._converted().items():
+            # the dataclass is frozen, and this is still its construction
             object.__setattr__(self, name, value)
         self._check()
 
@@ -165,9 +166,11 @@ class DistillConfig:
     def trajectory(self) -> dict[str, Any]:
         """Return the settings on which the weights at a given step depend, as JSON can hold them."""
         settings = dataclasses.asdict(self)
+        # these settings do not change the weights, so a resumed run may change them
         for name in ("checkpoint", "checkpoint_every", "compile"):
             del settings[name]
         if self.schedule == "constant":
+            # a constant schedule does not depend on its end, so that a run can be extended
             del settings["steps"]
         return {
             name: [*value] if isinstance(value, tuple) else value

@@ -36,6 +36,7 @@ def check_data(
     labels out of range, and for label dropout without labels or without a known number of classes.
     """
     samples, labels = data if isinstance(data, tuple) else (data, None)
+    # the first trained parameter sets dtype and device of the run
     parameter = next((p for p in student.parameters() if p.requires_grad), None)
     if parameter is None:
         raise ValueError("the student has no parameter that requires grad: nothing to train")
@@ -55,6 +56,7 @@ def check_data(
         )
     samples = samples.to(parameter.device)
     backbone = getattr(student, "backbone", student)
+    # a foreign backbone may take labels without declaring how many there are
     known = getattr(backbone, "num_classes", None)
     if labels is None:
         if config.label_dropout > 0:

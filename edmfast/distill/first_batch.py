@@ -29,6 +29,7 @@ _BYTES = 1 << 28
 def data_digest(data: TrainingData) -> str:
     """Return a checksum of samples and labels."""
     samples, labels = data.samples.detach(), data.labels
+    # hashing all of a large data set would delay the first checkpoint
     stride = math.ceil(samples.numel() * samples.element_size() / _BYTES)
     parts = {"samples": samples[::stride].cpu()}
     if labels is not None:
@@ -53,6 +54,7 @@ def check_first_batch(path: Any, saved: Any, make: Callable[[], Batch]) -> None:
     """
     if not isinstance(saved, list) or not all(isinstance(value, float) for value in saved):
         raise ValueError(f"{path} is corrupt: the entry of its first batch holds no list of floats")
+    # fork_rng would otherwise visit every GPU of the machine
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     # the check must not change the random numbers that the run will draw
     with torch.random.fork_rng(devices):
@@ -74,6 +76,7 @@ def check_first_batch(path: Any, saved: Any, make: Callable[[], Batch]) -> None:
 
 def _projected(rows: Tensor) -> Tensor:
     flat = rows.detach().double().cpu().flatten(1)
+    # a fixed projection notices a change of any element, and keeps one number per row
     pattern = torch.arange(1, flat.shape[1] + 1, dtype=torch.float64).cos()
     projection: Tensor = flat @ (pattern / pattern.norm())
     return projection

@@ -83,12 +83,14 @@ class _CompiledStep:
     def _step(self, fixed: Tensors, inputs: Tensors) -> tuple[torch.Tensor, ...]:
         with torch.enable_grad(), unpadded():
             count = len(self.parameters)
+            # fresh leaves, because the trace must not reach the parameters of the student
             leaves = [value.detach().requires_grad_() for value in fixed[:count]]
             batch = dict(zip(self.names, inputs, strict=True))
             named = dict(
                 zip((*self.parameters, *self.buffers), (*leaves, *fixed[count:]), strict=True)
             )
             before = Attributes(self.loss.modules())
+            # plain attributes are remembered, so that a failed trace can restore them
             values = [(module, dict(vars(module))) for module in self.loss.modules()]
             value = functional_call(_Watched(self.loss), _prefixed(named), (batch,))
             # the eager step that follows must start from the attributes that this one started from
@@ -122,6 +124,7 @@ def _gradients(value: torch.Tensor, leaves: Sequence[torch.Tensor]) -> list[torc
     with second_derivatives():
         gradients = torch.autograd.grad(value, leaves, allow_unused=True)
     return [
+        # a parameter that the loss does not use keeps its place among the gradients
         torch.zeros_like(leaf) if gradient is None else gradient
         for gradient, leaf in zip(gradients, leaves, strict=True)
     ]

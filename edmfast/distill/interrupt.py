@@ -27,6 +27,7 @@ def deferred_interrupt() -> Iterator[Interrupt]:
     """
     interrupt = Interrupt()
     default = (
+        # Python lets only the main thread set handlers
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
@@ -35,6 +36,7 @@ def deferred_interrupt() -> Iterator[Interrupt]:
         return
 
     def note(number: int, frame: FrameType | None) -> None:
+        # a step may take long, and a second Ctrl-C means that it must not be waited for
         if interrupt.requested:
             signal.default_int_handler(number, frame)
         interrupt.requested = True

@@ -40,6 +40,7 @@ class TrainingLoss(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return the loss [] of a batch."""
+        # dropout must not draw from torch's generator, which no checkpoint holds
         rng, nothing = batch.get("rng"), contextlib.nullcontext()
         with nothing if rng is None else seeded_dropout(rng), self._precision(batch):
             loss = denoising_loss(self.student, batch)
@@ -70,6 +71,7 @@ def difference_loss(student: Any, batch: Batch) -> torch.Tensor:
     start, to = batch["pair_from"], batch["pair_to"]
     size = start.shape[0]
     condition = condition_of(batch, size)
+    # both ends of the pairs go through the network as one batch
     energies = energy_of(
         student,
         torch.cat([to, start]),
@@ -87,5 +89,6 @@ def variance_within(values: torch.Tensor, label: torch.Tensor | None) -> torch.T
     same = (label[:, None] == label[None, :]).to(values.dtype)
     count = same.sum(1)
     deviation = values - (same * values).sum(1) / count
+    # each label's mean takes one degree of freedom
     freedom = values.shape[0] - count.reciprocal().sum()
     return deviation.square().sum() / freedom.clamp_min(1)

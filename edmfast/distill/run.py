@@ -65,21 +65,22 @@ class TrainingRun:
         if first is None or step == 0:
             return
 
-        def again() -> Batch:
+        def make_first_batch() -> Batch:
             return BatchMaker(maker.data, maker.teacher, state.config)()
 
         was_training = state.student.training
         with training_modes(state.student, maker.teacher):
-            check_first_batch(path, first, again)
+            check_first_batch(path, first, make_first_batch)
         state.student.train(was_training)
 
-    def to_the_end(self, interrupt: Interrupt, progress: bool) -> float:
+    def do_remaining_steps(self, interrupt: Interrupt, progress: bool) -> float:
         """Do the remaining steps and return the steps per second, NaN for fewer than two."""
         state, steps = self.state, self.state.config.steps
         first, started = state.step, time.perf_counter()
         bar = progress_bar(steps, desc=state.config.mode, initial=first, disable=not progress)
         with bar:
             while state.step < steps:
+                # an interrupted step is repeated, so that its draws must be those of the first try
                 self.generator_state = self.make_batch.generator.get_state()
                 if interrupt.requested:
                     raise KeyboardInterrupt
@@ -95,10 +96,12 @@ class TrainingRun:
         batch = self.make_batch()
         if state.step == 0:
             self.first = {name: batch[name][:FIRST_ROWS].clone() for name in ("x", "target")}
+        # the masks of dropout follow from seed and step, in every resumed run alike
         batch["rng"] = rng_state(config.seed, state.step, batch["x"].device)
         state.record(*self.gradients(batch))
         done = state.step + 1
         saving = done % config.checkpoint_every == 0 or done == config.steps
+        # a check before each save keeps bad weights out of checkpoints
         if saving or done % self.check_every == 0:
             self._check_losses(bar)
         state.update()
@@ -111,7 +114,12 @@ class TrainingRun:
         state = self.state
         bad = state.first_bad_step()
         if bad is not None:
-            kept = f"the last checkpoint is {self.written}" if self.written else "no checkpoint"
+            kept = (
+                f"the last checkpoint is {self.written}"
+                if self.written
+                else "there is no checkpoint"
+            )
+            # the bad gradients must not remain in the caller's parameters
             state.optimiser.zero_grad()
             raise FloatingPointError(
                 f"step {bad}: loss {state.losses[bad].item():g}, gradient norm "
@@ -123,6 +131,7 @@ class TrainingRun:
 
     def save_interrupted(self) -> str:
         """Write a checkpoint of the steps done, and return a sentence that says where it is."""
+        # weights and average belong to different steps within an update
         if not self.state.whole:
             return f"interrupted within an update: nothing saved, the last checkpoint is {self.written}"
         name = f"edmfast-distill-{os.getpid()}.safetensors"

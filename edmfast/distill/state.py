@@ -30,6 +30,7 @@ class RunState:
         )
         first = self.parameters[0]
         dtype = torch.promote_types(first.dtype, torch.float32)
+        # the losses stay on the device until the end, since reading one would wait for it
         self.losses = torch.full((config.steps,), torch.nan, dtype=dtype, device=first.device)
         self.norms = torch.full_like(self.losses, torch.nan)
         self.step = 0
@@ -63,6 +64,7 @@ class RunState:
     def update(self) -> None:
         """Apply the recorded gradients by one step of Adam, and update the average."""
         self.whole = False
+        # the rate follows from the step alone, so that a resumed run needs no scheduler
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate_at(self.step)
         self.optimiser.step()
@@ -109,6 +111,7 @@ class RunState:
             raise ValueError(
                 f"{path} is at step {step}, while this run ends at step {self.config.steps}"
             )
+        # everything is checked before the first tensor changes
         check(metadata, step)
         names = [*self.trained]
         copy_group(path, groups, "student", self.student.state_dict().items())

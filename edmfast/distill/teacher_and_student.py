@@ -24,6 +24,7 @@ def check_models(teacher: Denoiser | None, student: nn.Module, config: DistillCo
         )
     if teacher is student:
         raise ValueError("teacher and student must be two objects, given the same object twice")
+    # the pairs of the energy-difference loss need the teacher in every mode
     needed = config.mode == "distill" or config.difference_weight > 0
     if teacher is None and needed:
         raise ValueError('training without a teacher needs mode="dsm" and difference_weight=0')
@@ -64,6 +65,7 @@ def with_our_names(
 @contextmanager
 def training_modes(student: nn.Module, teacher: Denoiser | None) -> Iterator[None]:
     """Put the student in training mode and the teacher in eval mode; the teacher's mode is restored at the end."""
+    # dropout in the teacher would make its targets random
     was_training = isinstance(teacher, nn.Module) and teacher.training
     if isinstance(teacher, nn.Module):
         teacher.eval()

@@ -97,6 +97,7 @@ def distill(
     and the last checkpoint goes to the folder for temporary files.
     Sources: Thornton et al. 2025, arXiv 2502.12786; Karras et al. 2022, arXiv 2206.00364.
     """
+    # tensors made in inference mode could never have a gradient
     if torch.is_inference_mode_enabled():
         with without_inference_mode():
             return distill(
@@ -125,9 +126,10 @@ def distill(
         run.resume(resume_from)
     with training_modes(student, teacher), deferred_interrupt() as interrupt:
         try:
-            speed = run.to_the_end(interrupt, progress)
+            speed = run.do_remaining_steps(interrupt, progress)
         except KeyboardInterrupt:
             message = run.save_interrupted()
+            # the caller may catch the interrupt, so the place of the checkpoint is written as well
             tqdm.write(message, file=sys.stderr)
             raise KeyboardInterrupt(message) from None
         except FloatingPointError:  # its message already says what was kept

@@ -46,6 +46,7 @@ class Denoiser(nn.Module):
         """
         batch, levels = x.shape[0], expand_sigma(sigma, x)
         refuse_zero(self, sigma)
+        # errors name the caller's sizes, so the checks come before the padding
         check_conditions_of(self.backbone, condition, batch)
         x, levels, condition = pad_rows(x, levels, condition, shared_names(self.backbone))
         scaling = edm_scaling(levels, self.sigma_data)

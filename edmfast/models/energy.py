@@ -174,9 +174,11 @@ class EnergyModel(nn.Module):
         levels = noise_levels(x, sigma)
         refuse_zero(self, sigma)
         check_conditions_of(self.backbone, condition, x.shape[0])
+        # a graph has no derivatives, and tracers cannot see inside it, so those calls stay eager
         if self._compiled is not None and not recorded and _is_called_plainly():
             return self._compiled(method, x, levels, condition)
         batch = x.shape[0]
+        # padding comes after the checks, so that errors name the sizes that the caller passed
         x, levels, condition = pad_rows(x, levels, condition, shared_names(self.backbone))
         results = method(self, x, levels, condition)
         return tuple(tensor[:batch] for tensor in results)
@@ -199,6 +201,7 @@ class EnergyModel(nn.Module):
         self, x: torch.Tensor, levels: torch.Tensor, condition: dict[str, Any]
     ) -> tuple[torch.Tensor]:
         def coefficients(sigma: torch.Tensor, c_in: torch.Tensor) -> Pair:
+            # D = x + sigma² score with x = y/c_in, so that the terms in y add up to sigma_data² c_in y
             return sigma.square() * c_in, self.sigma_data**2 * c_in
 
         return (self._evaluate(x, levels, condition, coefficients)[1],)
@@ -232,6 +235,7 @@ class EnergyModel(nn.Module):
     def _perceptron(self, x: torch.Tensor, condition: dict[str, Any]) -> Perceptron | None:
         """Return the network's weights where one operator can evaluate the whole network, else None."""
         backbone = self.backbone
+        # the operator knows one architecture, and labels are the only condition of it
         if not isinstance(backbone, ResidualMLP) or not condition.keys() <= {"class_label"}:
             return None
         return backbone.perceptron(x) if self._potential.has_operators() else None
@@ -250,6 +254,7 @@ class EnergyModel(nn.Module):
         a, b = coefficients(levels.flatten(), c_in)
         weight = self._weight(x, levels, scaling)
         numbers = side_by_side(c_in, weight, a, b)
+        # shifts depend on noise level and class only, so that they stay outside of the operator
         backbone = cast(ResidualMLP, self.backbone)
         shifts = backbone.shifts_of(scaling.c_noise.expand(batch), **condition)
         shifts = per_sample(shifts, batch).to(network.entry.dtype)
@@ -264,6 +269,7 @@ class EnergyModel(nn.Module):
     def _weight(self, y: torch.Tensor, levels: torch.Tensor, scaling: Scaling) -> torch.Tensor:
         """Return the potential's weight in the energy, (sigma_data/sigma) scale: [B], or [1] for one level."""
         c_noise = scaling.c_noise
+        # one row is computed among several, so that it has the bits of any batch
         if c_noise.shape[0] != y.shape[0]:
             c_noise = shared_rows(c_noise)
         scale = per_sample(self.scale(c_noise), y.shape[0])

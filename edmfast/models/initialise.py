@@ -67,7 +67,9 @@ def initialise_from(
         model.backbone.load_state_dict(source.state_dict())
     except RuntimeError as error:
         raise ValueError(f"the two backbones differ: {error}") from error
+    # a generator of its own leaves the program's random numbers as they are
     draws = generator(as_seed(seed), data.device)
+    # the fit measures the unscaled potential
     model.scale.values.fill_(1.0)
     fitted = []
     for sigma in model.scale.sigmas:
@@ -92,6 +94,7 @@ def _fit(
             target = call_backbone(teacher.backbone, y, scaling.c_noise, **condition)
         else:
             denoised = call_denoiser(teacher, x, sigma, **condition)
+            # a foreign denoiser has no network F, but its output determines F
             target = (denoised - scaling.c_skip * x) / scaling.c_out
     with torch.enable_grad():
         y.requires_grad_()

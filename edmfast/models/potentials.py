@@ -54,6 +54,7 @@ class Potential:
 
     def energy(self, network: Network, y: Tensor, weight: Tensor) -> Tensor:
         """Return |y|²/2 - weight f(y), [B]. network: a function y -> h like y. weight: [B]."""
+        # no derivative is taken here, so the energy alone costs one forward pass
         h = network(y)
         if self.has_operators():
             return potential(h.to(y.dtype), y, weight)[0]
@@ -92,11 +93,13 @@ def _inner_field(
         # the operator has derivatives to second order only, but a score must have all orders
         energy, cotangent = potential(wide, y, weight)[0], unsqueeze_like(weight, y) * y
     else:
+        # one operator gives the energy and the cotangent without a graph
         energy, cotangent = potential(wide.detach(), y.detach(), weight.detach())
     (pullback,) = torch.autograd.grad(
         wide, y, cotangent, create_graph=differentiable, materialize_grads=True
     )
     if not differentiable:
+        # the graph of the network is no longer needed, and keeping it would keep its memory
         wide, y = wide.detach(), y.detach()
 
     def field(a: Tensor, b: Tensor) -> Tensor:

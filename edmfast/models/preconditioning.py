@@ -32,6 +32,7 @@ def expand_sigma(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"x must be [B, *shape] with at least 2 dimensions, given {[*x.shape]}")
     if not isinstance(sigma, torch.Tensor):
         level = _as_level(sigma, x.dtype)
+        # one element that is expanded to B rows takes no memory for the rows
         return x.new_full((), level).expand(x.shape[0], *[1] * (x.dim() - 1))
     if sigma.dtype == torch.bool or sigma.is_complex():
         raise TypeError(f"sigma must be real numbers, given {sigma.dtype}")
@@ -117,6 +118,7 @@ def shared_scaling(
     levels: torch.Tensor, batch: int, sigma_data: float
 ) -> tuple[torch.Tensor, Scaling]:
     """Return (levels, coefficients) for a batch: one row per sample, or one row for all where levels has one."""
+    # the coefficients of one level are computed on few rows, with the bits of any batch
     if levels.shape[0] != batch:
         levels = shared_rows(levels)
     scaling = edm_scaling(levels, sigma_data)

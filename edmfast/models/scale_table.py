@@ -36,5 +36,6 @@ class ScaleTable(nn.Module):
         """Return the scale [B] at c_noise [B] = ln(sigma)/4."""
         values = self.values
         position = (4 * c_noise - LOWEST) * ((BINS - 1) / (HIGHEST - LOWEST))
+        # a sum of clamped ramps interpolates without a gather
         ramps = (position[:, None] - self._ramp_starts).clamp(0, 1)
         return values[0] + (ramps * (values[1:] - values[:-1])).sum(1)

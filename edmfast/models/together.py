@@ -106,6 +106,7 @@ def energies_and_scores(
                 return None
             if candidates and _shape(candidate[0]) != _shape(candidates[0][0]):
                 return None
+            # members are made only when all candidates fit, since making one costs an embedding
             candidates.append(candidate)
         energies, scores = evaluate_members([member() for _, member in candidates])
     batch = x.shape[0]

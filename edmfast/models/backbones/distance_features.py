@@ -36,6 +36,7 @@ class DistanceFeatures(nn.Module):
         self.particles, self.width = particles, longest / features
         first, second = torch.triu_indices(particles, particles, 1)
         self.register_buffer("pairs", torch.stack([first, second], 1), persistent=False)
+        # a pair is read by its flat index in the particles x particles matrix of differences
         self.register_buffer("_cells", first * particles + second, persistent=False)
         centres = torch.linspace(self.width, longest, features)
         self.register_buffer("_centres", centres, persistent=False)
@@ -49,6 +50,7 @@ class DistanceFeatures(nn.Module):
     def of_differences(self, offsets: torch.Tensor) -> torch.Tensor:
         """Return the features from the differences y_i - y_j [B, particles, particles, dimensions]."""
         pairs = offsets.flatten(1, 2).index_select(1, self._cells)
+        # the softening keeps the square root differentiable at zero distance
         distance = (pairs.square().sum(2, keepdim=True) + self.width**2).sqrt()
         return torch.exp(((distance - self._centres) / self.width).square() * -0.5)
 

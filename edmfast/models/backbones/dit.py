@@ -86,10 +86,12 @@ class DiT(nn.Module):
             "embedding_width": embedding_width,
             "dropout": dropout,
         }
+        # config is complete before the checks, so that errors can name all its entries
         _check(self.config)
         self.num_classes, self.patch = num_classes, patch
         self.shape = [in_channels, *self.config["size"]]
         rows, columns = (side // patch for side in self.shape[1:])
+        # positions follow from the sizes, so a checkpoint need not hold them
         self.register_buffer("_positions", grid_positions(rows, columns, width), persistent=False)
         self.embedding = Embedding(embedding_width, num_classes)
         self.input = Linear(in_channels * patch**2, width)
@@ -114,6 +116,7 @@ class DiT(nn.Module):
             raise ValueError(f"y must be [B, {channels}, {height}, {width}], given {rows_of(y)}")
         embedding = self.embedding(c_noise, class_label)
         patches = fold(y, self.patch)
+        # tokens are ordered row by row, as the positions are
         h = self.input(patches.flatten(2).transpose(1, 2)) + self._positions
         for block in self.blocks:
             h = block(h, embedding)
@@ -133,11 +136,13 @@ class DiT(nn.Module):
                 nn.init.zeros_(module.bias)
         modulations = [module.modulation for module in (self, *self.blocks)]
         for layer in (*modulations, self.output):
+            # zero modulation makes every block the identity, and a zero output the Gaussian energy
             nn.init.zeros_(layer.weight)
 
 
 def _as_size(size: int | Sequence[int]) -> list[int]:
     """Return [height, width]."""
+    # arrays and tensors without dimensions have __len__ too, but are single numbers
     if hasattr(size, "__len__") and getattr(size, "ndim", 1) == 1:
         return [*as_shape("size", size)]
     return [as_int("size", size, least=1)] * 2

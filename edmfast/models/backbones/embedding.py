@@ -70,6 +70,7 @@ class Embedding(nn.Module):
         class_label None means "unconditional". `per_sample` turns results computed from the equal rows into one
         row that serves all samples. Raises ValueError for a label out of range.
         """
+        # a stride of zero shows that one level was expanded, so that all rows are equal
         if class_label is None and c_noise.shape[0] > 1 and c_noise.stride(0) == 0:
             c_noise = shared_rows(c_noise[:1])
         angle = c_noise[:, None] * self._frequencies
@@ -81,10 +82,12 @@ class Embedding(nn.Module):
                 )
             return silu(embedded)
         if class_label is None:
+            # the last row of the table means unconditional
             return silu(embedded + self.label.weight[-1])
         _check_label(class_label, len(c_noise))
         try:
             return silu(embedded + self.label(class_label))
+        # the check by exception costs nothing; reading the labels first would wait for a GPU
         except IndexError as error:
             raise ValueError(
                 f"class_label must lie in 0..{self.num_classes} ({self.num_classes} means "

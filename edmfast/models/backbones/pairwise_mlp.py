@@ -93,6 +93,7 @@ class PairwiseMLP(nn.Module):
         self.distances = DistanceFeatures(particles, features, longest)
         first, second = self.distances.pairs.unbind(1)
         order = torch.arange(len(first))
+        # row i of this matrix sums over the pairs of particle i
         members = torch.zeros(particles, len(first))
         members[first, order] = members[second, order] = 1.0
         # a particle has no pair with itself; any entry serves, since its difference is zero
@@ -106,6 +107,7 @@ class PairwiseMLP(nn.Module):
         self.layers = nn.ModuleList(Linear(width, width, bias=False) for _ in range(depth))
         self.mixing = nn.ModuleList(Linear(width, width, bias=False) for _ in range(depth))
         self.output = Linear(width, 1)
+        # zero pair numbers make the energy start as the Gaussian one
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
@@ -129,6 +131,7 @@ class PairwiseMLP(nn.Module):
         for layer, mixing, shift in zip(
             self.layers, self.mixing, shifts[:, None].chunk(len(self.layers), 2), strict=True
         ):
+            # each particle averages its pairs, and each pair then reads its two particles
             means = _along_pairs(s, self._members / (n - 1))
             around = _along_pairs(mixing(means), self._members.T)
             s = s + silu(layer(s) + around + shift)

@@ -68,6 +68,7 @@ class ResidualMLP(nn.Module):
         self.input = Linear(dim, width)
         self.layers = nn.ModuleList(Linear(width, width, bias=False) for _ in range(depth))
         self.output = Linear(width, dim)
+        # a zero output makes an inner-product energy start as the Gaussian one
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
@@ -105,6 +106,7 @@ class ResidualMLP(nn.Module):
         where both ends have a bias. On the CPU the weights must have the dtype of x and a width that needs no
         padding. On a GPU the sizes must be among those of the kernels, and an autocast is followed.
         """
+        # a subclass, hook or replaced forward may compute something else
         if type(self) is not ResidualMLP or not as_written(self):
             return None
         modules = self._modules  # each attribute of a module would take a microsecond
@@ -119,6 +121,7 @@ class ResidualMLP(nn.Module):
             return None
         if math.prod(x.shape[1:]) != self.dim:
             return None
+        # autocast would cast the layers to its dtype, so the operator must run in it too
         dtype, device = weights[0].dtype, x.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)

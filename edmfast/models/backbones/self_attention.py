@@ -21,6 +21,7 @@ def self_attention(qkv: torch.Tensor, heads: int) -> torch.Tensor:
     size = split.shape[-1]
     key_mask = None
     if qkv.device.type == "cpu":
+        # rows that are no multiple of four would be summed in another order for some samples
         positions, numbers = -length % 4, -size % 4
         if positions or numbers:
             split = F.pad(split, (0, numbers, 0, 0, 0, 0, 0, positions))

@@ -80,11 +80,13 @@ class UNet(nn.Module):
         self.attention = Attention(width, groups)
         self.up = nn.ModuleList()
         for level_width in reversed(channels[:-1]):
+            # the skip of the same resolution is appended to the channels from below
             entry = width + level_width
             self.up.append(Level(entry, level_width, blocks, groups, embedding_width))
             width = level_width
         self.output_norm = nn.GroupNorm(groups, width)
         self.output = nn.Conv2d(width, in_channels * patch**2, 3, padding=1)
+        # a zero output makes an inner-product energy start as the Gaussian one
         for parameter in self.output.parameters():
             nn.init.zeros_(parameter)
 
@@ -103,12 +105,14 @@ class UNet(nn.Module):
         for index, level in enumerate(self.down):
             h = level(F.avg_pool2d(h, 2) if index else h, embedding)
             skips.append(h)
+        # attention is affordable only at the lowest resolution
         h = self.attention(skips.pop())
         for level in self.up:
             h = level(torch.cat([_doubled(h), skips.pop()], 1), embedding)
         return unfold(self.output(group_norm(h, self.output_norm, silu=True)), self.patch)
 
     def _check(self, y: torch.Tensor) -> None:
+        # every level below the first halves the image once
         multiple = self.patch * 2 ** (len(self.down) - 1)
         channels = self.config["in_channels"]
         if y.dim() != 4 or y.shape[1] != channels or y.shape[2] % multiple or y.shape[3] % multiple:

@@ -21,6 +21,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, entry: int, width: int, groups: int, embedding_width: int) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, entry)
+        # the shift that follows acts as its bias
         self.conv1 = nn.Conv2d(entry, width, 3, padding=1, bias=False)
         self.shift = Linear(embedding_width, width)
         self.norm2 = nn.GroupNorm(groups, width)
@@ -46,6 +47,7 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return a tensor like x [B, C, H, W]."""
+        # the positions become a sequence for the attention
         tokens = group_norm(x, self.norm).flatten(2).transpose(1, 2)
         attended: torch.Tensor = self.projection(self_attention(self.qkv(tokens), heads=1))
         return x + attended.transpose(1, 2).reshape(x.shape)

@@ -24,6 +24,7 @@ def accepted_conditions(model: Any) -> set[str] | None:
     if callable(declared):
         names: set[str] | None = declared()
         return names
+    # our wrappers pass conditions on, so what counts is what the models inside accept
     if is_ours(model):
         backbone = getattr(model, "backbone", None)
         if backbone is not None:
@@ -65,6 +66,7 @@ def explained(error: Exception, model: Any, x: Tensor, condition: dict[str, Any]
             check_accepted(model, condition)
         except TypeError as better:
             return better
+    # torch's message names no model, and its advice would not lead to the states
     if isinstance(error, RuntimeError) and _DTYPES.search(message):
         others = _dtypes(model) - {x.dtype}
         if others:
@@ -97,6 +99,7 @@ def _parameters(model: Any) -> set[str] | None:
         parameters = [*inspect.signature(call).parameters.values()]
     except (TypeError, ValueError):
         return None
+    # a catch-all parameter accepts any name, and an unreadable signature tells nothing
     free = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     if any(parameter.kind in free for parameter in parameters):
         return None

@@ -60,6 +60,7 @@ def call_denoiser(
     denoiser: Any = model
     if is_ours(model):
         return check_denoised(model, denoiser(x, sigma, *labels, **condition), x)
+    # a dense copy, since foreign code may write to the levels or view them
     levels = expand_sigma(sigma, x).reshape(-1).clone(memory_format=torch.contiguous_format)
     with _calling(model, x, condition):
         returned = denoiser(x.clone(), levels, *map(_copied, labels), **_copies(condition))
@@ -96,6 +97,7 @@ def energy_of(
     x: [B, *shape]. sigma: a float, [] or [B]. Raises TypeError where the model returns no floating tensor, and
     ValueError where its shape is not [B].
     """
+    # an energy alone is cheaper than with its score, where the model offers it
     method: Any = getattr(model, "energy", None)
     if method is None:
         return call_energy(model, x, sigma, **condition)[0]

@@ -26,6 +26,7 @@ def check_denoised(model: Any, returned: Any, x: Tensor) -> Tensor:
             f"{[*returned.shape]}"
         )
     _check_device(model, returned, x)
+    # under autocast a denoiser may return half precision, but samplers go on in the dtype of x
     return returned.to(x.dtype)
 
 

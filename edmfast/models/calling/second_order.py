@@ -46,6 +46,7 @@ def watched_attention() -> Iterator[None]:
     When a caller differentiates a score, torch fails outside of any call of this package. So hooks in the graph
     raise the error. The context does nothing inside a patched module and where no graph is recorded.
     """
+    # within patch_attention the second derivative exists, and without a graph none is taken
     if not torch.is_grad_enabled() or is_redirected(_ATTENTION):
         yield
         return
@@ -55,6 +56,7 @@ def watched_attention() -> Iterator[None]:
 
 def _watched(*args: Any, **kwargs: Any) -> Tensor:
     out: Tensor = original(_ATTENTION)(*args, **kwargs)
+    # the plain math path has second derivatives, and only the fused kernels have such a node
     if out.grad_fn is not None and "ScaledDotProduct" in out.grad_fn.name():
         out.grad_fn.register_hook(_mark)
     return out
@@ -62,6 +64,7 @@ def _watched(*args: Any, **kwargs: Any) -> Tensor:
 
 def _mark(gradients: tuple[Any, ...], _: Any) -> None:
     for gradient in gradients:
+        # torch marks the missing derivative by a node that fails when it runs
         node = None if gradient is None else gradient.grad_fn
         if node is not None and "NotImplemented" in node.name():
             node.register_prehook(_raise)

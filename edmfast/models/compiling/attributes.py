@@ -49,6 +49,7 @@ class _Place:
         self.name, self.values, self.size = name, values, len(values)
         self.keys = [key for key in names if _is_leaf(values[key])]
         self.leaves = [values[key] for key in self.keys]
+        # ids of immutable leaves suffice, while containers may change in place
         self.ids = [*map(id, self.leaves)]
         others = [key for key in names if not _is_leaf(values[key])]
         self.others = [(key, _mark(values[key], 0, kept)) for key in others]
@@ -111,6 +112,7 @@ class Attributes:
                 if key == "forward" or not (package == "torch" or key.startswith("__"))
             ]
             self._add(_Place, kind.__name__, vars(kind), names)
+            # functions of torch and of this package do not read names that a program changes
             if package not in ("torch", "edmfast"):
                 for value in vars(kind).values():
                     if isinstance(value, types.FunctionType):
@@ -154,6 +156,7 @@ class Attributes:
         for variable, cell in zip(
             function.__code__.co_freevars, function.__closure__ or (), strict=True
         ):
+            # the cell of super() never changes
             if variable != "__class__":
                 self._add(_Place, name, _Cell(cell, variable), [variable])
 
@@ -218,6 +221,7 @@ def _mark(value: Any, depth: int = 0, kept: list[Any] | None = None) -> Any:
         return type(value), value
     if kept is not None:
         kept.append(value)
+    # a tensor counts its changes in place, so that its numbers need not be compared
     if isinstance(value, Tensor):
         return id(value), None if value.is_inference() else value._version
     deeper = depth + 1
@@ -231,6 +235,7 @@ def _mark(value: Any, depth: int = 0, kept: list[Any] | None = None) -> Any:
         members = vars(value)
         if len(members) <= _MOST_ENTRIES:
             return id(value), [(key, _mark(part, deeper, kept)) for key, part in members.items()]
+    # small arrays are compared by their bytes, large ones by identity only
     elif getattr(value, "nbytes", _MOST_ENTRIES + 1) <= 8 * _MOST_ENTRIES:
         return id(value), value.tobytes() if hasattr(value, "tobytes") else None
     return id(value)

@@ -33,7 +33,7 @@ MOST_GRAPHS = 8
 class _Graph(NamedTuple):
     call: Callable[..., tuple[Tensor, ...]]
     sizes: list[list[Any]]
-    """For each dimension of each input a number, or the symbol of the tracer."""
+    """A number, or a symbol of the tracer, for each dimension of each input."""
     guards: list[Any]
     """The assumptions that the trace made about symbolic sizes."""
 
@@ -125,8 +125,10 @@ class FlatGraph:
         def function(*tensors: Tensor) -> tuple[Tensor, ...]:
             return self.function(tensors[:count], tensors[count:])
 
+        # the modes of torch.compile concern CUDA graphs and tuning on a GPU
         mode = self.mode if _on_gpu(inputs) else None
         if not any(dynamic):
+            # the trace of fixed sizes runs on the real tensors, so that it may change them
             before = [(tensor._version, tensor.clone()) for tensor in fixed]
             graph = make_fx(function)(*arguments)
             _refuse_changes(fixed, before)
@@ -216,6 +218,7 @@ def _fake(mode: FakeTensorMode, tensor: Tensor, dynamic: set[int]) -> Tensor:
     kinds = [
         DimDynamic.DYNAMIC if dim in dynamic else DimDynamic.STATIC for dim in range(tensor.dim())
     ]
+    # only the dimensions that were seen to change become symbols
     context: Any = StatelessSymbolicContext(dynamic_sizes=kinds)
     return mode.from_tensor(tensor, symbolic_context=context)
 

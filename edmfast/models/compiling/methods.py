@@ -36,6 +36,7 @@ class _Method(nn.Module):
         self.model, self.method = model, method
 
     def forward(self, x: Tensor, levels: Tensor, condition: dict[str, Any]) -> tuple[Tensor, ...]:
+        """Return what the method returns."""
         return self.method(self.model, x, levels, condition)
 
 
@@ -76,6 +77,7 @@ class _Structure:
         return tied, keys, inner
 
     def still_holds(self) -> bool:
+        """Return whether the modules, tied weights and hooks are those of the time of construction."""
         return self._shape() == self.shape
 
     def tensors(self) -> list[Tensor]:
@@ -129,6 +131,7 @@ class CompiledMethods:
         structure = self._structure()
         if structure is None:
             return tuple(tensor[:batch] for tensor in eager())
+        # the type is part of the key because 1, 1.0 and True are equal but trace differently
         key = method, tuple(tensors), tuple((k, type(v), v) for k, v in sorted(constants.items()))
         try:
             flat = structure.flats.get(key)
@@ -136,6 +139,7 @@ class CompiledMethods:
             return tuple(tensor[:batch] for tensor in eager())
         if flat is None:
             flat = structure.flats[key] = self._flat(structure, method, tuple(tensors), constants)
+        # a graph of training mode must not serve evaluation
         training = tuple(module.training for module in structure.modules)
         with torch.no_grad():
             inputs = [x, levels, *tensors.values()]
@@ -148,6 +152,7 @@ class CompiledMethods:
             return None
         changed = None
         for position, structure in enumerate(self.structures):
+            # other modules or tied weights make every graph of the old structure invalid
             if not structure.still_holds():
                 self.structures = []
                 break
@@ -176,6 +181,7 @@ class CompiledMethods:
         tensors: tuple[str, ...],
         constants: dict[str, Any],
     ) -> FlatGraph:
+        # functional_call names tensors from the module that it calls
         names = [f"model.{name}" for name in structure.names]
 
         def call(fixed: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:

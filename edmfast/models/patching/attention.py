@@ -41,6 +41,7 @@ def _attend(
     batch, key_mask = lead[:1], None
     if attn_mask is not None:
         key_mask = _key_mask(attn_mask).expand(*lead, keys)
+        # masks that agree within an entry of the batch let its inner dimensions be heads of one call
         if _differs(key_mask):
             batch = lead
         for _ in lead[len(batch) :]:
@@ -57,6 +58,7 @@ def _attend(
 
 def _differs(mask: Tensor) -> bool:
     """Return whether an expanded mask [batch, .., M] has more than one row for an entry of the batch."""
+    # an expanded dimension has stride 0, which shows equal rows without reading them
     inner = zip(mask.shape[1:-1], mask.stride()[1:-1], strict=True)
     return any(size == 0 or (size > 1 and stride > 0) for size, stride in inner)
 
@@ -73,6 +75,7 @@ def _key_mask(mask: Tensor) -> Tensor:
             f"given shape {tuple(mask.shape)}"
         )
     if mask.dtype != torch.bool:
+        # an additive mask excludes a key by -inf, and 0 keeps it
         kept = mask == 0
         if not bool((kept | (mask == -math.inf)).all()):
             raise ValueError(
@@ -90,6 +93,7 @@ class _Patched:
 
     def __init__(self, module: nn.Module, name: str) -> None:
         self.module, self.name = module, name
+        # a method that was already replaced on the instance stays in force
         self.before = vars(module).get(name)
         functools.update_wrapper(self, getattr(module, name), ("__name__", "__doc__"), ())
 
@@ -138,6 +142,7 @@ def _foreign_parts(module: nn.Module) -> list[nn.Module]:
     """
     if not is_ours(module):
         return [module]
+    # a user may have put a foreign layer into one of our networks
     if ".backbones." in type(module).__module__:
         kinds = (type(part).__module__.partition(".")[0] for part in module.modules())
         return [module] if set(kinds) - {"edmfast", "torch"} else []

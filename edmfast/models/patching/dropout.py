@@ -35,22 +35,26 @@ class SeededDropout:
     def dropout(
         self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> Tensor:
+        """Drop single numbers, with the arguments of torch.nn.functional.dropout."""
         return self._drop(input, input.dim(), p, training, inplace)
 
     def dropout1d(
         self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> Tensor:
+        """Drop whole channels of [B, C, L] or [C, L]."""
         return self._drop(input, 2 if input.dim() == 3 else 1, p, training, inplace)
 
     def dropout2d(
         self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> Tensor:
+        """Drop whole channels of [B, C, H, W]."""
         # torch's dropout2d also takes three dimensions for a batch of signals
         return self._drop(input, 2, p, training, inplace)
 
     def dropout3d(
         self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> Tensor:
+        """Drop whole channels of [B, C, D, H, W] or [C, D, H, W]."""
         return self._drop(input, 2 if input.dim() == 5 else 1, p, training, inplace)
 
     def _drop(self, input: Tensor, leading: int, p: float, training: bool, inplace: bool) -> Tensor:
@@ -60,9 +64,12 @@ class SeededDropout:
         if not training or p == 0 or input.dim() == 0:
             return input
         shape = input.shape[:leading]
+        # float32 for every input dtype, so that a mask does not depend on the precision
         like = torch.empty((1, *shape), dtype=torch.float32, device=input.device)
         normal = standard_normal(like, rng=self.rng, stream=_STREAM, first_population=self.calls)[0]
+        # each dropout of a step is its own population of the counter-based generator
         self.calls += 1
+        # a normal lies below its p-quantile with probability p
         threshold = NormalDist().inv_cdf(p) if p < 1 else math.inf
         kept = (normal > threshold).reshape(*shape, *[1] * (input.dim() - leading))
         scaled = torch.where(kept, input / (1 - p if p < 1 else 1), 0.0)

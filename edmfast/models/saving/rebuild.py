@@ -52,6 +52,7 @@ def check_fits(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) ->
             raise ValueError(
                 f"size mismatch: {name} is {[*tensor.shape]} in the file and {[*expected.shape]} in the model"
             )
+        # a model may have been converted to another floating dtype after it was built
         both = expected.is_floating_point() and tensor.dtype in _FLOATS
         if expected.dtype != tensor.dtype and not both:
             raise ValueError(
@@ -68,6 +69,7 @@ def check_fits(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) ->
 @contextmanager
 def _at_most(tensors: int) -> Iterator[None]:
     """Raise ValueError where a model is built with far more parts than this number of tensors can fill."""
+    # a small file could describe a model whose mere construction takes hours
     thread, count, most = threading.get_ident(), 0, 1000 + 50 * tensors
 
     def count_part(*_: Any) -> None:

@@ -25,6 +25,7 @@ def register_backbone(cls: Class) -> Class:
     if not isinstance(cls, type) or not issubclass(cls, nn.Module):
         raise TypeError(f"register_backbone takes a subclass of nn.Module, given {cls!r}")
     name = cls.__name__
+    # a file saved with our class must not be rebuilt with another one
     if name in _OURS and cls is not _OURS[name]:
         raise ValueError(f"edmfast itself has a backbone named {name}: give the class another name")
     BACKBONES[name] = cls

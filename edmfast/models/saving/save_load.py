@@ -49,6 +49,7 @@ def describe_model(model: EnergyModel | Denoiser) -> dict[str, Any]:
         "config": _config_of(model.backbone),
     }
     try:
+        # a model that cannot be rebuilt is refused now, not when it is loaded
         check_fits(lambda: _built(description, BACKBONES), model.state_dict())
     except Exception as error:
         raise ValueError(
@@ -67,6 +68,7 @@ def _config_of(backbone: nn.Module) -> dict[str, Any]:
         text = json.dumps(config, allow_nan=False, default=_number)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name}.config must hold {contents}: {error}") from error
+    # the round trip gives the values that loading will see, such as lists for tuples
     return dict(parse_json(f"{name}.config", text))
 
 
@@ -114,6 +116,7 @@ def load_model(
             f"{path} has format version {version}, this release reads version {_VERSION}"
         )
     name = metadata.get("backbone")
+    # the name is looked up only, so that a file cannot make a program import anything
     if not isinstance(name, str) or name not in known:
         raise ValueError(
             f"{path} needs backbone {shortened(name)}, which is not registered: pass "
