@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from bench.harness.anatomy import Anatomy
 from bench.harness.registry import Case
 from bench.harness.timing import Timing
+from edmfast._internal.atomic_write import replacing
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,5 @@ def write_json(path: Path, header: dict[str, Any], results: list[Result]) -> Non
     """Writes header and results; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = json.dumps({**header, "cases": [r.to_json() for r in results]}, indent=1) + "\n"
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(content)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    with replacing(path) as temporary:
+        temporary.write_text(content)

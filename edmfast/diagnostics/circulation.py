@@ -97,6 +97,7 @@ def rectangle_circulation(
     while True:
         nodes *= 2
         value, strength = measure(nodes)
+        # Half as many nodes give the estimate of the error.
         error = (value - before).abs()
         if nodes * 2 > max_nodes or bool((error <= tolerance * strength).all()):
             return Circulation(value, error, strength)
@@ -171,6 +172,7 @@ def _integrate(
     along = torch.cat([a * weight, 0 * weight, -a * weight, 0 * weight])
     across = torch.cat([0 * weight, b * weight, 0 * weight, -b * weight])
     offsets = first[:, None] * plane[0][:, None] + second[:, None] * plane[1][:, None]
+    # In float64, because a rectangle may be small beside the coordinates of its centre.
     points = (x.flatten(1).double()[:, None] + offsets).to(x.dtype)
     value = field(points.reshape(-1, *x.shape[1:]))
     if value.shape != (len(x) * 4 * nodes, *x.shape[1:]):

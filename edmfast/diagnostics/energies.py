@@ -43,6 +43,7 @@ def energy_wasserstein(
     b, until_b = _quantiles("b", energies_b, weights_b)
     ends = torch.cat([until_a, until_b.to(until_a.device)]).sort().values
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+    # In the middle of a step both quantile functions are constant, so rounding at its ends does no harm.
     middle = (starts + ends) / 2
     index_a = torch.searchsorted(until_a, middle).clamp(max=len(a) - 1)
     index_b = torch.searchsorted(until_b.to(until_a.device), middle).clamp(max=len(b) - 1)

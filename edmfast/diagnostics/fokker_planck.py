@@ -166,6 +166,7 @@ def _residual(
                 "requires grad"
             )
         slope, slope_error = None, torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        # The graph is kept for the trace, which differentiates the score of the same evaluation.
         if derivative != "difference" and energy.requires_grad:
             (slope,) = torch.autograd.grad(
                 energy.sum(), level, retain_graph=True, allow_unused=True

@@ -42,6 +42,7 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     root_a, root_b = _covariance_factor(a), _covariance_factor(b)
     overlap = torch.linalg.svdvals(root_a @ root_b.T).sum()
     spread = root_a.square().sum() + root_b.square().sum() - 2 * overlap
+    # Rounding may make the distance of equal sets negative.
     return max(float((a.mean(0) - b.mean(0)).square().sum() + spread), 0.0)
 
 
@@ -105,6 +106,7 @@ def maximum_mean_discrepancy(a: Tensor, b: Tensor, *, bandwidth: float | None = 
     """
     a, b = _pair(a, b, at_least=2)
     pooled = torch.cat([a, b])
+    # A matrix product would lose the digits of small distances.
     distance = torch.cdist(pooled, pooled, compute_mode="donot_use_mm_for_euclid_dist")
     if bandwidth is None:
         i, j = torch.triu_indices(len(pooled), len(pooled), 1, device=a.device)

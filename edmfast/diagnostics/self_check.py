@@ -131,6 +131,7 @@ def noising_trajectory(
     """
     levels = _check_levels(sigmas)
     states = [data]
+    # Noise is added from the smallest level up, so that consecutive states share it.
     for i in reversed(range(len(levels))):
         below = levels[i + 1] if i + 1 < len(levels) else 0.0
         noise = _normal(data, seed, i)

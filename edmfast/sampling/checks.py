@@ -69,6 +69,7 @@ def check_start(x: Tensor, sigmas: Tensor, *, rising: bool = True) -> list[float
         raise RuntimeError(
             "samplers have no derivative with respect to sigmas, which carry a tangent: detach them"
         )
+    # Read once, so that a step never waits for the device.
     levels: list[float] = sigmas.tolist()
     for i, sigma in enumerate(levels):
         if not math.isfinite(sigma) or sigma < 0:

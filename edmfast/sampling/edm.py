@@ -87,11 +87,13 @@ def edm_sampler(
     grid = rounded(
         karras_levels(num_steps, sigma_min, sigma_max, rho, "num_steps").to(latents.device)
     ).double()
+    # Read once, so that a step never waits for the device.
     levels = [*grid.tolist(), 0.0]
     _check_levels(levels, network_dtype)
     gammas = grid.new_tensor(churn_factors(levels, S_churn, S_min, S_max))
     raised = rounded(grid + gammas * grid).double().tolist()
     denoise = bind(_cast(net, network_dtype, torch.float64, class_labels), None)
+    # EDM calls its noise source at every step, which a source of the caller may count on.
     every_step = randn_like is not torch.randn_like
     return _integrate(
         denoise, latents.double(), levels, raised, S_noise, randn_like, every_step=every_step
@@ -185,6 +187,7 @@ def _integrate(
     x = latents * levels[0]
     for sigma, sigma_hat, sigma_next in zip(levels, raised, levels[1:], strict=False):
         if every_step or sigma_hat > sigma:
+            # round_sigma of a network may round a raised level below the level itself.
             fresh = s_noise * math.sqrt(max(sigma_hat**2 - sigma**2, 0.0))
             x = x + draw(x) * fresh
         x = heun_step(denoise, x, denoise(x, sigma_hat), sigma_hat, sigma_next)

@@ -86,6 +86,7 @@ def sample_euler(
         if callback is None:
             x = move_towards(denoised, x, levels[i + 1] / sigma_hat)
             continue
+        # The callback may change x, so the usual step is computed before it and compared afterwards.
         start, slope = x.clone(), to_d(x, sigma_hat, denoised)
         end = move_towards(denoised, x, levels[i + 1] / sigma_hat)
         report(callback, x, i, sigmas[i], sigmas[i] * (1 + gammas[i]), denoised)
@@ -157,6 +158,7 @@ def sample_heun(
             continue
         slope, start, end = to_d(x, sigma_hat, denoised), x, denoised
         if levels[i + 1] == 0:
+            # The step to 0 ends at denoised, which the callback may change without an effect.
             start, end = x.clone(), denoised.clone()
         report(callback, x, i, sigmas[i], sigmas[i] * (1 + gammas[i]), denoised)
         if levels[i + 1] == 0:

@@ -163,6 +163,7 @@ def get_sigmas_vp(
 
 
 def _ramp(n: int) -> Tensor:
+    # On the CPU whatever torch's default device is, so that a schedule has the same bits everywhere.
     return torch.linspace(0, 1, n, dtype=torch.float64, device="cpu")
 
 

@@ -64,6 +64,7 @@ def get_ancestral_step(
     """
     eta = as_float("eta", eta, least=0, finite=False)
     sigma_from, sigma_to = _as_level("sigma_from", sigma_from), _as_level("sigma_to", sigma_to)
+    # The formula below has no real value for a level that rises, which the ODE accepts.
     if not eta:
         return sigma_to, 0.0
     _check_falling(sigma_from, sigma_to)

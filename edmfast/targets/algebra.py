@@ -92,6 +92,7 @@ class WeightedSum(nn.Module):
         self.has_energy = all(has_energy(model) for _, model in self._active())
         self._total = None if isinstance(total, Tensor) else total
         if isinstance(total, Tensor):
+            # The buffer moves with the module. It is not saved, because the exponents determine it.
             self.register_buffer("_totals", total, persistent=False)
 
     @property
@@ -112,7 +113,7 @@ class WeightedSum(nn.Module):
         """The total exponent A = sum_i a_i A_i: a float, or float64 [K] where any exponent is a tensor."""
         return self._totals.double() if self._total is None else self._total
 
-    def terms(self) -> list[tuple[Exponent, Any]]:
+    def terms(self) -> list[tuple[Exponent, Model]]:
         """Return pairs (a, model) with S = sum a s, in which no model is a sum.
 
         Sums within this sum are multiplied out, and conditions bound to such a sum are bound to its models.
@@ -147,14 +148,14 @@ class WeightedSum(nn.Module):
             energy, score = _plus(energy, a, other_energy), _plus(score, a, other_score)
         return energy, score
 
-    def _active(self) -> list[tuple[Exponent, Any]]:
+    def _active(self) -> list[tuple[Exponent, Model]]:
         """Return the pairs (a, model) that are evaluated: all whose exponent is not the number 0."""
         pairs = zip(self.exponents, self.models, strict=True)
         return [(a, model) for a, model in pairs if not is_zero(a)]
 
     def _evaluate_in_one(
         self,
-        active: list[tuple[Exponent, Any]],
+        active: list[tuple[Exponent, Model]],
         x: Tensor,
         sigma: float | Tensor,
         condition: dict[str, Any],
@@ -169,6 +170,7 @@ class WeightedSum(nn.Module):
 
     def for_rows(self, start: int, stop: int, batch: int) -> WeightedSum:
         """Return this target for the samples start to stop - 1 of a batch that is evaluated in pieces."""
+        # Without numbers for single rows no copy is needed.
         models = [for_rows(model, start, stop, batch) for model in self.models]
         unchanged = all(part is model for part, model in zip(models, self.models, strict=True))
         if unchanged and None not in self.numbers:
@@ -190,7 +192,7 @@ class WeightedSum(nn.Module):
         return denoised_from(self, x, sigma, score)
 
 
-def terms_of(target: Any) -> list[tuple[Exponent, Any]]:
+def terms_of(target: Model) -> list[tuple[Exponent, Model]]:
     """Return the terms of a target that is a sum, see `WeightedSum.terms`, and [(1, target)] for any other."""
     if isinstance(target, WeightedSum):
         return target.terms()
@@ -207,12 +209,14 @@ def _times(a: Exponent, values: Tensor) -> Tensor:
     if values.dim() > 1:
         return row_factors(a, values) * values
     rows = row_numbers(a, values)
+    # 0 times an infinite energy would be NaN.
     return torch.where(torch.as_tensor(rows) == 0, 0.0, rows * values)
 
 
 def _plus(total: Tensor, a: Exponent, values: Tensor) -> Tensor:
     if isinstance(a, Tensor):
         return total + _times(a, values)
+    # One kernel instead of two.
     return torch.add(total, values, alpha=a)
 
 

@@ -137,6 +137,7 @@ def _as_condition(name: str, value: Any) -> int | float | torch.Tensor:
     """Return a tensor as it is, and any number as a number of Python."""
     if isinstance(value, torch.Tensor):
         return value
+    # Integers come first: a class label must stay an integer to index an embedding.
     for convert in (as_int, as_float):
         with contextlib.suppress(TypeError):
             return convert(name, value)

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from edmfast._internal.numbers import as_float
 from edmfast.models.calling.foreign import name_of
+from edmfast.targets.protocols import Model
 
 Exponent = float | Tensor
 
 _LARGEST = torch.finfo(torch.float32).max
 
 
-def exponent_of(model: Any) -> Exponent:
+def exponent_of(model: Model) -> Exponent:
     """Return the exponent A of a model as a float or float64 [K]. Raises ValueError for more dimensions."""
     exponent = getattr(model, "exponent", 1.0)
     if not isinstance(exponent, Tensor) or exponent.dim() == 0:
@@ -53,6 +54,7 @@ def as_exponent(value: Any, name: str = "exponents") -> Exponent:
         number = as_float(name, value)
     except TypeError as error:
         raise TypeError(f"{name} must be numbers or tensors [K], given {value!r}") from error
+    # A sum of energies in float32 would become infinite, or NaN where two such terms cancel.
     if abs(number) > _LARGEST:
         raise ValueError(f"{name} must fit float32, which energies may be in, given {number:g}")
     return number

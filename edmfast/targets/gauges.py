@@ -8,9 +8,9 @@ of `edmfast.analytic` have. Then no constant is unknown.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
+
+from edmfast.targets.protocols import Model
 
 OF_NORMALISED = (
     "relative to the start, of normalised energies: comparable between targets of one sigma_max and one "
@@ -30,29 +30,30 @@ class GaugeWarning(UserWarning):
     """Warning that a mixture has energies whose gauges are not known to agree, so its masses are arbitrary."""
 
 
-def is_normalised(model: Any) -> bool:
+def is_normalised(model: Model) -> bool:
     """Return whether a model declares its energy normalised at every noise level."""
     return bool(getattr(model, "normalised", False))
 
 
-def has_unknown_gauges(target: Any) -> bool:
+def has_unknown_gauges(target: Model) -> bool:
     """Return whether a target holds a mixture whose masses depend on gauges that are not known to agree."""
     parts = target.modules() if isinstance(target, nn.Module) else [target]
     return any(getattr(part, "gauges_known", True) is False for part in parts)
 
 
-def meaning_of_log_z(target: Any) -> str:
+def meaning_of_log_z(target: Model) -> str:
     """Return a sentence that says what the log Z of a target may be compared with."""
     return OF_NORMALISED if all(map(is_normalised, leaves(target))) else OF_GAUGE
 
 
-def leaves(target: Any) -> list[Any]:
+def leaves(target: Model) -> list[Model]:
     """Return the models that a target is made of, at the bottom of all nested targets."""
     if is_normalised(target):
         return [target]
     members = getattr(target, "models", None)
     if members is None and hasattr(target, "model"):
         members = (target.model,)
+    # The attributes of a foreign model may have these names but another meaning.
     if members is None or not type(target).__module__.startswith("edmfast."):
         return [target]
     return [leaf for model in members for leaf in leaves(model)]

@@ -16,7 +16,7 @@ Sources: Chung et al. 2023, arXiv 2209.14687; Song et al. 2023, "Pseudoinverse-g
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from edmfast._internal.numbers import as_float, check_level
 from edmfast._internal.rows import for_rows, part_of, spread_rows
 from edmfast.models.calling.foreign import call_operator
-from edmfast.targets.measurements import as_measurement
+from edmfast.targets.measurements import Operator, as_measurement
 from edmfast.targets.protocols import Model
 from edmfast.targets.strength import LEVEL_SLACK
 from edmfast.targets.tilted import Tilted
@@ -47,7 +47,7 @@ class LogLikelihood(nn.Module):
 
     numbers_only = True
 
-    def __init__(self, operator: Any, observation: Tensor, noise: float, many: bool) -> None:
+    def __init__(self, operator: Operator, observation: Tensor, noise: float, many: bool) -> None:
         super().__init__()
         noise = as_float("noise", noise, positive=True)
         check_level("noise", noise, torch.float32)
@@ -113,7 +113,7 @@ class LinearInverse(Tilted):
     def __init__(
         self,
         model: Model,
-        operator: Any,
+        operator: Operator,
         observation: Tensor,
         noise: float,
         *,

@@ -19,6 +19,8 @@ from edmfast.models.calling.foreign import name_of
 
 _MAX_RADIUS = 1 << 14
 Map = Callable[[Tensor], Tensor]
+Operator = Tensor | tuple[Map, Map] | Map
+"""A matrix [M, D], a pair of functions (H, Hᵀ), or a differentiable module or function."""
 _POOLS: dict[int, Any] = {
     1: functional.avg_pool1d,
     2: functional.avg_pool2d,
@@ -121,6 +123,7 @@ class _Apply(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, forward: Map, adjoint: Map) -> Tensor:
+        # A foreign function may change its argument in place.
         return forward(x.clone())
 
     @staticmethod
@@ -149,7 +152,7 @@ def _apply(x: Tensor, forward: Map, adjoint: Map) -> Tensor:
     return apply(x, forward, adjoint)
 
 
-def as_measurement(operator: Any) -> Any:
+def as_measurement(operator: Operator) -> Map:
     """Return an operator as a measurement: a matrix [M, D], a pair of functions, or a differentiable callable.
 
     Raises TypeError for anything else.

@@ -26,7 +26,7 @@ from edmfast.models.calling.foreign import call_energy
 from edmfast.models.together import energies_and_scores
 from edmfast.targets.exponents import Exponent, exponent_of
 from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, is_normalised
-from edmfast.targets.offsets import Offsets, interpolate
+from edmfast.targets.offsets import Offsets, OffsetTable, interpolate
 from edmfast.targets.protocols import Model
 from edmfast.targets.scores import (
     check_model,
@@ -71,7 +71,7 @@ class Mixture(nn.Module):
         self,
         models: Sequence[Model],
         weights: Sequence[float] | Tensor | None = None,
-        offsets: Offsets | Any | None = None,
+        offsets: Offsets | OffsetTable | None = None,
         *,
         gauges: str | None = None,
     ) -> None:
@@ -95,6 +95,7 @@ class Mixture(nn.Module):
             return
         if self.offsets.members != len(models):
             raise ValueError(f"offsets of {self.offsets.members} members for {len(models)} models")
+        # The interpolation needs increasing levels, and the table may have decreasing ones.
         table = sorted(zip(self.offsets.sigmas, self.offsets.values, strict=True))
         sigmas, offset_values = (
             torch.tensor(part, dtype=torch.float64) for part in zip(*table, strict=True)
@@ -131,7 +132,7 @@ class Mixture(nn.Module):
         """True where E is normalised, because every member is and no offsets shift their energies."""
         return self.offsets is None and all(map(is_normalised, self.models))
 
-    def with_offsets(self, offsets: Offsets | Any | None) -> Mixture:
+    def with_offsets(self, offsets: Offsets | OffsetTable | None) -> Mixture:
         """Return the same mixture with other offsets."""
         return Mixture(self.models, self.weights, offsets, gauges=self.gauges)
 
@@ -202,6 +203,7 @@ class Mixture(nn.Module):
 def _normalised(shares: list[float]) -> tuple[float, ...]:
     """Return the weights divided by their sum. Raises ValueError where the least becomes 0."""
     total = sum(shares)
+    # Weights near the largest float have an infinite sum.
     if total == math.inf:
         shares = [share / max(shares) for share in shares]
         total = sum(shares)
@@ -213,6 +215,7 @@ def _normalised(shares: list[float]) -> tuple[float, ...]:
 
 def _check_same_exponent(first: Exponent, other: Exponent) -> None:
     if isinstance(first, Tensor) and isinstance(other, Tensor):
+        # The members may be on different devices until the mixture is moved to one.
         same: Any = torch.equal(first.cpu(), other.cpu())
     else:
         same = type(first) is type(other) and first == other

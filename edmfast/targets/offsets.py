@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from edmfast._internal.files import read_json, write_json
 from edmfast._internal.numbers import as_float
+
+OffsetTable = tuple[Sequence[float] | Tensor, Sequence[Sequence[float]] | Tensor]
+"""A pair (sigmas [T], values [T, M]), with values in nats."""
 
 _KIND = "table of offsets"
 
@@ -66,7 +68,7 @@ class Offsets:
         return len(self.values[0])
 
     @classmethod
-    def of(cls, offsets: Any) -> Offsets:
+    def of(cls, offsets: Offsets | OffsetTable) -> Offsets:
         """Return Offsets as they are, or a pair (sigmas [T], values [T, M]) of tensors or sequences as Offsets.
 
         Raises TypeError for anything else, ValueError as the constructor does.
@@ -105,6 +107,7 @@ def interpolate(log_sigmas: Tensor, values: Tensor, sigma: Tensor) -> Tensor:
     The interpolation is linear in ln(sigma), and constant outside the known levels.
     """
     position = sigma.to(log_sigmas.dtype).log()
+    # One level has no neighbours to interpolate between.
     if len(log_sigmas) == 1:
         return values.expand(len(position), -1)
     right = torch.searchsorted(log_sigmas, position.detach().contiguous()).clamp(

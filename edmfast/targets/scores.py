@@ -15,16 +15,17 @@ from edmfast._internal.broadcast import row_factors
 from edmfast.models.calling.foreign import call_denoiser, call_energy
 from edmfast.models.preconditioning import expand_sigma, refuse_zero
 from edmfast.targets.exponents import exponent_of
+from edmfast.targets.protocols import Model
 
-M = TypeVar("M")
+M = TypeVar("M", bound=Model)
 
 
-def has_energy(model: Any) -> bool:
+def has_energy(model: Model) -> bool:
     """Return whether energy_and_score works: the model's own `has_energy`, or else whether it has the method."""
     return bool(getattr(model, "has_energy", hasattr(model, "energy_and_score")))
 
 
-def score_is_exact(model: Any) -> bool:
+def score_is_exact(model: Model) -> bool:
     """Return whether the score is -grad U, as the model says itself or else as all of its parts say.
 
     Langevin steps without an accept step rely on it, while weights and accept steps correct for any score. The
@@ -36,12 +37,13 @@ def score_is_exact(model: Any) -> bool:
         parts: list[Any] = [part for part in model.modules() if part is not model]
     else:
         parts = []
+    # A bound method is a denoiser too, and its object tells whether the score is exact.
     for value in (*getattr(model, "__dict__", {}).values(), getattr(model, "__self__", None)):
         parts += value if isinstance(value, (list, tuple)) else [value]
     return all(bool(getattr(part, "score_is_exact", True)) for part in parts)
 
 
-def score_of(model: Any, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
+def score_of(model: Model, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
     """Return S(x, sigma) like x: the score of an energy, or A (D - x)/sigma² of a plain denoiser.
 
     sigma: a float, [] or [B]; it must be positive.
@@ -53,7 +55,7 @@ def score_of(model: Any, x: Tensor, sigma: float | Tensor, **condition: Any) -> 
     return row_factors(exponent_of(model), x) / expand_sigma(sigma, x).square() * (denoised - x)
 
 
-def denoised_from(model: Any, x: Tensor, sigma: float | Tensor, score: Tensor) -> Tensor:
+def denoised_from(model: Model, x: Tensor, sigma: float | Tensor, score: Tensor) -> Tensor:
     """Return the denoised states x + sigma² S/A like x, given the score S and a model that has the exponent A."""
     return x + expand_sigma(sigma, x).square() / row_factors(exponent_of(model), x) * score
 
@@ -68,7 +70,7 @@ def check_model(model: M) -> M:
     return model
 
 
-def missing_energy(model: Any) -> TypeError:
+def missing_energy(model: Model) -> TypeError:
     """Return the error to raise where an energy is requested from a model that has none."""
     return TypeError(
         f"{type(model).__name__} has no energy: distil its denoisers with edmfast.distill, or weigh "

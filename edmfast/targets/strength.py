@@ -45,6 +45,7 @@ def share_of_strength(ramp: tuple[float, float] | None, sigma: float | Tensor) -
     # A ramp without a width is a step; the least width avoids a division by zero.
     width = max(high - low, _LEAST_WIDTH)
     if isinstance(sigma, Tensor):
+        # In float64, so that a tensor and a float of one level give the same share.
         return ((high - sigma.double().log()) / width).clamp(0, 1)
     level = as_float("sigma", sigma, least=0)
     return 1.0 if level == 0 else min(1.0, max(0.0, (high - math.log(level)) / width))

@@ -123,6 +123,7 @@ class Tilted(nn.Module):
         self.model, self.reward = check_model(model), reward
         self.has_energy = has_energy(model)
         self.of, self.gradient, self.potential = of, gradient, potential
+        # A number stays a number; a tensor becomes a buffer, so that it moves with the module.
         self.number: Any = strength if callable(strength) else as_exponent(strength, "strength")
         if isinstance(self.number, Tensor):
             numbers, self.number = self.number, None
@@ -230,6 +231,7 @@ class Tilted(nn.Module):
         """
         recorded = is_recorded(x, sigma, *condition.values())
         strength = self._strength_rows(x, sigma)
+        # At levels above the ramp the reward is not evaluated, which may be as costly as the model.
         if self._is_untilted(strength, sigma):
             energy, score = self._base(x, sigma, condition)
             if recorded:
@@ -292,6 +294,7 @@ class Tilted(nn.Module):
             lambda point: (check_gradient(self.reward_of(point, point)),), x_0, recorded
         )
         if self.of == "denoised":
+            # c replaces dD/dx.
             levels, width = expand_sigma(sigma, x).square(), self.data_std**2
             slope = width / (width + levels) * slope
         return reward, slope
@@ -303,12 +306,12 @@ class Tilted(nn.Module):
             return scheduled_strength(strength, sigma)
         return row_numbers(strength, x) * share_of_strength(self.ramp, sigma)
 
-    def for_rows(self, start: int, stop: int, batch: int) -> Any:
+    def for_rows(self, start: int, stop: int, batch: int) -> Tilted:
         """Return this target for the samples start to stop - 1 of a batch that is evaluated in pieces."""
         model, reward = (for_rows(part, start, stop, batch) for part in (self.model, self.reward))
         if model is self.model and reward is self.reward and self.number is not None:
             return self
-        part = part_of(self)
+        part: Tilted = part_of(self)
         part.model, part.reward = model, reward
         if self.number is None:
             part.numbers = spread_rows("strength", self.strength, start, stop, batch)

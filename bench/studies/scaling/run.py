@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -34,6 +33,7 @@ from bench.studies.scaling import ranks as scaling_ranks
 from bench.studies.scaling import traffic as scaling_traffic
 from bench.studies.scaling.axes import Axis, Measured, chosen, measure, table
 from bench.studies.scaling.memory import shared_peak
+from edmfast._internal.atomic_write import replacing
 
 AXES = [*scaling_jobs.AXES, *scaling_models.AXES, *scaling_ranks.AXES]
 EFFORT = Effort(seconds=2.0, rounds=7)
@@ -167,7 +167,5 @@ def _json_path(target: str, device: torch.device, header: dict[str, Any]) -> Pat
 def _write(path: Path, content: dict[str, Any]) -> None:
     """Write the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(json.dumps(content, indent=1) + "\n")
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
