@@ -1,4 +1,4 @@
-"""Pictures of a run: each kind of sample is drawn as what it is."""
+"""Pictures of a run draw each kind of sample in its own way."""
 
 import dataclasses
 import sys
@@ -65,7 +65,7 @@ def test_panels_show_resampling_and_ancestors():
     result.resampled[:] = torch.tensor([[False, False], [True, False], [False, False]])
     ess, spread, family, _ = particles_figure(result).axes
     marks = [line.get_xdata().tolist() for line in ess.lines if line.get_marker() == "v"]
-    assert marks == [[1.0], [], []]  # the last is the legend's
+    assert marks == [[1.0], [], []]  # the last one belongs to the legend
     assert len(spread.lines) == 2
     assert [line.get_ydata().tolist() for line in family.lines] == result.survivors.T.tolist()
     ancestors = torch.zeros(3, 2, 10, dtype=torch.int32)
@@ -76,7 +76,7 @@ def test_panels_show_resampling_and_ancestors():
     assert family.lines[0].get_ydata().tolist() == result.unique_ancestors.tolist()
 
 
-def test_without_matplotlib_the_cure_is_named(monkeypatch):
+def test_the_error_without_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'edmfast\[demo\]'"):
         run((2,)).plot()

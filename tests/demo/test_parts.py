@@ -43,12 +43,12 @@ def test_exact_masses_of_separated_modes_have_a_closed_form() -> None:
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_weights_bring_the_exact_masses_and_their_absence_does_not(index: int) -> None:
+def test_masses_are_exact_with_weights_and_wrong_without(index: int) -> None:
     case, budget = cases()[index], Budget(mixture_seeds=6, mixture_particles=1500)
     exact = exact_masses(case)
-    found = smc_masses(case, budget, seed=3)
-    error = found.std(0) / len(found) ** 0.5
-    assert ((found.mean(0) - exact).abs() < 4 * error + 2e-3).all()
+    masses = smc_masses(case, budget, seed=3)
+    error = masses.std(0) / len(masses) ** 0.5
+    assert ((masses.mean(0) - exact).abs() < 4 * error + 2e-3).all()
     unweighted = smc_masses(case, budget, seed=3, weighted=False).mean(0)
     assert (unweighted - exact).abs().max() > 0.05
 

@@ -1,4 +1,4 @@
-"""Where weighting ends: no cut for exact energies, one for energies whose differences are noise."""
+"""Calibration weights all levels of exact energies, and cuts off those at which an energy is noise."""
 
 import json
 import math
@@ -19,7 +19,7 @@ def modes():
 
 
 class Noisy:
-    """The energy plus what a network gets wrong: a function of x whose scale is that of its output, 1/sigma."""
+    """An energy with the error of a network added, a function of x whose scale is that of its output, 1/sigma."""
 
     exponent = 1.0
 
@@ -32,7 +32,7 @@ class Noisy:
         return energy + self.size / sigma * wave.sin().sum(1), score
 
 
-def test_exact_energies_are_weighted_to_the_end(modes, levels):
+def test_exact_energies_are_weighted_at_all_levels(modes, levels):
     for target in (modes, Tempered(modes, 2.0)):
         calibration = smc.calibrate(target, (8,), levels(24, low=0.05), particles=400)
         assert calibration.sigma_lo == 0
@@ -41,17 +41,19 @@ def test_exact_energies_are_weighted_to_the_end(modes, levels):
 
 def test_noisy_energies_are_cut(modes, levels):
     sigmas = [*levels(32, low=0.02).tolist(), 0.0]
-    found = [smc.calibrate(Noisy(modes, size), (8,), sigmas, particles=400) for size in (0.02, 0.1)]
-    for calibration in found:
+    calibrations = [
+        smc.calibrate(Noisy(modes, size), (8,), sigmas, particles=400) for size in (0.02, 0.1)
+    ]
+    for calibration in calibrations:
         assert len(calibration.sigmas) == len(sigmas)
         assert calibration.sigma_lo in calibration.sigmas
         assert 0.02 < calibration.sigma_lo < 2
         assert sum(calibration.log_weight_variance) > 2 * calibration.weighted_variance
         below = sum(0 < sigma < calibration.sigma_lo for sigma in calibration.sigmas)
         assert 2 <= below <= sum(0 < sigma < calibration.sigma_lo for sigma in sigmas)
-    # more noise, an earlier end
-    assert found[1].sigma_lo > 1.3 * found[0].sigma_lo
-    first = found[0]
+    # with more noise, weighting ends earlier
+    assert calibrations[1].sigma_lo > 1.3 * calibrations[0].sigma_lo
+    first = calibrations[0]
     assert first.weighted_variance <= 3
     run = smc.sample(
         Noisy(modes, 0.02),
@@ -98,7 +100,7 @@ def test_files(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", ["energy", "score", "infinite score"])
-def test_a_target_that_is_no_number_is_named_with_its_level(modes, levels, wrong):
+def test_a_target_that_is_not_finite_is_named_with_its_level(modes, levels, wrong):
     class Broken:
         exponent = 1.0
 
@@ -117,13 +119,15 @@ def test_a_target_that_is_no_number_is_named_with_its_level(modes, levels, wrong
 def test_a_wall_at_the_end_is_no_fault(modes, levels):
     sigmas = levels(12, low=0.1)
     wall = Constrained(modes, box(-1.5, 1.5), 2.0, hard_below=float(sigmas[-1]))
-    found = smc.calibrate(wall, (8,), sigmas, particles=100, pilot_steps=16)
-    assert all(math.isfinite(sd) for sd in found.log_weight_sd)
+    calibration = smc.calibrate(wall, (8,), sigmas, particles=100, pilot_steps=16)
+    assert all(math.isfinite(sd) for sd in calibration.log_weight_sd)
 
 
 def test_the_highest_seed_has_room_for_the_probes(modes, levels):
-    given = modes, (8,), levels(6, low=0.5)
-    found = [smc.calibrate(*given, particles=20, pilot_steps=8, seed=s) for s in (-1, 2**64 - 1)]
-    assert found[0] == found[1]
+    arguments = modes, (8,), levels(6, low=0.5)
+    results = [
+        smc.calibrate(*arguments, particles=20, pilot_steps=8, seed=s) for s in (-1, 2**64 - 1)
+    ]
+    assert results[0] == results[1]
     with pytest.raises(ValueError, match="seed must fit 64 bits"):
-        smc.calibrate(*given, seed=2**64)
+        smc.calibrate(*arguments, seed=2**64)

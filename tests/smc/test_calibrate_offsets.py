@@ -1,4 +1,4 @@
-"""Offsets of a mixture whose energies are in a gauge of their own at every noise level."""
+"""Offsets restore the masses of a mixture whose energies have different gauges at every noise level."""
 
 import math
 
@@ -17,6 +17,8 @@ MASS = 0.3
 
 
 class Gauged(nn.Module):
+    """A model whose energy has a gauge that depends on the noise level."""
+
     exponent = 1.0
 
     def __init__(self, model, gauge):
@@ -45,16 +47,15 @@ def disjoint():
 
 
 def mass_left(target, sigmas):
-    found = smc.sample(target, (2,), sigmas, particles=500, populations=SEEDS, seed=3)
-    mass = found.expectation(lambda x: (x[..., 0] < 0).double())
+    result = smc.sample(target, (2,), sigmas, particles=500, populations=SEEDS, seed=3)
+    mass = result.expectation(lambda x: (x[..., 0] < 0).double())
     return float(mass.mean()), float(mass.std() / math.sqrt(SEEDS))
 
 
-@pytest.mark.filterwarnings(
-    "ignore::edmfast.smc.GaugeWarning"
-)  # the wrong masses are looked at too
+# the test compares with the wrong masses, which warn
+@pytest.mark.filterwarnings("ignore::edmfast.smc.GaugeWarning")
 @pytest.mark.parametrize("options", [{}, {"ess_threshold": 1.0, "proposal": "noise_matched"}])
-def test_masses_come_back(disjoint, levels, tmp_path, options):
+def test_masses_are_restored(disjoint, levels, tmp_path, options):
     sigmas = levels(30)
     mass, error = mass_left(disjoint, sigmas)
     assert abs(mass - MASS) > 10 * max(error, 0.01)
@@ -72,13 +73,13 @@ def test_masses_come_back(disjoint, levels, tmp_path, options):
     assert error < 0.02
 
 
-def test_a_last_zero_has_no_offset_and_bad_members_are_told(disjoint, levels):
+def test_a_last_zero_has_no_offset_and_bad_members_are_refused(disjoint, levels):
     sigmas = [*levels(3).tolist(), 0.0]
     table = smc.calibrate_offsets(disjoint, (2,), sigmas, particles=20, populations=1).offsets
     assert table.sigmas == tuple(sigmas[:-1])
     assert set(sum(table.errors, ())) == {0.0}
-    one = Tempered(disjoint, torch.ones(2))
+    member = Tempered(disjoint, torch.ones(2))
     with pytest.raises(ValueError, match="one exponent per population"):
-        smc.calibrate_offsets(Mixture([one, one]), (2,), sigmas)
+        smc.calibrate_offsets(Mixture([member, member]), (2,), sigmas)
     with pytest.raises(TypeError, match="no energy"):
         smc.calibrate_offsets(Mixture([Denoiser(ResidualMLP(2))]), (2,), sigmas)

@@ -1,4 +1,4 @@
-"""Chains without sequential Monte Carlo: bits, continuation, errors."""
+"""Markov chains at one noise level: their bits, continuation and errors."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def traces(result):
 
 @pytest.mark.parametrize("particles", [1, 3, 50])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
-def test_population_does_not_depend_on_company(particles, kind):
+def test_a_population_does_not_depend_on_the_others(particles, kind):
     target, x = network(), start(5, particles)
     options = {"transitions": 6, "warmup": 3, "seed": 7}
     many = traces(smc.mcmc(target, x, 0.5, kind, **options))
@@ -48,7 +48,7 @@ def test_population_does_not_depend_on_company(particles, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
-def test_going_on_repeats_the_bits(kind):
+def test_continuing_repeats_the_bits(kind):
     target, x = network(), start(2, 20)
     whole = smc.mcmc(target, x, 0.5, kind, transitions=9, warmup=3, seed=2)
     first = smc.mcmc(target, x, 0.5, kind, transitions=5, warmup=3, seed=2)
@@ -60,7 +60,7 @@ def test_going_on_repeats_the_bits(kind):
 
 
 def test_draws_never_repeat():
-    """Momenta and decisions of all transitions and leapfrog steps are from different counters."""
+    """Momenta and decisions of all transitions and leapfrog steps come from different counters."""
     seen = []
 
     class Flat:
@@ -78,7 +78,7 @@ def test_draws_never_repeat():
 
 
 def test_result_and_callback():
-    told = []
+    states = []
     x = start(2, 10)
     result = smc.mcmc(
         network(),
@@ -88,13 +88,13 @@ def test_result_and_callback():
         transitions=11,
         warmup=3,
         thin=4,
-        callback=lambda info: told.append(info["x"]),
+        callback=lambda info: states.append(info["x"]),
     )
     assert result.states.shape == (2, 2, 10, 5)
     assert result.energies.shape == (2, 2, 10)
     assert result.acceptance.shape == result.step_sizes.shape == (11, 2)
-    assert (result.nfe, result.seed, len(told)) == (34, 0, 11)
-    assert torch.equal(told[6], result.states[0])
+    assert (result.nfe, result.seed, len(states)) == (34, 0, 11)
+    assert torch.equal(states[6], result.states[0])
     energy = network().energy_and_score(result.states[1].flatten(0, 1), 0.5)[0]
     torch.testing.assert_close(result.energies[1].flatten(), energy)
 
@@ -120,7 +120,7 @@ def test_bad_input(change, error, text):
         smc.mcmc(**arguments)
 
 
-def test_going_on_with_another_seed_is_refused():
+def test_continuing_with_another_seed_is_refused():
     first = smc.mcmc(network(), start(2, 3), 0.5, smc.MALA(), transitions=2)
     for change in ({"seed": 1}, {"x": start(3, 3)}):
         arguments = {"x": start(2, 3), "seed": 0} | change

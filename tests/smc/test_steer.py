@@ -1,4 +1,4 @@
-"""Steering many prompts: laws, agreement with loops over prompts, and independence of prompts."""
+"""Steering of many prompts follows its laws, agrees with loops over prompts, and keeps prompts independent."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ def first_coordinate(x):
 
 
 def chain_variance():
-    """Of the ancestral sampler of N(0, 1), and the slope of its last denoising step."""
+    """Return the variance of the ancestral sampler of N(0, 1), and the slope of its last denoising step."""
     variance = LEVELS[0] ** 2
     for s, u in itertools.pairwise(LEVELS):
         slope = 1 - (s**2 - u**2) / (1 + s**2)
@@ -51,31 +51,31 @@ def within(values, truth):
 @pytest.mark.parametrize("method", ["fk", "svdd", "best_of_n"])
 def test_one_candidate_is_the_plain_sampler(method):
     variance, slope = chain_variance()
-    found = steered(method, 1)
-    within(found.rewards, 0.0)
-    within(found.samples[:, 0].square(), variance * slope**2)
+    result = steered(method, 1)
+    within(result.rewards, 0.0)
+    within(result.samples[:, 0].square(), variance * slope**2)
 
 
 @pytest.mark.parametrize("potential", ["difference", "max"])
 def test_many_candidates_tend_to_the_tilted_law(potential):
     variance, slope = chain_variance()
-    found = steered("fk", 300, prompts=600, potential=potential, strength=0.8)
-    within(found.samples[:, 0], 0.8 * variance * slope**2)
-    within(found.samples[:, 1], 0.0)
+    result = steered("fk", 300, prompts=600, potential=potential, strength=0.8)
+    within(result.samples[:, 0], 0.8 * variance * slope**2)
+    within(result.samples[:, 1], 0.0)
 
 
 def test_best_of_n_is_the_highest_reward():
-    found = steered("best_of_n", 8, prompts=500)
-    assert torch.equal(found.rewards, found.candidate_rewards.max(1).values)
-    assert torch.equal(found.samples[:, 0], found.rewards)
-    assert not bool(found.candidates.resampled.any())
+    result = steered("best_of_n", 8, prompts=500)
+    assert torch.equal(result.rewards, result.candidate_rewards.max(1).values)
+    assert torch.equal(result.samples[:, 0], result.rewards)
+    assert not bool(result.candidates.resampled.any())
     plain = smc.sample(standard, (2,), [*LEVELS, 0.0], particles=8, populations=500, seed=3,
                        weights="score", dtype=torch.float64)  # fmt: skip
-    assert torch.equal(plain.x, found.candidates.x)
+    assert torch.equal(plain.x, result.candidates.x)
 
 
 def svdd_by_loop(prompts, candidates, alpha):
-    """Soft value decoding by its definition, one prompt at a time, with generators of its own."""
+    """Soft value decoding by its definition, one prompt at a time, with its own generator."""
     generator = torch.Generator().manual_seed(0)
     rewards = []
     for _ in range(prompts):
@@ -94,15 +94,15 @@ def svdd_by_loop(prompts, candidates, alpha):
 
 
 def test_svdd_agrees_with_its_definition():
-    found = steered("svdd", 4, strength=2.0)
+    result = steered("svdd", 4, strength=2.0)
     loop = svdd_by_loop(3000, 4, 0.5)
-    gap = float(found.rewards.mean() - loop.mean())
-    error = math.sqrt(float(found.rewards.var()) / 4000 + float(loop.var()) / 3000)
+    gap = float(result.rewards.mean() - loop.mean())
+    error = math.sqrt(float(result.rewards.var()) / 4000 + float(loop.var()) / 3000)
     assert abs(gap) < 3 * error
-    assert found.rewards.mean() > 3 * error
-    # everybody descends from one candidate at every level but the last, where nobody is chosen
-    assert bool(found.candidates.resampled[:-1].all())
-    assert bool((found.candidates.unique_ancestors == 1).all())
+    assert result.rewards.mean() > 3 * error
+    # all descend from one candidate at every level but the last, where there is no selection
+    assert bool(result.candidates.resampled[:-1].all())
+    assert bool((result.candidates.unique_ancestors == 1).all())
 
 
 def test_more_candidates_have_higher_rewards():
@@ -112,14 +112,14 @@ def test_more_candidates_have_higher_rewards():
 
 
 class ClassMean:
-    """A denoiser whose class is the mean of the data."""
+    """A denoiser whose condition is the mean of the data."""
 
     def __call__(self, x, sigma, *, mean):
         return mean[:, None] + (x - mean[:, None]) / (1 + sigma[:, None] ** 2)
 
 
 class NearTo(torch.nn.Module):
-    """A reward with a place per prompt."""
+    """A reward with one place for each prompt."""
 
     def __init__(self, place):
         super().__init__()
@@ -133,7 +133,7 @@ class NearTo(torch.nn.Module):
 
 
 @pytest.mark.parametrize("method", ["fk", "svdd", "best_of_n"])
-def test_a_prompt_does_not_depend_on_its_company(method):
+def test_a_prompt_does_not_depend_on_the_others(method):
     means = torch.linspace(-5, 5, 1000, dtype=torch.float64)
     places = means + 0.5
 
@@ -154,16 +154,15 @@ def test_a_prompt_does_not_depend_on_its_company(method):
     together, alone = run(slice(None), 0), run(slice(700, 703), 700)
     assert torch.equal(together.samples[700:703], alone.samples)
     assert torch.equal(together.rewards[700:703], alone.rewards)
-    plain_gap = (
-        1.0 + 0.25
-    )  # E (x - mean - 0.5)² of the sampler is at least this, less its narrower variance
+    # E (x - mean - 0.5)² of the plain sampler, whose variance is a little below 1
+    plain_gap = 1.0 + 0.25
     assert float(-together.rewards.mean()) < 0.8 * plain_gap
 
 
 def test_energies_and_unknown_methods():
     energy = GaussianMixture(torch.zeros(1, 2), [1.0])
-    found = smc.steer(energy, first_coordinate, (2,), LEVELS, prompts=3, candidates=4)
-    assert found.samples.shape == (3, 2)
+    result = smc.steer(energy, first_coordinate, (2,), LEVELS, prompts=3, candidates=4)
+    assert result.samples.shape == (3, 2)
     with pytest.raises(ValueError, match=r"unknown method.*svdd"):
         steered("magic", 4, prompts=1)
     with pytest.raises(ValueError, match="potential"):

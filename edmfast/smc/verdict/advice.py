@@ -7,8 +7,8 @@ from edmfast.smc.particles.law_notes import EXACT, OF_REWARDS
 
 LARGER_START = "start from a larger sigma_max, so that N(0, sigma_max²/A) covers the target"
 MORE_LEVELS = (
-    "use more noise levels where the effective sample size falls, or those that smc.calibrate proposes; with "
-    "a learned energy, stop weighting where calibrate says (sigma_range=(calibration.sigma_lo, inf))"
+    "use more noise levels where the effective sample size falls, or those that smc.calibrate proposes (with "
+    "a learned energy, also stop weighting where calibrate says: sigma_range=(calibration.sigma_lo, inf))"
 )
 MORE_PARTICLES = "use more particles"
 WEAKER_TARGET = "choose a weaker target (a smaller exponent, guidance weight or strength)"

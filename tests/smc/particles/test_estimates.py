@@ -1,4 +1,4 @@
-"""Estimates over populations: closed forms, unbiasedness, and errors that mean what they say."""
+"""Estimates over populations agree with closed forms, are unbiased, and have correct standard errors."""
 
 import math
 
@@ -11,15 +11,15 @@ from edmfast.targets import Tempered
 
 
 def jackknife(statistic, populations):
-    """Standard error and bias by leaving out one population after the other."""
+    """Return the standard error and the bias by leaving out one population after the other."""
     whole = torch.arange(populations)
-    left = torch.stack([statistic(whole[whole != p]) for p in range(populations)])
-    squares = (left - left.mean(0)).square().sum(0)
-    bias = (populations - 1) * (left.mean(0) - statistic(whole))
+    without = torch.stack([statistic(whole[whole != p]) for p in range(populations)])
+    squares = (without - without.mean(0)).square().sum(0)
+    bias = (populations - 1) * (without.mean(0) - statistic(whole))
     return ((populations - 1) / populations * squares).sqrt(), bias
 
 
-def test_log_mean_is_what_leaving_out_gives():
+def test_log_mean_has_the_error_of_the_jackknife():
     log_z = torch.tensor([-700.0, -701.5, -699.0, -702.0]).double()
 
     def statistic(index):
@@ -35,7 +35,7 @@ def test_log_mean_is_what_leaving_out_gives():
 
 
 @pytest.mark.parametrize("pooling", ["evidence", "equal"])
-def test_pooled_is_what_leaving_out_gives(pooling):
+def test_pooled_has_the_error_of_the_jackknife(pooling):
     log_z = torch.tensor([3.0, 2.0, 5.0, 4.0, 3.5]).double()
     means = torch.arange(10.0).reshape(5, 2).double().sin()
     z = log_z.exp() if pooling == "evidence" else torch.ones(5).double()
@@ -105,11 +105,11 @@ def test_estimates_of_a_run_agree_with_the_truth_within_their_errors(
             assert estimate.value.shape == estimate.standard_error.shape == (1,)
             scores[pooling].append(float((estimate.value - mass) / estimate.standard_error))
     for name in ("log_z", "evidence"):
-        found = torch.tensor(scores[name])
+        errors = torch.tensor(scores[name])
         # a Student variable of 19 degrees has variance 1.12; 60 of them estimate it to 20 %
-        assert 0.5 < float(found.var()) < 2.2, name
-        assert abs(float(found.mean())) < 3 * math.sqrt(1.12 / runs) + 0.3, name
-    # 16 particles see too little of the narrow mode: equal pooling keeps that, evidence does not
+        assert 0.5 < float(errors.var()) < 2.2, name
+        assert abs(float(errors.mean())) < 3 * math.sqrt(1.12 / runs) + 0.3, name
+    # 16 particles see too little of the narrow mode; equal pooling keeps this bias, evidence does not
     assert float(torch.tensor(scores["equal"]).mean()) < -0.8
     assert (result.log_z_estimate().value - log_z).abs() < 3 * result.log_z_estimate()[1]
 
@@ -131,7 +131,7 @@ def pick(result, part):
 
 
 class Walled:
-    """A Gaussian; every particle of the populations whose first particle starts at x > 0 is walled off."""
+    """A Gaussian with infinite energy for all particles of a population whose first particle is at x > 0."""
 
     exponent = 1.0
 
@@ -142,7 +142,7 @@ class Walled:
         return energy, -x / (1 + sigma**2)
 
 
-def test_a_collapsed_population_of_a_run_has_no_say(levels):
+def test_a_collapsed_population_of_a_run_does_not_count(levels):
     options = {"particles": 8, "populations": 12, "proposal": "ancestral", "batch_size": 96}
     with pytest.warns(smc.DegenerateWeightsWarning, match="all weights zero"):
         result = smc.sample(Walled(), (1,), levels(12), **options)
@@ -163,7 +163,7 @@ def test_unknown_pooling(cold, levels):
 
 
 def test_values_without_weight_do_not_count(two_modes, levels):
-    """An infinite energy is a wall: the mean energy of a run with one is finite."""
+    """The mean energy of a run with walls is finite, though an energy is infinite there."""
     result = smc.sample(two_modes, (2,), levels(4), particles=6, populations=3)
     result.log_weights[:, 0] = -math.inf
     for value in (math.inf, math.nan):

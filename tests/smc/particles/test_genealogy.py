@@ -1,4 +1,4 @@
-"""Genealogies against a walk in plain Python, on small drawn family trees."""
+"""Genealogies agree with a walk in plain Python, on small random trees."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ def ancestors(request):
 
 
 def walk(ancestors, p, i):
-    """Indices at levels T-1, ..., 0 of the ancestor of final particle i."""
+    """Return the indices at levels 0, ..., T-1 of the ancestor of final particle i."""
     path = []
     for t in reversed(range(T)):
         i = int(ancestors[t, p, i])
@@ -76,7 +76,7 @@ def result(cold, levels):
     return smc.sample(cold, (2,), levels(6), particles=N, populations=P)
 
 
-def test_a_result_that_recorded_ancestors(result, tmp_path, ancestors):
+def test_a_result_with_recorded_ancestors(result, tmp_path, ancestors):
     recorded = dataclasses.replace(result, ancestors=ancestors)
     assert torch.equal(recorded.lineage(2, 5), lineage(ancestors, 2, 5))
     assert torch.equal(recorded.tree(), lineages(ancestors))
@@ -94,16 +94,16 @@ def test_a_result_that_recorded_ancestors(result, tmp_path, ancestors):
     assert recorded.plot(tmp_path / "p.png") is not None
 
 
-def test_a_result_that_did_not(result, tmp_path):
+def test_a_result_without_recorded_ancestors(result, tmp_path):
     assert result.ancestors is None
-    for ask in (
+    for method in (
         lambda: result.lineage(0, 0),
         lambda: result.tree(),
         lambda: result.descendants(0, 0, 0),
         lambda: result.unique_trace(),
     ):
         with pytest.raises(ValueError, match="pass genealogy=True"):
-            ask()
+            method()
     result.save(tmp_path / "p")
     back = smc.Particles.load(tmp_path / "p")
     assert back.ancestors is None

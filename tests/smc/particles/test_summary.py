@@ -1,4 +1,4 @@
-"""Results have short texts, and a run counts its evaluations."""
+"""Results have short texts, and a run counts its evaluations and gives equally weighted samples."""
 
 import math
 
@@ -39,7 +39,7 @@ def run(target=MODEL, **options):
         (1e-20, 3e-22, "1.000000e-20 ± 3.0e-22"),
     ],
 )
-def test_an_estimate_prints_as_one_writes_it(value, error, text):
+def test_an_estimate_is_rounded_to_its_error(value, error, text):
     estimate = Estimate(torch.tensor(value).double(), torch.tensor(error).double())
     assert str(estimate) == f"{estimate}" == text
     assert repr(estimate) == f"Estimate({text})"
@@ -56,15 +56,15 @@ def test_estimates_of_several_numbers():
     assert len(str(many)) < 300
 
 
-def test_particles_are_one_line_and_the_summary_a_few():
-    found = run()
-    assert "\n" not in repr(found)
-    assert len(repr(found)) < 200
+def test_the_repr_is_one_line_and_the_summary_a_few():
+    result = run()
+    assert "\n" not in repr(result)
+    assert len(repr(result)) < 200
     for part in ("4 populations of 64 particles", "exact", "log Z", "verdict: ok"):
-        assert part in repr(found)
-    text = found.summary()
-    estimate = str(found.log_z_estimate())
-    for part in (found.law, estimate, "effective sample size of 64", "forward", "verdict: ok"):
+        assert part in repr(result)
+    text = result.summary()
+    estimate = str(result.log_z_estimate())
+    for part in (result.law, estimate, "effective sample size of 64", "forward", "verdict: ok"):
         assert part in text
     assert 5 <= len(text.splitlines()) <= 12
 
@@ -91,7 +91,7 @@ def test_every_result_has_a_short_repr():
 
 
 class Counting(torch.nn.Module):
-    """Counts forward passes of a network."""
+    """A network that counts its forward passes."""
 
     def __init__(self, network):
         super().__init__()
@@ -136,55 +136,55 @@ TWO = torch.tensor([[1.0, 0.0]])
 )
 @pytest.mark.filterwarnings("ignore::edmfast.smc.MixedModelsWarning")
 def test_forward_and_backward_evaluations(target, options, forward, backward, tmp_path):
-    found = run(target, particles=8, dtype=torch.float32, **options)
-    assert found.evaluations == Evaluations(forward, backward)
-    assert f"{forward} forward, {backward} backward" in found.summary()
-    found.save(tmp_path / "p")
-    assert smc.Particles.load(tmp_path / "p").evaluations == found.evaluations
+    result = run(target, particles=8, dtype=torch.float32, **options)
+    assert result.evaluations == Evaluations(forward, backward)
+    assert f"{forward} forward, {backward} backward" in result.summary()
+    result.save(tmp_path / "p")
+    assert smc.Particles.load(tmp_path / "p").evaluations == result.evaluations
 
 
 def test_counted_forward_passes_are_those_of_the_network():
     network = Counting(ResidualMLP(2, 8, 1))
-    found = run(EnergyModel(network), particles=8, populations=1, proposal="euler")
-    assert network.rows == found.evaluations.forward == found.nfe == len(LEVELS)
+    result = run(EnergyModel(network), particles=8, populations=1, proposal="euler")
+    assert network.rows == result.evaluations.forward == result.nfe == len(LEVELS)
 
 
 def test_equally_weighted_samples():
-    found = run(Tempered(MODEL, 2.0), particles=500)
-    samples = found.samples(20_000, seed=3)
+    result = run(Tempered(MODEL, 2.0), particles=500)
+    samples = result.samples(20_000, seed=3)
     assert samples.shape == (20_000, 2)
-    assert torch.equal(samples, found.samples(20_000, seed=3))
-    assert not torch.equal(samples, found.samples(20_000, seed=4))
-    mean = found.expectation_estimate(lambda x: x).value
+    assert torch.equal(samples, result.samples(20_000, seed=3))
+    assert not torch.equal(samples, result.samples(20_000, seed=4))
+    mean = result.expectation_estimate(lambda x: x).value
     torch.testing.assert_close(samples.double().mean(0), mean, rtol=0, atol=2e-3)
-    # a prefix is a fair sample too
+    # the order is random, so a prefix is a fair sample too
     assert (samples[:2000].double().mean(0) - mean).abs().max() < 0.1
-    assert found.samples(0).shape == (0, 2)
+    assert result.samples(0).shape == (0, 2)
     with pytest.raises(TypeError, match="n must be an integer"):
-        found.samples(2.5)
+        result.samples(2.5)
     with pytest.raises(ValueError, match="at least 0"):
-        found.samples(-1)
+        result.samples(-1)
 
 
-def test_populations_of_targets_of_their_own_count_alike():
-    found = run(Tempered(MODEL, torch.tensor([0.5, 1.0, 2.0, 4.0])), particles=100)
-    samples = found.samples(400, seed=0)
-    for population in found.x:
+def test_populations_with_their_own_targets_count_alike():
+    result = run(Tempered(MODEL, torch.tensor([0.5, 1.0, 2.0, 4.0])), particles=100)
+    samples = result.samples(400, seed=0)
+    for population in result.x:
         hits = (samples[:, None] == population[None]).all(2).any(1).sum()
         assert hits == 100
 
 
 def test_particles_without_weight_are_never_taken():
-    found = run(particles=10, populations=2)
-    found.log_weights[:, 3:] = -torch.inf
-    found.x[:, 3:] = torch.nan
-    assert found.samples(1000).isfinite().all()
-    found.degenerate[1] = 2
-    found.x[1] = torch.nan
-    assert found.samples(1000).isfinite().all()
+    result = run(particles=10, populations=2)
+    result.log_weights[:, 3:] = -torch.inf
+    result.x[:, 3:] = torch.nan
+    assert result.samples(1000).isfinite().all()
+    result.degenerate[1] = 2
+    result.x[1] = torch.nan
+    assert result.samples(1000).isfinite().all()
 
 
-def test_what_log_z_is_worth():
+def test_the_note_says_what_log_z_may_be_compared_with():
     assert "of normalised energies" in run(Tempered(Mixture([MODEL, OTHER]), 2.0)).log_z_note
     learned = EnergyModel(ResidualMLP(2, 8, 1))
     assert "in the gauge" in run(Product([learned, MODEL])).log_z_note
@@ -198,7 +198,7 @@ def test_what_log_z_is_worth():
     assert "corrector" in run(Tempered(MODEL.denoise, 2.0)).log_z_note
 
 
-def test_a_callback_gets_no_energy_where_there_is_none():
+def test_a_callback_gets_no_energy_from_a_model_without_one():
     seen = []
     run(callback=seen.append)
     assert all(info["energy"].shape == (4, 64) for info in seen)

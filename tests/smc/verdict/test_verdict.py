@@ -1,4 +1,4 @@
-"""A run judges its own weights, and says what to change."""
+"""The verdict of a run finds bad weights, says what to change, and names what it cannot judge."""
 
 import dataclasses
 import math
@@ -12,6 +12,8 @@ from edmfast import smc
 from edmfast.analytic import GaussianMixture
 from edmfast.models import Denoiser, ResidualMLP
 from edmfast.sampling import get_sigmas_karras
+from edmfast.smc.feynman_kac import energy, scores, superdiff
+from edmfast.smc.particles import law_notes
 from edmfast.smc.verdict.findings import predicted_log_z_sd
 from edmfast.smc.verdict.judge import judge
 from edmfast.targets import Conditioned, Tempered, Tilted
@@ -28,11 +30,11 @@ def quiet(target, sigmas, **options):
 
 
 def record(particles=100, populations=8, levels=5, **changes):
-    """A run without a fault, of which a test changes what it looks at."""
+    """Return the record of a run without a fault, with some fields changed."""
     generator = torch.Generator().manual_seed(0)
     full = torch.full((levels, populations), 0.9 * particles, dtype=torch.float64)
     survivors = torch.full((levels, populations), particles // 2)
-    held = {
+    fields = {
         "x": torch.zeros(populations, particles, 2),
         "log_weights": 0.1 * torch.randn(populations, particles, generator=generator).double(),
         "log_z": 0.01 * torch.arange(populations, dtype=torch.float64),
@@ -48,7 +50,7 @@ def record(particles=100, populations=8, levels=5, **changes):
         "survivors": survivors,
         "one_target": True,
     }
-    return smc.Particles(**{**held, **changes})
+    return smc.Particles(**{**fields, **changes})
 
 
 def ess_at(level, value, populations=8, levels=5, only=None):
@@ -57,7 +59,7 @@ def ess_at(level, value, populations=8, levels=5, only=None):
     return ess
 
 
-def test_a_good_run_is_ok_and_says_nothing():
+def test_a_good_run_is_ok_and_does_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run = smc.sample(COLD, (2,), GOOD, particles=500, populations=8)
@@ -67,25 +69,25 @@ def test_a_good_run_is_ok_and_says_nothing():
     assert run.verdict.reasons == run.verdict.advice == ()
 
 
-def test_a_start_far_from_the_target_is_told():
-    with pytest.warns(smc.DoubtfulWeightsWarning, match="larger sigma_max") as told:
+def test_a_start_far_from_the_target_is_reported():
+    with pytest.warns(smc.DoubtfulWeightsWarning, match="larger sigma_max") as caught:
         run = smc.sample(
             COLD, (2,), get_sigmas_karras(20, 0.05, 0.5), particles=1000, populations=8
         )
-    assert len(told) == 1
-    assert told[0].filename == __file__
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
     verdict = run.verdict
     assert verdict.level == "degenerate"
     assert "the start is far from the target" in verdict.reasons[0]
     assert "of 1000 particles at sigma = 0.5" in verdict.reasons[0]
     assert not verdict
-    # and it is wrong indeed: the right mass is 0.9
+    # the result is wrong indeed: the right mass is 0.9
     mass = run.expectation_estimate(lambda x: (x[..., 0] > 0).double())
     assert float(mass.value) < 0.5
 
 
-def test_one_ancestor_in_every_population_is_told():
-    """Steps that are too large: every population goes on from one or two particles, and log Z is wrong."""
+def test_one_ancestor_in_every_population_is_reported():
+    """With steps that are too large, every population continues from one or two particles, and log Z is wrong."""
     means = torch.zeros(2, 32)
     means[:, 0] = torch.tensor([-3.0, 3.0])
     target = Tempered(GaussianMixture(means, [0.6, 0.5]), 2.0)
@@ -93,9 +95,9 @@ def test_one_ancestor_in_every_population_is_told():
     assert run.unique_ancestors.median() <= 2
     verdict = run.verdict
     assert verdict.level == "degenerate"
-    told = "\n".join(verdict.reasons)
+    reasons = "\n".join(verdict.reasons)
     for part in ("have descendants", "effective sample size falls", "nats"):
-        assert part in told
+        assert part in reasons
     assert any("smc.calibrate" in step for step in verdict.advice)
 
 
@@ -129,7 +131,7 @@ def test_bounds(changes, level, reason):
         assert verdict.advice
 
 
-def test_resampling_again_and_again_adds_up():
+def test_the_variance_of_repeated_resampling_adds_up():
     ess = torch.full((60, 8), 12.0, dtype=torch.float64)
     ess[0] = 90.0
     changes = {"ess": ess, "resampled": torch.ones(60, 8, dtype=torch.bool)}
@@ -151,7 +153,7 @@ def test_heavy_tails_are_found_where_they_matter():
     assert light.verdict.level == "ok"
 
 
-def test_one_bad_population_counts_where_each_is_an_answer():
+def test_one_bad_population_counts_where_each_has_its_own_target():
     ess = ess_at(2, 2.0, only=3)
     assert record(ess=ess).verdict.level == "ok"
     verdict = record(ess=ess, one_target=False).verdict
@@ -159,7 +161,7 @@ def test_one_bad_population_counts_where_each_is_an_answer():
     assert any("its own target" in gap for gap in verdict.not_judged)
 
 
-def test_few_particles_are_not_blamed_for_being_few():
+def test_populations_of_few_particles_are_not_judged_by_their_ess():
     run = record(particles=4, ess=ess_at(2, 1.0), unique_ancestors=torch.ones(8).long())
     assert run.verdict.level == "ok"
     assert any("fewer than 32 particles" in gap for gap in run.verdict.not_judged)
@@ -177,21 +179,21 @@ def test_few_particles_are_not_blamed_for_being_few():
             )
 
 
-def test_populations_that_go_on_from_one_particle_are_meant_to():
+def test_selection_of_one_particle_is_no_fault():
     target = Tilted(FAR, lambda x: x[:, 0], 1.0, ramp=None)
     run = quiet(target, GOOD, resampling="select", ess_threshold=1.0, weights="score")
     assert run.unique_ancestors.max() == 1
     assert not any("descend" in reason for reason in run.verdict.reasons)
 
 
-def test_what_leaves_no_trace_is_said():
+def test_what_leaves_no_trace_is_named():
     plain = quiet(FAR.denoise, GOOD, shape=(2,))
     assert plain.verdict.level == "ok"
     assert "all weights are equal" in plain.verdict.not_judged[0]
     corrected = quiet(Tempered(FAR, 2.0), GOOD, weights="score")
     assert "weights come from scores" in corrected.verdict.not_judged[0]
-    one = quiet(COLD, GOOD, populations=1)
-    assert any("spread of log Z" in gap for gap in one.verdict.not_judged)
+    single = quiet(COLD, GOOD, populations=1)
+    assert any("spread of log Z" in gap for gap in single.verdict.not_judged)
 
 
 def test_a_file_is_judged_as_the_run_was(tmp_path):
@@ -200,7 +202,7 @@ def test_a_file_is_judged_as_the_run_was(tmp_path):
     assert smc.Particles.load(tmp_path / "p").verdict == run.verdict
 
 
-def test_warnings_can_be_left_out():
+def test_warnings_can_be_switched_off():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run = quiet(COLD, get_sigmas_karras(20, 0.05, 0.5))
@@ -208,10 +210,10 @@ def test_warnings_can_be_left_out():
     assert judge(run, pooled=False).level != "ok"
 
 
-def test_bad_weights_are_told_once():
-    with pytest.warns(smc.DegenerateWeightsWarning) as told:
+def test_bad_weights_give_one_warning():
+    with pytest.warns(smc.DegenerateWeightsWarning) as caught:
         run = smc.sample(Tilted(FAR, lambda x: x[:, 0] * math.nan, 1.0), (2,), GOOD, particles=50)
-    assert [one.category for one in told] == [smc.DegenerateWeightsWarning]
+    assert [warning.category for warning in caught] == [smc.DegenerateWeightsWarning]
     assert run.verdict.level == "degenerate"
 
 
@@ -232,7 +234,7 @@ def test_one_target_for_all_populations_or_one_for_each(target, populations, sha
     assert run.one_target is shared
 
 
-def test_conditions_are_targets_of_their_own():
+def test_each_condition_is_its_own_target():
     torch.manual_seed(0)
     network = Denoiser(ResidualMLP(2, 16, 2, num_classes=3))
     options = {"populations": 3, "particles": 10}
@@ -258,7 +260,7 @@ def test_normalisers_of_different_targets_are_not_averaged():
 
 
 @pytest.mark.parametrize(("particles", "populations"), [(31, 3), (20, 3), (16, 2)])
-def test_a_start_that_is_far_off_is_told_with_few_particles_too(particles, populations):
+def test_a_far_start_is_reported_with_few_particles_too(particles, populations):
     counts = {"particles": particles, "populations": populations}
     with pytest.warns(smc.DoubtfulWeightsWarning, match="larger sigma_max"):
         run = smc.sample(COLD, (2,), get_sigmas_karras(20, 0.05, 0.5), **counts)
@@ -267,16 +269,16 @@ def test_a_start_that_is_far_off_is_told_with_few_particles_too(particles, popul
     assert not any("start is far" in reason for reason in good.verdict.reasons)
 
 
-def test_advice_is_what_the_run_can_follow():
+def test_advice_fits_the_run():
     sigmas = get_sigmas_karras(4, 0.05, 10.0)
     run = smc.sample(
         Tempered(FAR.denoise, 8.0), (2,), sigmas, particles=64, populations=2,
         on_degenerate="ignore",
     )  # fmt: skip
-    told = " ".join(run.verdict.advice)
+    advice = " ".join(run.verdict.advice)
     assert not run.verdict
-    assert "MALA" not in told
-    assert "calibrate" not in told
+    assert "MALA" not in advice
+    assert "calibrate" not in advice
     steered = smc.steer(
         FAR.denoise, lambda x: 20 * x[:, 0], (2,), sigmas, candidates=64, on_degenerate="ignore"
     )
@@ -284,7 +286,7 @@ def test_advice_is_what_the_run_can_follow():
     assert "sigma_max" not in " ".join(steered.candidates.verdict.advice)
 
 
-def test_a_learned_energy_is_not_vouched_for():
+def test_the_quality_of_a_learned_energy_is_not_judged():
     class Learned:
         def energy_and_score(self, x, sigma):
             return FAR.energy_and_score(x, sigma)
@@ -294,3 +296,13 @@ def test_a_learned_energy_is_not_vouched_for():
     assert any("learned energy" in gap for gap in run.verdict.not_judged)
     exact = smc.sample(FAR, (2,), sigmas, particles=200)
     assert not any("learned energy" in gap for gap in exact.verdict.not_judged)
+
+
+def test_the_phrases_of_laws_are_recognised():
+    assert energy.EXACT.startswith(law_notes.EXACT)
+    for text in (scores.PLAIN, superdiff.SUPERPOSED_AND, superdiff.SUPERPOSED_OR):
+        assert text.startswith(law_notes.UNWEIGHTED)
+    cut = quiet(COLD, GOOD, sigma_range=(1.0, math.inf))
+    assert any("below the end of weighting" in gap for gap in cut.verdict.not_judged)
+    selected = quiet(COLD, GOOD, resampling="select")
+    assert any("single population" in gap for gap in selected.verdict.not_judged)
