@@ -45,15 +45,17 @@ class GaussianMixture(nn.Module):
     """A mixture of isotropic Gaussians, exact at every noise level.
 
     It is a target (`energy_and_score`, exponent 1, normalised energy) and a denoiser (`forward`), and is twice
-    differentiable.
-
-    means: [K, D]. stds: [K], positive, in the units of x.
-    weights: [K], not negative; they are normalised here, and equal by default.
-    Parameters are kept in float64 and used in the dtype of x, or in float32 for half types.
-
-    Raises ValueError for wrong shapes, numbers that are not finite, stds that are not positive, and weights that
-    are negative or sum to 0.
+    differentiable. Parameters are kept in float64 and used in the dtype of x, or in float32 for half types.
     Source: Bayes' rule, in the notation of Karras et al. 2022, arXiv 2206.00364.
+
+    Args:
+        means: [K, D].
+        stds: [K], positive, in the units of x.
+        weights: [K], not negative; they are normalised here, and equal by default.
+
+    Raises:
+        ValueError: wrong shapes, numbers that are not finite, stds that are not positive, or weights that are
+            negative or sum to 0.
     """
 
     means: torch.Tensor
@@ -111,7 +113,9 @@ class GaussianMixture(nn.Module):
     def log_prob(self, x: torch.Tensor, sigma: float | torch.Tensor = 0.0) -> torch.Tensor:
         """Return log p(x; sigma), [B], in nats, normalised.
 
-        x: [B, *shape] with prod(shape) = D. sigma: a float, [] or [B], at least 0, in the units of x.
+        Args:
+            x: [B, *shape] with prod(shape) = D.
+            sigma: a float, [] or [B], at least 0, in the units of x.
         """
         return self._evaluate(x, sigma).log_density
 
@@ -142,7 +146,10 @@ class GaussianMixture(nn.Module):
     def sample(self, n: int, sigma: float = 0.0, *, seed: int) -> torch.Tensor:
         """Return n independent draws from p(.; sigma), [n, D], float64.
 
-        sigma: at least 0, in the units of x. seed: 64 bits that determine the draws.
+        Args:
+            n: number of draws.
+            sigma: noise level, at least 0, in the units of x.
+            seed: 64 bits that determine the draws.
         """
         n, sigma = as_int("n", n, least=0), as_float("sigma", sigma, least=0)
         if sigma > 0:

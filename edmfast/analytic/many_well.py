@@ -55,8 +55,13 @@ class ManyWell(nn.Module):
     The density is a target (`energy_and_score`, exponent 1) and a denoiser (`forward`), and is twice
     differentiable. Computations run in the dtype of x, or in float32 for half types.
 
-    dim: numbers per sample, even and positive; ValueError otherwise.
     Sources: Noé et al. 2019, arXiv 1812.01729; Midgley et al. 2023, arXiv 2208.01893.
+
+    Args:
+        dim: numbers per sample, even and positive.
+
+    Raises:
+        ValueError: a dim that is odd or not positive.
     """
 
     exponent = 1.0
@@ -88,7 +93,9 @@ class ManyWell(nn.Module):
     def energy(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         """Return E(x, sigma), [B], in nats, not normalised.
 
-        x: [B, *shape] with prod(shape) = dim. sigma: a float, [] or [B], at least 0, in the units of x.
+        Args:
+            x: [B, *shape] with prod(shape) = dim.
+            sigma: a float, [] or [B], at least 0, in the units of x.
         """
         return self._evaluate(x, sigma)[0]
 
@@ -115,7 +122,11 @@ class ManyWell(nn.Module):
 
         The density of x_1 is interpolated linearly between 2^16 + 1 nodes on [-4, 4]. That makes it a mixture of
         triangles, one around each node, with an error of 1e-7 in total variation.
-        sigma: at least 0, in the units of x. seed: 64 bits that determine the draws.
+
+        Args:
+            n: number of draws.
+            sigma: noise level, at least 0, in the units of x.
+            seed: 64 bits that determine the draws.
         """
         n, sigma = as_int("n", n, least=0), as_float("sigma", sigma, least=0)
         device = self._nodes.device

@@ -31,9 +31,15 @@ from edmfast.models.preconditioning import expand_sigma
 class ParticleSystem(nn.Module):
     """The base of both systems: a sum over pairs of a function of their distance. A target with exponent 1.
 
-    particles: at least 2. dimensions: numbers per particle, at least 1. tau: the temperature, positive.
-    trap: strength of the harmonic trap around the centre. centre_std: standard deviation of the centre, or None.
-    Raises ValueError for values outside these ranges.
+    Args:
+        particles: number of particles, at least 2.
+        dimensions: numbers per particle, at least 1.
+        tau: the temperature, positive.
+        trap: strength of the harmonic trap around the centre.
+        centre_std: standard deviation of the centre in the units of x, or None.
+
+    Raises:
+        ValueError: values outside these ranges.
     """
 
     exponent = 1.0
@@ -73,8 +79,12 @@ class ParticleSystem(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (E [B] in nats, forces -grad E like x), differentiable where x requires grad.
 
-        x: [B, particles, dimensions], or [B, *shape] of as many numbers in that order. sigma: 0 only.
-        Raises ValueError for another sigma or another shape.
+        Args:
+            x: [B, particles, dimensions], or [B, *shape] of as many numbers in that order.
+            sigma: 0 only.
+
+        Raises:
+            ValueError: another sigma, or another shape.
         """
         shaped = isinstance(sigma, torch.Tensor) and sigma.dim() > 0
         if shaped or as_float("sigma", sigma) != 0:
@@ -118,11 +128,21 @@ class ParticleSystem(nn.Module):
 class DoubleWellPairs(ParticleSystem):
     """A system of particles with a double well in each pair distance, around d_0 = offset. The default is DW4.
 
-    particles: at least 2. dimensions: numbers per particle.
-    a, b, c, offset: the constants of the pair energy a r + b r² + c r⁴ with r = d_ij - offset, in nats times tau.
-    tau: the temperature, positive. centre_std: standard deviation of the centre in the units of x, or None.
-    Raises ValueError for values outside these ranges.
+    The pair energy is a r + b r² + c r⁴ with r = d_ij - offset, in nats times tau.
     Source: Köhler et al. 2020, arXiv 2006.02425.
+
+    Args:
+        particles: number of particles, at least 2.
+        dimensions: numbers per particle, at least 1.
+        a: the linear constant of the pair energy.
+        b: the quadratic constant.
+        c: the quartic constant.
+        offset: d_0, in the units of x.
+        tau: the temperature, positive.
+        centre_std: standard deviation of the centre in the units of x, or None.
+
+    Raises:
+        ValueError: values outside these ranges.
     """
 
     def __init__(
@@ -152,14 +172,20 @@ class DoubleWellPairs(ParticleSystem):
 class LennardJones(ParticleSystem):
     """A Lennard-Jones cluster in a harmonic trap of strength k = trap around its own centre. The default is LJ13.
 
-    particles: at least 2. dimensions: numbers per particle.
-    eps: depth of the pair potential, in nats times tau. r_m: the distance of its minimum, in the units of x.
-    trap: strength k of the trap. tau: the temperature, positive.
-    centre_std: standard deviation of the centre in the units of x, or None.
-    Raises ValueError for values outside these ranges.
-
     Configurations in which two particles nearly coincide have an infinite energy in float32, so their weight is 0.
     Sources: Köhler et al. 2020, arXiv 2006.02425; Akhound-Sadegh et al. 2024, arXiv 2402.06121.
+
+    Args:
+        particles: number of particles, at least 2.
+        dimensions: numbers per particle, at least 1.
+        eps: depth of the pair potential, in nats times tau.
+        r_m: the distance of its minimum, in the units of x.
+        trap: strength k of the trap, in nats per squared unit of x.
+        tau: the temperature, positive.
+        centre_std: standard deviation of the centre in the units of x, or None.
+
+    Raises:
+        ValueError: values outside these ranges.
     """
 
     def __init__(

@@ -93,7 +93,14 @@ def load_ema(path: str | os.PathLike[str], student: nn.Module) -> nn.Module:
     """Load the averaged weights of a training checkpoint into student, in place, and return it.
 
     This makes the weights of an interrupted run usable without finishing the run.
-    Raises FileNotFoundError where there is no file, and ValueError where it is no checkpoint of such a model.
+
+    Args:
+        path: a checkpoint that `distill` has written.
+        student: a model like the one that was trained.
+
+    Raises:
+        FileNotFoundError: no file at path.
+        ValueError: a file that is no checkpoint of such a model.
     """
     groups, _ = read_checkpoint(path, {"student": describe(student)})
     copy_group(path, groups, "student", student.state_dict().items())

@@ -20,42 +20,41 @@ AUTOCAST = {None: None, "bfloat16": torch.bfloat16}
 class DistillConfig:
     """The settings of `distill`.
 
-    Objective
-      mode: "distill" regresses on the teacher's denoiser, "dsm" on the clean data without a teacher.
-      p_mean, p_std: training noise levels have ln(sigma) ~ N(p_mean, p_std²), with sigma in the units of the data.
-      label_dropout: probability that a class label is replaced by num_classes ("unconditional").
-    Length and random draws
-      steps: number of optimiser steps. batch_size: samples per step.
-      seed: 64 bits, for all random draws of the run.
-    Optimiser
-      learning_rate: that of Adam after warm-up. warmup_steps: steps over which it rises linearly.
-      schedule: after warm-up, "cosine" falls to zero at the last step, and "constant" stays.
-      betas: the two decay rates of Adam.
-      clip_norm: largest global norm of the gradient; None leaves gradients as they are.
-      ema_decay: decay of the averaged weights; at step k it is min(ema_decay, (1 + k)/(10 + k)).
-    Energy differences
-      difference_weight: weight of the energy-difference loss; 0 does not compute it.
-      difference_sigmas: lowest and highest noise level of the log-spaced schedules of its pairs.
-      difference_steps: smallest and largest number of steps of those schedules.
-    Speed and memory
-      autocast: "bfloat16" runs the student's matrix products and convolutions in that dtype, as torch.autocast
-      does; loss, energy and weights keep theirs. None runs everything in the dtype of the student.
-      compile: trace the loss and its parameter gradients as one graph and compile it, which takes minutes for a
-      U-Net.
-    Checkpoints
-      checkpoint: the safetensors file to write; None writes one only where the run is interrupted.
-      checkpoint_every: steps between checkpoints; there is always one at the end.
-
     The energy-difference loss makes energies less noisy at small noise levels, at the price of the denoiser. For
     perceptrons on digits (5,000 steps of 512 samples) a weight of 0.05 reduces the total variance of log-weights
     below noise level 0.3 from 8.1 to 3.7 nats², and leaves it at 2.3 above that level; bench/studies/control
     measures it. For the models of the demo (1,500 steps) the Fréchet distance is 1.10 times the
     teacher's at weight 0, and 1.38 times at 0.05. So use 0.05 for an energy whose weights are needed below noise
     level 0.3 (for data about 0.5 wide), and 0 where weighting ends above it.
-
-    Raises ValueError for a value out of range or an unknown name, and TypeError for a value that is not a number
-    where one is needed.
     Sources: Karras et al. 2022, arXiv 2206.00364 (noise levels); Thornton et al. 2025, arXiv 2502.12786.
+
+    Args:
+        mode: "distill" regresses on the teacher's denoiser, "dsm" on the clean data without a teacher.
+        steps: number of optimiser steps.
+        batch_size: samples per step.
+        seed: 64 bits, for all random draws of the run.
+        p_mean: mean of ln(sigma) at training, where sigma is in the units of the data.
+        p_std: standard deviation of ln(sigma) at training, which is normally distributed.
+        label_dropout: probability that a class label is replaced by num_classes ("unconditional").
+        learning_rate: the learning rate of Adam after warm-up.
+        warmup_steps: steps over which the learning rate rises linearly.
+        schedule: after warm-up, "cosine" falls to zero at the last step, and "constant" stays.
+        betas: the two decay rates of Adam.
+        clip_norm: largest global norm of the gradient; None leaves gradients as they are.
+        ema_decay: decay of the averaged weights; at step k it is min(ema_decay, (1 + k)/(10 + k)).
+        difference_weight: weight of the energy-difference loss; 0 does not compute it.
+        difference_sigmas: lowest and highest noise level of the log-spaced schedules of its pairs.
+        difference_steps: smallest and largest number of steps of those schedules.
+        autocast: "bfloat16" runs the student's matrix products and convolutions in that dtype, as torch.autocast
+            does; loss, energy and weights keep theirs. None runs everything in the dtype of the student.
+        compile: trace the loss and its parameter gradients as one graph and compile it, which takes minutes for a
+            U-Net.
+        checkpoint: the safetensors file to write; None writes one only where the run is interrupted.
+        checkpoint_every: steps between checkpoints; there is always one at the end.
+
+    Raises:
+        TypeError: a value that is not a number where one is needed.
+        ValueError: a value out of range, or an unknown name.
     """
 
     mode: str = "distill"

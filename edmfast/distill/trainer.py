@@ -38,13 +38,14 @@ _DEFAULTS = DistillConfig()
 class DistillResult:
     """The result of a distillation run.
 
-    model: the student with its averaged weights, in eval mode.
-    losses: [steps], the loss of every step since the very first one, on the CPU.
-    steps_per_second: the speed of this call without its first step, which may warm up and compile. NaN for fewer
-    than two steps.
-    checkpoint: the last checkpoint written, or the one resumed from where no step was left to do. None where there
-    is neither.
-    step: the number of steps done.
+    Attributes:
+        model: the student with its averaged weights, in eval mode.
+        losses: [steps], the loss of every step since the very first one, on the CPU.
+        steps_per_second: the speed of this call without its first step, which may warm up and compile. NaN for
+            fewer than two steps.
+        checkpoint: the last checkpoint written, or the one resumed from where no step was left to do. None where
+            there is neither.
+        step: the number of steps done.
     """
 
     model: nn.Module
@@ -76,26 +77,32 @@ def distill(
 
     The student is changed in place, and its weights at the end are the running average of the run.
 
-    teacher: a denoiser teacher(x [B, *shape], sigma [B], **condition) -> x0 like x, which is frozen. It may be
-    None for mode "dsm".
-    student: an `EnergyModel`, a `Denoiser` or another module with a sigma_data.
-    data: clean samples [n, *shape] in the dtype of the student, or (samples, labels int64 [n]). Teacher and
-    student both receive the labels as the condition class_label.
-    config: the settings of the run; see `DistillConfig`.
-    resume_from: a checkpoint of this very run. On the CPU, with the same number of threads, the result then equals
-    that of an uninterrupted run bit for bit.
-    progress: show a bar, or a line now and then where stderr is no terminal.
-    condition_names: a mapping from our name of a condition to the teacher's, such as
-    {"class_label": "class_labels"}.
-    overwrite: replace the file at config.checkpoint even if it belongs to another run or is no checkpoint. Without
-    it such a file raises FileExistsError before any work. The file that the run resumes from is always replaced.
-
-    Raises ValueError or TypeError for bad models, data, settings and checkpoints before any work is done, and
-    FloatingPointError, which names the step, where the loss or a gradient is no longer finite.
     A KeyboardInterrupt first saves a checkpoint and says where it is. So does any other exception where the
     configuration names a checkpoint. A checkpoint that cannot be written does not end a run: there is a warning,
     and the last checkpoint goes to the folder for temporary files.
     Sources: Thornton et al. 2025, arXiv 2502.12786; Karras et al. 2022, arXiv 2206.00364.
+
+    Args:
+        teacher: a denoiser teacher(x [B, *shape], sigma [B], **condition) -> x0 like x, which is frozen. It may be
+            None for mode "dsm".
+        student: an `EnergyModel`, a `Denoiser` or another module with a sigma_data.
+        data: clean samples [n, *shape] in the dtype of the student, or (samples, labels int64 [n]). Teacher and
+            student both receive the labels as the condition class_label.
+        config: the settings of the run; see `DistillConfig`.
+        resume_from: a checkpoint of this very run. On the CPU, with the same number of threads, the result then
+            equals that of an uninterrupted run bit for bit.
+        progress: show a bar, or a line now and then where stderr is no terminal.
+        condition_names: a mapping from our name of a condition to the teacher's, such as
+            {"class_label": "class_labels"}.
+        overwrite: replace the file at config.checkpoint even if it belongs to another run or is no checkpoint. The
+            file that the run resumes from is always replaced.
+
+    Raises:
+        TypeError: models or data of another kind, before any work is done.
+        ValueError: models, data, settings or checkpoints that do not fit each other, before any work is done.
+        FileExistsError: a file of another run at config.checkpoint, without overwrite, before any work is done.
+        FloatingPointError: a loss or gradient that is not finite; the error names the step.
+        KeyboardInterrupt: an interrupt of the program, after the checkpoint is saved.
     """
     # tensors made in inference mode could never have a gradient
     if torch.is_inference_mode_enabled():

@@ -25,10 +25,14 @@ from edmfast.models.preconditioning import (
 class Denoiser(nn.Module):
     """An ordinary EDM denoiser, D(x, sigma) = c_skip x + c_out backbone(c_in x, c_noise), such as a teacher.
 
-    backbone: called as backbone(y [B, *shape], c_noise [B], **condition), returns a tensor like y.
-    sigma_data: standard deviation of the data, in the units of x.
-    Raises ValueError for a sigma_data that is not positive.
     Source: Karras et al. 2022, arXiv 2206.00364, table 1.
+
+    Args:
+        backbone: called as backbone(y [B, *shape], c_noise [B], **condition), returns a tensor like y.
+        sigma_data: standard deviation of the data, in the units of x.
+
+    Raises:
+        ValueError: a sigma_data that is not positive.
     """
 
     def __init__(self, backbone: nn.Module, *, sigma_data: float = 0.5) -> None:
@@ -41,8 +45,14 @@ class Denoiser(nn.Module):
     ) -> torch.Tensor:
         """Return the denoised states x0, like x.
 
-        x: [B, *shape], floating. sigma: a float, [] or [B], positive, in the units of x. condition: keyword
-        arguments of the backbone; see `EnergyModel` for their shapes. Raises TypeError or ValueError for others.
+        Args:
+            x: [B, *shape], floating.
+            sigma: a float, [] or [B], positive, in the units of x.
+            condition: keyword arguments of the backbone; see `EnergyModel` for their shapes.
+
+        Raises:
+            TypeError: an x that is not floating, or a backbone that returns no floating tensor.
+            ValueError: other shapes, a level that is not positive, or conditions with another number of rows.
         """
         batch, levels = x.shape[0], expand_sigma(sigma, x)
         refuse_zero(self, sigma)

@@ -49,10 +49,6 @@ class EnergyModel(nn.Module):
 
     The model is a target (`energy_and_score`, exponent 1) and a denoiser (`forward`), so every sampler takes it.
 
-    backbone: called as backbone(y [B, *shape], c_noise [B], **condition), returns a tensor like y.
-    potential: "inner" (the default), or one of the baselines "residual" and "norm".
-    sigma_data: standard deviation of the data, in the units of x.
-
     Conditions are keyword arguments that the backbone receives. A condition tensor [K, ...] must have K = B rows,
     one per sample, or K = 1 row, which serves all samples. Tensors [], numbers and other values pass through
     unchanged. A context [77, 768] that all samples share is passed as context[None]; alternatively the backbone
@@ -62,9 +58,16 @@ class EnergyModel(nn.Module):
     conditions are padded to sizes at which matrix libraries sum in one order. With the backbones of this package
     that holds at every number of threads, but another number of threads may give other bits.
 
-    Raises ValueError for an unknown potential or a sigma_data that is not positive. Its methods raise ValueError
-    for conditions with another number of rows and for noise levels that are not positive.
     Sources: Karras et al. 2022, arXiv 2206.00364; Thornton et al. 2025, arXiv 2502.12786.
+
+    Args:
+        backbone: called as backbone(y [B, *shape], c_noise [B], **condition), returns a tensor like y.
+        potential: "inner", or one of the baselines "residual" and "norm".
+        sigma_data: standard deviation of the data, in the units of x.
+
+    Raises:
+        ValueError: an unknown potential, or a sigma_data that is not positive. The methods raise it for conditions
+            with another number of rows and for noise levels that are not positive.
     """
 
     exponent = 1.0
@@ -83,7 +86,10 @@ class EnergyModel(nn.Module):
     def potential(self, y: torch.Tensor, c_noise: torch.Tensor, **condition: Any) -> torch.Tensor:
         """Return the scalar potential f(y, c_noise), [B].
 
-        y: [B, *shape], states scaled by c_in. c_noise: [B], ln(sigma)/4.
+        Args:
+            y: [B, *shape], states scaled by c_in.
+            c_noise: [B], ln(sigma)/4.
+            condition: keyword arguments of the backbone.
         """
         h = call_backbone(self.backbone, y, c_noise, **condition)
         potential: torch.Tensor = self.scale(c_noise) * self._potential.head(h, y)
@@ -94,8 +100,12 @@ class EnergyModel(nn.Module):
     ) -> torch.Tensor:
         """Return E(x, sigma), [B], in nats: one forward pass of the network.
 
-        x: [B, *shape], floating. sigma: a float, [] or [B], positive, in the units of x.
         The result is differentiable where grad mode is on.
+
+        Args:
+            x: [B, *shape], floating.
+            sigma: a float, [] or [B], positive, in the units of x.
+            condition: keyword arguments of the backbone.
         """
         return self._call(EnergyModel._energy, x, sigma, condition, torch.is_grad_enabled())[0]
 
@@ -104,12 +114,18 @@ class EnergyModel(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (E [B] in nats, score like x): one forward and one backward pass of the network.
 
-        x: [B, *shape], floating. sigma: a float, [] or [B], positive, in the units of x.
         Where grad mode is on and x, sigma or a condition requires grad, both results are differentiable with
         respect to x, sigma, the conditions and the parameters. They are also differentiable in forward mode and
         inside torch.func. In all other cases both results are detached, even though the parameters require grad:
         to train by a score, let x require grad.
-        Raises RuntimeError under torch.inference_mode, because a score is a gradient.
+
+        Args:
+            x: [B, *shape], floating.
+            sigma: a float, [] or [B], positive, in the units of x.
+            condition: keyword arguments of the backbone.
+
+        Raises:
+            RuntimeError: a call under torch.inference_mode, because a score is a gradient.
         """
         recorded = is_recorded(x, sigma, *condition.values())
         _refuse_inference_mode()
@@ -136,8 +152,10 @@ class EnergyModel(nn.Module):
         minutes for a U-Net. Where that fails, the model is called eagerly after one warning that names the reason.
         A product of perceptron energies evaluates all of them in one operator, with or without graphs.
 
-        mode: the mode of torch.compile, used on a GPU only; "reduce-overhead" captures CUDA graphs.
         Training is compiled by `DistillConfig(compile=True)`, and `smc.sample` by its own argument compile=True.
+
+        Args:
+            mode: the mode of torch.compile, used on a GPU only; "reduce-overhead" captures CUDA graphs.
         """
         self._compiled = CompiledMethods(self, mode)
 

@@ -34,18 +34,21 @@ def initialise_from(
 ) -> EnergyModel:
     """Copy the teacher's weights into model, fit its scale table, and return the changed model.
 
-    model: an energy with potential="inner".
-    teacher: a `Denoiser`, or any denoiser(x [B, *shape], sigma [B], **condition) -> x0.
-    data: one batch [B, *shape] of clean samples, in the units of sigma_data. A few hundred samples are enough.
-    seed: 64 bits for the noise of the fit.
-    weights_from: the module whose state dictionary is copied into the model's backbone. The default is the
-    teacher's attribute `backbone`, which denoisers of other packages do not have.
-    condition: conditions of model and teacher for that batch.
+    Source of the copied start: Thornton et al. 2025, arXiv 2502.12786.
 
-    Raises ValueError where the potential is not "inner", the sigma_data or the architectures of the two differ,
-    or data is not a finite batch of at least one sample. Raises TypeError where the teacher has no backbone and
-    weights_from is not given.
-    Source: Thornton et al. 2025, arXiv 2502.12786.
+    Args:
+        model: an energy with potential="inner".
+        teacher: a `Denoiser`, or any denoiser(x [B, *shape], sigma [B], **condition) -> x0.
+        data: one batch [B, *shape] of clean samples, in the units of sigma_data. A few hundred samples are enough.
+        seed: 64 bits for the noise of the fit.
+        weights_from: the module whose state dictionary is copied into the model's backbone. The default is the
+            teacher's attribute `backbone`, which denoisers of other packages do not have.
+        condition: conditions of model and teacher for that batch.
+
+    Raises:
+        TypeError: a teacher without a backbone where weights_from is not given.
+        ValueError: another potential than "inner", models that differ in sigma_data or architecture, or data that
+            is not a finite batch of at least one sample.
     """
     source = getattr(teacher, "backbone", None) if weights_from is None else weights_from
     if not isinstance(source, nn.Module):

@@ -20,10 +20,16 @@ from edmfast._internal.rows import per_sample, shared_rows
 def expand_sigma(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Return noise levels as a tensor [B, 1, 1, ...] that broadcasts against x, in the dtype of x.
 
-    x: [B, *shape], floating. sigma: a float, [] or [B], in the units of x. The result is on the device of x.
-    Raises TypeError for an x that is not floating and a sigma that is not a number, and ValueError for other
-    shapes. A sigma that is a Python number must also be finite, at least 0, and have a square in the dtype of x.
     The values of tensors are not checked, because reading them would wait for the device.
+
+    Args:
+        sigma: a float, [] or [B], in the units of x.
+        x: [B, *shape], floating. The result is on its device.
+
+    Raises:
+        TypeError: an x that is not floating, or a sigma that is not a number.
+        ValueError: other shapes, or a Python number that is negative, not finite, or has no square in the dtype
+            of x.
     """
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__

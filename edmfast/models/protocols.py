@@ -22,9 +22,12 @@ class Denoiser(Protocol):
     def __call__(self, x: Tensor, sigma: Tensor, /, *args: Any, **conditions: Any) -> Tensor:
         """Return x0 [B, *shape], the expected clean states given noisy ones, in the dtype of x.
 
-        x: [B, *shape]. sigma: [B], one positive noise level per sample, in the dtype and on the device of x.
-        conditions: keyword arguments such as class_label. A denoiser that takes none may leave them out of its
-        signature. Networks of EDM also take the class label by position.
+        Args:
+            x: [B, *shape], noisy states.
+            sigma: [B], one positive noise level per sample, in the dtype and on the device of x.
+            args: the class label, which networks of EDM take by position.
+            conditions: keyword arguments such as class_label. A denoiser without conditions may leave both out of
+                its signature.
         """
         ...
 
@@ -52,6 +55,13 @@ class Target(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Return (U [B] in nats, S like x), where S is -grad U or an approximation of it.
 
-        x: [B, *shape]. sigma: a float, [] or [B], positive. U is known up to a constant per noise level.
+        U is known up to a constant per noise level.
+
+        Args:
+            x: [B, *shape].
+            sigma: a float, [] or [B], positive, in the units of x.
+            args: no positional arguments are passed.
+            conditions: keyword arguments such as class_label. A target without conditions may leave them out of
+                its signature.
         """
         ...

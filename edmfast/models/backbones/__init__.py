@@ -18,5 +18,6 @@ BACKBONES: dict[str, type[nn.Module]] = {
     "ResidualMLP": ResidualMLP,
     "UNet": UNet,
 }
+"""The classes of backbones from which a saved model can be rebuilt, by name; see `register_backbone`."""
 
 __all__ = ["BACKBONES", "DiT", "PairwiseMLP", "ResidualMLP", "UNet"]

@@ -32,17 +32,23 @@ class DiT(nn.Module):
 
     `DiT(4, 32, **DiT.PRESETS["B"])` has a published size: S, B, L or XL.
 
-    in_channels: C. size: H and W in pixels, or one number for both.
-    patch: side in pixels of the square that becomes one token.
-    width: numbers per token. depth: number of blocks. heads: attention heads.
-    num_classes: the number of classes that class_label distinguishes, or None for no labels.
-    mlp_ratio: hidden width of a block's mlp, as a multiple of width.
-    embedding_width: numbers of the embedding of noise level and class; None for width.
-    dropout: probability, in training mode, that a number which a block's branch adds is set to zero.
-
-    Raises ValueError for sizes that are not positive, an H or W that is not a multiple of patch, a width that is
-    not a multiple of 4 and of heads, and a dropout outside [0, 1).
     Source: Peebles & Xie 2023, arXiv 2212.09748.
+
+    Args:
+        in_channels: C.
+        size: H and W in pixels, or one number for both.
+        patch: side in pixels of the square that becomes one token.
+        width: numbers per token.
+        depth: number of blocks.
+        heads: attention heads.
+        num_classes: the number of classes that class_label distinguishes, or None for no labels.
+        mlp_ratio: hidden width of a block's mlp, as a multiple of width.
+        embedding_width: numbers of the embedding of noise level and class; None for width.
+        dropout: probability, in training mode, that a number which a block's branch adds is set to zero.
+
+    Raises:
+        ValueError: sizes that are not positive, an H or W that is not a multiple of patch, a width that is not a
+            multiple of 4 and of heads, or a dropout outside [0, 1).
     """
 
     PRESETS: ClassVar[dict[str, dict[str, int]]] = {
@@ -106,10 +112,15 @@ class DiT(nn.Module):
     def forward(
         self, y: torch.Tensor, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return a tensor like y [B, C, H, W].
+        """Return a tensor like y.
 
-        c_noise: [B], ln(sigma)/4. class_label: int64 [B], or None for "unconditional".
-        Raises ValueError for a y of another shape and for labels out of range.
+        Args:
+            y: [B, C, H, W], scaled states.
+            c_noise: [B], ln(sigma)/4.
+            class_label: int64 [B], or None for "unconditional".
+
+        Raises:
+            ValueError: a y of another shape, or labels out of range.
         """
         if y.dim() != 4 or [*y.shape[1:]] != self.shape:
             channels, height, width = self.shape

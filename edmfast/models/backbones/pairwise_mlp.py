@@ -43,15 +43,21 @@ class PairwiseMLP(nn.Module):
     `PairwiseMLP(**PairwiseMLP.PRESETS["DW4"])` has the size of the networks that Akhound-Sadegh et al. 2024
     (arXiv 2402.06121) use for that system: DW4 or LJ13. The work is O(particles² width²) per layer and sample.
 
-    particles: number of particles, at least 2. dimensions: numbers per particle.
-    width: numbers in the state of a pair. depth: number of residual layers.
-    num_classes: the number of classes that class_label distinguishes, or None for no labels.
-    features: features per distance, at least 2. longest: the distance up to which they distinguish, in the units
-    of the scaled states y, whose numbers have a standard deviation of about 1.
-    embedding_width: numbers of the embedding of noise level and class.
-
-    Raises ValueError for sizes below these limits.
     Sources: Köhler et al. 2020, arXiv 2006.02425; Satorras et al. 2021, arXiv 2102.09844.
+
+    Args:
+        particles: number of particles, at least 2.
+        dimensions: numbers per particle.
+        width: numbers in the state of a pair.
+        depth: number of residual layers.
+        num_classes: the number of classes that class_label distinguishes, or None for no labels.
+        features: features per distance, at least 2.
+        longest: the distance up to which the features distinguish, in the units of the scaled states y, whose
+            numbers have a standard deviation of about 1.
+        embedding_width: numbers of the embedding of noise level and class.
+
+    Raises:
+        ValueError: sizes below these limits.
     """
 
     PRESETS: ClassVar[dict[str, dict[str, int]]] = {
@@ -116,9 +122,13 @@ class PairwiseMLP(nn.Module):
     ) -> torch.Tensor:
         """Return a tensor like y.
 
-        y: [B, particles, dimensions], or [B, *shape] with as many numbers in that order. c_noise: [B],
-        ln(sigma)/4. class_label: int64 [B], or None for "unconditional". Raises ValueError for a y of another
-        shape and for labels out of range.
+        Args:
+            y: [B, particles, dimensions], or [B, *shape] with as many numbers in that order; scaled states.
+            c_noise: [B], ln(sigma)/4.
+            class_label: int64 [B], or None for "unconditional".
+
+        Raises:
+            ValueError: a y of another shape, or labels out of range.
         """
         n, dimensions = self.particles, self.dimensions
         if math.prod(y.shape[1:]) != n * dimensions:

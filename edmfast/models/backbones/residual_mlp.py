@@ -30,10 +30,15 @@ class ResidualMLP(nn.Module):
     spread. "DW4" and "LJ13" are two systems of particles as plain vectors; `PairwiseMLP` has their symmetries.
     All widths of the presets are powers of two, which `edmfast.ops.mlp_potential` accepts.
 
-    dim: numbers per sample. width: numbers of the hidden state. depth: number of residual layers.
-    num_classes: the number of classes that class_label distinguishes, or None for no labels.
-    embedding_width: numbers of the embedding of noise level and class.
-    Raises ValueError for sizes that are not positive.
+    Args:
+        dim: numbers per sample.
+        width: numbers of the hidden state.
+        depth: number of residual layers.
+        num_classes: the number of classes that class_label distinguishes, or None for no labels.
+        embedding_width: numbers of the embedding of noise level and class.
+
+    Raises:
+        ValueError: sizes that are not positive.
     """
 
     PRESETS: ClassVar[dict[str, dict[str, int]]] = {
@@ -75,10 +80,15 @@ class ResidualMLP(nn.Module):
     def forward(
         self, y: torch.Tensor, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return a tensor like y [B, *shape].
+        """Return a tensor like y.
 
-        c_noise: [B], ln(sigma)/4. class_label: int64 [B], or None for "unconditional".
-        Raises ValueError where a sample of y does not have dim numbers, and for labels out of range.
+        Args:
+            y: [B, *shape] with prod(shape) = dim, scaled states.
+            c_noise: [B], ln(sigma)/4.
+            class_label: int64 [B], or None for "unconditional".
+
+        Raises:
+            ValueError: a y of another shape, or labels out of range.
         """
         if math.prod(y.shape[1:]) != self.dim:
             raise ValueError(

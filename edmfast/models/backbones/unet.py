@@ -31,15 +31,19 @@ class UNet(nn.Module):
 
     H and W must be multiples of patch·2^(len(channels) - 1), which is 4 by default.
 
-    in_channels: C. channels: channels of each level, the highest resolution first.
-    blocks: residual blocks per level and direction.
-    num_classes: the number of classes that class_label distinguishes, or None for no labels.
-    groups: groups of the group norms. Every entry of channels must be a multiple of it.
-    embedding_width: numbers of the embedding of noise level and class.
-    patch: side of the square of pixels that is folded into channels; 1 folds nothing.
-
-    Raises ValueError for sizes that are not positive and channels that are not multiples of groups.
     Sources: Ronneberger et al. 2015, arXiv 1505.04597; Ho et al. 2020, arXiv 2006.11239.
+
+    Args:
+        in_channels: C.
+        channels: channels of each level, the highest resolution first.
+        blocks: residual blocks per level and direction.
+        num_classes: the number of classes that class_label distinguishes, or None for no labels.
+        groups: groups of the group norms. Every entry of channels must be a multiple of it.
+        embedding_width: numbers of the embedding of noise level and class.
+        patch: side of the square of pixels that is folded into channels; 1 folds nothing.
+
+    Raises:
+        ValueError: sizes that are not positive, or channels that are not multiples of groups.
     """
 
     def __init__(
@@ -93,10 +97,15 @@ class UNet(nn.Module):
     def forward(
         self, y: torch.Tensor, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return a tensor like y [B, C, H, W].
+        """Return a tensor like y.
 
-        c_noise: [B], ln(sigma)/4. class_label: int64 [B], or None for "unconditional".
-        Raises ValueError for a y of another shape and for labels out of range.
+        Args:
+            y: [B, C, H, W], scaled states.
+            c_noise: [B], ln(sigma)/4.
+            class_label: int64 [B], or None for "unconditional".
+
+        Raises:
+            ValueError: a y of another shape, or labels out of range.
         """
         self._check(y)
         embedding = self.embedding(c_noise, class_label)

@@ -111,14 +111,19 @@ def patch_attention(module: nn.Module) -> nn.Module:
     Derivatives of its attention then exist to second order, in memory linear in the number of positions, so that
     it can be trained as an energy. The module is changed in place and returned; patching it again changes nothing.
 
-    module: a network, an `EnergyModel` or `Denoiser` of one, a target made of such models, or an energy of your
-    own. In our models the networks inside are patched, which covers all methods of the model, compiled or not. In
-    an energy of your own the methods `forward`, `energy`, `energy_and_score` and `denoise` are patched.
+    In our models the networks inside are patched, which covers all methods of the model, compiled or not. In an
+    energy of your own the methods `forward`, `energy`, `energy_and_score` and `denoise` are patched. Code that
+    runs parts of the module again without the module itself, such as torch.utils.checkpoint inside it, gets
+    torch's attention there.
 
-    A call raises ValueError where the module uses dropout in its attention, grouped queries, or a mask that
-    differs between queries or does more than exclude keys. Code that runs parts of the module again without the
-    module itself, such as torch.utils.checkpoint inside it, gets torch's attention there.
-    Raises TypeError for anything but a module.
+    Args:
+        module: a network, an `EnergyModel` or `Denoiser` of one, a target made of such models, or an energy of
+            your own.
+
+    Raises:
+        TypeError: anything but a module.
+        ValueError: at a call, where the module uses dropout in its attention, grouped queries, or a mask that
+            differs between queries or does more than exclude keys.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(

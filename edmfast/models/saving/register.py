@@ -16,11 +16,17 @@ _OURS = dict(BACKBONES)
 def register_backbone(cls: Class) -> Class:
     """Let `save_model` and `load_model` accept backbones of this class, and return the class.
 
-    The function can be used as a decorator. cls: a subclass of nn.Module whose instances carry the arguments of
-    their constructor as `config`, a dictionary that JSON can hold. A saved model names the class of its backbone,
-    and loading looks that name up among the registered classes only, so that nothing which a file names is
-    imported. A class replaces an earlier one of the same name, as when the cell of a notebook runs again.
-    Raises TypeError for anything but such a class, and ValueError for the names of our own backbones.
+    The function can be used as a decorator. A saved model names the class of its backbone, and loading looks that
+    name up among the registered classes only, so that nothing which a file names is imported. A class replaces an
+    earlier one of the same name, as when the cell of a notebook runs again.
+
+    Args:
+        cls: a subclass of nn.Module whose instances carry the arguments of their constructor as `config`, a
+            dictionary that JSON can hold.
+
+    Raises:
+        TypeError: anything but a subclass of nn.Module.
+        ValueError: a class with the name of one of our own backbones.
     """
     if not isinstance(cls, type) or not issubclass(cls, nn.Module):
         raise TypeError(f"register_backbone takes a subclass of nn.Module, given {cls!r}")

@@ -87,9 +87,16 @@ def save_model(
     A saved model that is already there is replaced in one step, so that no reader sees half a file. A backbone of
     your own can be saved once `edmfast.models.register_backbone` has registered its class.
 
-    overwrite: also replace a file of another kind, which otherwise raises FileExistsError.
-    Raises ValueError for a model that could not be loaded again (see `register_backbone`), FileNotFoundError where
-    the folder does not exist, and ValueError or OSError where the path is not a regular file or cannot be written.
+    Args:
+        model: the model, whose tensors are written in their dtypes.
+        path: the file, usually with the suffix .safetensors.
+        overwrite: also replace a file of another kind.
+
+    Raises:
+        ValueError: a model that could not be loaded again (see `register_backbone`), or a path that is no file.
+        FileExistsError: a file of another kind at path, without overwrite.
+        FileNotFoundError: a folder that does not exist.
+        OSError: a path that cannot be written.
     """
     metadata = describe_model(model)
     write_tensors(path, model.state_dict(), metadata, kind=MODEL, overwrite=overwrite)
@@ -100,9 +107,16 @@ def load_model(
 ) -> EnergyModel | Denoiser:
     """Return the model saved at path: on the CPU, in the saved dtypes and in eval mode.
 
-    backbones: further classes by name, besides the registered ones. Nothing that a file names is imported.
-    Raises FileNotFoundError where there is no file. Raises ValueError, which names the reason, for a file that is
-    corrupt, of another kind, or whose weights do not fit its description, before memory is taken for them.
+    Nothing that a file names is imported.
+
+    Args:
+        path: a file that `save_model` has written.
+        backbones: further classes by name, besides the registered ones.
+
+    Raises:
+        FileNotFoundError: no file at path.
+        ValueError: a file that is corrupt, of another kind, or whose weights do not fit its description. The error
+            comes before memory is taken for the weights.
     """
     known = known_backbones(backbones)
     tensors, metadata = read_tensors(path)
