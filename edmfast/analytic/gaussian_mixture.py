@@ -46,6 +46,7 @@ class GaussianMixture(nn.Module):
 
     It is a target (`energy_and_score`, exponent 1, normalised energy) and a denoiser (`forward`), and is twice
     differentiable. Parameters are kept in float64 and used in the dtype of x, or in float32 for half types.
+
     Source: Bayes' rule, in the notation of Karras et al. 2022, arXiv 2206.00364.
 
     Args:
@@ -204,6 +205,7 @@ def gmm40() -> GaussianMixture:
     """Return GMM-40: 40 modes of equal weight in [-40, 40]², each of standard deviation softplus(1) = 1.3133.
 
     The means are 80 (u - 1/2) with u uniform in float32 from torch's generator on the CPU at seed 0, as published.
+
     Source: Midgley et al. 2023, arXiv 2208.01893.
     """
     means = 80 * (torch.rand(40, 2, generator=generator(0)).double() - 0.5)

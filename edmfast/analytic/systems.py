@@ -129,6 +129,7 @@ class DoubleWellPairs(ParticleSystem):
     """A system of particles with a double well in each pair distance, around d_0 = offset. The default is DW4.
 
     The pair energy is a r + b r² + c r⁴ with r = d_ij - offset, in nats times tau.
+
     Source: Köhler et al. 2020, arXiv 2006.02425.
 
     Args:
@@ -173,6 +174,7 @@ class LennardJones(ParticleSystem):
     """A Lennard-Jones cluster in a harmonic trap of strength k = trap around its own centre. The default is LJ13.
 
     Configurations in which two particles nearly coincide have an infinite energy in float32, so their weight is 0.
+
     Sources: Köhler et al. 2020, arXiv 2006.02425; Akhound-Sadegh et al. 2024, arXiv 2402.06121.
 
     Args:

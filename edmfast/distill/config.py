@@ -26,6 +26,7 @@ class DistillConfig:
     measures it. For the models of the demo (1,500 steps) the Fréchet distance is 1.10 times the
     teacher's at weight 0, and 1.38 times at 0.05. So use 0.05 for an energy whose weights are needed below noise
     level 0.3 (for data about 0.5 wide), and 0 where weighting ends above it.
+
     Sources: Karras et al. 2022, arXiv 2206.00364 (noise levels); Thornton et al. 2025, arXiv 2502.12786.
 
     Args:

@@ -80,6 +80,7 @@ def distill(
     A KeyboardInterrupt first saves a checkpoint and says where it is. So does any other exception where the
     configuration names a checkpoint. A checkpoint that cannot be written does not end a run: there is a warning,
     and the last checkpoint goes to the folder for temporary files.
+
     Sources: Thornton et al. 2025, arXiv 2502.12786; Karras et al. 2022, arXiv 2206.00364.
 
     Args:

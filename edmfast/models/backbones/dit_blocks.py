@@ -80,6 +80,7 @@ def grid_positions(rows: int, columns: int, width: int) -> torch.Tensor:
 
     The four quarters of a position are sin(r w), cos(r w), sin(c w) and cos(c w), with row r, column c and
     w_i = 10000^(-i/(width/4)). Tokens are ordered row by row, as images are flattened.
+
     Source: Vaswani et al. 2017, arXiv 1706.03762, applied to each of the two coordinates.
     """
     quarter = width // 4
