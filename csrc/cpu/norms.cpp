@@ -35,12 +35,14 @@ struct Arguments {
       : dtype(x_.scalar_type()), wide(dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float) {
     STD_TORCH_CHECK(dtype == ScalarType::Half || dtype == ScalarType::BFloat16 || dtype == ScalarType::Float ||
                         dtype == ScalarType::Double,
-                    "float16, bfloat16, float32 or float64 is needed");
-    STD_TORCH_CHECK(x_.dim() == 3 && scale_.dim() == 2, "x must be [N, C, S], scale and shift [M, C]");
+                    "x must be float16, bfloat16, float32 or float64, got ", dtype);
+    STD_TORCH_CHECK(x_.dim() == 3 && scale_.dim() == 2, "x must be [N, C, S], scale and shift [M, C], got ",
+                    shape_text(x_), " and ", shape_text(scale_));
     const int64_t n = x_.size(0), c = x_.size(1), s = x_.size(2), sets = scale_.size(0);
     STD_TORCH_CHECK(groups > 0 && c > 0 && s > 0 && c % groups == 0,
-                    "C must be a multiple of groups, C and S positive");
-    STD_TORCH_CHECK(sets > 0 ? n % sets == 0 : n == 0, "M must divide N");
+                    "C must be a multiple of groups, C and S positive, got C = ", c, ", S = ", s, " and ", groups,
+                    " groups");
+    STD_TORCH_CHECK(sets > 0 ? n % sets == 0 : n == 0, "M must divide N, got M = ", sets, " and N = ", n);
     const bool last = !x_.is_contiguous() && torch::stable::transpose(x_, 1, 2).is_contiguous();
     layout = {n, c, s, groups, sets, last};
     x = states(x_), scale = numbers(scale_), shift = numbers(shift_);

@@ -25,8 +25,9 @@ struct Rows {
   ScalarType dtype;
 
   explicit Rows(const Tensor& y) : count(0), elements(0), dtype(y.scalar_type()) {
-    STD_TORCH_CHECK(y.dim() == 2, "h and y must be [B, d]");
-    STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, "float32 or float64 is needed");
+    STD_TORCH_CHECK(y.dim() == 2, "h and y must be [B, d], got ", shape_text(y));
+    STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
+                    "every state must be float32 or float64, got ", dtype);
     count = y.size(0), elements = y.size(1);
   }
 

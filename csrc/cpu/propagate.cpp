@@ -204,7 +204,8 @@ std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tenso
     case ScalarType::Double: launch(double{}); break;
     case ScalarType::Half: launch(Half{}); break;
     case ScalarType::BFloat16: launch(BFloat16{}); break;
-    default: STD_TORCH_CHECK(false, "x must be float16, bfloat16, float32 or float64");
+    default:
+      STD_TORCH_CHECK(false, "x must be float16, bfloat16, float32 or float64, got ", in.x.scalar_type());
   }
   return {moved, ratio};
 }

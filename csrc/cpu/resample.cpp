@@ -18,8 +18,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> resample(Tensor log_weights, 
                                                             int64_t first_population) {
   check_log_weights(log_weights);
   const int64_t populations = log_weights.size(0), particles = log_weights.size(1);
-  STD_TORCH_CHECK(scheme != kKilling || count == particles, "killing keeps the number of particles");
-  STD_TORCH_CHECK(count < (int64_t{1} << 31), "at most 2^31 - 1 particles");
+  STD_TORCH_CHECK(scheme != kKilling || count == particles, "killing keeps the number of particles, ", particles,
+                  ", got count=", count);
+  STD_TORCH_CHECK(count < (int64_t{1} << 31), "count must be at most 2^31 - 1, got ", count);
   check_threshold(ess_threshold);
   check_populations(first_population, populations);
   rng = checked_rng(rng, log_weights);
@@ -31,7 +32,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> resample(Tensor log_weights, 
   } else if (log_weights.scalar_type() == ScalarType::Double) {
     resample_by(choice, ResampleJob<double>(log_weights, nullptr, ess_threshold, out), Given{});
   } else {
-    STD_TORCH_CHECK(false, "log_weights must be float32 or float64");
+    STD_TORCH_CHECK(false, "log_weights must be float32 or float64, got ", log_weights.scalar_type());
   }
   return {out.ancestors, out.log_mean, out.ess, out.resampled, out.degenerate};
 }

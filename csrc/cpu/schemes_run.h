@@ -20,7 +20,7 @@ struct Choice {
         seed(static_cast<uint64_t>(static_cast<const int64_t*>(rng.data_ptr())[0])),
         step(static_cast<uint32_t>(static_cast<const int64_t*>(rng.data_ptr())[1])) {
     STD_TORCH_CHECK(scheme >= 0 && scheme < kSchemes, "unknown scheme ", scheme_);
-    STD_TORCH_CHECK(count >= 1, "at least one offspring is needed, got ", count);
+    STD_TORCH_CHECK(count >= 1, "count must be at least 1, got ", count);
   }
 
   SlotNoise noise(int64_t population) const { return {seed, step, stream_word(3, first_population + population)}; }

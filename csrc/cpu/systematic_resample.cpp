@@ -29,7 +29,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> systematic_resample(Tensor lo
   } else if (log_weights.scalar_type() == ScalarType::Double) {
     resample_systematic(ResampleJob<double>(log_weights, points, ess_threshold, out), Given{});
   } else {
-    STD_TORCH_CHECK(false, "log_weights must be float32 or float64");
+    STD_TORCH_CHECK(false, "log_weights must be float32 or float64, got ", log_weights.scalar_type());
   }
   return {out.ancestors, out.log_mean, out.ess, out.resampled, out.degenerate};
 }

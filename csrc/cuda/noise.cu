@@ -42,7 +42,7 @@ Tensor noise(Tensor like, Tensor rng, int64_t stream, int64_t first_population, 
   } else if (like.scalar_type() == ScalarType::Double) {
     run(double{});
   } else {
-    STD_TORCH_CHECK(false, "noise is made in float32 or float64");
+    STD_TORCH_CHECK(false, "like must be float32 or float64, got ", like.scalar_type());
   }
   return out;
 }

@@ -80,7 +80,8 @@ std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tenso
     case ScalarType::Double: run(double{}); break;
     case ScalarType::Half: run(__half{}); break;
     case ScalarType::BFloat16: run(__nv_bfloat16{}); break;
-    default: STD_TORCH_CHECK(false, "x must be float16, bfloat16, float32 or float64");
+    default:
+      STD_TORCH_CHECK(false, "x must be float16, bfloat16, float32 or float64, got ", in.x.scalar_type());
   }
   return {moved, ratio};
 }

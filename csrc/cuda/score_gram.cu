@@ -79,7 +79,7 @@ std::tuple<Tensor, Tensor> score_gram(Tensor scores, std::optional<Tensor> displ
     case ScalarType::Double: run(double{}); break;
     case ScalarType::Half: run(Half{}); break;
     case ScalarType::BFloat16: run(BFloat16{}); break;
-    default: STD_TORCH_CHECK(false, "scores must be float32, float64, float16 or bfloat16");
+    default: STD_TORCH_CHECK(false, "scores must be float32, float64, float16 or bfloat16, got ", scores.scalar_type());
   }
   return {gram, along};
 }

@@ -52,7 +52,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> systematic_resample(Tensor lo
   } else if (log_weights.scalar_type() == ScalarType::Double) {
     run(double{});
   } else {
-    STD_TORCH_CHECK(false, "log_weights must be float32 or float64");
+    STD_TORCH_CHECK(false, "log_weights must be float32 or float64, got ", log_weights.scalar_type());
   }
   return {ancestors, log_mean, ess, resampled, degenerate};
 }

@@ -77,8 +77,10 @@ inline torch::stable::Tensor checked_rng(const torch::stable::Tensor& rng, const
 
 inline void check_log_weights(const torch::stable::Tensor& log_weights) {
   STD_TORCH_CHECK(log_weights.dim() == 2, "log_weights must be [P, N], got ", shape_text(log_weights));
-  STD_TORCH_CHECK(log_weights.size(1) < (int64_t{1} << 31), "at most 2^31 - 1 particles");
-  STD_TORCH_CHECK(log_weights.size(1) > 0 || log_weights.size(0) == 0, "at least one particle is needed");
+  STD_TORCH_CHECK(log_weights.size(1) < (int64_t{1} << 31),
+                  "log_weights must hold at most 2^31 - 1 particles, got ", log_weights.size(1));
+  STD_TORCH_CHECK(log_weights.size(1) > 0 || log_weights.size(0) == 0,
+                  "log_weights must be [P, N] with N >= 1, got ", shape_text(log_weights));
 }
 
 inline void check_threshold(double ess_threshold) {

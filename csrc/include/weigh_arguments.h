@@ -48,7 +48,8 @@ struct WeighArguments {
     take(resampled, "resampled", ScalarType::Bool, per_population);
     take(degenerate, "degenerate", ScalarType::Int, per_population);
     const ScalarType number = ratio.scalar_type();
-    STD_TORCH_CHECK(number == ScalarType::Float || number == ScalarType::Double, "ratio must be float32 or float64");
+    STD_TORCH_CHECK(number == ScalarType::Float || number == ScalarType::Double,
+                    "ratio must be float32 or float64, got ", number);
     take(ratio, "ratio", number, each);
     for (Tensor& energy : energies) take(energy, "every energy", number, each);
     for (Tensor& energy : energies_before) take(energy, "every energy before", number, each);

@@ -1,4 +1,4 @@
-"""Compiles the emulated kernels of this folder for the host."""
+"""Compile the emulated kernels of this folder for the host."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def generator() -> torch.Generator:
 
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ctypes.CDLL]:
-    """Compiles a file of this folder by the first C++ compiler there is, and loads it."""
+    """Return a function that compiles a file of this folder by the first C++ compiler there is, and loads it."""
     names = [os.environ.get("CXX"), "c++", "g++", "clang++"]
-    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
+    compiler = next((results for name in names if name and (results := shutil.which(name))), None)
     if compiler is None:
         pytest.skip("no C++ compiler")
 

@@ -1,5 +1,5 @@
-// Runs CUDA kernels on the host, one block after the other, every thread a fiber: for the arithmetic, the
-// barriers and the indices, where there is no GPU. Not for races between blocks, nor for speed.
+// Runs CUDA kernels on the host, one block after the other, with a fiber for every thread. It checks the
+// arithmetic, the barriers and the indices where there is no GPU, but not races between blocks.
 #pragma once
 #include <ucontext.h>
 
@@ -38,7 +38,7 @@ struct Fiber {
 };
 
 inline std::vector<Fiber> fibers;
-inline std::vector<unsigned> exchanged;  // per thread, two in turn
+inline std::vector<unsigned> exchanged;  // for each thread, two values in turn
 inline ucontext_t scheduler;
 inline std::function<void()> body;
 inline unsigned current = 0;
@@ -50,7 +50,7 @@ inline void run_body() {
 
 inline void yield() { swapcontext(&fibers[current].context, &scheduler); }
 
-// Until every thread in [begin, end) that still runs has reached as many barriers.
+// Waits until every thread in [begin, end) that still runs has reached as many barriers.
 template <class Count>
 void wait(unsigned begin, unsigned end, const Count& count) {
   const uint64_t mine = ++count(fibers[current]);

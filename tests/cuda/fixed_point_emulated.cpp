@@ -1,11 +1,11 @@
-// The integers of systematic resampling, each in its two ways: by wide conversions and products, and by halves.
+// The integers of systematic resampling, each computed in two ways: by wide conversions and products, and by halves.
 #include "../../csrc/include/fixed_point.h"
 
 using namespace edmfast;
 
 extern "C" {
 
-// How many of the prefix sums in [0, total] get another slot, or another double, by halves.
+// Returns how many of the prefix sums in [0, total] get another slot, or another double, by halves.
 int64_t differing_slots(const int64_t* sums, int64_t count, int64_t particles, int64_t total, double uniform) {
   const SlotMap map(particles, total, uniform);
   int64_t differing = 0;

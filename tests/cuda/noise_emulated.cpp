@@ -1,5 +1,5 @@
 // The CUDA kernel of noise, launched on the host as csrc/cuda/noise.cu does.
-#include "emulator.h"  // before the kernel, which it gives its keywords
+#include "emulator.h"  // first, since it defines the keywords of the kernel
 
 #include "../../csrc/cuda/noise_kernel.h"
 

@@ -1,5 +1,5 @@
 // The CUDA kernels of resampling and weighing, launched on the host as csrc/cuda/resample_launch.h does.
-#include "emulator.h"  // before the kernels, which it gives their keywords
+#include "emulator.h"  // first, since it defines the keywords of the kernels
 
 #include "../../csrc/cuda/resample_slots.h"
 #include "../../csrc/cuda/resample_small.h"
@@ -21,7 +21,7 @@ void first_pass(const LargeJob<double>& job, const Increments<E>& source) {
   launch(static_cast<unsigned>(job.populations * tiles_of(job.particles)), kThreads, weigh_kernel<E>, job, source);
 }
 
-// `large`: by many blocks for each population, whatever its size.
+// `large` gives every population many blocks, whatever its size.
 template <class T, class Source>
 void run(const ResampleJob<T>& job, const Source& source, bool large) {
   const unsigned populations = static_cast<unsigned>(job.populations);

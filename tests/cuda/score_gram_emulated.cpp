@@ -1,5 +1,5 @@
 // The CUDA kernel of score_gram, launched on the host with any number of threads to a row.
-#include "emulator.h"  // before the kernel, which it gives its keywords
+#include "emulator.h"  // first, since it defines the keywords of the kernel
 
 #include "../../csrc/cuda/score_gram_kernel.h"
 

@@ -1,4 +1,4 @@
-"""The CUDA kernels of resampling and weighing, run thread by thread on the host: the bits of the CPU."""
+"""The CUDA kernels of resampling and weighing, run thread by thread on the host, have the bits of the CPU."""
 
 from __future__ import annotations
 

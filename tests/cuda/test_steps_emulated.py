@@ -1,6 +1,6 @@
-"""The CUDA kernels of noise, the proposal step and score_gram, thread by thread on the host: the bits of the CPU.
+"""The CUDA kernels of noise, propagate and score_gram, run thread by thread on the host, have the bits of the CPU.
 
-Sums of floats, which are taken in another order, are compared where all their terms are whole numbers, or to
+Sums of floats are taken in another order. They are compared where all their terms are whole numbers, or to
 rounding.
 """
 
@@ -115,6 +115,6 @@ def test_nothing_is_read_through_an_ancestor_that_names_no_particle(
         *longs(*FIRST.values(), 2, 7, 5),
         ctypes.c_int(team),
     )
-    # the weights report NaN
+    # the weights report the NaN
     assert ratio.isnan().nonzero().tolist() == [[1, 3]]
     assert not moved.isnan().any()

@@ -1,4 +1,4 @@
-"""A call of every operator, with its derivatives where it has some, on any device."""
+"""A call of every operator, with its derivatives where there are some, on any device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Call = tuple[Callable[..., Sequence[Tensor]], list[Tensor]]
 
 
 def two_orders(function: Callable[..., Sequence[Tensor]]) -> Callable[..., list[Tensor]]:
-    """Its outputs, gradients of the sum of their squares, and gradients of the sum of squares of those."""
+    """Return outputs, gradients of the sum of their squares, and gradients of the sum of squares of those."""
 
     def run(*inputs: Tensor) -> list[Tensor]:
         leaves = [tensor.detach().requires_grad_() for tensor in inputs]
@@ -119,9 +119,9 @@ def outputs(call: Call) -> list[Tensor]:
 
 
 def change(inputs: Sequence[Tensor]) -> None:
-    """Other numbers in the same places; indices stay."""
+    """Write other numbers into the same tensors; indices stay."""
     for tensor in inputs:
         if tensor.is_floating_point():
             tensor.mul_(0.7)
-        elif tensor.dtype == torch.int64:  # the state of the noise
+        elif tensor.dtype == torch.int64:  # the state of the random numbers
             tensor[1:].add_(3)

@@ -1,4 +1,4 @@
-"""Every test here runs on the CPU too, at small sizes, so that its code has run before a GPU needs it."""
+"""Fixtures of the GPU tests. Each test also runs on the CPU at small sizes, without a GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def room(device):
-    """Skips where less than so many GiB are free on the GPU; gives back what was taken."""
+    """Skip where fewer than so many GiB are free on the GPU, and free the memory afterwards."""
 
     def need(gigabytes: float) -> None:
         if device == "cuda" and torch.cuda.mem_get_info()[0] < gigabytes * 2**30:

@@ -1,6 +1,6 @@
-"""Every operator, derivatives included, captured by a CUDA graph and replayed with other inputs.
+"""A CUDA graph captures every operator and its derivatives, and replays them with other inputs.
 
-On the CPU, where nothing is captured, a replay is a second call.
+On the CPU nothing is captured, and a replay is a second call.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from tests.gpu.calls import CALLS, change, outputs
 
 
 def captured(call, device):
-    """(a function that runs the call again, what it writes)."""
+    """Return (a function that runs the call again, the outputs that it writes)."""
     if device == "cpu":
-        found = outputs(call)
+        results = outputs(call)
 
         def again():
-            for old, new in zip(found, outputs(call), strict=True):
+            for old, new in zip(results, outputs(call), strict=True):
                 old.copy_(new)
 
-        return again, found
-    # kernels are compiled, and memory is found, before the capture
+        return again, results
+    # kernels are compiled and memory is allocated before the capture
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -30,20 +30,20 @@ def captured(call, device):
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = outputs(call)
-    return graph.replay, found
+        results = outputs(call)
+    return graph.replay, results
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_replay_has_the_bits_of_a_call(name, device):
     call = CALLS[name](device)
     before = [value.clone() for value in outputs(call)]
-    replay, found = captured(call, device)
+    replay, results = captured(call, device)
     change(call[1])
     replay()
     wanted = outputs(call)
     assert any(not torch.equal(a, b) for a, b in zip(wanted, before, strict=True))
-    for ours, theirs in zip(found, wanted, strict=True):
+    for ours, theirs in zip(results, wanted, strict=True):
         assert torch.equal(ours, theirs) or name in ATOMIC
         torch.testing.assert_close(ours, theirs, equal_nan=True)
 

@@ -1,6 +1,6 @@
-"""Sizes whose offsets do not fit 31 bits, and memory that grows with the length only.
+"""Operators work at sizes whose offsets exceed 31 bits, and their memory grows with the length only.
 
-On the CPU everything is 2^12 times smaller.
+On the CPU all sizes are 2^12 times smaller.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def test_resampling_of_many_particles(device, large, generator, room):
     particles = 2**26 // large + 1
     weights = torch.randn(1, particles, generator=generator)
     uniform = torch.tensor([0.3], dtype=torch.float64)
-    found = ops.systematic_resample(weights.to(device), uniform.to(device))
+    results = ops.systematic_resample(weights.to(device), uniform.to(device))
     wanted = ops.systematic_resample(weights, uniform)
-    for name, ours, theirs in zip(wanted._fields, found, wanted, strict=True):
+    for name, ours, theirs in zip(wanted._fields, results, wanted, strict=True):
         assert torch.equal(ours.cpu(), theirs), name
 
 
@@ -40,7 +40,7 @@ def test_noise_beyond_31_bits(device, large, room):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_proposals_beyond_31_bits(dtype, device, large, room):
-    """The last particles, which the last ones of a small call are too."""
+    """The last particles of a large call equal the last particles of a small one."""
     room(16 if dtype == torch.bfloat16 else 30)
     rows = (2**31 // 1031 + 5_000) // large + 20
     x = torch.arange(rows, device=device).remainder_(97).to(dtype)[None, :, None]
@@ -83,15 +83,15 @@ def test_norms_beyond_31_bits(device, large, room):
     rows = (2**31 // 4096 + 1_000) // large + 20
     x = torch.arange(4096, device=device).to(torch.bfloat16).remainder_(31)
     x = x.expand(rows, 4096).contiguous()
-    found = ops.layer_norm(x)
-    torch.testing.assert_close(found[-5:], ops.layer_norm(x[-5:]), rtol=0.01, atol=0.01)
-    assert found[-1].float().std() > 0.9
+    results = ops.layer_norm(x)
+    torch.testing.assert_close(results[-5:], ops.layer_norm(x[-5:]), rtol=0.01, atol=0.01)
+    assert results[-1].float().std() > 0.9
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_memory_grows_with_the_length():
-    """Of attention and both its derivatives in bfloat16, four times for a length four times as large."""
+    """The memory of attention and its derivatives in bfloat16 grows four times when the length does."""
     peaks = []
     for length in (8192, 32_768):
         tensors = [
@@ -103,7 +103,7 @@ def test_memory_grows_with_the_length():
         before = torch.cuda.memory_allocated()
         out = ops.attention(*tensors)
         first = torch.autograd.grad(out.float().square().sum(), tensors, create_graph=True)
-        torch.autograd.grad(sum(one.float().square().sum() for one in first), tensors)
+        torch.autograd.grad(sum(output.float().square().sum() for output in first), tensors)
         peaks.append(torch.cuda.max_memory_allocated() - before)
         del out, first, tensors
     assert peaks[1] < 4.5 * peaks[0], peaks

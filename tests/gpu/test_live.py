@@ -1,4 +1,4 @@
-"""What was built is what runs: a library that does not load would be replaced by slower kernels in silence."""
+"""The libraries that were built are live: one that does not load would silently give way to slower kernels."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from edmfast.targets import Product, Tempered
 from tests.gpu.calls import CALLS, outputs
 from tests.gpu.waiting import NoWaiting
 
-# tiny runs, whose weights are bad and do not matter here
+# the weights of these tiny runs are bad, which does not matter here
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
 
 LEVELS = [8.0, 4.0, 2.0, 1.0, 0.5, 0.25]

@@ -1,6 +1,6 @@
-"""Every operator against the CPU or a formula in float64, at sizes of several tiles and in all dtypes.
+"""Every operator agrees with the CPU or a formula in float64, at sizes of several tiles and in all dtypes.
 
-`tests/ops/test_derivatives.py` does it at one small size; here are odd sizes, other layouts, several models.
+`tests/ops/test_derivatives.py` checks one small size; here are odd sizes, other layouts and several models.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CASES = [(name, shapes) for name, several in LARGER.items() for shapes in severa
 
 
 def weights_scaled(name, tensors):
-    """Weights of networks as an initialisation has them, or sums over hundreds of numbers would saturate silu."""
+    """Scale weights of networks as an initialisation does, so that large sums do not saturate silu."""
     if name != "mlp_potential":
         return tensors
     return [t / t.shape[1] ** 0.5 if t.dim() == 2 and i > 2 else t for i, t in enumerate(tensors)]
@@ -48,7 +48,7 @@ def weights_scaled(name, tensors):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("name", "shapes"), CASES, ids=lambda value: str(value)[:40])
 def test_two_orders(name, shapes, dtype, device):
-    """The error is at most four times that of the formula in the same dtype: products of TF32 lose two bits."""
+    """The error is at most four times that of the formula in the same dtype, since TF32 products lose two bits."""
     case = derivatives.CASES[name]._replace(shapes=shapes)
     if dtype not in case.dtypes:
         pytest.skip("not a dtype of the operator")
@@ -57,7 +57,7 @@ def test_two_orders(name, shapes, dtype, device):
     truth = derivatives._orders(case.plain, [tensor.double() for tensor in inputs], 2)
     plain = derivatives._orders(case.plain, inputs, 2)
     ours = derivatives._orders(case.ours, [tensor.to(device) for tensor in inputs], 2)
-    # in float64 the truth is no better, and derivatives of sums of thousands amplify what it lacks
+    # in float64 the reference is no more exact, and derivatives of sums of thousands amplify its error
     floor = (2**20 if dtype == torch.float64 else 8) * torch.finfo(dtype).eps
     assert len(ours) == 3
     for order, values in enumerate(ours):
@@ -86,12 +86,12 @@ def test_group_norm_of_channels_last(dtype, generator, device):
 
 @pytest.mark.parametrize(("causal", "masked"), [(True, False), (False, True), (True, True)])
 def test_attention_of_views_with_masks(causal, masked, generator, device):
-    """Heads before positions, as a network has them: views of [B, L, H, D]."""
+    """Heads may come before positions, as views of the [B, L, H, D] of a network."""
     q, k, v = torch.randn(3, 2, 99, 3, 16, generator=generator, dtype=torch.float64)
     mask = torch.rand(2, 99, generator=generator) < 0.7 if masked else None
-    given = [t.float().to(device).transpose(1, 2) for t in (q, k, v)]
+    arguments = [t.float().to(device).transpose(1, 2) for t in (q, k, v)]
     there = None if mask is None else mask.to(device)
-    found = ops.attention(*given, causal=causal, key_mask=there)
+    results = ops.attention(*arguments, causal=causal, key_mask=there)
     allowed = torch.ones(2, 1, 99, 99, dtype=torch.bool)
     if causal:
         allowed = allowed.tril()
@@ -99,12 +99,12 @@ def test_attention_of_views_with_masks(causal, masked, generator, device):
         allowed = allowed & mask[:, None, None]
     q, k, v = (t.float().double().transpose(1, 2) for t in (q, k, v))
     weights = torch.softmax((q @ k.mT / 4).masked_fill(~allowed, -torch.inf), -1).nan_to_num(0.0)
-    torch.testing.assert_close(found.cpu().double(), weights @ v, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(results.cpu().double(), weights @ v, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_several_perceptrons(shared, generator, device):
-    """K models of one shape in one launch are the models one by one, on the CPU."""
+    """K models of one shape in one launch equal the models one by one on the CPU."""
     models, rows, d, width, depth = 3, 70, 12, 32, 2
 
     def draw(*shape):
@@ -153,16 +153,16 @@ def test_resampling_has_the_bits_of_the_cpu(scheme, dtype, generator, device):
     weights[2] = -torch.inf
     weights[3, ::5] = torch.nan
     rng = ops.rng_state(3, 9)
-    found = ops.resample(weights.to(device), rng.to(device), scheme=scheme, ess_threshold=0.9)
+    results = ops.resample(weights.to(device), rng.to(device), scheme=scheme, ess_threshold=0.9)
     wanted = ops.resample(weights, rng, scheme=scheme, ess_threshold=0.9)
-    for name, ours, theirs in zip(wanted._fields, found, wanted, strict=True):
+    for name, ours, theirs in zip(wanted._fields, results, wanted, strict=True):
         assert torch.equal(ours.cpu(), theirs), name
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("models", [1, 3, 8])
 def test_a_step_has_the_bits_of_the_cpu(models, dtype, generator, device):
-    """Propagate, then weigh by energies, twice: states, weights, ancestors and roots are the same."""
+    """Two steps of propagate and weigh give the same states, weights, ancestors and roots."""
     shape = 3, 300
     x, *scores = torch.randn(models + 1, *shape, 10, generator=generator, dtype=torch.float64).to(
         dtype
@@ -170,7 +170,7 @@ def test_a_step_has_the_bits_of_the_cpu(models, dtype, generator, device):
     energies = torch.randn(2, models, *shape, generator=generator, dtype=torch.float64).to(dtype)
     numbers = torch.rand(3, models + 2, generator=generator, dtype=torch.float64) / 4 + 0.1
     powers = torch.rand(3, models, generator=generator, dtype=torch.float64)
-    found = {}
+    results = {}
     for place in ("cpu", device):
         weights, state, history = ops.Weights.start(*shape, device=place), x.to(place), []
         for step in range(2):
@@ -180,7 +180,7 @@ def test_a_step_has_the_bits_of_the_cpu(models, dtype, generator, device):
             )
             weights = ops.weigh_and_resample(
                 weights,
-                # summed in another order than on the CPU, so not what is compared
+                # summed in another order than on the CPU, so it is not compared
                 torch.zeros_like(ratio),
                 [*energies[step].to(place)],
                 [*energies[1 - step].to(place)],
@@ -189,9 +189,9 @@ def test_a_step_has_the_bits_of_the_cpu(models, dtype, generator, device):
                 ess_threshold=0.8,
             )
             history += [state, *weights[:-1]]
-        found[place, "history"] = [tensor.cpu() for tensor in history]
+        results[place, "history"] = [tensor.cpu() for tensor in history]
         assert weights.resampled.any()
-    for ours, theirs in zip(found[device, "history"], found["cpu", "history"], strict=True):
+    for ours, theirs in zip(results[device, "history"], results["cpu", "history"], strict=True):
         assert torch.equal(ours, theirs)
 
 

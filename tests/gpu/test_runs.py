@@ -1,6 +1,6 @@
-"""Whole runs on a device against those on the CPU: one law, the same noise, the same decisions.
+"""Whole runs on a device equal those on the CPU: the same distribution, noise and decisions.
 
-States agree to rounding, as targets multiply matrices; in float64 that changes no ancestor.
+States agree to rounding, since targets multiply matrices. In float64 the rounding changes no ancestor.
 """
 
 from __future__ import annotations
@@ -38,30 +38,30 @@ RUNS = {
 
 def run(name, device, **changes):
     make, options = RUNS[name]
-    given = {"particles": 60, "populations": 3, "ess_threshold": 0.9, "seed": 2, "genealogy": True}
+    inputs = {"particles": 60, "populations": 3, "ess_threshold": 0.9, "seed": 2, "genealogy": True}
     target = make().to(device)
-    return smc.sample(target, (2,), LEVELS, dtype=torch.float64, **(given | options | changes))
+    return smc.sample(target, (2,), LEVELS, dtype=torch.float64, **(inputs | options | changes))
 
 
-def assert_same(found, wanted, tolerance=1e-9):
+def assert_same(results, wanted, tolerance=1e-9):
     for name in EXACT:
-        assert torch.equal(getattr(found, name).cpu(), getattr(wanted, name).cpu()), name
+        assert torch.equal(getattr(results, name).cpu(), getattr(wanted, name).cpu()), name
     for name in NAMES:
-        ours, theirs = getattr(found, name).cpu(), getattr(wanted, name).cpu()
+        ours, theirs = getattr(results, name).cpu(), getattr(wanted, name).cpu()
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_is_that_of_the_cpu(name, device):
-    found, wanted = run(name, device), run(name, "cpu")
-    assert found.x.device.type == device
+    results, wanted = run(name, device), run(name, "cpu")
+    assert results.x.device.type == device
     assert wanted.resampled.any()
-    assert torch.equal(found.ancestors.cpu(), wanted.ancestors)
-    assert_same(found, wanted)
+    assert torch.equal(results.ancestors.cpu(), wanted.ancestors)
+    assert_same(results, wanted)
 
 
 def test_the_start_has_the_bits_of_the_cpu(device):
-    """In float32 too: noise, and one product with a number."""
+    """The start has the same bits in float32 too: it is noise times a number."""
     states = []
     for place in (device, "cpu"):
         smc.sample(
@@ -102,13 +102,13 @@ def test_a_run_goes_on_on_another_device(device, tmp_path):
 
 def test_from_the_device_to_the_cpu(device, tmp_path):
     path = tmp_path / "particles.safetensors"
-    found = run("analytic", device)
-    found.save(path)
+    results = run("analytic", device)
+    results.save(path)
     loaded = smc.Particles.load(path)
-    assert torch.equal(loaded.x.cpu(), found.x.cpu())
+    assert torch.equal(loaded.x.cpu(), results.x.cpu())
     assert loaded.draw().shape == (3, 2)
     torch.testing.assert_close(
-        found.expectation(lambda x: x).cpu(), loaded.expectation(lambda x: x).cpu()
+        results.expectation(lambda x: x).cpu(), loaded.expectation(lambda x: x).cpu()
     )
 
 
@@ -128,7 +128,7 @@ def test_a_compiled_run_is_the_eager_one(name, device):
 
 
 def test_the_masses_of_two_modes(device):
-    """Squared, the narrow mode of standard deviation s has the mass (1/s²)/(1/s² + 1/t²) in two dimensions."""
+    """In two dimensions the square of the density has mass (1/s²)/(1/s² + 1/t²) in the mode of deviation s."""
     target = Tempered(mixture(), 2.0).to(device)
     result = smc.sample(
         target, (2,), [20.0 * 0.8**i for i in range(30)], particles=300, populations=24, seed=1

@@ -1,7 +1,7 @@
-"""Raises where the host would wait for the device, or copy to it from memory that a copy has to wait for.
+"""Raise an error where the host would wait for the device, or for a copy to it from ordinary memory.
 
-On a GPU torch tells (`torch.cuda.set_sync_debug_mode`); on the CPU, operators that would wait there are found by
-their names.
+On a GPU torch reports such waits (`torch.cuda.set_sync_debug_mode`). On the CPU they are recognised by the names
+of the operators that would wait on a GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _WAIT = {
     "aten::_unique2",
     "aten::bincount",
     "aten::equal",
-    "aten::lift_fresh",  # torch.tensor of numbers: a copy from the host
+    "aten::lift_fresh",  # torch.tensor of numbers copies from the host
     "aten::masked_select",
     "aten::nonzero",
     "aten::repeat_interleave",
@@ -36,7 +36,7 @@ class _Names(TorchDispatchMode):
 
 
 class NoWaiting:
-    """A context; `start` and `stop` for where there is no block."""
+    """A context in which waiting raises; `start` and `stop` serve code that has no block."""
 
     def __init__(self, device: str) -> None:
         self.device = device

@@ -1,4 +1,4 @@
-"""Shared by the operator tests: seeds, and whether the compiled kernels are live."""
+"""Fixtures of the operator tests: seeds, the compiled kernels, and memory that holds NaN."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edmfast import _extension
 
 @pytest.fixture
 def compiled() -> None:
-    """Skips, with the reason, where the compiled CPU kernels are not live."""
+    """Skip the test, with the reason, where the compiled CPU kernels are not live."""
     status = _extension.kernel_status()["cpu"]
     if status.startswith("off"):
         pytest.skip(f"compiled CPU kernels {status}")
@@ -25,7 +25,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def poisoned() -> Iterator[None]:
-    """Allocations hold NaN, so an output left unwritten is seen."""
+    """Make allocations hold NaN, so that an unwritten output shows."""
     previous = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True

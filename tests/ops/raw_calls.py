@@ -1,7 +1,7 @@
-"""Calls of raw operators that a program might make by mistake, and what each of them has to do.
+"""Calls of raw operators that a program might make by mistake, and whether each is accepted.
 
-Run as a program, it makes all calls from number FIRST on and prints a line before and after each. A call that
-kills the process is the last one named.
+Run as a program, this module makes all calls from number FIRST on and prints a line before and after each. If a
+call kills the process, it is the last one named.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def f(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def variants(
     operator: Any, plain: Callable[[], dict[str, Any]], changes: dict[str, Any]
 ) -> Iterator[Case]:
-    """The call as it is meant to be, then with some arguments replaced, as `changes` has them."""
+    """Yield the call as it is meant to be, then the call with the arguments of each of `changes` replaced."""
     yield "as meant", True, lambda: operator(*plain().values())
     for name, (accepted, make) in changes.items():
         yield name, accepted, lambda make=make: operator(*(plain() | make()).values())
@@ -45,7 +45,7 @@ def good(**change: Any) -> tuple[bool, Callable[[], dict[str, Any]]]:
 
 
 def emptied(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """A tensor whose memory was taken away."""
+    """Return a tensor whose memory was freed."""
     tensor = f(*shape, dtype=dtype)
     tensor.untyped_storage().resize_(0)
     return tensor
@@ -257,7 +257,7 @@ def resamplings() -> Iterator[Case]:
             changes[f"scheme {scheme} of {value}"] = good(scheme=scheme, log_weights=weights)
     yield from variants(RAW.resample, plain, changes)
 
-    def given() -> dict[str, Any]:
+    def inputs() -> dict[str, Any]:
         uniform = torch.full((P,), 0.5, dtype=DOUBLE)
         return {"log_weights": f(P, N, dtype=DOUBLE), "uniform": uniform, "threshold": 1.0}
 
@@ -272,7 +272,7 @@ def resamplings() -> Iterator[Case]:
             for value in (math.nan, math.inf, 1e300, -1e300)
         },
     }
-    yield from variants(RAW.systematic_resample, given, changes)
+    yield from variants(RAW.systematic_resample, inputs, changes)
 
 
 def noises() -> Iterator[Case]:
@@ -443,7 +443,7 @@ def attentions() -> Iterator[Case]:
 
 
 def _inserted(states: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """The operands of attention with others between v and the mask."""
+    """Return the operands of attention with others inserted between v and the mask."""
     names = [*states]
     return {name: states[name] for name in names[:3]} | more | {n: states[n] for n in names[3:]}
 

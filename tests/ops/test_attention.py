@@ -1,4 +1,4 @@
-"""Attention in three orders against the plain formula in float64, and what it refuses."""
+"""Attention and its two derivatives equal the plain formula in float64, and bad input is refused."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from bench.studies import attention_memory
 from edmfast.ops import attention
 
 DOUBLE = torch.float64
-KEYS = 19  # enough for torch's own kernel on the CPU, and no multiple of a vector
+KEYS = 19  # enough keys for torch's own kernel on the CPU, and not a multiple of a vector
 
 
 def plain(q, k, v, scale=None, causal=False, key_mask=None):
-    """The definition, differentiable to any order; rows without keys give 0."""
+    """Compute attention by its definition, differentiable to any order; rows without keys give 0."""
     scores = (q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
     allowed = torch.ones(scores.shape, dtype=torch.bool, device=q.device)
     if causal:
@@ -36,7 +36,7 @@ def inputs(generator, lead, length, keys, d, e, dtype=DOUBLE):
 
 
 def three_orders(function, tensors, cotangents, **options):
-    """O, its three gradients, and four gradients of a product with those."""
+    """Return O, its three gradients, and four gradients of a product with those."""
     first, seconds = cotangents[0].detach().requires_grad_(), cotangents[1:]
     out = function(*tensors, **options)
     gradients = torch.autograd.grad(out, tensors, first, create_graph=True)
@@ -58,7 +58,9 @@ def cotangents_of(generator, tensors, dtype=DOUBLE):
     ("length", "keys"),
     [(1, 1), (7, 7), (7, 12), (40, 17), (17, 40), (129, 129), (40, 1000), (800, 30)],
 )
-@pytest.mark.parametrize("width", [5, 8])  # of values: torch's own kernel wants that of keys, 8
+@pytest.mark.parametrize(
+    "width", [5, 8]
+)  # the width of values; torch's own kernel needs the width of keys, 8
 def test_three_orders_against_the_definition(generator, length, keys, masked, causal, width):
     tensors = inputs(generator, (2, 3), length, keys, 8, width)
     cotangents = cotangents_of(generator, tensors)
@@ -74,7 +76,7 @@ def test_three_orders_against_the_definition(generator, length, keys, masked, ca
 @pytest.mark.parametrize("dtype", [DOUBLE, torch.float32])
 @pytest.mark.parametrize("scale", [-0.3, 0.0, 1e-46, 1e-300])
 def test_causal_whatever_the_scale(generator, scale, dtype):
-    """A kernel that scales after it has masked has -inf times a number here."""
+    """A kernel that scales after masking would multiply -inf here."""
     tensors = inputs(generator, (1, 2), 20, 20, 8, 8, dtype)
     cotangents = cotangents_of(generator, tensors, dtype)
     ours = three_orders(attention, tensors, cotangents, causal=True, scale=scale)
@@ -87,7 +89,7 @@ def test_causal_whatever_the_scale(generator, scale, dtype):
 @pytest.mark.parametrize("keys", [1, 5, 15, 16, 20])
 @pytest.mark.parametrize("dtype", [DOUBLE, torch.float32])
 def test_nan_is_not_hidden(keys, dtype):
-    """Not even where a row of scores is all NaN: it does not count as one without keys."""
+    """A row of scores that is all NaN does not count as a row without keys."""
     q, k = torch.zeros(1, 2, 3, 8, dtype=dtype), torch.zeros(1, 2, keys, 8, dtype=dtype)
     q[0, 0, 1] = math.nan
     out = attention(q, k, k)
@@ -96,7 +98,7 @@ def test_nan_is_not_hidden(keys, dtype):
 
 
 def test_blocks_of_queries(generator, monkeypatch):
-    """Many blocks of rows and of heads: the numbers are those of one."""
+    """Many blocks of rows and of heads give the numbers of one block."""
     from edmfast.ops.attention import reference
 
     tensors = inputs(generator, (5,), 70, 50, 8, 6)
@@ -136,12 +138,12 @@ def test_rows_without_keys_are_zero_and_give_no_gradient(generator):
     q, k, v = inputs(generator, (2,), 4, 6, 8, 8)
     key_mask = torch.ones(2, 6, dtype=torch.bool)
     key_mask[1] = False
-    found = three_orders(
+    outputs = three_orders(
         attention, (q, k, v), cotangents_of(generator, (q, k, v)), key_mask=key_mask
     )
-    for value in found:
+    for value in outputs:
         assert value.isfinite().all()
-    assert not any(value[1].any() for value in found[:4])
+    assert not any(value[1].any() for value in outputs[:4])
 
 
 def test_absent_cotangents_are_zero(generator):
@@ -197,14 +199,14 @@ def test_no_keys():
 
 def test_strides(generator):
     base = torch.randn(2, 10, 3, 8, generator=generator, dtype=DOUBLE)
-    q = base.transpose(1, 2).requires_grad_()  # heads before positions, as models have them
+    q = base.transpose(1, 2).requires_grad_()  # models have heads before positions
     k = base.flip(1).transpose(1, 2)[:, :, ::2]
     v = torch.randn(1, 1, 5, 8, generator=generator, dtype=DOUBLE).expand(2, 3, 5, 8)
     torch.testing.assert_close(attention(q, k, v), plain(q, k, v))
 
 
 def test_any_strides_in_every_order(generator):
-    """Positions side by side in q, every second number of k, one v for all: no row is taken for another."""
+    """Strides do not matter: positions side by side in q, every second number of k, one v for all heads."""
     q, k, v = (t.detach() for t in inputs(generator, (2, 3), 7, KEYS, 8, 8))
     cotangents = cotangents_of(generator, (q, k, v))
     truth = three_orders(
@@ -214,8 +216,8 @@ def test_any_strides_in_every_order(generator):
     spread[..., ::2] = k.detach()
     strided = q.detach().mT.contiguous().mT, spread[..., ::2], v.detach()[:1, :1].expand_as(v)
     cotangents[0] = cotangents[0].mT.contiguous().mT
-    found = three_orders(attention, [t.requires_grad_() for t in strided], cotangents)
-    for a, b in zip(found, truth, strict=True):
+    outputs = three_orders(attention, [t.requires_grad_() for t in strided], cotangents)
+    for a, b in zip(outputs, truth, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
 
 
@@ -243,10 +245,12 @@ def test_opcheck(generator, permuted, masked):
 
 
 def test_heads_before_positions_are_not_copied(generator, monkeypatch):
-    """The operator gets views of what it was given, and the mask of every batch entry once."""
+    """The operator gets views of the inputs, and the mask of every batch entry once."""
     seen = []
     monkeypatch.setattr(
-        torch.ops.edmfast, "attention", lambda *given: (seen.extend(given), (given[0], None))[1]
+        torch.ops.edmfast,
+        "attention",
+        lambda *operands: (seen.extend(operands), (operands[0], None))[1],
     )
     qkv = torch.randn(2, 5, 3, 4, 8, generator=generator)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -259,7 +263,7 @@ def test_heads_before_positions_are_not_copied(generator, monkeypatch):
 def test_compiles_without_a_break(generator):
     q, k, v = (t.detach() for t in inputs(generator, (2, 2), 9, KEYS, 8, 8, torch.float32))
     compiled = torch.compile(
-        lambda *given: attention(*given, causal=True) * 2, fullgraph=True, backend="aot_eager"
+        lambda *operands: attention(*operands, causal=True) * 2, fullgraph=True, backend="aot_eager"
     )
     assert torch.equal(compiled(q, k, v), attention(q, k, v, causal=True) * 2)
 
@@ -285,7 +289,7 @@ def test_errors(change, error, message):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_memory_grows_with_the_length_only():
-    """From 2048 to 8192 the plain formula's would grow 16 times, to ten matrices of 256 MB."""
+    """From length 2048 to 8192 the memory of the plain formula would grow 16 times, to ten matrices of 256 MB."""
     peaks = [attention_memory.peak(length, "ours") for length in (2048, 8192)]
     assert peaks[1] < 4 * max(peaks[0], 16), peaks
     assert peaks[1] < 128, peaks
@@ -304,7 +308,7 @@ def test_autocast_is_that_of_torchs_attention(generator):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_sequence_whose_scores_would_not_fit(generator):
-    """L = 32,768, where one matrix of scores of these heads takes 32 GiB in bfloat16."""
+    """Attention runs at L = 32,768, where one matrix of scores of these heads takes 32 GiB in bfloat16."""
     shape = (1, 16, 32_768, 64)
     q, k, v, g, a, b, c = (
         torch.randn(shape, generator=generator).to("cuda", torch.bfloat16) for _ in range(7)
@@ -316,7 +320,7 @@ def test_a_sequence_whose_scores_would_not_fit(generator):
     first = torch.autograd.grad(attention(q, k, v), (q, k, v), g, create_graph=True)
     second = torch.autograd.grad(first, (g, q, k, v), (a, b, c))
     assert torch.cuda.max_memory_allocated() - before < 2 * 2**30
-    rows = slice(0, 64)  # of one head, by the formula in float64
+    rows = slice(0, 64)  # one head by the formula in float64
     head = [tensor[0, 3].detach().double() for tensor in (q, k, v)]
     wanted = plain(head[0][rows], *head[1:])
     torch.testing.assert_close(

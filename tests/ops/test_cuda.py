@@ -1,7 +1,7 @@
-"""CUDA kernels against the CPU ones: the same bits wherever no sum of floats is involved.
+"""CUDA kernels have the bits of the CPU kernels wherever no sum of floats is involved.
 
-R, the inner products of score_gram and the spread of increments are summed in another order; those to
-tolerance.
+R, the inner products of score_gram and the standard deviation of increments are summed in another order, and they
+are compared to a tolerance.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(why_not()), reason=why_no
 
 @pytest.fixture(autouse=True)
 def poisoned():
-    """Allocations hold NaN or the largest integer, so an output left unwritten cannot pass."""
+    """Make allocations hold NaN or the largest integer, so that an unwritten output cannot pass."""
     fill = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
@@ -61,7 +61,7 @@ def poisoned():
 
 
 def check_resample(log_weights, uniform, threshold=1.0):
-    """Compares every output of the two devices and returns those of the GPU, on the CPU."""
+    """Compare every output of the two devices, and return those of the GPU on the CPU."""
     host = systematic_resample(log_weights.cpu(), uniform.cpu(), ess_threshold=threshold)
     device = systematic_resample(log_weights, uniform, ess_threshold=threshold)
     assert device.ancestors.is_cuda
@@ -110,7 +110,7 @@ def test_propagate(generator, d, dtype):
     moved, ratio = propagate(*arguments, **first)
     host_moved, host_ratio = propagate(*on_host(arguments), **first)
     assert torch.equal(moved.cpu(), host_moved)
-    # rounding of m and of a few products, in sums of d terms of order one to ten
+    # the rounding of m and of a few products, in sums of d terms of size one to ten
     scale = torch.finfo(dtype).eps * (10 * d + host_ratio.abs())
     assert ((ratio.cpu() - host_ratio).abs() <= 4 * scale).all()
 
@@ -188,7 +188,7 @@ def test_one_particle_of_many_takes_every_slot(shape, where):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", LARGE)
 def test_uneven_large_populations(generator, shape, dtype):
-    """Some tiles of particles own many tiles of slots, others none."""
+    """Some tiles of particles own many tiles of slots, and others own none."""
     noise = torch.randn(shape, generator=generator, dtype=dtype)
     particle = torch.arange(shape[1])
     uniform = torch.rand(shape[0], generator=generator, dtype=torch.float64).cuda()
@@ -204,7 +204,7 @@ def test_uneven_large_populations(generator, shape, dtype):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("particles", [8193, 100_000])
 def test_bad_weights_in_large_populations(generator, particles, dtype):
-    """Every population of one call is of another kind."""
+    """The populations of one call are all of different kinds."""
     weights = torch.randn(8, particles, generator=generator, dtype=dtype)
     weights[0] = -INF
     weights[1] = NAN
@@ -216,7 +216,7 @@ def test_bad_weights_in_large_populations(generator, particles, dtype):
     uniform = torch.rand(8, generator=generator, dtype=torch.float64).cuda()
     result = check_resample(weights.cuda(), uniform)
     assert result.degenerate.tolist() == [2, 3, 1, 4, 0, 4, 0, 0]
-    # contiguous, but not where vectors of 16 bytes start
+    # contiguous, but it does not start at a multiple of 16 bytes
     shifted = weights.cuda().flatten()[1:-7].view(8, particles - 1)
     check_resample(shifted, uniform, 0.5)
 
@@ -269,7 +269,7 @@ def test_schemes_have_the_bits_of_the_cpu(generator, scheme, shape):
 
 
 def weigh_inputs(generator, shape, models, dtype):
-    """Weights in the middle of a run and a step's increments, on the CPU."""
+    """Return weights in the middle of a run and the increments of a step, on the CPU."""
     start = torch.randn(shape, dtype=torch.float64, generator=generator)
     before = weigh_and_resample(
         Weights.start(*shape), start, [], [], rng_state(1, 0), ess_threshold=0.4
@@ -338,7 +338,7 @@ def test_operators_name_what_is_on_the_wrong_device():
 
 @pytest.mark.parametrize("particles", [500, 20_000])
 def test_a_step_can_be_captured(generator, particles):
-    """No host synchronisation and no allocation that depends on values: a CUDA graph replays it."""
+    """A CUDA graph replays a step, which neither waits for the host nor allocates by values."""
     x, score, _, coefficients, rng = propagate_inputs(generator, (3, particles, 12), torch.float32)
     weights, _, (now,), (past,), _ = on_device(
         weigh_inputs(generator, (3, particles), 1, torch.float32)

@@ -1,4 +1,4 @@
-"""The table of derivatives on its page is what the operators do."""
+"""The documented table of derivatives matches the operators."""
 
 import pytest
 import torch

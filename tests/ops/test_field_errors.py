@@ -1,5 +1,7 @@
-"""Wrong answers that public sampling code gives silently: each is reproduced in a few lines of plain
-torch, which must fail the same assertion that ours passes."""
+"""Wrong answers that public sampling code gives silently do not occur here.
+
+Each is reproduced in a few lines of plain torch, which must fail the assertion that our operator passes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ HALF = torch.tensor([0.5])
 
 
 def search(cumulative, n, u=0.5):
-    """The usual inverse of the cumulative weights, in their own precision and not clamped."""
+    """Resample by the usual inverse of the cumulative weights, in their precision and without a clamp."""
     slots = (torch.arange(n, dtype=cumulative.dtype) + u) / n
     return torch.searchsorted(cumulative, slots, right=True)
 
@@ -28,7 +30,7 @@ def holds(check, ours, theirs):
 
 
 def offspring_off(ancestors, log_weights):
-    """Largest |offspring - N w|, w in float64; every index must exist."""
+    """Return the largest |offspring - N w|, with w in float64; every index must exist."""
     n = len(log_weights)
     assert 0 <= ancestors.min() <= ancestors.max() < n
     counts = torch.bincount(ancestors, minlength=n)
@@ -58,7 +60,7 @@ def test_no_index_beyond_the_particles(generator):
 
 
 def test_clipped_weights_starve_late_particles():
-    """Weights below 1e-6 lifted to 1e-6, not normalised again: their sum alone reaches 1."""
+    """Weights below 1e-6 that are raised to 1e-6, and not normalised again, sum to 1 by themselves."""
     n = 1_000_000
     log_weights = torch.linspace(0, 500, n, dtype=torch.float64)
     theirs = search(log_weights.softmax(0).clamp(min=1e-6).cumsum(0), n).clamp(max=n - 1)
@@ -71,7 +73,7 @@ def test_clipped_weights_starve_late_particles():
 
 
 def test_many_tiny_weights_are_not_lost():
-    """Half of the mass lies on a million particles of 5e-7 each: cut at 1e-6 it vanishes."""
+    """Half of the mass lies on a million particles of 5e-7 each, and a cut at 1e-6 removes it."""
     n = 1_000_001
     weights = torch.full((n,), 5e-7, dtype=torch.float64)
     weights[0] = 0.5
@@ -90,8 +92,11 @@ def test_many_tiny_weights_are_not_lost():
     ids=["clamped rewards", "overflow", "denormals"],
 )
 def test_only_ratios_of_weights_count(level, gap, limit):
-    """Two halves whose odds are exp(gap): even where both pass a clamp, NaN where exp overflows, two
-    to one where it leaves one and two steps of the smallest number."""
+    """Two halves of a population have odds exp(gap), whatever their common offset.
+
+    Plain code gives even odds where a clamp cuts both, NaN where exp overflows, and two to one where exp leaves
+    one and two steps of the smallest number.
+    """
     n = 10_000
     log_weights = torch.full((n,), level)
     log_weights[n // 2 :] = level + gap
@@ -118,7 +123,7 @@ def test_one_mean_ess_must_not_decide_for_all():
 
 
 def test_weights_of_a_skipped_step_still_count(generator):
-    """Two increments of exp(x/2): only their sum tilts N(0, 1) to mean 1."""
+    """Two increments of x/2 tilt N(0, 1) to mean 1 only if both count."""
     n = 200_000
     x = torch.randn(1, n, dtype=torch.float64, generator=generator)
     first = systematic_resample(0.5 * x, HALF, ess_threshold=0.5)
@@ -135,7 +140,7 @@ def test_weights_of_a_skipped_step_still_count(generator):
 
 @pytest.mark.parametrize("bad", [-math.inf, math.nan])
 def test_no_silent_answer_for_collapsed_weights(bad):
-    """A softmax of nothing is NaN, and a search in NaN sends every slot to the same index."""
+    """A softmax of weights that are all zero is NaN, and a search in NaN gives every slot the same index."""
     log_weights = torch.full((8,), bad)
     result = systematic_resample(log_weights[None], HALF)
     theirs = search(log_weights.softmax(0).cumsum(0), 8).clamp(max=7)
@@ -161,8 +166,11 @@ def test_one_nan_does_not_spoil_the_others(generator):
 
 
 def test_ranks_agree_on_the_uniform():
-    """Two ranks fill the halves of one population. With a uniform each, a particle of 0.03 expected
-    offspring in the middle takes the last slot of one and the first of the other."""
+    """Two ranks fill the halves of one population with the same uniform.
+
+    With a uniform for each rank, a particle of 0.03 expected offspring in the middle would take the last slot of
+    one half and the first slot of the other.
+    """
     n = 1000
     log_weights = torch.full((n,), -60.0, dtype=torch.float64)
     log_weights[499:502] = torch.tensor([499.985, 0.03, 499.985], dtype=torch.float64).log()
@@ -173,7 +181,7 @@ def test_ranks_agree_on_the_uniform():
 
     points = []
     for rank in range(2):
-        torch.randn(5 + rank)  # what a process draws besides does not matter
+        torch.randn(5 + rank)  # other random numbers of the process do not matter
         points.append(float(counter_uniform(rng_state(7, 3), 1)))
 
     def check(ancestors):
@@ -215,7 +223,7 @@ def test_noise_does_not_depend_on_the_batch():
 
 
 def test_a_restart_repeats_no_noise():
-    """A generator seeded again after a resume starts over: step 5 gets the numbers of step 0."""
+    """A generator that is seeded again after a resume starts over, so that step 5 gets the numbers of step 0."""
     like = torch.empty(1, 4, 3)
 
     def ours(step, resumed):

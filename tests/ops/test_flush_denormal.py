@@ -1,4 +1,4 @@
-"""Operators where torch.set_flush_denormal makes a thread take subnormal numbers for zeros."""
+"""Operators give the same bits after torch.set_flush_denormal, which turns subnormal numbers into zeros."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from edmfast import ops
 from edmfast.ops.resample.operator import SCHEMES
 
-# made before any thread flushes: where one does, even a literal of this size is zero
+# made before any thread flushes, because even a literal of this size is zero on a thread that does
 SUBNORMAL = {
     torch.float16: 4e-6,
     torch.bfloat16: 1e-39,
@@ -23,9 +23,9 @@ def weights(populations, particles, scale):
     return torch.randn(populations, particles, dtype=torch.float64, generator=generator) * scale
 
 
-def equal(found, wanted):
+def equal(results, wanted):
     return [
-        torch.equal(a.nan_to_num(7), b.nan_to_num(7)) for a, b in zip(found, wanted, strict=True)
+        torch.equal(a.nan_to_num(7), b.nan_to_num(7)) for a, b in zip(results, wanted, strict=True)
     ]
 
 
@@ -33,13 +33,13 @@ def equal(found, wanted):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_resampling_has_the_same_ancestors(scheme, size, scale, flushing):
-    given = weights(*size, scale)
+    inputs = weights(*size, scale)
     rng = ops.rng_state(1, 2)
-    wanted = ops.resample(given, rng, scheme=scheme)
+    wanted = ops.resample(inputs, rng, scheme=scheme)
     with flushing():
-        found = ops.resample(given, rng, scheme=scheme)
-    assert torch.equal(found.ancestors, wanted.ancestors)
-    torch.testing.assert_close(found.log_mean, wanted.log_mean)
+        results = ops.resample(inputs, rng, scheme=scheme)
+    assert torch.equal(results.ancestors, wanted.ancestors)
+    torch.testing.assert_close(results.log_mean, wanted.log_mean)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -47,11 +47,11 @@ def test_weighing_has_the_same_bits(size, flushing, compiled):
     before = ops.Weights.start(*size)
     tiny, usual = weights(*size, SUBNORMAL[torch.float64]), weights(*size, 1.0)
     for ratio, energies in ((tiny, [tiny]), (usual, [usual]), (tiny, [])):
-        given = before, ratio, energies, energies[::-1], ops.rng_state(1, 2)
-        wanted = ops.weigh_and_resample(*given)
+        inputs = before, ratio, energies, energies[::-1], ops.rng_state(1, 2)
+        wanted = ops.weigh_and_resample(*inputs)
         with flushing():
-            found = ops.weigh_and_resample(*given)
-        assert all(equal(found, wanted))
+            results = ops.weigh_and_resample(*inputs)
+        assert all(equal(results, wanted))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -63,12 +63,12 @@ def test_states_that_are_subnormal_move_alike(dtype, d, threads, flushing, with_
     x = (normals * SUBNORMAL[dtype]).to(dtype)
     ancestors = torch.arange(3000, dtype=torch.int32).repeat(2, 1)
     numbers = torch.tensor([[1.0, 1e-80, 1e-80], [0.5, 1e-12, 1e-12]], dtype=torch.float64)
-    given = x, x, ancestors, numbers, ops.rng_state(0, 1)
+    inputs = x, x, ancestors, numbers, ops.rng_state(0, 1)
     with with_threads(threads):
-        wanted = ops.propagate(*given)
+        wanted = ops.propagate(*inputs)
         with flushing():
-            found = ops.propagate(*given)
-    assert all(equal(found, wanted))
+            results = ops.propagate(*inputs)
+    assert all(equal(results, wanted))
     assert x.any()
 
 

@@ -1,4 +1,4 @@
-"""No operator loses a derivative in silence: every tensor input of every operator, under every way of asking."""
+"""No operator loses a derivative silently: each tensor input of each operator, in each way to differentiate."""
 
 import functools
 
@@ -13,15 +13,15 @@ RNG = ops.rng_state(1, 2)
 ANCESTORS = torch.tensor([[0, 0, 2], [1, 1, 1]], dtype=torch.int32)
 
 
-@functools.cache  # drawn before any transform, inside of which random numbers are refused
+@functools.cache  # drawn before any transform, because transforms refuse random numbers
 def numbers(*shape):
     return torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=F64)
 
 
-def weigh(**given):
+def weigh(**arguments):
     inputs = {"ratio": numbers(2, 3), "now": numbers(2, 3), "past": numbers(2, 3)}
     inputs |= {"log_weights": numbers(2, 3), "log_z": numbers(2), "exponents": numbers(2, 1)}
-    inputs |= given
+    inputs |= arguments
     before = ops.Weights.start(2, 3)._replace(
         log_weights=inputs["log_weights"], log_z=inputs["log_z"]
     )
@@ -39,7 +39,7 @@ def propagate(x, score, coefficients):
     return ops.propagate(x, [numbers(2, 3, 4), score], ANCESTORS, coefficients, RNG)[0]
 
 
-# operator -> (function of the one input, an example of it)
+# operator -> (a function of one input, an example of that input)
 WITHOUT = {
     "propagate x": (lambda x: propagate(x, numbers(2, 3, 4), numbers(2, 4)), numbers(2, 3, 4)),
     "propagate score": (lambda s: propagate(numbers(2, 3, 4), s, numbers(2, 4)), numbers(2, 3, 4)),
@@ -101,7 +101,7 @@ def test_operators_without_derivatives_refuse(name):
         torch.func.jvp(torch.func.vmap(function), (example[None],), (ones[None],))
     with refused:
         torch.func.vmap(function)(leaf[None])
-    # a level of forward mode without a tangent on the inputs asks for nothing
+    # a level of forward mode without a tangent on the inputs requests no derivative
     with forward_mode.dual_level():
         torch.testing.assert_close(function(example), constant, equal_nan=True)
 
@@ -111,15 +111,15 @@ NETWORK = ops.Perceptron(numbers(4, 2), numbers(4), [numbers(4, 4)], numbers(2, 
 
 def perceptron(place):
     def function(tensor):
-        given = {"x": numbers(3, 2), "coefficients": numbers(3, 4), "shifts": numbers(3, 4)}
+        arguments = {"x": numbers(3, 2), "coefficients": numbers(3, 4), "shifts": numbers(3, 4)}
         parts = NETWORK._asdict()
-        if place in given:
-            given[place] = tensor
+        if place in arguments:
+            arguments[place] = tensor
         elif place == "layers":
             parts["layers"] = [tensor]
         else:
             parts[place] = tensor
-        return ops.mlp_potential(**given, network=ops.Perceptron(**parts))[1]
+        return ops.mlp_potential(**arguments, network=ops.Perceptron(**parts))[1]
 
     return function
 
@@ -204,7 +204,7 @@ def test_operators_with_reverse_mode_refuse_the_transforms(name):
         with pytest.raises(RuntimeError, match="Batching rule not implemented"):
             torch.func.vmap(function)(example[None])
         return
-    # by itself vmap is a loop, through which autograd goes on
+    # without a rule vmap runs a loop, and autograd differentiates it
     torch.testing.assert_close(torch.func.vmap(function)(example[None])[0], function(example))
     (again,) = torch.autograd.grad(torch.func.vmap(function)(leaf[None]).sum(), leaf)
     torch.testing.assert_close(again, slope)
@@ -213,9 +213,9 @@ def test_operators_with_reverse_mode_refuse_the_transforms(name):
 def test_noise_takes_shapes_only():
     like = numbers(2, 3, 4)
     wanted = ops.standard_normal(like, rng=RNG)
-    found = ops.standard_normal(like.clone().requires_grad_(), rng=RNG)
-    assert torch.equal(found, wanted)
-    assert not found.requires_grad
+    results = ops.standard_normal(like.clone().requires_grad_(), rng=RNG)
+    assert torch.equal(results, wanted)
+    assert not results.requires_grad
     value, tangent = torch.func.jvp(
         lambda x: x + ops.standard_normal(x, rng=RNG), (like,), (torch.ones_like(like),)
     )

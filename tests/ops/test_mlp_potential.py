@@ -1,4 +1,4 @@
-"""Energies and scores of perceptrons: against autograd in float64, any place in a batch, K models."""
+"""Energies and scores of perceptrons equal autograd in float64, at any place in a batch, for K models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZES = [
 
 
 def draw(size, dtype=DOUBLE, shared=False):
-    """x, coefficients [K, B or 1, 4], shifts and networks of K models."""
+    """Return x, coefficients [K, B or 1, 4], shifts and networks of K models."""
     models, batch, elements, width, depth = size
     generator = torch.Generator().manual_seed(batch + width)
     rows = 1 if shared else batch
@@ -44,15 +44,15 @@ def draw(size, dtype=DOUBLE, shared=False):
 
 
 def leaves(x, numbers, shifts, networks):
-    """Every tensor once, as a leaf."""
-    found = {id(t): t for t in (x, numbers, *shifts)}
+    """Return every tensor once, as a leaf."""
+    results = {id(t): t for t in (x, numbers, *shifts)}
     for network in networks:
-        found |= {id(t): t for t in (*network[:2], *network.layers, *network[3:])}
-    return [tensor.requires_grad_() for tensor in found.values()]
+        results |= {id(t): t for t in (*network[:2], *network.layers, *network[3:])}
+    return [tensor.requires_grad_() for tensor in results.values()]
 
 
 def by_autograd(x, numbers, shifts, networks):
-    """The definition, in float64."""
+    """Compute energies and fields by their definition in float64."""
     energies, fields = [], []
     for k, (entry, entry_bias, layers, exit, exit_bias) in enumerate(networks):
         c, w, a, b = numbers[k].double().unsqueeze(2).unbind(1)
@@ -81,17 +81,17 @@ def close(ours, wanted, dtype, units=200):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
 def test_two_orders_equal_autograd(size, dtype, shared):
-    """Values, gradients with respect to everything, and theirs."""
-    given = draw(size, dtype, shared)
-    inputs = leaves(*given)
-    found, wanted = mlp_potentials(*given), by_autograd(*given)
-    for ours, truth in zip(found, wanted, strict=True):
+    """Values, gradients with respect to all inputs, and gradients of these agree."""
+    operands = draw(size, dtype, shared)
+    inputs = leaves(*operands)
+    results, wanted = mlp_potentials(*operands), by_autograd(*operands)
+    for ours, truth in zip(results, wanted, strict=True):
         assert ours.dtype == dtype
         close(ours, truth.detach(), dtype)
     generator = torch.Generator().manual_seed(0)
     e, v = (torch.randn(t.shape, generator=generator, dtype=DOUBLE) for t in wanted)
     options = {"create_graph": True, "materialize_grads": True}
-    slopes = torch.autograd.grad(found, inputs, (e.to(dtype), v.to(dtype)), **options)
+    slopes = torch.autograd.grad(results, inputs, (e.to(dtype), v.to(dtype)), **options)
     truths = torch.autograd.grad(wanted, inputs, (e, v), **options)
     for ours, truth in zip(slopes, truths, strict=True):
         assert ours.requires_grad
@@ -113,12 +113,12 @@ def test_gradcheck_and_gradgradcheck(size):
     def call(x, numbers, *rest):
         rest, models = [*rest], len(networks)
         shifts, rest = rest[:models], rest[models:]
-        found = []
+        results = []
         for _ in range(models):
             entry, bias, *middle = rest[: 2 + depth]
-            found.append(Perceptron(entry, bias, middle, *rest[2 + depth : 4 + depth]))
+            results.append(Perceptron(entry, bias, middle, *rest[2 + depth : 4 + depth]))
             rest = rest[4 + depth :]
-        return mlp_potentials(x, numbers, shifts, found)
+        return mlp_potentials(x, numbers, shifts, results)
 
     assert torch.autograd.gradcheck(call, inputs)
     assert torch.autograd.gradgradcheck(call, inputs)
@@ -128,14 +128,14 @@ def test_a_network_given_twice_gets_both_derivatives():
     x, numbers, shifts, networks = draw((2, 9, 3, 8, 2))
     twice = [networks[0], networks[0]]
     inputs = leaves(x, numbers, shifts, twice)
-    found = [torch.autograd.grad(sum(t.square().sum() for t in f(x, numbers, shifts, twice)), inputs)
+    results = [torch.autograd.grad(sum(t.square().sum() for t in f(x, numbers, shifts, twice)), inputs)
              for f in (mlp_potentials, by_autograd)]  # fmt: skip
-    for ours, truth in zip(*found, strict=True):
+    for ours, truth in zip(*results, strict=True):
         close(ours, truth, DOUBLE, 2000)
 
 
-def test_whatever_is_asked_for_is_given():
-    """By backward() with and without inputs, of leaves and others, under checkpoints, twice from one graph."""
+def test_every_requested_gradient_arrives():
+    """Gradients arrive from backward() with and without inputs, for leaves and others, twice from one graph."""
     x, numbers, shifts, networks = draw((2, 40, 3, 8, 2))
     inputs = leaves(x, numbers, shifts, networks)
 
@@ -166,24 +166,24 @@ def test_whatever_is_asked_for_is_given():
 
 
 def test_nothing_else_is_computed(monkeypatch):
-    """A sampler's probe asks for x alone, training for weights alone: the other half of the work is left out."""
-    asked, whole = [], torch.ops.edmfast.mlp_potential_backward
+    """A sampler's probe needs the gradient of x, training those of weights; no other one is computed."""
+    requested, whole = [], torch.ops.edmfast.mlp_potential_backward
     monkeypatch.setattr(
         torch.ops.edmfast,
         "mlp_potential_backward",
-        lambda *given: (asked.append(given[-2:]), whole(*given))[1],
+        lambda *operands: (requested.append(operands[-2:]), whole(*operands))[1],
     )
     x, numbers, shifts, networks = draw((1, 9, 3, 8, 5))
     leaves(x, numbers, shifts, networks)
     weight = networks[0].layers[0]
     for wanted in ([x], [weight], [x, weight]):
-        found, truth = (
+        results, truth = (
             torch.autograd.grad(function(x, numbers, shifts, networks)[1].square().sum(), wanted)
             for function in (mlp_potentials, by_autograd)
         )
-        for ours, slope in zip(found, truth, strict=True):
+        for ours, slope in zip(results, truth, strict=True):
             close(ours, slope, DOUBLE, 2000)
-    assert asked == [(True, False), (False, True), (True, True)]
+    assert requested == [(True, False), (False, True), (True, True)]
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -199,11 +199,11 @@ def test_one_cotangent_or_none(which):
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
 def test_the_activation_everywhere(dtype):
-    """One hidden number through one layer: silu and its slope from -1000 to 1000, and at infinity."""
+    """One hidden number passes one layer: silu and its slope from -1000 to 1000, and at infinity."""
     z = torch.cat([torch.linspace(-100, 100, 4001), torch.tensor([-1e3, 1e3])]).to(dtype)[:, None]
-    one = torch.ones(1, 1, dtype=dtype)
-    network = Perceptron(0 * one, one[0] * 0, [0 * one], one, 0 * one[0])
-    # hidden 0, then silu(z): energy y²/2 - y silu(z) for y = 1
+    unit = torch.ones(1, 1, dtype=dtype)
+    network = Perceptron(0 * unit, unit[0] * 0, [0 * unit], unit, 0 * unit[0])
+    # the hidden number is 0 and then silu(z), so the energy is y²/2 - y silu(z) for y = 1
     numbers = torch.tensor([[1.0, 1.0, 0.0, 0.0]], dtype=dtype)
     shifts = z.clone().requires_grad_()
     energy, _ = mlp_potential(torch.ones_like(z), numbers, shifts, network)
@@ -217,14 +217,14 @@ def test_the_activation_everywhere(dtype):
 
 
 def test_bits_depend_neither_on_the_batch_nor_on_the_threads(with_threads):
-    """Of batches a model pads: 32, 48, 64, … rows; gradients of weights of one batch."""
+    """Values have the same bits in the batches that a model pads, and gradients of weights for any threads."""
     x, numbers, shifts, networks = draw((2, 2000, 64, 32, 3), torch.float32)
     inputs = leaves(x, numbers, shifts, networks)
 
     def run(part=slice(None)):
-        found = mlp_potentials(x[part], numbers[:, part], [s[part] for s in shifts], networks)
-        gradients = torch.autograd.grad(sum(each.sum() for each in found), inputs)
-        return *found, gradients[0][part], gradients[1][:, part], *gradients[2:]
+        results = mlp_potentials(x[part], numbers[:, part], [s[part] for s in shifts], networks)
+        gradients = torch.autograd.grad(sum(each.sum() for each in results), inputs)
+        return *results, gradients[0][part], gradients[1][:, part], *gradients[2:]
 
     with with_threads(1):
         whole = run()
@@ -249,8 +249,8 @@ def test_strides_and_shapes():
         for net in networks
     ]
     spread = [s.T.contiguous().T for s in shifts]
-    given = x.reshape(40, 2, 3), numbers.mT.contiguous().mT, spread, turned
-    energy, field = mlp_potentials(*given)
+    operands = x.reshape(40, 2, 3), numbers.mT.contiguous().mT, spread, turned
+    energy, field = mlp_potentials(*operands)
     assert field.shape == (2, 40, 2, 3)
     close(energy, wanted[0], DOUBLE)
     close(field.flatten(2), wanted[1], DOUBLE)
@@ -264,14 +264,14 @@ def arguments(size, dtype=torch.float32, shared=False):
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_opcheck(shared):
-    operators, given = torch.ops.edmfast, arguments((2, 33, 4, 8, 2), shared=shared)
-    leaf = given[0].clone().requires_grad_(), *given[1:]
+    operators, operands = torch.ops.edmfast, arguments((2, 33, 4, 8, 2), shared=shared)
+    leaf = operands[0].clone().requires_grad_(), *operands[1:]
     torch.library.opcheck(operators.mlp_potential.default, (*leaf, True))
-    torch.library.opcheck(operators.mlp_potential.default, (*given, False))
-    e, v, kept = operators.mlp_potential(*given, True)
+    torch.library.opcheck(operators.mlp_potential.default, (*operands, False))
+    e, v, kept = operators.mlp_potential(*operands, True)
     for flags in ((True, True), (True, False), (False, True)):
         for saved in (kept, torch.empty(0)):
-            last = (e, v, *given, saved, *flags)
+            last = (e, v, *operands, saved, *flags)
             torch.library.opcheck(operators.mlp_potential_backward.default, last)
 
 
@@ -300,10 +300,10 @@ def test_compiled_it_is_the_same():
 )
 def test_errors(place, value, error, message):
     x, numbers, shifts, networks = draw((1, 4, 3, 8, 2), torch.float32)
-    given = [x, numbers[0], shifts[0], networks[0]]
-    given[place] = value
+    operands = [x, numbers[0], shifts[0], networks[0]]
+    operands[place] = value
     with pytest.raises(error, match=message):
-        mlp_potential(*given)
+        mlp_potential(*operands)
 
 
 def test_errors_of_several_and_forward_mode():

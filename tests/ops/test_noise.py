@@ -1,4 +1,4 @@
-"""Counter-based normals: the bits, the layout, the law, and what they do not depend on."""
+"""Normals from a counter: their bits, their layout, their distribution, and what they do not depend on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MASK = 0xFFFFFFFF
 
 
 def words(counter, seed):
-    """Philox4x32-10 once more, on Python's integers."""
+    """Compute Philox4x32-10 on Python's integers."""
     a, b, c, d = counter
     keys = seed & MASK, (seed >> 32) & MASK
     for i in range(10):
@@ -31,7 +31,7 @@ def words(counter, seed):
 
 
 def float64_box_muller(radius_bits, angle_bits):
-    """The uniform has float32 resolution by definition; everything after it is float64."""
+    """Compute Box-Muller in float64, after the uniform, which has float32 resolution by definition."""
     u = float(
         np.float32(np.float32(radius_bits >> 1) * np.float32(2.0**-31)) + np.float32(2.0**-32)
     )
@@ -54,8 +54,8 @@ def float64_box_muller(radius_bits, angle_bits):
     ],
 )
 def test_known_answers_of_philox(counter, key, expected):
-    found = reference.philox(tuple(torch.tensor(word) for word in counter), torch.tensor(key))
-    assert " ".join(f"{int(word):08x}" for word in found) == expected
+    results = reference.philox(tuple(torch.tensor(word) for word in counter), torch.tensor(key))
+    assert " ".join(f"{int(word):08x}" for word in results) == expected
     assert " ".join(f"{word:08x}" for word in words(counter, key & (2**64 - 1))) == expected
 
 
@@ -63,7 +63,7 @@ def test_known_answers_of_philox(counter, key, expected):
 def test_layout_and_accuracy_against_float64(elements):
     seed, step, stream = 2**63 + 12345, 7, 5
     like = torch.empty(2, 3, elements, dtype=torch.float64)
-    found = standard_normal(
+    results = standard_normal(
         like, seed=seed, step=step, stream=stream, first_population=11, first_particle=2**31
     )
     blocks = (elements + 3) // 4
@@ -72,7 +72,7 @@ def test_layout_and_accuracy_against_float64(elements):
         expected = [*float64_box_muller(w[0], w[1]), *float64_box_muller(w[2], w[3])]
         for j, value in enumerate(expected):
             if (e := j * blocks + b) < elements:
-                assert found[p, n, e].item() == pytest.approx(value, abs=1e-6, rel=1e-6)
+                assert results[p, n, e].item() == pytest.approx(value, abs=1e-6, rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -99,9 +99,9 @@ def test_samples_do_not_depend_on_the_batch():
 def test_threads_do_not_matter(with_threads):
     like = torch.empty(3, 5000, 5)
     with with_threads(1):
-        one = standard_normal(like, seed=1, step=2)
+        normals = standard_normal(like, seed=1, step=2)
     with with_threads(2):
-        assert torch.equal(one, standard_normal(like, seed=1, step=2))
+        assert torch.equal(normals, standard_normal(like, seed=1, step=2))
 
 
 def test_law_is_standard_normal():
@@ -132,7 +132,7 @@ def test_neighbours_are_uncorrelated(other):
 
 
 def test_partners_of_a_block_are_uncorrelated():
-    """The four normals of one counter, two by each pair of Box and Muller, lie a quarter apart."""
+    """The four normals of one counter, two of each Box-Muller pair, lie a quarter of a sample apart."""
     z = (
         standard_normal(torch.empty(1, 1000, 1000), seed=5, step=6)[0]
         .double()
@@ -146,7 +146,7 @@ def test_partners_of_a_block_are_uncorrelated():
 
 @pytest.mark.parametrize("axis", ["element", "particle", "population", "step", "stream", "seed"])
 def test_squares_along_an_axis_follow_chi_square(axis):
-    """Dependence of any order among 16 neighbours widens or narrows the law of their sum."""
+    """Dependence of any order among 16 neighbours would widen or narrow the distribution of their sum."""
     fixed = {"seed": 5, "step": 6, "stream": 1}
     if axis in fixed:
         like = torch.empty(1, 1000, 20)
@@ -165,7 +165,7 @@ def test_squares_along_an_axis_follow_chi_square(axis):
 
 
 def test_words_of_the_counter_do_not_stand_for_each_other():
-    """A step is not a particle, nor a population, nor a stream; nor the high half of a seed the low."""
+    """Steps, particles, populations and streams have words of their own, and so have the halves of a seed."""
     like = torch.empty(1, 1, 64)
     names = [{name: 3} for name in ("step", "stream", "first_population", "first_particle")]
     names += [{"seed": 3}, {"seed": 3 << 32}, {"seed": -3}, {}]
@@ -239,7 +239,7 @@ def large_resample():
 
 @pytest.mark.parametrize("call", [large_noise, large_resample])
 def test_python_threads_run_during_a_call(compiled, with_threads, call):
-    """Counts the moments at which this thread ran while the other was in the middle of its call."""
+    """This thread runs at moments when the other one is in the middle of its call."""
     span, moments = [], []
 
     def work():

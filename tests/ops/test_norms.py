@@ -1,4 +1,4 @@
-"""Group, layer and RMS norm in three orders: float64, derivatives, any place in a batch, any order in memory."""
+"""Group, layer and RMS norm with two derivatives: float64, any place in a batch, any layout in memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def draw(generator, *shape, dtype=DOUBLE):
 
 
 def operands(generator, shape, sets, dtype=DOUBLE, last=False):
-    """along, scale_along, shift_along, grad, x, scale, shift; states [N, C, S], numbers [M, C]."""
+    """Return along, scale_along, shift_along, grad, x, scale, shift; states [N, C, S], numbers [M, C]."""
     n, c, s, _ = shape
     wide = DOUBLE if dtype == DOUBLE else torch.float32
     v, grad, x = (
@@ -45,9 +45,9 @@ def operands(generator, shape, sets, dtype=DOUBLE, last=False):
     return v, scale_along, shift_along, grad, x, scale, shift
 
 
-def three_orders(module, given, groups, centred=True, silu=True):
-    """What the three operators of a module answer, all in one tuple."""
-    *along, grad, x, scale, shift = given
+def three_orders(module, arrays, groups, centred=True, silu=True):
+    """Return the outputs of the three operators of a module in one tuple."""
+    *along, grad, x, scale, shift = arrays
     forward, backward, double = (getattr(module, name) for name in OPERATORS)
     y, mean, rstd = forward(x, scale, shift, groups, 1e-5, centred, silu)
     kept = grad, x, scale, shift, mean, rstd, centred, silu
@@ -58,8 +58,8 @@ def ours(*arguments, **options):
     return three_orders(torch.ops.edmfast, *arguments, **options)
 
 
-def truth_of(given, groups, **options):
-    wide = [None if tensor is None else tensor.double() for tensor in given]
+def truth_of(arrays, groups, **options):
+    wide = [None if tensor is None else tensor.double() for tensor in arrays]
     return three_orders(reference, wide, groups, **options)
 
 
@@ -75,10 +75,10 @@ def test_equals_float64(generator, shape, dtype, last):
     eps = torch.finfo(dtype).eps
     for sets in {1, shape[0]} - ({0} if shape[0] else set()):
         for centred, silu in ((True, True), (True, False), (False, True)):
-            given = operands(generator, shape, sets, dtype, last)
+            arrays = operands(generator, shape, sets, dtype, last)
             options = {"centred": centred, "silu": silu}
-            found = ours(given, shape[3], **options)
-            for value, wanted in zip(found, truth_of(given, shape[3], **options), strict=True):
+            outputs = ours(arrays, shape[3], **options)
+            for value, wanted in zip(outputs, truth_of(arrays, shape[3], **options), strict=True):
                 assert value.dtype == dtype
                 error = (value.double() - wanted).abs()
                 assert bool((error <= 30 * eps * size_of(wanted)).all())
@@ -97,12 +97,12 @@ def test_half_precision_is_no_worse_than_the_plain_formula(generator, shape, las
         first = torch.autograd.grad(y, leaves[1:], leaves[0], create_graph=True)
         return y, *first, *torch.autograd.grad(first, leaves, (v, scale_along, shift_along))
 
-    given = operands(generator, shape, 1, dtype, last)
-    wide = [tensor.double() for tensor in given]
+    arrays = operands(generator, shape, 1, dtype, last)
+    wide = [tensor.double() for tensor in arrays]
     truth = chain(lambda x, a, b: F.silu(F.group_norm(x, shape[3], a[0], b[0])), *wide)
-    low = chain(plain, *given)
-    found = chain(lambda x, a, b: group_norm(x, shape[3], a[0], b[0], silu=True), *given)
-    for value, other, wanted in zip(found, low, truth, strict=True):
+    low = chain(plain, *arrays)
+    outputs = chain(lambda x, a, b: group_norm(x, shape[3], a[0], b[0], silu=True), *arrays)
+    for value, other, wanted in zip(outputs, low, truth, strict=True):
         error = (value.double() - wanted).abs().max()
         assert error <= 2 * (other.double() - wanted).abs().max() + 1e-6 * wanted.abs().max()
 
@@ -111,24 +111,24 @@ def test_half_precision_is_no_worse_than_the_plain_formula(generator, shape, las
 @pytest.mark.parametrize("last", [False, True])
 def test_half_precisions_are_computed_in_float32(generator, last, dtype):
     shape = 3, 8, 40, 4
-    given = operands(generator, shape, 1, dtype, last)
-    wide = ours([tensor.float() for tensor in given], 4)
-    for value, wanted in zip(ours(given, 4), wide, strict=True):
+    arrays = operands(generator, shape, 1, dtype, last)
+    wide = ours([tensor.float() for tensor in arrays], 4)
+    for value, wanted in zip(ours(arrays, 4), wide, strict=True):
         assert torch.equal(value, wanted.to(value.dtype))
 
 
 def test_absent_cotangents_are_zero(generator):
-    given = [*operands(generator, (4, 6, 40, 3), 1)]
+    arrays = [*operands(generator, (4, 6, 40, 3), 1)]
     for chosen in ([1], [2], [1, 2]):
-        without, zeros = [*given], [*given]
+        without, zeros = [*arrays], [*arrays]
         for i in chosen:
-            without[i], zeros[i] = None, torch.zeros_like(given[i])
+            without[i], zeros[i] = None, torch.zeros_like(arrays[i])
         for value, wanted in zip(ours(without, 3), ours(zeros, 3), strict=True):
             assert torch.equal(value, wanted)
 
 
 CALLS = {
-    "group": lambda x, *given: group_norm(x, 2, *given, eps=1e-3, silu=True),
+    "group": lambda x, *weights: group_norm(x, 2, *weights, eps=1e-3, silu=True),
     "group, steered": lambda x, w, b, s, t: group_norm(x, 2, w, b, scale=s, shift=t, silu=True),
     "layer": lambda x, w, b, s, t: layer_norm(x.mT, w, b, scale=s, shift=t),
     "layer, silu": lambda x, s, t: layer_norm(x.mT, scale=s, shift=t, silu=True),
@@ -174,8 +174,8 @@ def test_second_derivatives_of_some_of_the_gradients(generator, chosen):
 
 @pytest.mark.parametrize("last", [False, True])
 def test_opcheck(generator, last):
-    given = operands(generator, (3, 4, 6, 2), 1, torch.float32, last)
-    *along, grad, x, scale, shift = given
+    arrays = operands(generator, (3, 4, 6, 2), 1, torch.float32, last)
+    *along, grad, x, scale, shift = arrays
     inputs = [tensor.detach().requires_grad_() for tensor in (x, scale, shift)]
     operators = [getattr(torch.ops.edmfast, name).default for name in OPERATORS]
     torch.library.opcheck(operators[0], (*inputs, 2, 1e-5, True, True))
@@ -196,8 +196,8 @@ def test_compiles_without_a_break(generator):
         return rms_norm(tokens * 2)
 
     compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
-    for given in (x, x.to(memory_format=torch.channels_last)):
-        assert torch.equal(compiled(given, w, s), both(given, w, s))
+    for arrays in (x, x.to(memory_format=torch.channels_last)):
+        assert torch.equal(compiled(arrays, w, s), both(arrays, w, s))
 
 
 @pytest.mark.usefixtures("compiled")
@@ -205,13 +205,13 @@ def test_compiles_without_a_break(generator):
 @pytest.mark.parametrize("shape", [(2000, 6, 5, 2), (300, 6, 37, 3)], ids=str)
 def test_bits_depend_neither_on_the_batch_nor_on_the_threads(generator, with_threads, shape, last):
     n = shape[0]
-    given = operands(generator, shape, n, torch.float32, last)
+    arrays = operands(generator, shape, n, torch.float32, last)
     with with_threads(1):
-        whole = ours(given, shape[3])
+        whole = ours(arrays, shape[3])
     for threads in (1, 2):
         with with_threads(threads):
             for rows in (slice(0, 1), slice(7, 40), slice(3, n)):
-                part = ours([tensor[rows] for tensor in given], shape[3])
+                part = ours([tensor[rows] for tensor in arrays], shape[3])
                 for value, wanted in zip(part, whole, strict=True):
                     assert torch.equal(value, wanted[rows])
 
@@ -219,18 +219,18 @@ def test_bits_depend_neither_on_the_batch_nor_on_the_threads(generator, with_thr
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("sets", [1, 2])
 def test_sums_over_rows_do_not_depend_on_the_threads(generator, with_threads, sets, last):
-    given = operands(generator, (1000, 8, 40, 4), sets, torch.float32, last)
+    arrays = operands(generator, (1000, 8, 40, 4), sets, torch.float32, last)
     results = []
     for threads in (1, 2):
         with with_threads(threads):
-            results.append(ours(given, 4))
-    for one, two in zip(*results, strict=True):
-        assert torch.equal(one, two)
+            results.append(ours(arrays, 4))
+    for first_bits, second_bits in zip(*results, strict=True):
+        assert torch.equal(first_bits, second_bits)
 
 
 @pytest.mark.parametrize("order", ["positions", "channels", "channels last"])
 def test_an_element_has_the_same_bits_wherever_it_lies(order):
-    """In the body of a vector or in what is left over: numbers of two values, in every order of memory."""
+    """An element has the same bits in a whole vector and in the remainder, in every layout."""
     n, c, s = {"positions": (1, 2, 101), "channels": (3, 101, 2), "channels last": (2, 101, 3)}[
         order
     ]
@@ -252,11 +252,11 @@ def test_an_element_has_the_same_bits_wherever_it_lies(order):
 @pytest.mark.parametrize("last", [False, True])
 def test_a_large_mean_costs_no_digits(generator, last, centred):
     shape = 2, 8, 400, 2
-    given = [*operands(generator, shape, 1, torch.float32, last)]
-    given[4] = given[4] + 1e4
-    y, mean, rstd = ours(given, 2, centred=centred)[:3]
-    truth = truth_of(given, 2, centred=centred)[:3]
-    # the mean that is handed on is rounded to float32: by at most half of 2^-10
+    arrays = [*operands(generator, shape, 1, torch.float32, last)]
+    arrays[4] = arrays[4] + 1e4
+    y, mean, rstd = ours(arrays, 2, centred=centred)[:3]
+    truth = truth_of(arrays, 2, centred=centred)[:3]
+    # the mean is rounded to float32, by at most half of 2^-10
     torch.testing.assert_close(y.double(), truth[0], rtol=1e-5, atol=5e-3)
     torch.testing.assert_close(mean.double(), truth[1], rtol=6e-8, atol=0)
     torch.testing.assert_close(rstd.double(), truth[2], rtol=1e-5, atol=0)
@@ -288,7 +288,7 @@ def test_channels_last_stays_and_is_not_copied(generator, monkeypatch):
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_three_orders_keep_nothing_but_what_is_given_and_answered():
-    """At batch 32 a state takes 16 MiB: there are x, grad, its cotangent, to_x and the two last results."""
+    """At batch 32 a state takes 16 MiB; only x, grad, its cotangent, to_x and the two last results are kept."""
     assert norm_memory.peak(32, "ours") < 7 * 16
 
 
@@ -304,13 +304,13 @@ def test_strides(generator):
         base[:, :1, :1].expand(-1, 6, 6, -1),
     ):
         assert not x.is_contiguous()
-        found = group_norm(x, 3, w, shift=shift)
-        torch.testing.assert_close(found, F.group_norm(x, 3, w) + shift[:, :, None, None])
+        outputs = group_norm(x, 3, w, shift=shift)
+        torch.testing.assert_close(outputs, F.group_norm(x, 3, w) + shift[:, :, None, None])
         x = x.detach().requires_grad_()
-        found, wanted = (
+        outputs, wanted = (
             torch.autograd.grad(norm(x, 3, w).sum(), x)[0] for norm in (group_norm, F.group_norm)
         )
-        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(outputs, wanted, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(layer_norm(x), F.layer_norm(x, x.shape[-1:]))
 
 
@@ -328,7 +328,7 @@ def test_layer_and_rms_norm_are_torchs(generator, shape):
 
 
 def test_numbers_of_a_layer_and_of_a_sample(generator):
-    """A sample's scale and shift enter as (N w + b) (1 + scale) + shift; absent ones are 1 and 0."""
+    """The scale and shift of a sample enter as (N w + b) (1 + scale) + shift; absent ones are 0."""
     x, w, b = draw(generator, 3, 6, 4, 5), draw(generator, 6), draw(generator, 6)
     s, t = draw(generator, 3, 6), draw(generator, 3, 6)
     wanted = F.group_norm(x, 2, w, b) * (1 + s[:, :, None, None]) + t[:, :, None, None]

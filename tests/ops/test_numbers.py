@@ -1,4 +1,4 @@
-"""Numbers of operators. In every spelling, and wrong: see `tests.spellings`."""
+"""Numbers that operators take, in every spelling and with wrong values; see `tests.spellings`."""
 
 from __future__ import annotations
 

@@ -29,14 +29,14 @@ def arguments(name, shape, generator, dtype=DOUBLE):
 
 
 def call(name, inputs):
-    found = getattr(torch.ops.edmfast, name)(*inputs)
-    return found if isinstance(found, (tuple, list)) else (found,)
+    results = getattr(torch.ops.edmfast, name)(*inputs)
+    return results if isinstance(results, (tuple, list)) else (results,)
 
 
 def truth_of(name, inputs):
     wide = [None if tensor is None else tensor.double() for tensor in inputs]
-    found = getattr(reference, name)(*wide)
-    return found if isinstance(found, tuple) else (found,)
+    results = getattr(reference, name)(*wide)
+    return results if isinstance(results, tuple) else (results,)
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -48,7 +48,7 @@ def test_equals_float64(generator, name, shape, dtype):
     eps = torch.finfo(dtype).eps
     for ours, wanted in zip(call(name, inputs), truth_of(name, inputs), strict=True):
         assert ours.dtype == dtype
-        # of a sum of d terms of size 1, each and the result rounded once
+        # the error of a sum of d terms of size 1, where each term and the result round once
         atol = 20 * eps * max(1.0, shape[1] ** 0.5)
         torch.testing.assert_close(ours.double(), wanted, rtol=20 * eps, atol=atol)
 
@@ -82,9 +82,9 @@ def test_gradcheck(generator, elements):
     coefficients.requires_grad_()
     for order in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
         assert order(potential, (h, y, weight))
-        # each of the outputs alone: the other one's cotangent is then absent
-        assert order(lambda *given: potential(*given)[0], (h, y, weight))
-        assert order(lambda *given: potential(*given)[1], (h, y, weight))
+        # each output alone, so that the cotangent of the other one is absent
+        assert order(lambda *operands: potential(*operands)[0], (h, y, weight))
+        assert order(lambda *operands: potential(*operands)[1], (h, y, weight))
         assert order(potential_assemble, (h, p, y, coefficients))
         backward = torch.ops.edmfast.potential_assemble_backward
         assert order(backward, (g, h, p, y, coefficients))
@@ -168,9 +168,9 @@ def test_half_precisions_are_computed_in_float32(generator, dtype):
     ],
 )
 def test_errors(change, error, message):
-    given = {"h": torch.zeros(2, 3), "y": torch.zeros(2, 3), "weight": torch.zeros(2)}
+    operands = {"h": torch.zeros(2, 3), "y": torch.zeros(2, 3), "weight": torch.zeros(2)}
     with pytest.raises(error, match=message):
-        potential(**given | change)
+        potential(**operands | change)
 
 
 def test_errors_of_the_assembly():

@@ -1,4 +1,4 @@
-"""The fused proposal step against its plain-torch reference, densities and bad input."""
+"""The proposal step agrees with its plain-torch reference and with densities, and refuses bad input."""
 
 import math
 import threading
@@ -39,14 +39,14 @@ def test_equals_reference(shape, dtype):
     x, score, ancestors, coefficients, rng = inputs
     wanted, wanted_ratio = reference.propagate(x, [score], ancestors, coefficients, rng, None, 2, 0)
     assert torch.equal(moved, wanted)
-    # sums of d terms, rounded in the dtype of the state
+    # the error of sums of d terms, rounded in the dtype of the state
     torch.testing.assert_close(
         ratio, wanted_ratio, rtol=4e-6 if dtype == torch.float32 else 1e-13, atol=1e-5
     )
 
 
 def make_several(models, shape, dtype):
-    """Inputs with several scores, and a mask under which some elements of each population stay."""
+    """Return inputs with several scores, and a mask under which some elements of each population stay."""
     x, score, ancestors, _, rng = make(*shape, dtype)
     generator = torch.Generator().manual_seed(1)
     scores = [score.roll(k, 1) for k in range(models)]
@@ -73,7 +73,7 @@ def test_several_scores_masks_and_precisions(models, masked, shape, dtype):
 
 
 def test_masked_elements_stay_and_count_nowhere():
-    """Rows of five elements of which three move are rows of three, but for the noise they meet."""
+    """Rows of five elements of which three move behave as rows of three, except for the noise they get."""
     x, scores, ancestors, coefficients, rng, _ = make_several(2, (2, 40, 5), torch.float64)
     mask = torch.tensor([[True, False, True, True, False]]).repeat(2, 1)
     moved, ratio = propagate(x, scores, ancestors, coefficients, rng, mask=mask)
@@ -132,7 +132,7 @@ def test_noise_is_the_counter_noise():
 @pytest.mark.parametrize("elements", [2, 5, 1027])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_part_of_a_population_moves_as_in_the_whole(elements, dtype):
-    """first_particle counts on from where another call ended; parents are brought together before."""
+    """first_particle continues the counter of another call; parents are gathered before."""
     x, score, ancestors, coefficients, rng = make(2, 300, elements, dtype)
     whole = propagate(x, score, ancestors, coefficients, rng, first_population=1)
     parents = ancestors[:, 137:, None].long().expand(-1, -1, elements)
@@ -191,13 +191,13 @@ def test_empty(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_output_element_is_written(shape):
-    """In memory that held NaN before, no NaN is left."""
+    """Memory that held NaN before holds none afterwards."""
     inputs = make(*shape)
     poisoned = [torch.full(shape, torch.nan) for _ in range(100)]
     places = {tensor.data_ptr() for tensor in poisoned}
     del poisoned
     results = [propagate(*inputs) for _ in range(20)]
-    # the smallest blocks are too often taken by something else
+    # other allocations take the smallest blocks too often
     assert math.prod(shape) < 64 or any(moved.data_ptr() in places for moved, _ in results)
     for moved, ratio in results:
         assert torch.isfinite(moved).all()

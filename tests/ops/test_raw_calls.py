@@ -18,7 +18,7 @@ RAW = torch.ops.edmfast
 
 
 def run_from(first: int) -> tuple[int, list[list]]:
-    """(exit status, lines) of a process that makes all calls from number `first` on."""
+    """Return (exit status, lines) of a process that makes all calls from number `first` on."""
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     done = subprocess.run(
         [sys.executable, str(CALLS), str(first)],

@@ -1,10 +1,10 @@
-"""Resampling schemes: the same bits as the reference, unbiased, and what each promises."""
+"""Resampling schemes have the bits of the reference, are unbiased, and keep their promises."""
 
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import inputs, settings
 from hypothesis import strategies as st
 
 from edmfast.ops import Resampled, resample, rng_state, standard_normal, systematic_resample
@@ -29,7 +29,7 @@ def offspring(ancestors, particles):
 
 
 def integer_weights(log_weights):
-    """Python integers of one population."""
+    """Return the integer weights of one population as Python integers."""
     values = log_weights.double() - log_weights.double().max()
     return integers.quantised_exp(values, integers.fraction_bits(len(values))).tolist()
 
@@ -64,7 +64,7 @@ def test_same_bits_as_reference_when_large(compiled, generator, scheme, particle
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("count", [7, 3, 20])
 def test_offspring_are_unbiased(scheme, count):
-    """Mean offspring of 40,000 populations of the same weights, within 4.5 standard errors."""
+    """The mean offspring of 40,000 populations of the same weights are right within 4.5 standard errors."""
     if scheme == "killing" and count != 7:
         return
     log_weights = torch.tensor([0.0, -1.0, -3.0, -0.2, 1.3, -math.inf, -0.7]).repeat(40_000, 1)
@@ -75,13 +75,13 @@ def test_offspring_are_unbiased(scheme, count):
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(
+@inputs(
     st.lists(st.floats(-60, 0, width=32), min_size=1, max_size=30),
     st.integers(1, 60),
     st.sampled_from(["systematic", "ssp"]),
 )
 def test_offspring_differ_by_less_than_one(values, count, scheme):
-    """Checked in Python's integers: |offspring W - M q| < W for every particle."""
+    """In Python's integers, |offspring W - M q| < W for every particle."""
     log_weights = torch.tensor(values)
     result = resample(log_weights[None], RNG, scheme=scheme, count=count)
     if not result.resampled:
@@ -148,7 +148,7 @@ def test_systematic_is_systematic_resample(generator):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_bad_weights(scheme):
-    """NaN counts as nothing, +inf share, all -inf keeps the order; each is marked."""
+    """NaN counts as zero weight, particles at +inf share, and all -inf keeps the order; each is marked."""
     inf, nan = math.inf, math.nan
     log_weights = torch.tensor([[nan, 0.0, -inf, 0.0], [-inf] * 4, [inf, 0.0, inf, 1.0], [nan] * 4])
     result = resample(log_weights, RNG, scheme=scheme)
@@ -207,7 +207,7 @@ def test_bad_input(change, error, message):
 
 
 def test_populations_stay_inside_their_stream():
-    """Beyond 2^28 of them, a counter would be that of another stream."""
+    """A population beyond 2^28 would have the counter of another stream."""
     last = 2**28 - 3
     log_weights = torch.zeros(3, 4)
     assert resample(log_weights, rng_state(0, 0), first_population=last).ancestors.shape == (3, 4)

@@ -1,4 +1,4 @@
-"""Inner products of scores against float64, the weight formulas made of them, and bad input."""
+"""Inner products of scores equal float64, the weight formulas made of them hold, and bad input is refused."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_literal_values():
 
 @pytest.mark.parametrize("dtype", DTYPES[:3])
 def test_products_of_narrow_types_are_exact(dtype):
-    """1 + eps squared needs twice the digits of the dtype; float64 scores round once."""
+    """The square of 1 + eps needs twice the digits of the dtype; float64 scores round once."""
     eps = torch.finfo(dtype).eps
     for elements in (1, 3, 8, 16):
         gram, _ = score_gram(torch.full((1, 1, 1, elements), 1 + eps, dtype=dtype))
@@ -63,7 +63,7 @@ def test_products_of_narrow_types_are_exact(dtype):
 
 
 def test_half_precisions_keep_every_value():
-    """Each of the 65,536 patterns, subnormals and infinities among them, against its float64 square."""
+    """Each of the 65,536 patterns, with subnormals and infinities, gives its float64 square."""
     bits = torch.arange(-(2**15), 2**15).to(torch.int16)
     for dtype in (torch.float16, torch.bfloat16):
         scores = bits.view(dtype).reshape(1, 1, -1, 1)
@@ -73,7 +73,7 @@ def test_half_precisions_keep_every_value():
 
 
 def test_corrector_weights():
-    """The score-only weight and its three cases, from G and from the vectors themselves."""
+    """The score-only weight and its three cases agree between G and the vectors themselves."""
     scores, _ = make(2, 3, 40, 17, torch.float64)
     first, second = scores
     gram, _ = score_gram(scores)
@@ -89,8 +89,8 @@ def test_corrector_weights():
 
     a = (0.7, -1.9)
     mean = a[0] * first + a[1] * second
-    own = a[0] * first.square().sum(-1) + a[1] * second.square().sum(-1)
-    close(a, delta * (mean.square().sum(-1) - own))
+    diagonal = a[0] * first.square().sum(-1) + a[1] * second.square().sum(-1)
+    close(a, delta * (mean.square().sum(-1) - diagonal))
     gamma, w, tau2 = 2.5, 3.0, 2 * delta
     close((gamma, 0.0), 0.5 * gamma * (gamma - 1) * tau2 * first.square().sum(-1))
     close((w, 1 - w), 0.5 * w * (w - 1) * tau2 * (first - second).square().sum(-1))
@@ -98,7 +98,7 @@ def test_corrector_weights():
 
 
 def test_superdiff_and_weight():
-    """SuperDiff's AND of two models: kappa from G and n equals kappa from the vectors."""
+    """For SuperDiff's AND of two models, kappa from G and n equals kappa from the vectors."""
     scores, z = make(2, 2, 30, 5, torch.float64)
     gram, along = score_gram(scores, z)
     gap = scores[0] - scores[1]

@@ -1,4 +1,4 @@
-"""Systematic resampling: the same bits as the reference, and the exact offspring counts."""
+"""Systematic resampling has the bits of the reference and exact offspring counts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import inputs, settings
 from hypothesis import strategies as st
 
 from edmfast.ops import Resampled, systematic_resample
@@ -14,7 +14,7 @@ from edmfast.ops.systematic_resample import reference
 
 
 def assert_same(ours, truth):
-    """Bit for bit; the logarithm of the mean comes from two libraries: a unit in the last place."""
+    """Check that two results have the same bits, the log-mean up to a unit in the last place."""
     for name in ("ancestors", "ess", "resampled", "degenerate"):
         a, b = getattr(ours, name), getattr(truth, name)
         assert torch.equal(a, b), name
@@ -54,12 +54,12 @@ def test_same_bits_at_the_ends_of_the_uniform(compiled, generator, value):
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(
+@inputs(
     st.lists(st.floats(-60, 0, width=32), min_size=1, max_size=40),
     st.floats(0, 1, exclude_max=True),
 )
 def test_offspring_differ_by_less_than_one(values, uniform):
-    """Checked in Python's integers: |offspring W - N q| < W for every particle."""
+    """In Python's integers, |offspring W - N q| < W for every particle."""
     log_weights = torch.tensor([values], dtype=torch.float64)
     n = len(values)
     result = systematic_resample(log_weights, torch.tensor([uniform], dtype=torch.float64))
@@ -123,7 +123,7 @@ def test_ess_and_log_mean_against_the_definitions(generator):
 
 
 def test_mean_offspring_over_a_grid_of_uniforms(generator):
-    """The slots a particle owns, over u, are an arc: M grid points meet it to within one."""
+    """The uniforms that give a particle one more slot form an arc, which M grid points meet to within one."""
     grid, n = 1024, 50
     log_weights = torch.randn(n, dtype=torch.float64, generator=generator)
     uniform = (torch.arange(grid, dtype=torch.float64) + 0.5) / grid
@@ -133,7 +133,7 @@ def test_mean_offspring_over_a_grid_of_uniforms(generator):
 
 
 def test_a_random_slot_follows_the_weights(generator):
-    """Chi-square over independent populations: the ancestor of a random slot has law w."""
+    """By chi-square over independent populations, the ancestor of a random slot has distribution w."""
     from scipy.stats import chisquare
 
     populations, n = 40_000, 12
@@ -147,7 +147,7 @@ def test_a_random_slot_follows_the_weights(generator):
 
 
 def test_adaptive_decision_is_taken_per_population():
-    uneven = torch.tensor([0.0, 0.0, 0.0, -50.0])  # effective sample size 3 of 4
+    uneven = torch.tensor([0.0, 0.0, 0.0, -50.0])  # the effective sample size is 3 of 4
     log_weights = torch.stack([uneven, torch.zeros(4), uneven])
     for threshold, wanted in [(0.7, [False] * 3), (0.75, [False] * 3), (0.76, [True, False, True])]:
         result = systematic_resample(log_weights, torch.full((3,), 0.5), ess_threshold=threshold)

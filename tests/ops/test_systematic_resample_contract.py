@@ -1,4 +1,4 @@
-"""Resampling: what it promises about threads, batches, strides, bad weights and bad arguments."""
+"""Resampling keeps its promises about threads, batches, strides, bad weights and bad arguments."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def test_threads_do_not_matter(generator, with_threads, shape):
     log_weights = 3 * torch.randn(shape, generator=generator)
     uniform = torch.rand(shape[0], generator=generator)
     with with_threads(1):
-        one = systematic_resample(log_weights, uniform)
+        outcome = systematic_resample(log_weights, uniform)
     with with_threads(2):
-        assert equal(one, systematic_resample(log_weights, uniform))
+        assert equal(outcome, systematic_resample(log_weights, uniform))
 
 
 @pytest.mark.parametrize("particles", [5, 64, 20_000])
@@ -62,7 +62,7 @@ def test_half_precision_is_widened(generator, dtype):
 
 @pytest.mark.parametrize("flush", [False, True])
 def test_denormal_inputs(generator, flush):
-    """As log-weights they are zeros to within rounding, whatever the processor does with them."""
+    """Subnormal log-weights act as zeros up to rounding, whatever the processor does with them."""
     log_weights = torch.randn(1, 1000, generator=generator) * 1e-42
     torch.set_flush_denormal(flush)
     try:
@@ -99,8 +99,8 @@ def test_bad_weights(log_weights, ancestors, flags, ess, dtype):
         systematic_resample(weights, torch.tensor([0.5])),
         reference.systematic_resample(weights, torch.tensor([0.5]).double(), 1.0),
     ):
-        found, log_mean, size, resampled, degenerate = outputs
-        assert found.tolist() == [ancestors]
+        results, log_mean, size, resampled, degenerate = outputs
+        assert results.tolist() == [ancestors]
         assert size.item() == ess
         assert degenerate.item() == flags
         assert resampled.item() == (not flags & COLLAPSED)

@@ -1,4 +1,4 @@
-"""Exact offspring of large populations and extreme weights, and the law of the offspring per scheme."""
+"""Offspring of large populations and extreme weights are exact, and each scheme gives their distribution."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def integer_weights(log_weights):
 
 
 def assert_exact(ancestors, log_weights):
-    """|offspring W - M q| < W in integers, which may wrap: the float64 bound tells them apart."""
+    """Check |offspring W - M q| < W in integers that may wrap; a bound in float64 excludes wrapped ones."""
     q = integer_weights(log_weights)
     total, slots = int(q.sum()), len(ancestors)
     counts = torch.bincount(ancestors, minlength=len(q))
@@ -38,7 +38,7 @@ def assert_exact(ancestors, log_weights):
 
 
 def one_heavy(n):
-    """One particle as heavy as all others together."""
+    """Return weights with one particle as heavy as all others together."""
     log_weights = torch.zeros(n)
     log_weights[n // 3] = math.log(n)
     return log_weights
@@ -102,7 +102,7 @@ def binomial(n, p):
 
 
 def two_point(weights):
-    """Systematic and SSP: the whole numbers next to the mean."""
+    """Return the distribution of systematic and SSP: the whole numbers next to the mean."""
     laws = torch.zeros(7, 8, dtype=torch.float64)
     for i, mean in enumerate((7 * weights).tolist()):
         laws[i, int(mean)], laws[i, int(mean) + 1] = 1 - mean % 1, mean % 1
@@ -110,7 +110,7 @@ def two_point(weights):
 
 
 def stratified(weights):
-    """A sum of one Bernoulli number per slot: the share of the slot that the particle holds."""
+    """Return the distribution of stratified: a sum of Bernoulli numbers, one for each slot of the particle."""
     ends = 7 * weights.cumsum(0)
     laws = []
     for low, high in zip((ends - 7 * weights).tolist(), ends.tolist(), strict=True):
@@ -143,7 +143,7 @@ LAWS = {
 
 @pytest.mark.parametrize("scheme", LAWS)
 def test_law_of_the_offspring(scheme):
-    """Chi-square of how often each particle has 0, 1, 2 ... offspring, over 1e5 populations."""
+    """Chi-square tests how often each particle has 0, 1, 2 ... offspring, over 1e5 populations."""
     log_weights = LOG_WEIGHTS.expand(POPULATIONS, -1)
     ancestors = resample(log_weights, rng_state(3, 1), scheme=scheme).ancestors
     counts = torch.zeros(POPULATIONS, 7, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Small populations share vectors: any number of them, of any size and condition, has the reference's bits."""
+"""Small populations share vectors; any number of them, of any size and condition, has the reference's bits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import inputs, settings
 from hypothesis import strategies as st
 
 from edmfast.ops import systematic_resample
@@ -38,7 +38,7 @@ def test_any_number_of_any_size(populations, particles, dtype, generator):
 
 
 @settings(max_examples=150, deadline=None)
-@given(
+@inputs(
     st.integers(1, 70).flatmap(
         lambda n: st.lists(
             st.lists(

@@ -1,4 +1,4 @@
-"""weigh_and_resample: the bits of the reference, the laws of the weights, and what it refuses."""
+"""weigh_and_resample has the bits of the reference, keeps the laws of weights, and refuses bad input."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ INF = math.inf
 
 
 def example(populations, particles, models, generator, dtype=torch.float32, spread=1.0):
-    """Weights as they are in the middle of a run, and the increments of the next step. Every other
-    population was not resampled."""
+    """Return weights in the middle of a run and the increments of the next step.
+
+    Every second population was not resampled.
+    """
     random = torch.randn(populations, particles, dtype=torch.float64, generator=generator)
     random[::2] *= 0.1
     first = weigh_and_resample(
@@ -95,7 +97,7 @@ def test_decides_as_resample_does(generator):
 
 
 def test_two_steps_against_a_loop(generator):
-    """The definition, particle by particle in Python floats."""
+    """Two steps equal the definition, particle by particle in Python floats."""
     first, ratio, (now,), (past,), _ = example(2, 12, 1, generator, torch.float64)
     second = weigh_and_resample(first, ratio, now, past, rng_state(2, 1), ess_threshold=0.99)
     for p in range(2):
@@ -109,7 +111,7 @@ def test_two_steps_against_a_loop(generator):
 
 
 def test_log_z_by_hand():
-    """Two particles of weights 1, 3, always resampled: every step adds log 2, the last one its mean."""
+    """Two particles of weights 1 and 3 that are always resampled add log 2 at every step."""
     weights = Weights.start(1, 2)
     ratio = torch.tensor([[0.0, math.log(3.0)]], dtype=torch.float64)
     for step in range(3):
@@ -125,7 +127,7 @@ def test_log_z_by_hand():
 
 
 def test_infinite_energies_are_walls(generator):
-    """Behind a wall before and after a move, or back from it: weight zero, and no NaN."""
+    """A particle behind a wall before or after a move has weight zero, and there is no NaN."""
     inf = INF
     before = torch.tensor([[0.0, inf, inf, 0.0]])
     weights = weigh_and_resample(
@@ -136,12 +138,12 @@ def test_infinite_energies_are_walls(generator):
     assert after.log_weights.tolist() == [[-1.0, -inf, -inf, -inf]]
     assert after.degenerate.tolist() == [0]
     assert after.ancestors.tolist() == [[0, 0, 0, 0]]
-    assert after.increment_sd.item() == 0.0  # of one finite increment
+    assert after.increment_sd.item() == 0.0  # there is one finite increment
 
 
 @pytest.mark.parametrize("scheme", ["systematic", "stratified", "residual", "killing"])
 def test_weighing_first_and_resampling_then_is_the_same(generator, scheme):
-    """What a GPU does for the schemes without a kernel there."""
+    """A GPU does this for the schemes that have no kernel there."""
     before, ratio, now, past, exponents = example(6, 80, 2, generator)
     rng = rng_state(4, 2)
     for add in (True, False):
@@ -187,11 +189,11 @@ def test_bits_do_not_depend_on_threads(shape, generator, with_threads):
 
 
 def test_spread_of_increments_far_from_zero(generator):
-    """A variance by difference of squares would lose all digits here."""
+    """A variance computed as a difference of squares would lose all digits here."""
     increments = torch.randn(2, 5000, dtype=torch.float64, generator=generator) * 1e-3 + 1e6
-    found = weigh_and_resample(Weights.start(2, 5000), increments, [], [], rng_state(0, 0))
+    outputs = weigh_and_resample(Weights.start(2, 5000), increments, [], [], rng_state(0, 0))
     wanted = increments.std(1, correction=0)
-    torch.testing.assert_close(found.increment_sd, wanted, rtol=1e-6, atol=0)
+    torch.testing.assert_close(outputs.increment_sd, wanted, rtol=1e-6, atol=0)
 
 
 def test_bad_weights_are_flagged_and_remembered():
@@ -255,8 +257,8 @@ def test_compiles_without_a_break(generator):
     before, ratio, now, past, _ = example(3, 50, 1, generator)
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     arguments = before, ratio, now, past, rng_state(0, 1)
-    expected, found = run(*arguments), compiled(*arguments)
-    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    expected, outputs = run(*arguments), compiled(*arguments)
+    assert all(torch.equal(a, b) for a, b in zip(expected, outputs, strict=True))
 
 
 @pytest.mark.parametrize(

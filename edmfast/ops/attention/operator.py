@@ -121,7 +121,7 @@ def _set_up_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Ten
 
 def _triple_backward(ctx: Any, *_: Tensor | None) -> NoReturn:
     raise RuntimeError(
-        "edmfast.ops.attention has derivatives up to the second order, a third one was asked for"
+        "edmfast.ops.attention has derivatives up to the second order, a third one was requested"
     )
 
 

@@ -145,7 +145,7 @@ def _set_up_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Ten
 def _triple_backward(ctx: Any, *_: Tensor | None) -> NoReturn:
     raise RuntimeError(
         "edmfast.ops.group_norm, layer_norm and rms_norm have derivatives up to the second order, "
-        "a third one was asked for"
+        "a third one was requested"
     )
 
 

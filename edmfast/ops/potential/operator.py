@@ -121,7 +121,7 @@ def _double_backward(
 
 def _triple_backward(ctx: Any, *_: Tensor | None) -> NoReturn:
     raise RuntimeError(
-        "edmfast.ops.potential has derivatives up to the second order, a third one was asked for"
+        "edmfast.ops.potential has derivatives up to the second order, a third one was requested"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the interpreter lacks to be like a device: NaN in new memory, bfloat16 rounded and multiplied."""
+"""Make the interpreter behave as a device: NaN in new memory, bfloat16 that is rounded and multiplied."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import torch
 
 @contextlib.contextmanager
 def as_on_a_device():
-    """New tensors are full of NaN. The interpreter truncates to bfloat16, and multiplies it as if it were
-    integers: here not."""
+    """Fill new tensors with NaN, and correct the interpreter's bfloat16.
+
+    The interpreter truncates to bfloat16 and multiplies its bits as integers.
+    """
     from triton.language import bfloat16, float32
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 

@@ -1,6 +1,6 @@
-"""Runs Triton kernels by their interpreter, in a process of its own, and on the GPU where there is one.
+"""Run Triton kernels by their interpreter in a process of its own, and on the GPU where there is one.
 
-Triton decides at import whether to interpret, for the whole process.
+The process is separate because Triton decides at import, for the whole process, whether to interpret.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def interpreter() -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool, pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        pool.submit(os.getpid).result(timeout=120)  # starts the process
+        pool.submit(os.getpid).result(timeout=120)  # this starts the process
         patch.undo()
         yield pool
 
@@ -36,7 +36,7 @@ def _moved(value: Any, device: str) -> Any:
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
 def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Calls a function that launches Triton kernels with CPU tensors and returns CPU tensors."""
+    """Call a function that launches Triton kernels, with CPU tensors, and return CPU tensors."""
     pytest.importorskip("triton")
     if request.param == "interpreter":
         pool = request.getfixturevalue("interpreter")

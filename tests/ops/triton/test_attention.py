@@ -1,7 +1,7 @@
-"""Triton attention in three orders against the reference in float64, and against itself.
+"""Triton attention and its two derivatives agree with the reference in float64, and with themselves.
 
-How far off it may be is measured: twice what the reference in float32, or the plain formula in a half
-precision, is off in the mean square, and a unit in the last place.
+The tolerance is measured: twice the error in the mean square of the reference in float32, or of the plain
+formula in a half precision, plus a unit in the last place.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def reference_of(*arguments):
 
 
 def plainly(a, b, c, grad, q, k, v, mask, scale, causal):
-    """The same by the definition, differentiated by torch in the precision of the inputs."""
+    """Compute the same by the definition, differentiated by torch in the precision of the inputs."""
     grad, q, k, v = inputs = [tensor.detach().requires_grad_() for tensor in (grad, q, k, v)]
     scores = (q @ k.mT) * scale
     counts = torch.ones(scores.shape, dtype=torch.bool)
@@ -61,7 +61,7 @@ def plainly(a, b, c, grad, q, k, v, mask, scale, causal):
 
 
 def make(generator, dtype, batch, heads, length, keys, d, e):
-    """a, b, c, grad, q, k, v."""
+    """Return a, b, c, grad, q, k, v."""
     shapes = [(length, d), (keys, d), (keys, e), (length, e), (length, d), (keys, d), (keys, e)]
     return [
         torch.randn(batch, heads, *shape, generator=generator, dtype=torch.float64).to(dtype)
@@ -69,12 +69,12 @@ def make(generator, dtype, batch, heads, length, keys, d, e):
     ]
 
 
-def assert_close(found, tensors, *options):
+def assert_close(results, tensors, *options):
     dtype = tensors[0].dtype
     truth = reference_of(*[tensor.double() for tensor in tensors], *options)
-    single = dtype == torch.float32  # in which the reference computes for half precisions
+    single = dtype == torch.float32  # the reference computes half precisions in float32
     low = (reference_of if single else plainly)(*tensors, *options)
-    for name, ours, plain, wanted in zip(NAMES, found, low, truth, strict=True):
+    for name, ours, plain, wanted in zip(NAMES, results, low, truth, strict=True):
         assert ours.is_contiguous()
         assert ours.shape == wanted.shape
         assert ours.dtype == (torch.float32 if name == "lse" else dtype)
@@ -120,7 +120,7 @@ def test_many_blocks(run, generator):
 def test_rows_without_keys_are_zero(run, generator, dtype):
     tensors = make(generator, dtype, 2, 2, 9, 20, 16, 16)
     mask = torch.ones(2, 20, dtype=torch.bool)
-    mask[0, :3] = False  # causal: the first three rows of the first batch
+    mask[0, :3] = False  # by causality these are the first three rows of the first batch
     mask[1] = False
     out, lse, dq, dk, dv, g_grad, gq, gk, gv = run(kernels, *tensors, mask, 0.3, True)
     assert torch.equal(
@@ -137,15 +137,15 @@ def test_scores_that_overflow_downwards_are_those_of_no_key(run):
     q = torch.full((1, 1, 2, 16), 1e30)
     v = torch.ones(1, 1, 3, 16)
     options = None, 1.0, False
-    found = run(kernel, "attention", q, -q[:, :, :1].expand(1, 1, 3, 16), v, *options)
-    assert not found[0].any()
-    arguments = q, q, -q[:, :, :1].expand(1, 1, 3, 16), v, *found, *options
+    results = run(kernel, "attention", q, -q[:, :, :1].expand(1, 1, 3, 16), v, *options)
+    assert not results[0].any()
+    arguments = q, q, -q[:, :, :1].expand(1, 1, 3, 16), v, *results, *options
     for value in run(kernel, "attention_backward", *arguments):
         assert not value.any()
 
 
 def test_any_strides(run, generator):
-    """The bits of the same numbers laid out plainly: views are read where they are."""
+    """Views have the bits of contiguous tensors, and are read where they are."""
     a, b, c, grad, q, k, v = make(generator, torch.float32, 2, 2, 20, 33, 16, 24)
     views = [
         a.transpose(1, 2).contiguous().transpose(1, 2),  # heads before positions
@@ -158,11 +158,11 @@ def test_any_strides(run, generator):
     ]
     mask = (torch.rand(2, 66, generator=generator) < 0.6)[:, ::2]
     options = mask, 0.3, False
-    found = run(kernels, *views, *options)
+    results = run(kernels, *views, *options)
     plain = run(kernels, *[view.contiguous() for view in views], mask.contiguous(), 0.3, False)
-    for ours, wanted in zip(found, plain, strict=True):
+    for ours, wanted in zip(results, plain, strict=True):
         assert torch.equal(ours, wanted)
-    assert_close(found, [view.contiguous() for view in views], *options)
+    assert_close(results, [view.contiguous() for view in views], *options)
 
 
 def test_out_and_lse_of_any_strides(run, generator):
@@ -170,22 +170,22 @@ def test_out_and_lse_of_any_strides(run, generator):
     out, lse = run(kernel, "attention", q, k, v, None, 0.3, False)
     turned = out.mT.contiguous().mT, lse.mT.contiguous().mT
     for name, cotangents in (("backward", (grad,)), ("double_backward", (a, b, c, grad))):
-        given = f"attention_{name}", *cotangents, q, k, v
-        found = run(kernel, *given, *turned, None, 0.3, False)
-        plain = run(kernel, *given, out, lse, None, 0.3, False)
-        for ours, wanted in zip(found, plain, strict=True):
+        operands = f"attention_{name}", *cotangents, q, k, v
+        results = run(kernel, *operands, *turned, None, 0.3, False)
+        plain = run(kernel, *operands, out, lse, None, 0.3, False)
+        for ours, wanted in zip(results, plain, strict=True):
             assert torch.equal(ours, wanted)
 
 
 def test_the_rounding_of_out_is_shared(run, generator):
-    """Row sums of P ∘ (dP - δ) are those of the `out` that is given, here far from the exact one."""
+    """Row sums of P ∘ (dP - δ) belong to the `out` of the call, which is far from the exact one here."""
     tensors = make(generator, torch.float32, 1, 2, 20, 33, 16, 24)
     out, lse = reference.attention(*tensors[4:], None, 0.3, False)
-    given = *tensors, out + 0.1, lse
-    found = run(kernel, "attention_double_backward", *given, None, 0.3, False)
-    doubles = [tensor.double() for tensor in given]
+    operands = *tensors, out + 0.1, lse
+    results = run(kernel, "attention_double_backward", *operands, None, 0.3, False)
+    doubles = [tensor.double() for tensor in operands]
     truth = reference.attention_double_backward(*doubles, None, 0.3, False)
-    for ours, wanted in zip(found, truth, strict=True):
+    for ours, wanted in zip(results, truth, strict=True):
         torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -194,8 +194,8 @@ def test_the_rounding_of_out_is_shared(run, generator):
 )
 def test_empty(run, generator, batch, heads, length, keys):
     tensors = make(generator, torch.float32, batch, heads, length, keys, 16, 16)
-    found = run(kernels, *tensors, torch.ones(batch, keys, dtype=torch.bool), 0.3, False)
-    for ours, wanted in zip(found, reference_of(*tensors, None, 0.3, False), strict=True):
+    results = run(kernels, *tensors, torch.ones(batch, keys, dtype=torch.bool), 0.3, False)
+    for ours, wanted in zip(results, reference_of(*tensors, None, 0.3, False), strict=True):
         assert torch.equal(ours, wanted)
 
 
@@ -204,8 +204,8 @@ def test_empty(run, generator, batch, heads, length, keys):
 )
 def test_the_reference_does_the_rest(run, generator, dtype, d, e):
     tensors = make(generator, dtype, 2, 2, 5, 6, d, e)
-    found = run(kernels, *tensors, None, 0.3, True)
-    for ours, wanted in zip(found, reference_of(*tensors, None, 0.3, True), strict=True):
+    results = run(kernels, *tensors, None, 0.3, True)
+    for ours, wanted in zip(results, reference_of(*tensors, None, 0.3, True), strict=True):
         assert torch.equal(ours, wanted)
 
 

@@ -19,7 +19,7 @@ from bench.gpu.compile_report import compilers, usage_of_case
 
 @pytest.fixture(scope="module")
 def usages(request) -> Iterator[dict[tuple[str, int], Future]]:
-    """Of the cases that were selected, in compilation on all cores: one after the other takes minutes."""
+    """Return the usage of the selected cases, compiled on all cores, since one after the other takes minutes."""
     wanted = [
         (item.callspec.params["case"], item.callspec.params["capability"])
         for item in request.session.items
@@ -36,7 +36,7 @@ def test_nothing_spills(usages, case, capability):
     usage, warps = usages[case, capability].result(timeout=600)
     assert usage.spilled == 0
     assert usage.registers * 32 * warps <= 65536
-    # 99 KB is what a block may ask for where there is least of it, sm_86 and sm_89
+    # sm_86 and sm_89 have the least shared memory for a block, 99 KB
     allowed = 99 if case.startswith("attention") else 48
     assert usage.shared <= allowed * 1024
 

@@ -1,5 +1,8 @@
-"""Triton perceptrons against the plain reference in float64, outputs poisoned: sizes that need padding, K models,
-numbers that rows share or not, halves, and what the kernels leave to the reference."""
+"""Triton perceptrons agree with the plain reference in float64, and write every output.
+
+The cases have sizes that need padding, K models, numbers that rows share or not, half precisions, and networks
+that the kernels leave to the reference.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ SIZES = [
 
 
 def draw(size, generator, dtype=torch.float32):
-    """x, coefficients, and lists of shifts and weights, the latter in dtype."""
+    """Return x, coefficients, and lists of shifts and weights; the weights have the dtype."""
     models, rows, elements, width, depth, shared_numbers, shared_shifts = size
 
     def normal(*shape):
@@ -45,8 +48,10 @@ def draw(size, generator, dtype=torch.float32):
     ]
 
 
-def doubled(given):
-    return [[t.double() for t in one] if isinstance(one, list) else one.double() for one in given]
+def doubled(operands):
+    return [
+        [t.double() for t in part] if isinstance(part, list) else part.double() for part in operands
+    ]
 
 
 def poisoned(name, *inputs):
@@ -55,18 +60,18 @@ def poisoned(name, *inputs):
 
 
 def both(run, size, generator, dtype=torch.float32, inputs=True, weights=True):
-    """[(ours, in float64)] of forward and backward."""
-    given = draw(size, generator, dtype)
+    """Return [(our output, the output in float64)] of forward and backward."""
+    operands = draw(size, generator, dtype)
     models, rows, elements = size[:3]
     e, v = (torch.randn(models, rows, *s, generator=generator) for s in ((), (elements,)))
-    nothing, wide = torch.empty(0), doubled(given)
-    found = run(poisoned, "mlp_potential", *given, True)[:2]
+    nothing, wide = torch.empty(0), doubled(operands)
+    results = run(poisoned, "mlp_potential", *operands, True)[:2]
     truth = reference.mlp_potential(*wide, True)[:2]
-    slopes = run(poisoned, "mlp_potential_backward", e, v, *given, nothing, inputs, weights)
+    slopes = run(poisoned, "mlp_potential_backward", e, v, *operands, nothing, inputs, weights)
     exact = reference.mlp_potential_backward(
         e.double(), v.double(), *wide, nothing, inputs, weights
     )
-    return [*zip(found, truth, strict=True), *zip(slopes, exact, strict=True)]
+    return [*zip(results, truth, strict=True), *zip(slopes, exact, strict=True)]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -90,21 +95,23 @@ def test_programs_that_take_several_blocks(run, generator):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_halves_are_no_worse_than_the_formulas_in_halves(run, generator, dtype):
     size, nothing = (2, 37, 3, 20, 3, False, False), torch.empty(0)
-    given, (models, rows, elements) = draw(size, generator, dtype), size[:3]
+    operands, (models, rows, elements) = draw(size, generator, dtype), size[:3]
     e, v = (torch.randn(models, rows, *s, generator=generator) for s in ((), (elements,)))
-    found = [
-        *run(poisoned, "mlp_potential", *given, True)[:2],
-        *run(poisoned, "mlp_potential_backward", e, v, *given, nothing, True, True),
+    results = [
+        *run(poisoned, "mlp_potential", *operands, True)[:2],
+        *run(poisoned, "mlp_potential_backward", e, v, *operands, nothing, True, True),
     ]
 
     def formulas(convert):
-        lists = [[*map(convert, one)] if isinstance(one, list) else convert(one) for one in given]
+        lists = [
+            [*map(convert, part)] if isinstance(part, list) else convert(part) for part in operands
+        ]
         last = nothing, True, True
         slopes = reference.mlp_potential_backward(convert(e), convert(v), *lists, *last)
         return [*reference.mlp_potential(*lists, True)[:2], *slopes]
 
     exact, rounded = formulas(torch.Tensor.double), formulas(lambda t: t.to(dtype))
-    for ours, half, truth in zip(found, rounded, exact, strict=True):
+    for ours, half, truth in zip(results, rounded, exact, strict=True):
         assert (ours - truth).abs().max() <= (half - truth).abs().max()
 
 
@@ -127,9 +134,9 @@ def probe_in_parts(*inputs):
 
 @pytest.mark.parametrize("size", [SIZES[0], SIZES[1]], ids=str)
 def test_a_probe_of_many_rows_goes_in_parts(run, generator, size):
-    given = draw(size, generator)
+    operands = draw(size, generator)
     e, v = (torch.randn(*size[:2], *s, generator=generator) for s in ((), (size[2],)))
-    arguments = e, v, *given, torch.empty(0), True, False
+    arguments = e, v, *operands, torch.empty(0), True, False
     whole = run(kernels.mlp_potential_backward, *arguments)
     for ours, wanted in zip(run(probe_in_parts, *arguments), whole, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=1e-6)

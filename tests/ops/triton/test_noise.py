@@ -1,4 +1,4 @@
-"""Triton normals against the plain reference: the same bits."""
+"""Triton normals have the bits of the plain reference."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_same_bits(run, shape, dtype):
 )
 @pytest.mark.parametrize(("seed", "step"), [(0, 0), (-1, 2**32 - 1), (-(2**63), 1), (16, -1)])
 def test_same_bits_at_the_ends_of_counters(run, counters, seed, step):
-    # a step of -1 is refused by rng_state; kernels that are handed one all the same must agree
+    # rng_state refuses a step of -1, but kernels that get one must still agree
     rng = torch.tensor([seed, step])
     inputs = torch.empty(3, 4, 5), rng, *counters
     assert torch.equal(bits(run(noise.noise, *inputs)), bits(reference.noise(*inputs)))

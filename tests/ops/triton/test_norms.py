@@ -1,7 +1,7 @@
-"""Triton group norm in three orders against the reference in float64, outputs poisoned, on any layout.
+"""Triton norms and their derivatives agree with the reference in float64, on any layout, and write every output.
 
-How far off it may be is measured: twice what the reference is off in the precision of the inputs in the
-mean square, and a unit in the last place, of numbers of size 1 (means come of such) where they are less.
+The tolerance is measured: twice the error in the mean square of the reference in the precision of the inputs,
+plus a unit in the last place, of at least numbers of size 1, which means are made of.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def three_orders(v, b, c, grad, x, scale, shift, groups, centred, silu, module=r
 
 
 def poisoned(*arguments, programs=None):
-    """The kernels, with allocations that hold NaN; a launch of more programs takes several rows in each."""
+    """Return the kernels with allocations that hold NaN; few programs in a launch take several rows each."""
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in ((torch.Tensor, "new_empty"), (torch, "empty_like")):
             allocate = getattr(owner, name)
@@ -63,7 +63,7 @@ def in_few_programs(*arguments):
 
 
 def make(generator, shape, dtype, channels_last=False):
-    """v, b, c, grad, x, scale, shift, groups."""
+    """Return v, b, c, grad, x, scale, shift, groups."""
     rows, channels, positions, groups, shared = shape
 
     def draw(*size):
@@ -77,10 +77,10 @@ def make(generator, shape, dtype, channels_last=False):
     return v, b, c, grad, x, scale, shift, groups
 
 
-def assert_close(found, arguments):
-    given = [a.double() if isinstance(a, torch.Tensor) else a for a in arguments]
+def assert_close(results, arguments):
+    inputs = [a.double() if isinstance(a, torch.Tensor) else a for a in arguments]
     for index, (name, ours, plain, wanted) in enumerate(
-        zip(NAMES, found, three_orders(*arguments), three_orders(*given), strict=True)
+        zip(NAMES, results, three_orders(*arguments), three_orders(*inputs), strict=True)
     ):
         assert ours.shape == wanted.shape, name
         assert ours.dtype == plain.dtype, name
@@ -101,10 +101,10 @@ def test_float32_and_bfloat16(run, generator, shape, channels_last):
         if channels_last:
             flags = flags[0], not flags[1]
         tensors = make(generator, shape, dtype, channels_last)
-        found = run(poisoned, *tensors, *flags)
-        assert_close(found, (*tensors, *flags))
+        results = run(poisoned, *tensors, *flags)
+        assert_close(results, (*tensors, *flags))
         for index in (0, 3, 6, 7):
-            assert found[index].stride() == tensors[4].stride()
+            assert results[index].stride() == tensors[4].stride()
 
 
 @pytest.mark.parametrize("centred", [False, True])
@@ -118,7 +118,7 @@ def test_float64_is_the_reference(run, generator, shape, centred, silu):
 
 @pytest.mark.parametrize("shape", [(40, 96, 1, 1, 2), (14, 6, 5, 3, 2), (33, 4, 1, 2, 1)], ids=str)
 def test_several_rows_in_a_program(run, generator, shape):
-    """Blocks of rows end with those that share a row of scale; what is left of a block is not there."""
+    """A block of rows ends with the rows that share a row of scale, and the rest of the block is ignored."""
     arguments = *make(generator, shape, torch.float32), True, True
     assert_close(run(in_few_programs, *arguments), arguments)
 
@@ -134,31 +134,31 @@ def test_absent_cotangents(run, generator, shape, absent):
 
 @pytest.mark.parametrize("shape", [(2, 6, 35, 1, 1), (1, 6, 1500, 1, 1)], ids=str)
 def test_large_means(run, generator, shape):
-    """x has an error of its own, a unit in the last place of its mean; the deviation keeps the rest."""
+    """x has an error of a unit in the last place of its mean, and the deviation keeps all other digits."""
     v, b, c, grad, x, *rest = make(generator, shape, torch.float32)
     arguments = v + 1e4, b, c, grad, x + 1e4, *rest, True, True
-    found = run(poisoned, *arguments)
-    assert_close(found, arguments)
+    results = run(poisoned, *arguments)
+    assert_close(results, arguments)
     variance = arguments[4].double().reshape(shape[0], -1).var(1, correction=0)
     wanted = (variance + EPS).rsqrt()
-    torch.testing.assert_close(found[2][:, 0].double(), wanted, rtol=5e-7, atol=0.0)
+    torch.testing.assert_close(results[2][:, 0].double(), wanted, rtol=5e-7, atol=0.0)
 
 
 def test_large_arguments_and_nan(run, generator):
     v, b, c, grad, x, scale, shift, groups = make(generator, (2, 6, 35, 3, 2), torch.float32)
     arguments = v, b, c, grad, x, 1000 * scale, 1000 * shift, groups, True, True
-    found = run(poisoned, *arguments)
-    assert_close(found, arguments)
+    results = run(poisoned, *arguments)
+    assert_close(results, arguments)
     x[1, 2, 3] = math.nan
-    found, wanted = run(poisoned, *arguments), three_orders(*arguments)
-    for ours, truth in zip(found, wanted, strict=True):
+    results, wanted = run(poisoned, *arguments), three_orders(*arguments)
+    for ours, truth in zip(results, wanted, strict=True):
         assert torch.equal(ours.isnan(), truth.isnan())
         assert ours.isnan().any()
         assert not ours.isnan().all()
 
 
 def test_any_strides(run, generator):
-    """The bits of the same numbers laid out plainly, or as x: results have the strides of a dense x."""
+    """Any strides give the bits of contiguous tensors, and results have the strides of a dense x."""
     v, b, c, grad, x, scale, shift, groups = make(generator, (2, 6, 35, 3, 2), torch.float32)
     options = groups, True, True
     plain = run(poisoned, v, b, c, grad, x, scale, shift, *options)
@@ -177,12 +177,12 @@ def test_any_strides(run, generator):
     expanded = run(poisoned, v, b, c, grad[:1, :, :1].expand_as(x), x, scale, shift, *options)
     same = run(poisoned, v, b, c, grad[:1, :, :1].expand_as(x).clone(), x, scale, shift, *options)
     turned = x.transpose(0, 1).contiguous().transpose(0, 1)
-    found = run(poisoned, v, b, c, grad, turned, scale, shift, *options)
+    results = run(poisoned, v, b, c, grad, turned, scale, shift, *options)
     for index, (ours, wanted) in enumerate(zip(expanded, same, strict=True)):
         assert torch.equal(ours, wanted)
-        assert torch.equal(found[index], plain[index])
+        assert torch.equal(results[index], plain[index])
         if index in (0, 3, 6, 7):
-            assert found[index].stride() == turned.stride()
+            assert results[index].stride() == turned.stride()
 
 
 @pytest.mark.parametrize("shape", [(0, 6, 4, 3, 1), (0, 6, 4, 3, 0), (2, 6, 0, 3, 1)], ids=str)
@@ -195,10 +195,10 @@ def test_empty(run, generator, shape):
 @pytest.mark.parametrize("shape", [(40, 96, 1, 1, 2), (1, 3, 1500, 1, 1)], ids=str)
 def test_deterministic(run, generator, shape):
     arguments = *make(generator, shape, torch.bfloat16), True, True
-    for one, other in zip(
+    for result, other in zip(
         run(in_few_programs, *arguments), run(in_few_programs, *arguments), strict=True
     ):
-        assert torch.equal(one, other)
+        assert torch.equal(result, other)
 
 
 @pytest.mark.parametrize("order", ["forward", "backward", "double_backward"])

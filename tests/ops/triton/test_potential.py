@@ -1,4 +1,4 @@
-"""Triton potentials against the plain reference, outputs poisoned; absent cotangents; any strides."""
+"""Triton potentials agree with the plain reference, for absent cotangents and any strides; no output is missed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def arguments(name, shape, dtype, generator):
 
 
 def poisoned(name, *inputs):
-    """The call with allocations that hold NaN, in the process that runs it."""
+    """Make the call with allocations that hold NaN, in the process that runs it."""
     new_empty = torch.Tensor.new_empty
     torch.Tensor.new_empty = lambda self, *a, **k: new_empty(self, *a, **k).fill_(torch.nan)
     try:

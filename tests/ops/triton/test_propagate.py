@@ -1,4 +1,4 @@
-"""Triton proposal steps against the plain reference: the same states, R to rounding."""
+"""Triton proposal steps give the states of the plain reference, and R to rounding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make(models, shape, dtype, masked, generator):
 
 @pytest.fixture
 def equal(request):
-    """Triton's interpreter truncates to bfloat16, where the device rounds: a unit in the last place."""
+    """Return whether states agree, up to a unit in the last place where the interpreter truncates to bfloat16."""
 
     def check(ours, truth):
         if truth.dtype == torch.bfloat16 and "interpreter" in request.node.callspec.id:
@@ -96,6 +96,6 @@ def test_nothing_is_read_through_an_ancestor_that_names_no_particle(run, generat
     ancestors = torch.arange(7, dtype=torch.int32).repeat(2, 1)
     ancestors[1, 3] = value
     moved, ratio = run(propagate.propagate, x, scores, ancestors, numbers, *rest)
-    # the weights report NaN
+    # the weights report the NaN
     assert ratio.isnan().nonzero().tolist() == [[1, 3]]
     assert not moved.isnan().any()

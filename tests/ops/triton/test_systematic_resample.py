@@ -1,4 +1,4 @@
-"""Triton resampling against the plain reference: the same bits."""
+"""Triton resampling has the bits of the plain reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INF, NAN = math.inf, math.nan
 
 
 def check(run, log_weights, uniform, threshold=1.0):
-    """Bit for bit; the logarithm of the mean comes from two libraries: a unit in the last place."""
+    """Check that two results have the same bits, the log-mean up to a unit in the last place."""
     inputs = log_weights, uniform, threshold
     ours = Resampled(*run(resample.systematic_resample, *inputs))
     truth = Resampled(*reference.systematic_resample(*inputs))
@@ -72,7 +72,7 @@ def test_bad_weights(run, generator, particles):
 
 
 def test_thresholds_are_exact(run):
-    """0.1 N is not the same in float32: an effective sample size between the two decides."""
+    """0.1 N differs in float32, and an effective sample size between the two values decides by float64."""
     log_weights = torch.zeros(1, 30)
     log_weights[0, 3:] = -INF
     for threshold in (0.1, math.nextafter(0.1, 1.0), math.nextafter(0.1, 0.0)):

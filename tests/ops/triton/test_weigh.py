@@ -1,4 +1,4 @@
-"""The Triton way of weighing and resampling against the plain reference: the same bits."""
+"""Weighing and resampling by Triton has the bits of the plain reference."""
 
 from __future__ import annotations
 
