@@ -78,21 +78,57 @@ def room(path):
 
 
 def test_every_operator_has_its_stem_in_every_room():
-    wanted = {path.name for path in (PACKAGE / "ops").iterdir() if path.name[0] != "_"}
-    assert wanted
-    for name in wanted:
-        held = stems(f"edmfast/ops/{name}")
-        assert {"operator", "reference"} <= held, f"edmfast/ops/{name} holds {sorted(held)}"
+    """Each operator has a folder, kernels, tests and a benchmark of one name."""
+    folders = {path.name: path for path in (PACKAGE / "ops").iterdir() if path.name[0] != "_"}
+    assert folders
+    operators = {*folders}
+    for name, folder in folders.items():
+        modules = stems(f"edmfast/ops/{name}")
+        assert {"operator", "reference"} <= modules, f"{folder} holds {sorted(modules)}"
+        exported = ast.parse((folder / "__init__.py").read_text()).body[-1]
+        assert isinstance(exported, ast.Assign), f"{folder}/__init__.py does not end with __all__"
+        names = {*ast.literal_eval(exported.value)}
+        assert names <= {*ops.__all__}, f"{folder} exports {sorted(names)}"
+        described = ast.get_docstring(ast.parse((folder / "operator.py").read_text()))
+        first_line = described.splitlines()[0]
+        assert any(f"`{public}`" in first_line for public in names), f"{folder}: {first_line}"
+        # the dispatcher calls the functions of triton_ops
+        by_triton = any(module.startswith("triton_") for module in modules)
+        assert not by_triton or "triton_ops" in modules, f"{folder} holds {sorted(modules)}"
     # nearly all of attention's time is in matrix products, which torch does
-    assert stems("csrc/cpu", "*.cpp") == wanted - {"attention"}
-    assert wanted <= stems("tests/ops", "test_*.py", "test_")
-    assert wanted <= stems("bench/cases")
-    assert stems("csrc/cuda", "*.cu") <= wanted
-    kernels = {path.parent.name for path in (PACKAGE / "ops").glob("*/triton_ops.py")}
+    assert stems("csrc/cpu", "*.cpp") == operators - {"attention"}
+    assert stems("csrc/cuda", "*.cu") <= operators
+    assert operators <= stems("tests/ops", "test_*.py", "test_")
+    assert operators <= stems("bench/cases")
+    registry = (ROOT / "bench" / "harness" / "registry.py").read_text()
+    assert all(f'"bench.cases.{name}"' in registry for name in operators)
     # the interpreter checks every Triton kernel
-    assert {f"test_{name}" for name in kernels} <= {
-        path.stem for path in (ROOT / "tests" / "ops" / "triton").glob("test_*.py")
+    kernels = {path.parent.name for path in (PACKAGE / "ops").glob("*/triton_ops.py")}
+    assert kernels <= stems("tests/ops/triton", "test_*.py", "test_")
+
+
+def test_references_are_plain_torch():
+    """No reference imports an operator, a kernel or the library that loads kernels."""
+    for path in (PACKAGE / "ops").glob("*/reference.py"):
+        modules = {name for name in imported(path) if name.startswith("edmfast")}
+        plain = re.compile(r"edmfast\.ops\.(_shared\.\w+|\w+\.(reference|checks))")
+        assert all(plain.fullmatch(name) for name in modules), f"{path} imports {modules}"
+
+
+def test_operators_import_no_circles_even_inside_functions():
+    named = {
+        name: path
+        for name, path in modules_by_name().items()
+        if name.startswith("edmfast.ops.") and path.name != "__init__.py"
     }
+    below = {}
+    for name, path in named.items():
+        nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)]
+        modules = {f"{n.module}.{alias.name}" for n in nodes for alias in n.names}
+        below[name] = (modules | {n.module for n in nodes}) & named.keys()
+    while free := {name for name, modules in below.items() if not modules}:
+        below = {name: modules - free for name, modules in below.items() if name not in free}
+    assert sorted(below) == []
 
 
 def test_python_and_cpp_define_the_same_schemas():
