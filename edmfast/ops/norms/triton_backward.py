@@ -11,6 +11,7 @@ from edmfast.ops.norms.triton_tiles import (
     channels_and_positions,
     load,
     no_sum,
+    normalised,
     over_group,
     over_rows,
     place,
@@ -71,8 +72,7 @@ def backward_kernel(
         where = address(row, channel, position, strides)
         xs = load(x, where, inside, dtype)
         g = load(grad, where, inside, dtype)
-        r = load(rstd, row * groups + group, row < end, dtype)
-        normal = (xs - load(mean, row * groups + group, row < end, dtype)) * r
+        normal, r = normalised(xs, mean, rstd, row, groups, group, end, dtype)
         slope, _ = slopes(a * normal + offset, SILU)
         u = g * slope
         if STAGE != "sums":

@@ -16,6 +16,7 @@ from edmfast.ops.norms.triton_tiles import (
     channels_and_positions,
     load,
     no_sum,
+    normalised,
     over_group,
     over_rows,
     place,
@@ -127,8 +128,7 @@ def double_backward_kernel(
         vs = load(v, where, inside, dtype)
         g = load(grad, where, inside, dtype)
         xs = load(x, where, inside, dtype)
-        r = load(rstd, row * groups + group, row < end, dtype)
-        h = (xs - load(mean, row * groups + group, row < end, dtype)) * r
+        h, r = normalised(xs, mean, rstd, row, groups, group, end, dtype)
         slope, bend = slopes(a * h + offset, SILU)
         u, e = g * slope, g * bend
         w = a * u

@@ -78,6 +78,14 @@ def load(tensor, where, inside, dtype: tl.constexpr):
 
 
 @triton.jit
+def normalised(x, mean, rstd, row, groups, group, end, dtype: tl.constexpr):
+    """Return (N(x), reciprocal deviation [R, 1, 1]) of a tile x of rows before `end`."""
+    number = row * groups + group
+    r = load(rstd, number, row < end, dtype)
+    return (x - load(mean, number, row < end, dtype)) * r, r
+
+
+@triton.jit
 def over_group(tile):
     """Return the sum [R, 1, 1] of a tile [R, K, P] over its group."""
     return tl.sum(tl.sum(tile, 2, keep_dims=True), 1, keep_dims=True)
