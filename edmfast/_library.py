@@ -1,6 +1,6 @@
-"""Find the compiled libraries and load them, or remember why that was not possible.
+"""Load the compiled libraries, or remember why one could not be loaded.
 
-The libraries carry no Python module: they register operators with torch when loaded, in the namespace
+The libraries hold no Python module: they register operators with torch when they are loaded, in the namespace
 NAMESPACE. `torch-ext/library.py` takes the place of this module in a build for the Hugging Face hub.
 """
 
@@ -10,6 +10,7 @@ import functools
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,30 +22,33 @@ REFERENCE = "EDMFAST_REFERENCE"
 reasons: dict[str, str] = {}
 """Why a backend (cpu, cuda, triton) is not live."""
 loaded: dict[str, str] = {}
-"""The library, or the operators, by which a backend is live."""
+"""The library of a backend that is live, or its operators."""
 _FOLDER = Path(__file__).parent
+# torch leaves load_library without annotations
+_OPERATORS: Any = torch.ops
 
 
 def _load(kind: str, pattern: str) -> None:
-    found = sorted(_FOLDER.glob(pattern))
-    if not found:
+    """Load the library of a backend, and remember it, or the reason why it did not load."""
+    libraries = sorted(_FOLDER.glob(pattern))
+    if not libraries:
         marker = _FOLDER / "_build_info.txt"
         built = marker.read_text().strip() if marker.exists() else _why_not_built()
         reasons[kind] = f"no compiled library ({built})"
         return
     try:
-        torch.ops.load_library(str(found[0]))
-        loaded[kind] = found[0].name
+        _OPERATORS.load_library(str(libraries[0]))
+        loaded[kind] = libraries[0].name
     except (OSError, RuntimeError) as error:
-        reasons[kind] = f"{found[0].name} did not load: {error}"
+        reasons[kind] = f"{libraries[0].name} did not load: {error}"
 
 
 @functools.cache
 def load() -> None:
-    """Load what is there, once. Warns once when the CPU kernels are missing."""
+    """Load the libraries that there are, once. Warn once when the CPU kernels are missing."""
     if os.environ.get(REFERENCE) == "1":
-        asked = f"{REFERENCE}=1 asks for the plain reference"
-        reasons.update(cpu=asked, cuda=asked, triton=asked)
+        reason = f"{REFERENCE}=1 asks for the plain reference"
+        reasons.update(cpu=reason, cuda=reason, triton=reason)
         return
     _load("cpu", "_C.*so")
     if "cpu" not in loaded:
@@ -65,8 +69,8 @@ def load() -> None:
         _load("cuda", "_cuda*.so")
     else:
         reasons["cuda"] = "the CPU library, which it builds on, is not live"
-    if reason := why_no_triton():
-        reasons["triton"] = reason
+    if why := why_no_triton():
+        reasons["triton"] = why
 
 
 def _why_not_built() -> str:
