@@ -13,6 +13,7 @@ from torch import Tensor
 def population_sum(values: Tensor) -> Tensor:
     """Return the sum [P] of values [P, N] over the particles of each population."""
     while values.shape[1] > 1:
+        # an odd column is carried to the next round
         half = values.shape[1] // 2
         folded = values[:, :half] + values[:, half : 2 * half]
         odd = values[:, 2 * half :]

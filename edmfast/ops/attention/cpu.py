@@ -31,6 +31,7 @@ def _fused(
     """Return whether torch's fused kernel computes the same as the reference."""
     if q.dtype not in _DTYPES or key_mask is not None or v.shape != k.shape:
         return False
+    # a scale that is not positive and normal would turn -inf into NaN or +inf
     stays_infinite = not causal or scale >= torch.finfo(q.dtype).tiny
     return stays_infinite and k.shape[2] >= _LANES and min(*q.shape, *k.shape) > 0
 

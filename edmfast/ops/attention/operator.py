@@ -33,6 +33,7 @@ def _new(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
 def _fake(
     q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor]:
+    # the log-sum-exp keeps the dtype of the arithmetic, since every derivative starts from it
     dtype = arithmetic(q.dtype)
     return _new(q, *q.shape[:3], v.shape[3]), _new(q, *q.shape[:3], dtype=dtype)
 
@@ -76,6 +77,7 @@ _extension.define(
 def _save(ctx: Any, inputs: tuple[Any, ...], tensors: tuple[Tensor | None, ...]) -> None:
     ctx.save_for_backward(*tensors)
     ctx.scale, ctx.causal = inputs[-2:]
+    # an absent cotangent stays None, so that autograd makes no zeros that are not needed
     ctx.set_materialize_grads(False)
 
 
@@ -85,6 +87,7 @@ def _or_zeros(cotangent: Tensor | None, like: Tensor) -> Tensor:
 
 def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, key_mask = inputs[:4]
+    # no caller differentiates the log-sum-exp, and the formulas have no term for its cotangent
     ctx.mark_non_differentiable(output[1])
     _save(ctx, inputs, (q, k, v, *output, key_mask))
 
@@ -159,9 +162,11 @@ def attention(
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (_autocast(tensor) for tensor in (q, k, v))
     _check(q, k, v, key_mask)
+    # a tensor would pass as a number, and its derivative would be lost
     if isinstance(scale, Tensor) and (scale.dim() > 0 or scale.requires_grad):
         raise TypeError("scale must be a number, for which there is no derivative, got a tensor")
     if scale is None:
+        # heads of no width have scores of 0 whatever the scale
         scale = 1.0 / math.sqrt(max(1, q.shape[-1]))
     scale = as_float("scale", scale)
     refuse_transforms("attention", q, k, v)

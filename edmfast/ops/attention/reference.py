@@ -30,6 +30,7 @@ _BLOCK = 1 << 18
 def _blocks(q: Tensor, k: Tensor) -> Iterator[tuple[slice, slice]]:
     """Yield slices of heads and of queries. The rows of a block do not depend on the number of heads."""
     heads, queries, keys = len(q), q.shape[1], max(1, k.shape[1])
+    # at least 16 rows, so that a matrix product is worth its call
     rows = max(1, min(queries, max(16, _BLOCK // keys)))
     group = max(1, _BLOCK // (rows * keys))
     for head in range(0, heads, group):
@@ -42,8 +43,10 @@ def _scores(
 ) -> Tensor:
     """Return S of a block of queries that starts at query `first`, -inf where a key may not be attended to."""
     scores = q @ k.mT
+    # in place, because a block of scores is the largest tensor here
     scores.mul_(scale)
     if key_mask is not None:
+        # masks come after the scale, because -inf times a scale of 0 or less is not -inf
         scores.masked_fill_(~key_mask[:, None], -math.inf)
     if causal:
         last = torch.arange(first, first + q.shape[1], device=q.device)[:, None]
@@ -115,6 +118,7 @@ def attention_backward(
     key_mask = _mask_by_head(key_mask, q)
     grad, q, k, v, out, lse = (tensor.flatten(0, 1) for tensor in (grad, q, k, v, out, lse))
     dq = q.new_empty(q.shape)
+    # sums over blocks of queries keep the dtype of the arithmetic and are rounded once, at the end
     dk, dv = k.new_zeros(k.shape, dtype=dtype), v.new_zeros(v.shape, dtype=dtype)
     for heads, rows in _blocks(q, k):
         keys, values = k[heads].to(dtype), v[heads].to(dtype)

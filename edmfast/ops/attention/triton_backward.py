@@ -64,6 +64,7 @@ def query_gradient_kernel(
     grad_side = load_side(grad, batch, head, query, queries, E, PADDED_E, CHUNK, UNIT)
     grad_head, out_head = of_head(grad, batch, head, UNIT), of_head(out, batch, head, UNIT)
     row_delta = row_dots(grad_head, out_head, query, queries, E, PADDED_E)
+    # the pass over blocks of keys reads these sums
     store_row(delta, row_delta, batch, head, query, queries)
     row_lse = load_lse(lse, batch, head, query, queries)
     total = tl.zeros([QUERIES, PADDED_D], tl.float32)
@@ -78,6 +79,7 @@ def query_gradient_kernel(
         dp = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
         ds = p * (dp - row_delta[:, None])
         total = accumulate(total, ds, k_side, D, PADDED_D, CHUNK, PRECISION)
+    # the scale is a factor of the whole sum, so it is applied once
     store(of_head(dq, batch, head, UNIT), total * scale, query, queries, D, PADDED_D)
 
 
@@ -129,6 +131,7 @@ def key_gradients_kernel(
         dp = product(zero, v_side, grad_side, E, PADDED_E, CHUNK, PRECISION)
         ds = p * (dp - row_delta[None, :])
         dk_tile = accumulate(dk_tile, ds, q_side, D, PADDED_D, CHUNK, PRECISION)
+    # the scale is a factor of the whole sum, so it is applied once
     store(of_head(dk, batch, head, UNIT), dk_tile * scale, key, keys, D, PADDED_D)
     store(of_head(dv, batch, head, UNIT), dv_tile, key, keys, E, PADDED_E)
 
@@ -146,6 +149,7 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `edmfast.ops.attention.reference.attention_backward`."""
     dq, dk, dv = (tensor.new_empty(tensor.shape) for tensor in (q, k, v))
+    # row sums are float32 for every dtype of the operands
     delta = q.new_empty(q.shape[:3], dtype=torch.float32)
     first = (grad, q, k, v, out, lse, key_mask, dq, delta)
     launch(query_gradient_kernel, first, q, v, scale, causal)

@@ -96,6 +96,7 @@ def query_second_kernel(
         tangent = tangent * scale - row_t[:, None]
         g_grad_tile = accumulate(g_grad_tile, p * tangent, v_side, E, PADDED_E, CHUNK, PRECISION)
         off = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
+        # only D = dP - δ is needed of dP
         off -= row_delta[:, None]
         gq_tile = accumulate(gq_tile, p * off, b_side, D, PADDED_D, CHUNK, PRECISION)
         r = product(zero, grad_side, c_side, E, PADDED_E, CHUNK, PRECISION) - row_g[:, None]
@@ -189,6 +190,7 @@ def attention_double_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `edmfast.ops.attention.reference.attention_double_backward`."""
     g_grad, gq, gk, gv = (tensor.new_empty(tensor.shape) for tensor in (grad, q, k, v))
+    # row sums are float32 for every dtype of the operands
     sums = [q.new_empty(q.shape[:3], dtype=torch.float32) for _ in range(3)]
     inputs = (a, b, c, grad, q, k, v)
     launch(row_sums_kernel, (*inputs, out, lse, key_mask, *sums), q, v, scale, causal)

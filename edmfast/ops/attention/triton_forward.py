@@ -69,12 +69,14 @@ def forward_kernel(
         # a row without keys so far gives exp(-inf - 0) = 0
         centre = tl.where(highest == float("-inf"), 0.0, highest)
         p = tl.exp(scores - centre[:, None])
+        # what has been summed so far is relative to the previous maximum
         shrink = tl.exp(best - centre)
         total = total * shrink + tl.sum(p, axis=1)
         v_side = load_side(v, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
         weighted *= shrink[:, None]
         weighted = accumulate(weighted, p, v_side, E, PADDED_E, CHUNK, PRECISION)
         best = highest
+    # one division at the end; a row without keys has a total of 0 and an output of 0
     weighted /= tl.where(total == 0.0, 1.0, total)[:, None]
     store(of_head(out, batch, head, UNIT), weighted, query, queries, E, PADDED_E)
     store_row(lse, best + tl.log(total), batch, head, query, queries)

@@ -65,6 +65,7 @@ def configuration(
 
     unit: the number of elements in which strides are given, see `launch`.
     """
+    # tl.dot needs at least 16 columns, and tiles have powers of two
     padded_d, padded_e = (max(16, triton.next_power_of_2(width)) for width in (d, e))
     chosen = blocks(kernel, dtype, max(padded_d, padded_e))
     constants = {
@@ -79,6 +80,7 @@ def configuration(
         "CHUNK": chosen.columns,
         "UNIT": unit,
     }
+    # no bits are promised between devices here, so fused multiply-adds are welcome
     options = {"num_warps": chosen.warps, "num_stages": chosen.stages, "enable_fp_fusion": True}
     return constants, options
 

@@ -34,6 +34,7 @@ def _where_it_fits(kernels: Callable[..., Any], check: Callable[..., None]) -> C
     def choose(*arguments: Any) -> Any:
         *operands, _scale, _causal = arguments
         check(*operands)
+        # row sums have three dimensions and masks two, so these are the operands with a width
         tensors = [x for x in arguments if isinstance(x, torch.Tensor) and x.dim() == 4]
         widths = {tensor.shape[3] for tensor in tensors}
         fits = tensors[0].dtype in _DTYPES and min(widths) > 0 and max(widths) <= _WIDEST

@@ -88,4 +88,5 @@ def row_sums_kernel(
         sum_g += tl.sum(p * (off * tangent + r), axis=1)
     store_row(delta, row_delta, batch, head, query, queries)
     store_row(t, sum_t, batch, head, query, queries)
+    # g is complete only now, because t is known after the last key
     store_row(g, sum_g - sum_t * sum_off, batch, head, query, queries)

@@ -16,6 +16,7 @@ import triton.language as tl
 @triton.jit
 def place(length, heads, BLOCK: tl.constexpr):
     """Return (batch, head, first position) of a program. The blocks of one head follow each other."""
+    # neighbouring programs share a head, whose tiles then stay in the cache
     blocks = tl.cdiv(length, BLOCK)
     head = tl.program_id(0) // blocks
     first = tl.program_id(0) % blocks * BLOCK
@@ -28,6 +29,7 @@ def _at(tensor, position, length, first, WIDTH: tl.constexpr, COLUMNS: tl.conste
     column = first + tl.arange(0, COLUMNS)
     rows = position.to(tl.int64)[:, None] * tensor[1]
     exists = (position < length)[:, None]
+    # a mask on columns takes registers, so it is left out where columns fill the tile
     if WIDTH % COLUMNS != 0:
         exists = exists & (column < WIDTH)[None, :]
     return tensor[0] + rows + column.to(tl.int64)[None, :] * tensor[2], exists
@@ -153,6 +155,7 @@ def accumulate(
     PRECISION: tl.constexpr,
 ):
     """Return total + x y, where x is a tile of scores, rounded to the precision of the side y."""
+    # all columns are needed here, since the product sums over positions
     y_tile = load(y, y[3], y[4], WIDTH, PADDED) if CHUNK < PADDED else y
     return tl.dot(x.to(y_tile.dtype), y_tile, total, input_precision=PRECISION)
 
@@ -162,6 +165,7 @@ def key_end(start, keys, QUERIES: tl.constexpr, CAUSAL: tl.constexpr):
     """Return the end of the keys that a block of queries from `start` may attend to."""
     end = keys
     if CAUSAL:
+        # by causality, later keys count for no query of the block
         end = tl.minimum(keys, start + QUERIES)
     return end
 
@@ -171,6 +175,7 @@ def query_begin(start, QUERIES: tl.constexpr, CAUSAL: tl.constexpr):
     """Return the first block of queries that may attend to a block of keys from `start`."""
     begin = 0
     if CAUSAL:
+        # by causality, earlier queries attend to no key of the block
         begin = start // QUERIES * QUERIES
     return begin
 

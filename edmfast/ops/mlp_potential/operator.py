@@ -52,8 +52,10 @@ def _fake(
     x: Tensor, coefficients: Tensor, shifts: list[Tensor], entry: list[Tensor], *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     _, layers, _, _, save = rest
+    # the operator returns energies and fields of all models at once
     models, batch = len(entry), x.shape[0]
     saved = x.new_empty(0)
+    # only the C++ kernel saves activations; the shapes must agree with what it returns
     if save and x.device.type == "cpu" and not _extension.kernel_status()["cpu"].startswith("off"):
         rows = (2 * models + 2 * len(layers)) * batch
         saved = x.new_empty(rows, entry[0].shape[0])
@@ -254,12 +256,14 @@ def mlp_potentials(
     flat = x if x.dim() == 2 else x.flatten(1)
     _check(flat, coefficients, shifts, networks)
     elements = flat.shape[1]
+    # rows of the CPU are padded to the alignment, except tiny ones, whose sums have one order
     missing = 0 if flat.is_cuda or elements <= 2 else -elements % _ALIGNED
     if missing:
         flat, networks = pad(flat, (0, missing)), [_padded(net, missing) for net in networks]
     entry, entry_bias, middles, exit, exit_bias = ([*part] for part in zip(*networks, strict=True))
     layers = [layer for middle in middles for layer in middle]
     inputs: Any = (flat, coefficients, [*shifts], entry, entry_bias, layers, exit, exit_bias)
+    # activations are saved only where a backward may come
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in _flat(inputs))
     if save:
         inputs = tuple([*map(_view, t)] if isinstance(t, list) else _view(t) for t in inputs)

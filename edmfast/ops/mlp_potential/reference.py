@@ -106,6 +106,7 @@ def mlp_potential_backward(
                     n.sum(0),
                 )
             )
+    # each output is a tensor of its own, since outputs may not share memory
     nothing = [x.new_empty(0) for _ in range(8)]
     first = to_x, torch.stack(columns) if columns else nothing[1]
     if coefficients.shape[1] != len(x) and inputs:

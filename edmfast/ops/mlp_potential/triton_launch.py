@@ -54,6 +54,7 @@ def configuration(
     precision: of float32 products; by default as torch's own, see `_shared.triton_precision`.
     """
     precision = precision or precision_of(dtype)
+    # tl.dot needs at least 16 columns, and tiles have powers of two
     padded_state, padded = (max(16, triton.next_power_of_2(n)) for n in (elements, width))
     constants: dict[str, Any] = {
         "D": elements,

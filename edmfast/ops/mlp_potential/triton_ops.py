@@ -49,6 +49,7 @@ def mlp_potential(
         constants, options = configuration("forward", entry[0].dtype, elements, width, depth)
         inputs = x.contiguous(), coefficients.contiguous(), *weights
         rows = constants["ROWS"]
+        # each program has its own scratch memory, so there are only as many as run at once
         programs = min(triton.cdiv(batch, rows), _programs(x))
         wide, wider = constants["PADDED_W"], max(constants["PADDED_W"], constants["PADDED_D"])
         scratch = entry[0].new_empty(models, programs, rows * (wider + depth * wide))
@@ -88,6 +89,7 @@ def mlp_potential_backward(
     if weights:
         states, rest = job.run(grad_energy, grad_field, x, coefficients, inputs, True)
     else:
+        # without gradients of weights, rows are independent and can be taken in pieces
         parts = []
         for start in range(0, batch, _PROBE_ROWS):
             rows = slice(start, start + _PROBE_ROWS)

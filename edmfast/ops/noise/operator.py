@@ -42,6 +42,7 @@ def rng_state(seed: int, step: int, device: torch.device | str = "cpu") -> Tenso
     Raises TypeError for anything but integers, ValueError outside of these ranges.
     """
     seed, step = as_seed(seed), as_int("step", step, least=0, most=_STEPS - 1)
+    # the tensor is signed, so the upper half of the seeds wraps
     signed = seed - 2**64 if seed >= 2**63 else seed
     state = torch.empty(2, dtype=torch.int64, device=device)
     # a fill does not wait for a GPU, while a tensor made of a list would
@@ -80,6 +81,7 @@ def standard_normal(
     populations, particles = like.shape[:2]
     first_population = check_populations(first_population, populations)
     flat = like.detach().reshape(populations, particles, like[0, 0].numel() if like.numel() else 0)
+    # half precisions are drawn in float32 and rounded, so they agree with it
     if flat.dtype not in (torch.float32, torch.float64):
         flat = torch.empty_like(flat, dtype=torch.float32)
     rng = rng_state(seed, step, like.device) if rng is None else rng

@@ -82,6 +82,7 @@ def noise(
     particle = torch.arange(first_particle, first_particle + particles, device=device)[:, None]
     population = torch.arange(first_population, first_population + populations, device=device)
     word = (stream << 28) | population[:, None, None]
+    # word j of block b is element j * blocks + b, so the four results are joined along elements
     block, particle = (part.expand(populations, particles, blocks) for part in (block, particle))
     step = (rng[1] & _MASK).expand_as(block)
     counter = block, step, particle & _MASK, (word & _MASK).expand_as(block)

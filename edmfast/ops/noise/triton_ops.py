@@ -32,6 +32,7 @@ def noise_kernel(
     block = (tl.program_id(0) % block_tiles) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     population = (tile // row_tiles).to(tl.int64)
     particle = (tile % row_tiles) * ROWS + tl.arange(0, ROWS)[:, None]
+    # populations are counted in 64 bits, since the word has 28 for them
     word = stream_word(stream, tl.cast(first_population, tl.int64) + population)
     counter = tl.cast(first_particle, tl.int64) + particle
     numbers = normals(block, counter, word, rng)

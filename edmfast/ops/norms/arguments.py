@@ -51,6 +51,7 @@ def combined(
 ) -> tuple[Tensor, Tensor]:
     """Return one scale and one shift [1 or B, C]: weight (1 + scale) and bias (1 + scale) + shift."""
     dtype = arithmetic(x.dtype)
+    # absent weights become ones and zeros, so that the operator has one form
     factor = x.new_ones(1, channels, dtype=dtype) if weight is None else weight.to(dtype)[None]
     term = x.new_zeros(1, channels, dtype=dtype) if bias is None else bias.to(dtype)[None]
     if scale is not None:
@@ -59,6 +60,7 @@ def combined(
         term = term if bias is None else term * steered
     if shift is not None:
         term = shift.to(dtype) if bias is None else term + shift.to(dtype)
+    # one row serves all samples where none has numbers of its own
     shared = all(tensor is None or tensor.shape[0] == 1 for tensor in (scale, shift))
     sets = 1 if shared else x.shape[0]
     return factor.expand(sets, channels), term.expand(sets, channels)

@@ -29,6 +29,7 @@ from edmfast.ops.norms.arguments import check, check_shapes, combined
 
 def _like(x: Tensor) -> Tensor:
     """Return an empty tensor like x [N, C, S], with the channels slowest or fastest in memory as in x."""
+    # the layout of x is kept, so that networks in channels_last need no copies
     n, c, s = x.shape
     if not x.is_contiguous() and x.mT.is_contiguous():
         return x.new_empty(n, s, c).mT
@@ -96,6 +97,7 @@ def _norm(
 def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, scale, shift, *_, centred, silu = inputs
     _, mean, rstd = output
+    # callers get y alone
     ctx.mark_non_differentiable(mean, rstd)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, scale, shift, mean, rstd)
@@ -194,6 +196,7 @@ def group_norm(
         raise ValueError(f"groups must divide the {channels} channels, got {groups}")
     check_shapes(x.shape[0], channels, weight=weight, bias=bias, scale=scale, shift=shift)
     numbers = combined(x, channels, weight, bias, scale, shift)
+    # the operator takes three dimensions, and positions are one of them
     spatial = math.prod(x.shape[2:])
     if not x.is_contiguous() and _channels_last(x).is_contiguous():
         states = _channels_last(x).view(x.shape[0], spatial, channels).mT
@@ -267,6 +270,7 @@ def _over_last(
     channels = x.shape[-1]
     check_shapes(x.shape[0], channels, weight=weight, bias=bias, scale=scale, shift=shift)
     numbers = combined(x, channels, weight, bias, scale, shift)
+    # a token is a row with one group and one position
     states = x.reshape(math.prod(x.shape[:-1]), channels, 1).contiguous()
     y = _norm(states, numbers, 1, eps, centred, silu)
     return y.reshape(x.shape)

@@ -25,6 +25,7 @@ def group_norm_silu(
     """Return (y like x, mean [N, G], rstd [N, G]). The statistics are float32, or float64 for float64 states."""
     rows = _grouped(widened(x), groups)
     mean = rows.mean(2) if centred else rows.new_zeros(rows.shape[:2])
+    # in two passes, so that a large mean costs the variance no digits
     variance = (rows - mean[:, :, None]).square().mean(2)
     rstd = (variance + eps).rsqrt()
     normal = _normal(x, mean, rstd)
@@ -113,6 +114,7 @@ def _spread(numbers: Tensor, x: Tensor) -> Tensor:
 
 def _gather(numbers: Tensor, like: Tensor) -> Tensor:
     """Sum numbers [N, C, S] over all that share a number of scale or shift [M, C]."""
+    # rows that share a scale are neighbours
     shape = like.shape[0], numbers.shape[0] // max(1, like.shape[0]), *numbers.shape[1:]
     return numbers.reshape(shape).sum((1, 3)).to(like.dtype)
 

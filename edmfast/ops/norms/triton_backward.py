@@ -66,6 +66,7 @@ def backward_kernel(
     offset = load(shift, weight, real, dtype)
     scale_sum = no_sum(ROWS, CHANNELS, POSITIONS, STEPS, dtype)
     shift_sum = no_sum(ROWS, CHANNELS, POSITIONS, STEPS, dtype)
+    # sums for scale and shift stay in registers over all steps
     for step in range(STEPS):
         row = first + step * ROWS + tl.arange(0, ROWS)[:, None, None]
         inside = within & (row < end)
@@ -83,6 +84,7 @@ def backward_kernel(
             along = total(sums, 0, 2, row, groups, group)
             level = total(sums, 1, 2, row, groups, group)
         else:
+            # a tile holds a whole group, or in the stage "sums" a part of one
             along, level = over_group(w * normal), over_group(w)
         if STAGE == "sums":
             store_sum(sums, 0, 2, parts, row, groups, group, part, along)

@@ -101,6 +101,7 @@ def forward_kernel(
         missed = tl.zeros([ROWS, 1, 1], dtype)
         if CENTRED:
             m = over_group(xs) / size
+        # elements outside were loaded as 0, so their deviation is not 0
         off = tl.where(inside, xs - m, 0.0)
         squares = over_group(off * off)
         if CENTRED:
@@ -120,6 +121,7 @@ def forward_kernel(
             z = z * tl.sigmoid(z)
         tl.store(y + where, z.to(y.dtype.element_ty), mask=inside)
         number = row * groups + group
+        # all parts have the same statistics, and one of them stores them
         if part == 0:
             tl.store(mean + number, m, mask=row < end)
             tl.store(rstd + number, r, mask=row < end)

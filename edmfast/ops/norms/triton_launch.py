@@ -68,6 +68,7 @@ def tiling(
     held, part, per_thread = _HELD[order], _PART[order], _PER_THREAD[order]
     if dtype == torch.float64:
         held, part, per_thread = held // 4, part // 2, per_thread // 2
+    # tiles are powers of two, and what exceeds the group is masked
     channels, pieces = triton.next_power_of_2(width), triton.next_power_of_2(positions)
     together = steps = 1
     if channels * pieces > held:
@@ -79,6 +80,7 @@ def tiling(
             channels = min(channels, part // pieces)
     else:
         most = triton.next_power_of_2(max(1, min(shared, rows * groups // _PROGRAMS)))
+        # so many rows together fill 128 threads
         together = min(most, max(1, 128 * per_thread // (channels * pieces)))
         if order != "forward":
             steps = max(1, min(most, _ROWS // positions) // together)
@@ -177,6 +179,7 @@ def launch(
     sums = scale.new_empty(rows, groups, count, tiles.parts) if tiles.parts > 1 else None
     with on_device_of(x):
         for stage in stages(tiles):
+            # torch adds up the parts between the launches, unless each program combines them itself
             if stage == "apply" and sums is not None and "PARTS" not in kernel.arg_names:
                 sums = sums.sum(3)
             kernel[(blocks * groups * tiles.parts,)](

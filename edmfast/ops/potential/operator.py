@@ -95,6 +95,7 @@ _extension.define(
 
 
 def _save_all(ctx: Any, inputs: tuple[Tensor | None, ...], output: object) -> None:
+    # absent cotangents are saved as None, and their gradient is None again
     ctx.save_for_backward(*inputs)
     ctx.set_materialize_grads(False)
 
@@ -174,6 +175,7 @@ def potential(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     _check("potential", (h, y), (weight,))
     if weight.shape != y.shape[:1]:
         raise ValueError(f"weight must be [{len(y)}], got {tuple(weight.shape)}")
+    # half precisions are computed in float32 and rounded once
     energy, cotangent = torch.ops.edmfast.potential(_rows(h), _rows(y), widened(weight))
     if y.dtype in HALVES:
         energy, cotangent = energy.to(y.dtype), cotangent.to(y.dtype)

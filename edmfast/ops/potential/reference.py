@@ -19,6 +19,7 @@ def _dot(left: Tensor, right: Tensor) -> Tensor:
 
 def potential(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return (E [B], w y)."""
+    # the two terms may nearly cancel, so they are subtracted in float64
     energy = 0.5 * _dot(y, y) - weight.double() * _dot(h, y)
     return energy.to(y.dtype), weight[:, None] * y
 

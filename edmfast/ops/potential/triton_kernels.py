@@ -35,6 +35,7 @@ def potential_kernel(
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     exists = row < rows
     w = _number(weight, row, exists)
+    # whole tiles add up, because a sum between threads at every step would cost more
     square = tl.zeros([ROWS, COLUMNS], tl.float64)
     inner = tl.zeros([ROWS, COLUMNS], tl.float64)
     for begin in range(0, elements, COLUMNS):
@@ -80,6 +81,7 @@ def backward_kernel(
         ys = tl.load(y + at, mask=inside, other=0.0)
         hs = tl.load(h + at, mask=inside, other=0.0)
         slope = e * ys - ew * hs
+        # an absent cotangent costs neither a tensor of zeros nor a read
         if grad_cotangent is not None:
             vs = tl.load(grad_cotangent + at, mask=inside, other=0.0)
             slope += w * vs

@@ -116,9 +116,11 @@ def propagate(
     for name, shape in wanted.items():
         if tensors[name].shape != shape:
             raise ValueError(f"{name} must be {shape}, got {tuple(tensors[name].shape)}")
+    # the kernels would read memory of another device
     if any(t.device != x.device for t in (*scores, *tensors.values())):
         raise ValueError("all tensors must be on one device")
     refuse_derivatives("propagate", x, *scores, coefficients)
+    # an empty population has no first sample to measure
     elements = x[0, 0].numel() if x.numel() else 0
     flat = (populations, particles, elements)
     moved, ratio = _OPERATOR(

@@ -55,12 +55,14 @@ def propagate(
     for k, (drift, score) in enumerate(zip(drifts, scores, strict=True)):
         term = drift[..., None].to(dtype) * score.gather(1, index).to(dtype)
         shift = term if k == 0 else shift + term
+    # the normals are those of the dtype of the arithmetic
     z = noise(x.to(dtype), rng, 0, first_population, first_particle)
     moving: Tensor | int = x.shape[2]
     if mask is not None:
         z, shift = z * mask[:, None], torch.where(mask[:, None], shift, 0.0)
         moving = mask.sum(1, keepdim=True)
     moved = x.gather(1, index).to(dtype) + shift + _square_root(v_m)[..., None].to(dtype) * z
+    # sums over many elements are taken in float64
     z, shift = z.double(), shift.double()
     ratio = (
         0.5 * (1.0 - v_m / v_l) * z.square().sum(2)

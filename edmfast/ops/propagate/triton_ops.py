@@ -76,6 +76,7 @@ def propagate_kernel(
     for begin in range(0, blocks, COLUMNS):
         block = begin + tl.arange(0, COLUMNS)[None, :]
         numbers = normals(block, counter, word, rng)
+        # the four products of a counter are summed in the dtype of the state, to save float64 units
         zz = tl.zeros([ROWS, COLUMNS], dtype)
         mz = tl.zeros([ROWS, COLUMNS], dtype)
         mm = tl.zeros([ROWS, COLUMNS], dtype)
@@ -112,6 +113,7 @@ def propagate_kernel(
         v_m,
         v_l,
     )
+    # the host reads nothing back, so NaN reports the bad ancestor
     value = tl.where(named, value, float("nan"))
     tl.store(ratio + row, value.to(dtype), mask=exists)
 

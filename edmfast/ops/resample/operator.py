@@ -96,9 +96,11 @@ def resample(
     if scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {scheme!r}; known: {', '.join(SCHEMES)}")
     particles = log_weights.shape[1]
+    # ancestors are int32
     if particles >= 2**31:
         raise ValueError(f"log_weights must hold at most 2^31 - 1 particles, got {particles}")
     count = particles if count is None else as_int("count", count, least=1, most=2**31 - 1)
+    # a particle of this scheme keeps or replaces itself in its own slot
     if count != particles and scheme == "killing":
         raise ValueError(f"killing keeps the number of particles, {particles}, got count={count}")
     ess_threshold = as_float("ess_threshold", ess_threshold, least=0, most=1)

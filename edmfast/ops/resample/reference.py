@@ -52,6 +52,7 @@ def _sorted_points(bits: Tensor, draws: Tensor, total: Tensor) -> Tensor:
     """Return sorted floor(U_(k) W), [P, slots - 1]; those from number draws [P, 1] on have no meaning."""
     size = bits.shape[1]
     exponential = negative_log((bits >> 1).float() * 4.656612873e-10 + 2.328306437e-10)
+    # the sums of so many exponentials must stay below 2^62
     length = (size - 1).bit_length()
     sums = (exponential.double() * 2.0 ** (56 - length)).long().cumsum(1)
     whole = sums.gather(1, draws)
@@ -150,6 +151,7 @@ def resample(
     weights = weigh(log_weights)
     small = weights.ess < ess_threshold * particles
     resampled = (small | (count != particles)) & ~weights.collapsed
+    # where all weights are zero, offspring are spread evenly
     spread = torch.arange(count, device=log_weights.device) * particles // count
     chosen = _ancestors(SCHEMES[scheme], weights.q, rng, count, first_population)
     ancestors = torch.where(resampled[:, None], chosen, spread).int()

@@ -69,6 +69,7 @@ def score_gram(scores: Tensor, displacement: Tensor | None = None) -> tuple[Tens
     if displacement is not None:
         _check_displacement(displacement, scores)
     refuse_derivatives("score_gram", scores, displacement)
+    # the operator takes elements as one dimension
     rows = scores.shape[1:3]
     elements = scores.shape[3:].numel()
     flat = None if displacement is None else displacement.reshape(*rows, elements)

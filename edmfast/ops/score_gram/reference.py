@@ -19,6 +19,7 @@ def score_gram(scores: Tensor, displacement: Tensor | None) -> tuple[Tensor, Ten
     gram = scores.new_empty((populations, particles, count, count), dtype=torch.float64)
     wide = scores.double()
     for i in range(count):
+        # G is symmetric, so each product is taken once
         for j in range(i, count):
             gram[..., i, j] = gram[..., j, i] = (wide[i] * wide[j]).sum(-1)
     if displacement is None:

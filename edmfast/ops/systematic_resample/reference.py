@@ -42,6 +42,7 @@ def quantised_exp(x: Tensor, bits: int) -> Tensor:
     """Return floor(exp(x) 2^bits) as int64 for float64 x <= 0; NaN and -inf give 0."""
     counts = x > -43.66827237527655  # -63 log 2
     x = torch.where(counts, x, 0.0)
+    # adding and subtracting 1.5 2^52 rounds to the nearest integer on every device
     n = (x * 1.4426950408889634 + 6755399441055744.0) - 6755399441055744.0
     r = x + n * -0.693147180369123816490
     r = r + n * -1.90821492927058770002e-10
@@ -49,6 +50,7 @@ def quantised_exp(x: Tensor, bits: int) -> Tensor:
     for coefficient in _EXP[1:]:
         p = p * r
         p = p + coefficient
+    # 2^n is built from its bits, since exp2 differs between devices
     power = ((n.long() + (bits + 1023)) << 52).view(torch.float64)
     return torch.where(counts, (p * power).long(), 0)
 
@@ -171,6 +173,7 @@ def divide(numerator: Tensor, factor: Tensor | int, divisor: Tensor) -> tuple[Te
     scale = torch.as_tensor(factor, device=divisor.device).double() / divisor.double()
     quotient = (numerator.double() * scale).long()
     remainder = numerator * factor - quotient * divisor
+    # the quotient from floating point is off by one at most, and integers correct it
     low, high = (remainder < 0).long(), (remainder >= divisor).long()
     return quotient + high - low, remainder + (low - high) * divisor
 

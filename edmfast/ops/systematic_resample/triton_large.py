@@ -143,11 +143,13 @@ def resample_large(
     grid, config = (populations * tiles,), {"TILE": TILE, **_CONFIGURATION}
     tile_maxima = log_weights.new_empty((populations, tiles), dtype=torch.float64)
     has_nan = torch.empty_like(tile_maxima, dtype=torch.int32)
+    # the sum of weights and the three parts of the sum of squares
     sums = log_weights.new_empty((populations, tiles, 4), dtype=torch.int64)
     offsets = log_weights.new_empty((populations, tiles + 1), dtype=torch.int64)
     maximum_kernel[grid](log_weights, tile_maxima, has_nan, n, tiles, **config)
     maxima = tile_maxima.amax(1)
     sum_kernel[grid](log_weights, maxima, sums, n, bits, tiles, **config)
+    # few tiles need no wide program
     width = {"WIDTH": min(1024, triton.next_power_of_2(tiles)), "num_warps": 4}
     decide_kernel[(populations,)](
         maxima,

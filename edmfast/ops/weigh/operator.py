@@ -152,6 +152,7 @@ def weigh_and_resample(
     ess_threshold = as_float("ess_threshold", ess_threshold, least=0, most=1)
     if scheme == "ssp" and device.type != "cpu":
         raise NotImplementedError('"ssp" is sequential: on a GPU use "systematic" or "stratified"')
+    # one row of exponents serves all populations
     if exponents is not None:
         exponents = exponents.expand(shape[0], len(now))
     dtype = (
@@ -159,6 +160,7 @@ def weigh_and_resample(
     )
     ratio, now, past = ratio.to(dtype), [e.to(dtype) for e in now], [e.to(dtype) for e in past]
     increments = ratio, now, past, exponents, rng, weigh
+    # on a GPU only the systematic scheme is fused with the weighing
     if scheme != "systematic" and device.type != "cpu":
         return _by_another_scheme(before, increments, scheme, ess_threshold, first_population)
     index = SCHEMES.index(scheme)

@@ -29,6 +29,7 @@ def accumulate(
     weigh: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return (log-weights, increments), float64 [P, N]."""
+    # log-weights accumulate over a whole run, so they are float64 whatever the states are
     increments = ratio.double()
     # where nothing was resampled, ancestors are the identity and are not read
     index = torch.arange(ancestors.shape[1], device=ancestors.device)

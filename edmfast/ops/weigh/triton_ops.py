@@ -93,9 +93,11 @@ def weigh_kernel(
     increments = _increments(
         ratio, now, past, ancestors, powers, row, lane, inside, moved, particles, MODELS
     )
+    # the first increment is subtracted before squares are summed, which keeps their digits
     centre = _increments(
         ratio, now, past, ancestors, powers, row, 0, particles > 0, moved, particles, MODELS
     )
+    # an infinite or NaN increment cannot be a centre
     centre = tl.where(centre - centre == 0.0, centre, 0.0)
     off = increments - centre
     finite = inside & (off - off == 0.0)
