@@ -6,7 +6,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from edmfast.demo.digits import SHAPE
 from edmfast.models import EnergyModel
 from edmfast.ops import systematic_resample
 from edmfast.sampling import get_sigmas_karras
-from edmfast.targets import Conditioned
+from edmfast.targets import Conditioned, Target
 
 SIGMA_MIN, SIGMA_MAX = 0.05, 20.0
 WEIGHTED_ABOVE = 0.6
@@ -73,7 +72,13 @@ class ControlledRun:
 
 
 def run_controlled(
-    target: Any, steps: int, particles: int, populations: int, *, weighted: bool = True, seed: int
+    target: Target,
+    steps: int,
+    particles: int,
+    populations: int,
+    *,
+    weighted: bool = True,
+    seed: int,
 ) -> ControlledRun:
     """Run sequential Monte Carlo on a target, or the same proposal without weights.
 

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ from edmfast.demo.table import Cell, Section
 from edmfast.models import EnergyModel
 from edmfast.ops import standard_normal
 from edmfast.plotting import new_figure
-from edmfast.targets import Guided, Product
+from edmfast.targets import Guided, Product, Target
 
 GUIDANCE = 3.0
 PAIRS = ((3, 8), (1, 7), (4, 9), (5, 6), (0, 6))
@@ -60,7 +59,7 @@ def report_composition(
     wanted = torch.eye(NUM_CLASSES)
     both = torch.stack([0.5 * (wanted[a] + wanted[b]) for a, b in PAIRS])
     names = " ".join(f"{a}·{b}" for a, b in PAIRS)
-    cases: list[tuple[str, Any, Tensor]] = [
+    cases: list[tuple[str, Target, Tensor]] = [
         (f"guided w = {GUIDANCE:g}", guided(energy), wanted),
         (f"product {names}", product(energy), both),
     ]
@@ -114,7 +113,7 @@ def _match(classifier: DigitClassifier, images: Tensor, classes: Tensor) -> floa
 
 
 @torch.no_grad()
-def _mean_energy(target: Any, run: ControlledRun, seed: int) -> float:
+def _mean_energy(target: Target, run: ControlledRun, seed: int) -> float:
     """Return the mean energy of the final images, after noise up to the level where weighting ends is added.
 
     All targets and methods get the same noise.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from edmfast.demo.table import Cell, Section
 from edmfast.diagnostics import mode_masses
 from edmfast.plotting import new_figure
 from edmfast.sampling import get_sigmas_karras
-from edmfast.targets import Product, Tempered
+from edmfast.targets import Product, Target, Tempered
 
 _LEVELS = get_sigmas_karras(41, 0.01, 10.0)[:-1]
 _HALF_WIDTH, _GRID = 5.0, 801
@@ -35,12 +34,12 @@ class Case:
     """A target in the plane whose mode masses are known."""
 
     name: str
-    target: Any
+    target: Target
     centres: Tensor
     """Centres of the modes, [K, 2]."""
     log_density: Callable[[Tensor], Tensor]
     """The log-density, not normalised, at the last noise level."""
-    scaled_model: tuple[Any, float] | None
+    scaled_model: tuple[Target, float] | None
     """The model and the exponent for score scaling; None where it does not apply."""
 
 

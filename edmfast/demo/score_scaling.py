@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from edmfast.models.calling.foreign import call_energy
 from edmfast.ops import standard_normal
+from edmfast.targets.protocols import Target
 
 
 @torch.no_grad()
 def score_scaled_samples(
-    target: Any, gamma: float, like: Tensor, sigmas: Tensor, *, seed: int = 0
+    target: Target, gamma: float, like: Tensor, sigmas: Tensor, *, seed: int = 0
 ) -> Tensor:
     """Return samples [P, N, *shape] at the last of the sigmas.
 

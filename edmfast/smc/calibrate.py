@@ -37,6 +37,7 @@ from edmfast.smc.calibration import Calibration
 from edmfast.smc.feynman_kac.evaluate import evaluate
 from edmfast.smc.sample import sample
 from edmfast.smc.verdict.warn import warn_about_flags
+from edmfast.targets.protocols import Target
 from edmfast.targets.scores import has_energy, missing_energy
 
 _FLOOR = 0.05
@@ -59,7 +60,7 @@ Array = npt.NDArray[np.float64]
 
 
 def calibrate(
-    target: Any,
+    target: Target,
     shape: Sequence[int],
     sigmas: Tensor | Sequence[float],
     *,
@@ -117,7 +118,7 @@ def calibrate(
 
 
 def _run_pilot(
-    target: Any,
+    target: Target,
     shape: Sequence[int],
     levels: list[float],
     particles: int,

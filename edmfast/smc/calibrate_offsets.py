@@ -21,6 +21,7 @@ from edmfast.smc.arguments import as_counts, check_sigmas
 from edmfast.smc.sample import sample
 from edmfast.targets.mixture import Mixture
 from edmfast.targets.offsets import Offsets
+from edmfast.targets.protocols import Model
 from edmfast.targets.scores import missing_energy
 
 
@@ -85,7 +86,7 @@ def calibrate_offsets(
 
 
 def _log_normalisers(
-    model: Any, shape: Sequence[int], levels: list[float], **options: Any
+    model: Model, shape: Sequence[int], levels: list[float], **options: Any
 ) -> tuple[Tensor, Tensor]:
     """Return log Z(sigma) up to a constant that all members share, and its standard error, both [T]."""
     means: list[Tensor] = []

@@ -23,6 +23,7 @@ from edmfast.smc.feynman_kac.evaluate import evaluate
 from edmfast.smc.populations.exponents import population_exponents
 from edmfast.smc.verdict.warn import DegenerateWeightsWarning, check_on_degenerate
 from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, has_unknown_gauges
+from edmfast.targets.protocols import Target
 
 _WARMUP_DECAY = 0.6
 
@@ -61,7 +62,7 @@ class ChainResult:
 
 
 def mcmc(
-    target: Any,
+    target: Target,
     x: Tensor,
     sigma: float,
     corrector: Corrector,

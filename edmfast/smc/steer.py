@@ -31,6 +31,7 @@ from edmfast.smc.particles.particles import Particles
 from edmfast.smc.populations.select import SELECT
 from edmfast.smc.sample import sample
 from edmfast.smc.verdict.warn import check_on_degenerate, warn_about_run
+from edmfast.targets.protocols import Model
 from edmfast.targets.tilted import Tilted
 
 METHODS = ("fk", "svdd", "best_of_n")
@@ -59,7 +60,7 @@ class Steered:
 
 
 def steer(
-    model: Any,
+    model: Model,
     reward: Callable[[Tensor], Tensor],
     shape: Sequence[int],
     sigmas: Tensor | Sequence[float],
@@ -108,7 +109,7 @@ def steer(
         _try_reward(
             reward, shape, prompts, *place(model, options.get("device"), options.get("dtype"))
         )
-    target: Any = model
+    target: Model = model
     if method != "best_of_n":
         kind = potential if method == "fk" else "difference"
         target = Tilted(model, reward, strength, ramp=None, potential=kind)
