@@ -208,6 +208,7 @@ def gmm40() -> GaussianMixture:
 
     Source: Midgley et al. 2023, arXiv 2208.01893.
     """
+    # float32 draws, because the published means were drawn in float32
     means = 80 * (torch.rand(40, 2, generator=generator(0)).double() - 0.5)
     return GaussianMixture(means, [math.log1p(math.e)] * 40)
 

@@ -157,6 +157,7 @@ class ManyWell(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         wells = x.reshape(len(x), self.dim // 2, 2).to(dtype)
         level = levels.reshape(-1, 1).to(dtype)
+        # small blocks stay in the cache
         rows = max(1, _BLOCK_ELEMENTS // (self.dim // 2 * len(self._nodes)))
         nodes = self._nodes.to(dtype)
         parts = [
@@ -169,6 +170,7 @@ class ManyWell(nn.Module):
         variance = 1 + level.square()
         second_score = -wells[..., 1] / variance
         second = 0.5 * (variance.log() - wells[..., 1] * second_score)
+        # the wells are independent, so their energies add up
         energy = (second - log_density).sum(1)
         score = torch.stack([first_score, second_score], 2).reshape(x.shape)
         return energy.to(x.dtype), score.to(x.dtype)

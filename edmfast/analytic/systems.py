@@ -58,6 +58,7 @@ class ParticleSystem(nn.Module):
         if centre_std is not None:
             self.centre_std = as_float("centre_std", centre_std, positive=True)
             check_level("centre_std", self.centre_std)
+        # each pair appears once
         first, second = torch.triu_indices(particles, particles, 1)
         self.register_buffer("_first", first, persistent=False)
         self.register_buffer("_second", second, persistent=False)
@@ -206,6 +207,7 @@ class LennardJones(ParticleSystem):
 
     def pair(self, distance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (energy of a pair times tau, its derivative), each like distance."""
+        # one power serves both terms of the energy and of its derivative
         sixth = (self.r_m / distance).pow(6)
         value = self.eps * sixth * (sixth - 2)
         return value, -12 * self.eps * sixth * (sixth - 1) / distance

@@ -53,6 +53,7 @@ class BatchMaker:
     def __call__(self) -> Batch:
         """Return the next batch, on the device of the data."""
         config, size = self.config, self.config.batch_size
+        # rows are drawn with replacement, so that the generator's state is the only state
         index = torch.randint(
             len(self.data.samples), (size,), generator=self.generator, device=self.generator.device
         )
@@ -119,6 +120,7 @@ class BatchMaker:
         self, x: torch.Tensor, sigma: torch.Tensor, condition: dict[str, Any]
     ) -> torch.Tensor:
         assert self.teacher is not None
+        # the teacher is a constant of the training
         return call_denoiser(self.teacher, x, sigma, **condition).detach()
 
     def _normal(self, *shape: int) -> torch.Tensor:

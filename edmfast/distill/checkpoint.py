@@ -48,6 +48,7 @@ def write_checkpoint(
         for name, tensor in members.items()
     }
     described = {"format": _FORMAT, "version": _VERSION, **metadata}
+    # a checkpoint always replaces the one of the same run; `distill` has checked that it is one
     write_tensors(path, tensors, described, kind=TRAINING_CHECKPOINT, overwrite=True)
 
 

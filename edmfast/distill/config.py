@@ -132,6 +132,7 @@ class DistillConfig:
         fewest, most = self.difference_steps
         steps = self.difference_steps
         _require("difference_steps", steps, 1 <= fewest <= most, "1 <= fewest <= most")
+        # a noise level whose square overflows would surface only after hours of training
         for sign in (-1, 1):
             # a normal variable lies within six standard deviations in all but two of 1e9 draws
             exponent = self.p_mean + sign * 6 * self.p_std
@@ -151,6 +152,7 @@ class DistillConfig:
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate at step 0, 1, ...."""
+        # Adam's first steps are large while its averages are still short
         warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
         if self.schedule == "constant":
             return self.learning_rate * warmup

@@ -100,6 +100,7 @@ def _check_labels(labels: torch.Tensor, count: int, known: int | None) -> torch.
         raise TypeError(f"labels must be an int64 tensor, given {getattr(labels, 'dtype', labels)}")
     if labels.shape != (count,):
         raise ValueError(f"labels must be [n] = [{count}], given {[*labels.shape]}")
+    # an embedding would fail later with an index error that names no label
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or (known is not None and high >= known):
         classes = "" if known is None else f" and below num_classes = {known}"

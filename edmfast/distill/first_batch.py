@@ -43,6 +43,7 @@ def data_digest(data: TrainingData) -> str:
 def numbers_of(batch: Batch) -> list[float]:
     """Return one number for each row of the states and of the targets, a projection of the whole row."""
     projections = [_projected(batch[name][:FIRST_ROWS]) for name in ("x", "target")]
+    # nine digits identify a number of single precision, and keep the metadata short
     return [float(f"{value:.9g}") for value in torch.cat(projections).tolist()]
 
 
@@ -85,5 +86,6 @@ def _projected(rows: Tensor) -> Tensor:
 def _close(first: list[float], second: list[float]) -> bool:
     if len(first) != len(second):
         return False
+    # the tolerance allows for another device or number of threads
     a, b = (torch.tensor(numbers, dtype=torch.float64) for numbers in (first, second))
     return bool(((a - b).abs() <= 1e-3 * (1 + b.abs())).all() or torch.equal(a, b))

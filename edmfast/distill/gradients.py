@@ -51,6 +51,7 @@ class _CompiledStep:
         self.flat = FlatGraph(self._step, otherwise="training runs eagerly")
 
     def __call__(self, batch: Batch) -> Gradients:
+        # a fixed order of names makes equal batches share a graph
         self.names = sorted(batch)
         tensors = (*self.parameters.values(), *self.buffers.values())
 
@@ -109,6 +110,7 @@ class _Watched(nn.Module):
         self.loss = loss
 
     def forward(self, batch: Batch) -> torch.Tensor:
+        # a module may replace a buffer by assignment instead of changing it in place
         before = [id(buffer) for buffer in self.loss.buffers()]
         value: torch.Tensor = self.loss(batch)
         if [id(buffer) for buffer in self.loss.buffers()] != before:

@@ -58,6 +58,7 @@ class TrainingRun:
         Checkpoints of earlier versions may lack the entries that are compared.
         """
         state, maker = self.state, self.make_batch
+        # the digest finds other data without a call of the teacher
         digest, first = metadata.get("data_digest"), metadata.get("first_batch")
         if digest is not None and digest != data_digest(maker.data):
             raise ValueError(f"{path} is of another run: the numbers of its data differ from these")
@@ -126,6 +127,7 @@ class TrainingRun:
                 f"{state.norms[bad].item():g}; training stopped, {kept}"
             )
         if not bar.disable:
+            # single losses vary with the noise levels of their batch
             recent = state.losses[max(0, state.step - 50) : state.step + 1]
             bar.set_postfix(loss=f"{recent.mean().item():.4g}", refresh=False)
 

@@ -22,6 +22,7 @@ class RunState:
 
     def __init__(self, student: nn.Module, data_shape: list[int], config: DistillConfig) -> None:
         self.student, self.config, self.data_shape = student, config, data_shape
+        # frozen parameters take part in the forward only
         self.trained = {n: p for n, p in student.named_parameters() if p.requires_grad}
         self.parameters = [*self.trained.values()]
         self.ema = [parameter.detach().clone() for parameter in self.parameters]
@@ -69,6 +70,7 @@ class RunState:
             group["lr"] = self.config.learning_rate_at(self.step)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        # lerp_ moves the average by one minus the decay
         weight = 1 - self.config.ema_decay_at(self.step)
         torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], weight)
         self.step += 1
@@ -128,6 +130,7 @@ class RunState:
             for group, key in (("first_moment", "exp_avg"), ("second_moment", "exp_avg_sq")):
                 targets = zip(names, (moment[key] for moment in moments), strict=True)
                 copy_group(path, groups, group, targets)
+            # Adam takes its state by index, in the order of its parameters
             settings = self.optimiser.state_dict()["param_groups"]
             state: dict[str, Any] = {"state": dict(enumerate(moments)), "param_groups": settings}
             self.optimiser.load_state_dict(state)

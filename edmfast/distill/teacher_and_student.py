@@ -22,6 +22,7 @@ def check_models(teacher: Denoiser | None, student: nn.Module, config: DistillCo
             f"the student must be an EnergyModel, a Denoiser or another module with sigma_data, "
             f"given {type(student).__name__}"
         )
+    # a student that learns from itself would stay where it is
     if teacher is student:
         raise ValueError("teacher and student must be two objects, given the same object twice")
     # the pairs of the energy-difference loss need the teacher in every mode
@@ -48,6 +49,7 @@ def with_our_names(
     models does not accept them.
     """
     names = dict(condition_names or {})
+    # a typing error in a name would otherwise be ignored
     if names.keys() - {"class_label"}:
         raise ValueError(
             f"condition_names may rename class_label, the only condition of a training run, given {names}"

@@ -31,6 +31,7 @@ from edmfast.distill.state import RunState
 from edmfast.distill.teacher_and_student import check_models, training_modes, with_our_names
 from edmfast.models.protocols import Denoiser
 
+# the configuration is frozen, so that one object can serve as the default
 _DEFAULTS = DistillConfig()
 
 
@@ -146,6 +147,7 @@ def distill(
             if path is not None:
                 run.save_after(error)
             raise
+    # the average is less noisy than the last weights
     state.use_ema()
     losses = state.losses.cpu()
     return DistillResult(student.eval(), losses, speed, run.written, state.step)

@@ -77,6 +77,7 @@ class EnergyModel(nn.Module):
     ) -> None:
         super().__init__()
         self._potential = Potential(potential)
+        # saving writes this name, from which loading builds the potential again
         self.potential_name = potential
         self.sigma_data = check_sigma_data(sigma_data)
         self.backbone = backbone
@@ -170,6 +171,7 @@ class EnergyModel(nn.Module):
         if network is None:
             return None
 
+        # the member is made later, once the networks of all models are known to fit
         def member() -> Member:
             levels, scaling = states.scaled(self.sigma_data)
             padded = states.padded(condition)

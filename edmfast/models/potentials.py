@@ -57,6 +57,7 @@ class Potential:
         # no derivative is taken here, so the energy alone costs one forward pass
         h = network(y)
         if self.has_operators():
+            # under autocast h may be in half precision, while the energy keeps the dtype of y
             return potential(h.to(y.dtype), y, weight)[0]
         return _quadratic(y) - weight * self.head(h, y)
 
@@ -71,6 +72,7 @@ class Potential:
         (f,), slope = values_and_slope(
             lambda y: (weight * self.head(network(y), y),), y, recorded=differentiable
         )
+        # the field must carry no graph either, which y might bring in
         y = y if differentiable else y.detach()
         return _quadratic(
             y

@@ -35,6 +35,7 @@ class DistanceFeatures(nn.Module):
         longest = as_float("longest", longest, positive=True)
         self.particles, self.width = particles, longest / features
         first, second = torch.triu_indices(particles, particles, 1)
+        # buffers that follow from the arguments are not saved
         self.register_buffer("pairs", torch.stack([first, second], 1), persistent=False)
         # a pair is read by its flat index in the particles x particles matrix of differences
         self.register_buffer("_cells", first * particles + second, persistent=False)

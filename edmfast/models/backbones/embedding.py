@@ -73,6 +73,7 @@ class Embedding(nn.Module):
         # a stride of zero shows that one level was expanded, so that all rows are equal
         if class_label is None and c_noise.shape[0] > 1 and c_noise.stride(0) == 0:
             c_noise = shared_rows(c_noise[:1])
+        # cosine and sine together determine the angle, so that no level is confused with another
         angle = c_noise[:, None] * self._frequencies
         embedded = self.level(torch.cat([angle.cos(), angle.sin()], 1))
         if self.label is None:

@@ -29,6 +29,7 @@ def attend(
     """
     if not is_transformed():
         return attention(q, k, v, scale, causal, key_mask)
+    # the softmax is computed in float32 for half types, as the kernels do
     wide = torch.float32 if q.dtype in (torch.float16, torch.bfloat16) else q.dtype
     factor = 1 / math.sqrt(max(1, q.shape[-1])) if scale is None else scale
     scores = factor * (q.to(wide) @ k.to(wide).mT)

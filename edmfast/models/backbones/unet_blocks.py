@@ -26,6 +26,7 @@ class ResidualBlock(nn.Module):
         self.shift = Linear(embedding_width, width)
         self.norm2 = nn.GroupNorm(groups, width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        # only a change of the number of channels needs a convolution on this path
         self.skip = nn.Identity() if entry == width else nn.Conv2d(entry, width, 1, bias=False)
 
     def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:

@@ -84,6 +84,7 @@ def explained(error: Exception, model: Any, x: Tensor, condition: dict[str, Any]
 
 
 def _common(members: Iterable[Any]) -> set[str] | None:
+    # a wrapper passes a condition to all its models, so only common names work
     known = [names for names in map(accepted_conditions, members) if names is not None]
     return set.intersection(*known) if known else None
 
@@ -103,10 +104,12 @@ def _parameters(model: Any) -> set[str] | None:
     free = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     if any(parameter.kind in free for parameter in parameters):
         return None
+    # the first two parameters are the states and the noise level
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {parameter.name for parameter in parameters[2:] if parameter.kind in named}
 
 
 def _dtypes(model: Any) -> set[torch.dtype]:
+    # a buffer of another dtype fails in the same way as a parameter
     tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
     return {tensor.dtype for tensor in tensors if tensor.is_floating_point()}

@@ -160,6 +160,7 @@ def _calling(model: Any, x: Tensor, condition: dict[str, Any]) -> Iterator[None]
         yield
     except (TypeError, RuntimeError) as error:
         clearer = explained(error, model, x, condition)
+        # an error that is not recognised keeps its own traceback
         if clearer is error:
             raise
         raise clearer from error

@@ -67,6 +67,7 @@ def _mark(gradients: tuple[Any, ...], _: Any) -> None:
         # torch marks the missing derivative by a node that fails when it runs
         node = None if gradient is None else gradient.grad_fn
         if node is not None and "NotImplemented" in node.name():
+            # the hook runs before torch's own node fails with a message that names no cure
             node.register_prehook(_raise)
 
 

@@ -33,12 +33,6 @@ _LEAVES: tuple[type, ...] = (
 _LEAVES += (types.BuiltinFunctionType, types.ModuleType, torch.device, property, staticmethod)
 _MOST_ENTRIES, _DEEPEST = 64, 3
 _MISSING = object()
-_GLOBAL_HOOKS = (
-    "_global_forward_hooks",
-    "_global_forward_pre_hooks",
-    "_global_backward_hooks",
-    "_global_backward_pre_hooks",
-)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -74,6 +68,7 @@ class _Members(_Place):
 
     def change(self) -> str | None:
         """Return the first attribute that was changed, added or removed."""
+        # a new attribute may change what the forward does, as a default in its class did before
         if len(self.values) != self.size:
             return f"{self.name} (an attribute was added or removed)"
         return super().change()
@@ -99,9 +94,16 @@ class Attributes:
             self._add(_Members, type(module).__name__, values, names)
             self._hooks += [values[name] for name in _HOOKS if name in values]
             classes |= dict.fromkeys(type(module).__mro__[:-1])
+            # a forward that was put on the instance reads names of its own
             if isinstance(values.get("forward"), types.FunctionType):
                 self._add_names_of(values["forward"])
-        self._hooks += [getattr(everywhere, name) for name in _GLOBAL_HOOKS]
+        # hooks of all modules run in every forward too
+        self._hooks += [
+            everywhere._global_forward_hooks,
+            everywhere._global_forward_pre_hooks,
+            everywhere._global_backward_hooks,
+            everywhere._global_backward_pre_hooks,
+        ]
         self._hooked = self._hook_ids()
         self._kept += [hook for hooks in self._hooks for hook in hooks.values()]
         for kind in classes:
@@ -146,6 +148,7 @@ class Attributes:
         package = name.partition(".")[0]
         for key in function.__code__.co_names:
             value = around.get(key, _MISSING)
+            # a helper of the program may read globals too, but those of libraries do not change
             is_function = isinstance(value, types.FunctionType)
             if is_function and str(value.__module__).partition(".")[0] == package:
                 self._add_names_of(value)

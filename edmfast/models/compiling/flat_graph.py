@@ -95,6 +95,7 @@ class FlatGraph:
         # the tracer and the compiler may fail in any way, while the function itself is still right
         except Exception as error:
             message = (str(error).strip() or "no message").splitlines()[0]
+            # the first line is the message, and the rest is the trace of a compiler
             reason = f"{type(error).__name__}: {message}"
         # a mistake of the caller raises here, before the graphs are given up for it
         outputs = eager()
@@ -104,6 +105,7 @@ class FlatGraph:
 
     def _graph(self, fixed: Tensors, inputs: Tensors, key: Hashable) -> _Graph | None:
         state = key, _state_of(fixed, inputs)
+        # a graph chosen before for the same sizes needs no check of its assumptions
         sizes = tuple(tensor.shape for tensor in inputs)
         if chosen := self.chosen.get((state, sizes)):
             return chosen
@@ -122,6 +124,7 @@ class FlatGraph:
         arguments: list[Any] = [*fixed, *inputs]
         count = len(fixed)
 
+        # make_fx takes tensors as positional arguments only
         def function(*tensors: Tensor) -> tuple[Tensor, ...]:
             return self.function(tensors[:count], tensors[count:])
 
@@ -198,6 +201,7 @@ def _state_of(fixed: Tensors, inputs: Tensors) -> Hashable:
     autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
     kinds = tuple((tensor.dtype, tensor.device, tensor.dim()) for tensor in tensors)
     modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
+    # the compiler chooses kernels by these settings
     numerics = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
     return kinds, tuple(t.stride() for t in fixed), autocast, modes, numerics
 

@@ -59,6 +59,7 @@ class _Structure:
 
     def _shape(self) -> Hashable:
         first: dict[int, int] = {}
+        # equal numbers mark names that share one tensor
         tied = tuple(
             None if tensor is None else first.setdefault(id(tensor), len(first))
             for place in self.places
@@ -83,6 +84,7 @@ class _Structure:
     def tensors(self) -> list[Tensor]:
         """Return the parameters, then the buffers, each once, in the order of `names`."""
         unique: dict[int, Tensor] = {}
+        # the places alternate between parameters and buffers of a module
         for kind in (0, 1):
             for place in self.places[kind::2]:
                 for tensor in place.values():
@@ -105,6 +107,7 @@ class CompiledMethods:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.model, self.mode = state["model"], state["mode"]
+        # graphs hold compiled code, which neither a copy nor a pickle can carry
         self.structures: list[_Structure] = []
         self.given_up = False
 
@@ -184,6 +187,7 @@ class CompiledMethods:
         # functional_call names tensors from the module that it calls
         names = [f"model.{name}" for name in structure.names]
 
+        # weights are arguments of the graph, so that new weights need no new graph
         def call(fixed: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
             x, levels, *conditions = inputs
             condition = dict(zip(tensors, conditions, strict=True)) | constants

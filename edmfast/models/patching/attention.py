@@ -44,10 +44,12 @@ def _attend(
         # masks that agree within an entry of the batch let its inner dimensions be heads of one call
         if _differs(key_mask):
             batch = lead
+        # the rows of these dimensions agree, so the first stands for all
         for _ in lead[len(batch) :]:
             key_mask = key_mask.select(1, 0)
         key_mask = key_mask.reshape(batch.numel(), keys)
     heads = batch.numel(), lead[len(batch) :].numel()
+    # the operator takes one dimension of batch and one of heads
     q, k, v = (
         tensor.expand(*lead, *tensor.shape[-2:]).reshape(*heads, *tensor.shape[-2:])
         for tensor in (query, key, value)

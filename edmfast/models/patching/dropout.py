@@ -73,6 +73,7 @@ class SeededDropout:
         threshold = NormalDist().inv_cdf(p) if p < 1 else math.inf
         kept = (normal > threshold).reshape(*shape, *[1] * (input.dim() - leading))
         scaled = torch.where(kept, input / (1 - p if p < 1 else 1), 0.0)
+        # torch's in-place dropout changes its input, and modules may rely on that
         return input.copy_(scaled) if inplace else scaled
 
 

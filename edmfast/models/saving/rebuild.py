@@ -31,6 +31,7 @@ def rebuilt(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> nn
     state = model.state_dict(keep_vars=True)
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
+            # load_state_dict would convert to the dtype of construction otherwise
             state[name].data = state[name].data.to(tensor.dtype)
     model.load_state_dict(tensors)
     return model

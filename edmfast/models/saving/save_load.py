@@ -121,6 +121,7 @@ def load_model(
     known = known_backbones(backbones)
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != _FORMAT:
+        # the error says which kind of file it is instead, where that can be recognised
         kind = kind_of(Path(path))
         contents = shortened(metadata.get("format")) if kind == OTHER else f"a {kind}"
         raise ValueError(f"{path} holds {contents}, not a saved model ({_FORMAT!r})")
@@ -143,6 +144,7 @@ def load_model(
     except Exception as error:
         raise ValueError(f"{path} does not describe a loadable model: {error!r}") from error
     assert isinstance(model, (EnergyModel, Denoiser))
+    # a loaded model is for inference, and dropout must be off
     return model.eval()
 
 
