@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import inputs, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edmfast.ops import Resampled, resample, rng_state, standard_normal, systematic_resample
@@ -75,7 +75,7 @@ def test_offspring_are_unbiased(scheme, count):
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@inputs(
+@given(
     st.lists(st.floats(-60, 0, width=32), min_size=1, max_size=30),
     st.integers(1, 60),
     st.sampled_from(["systematic", "ssp"]),

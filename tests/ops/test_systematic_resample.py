@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import inputs, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edmfast.ops import Resampled, systematic_resample
@@ -54,7 +54,7 @@ def test_same_bits_at_the_ends_of_the_uniform(compiled, generator, value):
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@inputs(
+@given(
     st.lists(st.floats(-60, 0, width=32), min_size=1, max_size=40),
     st.floats(0, 1, exclude_max=True),
 )

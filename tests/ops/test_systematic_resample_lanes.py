@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import inputs, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edmfast.ops import systematic_resample
@@ -38,7 +38,7 @@ def test_any_number_of_any_size(populations, particles, dtype, generator):
 
 
 @settings(max_examples=150, deadline=None)
-@inputs(
+@given(
     st.integers(1, 70).flatmap(
         lambda n: st.lists(
             st.lists(
