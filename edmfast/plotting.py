@@ -50,6 +50,7 @@ def new_figure(width: float, height: float) -> Any:
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install 'edmfast[demo]'") from error
     figure = Figure(figsize=(width, height), layout="constrained")
+    # this canvas needs no display
     FigureCanvasAgg(figure)
     return figure
 
@@ -100,6 +101,7 @@ def _levels(particles: PlottedRun) -> Tensor:
 def _label_axes(axis: Any, label: str) -> None:
     """Show sigma from high to low on a logarithmic axis."""
     axis.set(xscale="log", xlabel="σ", ylabel=label)
+    # a run goes from large to small sigma
     axis.invert_xaxis()
 
 
@@ -111,6 +113,7 @@ def _draw_ess(axis: Any, particles: PlottedRun) -> None:
         marked = resampled[:, p]
         style = {"ls": "", "marker": "v", "ms": 4, "color": line.get_color()}
         axis.plot(sigmas[marked], fraction[marked, p], **style)
+    # an empty line gives the legend its entry
     axis.plot([], [], ls="", marker="v", ms=4, color="grey", label="resampled")
     axis.set_ylim(0, 1.05)
     axis.legend(fontsize=8, loc="lower left")
@@ -139,6 +142,7 @@ def _draw_ancestors(axis: Any, particles: PlottedRun) -> None:
         final = "particles of this level with descendants at the end"
         curves.append((particles.unique_trace(), "-", final))
     for counts, style, label in curves:
+        # both curves of a population get the same colour
         axis.set_prop_cycle(None)
         lines = axis.plot(
             _levels(particles), counts.cpu()[:, :_MOST_LINES], ls=style, lw=0.9, alpha=0.8
@@ -172,6 +176,7 @@ def _mosaic(axis: Any, particles: PlottedRun) -> None:
     images = torch.cat([x[index] for x, index in zip(particles.x, chosen, strict=False)])
     images = images.float().cpu()
     images = images[:, None] if images.dim() == 3 else images
+    # quantile takes at most 16 million numbers, so large mosaics are thinned
     low, high = torch.quantile(
         images.flatten()[:: 1 + images.numel() // 1_000_000], _BLACK_AND_WHITE
     )

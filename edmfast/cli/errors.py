@@ -72,6 +72,7 @@ def errors_on_one_line(command: str) -> Iterator[None]:
 def describe(error: Exception) -> str:
     """Return one line that says what went wrong."""
     text = _with_option_names(one_line(str(error)))
+    # torch raises RuntimeError where it runs out of memory
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
         return f"out of memory: {text or 'use fewer particles, populations or steps'}"
     if isinstance(error, RecursionError):
@@ -93,6 +94,7 @@ def _with_option_names(text: str) -> str:
 def one_line(text: str) -> str:
     """Return the text on one line of at most 600 printable characters; a longer line loses its middle."""
     line = " ".join(text.split())
+    # control characters from a file name could change the terminal
     line = "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line
     )

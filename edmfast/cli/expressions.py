@@ -72,6 +72,7 @@ def _read(node: ast.expr, models: Mapping[str, Any], depth: int = 0) -> Any:
         if node.id not in models:
             raise ExpressionError(f"unknown name {node.id!r}; models: {', '.join(models)}")
         return models[node.id]
+    # bool is a subclass of int, but True is no number here
     value = node.value if isinstance(node, ast.Constant) else None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return _number(value)
@@ -110,6 +111,7 @@ def _call(node: ast.Call, name: str, models: Mapping[str, Any], depth: int) -> A
     positional = [_read(argument, models, depth) for argument in node.args]
     named = {str(keyword.arg): _read(keyword.value, models, depth) for keyword in node.keywords}
     try:
+        # bind gives a short message about missing and unknown arguments
         inspect.signature(function).bind(*positional, **named)
         return function(*positional, **named)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -140,6 +142,7 @@ def _conditioned(model: Any, /, **condition: Any) -> Conditioned:
     for name, value in condition.items():
         if isinstance(value, list) and not value:
             raise ValueError(f"{name} is an empty list")
+    # a list of values becomes one value for each population
     bound = {
         name: torch.tensor(value) if isinstance(value, list) else value
         for name, value in condition.items()

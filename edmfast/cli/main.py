@@ -46,6 +46,7 @@ def info(
 ) -> None:
     """Show versions, devices, the kernels that are in use, and why others are not."""
     with errors_on_one_line("info"):
+        # an import inside the block reports its errors on one line too
         from edmfast._info import info as collect
 
         facts = collect()

@@ -83,6 +83,7 @@ def load_models(request: Request) -> dict[str, Any]:
 def _device(name: str) -> torch.device:
     """Return the device of that name. Raises ValueError where it is not there or holds no numbers."""
     try:
+        # some devices, such as meta, can be named but hold no numbers
         torch.zeros(1, device=name).cpu()
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, OverflowError, ImportError) as error:
@@ -134,6 +135,7 @@ def check_sizes(
     for option, value in (("--particles", request.particles), ("--populations", populations)):
         if value < 1:
             raise ValueError(f"{option} must be at least 1, got {value}")
+    # the pilot run and the run itself are not in memory at the same time
     levels = max(request.steps or 1, request.pilot_steps if pilot_particles else 1)
     particles = max(request.particles, pilot_particles)
     bytes_needed = populations * (
@@ -201,6 +203,7 @@ def read_values(name: str, text: str) -> list[int] | list[float]:
             raise ValueError(
                 f"{name} has no values in {part!r}: the first number of a range must not be above the last"
             )
+        # the count is checked before the values are made
         if len(values) + last - first >= MOST_VALUES:
             raise ValueError(f"{name} takes at most {MOST_VALUES} values, got more in {text!r}")
         values.extend(range(int(first), int(last) + 1) if dots else [first])

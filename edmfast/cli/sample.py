@@ -40,9 +40,11 @@ def sample_command(request: Request) -> str:
     models = load_models(request)
     target = _read_target(request, models)
     shape = read_shape(request, models)
+    # a run may take hours, so all files are checked before it
     _check_outputs(request, shape)
     conditions = read_conditions(request)
     populations = _count_populations(request, target, conditions)
+    # about 1000 particles in all are enough for a pilot
     pilot_particles = max(64, 1000 // populations) if request.calibrate and populations > 0 else 0
     check_sizes(request, shape, populations, pilot_particles)
     _check_options(request)
@@ -203,6 +205,7 @@ def _count_populations(request: Request, target: Any, conditions: dict[str, Tens
     """
     counts = _value_counts(target) | {len(value) for value in conditions.values() if len(value) > 1}
     populations = request.populations
+    # by default every value gets its own population
     if populations is None:
         populations = max(counts, default=1)
     if counts - {populations}:
@@ -212,6 +215,7 @@ def _count_populations(request: Request, target: Any, conditions: dict[str, Tens
         )
     for name, value in conditions.items():
         if len(value) == 1:
+            # one value is for all populations
             conditions[name] = value[0]
     return populations
 

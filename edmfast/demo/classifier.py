@@ -25,6 +25,7 @@ class DigitClassifier(nn.Module):
 
     def __init__(self, held_out: Digits, *, steps: int = 400) -> None:
         super().__init__()
+        # training must neither depend on the random state of the caller nor change it
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.hidden = nn.Sequential(

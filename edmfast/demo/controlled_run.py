@@ -53,6 +53,7 @@ class ControlledRun:
 
     def step_sd(self, sigmas: Sequence[float]) -> list[float]:
         """Return the mean sd over populations, in nats, of log G in the steps that end nearest to the sigmas."""
+        # steps are named by the level at which they end
         log_levels = self.result.sigmas[self.result.sigmas > 0][1:].log()
         steps = [int((log_levels - math.log(sigma)).abs().argmin()) for sigma in sigmas]
         return [float(self.result.log_weight_sd[1 + step].mean()) for step in steps]
@@ -102,6 +103,7 @@ def run_controlled(
 
 def equally_weighted(result: smc.Particles) -> Tensor:
     """Return the particles [P, N, *shape] after a last resampling, so that all have the same weight."""
+    # the middle of the stratum makes the choice reproducible
     uniform = torch.full((len(result.x),), 0.5, dtype=torch.float64)
     ancestors = systematic_resample(result.log_weights, uniform).ancestors.long()
     population = torch.arange(len(result.x))[:, None]

@@ -42,6 +42,7 @@ def halves() -> tuple[Digits, Digits]:
     """Return the training half and the held-out half, each with every other image of a class."""
     digits = all_digits()
     one_hot = torch.nn.functional.one_hot(digits.labels, NUM_CLASSES)
+    # this is the index of each image among those of its class
     place_in_class = (one_hot.cumsum(0) * one_hot).sum(1) - 1
     training = place_in_class % 2 == 0
     return (

@@ -57,6 +57,7 @@ def report_composition(
     """Return a table with a row for each target and method, and draw out/c_composition.png."""
     particles = budget.control_particles
     wanted = torch.eye(NUM_CLASSES)
+    # the exponents 1/2 make the geometric mean of both probabilities
     both = torch.stack([0.5 * (wanted[a] + wanted[b]) for a, b in PAIRS])
     names = " ".join(f"{a}·{b}" for a, b in PAIRS)
     cases: list[tuple[str, Target, Tensor]] = [
@@ -85,6 +86,7 @@ def report_composition(
             row += [sum(map(diversity, run.images)) / populations]
             row += [_mean_energy(target, run, seed) - lowest, *run.weights_row()]
             rows.append(row)
+            # resampling orders particles by ancestor, so equal strides show different families
             shown = run.images[:, :: particles // 8][:, :8].transpose(0, 1).flatten(0, 1)
             show_digits(axes[line, column], shown, populations, f"{name}: {method}")
     save(figure, out / "c_composition.png")

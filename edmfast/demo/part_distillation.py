@@ -86,6 +86,7 @@ def heun_samples(
 
     All models get the same noise. steps: of the Heun sampler.
     """
+    # every class has the same share of the samples
     labels = torch.arange(count) % NUM_CLASSES
     noise = standard_normal(torch.empty(1, count, *SHAPE), seed=seed, step=0, stream=1)[0]
     sigmas = get_sigmas_karras(steps, SIGMA_MIN, SIGMA_MAX).float()
@@ -101,6 +102,7 @@ def self_check_sd(energy: EnergyModel, held_out: Digits, levels: Tensor) -> Tens
     trajectory = noising_trajectory(held_out.images, levels)
     residuals = self_check(energy, trajectory, levels, class_label=held_out.labels).residuals
     members = torch.nn.functional.one_hot(held_out.labels, NUM_CLASSES).double()
+    # residuals of one class share the gauge of that class
     means = residuals @ members / members.sum(0)
     squares = (residuals - means[:, held_out.labels]).square().sum(1)
     return (squares / (len(held_out.labels) - NUM_CLASSES)).sqrt()
@@ -151,6 +153,7 @@ def report_distillation(
             f"DSM / teacher: {distances['DSM'][-1] / distances['teacher'][-1]:.3f}"
         ],
     )
+    # a step is named by the geometric mean of its two levels
     middle = (levels[:-1] * levels[1:]).sqrt()
     shown = [int((middle.log() - torch.tensor(s).log()).abs().argmin()) for s in _SHOWN_LEVELS]
     check = Section(

@@ -39,6 +39,7 @@ def score_scaled_images(
     energy: EnergyModel, gamma: float, steps: int, particles: int, seed: int
 ) -> Tensor:
     """Return images [10, N, 1, 8, 8] by score scaling, denoised at the end as those of `smc.sample` are."""
+    # one batch holds all classes, each with the same number of rows
     batch = NUM_CLASSES * particles
     target = with_class_labels(energy, _CLASSES).for_rows(0, batch, batch)
     like = torch.empty(NUM_CLASSES, particles, *SHAPE)

@@ -88,6 +88,7 @@ def smc_masses(case: Case, budget: Budget, *, seed: int, weighted: bool = True) 
         seed=seed,
         on_degenerate="warn" if weighted else "ignore",  # ignored weights may be bad
     )
+    # without weights all particles count alike
     weights: Sequence[Tensor | None] = [*result.weights] if weighted else [None] * len(result.x)
     return torch.stack(
         [mode_masses(x, case.centres, w) for x, w in zip(result.x, weights, strict=True)]

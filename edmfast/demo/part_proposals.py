@@ -49,6 +49,7 @@ def report_proposals(budget: Budget, out: Path, *, seed: int = 0) -> list[Sectio
     density = kernel_density()
     target = Tempered(density, GAMMA)
     karras = get_sigmas_karras(STEPS + 1, 0.05, 20.0)[:-1]
+    # the pilot has another seed, so that the run is independent of it
     calibration = smc.calibrate(
         target, (64,), karras, particles=budget.exact_particles // 4, seed=seed + 1
     )

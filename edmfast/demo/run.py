@@ -57,6 +57,7 @@ def _check_folders(folder: Path, retrain: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"cannot write pictures to {folder}: it is not a folder")
     folder.mkdir(parents=True, exist_ok=True)
+    # retraining writes into the package
     for place in [folder, *([teachers.SHIPPED.parent] if retrain else [])]:
         if not os.access(place, os.W_OK):
             raise PermissionError(f"cannot write to the folder {place}")

@@ -30,6 +30,7 @@ def score_scaled_samples(
     used. sigmas: strictly decreasing positive noise levels, in the units of x.
     """
     levels = [float(sigma) for sigma in sigmas]
+    # stream 1 is that of the start of `smc.sample`, so both start from the same noise
     x = levels[0] * standard_normal(like, seed=seed, step=0, stream=1)
     for step, (s, u) in enumerate(itertools.pairwise(levels)):
         _, score = call_energy(target, x.flatten(0, 1), s)

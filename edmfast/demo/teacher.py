@@ -64,6 +64,7 @@ def retrain(
     Ctrl-C raises KeyboardInterrupt and leaves a checkpoint, from which `distill` continues.
     """
     training, _ = halves()
+    # the weights at the start must not depend on the random state of the caller
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         teacher = Denoiser(new_backbone(), sigma_data=SIGMA_DATA)

@@ -108,6 +108,7 @@ def calibrate(
     if sigma_lo is None:
         sigma_lo = pilot.end_of_weights(levels, equalise)
     chosen = pilot.schedule(levels, sigma_lo, equalise)
+    # the schedule need not hold the given level exactly
     if sigma_lo > 0:
         sigma_lo = min(level for level in chosen if level >= sigma_lo)
     kappa = []
@@ -163,6 +164,7 @@ def _run_pilot(
         on_degenerate="ignore",
     )
     warn_about_flags(run.degenerate, "warn", stacklevel=4)
+    # the level at the start has no step that leads to it
     sd = run.log_weight_sd[1:].square().mean(1).sqrt().cpu().numpy()
     return _Pilot(fine, sd, np.array(curvatures))
 
@@ -195,10 +197,12 @@ class _Pilot:
     def end_of_weights(self, levels: list[float], equalise: bool) -> float:
         """Return sigma_lo by the rule of this module; 0 where all levels are weighted."""
         rate = np.sqrt(_smoothed((self.sd / -np.diff(np.log(self.levels))) ** 2))
+        # noise shows at the lowest levels, where the differences of an exact energy vanish
         lowest = max(1, round(_LOWEST_SHARE * len(rate)))
         if not np.isfinite(rate).all() or rate[-lowest:].mean() < _NOISY * rate.max():
             return 0.0
         candidates = self.levels[1:] if equalise else np.array(levels[1:])
+        # candidates go from the lowest level up, so the first one that fits is the lowest
         for candidate in map(float, candidates[::-1]):
             planned = self.schedule(levels, candidate, equalise)
             steps = zip(planned[1:], self.predict(planned), strict=True)
@@ -215,6 +219,7 @@ class _Pilot:
         lowest = sigma_lo if unweighted else levels[-1]
         inside = self.levels[1:] >= lowest * (1 - 1e-9)
         inside[0] = True
+        # the floor keeps a density where the weights do not vary at all
         root = np.sqrt(np.maximum(self.sd[inside], 1e-8))
         share = np.concatenate([[0.0], np.cumsum(root + _FLOOR * root.mean())])
         nodes = np.log(self.levels[: len(share)])
@@ -236,6 +241,7 @@ class _Pilot:
         rate = self.sd / -np.diff(log_fine)
         predicted = []
         for s, u in itertools.pairwise(chosen):
+            # sd grows in proportion to a short step in log sigma
             middle = 0.5 * (math.log(s) + math.log(u))
             local = float(np.interp(-middle, -log_fine[:-1], rate))
             predicted.append(local * math.log(s / u))

@@ -78,6 +78,7 @@ def calibrate_offsets(
         for index, model in enumerate(mixture.models)
     ]
     means, errors = (torch.stack(part, 1) for part in zip(*log_normalisers, strict=True))
+    # centring keeps the energy of the mixture about as large as those of its members
     values = means.mean(1, keepdim=True) - means
     table = Offsets(
         tuple(levels), tuple(map(tuple, values.tolist())), tuple(map(tuple, errors.tolist()))
@@ -96,6 +97,7 @@ def _log_normalisers(
 
     sample(model, shape, levels, callback=record, **options)
     log_z = torch.stack(means)
+    # the largest Z becomes 1, so that no ratio overflows
     ratio = torch.exp(log_z - log_z.amax(1, keepdim=True))
     mean = ratio.mean(1)
     error = ratio.std(1) / mean / math.sqrt(ratio.shape[1]) if ratio.shape[1] > 1 else 0 * mean

@@ -117,6 +117,7 @@ def mcmc(
     (corrector,) = check_correctors(corrector, target)
     if has_unknown_gauges(target):
         warnings.warn(UNKNOWN_GAUGES, GaugeWarning, stacklevel=2)
+    # the step size is in units of sigma/sqrt(A)
     exponent = population_exponents(target, len(x), x.device)
     single_step = dataclasses.replace(cast(Any, corrector), steps=1)
     log_steps = start_log_steps([single_step], x)
@@ -127,6 +128,7 @@ def mcmc(
                 f"{after.seed} and {after.log_step_sizes.shape[1]} populations"
             )
         log_steps = after.log_step_sizes[-1:]
+    # one state of the noise for each transition, made at once, so that a transition needs no fills
     rng = rng_state(seed, 0, x.device).repeat(transitions, 1)
     rng[:, 1] = torch.arange(first, first + transitions, device=x.device)
     options: dict[str, Any] = {
@@ -136,6 +138,7 @@ def mcmc(
     }
 
     with without_inference_mode():
+        # faults are counted on the device, so that chains need not wait for the host
         faults = torch.zeros((), dtype=torch.int64, device=x.device)
 
     def evaluated(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -154,6 +154,7 @@ class CurvatureMatched(Proposal):
 
     def coefficients(self, step: Step, exponent: Exponent, curvature: Tensor) -> Tensor:
         if self.kappa is None:
+            # noisy probes must not make the variance too small or negative
             lowest = 0.5 * (step.u / step.s) ** 2
             kappa = 1.0 + step.tau2 * curvature.double()
             kappa = torch.maximum(kappa, torch.ones_like(kappa) * lowest).clamp(max=1.0)
@@ -163,6 +164,7 @@ class CurvatureMatched(Proposal):
             # a traced step takes the table as a constant; indexing by a tensor would read it on the host
             table = torch.tensor(self.kappa, dtype=torch.float64, device=curvature.device)
             kappa = table.index_select(0, step.index.reshape(1)).expand(len(curvature))
+        # kappa has one entry for each population, and tau2/exponent may be one number
         v_l = torch.ones_like(kappa) * (step.tau2 / exponent)
         return torch.stack([v_l, kappa * v_l, v_l], dim=1)
 

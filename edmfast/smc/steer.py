@@ -141,6 +141,7 @@ def steer(
     # argmax takes NaN for the highest reward
     best = rewards.nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax(1)
     index = best if method == "best_of_n" else run.draw_index()
+    # every prompt takes one of its candidates
     row = torch.arange(prompts, device=index.device)
     return Steered(run.x[row, index], rewards[row, index], run, rewards)
 

@@ -90,8 +90,10 @@ class ParticleData:
     @property
     def weights(self) -> Tensor:
         """Normalised weights, float64 [P, N]; the particles of a collapsed population have equal weights."""
+        # a NaN weight counts as zero, as it does in the resampling of a run
         log_weights = self.log_weights.nan_to_num(-torch.inf, torch.inf, -torch.inf)
         top = log_weights.amax(1, keepdim=True)
+        # all weights of a collapsed population are -inf, where a plain difference would be NaN
         shifted = torch.where(log_weights == top, 0.0, log_weights - top)
         return torch.softmax(shifted, dim=1)
 

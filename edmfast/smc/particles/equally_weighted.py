@@ -21,8 +21,10 @@ def pooled_weights(particles: ParticleData, evidence: bool) -> Tensor:
     if not evidence:
         return weights / len(weights)
     log_z = particles.surviving_log_z().nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    # with no evidence at all, no population is better than another
     if bool((log_z == -torch.inf).all()):
         return weights / len(weights)
+    # softmax of an infinite log Z would be NaN
     return weights * torch.softmax(log_z.clamp(max=1e300), 0)[:, None]
 
 
@@ -33,10 +35,12 @@ def equally_weighted_index(
     cumulative = pooled_weights(particles, evidence).flatten().cumsum(0)
     device = cumulative.device
     state = rng_state(seed, 0, device)
+    # the stream keeps these numbers apart from those of the run and of `draw`
     offset = uniform(state, 1, particles.first_population, stream=_SAMPLES_STREAM)
     points = (torch.arange(count, device=device, dtype=torch.float64) + offset) / count
     index = torch.searchsorted(cumulative, points * cumulative[-1], right=True)
     generator = torch.Generator().manual_seed(seed % 2**64)
+    # systematic resampling sorts the samples by particle, so a prefix of them would be unfair
     order = torch.randperm(count, generator=generator).to(device)
     # rounding must not select a particle of weight zero behind the last one that has a weight
     return index.clamp(max=int(torch.searchsorted(cumulative, cumulative[-1])))[order]

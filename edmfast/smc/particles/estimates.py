@@ -94,6 +94,7 @@ def log_mean_estimate(log_z: Tensor, *, bias_corrected: bool = False) -> Estimat
     value = torch.logsumexp(log_z, 0) - math.log(populations)
     if populations == 1:
         return Estimate(value, torch.full_like(value, torch.nan))
+    # log1p keeps the digits where a population has a small share of the evidence
     without = torch.log1p(-_shares(log_z)) + math.log(populations / (populations - 1))
     error = _jackknife(without)
     if bias_corrected:
@@ -111,6 +112,7 @@ def pooled_estimate(means: Tensor, log_z: Tensor, *, pooling: str = "evidence") 
         raise ValueError(f"pooling must be 'evidence' or 'equal', got {pooling!r}")
     log_z = log_z.double().nan_to_num(-torch.inf, torch.inf, -torch.inf)
     if pooling == "equal":
+        # collapsed populations keep the share zero
         log_z = torch.where(log_z == -torch.inf, log_z, 0.0)
     shares = _shares(log_z).reshape(-1, *[1] * (means.dim() - 1))
     # the mean of a collapsed population means nothing and may be NaN
@@ -131,5 +133,6 @@ def _jackknife(without: Tensor) -> Tensor:
     populations = len(without)
     squares = (without - without.mean(0)).square().sum(0)
     error = ((populations - 1) / populations * squares).sqrt()
+    # leaving out the only survivor leaves no estimate, so the error has no bound
     only_survivor = ~torch.isfinite(without).all(0) & ~torch.isnan(without).all(0)
     return torch.where(only_survivor, torch.inf, error)

@@ -63,10 +63,12 @@ def read_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
     names = {f.name for f in fields(ParticleData)} - {*_METADATA}
     needed = {f.name for f in fields(ParticleData) if f.default is MISSING}
     values: dict[str, Any] = {name: metadata[name] for name in _METADATA if name in metadata}
+    # files of earlier versions lack the fields that have defaults
     complete = needed <= {*tensors, *values} and set(tensors) <= names
     if metadata.get("kind") != "particles" or not complete:
         raise ValueError(f"{Path(path)} does not hold particles")
     check_tensors(path, tensors, _TENSORS, {})
+    # the letters of the table cannot say that a last 0 is optional
     levels, sigmas = len(tensors["ess"]), tensors["sigmas"]
     if len(sigmas) - levels not in (0, 1) or not bool(sigmas.isfinite().all()):
         raise ValueError(f"{path} is corrupt: it has {len(sigmas)} sigmas for {levels} levels")

@@ -17,6 +17,7 @@ def lineages(ancestors: Tensor) -> Tensor:
 
     lineages[T-1] = ancestors[T-1]; lineages[t] = ancestors[t] read at lineages[t+1].
     """
+    # the walk goes backwards, because each level points to the one before it
     levels = [ancestors[-1].long()]
     for level in reversed(ancestors[:-1]):
         levels.append(level.long().gather(1, levels[-1]))
@@ -35,6 +36,7 @@ def lineage(ancestors: Tensor, population: int, particle: int) -> Tensor:
 
 def descendants(ancestors: Tensor, level: int, population: int, particle: int) -> Tensor:
     """Return the sorted indices of the final particles that descend from one particle of a level, int64 [k]."""
+    # for each final particle, this follows the index of its ancestor from the end down to the level
     index = torch.arange(ancestors.shape[2], device=ancestors.device)
     for later in reversed(ancestors[level:, population]):
         index = later.long()[index]

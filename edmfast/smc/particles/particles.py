@@ -62,7 +62,9 @@ class Particles(ParticleData):
         state = rng_state(key, 0, self.x.device)
         point = uniform(state, len(self.x), self.first_population, stream=_DRAW_STREAM)
         cumulative = self.weights.cumsum(1)
+        # the last sum may differ from 1 by rounding, so the point is scaled by it
         index = torch.searchsorted(cumulative, (point * cumulative[:, -1])[:, None], right=True)
+        # a point that rounds up to the last sum lies behind all particles
         return index.clamp(max=self.x.shape[1] - 1)[:, 0]
 
     def samples(self, n: int, seed: int | None = None) -> Tensor:
@@ -182,6 +184,7 @@ class Particles(ParticleData):
         path: a file to save the figure to, in the format of its suffix. Raises ImportError without matplotlib,
         which the `demo` extra installs, and as `save` does for a bad path. See `edmfast.plotting`.
         """
+        # a bad path raises before the figure is drawn
         target = None if path is None else check_output(path, PICTURE)
         figure = particles_figure(self)
         if target is not None:

@@ -27,6 +27,7 @@ def text(particles: ParticleData) -> str:
     size = particles.x.shape[1]
     ess = particles.ess.cpu().double()
     lowest = ess.min(0).values
+    # a median with its range says more than a mean, because one population may be far off
     lines.append(
         f"effective sample size of {size}: {_median(ess[0])} at the start, {_median(lowest)} at its lowest, "
         f"{_median(ess[-1])} at the end"

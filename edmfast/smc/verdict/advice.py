@@ -31,4 +31,5 @@ def applicable_advice(particles: ParticleData, steps: list[str]) -> list[str]:
             replaced[LARGER_START] = _WEAKER_REWARD
             steps = [_WEAKER_REWARD, *steps] if steps else steps
         steps = [replaced.get(step, step) for step in steps if step != CORRECTORS]
+    # several findings may give the same advice
     return [*dict.fromkeys(steps)]

@@ -46,6 +46,7 @@ def bad_values(particles: ParticleData) -> list[Finding]:
     ):
         count = int((flags & flag).ne(0).sum())
         if count:
+            # populations that collapsed leave the others right; the other faults are those of the target
             mild = flag == COLLAPSED and 2 * count < populations
             rank = _DOUBTFUL if mild else _DEGENERATE
             reason = f"{fault} in {count} of {populations} populations"
@@ -78,10 +79,12 @@ def low_ess(particles: ParticleData) -> list[Finding]:
     size = particles.x.shape[1]
     if size < FEWEST_PARTICLES or len(particles.ess) < 2 or keeps_one_particle(particles):
         return []
+    # another check judges the start
     lowest, level = particles.ess[1:].cpu().min(0)
     ess = _usual_worst(particles, lowest, lowest=True)
     if not ess < max(min(0.08 * size, 100), min(10, size / 6)):
         return []
+    # the reason names the level at which the population with this lowest size has it
     nearest = int((lowest - ess).abs().argmin())
     sigma = float(particles.sigmas[1 + int(level[nearest])])
     return [
@@ -96,6 +99,7 @@ def low_ess(particles: ParticleData) -> list[Finding]:
 def few_ancestors(particles: ParticleData) -> list[Finding]:
     """Return a finding where the final particles descend from few of the starting particles."""
     populations, size = particles.x.shape[:2]
+    # correctors move copies of one ancestor apart, so few ancestors are no fault then
     corrected = particles.acceptance is not None
     if size < FEWEST_PARTICLES or keeps_one_particle(particles) or corrected:
         return []
@@ -135,6 +139,7 @@ def predicted_log_z_sd(particles: ParticleData) -> Tensor:
     """Return the standard deviation of log Z that the effective sample sizes predict, float64 [P] in nats."""
     ess, size = particles.ess.cpu().double(), particles.x.shape[1]
     counted = particles.resampled.cpu().clone()
+    # weights that were not resampled away count at the end
     counted[-1] = True
     variance: Tensor = ((size / ess.clamp(min=1) - 1) / size * counted).sum(0)
     return variance.sqrt()
@@ -147,6 +152,7 @@ def disagreement_of_log_z(particles: ParticleData) -> list[Finding]:
     if populations < FEWEST_POPULATIONS or particles.one_target is not True:
         return []
     log_z = log_z.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    # this is (sum Z)²/sum Z², computed without overflow
     carrying = float(1 / torch.softmax(log_z, 0).square().sum())
     if not (carrying < 4 and carrying < populations / 2):
         return []
@@ -166,7 +172,9 @@ def heavy_tail(particles: ParticleData) -> list[Finding]:
     populations, size = particles.x.shape[:2]
     if size < FEWEST_FOR_TAIL:
         return []
+    # a run of many populations is judged by evenly spaced ones
     every = math.ceil(populations / _MOST_TAILS)
+    # a heavy tail does no harm while most particles count
     harmless = particles.ess[-1, ::every].cpu() >= size / 2
     tails = pareto_k(particles.log_weights[::every]).cpu()
     tails = torch.where(harmless | tails.isnan(), 0.0, tails)

@@ -51,6 +51,7 @@ def judge(particles: ParticleData, *, flags: bool = True, pooled: bool = True) -
     flags: count weights that were NaN, infinite or all zero. pooled: judge whether populations agree on log Z.
     """
     findings = bad_values(particles) if flags else []
+    # equal weights of a sampler without energies say nothing about its result
     if not has_equal_weights(particles):
         findings += far_start(particles)
         findings += low_ess(particles)
@@ -58,6 +59,7 @@ def judge(particles: ParticleData, *, flags: bool = True, pooled: bool = True) -
         findings += uncertain_log_z(particles)
         findings += heavy_tail(particles)
         findings += disagreement_of_log_z(particles) if pooled else []
+    # sorting is stable, so findings of one rank keep this order
     findings.sort(key=lambda finding: -finding.rank)
     steps = [step for finding in findings for step in finding.advice]
     return Verdict(

@@ -16,6 +16,7 @@ FEWEST_POPULATIONS = 4
 
 def has_equal_weights(particles: ParticleData) -> bool:
     """Return whether a run without energies weighed nothing, so that there are no weights to judge."""
+    # rewards may still weigh the particles of a plain sampler
     unweighted = particles.law.startswith(UNWEIGHTED)
     return unweighted and not bool((particles.log_weight_sd != 0).any())
 

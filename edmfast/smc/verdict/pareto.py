@@ -46,6 +46,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     count = tail_size(particles)
     if count < _FEWEST or count >= particles:
         return log_weights.new_full((populations,), torch.nan)
+    # only ratios to the largest weight matter, and they do not overflow
     top = log_weights.topk(count + 1, dim=1).values
     weights = (top - top[:, :1]).exp().flip(1)
     return generalised_pareto_shape(weights[:, 1:] - weights[:, :1])
@@ -68,6 +69,7 @@ def generalised_pareto_shape(exceedances: Tensor) -> Tensor:
     profile = count * ((-b / k).log() - k - 1)
     mean = (torch.softmax(profile, 1) * b).sum(1, keepdim=True)
     shape = torch.log1p(-mean * w).mean(1)
+    # the weak prior keeps short tails from extreme shapes
     shape = (count * shape + _PRIOR_COUNT * _PRIOR_SHAPE) / (count + _PRIOR_COUNT)
     spread = largest > 0
     return torch.where(spread & shape.isfinite(), shape, torch.nan)
