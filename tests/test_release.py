@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from pathlib import Path
 
@@ -40,6 +41,27 @@ def test_the_version_is_one():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == edmfast.__version__
     assert f"\n## [{edmfast.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def resolves(name):
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def test_documented_names_are_where_the_changelog_says():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    table = text.split("| documented name | new home |\n", 1)[1].split("\n\n", 1)[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines()[1:]]
+    assert rows
+    for before, now in rows:
+        old, new = (re.findall(r"`(edmfast[.\w]*)`", cell) for cell in (before, now))
+        assert old
+        assert new
+        assert [name for name in old if resolves(name)] == []
+        assert [name for name in new if not resolves(name)] == []
 
 
 def test_the_citation_is_complete():
