@@ -162,7 +162,14 @@ def test_proposals_correctors_and_tables(thing):
 
 
 def test_particles():
-    result = smc.sample(BASE, (2,), [4.0, 1.0, 0.3], particles=8, populations=2, genealogy=True)
+    result = smc.sample(
+        BASE,
+        (2,),
+        [4.0, 1.0, 0.3],
+        particles=8,
+        populations=2,
+        options=smc.RunOptions(genealogy=True),
+    )
     for twin in copies(result):
         for field in dataclasses.fields(result):
             value, other = getattr(result, field.name), getattr(twin, field.name)

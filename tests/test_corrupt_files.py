@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import random
 
@@ -16,10 +15,15 @@ from edmfast.analytic import GaussianMixture
 from edmfast.distill import DistillConfig, distill, load_ema
 from edmfast.models import EnergyModel, ResidualMLP, load_model, save_model
 from edmfast.targets import Offsets
+from tests.grouped import grouped
 
 BASE = GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], [0.4, 0.6])
 SIGMAS = [4.0, 2.0, 1.0, 0.5]
-run = functools.partial(smc.sample, BASE, (2,), SIGMAS, particles=8, populations=2, genealogy=True)
+
+
+def run(**options):
+    arguments = grouped(particles=8, populations=2, genealogy=True, **options)
+    return smc.sample(BASE, (2,), SIGMAS, **arguments)
 
 
 def student():
@@ -52,7 +56,7 @@ def write_training(path):
 
 FILES = {
     "particles": (write_particles, [smc.Particles.load]),
-    "run": (write_run, [lambda path: run(resume=path)]),
+    "run": (write_run, [lambda path: run(resume_from=path)]),
     "model": (write_model, [load_model]),
     "training": (write_training, [resume_training, lambda path: load_ema(path, student())]),
 }
@@ -164,7 +168,7 @@ def test_a_run_without_checksum(damage, files, tmp_path):
     path = tmp_path / "damaged-file"
     without_checksum(path, files["run"], damage)
     with pytest.raises(ValueError, match="damaged-file"):
-        run(resume=path)
+        run(resume_from=path)
 
 
 PARTICLES_DAMAGE = [

@@ -64,7 +64,9 @@ def test_levels_with_a_tangent_are_refused():
 
 
 def log_z(shift):
-    return smc.sample(Shifted(shift), (2,), SIGMAS.tolist(), particles=8, dtype=F64).log_z
+    return smc.sample(
+        Shifted(shift), (2,), SIGMAS.tolist(), particles=8, options=smc.RunOptions(dtype=F64)
+    ).log_z
 
 
 def chain(shift):
@@ -80,7 +82,7 @@ RUNS = {
             (2,),
             SIGMAS.tolist(),
             particles=8,
-            dtype=F64,
+            options=smc.RunOptions(dtype=F64),
             weights="score",
         ).log_z
     ),

@@ -55,7 +55,13 @@ def test_float64_has_room_for_them(sigma):
     expected = x.square().sum(1) / (2 * variance) + math.log(2 * math.pi * variance)
     torch.testing.assert_close(energy, expected)
     torch.testing.assert_close(score, -x / variance)
-    run = smc.sample(PAIR, (2,), [4 * sigma, 2 * sigma, sigma], particles=8, dtype=torch.float64)
+    run = smc.sample(
+        PAIR,
+        (2,),
+        [4 * sigma, 2 * sigma, sigma],
+        particles=8,
+        options=smc.RunOptions(dtype=torch.float64),
+    )
     assert run.log_z.isfinite().all()
     assert run.log_weights.isfinite().all()
 

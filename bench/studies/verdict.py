@@ -171,8 +171,7 @@ def outcomes(
             populations=setting.populations,
             proposal=setting.proposal,
             seed=seed,
-            dtype=torch.float64,
-            on_degenerate="ignore",
+            options=smc.RunOptions(dtype=torch.float64, on_degenerate="ignore"),
         )
         log_z, mass = result.log_z_estimate(), result.expectation_estimate(right_half)
         gaps = (

@@ -62,12 +62,12 @@ def sample_command(request: Request) -> str:
             proposal=request.proposal,
             sigma_range=_weighted_range(request),
             seed=request.seed,
-            device=request.device,
-            checkpoint=request.checkpoint,
-            resume=request.resume,
-            overwrite=request.overwrite,
             progress=True,
-            on_degenerate="ignore",  # the printed summary shows the verdict
+            checkpoint=smc.Checkpoint(
+                request.checkpoint, resume_from=request.resume, overwrite=request.overwrite
+            ),
+            # the printed summary shows the verdict
+            options=smc.RunOptions(device=request.device, on_degenerate="ignore"),
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_message_after_interrupt(request)) from None

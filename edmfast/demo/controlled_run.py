@@ -93,7 +93,8 @@ def run_controlled(
         particles=particles,
         populations=populations,
         ess_threshold=0.5 if weighted else 0.0,
-        on_degenerate="warn" if weighted else "ignore",  # ignored weights may be bad
+        # ignored weights may be bad
+        options=smc.RunOptions(on_degenerate="warn" if weighted else "ignore"),
         sigma_range=(WEIGHTED_ABOVE, float("inf")),
         seed=seed,
     )

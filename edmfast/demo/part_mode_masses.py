@@ -86,7 +86,8 @@ def smc_masses(case: Case, budget: Budget, *, seed: int, weighted: bool = True) 
         populations=budget.mixture_seeds,
         ess_threshold=0.5 if weighted else 0.0,
         seed=seed,
-        on_degenerate="warn" if weighted else "ignore",  # ignored weights may be bad
+        # ignored weights may be bad
+        options=smc.RunOptions(on_degenerate="warn" if weighted else "ignore"),
     )
     # without weights all particles count alike
     weights: Sequence[Tensor | None] = [*result.weights] if weighted else [None] * len(result.x)

@@ -71,8 +71,8 @@ def report_proposals(budget: Budget, out: Path, *, seed: int = 0) -> list[Sectio
             particles=budget.exact_particles,
             proposal=proposal,
             seed=seed,
-            dtype=torch.float32,
-            on_degenerate="ignore",  # the table is meant to show bad proposals too
+            # the table is meant to show bad proposals too
+            options=smc.RunOptions(dtype=torch.float32, on_degenerate="ignore"),
         )
         seconds = time.perf_counter() - started
         rows.append(

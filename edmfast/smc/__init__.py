@@ -6,6 +6,7 @@ from edmfast.smc.calibration import Calibration
 from edmfast.smc.correctors import HMC, MALA, ULA, Corrector, Underdamped
 from edmfast.smc.feynman_kac.choose import MixedModelsWarning
 from edmfast.smc.mcmc import ChainResult, mcmc
+from edmfast.smc.options import Checkpoint, Correction, Distribution, RunOptions
 from edmfast.smc.particles.estimates import Estimate
 from edmfast.smc.particles.evaluations import Evaluations
 from edmfast.smc.particles.particles import Particles
@@ -31,10 +32,13 @@ __all__ = [
     "Ancestral",
     "Calibration",
     "ChainResult",
+    "Checkpoint",
     "Corrected",
+    "Correction",
     "Corrector",
     "CurvatureMatched",
     "DegenerateWeightsWarning",
+    "Distribution",
     "DoubtfulWeightsWarning",
     "Estimate",
     "Euler",
@@ -44,6 +48,7 @@ __all__ = [
     "NoiseMatched",
     "Particles",
     "Proposal",
+    "RunOptions",
     "Steered",
     "SuperDiff",
     "Underdamped",

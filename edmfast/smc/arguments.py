@@ -1,4 +1,4 @@
-"""Checks of the arguments of a run."""
+"""Check the arguments of runs and convert them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from edmfast._internal.numbers import as_float, as_int, check_level
+from edmfast.ops.resample.operator import SCHEMES
+from edmfast.smc.populations.select import SELECT
+from edmfast.targets.proposed_by import weighed_parts
 
 
 def check_sigmas(sigmas: Tensor | Sequence[float]) -> list[float]:
-    """Noise levels as floats: finite, strictly decreasing, positive but for a last 0."""
+    """Return noise levels as floats: finite, strictly decreasing, and positive except for a last 0."""
     if isinstance(sigmas, Tensor):
         sigmas = sigmas.tolist()
     if not isinstance(sigmas, Iterable):
@@ -29,29 +32,35 @@ def check_sigmas(sigmas: Tensor | Sequence[float]) -> list[float]:
 
 
 def check_levels(target: Any, levels: list[float]) -> None:
-    """Let every part of a target that ends at a certain noise level say whether these do."""
-    parts = target.modules() if isinstance(target, nn.Module) else [target]
-    for part in parts:
+    """Let every part of a target that ends at a certain noise level check these levels, in units of x."""
+    for part in weighed_parts(target):
         check = getattr(part, "check_levels", None)
         if check is not None:
             check(levels)
 
 
+def check_resampling(resampling: str) -> None:
+    """Raise ValueError for an unknown way of resampling."""
+    schemes = (*SCHEMES, SELECT)
+    if resampling not in schemes:
+        raise ValueError(f"unknown resampling {resampling!r}; known: {', '.join(schemes)}")
+
+
 def as_counts(particles: int, populations: int) -> tuple[int, int]:
-    """N and P as ints. TypeError or ValueError for what no run can have."""
+    """Return N and P as ints. Raises TypeError or ValueError for numbers that no run can have."""
     return (
         as_int("particles", particles, least=1, most=2**31 - 1),
         as_int("populations", populations, least=1, most=2**28 - 1),
     )
 
 
-def as_batch_size(batch_size: int | None) -> int | None:
-    """The most rows per call as an int, None as it is."""
-    return None if batch_size is None else as_int("batch_size", batch_size, least=1)
+def as_batch_size(batch_size: int | None, name: str = "batch_size") -> int | None:
+    """Return the most rows per call as an int, or None. name: what errors call it."""
+    return None if batch_size is None else as_int(name, batch_size, least=1)
 
 
 def check_range(levels: Sequence[float], dtype: torch.dtype) -> None:
-    """ValueError unless the square of every positive level fits the dtype of the states."""
+    """Raise ValueError unless the square of every positive level fits the dtype of the states."""
     for index, level in enumerate(levels):
         if level > 0:
             check_level(f"sigmas[{index}]", level, dtype)
@@ -60,10 +69,10 @@ def check_range(levels: Sequence[float], dtype: torch.dtype) -> None:
 def place(
     target: Any, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype of the states: what was asked, or else those of the target's tensors."""
+    """Return the device and dtype of the states: those given, or else those of the target's tensors."""
     tensors: list[Tensor] = []
     if isinstance(target, nn.Module):
-        # numbers of a target's own, such as its exponents, say nothing of the models in it
+        # the numbers of a combination, such as its exponents, say nothing about the models in it
         parts = [m for m in target.modules() if not getattr(m, "numbers_only", False)]
         buffers = (b for m in parts for b in m.buffers(recurse=False))
         tensors = [t for t in (*target.parameters(), *buffers) if t.is_floating_point()]

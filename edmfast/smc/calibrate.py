@@ -35,6 +35,7 @@ from edmfast.ops import rng_state
 from edmfast.smc.arguments import as_counts, check_sigmas
 from edmfast.smc.calibration import Calibration
 from edmfast.smc.feynman_kac.evaluate import evaluate
+from edmfast.smc.options import RunOptions
 from edmfast.smc.sample import sample
 from edmfast.smc.verdict.warn import warn_about_flags
 from edmfast.targets.protocols import Target
@@ -161,7 +162,7 @@ def _run_pilot(
         seed=seed,
         callback=record,
         # the pilot looks for levels at which the weights go bad, so a bad verdict on it is no fault
-        on_degenerate="ignore",
+        options=RunOptions(on_degenerate="ignore"),
     )
     warn_about_flags(run.degenerate, "warn", stacklevel=4)
     # the level at the start has no step that leads to it

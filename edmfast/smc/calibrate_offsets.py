@@ -18,6 +18,7 @@ from torch import Tensor
 
 from edmfast._internal.numbers import as_seed
 from edmfast.smc.arguments import as_counts, check_sigmas
+from edmfast.smc.options import Distribution
 from edmfast.smc.sample import sample
 from edmfast.targets.mixture import Mixture
 from edmfast.targets.offsets import Offsets
@@ -72,7 +73,8 @@ def calibrate_offsets(
             particles=particles,
             populations=populations,
             seed=seed,
-            first_population=index * populations,  # every member gets its own noise
+            # every member gets its own noise
+            distribution=Distribution(first_population=index * populations),
             **options,
         )
         for index, model in enumerate(mixture.models)

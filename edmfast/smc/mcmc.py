@@ -17,7 +17,13 @@ from edmfast._internal.numbers import as_float, as_int, as_seed, check_level
 from edmfast.ops import rng_state
 from edmfast.ops._shared.counters import check_populations
 from edmfast.smc.arguments import as_batch_size
-from edmfast.smc.correctors import Corrector, check_correctors, correct, start_log_steps
+from edmfast.smc.correctors import (
+    Corrector,
+    as_correctors,
+    check_correctors,
+    correct,
+    start_log_steps,
+)
 from edmfast.smc.correctors.transition import LEVEL_BITS
 from edmfast.smc.feynman_kac.evaluate import evaluate
 from edmfast.smc.populations.exponents import population_exponents
@@ -114,7 +120,8 @@ def mcmc(
     _check_arguments(x, first, transitions, warmup, thin)
     check_level("sigma", sigma, x.dtype)
     first_population = check_populations(first_population, len(x))
-    (corrector,) = check_correctors(corrector, target)
+    (corrector,) = as_correctors(corrector)
+    check_correctors([corrector], target)
     if has_unknown_gauges(target):
         warnings.warn(UNKNOWN_GAUGES, GaugeWarning, stacklevel=2)
     # the step size is in units of sigma/sqrt(A)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from edmfast._internal.broadcast import population_factors
 from edmfast.ops import rng_state, standard_normal
 from edmfast.smc.compiled import CompiledStep
-from edmfast.smc.correctors.correction import Correction
+from edmfast.smc.correctors.correction import CorrectorMoves
 from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.particles.data import NOT_FINITE
 from edmfast.smc.particles.evaluations import evaluations_of_run
@@ -20,33 +19,11 @@ from edmfast.smc.particles.particles import Particles
 from edmfast.smc.populations.local import Increments, Populations
 from edmfast.smc.populations.particle_state import ParticleState
 from edmfast.smc.proposals import Step
+from edmfast.smc.schedule import Schedule
 from edmfast.smc.state import State
 from edmfast.smc.step import Advance, Mode
 
 _START_STREAM = 1
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The positive noise levels of a run, in decreasing order, and where it weighs and resamples.
-
-    sigma_range: (low, high); weights stop below low, and resampling happens inside. ess_threshold: resample below
-    this fraction of N.
-    """
-
-    levels: list[float]
-    sigma_range: tuple[float, float]
-    ess_threshold: float
-
-    def threshold(self, index: int) -> float:
-        """Return the fraction of N below which a level resamples: 0 outside the range and at the last level."""
-        low, high = self.sigma_range
-        inside = low <= self.levels[index] <= high and index + 1 < len(self.levels)
-        return self.ess_threshold if inside else 0.0
-
-    def weighs(self, index: int) -> bool:
-        """Return whether the step to a level accumulates weights."""
-        return self.levels[index] >= self.sigma_range[0]
 
 
 class Run:
@@ -56,7 +33,7 @@ class Run:
         self,
         fk: FeynmanKac,
         populations: Populations,
-        correction: Correction,
+        moves: CorrectorMoves,
         schedule: Schedule,
         *,
         count: int,
@@ -64,17 +41,22 @@ class Run:
         device: torch.device,
         compile: bool,
         genealogy: bool,
+        one_target: bool,
     ) -> None:
-        """count: the number of populations of this process. Other arguments as in `edmfast.smc.sample`."""
-        self.fk, self.populations, self.correction = fk, populations, correction
+        """Prepare all steps of a run.
+
+        count: the number of populations that this process has. one_target: whether all populations of the run have
+        the same target. Other arguments as in `edmfast.smc.sample`.
+        """
+        self.fk, self.populations, self.moves = fk, populations, moves
         self.schedule, self.levels = schedule, schedule.levels
-        self.seed, self.genealogy = seed, genealogy
+        self.seed, self.genealogy, self.one_target = seed, genealogy, one_target
         # the state of the noise at every level is made once, so that a step needs no fills
         self.rng = rng_state(seed, 0, device).repeat(len(self.levels), 1)
         self.rng[:, 1] = torch.arange(len(self.levels), device=device)
         pairs = enumerate(itertools.pairwise(self.levels))
         self.steps = [fk.prepare(Step(i, s, u), count, device) for i, (s, u) in pairs]
-        advance = Advance(fk, populations, correction)
+        advance = Advance(fk, populations, moves)
         self.advance_particles = CompiledStep(advance) if compile else advance
 
     def start(self, like: Tensor) -> State:
@@ -112,13 +94,13 @@ class Run:
             score=evaluation.score,
             curvature=x.new_empty(0) if curvature is None else curvature,
             memory=memory,
-            tuning=self.correction.start(x),
+            tuning=self.moves.start(x),
             parents=weights.ancestors.new_empty(0),
             weights=weights,
         )
         acceptance = particles.tuning[1]
-        if self.correction.applies(sigma, threshold):
-            particles = self.correction(particles, fk, self.populations, sigma, self.rng[0])
+        if self.moves.applies(sigma, threshold):
+            particles = self.moves(particles, fk, self.populations, sigma, self.rng[0])
         shape = (len(self.levels), *weights.ancestors.shape)
         trace = torch.zeros(shape[:2], dtype=torch.float64, device=x.device)
         state = State(
@@ -143,7 +125,7 @@ class Run:
             weigh=self.schedule.weighs(i + 1),
             probe=self.fk.needs_curvature and i + 2 < len(self.levels),
             last=bool(self.fk.rewards) and i + 2 == len(self.levels),
-            correct=self.correction.applies(self.levels[i + 1], threshold),
+            correct=self.moves.applies(self.levels[i + 1], threshold),
         )
         before = self.populations.collect(state.particles)
         particles = self.advance_particles(
@@ -163,18 +145,16 @@ class Run:
         if corrected:
             state.acceptance[index] = particles.tuning[1]
 
-    def finish(self, state: State, levels: list[float], *, one_target: bool) -> Particles:
-        """Return the result. levels: those of the caller, which may end with 0 for a denoising step.
-
-        one_target: whether all populations have the same target.
-        """
+    def finish(self, state: State) -> Particles:
+        """Return the result, after the denoising step where the schedule ends with 0."""
         fk, particles = self.fk, state.particles
         x, weights = particles.x, particles.weights
-        if levels[-1] == 0:
+        all_levels = self.schedule.all_levels
+        if all_levels[-1] == 0:
             x = fk.denoised(x, self.levels[-1], particles.score, particles.memory)
         # weights alone do not tell: the moves of a sampler without weights carry a NaN to the end
         lost = ~x.isfinite().flatten(2).all(2) & (weights.log_weights != -torch.inf)
-        corrector_nfe = self.correction.nfe * self._corrected_levels()
+        corrector_nfe = self.moves.nfe * self._corrected_levels()
         return Particles(
             x=x,
             log_weights=weights.log_weights,
@@ -184,7 +164,7 @@ class Run:
             log_weight_sd=state.log_weight_sd,
             unique_ancestors=state.survivors[-1].clone(),
             degenerate=weights.degenerate | self.populations.any(lost).int() * NOT_FINITE,
-            sigmas=torch.tensor(levels, dtype=torch.float64, device=x.device),
+            sigmas=torch.tensor(all_levels, dtype=torch.float64, device=x.device),
             nfe=len(self.levels) + math.ceil(corrector_nfe),
             seed=self.seed,
             law=fk.description,
@@ -192,17 +172,17 @@ class Run:
             survivors=state.survivors,
             ancestors=state.ancestors,
             log_densities=fk.log_densities(particles.memory),
-            acceptance=state.acceptance if self.correction.correctors else None,
+            acceptance=state.acceptance if self.moves.correctors else None,
             evaluations=evaluations_of_run(
                 fk.scored_models,
                 len(self.levels) + corrector_nfe,
                 probed_visits=len(self.levels) - 1 if fk.needs_curvature else 0,
             ),
-            one_target=one_target,
+            one_target=self.one_target,
             log_z_note=fk.log_z_note,
         )
 
     def _corrected_levels(self) -> int:
         """Return the number of levels at which correctors are applied."""
         thresholds = map(self.schedule.threshold, range(len(self.levels)))
-        return sum(map(self.correction.applies, self.levels, thresholds))
+        return sum(map(self.moves.applies, self.levels, thresholds))

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import inspect
 import os
-import types
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edmfast._internal.file_kinds import RUN_CHECKPOINT
 from edmfast._internal.files import read_tensors, write_tensors
@@ -140,90 +135,3 @@ def _check_held(path: Any, tensors: dict[str, Tensor], run: dict[str, Any]) -> N
         raise ValueError(f"{path} is corrupt: the ancestors are not held as genealogy says")
     if tensors["tuning"].shape[1] != tensors["acceptance"].shape[1]:
         raise ValueError(f"{path} is corrupt: tuning and acceptance are of other correctors")
-
-
-def fingerprint(target: Any) -> str:
-    """Tells targets apart: every class, number, array and name of a function in and below them. What a function
-    does is not looked at, nor are attributes of foreign modules beside their tensors."""
-    digest = hashlib.sha256()
-    _add(digest, "target", target)
-    return digest.hexdigest()[:16]
-
-
-def _add(digest: hashlib._Hash, name: str, value: Any, within: tuple[int, ...] = ()) -> None:
-    if id(value) in within:  # objects that hold each other
-        return
-    within = (*within, id(value))
-    if isinstance(value, Tensor):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    elif isinstance(value, (list, tuple)):
-        for index, entry in enumerate(value):
-            _add(digest, f"{name}.{index}", entry, within)
-    elif isinstance(value, dict):
-        for key in sorted(value, key=str):
-            _add(digest, f"{name}.{key}", value[key], within)
-    elif value is None or isinstance(value, (bool, int, float, str, np.generic)):
-        digest.update(f"{name} {value!r}".encode())
-    elif isinstance(value, nn.Module) and not _is_ours(value):
-        digest.update(f"{name} {type(value).__name__}".encode())
-        for key, module in value.named_modules():
-            digest.update(f"{key} {type(module).__name__}".encode())
-        _add(digest, name, dict(value.state_dict()), within)
-    elif isinstance(value, np.ndarray):
-        digest.update(f"{name} {value.shape} {value.dtype}".encode() + value.tobytes())
-    elif isinstance(value, functools.partial):
-        _add(digest, name, [value.func, value.args, value.keywords], within)
-    elif inspect.ismethod(value):
-        _add(digest, f"{name} {value.__func__.__qualname__}", value.__self__, within)
-    elif callable(value) and hasattr(value, "__qualname__"):
-        digest.update(f"{name} {value.__qualname__}".encode())
-        if inspect.isfunction(value):
-            _add(digest, name, _held_by(value), within)
-    else:
-        digest.update(f"{name} {type(value).__name__}".encode())
-        if hasattr(value, "signature"):
-            digest.update(f"{name} {value.signature()}".encode())
-        own = getattr(value, "__dict__", {})
-        _add(digest, name, {key: entry for key, entry in own.items() if _tells(key)}, within)
-        if isinstance(value, nn.Module):
-            _add(digest, name, [value._parameters, value._buffers, value._modules], within)
-
-
-def _held_by(function: types.FunctionType) -> list[Any]:
-    """Return what a function holds that does not change by itself.
-
-    That is the constants of its text, its defaults, and the floats, strings and tensors of its closure. Other
-    variables of a closure, such as counters, may change on the way.
-    """
-    closure = []
-    for cell in function.__closure__ or ():
-        try:
-            found = cell.cell_contents
-        except ValueError:  # not assigned yet
-            continue
-        closure.append(found if isinstance(found, (float, str, Tensor)) else None)
-    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    kept = [value for value in defaults if isinstance(value, (int, float, str, Tensor))]
-    return [*_constants(function.__code__), *kept, *closure]
-
-
-def _constants(code: types.CodeType) -> list[Any]:
-    found: list[Any] = []
-    for value in code.co_consts:
-        if isinstance(value, types.CodeType):
-            found += _constants(value)
-        elif isinstance(value, (int, float, str)):
-            found.append(value)
-    return found
-
-
-def _is_ours(module: nn.Module) -> bool:
-    """Targets and denoisers, whose numbers tell them apart; a foreign network may count its calls."""
-    known = hasattr(module, "exponent") or hasattr(module, "sigma_data")
-    return known or type(module).__module__.startswith("edmfast.")
-
-
-def _tells(attribute: str) -> bool:
-    return not attribute.startswith("_") and attribute != "training"

@@ -15,6 +15,7 @@ steering); Li et al. 2024, arXiv 2408.08252 (SVDD).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +26,13 @@ from torch import Tensor
 from edmfast._internal.numbers import as_int, as_seed, as_shape
 from edmfast._internal.rows import for_rows
 from edmfast.models.calling.foreign import call_reward
-from edmfast.smc.arguments import as_batch_size, check_sigmas, place
+from edmfast.smc.arguments import check_sigmas, place
 from edmfast.smc.feynman_kac.evaluate import in_groups
+from edmfast.smc.options import RunOptions, as_options
 from edmfast.smc.particles.particles import Particles
 from edmfast.smc.populations.select import SELECT
 from edmfast.smc.sample import sample
-from edmfast.smc.verdict.warn import check_on_degenerate, warn_about_run
+from edmfast.smc.verdict.warn import warn_about_run
 from edmfast.targets.protocols import Model
 from edmfast.targets.tilted import Tilted
 
@@ -70,9 +72,9 @@ def steer(
     method: str = "fk",
     strength: float | Tensor = 1.0,
     potential: str = "difference",
-    batch_size: int | None = None,
     seed: int = 0,
-    **options: Any,
+    options: RunOptions = RunOptions(),
+    **sampling: Any,
 ) -> Steered:
     """Return one sample for every prompt, steered towards high rewards.
 
@@ -92,9 +94,9 @@ def steer(
         potential: of "fk", see `edmfast.smc.feynman_kac.rewards`. "max" and "sum" pay the reward at every level
             and correct for it at the end, so their weights degenerate over many levels: give them a smaller
             strength.
-        batch_size: the largest number of rows in one call of model and reward.
         seed: 64-bit.
-        options: further options of `smc.sample`, such as proposal, sigma_range or compile.
+        options: `smc.RunOptions`; its batch_size is the largest number of rows in one call of model and reward.
+        sampling: further arguments of `smc.sample`, such as proposal, sigma_range or compile.
 
     Raises as `smc.sample` and `edmfast.Tilted` do, and ValueError for an unknown method.
     """
@@ -102,41 +104,35 @@ def steer(
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
     prompts = as_int("prompts", prompts, least=1)
     candidates = as_int("candidates", candidates, least=1)
-    batch_size, seed = as_batch_size(batch_size), as_seed(seed)
+    seed, options = as_seed(seed), as_options(options)
     levels = check_sigmas(sigmas)
     levels = levels if levels[-1] == 0 else [*levels, 0.0]
     if method == "best_of_n":  # the other methods call the reward at once, this one only at the end
-        _try_reward(
-            reward, shape, prompts, *place(model, options.get("device"), options.get("dtype"))
-        )
+        _try_reward(reward, shape, prompts, *place(model, options.device, options.dtype))
     target: Model = model
     if method != "best_of_n":
         kind = potential if method == "fk" else "difference"
         target = Tilted(model, reward, strength, ramp=None, potential=kind)
         if method == "svdd":
-            options = {"ess_threshold": 1.0, **options, "resampling": SELECT}
-    on_degenerate = options.pop("on_degenerate", "warn")
-    check_on_degenerate(on_degenerate)
+            sampling = {"ess_threshold": 1.0, **sampling, "resampling": SELECT}
     run = sample(
         target,
         shape,
         levels,
         particles=candidates,
         populations=prompts,
-        weights=options.pop("weights", "score"),
-        batch_size=batch_size,
         seed=seed,
-        on_degenerate="ignore",
-        **options,
+        options=dataclasses.replace(options, on_degenerate="ignore"),
+        **{"weights": "score", **sampling},
     )
     # each prompt has its own answer, so their log Z need not agree
-    warn_about_run(run, on_degenerate, stacklevel=3, pooled=False)
+    warn_about_run(run, options.on_degenerate, stacklevel=3, pooled=False)
 
     def call(part: Any, rows: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
             return (call_reward(part, rows),)
 
-    (rewards,) = in_groups(call, [reward], [run.x], batch_size)
+    (rewards,) = in_groups(call, [reward], [run.x], options.batch_size)
     rewards = rewards.double()
     # argmax takes NaN for the highest reward
     best = rewards.nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax(1)

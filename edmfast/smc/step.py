@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edmfast.smc.correctors.correction import NO_CORRECTION, Correction
+from edmfast.smc.correctors.correction import NO_MOVES, CorrectorMoves
 from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.populations.local import Increments, Populations
 from edmfast.smc.populations.particle_state import ParticleState
@@ -40,7 +40,7 @@ class Advance:
 
     fk: FeynmanKac
     populations: Populations
-    correction: Correction = NO_CORRECTION
+    moves: CorrectorMoves = NO_MOVES
 
     def __call__(
         self, state: ParticleState, step: Step, rng: Tensor, next_rng: Tensor, mode: Mode
@@ -80,5 +80,5 @@ class Advance:
             weights=weights,
         )
         if mode.correct:
-            state = self.correction(state, fk, self.populations, step.u, next_rng)
+            state = self.moves(state, fk, self.populations, step.u, next_rng)
         return state

@@ -8,6 +8,7 @@ from edmfast.targets.gauges import GaugeWarning
 from edmfast.targets.inverse import LinearInverse
 from edmfast.targets.mixture import Mixture
 from edmfast.targets.offsets import Offsets
+from edmfast.targets.proposed_by import ProposedBy
 from edmfast.targets.protocols import Denoiser, Target
 from edmfast.targets.renamed import Renamed
 from edmfast.targets.tilted import Tilted
@@ -22,6 +23,7 @@ __all__ = [
     "Mixture",
     "Offsets",
     "Product",
+    "ProposedBy",
     "Renamed",
     "Target",
     "Tempered",

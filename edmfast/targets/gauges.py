@@ -8,8 +8,7 @@ of `edmfast.analytic` have. Then no constant is unknown.
 
 from __future__ import annotations
 
-from torch import nn
-
+from edmfast.targets.proposed_by import ProposedBy, weighed_parts
 from edmfast.targets.protocols import Model
 
 OF_NORMALISED = (
@@ -37,8 +36,7 @@ def is_normalised(model: Model) -> bool:
 
 def has_unknown_gauges(target: Model) -> bool:
     """Return whether a target holds a mixture whose masses depend on gauges that are not known to agree."""
-    parts = target.modules() if isinstance(target, nn.Module) else [target]
-    return any(getattr(part, "gauges_known", True) is False for part in parts)
+    return any(getattr(part, "gauges_known", True) is False for part in weighed_parts(target))
 
 
 def meaning_of_log_z(target: Model) -> str:
@@ -50,6 +48,8 @@ def leaves(target: Model) -> list[Model]:
     """Return the models that a target is made of, at the bottom of all nested targets."""
     if is_normalised(target):
         return [target]
+    if isinstance(target, ProposedBy):
+        return leaves(target.target)
     members = getattr(target, "models", None)
     if members is None and hasattr(target, "model"):
         members = (target.model,)

@@ -122,9 +122,13 @@ def test_another_default_device_or_dtype_changes_nothing():
     old = torch.get_default_dtype()
     try:
         with torch.device("meta"):
-            elsewhere = smc.sample(MIXTURE, (2,), sigmas, particles=16, seed=1, device="cpu").x
+            elsewhere = smc.sample(
+                MIXTURE, (2,), sigmas, particles=16, seed=1, options=smc.RunOptions(device="cpu")
+            ).x
         torch.set_default_dtype(torch.float64)
-        wide = smc.sample(MIXTURE, (2,), sigmas, particles=16, seed=1, dtype=sampled.dtype).x
+        wide = smc.sample(
+            MIXTURE, (2,), sigmas, particles=16, seed=1, options=smc.RunOptions(dtype=sampled.dtype)
+        ).x
     finally:
         torch.set_default_dtype(old)
     assert torch.equal(elsewhere, sampled)
@@ -141,8 +145,7 @@ def test_numpy_numbers_reach_a_file(tmp_path):
         particles=np.int32(16),
         populations=np.int64(2),
         seed=np.uint64(3),
-        checkpoint=tmp_path / "c",
-        checkpoint_every=np.int64(1),
+        checkpoint=smc.Checkpoint(tmp_path / "c", every=np.int64(1)),
     )
     run.save(tmp_path / "p")
     assert torch.equal(smc.Particles.load(tmp_path / "p").x, run.x)

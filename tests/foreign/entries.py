@@ -21,8 +21,9 @@ from edmfast import (
 )
 from edmfast.demo.score_scaling import score_scaled_samples
 from edmfast.models import initialise_from
-from edmfast.targets import constrained
+from edmfast.targets import ProposedBy, constrained
 from tests.foreign.wrappers import SHAPE, Gaussian
+from tests.grouped import grouped
 
 LEVELS = [10.0, 3.0, 1.0, 0.3]
 STEPS = {"num_steps": 4, "sigma_min": 0.1, "sigma_max": 10.0}
@@ -46,7 +47,7 @@ def sampled(function, **options):
 def run(make, **options):
     def call(model):
         options_ = {"particles": 8, "dtype": torch.float32, **options}
-        return smc.sample(make(model), SHAPE, [*LEVELS, 0.0], **options_).x
+        return smc.sample(make(model), SHAPE, [*LEVELS, 0.0], **grouped(**options_)).x
 
     return call
 
@@ -126,8 +127,8 @@ DENOISERS = {
     ),
     "LinearInverse": run(measured),
     "Conditioned": run(Conditioned),
-    "proposal_model": lambda model: (
-        smc.sample(NORMAL, SHAPE, LEVELS, particles=8, proposal="ancestral", proposal_model=model).x
+    "ProposedBy": lambda model: (
+        smc.sample(ProposedBy(NORMAL, model), SHAPE, LEVELS, particles=8, proposal="ancestral").x
     ),
     "steer fk": steered("fk"),
     "steer svdd": steered("svdd"),
@@ -179,11 +180,9 @@ ENERGIES = {
     ),
     "calibrate_offsets": offsets,
     "mcmc": chains,
-    "proposal_model": lambda model: (
-        smc.sample(NORMAL, SHAPE, LEVELS, particles=8, proposal_model=model).x
-    ),
+    "ProposedBy": lambda model: smc.sample(ProposedBy(NORMAL, model), SHAPE, LEVELS, particles=8).x,
     "weights of a proposal": lambda model: (
-        smc.sample(model, SHAPE, LEVELS, particles=8, proposal="ancestral", proposal_model=NORMAL).x
+        smc.sample(ProposedBy(model, NORMAL), SHAPE, LEVELS, particles=8, proposal="ancestral").x
     ),
     "energy of a condition": lambda model: Conditioned(model).energy(DATA, 0.5),
     "self_check": lambda model: diagnostics.self_check(model, [DATA] * 4, LEVELS).residuals,

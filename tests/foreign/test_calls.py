@@ -48,5 +48,7 @@ def test_levels_and_states_are_those_of_the_caller():
             return plain(x, sigma)
 
         DENOISERS["plain"](denoiser)
-        smc.sample(denoiser, DATA.shape[1:], LEVELS, particles=4, dtype=dtype)
+        smc.sample(
+            denoiser, DATA.shape[1:], LEVELS, particles=4, options=smc.RunOptions(dtype=dtype)
+        )
         assert seen[-1] == (dtype, torch.device("cpu"), True, dtype)

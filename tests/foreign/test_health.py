@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from edmfast import Mixture, Product, Tempered, Tilted, analytic, sampling, smc
+from tests.grouped import grouped
 
 LEVELS = [10.0, 3.0, 1.0, 0.3, 0.1]
 GAUSSIAN = analytic.GaussianMixture(means=[[0.0, 0.0]], stds=[1.0])
@@ -37,17 +38,23 @@ TARGETS = {
 def test_runs(name):
     options = {"particles": 8, "proposal": "superdiff" if name == "SuperDiff AND" else None}
     with pytest.warns(smc.DegenerateWeightsWarning, match="states that are not finite in 1 of 1"):
-        result = smc.sample(TARGETS[name], (2,), LEVELS, **options)
+        result = smc.sample(TARGETS[name], (2,), LEVELS, **grouped(**options))
     assert int(result.degenerate[0]) & 8
     with pytest.raises(RuntimeError, match="not finite"):
-        smc.sample(TARGETS[name], (2,), LEVELS, on_degenerate="raise", **options)
+        smc.sample(TARGETS[name], (2,), LEVELS, **grouped(on_degenerate="raise", **options))
 
 
 @pytest.mark.parametrize("method", ["fk", "svdd", "best_of_n"])
 def test_steering(method):
     with pytest.raises(RuntimeError, match="not finite"):
         smc.steer(
-            nan, lambda x: x[:, 0], (2,), LEVELS, method=method, on_degenerate="raise", prompts=2
+            nan,
+            lambda x: x[:, 0],
+            (2,),
+            LEVELS,
+            method=method,
+            options=smc.RunOptions(on_degenerate="raise"),
+            prompts=2,
         )
 
 
@@ -126,8 +133,8 @@ def test_an_inexact_score_is_seen_through_wrappers(around, wrap):
     unadjusted = {"particles": 4, "correctors": smc.ULA()}
     inexact = around(wrap(Tilted(GAUSSIAN, reward, 1.0, ramp=None)))
     with pytest.raises(ValueError, match="is not the gradient of its energy"):
-        smc.sample(inexact, (2,), LEVELS, **unadjusted)
+        smc.sample(inexact, (2,), LEVELS, **grouped(**unadjusted))
     with pytest.raises(ValueError, match="is not the gradient of its energy"):
         smc.mcmc(inexact, torch.zeros(1, 4, 2), 1.0, smc.ULA(), transitions=1)
     exact = around(wrap(Tilted(GAUSSIAN, reward, 1.0, ramp=None, gradient="exact")))
-    assert smc.sample(exact, (2,), LEVELS, **unadjusted).x.isfinite().all()
+    assert smc.sample(exact, (2,), LEVELS, **grouped(**unadjusted)).x.isfinite().all()

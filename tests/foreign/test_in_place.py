@@ -8,6 +8,7 @@ import edmfast
 from edmfast import Conditioned, EnergyModel, LinearInverse, Tilted, models, sampling, smc
 from tests.foreign.entries import DATA, DENOISERS, ENERGIES, LEVELS, NORMAL
 from tests.foreign.wrappers import SHAPE, like_states, plain
+from tests.grouped import grouped
 
 
 def changing(x, sigma):
@@ -161,8 +162,8 @@ def spoil(info):
 
 def test_callbacks():
     options = {"particles": 8, "correctors": smc.MALA()}
-    wanted = smc.sample(NORMAL, SHAPE, LEVELS, **options)
-    result = smc.sample(NORMAL, SHAPE, LEVELS, callback=spoil, **options)
+    wanted = smc.sample(NORMAL, SHAPE, LEVELS, **grouped(**options))
+    result = smc.sample(NORMAL, SHAPE, LEVELS, callback=spoil, **grouped(**options))
     assert torch.equal(result.x, wanted.x)
     assert torch.equal(result.log_z, wanted.log_z)
     chains = [

@@ -11,6 +11,7 @@ from edmfast.models import Denoiser, EnergyModel, ResidualMLP
 from edmfast.targets import Product, Tempered
 from tests.gpu.calls import CALLS, outputs
 from tests.gpu.waiting import NoWaiting
+from tests.grouped import grouped
 
 # the weights of these tiny runs are bad, which does not matter here
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
@@ -59,7 +60,12 @@ def test_steps_of_a_run(name, device):
             watch.stop()
 
     try:
-        smc.sample(target, (2,), LEVELS, particles=40, populations=2, callback=callback, **options)
+        smc.sample(
+            target,
+            (2,),
+            LEVELS,
+            **grouped(particles=40, populations=2, callback=callback, **options),
+        )
     finally:
         if seen[-1] not in (0, len(LEVELS) - 1):
             watch.stop()

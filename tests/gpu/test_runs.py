@@ -12,6 +12,7 @@ from edmfast import smc
 from edmfast.analytic import GaussianMixture
 from edmfast.models import Denoiser, EnergyModel, ResidualMLP
 from edmfast.targets import Product, Tempered
+from tests.grouped import grouped
 
 LEVELS = [10.0 * 0.6**i for i in range(12)]
 NAMES = ("x", "log_weights", "log_z", "ess", "log_weight_sd")
@@ -40,7 +41,8 @@ def run(name, device, **changes):
     make, options = RUNS[name]
     inputs = {"particles": 60, "populations": 3, "ess_threshold": 0.9, "seed": 2, "genealogy": True}
     target = make().to(device)
-    return smc.sample(target, (2,), LEVELS, dtype=torch.float64, **(inputs | options | changes))
+    arguments = grouped(dtype=torch.float64, **(inputs | options | changes))
+    return smc.sample(target, (2,), LEVELS, **arguments)
 
 
 def assert_same(results, wanted, tolerance=1e-9):
@@ -95,7 +97,7 @@ def test_a_run_goes_on_on_another_device(device, tmp_path):
     with pytest.warns(UserWarning, match="interrupted"), pytest.raises(KeyboardInterrupt):
         run("networks", "cpu", checkpoint=path, callback=interrupt)
     wanted = run("networks", "cpu")
-    resumed = run("networks", device, resume=path)
+    resumed = run("networks", device, resume_from=path)
     assert resumed.x.device.type == device
     assert_same(resumed, wanted)
 

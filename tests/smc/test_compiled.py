@@ -9,6 +9,7 @@ from edmfast import smc
 from edmfast._internal.files import read_tensors
 from edmfast.models.compiling import flat_graph
 from edmfast.targets import Tempered
+from tests.grouped import grouped
 
 # tiny runs, whose weights are bad and do not matter here
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
@@ -42,10 +43,10 @@ def test_compiled_run_equals_the_eager_one(two_modes, levels, graphs, proposal):
         "ess_threshold": 0.9,
         "seed": 2,
     }
-    eager = smc.sample(target, (2,), levels(12), **options)
+    eager = smc.sample(target, (2,), levels(12), **grouped(**options))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compile=True failed")
-        result = smc.sample(target, (2,), levels(12), compile=True, **options)
+        result = smc.sample(target, (2,), levels(12), **grouped(compile=True, **options))
     assert eager.resampled.any()
     assert torch.equal(result.resampled, eager.resampled)
     assert torch.equal(result.unique_ancestors, eager.unique_ancestors)
@@ -77,13 +78,15 @@ def test_the_same_ancestors_in_single_precision(two_modes, levels, tmp_path):
             Tempered(two_modes, 2.0),
             (2,),
             levels(12),
-            particles=500,
-            populations=4,
-            seed=5,
-            dtype=torch.float32,
-            compile=compile,
-            callback=record,
-            **options,
+            **grouped(
+                particles=500,
+                populations=4,
+                seed=5,
+                dtype=torch.float32,
+                compile=compile,
+                callback=record,
+                **options,
+            ),
         )
     assert len(found[True]) == 12
     for ours, theirs in zip(found[True], found[False], strict=True):
@@ -103,9 +106,9 @@ class Unfit:
 def test_what_cannot_be_traced_runs_eagerly_after_one_warning(levels):
     options = {"particles": 50, "proposal": "ancestral", "dtype": torch.float64}
     with pytest.warns(UserWarning, match="compile=True failed") as told:
-        result = smc.sample(Unfit(), (2,), levels(6), compile=True, **options)
+        result = smc.sample(Unfit(), (2,), levels(6), **grouped(compile=True, **options))
     assert len([w for w in told if "compile=True" in str(w.message)]) == 1
-    eager = smc.sample(Unfit(), (2,), levels(6), **options)
+    eager = smc.sample(Unfit(), (2,), levels(6), **grouped(**options))
     assert torch.equal(result.x, eager.x)
     assert torch.equal(result.log_weights, eager.log_weights)
 
@@ -140,7 +143,9 @@ def test_a_target_that_a_callback_changes_is_noticed(levels, monkeypatch, what):
                     target.factor.mul_(4)
 
         options = {"particles": 50, "proposal": "ancestral", "dtype": torch.float64}
-        return smc.sample(target, (2,), levels(8), compile=compile, callback=change, **options)
+        return smc.sample(
+            target, (2,), levels(8), **grouped(compile=compile, callback=change, **options)
+        )
 
     with pytest.warns(UserWarning, match="changed during a compiled run") as told:
         found = run(True)

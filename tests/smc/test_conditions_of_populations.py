@@ -42,7 +42,7 @@ def test_one_condition_for_each_population_or_for_several(rows, populations):
     target = Conditioned(Shifted(), move=20.0 * torch.arange(float(rows)))
     run = smc.sample(
         target, (2,), SIGMAS, particles=32, populations=populations, proposal="ancestral",
-        on_degenerate="ignore",
+        options=smc.RunOptions(on_degenerate="ignore"),
     )  # fmt: skip
     place = run.expectation(lambda x: x[..., 0])
     wanted = (20.0 * torch.arange(float(rows))).repeat_interleave(populations // rows)
@@ -53,7 +53,7 @@ def test_particles_that_stay_in_their_slots_may_have_conditions_of_their_own():
     move = 20.0 * torch.arange(8.0)
     kept = smc.sample(
         Conditioned(Shifted(), move=move), (2,), SIGMAS, particles=8, ess_threshold=0.0,
-        proposal="ancestral", on_degenerate="ignore",
+        proposal="ancestral", options=smc.RunOptions(on_degenerate="ignore"),
     )  # fmt: skip
     plain = smc.sample(
         Conditioned(Shifted(), move=move), (2,), SIGMAS, particles=8, weights="score"

@@ -26,7 +26,7 @@ def measure(digits, proposal, sigmas):
         sigmas,
         particles=2000,
         proposal=proposal,
-        dtype=torch.float32,
+        options=smc.RunOptions(dtype=torch.float32),
     )
     nearest = torch.cdist(run.x[0].double(), digits).argmin(1)
     return len(nearest.unique()), float(run.log_weight_sd[1:].square().sum())

@@ -5,7 +5,8 @@ import torch
 
 from edmfast import smc
 from edmfast.analytic import GaussianMixture
-from edmfast.targets import Guided, Tempered
+from edmfast.targets import Guided, ProposedBy, Tempered
+from tests.grouped import grouped
 
 # tiny runs, whose weights are bad and do not matter here
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
@@ -19,16 +20,20 @@ def test_every_population_has_its_own_temperature(two_modes, levels, proposal, w
     if weights == "energy":
         options["proposal"] = proposal
     sigmas = [*levels(12).tolist(), 0.0]
-    together = smc.sample(Tempered(two_modes, gammas), (2,), sigmas, populations=3, **options)
+    together = smc.sample(
+        Tempered(two_modes, gammas), (2,), sigmas, **grouped(populations=3, **options)
+    )
     for p, gamma in enumerate(gammas.tolist()):
-        alone = smc.sample(Tempered(two_modes, gamma), (2,), sigmas, first_population=p, **options)
+        alone = smc.sample(
+            Tempered(two_modes, gamma), (2,), sigmas, **grouped(first_population=p, **options)
+        )
         if weights == "score" and gamma == 1.0:
             # one model of exponent 1 is sampled plainly, by another kernel
             continue
         torch.testing.assert_close(together.x[p], alone.x[0], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(together.log_z[p], alone.log_z[0], rtol=1e-9, atol=1e-9)
     nested = Tempered(Guided(two_modes, two_modes, 3.0), gammas)
-    again = smc.sample(nested, (2,), sigmas, populations=3, **options)
+    again = smc.sample(nested, (2,), sigmas, **grouped(populations=3, **options))
     if weights == "energy":
         torch.testing.assert_close(again.log_z, together.log_z, rtol=1e-6, atol=1e-6)
 
@@ -49,20 +54,19 @@ def test_proposal_of_another_model_keeps_the_law(levels):
     other = GaussianMixture(torch.tensor([[-1.1], [0.9]]), [0.35, 0.35])
     with pytest.warns(smc.MixedModelsWarning, match="variance"):
         result = smc.sample(
-            target,
+            ProposedBy(target, other),
             (1,),
             levels(30),
             particles=1000,
             populations=20,
-            proposal_model=other,
-            dtype=torch.float64,
+            options=smc.RunOptions(dtype=torch.float64),
         )
     mass = result.expectation(lambda x: (x[..., 0] < 0).double())
     assert abs(mass.mean() - 0.3) < 3 * mass.std() / 20**0.5
     plain = smc.sample(target, (1,), levels(30), particles=1000, populations=20)
     assert result.log_weight_sd.square().sum() > plain.log_weight_sd.square().sum()
     with pytest.raises(ValueError, match="exponent"):
-        smc.sample(target, (1,), levels(4), particles=4, proposal_model=Tempered(other, 2.0))
+        ProposedBy(target, Tempered(other, 2.0))
 
 
 @pytest.mark.parametrize("resampling", ["systematic", "killing", "select"])
@@ -75,7 +79,7 @@ def test_genealogy_is_what_the_roots_say(two_modes, levels, resampling):
         populations=3,
         resampling=resampling,
         ess_threshold=0.95,
-        genealogy=True,
+        options=smc.RunOptions(genealogy=True),
     )
     assert result.ancestors.shape == (13, 3, 40)
     assert bool(result.resampled.any())

@@ -11,6 +11,7 @@ import torch
 from edmfast import smc
 from edmfast.analytic import GaussianMixture
 from edmfast.targets import Tempered
+from tests.grouped import grouped
 
 GAMMA = 2.0
 SIZE = {"particles": 1000, "populations": 20}
@@ -60,15 +61,12 @@ def record(runs):
 def test_score_scaling_alone_is_not_low_temperature(modes, levels):
     """Every particle the same weight, as samplers that multiply the score do."""
     sigmas = levels(40)
-    result = smc.sample(Tempered(modes, GAMMA), (2,), sigmas, seed=3, **SIZE)
+    result = smc.sample(Tempered(modes, GAMMA), (2,), sigmas, **grouped(seed=3, **SIZE))
     scaled = smc.sample(
         Tempered(modes, GAMMA),
         (2,),
         sigmas,
-        proposal="euler",
-        ess_threshold=0.0,
-        sigma_range=(100.0, math.inf),
-        **SIZE,
+        **grouped(proposal="euler", ess_threshold=0.0, sigma_range=(100.0, math.inf), **SIZE),
     )
     check_mass(result.expectation(narrow), float(sigmas[-1]))
     with pytest.raises(AssertionError):
@@ -82,10 +80,7 @@ def test_weights_of_skipped_steps_are_kept(modes, levels):
         Tempered(modes, GAMMA),
         (2,),
         sigmas,
-        ess_threshold=0.0,
-        seed=1,
-        callback=record(runs),
-        **SIZE,
+        **grouped(ess_threshold=0.0, seed=1, callback=record(runs), **SIZE),
     )
     (_, before), (x, after) = runs[-2:]
     check_mass(weighted(x, after), float(sigmas[-1]))
@@ -99,8 +94,10 @@ def test_the_level_of_the_energy_is_free(modes, levels, shift):
     runs, sigmas = [], levels(40)
     options = {"ess_threshold": 0.0, "seed": 1, "dtype": torch.float64, **SIZE}
     target = Tempered(modes, GAMMA)
-    plain = smc.sample(target, (2,), sigmas, **options)
-    moved = smc.sample(Shifted(target, shift), (2,), sigmas, callback=record(runs), **options)
+    plain = smc.sample(target, (2,), sigmas, **grouped(**options))
+    moved = smc.sample(
+        Shifted(target, shift), (2,), sigmas, **grouped(callback=record(runs), **options)
+    )
     x, log_weights = runs[-1]
     check_mass(moved.expectation(narrow), float(sigmas[-1]))
     torch.testing.assert_close(moved.log_z, plain.log_z - shift, rtol=0, atol=1e-9)
@@ -110,7 +107,9 @@ def test_the_level_of_the_energy_is_free(modes, levels, shift):
 
 
 def test_every_population_decides_for_itself(modes, levels):
-    result = smc.sample(Tempered(modes, GAMMA), (2,), levels(30), ess_threshold=0.6, **SIZE)
+    result = smc.sample(
+        Tempered(modes, GAMMA), (2,), levels(30), **grouped(ess_threshold=0.6, **SIZE)
+    )
 
     def check(decisions):
         assert torch.equal(decisions[:-1], result.ess[:-1] < 0.6 * SIZE["particles"])

@@ -10,6 +10,7 @@ import torch
 
 import edmfast
 from edmfast import analytic, smc
+from tests.grouped import grouped
 from tests.spellings import COUNT, REAL, SEED, check_bad, check_good, row, same, table
 
 NORMAL = analytic.GaussianMixture([[0.0, 0.0]], [1.0])
@@ -17,7 +18,9 @@ PAIR = analytic.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], [0.5, 0.5])
 X = torch.linspace(-1, 1, 6).reshape(3, 2)
 CHAINS = X[None].repeat(2, 1, 1)
 SIGMAS = [4.0, 2.0, 1.0, 0.5]
-RUN = smc.sample(PAIR, (2,), SIGMAS, particles=4, populations=2, genealogy=True)
+RUN = smc.sample(
+    PAIR, (2,), SIGMAS, particles=4, populations=2, options=smc.RunOptions(genealogy=True)
+)
 
 
 def reward(x):
@@ -25,7 +28,7 @@ def reward(x):
 
 
 def run(**options):
-    return smc.sample(PAIR, (2,), SIGMAS, **({"particles": 4} | options))
+    return smc.sample(PAIR, (2,), SIGMAS, **grouped(**({"particles": 4} | options)))
 
 
 def calibrated(**options):
@@ -40,7 +43,7 @@ def chains(**options):
 
 def steered(**options):
     given = {"prompts": 2, "candidates": 2} | options
-    return smc.steer(PAIR, reward, (2,), SIGMAS, **given)
+    return smc.steer(PAIR, reward, (2,), SIGMAS, **grouped(**given))
 
 
 def offsets(**options):
@@ -56,11 +59,27 @@ CASES = [
         particles=(COUNT, 4, 0, -1),
         populations=(COUNT, 2, 0),
         seed=(SEED, 7),
-        first_population=(COUNT, 3, -1, 2**28),
-        batch_size=(COUNT, 2, 0, -1),
-        checkpoint_every=(COUNT, 2, 0, -1),
         ess_threshold=(REAL, 0.5, -0.1, 1.5),
     ),
+    row(
+        "smc.Distribution",
+        "first_population",
+        COUNT,
+        3,
+        lambda n: run(distribution=smc.Distribution(first_population=n)),
+        -1,
+        2**28,
+    ),
+    row(
+        "smc.RunOptions",
+        "batch_size",
+        COUNT,
+        2,
+        lambda n: run(options=smc.RunOptions(batch_size=n)),
+        0,
+        -1,
+    ),
+    row("smc.Checkpoint", "every", COUNT, 2, lambda n: smc.Checkpoint(every=n), 0, -1),
     row(
         "smc.sample",
         "shape",
@@ -81,19 +100,19 @@ CASES = [
     ),
     row("smc.sample", "sigma_range", REAL, 0.5, lambda s: run(sigma_range=(s, 3.0)), -1.0),
     row(
-        "smc.sample",
-        "corrector_range",
+        "smc.Correction",
+        "sigma_range",
         REAL,
         0.5,
-        lambda s: run(correctors=smc.ULA(), corrector_range=(s, 3.0)),
+        lambda s: run(correction=smc.Correction(smc.ULA(), sigma_range=(s, 3.0))),
         -1.0,
     ),
     row(
-        "smc.sample",
+        "smc.Correction",
         "waste_free",
         COUNT,
         2,
-        lambda n: run(correctors=smc.MALA(), waste_free=n),
+        lambda n: run(correction=smc.Correction(smc.MALA(), waste_free=n)),
         1,
         -1,
     ),
@@ -123,7 +142,6 @@ CASES = [
         prompts=(COUNT, 2, 0),
         candidates=(COUNT, 2, 0),
         strength=(REAL, 0.5, math.inf),
-        batch_size=(COUNT, 2, 0),
         seed=(SEED, 7),
     ),
     *table(
@@ -246,11 +264,11 @@ PLAIN = {
 
 
 def test_a_run_of_foreign_numbers_is_saved_and_resumed_by_plain_ones(tmp_path):
-    whole = smc.sample(PAIR, (2,), SIGMAS, **PLAIN)
+    whole = smc.sample(PAIR, (2,), SIGMAS, **grouped(**PLAIN))
     given = FOREIGN | {"checkpoint": tmp_path / "run", "checkpoint_every": np.int64(2)}
-    found = smc.sample(PAIR, np.array([2]), [np.float32(s) for s in SIGMAS], **given)
+    found = smc.sample(PAIR, np.array([2]), [np.float32(s) for s in SIGMAS], **grouped(**given))
     assert same(whole, found)
-    resumed = smc.sample(PAIR, (2,), SIGMAS, **PLAIN, resume=tmp_path / "run")
+    resumed = smc.sample(PAIR, (2,), SIGMAS, **grouped(**PLAIN, resume_from=tmp_path / "run"))
     assert same(whole, resumed)
     found.save(tmp_path / "particles")
     assert same(whole, smc.Particles.load(tmp_path / "particles"))

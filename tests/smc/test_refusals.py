@@ -11,13 +11,18 @@ import torch
 
 from edmfast import Conditioned, Constrained, Guided, Mixture, Product, Tempered, Tilted, smc
 from edmfast.analytic import GaussianMixture
-from edmfast.smc.state import fingerprint
+from edmfast.smc.checkpoint.fingerprint import fingerprint
 from edmfast.targets.constrained import box
 from edmfast.targets.measurements import super_resolution
+from tests.grouped import grouped
 
 SIGMAS = [8.0, 3.0, 1.0, 0.4, 0.1]
 NARROW, WIDE = GaussianMixture([[2.0]], [0.5]), GaussianMixture([[0.0]], [1.0])
-small = functools.partial(smc.sample, shape=(1,), sigmas=SIGMAS, particles=16, populations=3)
+
+
+def small(target, **options):
+    arguments = {"particles": 16, "populations": 3} | options
+    return smc.sample(target, (1,), SIGMAS, **grouped(**arguments))
 
 
 def first(x):
@@ -122,10 +127,10 @@ def test_a_proposal_of_the_users_own_resumes(tmp_path):
 
     mine = Mine(1.0)
     whole = small(WIDE, proposal=mine, checkpoint=tmp_path / "run", checkpoint_every=2)
-    resumed = small(WIDE, proposal=Mine(1.0), resume=tmp_path / "run")
+    resumed = small(WIDE, proposal=Mine(1.0), resume_from=tmp_path / "run")
     assert torch.equal(whole.x, resumed.x)
     with pytest.raises(ValueError, match="proposal"):
-        small(WIDE, proposal=Mine(0.9), resume=tmp_path / "run")
+        small(WIDE, proposal=Mine(0.9), resume_from=tmp_path / "run")
 
 
 def test_the_energy_of_a_conditioned_sum():
@@ -147,7 +152,7 @@ def test_offsets_with_correctors():
         SIGMAS,
         particles=500,
         populations=4,
-        correctors=smc.MALA(1),
+        correction=smc.MALA(1),
         proposal=smc.NoiseMatched(0.7),
         ess_threshold=1.0,
     )

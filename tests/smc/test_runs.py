@@ -14,6 +14,7 @@ from edmfast.models import EnergyModel
 from edmfast.models.backbones import ResidualMLP
 from edmfast.smc import state
 from edmfast.targets import Conditioned, Guided, Tempered
+from tests.grouped import grouped
 
 # tiny runs, whose weights are bad and do not matter here
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
@@ -45,9 +46,11 @@ def test_population_does_not_depend_on_company(levels, particles, proposal):
     options = {"particles": particles, "proposal": proposal, "seed": 7}
     sigmas = levels(8)
     target = Tempered(network(), 1.5)
-    many = fields(smc.sample(target, (2,), sigmas, populations=5, **options))
-    alone = fields(smc.sample(target, (2,), sigmas, populations=1, **options))
-    later = fields(smc.sample(target, (2,), sigmas, populations=2, first_population=3, **options))
+    many = fields(smc.sample(target, (2,), sigmas, **grouped(populations=5, **options)))
+    alone = fields(smc.sample(target, (2,), sigmas, **grouped(populations=1, **options)))
+    later = fields(
+        smc.sample(target, (2,), sigmas, **grouped(populations=2, first_population=3, **options))
+    )
     for name, value in many.items():
         assert torch.equal(value[:1], alone[name]), name
         assert torch.equal(value[3:], later[name]), name
@@ -59,7 +62,15 @@ def test_threads_do_not_change_bits(cold, levels):
         results = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            results.append(smc.sample(cold, (2,), levels(8), particles=5000, dtype=torch.float32))
+            results.append(
+                smc.sample(
+                    cold,
+                    (2,),
+                    levels(8),
+                    particles=5000,
+                    options=smc.RunOptions(dtype=torch.float32),
+                )
+            )
     finally:
         torch.set_num_threads(before)
     for name, value in fields(results[0]).items():
@@ -78,10 +89,12 @@ def test_every_population_has_its_own_condition(levels, batch_size):
     model, options = labelled(), {"particles": 30, "seed": 4}
     labels = torch.tensor([2, 0, 1])
     target = Guided(model, Conditioned(model, class_label=labels), 2.0)
-    together = smc.sample(target, (2,), levels(6), populations=3, batch_size=batch_size, **options)
+    together = smc.sample(
+        target, (2,), levels(6), **grouped(populations=3, batch_size=batch_size, **options)
+    )
     for p, label in enumerate(labels.tolist()):
         one = Guided(model, Conditioned(model, class_label=label), 2.0)
-        alone = smc.sample(one, (2,), levels(6), first_population=p, **options)
+        alone = smc.sample(one, (2,), levels(6), **grouped(first_population=p, **options))
         assert torch.equal(together.x[p : p + 1], alone.x)
         assert torch.equal(together.log_weights[p : p + 1], alone.log_weights)
 
@@ -89,9 +102,15 @@ def test_every_population_has_its_own_condition(levels, batch_size):
 def test_a_checkpoint_of_another_condition_is_refused(levels, tmp_path):
     model, path = labelled(), tmp_path / "run.safetensors"
     options = {"particles": 20, "checkpoint": path, "checkpoint_every": 2}
-    smc.sample(Conditioned(model, class_label=1), (2,), levels(6), **options)
+    smc.sample(Conditioned(model, class_label=1), (2,), levels(6), **grouped(**options))
     with pytest.raises(ValueError, match=r"another run or model.*target"):
-        smc.sample(Conditioned(model, class_label=2), (2,), levels(6), particles=20, resume=path)
+        smc.sample(
+            Conditioned(model, class_label=2),
+            (2,),
+            levels(6),
+            particles=20,
+            checkpoint=smc.Checkpoint(resume_from=path),
+        )
 
 
 class Stop(Exception):
@@ -110,19 +129,18 @@ def interrupt_at(step, error):
 def test_resume_repeats_the_bits(levels, tmp_path, error):
     target, path = Tempered(network(), 2.0), tmp_path / "run.safetensors"
     options = {"particles": 64, "populations": 2, "seed": 1, "ess_threshold": 0.9}
-    whole = fields(smc.sample(target, (2,), levels(10), **options))
+    whole = fields(smc.sample(target, (2,), levels(10), **grouped(**options)))
     with pytest.raises(error), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         smc.sample(
             target,
             (2,),
             levels(10),
-            checkpoint=path,
-            checkpoint_every=2,
-            callback=interrupt_at(5, error),
-            **options,
+            **grouped(
+                checkpoint=path, checkpoint_every=2, callback=interrupt_at(5, error), **options
+            ),
         )
-    resumed = fields(smc.sample(target, (2,), levels(10), resume=path, **options))
+    resumed = fields(smc.sample(target, (2,), levels(10), **grouped(resume_from=path, **options)))
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
 
@@ -148,10 +166,10 @@ def test_an_error_of_the_target_or_callback_leaves_the_last_whole_step(levels, t
     options = {"particles": 20, "populations": 2, "proposal": "noise_matched"}
     path, seen = tmp_path / "run", []
     with pytest.warns(UserWarning, match=r"stopped by Stop.*the run is in"), pytest.raises(Stop):
-        smc.sample(failing_at(cold, 6, 40), (2,), levels(10), checkpoint=path, **options)
+        smc.sample(failing_at(cold, 6, 40), (2,), levels(10), **grouped(checkpoint=path, **options))
     assert read_tensors(path)[1]["index"] == 4  # the start is the first call
     whole = smc.sample(
-        cold, (2,), levels(10), callback=lambda info: seen.append(info["x"]), **options
+        cold, (2,), levels(10), **grouped(callback=lambda info: seen.append(info["x"]), **options)
     )
     assert torch.equal(read_tensors(path)[0]["x"], seen[4])
     with pytest.warns(UserWarning, match="the run is in"), pytest.raises(Stop):
@@ -159,12 +177,9 @@ def test_an_error_of_the_target_or_callback_leaves_the_last_whole_step(levels, t
             cold,
             (2,),
             levels(10),
-            checkpoint=path,
-            callback=interrupt_at(7, Stop),
-            overwrite=True,
-            **options,
+            **grouped(checkpoint=path, callback=interrupt_at(7, Stop), overwrite=True, **options),
         )
-    resumed = smc.sample(cold, (2,), levels(10), resume=path, **options)
+    resumed = smc.sample(cold, (2,), levels(10), **grouped(resume_from=path, **options))
     assert torch.equal(resumed.x, whole.x)
 
 
@@ -188,17 +203,25 @@ def test_an_error_comes_through_where_no_checkpoint_can_be_written(
 
 def test_checkpoint_of_another_run_or_model(levels, tmp_path, cold):
     path = tmp_path / "run.safetensors"
-    smc.sample(cold, (2,), levels(4), particles=8, checkpoint=path, checkpoint_every=1)
+    smc.sample(cold, (2,), levels(4), particles=8, checkpoint=smc.Checkpoint(path, every=1))
     with pytest.raises(ValueError, match=r"another run or model.*seed"):
-        smc.sample(cold, (2,), levels(4), particles=8, resume=path, seed=1)
+        smc.sample(
+            cold, (2,), levels(4), particles=8, checkpoint=smc.Checkpoint(resume_from=path), seed=1
+        )
     other = Tempered(GaussianMixture(torch.zeros(1, 2), [1.0]), 2.0)
     with pytest.raises(ValueError, match=r"another run or model.*target"):
-        smc.sample(other, (2,), levels(4), particles=8, resume=path)
+        smc.sample(other, (2,), levels(4), particles=8, checkpoint=smc.Checkpoint(resume_from=path))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="not a readable"):
-        smc.sample(cold, (2,), levels(4), particles=8, resume=path)
+        smc.sample(cold, (2,), levels(4), particles=8, checkpoint=smc.Checkpoint(resume_from=path))
     with pytest.raises(FileNotFoundError):
-        smc.sample(cold, (2,), levels(4), particles=8, resume=tmp_path / "none")
+        smc.sample(
+            cold,
+            (2,),
+            levels(4),
+            particles=8,
+            checkpoint=smc.Checkpoint(resume_from=tmp_path / "none"),
+        )
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
@@ -263,12 +286,14 @@ class Broken:
 def test_degenerate_weights_are_told(levels, value, everywhere, text):
     options = {"particles": 50, "proposal": "ancestral"}
     with pytest.warns(smc.DegenerateWeightsWarning, match=text):
-        result = smc.sample(Broken(value, everywhere), (2,), levels(4), **options)
+        result = smc.sample(Broken(value, everywhere), (2,), levels(4), **grouped(**options))
     assert torch.isfinite(result.x).all()
     assert bool(result.degenerate.all())
     assert torch.isfinite(result.weights).all()
     with pytest.raises(RuntimeError, match=text):
-        smc.sample(Broken(value, everywhere), (2,), levels(4), on_degenerate="raise", **options)
+        smc.sample(
+            Broken(value, everywhere), (2,), levels(4), **grouped(on_degenerate="raise", **options)
+        )
 
 
 @pytest.mark.parametrize(
@@ -301,7 +326,10 @@ def test_bad_input(two_modes, change, error, text):
     arguments |= change
     with pytest.raises(error, match=text):
         smc.sample(
-            arguments.pop("target"), arguments.pop("shape"), arguments.pop("sigmas"), **arguments
+            arguments.pop("target"),
+            arguments.pop("shape"),
+            arguments.pop("sigmas"),
+            **grouped(**arguments),
         )
 
 
@@ -326,11 +354,14 @@ def test_a_full_disk_does_not_end_a_run(levels, tmp_path, cold, monkeypatch):
         raise OSError(28, "No space left on device")
 
     options = {"particles": 20, "populations": 2, "proposal": "noise_matched"}
-    whole = smc.sample(cold, (2,), levels(10), **options)
+    whole = smc.sample(cold, (2,), levels(10), **grouped(**options))
     monkeypatch.setattr("edmfast.smc.state.write_tensors", full)
     with pytest.warns(RuntimeWarning, match="the run goes on.*No space left") as told:
         run = smc.sample(
-            cold, (2,), levels(10), checkpoint=tmp_path / "run", checkpoint_every=2, **options
+            cold,
+            (2,),
+            levels(10),
+            **grouped(checkpoint=tmp_path / "run", checkpoint_every=2, **options),
         )
     assert len(told) == 1
     assert torch.equal(run.x, whole.x)
@@ -364,13 +395,15 @@ def test_the_last_step_goes_elsewhere_where_the_disk_is_full(levels, tmp_path, c
 def test_a_forgotten_resume_does_not_replace_a_checkpoint(levels, tmp_path, cold):
     path = tmp_path / "run"
     options = {"particles": 16, "proposal": "noise_matched", "checkpoint_every": 2}
-    smc.sample(cold, (2,), levels(10), checkpoint=path, **options)
+    smc.sample(cold, (2,), levels(10), **grouped(checkpoint=path, **options))
     before = path.read_bytes()
-    with pytest.raises(FileExistsError, match="resume="):
-        smc.sample(cold, (2,), levels(10), checkpoint=path, **options)
+    with pytest.raises(FileExistsError, match="resume_from="):
+        smc.sample(cold, (2,), levels(10), **grouped(checkpoint=path, **options))
     assert path.read_bytes() == before
-    smc.sample(cold, (2,), levels(10), checkpoint=path, resume=path, **options)
-    smc.sample(cold, (2,), levels(10), checkpoint=path, overwrite=True, seed=1, **options)
+    smc.sample(cold, (2,), levels(10), **grouped(checkpoint=path, resume_from=path, **options))
+    smc.sample(
+        cold, (2,), levels(10), **grouped(checkpoint=path, overwrite=True, seed=1, **options)
+    )
     assert path.read_bytes() != before
 
 

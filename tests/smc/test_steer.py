@@ -8,6 +8,7 @@ import torch
 
 from edmfast import Conditioned, smc
 from edmfast.analytic import GaussianMixture
+from tests.grouped import grouped
 
 LEVELS = [8.0, 4.0, 2.0, 1.0, 0.5, 0.25]
 
@@ -37,10 +38,7 @@ def steered(method, candidates, prompts=4000, **options):
         first_coordinate,
         (2,),
         LEVELS,
-        prompts=prompts,
-        candidates=candidates,
-        method=method,
-        **options,
+        **grouped(prompts=prompts, candidates=candidates, method=method, **options),
     )
 
 
@@ -70,7 +68,7 @@ def test_best_of_n_is_the_highest_reward():
     assert torch.equal(result.samples[:, 0], result.rewards)
     assert not bool(result.candidates.resampled.any())
     plain = smc.sample(standard, (2,), [*LEVELS, 0.0], particles=8, populations=500, seed=3,
-                       weights="score", dtype=torch.float64)  # fmt: skip
+                       weights="score", options=smc.RunOptions(dtype=torch.float64))  # fmt: skip
     assert torch.equal(plain.x, result.candidates.x)
 
 
@@ -147,8 +145,8 @@ def test_a_prompt_does_not_depend_on_the_others(method):
             candidates=4,
             method=method,
             strength=3.0,
-            dtype=torch.float64,
-            first_population=first,
+            options=smc.RunOptions(dtype=torch.float64),
+            distribution=smc.Distribution(first_population=first),
         )
 
     together, alone = run(slice(None), 0), run(slice(700, 703), 700)

@@ -47,7 +47,7 @@ def sample(name, populations, proposal="curvature_matched", **options):
         populations=populations,
         proposal=proposal,
         ess_threshold=1.0,
-        dtype=torch.float32,
+        options=smc.RunOptions(dtype=torch.float32),
         **options,
     )
 

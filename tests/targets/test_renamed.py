@@ -95,7 +95,11 @@ def test_bad_names():
 def test_states_of_another_dtype_are_told():
     for call in (
         lambda: smc.sample(
-            Conditioned(energy(), class_label=1), (2,), SIGMAS, particles=4, dtype=torch.float64
+            Conditioned(energy(), class_label=1),
+            (2,),
+            SIGMAS,
+            particles=4,
+            options=smc.RunOptions(dtype=torch.float64),
         ),
         lambda: sampling.sample_euler(energy(), X.double(), SIGMAS),
         lambda: energy(torch.float64).energy(X, 0.5),

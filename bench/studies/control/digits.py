@@ -16,7 +16,7 @@ from edmfast.demo.digits import all_digits
 from edmfast.demo.table import Section
 from edmfast.sampling import get_sigmas_karras
 from edmfast.smc.feynman_kac.choose import MixedModelsWarning
-from edmfast.targets import Tempered
+from edmfast.targets import ProposedBy, Tempered
 
 SIGMA_MIN, SIGMA_MAX = 0.05, 20.0
 EXPONENTS = (1.0, 2.0)
@@ -106,13 +106,15 @@ def learned_section(
         for name, weights, proposal in _pairs(exact, students):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", MixedModelsWarning)
+                target: Tempered | ProposedBy = Tempered(weights, exponent)
+                if proposal is not weights:
+                    target = ProposedBy(target, Tempered(proposal, exponent))
                 run = smc.sample(
-                    Tempered(weights, exponent),
+                    target,
                     _SHAPE,
                     karras(32),
                     particles=particles,
                     populations=populations,
-                    proposal_model=None if proposal is weights else Tempered(proposal, exponent),
                     seed=seed,
                 )
             parts = [variance(run, SPLIT), variance(run, 0.0, SPLIT), distinct(run)]

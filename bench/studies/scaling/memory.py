@@ -32,7 +32,8 @@ class Normal:
 def run(particles):
     found = smc.sample(
         Normal(), (dim,), [4.0, 3.0, 2.0, 1.5], particles=particles, proposal="euler",
-        ess_threshold=1.0, group=dist.group.WORLD, split="particles", device="cpu",
+        ess_threshold=1.0, distribution=smc.Distribution(dist.group.WORLD, split="particles"),
+        options=smc.RunOptions(device="cpu"),
     )
     assert found.resampled[:-1].all()
 """

@@ -128,8 +128,7 @@ def run_with_genealogy(particles: int, populations: int = 8, seed: int = 0) -> s
         populations=populations,
         proposal=smc.NoiseMatched(0.2),
         seed=seed,
-        genealogy=True,
-        dtype=torch.float32,
+        options=smc.RunOptions(dtype=torch.float32, genealogy=True),
     )
 
 

@@ -29,7 +29,9 @@ PARTICLES, POPULATIONS = 2048, 8
 _COLLECTIVES = ("all_gather", "gather", "all_to_all_single")
 
 
-def sample(group: dist.ProcessGroup | None, split: str, **options: Any) -> smc.Particles:
+def sample(
+    group: dist.ProcessGroup | None, split: str, *, genealogy: bool = False, **arguments: Any
+) -> smc.Particles:
     """Run on eight exact modes in two dimensions."""
     return smc.sample(
         sampler_targets.mixture(2),
@@ -38,10 +40,9 @@ def sample(group: dist.ProcessGroup | None, split: str, **options: Any) -> smc.P
         particles=PARTICLES,
         populations=POPULATIONS,
         proposal=smc.NoiseMatched(0.2),
-        dtype=torch.float32,
-        group=group,
-        split=split,
-        **options,
+        options=smc.RunOptions(dtype=torch.float32, genealogy=genealogy),
+        distribution=smc.Distribution(group, split=split),
+        **arguments,
     )
 
 

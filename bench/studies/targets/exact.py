@@ -178,7 +178,7 @@ def _runs(
                 particles=size.particles,
                 populations=size.populations,
                 proposal=kernel,
-                dtype=torch.float32,
+                options=smc.RunOptions(dtype=torch.float32),
                 seed=1,
             )
             outcome.append((name, particles))

@@ -1,4 +1,4 @@
-"""Fixed probes of a target: numbers that tell two targets apart by what they do, which no attribute may tell.
+"""Numbers of a target at fixed states, which tell two targets apart where no attribute does.
 
 Energies, scores and rewards are evaluated on the same few states at the first, middle and last noise level. The
 states are as wide as each scale of the run, so that a change anywhere in its range shows. Two sets of numbers
@@ -32,16 +32,16 @@ _CANNOT_TELL = (
 
 
 def probe(
-    targets: Sequence[Any],
+    target: Any,
     levels: Sequence[float],
     size: Sequence[int],
     batch_size: int | None,
     like: Tensor,
 ) -> list[float] | None:
-    """Return the numbers of all targets, which may hold None; None where two calls differ or one fails.
+    """Return the numbers of a target, or None where two calls differ or one fails.
 
-    size: P, N and the shape of a sample. like: of the dtype and device of states. Random numbers that a target
-    draws are those that the run would have drawn without.
+    size: P, N and the shape of a sample. like: a tensor of the dtype and device of the states. The random numbers
+    that a target draws here do not change those that it draws in the run.
     """
     populations, particles, *shape = size
     fewest = min(_SCALES, max(1, _ROWS // populations))
@@ -50,19 +50,18 @@ def probe(
     for count in dict.fromkeys((fewest, particles)):  # a target may hold numbers for every particle
         x = _states(levels, (populations, count, *shape)).to(like)
         try:
-            with torch.random.fork_rng(devices), torch.no_grad(), _eager(targets):
-                found = [_numbers(targets, x, chosen, batch_size) for _ in range(2)]
+            with torch.random.fork_rng(devices), torch.no_grad(), _eager(target):
+                first, second = (_numbers(target, x, chosen, batch_size) for _ in range(2))
         except Exception:
             continue
-        tolerance = tolerance_of(targets, like.dtype)
-        return found[0] if not _differ(found[0], found[1], tolerance) else None
+        return None if _differ(first, second, tolerance_of(target, like.dtype)) else first
     return None
 
 
 def check_probes(path: Any, saved: Any, now: list[float] | None, loosest: float) -> None:
     """Raise ValueError where the numbers of a checkpoint are not those of this run's target.
 
-    Warn where that cannot be told: for numbers that are None. loosest: the tolerance.
+    Warns where they cannot be compared, since one of them is None. loosest: the tolerance.
     """
     if saved is None or now is None:
         warnings.warn(f"{path}: {_CANNOT_TELL}", stacklevel=5)
@@ -83,21 +82,18 @@ def _states(levels: Sequence[float], size: Sequence[int]) -> Tensor:
 
 
 def _numbers(
-    targets: Sequence[Any], x: Tensor, levels: Sequence[float], batch_size: int | None
+    target: Any, x: Tensor, levels: Sequence[float], batch_size: int | None
 ) -> list[float]:
     along = torch.randn(x.shape[2:], generator=torch.Generator().manual_seed(1)).to(x)
-    found: list[Tensor] = []
-    for target in targets:
-        if target is None:
-            continue
-        inner, _ = outer_rewards(target, POTENTIALS)
-        for sigma in levels:
-            for model in _models(inner):
-                found += _of_model(model, x, sigma, along, batch_size)
-            for tilt in _tilts(target):
-                found.append(torch.as_tensor(tilt.strength_at(sigma)).double().cpu().reshape(-1))
-                found.append(_thinned(_reward(tilt, x, batch_size)))
-    return [float(f"{value:.9g}") for value in torch.cat(found).tolist()]
+    numbers: list[Tensor] = []
+    inner, _ = outer_rewards(target, POTENTIALS)
+    for sigma in levels:
+        for model in _models(inner):
+            numbers += _numbers_of_model(model, x, sigma, along, batch_size)
+        for tilt in _tilts(target):
+            numbers.append(torch.as_tensor(tilt.strength_at(sigma)).double().cpu().reshape(-1))
+            numbers.append(_thinned(_reward(tilt, x, batch_size)))
+    return [float(f"{value:.9g}") for value in torch.cat(numbers).tolist()]
 
 
 def _models(target: Any) -> Sequence[Any]:
@@ -113,10 +109,10 @@ def _tilts(target: Any) -> list[Any]:
     return [part for part in parts if hasattr(part, "reward_of") and hasattr(part, "strength_at")]
 
 
-def _of_model(
+def _numbers_of_model(
     model: Any, x: Tensor, sigma: float, along: Tensor, batch_size: int | None
 ) -> list[Tensor]:
-    """The energy in units of what rounding leaves of it, the size of the score, and its direction."""
+    """Return the size of the score, its direction, and the energy in units of its rounding error."""
 
     def call(part: Any, rows: Tensor) -> tuple[Tensor, ...]:
         return (
@@ -146,19 +142,19 @@ def _thinned(rows: Tensor) -> Tensor:
     return flat[:: math.ceil(len(flat) / _ROWS)].cpu()
 
 
-def tolerance_of(targets: Sequence[Any], dtype: torch.dtype) -> float:
-    """Return how far numbers of one target may lie apart, by other threads, batches and devices."""
-    modules = [target for target in targets if isinstance(target, nn.Module)]
-    dtypes = {dtype, *(p.dtype for module in modules for p in module.parameters())}
+def tolerance_of(target: Any, dtype: torch.dtype) -> float:
+    """Return how far numbers of one target may lie apart on other threads, batches and devices."""
+    parameters = target.parameters() if isinstance(target, nn.Module) else ()
+    dtypes = {dtype, *(parameter.dtype for parameter in parameters)}
     if dtypes & {torch.float16, torch.bfloat16}:
         return 3e-2
     return 1e-3 if torch.float32 in dtypes else 1e-6
 
 
-def _differ(one: list[float], other: list[float], tolerance: float) -> bool:
-    if len(one) != len(other):
+def _differ(first: list[float], second: list[float], tolerance: float) -> bool:
+    if len(first) != len(second):
         return True
-    a, b = (torch.tensor(numbers, dtype=torch.float64) for numbers in (one, other))
+    a, b = (torch.tensor(numbers, dtype=torch.float64) for numbers in (first, second))
     same = (a == b) | (a.isnan() & b.isnan())
     close = (a - b).abs() <= tolerance * (1 + torch.maximum(a.abs(), b.abs()))
     close &= a.isfinite() & b.isfinite()
@@ -166,9 +162,9 @@ def _differ(one: list[float], other: list[float], tolerance: float) -> bool:
 
 
 @contextmanager
-def _eager(targets: Sequence[Any]) -> Iterator[None]:
+def _eager(target: Any) -> Iterator[None]:
     """Within, compiled energies are called without their graphs: another batch size would cost a compilation."""
-    modules = [part for t in targets if isinstance(t, nn.Module) for part in t.modules()]
+    modules = [*target.modules()] if isinstance(target, nn.Module) else []
     compiled = [(part, vars(part)["_compiled"]) for part in modules if vars(part).get("_compiled")]
     for part, _ in compiled:
         part.__dict__["_compiled"] = None

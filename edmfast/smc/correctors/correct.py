@@ -1,11 +1,11 @@
-"""Applies correctors one after the other at one noise level, and adapts their step sizes.
+"""Apply correctors one after the other at one noise level, and adapt their step sizes.
 
-After each transition log h += gain max(-1, (a - a*) / (1 - a*)), for each population, with a the mean
-probability of acceptance and a* the wanted one (Robbins and Monro 1951; Andrieu and Thoms 2008; divided so
-that the way up is as fast for every a*). The step of a transition thus comes from the acceptance of earlier
-transitions, so given its step each transition leaves the target invariant. Through the step the
-population looks at its own past, as it does through adaptive resampling: a bias of order 1/N, and none with
-`adapt=False`. Nothing is read on the host.
+After each transition log h += gain max(-1, (a - a*) / (1 - a*)) for each population, with a the mean probability
+of acceptance and a* the wanted one (Robbins and Monro 1951; Andrieu and Thoms 2008). The division makes steps
+grow equally fast for every a*. The step of a transition thus comes from the acceptance of earlier transitions,
+so given its step each transition leaves the target invariant. Through the step a population depends on its own
+past, as it does through adaptive resampling: a bias of order 1/N, and none with `adapt=False`. Nothing is read
+on the host.
 """
 
 from __future__ import annotations
@@ -27,39 +27,44 @@ _LARGEST_LOG_STEP = math.log(1e6)
 
 
 def start_log_steps(correctors: Sequence[Corrector], like: Tensor) -> Tensor:
-    """log of the first step size of each corrector, float64 [C, P] on the device of like [P, ...]."""
+    """Return the log of the first step size of each corrector, float64 [C, P] on the device of like [P, ...]."""
     steps = torch.empty(len(correctors), len(like), dtype=torch.float64, device=like.device)
     for row, corrector in zip(steps, correctors, strict=True):
         row.fill_(math.log(corrector.step_size))
     return steps
 
 
-def check_correctors(
-    correctors: Corrector | Sequence[Corrector], target: Any, times: int = 1
-) -> tuple[Corrector, ...]:
-    """As a tuple. times: how often they are applied at one level.
-
-    Raises TypeError for anything but correctors and for a target without energies; ValueError for an unadjusted
-    kind where the target says that its score is not the gradient of its energy (`score_is_exact`), and for
-    more than 4096 evaluations of a chain at one level.
-    """
-    found = (correctors,) if isinstance(correctors, Corrector) else tuple(correctors)
-    for corrector in found:
+def as_correctors(correctors: Corrector | Sequence[Corrector]) -> tuple[Corrector, ...]:
+    """Return one or several correctors as a tuple. Raises TypeError for anything else."""
+    if isinstance(correctors, Corrector):
+        return (correctors,)
+    several = tuple(correctors) if isinstance(correctors, Sequence) else (correctors,)
+    for corrector in several:
         if not isinstance(corrector, Corrector):
             raise TypeError(
                 f"correctors must be ULA, MALA, HMC or Underdamped, got {type(corrector).__name__}"
             )
+    return several
+
+
+def check_correctors(correctors: Sequence[Corrector], target: Any, times: int = 1) -> None:
+    """Check that correctors can move chains of a target, applied `times` times at one level.
+
+    Raises TypeError for a target without energies. Raises ValueError for an unadjusted kind where the target says
+    that its score is not the gradient of its energy (`score_is_exact`), and for more than 4096 evaluations of a
+    chain at one level.
+    """
+    for corrector in correctors:
         if not corrector.adjusted and not score_is_exact(target):
             raise ValueError(
                 f"an unadjusted {type(corrector).__name__} samples what the score says, and that of "
                 f"{type(target).__name__} is not the gradient of its energy: use an adjusted kind, "
                 "which is exact for any score"
             )
-    if found and not has_energy(target):
+    if correctors and not has_energy(target):
         raise missing_energy(target)
-    if times * sum(corrector.nfe for corrector in found) > MOST_DRAWS:
+    if times * sum(corrector.nfe for corrector in correctors) > MOST_DRAWS:
         raise ValueError(f"at most {MOST_DRAWS} evaluations by correctors at one level")
-    return found
 
 
 def correct(
@@ -77,13 +82,13 @@ def correct(
     first_draw: int = 0,
     gain: float = _GAIN,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(x, energy, score, log_steps, acceptance) after `steps` transitions of each corrector in turn.
+    """Return (x, energy, score, log_steps, acceptance) after `steps` transitions of each corrector in turn.
 
-    x, score [P, N, *shape] and energy [P, N] of the target at sigma (a float or []); evaluate gives both of
-    other states. exponent: A, a float or float64 [P]. log_steps: float64 [C, P], of step sizes in units of
-    sigma/sqrt(A). acceptance: float64 [C, P], mean probability of being moved.
-    rng: int64 [2] = (seed, level), level < 2^20; each level once, or else with another first_draw, the number
-    of evaluations of a chain before. Traceable; no derivative.
+    x, score: [P, N, *shape], and energy [P, N], of the target at sigma, a float or []. evaluate: returns energy
+    and score of other states. exponent: A, a float or float64 [P]. log_steps: float64 [C, P], log step sizes in
+    units of sigma/sqrt(A). rng: int64 [2] = (seed, level), level < 2^20; use each level once, or with another
+    first_draw, which is the number of earlier evaluations of a chain. The acceptance, float64 [C, P], is the
+    mean probability of being moved. The function can be traced; it has no derivative.
     """
     chains = Chains(x, energy, score)
     draw, log_lengths, acceptance = first_draw, [], []

@@ -9,25 +9,31 @@ their way are the particles.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edmfast.smc.correctors import Corrector, check_correctors, correct, start_log_steps
+from edmfast.smc.correctors import (
+    Corrector,
+    as_correctors,
+    check_correctors,
+    correct,
+    start_log_steps,
+)
 from edmfast.smc.correctors.transition import LEVEL_BITS, Chains
 from edmfast.smc.correctors.waste_free import waste_free
 from edmfast.smc.feynman_kac.base import FeynmanKac
+from edmfast.smc.options import Correction
 from edmfast.smc.populations.gather import take
 from edmfast.smc.populations.local import Populations
 from edmfast.smc.populations.particle_state import ParticleState
 
 
-@dataclass(frozen=True)
-class Correction:
-    """The correctors of a run.
+@dataclass(frozen=True, repr=False)
+class CorrectorMoves:
+    """The moves of the correctors of a run.
 
     correctors: C of them, applied in turn at levels in [low, high]. length: L of waste-free chains; 1 for
     ordinary chains.
@@ -37,6 +43,16 @@ class Correction:
     low: float = 0.0
     high: float = math.inf
     length: int = 1
+
+    def __repr__(self) -> str:
+        # checkpoints tell runs apart by this text
+        fields = (f"{name}={value!r}" for name, value in vars(self).items())
+        return f"Correction({', '.join(fields)})"
+
+    @property
+    def unadjusted(self) -> bool:
+        """True where a corrector takes moves without an accept step, and is biased by its step size."""
+        return not all(corrector.adjusted for corrector in self.correctors)
 
     def applies(self, sigma: float, threshold: float) -> bool:
         """Return whether particles move at a level that resamples below the fraction `threshold` of N.
@@ -119,30 +135,23 @@ class Correction:
         )
 
 
-NO_CORRECTION = Correction()
+NO_MOVES = CorrectorMoves()
 
 
-def make_correction(
-    correctors: Corrector | Sequence[Corrector],
-    corrector_range: tuple[float, float],
-    length: int | None,
-    fk: FeynmanKac,
-    *,
-    particles: int,
-    levels: int,
-) -> Correction:
-    """Return the correction of a run, from the arguments of `smc.sample`. length: waste_free.
+def make_corrector_moves(
+    correction: Correction, fk: FeynmanKac, particles: int, levels: int
+) -> CorrectorMoves:
+    """Return the corrector moves of a run of N = `particles` over a number of levels.
 
-    Raises TypeError for anything but correctors. Raises ValueError for an unadjusted kind on a score that is not
-    exact, for a model without energies or with rewards along paths, and for a length that does not divide N.
+    Raises TypeError for a target without an energy. Raises ValueError for an unadjusted kind on a score that is
+    not exact, for a model without energies or with rewards along paths, and for a waste_free that does not
+    divide N.
     """
-    low, high = corrector_range
-    times = 1 if length is None else max(1, length - 1)
-    checked = check_correctors(correctors, fk.target, times)
-    if not checked:
-        if length is not None:
-            raise ValueError("waste_free needs correctors, which move the ancestors")
-        return NO_CORRECTION
+    (low, high), length = correction.sigma_range, correction.waste_free
+    correctors = as_correctors(correction.correctors)
+    check_correctors(correctors, fk.target, 1 if length is None else length - 1)
+    if not correctors:
+        return NO_MOVES
     if not fk.has_energy:
         raise ValueError(
             "correctors leave an energy's law invariant; this run weighs by scores alone"
@@ -154,11 +163,8 @@ def make_correction(
         )
     if levels > 1 << LEVEL_BITS:
         raise ValueError(f"at most {1 << LEVEL_BITS} levels with correctors, got {levels}")
-    if length is None:
-        return Correction(checked, low, high)
-    if length < 2 or particles % length:
+    if length is not None and particles % length:
         raise ValueError(
-            f"waste_free must be an integer of at least 2 that divides {particles} particles, "
-            f"got {length!r}"
+            f"Correction.waste_free must divide the {particles} particles, got {length}"
         )
-    return Correction(checked, low, high, length)
+    return CorrectorMoves(correctors, low, high, length or 1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edmfast.smc.feynman_kac import notes
 from edmfast.smc.feynman_kac.base import FeynmanKac
-from edmfast.smc.feynman_kac.energy import EXACT, EnergyFeynmanKac, Mixed
+from edmfast.smc.feynman_kac.energy import EXACT, EnergyFeynmanKac
 from edmfast.smc.feynman_kac.rewards import PathRewards, outer_rewards
 from edmfast.smc.feynman_kac.scores import CORRECTED, PLAIN, ScoreFeynmanKac, is_plain
 from edmfast.smc.feynman_kac.superdiff import SUPERPOSED_AND, SUPERPOSED_OR, SuperDiffFeynmanKac
@@ -29,6 +29,7 @@ from edmfast.targets.algebra import terms_of
 from edmfast.targets.exponents import Exponent, exponent_of
 from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, has_unknown_gauges
 from edmfast.targets.mixture import Mixture
+from edmfast.targets.proposed_by import ProposedBy
 from edmfast.targets.scores import has_energy
 from edmfast.targets.tilted import Tilted
 
@@ -72,7 +73,6 @@ def choose_feynman_kac(
     target: Any,
     proposal: str | Proposal | None,
     weights: str,
-    proposal_model: Any,
     kappa: tuple[float, ...] | None,
     *,
     populations: int,
@@ -103,8 +103,14 @@ def choose_feynman_kac(
             f"{type(target).__name__} has no energy: distil its denoisers with edmfast.distill, or use "
             "weights='score'"
         )
+    proposed = _has_own_proposal(target)
+    if proposed and not by_energy:
+        raise ValueError("targets.ProposedBy goes with weights from energies, not from scores")
     along_paths = _ALONG_PATHS if by_energy else (*_ALONG_PATHS, "difference")
-    inner, tilts = outer_rewards(target, along_paths)
+    weighed = target.target if isinstance(target, ProposedBy) else target
+    inner, tilts = outer_rewards(weighed, along_paths)
+    if isinstance(target, ProposedBy):
+        inner = ProposedBy(inner, target.proposal_model)
     choice = _Choice(
         inner,
         population_exponents(inner, populations, device),
@@ -116,24 +122,21 @@ def choose_feynman_kac(
     if by_energy:
         if kappa is not None and proposal in (None, "curvature_matched"):
             choice = replace(choice, proposal=as_proposal(CurvatureMatched(kappa), steps))
-        return _from_energies(choice, proposal_model)
-    if proposal_model is not None:
-        raise ValueError("proposal_model goes with weights from energies, not from scores")
+        return _from_energies(choice, proposed)
     return _from_scores(choice, device)
 
 
-def _from_energies(choice: _Choice, proposal_model: Any) -> FeynmanKac:
+def _from_energies(choice: _Choice, proposed: bool) -> FeynmanKac:
     description, log_z_note = EXACT, notes.of_energies(choice.target)
     if has_unknown_gauges(choice.target):
         warnings.warn(UNKNOWN_GAUGES, GaugeWarning, stacklevel=4)
         description += f"; but {UNKNOWN_GAUGES}"
-    if proposal_model is not None:
+    if proposed:
         warnings.warn(
             "the proposal follows another model than the weights: their mismatch adds variance",
             MixedModelsWarning,
             stacklevel=4,
         )
-        choice = replace(choice, target=Mixed(choice.target, proposal_model))
     kernel = choice.proposal or CurvatureMatched()
     if isinstance(kernel, Corrected) and kernel.eta == 0:
         raise ValueError("without noise (eta = 0) a move has no density, which exact weights need")
@@ -189,6 +192,12 @@ def _from_scores(choice: _Choice, device: torch.device) -> FeynmanKac:
         exponents=exponents,
         guide=_guide(choice.rewards.tilted, plain, kernel),
     )
+
+
+def _has_own_proposal(target: Any) -> bool:
+    """Return whether proposals follow another model than the target somewhere in it."""
+    parts = target.modules() if isinstance(target, nn.Module) else [target]
+    return any(isinstance(part, ProposedBy) for part in parts)
 
 
 def _check_no_inner_rewards(target: Any) -> None:

@@ -7,14 +7,11 @@ Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra 2006
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edmfast._internal.broadcast import population_factors
-from edmfast._internal.rows import for_rows
-from edmfast.models.calling.foreign import energy_of
 from edmfast.ops import propagate
 from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.feynman_kac.evaluate import Evaluation, evaluate
@@ -22,7 +19,6 @@ from edmfast.smc.populations.gather import take
 from edmfast.smc.populations.local import Populations
 from edmfast.smc.populations.particle_state import Move, ParticleState
 from edmfast.smc.proposals import Step, coefficients_of
-from edmfast.targets.scores import score_of
 
 EXACT = "exact: weights from energies, for the target at the last noise level and any step size"
 
@@ -92,36 +88,3 @@ class EnergyFeynmanKac(FeynmanKac):
         self, evaluation: Evaluation, state: ParticleState
     ) -> tuple[list[Tensor], list[Tensor]]:
         return [evaluation.energy], [state.energy]
-
-
-class Mixed(nn.Module):
-    """The energy of one target with the score of another, which the proposals then follow."""
-
-    score_is_exact = False
-
-    def __init__(self, target: Any, proposal_model: Any) -> None:
-        super().__init__()
-        own = torch.as_tensor(getattr(proposal_model, "exponent", 1.0)).double().cpu()
-        wanted = torch.as_tensor(target.exponent).double().cpu()
-        if own.numel() not in (1, wanted.numel()) or not bool((own == wanted).all()):
-            raise ValueError(
-                "proposal_model must have the target's exponent, which its drift is divided by: got "
-                f"{own.tolist()} and {wanted.tolist()}"
-            )
-        self.target, self.proposal_model = target, proposal_model
-        self.exponent = target.exponent
-
-    def energy_and_score(
-        self, x: Tensor, sigma: float | Tensor, **condition: Any
-    ) -> tuple[Tensor, Tensor]:
-        """(U of the target, S of the other). Where x requires grad only the score has a graph."""
-        with torch.no_grad():
-            energy = energy_of(self.target, x, sigma, **condition)
-        return energy, score_of(self.proposal_model, x, sigma, **condition)
-
-    def for_rows(self, start: int, stop: int, batch: int) -> Mixed:
-        """Both for samples start..stop - 1 of a batch that is evaluated in pieces."""
-        parts = (
-            for_rows(model, start, stop, batch) for model in (self.target, self.proposal_model)
-        )
-        return Mixed(*parts)

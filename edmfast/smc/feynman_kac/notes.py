@@ -1,10 +1,11 @@
-"""Say what the log Z of a run may be compared with, by the law that the run followed."""
+"""Notes on a run: what its log Z may be compared with, and how its options weaken what is known of its law."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from edmfast.smc.particles.law_notes import NO_LOG_Z, OF_CORRECTOR, OF_REWARDS
+from edmfast.smc.particles.law_notes import NO_LOG_Z, OF_CORRECTOR, OF_REWARDS, ONE_PARTICLE
+from edmfast.smc.populations.select import SELECT
 from edmfast.targets.gauges import meaning_of_log_z
 
 
@@ -18,3 +19,22 @@ def of_scores(*, weighed: bool, rewarded: bool) -> str:
     if weighed:
         return OF_CORRECTOR
     return OF_REWARDS if rewarded else NO_LOG_Z
+
+
+def caveats(resampling: str, weights_end: float, last: float, unadjusted: bool) -> str:
+    """Return how the options of a run weaken what is known of its law: text that begins with "; but", or "".
+
+    weights_end: the lowest level that weighs. last: the last positive level. unadjusted: whether correctors move
+    without an accept step.
+    """
+    text = ""
+    if weights_end > last:
+        text += (
+            f"; but weights stop at sigma = {weights_end:g}, and below it the unweighted moves lead on, without "
+            "what the target, its rewards or walls would weigh there"
+        )
+    if resampling == SELECT:
+        text += f"; but {ONE_PARTICLE}: only averages over populations by Z keep that law"
+    if unadjusted:
+        text += "; but unadjusted correctors are off by their step size"
+    return text

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from edmfast.targets.algebra import WeightedSum
 from edmfast.targets.conditioned import Conditioned
 from edmfast.targets.mixture import Mixture
+from edmfast.targets.proposed_by import ProposedBy
 from edmfast.targets.scores import has_energy
 from edmfast.targets.tilted import Tilted
 
@@ -58,11 +59,10 @@ def evaluations_of_score(model: Any) -> Evaluations:
     if isinstance(model, Tilted):
         base = evaluations_of_score(model.model)
         return base.plus(Evaluations(0, _backward_of_reward(model)))
-    followed = _followed(model)
-    if followed is not model:
+    if isinstance(model, ProposedBy):
         energy = evaluations_of_score(model.target)
         energy_alone = hasattr(model.target, "energy")
-        return evaluations_of_score(followed).plus(
+        return evaluations_of_score(model.proposal_model).plus(
             Evaluations(energy.forward, 0 if energy_alone else energy.backward)
         )
     return Evaluations(1, int(has_energy(model)))
@@ -85,8 +85,8 @@ def evaluations_of_run(
 
 
 def _followed(model: Any) -> Any:
-    """Return the model whose score is probed: another one than the target's where a proposal follows that."""
-    return getattr(model, "proposal_model", model)
+    """Return the model whose score is probed: another one than the target where a proposal follows that."""
+    return model.proposal_model if isinstance(model, ProposedBy) else model
 
 
 def _backward_of_reward(tilted: Tilted) -> int:

@@ -19,6 +19,7 @@ from edmfast._internal import files
 from edmfast.models import EnergyModel
 from edmfast.models.backbones import ResidualMLP
 from edmfast.targets import Tempered
+from tests.grouped import grouped
 
 STEPS = 24
 SECONDS_PER_STEP = 0.01
@@ -39,7 +40,7 @@ def run(**options):
         "ess_threshold": 0.95,
         "genealogy": True,
     }
-    return smc.sample(target, (2,), levels, **common, **options)
+    return smc.sample(target, (2,), levels, **grouped(**common, **options))
 
 
 def die_inside_write(where, call):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edmfast.smc.state import read_tensors
+from edmfast._internal.files import read_tensors
 from tests.smc.checkpoint.killed_run import SECONDS_PER_STEP, STEPS, run
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def test_every_killed_run_goes_on_to_the_same_bits(killed, whole):
         tensors, about = read_tensors(path)
         assert 1 <= about["index"] < STEPS, told
         assert tensors["x"].shape == (3, 40, 2), told
-        assert different(run(resume=path), whole) == [], f"{told}, resumed at {about['index']}"
+        assert different(run(resume_from=path), whole) == [], f"{told}, resumed at {about['index']}"
 
 
 def test_a_kill_inside_a_write_leaves_the_checkpoint_before(killed):

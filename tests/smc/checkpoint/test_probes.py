@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 
 import pytest
@@ -12,10 +11,15 @@ from edmfast import smc
 from edmfast.analytic import GaussianMixture
 from edmfast.models import EnergyModel, ResidualMLP
 from edmfast.targets import Tempered, Tilted
+from tests.grouped import grouped
 
 BASE = GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], [0.4, 0.6])
 SIGMAS = [8.0, 4.0, 2.0, 1.0, 0.5]
-small = functools.partial(smc.sample, shape=(2,), sigmas=SIGMAS, particles=8, populations=2)
+
+
+def small(target, **options):
+    arguments = {"particles": 8, "populations": 2} | options
+    return smc.sample(target, (2,), SIGMAS, **grouped(**arguments))
 
 
 def by_lambda(scale):
@@ -71,10 +75,10 @@ def test_other_targets_are_refused(make, tmp_path):
     whole = small(make(1.0), checkpoint=path, checkpoint_every=2, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        resumed = small(make(1.0), resume=path, on_degenerate="warn", **options)
+        resumed = small(make(1.0), resume_from=path, on_degenerate="warn", **options)
     assert torch.equal(resumed.x, whole.x)
     with pytest.raises(ValueError, match=r"another run or model.*target"):
-        small(make(1.1), resume=path, **options)
+        small(make(1.1), resume_from=path, **options)
 
 
 def test_a_target_that_is_random_is_not_judged(tmp_path):
@@ -84,7 +88,7 @@ def test_a_target_that_is_random_is_not_judged(tmp_path):
     torch.manual_seed(0)
     assert torch.equal(small(target).x, kept.x)  # probes take no random numbers from the run
     with pytest.warns(UserWarning, match="cannot be told"):
-        small(target, resume=tmp_path / "run")
+        small(target, resume_from=tmp_path / "run")
 
 
 def test_no_evaluations_unless_a_checkpoint_is_asked_for(tmp_path):
@@ -113,7 +117,7 @@ def test_other_threads_and_batches_resume(threads, batch_size, tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        small(model, resume=tmp_path / "run", batch_size=batch_size)
+        small(model, resume_from=tmp_path / "run", batch_size=batch_size)
     finally:
         torch.set_num_threads(before)
 
@@ -126,7 +130,11 @@ def test_numbers_in_a_closure_tell_rewards_apart_where_no_probe_does(tmp_path):
     options = {"particles": 16, "checkpoint_every": 1}
     model = GaussianMixture([[0.0, 0.0]], [1.0])
     path = tmp_path / "run"
-    smc.sample(Tilted(model, narrow(2.9), 1.0), (2,), sigmas, checkpoint=path, **options)
-    smc.sample(Tilted(model, narrow(2.9), 1.0), (2,), sigmas, resume=path, **options)
+    smc.sample(Tilted(model, narrow(2.9), 1.0), (2,), sigmas, **grouped(checkpoint=path, **options))
+    smc.sample(
+        Tilted(model, narrow(2.9), 1.0), (2,), sigmas, **grouped(resume_from=path, **options)
+    )
     with pytest.raises(ValueError, match="another run"):
-        smc.sample(Tilted(model, narrow(3.1), 1.0), (2,), sigmas, resume=path, **options)
+        smc.sample(
+            Tilted(model, narrow(3.1), 1.0), (2,), sigmas, **grouped(resume_from=path, **options)
+        )

@@ -11,7 +11,8 @@ from edmfast.models import EnergyModel
 from edmfast.models.backbones import ResidualMLP
 from edmfast.ops import resample, rng_state
 from edmfast.smc.correctors.waste_free import chain_slots
-from edmfast.targets import Tempered
+from edmfast.targets import ProposedBy, Tempered
+from tests.grouped import grouped
 
 # tiny runs, whose weights are bad and do not matter here
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
@@ -73,7 +74,7 @@ def check_law(result, two_modes, square_of, start_log_normaliser, sigmas):
 def test_the_law_stays_exact(two_modes, levels, square_of, start_log_normaliser, options):
     sigmas = levels(16)
     options = {"particles": 500, "populations": SEEDS, "seed": 3} | options
-    result = smc.sample(Tempered(two_modes, 2.0), (2,), sigmas, **options)
+    result = smc.sample(Tempered(two_modes, 2.0), (2,), sigmas, **grouped(**options))
     error = check_law(result, two_modes, square_of, start_log_normaliser, sigmas)
     assert error < 0.05
     low, high = options.get("corrector_range", (0.0, math.inf))
@@ -90,16 +91,18 @@ def test_waste_free_beats_the_ancestors_alone(two_modes, levels, square_of, star
     target, many = Tempered(two_modes, 2.0), 40
     options = {"populations": many, "ess_threshold": 1.0, "seed": 5}
     alone = smc.sample(
-        target, (2,), sigmas, particles=ancestors, correctors=smc.MALA(steps=length - 1), **options
+        target,
+        (2,),
+        sigmas,
+        **grouped(particles=ancestors, correctors=smc.MALA(steps=length - 1), **options),
     )
     free = smc.sample(
         target,
         (2,),
         sigmas,
-        particles=ancestors * length,
-        correctors=smc.MALA(),
-        waste_free=length,
-        **options,
+        **grouped(
+            particles=ancestors * length, correctors=smc.MALA(), waste_free=length, **options
+        ),
     )
     _, log_integral = square_of(two_modes, float(sigmas[-1]))
     truth = log_integral - start_log_normaliser(float(sigmas[0]), 2.0, 2)
@@ -152,9 +155,11 @@ WAYS = {
 def test_population_does_not_depend_on_company(levels, particles, way):
     options = {"particles": particles, "seed": 7, "genealogy": True} | WAYS[way]
     target, sigmas = network(), levels(6)
-    many = fields(smc.sample(target, (2,), sigmas, populations=4, **options))
-    alone = fields(smc.sample(target, (2,), sigmas, populations=1, **options))
-    later = fields(smc.sample(target, (2,), sigmas, populations=2, first_population=2, **options))
+    many = fields(smc.sample(target, (2,), sigmas, **grouped(populations=4, **options)))
+    alone = fields(smc.sample(target, (2,), sigmas, **grouped(populations=1, **options)))
+    later = fields(
+        smc.sample(target, (2,), sigmas, **grouped(populations=2, first_population=2, **options))
+    )
     for name, value in many.items():
         assert torch.equal(value[:1], alone[name]), name
         assert torch.equal(value[2:], later[name]), name
@@ -166,7 +171,7 @@ def test_resume_repeats_the_bits(levels, tmp_path, way):
     options = {"particles": 64, "populations": 2, "seed": 1, "genealogy": True} | WAYS[way]
     options.setdefault("ess_threshold", 0.9)
     target, sigmas = network(), levels(7)
-    whole = fields(smc.sample(target, (2,), sigmas, **options))
+    whole = fields(smc.sample(target, (2,), sigmas, **grouped(**options)))
 
     class Stop(Exception):
         pass
@@ -177,14 +182,17 @@ def test_resume_repeats_the_bits(levels, tmp_path, way):
 
     with pytest.raises(Stop):
         smc.sample(
-            target, (2,), sigmas, checkpoint=path, checkpoint_every=3, callback=stop, **options
+            target,
+            (2,),
+            sigmas,
+            **grouped(checkpoint=path, checkpoint_every=3, callback=stop, **options),
         )
-    resumed = fields(smc.sample(target, (2,), sigmas, resume=path, **options))
+    resumed = fields(smc.sample(target, (2,), sigmas, **grouped(resume_from=path, **options)))
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
     other = options | {"correctors": smc.MALA(step_size=0.1)}
     with pytest.raises(ValueError, match="correction"):
-        smc.sample(target, (2,), sigmas, resume=path, **other)
+        smc.sample(target, (2,), sigmas, **grouped(resume_from=path, **other))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -194,10 +202,7 @@ def test_the_recorded_ancestors_lead_to_the_survivors(two_modes, levels, way):
         Tempered(two_modes, 2.0),
         (2,),
         levels(8),
-        particles=60,
-        populations=3,
-        genealogy=True,
-        **options,
+        **grouped(particles=60, populations=3, genealogy=True, **options),
     )
     roots = torch.arange(60).expand(3, -1)
     for t, ancestors in enumerate(result.ancestors):
@@ -218,10 +223,12 @@ def test_callbacks_see_particles_with_their_weights(two_modes, levels, way):
         target,
         (2,),
         levels(8),
-        particles=60,
-        populations=3,
-        callback=lambda info: seen.append(dict(info)),
-        **({"ess_threshold": 0.7} | WAYS[way]),
+        **grouped(
+            particles=60,
+            populations=3,
+            callback=lambda info: seen.append(dict(info)),
+            **({"ess_threshold": 0.7} | WAYS[way]),
+        ),
     )
     assert result.resampled.any()
     assert not result.resampled.all()
@@ -245,7 +252,7 @@ def test_evaluations_are_counted(two_modes, levels):
     options = {"particles": 256, "proposal": "noise_matched", "correctors": BOTH}
     for way in ({}, {"waste_free": 4, "ess_threshold": 1.0}, {"corrector_range": (0.1, 5.0)}):
         calls.clear()
-        result = smc.sample(Counting(), (2,), levels(9), **options, **way)
+        result = smc.sample(Counting(), (2,), levels(9), **grouped(**options, **way))
         assert result.nfe == math.ceil(sum(calls) / 256)
 
 
@@ -256,17 +263,17 @@ def test_compiled_run_equals_the_eager_one(two_modes, levels, way):
     options = {"particles": 40, "populations": 2, "seed": 2, "ess_threshold": 0.9} | WAYS[way]
     if way == "waste-free":  # every move is traced: one of one corrector has all of it
         options |= {"correctors": smc.Underdamped(leapfrog_steps=2), "waste_free": 2}
-    eager = smc.sample(target, (2,), levels(5), **options)
+    eager = smc.sample(target, (2,), levels(5), **grouped(**options))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compile=True failed")
-        result = smc.sample(target, (2,), levels(5), compile=True, **options)
+        result = smc.sample(target, (2,), levels(5), **grouped(compile=True, **options))
     for name in ("x", "log_weights", "log_z", "ess", "acceptance"):
         ours, theirs = getattr(result, name), getattr(eager, name)
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8, equal_nan=True)
 
 
 def test_particles_keep_the_acceptances(two_modes, levels, tmp_path):
-    result = smc.sample(two_modes, (2,), levels(4), particles=8, correctors=BOTH)
+    result = smc.sample(two_modes, (2,), levels(4), particles=8, correction=BOTH)
     result.save(tmp_path / "p.safetensors")
     back = smc.Particles.load(tmp_path / "p.safetensors")
     assert torch.equal(back.acceptance, result.acceptance)
@@ -278,18 +285,22 @@ def test_particles_keep_the_acceptances(two_modes, levels, tmp_path):
     ("change", "error", "text"),
     [
         ({"correctors": "mala"}, TypeError, "MALA"),
-        ({"correctors": MALA, "corrector_range": (2.0, 1.0)}, ValueError, "corrector_range"),
+        ({"correctors": MALA, "corrector_range": (2.0, 1.0)}, ValueError, "Correction.sigma_range"),
         ({"waste_free": 2}, ValueError, "needs correctors"),
-        ({"correctors": MALA, "waste_free": 3}, ValueError, "divides 8"),
+        ({"correctors": MALA, "waste_free": 3}, ValueError, "divide the 8"),
         ({"correctors": MALA, "waste_free": 1}, ValueError, "at least 2"),
         ({"correctors": smc.MALA(steps=5000)}, ValueError, "4096"),
         ({"correctors": MALA, "weights": "score"}, ValueError, "scores alone"),
-        ({"correctors": smc.ULA(), "proposal_model": True}, ValueError, "not the gradient"),
     ],
 )
 def test_bad_input(two_modes, levels, change, error, text):
-    if "proposal_model" in change:
-        change = change | {"proposal_model": two_modes}
     with pytest.raises(error, match=text), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        smc.sample(two_modes, (2,), levels(4), particles=8, **change)
+        smc.sample(two_modes, (2,), levels(4), **grouped(particles=8, **change))
+
+
+@pytest.mark.filterwarnings("ignore::edmfast.smc.MixedModelsWarning")
+def test_unadjusted_correctors_refuse_the_score_of_another_model(two_modes, levels):
+    target = ProposedBy(two_modes, two_modes)
+    with pytest.raises(ValueError, match="not the gradient"):
+        smc.sample(target, (2,), levels(4), particles=8, correction=smc.ULA())

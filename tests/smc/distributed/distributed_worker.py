@@ -26,6 +26,7 @@ from edmfast.smc.distributed.ranks import Ranks
 from edmfast.smc.distributed.shared_population import SharedPopulations
 from edmfast.smc.populations.local import Increments
 from edmfast.targets import Conditioned, Guided, Product, Tempered, Tilted
+from tests.grouped import grouped
 
 RUN = {"particles": 48, "populations": 5, "seed": 3, "ess_threshold": 0.9, "genealogy": True}
 KILLED = RUN | {"populations": 2}
@@ -122,7 +123,7 @@ def sample(what, options, **more):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", smc.DegenerateWeightsWarning)
         warnings.simplefilter("ignore", smc.DoubtfulWeightsWarning)
-        return smc.sample(what, (2,), options.pop("sigmas"), **options)
+        return smc.sample(what, (2,), options.pop("sigmas"), **grouped(**options))
 
 
 def differing(ours, truth):
@@ -223,7 +224,7 @@ def errors(group):
         "another seed": raises(ValueError, "differ in seed", model, {"seed": rank}, group=group),
         "another model": raises(ValueError, "differ in target", other, {}, **two),
         "every particle's own": raises(ValueError, "one condition", particular, {}, **two),
-        "no checkpoint": raises(FileNotFoundError, "none", model, {"resume": "none"}, **two),
+        "no checkpoint": raises(FileNotFoundError, "none", model, {"resume_from": "none"}, **two),
     }
 
 
@@ -252,8 +253,8 @@ def corrected(group, folder):
         kept |= {"checkpoint": path}
         with contextlib.suppress(Stop):
             sample(target(), options | kept, group=group)
-        found += differing(sample(target(), options, resume=path, group=group), whole)
-        found += differing(sample(target(), options, resume=path), whole)
+        found += differing(sample(target(), options, resume_from=path, group=group), whole)
+        found += differing(sample(target(), options, resume_from=path), whole)
     return found
 
 
@@ -269,9 +270,9 @@ def checkpoints(group, folder, split):
             with contextlib.suppress(Stop):
                 sample(target(), kept, checkpoint=path, **more)
     dist.barrier()
-    resumed = sample(target(), {}, resume=single, group=group, split=split)
+    resumed = sample(target(), {}, resume_from=single, group=group, split=split)
     found += differing(resumed, whole)
-    found += differing(sample(target(), {}, resume=ours), whole)
+    found += differing(sample(target(), {}, resume_from=ours), whole)
     return found
 
 
@@ -311,7 +312,7 @@ def cases(group, folder):
             found[f"{name}, {split}"] = differing(ours, sample(what, options))
     killed = folder / "killed.safetensors"
     if killed.exists():
-        resumed = sample(target(), KILLED, resume=killed, group=group, split="particles")
+        resumed = sample(target(), KILLED, resume_from=killed, group=group, split="particles")
         found["killed"] = differing(resumed, sample(target(), KILLED))
     everyone = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, found)

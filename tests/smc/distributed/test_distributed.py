@@ -78,7 +78,7 @@ def test_the_others_are_told_when_a_rank_dies(killed, folder):
 
 def test_one_process_goes_on_where_a_rank_died(killed, folder):
     path = folder / "killed.safetensors"
-    resumed = worker.sample(worker.target(), worker.KILLED, resume=path)
+    resumed = worker.sample(worker.target(), worker.KILLED, resume_from=path)
     assert worker.differing(resumed, worker.sample(worker.target(), worker.KILLED)) == []
 
 
@@ -95,5 +95,11 @@ def test_a_split_without_a_group_changes_nothing():
         alone = worker.sample(worker.target(), {"split": split, "populations": 1})
         assert worker.differing(alone, worker.sample(worker.target(), {"populations": 1})) == []
     with pytest.raises(ValueError, match="unknown split"):
-        smc.sample(worker.target(), (2,), [2.0, 1.0], particles=4, split="ranks")
+        smc.sample(
+            worker.target(),
+            (2,),
+            [2.0, 1.0],
+            particles=4,
+            distribution=smc.Distribution(split="ranks"),
+        )
     assert torch.isfinite(alone.x).all()

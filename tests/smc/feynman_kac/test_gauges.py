@@ -30,7 +30,14 @@ class Shifted(torch.nn.Module):
 
 
 def left_mass(target):
-    run = smc.sample(target, (2,), SIGMAS, particles=400, populations=4, on_degenerate="ignore")
+    run = smc.sample(
+        target,
+        (2,),
+        SIGMAS,
+        particles=400,
+        populations=4,
+        options=smc.RunOptions(on_degenerate="ignore"),
+    )
     return run, float(run.expectation_estimate(lambda x: (x[..., 0] < 0).double()).value)
 
 

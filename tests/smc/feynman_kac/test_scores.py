@@ -10,7 +10,8 @@ import torch
 from edmfast import smc
 from edmfast.analytic import GaussianMixture
 from edmfast.smc.populations.select import select_one
-from edmfast.targets import Conditioned, Constrained, Guided, Product, Tempered, Tilted
+from edmfast.targets import Conditioned, Constrained, Guided, Product, ProposedBy, Tempered, Tilted
+from tests.grouped import grouped
 
 # tiny runs, whose weights are bad and do not matter here
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
@@ -63,7 +64,7 @@ def test_corrector_tends_to_the_law(levels, target, eta, mean, variance):
         particles=500,
         populations=SEEDS,
         proposal=smc.Corrected(eta=eta),
-        dtype=torch.float64,
+        options=smc.RunOptions(dtype=torch.float64),
     )
     assert "Feynman-Kac" in result.law
     found = moments(result)
@@ -73,8 +74,8 @@ def test_corrector_tends_to_the_law(levels, target, eta, mean, variance):
 
 def test_corrector_of_energies_is_that_of_their_scores(two_modes, levels):
     options = {"particles": 50, "weights": "score", "dtype": torch.float64}
-    one = smc.sample(Tempered(two_modes, 2.0), (2,), levels(10), **options)
-    other = smc.sample(Tempered(Denoiser(two_modes), 2.0), (2,), levels(10), **options)
+    one = smc.sample(Tempered(two_modes, 2.0), (2,), levels(10), **grouped(**options))
+    other = smc.sample(Tempered(Denoiser(two_modes), 2.0), (2,), levels(10), **grouped(**options))
     torch.testing.assert_close(one.x, other.x, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(one.log_weights, other.log_weights, rtol=1e-6, atol=1e-6)
     exact = smc.sample(Tempered(two_modes, 2.0), (2,), levels(10), particles=50)
@@ -118,7 +119,7 @@ def test_rewards_tilt_the_law_of_the_sampler(levels, potential):
         particles=2000,
         populations=SEEDS,
         ess_threshold=0.9,
-        dtype=torch.float64,
+        options=smc.RunOptions(dtype=torch.float64),
     )
     variance, slope = plain_law(sigmas, 1.0)
     found = moments(result)
@@ -149,7 +150,7 @@ def test_moves_that_follow_the_reward_keep_the_law(levels, gradient):
         sigmas,
         particles=2000,
         populations=SEEDS,
-        dtype=torch.float64,
+        options=smc.RunOptions(dtype=torch.float64),
     )
     variance, slope = plain_law(sigmas, 1.0)
     # N(0, variance) times exp(-2 (slope x - 1)²)
@@ -175,7 +176,7 @@ def test_walls_without_energies(levels):
         sigmas,
         particles=2000,
         populations=SEEDS,
-        dtype=torch.float64,
+        options=smc.RunOptions(dtype=torch.float64),
     )
     variance, _ = plain_law(sigmas, 1.0)
     close(moments(result)[0], -math.sqrt(2 * variance / math.pi))
@@ -191,7 +192,7 @@ def test_rewards_along_paths_of_an_energy_are_exact(levels, potential):
         particles=2000,
         populations=SEEDS,
         weights="energy",
-        dtype=torch.float64,
+        options=smc.RunOptions(dtype=torch.float64),
     )
     variance = 1 + 0.3**2
     close(moments(result)[0], STRENGTH[potential])
@@ -206,7 +207,7 @@ def test_superdiff_and_keeps_densities_together(levels):
         levels(300, low=0.02, high=20.0),
         particles=500,
         proposal="superdiff",
-        dtype=torch.float64,
+        options=smc.RunOptions(dtype=torch.float64),
     )
     densities = result.log_densities[0]
     torch.testing.assert_close(densities[:, 0], densities[:, 1], rtol=0, atol=1e-5)
@@ -227,7 +228,7 @@ def test_ito_density_of_a_path_tends_to_the_density(levels):
             levels(steps, low=0.05, high=20.0),
             particles=300,
             proposal="superdiff",
-            dtype=torch.float64,
+            options=smc.RunOptions(dtype=torch.float64),
         )
         truth = model.log_prob(result.x[0], 0.05)
         off.append(float((result.log_densities[0, :, 0] - truth).std()))
@@ -241,7 +242,7 @@ def test_superdiff_for_two_models_by_its_formula():
     torch.manual_seed(0)
     law = choose_feynman_kac(
         Product([Denoiser(gaussian(0.0, 1.0)), Denoiser(gaussian(1.0, 0.5))]),
-        "superdiff", "auto", None, None, populations=2, steps=1, device=torch.device("cpu"),
+        "superdiff", "auto", None, populations=2, steps=1, device=torch.device("cpu"),
         batch_size=None,
     )  # fmt: skip
     scores, z = torch.randn(2, 2, 5, 3, dtype=torch.float64), torch.randn(2, 5, 3).double()
@@ -278,22 +279,29 @@ def test_select_draws_one_with_the_weights():
         (Tempered, {"weights": "energy"}, TypeError, "weights='score'"),
         (Tempered, {"proposal": "ancestral"}, ValueError, "feynman_kac"),
         (None, {"proposal": "curvature_matched"}, ValueError, "without energies"),
-        (None, {"proposal_model": gaussian(0.0, 1.0)}, ValueError, "proposal_model"),
     ],
 )
 def test_what_does_not_go_together(levels, target, options, error, text):
     model = Denoiser(gaussian(0.0, 1.0))
     made = model if target is None else target(model, 2.0)
     with pytest.raises(error, match=text):
-        smc.sample(made, (1,), levels(4), particles=4, **options)
+        smc.sample(made, (1,), levels(4), **grouped(particles=4, **options))
+
+
+def test_a_proposal_of_its_own_needs_energies(levels):
+    model = gaussian(0.0, 1.0)
+    with pytest.raises(ValueError, match="ProposedBy goes with weights from energies"):
+        smc.sample(ProposedBy(model, model), (1,), levels(4), particles=4, weights="score")
+    with pytest.raises(TypeError, match="no energy"):
+        ProposedBy(Denoiser(model), model)
 
 
 def test_compiled_steps_agree(two_modes, levels):
     target, options = Tempered(Denoiser(two_modes), 2.0), {"particles": 40, "dtype": torch.float64}
-    eager = smc.sample(target, (2,), levels(4), **options)
+    eager = smc.sample(target, (2,), levels(4), **grouped(**options))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compile=True failed")
-        compiled = smc.sample(target, (2,), levels(4), compile=True, **options)
+        compiled = smc.sample(target, (2,), levels(4), **grouped(compile=True, **options))
     torch.testing.assert_close(compiled.x, eager.x, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(compiled.log_weights, eager.log_weights, rtol=1e-9, atol=1e-9)
 

@@ -7,7 +7,7 @@ import torch
 
 from edmfast import smc
 from edmfast.analytic import GaussianMixture
-from edmfast.smc.state import fingerprint
+from edmfast.smc.checkpoint.fingerprint import fingerprint
 from edmfast.targets import Constrained, Guided, LinearInverse, Mixture, Product, Tempered, Tilted
 from edmfast.targets.constrained import half_space
 

@@ -8,6 +8,7 @@ import torch
 from edmfast import smc
 from edmfast.smc.particles.estimates import log_mean_estimate, pooled_estimate
 from edmfast.targets import Tempered
+from tests.grouped import grouped
 
 
 def jackknife(statistic, populations):
@@ -83,7 +84,12 @@ def test_estimates_of_a_run_agree_with_the_truth_within_their_errors(
     sigmas = levels(16)
     runs, populations = 60, 20
     result = smc.sample(
-        cold, (2,), sigmas, particles=16, populations=runs * populations, dtype=torch.float64
+        cold,
+        (2,),
+        sigmas,
+        particles=16,
+        populations=runs * populations,
+        options=smc.RunOptions(dtype=torch.float64),
     )
     line = torch.linspace(-4, 4, 801, dtype=torch.float64)
     grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
@@ -145,7 +151,7 @@ class Walled:
 def test_a_collapsed_population_of_a_run_does_not_count(levels):
     options = {"particles": 8, "populations": 12, "proposal": "ancestral", "batch_size": 96}
     with pytest.warns(smc.DegenerateWeightsWarning, match="all weights zero"):
-        result = smc.sample(Walled(), (1,), levels(12), **options)
+        result = smc.sample(Walled(), (1,), levels(12), **grouped(**options))
     alive = (result.degenerate & 2) == 0
     assert 0 < int(alive.sum()) < 12
     value, _ = result.log_z_estimate()

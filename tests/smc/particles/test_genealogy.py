@@ -57,7 +57,14 @@ def test_counts_of_distinct_ancestors(ancestors):
 @pytest.mark.parametrize("resampling", ["systematic", "multinomial", "killing", "select"])
 def test_a_run_records_its_genealogy(cold, levels, resampling):
     options = {"particles": N, "populations": P, "ess_threshold": 0.9, "resampling": resampling}
-    run = smc.sample(cold, (2,), levels(T - 1), genealogy=True, proposal="ancestral", **options)
+    run = smc.sample(
+        cold,
+        (2,),
+        levels(T - 1),
+        options=smc.RunOptions(genealogy=True),
+        proposal="ancestral",
+        **options,
+    )
     kept = torch.arange(N).expand(T, P, N)
     assert torch.equal((run.ancestors == kept).all(2) | run.resampled, torch.ones(T, P).bool())
     assert run.resampled.any(0).all()

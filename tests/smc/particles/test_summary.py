@@ -11,7 +11,8 @@ from edmfast.distill import DistillConfig, distill
 from edmfast.models import Denoiser, EnergyModel, ResidualMLP
 from edmfast.smc.particles.estimates import Estimate
 from edmfast.smc.particles.evaluations import Evaluations
-from edmfast.targets import Conditioned, Guided, Mixture, Product, Tempered, Tilted
+from edmfast.targets import Conditioned, Guided, Mixture, Product, ProposedBy, Tempered, Tilted
+from tests.grouped import grouped
 
 MODEL = GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], [0.5, 0.3])
 OTHER = GaussianMixture([[0.5, 0.0]], [1.0])
@@ -20,7 +21,7 @@ LEVELS = [10.0, 5.0, 2.0, 1.0, 0.5, 0.2]
 
 def run(target=MODEL, **options):
     options = {"particles": 64, "populations": 4, "on_degenerate": "ignore", **options}
-    return smc.sample(target, (2,), options.pop("sigmas", LEVELS), **options)
+    return smc.sample(target, (2,), options.pop("sigmas", LEVELS), **grouped(**options))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ TWO = torch.tensor([[1.0, 0.0]])
             6,
             6,
         ),
-        (MODEL, {"proposal": "euler", "proposal_model": OTHER}, 12, 6),
+        (ProposedBy(MODEL, OTHER), {"proposal": "euler"}, 12, 6),
     ],
 )
 @pytest.mark.filterwarnings("ignore::edmfast.smc.MixedModelsWarning")

@@ -17,6 +17,7 @@ from edmfast.smc.particles import law_notes
 from edmfast.smc.verdict.findings import predicted_log_z_sd
 from edmfast.smc.verdict.judge import judge
 from edmfast.targets import Conditioned, Tempered, Tilted
+from tests.grouped import grouped
 
 FAR = GaussianMixture([[-3.0, 0.0], [3.0, 0.0]], [0.9, 0.3])
 COLD = Tempered(FAR, 2.0)
@@ -26,7 +27,7 @@ GOOD = get_sigmas_karras(20, 0.05, 10.0)
 def quiet(target, sigmas, **options):
     options = {"particles": 200, "populations": 4, "on_degenerate": "ignore", **options}
     shape = options.pop("shape", (2,))
-    return smc.sample(target, shape, sigmas, **options)
+    return smc.sample(target, shape, sigmas, **grouped(**options))
 
 
 def record(particles=100, populations=8, levels=5, **changes):
@@ -263,9 +264,9 @@ def test_normalisers_of_different_targets_are_not_averaged():
 def test_a_far_start_is_reported_with_few_particles_too(particles, populations):
     counts = {"particles": particles, "populations": populations}
     with pytest.warns(smc.DoubtfulWeightsWarning, match="larger sigma_max"):
-        run = smc.sample(COLD, (2,), get_sigmas_karras(20, 0.05, 0.5), **counts)
+        run = smc.sample(COLD, (2,), get_sigmas_karras(20, 0.05, 0.5), **grouped(**counts))
     assert not run.verdict
-    good = smc.sample(COLD, (2,), get_sigmas_karras(20, 0.05, 20.0), **counts)
+    good = smc.sample(COLD, (2,), get_sigmas_karras(20, 0.05, 20.0), **grouped(**counts))
     assert not any("start is far" in reason for reason in good.verdict.reasons)
 
 
@@ -273,14 +274,19 @@ def test_advice_fits_the_run():
     sigmas = get_sigmas_karras(4, 0.05, 10.0)
     run = smc.sample(
         Tempered(FAR.denoise, 8.0), (2,), sigmas, particles=64, populations=2,
-        on_degenerate="ignore",
+        options=smc.RunOptions(on_degenerate="ignore"),
     )  # fmt: skip
     advice = " ".join(run.verdict.advice)
     assert not run.verdict
     assert "MALA" not in advice
     assert "calibrate" not in advice
     steered = smc.steer(
-        FAR.denoise, lambda x: 20 * x[:, 0], (2,), sigmas, candidates=64, on_degenerate="ignore"
+        FAR.denoise,
+        lambda x: 20 * x[:, 0],
+        (2,),
+        sigmas,
+        candidates=64,
+        options=smc.RunOptions(on_degenerate="ignore"),
     )
     assert "smaller strength" in steered.candidates.verdict.advice[0]
     assert "sigma_max" not in " ".join(steered.candidates.verdict.advice)

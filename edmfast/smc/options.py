@@ -1,0 +1,155 @@
+"""Options of `smc.sample` that belong together, each a small frozen dataclass that checks its own fields."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from edmfast._internal.numbers import as_int, as_range
+from edmfast.smc.arguments import as_batch_size
+from edmfast.smc.correctors import Corrector, as_correctors
+from edmfast.smc.verdict.warn import check_on_degenerate
+
+SPLITS = ("populations", "particles")
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Markov chain moves at the noise levels of a run.
+
+    correctors: one or several of `ULA`, `MALA`, `HMC` and `Underdamped`, each applied in turn after the resampling
+        decision of a level. The adjusted kinds leave weights and log Z exact.
+    sigma_range: (lo, hi), the noise levels at which they are applied, in units of x.
+    waste_free: L, or None. Of N = M L particles, M are resampled and moved L - 1 times by the correctors, and all
+        states are particles (Dau and Chopin 2022). Populations that are not resampled stay as they are, so use it
+        with ess_threshold=1. Nothing moves at levels where resampling is not allowed.
+
+    Raises TypeError for anything but correctors, and ValueError for a range or a length out of bounds.
+    """
+
+    correctors: Corrector | Sequence[Corrector] = ()
+    sigma_range: tuple[float, float] = (0.0, math.inf)
+    waste_free: int | None = None
+
+    def __post_init__(self) -> None:
+        correctors = as_correctors(self.correctors)
+        _replace(self, "correctors", correctors)
+        _replace(self, "sigma_range", as_range("Correction.sigma_range", self.sigma_range))
+        if self.waste_free is not None:
+            _replace(self, "waste_free", as_int("Correction.waste_free", self.waste_free, least=2))
+            if not correctors:
+                raise ValueError("waste_free needs correctors, which move the ancestors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run is saved, and from where it goes on.
+
+    path: the file that is written every `every` steps, and on Ctrl-C or any other exception after the last whole
+        step. Where it cannot be written the run goes on and warns; the last step of a run that an error ends is
+        then written to the folder for temporary files. None writes no checkpoint.
+    every: the number of steps between two checkpoints.
+    resume_from: a checkpoint to go on from; the run ends in the same bits as an uninterrupted one.
+    overwrite: replace what is at `path` although it is another run's, or no checkpoint at all. Without it such a
+        file raises FileExistsError.
+    """
+
+    path: str | os.PathLike[str] | None = None
+    _: KW_ONLY
+    every: int = 8
+    resume_from: str | os.PathLike[str] | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        _replace(self, "every", as_int("Checkpoint.every", self.every, least=1))
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How a run is spread over the ranks of a process group, or over several calls.
+
+    group: of torch.distributed, or None for one process. All its ranks call with the same arguments, each with the
+        target on its own device. Particles have the bits of one process, except for rounding of the target in
+        batches of other sizes; log_weight_sd may differ by rounding.
+    split: "populations" (each rank runs some of them), or "particles" (each rank holds N/ranks of every
+        population; systematic resampling only, not compiled, without correctors). A callback sees what its rank
+        holds. Rank 0 writes a checkpoint, which is that of one process, and all ranks read it; a run goes on with
+        any number of ranks. No checkpoint is written on Ctrl-C or another exception. Where a rank dies, the others
+        raise an error, at the latest after the group's timeout.
+    gather: give every rank the whole result. False, for populations only, returns what the rank ran.
+    first_population: the index of the first population in the noise, to split a run over calls.
+    """
+
+    group: dist.ProcessGroup | None = None
+    split: str = "populations"
+    gather: bool = True
+    first_population: int = 0
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"unknown split {self.split!r}; known: {', '.join(SPLITS)}")
+        first = as_int("Distribution.first_population", self.first_population, least=0)
+        _replace(self, "first_population", first)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options that do not change the law of a run.
+
+    device, dtype: of the states; by default those of the target's tensors. dtype is float32 or float64.
+    batch_size: most rows per call of the target; it changes results by rounding only.
+    genealogy: record the ancestors of every level, int32 [T, P, N].
+    on_degenerate: the reaction to weights that were NaN, infinite or all zero. "warn" issues a
+        `DegenerateWeightsWarning`, "raise" raises RuntimeError; both also warn where the result's `verdict` is
+        doubtful. "ignore" does nothing.
+    """
+
+    device: torch.device | str | None = None
+    dtype: torch.dtype | None = None
+    batch_size: int | None = None
+    genealogy: bool = False
+    on_degenerate: str = "warn"
+
+    def __post_init__(self) -> None:
+        _replace(self, "batch_size", as_batch_size(self.batch_size, "RunOptions.batch_size"))
+        check_on_degenerate(self.on_degenerate)
+
+
+def as_correction(value: Any) -> Correction:
+    """Return the argument `correction` of `smc.sample` as a `Correction`."""
+    if isinstance(value, Correction):
+        return value
+    if value is None:
+        return Correction()
+    return Correction(value)
+
+
+def as_checkpoint(value: Any) -> Checkpoint:
+    """Return the argument `checkpoint` of `smc.sample` as a `Checkpoint`."""
+    return value if isinstance(value, Checkpoint) else Checkpoint(value)
+
+
+def as_distribution(value: Any) -> Distribution:
+    """Return the argument `distribution` of `smc.sample` as a `Distribution`."""
+    if value is None:
+        return Distribution()
+    if not isinstance(value, Distribution):
+        raise TypeError(f"distribution must be smc.Distribution, got {type(value).__name__}")
+    return value
+
+
+def as_options(value: Any) -> RunOptions:
+    """Return the argument `options` of `smc.sample`. Raises TypeError for anything but `RunOptions`."""
+    if not isinstance(value, RunOptions):
+        raise TypeError(f"options must be smc.RunOptions, got {type(value).__name__}")
+    return value
+
+
+def _replace(frozen: Any, name: str, value: Any) -> None:
+    object.__setattr__(frozen, name, value)
