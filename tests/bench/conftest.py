@@ -1,4 +1,4 @@
-"""A tiny case; and the repository root on the path, as `bench` is not an installed package."""
+"""Provide a tiny case, and put the repository root on the path because `bench` is not installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shares of traces written by hand, and of a real call on the CPU."""
+"""Test the shares of time computed from traces written by hand and from a real call on the CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def event(name, ts, dur, cat="cpu_op", tid=1, **args):
 
 
 def test_the_time_of_an_operator_is_without_that_of_inner_ones():
-    found = anatomy.of_operators(
+    shares = anatomy.of_operators(
         [
             event("bench: the call", 0.0, 100.0, cat="user_annotation"),
             event("inner", 20.0, 10.0),
@@ -23,19 +23,19 @@ def test_the_time_of_an_operator_is_without_that_of_inner_ones():
             event("elsewhere", 10.0, 5.0, tid=2),
         ]
     )
-    assert [(part.name, part.calls) for part in found.parts] == [
+    assert [(part.name, part.calls) for part in shares.parts] == [
         ("outer", 1),
         ("inner", 2),
         ("later", 1),
     ]
-    assert [part.share for part in found.parts] == pytest.approx([0.2, 0.2, 0.2])
-    assert found.calls == 5
-    assert found.idle == pytest.approx(1 - 0.65)
+    assert [part.share for part in shares.parts] == pytest.approx([0.2, 0.2, 0.2])
+    assert shares.calls == 5
+    assert shares.idle == pytest.approx(1 - 0.65)
 
 
 def test_kernels_have_launches_gaps_registers_and_occupancy():
     facts = {"registers per thread": 40, "est. achieved occupancy %": 75}
-    found = anatomy.of_kernels(
+    shares = anatomy.of_kernels(
         [
             event("aten::mm", 0.0, 1000.0),
             event("gemm", 100.0, 30.0, cat="kernel", **facts),
@@ -43,9 +43,9 @@ def test_kernels_have_launches_gaps_registers_and_occupancy():
             event("Memcpy DtoD", 190.0, 10.0, cat="gpu_memcpy"),
         ]
     )
-    assert found.calls == 3
-    assert found.idle == pytest.approx(0.3)
-    assert found.parts == [
+    assert shares.calls == 3
+    assert shares.idle == pytest.approx(0.3)
+    assert shares.parts == [
         anatomy.Part("gemm", pytest.approx(0.6), 2, 40, 75),
         anatomy.Part("Memcpy DtoD", pytest.approx(0.1), 1),
     ]
@@ -65,8 +65,8 @@ def test_a_real_call():
         return y.sum()
 
     call(a)
-    found = anatomy.of_call(call, (a,), torch.device("cpu"))
-    assert found.parts[0].name == "aten::mm"
-    assert found.parts[0].calls == 3
-    assert 0 < sum(part.share for part in found.parts) < 1 + 1e-6
-    assert found.to_json()["parts"][0]["calls"] == 3
+    shares = anatomy.of_call(call, (a,), torch.device("cpu"))
+    assert shares.parts[0].name == "aten::mm"
+    assert shares.parts[0].calls == 3
+    assert 0 < sum(part.share for part in shares.parts) < 1 + 1e-6
+    assert shares.to_json()["parts"][0]["calls"] == 3

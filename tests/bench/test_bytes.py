@@ -1,4 +1,4 @@
-"""The bytes of a case are those of what its job is given and what it gives."""
+"""Test that the bytes of a case are those of the inputs its job reads and the outputs it writes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from bench.harness.registry import DIRECTIONS
 CPU = torch.device("cpu")
 
 
-def given(case, inputs):
-    """What of the inputs a job of the case's direction reads."""
+def inputs_read(case, inputs):
+    """Return the inputs that a job in the case's direction reads."""
     order = DIRECTIONS.index(case.direction)
     if case in bench_orders.CASES:
         return inputs[: order + 1]
@@ -38,12 +38,12 @@ def given(case, inputs):
 )
 def test_bytes(case):
     inputs = case.make_inputs(case.shape, case.dtype, CPU)
-    taken = size_in_bytes(given(case, inputs))
-    assert case.bytes == taken + size_in_bytes(case.ours(*inputs))
+    read = size_in_bytes(inputs_read(case, inputs))
+    assert case.bytes == read + size_in_bytes(case.ours(*inputs))
 
 
 def test_bytes_of_large_populations():
-    """Too large to be drawn here: weights in, ancestors out, and a uniform."""
+    """These cases are too large to draw here: log-weights and a uniform go in, ancestors come out."""
     for case in bench_systematic_resample.CASES:
         populations, particles = case.shape
         assert case.bytes == 8 * populations * (particles + 1)

@@ -1,4 +1,4 @@
-"""The comparison of two runs fails for what became slower, wrong or absent, for nothing else."""
+"""Test that the comparison of two runs fails for slower, wrong or missing cases and for nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("base", "head", "status", "said"),
+    ("base", "head", "status", "message"),
     [
         ({"a": 2.0}, {"a": 1.95}, 0, "2.00x -> 1.95x (time +2.6%)"),
         ({"a": 2.0}, {"a": 3.0}, 0, "time -33.3%"),
@@ -40,9 +40,9 @@ def run(tmp_path):
         ({"a": None}, {"a": 0.5}, 0, "new, 0.50x"),
     ],
 )
-def test_verdicts(run, capsys, base, head, status, said):
+def test_verdicts(run, capsys, base, head, status, message):
     assert compare.main([run("base", base), run("head", head)]) == status
-    assert said in capsys.readouterr().out
+    assert message in capsys.readouterr().out
 
 
 def test_limit(run):
@@ -86,7 +86,7 @@ def test_what_a_budget_left_out_is_not_gone(run, capsys):
     assert "left out of the base, 2.00x" in out
     assert "2 of 3 cases not compared" in out
     assert "GONE" not in out
-    # a wrong answer is one, and a case that nobody left out is gone
+    # A wrong answer fails, and a case that no budget left out counts as gone.
     assert compare.main([base, run("wrong", {"a": 2.0, "b": 2.0, "c": None}, **ended)]) == 1
     assert compare.main([base, run("gone", {"b": 2.0}, left_out=["c"], **ended)]) == 1
 
@@ -103,7 +103,7 @@ def test_times_of_other_timers_are_not_compared(run, capsys):
 
 
 def timed(spread=0.0, rounds=9, wrong=(), dtype="torch.float32", goals=(), **medians):
-    """A case with these medians (ours 1 unless given), each of so many rounds with a spread to both sides."""
+    """Return a case with these medians (`ours` defaults to 1), so many rounds each and a spread on both sides."""
     medians = {"ours": 1.0, **medians}
     timings = {
         name: {"median": m, "p20": m / (1 + spread), "p80": m * (1 + spread), "rounds": rounds}
@@ -121,37 +121,37 @@ def timed(spread=0.0, rounds=9, wrong=(), dtype="torch.float32", goals=(), **med
 
 
 @pytest.mark.parametrize(
-    ("base", "head", "status", "said"),
+    ("base", "head", "status", "message"),
     [
-        # an error of 4.7 % of each of the four medians: three of them together are 28.4 % of a logarithm
+        # Each of the four medians has an error of 4.7 %; three errors of the ratio are 0.284 in its logarithm.
         (timed(0.1, rival=2.0), timed(0.1, rival=1.6), 0, "(time +25.0%)  within the noise"),
         (timed(0.1, rival=2.0), timed(0.1, rival=1.5), 1, "(time +33.3%)  SLOWER"),
         (timed(0.1, rival=2.0), timed(0.1, rival=2.5), 0, "(time -20.0%)  within the noise"),
         (timed(0.1, rival=2.0), timed(0.1, rival=3.0), 0, "(time -33.3%)  faster"),
         (timed(0.01, rival=2.0), timed(0.01, rival=1.93), 0, "(time +3.6%)\n"),
         (timed(0.01, rival=2.0), timed(0.01, rival=1.8), 1, "(time +11.1%)  SLOWER"),
-        # the spread of single rounds says little against many rounds, and much where they are few
+        # A spread between rounds matters little when there are many rounds, and much when there are few.
         (timed(0.15, 723, rival=2.0), timed(0.15, 723, rival=1.7), 1, "(time +17.6%)  SLOWER"),
         (timed(0.15, 723, rival=2.0), timed(0.15, 723, rival=2.4), 0, "(time -16.7%)  faster"),
         (timed(0.15, 5, rival=2.0), timed(0.15, 5, rival=1.7), 0, "(time +17.6%)  within the noise"),
         (timed(0.15, 5, rival=2.0), timed(0.15, 723, rival=1.7), 0, "(time +17.6%)  within the noise"),
         (timed(0.15, 723, rival=2.0), timed(0.15, 723, rival=1.92), 0, "(time +4.2%)\n"),
-        # a faster baseline appears, or the best one goes: the common one decides
+        # When a faster baseline appears or the best one goes, the baseline common to both decides.
         (timed(rival=2.0), timed(rival=2.0, new=1.0), 0, "2.00x -> 2.00x (time +0.0%)\n"),
         (timed(rival=2.0, old=1.5), timed(rival=1.8), 1, "2.00x -> 1.80x (time +11.1%)  SLOWER"),
         (timed(rival=2.0), timed(other=1.0), 0, "new, 1.00x"),
-        # a bound is no rival
+        # A bound is not a rival.
         (timed(rival=2.0, part=0.9, goals=["part"]), timed(rival=2.0, part=0.5, goals=["part"]), 0, "2.00x"),
         (timed(rival=2.0), timed(rival=2.0, wrong=["third"]), 0, "(wrong: third)"),
     ],
 )  # fmt: skip
-def test_verdicts_with_a_spread(run, capsys, base, head, status, said):
+def test_verdicts_with_a_spread(run, capsys, base, head, status, message):
     assert compare.main([run("base", {"a": base}), run("head", {"a": head})]) == status
-    assert said in capsys.readouterr().out
+    assert message in capsys.readouterr().out
 
 
 def sides(run, base, head):
-    """The two arguments, for files of these cases."""
+    """Return the two command-line arguments for files of these cases."""
     return [
         ",".join(run(f"{side}{i}", {"a": case}) for i, case in enumerate(cases))
         for side, cases in (("base", base), ("head", head))
@@ -159,23 +159,23 @@ def sides(run, base, head):
 
 
 @pytest.mark.parametrize(
-    ("base", "head", "status", "said"),
+    ("base", "head", "status", "message"),
     [
         ([2.0, 2.1], [1.6, 1.7], 1, "2.05x -> 1.65x (time +24.2%)  SLOWER"),
-        # a run of the head, or of the base, that another one contradicts
+        # Here one run of the head, or of the base, contradicts the other.
         ([2.0, 2.0], [1.6, 2.0], 0, "(time +11.1%)  within the noise"),
         ([2.0, 1.6], [1.6, 1.6], 0, "(time +12.5%)  within the noise"),
-        # each head run is slower than the base run before it, yet the machine drifts by as much
+        # Each head run is slower than the base run before it, but the machine drifts by as much.
         ([2.4, 2.0], [2.0, 1.6], 0, "(time +22.2%)  within the noise"),
         ([2.0, 2.1], [2.0, 2.1], 0, "(time +0.0%)\n"),
         ([2.0, 2.1], [2.6, 2.7], 0, "faster"),
         ([2.0], [1.6, 1.7], 1, "SLOWER"),
     ],
 )
-def test_several_runs_must_agree(run, capsys, base, head, status, said):
+def test_several_runs_must_agree(run, capsys, base, head, status, message):
     base, head = ([timed(0.01, 99, rival=ratio) for ratio in side] for side in (base, head))
     assert compare.main(sides(run, base, head)) == status
-    assert said in capsys.readouterr().out
+    assert message in capsys.readouterr().out
 
 
 def test_one_wrong_run_of_several_fails(run, capsys):
@@ -187,8 +187,8 @@ def test_one_wrong_run_of_several_fails(run, capsys):
 
 def test_only_baselines_of_every_run_count(run, capsys):
     both = timed(rival=2.0, quick=1.0)
-    given = sides(run, [both, both], [both, timed(rival=1.5)])
-    assert compare.main(given) == 0
+    arguments = sides(run, [both, both], [both, timed(rival=1.5)])
+    assert compare.main(arguments) == 0
     assert "2.00x -> 1.75x (time +14.3%)  within the noise" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""The exact energies, the known truth and the goals of the benchmark of controlled sampling."""
+"""Test the exact energies, the known truth and the goals of the benchmark of controlled sampling."""
 
 import math
 
@@ -17,7 +17,7 @@ from edmfast.demo.digits import Digits
 
 @pytest.fixture(scope="module")
 def few():
-    """Forty images of ten labels, four each."""
+    """Return forty images, four of each of ten labels."""
     generator = torch.Generator().manual_seed(0)
     pictures = 0.5 * torch.randn(40, 1, 8, 8, generator=generator)
     return Digits(pictures, torch.arange(40) % 10)
@@ -31,17 +31,17 @@ def test_density_is_the_mixture_of_its_class(few):
         mixture = GaussianMixture(chosen.double(), [WIDTH] * len(chosen))
         labels = torch.full((20,), label)
         for sigma in (0.05, 1.0):
-            found = density.energy_and_score(x.double(), sigma, class_label=labels)
-            for ours, theirs in zip(
-                found, mixture.energy_and_score(x.double(), sigma), strict=True
+            values = density.energy_and_score(x.double(), sigma, class_label=labels)
+            for actual, expected in zip(
+                values, mixture.energy_and_score(x.double(), sigma), strict=True
             ):
-                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
             denoised = density(x.double(), sigma, class_label=labels)
             torch.testing.assert_close(denoised, mixture(x.double(), sigma), rtol=1e-4, atol=1e-4)
 
 
 def test_pair_draws_follow_the_product(few):
-    """Moments of p(x | a) p(x | b), by importance sampling from p(x | a)."""
+    """The moments of p(x | a) p(x | b) come from importance sampling from p(x | a)."""
     near = Digits(few.images * 0.1, few.labels)
     density = DigitsDensity(near, WIDTH)
     generator = torch.Generator().manual_seed(1)

@@ -1,4 +1,4 @@
-"""The gate lets right answers through and names everything else."""
+"""Test that the gate accepts right answers and names every wrong one."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def test_right_answers_pass(case):
     ],
 )
 def test_a_wrong_answer_is_named_and_leaves_the_others_their_inputs(case, wrong, message):
-    found = gate(case(baselines={"wrong": wrong, "right": torch.mul}))
-    assert list(found) == ["wrong"]
-    assert message in found["wrong"]
+    messages = gate(case(baselines={"wrong": wrong, "right": torch.mul}))
+    assert list(messages) == ["wrong"]
+    assert message in messages["wrong"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,4 +1,4 @@
-"""Every operator is timed in every direction that it has, on both kinds of device."""
+"""Test that every operator is timed in each of its directions, on both kinds of device."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ NAMES = {
     "systematic_resample": r"resample/",
     "weigh_and_resample": r"weigh/",
 }
-"""How the names of an operator's cases begin."""
+"""The pattern that begins the names of an operator's cases."""
 FORM = {"mlp_potentials": "mlp_potential"}
-"""Operators whose orders are those of another one, of which they are the general form."""
+"""Operators that generalise another one and share its derivative orders."""
 
 
 def directions(name):
-    """Those of an operator; of one without derivatives the forward one."""
+    """Return the directions of an operator; one without derivatives has only the forward direction."""
     form = FORM.get(name, name)
     return DIRECTIONS if form in derivatives.CASES else (FORWARD,)
 
 
 def missing(cases):
-    """(operator, direction, device) without a case."""
+    """Return every (operator, direction, device) that no case times."""
     operators = set(ops.__all__) - NO_OPERATORS
     timed = {
         (name, case.direction, device)
@@ -65,7 +65,7 @@ def test_names_are_those_of_the_package():
 
 
 def test_all_operators_with_derivatives_have_the_second():
-    """`directions` takes that for granted."""
+    """The function `directions` relies on this."""
     for name in derivatives.CASES:
         assert derivatives.right_orders(name, torch.float32, "cpu") >= 2, name
 

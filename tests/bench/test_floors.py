@@ -1,4 +1,4 @@
-"""Floors: the larger of memory time and arithmetic time, and a measurement that returns."""
+"""Test that a floor is the larger of memory time and arithmetic time, and that its measurement returns."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def test_the_slower_resource_decides(case):
 
 def test_measurement(effort, monkeypatch):
     monkeypatch.setattr(floors, "cache_bytes", lambda device: 0)
-    found = floors.measure(torch.device("cpu"), [torch.float32, torch.float32], effort)
-    # Any machine copies and multiplies at between 100 MB/s and 100 TB/s, 0.1 and 1e6 Gflop/s.
-    assert 1e8 < found.bandwidth < 1e14
-    assert list(found.gemm) == ["torch.float32"]
-    assert 1e8 < found.gemm["torch.float32"] < 1e15
+    measured = floors.measure(torch.device("cpu"), [torch.float32, torch.float32], effort)
+    # Any machine copies at 100 MB/s to 100 TB/s and multiplies at 0.1 to 1e6 Gflop/s.
+    assert 1e8 < measured.bandwidth < 1e14
+    assert list(measured.gemm) == ["torch.float32"]
+    assert 1e8 < measured.gemm["torch.float32"] < 1e15
 
 
 def test_the_matrix_of_the_roof_is_random_and_the_same(effort, monkeypatch):
-    """A constant one would draw less power on a GPU, and the roof would be too high."""
-    taken = []
+    """A constant matrix would draw less power on a GPU, and the roof would be too high."""
+    matrices = []
 
     def keep(jobs, copies, device, effort):
-        taken.append(copies[0][0])
+        matrices.append(copies[0][0])
         return dict.fromkeys(jobs, Timing(1.0, 1.0, 1.0, 1))
 
     monkeypatch.setattr(floors, "time_side_by_side", keep)
     monkeypatch.setattr(floors, "cache_bytes", lambda device: 0)
     for _ in range(2):
         floors.measure(torch.device("cpu"), [torch.bfloat16], effort)
-    first, second = (a for a in taken if a.dtype == torch.bfloat16)
+    first, second = (a for a in matrices if a.dtype == torch.bfloat16)
     assert torch.equal(first, second)
     assert first.float().std() == pytest.approx(1, abs=0.01)
     assert first.float().mean() == pytest.approx(0, abs=0.01)
@@ -88,16 +88,16 @@ def test_versions_of_rivals_are_known_without_an_import(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(machine.metadata, "version", version)
-    monkeypatch.setitem(sys.modules, "particles", None)  # an import would fail
-    found = machine.versions()
-    assert found["particles"] == "0.4"
-    assert not {"blackjax", "diffusers", "k-diffusion"} & set(found)
+    monkeypatch.setitem(sys.modules, "particles", None)  # An import would now fail.
+    versions = machine.versions()
+    assert versions["particles"] == "0.4"
+    assert not {"blackjax", "diffusers", "k-diffusion"} & set(versions)
 
 
 def test_the_extra_installs_the_rivals():
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     extra = re.search(r"^bench = \[(.*)\]$", text, re.MULTILINE)[1]
-    # k-diffusion brings too much: bench/README.md says how to add it
+    # k-diffusion has too many dependencies for the extra; bench/README.md says how to add it.
     assert set(machine._RIVALS) - set(re.findall(r'"([\w-]+)>=', extra)) == {"k-diffusion"}
     vectors = torch.backends.cpu.get_cpu_capability().lower().replace(" ", "-")
     slug = machine.slug(torch.device("cpu"))

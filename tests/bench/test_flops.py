@@ -1,4 +1,4 @@
-"""Counted flops against what a network's layers add up to."""
+"""Test the counted flops against the sum over a network's layers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edmfast.models import DiT
 
 
 def test_a_perceptron():
-    # the noise level's layers come in addition
+    # The layers that embed the noise level are counted in addition.
     embedding = sum(
         2 * layer.in_features * layer.out_features
         for name, layer in BUILDERS["mlp"]().named_modules()

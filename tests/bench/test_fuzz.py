@@ -1,4 +1,4 @@
-"""Random calls of raw operators: the same for a seed, and a process that one of them ends is told."""
+"""Test that random calls of raw operators repeat for a seed, and that a call that ends its process is reported."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def test_a_call_that_ends_its_process_is_named(monkeypatch, capsys):
 
     monkeypatch.setattr(fuzz, "run", run)
     assert fuzz.main(["--calls", "10"]) == 1
-    told = capsys.readouterr().out
-    assert "seed 3 noise: status -11" in told
-    assert "what a sanitizer says" in told
-    assert "seeds 4 to 9" in told
+    printed = capsys.readouterr().out
+    assert "seed 3 noise: status -11" in printed
+    assert "what a sanitizer says" in printed
+    assert "seeds 4 to 9" in printed
 
 
 def test_a_process_that_makes_no_call_is_no_success(monkeypatch, capsys):

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 def made(case, shape):
-    """Inputs, truth and our answer of a case at a small shape."""
+    """Return the inputs, the truth and our answer of a case at a small shape."""
     inputs = case.make_inputs(shape, case.dtype, CPU)
     return inputs, case.reference(*inputs), case.ours(*inputs)
 
@@ -62,7 +62,7 @@ def test_ancestors_of_every_scheme(scheme, wrong):
     a = output.ancestors
     if wrong == "of permuted slots":
         if scheme == "killing":
-            return  # its ancestors are in no order
+            return  # Killing returns its ancestors in no order.
         changed = a[:, PERMUTED]
     elif wrong == "some lost":
         changed = torch.where(a >= 9000, 8999, a)
@@ -77,8 +77,10 @@ def test_one_scheme_is_not_taken_for_another():
     systematic, multinomial = (
         made(c, (1, 10_000)) for c in bench_resample.CASES if c.name.split("/")[1][1] in "yu"
     )
-    for found, other in ((systematic, multinomial), (multinomial, systematic)):
-        refused(bench_resample.check, found[2]._replace(scheme=other[2].scheme), found[1])
+    for one_case, other_case in ((systematic, multinomial), (multinomial, systematic)):
+        refused(
+            bench_resample.check, one_case[2]._replace(scheme=other_case[2].scheme), one_case[1]
+        )
 
 
 @pytest.mark.parametrize("wrong", ANCESTORS)
@@ -98,15 +100,15 @@ def test_systematic_ancestors_of_another_population_or_order():
 
 
 def test_offspring_within_one_of_any_but_one_uniform():
-    """Floors and ceilings in another order than any uniform gives them."""
+    """These floors and ceilings come in an order that no single uniform number gives."""
     expected = torch.full((1, 8), 1.0, dtype=torch.float64) + 0.5 * torch.tensor([1, -1] * 4)
     right, wrong = ([1, 1, 2, 0, 2, 0, 1, 1], [2, 1, 2, 1, 1, 0, 1, 0])
     for counts, passes in ((right, True), (wrong, False)):
-        found = torch.repeat_interleave(torch.arange(8), torch.tensor(counts))[None]
+        ancestors = torch.repeat_interleave(torch.arange(8), torch.tensor(counts))[None]
         if passes:
-            laws.check_systematic(found, expected)
+            laws.check_systematic(ancestors, expected)
         else:
-            refused(laws.check_systematic, found, expected)
+            refused(laws.check_systematic, ancestors, expected)
 
 
 @pytest.mark.parametrize("wrong", ["ancestors", "roots", "log_weights", "log_z", "ess", "rolled"])
@@ -165,7 +167,7 @@ def test_noise_of_the_counter_is_that_of_its_place():
 
 @pytest.mark.parametrize("wrong", [n for n in NOISE if n != "rounded"])
 def test_noise_of_a_step(wrong):
-    """Steps whose ratio is right for the noise that they have."""
+    """Each step has the right ratio for its noise, so only the noise can be refused."""
     case = bench_propagate.CASES[0]
     _, truth, output = made(case, (1, 4096, 32))
     case.check(output, truth)
@@ -179,7 +181,7 @@ def test_noise_of_a_step(wrong):
         refused(case.check, (moved.to(z.dtype), ratio.float()), truth)
         return
     if wrong.endswith("in no order"):
-        # nothing but a comparison with the counter finds these
+        # Only a comparison with the counter finds these.
         refused(case.check, bench_propagate.Counted(*each_float(case_step(z))), truth)
         return
     refused(case.check, each_float(case_step(z)), truth)
@@ -241,7 +243,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_tensors(name):
-    """Answers of the case's own, in float32 by its first baseline, and what is refused of them."""
+    """Each case's first baseline gives right answers in float32; the gate refuses every change of them."""
     case, shape = CASES[name]
     inputs = case.make_inputs(shape, case.dtype, CPU)
     truth = case.reference(*inputs)
@@ -266,7 +268,7 @@ def test_references_call_no_operator_of_ours(name):
     with Watch():
         case.reference(*inputs)
     assert called
-    assert not [one for one in called if one.startswith("edmfast")]
+    assert not [name_called for name_called in called if name_called.startswith("edmfast")]
 
 
 def test_populations():
@@ -276,9 +278,9 @@ def test_populations():
     for masses, passes in (((0.5, 0.5), True), ((0.6, 0.4), False)):
         answers = torch.tensor([[0.0, *masses]], dtype=torch.float64).expand(100, 3)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(bench_populations, "answer", lambda found, a=answers: a)
-            found = SimpleNamespace(log_z=answers[:, 0])
+            patch.setattr(bench_populations, "answer", lambda run, a=answers: a)
+            result = SimpleNamespace(log_z=answers[:, 0])
             if passes:
-                bench_populations.check_populations(found, truth)
+                bench_populations.check_populations(result, truth)
             else:
-                refused(bench_populations.check_populations, found, truth)
+                refused(bench_populations.check_populations, result, truth)

@@ -1,4 +1,4 @@
-"""The check of a GPU by stages that are not: what fails, what takes too long, and what is written."""
+"""Test the check of a GPU with harmless stages: what fails, what takes too long, and what is written."""
 
 import json
 import subprocess
@@ -26,12 +26,12 @@ def statuses(outcomes):
 
 
 def test_a_stage_that_fails_stops_no_other(tmp_path, capsys):
-    given = [
+    script_stages = [
         script("bad", "print('what went wrong'); raise SystemExit(3)"),
         script("good", "import os; print(os.environ['WHAT'])", environment={"WHAT": "given"}),
         Stage("absent", ["no-such-program"], 20),
     ]
-    outcomes = stages.run(given, tmp_path, 60)
+    outcomes = stages.run(script_stages, tmp_path, 60)
     assert statuses(outcomes) == [FAILED, PASSED, FAILED]
     assert [outcome.bad for outcome in outcomes] == [True, False, True]
     assert outcomes[0].detail == "exit status 3; see bad.log"
@@ -101,8 +101,8 @@ def test_a_refusal_is_a_line_of_the_tool(line):
 @pytest.mark.parametrize(
     ("code", "text"),
     [
-        (None, "========= Error: Failed to initialize"),  # it ran out of time
-        (-11, "========= Error: Failed to initialize"),  # a signal ended it
+        (None, "========= Error: Failed to initialize"),  # The stage ran out of time.
+        (-11, "========= Error: Failed to initialize"),  # A signal ended the stage.
         (9, "========= Unable to find symbols\n========= ERROR SUMMARY: 3 errors"),
         (9, "========= Unable to find symbols\n========= RACECHECK SUMMARY: 12 hazards displayed"),
         (1, "RuntimeError: failed to load _cuda.so"),
@@ -116,13 +116,13 @@ def test_what_only_looks_like_a_refusal_is_a_failure(code, text):
 
 def test_what_takes_too_long_is_no_refusal(tmp_path):
     code = "import time; print('Error: failed to load', flush=True); time.sleep(60)"
-    given = [script("slow", code, most=1.5, refusal=gpu_check._REFUSED)]
-    assert statuses(stages.run(given, tmp_path, 60)) == [TIMED_OUT]
+    slow_stages = [script("slow", code, most=1.5, refusal=gpu_check._REFUSED)]
+    assert statuses(stages.run(slow_stages, tmp_path, 60)) == [TIMED_OUT]
 
 
 @pytest.fixture
 def check(monkeypatch, tmp_path):
-    """main, with these stages for those of a GPU or, where there is none, of a CPU."""
+    """Return a function that runs `main` with these stages instead of those of a GPU or of a CPU."""
 
     def run(gpu, code, stage=None, folder=tmp_path / "found"):
         stage = stage or script("tests", code)
@@ -143,11 +143,11 @@ GPU = {"name": "a GPU", "capability": "9.0", "memory": 2**36, "count": 1}
 
 
 def test_the_summary(check):
-    status, found = check(GPU, "exit(1)")
+    status, summary = check(GPU, "exit(1)")
     assert status == 1
-    assert (found["kind"], found["gpu"], found["failures"]) == ("gpu-check", GPU, ["tests"])
-    assert [stage["status"] for stage in found["stages"]] == [PASSED, FAILED]
-    assert found["versions"]["torch"] == torch.__version__
+    assert (summary["kind"], summary["gpu"], summary["failures"]) == ("gpu-check", GPU, ["tests"])
+    assert [stage["status"] for stage in summary["stages"]] == [PASSED, FAILED]
+    assert summary["versions"]["torch"] == torch.__version__
     assert check(GPU, "")[0] == 0
 
 
@@ -161,9 +161,9 @@ def test_nothing_is_written_among_the_results(check, monkeypatch, tmp_path):
 
 
 def test_without_a_gpu_its_stages_are_unmeasured(check, capsys):
-    status, found = check(None, "")
+    status, summary = check(None, "")
     assert status == 0
-    assert [stage["status"] for stage in found["stages"]] == [PASSED, PASSED, UNMEASURED]
+    assert [stage["status"] for stage in summary["stages"]] == [PASSED, PASSED, UNMEASURED]
     assert "unmeasured" in capsys.readouterr().out
     assert check(None, "exit(1)")[0] == 1
 
@@ -171,13 +171,13 @@ def test_without_a_gpu_its_stages_are_unmeasured(check, capsys):
 def test_what_is_asked_of_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check.shutil, "which", lambda name: f"/bin/{name}")
     monkeypatch.setattr(gpu_check, "kernel_option", lambda: "--kernel-name")
-    found = {stage.name: stage for stage in gpu_check.gpu_stages(tmp_path)}
-    assert [*found] == ["tests", "memcheck", "racecheck", "bench", "scaling"]
-    assert str(tmp_path / "bench.json") in found["bench"].command
-    assert found["memcheck"].command[:5] == [
+    by_name = {stage.name: stage for stage in gpu_check.gpu_stages(tmp_path)}
+    assert [*by_name] == ["tests", "memcheck", "racecheck", "bench", "scaling"]
+    assert str(tmp_path / "bench.json") in by_name["bench"].command
+    assert by_name["memcheck"].command[:5] == [
         *("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9")
     ]
-    command = found["bench"].command
+    command = by_name["bench"].command
     first = command[command.index("--first") + 1].split(",")
     names = [case.name for case in registry.select(registry.load(), "cuda", "")]
     assert [word for word in first if not any(word in name for name in names)] == []
@@ -187,12 +187,12 @@ def test_what_is_asked_of_a_gpu(tmp_path, monkeypatch):
     assert build.environment["TORCH_CUDA_ARCH_LIST"] == "9.0"
     assert build.environment["EDMFAST_FORCE_CUDA"] == "1"
     assert "pip" not in gpu_check.build_stage(None, True).command
-    kept = build.least + sum(stage.least for stage in found.values())
+    kept = build.least + sum(stage.least for stage in by_name.values())
     assert kept < gpu_check.TOTAL < 540
 
 
 @pytest.mark.parametrize(
-    ("told", "option"),
+    ("help_text", "option"),
     [
         ("  --kernel-name-exclude arg\n  --kernel-name arg", "--kernel-name"),
         ("  --kernel-name-exclude arg\n  --kernel-regex arg", "--kernel-regex"),
@@ -200,14 +200,14 @@ def test_what_is_asked_of_a_gpu(tmp_path, monkeypatch):
         ("  --launch-count arg", ""),
     ],
 )
-def test_the_sanitizer_is_given_an_option_that_it_has(tmp_path, monkeypatch, told, option):
+def test_the_sanitizer_is_given_an_option_that_it_has(tmp_path, monkeypatch, help_text, option):
     program = tmp_path / "compute-sanitizer"
-    program.write_text(f"#!/bin/sh\ncat <<END\n{told}\nEND\n")
+    program.write_text(f"#!/bin/sh\ncat <<END\n{help_text}\nEND\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    given = gpu_check.sanitizer_stage("racecheck", 1, 1).command
-    assert [word for word in given if word.startswith("--kernel")] == ([option] if option else [])
-    assert ("kns=edmfast" in given) == bool(option)
+    command = gpu_check.sanitizer_stage("racecheck", 1, 1).command
+    assert [word for word in command if word.startswith("--kernel")] == ([option] if option else [])
+    assert ("kns=edmfast" in command) == bool(option)
     memcheck = gpu_check.sanitizer_stage("memcheck", 1, 1).command
     assert not [word for word in memcheck if "kernel" in word]
 
@@ -230,13 +230,13 @@ def test_racecheck_takes_fewer_calls(monkeypatch):
 
 def test_bad_weights_and_absent_exponents_reach_the_kernels():
     seen = set()
-    for _, function, given in sanitize.bad_weighings():
-        found = function(*given)
-        assert given[4] is None
-        assert found[0].isnan().any()
-        seen.update(found[7].tolist())
-    assert {given[-1] for _, _, given in sanitize.bad_weighings()} == {False, True}
-    assert {1, 2, 4} <= seen  # NaN, all of weight zero, infinite
+    for _, function, arguments in sanitize.bad_weighings():
+        outputs = function(*arguments)
+        assert arguments[4] is None
+        assert outputs[0].isnan().any()
+        seen.update(outputs[7].tolist())
+    assert {arguments[-1] for _, _, arguments in sanitize.bad_weighings()} == {False, True}
+    assert {1, 2, 4} <= seen  # These statuses mean NaN, all weights zero, and infinite.
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_the_sanitizer_driver_sees_other_bits(wrong):
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """A GPU of which torch says that these operators have something to run on it."""
+    """Return a function that imitates a GPU for which torch reports kernels of these operators."""
 
     def stand_in(cuda, triton="off: unused", registered=sanitize.OPERATORS):
         status = {"cpu": "_C.so", "cuda": cuda, "triton": triton}
@@ -276,17 +276,17 @@ def kernels(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "absent"),
+    ("kernel_options", "absent"),
     [
-        # Triton's kernels are registered for CUDA too, where the library is not loaded or lacks some
+        # Triton's kernels are registered for CUDA too, even when the library is absent or lacks some.
         (("off: no compiled library", ", ".join(sanitize.OPERATORS)), "noise, propagate"),
         (("off: _cuda.so did not load", "off: triton is not installed"), "noise, propagate"),
         (("_cuda.so", "attention, propagate"), "propagate"),
         (("_cuda.so", "attention", sanitize.OPERATORS[:-1]), "score_gram"),
     ],
 )
-def test_the_sanitizer_driver_refuses_other_kernels(kernels, given, absent, capsys):
-    kernels(*given)
+def test_the_sanitizer_driver_refuses_other_kernels(kernels, kernel_options, absent, capsys):
+    kernels(*kernel_options)
     assert sanitize.main([]) == 2
     assert f"no CUDA kernel of {absent}" in capsys.readouterr().err
 
@@ -325,10 +325,10 @@ def test_tests_in_processes(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "found"
     options = ["--marker", "slow", "--jobs", "1", "--path", "test_some.py"]
     assert gpu_tests.main([str(folder), "--seconds", "60", *options]) == 1
-    told = capsys.readouterr().out
-    assert "2 tests in 1 chunks" in told
-    assert "FAILED" in told
-    assert "test_number[1]" in told
+    printed = capsys.readouterr().out
+    assert "2 tests in 1 chunks" in printed
+    assert "FAILED" in printed
+    assert "test_number[1]" in printed
     assert (folder / "000.xml").read_text().count("<testcase") == 2
     assert gpu_tests.main([str(folder), "--seconds", "0", *options]) == 1
     assert "not started" in capsys.readouterr().out
@@ -351,8 +351,8 @@ KERNELS, OTHERS = "tests.ops.test_cuda", "tests.gpu.test_some"
     ],
 )
 def test_skips_that_a_gpu_must_not_have(tests, wrong):
-    found = gpu_tests.wrongly_skipped([gpu_tests.Ran(file, "test", why) for file, why in tests])
-    assert found[0].startswith(wrong) if wrong else not found
+    messages = gpu_tests.wrongly_skipped([gpu_tests.Ran(file, "test", why) for file, why in tests])
+    assert messages[0].startswith(wrong) if wrong else not messages
 
 
 @pytest.mark.parametrize("gpu", [True, False])
@@ -368,16 +368,18 @@ def test_skips_are_told_and_fail_on_a_gpu(gpu, tmp_path, capsys, monkeypatch):
         "@pytest.mark.parametrize('i', range(2))\ndef test_kernel(i):\n    pass\n"
     )
     status = gpu_tests.main([str(tmp_path / "found"), "--seconds", "60", "--jobs", "1"])
-    told = capsys.readouterr().out
-    assert "2 of 2 tests were skipped\n    2 skipped: for some reason\n" in told
+    printed = capsys.readouterr().out
+    assert "2 of 2 tests were skipped\n    2 skipped: for some reason\n" in printed
     assert status == int(gpu)
-    assert ("skipped whole on a GPU: tests.ops.test_cuda, 2 tests" in told) == gpu
+    assert ("skipped whole on a GPU: tests.ops.test_cuda, 2 tests" in printed) == gpu
 
 
 def test_results_of_a_run_before_do_not_count(tmp_path):
     for kind in ("log", "xml"):
         (tmp_path / f"000.{kind}").write_text("of a run before")
-    assert [*gpu_tests.ran(tmp_path / "000.xml")] == []  # nor does what was cut off
+    assert [
+        *gpu_tests.ran(tmp_path / "000.xml")
+    ] == []  # A file that was cut off does not count either.
     assert gpu_tests.run_chunk(["a.py::b"], tmp_path / "000", end=0).startswith("not started")
     assert [*tmp_path.iterdir()] == []
 

@@ -1,4 +1,4 @@
-"""A measurement is filed by device, date and commit; one of no commit is refused."""
+"""Test that a measurement is filed by device, date and commit, and refused when it belongs to no commit."""
 
 from __future__ import annotations
 

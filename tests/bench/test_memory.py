@@ -1,4 +1,4 @@
-"""Peaks of calls whose memory is known, and none where the system does not tell."""
+"""Test the memory peaks of calls whose memory is known, and that a system without an account gives none."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def filled(mebibytes):
 def test_what_a_call_returns_counts(mebibytes):
     filled(mebibytes)
     for _ in range(2):
-        found = memory.peak_of_call(filled, (mebibytes,), CPU)
-        assert found == pytest.approx(mebibytes * MIB, abs=MIB)
+        peak = memory.peak_of_call(filled, (mebibytes,), CPU)
+        assert peak == pytest.approx(mebibytes * MIB, abs=MIB)
 
 
 @linux

@@ -1,4 +1,4 @@
-"""The hand-written loop does the same job in the same bits; the other projects are optional."""
+"""Test that the hand-written loop gives the same bits, and that the other projects are optional."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cases are validated, loaded once, and selected by device and name."""
+"""Test that cases are validated, loaded once, and selected by device and name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_load_collects_in_order_and_refuses_twins(case, monkeypatch):
     module.CASES = [case(), case(name="other/1")]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     loaded = registry.load([module.__name__])
-    assert [found.name for found in loaded] == ["scale/100", "other/1"]
+    assert [loaded_case.name for loaded_case in loaded] == ["scale/100", "other/1"]
     with pytest.raises(ValueError, match=r"unique.*\['other/1', 'scale/100'\]"):
         registry.load([module.__name__] * 2)
 

@@ -1,4 +1,4 @@
-"""The report says what the results say: what is missed first, nothing that is in no file."""
+"""Test that the report shows what the files say, missed goals first, and nothing else."""
 
 from __future__ import annotations
 
@@ -106,15 +106,15 @@ def test_without_a_gpu_its_cases_are_unmeasured(folder):
     folder("2026-01-02-abc1234567", run([case("a/1", 2.0)], device="cuda"), device="cuda-some")
     text = report.render(records.load(folder("2026-01-02-abc1234567", run([case("a/1", 2.0)]))))
     assert "GPU: unmeasured" not in text
-    # but what that run has not is told
+    # The report still lists the cases that this run lacks.
     assert re.search(r"\| attention/bf16 orders .* \| 3x the best of .* \| unmeasured \|", text)
 
 
 def test_what_was_refused_is_told(folder):
-    given = case("a/1", 2.0, failures={"loop": "AssertionError: wrong"}, goals={"loop": 0.7})
-    text = report.render(records.load(folder("2026-01-02-abc1234567", run([given]))))
+    refused = case("a/1", 2.0, failures={"loop": "AssertionError: wrong"}, goals={"loop": 0.7})
+    text = report.render(records.load(folder("2026-01-02-abc1234567", run([refused]))))
     assert "| a/1 | loop | AssertionError: wrong |" in text
-    assert "loop failed its check" in reasons.missed(given)
+    assert "loop failed its check" in reasons.missed(refused)
 
 
 def test_failed_cases_and_bounds_are_missed():
@@ -130,20 +130,20 @@ def test_failed_cases_and_bounds_are_missed():
 
 def test_launches_registers_and_occupancy_of_a_gpu():
     part = {"name": "kernel", "share": 0.5, "calls": 2, "registers": 40, "occupancy": 75}
-    found = case("a/1", 0.5, anatomy={"calls": 9, "idle": 0.4, "parts": [part]})
-    told = reasons.reason(found, run([], device="cuda"))
-    assert "9 launches, the device waits 40%" in told
-    assert "kernel 50% (40 registers, occupancy 75 %)" in told
+    missed = case("a/1", 0.5, anatomy={"calls": 9, "idle": 0.4, "parts": [part]})
+    reason = reasons.reason(missed, run([], device="cuda"))
+    assert "9 launches, the device waits 40%" in reason
+    assert "kernel 50% (40 registers, occupancy 75 %)" in reason
 
 
 def test_cases_timed_by_graphs_are_counted(folder):
     cases = [case("a/1", 2.0), case("b/1", 2.0, timer="graphs")]
     content = run(cases, device="cuda", left_out=["c/1"])
     (record,) = records.load(folder("2026-01-02-abc1234567", content, device="cuda-some"))
-    told = sections.provenance(record)
-    assert "1 of 2 cases replayed CUDA graphs" in told
-    assert "No time was left for 1 cases: c/1" in told
-    assert "thread" not in told
+    provenance = sections.provenance(record)
+    assert "1 of 2 cases replayed CUDA graphs" in provenance
+    assert "No time was left for 1 cases: c/1" in provenance
+    assert "thread" not in provenance
 
 
 def test_efficiency_and_tax_of_whole_runs(folder):
@@ -165,8 +165,8 @@ def test_the_newest_run_is_shown(folder):
     for number, part in enumerate([{"complete": False}, {"left_out": ["b/1"]}]):
         folder(f"2026-01-06-000000000{number}", run([case("a/part", 2.0)], **part))
     folder("2026-01-07-0000000000-dirty", run([case("a/dirty", 2.0)]))
-    found = records.load(folder("2026-01-02-abc1234567", run([case("a/new", 2.0)])))
-    (shown,) = report.chosen(found)
+    loaded = records.load(folder("2026-01-02-abc1234567", run([case("a/new", 2.0)])))
+    (shown,) = report.chosen(loaded)
     assert [case["name"] for case in shown.content["cases"]] == ["a/new"]
 
 
@@ -175,8 +175,8 @@ def test_what_stands_beside_a_run_came_to_its_end(folder):
     folder("scaling-2026-01-03-abc1234567", run([], complete=False, axes=[]))
     folder("scaling-2026-01-04-abc1234567", run([], complete=True, quick=True, axes=[]))
     folder("scaling-2026-01-05-abc1234567-dirty", run([], complete=True, axes=[]))
-    found = records.load(folder("2026-01-02-abc1234567", run([case("a/new", 2.0)])))
-    beside = records.beside(report.chosen(found)[0], found, "scaling")
+    loaded = records.load(folder("2026-01-02-abc1234567", run([case("a/new", 2.0)])))
+    beside = records.beside(report.chosen(loaded)[0], loaded, "scaling")
     assert beside.date == "2026-01-02"
 
 
@@ -229,9 +229,9 @@ def test_charts_are_pictures(folder, tmp_path):
     }
     folder("scaling-2026-01-02-abc1234567", scaling)
     cases = [case("a/1", 2.0), case("b/1", 0.5, flops=10**8)]
-    found = records.load(folder("2026-01-02-abc1234567", run(cases)))
+    loaded = records.load(folder("2026-01-02-abc1234567", run(cases)))
     charts.ratios(run([case("a/1", 2.0) | {"ratio": None}]), tmp_path / "empty.png")
-    paths = report.draw(found, tmp_path / "charts")
+    paths = report.draw(loaded, tmp_path / "charts")
     assert [path.stem for path in paths] == [
         f"cpu-some-{name}" for name in ("ratios", "roofline", "scaling")
     ]
@@ -239,14 +239,14 @@ def test_charts_are_pictures(folder, tmp_path):
     before = [path.read_bytes() for path in paths]
     old = tmp_path / "charts" / "cpu-another-ratios.png"
     old.write_bytes(before[0])
-    report.draw(found, tmp_path / "charts")
+    report.draw(loaded, tmp_path / "charts")
     assert [path.read_bytes() for path in paths] == before, "the same numbers, other bytes"
     assert {*old.parent.iterdir()} == {*paths}
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/performance.md"])
 def test_pages_have_no_measured_number_of_their_own(name):
-    """Ratios, percentages and times stand in the quoted block, which is written from results."""
+    """Ratios, percentages and times belong to the quoted block, which is written from results."""
     text = re.sub(f"{quoted.START}.*?{quoted.END}", "", (ROOT / name).read_text(), flags=re.DOTALL)
     text = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
     number = r"\d[\d.]*\s?(?:x|%|times|ms|us|µs|s|seconds?|minutes?|[GMT]B|GB/s|[GT]flop/s)(?![\w])"

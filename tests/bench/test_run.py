@@ -1,4 +1,4 @@
-"""The command line end to end on a tiny case, with the floors of an imagined machine."""
+"""Test the command line end to end on a tiny case, with the floors of an imagined machine."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def test_a_right_case_is_timed_printed_and_written(case, tmp_path, capsys):
     assert "twice" in printed
     written = json.loads(path.read_text())
     assert {"device", "device_name", "threads", "commit", "versions", "floors"} <= set(written)
-    (found,) = written["cases"]
-    assert found["best_baseline"] == "twice"
-    timings = found["timings"]
-    assert found["ratio"] == timings["twice"]["median"] / timings["ours"]["median"]
-    assert found["floor_fraction"] == pytest.approx(8e-7 / timings["ours"]["median"])
+    (result,) = written["cases"]
+    assert result["best_baseline"] == "twice"
+    timings = result["timings"]
+    assert result["ratio"] == timings["twice"]["median"] / timings["ours"]["median"]
+    assert result["floor_fraction"] == pytest.approx(8e-7 / timings["ours"]["median"])
     assert timings["ours"]["p20"] <= timings["ours"]["median"] <= timings["ours"]["p80"]
 
 
@@ -93,10 +93,10 @@ def test_automatic_place(case, monkeypatch, tmp_path):
 
 
 def test_a_slow_case_has_fewer_rounds(case, tmp_path):
-    for rounds, taken in ((0, 3), (2, 2), (7, 3)):
+    for rounds, expected in ((0, 3), (2, 2), (7, 3)):
         run.main(["--quick", "--json", str(tmp_path / "out.json")], [case(rounds=rounds)])
-        (found,) = json.loads((tmp_path / "out.json").read_text())["cases"]
-        assert found["timings"]["ours"]["rounds"] == taken
+        (result,) = json.loads((tmp_path / "out.json").read_text())["cases"]
+        assert result["timings"]["ours"]["rounds"] == expected
 
 
 def test_every_case_is_written_as_soon_as_it_is_measured(case, tmp_path, monkeypatch):
@@ -136,10 +136,10 @@ def test_a_case_that_cannot_be_made_fails_alone(case, tmp_path):
 
 def test_memory_and_anatomy_are_told(case, tmp_path):
     run.main(["--quick", "--json", str(tmp_path / "out.json")], [case(direction="backward")])
-    (found,) = json.loads((tmp_path / "out.json").read_text())["cases"]
-    assert set(found["peak_bytes"]) == {"ours", "twice"}
-    assert found["anatomy"]["parts"][0]["name"] == "aten::mul"
-    assert (found["direction"], found["timer"]) == ("backward", "clock")
+    (result,) = json.loads((tmp_path / "out.json").read_text())["cases"]
+    assert set(result["peak_bytes"]) == {"ours", "twice"}
+    assert result["anatomy"]["parts"][0]["name"] == "aten::mul"
+    assert (result["direction"], result["timer"]) == ("backward", "clock")
 
 
 def test_graphs_want_a_gpu(case):
@@ -148,24 +148,24 @@ def test_graphs_want_a_gpu(case):
 
 
 def test_a_case_that_cannot_be_measured_fails_alone(case, tmp_path, monkeypatch):
-    def broken(*given):
+    def broken(*arguments):
         raise RuntimeError("no memory left")
 
     monkeypatch.setattr(run.memory, "peak_of_call", broken)
     path = tmp_path / "out.json"
     assert run.main(["--quick", "--json", str(path)], [case()]) == 3
-    (found,) = json.loads(path.read_text())["cases"]
-    assert found["failures"] == {"the measurement": "RuntimeError: no memory left"}
-    assert (found["ratio"], found["goal_met"]) == (None, False)
+    (result,) = json.loads(path.read_text())["cases"]
+    assert result["failures"] == {"the measurement": "RuntimeError: no memory left"}
+    assert (result["ratio"], result["goal_met"]) == (None, False)
 
 
 def test_what_comes_first_and_that_the_run_came_to_its_end(case, tmp_path, monkeypatch):
     path, ends = tmp_path / "out.json", []
     real = run.run_case
 
-    def watched(given, *arguments, **options):
-        ends.append((given.name, path.exists() and json.loads(path.read_text())["complete"]))
-        return real(given, *arguments, **options)
+    def watched(current, *arguments, **options):
+        ends.append((current.name, path.exists() and json.loads(path.read_text())["complete"]))
+        return real(current, *arguments, **options)
 
     monkeypatch.setattr(run, "run_case", watched)
     cases = [case(name=name) for name in ("a/1", "b/1", "c/1", "d/1")]

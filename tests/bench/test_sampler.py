@@ -1,4 +1,4 @@
-"""The gate of the sampler's cases lets right runs through and stops wrong ones; the price of its truth."""
+"""Test that the gate of the sampler's cases accepts right runs and stops wrong ones, and what the truth costs."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def found():
+def result():
     sigmas = torch.tensor(sampler_targets.levels(2), dtype=torch.float64)
     return bench_sampler.run(4096, 2, False, sigmas)
 
@@ -23,30 +23,30 @@ def truth():
     return sampler_targets.truth(2, 4096)
 
 
-def test_a_right_run_passes(found, truth):
-    bench_sampler.check(found, truth)
+def test_a_right_run_passes(result, truth):
+    bench_sampler.check(result, truth)
 
 
 def test_the_integrals_are_those_of_a_finer_run(truth):
-    """Four times as many levels, without a calibration: another way to the same numbers."""
+    """A run with four times as many levels and no calibration reaches the same numbers another way."""
     model, few = sampler_targets.target(2, CPU), sampler_targets.levels(2)
     sigmas = torch.logspace(1, -1, 4 * len(few))
     run = smc.sample(model, (2,), sigmas, particles=2048, populations=8)
-    found = sampler_targets.answer(run)
-    error = found.std(0) / 8**0.5
-    assert ((found.mean(0) - truth.value).abs() < 5 * error).all()
+    integrals = sampler_targets.answer(run)
+    error = integrals.std(0) / 8**0.5
+    assert ((integrals.mean(0) - truth.value).abs() < 5 * error).all()
 
 
 @pytest.mark.parametrize("mistake", ["log_z", "weights", "states"])
-def test_a_wrong_run_is_stopped(found, truth, mistake):
+def test_a_wrong_run_is_stopped(result, truth, mistake):
     changes = {
-        "log_z": {"log_z": found.log_z + 6 * truth.sd[0]},
-        # as if what a move adds to the weights had been forgotten for one of the modes
-        "weights": {"log_weights": found.log_weights + (found.x[..., 0] > 0.9) * 0.5},
-        "states": {"x": found.x.roll(1, 2) * torch.tensor([0.2, 1.0])},
+        "log_z": {"log_z": result.log_z + 6 * truth.sd[0]},
+        # This imitates a run that forgot a move's weight increment for one of the modes.
+        "weights": {"log_weights": result.log_weights + (result.x[..., 0] > 0.9) * 0.5},
+        "states": {"x": result.x.roll(1, 2) * torch.tensor([0.2, 1.0])},
     }
     with pytest.raises(AssertionError, match="standard deviations from the truth"):
-        bench_sampler.check(dataclasses.replace(found, **changes[mistake]), truth)
+        bench_sampler.check(dataclasses.replace(result, **changes[mistake]), truth)
 
 
 @pytest.mark.parametrize("probe", [False, True])

@@ -1,4 +1,4 @@
-"""The gates of the plain samplers, of runs with image networks and of the import let right ones through only."""
+"""Test that the gates of plain samplers, of image-network runs and of the import accept right results only."""
 
 import dataclasses
 
@@ -44,10 +44,10 @@ def test_the_law_of_ancestral_sampling_stops_less_noise_and_noise_that_repeats()
     x, sigmas = small_inputs()
     law = bench_sampling.gaussian_law(x, sigmas)
     method = bench_sampling.METHODS["euler_ancestral"]
-    found = method.ours(bench_sampling.gaussian, x, sigmas)
-    bench_sampling.check_law(found, law)
+    samples = method.ours(bench_sampling.gaussian, x, sigmas)
+    bench_sampling.check_law(samples, law)
     bench_sampling.check_law(method.loop(bench_sampling.gaussian, x, sigmas), law)
-    noise = found.double() - law.mean
+    noise = samples.double() - law.mean
     for wrong, name in ((0.95 * noise, "variance"), (noise + 0.05, "mean")):
         with pytest.raises(AssertionError, match=name):
             bench_sampling.check_law(law.mean + wrong, law)
@@ -56,10 +56,10 @@ def test_the_law_of_ancestral_sampling_stops_less_noise_and_noise_that_repeats()
 
 
 def test_moments_of_a_sample_stop_less_noise():
-    one, other = torch.randn(2, 4096, 8, generator=torch.Generator().manual_seed(0))
-    bench_sampling.check_sample(one, other)
+    sample, other = torch.randn(2, 4096, 8, generator=torch.Generator().manual_seed(0))
+    bench_sampling.check_sample(sample, other)
     with pytest.raises(AssertionError, match="order 2"):
-        bench_sampling.check_sample(0.85 * one, other)
+        bench_sampling.check_sample(0.85 * sample, other)
 
 
 @pytest.mark.parametrize("name", bench_sampling.METHODS)
@@ -79,16 +79,16 @@ def test_the_network_alone_is_called_as_often(name):
 
 
 def test_a_run_of_an_image_network_passes_and_wrong_ones_are_stopped(runs):
-    found, truth = runs
-    bench_sampler_images.check(found, truth)
+    result, truth = runs
+    bench_sampler_images.check(result, truth)
     changes = (
-        {"log_z": found.log_z + 0.2},
-        {"ess": found.ess * 1.05},
-        {"x": found.x.roll(1, -1)},
+        {"log_z": result.log_z + 0.2},
+        {"ess": result.ess * 1.05},
+        {"x": result.x.roll(1, -1)},
     )
     for change in changes:
         with pytest.raises(AssertionError):
-            bench_sampler_images.check(dataclasses.replace(found, **change), truth)
+            bench_sampler_images.check(dataclasses.replace(result, **change), truth)
 
 
 def test_image_baselines_call_the_network_as_often_as_the_run(monkeypatch):

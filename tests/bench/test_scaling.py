@@ -1,4 +1,4 @@
-"""Power laws are found, wrong jobs are not timed, and what ranks send is what the formulas say."""
+"""Test that power laws are fitted, wrong jobs are not timed, and ranks send what the formulas predict."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def same_threads():
 @pytest.fixture
 def tiny(effort, monkeypatch):
     monkeypatch.setattr(scaling, "QUICK", effort)
-    # processes of their own, which take seconds
+    # The real function starts processes, which takes seconds.
     monkeypatch.setattr(scaling, "shared_peak", lambda: PeakBytes(200.0, 40.0))
 
     def make(**changes):
@@ -67,14 +67,14 @@ def test_a_power_law_is_found_without_error(exponent):
 
 
 def test_only_the_upper_half_is_fitted():
-    """An overhead of the small sizes does not pull the line down."""
+    """An overhead at small sizes does not pull the line down."""
     sizes = [2**k for k in range(8)]
     line = scaling_axes.fit(sizes, [100.0] * 4 + [float(n) for n in sizes[4:]])
     assert line.exponent == pytest.approx(1.0)
 
 
 def test_the_error_is_the_spread_of_the_exponent():
-    """Over many noisy lines the exponents spread as their errors say."""
+    """The exponents of many noisy lines spread as their errors say."""
     generator = torch.Generator().manual_seed(0)
     sizes = [2**k for k in range(20)]
     noise = 0.2 * torch.randn(400, 20, generator=generator, dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_the_error_is_the_spread_of_the_exponent():
     ]
     exponents = torch.tensor([line.exponent for line in lines])
     squares = torch.tensor([line.error**2 for line in lines])
-    # 400 lines know a standard deviation to 1/sqrt(800)
+    # 400 lines give a standard deviation to within 1/sqrt(800).
     assert exponents.std() / squares.mean().sqrt() == pytest.approx(1, abs=3 * 0.05)
     assert abs(exponents.mean() - 1) < 3 * exponents.std() / 20
 
@@ -101,12 +101,12 @@ def test_two_points_have_no_error():
 
 
 def test_numbers_of_an_axis(tiny):
-    told = seconds(tiny(), 1.0).to_json()
-    assert told["seconds"] == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2])
-    assert told["fitted_sizes"] == [100, 1000, 10_000]
-    assert told["exponent"] == pytest.approx(1.0)
-    assert told["overhead_seconds"] == pytest.approx(1e-5)
-    assert told["seconds_per_unit"] == pytest.approx(1e-6)
+    written = seconds(tiny(), 1.0).to_json()
+    assert written["seconds"] == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2])
+    assert written["fitted_sizes"] == [100, 1000, 10_000]
+    assert written["exponent"] == pytest.approx(1.0)
+    assert written["overhead_seconds"] == pytest.approx(1e-5)
+    assert written["seconds_per_unit"] == pytest.approx(1e-6)
     printed = scaling_axes.table(seconds(tiny(), 1.0))
     assert "size^(1.000" in printed
     assert "10 ms (9 ms - 11 ms)" in printed
@@ -140,7 +140,7 @@ def test_the_command_line_on_a_tiny_axis(tiny, tmp_path, capsys):
         "2": pytest.approx(36e9 / 64 / 1e9),
         "5": pytest.approx(60e9 / 64 / 1e9),
     }
-    # nothing measured on a CPU becomes a rate of a GPU
+    # Nothing measured on a CPU becomes a rate of a GPU.
     assert rows["network, one evaluation"]["values"] == {"2": None, "5": None}
     assert "peak memory of a resampling step, per GPU, no network" in rows
     assert any("unmeasured" in line for line in written["projection"]["assumptions"])
@@ -167,7 +167,7 @@ def test_a_wrong_job_is_not_timed(tiny, tmp_path, capsys):
 
 
 def failing(size, *, at):
-    """A job that has no memory at one size, when it is made or when it is called."""
+    """Return a job that runs out of memory at one size, when it is made or when it is called."""
 
     def call():
         raise torch.OutOfMemoryError("no memory")
@@ -194,9 +194,9 @@ def test_a_size_without_memory_is_lost_alone(at, tiny, tmp_path, capsys):
 
 
 def test_a_line_needs_two_sizes_and_a_clock_may_fail(tiny, effort):
-    one = scaling_axes.measure(tiny(make=failing(100, at="call")), CPU, effort, quick=True)
-    assert "fewer than two sizes" in one.failure
-    assert not one.times
+    short = scaling_axes.measure(tiny(make=failing(100, at="call")), CPU, effort, quick=True)
+    assert "fewer than two sizes" in short.failure
+    assert not short.times
 
     def clock(*_):
         raise RuntimeError("a rank died")
@@ -209,9 +209,9 @@ def test_extras_that_fail_leave_the_times(tiny, effort):
     def extras(*_):
         raise MemoryError
 
-    found = scaling_axes.measure(tiny(extras=extras), CPU, effort, quick=True)
-    assert len(found.times) == 2
-    assert "MemoryError" in found.lost["extras"]
+    measured = scaling_axes.measure(tiny(extras=extras), CPU, effort, quick=True)
+    assert len(measured.times) == 2
+    assert "MemoryError" in measured.lost["extras"]
 
 
 def test_what_is_measured_is_written_after_every_axis(tiny, tmp_path):
@@ -261,11 +261,11 @@ def test_the_automatic_place(tiny, monkeypatch, tmp_path):
 
 
 def shifted(operator):
-    """Offspring that belong to the neighbour."""
+    """Return the operator with its ancestors shifted to the neighbour."""
 
     def call(*arguments, **options):
-        found = operator(*arguments, **options)
-        return found._replace(ancestors=found.ancestors.roll(1, 1))
+        result = operator(*arguments, **options)
+        return result._replace(ancestors=result.ancestors.roll(1, 1))
 
     return call
 
@@ -305,13 +305,13 @@ def test_the_checks_of_the_jobs_can_fail(monkeypatch):
 
 @pytest.mark.parametrize(("ranks", "sd"), [(2, 0.8), (8, 0.8), (16, 0.4)])
 def test_states_that_travel_are_as_many_as_the_formula_says(ranks, sd):
-    """Over 48 populations of independent weights, within three standard errors."""
+    """The mean over 48 populations of independent weights agrees within three standard errors."""
     ancestors = scaling_traffic.simulated_ancestors(1 << 15, 48, sd, seed=1)
     moved = scaling_traffic.counted_states(ancestors, ranks).double()
     error = moved.std() / math.sqrt(len(moved))
     expected = scaling_traffic.expected_states(1 << 15, ranks, sd)
     assert abs(moved.mean() - expected) < 3 * error
-    # what a forgotten factor of two, or slots for states, would make of it
+    # A forgotten factor of two, or counting slots instead of states, would exceed this.
     assert 3 * error < 0.4 * expected
 
 
@@ -327,21 +327,21 @@ def test_states_are_counted_once_for_a_rank():
 def test_the_excess_of_a_run_is_extrapolated():
     counted = {"moved": [1.0, 6.0], "independent": [1.0, 3.0], "particles": [100, 1000]}
     counted |= {"excess_exponent": 0.5, "excess_exponent_error": 0.1}
-    found = scaling_traffic.excess(counted, 1e5)
-    assert found == (pytest.approx(20.0), pytest.approx(2 * 100**0.7))
+    excess = scaling_traffic.excess(counted, 1e5)
+    assert excess == (pytest.approx(20.0), pytest.approx(2 * 100**0.7))
 
 
 def test_what_two_ranks_send_is_what_is_counted():
-    """Every byte of the steps of a run, from its ancestors alone; and by populations nothing is sent."""
+    """The ancestors alone predict every byte of the steps; splitting by populations sends nothing."""
     if not dist.is_available() or not dist.is_gloo_available():
         pytest.skip("torch has no gloo")
     scaling_ranks.check("particles", CPU)
-    found = scaling_ranks.launch(2, 0)
-    before, steps, after, states = found["particles"]["sent"]["2"]
+    measured = scaling_ranks.launch(2, 0)
+    before, steps, after, states = measured["particles"]["sent"]["2"]
     truth = scaling_worker.sample(None, "particles", genealogy=True)
     here = truth.resampled
     assert here.any()
-    assert not here[0].any()  # what is told of the first level would come before the steps
+    assert not here[0].any()  # Traffic at the first level would be counted before the steps.
     moved = int(scaling_traffic.counted_states(truth.ancestors[here], 2).sum())
     assert states == moved
     sums = 2 * scaling_traffic.sums_bytes(scaling_worker.POPULATIONS, 2)
@@ -350,17 +350,17 @@ def test_what_two_ranks_send_is_what_is_counted():
     assert steps == expected + moved * scaling_traffic.state_bytes(2)
     assert before > 0
     assert after > 0
-    assert found["populations"]["sent"]["2"][1] == 0
+    assert measured["populations"]["sent"]["2"][1] == 0
 
 
 def test_other_bits_of_the_ranks_are_refused(monkeypatch):
-    found = {"right": False, "log_z": [0.0, 0.0], "times": {}}
-    monkeypatch.setattr(scaling_ranks, "launch", lambda *_: {"particles": found})
+    measured = {"right": False, "log_z": [0.0, 0.0], "times": {}}
+    monkeypatch.setattr(scaling_ranks, "launch", lambda *_: {"particles": measured})
     with pytest.raises(AssertionError, match="other bits"):
         scaling_ranks.check("particles", CPU)
     with pytest.raises(RuntimeError, match="other bits"):
         scaling_ranks.clock("particles", (1, 2), CPU, None)
-    found["right"] = True
-    found["log_z"] = [-5.0, -5.01, -4.99]
+    measured["right"] = True
+    measured["log_z"] = [-5.0, -5.01, -4.99]
     with pytest.raises(AssertionError, match="of it"):
         scaling_ranks.check("particles", CPU)

@@ -1,4 +1,4 @@
-"""`pytest bench/` on tiny cases: gated, then timed, in a file that bench.compare reads."""
+"""Test `pytest bench/` on tiny cases: it gates, then times, and writes a file that bench.compare reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEW = ("--benchmark-max-time=0.002", "--benchmark-min-rounds=4")
 
 @pytest.fixture
 def suite(monkeypatch, capsys):
-    """Runs pytest in this process on given cases: exit code, outcomes by test, and what it said."""
+    """Return a function that runs pytest on cases and returns its exit code, outcomes by test and output."""
 
     class Outcomes(dict):
         def pytest_runtest_logreport(self, report):
@@ -73,7 +73,7 @@ def test_right_implementations_are_timed_and_wrong_ones_are_not(suite, case, tmp
         ),
     ]
     path = tmp_path / "out.json"
-    code, outcomes, said = suite(cases, *FEW, f"--benchmark-json={path}")
+    code, outcomes, printed = suite(cases, *FEW, f"--benchmark-json={path}")
     assert code == 1
     passed = dict.fromkeys(["a/1-ours", "a/1-twice", "a/1-part"], "passed")
     assert outcomes == passed | {
@@ -81,10 +81,10 @@ def test_right_implementations_are_timed_and_wrong_ones_are_not(suite, case, tmp
         "b/1-ours": "failed",
         "b/1-right": "skipped",
     }
-    assert "wrong: AssertionError: Tensor-likes are not close!" in said
-    assert "benchmark 'a/1': 3 tests" in said
+    assert "wrong: AssertionError: Tensor-likes are not close!" in printed
+    assert "benchmark 'a/1': 3 tests" in printed
     assert made == [(100,)] * 2
-    # the gate alone has called those of which nothing is timed
+    # Only the gate has called the implementations that are not timed.
     assert sorted(name for name, *_ in calls) == ["other", "ours", "right"]
     tests = json.loads(path.read_text())["benchmarks"]
     assert {test["group"] for test in tests} == {"a/1"}
@@ -94,22 +94,22 @@ def test_right_implementations_are_timed_and_wrong_ones_are_not(suite, case, tmp
         about.items() >= {"direction": "forward", "device": "cpu", "goals": {"part": 1e-9}}.items()
     )
     run = measured.read(path)
-    found = run.cases["a/1"]
+    timed_case = run.cases["a/1"]
     assert (run.kind, run.device_name) == (
         "pytest-benchmark",
         machine.device_name(torch.device("cpu")),
     )
-    assert found.rivals == {"twice"}
-    assert found.ratio == found.times["twice"].median / found.times["ours"].median
-    assert found.goal_met == (found.ratio >= 1)
-    for spread in found.times.values():
+    assert timed_case.rivals == {"twice"}
+    assert timed_case.ratio == timed_case.times["twice"].median / timed_case.times["ours"].median
+    assert timed_case.goal_met == (timed_case.ratio >= 1)
+    for spread in timed_case.times.values():
         assert 0 < spread.p20 <= spread.median <= spread.p80
 
 
 def test_disabled_benchmarks_are_called_once_after_the_gate(suite, case):
     calls = []
-    given = case(ours=counted(calls, "ours", torch.mul))
-    code, outcomes, _ = suite([given], "--benchmark-disable", "--threads=2")
+    counted_case = case(ours=counted(calls, "ours", torch.mul))
+    code, outcomes, _ = suite([counted_case], "--benchmark-disable", "--threads=2")
     assert (code, outcomes) == (0, {"scale/100-ours": "passed", "scale/100-twice": "passed"})
     assert [threads for *_, threads in calls] == [2, 2]
 
@@ -117,17 +117,17 @@ def test_disabled_benchmarks_are_called_once_after_the_gate(suite, case):
 def test_a_slow_case_has_its_rounds_and_takes_turns_among_inputs(suite, case, monkeypatch):
     monkeypatch.setattr(machine, "cache_bytes", lambda device: 900)
     calls = []
-    given = case(ours=counted(calls, "ours", torch.mul), rounds=3)
-    code, *_ = suite([given], *FEW)
+    slow_case = case(ours=counted(calls, "ours", torch.mul), rounds=3)
+    code, *_ = suite([slow_case], *FEW)
     addresses = [address for _, address, _ in calls]
-    # the gate, a first call on each of four copies, and three rounds
+    # The calls are the gate, a first call on each of four copies, and three rounds.
     assert (code, len(addresses)) == (0, 1 + 4 + 3)
     assert len(set(addresses[1:5])) == 4
     assert addresses[5:] == addresses[1:4]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--threads=0"], "--threads must be at least 1, got 0"),
         (["--only=nothing"], "no case for cpu contains 'nothing'"),
@@ -135,12 +135,12 @@ def test_a_slow_case_has_its_rounds_and_takes_turns_among_inputs(suite, case, mo
         (["--device=tpu"], "invalid choice: 'tpu'"),
     ],
 )
-def test_bad_options(suite, case, monkeypatch, options, said):
+def test_bad_options(suite, case, monkeypatch, options, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, outcomes, printed = suite([case()], *options)
     assert code in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.USAGE_ERROR)
     assert outcomes == {}
-    assert said in printed
+    assert message in printed
 
 
 def test_the_gate_forgets_a_case_before_the_next(case):
@@ -152,14 +152,14 @@ def test_the_gate_forgets_a_case_before_the_next(case):
 
     kept = None
     first, second = case(make_inputs=make_inputs), case(name="scale/2", make_inputs=make_inputs)
-    given = gate.Gate(torch.device("cpu"))
-    copies, wrong = given(first)
+    check = gate.Gate(torch.device("cpu"))
+    copies, wrong = check(first)
     assert wrong == {}
-    assert given(first)[0] is copies
+    assert check(first)[0] is copies
     kept = weakref.ref(copies[0][0])
     del copies
     assert kept() is not None
-    given(second)
+    check(second)
     assert alive == [False, False]
 
 

@@ -1,4 +1,4 @@
-"""Ratios, goals and the lines of the table, from timings written by hand."""
+"""Test the ratios, the goals and the lines of the table on timings written by hand."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def test_a_bound_has_its_own_goal_and_line(case, bound, met):
         name: Timing(seconds, seconds, seconds, 9)
         for name, seconds in {"ours": 2e-6, "rival": 8e-6, "bound": bound}.items()
     }
-    given = case(
+    bounded = case(
         baselines={"rival": min, "bound": max}, goals={"bound": 0.77}, bounds=("bound",), goal=3.0
     )
-    result = Result(given, {}, timings, floor_seconds=1e-6)
+    result = Result(bounded, {}, timings, floor_seconds=1e-6)
     assert result.best_baseline == "rival"
     assert result.ratio == pytest.approx(4.0)
     assert result.goal_met == met
@@ -52,17 +52,17 @@ def test_the_share_outside_a_part_and_the_rate_of_evaluations(case):
         for name, seconds in {"ours": 2e-3, "rival": 8e-3, "part": 1.5e-3}.items()
     }
     fields = {"baselines": {"rival": min, "part": max}, "goals": {"part": 0.9}}
-    given = case(**fields, inner="part", evaluations=600)
-    result = Result(given, {}, timings, floor_seconds=1e-3)
+    whole = case(**fields, inner="part", evaluations=600)
+    result = Result(whole, {}, timings, floor_seconds=1e-3)
     assert table([result]).splitlines()[-2].strip() == (
         "25.0% of our time is outside 'part', 3e+05 evaluations/s"
     )
     written = result.to_json()
     assert written["share_outside"] == pytest.approx(0.25)
     assert written["evaluation_rate"] == pytest.approx(3e5)
-    failed = Result(given, {"ours": "wrong"})
+    failed = Result(whole, {"ours": "wrong"})
     assert (failed.share_outside, failed.evaluation_rate) == (None, None)
-    without = Result(given, {"part": "wrong"}, {"ours": timings["ours"]})
+    without = Result(whole, {"part": "wrong"}, {"ours": timings["ours"]})
     assert without.share_outside is None
     assert table([without]).count("evaluations/s") == 1
 
@@ -70,8 +70,8 @@ def test_the_share_outside_a_part_and_the_rate_of_evaluations(case):
 @pytest.mark.parametrize(("device", "met"), [("cpu", True), ("cuda", False)])
 def test_a_goal_against_the_floor_belongs_to_a_device(case, device, met):
     timings = {name: Timing(1e-3, 1e-3, 1e-3, 9) for name in ("ours", "twice")}
-    given = case(floor_goals={"cuda": 0.85})
-    result = Result(given, {}, timings, floor_seconds=8e-4, device=device)
+    with_floor_goal = case(floor_goals={"cuda": 0.85})
+    result = Result(with_floor_goal, {}, timings, floor_seconds=8e-4, device=device)
     assert result.goal_met == met
     lines = table([result]).splitlines()
     assert any(line.split() == ["the", "floor", "80%", "85%", "no"] for line in lines) != met

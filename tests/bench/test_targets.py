@@ -1,4 +1,4 @@
-"""The hard targets at a small size, against what is known of them."""
+"""Test the hard targets at a small size against known values."""
 
 import math
 
@@ -17,23 +17,23 @@ def rows_of(rows, run):
 def test_gmm40_finds_all_modes_and_its_normaliser(gamma):
     size = targets_exact.Size(20, 2000 * int(gamma), 17, 300, 40, 150)
     rows = targets_exact.gmm40(gamma, size, ("curvature_matched",))
-    found = rows_of(rows, f"gamma={gamma:g} curvature_matched")
-    assert (found["modes found"].value, found["modes found"].error) == (40, 0)
-    ratio = found["Z / truth"]
+    by_quantity = rows_of(rows, f"gamma={gamma:g} curvature_matched")
+    assert (by_quantity["modes found"].value, by_quantity["modes found"].error) == (40, 0)
+    ratio = by_quantity["Z / truth"]
     assert abs(ratio.value - 1) < 3 * ratio.error < 0.1
-    variation = found["masses, total variation"]
+    variation = by_quantity["masses, total variation"]
     assert variation.truth < variation.value < 2.5 * variation.truth
-    assert found["W2"].value < 1.5 * found["W2"].truth
+    assert by_quantity["W2"].value < 1.5 * by_quantity["W2"].truth
 
 
 def test_many_well_normaliser_and_masses():
     rows = targets_exact.many_well(targets_exact.QUICK_MANY_WELL, ("curvature_matched",))
-    found = rows_of(rows, "curvature_matched")
-    assert abs(found["log Z"].truth - 164.6957) < 1e-4
-    ratio, left = found["Z / truth"], found["mass of the left wells"]
+    by_quantity = rows_of(rows, "curvature_matched")
+    assert abs(by_quantity["log Z"].truth - 164.6957) < 1e-4
+    ratio, left = by_quantity["Z / truth"], by_quantity["mass of the left wells"]
     assert abs(ratio.value - 1) < 3 * ratio.error < 0.15
     assert abs(left.value - left.truth) < 3 * left.error < 0.05
-    assert found["unique ancestors / N"].value > 0.2
+    assert by_quantity["unique ancestors / N"].value > 0.2
 
 
 def test_law_of_the_square_integrates_as_a_grid_does():

@@ -1,4 +1,4 @@
-"""Reference chains of two particles against integrals over their distance; and learned energies run through."""
+"""Test reference chains of two particles against integrals over their distance, and that learned energies run."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_mixing_tells_chains_that_stay_apart():
 @pytest.mark.parametrize("name", targets_particles.PLANS)
 def test_learned_energies_run_through(name):
     rows = targets_particles.run(name, quick=True)
-    found = {(row.run, row.quantity): row.value for row in rows}
-    assert 0 < found["reweighted to the true energy", "effective sample size / N"] <= 1
-    assert found["learned energy", "distance W2"] > 0
+    values = {(row.run, row.quantity): row.value for row in rows}
+    assert 0 < values["reweighted to the true energy", "effective sample size / N"] <= 1
+    assert values["learned energy", "distance W2"] > 0
     assert all(math.isfinite(row.value) for row in rows if row.quantity != "energy, mean")

@@ -1,4 +1,4 @@
-"""Rounds interleave, inputs rotate, statistics are per call. No test looks at a speed."""
+"""Test that rounds interleave, inputs rotate and statistics are per call. No test looks at a speed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.harness import inputs, timing
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that only the timed functions advance."""
+    """Return a clock that only the timed functions advance."""
 
     class Clock:
         now = 0.0
@@ -38,9 +38,9 @@ def test_rounds_interleave_and_every_copy_is_warmed_and_rotated(clock, effort):
 
     implementations = {"a": logging("a", 0.1), "b": logging("b", 0.2)}
     copies = [(0,), (1,)]
-    found = timing.time_side_by_side(implementations, copies, torch.device("cpu"), effort)
-    assert (found["a"].median, found["a"].rounds) == (pytest.approx(0.1), 3)
-    assert found["b"].median == pytest.approx(0.2)
+    timings = timing.time_side_by_side(implementations, copies, torch.device("cpu"), effort)
+    assert (timings["a"].median, timings["a"].rounds) == (pytest.approx(0.1), 3)
+    assert timings["b"].median == pytest.approx(0.2)
     warm = [("a", 0), ("a", 1), ("a", 0), ("b", 0), ("b", 1), ("b", 0)]
     rounds = ["a", "b", "b", "a", "a", "b"]
     assert log[:6] == warm
@@ -55,11 +55,11 @@ def test_short_calls_are_grouped_and_percentiles_are_per_call(clock):
         clock.now += next(durations)
 
     effort = timing.Effort(seconds=0.0, rounds=2, sample_seconds=4e-3)
-    found = timing.time_side_by_side({"ours": call}, [()], torch.device("cpu"), effort)["ours"]
-    # One warm-up, one probe of a single call, four calls to fill a sample: three remain at 1 ms.
-    assert found.rounds == 2
-    assert found.median == pytest.approx(((3 * 1e-3 + 2e-3) / 4 + 2e-3) / 2)
-    assert found.p20 < found.median < found.p80
+    measured = timing.time_side_by_side({"ours": call}, [()], torch.device("cpu"), effort)["ours"]
+    # A warm-up, a probe and four calls that fill a sample leave three calls at 1 ms.
+    assert measured.rounds == 2
+    assert measured.median == pytest.approx(((3 * 1e-3 + 2e-3) / 4 + 2e-3) / 2)
+    assert measured.p20 < measured.median < measured.p80
 
 
 def test_long_calls_need_no_warming_and_end_at_the_limit(clock):
@@ -73,8 +73,8 @@ def test_long_calls_need_no_warming_and_end_at_the_limit(clock):
     for limit, rounds in ((100.0, 15), (7.0, 5), (1.0, timing.FEWEST)):
         calls.clear()
         effort = timing.Effort(seconds=0.0, rounds=15, limit=limit)
-        found = timing.time_side_by_side({"ours": call}, copies, torch.device("cpu"), effort)
-        assert found["ours"].rounds == len(calls) == rounds
+        timings = timing.time_side_by_side({"ours": call}, copies, torch.device("cpu"), effort)
+        assert timings["ours"].rounds == len(calls) == rounds
 
 
 def test_garbage_collection_is_restored(effort):
@@ -111,7 +111,7 @@ def test_unchanged_sees_one_element_and_takes_nan_for_nan():
 
 
 class FakeGraph:
-    """Stands for a graph: a replay does the job again."""
+    """A stand-in for a graph whose replay does the job again."""
 
     def __init__(self, job, inputs):
         self.job, self.inputs = job, inputs

@@ -15,36 +15,36 @@ from bench.gpu import check as gpu_check
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 DOCUMENTS = [ROOT / "bench" / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
-# the rest of a line, with the lines that a backslash joins to it
+# The last group is the rest of a line, with the lines that a backslash joins to it.
 _COMMAND = re.compile(r"(?:python -m (bench(?:\.\w+)+)|(pytest bench/))((?:\\\n|[^\n`|;)#])*)")
 
 
 def commands():
-    """(module, options) of every `python -m bench.X` and `pytest bench/`."""
-    found = set()
+    """Return (module, options) of every `python -m bench.X` and `pytest bench/`."""
+    commands_named = set()
     for path in [*WORKFLOWS, *DOCUMENTS]:
         for module, suite, rest in _COMMAND.findall(path.read_text()):
             options = re.findall(r"(?<=\s)--[\w-]+", f" {rest}")
-            found.add((module or suite, tuple(sorted(options))))
-    return sorted(found)
+            commands_named.add((module or suite, tuple(sorted(options))))
+    return sorted(commands_named)
 
 
 def named_files():
-    """(workflow, path) of every file of the repository that a workflow names."""
+    """Return (workflow, path) of every file of the repository that a workflow names."""
     pattern = re.compile(r"(?<![\w./$}])((?:bench|tests|\.ci)/[\w./]*\w|[\w-]+\.(?:toml|py|sh))")
-    found = set()
+    files = set()
     for path in WORKFLOWS:
         text = re.sub(r"\$\{\{.*?\}\}", "", path.read_text())
-        found |= {(path.name, name) for name in pattern.findall(text)}
-    return sorted(found)
+        files |= {(path.name, name) for name in pattern.findall(text)}
+    return sorted(files)
 
 
 def main_of(module):
     """Return the function main of a module, or of the `__main__` of a package."""
-    found = importlib.import_module(module)
-    if not hasattr(found, "main"):
-        found = importlib.import_module(f"{module}.__main__")
-    return found.main
+    imported = importlib.import_module(module)
+    if not hasattr(imported, "main"):
+        imported = importlib.import_module(f"{module}.__main__")
+    return imported.main
 
 
 def help_of(module):
@@ -56,7 +56,9 @@ def help_of(module):
 
 @pytest.mark.parametrize(("module", "options"), commands())
 def test_commands_that_are_named_exist(module, options, capsys):
-    if module.startswith("bench.") and not options:  # some take none, not even --help
+    if (
+        module.startswith("bench.") and not options
+    ):  # Some commands take no option, not even --help.
         assert callable(main_of(module))
         return
     try:
@@ -92,7 +94,7 @@ def test_the_steps_of_a_workflow(path):
     for job in jobs.values():
         needs = job.get("needs", [])
         assert {*([needs] if isinstance(needs, str) else needs)} <= set(jobs)
-        # a job that runs code of a pull request may write nothing
+        # A job that runs code of a pull request may write nothing.
         if "self-hosted" in job["runs-on"]:
             assert "permissions" not in job
         for step in job["steps"]:
@@ -125,7 +127,7 @@ def test_a_comparison_is_of_what_was_measured_in_turn():
         ["base1", "base2"],
         ["head1", "head2"],
     ]
-    # a crash stops the job; a wrong answer does not
+    # A crash stops the job; a wrong answer does not.
     assert re.findall(r"\|\| test.*", text) == ["|| test $? = 3"]
 
 
@@ -138,24 +140,24 @@ def test_the_history_has_every_case():
 
 
 def test_the_gpu_check_takes_what_a_workflow_gives_it(capsys):
-    given = [
+    options = [
         word
         for path in WORKFLOWS
         for line in re.findall(r"on_gpu\.sh(.*)", path.read_text())
         for word in shlex.split(line)
         if word.startswith("-")
     ]
-    assert given
+    assert options
     with pytest.raises(SystemExit):
         gpu_check.main(["--help"])
-    assert set(given) <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    assert set(options) <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
 
 
 def test_strangers_start_nothing_on_our_machine():
     yaml = pytest.importorskip("yaml")
     for path in WORKFLOWS:
         content = yaml.safe_load(path.read_text())
-        events = content[True]  # `on` is a truth value in YAML
+        events = content[True]  # YAML reads the key `on` as a truth value.
         for name, job in content["jobs"].items():
             if "self-hosted" not in job["runs-on"]:
                 continue
