@@ -1,3 +1,5 @@
+"""Test the classifier of the demonstration and the distances it measures."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Test the digits of the demonstration and their two halves."""
+
 from __future__ import annotations
 
 import torch

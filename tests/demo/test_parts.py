@@ -1,3 +1,5 @@
+"""Test the parts of the demonstration: exact masses, conditions, score scaling and proposals."""
+
 from __future__ import annotations
 
 from pathlib import Path

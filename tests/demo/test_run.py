@@ -1,3 +1,5 @@
+"""Test a whole run of the demonstration, and an interrupted one."""
+
 from __future__ import annotations
 
 from pathlib import Path

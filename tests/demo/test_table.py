@@ -1,3 +1,5 @@
+"""Test how the table of the demonstration is laid out."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Test the shipped teacher of the demonstration and its training."""
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Public reports about compiled models, threads and worker processes."""
+"""Test that problems publicly reported for compiled models, threads and worker processes do not occur here."""
 
 from __future__ import annotations
 
@@ -28,17 +28,21 @@ def model():
 
 @needs_a_compiler
 def test_a_compiled_model_sees_new_weights():
-    """pytorch 104984, 108863, 129362: compiled or frozen graphs went on with old weights. Here they follow an
-    optimiser's step, a loaded state and a parameter that is another object."""
+    """pytorch 104984, 108863, 129362: compiled or frozen graphs kept using old weights. Here they follow an
+    optimiser's step, a loaded state and a parameter that another object replaces.
+    """
     compiled, eager = model(), model()
     compiled.compile()
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
 
     def check():
         eager.load_state_dict(compiled.state_dict())
-        ours, theirs = compiled.energy_and_score(x, 0.5), eager.energy_and_score(x, 0.5)
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-        return ours[0]
+        from_compiled, from_eager = (
+            compiled.energy_and_score(x, 0.5),
+            eager.energy_and_score(x, 0.5),
+        )
+        torch.testing.assert_close(from_compiled, from_eager, rtol=1e-5, atol=1e-5)
+        return from_compiled[0]
 
     before = check()
     with torch.no_grad():
@@ -56,7 +60,7 @@ def test_a_compiled_model_sees_new_weights():
 
 
 class Scaled(ResidualMLP):
-    """A perceptron with a plain attribute, as an adapter's strength is one."""
+    """A perceptron with a plain attribute, like the strength of an adapter."""
 
     strength = 1.0
 
@@ -66,8 +70,9 @@ class Scaled(ResidualMLP):
 
 @needs_a_compiler
 def test_a_compiled_model_sees_new_attributes():
-    """pytorch 120958, diffusers 9279: graphs kept attributes and adapters as they were when it was compiled. Here
-    a strength of the backbone and sigma_data are followed."""
+    """pytorch 120958, diffusers 9279: graphs kept the attributes and adapters they were compiled with. Here
+    they follow a strength of the backbone and sigma_data.
+    """
 
     def scaled():
         torch.manual_seed(0)
@@ -81,13 +86,16 @@ def test_a_compiled_model_sees_new_attributes():
     for strength, sigma_data in ((1.0, 0.5), (2.0, 0.5), (2.0, 0.8)):
         for made in (compiled, eager):
             made.backbone.strength, made.sigma_data = strength, sigma_data
-        ours, theirs = compiled.energy_and_score(x, 0.5), eager.energy_and_score(x, 0.5)
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        from_compiled, from_eager = (
+            compiled.energy_and_score(x, 0.5),
+            eager.energy_and_score(x, 0.5),
+        )
+        torch.testing.assert_close(from_compiled, from_eager, rtol=1e-5, atol=1e-5)
 
 
 @needs_a_compiler
 def test_other_batches_do_not_compile_again_and_again(monkeypatch):
-    """pytorch 172822: every batch size compiled a new graph. Here a dozen sizes of a perceptron make few."""
+    """pytorch 172822: every batch size compiled a new graph. Here a dozen sizes of a perceptron compile few."""
     from edmfast.models.compiling import flat_graph
 
     made, compile_graph = [], flat_graph.compile_graph
@@ -121,9 +129,9 @@ def test_operators_work_from_many_threads():
     expected = [work(i) for i in range(16)]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
-            for ours, alone in zip(pool.map(work, range(16)), expected, strict=True):
-                assert torch.equal(ours[0], alone[0])
-                assert torch.equal(ours[1], alone[1])
+            for threaded, alone in zip(pool.map(work, range(16)), expected, strict=True):
+                assert torch.equal(threaded[0], alone[0])
+                assert torch.equal(threaded[1], alone[1])
 
 
 FORKED = """
@@ -143,7 +151,8 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_a_forked_worker_does_not_hang():
-    """pytorch 46409: workers forked from a process that had used its threads hung. Here the operators of a forked
-    worker give the parent's numbers."""
+    """pytorch 46409: workers hung when they were forked from a process that had used its threads. Here the
+    operators of a forked worker give the parent's numbers.
+    """
     done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr

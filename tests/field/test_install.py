@@ -1,4 +1,4 @@
-"""Public reports about installing: the longer tests are in tests/test_sdist.py, each small here."""
+"""Test briefly that publicly reported install problems do not occur; the longer tests are in test_sdist.py."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ CHECKOUT = (ROOT / "setup.py").exists() and (ROOT / ".git").exists()
 
 
 def test_every_source_that_setup_compiles_is_in_the_manifest():
-    """torch_memory_saver 51, optimum-quanto 254: the source distribution lacked sources. Here MANIFEST.in takes
-    whole folders, and no kind of source is excluded."""
+    """torch_memory_saver 51, optimum-quanto 254: the source distribution lacked sources. Here MANIFEST.in includes
+    whole folders and excludes no kind of source.
+    """
     lines = (ROOT / "MANIFEST.in").read_text().splitlines()
     grafted = {line.split()[1] for line in lines if line.startswith("graft")}
     excluded = {
@@ -51,7 +52,8 @@ def test_an_environment_without_torch_is_told_so(tmp_path, command):
 
 def test_a_source_tree_that_was_not_built_names_itself(tmp_path):
     """vllm 4229: the source tree hid the installed package, and its kernels were "not found". Here the warning
-    says which folder Python took, and what to do."""
+    says which folder Python used and what to do.
+    """
     for name in ("setup.py", "csrc"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "edmfast").mkdir()

@@ -1,4 +1,4 @@
-"""Public reports about memory layouts, masks and derivatives of higher order."""
+"""Test that problems publicly reported for memory layouts, masks and higher derivatives do not occur here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_group_norm_does_not_depend_on_the_layout(layout, silu):
         (second,) = torch.autograd.grad((first**2).sum(), x)
         return y, first, second
 
-    ours = derivatives(
+    values = derivatives(
         image.contiguous(memory_format=layout),
         lambda x: group_norm(x, 4, weight, bias, silu=silu),
     )
@@ -41,19 +41,19 @@ def test_group_norm_does_not_depend_on_the_layout(layout, silu):
         y = functional.group_norm(x, 4, weight, bias)
         return functional.silu(y) if silu else y
 
-    for ours_, theirs in zip(ours, derivatives(image, plain), strict=True):
-        torch.testing.assert_close(ours_, theirs)
+    for actual, expected in zip(values, derivatives(image, plain), strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("shape", [(3, 8), (3, 8, 5), (2, 8, 3, 4), (2, 8, 3, 2, 5)])
 def test_group_norm_takes_any_number_of_axes(shape):
-    """Liger 1376: group norm of more than three axes failed. Here it is torch's for each."""
+    """Liger 1376: group norm of more than three axes failed. Here every number of axes gives torch's result."""
     x = normal(*shape)
     torch.testing.assert_close(group_norm(x, 4), functional.group_norm(x, 4))
 
 
 def test_rows_whose_keys_are_all_masked_are_zero():
-    """pytorch 103963, 163997: attention of a row without keys was NaN, in its gradients too. Here it is 0."""
+    """pytorch 103963, 163997: attention of a row without keys, and its gradients, were NaN. Here they are 0."""
     q, k, v = (normal(2, 1, 4, 8).requires_grad_() for _ in range(3))
     mask = torch.tensor([[True, False, True, True], [False] * 4])
     out = attention(q, k, v, key_mask=mask)
@@ -62,15 +62,16 @@ def test_rows_whose_keys_are_all_masked_are_zero():
     (second,) = torch.autograd.grad((first**2).sum(), k)
     assert torch.isfinite(first).all()
     assert torch.isfinite(second).all()
-    theirs = functional.scaled_dot_product_attention(
+    expected = functional.scaled_dot_product_attention(
         q[:1], k[:1], v[:1], attn_mask=mask[:1, None, None]
     )
-    torch.testing.assert_close(out[:1], theirs)
+    torch.testing.assert_close(out[:1], expected)
 
 
 def test_a_unet_can_be_trained_through_its_score():
-    """diffusers 5678: attention and norms of U-Nets had no second derivative. Here the gradient of a score's
-    square by a weight is that of finite differences."""
+    """diffusers 5678: attention and norms of U-Nets had no second derivative. Here the gradient of a squared score
+    with respect to a weight agrees with finite differences.
+    """
     torch.manual_seed(0)
     model = EnergyModel(models.UNet(1, channels=(8, 8), groups=4)).double()
     for parameter in model.parameters():
@@ -95,16 +96,16 @@ def test_a_unet_can_be_trained_through_its_score():
 
 
 def test_forward_mode_of_a_denoiser_is_its_jacobian():
-    """pytorch 98164: forward mode through a network silently lost tangents. Here a denoiser's are right."""
+    """pytorch 98164: forward mode through a network silently lost tangents. Here those of a denoiser are right."""
     torch.manual_seed(0)
     model = EnergyModel(ResidualMLP(3, width=16, depth=2)).double()
     torch.nn.init.normal_(model.backbone.output.weight, std=0.3)
     x, tangent = normal(4, 3), normal(4, 3)
-    _, ours = torch.func.jvp(lambda y: model(y, 0.8), (x,), (tangent,))
+    _, actual = torch.func.jvp(lambda y: model(y, 0.8), (x,), (tangent,))
     step = 1e-6
-    theirs = (model(x + step * tangent, 0.8) - model(x - step * tangent, 0.8)) / (2 * step)
-    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-6, atol=1e-7)
+    expected = (model(x + step * tangent, 0.8) - model(x - step * tangent, 0.8)) / (2 * step)
+    torch.testing.assert_close(actual, expected.detach(), rtol=1e-6, atol=1e-7)
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(x, tangent)
-        found = torch.autograd.forward_ad.unpack_dual(model(dual, 0.8)).tangent
-    torch.testing.assert_close(found, theirs.detach(), rtol=1e-6, atol=1e-7)
+        dual_tangent = torch.autograd.forward_ad.unpack_dual(model(dual, 0.8)).tangent
+    torch.testing.assert_close(dual_tangent, expected.detach(), rtol=1e-6, atol=1e-7)

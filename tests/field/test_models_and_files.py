@@ -1,4 +1,4 @@
-"""Public reports about models, their inputs and their files."""
+"""Test that problems publicly reported for models, their inputs and their files do not occur here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def perceptron(**options):
 
 def test_inference_mode_samples_or_says_what_to_use_instead():
     """denoising-diffusion-pytorch 286: sampling under inference_mode failed. Here denoisers and samplers give the
-    usual bits; a score, which is a gradient, cannot be had there, and the error names torch.no_grad()."""
+    usual bits. A score is a gradient, which that mode forbids; the error then recommends torch.no_grad().
+    """
     sigmas, x = torch.tensor([2.0, 1.0, 0.5]), torch.ones(4, 2)
     torch.manual_seed(0)
     teacher = Denoiser(ResidualMLP(2, width=8, depth=1)).eval()
@@ -38,12 +39,12 @@ def test_inference_mode_samples_or_says_what_to_use_instead():
         inside = numbers()
         with pytest.raises(RuntimeError, match=r"torch\.no_grad\(\)"):
             perceptron().energy_and_score(x, 0.5)
-    for ours, theirs in zip(inside, plain, strict=True):
-        assert torch.equal(ours, theirs)
+    for actual, expected in zip(inside, plain, strict=True):
+        assert torch.equal(actual, expected)
 
 
 def test_channels_last_and_tied_weights_are_saved(tmp_path):
-    """safetensors 308, 98: strided and shared tensors could not be saved. Here both come back as they were."""
+    """safetensors 308, 98: strided and shared tensors could not be saved. Here both are restored unchanged."""
     torch.manual_seed(0)
     model = EnergyModel(models.UNet(1, channels=(8,), groups=4)).eval()
     for parameter in model.parameters():
@@ -59,7 +60,7 @@ def test_channels_last_and_tied_weights_are_saved(tmp_path):
 
 
 def test_resuming_restores_the_optimiser(tmp_path):
-    """libreyolo 277: resuming reset the optimiser. Here a stopped run ends in the bits of a whole one."""
+    """libreyolo 277: resuming reset the optimiser. Here a stopped run ends with the bits of a complete one."""
     data = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
 
     calls = []
@@ -83,7 +84,7 @@ def test_resuming_restores_the_optimiser(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train("part")
     resumed = train("part", resume_from=tmp_path / "part")
-    # and one call that compares the teacher with that of the checkpoint, by the first batch
+    # One more call compares the teacher with that of the checkpoint on the first batch.
     assert len(calls) == 30 + 11 + 1 + 1 + 19
     for name, tensor in whole.items():
         assert torch.equal(resumed[name], tensor), name
@@ -100,7 +101,7 @@ def test_a_unet_refuses_sizes_that_it_cannot_halve(size):
 
 @pytest.mark.parametrize("labels", [15, 17, 32, 59])
 def test_as_many_conditions_as_samples(labels):
-    """X-Portrait 15: 59 conditions went with 16 samples. Here another number of labels is an error."""
+    """X-Portrait 15: 16 samples were accepted with 59 conditions. Here another number of labels is an error."""
     model, x = perceptron(num_classes=3), torch.zeros(16, 2)
     for call in (model, model.energy, model.energy_and_score):
         with pytest.raises(ValueError, match=str(labels)):
@@ -116,7 +117,7 @@ def test_extreme_levels_stay_finite(sigma):
 
 
 def test_another_default_device_or_dtype_changes_nothing():
-    """deepmd-kit 3307: another default device broke what made tensors on its own. Here defaults do not matter."""
+    """deepmd-kit 3307: another default device broke code that creates tensors. Here the defaults do not matter."""
     sigmas = torch.tensor([2.0, 1.0, 0.5])
     sampled = smc.sample(MIXTURE, (2,), sigmas, particles=16, seed=1).x
     old = torch.get_default_dtype()
@@ -136,8 +137,9 @@ def test_another_default_device_or_dtype_changes_nothing():
 
 
 def test_numpy_numbers_reach_a_file(tmp_path):
-    """cmdstanpy 647, msprime 593, SMAC3 453: NumPy integers failed when written as JSON. Here they are taken, and
-    the files hold plain numbers."""
+    """cmdstanpy 647, msprime 593, SMAC3 453: NumPy integers failed when written as JSON. Here they are
+    accepted, and the files hold plain numbers.
+    """
     run = smc.sample(
         MIXTURE,
         (np.int64(2),),
@@ -158,8 +160,9 @@ def test_numpy_numbers_reach_a_file(tmp_path):
 
 
 def test_data_of_another_scale_than_sigma_data_are_reported():
-    """k-diffusion 10: data of another scale than sigma_data trained badly without a word. Here that is a
-    warning with both numbers."""
+    """k-diffusion 10: data whose scale differs from sigma_data trained badly without a warning. Here a warning
+    states both numbers.
+    """
     data = 73 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
     config = DistillConfig(mode="dsm", steps=1, batch_size=8)
     with pytest.warns(UserWarning, match="sigma_data"):

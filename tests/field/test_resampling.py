@@ -1,4 +1,4 @@
-"""Public reports about resampling: each test names the project, its number, and what must hold here."""
+"""Test that publicly reported problems of resampling do not occur; each test names the project and the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HALF = torch.tensor([0.5])
 
 
 def offspring(log_weights, scheme, seeds):
-    """Counts [seeds, N] of one population."""
+    """Return the offspring counts [seeds, N] of one population."""
     draws = [
         resample(log_weights[None], rng_state(seed, 0), scheme=scheme) for seed in range(seeds)
     ]
@@ -26,7 +26,7 @@ def offspring(log_weights, scheme, seeds):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_first_particle_of_weight_zero_dies(scheme):
-    """mcl_3dl 232: the first particle survived every resampling, whatever its weight. Here it has no offspring."""
+    """mcl_3dl 232: the first particle survived every resampling whatever its weight. Here it has no offspring."""
     log_weights = torch.tensor([-math.inf, 0.0, 0.3, -0.2])
     assert not offspring(log_weights, scheme, 50)[:, 0].any()
     for uniform in (0.0, 0.5, 1.0 - 2**-24):
@@ -36,7 +36,9 @@ def test_a_first_particle_of_weight_zero_dies(scheme):
 
 @pytest.mark.parametrize("zeros", [[0], [3], [0, 1, 3], [1, 2, 3]])
 def test_ssp_takes_weights_of_zero(zeros):
-    """particles 29: SSP resampling failed where weights are zero. Here they get no offspring, the others M w."""
+    """particles 29: SSP resampling failed when weights are zero. Here those particles get no offspring; the others
+    get M w on average.
+    """
     weights = torch.tensor([0.25, 0.25, 0.25, 0.25], dtype=torch.float64)
     weights[zeros] = 0.0
     counts = offspring(weights.log(), "ssp", 200)
@@ -47,7 +49,7 @@ def test_ssp_takes_weights_of_zero(zeros):
 
 
 def test_residual_resampling_is_unbiased():
-    """filterpy 290: residual resampling drew its remainder from the wrong weights. Here offspring average M w."""
+    """filterpy 290: residual resampling drew its remainder from the wrong weights. Here mean offspring are M w."""
     weights = torch.tensor([0.05, 0.15, 0.35, 0.45], dtype=torch.float64)
     counts = offspring(weights.log(), "residual", 4000).double()
     error = counts.std(0) / math.sqrt(len(counts))
@@ -57,7 +59,7 @@ def test_residual_resampling_is_unbiased():
 
 @pytest.mark.parametrize("level", [-1e4, -800.0, 800.0, 1e4])
 def test_tiny_weights_do_not_become_uniform(level):
-    """stan 3241: where all weights underflowed, they were taken for equal. Here only their ratios count."""
+    """stan 3241: weights that all underflowed were treated as equal. Here only their ratios count."""
     log_weights = torch.zeros(1000, dtype=torch.float64) + level
     log_weights[500:] += math.log(3.0)
     for scheme in SCHEMES:
@@ -69,8 +71,9 @@ def test_tiny_weights_do_not_become_uniform(level):
 
 @pytest.mark.parametrize("bad", [math.nan, -math.inf])
 def test_bad_weights_are_reported_and_do_not_spoil_the_others(bad):
-    """Gen.jl 117: a weight of NaN or minus infinity gave nonsense or an obscure error. Here it counts as zero,
-    NaN is flagged, and a population of nothing else stays as it is and says so."""
+    """Gen.jl 117: a weight of NaN or minus infinity gave nonsense or an obscure error. Here it counts as zero
+    and NaN is flagged; a population with only such weights stays as it is and reports it.
+    """
     log_weights = torch.tensor([[0.0, bad, 0.0, 0.0], [bad] * 4])
     drawn = systematic_resample(log_weights, torch.tensor([0.5, 0.5]))
     assert 1 not in drawn.ancestors[0]
@@ -92,8 +95,9 @@ def test_the_callers_weights_are_not_changed(scheme):
 
 
 def test_weights_belong_to_the_particles_beside_them():
-    """pfilter 8: after resampling, the weights shown were those of other particles. Here the callback's weights
-    and the result's give the same mean, 0 for a symmetric law, and equal weights follow a resampling."""
+    """pfilter 8: after resampling, the weights shown were those of other particles. Here the weights of the
+    callback are those of the result, and with them the second moment is that of the law.
+    """
     target = GaussianMixture([[-2.0, 0.0], [2.0, 0.0]], [0.5, 0.5])
     seen = []
     result = smc.sample(
@@ -109,6 +113,6 @@ def test_weights_belong_to_the_particles_beside_them():
     x, log_weights = seen[-1]
     assert torch.equal(x, result.x)
     assert torch.allclose(log_weights.softmax(1), result.weights)
-    # the variance of the law at the last level: 4 of the modes, 0.25 of each, 0.0625 of the noise
+    # The last law has variance 4 between its modes, 0.25 within each, and 0.0625 from the noise.
     second = (result.weights * result.x[..., 0].double() ** 2).sum()
     assert float(second) == pytest.approx(4.3125, rel=0.05)

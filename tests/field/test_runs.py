@@ -1,4 +1,4 @@
-"""Public reports about runs of chains and particles."""
+"""Test that problems publicly reported for runs of chains and particles do not occur here."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def run(seed=0, **options):
 
 
 def test_a_run_neither_reads_nor_moves_global_generators():
-    """pymc 4938, particles 87: sampling seeded NumPy's global generator, or depended on it. Here torch, NumPy and
-    Python's generators stay where they are, and their states do not matter."""
+    """pymc 4938, particles 87: sampling seeded NumPy's global generator, or depended on it. Here the states of the
+    generators of torch, NumPy and Python do not change and do not matter.
+    """
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     first = run()
@@ -36,7 +37,7 @@ def test_a_run_neither_reads_nor_moves_global_generators():
 
 @pytest.mark.parametrize("scheme", ["systematic", "multinomial", "residual", "ssp", "killing"])
 def test_the_seed_fixes_a_whole_run(scheme):
-    """spf 20: the seed did not reach resampling, so that equal runs ended apart. Here it fixes every number."""
+    """spf 20: the seed did not reach resampling, so equal runs ended differently. Here it fixes every number."""
     first, again = (run(7, resampling=scheme, ess_threshold=1.0) for _ in range(2))
     assert first.resampled.any()
     assert torch.equal(first.x, again.x)
@@ -55,7 +56,7 @@ def test_hmc_has_the_moments_of_a_gaussian():
 
 
 def test_samplers_follow_the_seed_of_torch_alone():
-    """pymc 4938 again, for the plain samplers: torch.manual_seed repeats a run, NumPy's seed does not matter."""
+    """pymc 4938 also concerns plain samplers: torch.manual_seed repeats a run, NumPy's seed does not matter."""
     x, sigmas = torch.ones(3, 2), sampling.get_sigmas_karras(6, 0.1, 5.0)
 
     def drawn(seed):
@@ -70,8 +71,9 @@ def test_samplers_follow_the_seed_of_torch_alone():
 
 @pytest.mark.parametrize("corrector", [smc.MALA(), smc.HMC()])
 def test_chains_that_never_move_are_reported(corrector):
-    """flowMC 186: gradients of NaN made every proposal be rejected, and the chains stayed put without a word. Here
-    that is a warning."""
+    """flowMC 186: gradients of NaN caused every proposal to be rejected, and the chains stayed put without a
+    warning. Here there is a warning.
+    """
 
     class Broken:
         def energy_and_score(self, x, sigma):

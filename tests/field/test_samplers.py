@@ -1,4 +1,4 @@
-"""Public reports about the samplers of diffusion models."""
+"""Test that problems publicly reported for the samplers of diffusion models do not occur here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(name, sigmas, x=START, model=MIXTURE.denoise, **options):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_last_level_of_zero_gives_the_denoised_state(name):
-    """diffusers 9007: a final sigma of 0 made NaN. Here the last step ends at what the model denoised."""
+    """diffusers 9007: a final sigma of 0 gave NaN. Here the last step ends at the denoised state."""
     seen = []
     x = run(name, [8.0, 2.0, 0.5, 0.0], callback=seen.append)
     assert torch.isfinite(x).all()
@@ -29,7 +29,7 @@ def test_a_last_level_of_zero_gives_the_denoised_state(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_step_is_one_call(name):
-    """keras-cv 2373: sampling with a single step divided by zero. Here one level and 0 is one denoising."""
+    """keras-cv 2373: sampling with a single step divided by zero. Here one level and 0 denoise once."""
     sigmas = sampling.get_sigmas_karras(1, 0.1, 8.0)
     assert sigmas.tolist() == [8.0, 0.0]
     torch.testing.assert_close(run(name, sigmas), MIXTURE.denoise(START, 8.0))
@@ -40,7 +40,7 @@ def test_one_step_is_one_call(name):
 @pytest.mark.parametrize("steps", [1, 2, 7])
 @pytest.mark.parametrize("name", NAMES)
 def test_as_many_steps_as_were_asked_for(name, steps):
-    """InvokeAI 900: samplers made one step more or less than asked. Here n levels are n steps and n callbacks."""
+    """InvokeAI 900: samplers made one step too many or too few. Here n levels are n steps and n callbacks."""
     calls, seen = [], []
 
     def model(x, sigma):
@@ -57,15 +57,16 @@ def test_as_many_steps_as_were_asked_for(name, steps):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_repeated_level_is_refused(name):
-    """diffusers 6477: a last sigma that was there twice made NaN in multistep solvers. Here it is an error."""
+    """diffusers 6477: a repeated last sigma gave NaN in multistep solvers. Here it is an error."""
     with pytest.raises(ValueError, match=r"sigmas\[2\]"):
         run(name, [8.0, 2.0, 2.0, 0.0])
 
 
 @pytest.mark.parametrize("name", ["sample_euler", "sample_heun"])
 def test_a_preview_does_not_change_the_samples(name):
-    """stable-diffusion 50, InvokeAI 5985: a callback that made a picture changed the run. Here, as in k-diffusion,
-    the slope was taken before the callback sees the denoised state."""
+    """stable-diffusion 50, InvokeAI 5985: a callback that made a picture changed the run. Here, as in
+    k-diffusion, the slope is computed before the callback sees the denoised state.
+    """
     sigmas = sampling.get_sigmas_karras(8, 0.1, 8.0)
     changed = run(name, sigmas, callback=lambda info: info["denoised"].clamp_(0, 1))
     assert torch.equal(changed, run(name, sigmas))
@@ -73,7 +74,7 @@ def test_a_preview_does_not_change_the_samples(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_image_may_be_painted_in_by_the_callback(name):
-    """stable-diffusion 50 again: what a callback writes into x is what the next step starts from."""
+    """stable-diffusion 50 also lost what a callback wrote into x. Here the next step starts from it."""
     target = torch.tensor([0.25, -0.5], dtype=torch.float64)
 
     def paint(info):
@@ -87,7 +88,7 @@ def test_an_image_may_be_painted_in_by_the_callback(name):
 
 @pytest.mark.parametrize("name", ["sample_euler", "sample_heun", "sample_dpmpp_2m"])
 def test_rising_levels_invert_a_run(name):
-    """diffusers 10748: rising sigmas gave no inversion, or a wrong one. Here it leads back to the samples."""
+    """diffusers 10748: rising sigmas inverted a run wrongly or not at all. Here they lead back to the samples."""
     levels = torch.logspace(-1, 0.9, 400, dtype=torch.float64)
     clean = START / 8
     noise = run(name, levels, clean)
