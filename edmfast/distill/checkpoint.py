@@ -67,7 +67,7 @@ def read_checkpoint(
     for name, value in expected.items():
         difference = _difference(metadata.get(name), value)
         if difference:
-            raise ValueError(f"{path} is of another run: {name}{difference}")
+            raise ValueError(f"{path} belongs to another run: {name}{difference}")
     groups: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         # names of parameters contain dots too, so only the first one separates the group

@@ -71,7 +71,7 @@ def check_first_batch(path: Any, saved: Any, make: Callable[[], Batch]) -> None:
         )
         return
     raise ValueError(
-        f"{path} is of another run: its teacher or its data differ from these, since the first batch differs"
+        f"{path} belongs to another run: its teacher or its data differ from these, since the first batch differs"
     )
 
 

@@ -61,7 +61,9 @@ class TrainingRun:
         # the digest finds other data without a call of the teacher
         digest, first = metadata.get("data_digest"), metadata.get("first_batch")
         if digest is not None and digest != data_digest(maker.data):
-            raise ValueError(f"{path} is of another run: the numbers of its data differ from these")
+            raise ValueError(
+                f"{path} belongs to another run: the numbers of its data differ from these"
+            )
         state.metadata |= {} if first is None else {"first_batch": first}
         if first is None or step == 0:
             return

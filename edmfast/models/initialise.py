@@ -62,14 +62,18 @@ def initialise_from(
         )
     if isinstance(teacher, Denoiser) and model.sigma_data != teacher.sigma_data:
         raise ValueError(
-            f"sigma_data must agree, given {model.sigma_data} and {teacher.sigma_data}"
+            f"model and teacher must have the same sigma_data, given {model.sigma_data} and {teacher.sigma_data}"
         )
     if len(data) == 0 or not data.isfinite().all():
-        raise ValueError("data must be a finite batch of at least one sample")
+        infinite = int((~data.isfinite()).sum())
+        raise ValueError(
+            f"data must be a finite batch [B, *shape] of at least one sample, given {[*data.shape]} with "
+            f"{infinite} numbers that are not finite"
+        )
     try:
         model.backbone.load_state_dict(source.state_dict())
     except RuntimeError as error:
-        raise ValueError(f"the two backbones differ: {error}") from error
+        raise ValueError(f"the backbones of model and teacher must agree: {error}") from error
     # a generator of its own leaves the program's random numbers as they are
     draws = generator(as_seed(seed), data.device)
     # the fit measures the unscaled potential

@@ -31,14 +31,14 @@ def resume(path, teacher, data, student):
 
 def test_another_teacher_is_refused(path, teacher, data, student):
     resume(path, teacher, data, student)
-    with pytest.raises(ValueError, match="of another run: its teacher"):
+    with pytest.raises(ValueError, match="to another run: its teacher"):
         resume(path, lambda x, sigma: 1.1 * teacher(x, sigma), data, student)
 
 
 def test_other_data_are_refused(path, teacher, data, student):
     changed = data.clone()
     changed[1234, 1] += 1e-3
-    with pytest.raises(ValueError, match="of another run: the numbers of its data"):
+    with pytest.raises(ValueError, match="to another run: the numbers of its data"):
         resume(path, teacher, changed, student)
 
 
@@ -65,7 +65,7 @@ def test_a_teacher_that_differs_at_some_noise_levels_is_refused(tmp_path):
         def other(x, sigma, changed=changed):
             return model.denoise(x, sigma) + changed(sigma)[:, None]
 
-        with pytest.raises(ValueError, match="of another run"):
+        with pytest.raises(ValueError, match="to another run"):
             distill(
                 other, student(), data, config=config, resume_from=config.checkpoint, progress=False
             )

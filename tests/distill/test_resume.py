@@ -166,7 +166,7 @@ def test_checkpoints_of_other_models_and_data(checkpoint, teacher, data, student
         resume(EnergyModel(ResidualMLP(2, 16, 2, embedding_width=8)))
     with pytest.raises(ValueError, match=r"data is \[2000, 2\] there and \[5, 2\] here"):
         resume(student(), data[:5])
-    with pytest.raises(ValueError, match="of another run"):
+    with pytest.raises(ValueError, match="to another run"):
         load_ema(checkpoint, student(8))
     with pytest.raises(FileNotFoundError):
         load_ema(checkpoint.with_name("none"), student())

@@ -75,8 +75,8 @@ def test_table_interpolates_linearly_in_log_sigma():
     ("model", "data", "message"),
     [
         (EnergyModel(ResidualMLP(3), potential="norm"), DATA, 'only potential="inner"'),
-        (EnergyModel(ResidualMLP(3), sigma_data=1.0), DATA, "sigma_data must agree"),
-        (EnergyModel(ResidualMLP(3, width=8)), DATA, "backbones differ"),
+        (EnergyModel(ResidualMLP(3), sigma_data=1.0), DATA, "the same sigma_data"),
+        (EnergyModel(ResidualMLP(3, width=8)), DATA, "backbones of model and teacher must agree"),
         (EnergyModel(ResidualMLP(3)), DATA[:0], "at least one sample"),
         (EnergyModel(ResidualMLP(3)), DATA * math.nan, "finite"),
     ],

@@ -64,7 +64,9 @@ def check_fits(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) ->
         tensors.keys() - expected_state.keys(),
     )
     if missing or surplus:
-        raise ValueError(f"tensors missing: {_few(missing)}; not of this model: {_few(surplus)}")
+        raise ValueError(
+            f"the file lacks the tensors {_few(missing)}, and the model lacks {_few(surplus)}"
+        )
 
 
 @contextmanager

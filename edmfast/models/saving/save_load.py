@@ -31,7 +31,9 @@ def describe_model(model: EnergyModel | Denoiser) -> dict[str, Any]:
     is missing, and for a model whose tensors differ from those of a model rebuilt from the description.
     """
     if type(model) not in (EnergyModel, Denoiser):
-        raise ValueError(f"can save EnergyModel and Denoiser, given {type(model).__name__}")
+        raise ValueError(
+            f"only an EnergyModel or a Denoiser can be saved, given {type(model).__name__}"
+        )
     name = type(model.backbone).__name__
     if BACKBONES.get(name) is not type(model.backbone):
         raise ValueError(
@@ -163,4 +165,4 @@ def _built(
         if not isinstance(potential, str):
             raise ValueError(f"potential must be a name, given {shortened(potential)}")
         return EnergyModel(backbone, potential=potential, sigma_data=sigma_data)
-    raise ValueError(f"kind {shortened(kind)} is neither EnergyModel nor Denoiser")
+    raise ValueError(f"kind must be EnergyModel or Denoiser, given {shortened(kind)}")
