@@ -130,7 +130,8 @@ class SuperDiffFeynmanKac(FeynmanKac):
         system[..., count, :count] = 1.0
         right = torch.cat([squares / 2 - along / tau2.sqrt(), torch.ones_like(squares[..., :1])], 2)
         # solve_ex does not wait for the device to report singular systems, which the ridge excludes
-        return torch.linalg.solve_ex(system, right[..., None])[0][..., :count, 0]
+        solution: Tensor = torch.linalg.solve_ex(system, right[..., None])[0]
+        return solution[..., :count, 0]
 
 
 def _by_model(kappa: Tensor, scores: Tensor) -> Tensor:
