@@ -1,4 +1,4 @@
-"""The CUDA library, where nvcc built one: the architectures asked for, and no kernel that spills."""
+"""The CUDA library, where nvcc built one, has the requested architectures and no kernel that spills."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KERNELS = (
 
 @pytest.fixture(scope="module")
 def architectures() -> list[str]:
-    """What the build says it compiled for, such as ['8.0', '9.0+PTX']."""
+    """Return the architectures that the build records, such as ['8.0', '9.0+PTX']."""
     marker = LIBRARY.parent / "_build_info.txt"
     built = marker.read_text().strip() if marker.exists() else "package was not built"
     found = re.fullmatch(r"C\+\+ and CUDA \((.*)\)", built)
@@ -67,8 +67,10 @@ print([name for name in sys.argv[3:] if not found("edmfast::" + name, "CUDA")])
 
 
 def test_its_symbols_are_found(architectures, tmp_path):
-    """As where torch has CUDA: with libraries that are loaded, but not for all. Here one that stands for
-    torch's own has its name."""
+    """The library finds its symbols where torch has loaded its libraries, but not globally, as torch does.
+
+    A stand-in has the name of torch's CUDA library here.
+    """
     names = [os.environ.get("CC"), "cc", "gcc", "clang"]
     compiler = next((found for name in names if name and (found := shutil.which(name))), None)
     if compiler is None:
@@ -112,7 +114,7 @@ def test_no_kernel_spills(dump):
 
 
 def test_where_nvcc_is_found(tmp_path, monkeypatch):
-    """In this order; what is there but has no nvcc is passed over."""
+    """The build looks for nvcc in this order, and passes over places without one."""
     monkeypatch.setattr(setuptools, "setup", lambda **_: None)
     find = runpy.run_path(str(LIBRARY.parents[1] / "setup.py"))["find_nvcc"]
     names = ("home", "path", "torch", "usual")

@@ -1,4 +1,4 @@
-"""The plain reference stands in for the kernels: same bits, one warning, and the reason is told."""
+"""Where kernels are missing, the plain reference gives the same bits, with one warning that names the reason."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_triton_leaves_to_the_cuda_library_what_that_has():
 
 
 def test_what_was_built_is_there():
-    """An editable install goes on after a failed CUDA build: the claim and the files must agree."""
+    """An editable install goes on after a failed CUDA build, so the recorded claim and the files must agree."""
     facts = info()
     found = {path.name.split(".")[0] for path in Path(edmfast.__file__).parent.glob("_*.so")}
     assert ("_C" in found) == facts["built"].startswith(("C++ and", "CUDA skipped"))
