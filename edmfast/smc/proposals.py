@@ -3,24 +3,24 @@
 The forward kernel is M = N(x + tau² b, v_M I) and the backward kernel L = N(x_u, v_L I). S is the score of the
 target and A its exponent:
 
-| name               | b   | v_M           | v_L    |
-|--------------------|-----|---------------|--------|
-| euler              | S   | tau²          | tau²   |
-| ancestral          | S   | tau² u²/s²    | tau²   |
-| noise_matched      | S/A | kappa tau²/A, kappa = (u²+c²)/(s²+c²)                                  | tau²/A |
-| curvature_matched  | S/A | kappa tau²/A, kappa = 1 + tau² tr(grad S)/(A d), in [u²/(2 s²), 1]     | tau²/A |
-| feynman_kac        | (1 + eta) S/2 | eta tau²                                                     | eta tau² |
+| name              | b           | v_M                                                                | v_L      |
+|-------------------|-------------|--------------------------------------------------------------------|----------|
+| euler             | S           | tau²                                                               | tau²     |
+| ancestral         | S           | tau² u²/s²                                                         | tau²     |
+| noise_matched     | S/A         | kappa tau²/A, kappa = (u²+c²)/(s²+c²)                              | tau²/A   |
+| curvature_matched | S/A         | kappa tau²/A, kappa = 1 + tau² tr(grad S)/(A d), in [u²/(2 s²), 1] | tau²/A   |
+| feynman_kac       | (1+eta) S/2 | eta tau²                                                           | eta tau² |
 
 With energies the weights are exact for every kernel. For a Gaussian target the matched kernels with the right
 kappa are the exact time reversal, so the weights do not vary. Without energies, "feynman_kac" has the weights
-of the Feynman-Kac corrector (see `edmfast.smc.feynman_kac.scores`) and "superdiff" has none (see
+of the Feynman–Kac corrector (see `edmfast.smc.feynman_kac.scores`) and "superdiff" has none (see
 `edmfast.smc.feynman_kac.superdiff`).
 
 To add a proposal, subclass `Proposal`, define `coefficients`, and give it a name in `PROPOSALS`. A caller's own
 subclass may be passed as `proposal=` without a name.
 
-Sources: Thornton et al. 2025, arXiv 2502.12786 (Feynman-Kac weights); Karras et al. 2022, arXiv 2206.00364 (noise
-levels); Skreta et al. 2025, arXiv 2503.02819 (Feynman-Kac corrector); kappa follows from the second-order Tweedie
+Sources: Thornton et al. 2025, arXiv 2502.12786 (Feynman–Kac weights); Karras et al. 2022, arXiv 2206.00364 (noise
+levels); Skreta et al. 2025, arXiv 2503.02819 (Feynman–Kac corrector); kappa follows from the second-order Tweedie
 formula.
 """
 
@@ -171,7 +171,7 @@ class CurvatureMatched(Proposal):
 
 @dataclass(frozen=True)
 class Corrected(Proposal):
-    """The step of the Feynman-Kac corrector: the reverse diffusion with eta times its noise.
+    """The step of the Feynman–Kac corrector: the reverse diffusion with eta times its noise.
 
     It does not divide the score by the exponent A, because the corrector's weights account for A. Source:
     Skreta et al. 2025, arXiv 2503.02819.
