@@ -59,8 +59,8 @@ def particles_figure(particles: PlottedRun) -> Any:
     """Return a matplotlib figure with four panels.
 
     They show the effective sample size with marks at resampled levels, the sd of the incremental log-weights,
-    the number of ancestors that are left at each level, and the samples. A run with genealogy=True has a second
-    curve of ancestors. Raises ImportError without matplotlib.
+    the number of ancestors that are left at each level, and the samples. A run with a recorded genealogy has a
+    second curve of ancestors. Raises ImportError without matplotlib.
     """
     figure = new_figure(11, 8)
     (ess, spread), (family, samples) = figure.subplots(2, 2)

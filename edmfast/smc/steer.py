@@ -88,7 +88,7 @@ def steer(
         prompts: P, the number of prompts.
         candidates: N, the number of candidates of each prompt. Every prompt takes N (T + 1) evaluations of the
             model.
-        method: "fk", "svdd" or "best_of_n", see above.
+        method: "fk", "svdd" or "best_of_n", as in the table of `edmfast.smc.steer`.
         strength: lambda in nats per unit of reward, a number or [P]; the 1/alpha of SVDD. "best_of_n" does not
             use it.
         potential: of "fk", see `edmfast.smc.feynman_kac.rewards`. "max" and "sum" pay the reward at every level

@@ -56,7 +56,7 @@ class ParticleData:
     """Number of starting particles that have descendants after the decision at each level, int64 [T, P]."""
     ancestors: Tensor | None = None
     """Index of the particle of each level that every slot takes on, int32 [T, P, N], which is its own index
-    without resampling. None unless the run recorded its genealogy."""
+    without resampling. None unless `RunOptions(genealogy=True)` recorded it."""
     log_densities: Tensor | None = None
     """Log-densities of each of M models along the paths, float64 [P, N, M] in nats; None where the law follows no
     densities."""

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from edmfast.targets.algebra import WeightedSum
 from edmfast.targets.conditioned import Conditioned
 from edmfast.targets.mixture import Mixture
 from edmfast.targets.proposed_by import ProposedBy
+from edmfast.targets.protocols import Model
 from edmfast.targets.scores import has_energy
 from edmfast.targets.tilted import Tilted
 
@@ -32,10 +33,12 @@ _BACKWARD_OF_A_PROBE = 2
 
 
 class Evaluations(NamedTuple):
-    """Number of forward passes of models, and of vector-Jacobian products back through them."""
+    """The numbers of evaluations of models that one particle takes in a run."""
 
     forward: int
+    """Forward passes of models."""
     backward: int
+    """Vector-Jacobian products back through models."""
 
     def __str__(self) -> str:
         return f"{self.forward} forward, {self.backward} backward"
@@ -45,7 +48,7 @@ class Evaluations(NamedTuple):
         return Evaluations(self.forward + other.forward, self.backward + other.backward)
 
 
-def evaluations_of_score(model: Any) -> Evaluations:
+def evaluations_of_score(model: Model) -> Evaluations:
     """Return what one score of a model costs, with its energy where the model has one."""
     if isinstance(model, Conditioned):
         return evaluations_of_score(model.model)
@@ -69,7 +72,7 @@ def evaluations_of_score(model: Any) -> Evaluations:
 
 
 def evaluations_of_run(
-    models: Iterable[Any], visits: float, *, probed_visits: int = 0
+    models: Iterable[Model], visits: float, *, probed_visits: int = 0
 ) -> Evaluations:
     """Return what one particle costs in a run.
 
@@ -84,7 +87,7 @@ def evaluations_of_run(
     return Evaluations(math.ceil(each.forward * visits), math.ceil(each.backward * visits) + probes)
 
 
-def _followed(model: Any) -> Any:
+def _followed(model: Model) -> Model:
     """Return the model whose score is probed: another one than the target where a proposal follows that."""
     return model.proposal_model if isinstance(model, ProposedBy) else model
 
@@ -97,7 +100,7 @@ def _backward_of_reward(tilted: Tilted) -> int:
     return base.forward + base.backward
 
 
-def _total(models: Iterable[Any]) -> Evaluations:
+def _total(models: Iterable[Model]) -> Evaluations:
     counts = [evaluations_of_score(model) for model in models]
     return Evaluations(
         sum(count.forward for count in counts), sum(count.backward for count in counts)

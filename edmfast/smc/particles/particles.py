@@ -204,7 +204,7 @@ class Particles(ParticleData):
         """Return the recorded ancestors. Raises ValueError without them, or for an index out of range."""
         if self.ancestors is None:
             raise ValueError(
-                "this run recorded no ancestors: pass genealogy=True to edmfast.smc.sample"
+                "this run recorded no ancestors: pass options=smc.RunOptions(genealogy=True) to smc.sample"
             )
         sizes = dict(zip(("level", "population", "particle"), self.ancestors.shape, strict=True))
         for name, index in indices.items():

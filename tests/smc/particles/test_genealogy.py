@@ -109,7 +109,7 @@ def test_a_result_without_recorded_ancestors(result, tmp_path):
         lambda: result.descendants(0, 0, 0),
         lambda: result.unique_trace(),
     ):
-        with pytest.raises(ValueError, match="pass genealogy=True"):
+        with pytest.raises(ValueError, match=r"pass options=smc.RunOptions\(genealogy=True\)"):
             method()
     result.save(tmp_path / "p")
     back = smc.Particles.load(tmp_path / "p")
