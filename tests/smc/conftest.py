@@ -1,3 +1,5 @@
+"""Provide targets, noise levels and exact answers to the tests of sequential Monte Carlo."""
+
 import math
 
 import pytest
@@ -9,7 +11,7 @@ from edmfast.targets import Tempered
 
 @pytest.fixture
 def two_modes():
-    """A narrow and a wide mode of equal mass."""
+    """Return a mixture of a narrow and a wide mode of equal mass."""
     return GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), [0.15, 0.45], [0.5, 0.5])
 
 
@@ -29,14 +31,16 @@ def cold(two_modes):
 
 @pytest.fixture
 def start_log_normaliser():
-    """log of the integral of exp(-A |x|²/(2 sigma²)) over d dimensions."""
+    """Return the log of the integral of exp(-A |x|²/(2 sigma²)) over d dimensions, as a function."""
     return lambda sigma, exponent, d: 0.5 * d * math.log(2 * math.pi * sigma**2 / exponent)
 
 
 @pytest.fixture(scope="session")
 def square_of():
-    """(mixture, sigma) -> its squared density as a mixture of the products of its parts, and log of the
-    integral."""
+    """Return a function that squares the density of a mixture at one noise level.
+
+    It gives the square, normalised, as a mixture of the products of the components, and the log of its integral.
+    """
 
     def make(mixture, sigma):
         v, w, means = mixture.stds.square() + sigma**2, mixture.weights, mixture.means

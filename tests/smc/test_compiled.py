@@ -1,4 +1,4 @@
-"""compile=True: one flat graph per mode of the step, the numbers of the eager run."""
+"""Test that compile=True makes one flat graph per mode of the step and gives the numbers of the eager run."""
 
 import warnings
 
@@ -11,22 +11,22 @@ from edmfast.models.compiling import flat_graph
 from edmfast.targets import Tempered
 from tests.grouped import grouped
 
-# tiny runs, whose weights are bad and do not matter here
+# These tiny runs have bad weights, which do not matter here.
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
 
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Collects the graphs that are compiled."""
-    found = []
+    """Collect the graphs that are compiled."""
+    compiled = []
     compile_ = flat_graph.compile_graph
 
-    def record(graph, *given):
-        found.append(graph)
-        return compile_(graph, *given)
+    def record(graph, *arguments):
+        compiled.append(graph)
+        return compile_(graph, *arguments)
 
     monkeypatch.setattr(flat_graph, "compile_graph", record)
-    return found
+    return compiled
 
 
 TABLE = smc.CurvatureMatched(kappa=tuple(0.5 + 0.04 * i for i in range(12)))
@@ -51,9 +51,9 @@ def test_compiled_run_equals_the_eager_one(two_modes, levels, graphs, proposal):
     assert torch.equal(result.resampled, eager.resampled)
     assert torch.equal(result.unique_ancestors, eager.unique_ancestors)
     for name in ("x", "log_weights", "log_z", "ess", "log_weight_sd"):
-        ours, theirs = getattr(result, name), getattr(eager, name)
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-    # with and without resampling, with and without weights
+        actual, expected = getattr(result, name), getattr(eager, name)
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+    # The modes are with and without resampling, and with and without weights.
     assert 2 <= len(graphs) <= 4
     for graph in graphs:
         names = [str(node.target) for node in graph.graph.nodes]
@@ -62,12 +62,12 @@ def test_compiled_run_equals_the_eager_one(two_modes, levels, graphs, proposal):
 
 
 def test_the_same_ancestors_in_single_precision(two_modes, levels, tmp_path):
-    """After every level the genealogy is that of the eager run, and so are the next ancestors."""
-    found = {}
+    """After every level the genealogy and the next ancestors are those of the eager run."""
+    genealogies = {}
     for compile in (False, True):
         path = tmp_path / f"{compile}.safetensors"
         options = {"checkpoint": path, "checkpoint_every": 1, "ess_threshold": 0.9}
-        records = found[compile] = []
+        records = genealogies[compile] = []
 
         def record(info, path=path, records=records):
             if info["i"]:
@@ -88,13 +88,13 @@ def test_the_same_ancestors_in_single_precision(two_modes, levels, tmp_path):
                 **options,
             ),
         )
-    assert len(found[True]) == 12
-    for ours, theirs in zip(found[True], found[False], strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert len(genealogies[True]) == 12
+    for actual, expected in zip(genealogies[True], genealogies[False], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
 class Unfit:
-    """A target that leaves torch, where no tracer can follow."""
+    """A target that leaves torch, so that no tracer can follow it."""
 
     exponent = 1.0
 
@@ -105,16 +105,16 @@ class Unfit:
 
 def test_what_cannot_be_traced_runs_eagerly_after_one_warning(levels):
     options = {"particles": 50, "proposal": "ancestral", "dtype": torch.float64}
-    with pytest.warns(UserWarning, match="compile=True failed") as told:
+    with pytest.warns(UserWarning, match="compile=True failed") as warned:
         result = smc.sample(Unfit(), (2,), levels(6), **grouped(compile=True, **options))
-    assert len([w for w in told if "compile=True" in str(w.message)]) == 1
+    assert len([w for w in warned if "compile=True" in str(w.message)]) == 1
     eager = smc.sample(Unfit(), (2,), levels(6), **grouped(**options))
     assert torch.equal(result.x, eager.x)
     assert torch.equal(result.log_weights, eager.log_weights)
 
 
 class Tuned(torch.nn.Module):
-    """A Gaussian target whose width is a plain attribute, and one whose width is a buffer."""
+    """A Gaussian target whose width is a plain attribute times a buffer."""
 
     exponent = 1.0
 
@@ -147,7 +147,7 @@ def test_a_target_that_a_callback_changes_is_noticed(levels, monkeypatch, what):
             target, (2,), levels(8), **grouped(compile=compile, callback=change, **options)
         )
 
-    with pytest.warns(UserWarning, match="changed during a compiled run") as told:
-        found = run(True)
-    assert len([w for w in told if "compiled run" in str(w.message)]) == 1
-    torch.testing.assert_close(found.log_z, run(False).log_z)
+    with pytest.warns(UserWarning, match="changed during a compiled run") as warned:
+        result = run(True)
+    assert len([w for w in warned if "compiled run" in str(w.message)]) == 1
+    torch.testing.assert_close(result.log_z, run(False).log_z)

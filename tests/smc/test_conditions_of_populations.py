@@ -1,4 +1,4 @@
-"""Resampling moves particles between slots, so a population has one condition for all of them."""
+"""Test that a population has one condition, because resampling moves particles between slots."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ SIGMAS = sampling.get_sigmas_karras(6, 0.1, 10.0)[:-1]
 
 
 class Shifted(torch.nn.Module):
-    """A model whose density is moved by a number of its own."""
+    """A model whose density is shifted by its condition."""
 
     exponent = 1.0
 

@@ -1,4 +1,6 @@
-"""Kernel-density handwritten digits, exact energies: curvature matching keeps the population alive."""
+"""Test that curvature matching keeps a population of handwritten digits alive, with exact kernel-density
+energies.
+"""
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ from edmfast import smc
 from edmfast.analytic import GaussianMixture
 from edmfast.targets import Tempered
 
-# tiny runs, whose weights are bad and do not matter here
+# These tiny runs have bad weights, which do not matter here.
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
 
 datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn (extra `demo`)")

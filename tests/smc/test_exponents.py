@@ -1,4 +1,4 @@
-"""One exponent for each population, the proposal of another model, and genealogies."""
+"""Test one exponent for each population, the proposal of another model, and genealogies."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from edmfast.analytic import GaussianMixture
 from edmfast.targets import Guided, ProposedBy, Tempered
 from tests.grouped import grouped
 
-# tiny runs, whose weights are bad and do not matter here
+# These tiny runs have bad weights, which do not matter here.
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
 
 
@@ -28,7 +28,7 @@ def test_every_population_has_its_own_temperature(two_modes, levels, proposal, w
             Tempered(two_modes, gamma), (2,), sigmas, **grouped(first_population=p, **options)
         )
         if weights == "score" and gamma == 1.0:
-            # one model of exponent 1 is sampled plainly, by another kernel
+            # A single model of exponent 1 is sampled by another kernel.
             continue
         torch.testing.assert_close(together.x[p], alone.x[0], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(together.log_z[p], alone.log_z[0], rtol=1e-9, atol=1e-9)

@@ -1,5 +1,8 @@
-"""Wrong answers that public samplers give silently: each is reproduced beside a run of ours, from the
-same particles, and must fail the assertion that ours passes."""
+"""Test that runs avoid wrong answers that public samplers give silently.
+
+Each test reproduces such an answer from the particles of one of our runs; it must fail the assertion that our run
+passes.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ SIZE = {"particles": 1000, "populations": 20}
 
 @pytest.fixture(scope="module")
 def modes():
-    """Squared, the narrow mode holds 9 of 10 parts of the mass: the modes count as 1/variance."""
+    """Return modes that count as 1/variance when squared, so the narrow one then holds nine tenths of the mass."""
     return GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), [0.15, 0.45], [0.5, 0.5])
 
 
@@ -33,7 +36,7 @@ def narrow_mass(sigma):
 
 
 def check_mass(masses, sigma):
-    """[P] estimates, within three standard errors."""
+    """Check that estimates [P] agree with the true mass within three standard errors."""
     error = float(masses.std()) / math.sqrt(len(masses))
     assert abs(float(masses.mean()) - narrow_mass(sigma)) < 3 * error + 1e-3
     assert error < 0.03
@@ -44,7 +47,7 @@ def weighted(x, log_weights):
 
 
 class Shifted:
-    """The same law, its energies higher by a constant."""
+    """A target with the same law, whose energies are higher by a constant."""
 
     def __init__(self, target, shift):
         self.target, self.exponent, self.shift = target, target.exponent, shift
@@ -59,7 +62,7 @@ def record(runs):
 
 
 def test_score_scaling_alone_is_not_low_temperature(modes, levels):
-    """Every particle the same weight, as samplers that multiply the score do."""
+    """Samplers that only multiply the score give every particle the same weight."""
     sigmas = levels(40)
     result = smc.sample(Tempered(modes, GAMMA), (2,), sigmas, **grouped(seed=3, **SIZE))
     scaled = smc.sample(
@@ -74,7 +77,7 @@ def test_score_scaling_alone_is_not_low_temperature(modes, levels):
 
 
 def test_weights_of_skipped_steps_are_kept(modes, levels):
-    """Adaptive resampling that looks at the last increment only."""
+    """The wrong estimate imitates adaptive resampling that uses only the last increment."""
     runs, sigmas = [], levels(40)
     smc.sample(
         Tempered(modes, GAMMA),
@@ -90,7 +93,7 @@ def test_weights_of_skipped_steps_are_kept(modes, levels):
 
 @pytest.mark.parametrize("shift", [-1000.0, 1000.0])
 def test_the_level_of_the_energy_is_free(modes, levels, shift):
-    """exp(-energy) clamped at 1e10 weighs all alike at -1000, and is zero at 1000: NaN."""
+    """With exp(-energy) clamped at 1e10, all weights are equal at -1000 and zero at 1000, which gives NaN."""
     runs, sigmas = [], levels(40)
     options = {"ess_threshold": 0.0, "seed": 1, "dtype": torch.float64, **SIZE}
     target = Tempered(modes, GAMMA)

@@ -1,4 +1,7 @@
-"""Numbers of runs, calibrations, chains and steering. In every spelling, and wrong: see `tests.spellings`."""
+"""Test the numbers that runs, calibrations, chains and steering take.
+
+Each is given in every spelling, and with wrong values: see `tests.spellings`.
+"""
 
 from __future__ import annotations
 
@@ -32,24 +35,24 @@ def run(**options):
 
 
 def calibrated(**options):
-    given = {"particles": 8, "pilot_steps": 4} | options
-    return smc.calibrate(PAIR, (2,), SIGMAS, **given)
+    settings = {"particles": 8, "pilot_steps": 4} | options
+    return smc.calibrate(PAIR, (2,), SIGMAS, **settings)
 
 
 def chains(**options):
-    given = {"sigma": 1.0, "transitions": 4} | options
-    return smc.mcmc(PAIR, CHAINS, given.pop("sigma"), smc.MALA(), **given)
+    settings = {"sigma": 1.0, "transitions": 4} | options
+    return smc.mcmc(PAIR, CHAINS, settings.pop("sigma"), smc.MALA(), **settings)
 
 
 def steered(**options):
-    given = {"prompts": 2, "candidates": 2} | options
-    return smc.steer(PAIR, reward, (2,), SIGMAS, **grouped(**given))
+    settings = {"prompts": 2, "candidates": 2} | options
+    return smc.steer(PAIR, reward, (2,), SIGMAS, **grouped(**settings))
 
 
 def offsets(**options):
     mixture = edmfast.Mixture([NORMAL, PAIR])
-    given = {"particles": 4, "populations": 2} | options
-    return smc.calibrate_offsets(mixture, (2,), SIGMAS, **given).offsets
+    settings = {"particles": 4, "populations": 2} | options
+    return smc.calibrate_offsets(mixture, (2,), SIGMAS, **settings).offsets
 
 
 CASES = [
@@ -265,12 +268,12 @@ PLAIN = {
 
 def test_a_run_of_foreign_numbers_is_saved_and_resumed_by_plain_ones(tmp_path):
     whole = smc.sample(PAIR, (2,), SIGMAS, **grouped(**PLAIN))
-    given = FOREIGN | {"checkpoint": tmp_path / "run", "checkpoint_every": np.int64(2)}
-    found = smc.sample(PAIR, np.array([2]), [np.float32(s) for s in SIGMAS], **grouped(**given))
-    assert same(whole, found)
+    settings = FOREIGN | {"checkpoint": tmp_path / "run", "checkpoint_every": np.int64(2)}
+    result = smc.sample(PAIR, np.array([2]), [np.float32(s) for s in SIGMAS], **grouped(**settings))
+    assert same(whole, result)
     resumed = smc.sample(PAIR, (2,), SIGMAS, **grouped(**PLAIN, resume_from=tmp_path / "run"))
     assert same(whole, resumed)
-    found.save(tmp_path / "particles")
+    result.save(tmp_path / "particles")
     assert same(whole, smc.Particles.load(tmp_path / "particles"))
 
 

@@ -1,4 +1,4 @@
-"""What a run must refuse, or say of itself, where it cannot follow the law that was asked for."""
+"""Test what a run must refuse or report when it cannot follow the requested law."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_an_infinite_reward_does_nothing_before_its_ramp(model, potential):
         result = small(
             tilt, callback=lambda info: seen.append(info["log_weights"].isfinite().all())
         )
-    # "max" rewards along the path, of which nothing is paid above the ramp either
+    # The "max" potential rewards along the path, and pays nothing above the ramp either.
     assert [bool(fine) for fine in seen] == [True] * 4 + [False]
     assert (result.degenerate & 1).eq(0).all()
 
@@ -106,9 +106,9 @@ def test_the_best_of_n_is_not_nan():
     def reward(x):
         return torch.where(x[:, 0] > 0, math.nan, x[:, 0])
 
-    found = smc.steer(WIDE, reward, (1,), SIGMAS, prompts=20, candidates=8, method="best_of_n")
-    assert found.candidate_rewards.isnan().any()
-    assert not found.rewards.isnan().any()
+    result = smc.steer(WIDE, reward, (1,), SIGMAS, prompts=20, candidates=8, method="best_of_n")
+    assert result.candidate_rewards.isnan().any()
+    assert not result.rewards.isnan().any()
 
 
 def test_expectations_leave_out_nan_without_weight():
@@ -146,7 +146,7 @@ def test_offsets_with_correctors():
             return energy + 0.3 / sigma, score
 
     mixture = Mixture([GaussianMixture([[0.0]], [1.0]), Shifted([[0.0]], [1.0])])
-    found = smc.calibrate_offsets(
+    calibrated = smc.calibrate_offsets(
         mixture,
         (1,),
         SIGMAS,
@@ -156,7 +156,7 @@ def test_offsets_with_correctors():
         proposal=smc.NoiseMatched(0.7),
         ess_threshold=1.0,
     )
-    for sigma, values in zip(SIGMAS, found.offsets.values, strict=True):
+    for sigma, values in zip(SIGMAS, calibrated.offsets.values, strict=True):
         gained = 0.3 / sigma
         assert values[1] - values[0] == pytest.approx(gained, abs=0.3)
 
@@ -170,7 +170,7 @@ class Holder:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("value", "other"),
     [
         (functools.partial(torch.mul, 2), functools.partial(torch.mul, 3)),
         (Holder(0).reward, Holder(1).reward),
@@ -178,9 +178,9 @@ class Holder:
         (super_resolution(2), super_resolution(4)),
     ],
 )
-def test_fingerprints_look_into(one, other):
-    assert fingerprint(one) == fingerprint(one)
-    assert fingerprint(one) != fingerprint(other)
+def test_fingerprints_look_into(value, other):
+    assert fingerprint(value) == fingerprint(value)
+    assert fingerprint(value) != fingerprint(other)
 
 
 def test_numbers_of_a_target_do_not_choose_the_dtype_of_states():
@@ -191,8 +191,8 @@ def test_numbers_of_a_target_do_not_choose_the_dtype_of_states():
 
     strengths = torch.tensor([0.1, 0.2])
     target = Tilted(denoise, lambda x: x[:, 0], strengths, ramp=None)
-    found = smc.sample(target, (2,), [2.0, 1.0], particles=4, populations=2)
-    assert found.x.dtype == torch.float32
+    result = smc.sample(target, (2,), [2.0, 1.0], particles=4, populations=2)
+    assert result.x.dtype == torch.float32
 
 
 def test_a_wall_must_stand_while_there_are_weights():

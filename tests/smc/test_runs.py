@@ -1,4 +1,4 @@
-"""How runs behave: independence of the batch, resume, files, errors."""
+"""Test how runs behave: independence of the batch, resuming, files and errors."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ from edmfast.smc import state
 from edmfast.targets import Conditioned, Guided, Tempered
 from tests.grouped import grouped
 
-# tiny runs, whose weights are bad and do not matter here
+# These tiny runs have bad weights, which do not matter here.
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
 
 
@@ -93,8 +93,8 @@ def test_every_population_has_its_own_condition(levels, batch_size):
         target, (2,), levels(6), **grouped(populations=3, batch_size=batch_size, **options)
     )
     for p, label in enumerate(labels.tolist()):
-        one = Guided(model, Conditioned(model, class_label=label), 2.0)
-        alone = smc.sample(one, (2,), levels(6), **grouped(first_population=p, **options))
+        single = Guided(model, Conditioned(model, class_label=label), 2.0)
+        alone = smc.sample(single, (2,), levels(6), **grouped(first_population=p, **options))
         assert torch.equal(together.x[p : p + 1], alone.x)
         assert torch.equal(together.log_weights[p : p + 1], alone.log_weights)
 
@@ -146,7 +146,7 @@ def test_resume_repeats_the_bits(levels, tmp_path, error):
 
 
 def failing_at(target, call, rows):
-    """A target that raises at one of its calls with so many rows, those of the run's particles."""
+    """Return a target that raises at one of its calls with `rows` rows, the number of the run's particles."""
 
     class Failing(type(target)):
         calls = 0
@@ -167,7 +167,7 @@ def test_an_error_of_the_target_or_callback_leaves_the_last_whole_step(levels, t
     path, seen = tmp_path / "run", []
     with pytest.warns(UserWarning, match=r"stopped by Stop.*the run is in"), pytest.raises(Stop):
         smc.sample(failing_at(cold, 6, 40), (2,), levels(10), **grouped(checkpoint=path, **options))
-    assert read_tensors(path)[1]["index"] == 4  # the start is the first call
+    assert read_tensors(path)[1]["index"] == 4  # The start is the first call.
     whole = smc.sample(
         cold, (2,), levels(10), **grouped(callback=lambda info: seen.append(info["x"]), **options)
     )
@@ -266,7 +266,7 @@ def test_calibration_lowers_variance_and_survives_json(levels, tmp_path):
 
 
 class Broken:
-    """A Gaussian whose energy is bad where asked."""
+    """A Gaussian whose energy is replaced by a bad value, everywhere or where x[0] > 1."""
 
     exponent = 1.0
 
@@ -356,14 +356,14 @@ def test_a_full_disk_does_not_end_a_run(levels, tmp_path, cold, monkeypatch):
     options = {"particles": 20, "populations": 2, "proposal": "noise_matched"}
     whole = smc.sample(cold, (2,), levels(10), **grouped(**options))
     monkeypatch.setattr("edmfast.smc.state.write_tensors", full)
-    with pytest.warns(RuntimeWarning, match="the run goes on.*No space left") as told:
+    with pytest.warns(RuntimeWarning, match="the run goes on.*No space left") as warned:
         run = smc.sample(
             cold,
             (2,),
             levels(10),
             **grouped(checkpoint=tmp_path / "run", checkpoint_every=2, **options),
         )
-    assert len(told) == 1
+    assert len(warned) == 1
     assert torch.equal(run.x, whole.x)
 
 

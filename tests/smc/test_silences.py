@@ -1,4 +1,4 @@
-"""Faults that used to pass without a word: NaN in chains, noise level 0, data of another scale, sigma_lo."""
+"""Test that faults are no longer silent: NaN in chains, noise level 0, data of another scale, sigma_lo."""
 
 import math
 import warnings
@@ -43,9 +43,9 @@ def chains(target, **options):
 @pytest.mark.parametrize("corrector", [smc.MALA(), smc.HMC(), smc.Underdamped(), smc.ULA()])
 @pytest.mark.parametrize("fault", [{"energy": math.nan}, {"score": math.nan}, {"score": math.inf}])
 def test_chains_that_meet_nan_say_so(corrector, fault):
-    with pytest.warns(smc.DegenerateWeightsWarning, match="of .* evaluations") as told:
+    with pytest.warns(smc.DegenerateWeightsWarning, match="of .* evaluations") as warned:
         chains(Broken(**fault), corrector=corrector)
-    assert told[0].filename.endswith("test_silences.py")
+    assert warned[0].filename.endswith("test_silences.py")
     with pytest.raises(RuntimeError, match="evaluations"):
         chains(Broken(**fault), corrector=corrector, on_degenerate="raise")
     with warnings.catch_warnings():
@@ -58,8 +58,8 @@ def test_a_few_bad_evaluations_are_counted_and_walls_are_no_fault():
         chains(Broken(energy=math.nan, above=1.0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = chains(Broken(energy=math.inf, score=math.nan, above=1.0))
-    assert (found.states[..., 0] <= 1.0).all()
+        result = chains(Broken(energy=math.inf, score=math.nan, above=1.0))
+    assert (result.states[..., 0] <= 1.0).all()
     with pytest.raises(ValueError, match="on_degenerate"):
         chains(GAUSSIAN, on_degenerate="quiet")
 
@@ -116,9 +116,9 @@ def trained(data, sigma_data=0.5):
     ],
 )
 def test_data_of_another_scale_are_told(data, sigma_data, text):
-    with pytest.warns(DataScaleWarning, match=text) as told:
+    with pytest.warns(DataScaleWarning, match=text) as warned:
         trained(data, sigma_data)
-    assert told[0].filename == __file__
+    assert warned[0].filename == __file__
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.5, 1.0])
@@ -131,14 +131,14 @@ def test_data_of_about_the_scale_are_silent(scale):
 def test_a_calibration_says_where_weights_end():
     calibration = Calibration((10.0, 3.0, 1.0, 0.3, 0.1), (0.9,) * 4, (0.1,) * 4, sigma_lo=1.0)
     options = {"particles": 50, "ess_threshold": 1.0}
-    own = smc.sample(FLAT, (2,), calibration, **options)
-    given = smc.sample(FLAT, (2,), calibration, sigma_range=(1.0, math.inf), **options)
-    assert torch.equal(own.x, given.x)
-    assert "weights stop at sigma = 1" in own.law
+    calibrated = smc.sample(FLAT, (2,), calibration, **options)
+    explicit = smc.sample(FLAT, (2,), calibration, sigma_range=(1.0, math.inf), **options)
+    assert torch.equal(calibrated.x, explicit.x)
+    assert "weights stop at sigma = 1" in calibrated.law
     everywhere = smc.sample(FLAT, (2,), calibration, sigma_range=(0.0, math.inf), **options)
     assert "weights stop" not in everywhere.law
     assert everywhere.resampled[3:-1].any()
-    assert not own.resampled[3:].any()
+    assert not calibrated.resampled[3:].any()
 
 
 def test_a_reward_of_another_shape_is_refused_before_the_run():

@@ -1,4 +1,4 @@
-"""A population has the bits it has alone, at any number of threads and where subnormal numbers are flushed."""
+"""Test that a population has the bits it has alone, at any thread count and when subnormal numbers are flushed."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def sample(name, populations, proposal="curvature_matched", **options):
     )
 
 
-def same_first_population(one, several):
+def same_first_population(alone, several):
     return all(
-        torch.equal(getattr(one, part)[0], getattr(several, part)[0])
+        torch.equal(getattr(alone, part)[0], getattr(several, part)[0])
         for part in ("x", "log_weights", "log_z")
     )
 
@@ -81,6 +81,6 @@ def test_chains_have_the_bits_they_have_alone(threads, with_threads):
 def test_subnormal_numbers_do_not_change_a_run(flushing):
     wanted = sample("modes", 2)
     with flushing():
-        found = sample("modes", 2)
-    assert torch.equal(found.x, wanted.x)
-    assert torch.equal(found.log_weights, wanted.log_weights)
+        flushed = sample("modes", 2)
+    assert torch.equal(flushed.x, wanted.x)
+    assert torch.equal(flushed.log_weights, wanted.log_weights)
