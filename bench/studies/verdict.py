@@ -11,9 +11,10 @@ plane.
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -211,15 +212,18 @@ def _cells(outcome_list: list[tuple[str, str]]) -> str:
     return " | ".join(cells)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, and write it into the page where asked."""
+    parser = argparse.ArgumentParser(prog="python -m bench.studies.verdict")
+    parser.add_argument("--write", action="store_true", help="write the table into its page")
+    options = parser.parse_args(arguments)
     rows = []
     for setting in settings():
         rows.append((setting, outcomes(setting)))
         print(f"{setting.name}, {setting.told}: {_cells(rows[-1][1])}", file=sys.stderr, flush=True)
     text = table(rows)
     print(text)
-    if "--write" in sys.argv[1:]:
+    if options.write:
         document = _DOCUMENT.read_text()
         before, rest = document.split(_BEGIN)
         after = rest.split(_END, 1)[1]

@@ -14,7 +14,10 @@ from bench.gpu import check as gpu_check
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-DOCUMENTS = [ROOT / "bench" / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
+DOCUMENTS = [
+    *(ROOT / name for name in ("bench/README.md", "CONTRIBUTING.md", "README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 # The last group is the rest of a line, with the lines that a backslash joins to it.
 _COMMAND = re.compile(r"(?:python -m (bench(?:\.\w+)+)|(pytest bench/))((?:\\\n|[^\n`|;)#])*)")
 
