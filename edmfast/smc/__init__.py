@@ -1,4 +1,20 @@
-"""Sequential Monte Carlo on energies: exact weights, many populations, resumable."""
+"""Sequential Monte Carlo: draw weighted samples of a target, and judge how far the weights can be trusted.
+
+`sample` is the main function. `steer` follows rewards, `mcmc` runs Markov chains at one noise level, and
+`calibrate` and `calibrate_offsets` measure what a run needs to know of a target.
+
+| where                               | what it holds                                                            |
+|-------------------------------------|--------------------------------------------------------------------------|
+| `sample`, `options`                 | the arguments of a run and their checks                                  |
+| `run`, `step`, `state`              | all levels of a run, one step, and the state between two steps           |
+| `feynman_kac`                       | how particles move and what they weigh, one file for each kind of model  |
+| `proposals`                         | the kernels of the moves                                                 |
+| `correctors`                        | Markov chain moves between the steps                                     |
+| `populations`, `distributed`        | particles of one process, and particles spread over the ranks of a group |
+| `checkpoint`                        | files of runs that are not finished                                      |
+| `particles`                         | the result: draws, estimates, genealogies, cost, files                   |
+| `verdict`                           | the judgement of the weights, and warnings                               |
+"""
 
 from edmfast.smc.calibrate import calibrate
 from edmfast.smc.calibrate_offsets import calibrate_offsets
