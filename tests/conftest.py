@@ -1,4 +1,4 @@
-"""Shared by tests of all rooms."""
+"""Fixtures for the tests of all folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @pytest.fixture
 def with_threads():
-    """A context manager that sets the number of threads of torch and puts it back."""
+    """Return a context manager that sets the number of torch's threads and restores it."""
 
     @contextlib.contextmanager
     def use(count: int) -> Iterator[None]:
@@ -28,7 +28,7 @@ def with_threads():
 
 @pytest.fixture
 def flushing():
-    """A context manager in which this thread takes subnormal numbers for zeros."""
+    """Return a context manager in which this thread treats subnormal numbers as zeros."""
 
     @contextlib.contextmanager
     def use() -> Iterator[None]:
@@ -44,7 +44,7 @@ def flushing():
 
 @pytest.fixture(autouse=True, scope="session")
 def interruptible_session() -> None:
-    """Give the tests Python's own handler of Ctrl-C, which a process that a shell has put in the background lacks.
+    """Install Python's handler of Ctrl-C, which a process lacks that a shell has started in the background.
 
     Runs warn where SIGINT is ignored, and some tests count warnings or send the signal.
     """

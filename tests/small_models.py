@@ -1,4 +1,4 @@
-"""Small models and runs of training, built alike at every call, for tests that compare spellings of a number."""
+"""Small models and training runs that are equal at every call, for tests that compare spellings of a number."""
 
 import torch
 from torch import nn
@@ -24,13 +24,13 @@ def unet(**options):
 
 
 def dit(**options):
-    given = {"in_channels": 1, "size": 4, "width": 8, "depth": 1, "heads": 2}
-    return built(models.DiT, **(given | options))
+    arguments = {"in_channels": 1, "size": 4, "width": 8, "depth": 1, "heads": 2}
+    return built(models.DiT, **(arguments | options))
 
 
 def pairwise(**options):
-    given = {"particles": 3, "dimensions": 2, "width": 8, "depth": 1}
-    return built(models.PairwiseMLP, **(given | options))
+    arguments = {"particles": 3, "dimensions": 2, "width": 8, "depth": 1}
+    return built(models.PairwiseMLP, **(arguments | options))
 
 
 def initialised(seed):

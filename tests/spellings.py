@@ -1,9 +1,8 @@
-"""Numbers in every spelling: what a table of entry points is checked with.
+"""Checks that entry points accept a number in every spelling and refuse bad ones, from tables of calls.
 
-A table holds rows (entry point, argument, a good value, a call that takes the value). Each good value is
-given as NumPy's scalar and as an array or a tensor without dimensions, and must lead to what the plain number
-of Python leads to. Each bad value must raise TypeError or ValueError that names the argument. A new entry point
-adds one row.
+A table holds rows (entry point, argument, a good value, a call that takes the value). Each good value is passed
+as a NumPy scalar and as an array and a tensor without dimensions, and must give the result of the plain number.
+Each bad value must raise TypeError or ValueError with the argument's name. A new entry point adds one row.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ COUNT, SEED, REAL, CONDITION = "count", "seed", "real", "condition"
 
 
 class Case(NamedTuple):
-    """kind: which values are bad beside those in `bad`. argument: what the error must name."""
+    """One row. kind: the key of further bad values in WRONG. argument: the name that the error must contain."""
 
     entry: str
     argument: str
@@ -35,12 +34,12 @@ class Case(NamedTuple):
 def row(
     entry: str, argument: str, kind: str, good: Any, call: Callable[[Any], Any], *bad: Any
 ) -> Case:
-    """One row, whose call takes the value itself."""
+    """Return a row whose call takes the value alone."""
     return Case(entry, argument, kind, good, call, bad)
 
 
 def table(entry: str, call: Callable[..., Any], **arguments: tuple[Any, ...]) -> list[Case]:
-    """Rows of one entry point called by keyword: name = (kind, good value, further bad values)."""
+    """Return the rows of an entry point that is called by keyword: name = (kind, good value, *bad values)."""
     return [
         Case(entry, name, kind, good, lambda value, name=name: call(**{name: value}), tuple(bad))
         for name, (kind, good, *bad) in arguments.items()
@@ -56,7 +55,7 @@ WRONG = {
 
 
 def spellings(kind: str, value: Any) -> list[Any]:
-    """The same number as NumPy and torch have it."""
+    """Return the same number as scalars, arrays and tensors of NumPy and torch."""
     if kind == REAL:
         types = [np.float64, np.float32, np.array, torch.tensor]
     else:
@@ -64,36 +63,40 @@ def spellings(kind: str, value: Any) -> list[Any]:
     return [make(value) for make in types]
 
 
-def same(one: Any, other: Any) -> bool:
-    """Return whether two results are equal, bit for bit, whatever they are made of."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one.nan_to_num(-7), other.nan_to_num(-7)) and one.dtype == other.dtype
-    if isinstance(one, nn.Module):
-        assert getattr(one, "config", None) == getattr(other, "config", None)
-        return same(one.state_dict(), other.state_dict())
-    if dataclasses.is_dataclass(one):
-        return type(one) is type(other) and same(vars(one), vars(other))
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (tuple, list)):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, float) and math.isnan(one):
-        return math.isnan(other)
-    return type(one) is type(other) and one == other
+def same(first: Any, second: Any) -> bool:
+    """Return whether two results of any type are equal, bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return (
+            torch.equal(first.nan_to_num(-7), second.nan_to_num(-7)) and first.dtype == second.dtype
+        )
+    if isinstance(first, nn.Module):
+        assert getattr(first, "config", None) == getattr(second, "config", None)
+        return same(first.state_dict(), second.state_dict())
+    if dataclasses.is_dataclass(first):
+        return type(first) is type(second) and same(vars(first), vars(second))
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (tuple, list)):
+        return len(first) == len(second) and all(map(same, first, second))
+    if isinstance(first, float) and math.isnan(first):
+        return math.isnan(second)
+    return type(first) is type(second) and first == second
 
 
-def foreign(found: Any) -> list[Any]:
-    """NumPy's scalars and arrays in a result and its attributes, which no JSON can hold."""
-    if isinstance(found, (np.generic, np.ndarray)):
-        return [found]
-    if isinstance(found, nn.Module):
-        own = {key: value for key, value in vars(found).items() if not key.startswith("_")}
-        return foreign(own) + [one for child in found.children() for one in foreign(child)]
-    if dataclasses.is_dataclass(found) and not isinstance(found, type):
-        return foreign(vars(found))
-    parts = found.values() if isinstance(found, dict) else found
-    if isinstance(found, (dict, tuple, list)):
-        return [one for part in parts for one in foreign(part)]
+def foreign(result: Any) -> list[Any]:
+    """Return NumPy's scalars and arrays in a result and its attributes, which JSON cannot hold."""
+    if isinstance(result, (np.generic, np.ndarray)):
+        return [result]
+    if isinstance(result, nn.Module):
+        attributes = {key: value for key, value in vars(result).items() if not key.startswith("_")}
+        return foreign(attributes) + [
+            value for child in result.children() for value in foreign(child)
+        ]
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        return foreign(vars(result))
+    parts = result.values() if isinstance(result, dict) else result
+    if isinstance(result, (dict, tuple, list)):
+        return [value for part in parts for value in foreign(part)]
     return []
 
 
@@ -102,17 +105,17 @@ def name(case: Case) -> str:
 
 
 def check_good(case: Case) -> None:
-    """Every spelling of the good value leads to what the plain number leads to."""
+    """Check that every spelling of the good value gives the result of the plain number."""
     plain = case.call(case.good)
     assert not foreign(plain)
     for value in spellings(case.kind, case.good):
-        found = case.call(value)
-        assert same(plain, found), repr(value)
-        assert not foreign(found), repr(value)
+        result = case.call(value)
+        assert same(plain, result), repr(value)
+        assert not foreign(result), repr(value)
 
 
 def check_bad(case: Case) -> None:
-    """Every bad value is refused in words that name the argument."""
+    """Check that every bad value is refused with an error that names the argument."""
     for value in (*WRONG[case.kind], *case.bad):
         with pytest.raises((TypeError, ValueError)) as caught:
             case.call(value)

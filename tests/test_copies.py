@@ -99,17 +99,19 @@ def copies(thing):
 @pytest.mark.parametrize("name", TARGETS)
 def test_targets(name):
     target, shape = TARGETS[name]
-    sigma = 0.0 if isinstance(target, ParticleSystem) else 0.3  # known without noise only
+    sigma = (
+        0.0 if isinstance(target, ParticleSystem) else 0.3
+    )  # These densities are known only without noise.
     x = torch.randn(5, *shape, generator=torch.Generator().manual_seed(0))
     for twin in copies(target):
         for method in ("energy_and_score", "forward"):
             if not hasattr(target, method) or (method == "forward" and not sigma):
                 continue
-            expected, found = getattr(target, method)(x, sigma), getattr(twin, method)(x, sigma)
+            expected, copied = getattr(target, method)(x, sigma), getattr(twin, method)(x, sigma)
             pairs = (
-                [(expected, found)]
+                [(expected, copied)]
                 if isinstance(expected, torch.Tensor)
-                else zip(expected, found, strict=True)
+                else zip(expected, copied, strict=True)
             )
             assert all(torch.equal(a, b) for a, b in pairs)
 

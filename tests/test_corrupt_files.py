@@ -1,4 +1,4 @@
-"""A file with any bit flipped is refused by name; one without a checksum by what its numbers may be."""
+"""A file with a flipped bit is refused by its name; one without a checksum by the ranges of its numbers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def files(tmp_path_factory):
 
 
 def flips(content, count, seed):
-    """Bits all over a file, and as many within its header, where less of the file is."""
+    """Return positions of bits all over a file, and as many within its short header."""
     draw, header = random.Random(seed), 8 + int.from_bytes(content[:8], "little")
     for k in range(count):
         yield draw.randrange(8 * (header if k % 2 else len(content)))
@@ -101,7 +101,7 @@ def test_cut_and_grown(name, files, tmp_path):
 
 
 def without_checksum(path, content, change):
-    """The file as the version before checksums would have written it, with changed tensors and metadata."""
+    """Write the file as the version before checksums did, with changed tensors and metadata."""
     path.write_bytes(content)
     tensors, metadata = read_tensors(path)
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -132,7 +132,7 @@ def filled(name, value):
     return lambda tensors, _: tensors[name].fill_(value)
 
 
-def told(**changes):
+def changed_metadata(**changes):
     return lambda _, metadata: metadata.update(changes)
 
 
@@ -157,9 +157,9 @@ RUN_DAMAGE = [
     *map(first_row, ("x", "energy", "score", "memory", "weights.log_z", "ess", "acceptance")),
     lambda tensors, _: tensors.pop("ancestors"),
     lambda tensors, _: tensors.update(parents=torch.full((2, 8), 9, dtype=torch.int32)),
-    *(told(index=index) for index in (-1, 4, 10**9, 1.5, "2", None, True, [1], 2**63)),
-    *(told(run=value) for value in (None, [], {}, "run")),
-    told(kind=["smc"]),
+    *(changed_metadata(index=index) for index in (-1, 4, 10**9, 1.5, "2", None, True, [1], 2**63)),
+    *(changed_metadata(run=value) for value in (None, [], {}, "run")),
+    changed_metadata(kind=["smc"]),
 ]
 
 
@@ -177,11 +177,11 @@ PARTICLES_DAMAGE = [
     filled("sigmas", torch.nan),
     cast("log_z", torch.float32),
     *map(first_row, ("x", "ess", "sigmas", "log_weights", "resampled")),
-    *(told(nfe=value) for value in (-1, None, "3", 1.5, [])),
-    *(told(seed=value) for value in (None, "0", 2**64 - 0.5)),
-    told(first_population=-3),
-    told(law=3),
-    told(kind={}),
+    *(changed_metadata(nfe=value) for value in (-1, None, "3", 1.5, [])),
+    *(changed_metadata(seed=value) for value in (None, "0", 2**64 - 0.5)),
+    changed_metadata(first_population=-3),
+    changed_metadata(law=3),
+    changed_metadata(kind={}),
     lambda _, metadata: metadata.pop("nfe"),
 ]
 
@@ -238,7 +238,7 @@ def test_offsets(name, value, tmp_path):
     "text", ["", "[]", "{", "[" * 100_000, '{"edmfast": 3}', '{"a": ' + "9" * 5000]
 )
 @pytest.mark.parametrize("load", [smc.Calibration.load, Offsets.load])
-def test_tables_that_are_no_tables(load, text, tmp_path):
+def test_other_files_are_no_tables(load, text, tmp_path):
     path = tmp_path / "damaged-file"
     path.write_text(text)
     with pytest.raises(ValueError, match="damaged-file"):

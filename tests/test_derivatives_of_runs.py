@@ -1,4 +1,4 @@
-"""Runs have no derivatives: who asks torch.func or forward mode for one is told, or gets the right one."""
+"""Runs have no derivatives: torch.func and forward mode raise an error or get the right derivative."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ V = torch.randn(4, 2, generator=torch.Generator().manual_seed(1), dtype=F64)
 
 
 class Shifted(torch.nn.Module):
-    """A target with a parameter."""
+    """A target that has a parameter."""
 
     exponent = 1.0
 
@@ -44,14 +44,15 @@ def test_samplers_carry_tangents_and_refuse_gradients(name):
         torch.manual_seed(0)
         return SAMPLERS[name](x)
 
-    wanted = (sample(X + 1e-5 * V) - sample(X - 1e-5 * V)) / 2e-5
+    expected = (sample(X + 1e-5 * V) - sample(X - 1e-5 * V)) / 2e-5
     with forward_mode.dual_level():
-        found = forward_mode.unpack_dual(sample(forward_mode.make_dual(X, V))).tangent
-    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+        tangent = forward_mode.unpack_dual(sample(forward_mode.make_dual(X, V))).tangent
+    torch.testing.assert_close(tangent, expected, rtol=1e-6, atol=1e-6)
     with pytest.raises(RuntimeError, match="would give zeros"):
         torch.func.grad(lambda x: sample(x).sum())(X)
     leaf = X.clone().requires_grad_()
-    assert not sample(leaf).requires_grad  # as in k-diffusion: torch says so where one goes on
+    # As in k-diffusion the result has no graph, and torch raises an error where it is differentiated.
+    assert not sample(leaf).requires_grad
 
 
 def test_levels_with_a_tangent_are_refused():
@@ -101,11 +102,11 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_runs_refuse_both(name):
-    run, zero, one = RUNS[name], torch.zeros(2, dtype=F64), torch.ones(2, dtype=F64)
+    run, zero, tangent = RUNS[name], torch.zeros(2, dtype=F64), torch.ones(2, dtype=F64)
     assert run(zero).isfinite().all()
     with forward_mode.dual_level(), pytest.raises(RuntimeError, match="tangent"):
-        run(forward_mode.make_dual(zero, one))
+        run(forward_mode.make_dual(zero, tangent))
     with pytest.raises(RuntimeError, match="tangent"):
-        torch.func.jvp(run, (zero,), (one,))
+        torch.func.jvp(run, (zero,), (tangent,))
     with pytest.raises(RuntimeError, match="would give zeros"):
         torch.func.grad(lambda shift: run(shift).sum())(zero)

@@ -1,4 +1,4 @@
-"""Numbers whose squares or sums overflow or vanish: computed right or refused by name, never a silent inf."""
+"""Numbers whose squares or sums overflow or vanish are computed correctly or refused by name."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_bounds_that_are_no_numbers():
         constraints.half_space(torch.tensor([math.nan, 1.0]), 0.0)
     with pytest.raises(ValueError, match="must fit float32"):
         constraints.half_space(torch.tensor([1e200, 1.0], dtype=torch.float64), 0.0)
-    # an open side is a bound
+    # An infinite bound leaves a side open.
     outside = constraints.box(-math.inf, 0.5)(torch.tensor([[1.0, -9.0]]))
     assert outside.tolist() == [0.25]
 

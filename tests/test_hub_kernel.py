@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NAMESPACE = "_edmfast_cpu_0a1b2c3"
-# what kernel-builder writes beside the package
+# kernel-builder writes this file beside the package.
 OPS = f"""
 import torch
 try:
@@ -24,7 +24,7 @@ ops = torch.ops.{NAMESPACE}
 def add_op_namespace_prefix(name):
     return "{NAMESPACE}::" + name
 """
-# edition 5 of the format, for what is used of it
+# These are the keys of edition 5 of the format that are used here.
 GENERAL = {"name", "version", "edition", "license", "backends", "hub", "upstream", "source", "cuda"}
 TORCH = {"include", "minver", "maxver", "pyext", "src", "stable-abi", "cxx-flags"}
 KERNEL = {
@@ -122,9 +122,9 @@ def test_every_source_is_listed_once_and_exists(project):
     content = configuration()
     lists = [content["torch"]["src"], *(kernel["src"] for kernel in content["kernel"].values())]
     listed = [name for sources in lists for name in sources]
-    there = [path for path in (ROOT / "csrc").rglob("*") if path.is_file()]
-    wanted = {str(path.relative_to(ROOT)) for path in there} | {"torch-ext/register.cpp"}
-    assert sorted(listed) == sorted(wanted)
+    files = [path for path in (ROOT / "csrc").rglob("*") if path.is_file()]
+    expected = {str(path.relative_to(ROOT)) for path in files} | {"torch-ext/register.cpp"}
+    assert sorted(listed) == sorted(expected)
     assert all((project / name).is_file() for name in listed)
     for kernel in content["kernel"].values():
         assert {Path(name).parts[1] for name in kernel["src"]} == {kernel["backend"]}

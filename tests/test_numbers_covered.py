@@ -12,9 +12,9 @@ from edmfast.targets import constrained as constraints
 from edmfast.targets import measurements
 
 TABLES = ("diagnostics", "distill", "models", "models.backbones", "ops", "sampling", "smc")
-# what functions return, which users do not build
+# Functions return these, and users do not construct them.
 RESULTS = {"ChainResult", "ConservativityReport", "DistillResult", "Evaluations", "Particles"}
-# numbers that are tensors or not, for which tensors give tensors
+# These numbers may be tensors, and then the results are tensors.
 MIXED = {("get_ancestral_step", "sigma_from"), ("get_ancestral_step", "sigma_to")}
 NUMBER = re.compile(r"\b(int|float|Exponent|Bound|Strength|Numbers)\b")
 
@@ -27,23 +27,23 @@ def public():
     for module in (edmfast, smc, sampling, ops, models, analytic, diagnostics):
         yield from ((name, getattr(module, name)) for name in module.__all__)
     for module in (constraints, measurements):
-        for name, found in vars(module).items():
-            if inspect.isfunction(found) and found.__module__ == module.__name__:
-                yield name, found
+        for name, member in vars(module).items():
+            if inspect.isfunction(member) and member.__module__ == module.__name__:
+                yield name, member
 
 
 def test_every_number_is_in_a_table():
     held = {(case.entry.split(".")[-1], case.argument) for cases in tables() for case in cases}
-    wanted = set()
-    for name, found in public():
-        warning = inspect.isclass(found) and issubclass(found, Warning)
-        if name.startswith("_") or name in RESULTS or warning or not callable(found):
+    numbers = set()
+    for name, member in public():
+        warning = inspect.isclass(member) and issubclass(member, Warning)
+        if name.startswith("_") or name in RESULTS or warning or not callable(member):
             continue
-        for parameter in inspect.signature(found).parameters.values():
+        for parameter in inspect.signature(member).parameters.values():
             if NUMBER.search(str(parameter.annotation)):
-                wanted.add((name, parameter.name))
-    assert len(wanted) >= 150
-    assert wanted - held - MIXED == set()
+                numbers.add((name, parameter.name))
+    assert len(numbers) >= 150
+    assert numbers - held - MIXED == set()
 
 
 def test_the_tables_hold_each_number_once():

@@ -1,4 +1,4 @@
-"""The public names, the time an import takes, and the command line."""
+"""The public names, the time of an import, and the command line."""
 
 from __future__ import annotations
 
@@ -78,6 +78,6 @@ def test_command_line_demo_passes_its_options(monkeypatch, tmp_path):
     module = type(sys)("edmfast.demo.run")
     module.run = lambda **options: seen.update(options)
     monkeypatch.setitem(sys.modules, "edmfast.demo.run", module)
-    given = ["demo", "--quick", "--out", str(tmp_path), "--seed", "3"]
-    assert CliRunner().invoke(app, given).exit_code == 0
+    arguments = ["demo", "--quick", "--out", str(tmp_path), "--seed", "3"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
     assert seen == {"out": tmp_path, "quick": True, "retrain": False, "seed": 3}

@@ -15,7 +15,7 @@ yaml = pytest.importorskip("yaml")
 
 
 def pins():
-    """The exact versions of the extra `lint`, by the name of the tool."""
+    """Return the exact versions of the extra `lint` by the names of the tools."""
     listed = re.search(r"^lint = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     return dict(re.findall(r'"([\w-]+)(?:\[\w+\])?==([\d.]+)"', listed))
 
@@ -32,7 +32,7 @@ def test_hooks_run_the_pinned_tools_of_make_lint():
     tools = [line.split("/", 1)[1].split()[0] for line in linted.splitlines()[1:]]
     assert {command.split()[0] for command in commands} == {*tools} == {*pins()}
     for hook in hooks():
-        # a system hook has no version of its own that could differ from the pin
+        # A system hook has no version that could differ from the pin.
         assert hook["language"] == "system"
         assert hook["entry"].startswith(".venv/bin/")
 
@@ -94,7 +94,7 @@ def test_only_a_tag_publishes_and_only_what_was_tried():
     assert "github.ref_type == 'tag'" in jobs["publish"]["if"]
     may_write = {name for name, job in jobs.items() if "permissions" in job}
     assert may_write == {"publish", "page"}
-    # a job with a token that writes runs nothing of the repository
+    # A job with a token for writing runs no code of the repository.
     for name in may_write:
         assert not [s for s in jobs[name]["steps"] if "checkout" in s.get("uses", "")]
 

@@ -1,4 +1,4 @@
-"""The source distribution holds what git holds, installs, and says in one line why it cannot be built."""
+"""The source distribution holds the files of git, installs, and states in one line why a build fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BUILD = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
 MADE_BY_SETUPTOOLS = {"PKG-INFO", "setup.cfg"}
-# what builds and runs leave in a working tree, and what must not travel
+# Builds and runs leave these files in a working tree, and the distribution must not hold them.
 LEFT_BEHIND = ["edmfast/_C.abi3.so", "edmfast/_cuda.so", "edmfast/_build_info.txt"]
 LEFT_BEHIND += ["edmfast/ops/__pycache__/noise.cpython-311.pyc", "build/cuda/noise.o"]
 
@@ -45,7 +45,7 @@ def tracked():
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of what git holds, with the leftovers of builds beside it."""
+    """Return a copy of the files that git holds, with the leftovers of builds beside them."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in tracked():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -74,12 +74,12 @@ def unpacked(sdist, tmp_path_factory):
     return root
 
 
-def test_it_holds_what_git_holds_and_nothing_that_was_built(unpacked):
-    found = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
-    generated = MADE_BY_SETUPTOOLS | {name for name in found if ".egg-info/" in name}
-    assert sorted(found - generated) == tracked()
+def test_it_holds_the_files_of_git_and_no_build_outputs(unpacked):
+    files = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+    generated = MADE_BY_SETUPTOOLS | {name for name in files if ".egg-info/" in name}
+    assert sorted(files - generated) == tracked()
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.is_file()}
-    assert sources <= found
+    assert sources <= files
     for suffix in (".cpp", ".cu", ".h"):
         assert any(name.endswith(suffix) for name in sources)
 
@@ -147,7 +147,7 @@ NO_COMPILER = "import shutil; shutil.which = lambda name, **options: None"
         (NO_COMPILER, "no C++ compiler is found (tried c++ and g++)"),
     ],
 )
-def test_what_is_missing_is_told_in_one_line(checkout, tmp_path, before, message):
+def test_a_missing_tool_is_named_in_one_line(checkout, tmp_path, before, message):
     program = f"import sys, runpy\n{before}\nsys.argv[1:] = ['build', '-b', {str(tmp_path)!r}]\n"
     program += "runpy.run_path('setup.py', run_name='__main__')"
     done = run(sys.executable, "-c", program, cwd=checkout, EDMFAST_SKIP_CUDA="1", CXX="c++")

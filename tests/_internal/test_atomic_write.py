@@ -1,4 +1,4 @@
-"""Whatever writes a file refuses what is no place for it, replaces whole files, and leaves nothing behind."""
+"""Files are written whole or not at all, unsuitable paths are refused, and nothing is left behind."""
 
 import os
 import socket
@@ -60,7 +60,7 @@ def test_a_file_of_another_kind_is_kept(write, kind, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"my notes", b"{}", b'{"edmfast": 3}', b"[" * 100_000])
-def test_a_file_that_is_not_ours_is_kept(write, content, tmp_path):
+def test_a_file_of_another_program_is_kept(write, content, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
     with pytest.raises(FileExistsError, match="edmfast did not write"):
@@ -104,13 +104,13 @@ SPECIAL = {
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-def test_what_is_no_regular_file_is_refused(write, kind, tmp_path, monkeypatch):
-    make, told = SPECIAL[kind]
-    monkeypatch.chdir(tmp_path)  # names of sockets are short
+def test_anything_but_a_regular_file_is_refused(write, kind, tmp_path, monkeypatch):
+    make, message = SPECIAL[kind]
+    monkeypatch.chdir(tmp_path)  # The system limits the length of a socket's name.
     place = tmp_path / "place"
     make(place.relative_to(tmp_path) if kind == "socket" else place)
     before = stat.S_IFMT(os.lstat(place).st_mode)
-    with pytest.raises((ValueError, OSError), match=told):
+    with pytest.raises((ValueError, OSError), match=message):
         write(place)
     assert stat.S_IFMT(os.lstat(place).st_mode) == before
     assert entries(tmp_path) == ["place"]
@@ -123,14 +123,14 @@ def test_devices_stay_devices(write):
 
 
 @pytest.mark.parametrize("name", ["none/file", "x" * 300, "file/below"])
-def test_impossible_paths_are_refused_in_words(write, name, tmp_path):
+def test_impossible_paths_are_refused(write, name, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="cannot write"):
         write(tmp_path / name)
     assert entries(tmp_path) == ["file"]
 
 
-def test_a_name_as_long_as_the_file_system_takes_is_no_fault(write, tmp_path):
+def test_the_longest_possible_name_is_accepted(write, tmp_path):
     write(tmp_path / ("x" * 255))
     write(tmp_path / ("é" * 127))
 
@@ -138,12 +138,12 @@ def test_a_name_as_long_as_the_file_system_takes_is_no_fault(write, tmp_path):
 def test_a_file_that_may_not_be_changed_is_kept(write, tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.touch(mode=0o444)
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may change everything
+    monkeypatch.setattr(os, "access", lambda *_: False)  # The superuser may change every file.
     with pytest.raises(PermissionError, match="may not be changed"):
         write(path)
 
 
-def test_a_folder_where_nothing_can_be_made_is_told_before_the_work():
+def test_a_folder_without_write_access_is_refused_before_the_work():
     with pytest.raises(OSError, match="cannot write checkpoint"):
         check_output("/proc/run", "model", name="checkpoint")
 
@@ -207,10 +207,10 @@ except OSError as error:
 
 def test_a_file_that_the_system_cuts_off_is_an_os_error(tmp_path):
     path = tmp_path / "model"
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", SIZE_LIMITED, str(path)], capture_output=True, text=True, check=False
     )
-    assert "refused" in found.stdout, found.stderr
+    assert "refused" in process.stdout, process.stderr
     assert entries(tmp_path) == []
 
 

@@ -1,4 +1,4 @@
-"""A checksum tells any two sets of tensors and texts apart."""
+"""The checksums of different tensors or texts differ."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Generators of torch: all 64 bits of a seed count, and small seeds are passed on."""
+"""Generators use all 64 bits of a seed and pass small seeds on to torch as they are."""
 
 import pytest
 import torch

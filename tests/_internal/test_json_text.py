@@ -1,4 +1,4 @@
-"""JSON that is corrupt, too deep or too large is refused in words."""
+"""JSON that is corrupt, too deep or too large is refused with an error that names the file."""
 
 import pytest
 

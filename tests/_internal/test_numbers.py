@@ -20,9 +20,9 @@ REAL = [
 
 @pytest.mark.parametrize("value", WHOLE, ids=lambda v: type(v).__name__)
 def test_whole_numbers_become_an_int(value):
-    found = as_int("n", value)
-    assert type(found) is int
-    assert json.dumps(found) == "5"
+    result = as_int("n", value)
+    assert type(result) is int
+    assert json.dumps(result) == "5"
 
 
 @pytest.mark.parametrize(
@@ -40,16 +40,16 @@ def test_whole_numbers_become_an_int(value):
     ],
     ids=repr,
 )
-def test_what_is_no_integer_is_refused_by_its_name(value):
+def test_anything_but_an_integer_is_refused_by_name(value):
     with pytest.raises(TypeError, match="particles must be an integer"):
         as_int("particles", value)
 
 
 @pytest.mark.parametrize("value", [*WHOLE, *REAL], ids=lambda v: type(v).__name__)
 def test_real_numbers_become_a_float(value):
-    found = as_float("sigma", value)
-    assert type(found) is float
-    assert found in (5.0, 0.5)
+    result = as_float("sigma", value)
+    assert type(result) is float
+    assert result in (5.0, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_real_numbers_become_a_float(value):
     [True, np.bool_(False), "0.5", 1j, np.complex64(1), None, torch.ones(1), [0.5]],
     ids=repr,
 )
-def test_what_is_no_real_number_is_refused_by_its_name(value):
+def test_anything_but_a_real_number_is_refused_by_name(value):
     with pytest.raises(TypeError, match="sigma must be a real number"):
         as_float("sigma", value)
 
@@ -94,9 +94,9 @@ def test_seeds_fit_64_bits():
     ids=lambda v: type(v).__name__,
 )
 def test_a_shape_becomes_a_tuple_of_ints(value):
-    found = as_shape("shape", value)
-    assert found == (2, 3)
-    assert all(type(size) is int for size in found)
+    result = as_shape("shape", value)
+    assert result == (2, 3)
+    assert all(type(size) is int for size in result)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_shape_becomes_a_tuple_of_ints(value):
         ((), ValueError, "shape must hold at least one size"),
     ],
 )
-def test_what_is_no_shape_is_refused(value, error, message):
+def test_anything_but_a_shape_is_refused(value, error, message):
     with pytest.raises(error, match=message):
         as_shape("shape", value)
 

@@ -1,4 +1,4 @@
-"""A bar on a terminal; in a log file a line now and then, or nothing."""
+"""Progress is a bar on a terminal and a few lines, or nothing, in a log file."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Terminal(io.StringIO):
         return True
 
 
-def run(what, disable):
-    """Every entry point that shows progress. disable: as of a sampler; the others have progress=True, False."""
-    if what in SAMPLERS:
-        getattr(sampling, what)(MIXTURE.denoise, torch.randn(2, 2), SIGMAS, disable=disable)
-    elif what == "smc.sample":
+def run(entry_point, disable):
+    """Run an entry point that shows progress. disable: as for a sampler; the others take progress=not disable."""
+    if entry_point in SAMPLERS:
+        getattr(sampling, entry_point)(MIXTURE.denoise, torch.randn(2, 2), SIGMAS, disable=disable)
+    elif entry_point == "smc.sample":
         smc.sample(MIXTURE, (2,), SIGMAS, particles=64, progress=not disable)
     else:
         student = models.EnergyModel(models.ResidualMLP(2, width=8, depth=1))
@@ -35,20 +35,20 @@ def run(what, disable):
 
 
 @pytest.mark.parametrize("disable", [None, False, True])
-@pytest.mark.parametrize("what", [*SAMPLERS, "smc.sample", "distill"])
-def test_a_log_file_is_not_filled_by_bars(monkeypatch, what, disable):
+@pytest.mark.parametrize("entry_point", [*SAMPLERS, "smc.sample", "distill"])
+def test_a_log_file_is_not_filled_by_bars(monkeypatch, entry_point, disable):
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
-    run(what, disable)
-    assert log.getvalue() == ""  # quicker than the first line
+    run(entry_point, disable)
+    assert log.getvalue() == ""  # The run ends before the first line is due.
 
 
-@pytest.mark.parametrize("what", [*SAMPLERS, "smc.sample", "distill"])
-def test_a_terminal_shows_a_bar_unless_disabled(monkeypatch, what):
+@pytest.mark.parametrize("entry_point", [*SAMPLERS, "smc.sample", "distill"])
+def test_a_terminal_shows_a_bar_unless_disabled(monkeypatch, entry_point):
     for disable in (None, True):
         terminal = Terminal()
         monkeypatch.setattr(sys, "stderr", terminal)
-        run(what, disable)
+        run(entry_point, disable)
         assert ("100%" in terminal.getvalue()) is not disable
 
 
@@ -65,7 +65,7 @@ def test_lines_are_whole_and_rare(capsys):
     )
 
 
-def test_an_early_end_is_told_once(capsys):
+def test_an_early_end_prints_one_last_line(capsys):
     seconds = iter([0.0, 40.0, 50.0])
     lines = LogLines(7, "", "steps", clock=lambda: next(seconds))
     lines.update(2)

@@ -1,4 +1,4 @@
-"""On the CPU the bits of one sample do not depend on the batch around it."""
+"""On the CPU the bits of a sample do not depend on the batch that it is in."""
 
 import pytest
 import torch
@@ -13,20 +13,20 @@ MODELS = {
     "unet": (lambda: UNet(1, (8, 16), groups=4, num_classes=3), (1, 8, 8)),
     "patched": (lambda: UNet(1, (12, 16), groups=4, num_classes=3, patch=2), (1, 8, 8)),
     "dit": (lambda: DiT(1, 8, width=16, depth=2, heads=2, num_classes=3), (1, 8, 8)),
-    # 15 tokens of 9 numbers, heads of 3 numbers
+    # This network has 15 tokens of 9 numbers, and heads of 3 numbers.
     "odd dit": (
         lambda: DiT(1, (9, 15), 3, width=12, depth=2, heads=4, num_classes=3, mlp_ratio=1.5),
         (1, 9, 15),
     ),
     "dw4": (lambda: PairwiseMLP(4, 2, width=16, depth=2, num_classes=3), (4, 2)),
-    # 21 pairs of 7 particles, and rows of 10, 9 and 35 numbers
+    # This network has 21 pairs of 7 particles, and rows of 10, 9 and 35 numbers.
     "odd pairs": (lambda: PairwiseMLP(7, 5, 10, 2, num_classes=3, features=9), (35,)),
     "lj13": (lambda: PairwiseMLP(13, 3, width=32, depth=2, num_classes=3), (13, 3)),
 }
 
 
 def randomised(backbone):
-    """With numbers where layers start at zero."""
+    """Return the model with random parameters, also where layers start at zero."""
     for parameter in backbone.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
@@ -57,7 +57,7 @@ def test_bits_of_a_sample_do_not_depend_on_the_batch(name, dtype):
             curvature,
         )
 
-    whole = everything(slice(None))
+    full_batch = everything(slice(None))
     for rows in (
         slice(0, 1),
         slice(5, 8),
@@ -66,20 +66,20 @@ def test_bits_of_a_sample_do_not_depend_on_the_batch(name, dtype):
         slice(1, 102),
         slice(7, 130),
     ):
-        for part, full in zip(everything(rows), whole, strict=True):
+        for part, full in zip(everything(rows), full_batch, strict=True):
             assert torch.equal(part, full[rows])
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_one_noise_level_has_the_bits_of_many_alike(name):
+def test_one_noise_level_has_the_bits_of_equal_levels(name):
     build, shape = MODELS[name]
     torch.manual_seed(0)
     model = EnergyModel(randomised(build()))
     for batch in (1, 5, 32, 70):
         x = torch.randn(batch, *shape)
-        one = model.energy_and_score(x, 0.7)
+        shared = model.energy_and_score(x, 0.7)
         many = model.energy_and_score(x, torch.full((batch,), 0.7))
-        assert all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(shared, many, strict=True))
 
 
 def test_padding_repeats_the_last_row_and_its_condition():

@@ -1,4 +1,4 @@
-"""Asymmetry of linear fields, whose Jacobian is known, and of nonlinear gradients."""
+"""The asymmetry of linear fields with a known Jacobian, and of nonlinear gradients."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ def points(n):
 
 def test_symmetric_jacobian_is_zero_for_every_probe():
     symmetric = matrix() + matrix().T
-    found = field_asymmetry(lambda x: x @ symmetric, points(10))
-    assert found.normalised.max() < 1e-28
-    assert found.overall < 1e-28
+    result = field_asymmetry(lambda x: x @ symmetric, points(10))
+    assert result.normalised.max() < 1e-28
+    assert result.overall < 1e-28
 
 
 def test_rotation_is_one_for_every_probe():
     rotation = matrix() - matrix().T
-    found = field_asymmetry(lambda x: x @ rotation, points(10))
-    torch.testing.assert_close(found.normalised, torch.ones(10).double(), rtol=1e-12, atol=0)
+    result = field_asymmetry(lambda x: x @ rotation, points(10))
+    torch.testing.assert_close(result.normalised, torch.ones(10).double(), rtol=1e-12, atol=0)
 
 
 def test_estimates_are_unbiased():
     jacobian = matrix()
-    found = field_asymmetry(lambda x: x @ jacobian.T, points(4000), probes=2, seed=1)
+    result = field_asymmetry(lambda x: x @ jacobian.T, points(4000), probes=2, seed=1)
     asymmetry = float((jacobian - jacobian.T).square().sum() / 2)
     squared_norm = float(jacobian.square().sum())
-    for estimate, truth in ((found.asymmetry, asymmetry), (found.squared_norm, squared_norm)):
+    for estimate, truth in ((result.asymmetry, asymmetry), (result.squared_norm, squared_norm)):
         assert abs(float(estimate.mean()) - truth) < 4 * float(estimate.std()) / math.sqrt(4000)
         assert float(estimate.std()) / math.sqrt(4000) < 0.02 * truth
-    assert found.overall == pytest.approx(asymmetry / (2 * squared_norm), rel=0.03)
-    assert (found.normalised >= 0).all()
-    assert (found.normalised <= 1).all()
+    assert result.overall == pytest.approx(asymmetry / (2 * squared_norm), rel=0.03)
+    assert (result.normalised >= 0).all()
+    assert (result.normalised <= 1).all()
 
 
 def test_nonlinear_gradient_field_is_conservative_and_its_twist_is_not():
@@ -69,9 +69,9 @@ def test_score_of_a_denoiser():
         return x + scale * sigma[:, None] ** 2 * (x @ jacobian.T)
 
     expected = field_asymmetry(lambda x: 3.0 * x @ jacobian.T, points(6), seed=4)
-    found = score_asymmetry(model, points(6), 0.3, seed=4, scale=3.0)
-    torch.testing.assert_close(found.asymmetry, expected.asymmetry, rtol=1e-10, atol=0)
-    torch.testing.assert_close(found.squared_norm, expected.squared_norm, rtol=1e-10, atol=0)
+    result = score_asymmetry(model, points(6), 0.3, seed=4, scale=3.0)
+    torch.testing.assert_close(result.asymmetry, expected.asymmetry, rtol=1e-10, atol=0)
+    torch.testing.assert_close(result.squared_norm, expected.squared_norm, rtol=1e-10, atol=0)
 
 
 def test_an_exact_model_is_conservative():
@@ -81,9 +81,9 @@ def test_an_exact_model_is_conservative():
 
 
 def test_zero_jacobian_counts_as_conservative():
-    found = field_asymmetry(lambda x: 0 * x, points(3))
-    assert found.overall == 0
-    assert torch.equal(found.normalised, torch.zeros(3).double())
+    result = field_asymmetry(lambda x: 0 * x, points(3))
+    assert result.overall == 0
+    assert torch.equal(result.normalised, torch.zeros(3).double())
 
 
 def test_works_inside_no_grad():
@@ -99,11 +99,11 @@ def test_works_inside_no_grad():
         (lambda x: x.detach(), {}, "differentiably"),
     ],
 )
-def test_bad_field(field, arguments, message):
+def test_a_bad_field_is_refused(field, arguments, message):
     with pytest.raises(ValueError, match=message):
         field_asymmetry(field, points(3), **arguments)
 
 
-def test_bad_sigma():
+def test_a_bad_sigma_is_refused():
     with pytest.raises(ValueError, match=r"sigma must be positive and finite, got 0\.0"):
         score_asymmetry(lambda x, sigma: x, points(3), 0.0)

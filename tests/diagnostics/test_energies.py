@@ -1,4 +1,4 @@
-"""The distance of energies against closed forms, and the error of log Z."""
+"""The distance of energies agrees with closed forms, and so does the error of log Z."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_weights_are_repetitions():
     counts = torch.tensor([3, 0, 1, 2, 5, 1, 4])
     repeated = a.repeat_interleave(counts)
     expected = sliced_wasserstein(repeated[:, None], b[:, None], projections=1)
-    a[1] = math.inf  # without weight it does not count
+    a[1] = math.inf  # An energy without weight does not count.
     assert energy_wasserstein(a, b, 0.1 * counts.double()) == pytest.approx(expected, rel=1e-9)
     assert energy_wasserstein(b, a, None, counts.float()) == pytest.approx(expected, rel=1e-9)
     assert energy_wasserstein(b, b.repeat(3)) == pytest.approx(0, abs=1e-12)
@@ -44,7 +44,7 @@ def test_weights_are_repetitions():
 
 def test_two_points_with_weights():
     a, b = torch.tensor([0.0, 1.0]), torch.tensor([0.0, 10.0])
-    # quantiles: a steps to 1 at 0.25, b to 10 at 0.5; 0 | 1 vs 0 | 1 vs 10
+    # The quantile function of a steps to 1 at 0.25, and that of b to 10 at 0.5.
     got = energy_wasserstein(a, b, torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0]))
     assert got == pytest.approx(math.sqrt(0.25 * 1 + 0.5 * 81), rel=1e-12)
 
@@ -60,7 +60,7 @@ def test_two_points_with_weights():
         (torch.tensor([0.0, math.nan]), None, "energies_a must be finite"),
     ],
 )
-def test_bad_energies(a, weights, message):
+def test_bad_energies_are_refused(a, weights, message):
     with pytest.raises(ValueError, match=message):
         energy_wasserstein(a, torch.zeros(3), weights)
 

@@ -1,4 +1,4 @@
-"""The residual of the heat equation: zero for exact energies, a closed form for a wrong one."""
+"""The residual of the heat equation is zero for exact energies and has a closed form for a wrong one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIXTURE = GaussianMixture([[-1.0, 0.5, 0], [1.0, 0.0, 0.2]], [0.2, 0.5], [0.3, 0
 
 
 class Wide:
-    """N(0, I) whose noise counts `excess` times: wrong unless excess is 1; sigma may come detached."""
+    """N(0, I) with `excess` times the noise, which is wrong unless excess is 1; sigma may be detached."""
 
     exponent = 1.0
 
@@ -40,57 +40,57 @@ def states(n=50, d=3):
 
 @pytest.mark.parametrize("derivative", ["auto", "difference"])
 def test_vanishes_for_an_exact_energy(derivative):
-    found = fokker_planck(MIXTURE, states(), LEVELS, sigma_derivative=derivative)
-    assert found.residuals.shape == (3, 50)
-    # the terms themselves are of the size of 10 at the smallest level
-    error = found.sigma_error + 1e-10
-    assert (found.residuals.abs() <= error).all()
+    result = fokker_planck(MIXTURE, states(), LEVELS, sigma_derivative=derivative)
+    assert result.residuals.shape == (3, 50)
+    # At the smallest level the terms of the residual are about 10.
+    error = result.sigma_error + 1e-10
+    assert (result.residuals.abs() <= error).all()
     assert float(error.max()) < 1e-3
-    assert (found.trace_error == 0).all()
+    assert (result.trace_error == 0).all()
 
 
-def test_a_gauge_moves_the_mean_alone():
-    found = fokker_planck(Wide(gauge=2.0), states(), LEVELS)
+def test_a_gauge_moves_only_the_mean():
+    result = fokker_planck(Wide(gauge=2.0), states(), LEVELS)
     expected = -6.0 * torch.tensor(LEVELS, dtype=torch.float64) ** 2
-    torch.testing.assert_close(found.mean, expected, rtol=1e-10, atol=0)
-    assert found.sd.max() < 1e-12
-    assert found.centred.abs().max() < 1e-12
+    torch.testing.assert_close(result.mean, expected, rtol=1e-10, atol=0)
+    assert result.sd.max() < 1e-12
+    assert result.centred.abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("detached", [False, True])
 def test_a_wrong_energy_has_its_closed_form(detached):
     excess = 1.3
     points = states()
-    found = fokker_planck(Wide(excess, detached=detached), points, LEVELS)
+    result = fokker_planck(Wide(excess, detached=detached), points, LEVELS)
     for i, sigma in enumerate(LEVELS):
         variance = 1 + excess * sigma**2
         squares = points[i].square().sum(1)
         expected = sigma * (excess - 1) / variance**2 * (squares - 3 * variance)
-        torch.testing.assert_close(found.residuals[i], expected, rtol=1e-6, atol=1e-6)
-        assert float(found.sd[i]) > 0.01
-    assert bool((found.sigma_error > 0).all()) == detached
+        torch.testing.assert_close(result.residuals[i], expected, rtol=1e-6, atol=1e-6)
+        assert float(result.sd[i]) > 0.01
+    assert bool((result.sigma_error > 0).all()) == detached
 
 
 def test_probes_are_unbiased_and_state_their_error():
     points = states()
     exact = fokker_planck(Wide(1.3), points, LEVELS)
     assert fokker_planck(Wide(1.3), points, LEVELS, probes=1).trace_error.isnan().all()
-    # an isotropic Gaussian's Hessian is a multiple of the identity: signs have no error there
+    # The Hessian of an isotropic Gaussian is a multiple of the identity, for which probes of signs have no error.
     gaussian = fokker_planck(Wide(1.3), points, LEVELS, probes=2)
     torch.testing.assert_close(gaussian.residuals, exact.residuals, rtol=1e-9, atol=1e-12)
     runs = [fokker_planck(MIXTURE, points, LEVELS, probes=16, seed=9 * k) for k in range(20)]
-    found = torch.stack([run.residuals for run in runs])
+    residuals = torch.stack([run.residuals for run in runs])
     stated = torch.stack([run.trace_error for run in runs])
     assert float(stated.max()) > 0.1
-    assert abs(float(found.sum())) < 3 * float(stated.square().sum().sqrt())
-    assert float(found.square().sum() / stated.square().sum()) == pytest.approx(1, abs=0.3)
+    assert abs(float(residuals.sum())) < 3 * float(stated.square().sum().sqrt())
+    assert float(residuals.square().sum() / stated.square().sum()) == pytest.approx(1, abs=0.3)
 
 
 def test_differences_in_float32_stay_within_their_stated_error():
     points = [x.float() for x in states()]
-    found = fokker_planck(MIXTURE, points, LEVELS, sigma_derivative="difference")
-    assert (found.residuals.abs() <= found.sigma_error + 1e-3).all()
-    assert found.sigma_error.max() < 0.05
+    result = fokker_planck(MIXTURE, points, LEVELS, sigma_derivative="difference")
+    assert (result.residuals.abs() <= result.sigma_error + 1e-3).all()
+    assert result.sigma_error.max() < 0.05
 
 
 def test_autograd_and_differences_agree_for_a_network():
@@ -118,10 +118,12 @@ def test_autograd_and_differences_agree_for_a_network():
         ({"model": Wide(detached=True), "sigma_derivative": "autograd"}, "no derivative"),
     ],
 )
-def test_bad_input(change, message):
-    given = {"model": MIXTURE, "states": states(4), "sigmas": LEVELS} | change
+def test_bad_arguments_are_refused(change, message):
+    arguments = {"model": MIXTURE, "states": states(4), "sigmas": LEVELS} | change
     with pytest.raises(ValueError, match=message):
-        fokker_planck(given.pop("model"), given.pop("states"), given.pop("sigmas"), **given)
+        fokker_planck(
+            arguments.pop("model"), arguments.pop("states"), arguments.pop("sigmas"), **arguments
+        )
 
 
 def test_a_score_without_a_graph_is_refused():
@@ -133,17 +135,17 @@ def test_a_score_without_a_graph_is_refused():
         fokker_planck(Detached(), states(4), LEVELS)
 
 
-def test_probes_know_nothing_of_the_noise_of_the_states():
-    """States and probes of one seed: where both came from one counter the mean was off by 0.4."""
+def test_probes_are_independent_of_the_noise_in_the_states():
+    """States and probes with the same seed are independent; from one counter the mean would be off by 0.4."""
     mixture = GaussianMixture(torch.zeros(2, 80), [0.1, 0.25], [0.5, 0.5])
     levels = [1.0, 0.9]
     states = noising_trajectory(mixture.sample(600, seed=1), levels, seed=0)
-    found = fokker_planck(mixture, states, levels, probes=1, seed=0)
-    assert (found.mean.abs() < 4 * found.sd / math.sqrt(600)).all()
+    result = fokker_planck(mixture, states, levels, probes=1, seed=0)
+    assert (result.mean.abs() < 4 * result.sd / math.sqrt(600)).all()
 
 
 @pytest.mark.parametrize("probes", [None, 2])
-def test_no_samples(probes):
+def test_an_empty_batch(probes):
     assert fokker_planck(MIXTURE, [torch.empty(0, 3)], [0.5], probes=probes).residuals.shape == (
         1,
         0,

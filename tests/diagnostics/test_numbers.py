@@ -1,4 +1,4 @@
-"""Numbers of the diagnostics. In every spelling, and wrong: see `tests.spellings`."""
+"""Numbers of the diagnostics in every spelling, and wrong ones; see `tests.spellings`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sample distances against closed forms."""
+"""Distances between sets of samples agree with closed forms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def normals(n, d, seed=0):
 
 
 def white(n, d, seed=0):
-    """n points whose sample mean is 0 and whose unbiased covariance is I, to rounding."""
+    """Return n points with the sample mean 0 and the unbiased covariance I, up to rounding."""
     points = normals(n, d, seed)
     return torch.linalg.qr(points - points.mean(0)).Q * math.sqrt(n - 1)
 
@@ -67,7 +67,7 @@ def test_sliced_wasserstein_on_the_line(a, b, squared):
 def test_sliced_wasserstein_of_a_shift():
     points, shift = normals(100, 6), torch.tensor([1.0, 2.0, 0, 0, -2.0, 0]).double()
     got = sliced_wasserstein(points, points + shift, projections=20000)
-    # The mean over directions of <shift, direction>^2 is |shift|^2 / D.
+    # The mean over directions of <shift, direction>² is |shift|² / D.
     assert got == pytest.approx(math.sqrt(9 / 6), rel=0.02)
     repeated = points.repeat(3, 1)
     assert sliced_wasserstein(points, repeated) == pytest.approx(0, abs=1e-12)
@@ -88,12 +88,12 @@ def test_mmd_is_the_u_statistic():
 
 def test_mmd_default_bandwidth_is_the_median_distance():
     a, b = torch.tensor([[0.0], [1.0]]), torch.tensor([[3.0], [7.0]])
-    # Pooled distances 1, 2, 3, 4, 6, 7; torch's median is the lower of the two in the middle.
+    # The pooled distances are 1, 2, 3, 4, 6, 7, and torch's median is the lower of the two in the middle.
     by_hand = maximum_mean_discrepancy(a, b, bandwidth=3.0)
     assert maximum_mean_discrepancy(a, b) == by_hand
 
 
-def test_mmd_tells_laws_apart():
+def test_mmd_separates_two_distributions():
     same = maximum_mean_discrepancy(normals(400, 3), normals(400, 3, seed=1))
     other = maximum_mean_discrepancy(normals(400, 3), 1.5 * normals(400, 3, seed=1))
     assert abs(same) < 0.003 < other
@@ -120,12 +120,12 @@ def test_mode_masses():
         (torch.full((4, 2), math.nan), torch.zeros(4, 2), "finite"),
     ],
 )
-def test_bad_sets(distance, a, b, message):
+def test_bad_sets_are_refused(distance, a, b, message):
     with pytest.raises(ValueError, match=message):
         distance(a, b)
 
 
-def test_other_bad_input():
+def test_other_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="projections must be an integer of at least 1"):
         sliced_wasserstein(torch.zeros(4, 2), torch.zeros(4, 2), projections=0)
     with pytest.raises(ValueError, match=r"bandwidth must be positive and finite, got 0\.0"):
@@ -134,8 +134,8 @@ def test_other_bad_input():
         mode_masses(torch.zeros(4, 2), torch.zeros(1, 2), torch.tensor([1.0, -1.0, 1.0, 1.0]))
 
 
-def test_directions_know_nothing_of_the_noise_of_the_samples():
-    """Each direction was the noise of one sample, at one seed, which doubled the distance."""
+def test_directions_are_independent_of_the_noise_in_the_samples():
+    """Directions differ from the samples' noise at the same seed; equal ones would double the distance."""
     states = noising_trajectory(torch.zeros(300, 64).double(), [1.0, 0.5], seed=0)[0]
     other = torch.randn(300, 64, generator=torch.manual_seed(5), dtype=torch.float64)
     distances = [sliced_wasserstein(states, other, seed=seed) for seed in range(4)]

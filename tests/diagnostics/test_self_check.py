@@ -1,4 +1,4 @@
-"""The energy self-check on Gaussian data, where energy and score are known."""
+"""The self-check of energies on Gaussian data, for which energy and score are known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDTH = 0.7
 
 
 class GaussianEnergy:
-    """N(0, WIDTH^2 I) noised to sigma, with a gauge and an error of the energy to switch on."""
+    """N(0, WIDTH² I) with noise, an optional gauge, and an optional error of the energy."""
 
     exponent = 1.0
 
@@ -39,12 +39,12 @@ def data():
 
 def test_one_step_by_hand():
     trajectory = [torch.tensor([[3.0]]).double(), torch.tensor([[1.0]]).double()]
-    found = self_check(GaussianEnergy(), trajectory, [2.0, 1.0])
+    result = self_check(GaussianEnergy(), trajectory, [2.0, 1.0])
     wide, narrow = WIDTH**2 + 4, WIDTH**2 + 1
     score = -3.0 / wide
     drop = 9 / (2 * wide) + math.log(wide) / 2 - 1 / (2 * narrow) - math.log(narrow) / 2
     expected = drop - (score * (1.0 - 3.0) - 3.0 / 2 * score**2)
-    assert float(found.residuals[0, 0]) == pytest.approx(expected, rel=1e-12)
+    assert float(result.residuals[0, 0]) == pytest.approx(expected, rel=1e-12)
 
 
 def test_vanishes_with_the_step_on_both_kinds_of_trajectory(data):
@@ -59,14 +59,14 @@ def test_vanishes_with_the_step_on_both_kinds_of_trajectory(data):
 
     for kind in ("noising", "ancestral"):
         coarse, fine = measure(kind, 100), measure(kind, 200)
-        # Per step the residual is tr(H) tau^2 times a centred chi-square: its sd halves with the
-        # step, its mean (of second order) quarters.
+        # The residual of a step is tr(H) tau² times a centred chi-square. Its sd halves with the
+        # step, and its mean, of second order, becomes a quarter.
         assert float(fine.sd.max() / coarse.sd.max()) == pytest.approx(0.5, abs=0.05)
         assert float(fine.mean.abs().max()) < 0.35 * float(coarse.mean.abs().max())
         assert fine.sd.max() < 0.1
 
 
-def test_gauge_moves_the_mean_alone(data):
+def test_a_gauge_moves_only_the_mean(data):
     states = noising_trajectory(data, levels(20))
     exact = self_check(GaussianEnergy(), states, levels(20))
     drifted = self_check(GaussianEnergy(gauge=2.0), states, levels(20))
@@ -79,7 +79,7 @@ def test_an_energy_that_disagrees_with_its_score_shows_in_the_sd(data):
     states = noising_trajectory(data, levels(100))
     exact = self_check(GaussianEnergy(), states, levels(100))
     rippled = self_check(GaussianEnergy(ripple=0.5), states, levels(100))
-    # At large sigma the ripple's phases at both ends are independent: variance 2 * 3 * 0.5^2 / 2.
+    # At large sigma the ripple's phases at both ends are independent, with the variance 2 * 3 * 0.5² / 2.
     assert float(rippled.sd[0]) == pytest.approx(math.sqrt(0.75), rel=0.05)
     assert exact.sd[0] < 0.2
 
@@ -96,16 +96,16 @@ def test_noising_trajectory_has_the_right_law(data):
 
 
 def test_sample_k_does_not_depend_on_the_batch(data):
-    whole = noising_trajectory(data[:8], [3.0, 1.0], seed=2)
+    full_batch = noising_trajectory(data[:8], [3.0, 1.0], seed=2)
     part = noising_trajectory(data[:3], [3.0, 1.0], seed=2)
-    assert all(torch.equal(a[:3], b) for a, b in zip(whole, part, strict=True))
+    assert all(torch.equal(a[:3], b) for a, b in zip(full_batch, part, strict=True))
 
 
 @pytest.mark.parametrize(
     ("sigmas", "states"),
     [([1.0, 2.0], 2), ([1.0, 0.0], 2), ([1.0], 1), ([1.0, math.nan], 2), ([2.0, 1.0], 3)],
 )
-def test_bad_levels_or_states(sigmas, states):
+def test_bad_levels_and_states_are_refused(sigmas, states):
     with pytest.raises(ValueError, match="sigmas"):
         self_check(GaussianEnergy(), [torch.zeros(2, 3)] * states, sigmas)
 

@@ -1,4 +1,4 @@
-"""Reference trajectories of the public projects (float64) and the denoiser they were made with."""
+"""Reference trajectories of the public projects in float64, and the denoiser that made them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILE = Path(__file__).parents[1] / "data" / "samplers.npz"
 
 @dataclass
 class Trajectories:
-    """The stored arrays by key, and the counts that go with them."""
+    """The stored arrays by key, and their counts of model calls."""
 
     arrays: dict[str, Tensor]
     meta: dict[str, Any]
@@ -29,19 +29,19 @@ class Trajectories:
         return self["z"] * self["sigmas_karras"][0]
 
     def noise_by_call(self) -> Any:
-        """Replays the stored noises in order: what a project that draws as it goes received."""
+        """Return a noise source that replays the stored noise in the order of the calls."""
         draws = iter(self["noises"])
         return lambda *_: next(draws)
 
     def noise_by_step(self) -> Any:
-        """The i-th stored noise at step i: the churned samplers there draw at every step."""
+        """Return a noise source with the i-th stored noise at step i, for samplers that draw at every step."""
         steps = {float(sigma): i for i, sigma in enumerate(self["sigmas_karras"])}
         return lambda sigma, sigma_next: self["noises"][steps[float(sigma)]]
 
 
 @dataclass
 class MixtureDenoiser:
-    """E[x_0 | x] of an isotropic Gaussian mixture, written out anew here; counts its calls."""
+    """The denoiser E[x_0 | x] of an isotropic Gaussian mixture by its formula, which counts its calls."""
 
     means: Tensor
     stds: Tensor
@@ -60,7 +60,7 @@ class MixtureDenoiser:
 
 @pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def stored(request: pytest.FixtureRequest) -> Trajectories:
-    """On the CPU, and on a GPU where there is one."""
+    """Return the trajectories on the CPU, and on a GPU where there is one."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     with np.load(FILE, allow_pickle=False) as archive:

@@ -1,4 +1,4 @@
-"""Every sampler against the public projects' own trajectories: values, model calls, callbacks."""
+"""Every sampler reproduces the trajectories of the public projects: values, model calls, callbacks."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Callbacks that only look change no bit; callbacks that change tensors in place act as in k-diffusion.
+"""Callbacks that only read change no bit; callbacks that change tensors in place act as in k-diffusion.
 
-The formulas here are those of the published algorithms, written out with the callback where
-k-diffusion has it: after the slope in `sample_euler` and `sample_heun`, before it in
-`sample_dpmpp_2m` and `sample_euler_ancestral`.
+The formulas here are those of the published algorithms, with the callback where k-diffusion has it: after the
+slope in `sample_euler` and `sample_heun`, and before it in `sample_dpmpp_2m` and `sample_euler_ancestral`.
 """
 
 from __future__ import annotations
@@ -115,7 +114,7 @@ def test_in_place_changes_act_as_in_the_published_order(name, callback):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_callback_that_only_looks_changes_no_bit(name):
+def test_a_callback_that_only_reads_changes_no_bit(name):
     plain = run(name, start(), None)
     assert torch.equal(run(name, start(), lambda seen: None), plain)
     if name in ("sample_euler", "sample_heun"):
@@ -125,7 +124,7 @@ def test_a_callback_that_only_looks_changes_no_bit(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_callback_cannot_change_the_start_that_the_caller_holds(name):
+def test_a_callback_cannot_change_the_start_of_the_caller(name):
     x = start()
     run(name, x, both)
     assert torch.equal(x, start())

@@ -1,4 +1,4 @@
-"""What is particular to the EDM and EDM2 samplers: guidance, network limits, dtypes, noise."""
+"""Features of the EDM and EDM2 samplers only: guidance, limits of the network, dtypes, noise."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_guidance_extrapolates_from_the_guide():
     torch.testing.assert_close(guided, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_no_guidance_leaves_the_guide_alone():
+def test_without_guidance_the_guide_is_not_called():
     def guide(x, sigma):
         raise AssertionError("the guide was called")
 
@@ -49,11 +49,11 @@ def test_labels_are_the_third_argument_of_both_networks():
     sampling.edm_sampler(net, torch.zeros(3, 2), labels, **RANGE)
     sampling.edm2_sampler(net, torch.zeros(3, 2), labels, net, guidance=1.5, **RANGE)
     assert len(seen) == 9 + 18
-    assert all(torch.equal(given, labels) for given in seen)
+    assert all(torch.equal(argument, labels) for argument in seen)
 
 
 class LimitedNetwork:
-    """Knows only whole noise levels between 1 and 4, like networks trained on a discrete grid."""
+    """A network for integer noise levels from 1 to 4, like networks trained on a discrete grid."""
 
     sigma_min, sigma_max = 1.0, 4.0
 
@@ -68,17 +68,17 @@ class LimitedNetwork:
         return torch.zeros_like(x)
 
 
-def test_range_and_rounding_of_the_network_are_honoured():
+def test_range_and_rounding_of_the_network_are_respected():
     net = LimitedNetwork()
     sampling.edm_sampler(net, torch.zeros(1, 2), num_steps=3, sigma_min=0.1, sigma_max=9.0, rho=1)
-    # The grid 4, 2.5, 1 rounds to 4, 2, 1; a step of Heun's method evaluates both its ends.
+    # The grid 4, 2.5, 1 rounds to 4, 2, 1, and a step of Heun's method evaluates both ends.
     assert net.sigmas == [4.0, 2.0, 2.0, 1.0, 1.0]
 
 
 def test_raised_levels_are_rounded_too():
     net = LimitedNetwork()
     sampling.edm_sampler(net, torch.zeros(1, 2), num_steps=3, rho=1, S_churn=9)
-    # Raised by sqrt(2), the most there is: 5.66, 2.83 and 1.41.
+    # The levels are raised by sqrt(2), the largest factor, to 5.66, 2.83 and 1.41.
     assert net.sigmas == [6.0, 2.0, 3.0, 1.0, 1.0]
 
 
@@ -97,7 +97,7 @@ def test_dtypes():
     assert set(seen) == {(torch.float64, torch.float64)}
 
 
-def test_given_noise_is_drawn_as_often_as_in_the_projects():
+def test_a_noise_source_is_called_as_often_as_in_the_projects():
     calls = []
 
     def randn_like(x):
@@ -114,7 +114,7 @@ def test_given_noise_is_drawn_as_often_as_in_the_projects():
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_one_step_is_the_denoised(sampler):
+def test_one_step_returns_the_denoised_state(sampler):
     out = sampler(lambda x, sigma: x + sigma[:, None], torch.ones(1, 2), num_steps=1, sigma_max=8.0)
     assert torch.equal(out, torch.full((1, 2), 16.0, dtype=out.dtype))
 
@@ -134,6 +134,6 @@ def test_one_step_is_the_denoised(sampler):
         (torch.zeros(2, 3), {"S_noise": -1}, ValueError, "S_noise must be finite and at least 0"),
     ],
 )
-def test_bad_input(sampler, latents, arguments, error, message):
+def test_bad_arguments_are_refused(sampler, latents, arguments, error, message):
     with pytest.raises(error, match=message):
         sampler(lambda x, sigma: x, latents, **arguments)

@@ -1,4 +1,4 @@
-"""Default noise: repeatable by torch's seed; sample k does not depend on the rest of the batch."""
+"""The default noise is repeatable by torch's seed, and that of sample k does not depend on its batch."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def seeded(run, *arguments):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_sample_k_has_the_same_bits_in_every_batch(name, mixture, start):
-    whole = seeded(RUNS[name], mixture, start)
-    assert torch.isfinite(whole).all()
+    full_batch = seeded(RUNS[name], mixture, start)
+    assert torch.isfinite(full_batch).all()
     for size in (1, 3):
-        assert torch.equal(seeded(RUNS[name], mixture, start[:size]), whole[:size])
+        assert torch.equal(seeded(RUNS[name], mixture, start[:size]), full_batch[:size])
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
-def test_torch_seed_decides_and_advances_once(name, mixture, start):
+def test_torch_generator_decides_the_noise_and_advances_once(name, mixture, start):
     first = seeded(RUNS[name], mixture, start)
     after = torch.get_rng_state()
     assert not torch.equal(RUNS[name](mixture, start), first)
@@ -79,14 +79,14 @@ def test_torch_seed_decides_and_advances_once(name, mixture, start):
 
 
 @pytest.mark.parametrize("name", sorted(set(RUNS) - set(STOCHASTIC)))
-def test_ode_runs_leave_the_generator_alone(name, mixture, start):
+def test_ode_runs_do_not_advance_the_generator(name, mixture, start):
     before = torch.get_rng_state()
     RUNS[name](mixture, start)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("name", TAKES_NOISE)
-def test_a_batch_split_over_calls_is_the_whole_batch(name, mixture, start):
+def test_a_batch_split_over_calls_has_the_noise_of_the_whole_batch(name, mixture, start):
     def run(first, last):
         part = start[first:last]
         noise = sampling.noise_sampler(part, seed=5, first_sample=first)
@@ -100,7 +100,7 @@ def test_steps_and_samples_are_independent_standard_normals():
     draws = torch.stack([noise(2.0, 1.0), noise(1.0, 0.5)])
     rows = draws.movedim(1, 0).reshape(2000, 8)
     covariance = rows.T @ rows / len(rows)
-    # 64 estimates of standard error at most sqrt(2 / 2000): five of them is about one in 1e5.
+    # The 64 estimates have standard errors of at most sqrt(2 / 2000), and five of these have a chance of 1e-5.
     assert (covariance - torch.eye(8)).abs().max() < 5 * math.sqrt(2 / 2000)
     assert rows.mean(0).abs().max() < 5 / math.sqrt(2000)
 
@@ -120,7 +120,7 @@ def test_noise_is_like_the_state(dtype):
         (torch.zeros(2, 3).long(), {"seed": 0}, TypeError),
     ],
 )
-def test_bad_noise_arguments(x, arguments, error):
+def test_bad_noise_arguments_are_refused(x, arguments, error):
     with pytest.raises(error):
         sampling.noise_sampler(x, **arguments)()
 

@@ -1,4 +1,4 @@
-"""Numbers of the plain samplers and their schedules. In every spelling, and wrong: see `tests.spellings`."""
+"""Numbers of the samplers and schedules in every spelling, and wrong ones; see `tests.spellings`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def solved(sampler, **options):
 
 def edm(sampler=sampling.edm_sampler, **options):
     torch.manual_seed(0)
-    given = {"num_steps": 4} | options
-    return sampler(PAIR, X, **given)
+    arguments = {"num_steps": 4} | options
+    return sampler(PAIR, X, **arguments)
 
 
 CASES = [

@@ -1,6 +1,6 @@
-"""Rising levels: the solvers of the ODE carry a sample back to its noise, as k-diffusion's do.
+"""With rising levels the solvers of the ODE carry a sample back to its noise, as k-diffusion's do.
 
-For data N(0, s²) the denoiser is D = s² x/(s² + sigma²) and a trajectory of the ODE is
+For data N(0, s²) the denoiser is D = s² x/(s² + sigma²), and a trajectory of the ODE is
 x(sigma) = x(sigma_0) sqrt((s² + sigma²)/(s² + sigma_0²)).
 """
 
@@ -36,8 +36,8 @@ def exact(x, sigmas):
 
 def error(sampler, count):
     sigmas = levels(count)
-    found = sampler(gaussian, start(), sigmas, disable=True)
-    return float((found - exact(start(), sigmas)).abs().max())
+    result = sampler(gaussian, start(), sigmas, disable=True)
+    return float((result - exact(start(), sigmas)).abs().max())
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def dpmpp_2m(x, sigmas):
 @pytest.mark.parametrize("steps", [levels(7), levels(7).flip(0), torch.tensor([0.1, 0.3, 4.0])])
 def test_published_formulas_in_both_directions(sampler, formula, steps):
     steps = steps.double()
-    found = sampler(gaussian, start(), steps, disable=True)
-    torch.testing.assert_close(found, formula(start(), steps), rtol=1e-12, atol=1e-12)
+    result = sampler(gaussian, start(), steps, disable=True)
+    torch.testing.assert_close(result, formula(start(), steps), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -100,18 +100,18 @@ def test_a_sample_comes_back_from_its_noise(sampler, bound):
     assert float((again / noise - 1).abs().max()) < bound
 
 
-def test_ancestral_rises_without_noise_only():
+def test_ancestral_sampling_rises_only_without_noise():
     sigmas = levels(9)
     plain = sampling.sample_euler(gaussian, start(), sigmas, disable=True)
-    found = sampling.sample_euler_ancestral(gaussian, start(), sigmas, eta=0.0, disable=True)
-    assert torch.equal(found, plain)
+    result = sampling.sample_euler_ancestral(gaussian, start(), sigmas, eta=0.0, disable=True)
+    assert torch.equal(result, plain)
     with pytest.raises(ValueError, match="sigmas must decrease strictly"):
         sampling.sample_euler_ancestral(gaussian, start(), sigmas, disable=True)
 
 
 @pytest.mark.parametrize("kind", [float, torch.tensor])
 def test_an_ancestral_step_up_is_refused(kind):
-    # the square root of a negative number: complex for floats, NaN for tensors
+    # The formula has the square root of a negative number, which is complex for floats and NaN for tensors.
     with pytest.raises(ValueError, match="sigma_to must not exceed sigma_from"):
         sampling.get_ancestral_step(kind(1.0), kind(2.0))
     assert sampling.get_ancestral_step(kind(1.0), kind(2.0), eta=0) == (2.0, 0.0)
@@ -128,18 +128,18 @@ def test_an_ancestral_step_up_is_refused(kind):
         ([1.0, 2.0, 0.0], "increase strictly"),
     ],
 )
-def test_no_other_order(sampler, sigmas, message):
+def test_other_orders_of_levels_are_refused(sampler, sigmas, message):
     with pytest.raises(ValueError, match=message):
         sampler(gaussian, start(), torch.tensor(sigmas), disable=True)
 
 
 @pytest.mark.parametrize("sampler", [sampling.sample_euler, sampling.sample_heun])
-def test_churn_raises_each_level_first_as_it_does_downwards(sampler):
+def test_churn_raises_each_level_first_as_for_falling_levels(sampler):
     sigmas, noise = levels(3), torch.full_like(start(), 0.5)
     churned = {"s_churn": 0.3, "noise_sampler": lambda *_: noise, "disable": True}
-    found = sampler(gaussian, start(), sigmas, **churned)
+    result = sampler(gaussian, start(), sigmas, **churned)
     x, formula = start(), euler if sampler is sampling.sample_euler else heun
     for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
         x = x + noise * math.sqrt((1.1 * sigma) ** 2 - sigma**2)
         x = formula(x, torch.tensor([1.1 * sigma, following], dtype=torch.float64))
-    torch.testing.assert_close(found, x, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(result, x, rtol=1e-12, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Schedules against k-diffusion's (float32) and against their formulas in float64."""
+"""Schedules agree with k-diffusion's in float32 and with their formulas in float64."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SCHEDULES = [
 
 @pytest.mark.parametrize(("key", "schedule"), SCHEDULES)
 def test_agrees_with_k_diffusion(stored, key, schedule):
-    # The stored levels went through float32 powers and exponentials: relative errors up to 1e-6.
+    # The stored levels were computed with float32 powers and exponentials, with relative errors up to 1e-6.
     torch.testing.assert_close(schedule(), stored[key], rtol=2e-6, atol=0, check_dtype=False)
 
 
 def test_vp_agrees_with_k_diffusion(stored):
-    # Theirs subtracts 1 from a float32 exponential, which rounds sigma^2 + 1 and no more than that.
+    # k-diffusion subtracts 1 from a float32 exponential, which rounds sigma² + 1.
     expected = stored["sigmas_vp"].double() ** 2
     torch.testing.assert_close(get_sigmas_vp(N).double() ** 2, expected, rtol=2e-6, atol=1.2e-7)
 
@@ -83,7 +83,7 @@ def test_length_and_order(n):
 @pytest.mark.parametrize(
     "schedule", [get_sigmas_karras, get_sigmas_exponential, get_sigmas_polyexponential]
 )
-def test_bad_range(schedule, arguments, message):
+def test_bad_ranges_are_refused(schedule, arguments, message):
     with pytest.raises(ValueError, match=message):
         schedule(*arguments)
 
@@ -98,7 +98,7 @@ def test_bad_range(schedule, arguments, message):
         (get_sigmas_vp, (5, 19.9, 0.1, 1.5), r"eps_s must lie in \(0, 1\], got 1.5"),
     ],
 )
-def test_bad_coefficients(schedule, arguments, message):
+def test_bad_coefficients_are_refused(schedule, arguments, message):
     with pytest.raises(ValueError, match=message):
         schedule(*arguments)
 
@@ -113,6 +113,6 @@ def test_bad_coefficients(schedule, arguments, message):
         (get_sigmas_karras, (5, LOW, HIGH, 1e300), "rho must leave"),
     ],
 )
-def test_levels_that_no_number_holds_are_refused(schedule, arguments, message):
+def test_levels_that_do_not_fit_the_dtype_are_refused(schedule, arguments, message):
     with pytest.raises(ValueError, match=message):
         schedule(*arguments)

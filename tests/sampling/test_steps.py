@@ -1,4 +1,4 @@
-"""The pieces the samplers share, and the errors they share."""
+"""The elementary steps, checks and errors that all samplers share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_ancestral_step_splits_the_variance(kind, eta):
     assert float(down) == pytest.approx(math.sqrt(1.5**2 - float(up) ** 2), abs=1e-12)
 
 
-def test_churn_is_capped_and_confined():
+def test_churn_is_capped_and_limited_to_its_range():
     assert churn_factors([4.0, 2.0, 1.0, 0.0], 0.3, 1.5, 3.0) == [0.0, pytest.approx(0.1), 0.0]
     assert churn_factors([4.0, 0.0], 100.0, 0.0, math.inf) == [math.sqrt(2) - 1]
 
@@ -67,13 +67,13 @@ def test_churn_is_capped_and_confined():
         (GOOD_X / 0, GOOD_SIGMAS, ValueError, "x must be finite"),
     ],
 )
-def test_bad_start(sampler, x, sigmas, error, message):
+def test_a_bad_start_is_refused(sampler, x, sigmas, error, message):
     with pytest.raises(error, match=message):
         sampler(zero, x, sigmas, disable=True)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_model_of_another_shape(sampler):
+def test_a_model_that_returns_another_shape_is_refused(sampler):
     with pytest.raises(ValueError, match=r"\[2, 3\] like x: .*lambda> returned \[2, 1\]"):
         sampler(lambda x, sigma: x[:, :1], GOOD_X, GOOD_SIGMAS, disable=True)
 
@@ -95,7 +95,7 @@ def test_model_of_another_shape(sampler):
         ),
     ],
 )
-def test_bad_noise_settings(sampler, arguments, message):
+def test_bad_noise_settings_are_refused(sampler, arguments, message):
     with pytest.raises(ValueError, match=message):
         sampler(zero, GOOD_X, GOOD_SIGMAS, disable=True, **arguments)
 
@@ -114,7 +114,7 @@ def test_model_gets_a_batch_of_sigmas_and_the_extra_arguments(sampler):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_start_is_left_alone_and_a_last_step_to_zero_is_the_denoised(sampler):
+def test_the_start_stays_and_a_last_step_to_zero_ends_at_the_denoised_state(sampler):
     x = torch.ones(2, 3)
     out = sampler(lambda x, sigma: x * 0.5, x, torch.tensor([1.0, 0.0]), disable=True)
     assert torch.equal(x, torch.ones(2, 3))

@@ -1,4 +1,4 @@
-"""Product, Tempered and Guided of Gaussians are Gaussians known in closed form."""
+"""Products, powers and guidance of Gaussians are Gaussians with known means and precisions."""
 
 import math
 
@@ -17,7 +17,7 @@ SIGMA = 0.6
 
 
 def gaussian(mean, std):
-    """(mean [2], precision) of one factor at SIGMA."""
+    """Return (mean [2], precision) of one factor at SIGMA."""
     return torch.tensor(mean, dtype=F64), 1 / (std**2 + SIGMA**2)
 
 
@@ -64,7 +64,7 @@ def test_a_model_of_weight_zero_is_not_evaluated():
     assert torch.equal(score, ONE.energy_and_score(X, SIGMA)[1])
 
 
-def test_parts_move_with_the_whole_and_conditions_reach_them():
+def test_models_move_with_their_sum_and_get_its_conditions():
     product = Product([ONE, TWO])
     assert {name.split(".")[0] for name, _ in product.named_buffers()} == {"model_0", "model_1"}
 
@@ -93,6 +93,6 @@ def test_parts_move_with_the_whole_and_conditions_reach_them():
         ),
     ],
 )
-def test_bad_algebra(build, error, message):
+def test_bad_arguments_are_refused(build, error, message):
     with pytest.raises(error, match=message):
         build()

@@ -1,4 +1,4 @@
-"""Exponents of one population each, sums within sums, and sums of mere denoisers."""
+"""Exponents with one number per population, sums within sums, and sums of plain denoisers."""
 
 import math
 
@@ -58,8 +58,8 @@ def test_one_exponent_per_run_of_rows(target, a, b):
     torch.testing.assert_close(torch.cat([p[1] for p in pieces]), score, rtol=0, atol=0)
     terms = target.terms()
     assert [leaf for _, leaf in terms] == [ONE, TWO][: len(terms)]
-    for (found, _), wanted in zip(terms, (a, b), strict=False):
-        torch.testing.assert_close(torch.as_tensor(found, dtype=F64).expand(3), wanted[::2])
+    for (exponent, _), expected in zip(terms, (a, b), strict=False):
+        torch.testing.assert_close(torch.as_tensor(exponent, dtype=F64).expand(3), expected[::2])
 
 
 def test_guidance_by_several_models_relative_to_a_base():
@@ -72,46 +72,46 @@ def test_guidance_by_several_models_relative_to_a_base():
 
 
 def test_second_derivatives_of_a_nested_sum():
-    """What the curvature probe differentiates: the Hessian of the sum of log-densities."""
+    """The second derivatives that a curvature probe takes are the Hessian of the sum of log-densities."""
     x = X.clone().requires_grad_()
     target = Tempered(Guided(ONE, TWO, GAMMA), 1.5)
     _, score = target.energy_and_score(x, SIGMA)
-    (found,) = torch.autograd.grad(score[:, 0].sum(), x)
+    (gradients,) = torch.autograd.grad(score[:, 0].sum(), x)
 
     def log_density(row, a, b):
-        one, two = (m.log_prob(row[None], SIGMA)[0] for m in (ONE, TWO))
-        return 1.5 * ((1 - a) * one + b * two)
+        first, second = (m.log_prob(row[None], SIGMA)[0] for m in (ONE, TWO))
+        return 1.5 * ((1 - a) * first + b * second)
 
-    for row, weight, gradient in zip(X, ROWS, found, strict=True):
+    for row, weight, gradient in zip(X, ROWS, gradients, strict=True):
         hessian = torch.autograd.functional.hessian(lambda r, w=weight: log_density(r, w, w), row)
         torch.testing.assert_close(gradient, hessian[0])
 
 
-def test_perceptrons_are_still_evaluated_together():
-    one, two = EnergyModel(network(0)), EnergyModel(network(1))
+def test_perceptrons_are_evaluated_in_one():
+    conditional, other = EnergyModel(network(0)), EnergyModel(network(1))
     label = torch.tensor([0, 1, 2])
     x = X.float()
-    target = Product([Conditioned(one, class_label=label), two], [GAMMA, 1.0])
-    whole = for_rows(target, 0, 6, 6).energy_and_score(x, SIGMA)
-    first = one.energy_and_score(x, SIGMA, class_label=label.repeat_interleave(2))
-    second = two.energy_and_score(x, SIGMA)
-    torch.testing.assert_close(whole[0], ROWS.float() * first[0] + second[0])
-    torch.testing.assert_close(whole[1], ROWS.float()[:, None] * first[1] + second[1])
+    target = Product([Conditioned(conditional, class_label=label), other], [GAMMA, 1.0])
+    result = for_rows(target, 0, 6, 6).energy_and_score(x, SIGMA)
+    first = conditional.energy_and_score(x, SIGMA, class_label=label.repeat_interleave(2))
+    second = other.energy_and_score(x, SIGMA)
+    torch.testing.assert_close(result[0], ROWS.float() * first[0] + second[0])
+    torch.testing.assert_close(result[1], ROWS.float()[:, None] * first[1] + second[1])
 
 
 def test_a_condition_does_not_keep_a_sum_from_being_split():
-    one = EnergyModel(network(0))
-    target = Conditioned(Tempered(one, GAMMA), class_label=torch.tensor([0, 1, 2]))
-    whole = for_rows(target, 0, 6, 6).energy_and_score(X.float(), SIGMA)[0]
+    model = EnergyModel(network(0))
+    target = Conditioned(Tempered(model, GAMMA), class_label=torch.tensor([0, 1, 2]))
+    result = for_rows(target, 0, 6, 6).energy_and_score(X.float(), SIGMA)[0]
     for i in range(6):
         part = for_rows(target, i, i + 1, 6).energy_and_score(X.float()[i : i + 1], SIGMA)[0]
-        torch.testing.assert_close(part, whole[i : i + 1])
+        torch.testing.assert_close(part, result[i : i + 1])
     assert target.exponent.tolist() == GAMMA.tolist()
     assert terms_of(target)[0][0].tolist() == GAMMA.tolist()
     assert terms_of(target)[0][1].condition == target.condition
 
 
-def test_a_row_of_exponent_zero_does_not_see_a_wall():
+def test_a_row_with_exponent_zero_ignores_a_wall():
     class Wall:
         exponent = 1.0
 
@@ -124,7 +124,7 @@ def test_a_row_of_exponent_zero_does_not_see_a_wall():
     assert energy[3:].isinf().all()
 
 
-def test_mere_denoisers_make_a_denoiser():
+def test_a_sum_of_plain_denoisers_is_a_denoiser():
     energy = EnergyModel(network(0)).double()
     denoiser = Denoiser(network(1)).double()
     target = Guided(energy, Tempered(denoiser, GAMMA), 0.5)
@@ -156,6 +156,6 @@ def test_mere_denoisers_make_a_denoiser():
         (lambda: for_rows(Tempered(ONE, torch.ones(4)), 0, 2, 6), ValueError, "do not divide"),
     ],
 )
-def test_bad_exponents(build, error, message):
+def test_bad_exponents_are_refused(build, error, message):
     with pytest.raises(error, match=message):
         build()

@@ -1,4 +1,4 @@
-"""Conditioned fills in conditions and passes everything else through."""
+"""Conditioned binds conditions and passes all other arguments on."""
 
 import pytest
 import torch
@@ -39,19 +39,19 @@ def test_pieces_of_a_batch_keep_their_conditions(model):
     x = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
     label = torch.tensor([1, 3])
     target = Product([Conditioned(model, class_label=label), Conditioned(model, class_label=2)])
-    whole, _ = target.for_rows(0, 6, 6).energy_and_score(x, 0.5)
+    result, _ = target.for_rows(0, 6, 6).energy_and_score(x, 0.5)
     pieces = [
         target.for_rows(i, i + 2, 6).energy_and_score(x[i : i + 2], 0.5)[0] for i in (0, 2, 4)
     ]
-    assert torch.equal(whole, torch.cat(pieces))
+    assert torch.equal(result, torch.cat(pieces))
     expected = model.energy(x, 0.5, class_label=label.repeat_interleave(3))
     expected = expected + model.energy(x, 0.5, class_label=torch.full((6,), 2))
-    torch.testing.assert_close(whole, expected.detach(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(result, expected.detach(), rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match="4 rows, which do not divide a batch of 6"):
         Conditioned(model, class_label=torch.zeros(4, dtype=torch.int64)).for_rows(0, 2, 6)
 
 
-def test_errors(model):
+def test_bad_conditions_are_refused(model):
     with pytest.raises(ValueError, match="bound to this model already"):
         Conditioned(model, class_label=1)(X, 0.5, class_label=torch.zeros(5, dtype=torch.int64))
     with pytest.raises(ValueError, match="3 rows for a batch of 5"):

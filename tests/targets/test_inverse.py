@@ -1,4 +1,4 @@
-"""Linear inverse problems: operators as matrices, the energy and its score by their formulas."""
+"""Linear inverse problems: operators agree with matrices, energies and scores with their formulas."""
 
 import math
 
@@ -28,7 +28,7 @@ NOISE = 0.4
 
 
 def matrix_of(operator, shape):
-    """Column by column: [M, D]."""
+    """Return the matrix [M, D] of an operator, found column by column."""
     basis = torch.eye(math.prod(shape), dtype=F64).reshape(-1, *shape)
     return operator(basis).flatten(1).T
 
@@ -38,9 +38,9 @@ def test_energy_and_score():
     alpha = likelihood_schedule(NOISE, "state")(SIGMA)
     misfit = X @ H.T - Y
     energy, score = PRIOR.energy_and_score(X, SIGMA)
-    found = target.energy_and_score(X, SIGMA)
-    torch.testing.assert_close(found[0], energy + alpha * misfit.square().sum(1) / (2 * NOISE**2))
-    torch.testing.assert_close(found[1], score - 0.25 * alpha * misfit @ H / NOISE**2)
+    result = target.energy_and_score(X, SIGMA)
+    torch.testing.assert_close(result[0], energy + alpha * misfit.square().sum(1) / (2 * NOISE**2))
+    torch.testing.assert_close(result[1], score - 0.25 * alpha * misfit @ H / NOISE**2)
     assert not target.score_is_exact
     assert LinearInverse(PRIOR, H, Y, NOISE).score_is_exact
     denoised = LinearInverse(PRIOR, H, Y, NOISE, of="denoised", gradient="none")
@@ -51,13 +51,13 @@ def test_energy_and_score():
 
 
 @pytest.mark.parametrize("of", ["state", "denoised"])
-def test_the_whole_likelihood_from_its_level_on(of):
+def test_the_likelihood_is_whole_from_full_below_down(of):
     alpha = likelihood_schedule(NOISE, of, full_below=0.05)
     for sigma in (0.05, 0.01, torch.tensor(0.05, dtype=F64), torch.tensor([0.01, 0.04])):
         assert torch.as_tensor(alpha(sigma) == 1).all()
     assert float(alpha(torch.tensor(0.7))) == pytest.approx(alpha(0.7))
     assert alpha(0.06) < 1
-    # of the state it must vanish; the denoised state is the mean of the prior there
+    # At this level the likelihood of the state must vanish, and the denoised state is the mean of the prior.
     late = 0.0 if of == "state" else NOISE**2 / (NOISE**2 + 4 * 0.5**2)
     assert alpha(50.0) == pytest.approx(late, rel=1e-3, abs=1e-6)
 
@@ -66,26 +66,26 @@ def test_the_whole_likelihood_from_its_level_on(of):
 def test_one_observation_per_population(model):
     many = torch.randn(3, 2, dtype=F64, generator=G)
     target = LinearInverse(model, H, many, NOISE, per_population=True)
-    whole = target.energy_and_score(X, SIGMA)
+    result = target.energy_and_score(X, SIGMA)
     pieces = [for_rows(target, i, i + 3, 6).energy_and_score(X[i : i + 3], SIGMA) for i in (0, 3)]
-    for piece, part in zip(zip(*pieces, strict=True), whole, strict=True):
+    for piece, part in zip(zip(*pieces, strict=True), result, strict=True):
         torch.testing.assert_close(torch.cat(piece), part)
     for row in range(3):
         rows = slice(2 * row, 2 * row + 2)
-        own = for_rows(model, rows.start, rows.stop, 6)
-        one = LinearInverse(own, H, many[row], NOISE).energy_and_score(X[rows], SIGMA)
-        torch.testing.assert_close(whole[0][rows], one[0])
-        torch.testing.assert_close(whole[1][rows], one[1])
+        part = for_rows(model, rows.start, rows.stop, 6)
+        single = LinearInverse(part, H, many[row], NOISE).energy_and_score(X[rows], SIGMA)
+        torch.testing.assert_close(result[0][rows], single[0])
+        torch.testing.assert_close(result[1][rows], single[1])
 
 
-def test_a_pair_of_functions_is_the_matrix():
-    with torch.no_grad():  # the functions themselves need not be differentiable
+def test_a_pair_of_functions_agrees_with_its_matrix():
+    with torch.no_grad():  # The functions need not be differentiable.
         pair = (lambda x: (x @ H.T).detach(), lambda y: (y @ H).detach())
     target, truth = (LinearInverse(PRIOR, by, Y, NOISE) for by in (pair, H))
-    for found, wanted in zip(
+    for result, expected in zip(
         target.energy_and_score(X, SIGMA), truth.energy_and_score(X, SIGMA), strict=True
     ):
-        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(result, expected)
 
 
 def test_operators_as_matrices():
@@ -94,14 +94,14 @@ def test_operators_as_matrices():
         matrix_of(inpainting(mask), (2, 3)), torch.eye(6, dtype=F64)[[0, 4, 5]]
     )
     pool = matrix_of(super_resolution(2), (1, 2, 4))
-    wanted = torch.tensor([[1, 1, 0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0, 1, 1]]) / 4
-    torch.testing.assert_close(pool, wanted.double())
+    expected = torch.tensor([[1, 1, 0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0, 1, 1]]) / 4
+    torch.testing.assert_close(pool, expected.double())
     line = matrix_of(super_resolution(2), (2, 4))
     torch.testing.assert_close(line.sum(1), torch.ones(4, dtype=F64))
     kernel = torch.tensor([[0.0, 1.0, 0.0], [2.0, 3.0, 4.0], [0.0, 5.0, 0.0]], dtype=F64)
     blur = matrix_of(deblurring(kernel), (2, 3, 3)).reshape(2, 9, 2, 9)
     assert not blur[0, :, 1].any()
-    centre = blur[1, 4, 1].reshape(3, 3)  # what the middle pixel sees
+    centre = blur[1, 4, 1].reshape(3, 3)  # The middle pixel receives the whole kernel.
     torch.testing.assert_close(centre, kernel)
     torch.testing.assert_close(blur[0, 0, 0].reshape(3, 3)[:2, :2], kernel[1:, 1:])
     assert gaussian_kernel(1.0).sum() == pytest.approx(1.0)
@@ -136,6 +136,6 @@ def test_images():
         (lambda: deblurring(torch.ones(3))(torch.zeros(1, 1, 4, 4)), ValueError, "1 sizes"),
     ],
 )
-def test_bad_problems(build, error, message):
+def test_bad_problems_are_refused(build, error, message):
     with pytest.raises(error, match=message):
         build()

@@ -1,4 +1,4 @@
-"""A mixture of energies against the mixture of densities, gauges and all."""
+"""A mixture of energies agrees with the mixture of densities, and offsets correct unequal gauges."""
 
 import math
 
@@ -23,7 +23,7 @@ SIGMA = 0.6
 
 
 class Shifted(torch.nn.Module):
-    """An energy in another gauge: + c, or + ln(sigma) to the power of it."""
+    """An energy in another gauge: plus c, or plus a power of ln(sigma)."""
 
     exponent = 1.0
 
@@ -37,7 +37,7 @@ class Shifted(torch.nn.Module):
 
 
 @pytest.mark.parametrize("sigma", [SIGMA, torch.tensor(SIGMA), torch.linspace(0.1, 3, 6)])
-def test_of_densities(sigma):
+def test_energy_and_score_are_those_of_the_mixed_density(sigma):
     mixture = Mixture([LEFT, RIGHT], [1.0, 3.0])
     energy, score = mixture.energy_and_score(X, sigma)
     expected = WHOLE.energy_and_score(X, sigma)
@@ -47,8 +47,8 @@ def test_of_densities(sigma):
     assert mixture.exponent == 1.0
 
 
-def test_offsets_undo_a_gauge_between_levels_too():
-    """A gauge linear in ln(sigma) is a table of two levels; beyond them it is constant."""
+def test_offsets_correct_a_gauge_between_their_levels():
+    """Offsets of two levels correct a gauge that is linear in ln(sigma); beyond them they are constant."""
     wrong = Shifted(LEFT, lambda sigma: 5.0 + 2.0 * sigma.log())
     ends = [0.1, 2.0]
     table = ([*ends], [[5 + 2 * math.log(s), 0.0] for s in ends])
@@ -64,14 +64,14 @@ def test_offsets_undo_a_gauge_between_levels_too():
             [math.log(0.25) + table[1][end][0] - pair[0], math.log(0.75) - pair[1]]
         )
         for order in (table, steps):
-            found = mixture.with_offsets(order).energy_and_score(X, outside)[0]
-            torch.testing.assert_close(found, -torch.logsumexp(logits, 0))
+            energy = mixture.with_offsets(order).energy_and_score(X, outside)[0]
+            torch.testing.assert_close(energy, -torch.logsumexp(logits, 0))
 
 
 def test_second_derivatives():
     x = X.clone().requires_grad_()
     _, score = Mixture([Shifted(LEFT, torch.sin), RIGHT]).energy_and_score(x, SIGMA)
-    (found,) = torch.autograd.grad(score[:, 1].sum(), x)
+    (gradients,) = torch.autograd.grad(score[:, 1].sum(), x)
 
     def log_density(row):
         pair = [
@@ -80,7 +80,7 @@ def test_second_derivatives():
         ]
         return torch.logsumexp(torch.stack(pair), 0)
 
-    for row, gradient in zip(X, found, strict=True):
+    for row, gradient in zip(X, gradients, strict=True):
         hessian = torch.autograd.functional.hessian(log_density, row)
         torch.testing.assert_close(gradient, hessian[1])
 
@@ -93,20 +93,24 @@ def network(kind, seed):
 
 
 def test_networks_and_their_conditions():
-    one, two = network(EnergyModel, 0), network(EnergyModel, 1)
+    first_model, second_model = network(EnergyModel, 0), network(EnergyModel, 1)
     label, x = torch.tensor([0, 1, 2]), X.float()
-    mixture = Mixture([Conditioned(one, class_label=label), two], offsets=([1.0], [[0.5, -0.5]]))
-    whole = for_rows(mixture, 0, 6, 6).energy_and_score(x, SIGMA)
-    first, one_score = one.energy_and_score(x, SIGMA, class_label=label.repeat_interleave(2))
-    second, two_score = two.energy_and_score(x, SIGMA)
+    mixture = Mixture(
+        [Conditioned(first_model, class_label=label), second_model], offsets=([1.0], [[0.5, -0.5]])
+    )
+    result = for_rows(mixture, 0, 6, 6).energy_and_score(x, SIGMA)
+    first, first_score = first_model.energy_and_score(
+        x, SIGMA, class_label=label.repeat_interleave(2)
+    )
+    second, second_score = second_model.energy_and_score(x, SIGMA)
     logits = torch.stack([0.5 - first, -0.5 - second], 1)
-    torch.testing.assert_close(whole[0], math.log(2) - logits.logsumexp(1))
+    torch.testing.assert_close(result[0], math.log(2) - logits.logsumexp(1))
     share = logits.softmax(1)
-    torch.testing.assert_close(whole[1], share[:, :1] * one_score + share[:, 1:] * two_score)
+    torch.testing.assert_close(result[1], share[:, :1] * first_score + share[:, 1:] * second_score)
     pieces = [
         for_rows(mixture, i, i + 2, 6).energy_and_score(x[i : i + 2], SIGMA) for i in (0, 2, 4)
     ]
-    assert torch.equal(torch.cat([p[0] for p in pieces]), whole[0])
+    assert torch.equal(torch.cat([p[0] for p in pieces]), result[0])
     assert "values" in mixture.state_dict()
 
 
@@ -131,7 +135,7 @@ def test_exponents_of_one_population_each():
         torch.testing.assert_close(energy, math.log(2) - pair.logsumexp(0))
 
 
-def test_mere_denoisers_leave_it_without_an_energy():
+def test_a_mixture_of_plain_denoisers_has_no_energy():
     mixture = Mixture([LEFT, network(Denoiser, 0)])
     assert not has_energy(mixture)
     assert not has_energy(Product([mixture]))
@@ -139,7 +143,7 @@ def test_mere_denoisers_leave_it_without_an_energy():
         mixture.energy_and_score(X, SIGMA)
 
 
-def test_files(tmp_path):
+def test_offsets_are_saved_and_loaded(tmp_path):
     table = Offsets((2.0, 0.5), ((0.0, 1.0), (0.25, -1 / 3)), ((0.1, 0.1), (0.2, 0.2)))
     table.save(tmp_path / "table.json")
     assert Offsets.load(tmp_path / "table.json") == table
@@ -169,6 +173,6 @@ def test_files(tmp_path):
         (lambda: Offsets((1.0, 2.0), ((0.0,),)), ValueError, "one row per sigma"),
     ],
 )
-def test_bad_mixtures(build, error, message):
+def test_bad_mixtures_are_refused(build, error, message):
     with pytest.raises(error, match=message):
         build()

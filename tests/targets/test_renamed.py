@@ -1,4 +1,4 @@
-"""Names of conditions: what a model accepts is told, and two models of other names meet."""
+"""Names of conditions: errors list the accepted names, and Renamed combines models with different names."""
 
 import pytest
 import torch
@@ -27,9 +27,9 @@ def test_a_renamed_model_is_the_model():
     model = energy()
     renamed = Renamed(Renamed(model, kind="class_label"), label="kind")
     for call in ("energy", "energy_and_score", "forward"):
-        found = getattr(renamed, call)(X, 0.5, label=LABELS)
-        wanted = getattr(model, call)(X, 0.5, class_label=LABELS)
-        torch.testing.assert_close(found, wanted)
+        result = getattr(renamed, call)(X, 0.5, label=LABELS)
+        expected = getattr(model, call)(X, 0.5, class_label=LABELS)
+        torch.testing.assert_close(result, expected)
     bound = Conditioned(Renamed(theirs, class_label="class_labels"), class_label=2)
     target = Guided(Conditioned(energy(), class_label=2), bound, 1.5)
     assert smc.sample(target, (2,), SIGMAS, particles=8).x.isfinite().all()
@@ -37,8 +37,8 @@ def test_a_renamed_model_is_the_model():
     assert EnergyModel(backbone)(X, 0.5, class_labels=LABELS).shape == X.shape
 
 
-def test_other_names_are_told_with_those_accepted():
-    told = "accepts the conditions class_label, given class_labels: .*Renamed"
+def test_an_unknown_condition_is_refused_with_the_accepted_names():
+    message = "accepts the conditions class_label, given class_labels: .*Renamed"
     calls = [
         lambda: Conditioned(energy(), class_labels=1),
         lambda: Conditioned(Guided(energy(), energy(), 2.0), class_labels=1),
@@ -48,7 +48,7 @@ def test_other_names_are_told_with_those_accepted():
         lambda: sampling.sample_euler(energy(), X, SIGMAS, {"class_labels": LABELS}),
     ]
     for call in calls:
-        with pytest.raises(TypeError, match=told):
+        with pytest.raises(TypeError, match=message):
             call()
     with pytest.raises(TypeError, match="theirs accepts the conditions class_labels, given label"):
         sampling.sample_euler(theirs, X, SIGMAS, {"label": LABELS})
@@ -70,20 +70,20 @@ def test_distillation_of_a_teacher_with_another_name(tmp_path):
     with pytest.raises(ValueError, match="condition_names"):
         edmfast.distill(theirs, energy(), data, condition_names={"kind": "kinds"}, **options)
     assert not path.exists()
-    found = edmfast.distill(
+    result = edmfast.distill(
         theirs, energy(), data, condition_names={"class_label": "class_labels"}, **options
     )
-    wanted = edmfast.distill(
+    expected = edmfast.distill(
         lambda x, sigma, class_label: theirs(x, sigma, class_label),
         energy(),
         data,
         config=DistillConfig(steps=2, batch_size=4),
         progress=False,
     )
-    assert torch.equal(found.losses, wanted.losses)
+    assert torch.equal(result.losses, expected.losses)
 
 
-def test_bad_names():
+def test_bad_names_are_refused():
     with pytest.raises(TypeError, match="must be a string"):
         Renamed(theirs, class_label=3)
     with pytest.raises(TypeError, match="accepts the conditions class_labels, given labels"):
@@ -92,7 +92,7 @@ def test_bad_names():
         Renamed(theirs, label="class_labels")(X, 0.5, label=LABELS, class_labels=LABELS)
 
 
-def test_states_of_another_dtype_are_told():
+def test_states_of_another_dtype_are_refused():
     for call in (
         lambda: smc.sample(
             Conditioned(energy(), class_label=1),
@@ -108,23 +108,23 @@ def test_states_of_another_dtype_are_told():
             call()
 
 
-def test_a_list_is_no_mixture():
+def test_a_list_of_models_is_refused():
     with pytest.raises(TypeError, match=r"takes a Mixture, such as Mixture.*got a list"):
         smc.calibrate_offsets([GAUSSIAN, GAUSSIAN], (2,), SIGMAS)
 
 
 def test_inference_mode_is_left_for_a_run():
     options = {"particles": 8, "seed": 1}
-    wanted = smc.sample(energy(), (2,), SIGMAS, **options).x
+    expected = smc.sample(energy(), (2,), SIGMAS, **options).x
     config = DistillConfig(steps=2, batch_size=4)
     losses = edmfast.distill(GAUSSIAN, energy(), X, config=config, progress=False).losses
     with torch.inference_mode():
-        found = smc.sample(energy_outside(), (2,), SIGMAS, **options).x
+        result = smc.sample(energy_outside(), (2,), SIGMAS, **options).x
         chains = smc.mcmc(energy_outside(), X[None].clone(), 0.5, smc.MALA(), transitions=2)
         trained = edmfast.distill(
             GAUSSIAN, energy_outside(), X, config=config, progress=False
         ).losses
-    assert torch.equal(found, wanted)
+    assert torch.equal(result, expected)
     assert torch.equal(trained, losses)
     assert chains.states.isfinite().all()
 

@@ -1,4 +1,4 @@
-"""Tilts by rewards and constraints against direct formulas: energies, scores, ramps, rows and errors."""
+"""Tilts by rewards and constraints agree with direct formulas: energies, scores, ramps, rows and errors."""
 
 import math
 
@@ -32,7 +32,7 @@ def share(sigma, high=2.0, low=0.1):
 
 
 def direct(target_energy):
-    """(U, -grad U) of a function of x by autograd."""
+    """Return (U, -grad U) of a function of x by autograd."""
     x = X.clone().requires_grad_()
     energy = target_energy(x)
     return energy.detach(), -torch.autograd.grad(energy.sum(), x)[0]
@@ -46,19 +46,19 @@ def denoise(x, exponent=1.0, model=BASE):
 def test_exact_gradient_is_that_of_the_energy(of):
     target = Tilted(BASE, reward, 1.7, of=of, gradient="exact")
     point = denoise if of == "denoised" else lambda x: x
-    wanted = direct(lambda x: BASE.energy(x, SIGMA) - 1.7 * share(SIGMA) * reward(point(x)))
+    expected = direct(lambda x: BASE.energy(x, SIGMA) - 1.7 * share(SIGMA) * reward(point(x)))
     for sigma in (SIGMA, torch.tensor(SIGMA, dtype=F64), torch.full((6,), SIGMA, dtype=F64)):
-        for part, truth in zip(target.energy_and_score(X, sigma), wanted, strict=True):
+        for part, truth in zip(target.energy_and_score(X, sigma), expected, strict=True):
             torch.testing.assert_close(part, truth)
             assert not part.requires_grad
     assert target.score_is_exact
-    torch.testing.assert_close(target(X, SIGMA), X + SIGMA**2 * wanted[1])
+    torch.testing.assert_close(target(X, SIGMA), X + SIGMA**2 * expected[1])
     x = X.clone().requires_grad_()
     energy, _ = target.energy_and_score(x, SIGMA)
-    torch.testing.assert_close(-torch.autograd.grad(energy.sum(), x)[0], wanted[1])
+    torch.testing.assert_close(-torch.autograd.grad(energy.sum(), x)[0], expected[1])
 
 
-def test_the_other_gradients_change_the_score_alone():
+def test_other_gradients_change_the_score_but_not_the_energy():
     exact = Tilted(BASE, reward, 1.7, gradient="exact").energy_and_score(X, SIGMA)
     none = Tilted(BASE, reward, 1.7)
     energy, score = none.energy_and_score(X, SIGMA)
@@ -86,22 +86,22 @@ def test_for_gaussian_data_the_approximate_gradient_is_the_exact_one():
     exact, approximate = (
         Tempered(Tilted(gaussian, reward, 2.0, gradient=g), 1.5) for g in ("exact", "approximate")
     )
-    found = approximate.energy_and_score(X, SIGMA)[1]
-    torch.testing.assert_close(found, exact.energy_and_score(X, SIGMA)[1])
+    score = approximate.energy_and_score(X, SIGMA)[1]
+    torch.testing.assert_close(score, exact.energy_and_score(X, SIGMA)[1])
 
 
 @pytest.mark.parametrize("gradient", ["none", "exact", "approximate"])
 def test_strengths_of_one_population_each_and_rows(gradient):
     target = Tilted(Tempered(BASE, GAMMA), reward, GAMMA**2, gradient=gradient)
-    whole = target.energy_and_score(X, SIGMA)
+    result = target.energy_and_score(X, SIGMA)
     direct = ROWS * BASE.energy(X, SIGMA)
     direct = direct - ROWS**2 * share(SIGMA) * reward(denoise(X))
-    torch.testing.assert_close(whole[0], direct)
+    torch.testing.assert_close(result[0], direct)
     levels = torch.full((6,), SIGMA, dtype=F64)
     pieces = [
         for_rows(target, i, i + 3, 6).energy_and_score(X[i : i + 3], levels[:3]) for i in (0, 3)
     ]
-    for piece, part in zip(zip(*pieces, strict=True), whole, strict=True):
+    for piece, part in zip(zip(*pieces, strict=True), result, strict=True):
         torch.testing.assert_close(torch.cat(piece), part)
     torch.testing.assert_close(target.strength_at(SIGMA), GAMMA**2 * share(SIGMA))
     assert target.exponent.tolist() == GAMMA.tolist()
@@ -110,7 +110,7 @@ def test_strengths_of_one_population_each_and_rows(gradient):
 
 @pytest.mark.parametrize("gradient", ["none", "exact", "approximate"])
 def test_nested_in_any_order(gradient):
-    """Tempered(Guided(Tilted, .)), a mixture of products, and a tilt of those, by their formulas."""
+    """Tilts inside and outside of powers, guidance and mixtures agree with the formulas."""
     tilt = Tilted(BASE, reward, 1.7, gradient=gradient)
     inner = BASE.energy(X, SIGMA) - 1.7 * share(SIGMA) * reward(denoise(X))
     guided = Tempered(Guided(OTHER, tilt, GAMMA), 2.0)
@@ -127,8 +127,8 @@ def test_nested_in_any_order(gradient):
     torch.testing.assert_close(outer.energy_and_score(X, SIGMA)[0], expected)
     assert outer.exponent == 2.0
     if gradient == "exact":
-        wanted = torch.func.grad(lambda x: guided_energy(x).sum())(X)
-        torch.testing.assert_close(guided.energy_and_score(X, SIGMA)[1], -wanted)
+        expected = torch.func.grad(lambda x: guided_energy(x).sum())(X)
+        torch.testing.assert_close(guided.energy_and_score(X, SIGMA)[1], -expected)
 
 
 def guided_energy(x):
@@ -139,8 +139,8 @@ def guided_energy(x):
 
 
 @pytest.mark.parametrize("gradient", ["none", "exact", "approximate"])
-def test_the_curvature_probe_sees_the_base(gradient):
-    """Second derivatives of the base only: for a probe a reward that has none of its own is enough."""
+def test_the_curvature_probe_leaves_out_the_tilt(gradient):
+    """A curvature probe differentiates the base model only, so the reward needs no second derivative."""
 
     class Once(torch.autograd.Function):
         @staticmethod
@@ -152,13 +152,16 @@ def test_the_curvature_probe_sees_the_base(gradient):
         def backward(ctx, cotangent):
             return cotangent[:, None] * torch.ones(len(cotangent), 2, dtype=F64)
 
-    found, wanted = [], []
-    for target, out in ((Tilted(BASE, Once.apply, 1.0, gradient=gradient), found), (BASE, wanted)):
+    tilted_derivatives, base_derivatives = [], []
+    for target, out in (
+        (Tilted(BASE, Once.apply, 1.0, gradient=gradient), tilted_derivatives),
+        (BASE, base_derivatives),
+    ):
         x = X.clone().requires_grad_()
         with detached_tilts():
             _, score = target.energy_and_score(x, SIGMA)
         out.extend(torch.autograd.grad(score[:, 0].sum(), x))
-    torch.testing.assert_close(found[0], wanted[0])
+    torch.testing.assert_close(tilted_derivatives[0], base_derivatives[0])
 
 
 def test_ramps():
@@ -183,7 +186,7 @@ def test_ramps():
     assert walled.energy_and_score(X, torch.tensor(2.5))[0].isfinite().all()
 
 
-def test_paths_and_mere_denoisers():
+def test_path_rewards_and_plain_denoisers_have_no_energy():
     path = Tilted(BASE, reward, 1.0, potential="max")
     assert has_energy(path)
     with pytest.raises(TypeError, match="rewards paths"):
@@ -209,12 +212,12 @@ def test_constraints():
     plane = half_space(torch.tensor([2.0, 0.0]), 1.0)
     assert plane(outside).tolist() == [4.0, 0.0]
     soft = Constrained(BASE, plane, 2.0, gradient="exact")
-    wanted = direct(
+    expected = direct(
         lambda x: (
             BASE.energy(x, SIGMA) + 2 * share(SIGMA) * (2 * denoise(x)[:, 0] - 1).clamp_min(0) ** 2
         )
     )
-    torch.testing.assert_close(soft.energy_and_score(X, SIGMA), wanted)
+    torch.testing.assert_close(soft.energy_and_score(X, SIGMA), expected)
 
 
 @pytest.mark.parametrize("of", ["denoised", "state"])
@@ -257,6 +260,6 @@ def test_a_wall_stands_from_its_level_down(of):
         (lambda: half_space(torch.zeros(2), 1.0), ValueError, "normal"),
     ],
 )
-def test_bad_tilts(build, error, message):
+def test_bad_tilts_are_refused(build, error, message):
     with pytest.raises(error, match=message):
         build()
