@@ -6,7 +6,7 @@
 
 namespace edmfast {
 
-// Sums over rows, in one piece of memory.
+// The gradients of the weights, summed over rows, in one piece of memory.
 template <class T>
 struct WeightGradients {
   std::vector<T> all;
@@ -22,12 +22,12 @@ struct WeightGradients {
   WeightGradients(WeightGradients&&) = default;  // a copy would point into the original
 };
 
-// What of one model's rows goes into a block, each from its first row on.
+// The inputs and results of one block of one model, each from the first row of the block on.
 template <class T>
 struct BlockGradients {
   const T *x, *e, *v;
-  T *to_x = nullptr, *to_numbers = nullptr;       // null unless asked for; x is added to
-  WeightGradients<T>* weights = nullptr;          // null unless asked for
+  T *to_x = nullptr, *to_numbers = nullptr;       // null unless requested; x is added to
+  WeightGradients<T>* weights = nullptr;          // null unless requested
   T* to_shifts = nullptr;                         // [rows, depth W], null where rows share them
 };
 
@@ -37,7 +37,7 @@ class Backward {
   Backward(const Sizes& sizes, int64_t rows, ScalarType dtype, bool weights)
       : sizes_(sizes), rows_(rows), dtype_(dtype), weights_(weights) {
     entries_ = pair(sizes.d), exits_ = pair(sizes.d), pulls_ = pair(sizes.width), moved_ = half(sizes.width);
-    // the gradients of weights need the states of all layers, nothing else those before the last
+    // the gradients of weights need the states of all layers; everything else needs only the last ones
     for (int64_t l = 0; l <= sizes.depth; ++l) {
       states_.push_back(weights || l < 2 ? pair(sizes.width) : states_[l - 2]);
     }
@@ -74,7 +74,8 @@ class Backward {
     }
   }
 
-  // states_ = (h'_l, h_l), upper cotangents_ = silu' g (of weights only), lower silu" z' g, slopes_ = silu'.
+  // states_ = (h'_l, h_l), upper cotangents_ = silu' g, which only weights need, lower cotangents_ = silu" z' g,
+  // slopes_ = silu'.
   void advance_all(const Network& net, const std::vector<Tensor>& saved) {
     const int64_t n = rows_ * sizes_.width;
     product(upper(entries_), net.entry_t, upper(states_[0]));
@@ -135,8 +136,8 @@ class Backward {
     sum_rows(to.exit_bias, data<T>(exits_, rows_ * d), rows_, d);
   }
 
-  // Tangents and primals apart: from a thousand rows on, the bits of a product of MKL depend on whether other
-  // threads are at work.
+  // Tangents and primals are multiplied apart, because from a thousand rows on the bits of a product of MKL depend on
+  // whether other threads are at work.
   void add_product(const Tensor& left, const Tensor& right, T* to) {
     const Tensor found = empty_cpu({left.size(1), right.size(1)}, dtype_);
     for (int64_t half = 0; half < 2; ++half) {

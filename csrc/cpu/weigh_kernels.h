@@ -104,7 +104,7 @@ EDMFAST_MULTIVERSION inline void gather_roots(const int32_t* root, const int32_t
 // Writes log-weights before they are resampled: the source of a resampling job.
 template <class E>
 struct Increments {
-  const double* log_weights;   // of the level before
+  const double* log_weights;   // those of the level before
   const bool* reset;           // per population: the last decision
   const int32_t* ancestors;    // the last ones
   const E* ratio;

@@ -7,7 +7,7 @@
 
 namespace edmfast {
 
-// What the blocks of one population tell each other. It starts as zeros.
+// The data that the blocks of one population exchange. It starts as zeros.
 struct Population {
   unsigned long long maximum;  // ordered_key
   int64_t total;

@@ -8,7 +8,7 @@
 
 namespace edmfast {
 
-// What weigh_and_resample carries from one level to the next; all are null for a resampling alone.
+// The tensors that weigh_and_resample carries from one level to the next; all are null for a resampling alone.
 struct Carried {
   const int64_t* rng;  // (seed, step) of the uniforms
   int64_t first_population;

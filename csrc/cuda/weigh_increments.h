@@ -9,7 +9,7 @@ namespace edmfast {
 template <class E>
 struct Increments {
   static constexpr bool kSpreads = true;
-  const double* log_weights;  // of the level before
+  const double* log_weights;  // those of the level before
   const bool* reset;          // per population: the last decision
   const int32_t* ancestors;   // the last ones
   const E* ratio;

@@ -1,4 +1,4 @@
-// What follows from the totals of one population: effective sample size, log-mean weight, and whether to resample.
+// The decision about one population from its totals: effective sample size, log-mean weight, and whether to resample.
 #pragma once
 #include <limits>
 

@@ -111,7 +111,7 @@ def test_only_ratios_of_weights_count(level, gap, limit):
 
 
 def test_one_mean_ess_must_not_decide_for_all():
-    """One population collapsed to a point among many even ones is resampled; they are not."""
+    """A population that has collapsed to a point is resampled, and the many even ones beside it are not."""
     log_weights = torch.zeros(16, 100)
     log_weights[3, 1:] = -30.0
     result = systematic_resample(log_weights, torch.full((16,), 0.5), ess_threshold=0.5)

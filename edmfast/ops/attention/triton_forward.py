@@ -69,7 +69,7 @@ def forward_kernel(
         # a row without keys so far gives exp(-inf - 0) = 0
         centre = tl.where(highest == float("-inf"), 0.0, highest)
         p = tl.exp(scores - centre[:, None])
-        # what has been summed so far is relative to the previous maximum
+        # the sums so far are relative to the previous maximum
         shrink = tl.exp(best - centre)
         total = total * shrink + tl.sum(p, axis=1)
         v_side = load_side(v, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)

@@ -106,7 +106,7 @@ def mlp_potential_backward(
 
 
 class _Backward:
-    """One backward of K models: the weights, and launches of the kernel on blocks of rows."""
+    """The backward of K models: their weights, and launches of the kernel on pieces of the batch."""
 
     def __init__(self, shared: dict[str, bool], weights: list[Tensor], depth: int) -> None:
         self.shared, self.weights, self.depth = shared, weights, depth
