@@ -19,7 +19,6 @@ Source: the Feynman-Kac weights of Skreta et al. 2025 (arXiv 2503.02819) and Tho
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.derivatives import without_gradients
-from edmfast._internal.numbers import as_float, as_seed, check_level
+from edmfast._internal.noise_levels import as_noise_levels, check_squares
+from edmfast._internal.numbers import as_seed
 from edmfast.models.calling.foreign import call_energy
 from edmfast.models.protocols import Target
 from edmfast.ops import standard_normal
@@ -183,12 +183,6 @@ def _normal(like: Tensor, seed: int, step: int) -> Tensor:
 
 
 def _check_levels(sigmas: Tensor | Sequence[float]) -> list[float]:
-    levels = [as_float(f"sigmas[{i}]", sigma) for i, sigma in enumerate(sigmas)]
-    falling = all(a > b for a, b in itertools.pairwise(levels))
-    if len(levels) < 2 or not falling or not levels[-1] > 0 or not math.isfinite(levels[0]):
-        raise ValueError(
-            f"sigmas must be at least two positive, strictly decreasing levels, got {levels}"
-        )
-    for i, level in enumerate(levels):
-        check_level(f"sigmas[{i}]", level)
+    levels = as_noise_levels(sigmas, last_zero=False)
+    check_squares(levels)
     return levels

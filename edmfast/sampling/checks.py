@@ -7,7 +7,6 @@ once, at the start, so that a step on an accelerator never waits for the host.
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.derivatives import carries_tangent
-from edmfast._internal.numbers import check_level
+from edmfast._internal.noise_levels import check_order, check_squares
 from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.protocols import Denoiser
 
@@ -74,9 +73,8 @@ def check_start(x: Tensor, sigmas: Tensor, *, rising: bool = True) -> list[float
     for i, sigma in enumerate(levels):
         if not math.isfinite(sigma) or sigma < 0:
             raise ValueError(f"sigmas must be finite and >= 0, got sigmas[{i}] = {sigma}")
-        if sigma > 0:
-            check_level(f"sigmas[{i}]", sigma, x.dtype)
-    _check_order(levels, rising)
+    check_squares(levels, x.dtype)
+    check_order(levels, rising=rising)
     return levels
 
 
@@ -88,24 +86,6 @@ def check_state(x: Tensor, name: str) -> None:
         raise ValueError(f"{name} must be [B, *shape] with a batch axis, got {tuple(x.shape)}")
     if not torch.isfinite(x).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity in it")
-
-
-def _check_order(levels: list[float], rising: bool) -> None:
-    upwards = rising and levels[1] > levels[0]
-    for i, (sigma, following) in enumerate(itertools.pairwise(levels)):
-        if following > sigma if upwards else following < sigma:
-            continue
-        accepted = "decrease strictly (only the last may be 0)"
-        if rising:
-            accepted += " or increase strictly from a positive level"
-        raise ValueError(
-            f"sigmas must {accepted}, got sigmas[{i}] = {sigma}, sigmas[{i + 1}] = {following}"
-        )
-    if upwards and levels[0] == 0:
-        raise ValueError(
-            "sigmas that increase must start above 0, because the slope (x - D)/sigma divides by the "
-            f"level: replace sigmas[0] = 0 by a small level, below sigmas[1] = {levels[1]}"
-        )
 
 
 def _kind(value: object) -> str:

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edmfast._internal.numbers import as_float, as_int, check_level
+from edmfast._internal.numbers import as_int
 from edmfast.ops.resample.operator import SCHEMES
 from edmfast.smc.populations.select import SELECT
 from edmfast.targets.proposed_by import weighed_parts
-
-
-def check_sigmas(sigmas: Tensor | Sequence[float]) -> list[float]:
-    """Return noise levels as floats: finite, strictly decreasing, and positive except for a last 0."""
-    if isinstance(sigmas, Tensor):
-        sigmas = sigmas.tolist()
-    if not isinstance(sigmas, Iterable):
-        raise TypeError(f"sigmas must be a tensor or a sequence of levels, got {sigmas!r}")
-    levels = [as_float(f"sigmas[{i}]", sigma) for i, sigma in enumerate(sigmas)]
-    if len(levels) < 2:
-        raise ValueError(f"sigmas needs at least two levels, got {levels}")
-    if any(b >= a for a, b in itertools.pairwise(levels)):
-        raise ValueError(f"sigmas must be strictly decreasing, got {levels}")
-    if levels[-1] < 0 or (len(levels) == 2 and levels[-1] == 0):
-        raise ValueError(f"sigmas must be positive, but for a last 0 after two others: {levels}")
-    return levels
 
 
 def check_levels(target: Any, levels: list[float]) -> None:
@@ -57,13 +39,6 @@ def as_counts(particles: int, populations: int) -> tuple[int, int]:
 def as_batch_size(batch_size: int | None, name: str = "batch_size") -> int | None:
     """Return the most rows per call as an int, or None. name: what errors call it."""
     return None if batch_size is None else as_int(name, batch_size, least=1)
-
-
-def check_range(levels: Sequence[float], dtype: torch.dtype) -> None:
-    """Raise ValueError unless the square of every positive level fits the dtype of the states."""
-    for index, level in enumerate(levels):
-        if level > 0:
-            check_level(f"sigmas[{index}]", level, dtype)
 
 
 def place(

@@ -30,9 +30,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from edmfast._internal.noise_levels import as_noise_levels
 from edmfast._internal.numbers import as_float, as_int, as_seed
 from edmfast.ops import rng_state
-from edmfast.smc.arguments import as_counts, check_sigmas
+from edmfast.smc.arguments import as_counts
 from edmfast.smc.calibration import Calibration
 from edmfast.smc.feynman_kac.evaluate import evaluate
 from edmfast.smc.options import RunOptions
@@ -95,7 +96,7 @@ def calibrate(
     """
     if not has_energy(target):
         raise missing_energy(target)
-    levels = check_sigmas(sigmas)
+    levels = as_noise_levels(sigmas)
     tail = (0.0,) if levels[-1] == 0 else ()
     levels = levels[:-1] if tail else levels
     particles, populations = as_counts(particles, populations)

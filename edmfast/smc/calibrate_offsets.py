@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.noise_levels import as_noise_levels
 from edmfast._internal.numbers import as_seed
-from edmfast.smc.arguments import as_counts, check_sigmas
+from edmfast.smc.arguments import as_counts
 from edmfast.smc.options import Distribution
 from edmfast.smc.sample import sample
 from edmfast.targets.mixture import Mixture
@@ -64,7 +65,7 @@ def calibrate_offsets(
         )
     particles, populations = as_counts(particles, populations)
     seed = as_seed(seed)
-    levels = [level for level in check_sigmas(sigmas) if level > 0]
+    levels = [level for level in as_noise_levels(sigmas) if level > 0]
     log_normalisers = [
         _log_normalisers(
             model,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from dataclasses import asdict, dataclass
 
 from edmfast._internal.files import read_json, write_json
+from edmfast._internal.noise_levels import check_order
 from edmfast._internal.numbers import as_float
 
 _KIND = "calibration"
@@ -40,8 +40,7 @@ class Calibration:
         object.__setattr__(self, "sigma_lo", as_float("sigma_lo", self.sigma_lo, least=0))
         if not self.sigmas:
             raise ValueError("a calibration needs at least one sigma, got none")
-        if any(b >= a for a, b in itertools.pairwise(self.sigmas)):
-            raise ValueError(f"sigmas must be strictly decreasing, got {self.sigmas}")
+        check_order(self.sigmas)
         positive = sum(sigma > 0 for sigma in self.sigmas)
         if len(self.kappa) != positive - 1 or len(self.log_weight_sd) != positive - 1:
             raise ValueError(

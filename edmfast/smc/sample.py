@@ -21,10 +21,11 @@ from torch import Tensor
 
 from edmfast._internal.derivatives import refuse_run
 from edmfast._internal.inference_mode import without_inference_mode
+from edmfast._internal.noise_levels import check_squares
 from edmfast._internal.numbers import as_seed, as_shape
 from edmfast._internal.progress import progress_bar
 from edmfast.ops._shared.counters import check_populations
-from edmfast.smc.arguments import as_counts, check_levels, check_range, check_resampling, place
+from edmfast.smc.arguments import as_counts, check_levels, check_resampling, place
 from edmfast.smc.calibration import Calibration
 from edmfast.smc.checkpoint.description import describe_numbers, describe_run
 from edmfast.smc.checkpoint.keeper import Keeper
@@ -131,7 +132,7 @@ def sample(
     # parts that end at a certain noise level must reach it while there are weights
     check_levels(target, schedule.weighed_levels)
     device, dtype = place(target, options.device, options.dtype)
-    check_range(schedule.all_levels, dtype)
+    check_squares(schedule.all_levels, dtype)
 
     local_target, held = target, Populations(first_population, resampling)
     count, size, share = populations, particles, None

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from edmfast._internal.noise_levels import as_noise_levels
 from edmfast._internal.numbers import as_float, as_range
-from edmfast.smc.arguments import check_sigmas
 from edmfast.smc.calibration import Calibration
 
 
@@ -61,4 +61,4 @@ def as_schedule(
         kappa = tuple(sigmas.kappa)
         limits = limits or (sigmas.sigma_lo, math.inf)
         sigmas = sigmas.sigmas
-    return Schedule(tuple(check_sigmas(sigmas)), limits or (0.0, math.inf), ess_threshold, kappa)
+    return Schedule(tuple(as_noise_levels(sigmas)), limits or (0.0, math.inf), ess_threshold, kappa)

@@ -23,10 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.noise_levels import as_noise_levels
 from edmfast._internal.numbers import as_int, as_seed, as_shape
 from edmfast._internal.rows import for_rows
 from edmfast.models.calling.foreign import call_reward
-from edmfast.smc.arguments import check_sigmas, place
+from edmfast.smc.arguments import place
 from edmfast.smc.feynman_kac.evaluate import in_groups
 from edmfast.smc.options import RunOptions, as_options
 from edmfast.smc.particles.particles import Particles
@@ -105,7 +106,7 @@ def steer(
     prompts = as_int("prompts", prompts, least=1)
     candidates = as_int("candidates", candidates, least=1)
     seed, options = as_seed(seed), as_options(options)
-    levels = check_sigmas(sigmas)
+    levels = as_noise_levels(sigmas)
     levels = levels if levels[-1] == 0 else [*levels, 0.0]
     if method == "best_of_n":  # the other methods call the reward at once, this one only at the end
         _try_reward(reward, shape, prompts, *place(model, options.device, options.dtype))

@@ -12,7 +12,7 @@ from edmfast._internal.files import read_tensors
 from edmfast.analytic import GaussianMixture
 from edmfast.models import EnergyModel
 from edmfast.models.backbones import ResidualMLP
-from edmfast.smc import state
+from edmfast.smc.checkpoint import file
 from edmfast.targets import Conditioned, Guided, Tempered
 from tests.grouped import grouped
 
@@ -189,7 +189,7 @@ def test_an_error_comes_through_where_no_checkpoint_can_be_written(
     def full(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("edmfast.smc.state.write_tensors", full)
+    monkeypatch.setattr("edmfast.smc.checkpoint.file.write_tensors", full)
     with pytest.warns(UserWarning, match="could not be written.*disk full"), pytest.raises(Stop):
         smc.sample(
             cold,
@@ -299,9 +299,9 @@ def test_degenerate_weights_are_told(levels, value, everywhere, text):
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ({"sigmas": [1.0, 1.0]}, ValueError, "decreasing"),
-        ({"sigmas": [0.5, 1.0]}, ValueError, "decreasing"),
-        ({"sigmas": [1.0]}, ValueError, "two levels"),
+        ({"sigmas": [1.0, 1.0]}, ValueError, "decrease strictly"),
+        ({"sigmas": [0.5, 1.0]}, ValueError, "decrease strictly"),
+        ({"sigmas": [1.0]}, ValueError, "two positive levels"),
         ({"sigmas": [1.0, 0.0]}, ValueError, "positive"),
         ({"sigmas": [1.0, -1.0]}, ValueError, "positive"),
         ({"sigmas": [math.nan, 0.1]}, ValueError, "finite"),
@@ -355,7 +355,7 @@ def test_a_full_disk_does_not_end_a_run(levels, tmp_path, cold, monkeypatch):
 
     options = {"particles": 20, "populations": 2, "proposal": "noise_matched"}
     whole = smc.sample(cold, (2,), levels(10), **grouped(**options))
-    monkeypatch.setattr("edmfast.smc.state.write_tensors", full)
+    monkeypatch.setattr("edmfast.smc.checkpoint.file.write_tensors", full)
     with pytest.warns(RuntimeWarning, match="the run goes on.*No space left") as warned:
         run = smc.sample(
             cold,
@@ -371,14 +371,14 @@ def test_the_last_step_goes_elsewhere_where_the_disk_is_full(levels, tmp_path, c
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
-    real = state.write_tensors
+    real = file.write_tensors
 
     def full(place, *arguments, **options):
         if place.parent == tmp_path:
             raise OSError(28, "No space left on device")
         real(place, *arguments, **options)
 
-    monkeypatch.setattr(state, "write_tensors", full)
+    monkeypatch.setattr(file, "write_tensors", full)
     with pytest.warns(UserWarning, match="the run is in .*elsewhere"), pytest.raises(Stop):
         smc.sample(
             cold,

@@ -15,9 +15,10 @@ import torch
 from edmfast._internal.atomic_write import check_checkpoint, write_or_fall_back
 from edmfast._internal.file_kinds import RUN_CHECKPOINT
 from edmfast._internal.interrupts import warn_if_ignored
+from edmfast.smc.checkpoint.file import load_state, save_state
 from edmfast.smc.distributed.share import Share
 from edmfast.smc.options import Checkpoint
-from edmfast.smc.state import State, load_state, save_state
+from edmfast.smc.state import State
 
 
 class Keeper:

@@ -1,12 +1,12 @@
 """The kinds of corrector: Markov kernels that leave the target of one noise level invariant.
 
-All are one family, Langevin trajectories: momenta v ~ N(0, I), then `leapfrog_steps` steps of length h
+All of them are Langevin trajectories: momenta v ~ N(0, I), then `leapfrog_steps` steps of length h
 
     v += (h/2) S(x),   x += h v,   v += (h/2) S(x),
 
 with v <- c v + sqrt(1 - c²) N(0, I), c = exp(-friction h), between them, and for the adjusted kinds one
-Metropolis decision for each chain. Adjusted, they are exact whatever field S is, the score of the energy or
-not; unadjusted they are not exact at all, and need S = -grad U.
+Metropolis decision for each chain. The adjusted kinds are exact whatever field S is, the score of the energy or
+not. The unadjusted kinds are biased by their step size, and need S = -grad U.
 
 | kind          | leapfrog steps | friction | adjusted    | the same as                                   |
 |---------------|----------------|----------|-------------|-----------------------------------------------|
@@ -30,11 +30,18 @@ from edmfast._internal.numbers import as_float, as_int, check_level
 
 
 class Corrector:
-    """What all kinds have. Step lengths are in units of sigma/sqrt(A): on the energy of a diffusion model with
-    positive exponents no direction is narrower than that, so the leapfrog is stable below 2.
+    """The fields that all kinds of corrector have.
 
-    steps: transitions each time it is applied. step_size: length of the leapfrog step; where `adapt`, only the
-    first one of a run. acceptance: mean probability of acceptance that adaptation steers to.
+    Step lengths are in units of sigma/sqrt(A): on the energy of a diffusion model with positive exponents no
+    direction is narrower than that, so the leapfrog is stable below 2.
+
+    steps: transitions each time the corrector is applied.
+    step_size: length of the leapfrog step; with `adapt`, that of the first transition of a run.
+    leapfrog_steps: the number of them in a transition. friction: in units of sqrt(A)/sigma.
+    adjusted: True for kinds with a Metropolis decision. acceptance: the mean probability of acceptance that
+    adaptation aims at. adapt: adapt the step size during a run.
+
+    Raises TypeError or ValueError for numbers out of range.
     """
 
     steps: int
@@ -46,29 +53,29 @@ class Corrector:
     adapt: bool
 
     def __post_init__(self) -> None:
-        found = {
+        numbers = {
             "steps": as_int("steps", self.steps, least=1),
             "leapfrog_steps": as_int("leapfrog_steps", self.leapfrog_steps, least=1),
             "step_size": as_float("step_size", self.step_size, positive=True),
             "friction": as_float("friction", self.friction, least=0),
             "acceptance": as_float("acceptance", self.acceptance, positive=True),
         }
-        check_level("step_size", found["step_size"], torch.float32)
-        if not found["acceptance"] < 1:
+        check_level("step_size", numbers["step_size"], torch.float32)
+        if not numbers["acceptance"] < 1:
             raise ValueError(f"acceptance must be between 0 and 1, got {self.acceptance}")
-        # frozen, and checkpoints tell correctors apart by how their numbers are written
-        for name in vars(self).keys() & found.keys():
-            object.__setattr__(self, name, found[name])
+        # the class is frozen, and checkpoints tell correctors apart by how their numbers are written
+        for name in vars(self).keys() & numbers.keys():
+            object.__setattr__(self, name, numbers[name])
 
     @property
     def nfe(self) -> int:
-        """Evaluations of energy and score for one particle, each time it is applied."""
+        """The evaluations of energy and score for one particle, each time the corrector is applied."""
         return self.steps * self.leapfrog_steps
 
 
 @dataclass(frozen=True)
 class ULA(Corrector):
-    """Unadjusted Langevin: biased by its step size, which is never adapted."""
+    """Unadjusted Langevin, which is biased by its step size and never adapts it."""
 
     steps: int = 1
     step_size: float = 0.2
@@ -81,8 +88,10 @@ class ULA(Corrector):
 
 @dataclass(frozen=True)
 class MALA(Corrector):
-    """Metropolis-adjusted Langevin: one evaluation a transition. The acceptance 0.574 is optimal in many
-    dimensions (Roberts and Rosenthal 1998)."""
+    """Metropolis-adjusted Langevin, with one evaluation a transition.
+
+    The acceptance 0.574 is optimal in many dimensions (Roberts and Rosenthal 1998).
+    """
 
     steps: int = 1
     step_size: float = 0.5
@@ -95,11 +104,11 @@ class MALA(Corrector):
 
 @dataclass(frozen=True)
 class HMC(Corrector):
-    """Hamiltonian Monte Carlo: `leapfrog_steps` evaluations a transition. 0.651 is the optimal acceptance in
-    many dimensions (Beskos et al. 2013), 0.8 the safer choice (Betancourt, Byrne and Girolami 2014).
+    """Hamiltonian Monte Carlo, with `leapfrog_steps` evaluations a transition.
 
-    A trajectory of half a period carries a Gaussian to its mirror image and mixes nothing: on targets near a
-    Gaussian, as all are at high noise, `Underdamped` is the safer kind.
+    The acceptance 0.651 is optimal in many dimensions (Beskos et al. 2013), and 0.8 is the safer choice
+    (Betancourt, Byrne and Girolami 2014). A trajectory of half a period carries a Gaussian to its mirror image
+    and mixes nothing: on targets near a Gaussian, as all are at high noise, `Underdamped` is the safer kind.
     """
 
     steps: int = 1
@@ -113,10 +122,10 @@ class HMC(Corrector):
 
 @dataclass(frozen=True)
 class Underdamped(Corrector):
-    """Kinetic Langevin: as HMC, but the momenta are renewed in part between the leapfrog steps.
+    """Kinetic Langevin, which renews a part of the momenta between the leapfrog steps of HMC.
 
-    friction: in units of sqrt(A)/sigma. adjusted: False takes every move, which is biased by the step size
-    (then not adapted). Momenta start anew with each transition.
+    friction: in units of sqrt(A)/sigma. adjusted: False accepts every move, which is biased by the step size; that
+    is then not adapted. Momenta start anew with each transition.
     """
 
     steps: int = 1

@@ -1,12 +1,12 @@
-"""One transition of a corrector on all chains [P, N], with its own Metropolis decision for each chain.
+"""Make one transition of a corrector on all chains [P, N], with a Metropolis decision for each chain.
 
-Along the trajectory Delta = U(x_L) - U(x_0) + sum of what the leapfrog steps change |v|²/2 by; the renewals of
-momenta in between leave N(0, I) invariant and reversible, so they do not count. A move is taken with
-probability min(1, exp(-Delta)) (Riou-Durand and Vogrinc 2022). Each leapfrog step preserves volume
-and is undone by turning the momenta, whatever field S is, so this is exact for every S. For one step exp(-Delta)
-is MALA's ratio: the densities of both proposals, N(x + (h²/2) S, h² I), are in the momenta.
+Along the trajectory Delta = U(x_L) - U(x_0) + the sum of the changes of |v|²/2 over the leapfrog steps. The
+renewals of momenta in between leave N(0, I) invariant and are reversible, so they do not count. A move is accepted
+with probability min(1, exp(-Delta)) (Riou-Durand and Vogrinc 2022). Each leapfrog step preserves volume, and the
+reversed momenta undo it, whatever field S is, so this is exact for every S. For one step exp(-Delta) is MALA's
+ratio: the densities of both proposals, N(x + (h²/2) S, h² I), are in the momenta.
 
-A move to an energy that is not finite (a wall, or a fault) is never taken, by the unadjusted kinds neither.
+A move to an energy that is not finite (a wall, or a fault) is never accepted, not even by the unadjusted kinds.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from edmfast.smc.correctors.kinds import Corrector
 
 MOMENTA_STREAM, DECISION_STREAM = 7, 9
 LEVEL_BITS = 20
-"""Counter steps are level + 2^20 draw: levels of a run below 2^20, draws at one level below 2^12."""
+"""A step of the noise counter is level + 2^20 draw, with levels below 2^20 and draws at one level below 2^12."""
 MOST_DRAWS = 1 << (32 - LEVEL_BITS)
 
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""x [P, N, *shape] -> (energy [P, N], score like x) at the noise level of the chains."""
+"""A function that maps x [P, N, *shape] to (energy [P, N], score like x) at the noise level of the chains."""
 
 
 class Chains(NamedTuple):
-    """Where the chains are: x, score [P, N, *shape]; energy [P, N], of the target at x."""
+    """The states of chains: x [P, N, *shape], with energy [P, N] and score [P, N, *shape] of the target at x."""
 
     x: Tensor
     energy: Tensor
@@ -40,13 +40,14 @@ class Chains(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """Where random numbers come from: rng int64 [2] = (seed, level), and the first draw not yet used there."""
+    """The source of random numbers: rng int64 [2] = (seed, level), and the first draw that is not used yet."""
 
     rng: Tensor
     draw: int
     first_population: int
 
     def normal(self, like: Tensor, stream: int, offset: int = 0) -> Tensor:
+        """Return standard normal numbers like `like`, from the draw at an offset of a stream."""
         draw = (self.draw + offset) << LEVEL_BITS
         rng = torch.stack((self.rng[0], self.rng[1] + draw))
         first = self.first_population
@@ -61,9 +62,9 @@ def transition(
     friction: Tensor,
     noise: Noise,
 ) -> tuple[Chains, Tensor]:
-    """The chains after one transition, and the probability that each had of being moved, float64 [P, N].
+    """Return the chains after one transition, and each chain's probability of being moved, float64 [P, N].
 
-    step: leapfrog length float64 [P], in units of x. friction: float64 [P], friction times length.
+    step: the leapfrog length float64 [P], in units of x. friction: float64 [P], the friction times that length.
     """
     x, energy, score = chains
     length = population_factors(step, x, x.dtype)
@@ -84,27 +85,27 @@ def transition(
         kinetic = kinetic + _kinetic_change(since, v)
         log_ratio = chains.energy.double() - energy.double() - kinetic
         possible = possible & ~log_ratio.isnan()
-        taken = possible & (_exponential(chains.energy, noise) > -log_ratio)
+        accepted = possible & (_exponential(chains.energy, noise) > -log_ratio)
         probability = torch.where(possible, log_ratio.clamp(max=0.0).exp(), 0.0)
     else:
-        taken, probability = possible, possible.double()
-    where = unsqueeze_like(taken, x)
+        accepted, probability = possible, possible.double()
+    where = unsqueeze_like(accepted, x)
     moved = Chains(
         torch.where(where, x, chains.x),
-        torch.where(taken, energy, chains.energy),
+        torch.where(accepted, energy, chains.energy),
         torch.where(where, score, chains.score),
     )
     return moved, probability
 
 
 def _kinetic_change(before: Tensor, after: Tensor) -> Tensor:
-    """(|after|² - |before|²)/2, float64 [P, N], by differences: both are of the size of d."""
+    """Return (|after|² - |before|²)/2, float64 [P, N], from differences, since both are of the size of d."""
     a, b = before.double().flatten(0, 1).flatten(1), after.double().flatten(0, 1).flatten(1)
     return 0.5 * population_sum((b - a) * (b + a)).reshape(before.shape[:2])
 
 
 def _exponential(like: Tensor, noise: Noise) -> Tensor:
-    """-log of a uniform for each chain, float64 [P, N]: half the squared length of two normals."""
+    """Return -log of a uniform for each chain, float64 [P, N]: half the squared length of two normals."""
     pair = like.new_empty((*like.shape, 2))
     z = noise.normal(pair, DECISION_STREAM).double()
     return 0.5 * (z[..., 0].square() + z[..., 1].square())

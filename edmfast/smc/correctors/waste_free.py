@@ -2,9 +2,9 @@
 
 Of N = M L particles only M ancestors are chosen, and each is moved L - 1 times by kernels that leave the target
 invariant; the L states of the M chains are the next N particles, of equal weight. Systematic resampling of
-M is every L-th slot of systematic resampling of N, from an offset that is uniform in 0..L-1 and shared by the
-population: slot k stands at (k + u)/N, and (offset + u)/L is uniform too. (From a fixed offset the uniform
-would cover an L-th of its range only: biased.) Of any other unbiased scheme for N the same slots are unbiased.
+M particles is every L-th slot of systematic resampling of N, from an offset that is uniform in 0..L-1 and shared
+by the population: slot k stands at (k + u)/N, and (offset + u)/L is uniform too. (A fixed offset is biased: the
+uniform covers only an L-th of its range.) The same slots are unbiased for any other unbiased scheme for N.
 Source: Dau and Chopin 2022, "Waste-free sequential Monte Carlo", arXiv 2011.02328.
 """
 
@@ -26,8 +26,11 @@ _OFFSET_STREAM = 10
 
 
 class WasteFree(NamedTuple):
-    """x, energy, score of the new particles; slots int64 [P, N]: the slot whose ancestor each descends from;
-    log_steps, acceptance float64 [C, P] as of `correct`."""
+    """The particles after waste-free moves.
+
+    x, energy, score: of the new particles. slots: int64 [P, N], the slot whose ancestor each descends from.
+    log_steps, acceptance: float64 [C, P], as `correct` returns them.
+    """
 
     x: Tensor
     energy: Tensor
@@ -51,24 +54,24 @@ def waste_free(
     rng: Tensor,
     first_population: int = 0,
 ) -> WasteFree:
-    """The particles after a resampling decision, where a population was resampled; as they were elsewhere.
+    """Return the particles after the moves. Populations that were not resampled stay as they are.
 
-    chains: x, score [P, N, *shape], energy [P, N] at sigma, before the ancestors int32 [P, N] choose among
-    them. resampled: bool [P]. length: L, which divides N. One move is all `steps` transitions of each
-    corrector. Costs (L - 1)/L of it for each particle, in populations that were not resampled too: nobody
-    reads on the host which they are.
+    chains: x, score [P, N, *shape] and energy [P, N] at sigma, before ancestors int32 [P, N] choose among them.
+    resampled: bool [P]. length: L, which divides N. Other arguments as in `correct`. One move is all `steps`
+    transitions of each corrector. The cost is (L - 1)/L of a move for each particle, also in populations that were
+    not resampled, since nothing is read on the host.
     """
     populations, particles = ancestors.shape
     slots = chain_slots(rng, populations, particles, length, first_population)
     first = ancestors.gather(1, slots)
-    now = Chains(*(take(tensor, first) for tensor in chains))
-    states, accepted = [now], []
+    current = Chains(*(take(tensor, first) for tensor in chains))
+    states, acceptances = [current], []
     draws = sum(corrector.nfe for corrector in correctors)
     for move in range(length - 1):
         *moved, log_steps, acceptance = correct(
             correctors,
             evaluate,
-            *now,
+            *current,
             sigma=sigma,
             exponent=exponent,
             log_steps=log_steps,
@@ -76,23 +79,23 @@ def waste_free(
             first_population=first_population,
             first_draw=move * draws,
         )
-        now = Chains(*moved)
-        states.append(now)
-        accepted.append(acceptance)
+        current = Chains(*moved)
+        states.append(current)
+        acceptances.append(acceptance)
     joined = (torch.stack(parts, 2).flatten(1, 2) for parts in zip(*states, strict=True))
     x, energy, score = (
         torch.where(unsqueeze_like(resampled, new), new, old)
         for new, old in zip(joined, chains, strict=True)
     )
-    everyone = torch.arange(particles, device=slots.device)
-    slots = torch.where(resampled[:, None], slots.repeat_interleave(length, 1), everyone)
-    return WasteFree(x, energy, score, slots, log_steps, torch.stack(accepted).mean(0))
+    identity = torch.arange(particles, device=slots.device)
+    slots = torch.where(resampled[:, None], slots.repeat_interleave(length, 1), identity)
+    return WasteFree(x, energy, score, slots, log_steps, torch.stack(acceptances).mean(0))
 
 
 def chain_slots(
     rng: Tensor, populations: int, particles: int, length: int, first_population: int
 ) -> Tensor:
-    """Every length-th of N slots, from the population's offset: int64 [P, N / length]."""
+    """Return every length-th of N slots, from the offset of the population: int64 [P, N / length]."""
     like = torch.empty(populations, 1, 2, dtype=torch.float64, device=rng.device)
     z = standard_normal(like, rng=rng, stream=_OFFSET_STREAM, first_population=first_population)
     # exp(-|z|²/2) of two normals is a uniform

@@ -1,4 +1,4 @@
-"""What the ranks of a process group send each other: tensors as bytes, so that every dtype arrives in its bits.
+"""Send tensors between the ranks of a process group, as bytes, so that every dtype arrives in its bits.
 
 Tensors travel on their device where the group's backend takes them there (nccl), else through the host (gloo).
 A rank that dies makes the calls of the others fail, at the latest after the group's timeout.
@@ -15,7 +15,10 @@ from torch import Tensor
 
 
 class Ranks:
-    """A process group, seen from one rank whose tensors are on `device`."""
+    """A process group, seen from one rank whose tensors are on `device`.
+
+    Raises ValueError where this process is not in the group, or its backend does not carry tensors of the device.
+    """
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
         self.group, self.device = group, device
@@ -25,7 +28,7 @@ class Ranks:
         self.carrier = _carrier(group, device)
 
     def everywhere(self, tensor: Tensor) -> list[Tensor]:
-        """The tensors of all ranks, of one shape, in order of rank."""
+        """Return the tensors of all ranks, of one shape, in order of rank."""
         sent = self._bytes(tensor)
         parts = [torch.empty_like(sent) for _ in range(self.size)]
         dist.all_gather(parts, sent, group=self.group)
@@ -34,8 +37,10 @@ class Ranks:
     def joined(
         self, tensor: Tensor, dim: int, sizes: Sequence[int], *, to_all: bool
     ) -> Tensor | None:
-        """Concatenation along dim of the tensors of all ranks, which have those sizes there; on rank 0 alone
-        unless to_all, None on the others."""
+        """Return the concatenation along dim of the tensors of all ranks, which have these sizes there.
+
+        to_all: give it to all ranks. Otherwise rank 0 gets it, and the others get None.
+        """
         rows = tensor.movedim(dim, 0)
         if math.prod(rows.shape[1:]) == 0:
             return rows.new_empty((sum(sizes), *rows.shape[1:])).movedim(0, dim)
@@ -53,7 +58,7 @@ class Ranks:
             dist.gather(sent, parts, group=self.group, group_dst=0)
         if parts is None:
             return None
-        # what rank 0 alone collects is on its way to a file: it leaves the device tensor by tensor
+        # what rank 0 alone collects goes to a file, so it leaves the device tensor by tensor
         place = self.device if to_all else torch.device("cpu")
         whole = [
             self._as(part, like, place)[:size] for part, size in zip(parts, sizes, strict=True)
@@ -63,9 +68,12 @@ class Ranks:
     def exchange(
         self, rows: Tensor, counts: Tensor, due: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """rows [R, ...] sorted by the rank they are for, counts int64 [ranks] of them; returns (rows for this
-        rank in order of the rank they are from, their counts). due: those counts, where they are known. Reads
-        the counts on the host."""
+        """Send rows to other ranks, and return the rows for this rank and their counts.
+
+        rows: [R, ...], sorted by the rank they are for. counts: int64 [ranks], how many are for each. due: how
+        many come from each rank, where that is known. The returned rows are in order of the rank they are from.
+        Reads the counts on the host.
+        """
         sent = counts.to(self.carrier)
         if due is None:
             due = torch.empty_like(sent)
@@ -92,7 +100,7 @@ class Ranks:
 
 
 def pack(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors [R, ...] side by side as bytes, uint8 [R, B]."""
+    """Return tensors [R, ...] side by side as bytes, uint8 [R, B]."""
     return torch.cat(
         [t.reshape(len(t), math.prod(t.shape[1:])).contiguous().view(torch.uint8) for t in tensors],
         1,
@@ -100,9 +108,9 @@ def pack(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """What `pack` made of tensors of those dtypes and shapes, but for the number of rows."""
+    """Return the tensors that `pack` joined. like: tensors of their dtypes and shapes, with any number of rows."""
     widths = [math.prod(t.shape[1:]) * t.element_size() for t in like]
-    parts = packed.split(widths, 1)
+    parts = torch.split(packed, widths, 1)
     return [
         part.contiguous().view(t.dtype).reshape(len(packed), *t.shape[1:])
         for part, t in zip(parts, like, strict=True)
@@ -110,12 +118,12 @@ def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _carrier(group: dist.ProcessGroup, device: torch.device) -> torch.device:
-    """Where tensors must be for the group's backend to take them."""
+    """Return the device on which the group's backend takes tensors of `device`. Raises ValueError for none."""
     backends = dict(
         entry.split(":", 1) for entry in str(dist.get_backend_config(group)).lower().split(",")
     )
-    own = backends.get(device.type)
-    if own is not None and (device.type == "cpu" or own != "gloo"):
+    backend = backends.get(device.type)
+    if backend is not None and (device.type == "cpu" or backend != "gloo"):
         return device
     if "cpu" in backends:
         return torch.device("cpu")

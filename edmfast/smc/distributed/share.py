@@ -21,12 +21,13 @@ from torch import Tensor
 
 from edmfast._internal.rows import for_rows
 from edmfast.ops import Weights
+from edmfast.smc.checkpoint.file import load_state, save_state
 from edmfast.smc.distributed.ranks import Ranks
 from edmfast.smc.distributed.shared_population import SharedPopulations
 from edmfast.smc.options import Distribution
 from edmfast.smc.particles.particles import Particles
 from edmfast.smc.populations.local import Populations
-from edmfast.smc.state import State, load_state, save_state, state_of, tensors_of
+from edmfast.smc.state import State, state_of, tensors_of
 
 Axes = dict[str, int | None]
 """The dimension along which each tensor is split over ranks; None where every rank has the whole tensor."""

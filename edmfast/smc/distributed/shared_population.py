@@ -198,7 +198,8 @@ class SharedPopulations(Populations):
         rows = index.numel()
         first = torch.arange(len(index), device=index.device)[:, None] * self.held
         place = first + index % self.held
-        wanted, inverse = (index // self.held * rows + place).flatten().unique(return_inverse=True)
+        requests = (index // self.held * rows + place).flatten()
+        wanted, inverse = torch.unique(requests, return_inverse=True)
         counts = self._counts(wanted // rows)
         requested, due = self.ranks.exchange(wanted % rows, counts)
         sent = pack([tensor.flatten(0, 1)[requested] for tensor in tensors])
