@@ -1,9 +1,10 @@
-"""Turn the formulas of a page into MathML while the site is built, so that browsers need no script for them."""
+"""Include pages of the folder above, and turn formulas into MathML, for which browsers need no script."""
 
 from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
@@ -12,6 +13,16 @@ _FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
 _BARS = re.compile(r"\|([^|]+)\|")
+_PAGE_ABOVE = re.compile(r'^--8<-- "(\w+\.md)"$', re.MULTILINE)
+
+
+def on_page_markdown(text: str, **_: Any) -> str:
+    """Return the text of a page with the pages of the folder above that it includes, links as seen from docs/."""
+    return _PAGE_ABOVE.sub(_included, text)
+
+
+def _included(found: re.Match[str]) -> str:
+    return (Path(__file__).parents[1] / found[1]).read_text().replace("](docs/", "](")
 
 
 def on_page_content(text: str, **_: Any) -> str:
