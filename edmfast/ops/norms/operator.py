@@ -170,7 +170,7 @@ def group_norm(
     eps: float = 1e-5,
     silu: bool = False,
 ) -> Tensor:
-    """Return (N(x) weight + bias) (1 + scale) + shift, like x, and its silu(z) = z sigmoid(z) where silu is set.
+    """Return z = (N(x) weight + bias) (1 + scale) + shift, like x, or z sigmoid(z) where silu is set.
 
     N(x) has mean 0 and variance 1 over each of `groups` groups of neighbouring channels of a sample.
 
@@ -217,7 +217,7 @@ def layer_norm(
     eps: float = 1e-5,
     silu: bool = False,
 ) -> Tensor:
-    """Return (N(x) weight + bias) (1 + scale) + shift, like x, and its silu(z) = z sigmoid(z) where silu is set.
+    """Return z = (N(x) weight + bias) (1 + scale) + shift, like x, or z sigmoid(z) where silu is set.
 
     N(x) has mean 0 and variance 1 over the C numbers of a token.
 
@@ -246,7 +246,7 @@ def rms_norm(
     eps: float = 1e-6,
     silu: bool = False,
 ) -> Tensor:
-    """Return x/sqrt(mean(x²) + eps) weight (1 + scale) + shift, like x, and its silu where silu is set.
+    """Return z = x/sqrt(mean(x²) + eps) weight (1 + scale) + shift, like x, or z sigmoid(z) where silu is set.
 
     Shapes, dtypes, units, derivatives and errors are those of `layer_norm`.
     Source: Zhang & Sennrich 2019, arXiv 1910.07467.
