@@ -80,7 +80,7 @@ def test_a_run_warns_and_collects_rewards_on_either_side(outer):
     assert torch.equal(run.log_weights, same.log_weights)
 
 
-def test_bad_input():
+def test_bad_arguments_are_refused():
     with pytest.raises(TypeError, match="no energy"):
         ProposedBy(TARGET.denoise, OTHER)
     with pytest.raises(TypeError, match="no denoiser"):
