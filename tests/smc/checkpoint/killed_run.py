@@ -1,7 +1,7 @@
-"""A run for test_kill: `python -m tests.smc.checkpoint.killed_run CHECKPOINT [WHERE CALL]` prints its steps.
+"""Make a run for test_kill: `python -m tests.smc.checkpoint.killed_run CHECKPOINT [WHERE CALL]` prints its steps.
 
 With WHERE and CALL the process kills itself inside the CALL-th write of a checkpoint: "half" leaves half of the
-new file's bytes on the disk, "whole" dies when all are written and the new file has not taken its name yet.
+new file's bytes on the disk, "whole" dies when all are written and the new file does not have its name yet.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SECONDS_PER_STEP = 0.01
 
 
 def run(**options):
-    """Ends in the same bits wherever it is called."""
+    """Make the run, which ends in the same bits wherever it is called."""
     torch.manual_seed(0)
     model = EnergyModel(ResidualMLP(2, width=16, depth=1))
     for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""A run is not resumed with a target that does something else, however it hides the difference."""
+"""Test that a run is not resumed with a target that behaves differently, however it hides the difference."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_target_that_is_random_is_not_judged(tmp_path):
     torch.manual_seed(0)
     kept = small(target, checkpoint=tmp_path / "run", checkpoint_every=2)
     torch.manual_seed(0)
-    assert torch.equal(small(target).x, kept.x)  # probes take no random numbers from the run
+    assert torch.equal(small(target).x, kept.x)  # Probes take no random numbers from the run.
     with pytest.warns(UserWarning, match="cannot be told"):
         small(target, resume_from=tmp_path / "run")
 

@@ -1,4 +1,4 @@
-"""What test_distributed.py has one rank do; started once for each number of ranks.
+"""Run the cases of test_distributed.py on one rank; the tests start it once for each number of ranks.
 
 python distributed_worker.py FOLDER kill      dies at a step on the last rank
 python distributed_worker.py FOLDER cases     writes what differs from one process, by case, as JSON
@@ -61,7 +61,7 @@ def mixtures():
 
 
 class Denoiser:
-    """A mixture without its energy."""
+    """The denoiser of a mixture, without its energy."""
 
     def __init__(self, mixture):
         self.mixture = mixture
@@ -75,7 +75,7 @@ def first(x):
 
 
 class Walled:
-    """A Gaussian whose energy is bad in a half-space, or everywhere."""
+    """A Gaussian whose energy is replaced by a bad value in a half-space, or everywhere."""
 
     exponent = 1.0
 
@@ -88,7 +88,7 @@ class Walled:
 
 
 def runs():
-    """Name -> (target, options) of runs that must not depend on how they are split."""
+    """Return name -> (target, options) of runs that must not depend on how they are split."""
     pair = [Denoiser(mixture) for mixture in mixtures()]
     double = {"dtype": torch.float64}
 
@@ -126,11 +126,11 @@ def sample(what, options, **more):
         return smc.sample(what, (2,), options.pop("sigmas"), **grouped(**options))
 
 
-def differing(ours, truth):
-    """Names of the fields of results that differ in a bit; the spread of increments may, by rounding."""
-    found = []
-    for name, value in vars(truth).items():
-        other = getattr(ours, name)
+def differing(actual, expected):
+    """Return the names of fields that differ in a bit; only the spread of increments may differ by rounding."""
+    names = []
+    for name, value in vars(expected).items():
+        other = getattr(actual, name)
         if not isinstance(value, torch.Tensor):
             same = other == value
         elif name == "log_weight_sd":
@@ -140,20 +140,20 @@ def differing(ours, truth):
                 *map(torch.nan_to_num, (other, value))
             )
         if not same:
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def raises(error, text, *arguments, **options):
     try:
         sample(*arguments, **options)
-    except error as found:
-        return [] if text in str(found) else [str(found)]
+    except error as raised:
+        return [] if text in str(raised) else [str(raised)]
     return [f"no {error.__name__}"]
 
 
 def weights_of_a_level():
-    """The decision alone, among weights as uneven as they come, on every rank in turn."""
+    """Compare the decision of a level among very uneven weights with that of one process."""
     ranks = Ranks(dist.group.WORLD, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     populations, particles = 6, 48
@@ -174,7 +174,7 @@ def weights_of_a_level():
     ranks.exchange = counted
     for step in range(24):
         ratio, now, past = torch.randn(3, populations, particles, generator=generator)
-        # one that goes on as it is, among others that must not
+        # One population continues without resampling; the others must resample.
         ratio[:3] *= torch.tensor([[0.0], [5.0], [50.0]])
         now[0], past[0] = 0.1 * now[0], 0.1 * past[0]
         alone = step * 7 % particles
@@ -197,9 +197,11 @@ def weights_of_a_level():
             weigh=True,
             ess_threshold=threshold,
         )
-        own = Weights(*(t[:, mine] if t.dim() == 2 else t for t in whole))
+        expected_part = Weights(*(t[:, mine] if t.dim() == 2 else t for t in whole))
         names = [n for n in Weights._fields if n != "increment_sd"]
-        pairs = {n: (getattr(own, n), getattr(part, n)) for n in names} | {"x": (x[:, mine], here)}
+        pairs = {n: (getattr(expected_part, n), getattr(part, n)) for n in names} | {
+            "x": (x[:, mine], here)
+        }
         distinct = torch.tensor([len(row.unique()) for row in whole.root])
         pairs["survivors"] = distinct, shared.survivors(part.root)
         for name, (a, b) in pairs.items():
@@ -210,21 +212,25 @@ def weights_of_a_level():
 
 def errors(group):
     rank, model = dist.get_rank(), target()
-    two = {"group": group, "split": "particles"}
+    options = {"group": group, "split": "particles"}
     other = Tempered(network(), 1.5 + rank)
     particular = Conditioned(network(num_classes=3), class_label=torch.arange(5 * 48) % 3)
     return {
-        "not divisible": raises(ValueError, "divisible", model, {"particles": 49}, **two),
-        "another scheme": raises(ValueError, "systematic", model, {"resampling": "ssp"}, **two),
-        "compiled": raises(ValueError, "compile", model, {"compile": True}, **two),
-        "correctors": raises(ValueError, "correctors", model, {"correctors": smc.MALA()}, **two),
-        "a part of one": raises(ValueError, "gather", model, {"gather": False}, **two),
+        "not divisible": raises(ValueError, "divisible", model, {"particles": 49}, **options),
+        "another scheme": raises(ValueError, "systematic", model, {"resampling": "ssp"}, **options),
+        "compiled": raises(ValueError, "compile", model, {"compile": True}, **options),
+        "correctors": raises(
+            ValueError, "correctors", model, {"correctors": smc.MALA()}, **options
+        ),
+        "a part of one": raises(ValueError, "gather", model, {"gather": False}, **options),
         "unknown": raises(ValueError, "split", model, {"split": "halves"}, group=group),
         "too few": raises(ValueError, "each", model, {"populations": 1}, group=group),
         "another seed": raises(ValueError, "differ in seed", model, {"seed": rank}, group=group),
-        "another model": raises(ValueError, "differ in target", other, {}, **two),
-        "every particle's own": raises(ValueError, "one condition", particular, {}, **two),
-        "no checkpoint": raises(FileNotFoundError, "none", model, {"resume_from": "none"}, **two),
+        "another model": raises(ValueError, "differ in target", other, {}, **options),
+        "every particle's own": raises(ValueError, "one condition", particular, {}, **options),
+        "no checkpoint": raises(
+            FileNotFoundError, "none", model, {"resume_from": "none"}, **options
+        ),
     }
 
 
@@ -241,43 +247,43 @@ def stop_at(step):
 
 
 def corrected(group, folder):
-    """Chains of correctors, whose step sizes and genealogy are part of the state."""
-    found = []
+    """Compare chains of correctors, whose step sizes and genealogy are part of the state."""
+    differences = []
     for name, options in (
         ("moved", {"correctors": smc.MALA(steps=2)}),
         ("waste-free", {"correctors": smc.MALA(), "waste_free": 4, "ess_threshold": 1.0}),
     ):
         whole, path = sample(target(), options), folder / f"{name}.safetensors"
-        found += differing(sample(target(), options, group=group), whole)
+        differences += differing(sample(target(), options, group=group), whole)
         kept = {"checkpoint_every": 2, "callback": stop_at(5), "overwrite": True}
         kept |= {"checkpoint": path}
         with contextlib.suppress(Stop):
             sample(target(), options | kept, group=group)
-        found += differing(sample(target(), options, resume_from=path, group=group), whole)
-        found += differing(sample(target(), options, resume_from=path), whole)
-    return found
+        differences += differing(sample(target(), options, resume_from=path, group=group), whole)
+        differences += differing(sample(target(), options, resume_from=path), whole)
+    return differences
 
 
 def checkpoints(group, folder, split):
-    """Written by ranks and read by one process, and the other way round."""
+    """Compare runs that ranks write and one process resumes, and the other way round."""
     whole = sample(target(), {})
-    ours, single = (folder / f"{kind} {split}.safetensors" for kind in ("ranks", "single"))
-    # the folder is that of every number of ranks
+    by_ranks, single = (folder / f"{kind} {split}.safetensors" for kind in ("ranks", "single"))
+    # All numbers of ranks share the folder, so existing files are overwritten.
     kept = {"checkpoint_every": 2, "callback": stop_at(5), "overwrite": True}
-    found = []
-    for path, more in ((ours, {"group": group, "split": split}), (single, {})):
+    differences = []
+    for path, more in ((by_ranks, {"group": group, "split": split}), (single, {})):
         if more or dist.get_rank() == 0:
             with contextlib.suppress(Stop):
                 sample(target(), kept, checkpoint=path, **more)
     dist.barrier()
     resumed = sample(target(), {}, resume_from=single, group=group, split=split)
-    found += differing(resumed, whole)
-    found += differing(sample(target(), {}, resume_from=ours), whole)
-    return found
+    differences += differing(resumed, whole)
+    differences += differing(sample(target(), {}, resume_from=by_ranks), whole)
+    return differences
 
 
 def parts(group):
-    """gather=False: the populations of this rank; and a callback sees them."""
+    """Compare the populations of this rank, and those that a callback sees, when gather=False."""
     seen = []
     more = {"callback": lambda info: seen.append(len(info["x"])), "gather": False}
     part, whole = sample(target(), more, group=group), sample(target(), {})
@@ -289,41 +295,41 @@ def parts(group):
 
 
 def per_particle(group):
-    """Conditions of single particles without resampling, of one population or of populations that are split."""
-    found = []
+    """Compare conditions of single particles without resampling, in one population or in several."""
+    differences = []
     for populations, split in ((1, "particles"), (5, "populations")):
         labels = torch.arange(populations * 48) // 7 % 3
         model = Conditioned(network(num_classes=3), class_label=labels)
         options = {"populations": populations, "ess_threshold": 0.0}
         truth = sample(model, options)
-        found += differing(sample(model, options, group=group, split=split), truth)
-    return found
+        differences += differing(sample(model, options, group=group, split=split), truth)
+    return differences
 
 
 def cases(group, folder):
-    found = {"weights of a level": weights_of_a_level(), "parts": parts(group)}
-    found["per particle"] = per_particle(group)
-    found["corrected"] = corrected(group, folder)
-    found |= {f"error: {name}": wrong for name, wrong in errors(group).items()}
+    differences = {"weights of a level": weights_of_a_level(), "parts": parts(group)}
+    differences["per particle"] = per_particle(group)
+    differences["corrected"] = corrected(group, folder)
+    differences |= {f"error: {name}": wrong for name, wrong in errors(group).items()}
     for split in ("populations", "particles"):
-        found[f"checkpoints, {split}"] = checkpoints(group, folder, split)
+        differences[f"checkpoints, {split}"] = checkpoints(group, folder, split)
         for name, (what, options) in runs().items():
-            ours = sample(what, options, group=group, split=split)
-            found[f"{name}, {split}"] = differing(ours, sample(what, options))
+            split_run = sample(what, options, group=group, split=split)
+            differences[f"{name}, {split}"] = differing(split_run, sample(what, options))
     killed = folder / "killed.safetensors"
     if killed.exists():
         resumed = sample(target(), KILLED, resume_from=killed, group=group, split="particles")
-        found["killed"] = differing(resumed, sample(target(), KILLED))
-    everyone = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, found)
+        differences["killed"] = differing(resumed, sample(target(), KILLED))
+    by_rank = [None] * dist.get_world_size()
+    dist.all_gather_object(by_rank, differences)
     return {
-        name: [f"rank {r}: {one[name]}" for r, one in enumerate(everyone) if one[name]]
-        for name in found
+        name: [f"rank {r}: {at_rank[name]}" for r, at_rank in enumerate(by_rank) if at_rank[name]]
+        for name in differences
     }
 
 
 def kill(group, folder):
-    """The last rank dies without a word; the others must be told by an error."""
+    """Kill the last rank; the other ranks must raise an error, which they write down."""
 
     def callback(info):
         if info["i"] == DIES_AT and dist.get_rank() == dist.get_world_size() - 1:
@@ -345,14 +351,14 @@ def main():
     dist.init_process_group("gloo", init_method=store, timeout=timeout, **world)
     if what == "kill":
         kill(dist.group.WORLD, folder)
-        os._exit(0)  # without the other rank no group is taken down in order
+        os._exit(0)  # Without the other rank the group cannot be taken down in order.
     try:
-        found = cases(dist.group.WORLD, folder)
+        differences = cases(dist.group.WORLD, folder)
     except Exception:
         traceback.print_exc()
         os._exit(1)
     if dist.get_rank() == 0:
-        (folder / f"{dist.get_world_size()}.json").write_text(json.dumps(found))
+        (folder / f"{dist.get_world_size()}.json").write_text(json.dumps(differences))
     dist.destroy_process_group()
 
 

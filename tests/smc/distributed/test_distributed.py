@@ -1,6 +1,6 @@
-"""Runs over the ranks of a process group: the bits of one process, also across the death of a rank.
+"""Test that runs over the ranks of a process group have the bits of one process, also when a rank dies.
 
-A process takes seconds to start, so that all cases of a number of ranks are worked off by one launch.
+A process takes seconds to start, so one launch runs all cases of a number of ranks.
 """
 
 import functools
@@ -30,14 +30,14 @@ def folder(tmp_path_factory):
 
 
 def environment():
-    root = SCRIPT.parents[2]
+    root = SCRIPT.parents[3]
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
 def killed(folder):
-    """Two ranks of which one dies, and what they leave behind."""
+    """Return the exit codes and output of two ranks of which one dies."""
     ranks = [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), str(folder), "kill"],
@@ -54,7 +54,7 @@ def killed(folder):
 
 @pytest.fixture(scope="module")
 def outcomes(folder, killed):
-    """Case -> what differs, for a number of ranks. They go on with what two left behind."""
+    """Return a function from a number of ranks to {case: differences}; it resumes what two ranks left behind."""
 
     @functools.cache
     def launch(ranks):
@@ -84,10 +84,10 @@ def test_one_process_goes_on_where_a_rank_died(killed, folder):
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_bits_of_one_process(outcomes, ranks):
-    found = outcomes(ranks)
-    wrong = {name: told for name, told in found.items() if told}
+    differences = outcomes(ranks)
+    wrong = {name: differing for name, differing in differences.items() if differing}
     assert wrong == {}
-    assert {"killed", "weights of a level", "labels, particles"} <= set(found)
+    assert {"killed", "weights of a level", "labels, particles"} <= set(differences)
 
 
 def test_a_split_without_a_group_changes_nothing():
