@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo with correctors, and waste-free: the laws, the bits, and who descends from whom."""
+"""Test sequential Monte Carlo with correctors, and waste-free: the laws, the bits and the ancestors."""
 
 import math
 import warnings
@@ -14,7 +14,7 @@ from edmfast.smc.correctors.waste_free import chain_slots
 from edmfast.targets import ProposedBy, Tempered
 from tests.grouped import grouped
 
-# tiny runs, whose weights are bad and do not matter here
+# These tiny runs have bad weights, which do not matter here.
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
 
 SEEDS = 20
@@ -41,7 +41,7 @@ def within_three_standard_errors(values, truth):
 
 
 def check_law(result, two_modes, square_of, start_log_normaliser, sigmas):
-    """The mass of the narrow mode and Z of the squared density at the last level."""
+    """Check the mass of the narrow mode, and Z of the squared density, at the last level."""
     exact, log_integral = square_of(two_modes, float(sigmas[-1]))
     z = (-0.2 - exact.means[:, 0]) / exact.stds
     mass = float((exact.weights * 0.5 * (1 + torch.erf(z / math.sqrt(2)))).sum())
@@ -80,13 +80,16 @@ def test_the_law_stays_exact(two_modes, levels, square_of, start_log_normaliser,
     low, high = options.get("corrector_range", (0.0, math.inf))
     applied = (result.sigmas >= low) & (result.sigmas <= high)
     if "waste_free" in options:
-        applied[-1] = False  # nothing is resampled there
+        applied[-1] = False  # Nothing is resampled at the last level.
     assert torch.equal(result.acceptance.isfinite().all((1, 2)), applied)
     assert 0.2 < result.acceptance[applied].mean() < 0.99
 
 
 def test_waste_free_beats_the_ancestors_alone(two_modes, levels, square_of, start_log_normaliser):
-    """As many evaluations by the correctors: M particles moved L - 1 times, of which the last or all are used."""
+    """Both ways spend as many evaluations on the correctors.
+
+    M particles move L - 1 times; one way uses the last states, waste-free uses all of them.
+    """
     sigmas, length, ancestors = levels(12), 8, 125
     target, many = Tempered(two_modes, 2.0), 40
     options = {"populations": many, "ess_threshold": 1.0, "seed": 5}
@@ -113,10 +116,10 @@ def test_waste_free_beats_the_ancestors_alone(two_modes, levels, square_of, star
 
 
 def test_slots_of_the_chains_are_systematic_resampling():
-    """Every particle is chosen M w times on average; from a fixed offset it is not."""
+    """Every particle is chosen M w times on average, which a fixed offset would not give."""
     populations, particles, length = 4000, 12, 4
     log_weights = torch.linspace(-2, 0, particles, dtype=torch.float64).expand(populations, -1)
-    found = resample(log_weights.contiguous(), rng_state(1, 3))
+    resampled = resample(log_weights.contiguous(), rng_state(1, 3))
     slots = chain_slots(rng_state(1, 3), populations, particles, length, 0)
     expected = particles // length * torch.softmax(log_weights[0], 0)
 
@@ -127,9 +130,9 @@ def test_slots_of_the_chains_are_systematic_resampling():
         error = counts.std(0) / math.sqrt(populations)
         assert ((counts.mean(0) - expected).abs() < 4 * error).all()
 
-    check(found.ancestors.gather(1, slots).long())
+    check(resampled.ancestors.gather(1, slots).long())
     with pytest.raises(AssertionError):
-        check(found.ancestors[:, ::length].long())
+        check(resampled.ancestors[:, ::length].long())
 
 
 def fields(result):
@@ -211,13 +214,13 @@ def test_the_recorded_ancestors_lead_to_the_survivors(two_modes, levels, way):
         assert torch.equal(result.survivors[t], alive)
     if way == "waste-free":
         chosen = [len(row.unique()) for row in result.ancestors[3]]
-        assert max(chosen) <= 15  # M of N
+        assert max(chosen) <= 15  # At most M of the N particles are chosen.
         assert torch.equal(result.ancestors[3][:, ::4], result.ancestors[3][:, 3::4])
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_callbacks_see_particles_with_their_weights(two_modes, levels, way):
-    """Moved particles start equal weights where they were resampled; energies are of the states."""
+    """Moved particles have equal weights where they were resampled, and energies belong to the states."""
     target, seen = Tempered(two_modes, 2.0), []
     result = smc.sample(
         target,
@@ -261,15 +264,17 @@ def test_evaluations_are_counted(two_modes, levels):
 def test_compiled_run_equals_the_eager_one(two_modes, levels, way):
     target = Tempered(two_modes, 2.0)
     options = {"particles": 40, "populations": 2, "seed": 2, "ess_threshold": 0.9} | WAYS[way]
-    if way == "waste-free":  # every move is traced: one of one corrector has all of it
+    if (
+        way == "waste-free"
+    ):  # Every move is traced, so a single move of one corrector covers the code.
         options |= {"correctors": smc.Underdamped(leapfrog_steps=2), "waste_free": 2}
     eager = smc.sample(target, (2,), levels(5), **grouped(**options))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compile=True failed")
         result = smc.sample(target, (2,), levels(5), **grouped(compile=True, **options))
     for name in ("x", "log_weights", "log_z", "ess", "acceptance"):
-        ours, theirs = getattr(result, name), getattr(eager, name)
-        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8, equal_nan=True)
+        actual, expected = getattr(result, name), getattr(eager, name)
+        torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-8, equal_nan=True)
 
 
 def test_particles_keep_the_acceptances(two_modes, levels, tmp_path):

@@ -1,4 +1,4 @@
-"""Correctors against closed forms: they keep the law of the target, find it, and know their step size."""
+"""Test correctors against closed forms: they keep the law of the target, find it, and adapt their step size."""
 
 import functools
 import math
@@ -24,13 +24,13 @@ ADJUSTED = {
 
 @pytest.fixture(scope="module")
 def squared(square_of):
-    """(target, exact samples)."""
+    """Return (target, exact samples)."""
     mixture = GaussianMixture(torch.tensor([[-0.6, 0.0], [0.6, 0.0]]), [0.1, 0.5], [0.5, 0.5])
     return Tempered(mixture, 2.0), square_of(mixture, SIGMA)[0]
 
 
 def statistics(x):
-    """Per population [P]: two moments, the mass of the narrow mode, and a quantity of the tails."""
+    """Return per population [P]: two moments, the mass of the narrow mode, and a quantity of the tails."""
     narrow = (x - x.new_tensor([-0.6, 0.0])).square().sum(-1) < 0.3**2
     functions = {
         "mean": x[..., 0],
@@ -47,7 +47,9 @@ def truth_of(exact):
 
 
 def check_law(x, exact):
-    """Every statistic of x [P, N, 2] within three standard errors of that of a million exact samples."""
+    """Check that every statistic of x [P, N, 2] is within three standard errors of that of a million exact
+    samples.
+    """
     truth = truth_of(exact)
     for name, value in statistics(x).items():
         error = value.std() / math.sqrt(len(value))
@@ -71,7 +73,7 @@ def test_adjusted_kinds_keep_the_law(squared, name):
 
 
 def faulty(target, x, steps, fault):
-    """Langevin or Hamiltonian moves with errors that are found in public code."""
+    """Make Langevin or Hamiltonian moves with one of the errors found in public code."""
     generator = torch.Generator().manual_seed(1)
     h = 1.6 * SIGMA / math.sqrt(2)
 
@@ -87,18 +89,20 @@ def faulty(target, x, steps, fault):
         new_energy, new_score = field(proposed)
         after = half + 0.5 * h * new_score
         kinetic = 0.5 * (after.square() - v.square()).sum(-1)
-        if fault == "variance":  # of the proposal, h² taken for 2 h² in the ratio
+        if (
+            fault == "variance"
+        ):  # The ratio takes h² instead of 2 h² for the variance of the proposal.
             kinetic = 0.5 * kinetic
-        if fault == "in place":  # both kinetic terms are of the last momenta
+        if fault == "in place":  # Both kinetic terms use the last momenta.
             kinetic = torch.zeros_like(kinetic)
         ratio = energy - new_energy - kinetic
         if fault == "batch":
             ratio = ratio.mean(1, keepdim=True)
         uniform = torch.rand(ratio.shape, generator=generator, dtype=x.dtype)
-        taken = (uniform.log() < ratio).expand(x.shape[:2])
-        x = torch.where(taken[..., None], proposed, x)
-        energy = torch.where(taken, new_energy, energy)
-        score = torch.where(taken[..., None], new_score, score)
+        accepted = (uniform.log() < ratio).expand(x.shape[:2])
+        x = torch.where(accepted[..., None], proposed, x)
+        energy = torch.where(accepted, new_energy, energy)
+        score = torch.where(accepted[..., None], new_score, score)
     return x
 
 
@@ -115,7 +119,7 @@ def test_adjusted_kinds_are_exact_for_any_field(squared, name):
     target, exact = squared
 
     class Turned:
-        """The energy, and a field that is no gradient."""
+        """A target with the same energy and a field that is not its gradient."""
 
         exponent, score_is_exact = 2.0, False
 
@@ -132,7 +136,7 @@ def test_adjusted_kinds_are_exact_for_any_field(squared, name):
 
 @pytest.mark.parametrize("corrector", [smc.ULA, smc.Underdamped])
 def test_the_bias_of_unadjusted_kinds_is_the_known_one(corrector):
-    """On N(0, v) the variance is v / (1 - h²/(4 v)), h = step_size sigma / sqrt(A)."""
+    """On N(0, v) the variance is v / (1 - h²/(4 v)), where h = step_size sigma / sqrt(A)."""
     options = {} if corrector is smc.ULA else {"adjusted": False, "leapfrog_steps": 2}
     target = Tempered(GaussianMixture(torch.zeros(1, 4), [0.3]), 2.0)
     v = (0.3**2 + SIGMA**2) / 2
@@ -154,8 +158,8 @@ def test_adaptation_finds_the_acceptance_and_the_law(squared, kind, first):
     options = {} if kind is smc.MALA else {"leapfrog_steps": 2}
     corrector = kind(step_size=first, **options)
     result = smc.mcmc(target, x, SIGMA, corrector, transitions=90, warmup=60, thin=30)
-    found = result.acceptance[60:].mean(0)
-    assert (found - corrector.acceptance).abs().max() < 0.06
+    acceptance = result.acceptance[60:].mean(0)
+    assert (acceptance - corrector.acceptance).abs().max() < 0.06
     assert not torch.equal(result.step_sizes[0], result.step_sizes[59])
     assert torch.equal(result.step_sizes[60], result.step_sizes[-1])
     check_law(result.states[-1], exact)
@@ -164,7 +168,7 @@ def test_adaptation_finds_the_acceptance_and_the_law(squared, kind, first):
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 @pytest.mark.parametrize("kind", [*ADJUSTED.values(), smc.ULA(step_size=0.8)])
 def test_walls_and_faults_are_never_entered(value, kind):
-    """N(0, 1) cut off at 0.5: the mean is -phi(0.5)/Phi(0.5), but for the unadjusted kind."""
+    """N(0, 1) cut off at 0.5 has mean -phi(0.5)/Phi(0.5); the unadjusted kind has another."""
 
     class Cut:
         exponent = 1.0
@@ -201,34 +205,34 @@ def test_a_weightless_chain_comes_back_from_behind_a_wall():
 
 
 def test_the_step_is_of_the_scale_of_the_level(squared):
-    """sigma/sqrt(A): the exponent may be one for each population."""
+    """The step scales with sigma/sqrt(A), also with one exponent for each population."""
     target, exact = squared
     x = chains(exact, 50)
     energy, score = target.energy_and_score(x.flatten(0, 1), SIGMA)
-    given = (x, energy.reshape(x.shape[:2]), score.reshape(x.shape))
+    state = (x, energy.reshape(x.shape[:2]), score.reshape(x.shape))
 
     def evaluate(x):
         energy, score = target.energy_and_score(x.flatten(0, 1), SIGMA)
         return energy.reshape(x.shape[:2]), score.reshape(x.shape)
 
     for exponent in (2.0, torch.full((SEEDS,), 2.0, dtype=torch.float64)):
-        found = correct(
+        corrected = correct(
             [smc.ULA(step_size=0.3)],
             evaluate,
-            *given,
+            *state,
             sigma=SIGMA,
             exponent=exponent,
             log_steps=start_log_steps([smc.ULA(step_size=0.3)], x),
             rng=rng_state(3, 7),
         )
         h = 0.3 * SIGMA / math.sqrt(2)
-        z = (found[0] - x - 0.5 * h**2 * given[2]) / h
+        z = (corrected[0] - x - 0.5 * h**2 * state[2]) / h
         assert abs(z.std() - 1) < 0.05
-        assert torch.equal(found[4], torch.ones(1, SEEDS, dtype=torch.float64))
+        assert torch.equal(corrected[4], torch.ones(1, SEEDS, dtype=torch.float64))
 
 
 def test_correct_is_traceable(squared):
-    """One graph of plain operators for every level, without a read of a value on the host."""
+    """One graph of plain operators serves every level, and the host reads no value."""
     target, exact = squared
     x = chains(exact, 20)
     kinds = [smc.MALA(steps=2), smc.Underdamped(leapfrog_steps=2)]
@@ -262,8 +266,8 @@ def test_correct_is_traceable(squared):
     names = {str(node.target) for node in graph.graph.nodes}
     assert not any("_local_scalar_dense" in name for name in names)
     other = inputs(0.9, 8)
-    for ours, eager in zip(graph(*other), step(*other), strict=True):
-        assert torch.equal(ours, eager)
+    for traced, eager in zip(graph(*other), step(*other), strict=True):
+        assert torch.equal(traced, eager)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Mixtures of energies whose gauges are not known to agree do not call themselves exact."""
+"""Test that mixtures of energies whose gauges are not known to agree do not claim to be exact."""
 
 import warnings
 
@@ -16,7 +16,7 @@ SIGMAS = get_sigmas_karras(20, 0.05, 10.0)
 
 
 class Shifted(torch.nn.Module):
-    """The same density in another gauge."""
+    """A target with the same density in another gauge."""
 
     exponent = 1.0
 
@@ -105,9 +105,9 @@ def test_members_without_energies_have_no_gauges():
 
 def test_a_plain_sampler_is_warned_once():
     mixture = Mixture([Shifted(LEFT, 5.0), RIGHT])
-    with pytest.warns(smc.GaugeWarning) as told:
+    with pytest.warns(smc.GaugeWarning) as warned:
         sample_euler(mixture, torch.randn(4, 2).double() * 10, SIGMAS, disable=True)
-    assert len(told) == 1
+    assert len(warned) == 1
 
 
 def test_gauges_are_equal_or_not_said():

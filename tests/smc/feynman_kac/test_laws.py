@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo against closed forms: masses, normalisers, exact reversals."""
+"""Test sequential Monte Carlo against closed forms: masses, normalisers and exact reversals."""
 
 import math
 
@@ -9,20 +9,22 @@ from edmfast import smc
 from edmfast.analytic import GaussianMixture
 from edmfast.targets import Product, Tempered
 
-# tiny runs, whose weights are bad and do not matter here
+# These tiny runs have bad weights, which do not matter here.
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
 
 SEEDS = 20
 
 
 def square_masses(mixture, sigma):
-    """log weights and components of the squared density of a mixture at noise sigma: pairs (i, j)."""
+    """Return log masses, means and variances of the squared density of a mixture at noise sigma, for pairs (i,
+    j).
+    """
     means, v = mixture.means, mixture.stds.square() + sigma**2
     return product_of_mixtures(means, v, mixture.weights, means, v, mixture.weights)
 
 
 def product_of_mixtures(mean_a, var_a, w_a, mean_b, var_b, w_b):
-    """log mass, mean, variance of every pairwise product of isotropic Gaussians."""
+    """Return log mass, mean and variance of every pairwise product of isotropic Gaussians."""
     d = mean_a.shape[1]
     a, b = var_a[:, None], var_b[None, :]
     gap = (mean_a[:, None] - mean_b[None]).square().sum(-1)
@@ -48,7 +50,7 @@ def within_three_standard_errors(values, truth):
     return float(error)
 
 
-# the ancestral kernel needs small steps before its Z is not heavy-tailed
+# The ancestral kernel needs small steps; otherwise its Z is heavy-tailed.
 @pytest.mark.parametrize(
     ("proposal", "steps", "particles"),
     [("curvature_matched", 40, 1000), ("noise_matched", 40, 1000), ("ancestral", 200, 4000)],
@@ -71,7 +73,7 @@ def test_low_temperature_masses_and_normaliser(
     error = within_three_standard_errors(mass.tolist(), left_of(-0.2, *pairs))
     assert error < 0.03
     truth = float(torch.logsumexp(pairs[0], 0)) - start_log_normaliser(float(sigmas[0]), 2.0, 2)
-    ratio = torch.exp(result.log_z - truth)  # exp(log Z) is the unbiased one
+    ratio = torch.exp(result.log_z - truth)  # The estimate exp(log Z) is unbiased.
     within_three_standard_errors(ratio.tolist(), 1.0)
 
 
@@ -136,7 +138,10 @@ def gaussian_log_density(x, mean, variance):
 @pytest.mark.parametrize("proposal", ["euler", "ancestral", "noise_matched", "curvature_matched"])
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
 def test_increment_equals_ratio_of_densities(two_modes, proposal, gamma):
-    """log G = log pi_u(x_u) L(x_s | x_u) - log pi_s(x_s) M(x_u | x_s), by densities, to 1e-10."""
+    """The increment log G equals a ratio of densities to 1e-10.
+
+    It is log pi_u(x_u) L(x_s | x_u) - log pi_s(x_s) M(x_u | x_s).
+    """
     s, u = 0.9, 0.6
     target = Tempered(two_modes, gamma)
     kernel = smc.CurvatureMatched(kappa=(0.8,)) if proposal == "curvature_matched" else proposal
@@ -181,7 +186,7 @@ def test_trailing_zero_denoises_once(two_modes, levels):
 
 
 def test_adaptive_weights_of_skipped_steps_count(two_modes, levels):
-    """Never resampling and resampling when needed estimate the same mass."""
+    """Runs that never resample, and runs that resample when needed, estimate the same mass."""
     truth = left_of(-0.2, *square_masses(two_modes, 0.02))
     for threshold in (0.0, 0.9):
         result = smc.sample(

@@ -1,4 +1,4 @@
-"""Laws without energies: Feynman-Kac corrector, superposition, rewards on a plain sampler."""
+"""Test laws without energies: the Feynman-Kac corrector, superposition, and rewards on a plain sampler."""
 
 import itertools
 import math
@@ -13,14 +13,14 @@ from edmfast.smc.populations.select import select_one
 from edmfast.targets import Conditioned, Constrained, Guided, Product, ProposedBy, Tempered, Tilted
 from tests.grouped import grouped
 
-# tiny runs, whose weights are bad and do not matter here
+# These tiny runs have bad weights, which do not matter here.
 pytestmark = pytest.mark.filterwarnings("ignore::edmfast.smc.DoubtfulWeightsWarning")
 
 SEEDS = 20
 
 
 class Denoiser:
-    """A mixture of which only the denoiser is known."""
+    """The denoiser of a mixture, without its energy."""
 
     def __init__(self, mixture):
         self.mixture = mixture
@@ -50,7 +50,7 @@ def moments(result):
         (lambda a, b: Tempered(a, 2.0), 1.0, 0.0, 0.5),
         (lambda a, b: Tempered(a, 2.0), 2.0, 0.0, 0.5),
         (lambda a, b: Product([a, b]), 1.0, 0.8, 0.2),
-        # the law of reward-free guidance: base^-1 model^2
+        # Guidance without a reward has the law base^-1 model^2.
         (lambda a, b: Guided(a, b, 2.0), 1.0, 8 / 7, 1 / 7),
     ],
 )
@@ -67,17 +67,19 @@ def test_corrector_tends_to_the_law(levels, target, eta, mean, variance):
         options=smc.RunOptions(dtype=torch.float64),
     )
     assert "Feynman-Kac" in result.law
-    found = moments(result)
-    close(found[0], mean, allowed=0.01)
-    close(found[1], variance, allowed=0.02 * variance)
+    estimates = moments(result)
+    close(estimates[0], mean, allowed=0.01)
+    close(estimates[1], variance, allowed=0.02 * variance)
 
 
 def test_corrector_of_energies_is_that_of_their_scores(two_modes, levels):
     options = {"particles": 50, "weights": "score", "dtype": torch.float64}
-    one = smc.sample(Tempered(two_modes, 2.0), (2,), levels(10), **grouped(**options))
-    other = smc.sample(Tempered(Denoiser(two_modes), 2.0), (2,), levels(10), **grouped(**options))
-    torch.testing.assert_close(one.x, other.x, rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(one.log_weights, other.log_weights, rtol=1e-6, atol=1e-6)
+    by_energy = smc.sample(Tempered(two_modes, 2.0), (2,), levels(10), **grouped(**options))
+    by_score = smc.sample(
+        Tempered(Denoiser(two_modes), 2.0), (2,), levels(10), **grouped(**options)
+    )
+    torch.testing.assert_close(by_energy.x, by_score.x, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(by_energy.log_weights, by_score.log_weights, rtol=1e-6, atol=1e-6)
     exact = smc.sample(Tempered(two_modes, 2.0), (2,), levels(10), particles=50)
     assert exact.law.startswith("exact")
 
@@ -93,12 +95,12 @@ def first(x):
     return x[:, 0]
 
 
-# the sum over levels of sums over levels is large, and is taken back at the last one
+# The sum over levels of sums over levels is large, and is undone at the last level.
 STRENGTH = {"difference": 0.5, "max": 0.5, "sum": 0.05}
 
 
 def plain_law(levels, std):
-    """Mean-free variance of the ancestral chain of N(0, std²), and the slope of its denoiser at the end."""
+    """Return the variance of the ancestral chain of N(0, std²), and the slope of its denoiser at the end."""
     variance = levels[0] ** 2
     for s, u in itertools.pairwise(levels):
         tau2 = s**2 - u**2
@@ -122,14 +124,14 @@ def test_rewards_tilt_the_law_of_the_sampler(levels, potential):
         options=smc.RunOptions(dtype=torch.float64),
     )
     variance, slope = plain_law(sigmas, 1.0)
-    found = moments(result)
+    estimates = moments(result)
     pull = slope * STRENGTH[potential]
-    close(found[0], variance * pull)
-    close(found[1], variance)
+    close(estimates[0], variance * pull)
+    close(estimates[1], variance)
     ratio = torch.exp(result.log_z - variance * pull**2 / 2)
     close(ratio, 1.0)
     if potential != "difference":
-        # resampling by the potential on the way must have mattered
+        # The potential must have caused resampling on the way.
         assert bool(result.resampled.any())
 
 
@@ -153,7 +155,7 @@ def test_moves_that_follow_the_reward_keep_the_law(levels, gradient):
         options=smc.RunOptions(dtype=torch.float64),
     )
     variance, slope = plain_law(sigmas, 1.0)
-    # N(0, variance) times exp(-2 (slope x - 1)²)
+    # The law is N(0, variance) times exp(-2 (slope x - 1)²).
     precision = 1 / variance + 4 * slope**2
     close(moments(result)[0], 4 * slope / precision)
     close(moments(result)[1], 1 / precision)
@@ -212,7 +214,7 @@ def test_superdiff_and_keeps_densities_together(levels):
     densities = result.log_densities[0]
     torch.testing.assert_close(densities[:, 0], densities[:, 1], rtol=0, atol=1e-5)
     true = torch.stack([m.log_prob(result.x[0], 0.02) for m in models], 1)
-    # both densities are equal along the path, so the samples lie between the models
+    # Both densities are equal along the path, so the samples lie between the models.
     gap = true[:, 0] - true[:, 1]
     assert float(gap.abs().mean()) < 1.0
     assert "no weights" in result.law
@@ -251,9 +253,9 @@ def test_superdiff_for_two_models_by_its_formula():
     tau2 = torch.tensor(0.3, dtype=torch.float64)
     gap = scores[0] - scores[1]
     expected = 0.5 - (gap * z).sum(-1) / (tau2.sqrt() * gap.square().sum(-1))
-    found = law._kappa(torch.zeros(2, 5, 2), gram, along, tau2)
-    torch.testing.assert_close(found[..., 0], expected, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(found.sum(-1), torch.ones(2, 5, dtype=torch.float64))
+    kappa = law._kappa(torch.zeros(2, 5, 2), gram, along, tau2)
+    torch.testing.assert_close(kappa[..., 0], expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(kappa.sum(-1), torch.ones(2, 5, dtype=torch.float64))
 
 
 def test_select_draws_one_with_the_weights():
@@ -307,7 +309,7 @@ def test_compiled_steps_agree(two_modes, levels):
 
 
 def test_a_condition_around_a_sum_leaves_it_a_sum(levels):
-    """Conditions bound to guidance are bound to its models, which are weighed as ever."""
+    """Conditions bound to guidance are bound to its models, which keep their weights."""
 
     def shrunk(factor):
         def denoise(x, sigma, scale):
@@ -315,9 +317,9 @@ def test_a_condition_around_a_sum_leaves_it_a_sum(levels):
 
         return denoise
 
-    one, two = shrunk(0.9), shrunk(0.5)
-    inside = Guided(Conditioned(one, scale=0.8), Conditioned(two, scale=0.8), 2.0)
-    outside = Conditioned(Guided(one, two, 2.0), scale=0.8)
+    first_model, second_model = shrunk(0.9), shrunk(0.5)
+    inside = Guided(Conditioned(first_model, scale=0.8), Conditioned(second_model, scale=0.8), 2.0)
+    outside = Conditioned(Guided(first_model, second_model, 2.0), scale=0.8)
     first, second = (
         smc.sample(target, (2,), levels(10), particles=50, seed=1) for target in (inside, outside)
     )

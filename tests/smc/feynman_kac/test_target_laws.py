@@ -1,4 +1,4 @@
-"""Targets made of Gaussians as laws: means, variances and normalisers in closed form."""
+"""Test targets made of Gaussians against means, variances and normalisers in closed form."""
 
 import math
 
@@ -23,7 +23,7 @@ def within_three_standard_errors(values, truth):
 
 
 def gaussian_law(factors):
-    """(log of the integral, mean [d], variance) of exp(sum a log N(x; m, v I)), for (a, m, v)."""
+    """Return (log of the integral, mean [d], variance) of exp(sum a log N(x; m, v I)) for factors (a, m, v)."""
     factors = [(a, torch.as_tensor(m, dtype=F64), v) for a, m, v in factors]
     d = len(factors[0][1])
     precision = sum(a / v for a, _, v in factors)
@@ -36,7 +36,7 @@ def gaussian_law(factors):
 
 
 def check(target, factors, levels, start_log_normaliser, constant=0.0, **options):
-    """A target that is the Gaussian exp(constant) times the product of the factors."""
+    """Check a target that is the Gaussian exp(constant) times the product of the factors."""
     log_integral, mean, variance = gaussian_law(factors)
     d = len(mean)
     sigmas = levels(25, low=END)
@@ -55,9 +55,12 @@ def gaussian(mean, std):
 
 
 def test_guidance_beyond_the_model(levels, start_log_normaliser):
-    """N(0, 1)^-1 N(1, 1/4)²: mean 8/7, variance 1/7. Of much larger weights the path has heavy-tailed weights."""
-    (base, zero), (model, one) = gaussian([0.0], 1.0), gaussian([1.0], 0.5)
-    factors = [(-1.0, *zero), (2.0, *one)]
+    """N(0, 1)^-1 N(1, 1/4)² has mean 8/7 and variance 1/7.
+
+    Much larger guidance weights would give the path heavy-tailed importance weights.
+    """
+    (base, base_law), (model, model_law) = gaussian([0.0], 1.0), gaussian([1.0], 0.5)
+    factors = [(-1.0, *base_law), (2.0, *model_law)]
     _, mean, variance = gaussian_law(factors)
     assert float(mean) == pytest.approx(8 / 7, abs=1e-3)
     assert variance == pytest.approx(1 / 7, abs=1e-3)
@@ -76,14 +79,14 @@ def test_negation_and_guidance_by_two_models(levels, start_log_normaliser):
 
 
 def test_a_guidance_weight_of_its_own_for_every_population(levels, start_log_normaliser):
-    (base, zero), (model, one) = gaussian([0.0], 1.0), gaussian([1.0], 0.5)
+    (base, base_law), (model, model_law) = gaussian([0.0], 1.0), gaussian([1.0], 0.5)
     weights = torch.tensor([0.5, 1.0, 2.0], dtype=F64).repeat(SEEDS)
     sigmas = levels(25, low=END)
     target = Tempered(Guided(base, model, weights), 1.5)
     result = smc.sample(target, (1,), sigmas, particles=300, populations=len(weights), seed=2)
     mean = result.expectation(lambda x: x)[:, 0]
     for index, w in enumerate((0.5, 1.0, 2.0)):
-        log_integral, truth, _ = gaussian_law([(1.5 * (1 - w), *zero), (1.5 * w, *one)])
+        log_integral, truth, _ = gaussian_law([(1.5 * (1 - w), *base_law), (1.5 * w, *model_law)])
         within_three_standard_errors(mean[index::3], float(truth))
         truth = log_integral - start_log_normaliser(float(sigmas[0]), 1.5, 1)
         within_three_standard_errors(torch.exp(result.log_z[index::3] - truth), 1.0)
@@ -99,7 +102,7 @@ def quadratic(centre, precision):
 def test_quadratic_reward(levels, start_log_normaliser, of, gradient):
     base, prior = gaussian([0.5, -0.5], 0.6)
     strength, precision, centre = 1.5, 4.0, [-0.3, 0.2]
-    # D = shrink x + (1 - shrink) m, and the reward of it is quadratic in x
+    # Since D = shrink x + (1 - shrink) m, its reward is quadratic in x.
     shrink = 0.6**2 / (0.6**2 + END**2) if of == "denoised" else 1.0
     around = [(c - (1 - shrink) * m) / shrink for c, m in zip(centre, prior[0], strict=True)]
     width = 1 / (strength * precision * shrink**2)
@@ -114,18 +117,18 @@ def test_quadratic_reward(levels, start_log_normaliser, of, gradient):
 
 
 def test_linear_reward_of_one_strength_for_every_population(levels, start_log_normaliser):
-    """exp(lambda <b, x>) moves N(m, v) to m + lambda v b."""
+    """A factor exp(lambda <b, x>) moves N(m, v) to mean m + lambda v b."""
     base, (mean, variance) = gaussian([0.5, -0.5], 0.6)
     slope = torch.tensor([1.0, 2.0], dtype=F64)
     strengths = torch.tensor([0.0, 1.0, 2.5], dtype=F64).repeat(SEEDS)
     target = Tilted(base, lambda x: x @ slope, strengths, of="state", gradient="exact")
     sigmas = levels(25, low=END)
     result = smc.sample(target, (2,), sigmas, particles=300, populations=len(strengths), seed=4)
-    found = result.expectation(lambda x: x)
+    means = result.expectation(lambda x: x)
     start = start_log_normaliser(float(sigmas[0]), 1.0, 2)
     for index, strength in enumerate((0.0, 1.0, 2.5)):
         truth = torch.tensor(mean, dtype=F64) + strength * variance * slope
-        within_three_standard_errors(found[index::3], truth)
+        within_three_standard_errors(means[index::3], truth)
         log_z = strength * float(torch.tensor(mean, dtype=F64) @ slope)
         log_z += 0.5 * strength**2 * variance * float(slope.square().sum())
         within_three_standard_errors(torch.exp(result.log_z[index::3] - log_z + start), 1.0)
@@ -171,7 +174,10 @@ def test_half_space_truncates_a_gaussian(levels, start_log_normaliser, strength)
     ],
 )
 def test_linear_gaussian_posterior(levels, start_log_normaliser, options):
-    """Mean, covariance and evidence of y = H x + n for a Gaussian prior; of D, H D is linear in x."""
+    """The posterior of y = H x + n with a Gaussian prior has a known mean, covariance and evidence.
+
+    With H applied to the denoised state D, H D is still linear in x.
+    """
     g = torch.Generator().manual_seed(5)
     mean, std, noise = torch.randn(3, dtype=F64, generator=g) * 0.3, 0.5, 0.2
     operator = torch.randn(2, 3, dtype=F64, generator=g)
@@ -187,8 +193,8 @@ def test_linear_gaussian_posterior(levels, start_log_normaliser, options):
     covariance = v * (torch.eye(3) - gain @ seen)
     result = smc.sample(target, (3,), sigmas, particles=1000, populations=SEEDS, seed=1)
     within_three_standard_errors(result.expectation(lambda x: x), truth)
-    found = result.expectation(lambda x: (x - truth)[..., None] * (x - truth)[..., None, :])
-    within_three_standard_errors(found, covariance)
+    estimate = result.expectation(lambda x: (x - truth)[..., None] * (x - truth)[..., None, :])
+    within_three_standard_errors(estimate, covariance)
     evidence = torch.distributions.MultivariateNormal(
         seen @ mean, v * seen @ seen.T + noise**2 * torch.eye(2)
     ).log_prob(known)
@@ -198,7 +204,9 @@ def test_linear_gaussian_posterior(levels, start_log_normaliser, options):
 
 
 def test_posterior_mass_of_a_mode_for_every_observation(levels):
-    """A prior of two modes seen along one direction: the posterior's mass of the left one, for two y."""
+    """The posterior of two modes seen along one direction gives the left mode a known mass, for two
+    observations.
+    """
     prior = GaussianMixture([[-1.0, 0.0], [1.0, 0.4]], [0.3, 0.5], [0.35, 0.65])
     operator, noise = torch.tensor([[0.6, 0.8]], dtype=F64), 0.5
     seen = torch.tensor([[-0.2], [0.3]], dtype=F64)
@@ -208,8 +216,8 @@ def test_posterior_mass_of_a_mode_for_every_observation(levels):
     left = result.expectation(lambda x: (x[..., 0] < 0).double())
     v = prior.stds.square() + END**2
     for index in range(2):
-        # by components: evidence, then the share of each below 0
-        width = v + noise**2  # the rows of H have norm 1
+        # Each component has its evidence, and a share of its mass below 0.
+        width = v + noise**2  # The rows of H have norm 1.
         away = seen[index] - prior.means @ operator[0]
         logits = prior.weights.log() - 0.5 * away.square() / width - 0.5 * width.log()
         share = torch.softmax(logits, 0)
@@ -220,7 +228,7 @@ def test_posterior_mass_of_a_mode_for_every_observation(levels):
 
 
 def test_nested_targets_as_a_law(levels, start_log_normaliser):
-    """A tilt of a tempered mixture: two Gaussians far apart, of which the reward likes one."""
+    """A tilt of a tempered mixture of two distant Gaussians favours one of them."""
     (left, pl), (right, pr) = gaussian([-2.0], 0.3), gaussian([2.0], 0.5)
     strength, gamma = 0.4, 2.0
     target = Tilted(
@@ -233,7 +241,7 @@ def test_nested_targets_as_a_law(levels, start_log_normaliser):
     sigmas = levels(40, low=END)
     masses = []
     for weight, (mean, v) in ((0.4, pl), (0.6, pr)):
-        # w² N(x; m, v)² exp(lambda x), the cross term is nothing at this distance
+        # Each mode is w² N(x; m, v)² exp(lambda x); at this distance the cross term vanishes.
         log_mass = gamma * math.log(weight) - 0.5 * math.log(4 * math.pi * v)
         log_mass += strength * mean[0] + strength**2 * v / 4
         masses.append(log_mass)
