@@ -63,9 +63,9 @@ def _first_order(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) ->
 
 def half_check(output: Tensor | tuple[Tensor, ...], truth: Tensor | tuple[Tensor, ...]) -> None:
     """Check with the tolerance of bfloat16, which has three digits, and fewer in sums of many terms."""
-    for found, wanted in zip(tensors(output), tensors(truth), strict=True):
+    for answer, wanted in zip(tensors(output), tensors(truth), strict=True):
         size = wanted.abs().max().item()
-        torch.testing.assert_close(found.double(), wanted, rtol=0, atol=0.05 * size)
+        torch.testing.assert_close(answer.double(), wanted, rtol=0, atol=0.05 * size)
 
 
 def make_case(heads: int, length: int) -> Case:

@@ -78,7 +78,7 @@ _compiled = {
 
 
 def compiled(x: Tensor, score: Tensor, ancestors: Tensor, kernel: Tensor, rng: Tensor) -> Step:
-    """The same as one graph, which takes the three numbers from the host."""
+    """Compile the step as one graph, which takes the three numbers from the host."""
     return _compiled[x.device.type](x, score, ancestors, DRIFT, V_M, V_L)
 
 

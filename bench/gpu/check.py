@@ -50,8 +50,8 @@ def probe() -> dict[str, Any] | None:
     if answer.returncode:
         print(answer.stderr, file=sys.stderr)
         return None
-    found: dict[str, Any] | None = json.loads(answer.stdout.splitlines()[-1])
-    return found
+    content: dict[str, Any] | None = json.loads(answer.stdout.splitlines()[-1])
+    return content
 
 
 def tool_version(*command: str) -> str:
@@ -189,10 +189,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes = run(stages, folder, TOTAL)
     if gpu is None:
         outcomes += without_gpu(gpu_stages(folder))
-    found = report(gpu, outcomes, time.monotonic() - start)
-    (folder / "summary.json").write_text(json.dumps(found, indent=1) + "\n")
+    content = report(gpu, outcomes, time.monotonic() - start)
+    (folder / "summary.json").write_text(json.dumps(content, indent=1) + "\n")
     print(summary(outcomes))
-    failures = found["failures"]
+    failures = content["failures"]
     print(f"{len(failures)} failed: {', '.join(failures)}" if failures else "none failed")
     return int(bool(failures))
 

@@ -59,12 +59,12 @@ def usage_of(binary: Path, tool: str) -> Iterator[Usage]:
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     architecture = kernel = ""
     for line in text.splitlines():
-        if found := re.search(r"arch = (sm_\d+)", line):
-            architecture = found[1]
-        elif found := re.search(r"Function (\S+):", line):
-            kernel = found[1]
-        elif found := re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
-            registers, stack, shared, local = map(int, found.groups())
+        if parsed := re.search(r"arch = (sm_\d+)", line):
+            architecture = parsed[1]
+        elif parsed := re.search(r"Function (\S+):", line):
+            kernel = parsed[1]
+        elif parsed := re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
+            registers, stack, shared, local = map(int, parsed.groups())
             yield Usage(architecture, kernel, registers, stack + local, shared)
 
 
@@ -82,8 +82,8 @@ def usage_of_case(case: str, capability: int) -> tuple[Usage, int]:
         result = compiled(case, capability)
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(result.asm["cubin"])
-        (found,) = usage_of(binary, tool)
-    usage = found._replace(
+        (usage_read,) = usage_of(binary, tool)
+    usage = usage_read._replace(
         architecture=f"sm_{capability}", kernel=f"triton {case}", shared=result.metadata.shared
     )
     return usage, result.metadata.num_warps
@@ -124,24 +124,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if tool is None:
         print("compile_report: no cuobjdump, neither beside nvcc nor from Triton", file=sys.stderr)
         return 2
-    found = list(usage_of(LIBRARY, tool)) if LIBRARY.exists() else []
-    if not found:
+    usages = list(usage_of(LIBRARY, tool)) if LIBRARY.exists() else []
+    if not usages:
         print("compile_report: no CUDA library was built", file=sys.stderr)
     if importlib.util.find_spec("triton") is not None:
-        found += triton_usage()
-    names = readable([row.kernel for row in found])
-    found = [row._replace(kernel=name) for row, name in zip(found, names, strict=True)]
+        usages += triton_usage()
+    names = readable([row.kernel for row in usages])
+    usages = [row._replace(kernel=name) for row, name in zip(usages, names, strict=True)]
     print(f"{'':7} {'registers':>9} {'spilled':>7} {'shared':>7}  kernel")
-    for row in found:
+    for row in usages:
         print(
             f"{row.architecture:7} {row.registers:9} {row.spilled:7} {row.shared:7}  {row.kernel}",
         )
     if options.json:
         facts = {"commit": machine.commit(), "versions": machine.versions()}
-        rows = [row._asdict() for row in found]
+        rows = [row._asdict() for row in usages]
         Path(options.json).write_text(json.dumps({**facts, "kernels": rows}, indent=1) + "\n")
-    spilling = sum(row.spilled > 0 for row in found)
-    print(f"{len(found)} kernels, {spilling} spill")
+    spilling = sum(row.spilled > 0 for row in usages)
+    print(f"{len(usages)} kernels, {spilling} spill")
     return int(spilling > 0 or not LIBRARY.exists())
 
 

@@ -159,8 +159,10 @@ def _weigh(
     weigh: bool = True,
 ) -> tuple[Tensor, ...]:
     """Return all outputs but the spread of the increments, which the GPU sums in another order."""
-    found = ops.weigh_and_resample(before, ratio, now, past, rng, exponents=exponents, weigh=weigh)
-    return found[:-1]
+    results = ops.weigh_and_resample(
+        before, ratio, now, past, rng, exponents=exponents, weigh=weigh
+    )
+    return results[:-1]
 
 
 def grams(few: bool = False) -> Iterator[Call]:
@@ -208,9 +210,9 @@ def same(a: Tensor, b: Tensor) -> bool:
 def differs(function: Callable[..., Any], arguments: tuple[Any, ...], device: str) -> bool:
     """Return True where an output differs from the CPU's."""
     there = tree_map_only(Tensor, lambda tensor: _shifted(tensor.to(device)), arguments)
-    found = [tensor.cpu() for tensor in tree_leaves(function(*there))]
+    results = [tensor.cpu() for tensor in tree_leaves(function(*there))]
     wanted = tree_leaves(function(*arguments))
-    return not all(same(a, b) for a, b in zip(found, wanted, strict=True))
+    return not all(same(a, b) for a, b in zip(results, wanted, strict=True))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

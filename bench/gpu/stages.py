@@ -114,8 +114,8 @@ def refused(pattern: str, code: int | None, text: str) -> str:
     """
     if not pattern or code is None or code <= 0 or _FOUND.search(text):
         return ""
-    found = re.search(rf"{_TOLD}(?:{pattern}).*", text, re.I | re.M)
-    return found[0].strip()[:200] if found else ""
+    match = re.search(rf"{_TOLD}(?:{pattern}).*", text, re.I | re.M)
+    return match[0].strip()[:200] if match else ""
 
 
 def _call(

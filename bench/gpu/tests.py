@@ -54,10 +54,12 @@ def collect(expression: str, paths: Sequence[str] = ()) -> list[str]:
     Raise RuntimeError where collecting fails.
     """
     command = ["--collect-only", "-q", "-m", expression, *paths]
-    found = subprocess.run([*pytest_command(), *command], cwd=ROOT, capture_output=True, text=True)
-    if found.returncode not in (0, _NOTHING_RAN):
-        raise RuntimeError(f"tests could not be collected:\n{found.stdout}{found.stderr}")
-    return [line for line in found.stdout.splitlines() if "::" in line]
+    collected = subprocess.run(
+        [*pytest_command(), *command], cwd=ROOT, capture_output=True, text=True
+    )
+    if collected.returncode not in (0, _NOTHING_RAN):
+        raise RuntimeError(f"tests could not be collected:\n{collected.stdout}{collected.stderr}")
+    return [line for line in collected.stdout.splitlines() if "::" in line]
 
 
 def chunks(tests: Sequence[str], size: int = _CHUNK) -> Iterator[list[str]]:

@@ -130,19 +130,19 @@ def _orders(
     """Yield the values, then gradients of a fixed combination of the previous order; stop where one raises."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
     generator = torch.Generator().manual_seed(1)
-    found = [function(*leaves)]
+    values = [function(*leaves)]
     try:
         for _ in range(most):
             total = torch.zeros((), dtype=torch.float64, device=leaves[0].device)
-            for value in found[-1]:
+            for value in values[-1]:
                 weights = torch.randn(value.shape, generator=generator, dtype=torch.float64)
                 total = total + (value.double() * weights.to(value.device)).sin().sum()
-            found.append(torch.autograd.grad(total, leaves, create_graph=True))
-            assert all(gradient.requires_grad for gradient in found[-1])
+            values.append(torch.autograd.grad(total, leaves, create_graph=True))
+            assert all(gradient.requires_grad for gradient in values[-1])
     except RuntimeError as error:
         if "derivative" not in str(error):
             raise
-    return found
+    return values
 
 
 def right_orders(name: str, dtype: torch.dtype, device: str) -> int:
@@ -193,8 +193,8 @@ def table(text: str) -> str:
     heads = [f"{d.upper()} {str(t).removeprefix('torch.')}" for d in DEVICES for t in DTYPES]
     lines = ["| operator | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for name in CASES:
-        found = re.search(rf"^\| `{name}` \|(.*)\|$", text, re.MULTILINE)
-        before = [cell.strip() for cell in found[1].split("|")] if found else []
+        line = re.search(rf"^\| `{name}` \|(.*)\|$", text, re.MULTILINE)
+        before = [cell.strip() for cell in line[1].split("|")] if line else []
         lines.append(f"| `{name}` | " + " | ".join(row(name, before)) + " |")
     names = ", ".join(f"`{name}`" for name in REFUSING if refuses(name))
     lines += ["", f"No derivative, inputs that require grad raise: {names}."]

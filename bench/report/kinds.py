@@ -37,7 +37,7 @@ def scaling(record: Record) -> str:
 
 def _projection(projection: dict[str, Any]) -> str:
     header, *rows = scaling_projection.cells(projection)
-    assumptions = "\n".join(f"- {one}" for one in projection["assumptions"])
+    assumptions = "\n".join(f"- {assumption}" for assumption in projection["assumptions"])
     return f"{table(header, rows)}\n\nAssumptions:\n\n{assumptions}"
 
 

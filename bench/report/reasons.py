@@ -39,17 +39,17 @@ def reason(case: dict[str, Any], header: dict[str, Any]) -> str:
 
 
 def _anatomy(case: dict[str, Any], device: str) -> list[str]:
-    found = case.get("anatomy")
-    if not found:
+    call_anatomy = case.get("anatomy")
+    if not call_anatomy:
         return []
-    parts = ", ".join(_part(part) for part in found["parts"])
+    parts = ", ".join(_part(part) for part in call_anatomy["parts"])
     if device == "cuda":
         return [
-            f"{found['calls']} launches, the device waits {found['idle']:.0%}",
+            f"{call_anatomy['calls']} launches, the device waits {call_anatomy['idle']:.0%}",
             f"most in {parts}",
         ]
-    between = f"{found['idle']:.0%} of the time in none (Python)"
-    return [f"{found['calls']} operators, {between}", f"most in {parts}"]
+    between = f"{call_anatomy['idle']:.0%} of the time in none (Python)"
+    return [f"{call_anatomy['calls']} operators, {between}", f"most in {parts}"]
 
 
 def _part(part: dict[str, Any]) -> str:

@@ -40,12 +40,12 @@ def load(folder: Path = RESULTS) -> list[Record]:
     Raises:
         ValueError: the name of a file does not give kind, date and commit.
     """
-    found = []
+    loaded = []
     for path in sorted(folder.glob("*/*.json")):
         named = _NAME.fullmatch(path.stem)
         if named is None:
             raise ValueError(f"{path}: expected [kind-]YYYY-MM-DD-commit.json")
-        found.append(
+        loaded.append(
             Record(
                 path=path,
                 device=path.parent.name,
@@ -55,7 +55,7 @@ def load(folder: Path = RESULTS) -> list[Record]:
                 content=json.loads(path.read_text()),
             )
         )
-    return sorted(found, key=lambda record: record.order)
+    return sorted(loaded, key=lambda record: record.order)
 
 
 def is_full(record: Record) -> bool:
@@ -78,7 +78,7 @@ def newest(records: list[Record], kind: str) -> dict[str, Record]:
 def beside(shown: Record, records: list[Record], kind: str) -> Record | None:
     """Return the newest record of a kind to show beside a full run: of its device, or else of any device of
     the same type."""
-    found = newest(records, kind)
+    newest_of = newest(records, kind)
     device_type = shown.device.split("-")[0]
-    same = [record for device, record in found.items() if device.split("-")[0] == device_type]
-    return found.get(shown.device) or max(same, key=lambda record: record.order, default=None)
+    same = [record for device, record in newest_of.items() if device.split("-")[0] == device_type]
+    return newest_of.get(shown.device) or max(same, key=lambda record: record.order, default=None)

@@ -32,22 +32,22 @@ possible time (bytes / copy bandwidth or flops / matrix-product rate, both measu
 floor. "Peak" is what one call holds at most beyond its inputs."""
 
 
-def chosen(found: list[Record]) -> list[Record]:
+def chosen(results: list[Record]) -> list[Record]:
     """The newest full run of each device type, GPUs first."""
-    by_type = {record.content["device"]: record for record in found if records.is_full(record)}
+    by_type = {record.content["device"]: record for record in results if records.is_full(record)}
     return [by_type[device] for device in ("cuda", "cpu") if device in by_type]
 
 
-def render(found: list[Record]) -> str:
+def render(results: list[Record]) -> str:
     """The report as Markdown."""
-    shown = chosen(found)
+    shown = chosen(results)
     parts = [_INTRODUCTION, "## Goals that are missed"]
     for record in shown:
         parts += [f"### {record.content['device_name']}", sections.missed(record)]
     if all(record.content["device"] != "cuda" for record in shown):
         parts += ["### GPU", "Unmeasured: no run on a GPU is on record. Its cases are below."]
     for record in shown:
-        parts += _device(record, found)
+        parts += _device(record, results)
     if all(record.content["device"] != "cuda" for record in shown):
         cases = [case for case in registry.load() if "cuda" in case.devices]
         waiting = [case for case in registry.select(cases, "cuda") if "cpu" not in case.devices]
@@ -56,11 +56,11 @@ def render(found: list[Record]) -> str:
             "`bench/on_gpu.sh` measures these, and all cases of the CPU besides, where a GPU is.",
             sections.unmeasured(waiting),
         ]
-    parts += ["## All files", kinds.files(found)]
+    parts += ["## All files", kinds.files(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _device(record: Record, found: list[Record]) -> list[str]:
+def _device(record: Record, results: list[Record]) -> list[str]:
     name = record.content["device_name"]
     parts = [f"## {name}", sections.provenance(record)]
     parts += [_image("ratios", record), _image("roofline", record)]
@@ -68,15 +68,15 @@ def _device(record: Record, found: list[Record]) -> list[str]:
         parts += ["### Whole runs", whole]
     parts += ["### All cases", sections.all_cases(record), sections.refused(record)]
     parts += [sections.not_run(record, registry.select(registry.load(), record.content["device"]))]
-    if scaling := records.beside(record, found, "scaling"):
+    if scaling := records.beside(record, results, "scaling"):
         parts += ["### Scaling", kinds.scaling(scaling), _image("scaling", record)]
-    if startup := records.beside(record, found, "startup"):
+    if startup := records.beside(record, results, "startup"):
         parts += ["### Installing", kinds.startup(startup)]
-    if kernels := records.beside(record, found, "kernels"):
+    if kernels := records.beside(record, results, "kernels"):
         parts += ["### GPU kernels as compiled", kinds.kernels(kernels)]
-    if control := records.beside(record, found, "control"):
+    if control := records.beside(record, results, "control"):
         parts += ["### Controlled sampling", kinds.control(control)]
-    if targets := records.beside(record, found, "targets"):
+    if targets := records.beside(record, results, "targets"):
         parts += ["### Hard targets", kinds.targets(targets)]
     return parts
 
@@ -85,15 +85,15 @@ def _image(name: str, record: Record) -> str:
     return f"![{name}](../docs/{CHARTS}/{record.device}-{name}.png)"
 
 
-def draw(found: list[Record], folder: Path) -> list[Path]:
+def draw(results: list[Record], folder: Path) -> list[Path]:
     """All charts of the report, and no other, in the folder; their paths."""
     paths = []
-    for record in chosen(found):
+    for record in chosen(results):
         drawn: list[tuple[Callable[[dict[str, Any], Path], None], Record]] = [
             (charts.ratios, record),
             (charts.roofline, record),
         ]
-        if scaling := records.beside(record, found, "scaling"):
+        if scaling := records.beside(record, results, "scaling"):
             drawn.append((charts.scaling, scaling))
         for chart, source in drawn:
             path = folder / f"{record.device}-{chart.__name__}.png"
@@ -108,13 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     options = parser.parse_args(arguments)
-    found = records.load()
-    if not chosen(found):
+    results = records.load()
+    if not chosen(results):
         print(f"report: no full run under {records.RESULTS}", file=sys.stderr)
         return 2
     texts = {
-        REPORT: render(found),
-        PAGE: quoted.insert(PAGE.read_text(), quoted.block(chosen(found)[-1], CHARTS)),
+        REPORT: render(results),
+        PAGE: quoted.insert(PAGE.read_text(), quoted.block(chosen(results)[-1], CHARTS)),
     }
     if options.check:
         stale = [
@@ -125,6 +125,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(bool(stale))
     for path, text in texts.items():
         path.write_text(text)
-    for path in draw(found, PAGE.parent / CHARTS):
+    for path in draw(results, PAGE.parent / CHARTS):
         print(f"written: {path.relative_to(machine.ROOT)}")
     return 0

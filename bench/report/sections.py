@@ -42,9 +42,9 @@ def missed(record: Record) -> str:
     """Return the cases that miss a goal, with the measured reason; they open the report."""
     run = record.content
     rows = [
-        (case["name"], "; ".join(found), reasons.reason(case, run))
+        (case["name"], "; ".join(goals_missed), reasons.reason(case, run))
         for case in run["cases"]
-        if (found := reasons.missed(case))
+        if (goals_missed := reasons.missed(case))
     ]
     if not rows:
         return "Every goal is met."

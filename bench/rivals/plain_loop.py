@@ -30,7 +30,7 @@ MATH_FLAGS = ("-fno-math-errno", "-fno-trapping-math")
 def compiler() -> str | None:
     """Return $CXX, or the first of the usual compilers that exists."""
     names = [os.environ.get("CXX"), "c++", "g++", "clang++"]
-    return next((found for name in names if name and (found := shutil.which(name))), None)
+    return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
 @functools.cache

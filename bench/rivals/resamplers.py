@@ -53,12 +53,12 @@ def _cuthbert() -> Resampler:
     resampling = import_module("cuthbertlib.resampling.systematic").resampling
     jax, moves = _jax(), "positions" in signature(resampling).parameters
 
-    def one(key: Any, logits: Any) -> Any:
+    def function(key: Any, logits: Any) -> Any:
         if moves:
             return resampling(key, logits, logits, logits.shape[0])[0]
         return resampling(key, logits, logits.shape[0])
 
-    return _compiled(one, jax)
+    return _compiled(function, jax)
 
 
 def _jax() -> Any:
@@ -67,10 +67,10 @@ def _jax() -> Any:
     return jax
 
 
-def _compiled(one: Callable[[Any, Any], Any], jax: Any) -> Resampler:
+def _compiled(function: Callable[[Any, Any], Any], jax: Any) -> Resampler:
     """Compile vmap of function(key, float64 log-weights), with another key for every call."""
     many = jax.jit(
-        lambda seed, logits: jax.vmap(one)(
+        lambda seed, logits: jax.vmap(function)(
             jax.random.split(jax.random.key(seed), logits.shape[0]), logits
         )
     )

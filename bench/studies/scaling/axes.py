@@ -248,11 +248,11 @@ def chosen(axes: Sequence[Axis], names: str, device: str) -> list[Axis]:
     Raises ValueError for a name that no axis has.
     """
     here = [axis for axis in axes if device in axis.devices]
-    asked = [name for name in names.split(",") if name]
+    wanted = [name for name in names.split(",") if name]
     known: Mapping[str, None] = dict.fromkeys(
         name for axis in here for name in (axis.family, axis.name)
     )
-    unknown = [name for name in asked if name not in known]
+    unknown = [name for name in wanted if name not in known]
     if unknown:
         raise ValueError(f"no axis {', '.join(unknown)} for {device}; known: {', '.join(known)}")
-    return [axis for axis in here if not asked or {axis.name, axis.family} & {*asked}]
+    return [axis for axis in here if not wanted or {axis.name, axis.family} & {*wanted}]

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None, axes: Sequence[Axis] | None = N
         print("scaling: no CUDA device is available to torch", file=sys.stderr)
         return 2
     try:
-        asked = chosen(AXES if axes is None else axes, options.axes, device.type)
+        selected = chosen(AXES if axes is None else axes, options.axes, device.type)
         scaling_assumptions.check_options(options)
     except ValueError as error:
         print(f"scaling: {error}", file=sys.stderr)
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None, axes: Sequence[Axis] | None = N
             }
             _write(path, record)
 
-    for axis in asked:
+    for axis in selected:
         measured.append(measure(axis, device, effort, quick=options.quick))
         print(table(measured[-1]), flush=True)
         # keep the measurements even if a later axis ends the run
