@@ -1,4 +1,4 @@
-"""Python blocks of Markdown pages, and how tests run them."""
+"""Find the Python blocks of Markdown pages, and run them in tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small models and training runs that are equal at every call, for tests that compare spellings of a number."""
+"""Build small models and training runs, equal at every call, for tests that compare spellings of a number."""
 
 import torch
 from torch import nn

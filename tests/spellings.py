@@ -1,4 +1,4 @@
-"""Checks that entry points accept a number in every spelling and refuse bad ones, from tables of calls.
+"""Check from tables of calls that entry points accept a number in every spelling and refuse bad ones.
 
 A table holds rows (entry point, argument, a good value, a call that takes the value). Each good value is passed
 as a NumPy scalar and as an array and a tensor without dimensions, and must give the result of the plain number.

@@ -33,11 +33,11 @@ def architectures() -> list[str]:
     """Return the architectures that the build records, such as ['8.0', '9.0+PTX']."""
     marker = LIBRARY.parent / "_build_info.txt"
     built = marker.read_text().strip() if marker.exists() else "package was not built"
-    found = re.fullmatch(r"C\+\+ and CUDA \((.*)\)", built)
-    if found is None:
+    match = re.fullmatch(r"C\+\+ and CUDA \((.*)\)", built)
+    if match is None:
         pytest.skip(f"no CUDA in this build: {built}")
     assert LIBRARY.exists()
-    return found[1].replace(" ", ";").split(";")
+    return match[1].replace(" ", ";").split(";")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_its_symbols_are_found(architectures, tmp_path):
     A stand-in has the name of torch's CUDA library here.
     """
     names = [os.environ.get("CC"), "cc", "gcc", "clang"]
-    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
+    compiler = next((path for name in names if name and (path := shutil.which(name))), None)
     if compiler is None:
         pytest.skip("no C compiler")
     (tmp_path / "stand_in.c").write_text(STAND_IN)
@@ -93,11 +93,11 @@ def numbers(architectures: list[str]) -> set[str]:
 
 
 def test_every_architecture_is_there(architectures, dump):
-    # the archive of one source file may lack a kernel, so look at the kernels of each architecture
+    # the archive of one source file may lack a kernel, so this looks at the kernels of each architecture
     images = re.split(r"^arch = ", dump("--dump-elf-symbols"), flags=re.MULTILINE)[1:]
     for kernel in KERNELS:
-        found = {image.split()[0] for image in images if kernel in image}
-        assert numbers(architectures) <= found, kernel
+        covered = {image.split()[0] for image in images if kernel in image}
+        assert numbers(architectures) <= covered, kernel
 
 
 def test_ptx_for_later_devices(architectures, dump):
@@ -107,10 +107,10 @@ def test_ptx_for_later_devices(architectures, dump):
 
 def test_no_kernel_spills(dump):
     usage = list(usage_of(LIBRARY, cuobjdump()))
-    assert {k for k in KERNELS for found in usage if k in found.kernel} == set(KERNELS)
-    for found in usage:
-        assert found.spilled == 0, found
-        assert found.registers <= 128, found
+    assert {k for k in KERNELS for entry in usage if k in entry.kernel} == set(KERNELS)
+    for entry in usage:
+        assert entry.spilled == 0, entry
+        assert entry.registers <= 128, entry
 
 
 def test_where_nvcc_is_found(tmp_path, monkeypatch):

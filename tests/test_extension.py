@@ -165,6 +165,6 @@ def test_triton_leaves_to_the_cuda_library_what_that_has():
 def test_what_was_built_is_there():
     """An editable install goes on after a failed CUDA build, so the recorded claim and the files must agree."""
     facts = info()
-    found = {path.name.split(".")[0] for path in Path(edmfast.__file__).parent.glob("_*.so")}
-    assert ("_C" in found) == facts["built"].startswith(("C++ and", "CUDA skipped"))
-    assert ("_cuda" in found) == facts["built"].startswith("C++ and CUDA")
+    libraries = {path.name.split(".")[0] for path in Path(edmfast.__file__).parent.glob("_*.so")}
+    assert ("_C" in libraries) == facts["built"].startswith(("C++ and", "CUDA skipped"))
+    assert ("_cuda" in libraries) == facts["built"].startswith("C++ and CUDA")

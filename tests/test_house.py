@@ -1,4 +1,4 @@
-"""The house rules: matching stems, one schema, imports that go down, short files, no loose ends."""
+"""Test the house rules: matching stems, one schema, imports that go down, short files, no loose ends."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ TEXT = {".py", ".cpp", ".cu", ".h", ".md", ".toml", ".yml"}
 
 
 def sources(*folders):
-    found = [path for folder in folders for path in sorted((ROOT / folder).rglob("*"))]
-    found += [path for path in sorted(ROOT.iterdir()) if path.is_file()]
-    return [path for path in found if path.suffix in TEXT or path.name == "Makefile"]
+    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*"))]
+    paths += [path for path in sorted(ROOT.iterdir()) if path.is_file()]
+    return [path for path in paths if path.suffix in TEXT or path.name == "Makefile"]
 
 
 FILES = sources("edmfast", "csrc", "tests", "bench", "docs", "examples", ".github")
@@ -51,17 +51,17 @@ def stems(folder, pattern="*.py", prefix=""):
 
 
 def defined_schemas():
-    found = {}
+    schemas = {}
     for path in sorted((PACKAGE / "ops").glob("*/operator.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "_extension.define":
                 schema = ast.literal_eval(node.args[0])
-                found[schema.split("(", 1)[0]] = schema
-    return found
+                schemas[schema.split("(", 1)[0]] = schema
+    return schemas
 
 
 def imported(path):
-    """Dotted names of the parts of edmfast that a file imports."""
+    """Yield the dotted names of the parts of edmfast that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -192,7 +192,7 @@ def modules_by_name():
 
 
 def imported_at_module_level(path, named):
-    """Names of the modules that a file imports outside of functions, under TYPE_CHECKING too."""
+    """Yield the modules that a file imports outside functions, including under TYPE_CHECKING."""
     pending = list(ast.parse(path.read_text()).body)
     while pending:
         node = pending.pop()
@@ -213,7 +213,7 @@ def test_no_module_imports_itself_through_others():
     }
     while free := {name for name, modules in below.items() if not modules}:
         below = {name: modules - free for name, modules in below.items() if name not in free}
-    # what is left imports itself, or a module that does
+    # each remaining module imports itself, or a module that does
     assert sorted(below) == []
 
 
@@ -223,7 +223,7 @@ def test_the_room_of_sequential_monte_carlo_is_not_crowded():
 
 
 def test_files_are_short():
-    # the report of results is written by a program, and as long as there are cases
+    # a program writes the report of results, whose length grows with the number of cases
     written = {ROOT / "bench" / "RESULTS.md"}
     lengths = {path: len(path.read_text().splitlines()) for path in {*FILES} - written}
     assert {str(path): n for path, n in lengths.items() if n > 500} == {}
@@ -241,13 +241,13 @@ def test_files_are_short():
     ],
 )
 def test_no_loose_ends(pattern, why):
-    found = [
+    matches = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in FILES
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if re.search(pattern, line) and path != Path(__file__)
     ]
-    assert found == [], why
+    assert matches == [], why
 
 
 def test_documents_that_are_named_exist():

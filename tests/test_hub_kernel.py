@@ -1,4 +1,4 @@
-"""The build for the Hugging Face hub: build.toml lists every source, and the exported operators stand alone."""
+"""Test that build.toml lists every source for the Hugging Face hub, and that exported operators stand alone."""
 
 from __future__ import annotations
 

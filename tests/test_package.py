@@ -1,4 +1,4 @@
-"""The public names, the time of an import, and the command line."""
+"""Test the public names, the time of an import, and the command line."""
 
 from __future__ import annotations
 

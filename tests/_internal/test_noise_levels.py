@@ -1,4 +1,4 @@
-"""The one check of noise levels, for samplers, runs and diagnostics."""
+"""Test the one check of noise levels that samplers, runs and diagnostics share."""
 
 import math
 

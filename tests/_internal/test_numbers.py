@@ -1,3 +1,5 @@
+"""Test the checks of numbers that public functions take."""
+
 import json
 import math
 

@@ -1,4 +1,4 @@
-"""`edmfast sample`: files in, weighted samples and pictures out, and one line for every mistake.
+"""Test that `edmfast sample` turns files into weighted samples and pictures, and reports each mistake in one line.
 
 A network whose last layer is zero is the energy of a Gaussian, so log Z has a closed form:
 d/2 log((sigma_min² + sigma_data²) / sigma_max²) for every exponent.

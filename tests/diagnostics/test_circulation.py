@@ -1,4 +1,4 @@
-"""The circulation of fields with a known curl, and the report on several models."""
+"""Test the circulation of fields with a known curl, and the report on several models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The asymmetry of linear fields with a known Jacobian, and of nonlinear gradients."""
+"""Test the asymmetry of linear fields with a known Jacobian, and of nonlinear gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of the diagnostics in every spelling, and wrong ones; see `tests.spellings`."""
+"""Test numbers of the diagnostics in every spelling, and wrong ones; see `tests.spellings`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The self-check of energies on Gaussian data, for which energy and score are known."""
+"""Test the self-check of energies on Gaussian data, for which energy and score are known."""
 
 from __future__ import annotations
 

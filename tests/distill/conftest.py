@@ -1,4 +1,4 @@
-"""Fixtures: a small two-dimensional problem whose teacher is exact."""
+"""Provide a small two-dimensional problem whose teacher is exact."""
 
 import pytest
 import torch

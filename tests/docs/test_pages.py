@@ -47,12 +47,12 @@ def resolved(name: str) -> Any:
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         try:
-            found: Any = importlib.import_module(".".join(parts[:length]))
+            value: Any = importlib.import_module(".".join(parts[:length]))
         except ImportError:
             continue
         for part in parts[length:]:
-            found = getattr(found, part)
-        return found
+            value = getattr(value, part)
+        return value
     raise ImportError(name)
 
 
@@ -72,15 +72,15 @@ def test_every_public_name_is_documented(package, name):
         assert "`__version__`" in (DOCS / "api" / "edmfast.md").read_text()
         return
     if package == "edmfast" and (DOCS / "api" / f"{name}.md").exists():
-        return  # a package with a page of its own
+        return  # this package has its own page
     wanted = getattr(importlib.import_module(package), name)
     pages = PACKAGES if package == "edmfast" else (package,)
-    found = [there for page in pages for there in documented(page)]
+    entries = [entry for page in pages for entry in documented(page)]
     if type(wanted) is type(edmfast):
-        assert [there for there in found if there.startswith(f"{package}.{name}.")]
+        assert [entry for entry in entries if entry.startswith(f"{package}.{name}.")]
     else:
         assert any(
-            there.rpartition(".")[2] == name and resolved(there) is wanted for there in found
+            entry.rpartition(".")[2] == name and resolved(entry) is wanted for entry in entries
         ), (
             f"put ::: {package}.{name} on docs/api/{package.rpartition('.')[2]}.md, or "
             f"::: {package}.{name}.{name} if a module has that name"

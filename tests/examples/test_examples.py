@@ -78,7 +78,7 @@ def test_compose_two_models(run):
     variables, ((exact,), (naive, estimate, error)) = run("compose_two_models")
     assert abs(estimate - exact) < 4 * error + 0.002
     assert naive < exact - 0.2
-    # far apart, the mass of a common mode is the integral of a product of two Gaussians
+    # the modes are far apart, so a common mode has the mass of a product of two Gaussians
     sums = variables["first"].stds.square() + variables["second"].stds.square()
     assert exact == pytest.approx(float(sums[0] / (sums[0] + sums[1])), abs=0.02)
 
@@ -112,7 +112,7 @@ def test_drop_in_sampler(run):
     for (name, errors), numbers in zip(variables["measured"].items(), printed, strict=True):
         assert numbers == pytest.approx(errors, rel=0.05)
         assert errors == sorted(errors, reverse=True)
-        # twice the steps: second-order solvers gain a factor of four in the end
+        # with twice the steps, second-order solvers gain a factor of four in the end
         assert name == "sample_euler" or errors[-1] < errors[-2] / 3
     assert variables["measured"]["sample_heun"][-1] < 1e-4
 

@@ -1,4 +1,4 @@
-"""All entry points that call a foreign denoiser or energy, each as a function of that model."""
+"""Provide every entry point that calls a foreign denoiser or energy, each as a function of that model."""
 
 import torch
 

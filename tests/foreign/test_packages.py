@@ -10,7 +10,7 @@ from edmfast.targets import Renamed
 from tests.foreign.entries import COMPILED, DATA, DENOISERS, LEVELS
 from tests.foreign.wrappers import SHAPE, like_states
 
-# entry points in which an untrained network, or its second derivative, overflows
+# in the entry points left out, an untrained network or its second derivative overflows
 QUIET = [name for name in DENOISERS if name not in ("score_asymmetry", "conservativity_report")]
 
 

@@ -1,4 +1,4 @@
-"""Denoisers of N(0, I) with the calling conventions of other packages, written from their formulas.
+"""Provide denoisers of N(0, I) with the calling conventions of other packages, written from their formulas.
 
 Like the originals, each fails unless sigma is a tensor [B] in the dtype and on the device of the states.
 """

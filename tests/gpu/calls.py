@@ -1,4 +1,4 @@
-"""A call of every operator, with its derivatives where there are some, on any device."""
+"""Provide a call of every operator, with its derivatives where there are some, on any device."""
 
 from __future__ import annotations
 
@@ -123,5 +123,5 @@ def change(inputs: Sequence[Tensor]) -> None:
     for tensor in inputs:
         if tensor.is_floating_point():
             tensor.mul_(0.7)
-        elif tensor.dtype == torch.int64:  # the state of the random numbers
+        elif tensor.dtype == torch.int64:  # this tensor is the state of the random numbers
             tensor[1:].add_(3)

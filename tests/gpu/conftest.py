@@ -1,4 +1,4 @@
-"""Fixtures of the GPU tests. Each test also runs on the CPU at small sizes, without a GPU."""
+"""Provide fixtures of the GPU tests. Each test also runs on the CPU at small sizes, without a GPU."""
 
 from __future__ import annotations
 

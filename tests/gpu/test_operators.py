@@ -180,7 +180,7 @@ def test_a_step_has_the_bits_of_the_cpu(models, dtype, generator, device):
             )
             weights = ops.weigh_and_resample(
                 weights,
-                # summed in another order than on the CPU, so it is not compared
+                # the CPU sums it in another order, so it is not compared
                 torch.zeros_like(ratio),
                 [*energies[step].to(place)],
                 [*energies[1 - step].to(place)],

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _WAIT = {
-    "aten::_local_scalar_dense",  # item, float(), bool()
+    "aten::_local_scalar_dense",  # item(), float() and bool() call it
     "aten::_unique2",
     "aten::bincount",
     "aten::equal",

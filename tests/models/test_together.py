@@ -125,7 +125,7 @@ def targets():
 @pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("rows", [1, 40])
 def test_several_in_one(calls, by_formulas, name, recorded, rows):
-    target, models = next(rest for found, *rest in targets() if found == name)
+    target, models = next(rest for label, *rest in targets() if label == name)
     x = torch.randn(rows, 8, generator=torch.Generator().manual_seed(0)).requires_grad_(recorded)
     for sigma in (0.3, torch.rand(rows, generator=torch.Generator().manual_seed(1)) + 0.1):
         calls.clear()

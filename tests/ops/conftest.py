@@ -1,4 +1,4 @@
-"""Fixtures of the operator tests: seeds, the compiled kernels, and memory that holds NaN."""
+"""Provide fixtures of the operator tests: seeds, the compiled kernels, and memory that holds NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls of raw operators that a program might make by mistake, and whether each is accepted.
+"""List calls of raw operators that a program might make by mistake, and whether each is accepted.
 
 Run as a program, this module makes all calls from number FIRST on and prints a line before and after each. If a
 call kills the process, it is the last one named.

@@ -12,7 +12,7 @@ from bench.studies import attention_memory
 from edmfast.ops import attention
 
 DOUBLE = torch.float64
-KEYS = 19  # enough keys for torch's own kernel on the CPU, and not a multiple of a vector
+KEYS = 19  # enough keys for torch's own kernel on the CPU; they are not a multiple of a vector
 
 
 def plain(q, k, v, scale=None, causal=False, key_mask=None):
@@ -60,7 +60,7 @@ def cotangents_of(generator, tensors, dtype=DOUBLE):
 )
 @pytest.mark.parametrize(
     "width", [5, 8]
-)  # the width of values; torch's own kernel needs the width of keys, 8
+)  # this is the width of values; torch's own kernel needs the width of keys, 8
 def test_three_orders_against_the_definition(generator, length, keys, masked, causal, width):
     tensors = inputs(generator, (2, 3), length, keys, 8, width)
     cotangents = cotangents_of(generator, tensors)
@@ -226,7 +226,7 @@ def test_any_strides_in_every_order(generator):
 def test_opcheck(generator, permuted, masked):
     q, k, v = inputs(generator, (2, 3), 5, KEYS, 4, 4, torch.float32)
     grad = torch.randn(2, 3, 5, 4, generator=generator).requires_grad_()
-    if permuted:  # heads before positions; then positions after widths
+    if permuted:  # heads come before positions, then positions after widths
         q, v, grad = (
             t.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
             for t in (q, v, grad)
@@ -320,7 +320,7 @@ def test_a_sequence_whose_scores_would_not_fit(generator):
     first = torch.autograd.grad(attention(q, k, v), (q, k, v), g, create_graph=True)
     second = torch.autograd.grad(first, (g, q, k, v), (a, b, c))
     assert torch.cuda.max_memory_allocated() - before < 2 * 2**30
-    rows = slice(0, 64)  # one head by the formula in float64
+    rows = slice(0, 64)  # this compares one head with the formula in float64
     head = [tensor[0, 3].detach().double() for tensor in (q, k, v)]
     wanted = plain(head[0][rows], *head[1:])
     torch.testing.assert_close(

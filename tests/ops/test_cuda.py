@@ -26,7 +26,7 @@ from edmfast.ops.resample.operator import SCHEMES
 
 INF, NAN = math.inf, math.nan
 FLOATS = (torch.float32, torch.float64)
-# around 8192, where several blocks share a population, and around the borders of their tiles
+# these lie around 8192, from where several blocks share a population, and around tile borders
 LARGE = [
     (1, 8191),
     (2, 8192),
@@ -101,7 +101,7 @@ def on_host(arguments):
     return [argument.cpu() for argument in arguments]
 
 
-# some d for every number of threads per row, odd ones too
+# these d, odd ones too, cover every number of threads per row
 @pytest.mark.parametrize("d", [1, 2, 7, 8, 9, 63, 65, 257, 2047, 2049, 12_288])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_propagate(generator, d, dtype):
@@ -110,7 +110,7 @@ def test_propagate(generator, d, dtype):
     moved, ratio = propagate(*arguments, **first)
     host_moved, host_ratio = propagate(*on_host(arguments), **first)
     assert torch.equal(moved.cpu(), host_moved)
-    # the rounding of m and of a few products, in sums of d terms of size one to ten
+    # m and a few products are rounded, in sums of d terms of size one to ten
     scale = torch.finfo(dtype).eps * (10 * d + host_ratio.abs())
     assert ((ratio.cpu() - host_ratio).abs() <= 4 * scale).all()
 
@@ -216,7 +216,7 @@ def test_bad_weights_in_large_populations(generator, particles, dtype):
     uniform = torch.rand(8, generator=generator, dtype=torch.float64).cuda()
     result = check_resample(weights.cuda(), uniform)
     assert result.degenerate.tolist() == [2, 3, 1, 4, 0, 4, 0, 0]
-    # contiguous, but it does not start at a multiple of 16 bytes
+    # it is contiguous, but does not start at a multiple of 16 bytes
     shifted = weights.cuda().flatten()[1:-7].view(8, particles - 1)
     check_resample(shifted, uniform, 0.5)
 

@@ -8,7 +8,7 @@ import torch
 from edmfast import ops
 from edmfast.ops.resample.operator import SCHEMES
 
-# made before any thread flushes, because even a literal of this size is zero on a thread that does
+# this precedes any flushing, because even a literal of this size is zero on a thread that flushes
 SUBNORMAL = {
     torch.float16: 4e-6,
     torch.bfloat16: 1e-39,

@@ -13,7 +13,7 @@ RNG = ops.rng_state(1, 2)
 ANCESTORS = torch.tensor([[0, 0, 2], [1, 1, 1]], dtype=torch.int32)
 
 
-@functools.cache  # drawn before any transform, because transforms refuse random numbers
+@functools.cache  # these are drawn before any transform, because transforms refuse random numbers
 def numbers(*shape):
     return torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=F64)
 
@@ -39,7 +39,7 @@ def propagate(x, score, coefficients):
     return ops.propagate(x, [numbers(2, 3, 4), score], ANCESTORS, coefficients, RNG)[0]
 
 
-# operator -> (a function of one input, an example of that input)
+# each operator has a function of one input, and an example of that input
 WITHOUT = {
     "propagate x": (lambda x: propagate(x, numbers(2, 3, 4), numbers(2, 4)), numbers(2, 3, 4)),
     "propagate score": (lambda s: propagate(numbers(2, 3, 4), s, numbers(2, 4)), numbers(2, 3, 4)),

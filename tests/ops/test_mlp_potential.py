@@ -9,7 +9,7 @@ import torch.utils.checkpoint
 from edmfast.ops.mlp_potential.operator import Perceptron, mlp_potential, mlp_potentials
 
 DOUBLE = torch.float64
-# models, rows, numbers of a state, width, layers
+# each row is: models, rows, numbers of a state, width, layers
 SIZES = [
     (1, 0, 3, 8, 1),
     (2, 1, 1, 1, 1),

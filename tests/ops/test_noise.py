@@ -1,4 +1,4 @@
-"""Normals from a counter: their bits, their layout, their distribution, and what they do not depend on."""
+"""Test normals from a counter: their bits, their layout, their distribution, and what they do not depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Group, layer and RMS norm with two derivatives: float64, any place in a batch, any layout in memory."""
+"""Test group, layer and RMS norm with two derivatives: float64, any place in a batch, any layout in memory."""
 
 from __future__ import annotations
 

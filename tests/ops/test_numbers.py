@@ -1,4 +1,4 @@
-"""Numbers that operators take, in every spelling and with wrong values; see `tests.spellings`."""
+"""Test numbers that operators take, in every spelling and with wrong values; see `tests.spellings`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The potential and the assembly of a score: literal values, float64, derivatives, any place in a batch."""
+"""Test the potential and the assembly of a score: literal values, float64, derivatives, place in a batch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_equals_float64(generator, name, shape, dtype):
     eps = torch.finfo(dtype).eps
     for ours, wanted in zip(call(name, inputs), truth_of(name, inputs), strict=True):
         assert ours.dtype == dtype
-        # the error of a sum of d terms of size 1, where each term and the result round once
+        # in a sum of d terms of size 1, each term and the result round once
         atol = 20 * eps * max(1.0, shape[1] ** 0.5)
         torch.testing.assert_close(ours.double(), wanted, rtol=20 * eps, atol=atol)
 
@@ -82,7 +82,7 @@ def test_gradcheck(generator, elements):
     coefficients.requires_grad_()
     for order in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
         assert order(potential, (h, y, weight))
-        # each output alone, so that the cotangent of the other one is absent
+        # each output is used alone, so that the cotangent of the other one is absent
         assert order(lambda *operands: potential(*operands)[0], (h, y, weight))
         assert order(lambda *operands: potential(*operands)[1], (h, y, weight))
         assert order(potential_assemble, (h, p, y, coefficients))

@@ -39,7 +39,7 @@ def test_equals_reference(shape, dtype):
     x, score, ancestors, coefficients, rng = inputs
     wanted, wanted_ratio = reference.propagate(x, [score], ancestors, coefficients, rng, None, 2, 0)
     assert torch.equal(moved, wanted)
-    # the error of sums of d terms, rounded in the dtype of the state
+    # sums of d terms are rounded in the dtype of the state
     torch.testing.assert_close(
         ratio, wanted_ratio, rtol=4e-6 if dtype == torch.float32 else 1e-13, atol=1e-5
     )

@@ -121,7 +121,7 @@ def test_log_z_by_hand():
     last = weigh_and_resample(weights, ratio + 1, [], [], rng_state(0, 3), ess_threshold=0.0)
     assert not last.resampled
     assert (last.log_z + last.log_mean).item() == pytest.approx(4 * math.log(2.0) + 1, rel=1e-15)
-    # not reset, so the next increments multiply: (1 + 9)/2
+    # weights are not reset, so the next increments multiply: (1 + 9)/2
     last = weigh_and_resample(last, ratio, [], [], rng_state(0, 4), ess_threshold=0.0)
     assert last.log_mean.item() == pytest.approx(math.log(5.0) + 1, rel=1e-15)
 

@@ -1,4 +1,4 @@
-"""Reference trajectories of the public projects in float64, and the denoiser that made them."""
+"""Provide reference trajectories of the public projects in float64, and the denoiser that made them."""
 
 from __future__ import annotations
 

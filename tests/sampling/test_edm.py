@@ -1,4 +1,4 @@
-"""Features of the EDM and EDM2 samplers only: guidance, limits of the network, dtypes, noise."""
+"""Test what only the EDM and EDM2 samplers have: guidance, limits of the network, dtypes, noise."""
 
 from __future__ import annotations
 

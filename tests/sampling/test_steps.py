@@ -1,4 +1,4 @@
-"""The elementary steps, checks and errors that all samplers share."""
+"""Test the elementary steps, checks and errors that all samplers share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Markov chains at one noise level: their bits, continuation and errors."""
+"""Test Markov chains at one noise level: their bits, continuation and errors."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The options of `smc.sample`: few parameters, and frozen dataclasses whose errors name the field."""
+"""Test the options of `smc.sample`: few parameters, and frozen dataclasses whose errors name the field."""
 
 import dataclasses
 import importlib

@@ -1,4 +1,4 @@
-"""Exponents with one number per population, sums within sums, and sums of plain denoisers."""
+"""Test exponents with one number per population, sums within sums, and sums of plain denoisers."""
 
 import math
 

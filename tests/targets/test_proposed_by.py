@@ -1,4 +1,4 @@
-"""`targets.ProposedBy`: the energy of one model with the score of another."""
+"""Test `targets.ProposedBy`, the energy of one model with the score of another."""
 
 import pytest
 import torch

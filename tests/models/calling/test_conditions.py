@@ -7,7 +7,7 @@ from edmfast import sampling, smc
 from edmfast.models import Denoiser, DiT, EnergyModel, PairwiseMLP, ResidualMLP, UNet
 from edmfast.targets import Conditioned, Guided, Product, Tempered
 
-ROWS = 20  # a batch that is padded to 32 rows
+ROWS = 20  # models pad a batch of this size to 32 rows
 BACKBONES = {
     "mlp": (lambda: ResidualMLP(2, width=8, depth=1, num_classes=5), (2,)),
     "odd mlp": (lambda: ResidualMLP(3, width=7, depth=1, num_classes=5), (3,)),

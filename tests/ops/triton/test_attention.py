@@ -148,10 +148,10 @@ def test_any_strides(run, generator):
     """Views have the bits of contiguous tensors, and are read where they are."""
     a, b, c, grad, q, k, v = make(generator, torch.float32, 2, 2, 20, 33, 16, 24)
     views = [
-        a.transpose(1, 2).contiguous().transpose(1, 2),  # heads before positions
+        a.transpose(1, 2).contiguous().transpose(1, 2),  # heads come before positions
         b.mT.contiguous().mT,
         c.repeat_interleave(2, dim=-1)[..., ::2],
-        grad[:1, :, :1, :1].expand_as(grad),  # that of a sum
+        grad[:1, :, :1, :1].expand_as(grad),  # the gradient of a sum is expanded
         torch.stack([q, q + 1]).permute(1, 2, 3, 4, 0)[..., 0],
         k[:, :1].expand_as(k),
         torch.cat([v, v], dim=2)[:, :, :33],

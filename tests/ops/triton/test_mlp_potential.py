@@ -15,7 +15,7 @@ from tests.ops.triton.as_on_a_device import as_on_a_device
 kernels = pytest.importorskip("edmfast.ops.mlp_potential.triton_ops", exc_type=ImportError)
 
 DOUBLE = torch.float64
-# models, rows, numbers of a state, width, layers, shared numbers, shared shifts
+# each row is: models, rows, numbers of a state, width, layers, shared numbers, shared shifts
 SIZES = [
     (1, 5, 2, 16, 2, True, True),
     (2, 37, 3, 20, 3, False, False),

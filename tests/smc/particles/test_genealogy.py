@@ -15,7 +15,7 @@ T, P, N = 7, 3, 9
 def ancestors(request):
     generator = torch.Generator().manual_seed(1)
     drawn = torch.randint(0, N, (T, P, N), generator=generator, dtype=torch.int32)
-    drawn[2, 1] = torch.arange(N)  # a level where one population was not resampled
+    drawn[2, 1] = torch.arange(N)  # one population was not resampled at this level
     if request.param:
         drawn[-1] = torch.arange(N)
     return drawn

@@ -44,7 +44,7 @@ def test_an_estimate_is_rounded_to_its_error(value, error, text):
     estimate = Estimate(torch.tensor(value).double(), torch.tensor(error).double())
     assert str(estimate) == f"{estimate}" == text
     assert repr(estimate) == f"Estimate({text})"
-    first, second = estimate  # still a tuple
+    first, second = estimate  # an estimate is still a tuple
     assert first is estimate.value
     assert second is estimate.standard_error
 

@@ -256,7 +256,8 @@ def test_normalisers_of_different_targets_are_not_averaged():
     with pytest.raises(ValueError, match="pooling='equal'"):
         run.expectation_estimate(lambda x: x)
     run.expectation_estimate(lambda x: x, pooling="equal")
-    unknown = dataclasses.replace(run, one_target=None)  # a file of an earlier version
+    # a file of an earlier version lacks this field
+    unknown = dataclasses.replace(run, one_target=None)
     unknown.log_z_estimate()
 
 
