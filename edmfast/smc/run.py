@@ -80,7 +80,7 @@ class Run:
             log_weights = log_weights + fk.rewards.total(paid)
             memory = torch.cat([memory, paid], 2)
         threshold = self.schedule.threshold(0)
-        weights = self.populations.decide(
+        weights = self.populations.weigh_and_resample(
             self.populations.start(x.shape[0], x.shape[1], x.device),
             Increments(log_weights, [], []),
             self.rng[0],

@@ -1,4 +1,8 @@
-"""One step of a run as a function of tensors: propose, evaluate, weigh and resample.
+"""Advance all particles by one step of a run, as a function of tensors.
+
+The order is: move each slot's ancestor by the proposal, evaluate the target at the new noise level, add the increments
+to the log-weights, and decide which populations to resample. Deciding draws ancestors and copies nothing: the next
+step's proposal, or the correctors of this step, take the ancestors' states.
 
 The step reads no device value. It runs eagerly, and is traced for `compile=True`; what changes from step to step
 (levels, index, the state of the noise) may therefore be tensors. A `FeynmanKac` model moves and weighs the
@@ -21,7 +25,7 @@ from edmfast.smc.proposals import Step
 
 @dataclass(frozen=True)
 class Mode:
-    """What a step does; a run has two or three modes.
+    """The parts of a step that depend on its level: a run has one mode for most steps and others at its ends.
 
     threshold: resample below this fraction of N. weigh: accumulate log-weights. probe: compute the curvature.
     last: the step leads to the last level, where rewards are paid in full. correct: correctors follow.
@@ -61,7 +65,7 @@ class Advance:
             energies = [*energies, -fk.rewards.total(paid)]
             energies_before = [*energies_before, -fk.rewards.total(state.memory)]
             memory = torch.cat([memory, paid], 2)
-        weights = self.populations.decide(
+        weights = self.populations.weigh_and_resample(
             before,
             Increments(move.log_ratio, energies, energies_before),
             next_rng,

@@ -58,7 +58,7 @@ class SharedPopulations(Populations):
         weights = super().start(populations, particles, device)
         return weights._replace(root=weights.root + self.first_particle)
 
-    def decide(
+    def weigh_and_resample(
         self,
         before: Weights,
         increments: Increments,

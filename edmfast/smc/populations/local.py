@@ -14,7 +14,7 @@ from edmfast.smc.populations.select import SELECT, select_one
 
 
 class Increments(NamedTuple):
-    """What the log-weights of a level are accumulated from.
+    """The terms that a step adds to the log-weights.
 
     log_ratio: [P, N] in nats. energies, energies_before: lists of [P, N], after and before the move; each
     difference is subtracted from the log-weight.
@@ -53,7 +53,7 @@ class Populations:
         """Return the particles as a step needs them: with all ancestors held by this process."""
         return state
 
-    def decide(
+    def weigh_and_resample(
         self,
         before: Weights,
         increments: Increments,

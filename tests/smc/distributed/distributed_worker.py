@@ -190,7 +190,7 @@ def weights_of_a_level():
         whole = weigh_and_resample(
             whole, ratio, now, past, rng, ess_threshold=threshold, first_population=5
         )
-        part = shared.decide(
+        part = shared.weigh_and_resample(
             part._replace(ancestors=identity),
             Increments(ratio[:, mine], [now[:, mine]], [before]),
             rng,
