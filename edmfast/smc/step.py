@@ -1,8 +1,8 @@
 """Advance all particles by one step of a run, as a function of tensors.
 
-The order is: move each slot's ancestor by the proposal, evaluate the target at the new noise level, add the increments
-to the log-weights, and decide which populations to resample. Deciding draws ancestors and copies nothing: the next
-step's proposal, or the correctors of this step, take the ancestors' states.
+The order is: move each slot's ancestor by the proposal, evaluate the target at the new noise level, add the
+increments to the log-weights, and decide which populations to resample. Deciding draws ancestors and copies
+nothing: the next step's proposal, or the correctors of this step, take the ancestors' states.
 
 The step reads no device value. It runs eagerly, and is traced for `compile=True`; what changes from step to step
 (levels, index, the state of the noise) may therefore be tensors. A `FeynmanKac` model moves and weighs the
