@@ -144,7 +144,7 @@ PLAIN = [
     smc.NoiseMatched(0.5),
     smc.CurvatureMatched(),
     smc.CurvatureMatched((1.0, 0.5)),
-    smc.Corrected(),
+    smc.FeynmanKacProposal(),
     smc.SuperDiff(),
     smc.ULA(2),
     smc.MALA(2),

@@ -56,7 +56,7 @@ def log_z_error(log_z: Tensor, truth: float) -> float:
 
     The mean of Z over independent populations is an unbiased estimate, so its log is the natural estimate of log
     Z. Collapsed populations, with a log_z of -inf or NaN, count as Z = 0.
-    Source: Del Moral 2004, "Feynman-Kac Formulae" (unbiasedness of the normaliser).
+    Source: Del Moral 2004, "Feynman–Kac Formulae" (unbiasedness of the normaliser).
 
     Args:
         log_z: the log-normalisers of P populations [P], in nats.

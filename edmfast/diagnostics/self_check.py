@@ -13,7 +13,7 @@ also the log-weight of the Euler-Maruyama proposal, which sequential Monte Carlo
   which remains even for an exact energy (compare with a finer schedule to separate the two). It does not cancel:
   it is the noise that a learned energy adds to every weight.
 
-Source: the Feynman-Kac weights of Skreta et al. 2025 (arXiv 2503.02819) and Thornton et al. 2025 (arXiv
+Source: the Feynman–Kac weights of Skreta et al. 2025 (arXiv 2503.02819) and Thornton et al. 2025 (arXiv
 2502.12786), for one model at exponent 1.
 """
 

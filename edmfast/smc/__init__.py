@@ -5,10 +5,14 @@
 
 | where                               | what it holds                                                            |
 |-------------------------------------|--------------------------------------------------------------------------|
-| `sample`, `options`                 | the arguments of a run and their checks                                  |
-| `run`, `step`, `state`              | all levels of a run, one step, and the state between two steps           |
+| `sample`, `options`, `arguments`    | the arguments of a run and their checks; `Distribution` says how a run   |
+|                                     | is spread over the ranks of a process group                              |
+| `schedule`, `calibration`           | the noise levels of a run, and levels that a pilot run measured          |
+| `run`, `step`, `state`, `compiled`  | all levels of a run, one step, the state between two steps, and a step   |
+|                                     | as one compiled graph                                                    |
 | `feynman_kac`                       | how particles move and what they weigh, one file for each kind of model  |
-| `proposals`                         | the kernels of the moves                                                 |
+| `proposals`                         | the kernels of the moves; `FeynmanKacProposal` is the kernel that the    |
+|                                     | Feynman–Kac corrector uses                                               |
 | `correctors`                        | Markov chain moves between the steps                                     |
 | `populations`, `distributed`        | particles of one process, and particles spread over the ranks of a group |
 | `checkpoint`                        | files of runs that are not finished                                      |
@@ -28,9 +32,9 @@ from edmfast.smc.particles.evaluations import Evaluations
 from edmfast.smc.particles.particles import Particles
 from edmfast.smc.proposals import (
     Ancestral,
-    Corrected,
     CurvatureMatched,
     Euler,
+    FeynmanKacProposal,
     NoiseMatched,
     Proposal,
     SuperDiff,
@@ -49,7 +53,6 @@ __all__ = [
     "Calibration",
     "ChainResult",
     "Checkpoint",
-    "Corrected",
     "Correction",
     "Corrector",
     "CurvatureMatched",
@@ -59,6 +62,7 @@ __all__ = [
     "Estimate",
     "Euler",
     "Evaluations",
+    "FeynmanKacProposal",
     "GaugeWarning",
     "MixedModelsWarning",
     "NoiseMatched",

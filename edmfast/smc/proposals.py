@@ -16,8 +16,8 @@ kappa are the exact time reversal, so the weights do not vary. Without energies,
 of the Feynman–Kac corrector (see `edmfast.smc.feynman_kac.scores`) and "superdiff" has none (see
 `edmfast.smc.feynman_kac.superdiff`).
 
-To add a proposal, subclass `Proposal`, define `coefficients`, and give it a name in `PROPOSALS`. A caller's own
-subclass may be passed as `proposal=` without a name.
+To add a proposal, subclass `Proposal`. Define `plain_coefficients`, or `coefficients` if it needs the curvature,
+and give it a name in `PROPOSALS`. A caller's own subclass may be passed as `proposal=` without a name.
 
 Sources: Thornton et al. 2025, arXiv 2502.12786 (Feynman–Kac weights); Karras et al. 2022, arXiv 2206.00364 (noise
 levels); Skreta et al. 2025, arXiv 2503.02819 (Feynman–Kac corrector); kappa follows from the second-order Tweedie
@@ -81,11 +81,20 @@ class Proposal:
         `needs_curvature` is True, and unspecified numbers otherwise.
         """
         ones = torch.ones_like(curvature, dtype=torch.float64)
-        return torch.stack([ones * number for number in self._numbers(step, exponent)], dim=1)
+        return torch.stack(
+            [ones * number for number in self.plain_coefficients(step, exponent)], dim=1
+        )
 
-    def _numbers(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
-        """Return drift, v_M and v_L as numbers or [P]; for kernels that need no curvature."""
-        raise TypeError(f"{type(self).__name__} must define the method coefficients")
+    def plain_coefficients(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
+        """Return drift, v_M and v_L, each a number for all populations, or a tensor [P].
+
+        A kernel that needs no curvature defines this method, and inherits `coefficients`. exponent: A, a number
+        or [P]. Raises TypeError where a subclass defines neither.
+        """
+        raise TypeError(
+            f"{type(self).__name__} must define the method plain_coefficients, or coefficients if it needs the "
+            "curvature"
+        )
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ class Euler(Proposal):
 
     name = "euler"
 
-    def _numbers(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
+    def plain_coefficients(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
         return step.tau2, step.tau2, step.tau2
 
 
@@ -104,7 +113,7 @@ class Ancestral(Proposal):
 
     name = "ancestral"
 
-    def _numbers(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
+    def plain_coefficients(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
         return step.tau2, step.tau2 * (step.u / step.s) ** 2, step.tau2
 
 
@@ -125,7 +134,7 @@ class NoiseMatched(Proposal):
             check_level("data_std", data_std)
         object.__setattr__(self, "data_std", data_std)
 
-    def _numbers(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
+    def plain_coefficients(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
         c2 = self.data_std**2
         kappa = (step.u**2 + c2) / (step.s**2 + c2)
         return step.tau2 / exponent, kappa * step.tau2 / exponent, step.tau2 / exponent
@@ -170,7 +179,7 @@ class CurvatureMatched(Proposal):
 
 
 @dataclass(frozen=True)
-class Corrected(Proposal):
+class FeynmanKacProposal(Proposal):
     """The step of the Feynman–Kac corrector: the reverse diffusion with eta times its noise.
 
     It does not divide the score by the exponent A, because the corrector's weights account for A. Source:
@@ -184,7 +193,7 @@ class Corrected(Proposal):
     def __post_init__(self) -> None:
         object.__setattr__(self, "eta", as_float("eta", self.eta, least=0))
 
-    def _numbers(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
+    def plain_coefficients(self, step: Step, exponent: Exponent) -> tuple[Number, Number, Number]:
         variance = self.eta * step.tau2
         return (1 + self.eta) / 2 * step.tau2, variance, variance
 
@@ -209,7 +218,7 @@ PROPOSALS = {
     "ancestral": Ancestral,
     "noise_matched": NoiseMatched,
     "curvature_matched": CurvatureMatched,
-    "feynman_kac": Corrected,
+    "feynman_kac": FeynmanKacProposal,
     "superdiff": SuperDiff,
 }
 """The proposals by their names."""

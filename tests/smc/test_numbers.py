@@ -200,7 +200,7 @@ CASES = [
         step_size=(REAL, 0.5, 0.0),
     ),
     *table("smc.NoiseMatched", smc.NoiseMatched, data_std=(REAL, 0.5, -1.0, 1e200)),
-    *table("smc.Corrected", smc.Corrected, eta=(REAL, 0.5, -1.0, math.inf)),
+    *table("smc.FeynmanKacProposal", smc.FeynmanKacProposal, eta=(REAL, 0.5, -1.0, math.inf)),
     *table("smc.SuperDiff", smc.SuperDiff, temperature=(REAL, 0.5, math.inf)),
     row("smc.CurvatureMatched", "kappa", REAL, 0.5, lambda k: smc.CurvatureMatched((k,))),
     *table("smc.HMC", smc.HMC, steps=(COUNT, 2, 0)),

@@ -192,7 +192,7 @@ def kernels(
 def others(
     task: Task, energy: Any, fitted: smc.Calibration, repeats: int, seed: int, quality: Quality
 ) -> list[Outcome]:
-    """Tabulate Feynman-Kac corrector weights from scores, scaled or added scores without weights, and
+    """Tabulate Feynman–Kac corrector weights from scores, scaled or added scores without weights, and
     SuperDiff."""
     sigmas, low = fitted.sigmas, fitted.sigma_lo
     corrected = run(task, energy, sigmas, low, repeats, seed, weights="score")

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from edmfast.smc.feynman_kac import notes
 from edmfast.smc.feynman_kac.base import FeynmanKac
-from edmfast.smc.feynman_kac.energy import EXACT, EnergyFeynmanKac
+from edmfast.smc.feynman_kac.energy import EXACT_LAW, EnergyFeynmanKac
 from edmfast.smc.feynman_kac.rewards import PathRewards, outer_rewards
 from edmfast.smc.feynman_kac.scores import CORRECTED, PLAIN, ScoreFeynmanKac, is_plain
 from edmfast.smc.feynman_kac.superdiff import SUPERPOSED_AND, SUPERPOSED_OR, SuperDiffFeynmanKac
 from edmfast.smc.populations.exponents import population_exponents
 from edmfast.smc.proposals import (
     Ancestral,
-    Corrected,
     CurvatureMatched,
+    FeynmanKacProposal,
     Proposal,
     SuperDiff,
     as_proposal,
@@ -127,7 +127,7 @@ def choose_feynman_kac(
 
 
 def _from_energies(choice: _Choice, proposed: bool) -> FeynmanKac:
-    description, log_z_note = EXACT, notes.of_energies(choice.target)
+    description, log_z_note = EXACT_LAW, notes.of_energies(choice.target)
     if has_unknown_gauges(choice.target):
         warnings.warn(UNKNOWN_GAUGES, GaugeWarning, stacklevel=4)
         description += f"; but {UNKNOWN_GAUGES}"
@@ -138,7 +138,7 @@ def _from_energies(choice: _Choice, proposed: bool) -> FeynmanKac:
             stacklevel=4,
         )
     kernel = choice.proposal or CurvatureMatched()
-    if isinstance(kernel, Corrected) and kernel.eta == 0:
+    if isinstance(kernel, FeynmanKacProposal) and kernel.eta == 0:
         raise ValueError("without noise (eta = 0) a move has no density, which exact weights need")
     return EnergyFeynmanKac(**choice.fields(kernel, description, log_z_note))
 
@@ -174,8 +174,8 @@ def _from_scores(choice: _Choice, device: torch.device) -> FeynmanKac:
             **choice.fields(kernel, SUPERPOSED_AND, unweighted), models=models
         )
     plain = is_plain(exponents)
-    kernel = kernel or (_plain_proposal(choice.kappa) if plain else Corrected())
-    if not plain and not isinstance(kernel, Corrected):
+    kernel = kernel or (_plain_proposal(choice.kappa) if plain else FeynmanKacProposal())
+    if not plain and not isinstance(kernel, FeynmanKacProposal):
         raise ValueError(
             f"{kernel.name!r} has no weights from scores for a product or a temperature: proposal must be "
             "'feynman_kac' or 'superdiff'"
@@ -222,7 +222,7 @@ def _guide(tilts: tuple[Any, ...], plain: bool, kernel: Proposal) -> Any:
     guiding = [tilt for tilt in tilts if tilt.gradient != "none"]
     if not guiding:
         return None
-    if not plain or len(tilts) > 1 or (isinstance(kernel, Corrected) and kernel.eta == 0):
+    if not plain or len(tilts) > 1 or (isinstance(kernel, FeynmanKacProposal) and kernel.eta == 0):
         raise ValueError(
             "without energies the moves can follow the gradient of one reward on one model, with noise: use "
             "gradient='none' here, or energies"

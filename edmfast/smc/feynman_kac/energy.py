@@ -1,6 +1,7 @@
 """The Feynman–Kac model of a target with an energy: exact weights for any proposal and any step size.
 
-log G = R - [U(x_u, u) - U(x_s, s)] with R from `edmfast.ops.propagate`.
+log G = R - [U(x_u, u) - U(x_s, s)] with R from `edmfast.ops.propagate`. The difference is taken in
+`edmfast.ops.weigh_and_resample`; an exponent such as gamma is already inside U.
 Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra 2006 (SMC samplers).
 """
 
@@ -15,12 +16,15 @@ from edmfast._internal.broadcast import population_factors
 from edmfast.ops import propagate
 from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.feynman_kac.evaluate import Evaluation, evaluate
+from edmfast.smc.particles.law_notes import EXACT
 from edmfast.smc.populations.gather import take
 from edmfast.smc.populations.local import Populations
 from edmfast.smc.populations.particle_state import Move, ParticleState
 from edmfast.smc.proposals import Step, coefficients_of
 
-EXACT = "exact: weights from energies, for the target at the last noise level and any step size"
+EXACT_LAW = (
+    f"{EXACT}: weights from energies, for the target at the last noise level and any step size"
+)
 
 
 class EnergyFeynmanKac(FeynmanKac):

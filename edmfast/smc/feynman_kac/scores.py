@@ -8,7 +8,7 @@ With scores s_i, exponents a_i, S' = sum_i a_i s_i and delta_t = tau²/2,
 The law of the weighted particles tends to the product of the p_i^{a_i} as the steps go to zero, for any
 eta >= 0; at a given number of steps it is off by their first order. Annealing, guidance and products are special
 cases. Little noise produces few outliers for the weights to find: far out, where all s_i = -x/sigma², the weights
-have finite variance for eta > (A - 1)/A only. Source: Skreta et al. 2025, "Feynman-Kac correctors in diffusion",
+have finite variance for eta > (A - 1)/A only. Source: Skreta et al. 2025, "Feynman–Kac correctors in diffusion",
 arXiv 2503.02819.
 
 The moves of a plain sampler may follow the gradient of a reward. With m the added mean and v the variance of the
@@ -36,7 +36,7 @@ from edmfast.smc.proposals import Step, coefficients_of
 from edmfast.targets.exponents import Exponent
 
 CORRECTED = (
-    "Feynman-Kac corrector weights from scores: exact as the steps go to zero, off by their first order "
+    "Feynman–Kac corrector weights from scores: exact as the steps go to zero, off by their first order "
     "in tau² otherwise; log Z is up to what the start leaves out"
 )
 PLAIN = "plain sampler: equal weights, the law of the sampler at these steps; rewards tilt that law exactly"

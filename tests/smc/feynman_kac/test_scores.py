@@ -1,4 +1,4 @@
-"""Test laws without energies: the Feynman-Kac corrector, superposition, and rewards on a plain sampler."""
+"""Test laws without energies: the Feynman–Kac corrector, superposition, and rewards on a plain sampler."""
 
 import itertools
 import math
@@ -63,10 +63,10 @@ def test_corrector_tends_to_the_law(levels, target, eta, mean, variance):
         levels(500, low=0.01, high=40.0),
         particles=500,
         populations=SEEDS,
-        proposal=smc.Corrected(eta=eta),
+        proposal=smc.FeynmanKacProposal(eta=eta),
         options=smc.RunOptions(dtype=torch.float64),
     )
-    assert "Feynman-Kac" in result.law
+    assert "Feynman–Kac" in result.law
     estimates = moments(result)
     close(estimates[0], mean, allowed=0.01)
     close(estimates[1], variance, allowed=0.02 * variance)

@@ -306,7 +306,7 @@ def test_the_quality_of_a_learned_energy_is_not_judged():
 
 
 def test_the_phrases_of_laws_are_recognised():
-    assert energy.EXACT.startswith(law_notes.EXACT)
+    assert energy.EXACT_LAW.startswith(law_notes.EXACT)
     for text in (scores.PLAIN, superdiff.SUPERPOSED_AND, superdiff.SUPERPOSED_OR):
         assert text.startswith(law_notes.UNWEIGHTED)
     cut = quiet(COLD, GOOD, sigma_range=(1.0, math.inf))
