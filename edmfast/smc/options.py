@@ -49,7 +49,7 @@ class Correction:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run is saved, and from where it goes on.
+    """The checkpoints of a run: the file it writes, and the file it resumes from.
 
     path: the file that is written every `every` steps, and on Ctrl-C or any other exception after the last whole
         step. Where it cannot be written the run goes on and warns; the last step of a run that an error ends is
@@ -72,7 +72,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Distribution:
-    """How a run is spread over the ranks of a process group, or over several calls.
+    """The distribution of a run over the ranks of a process group, or over several calls.
 
     group: of torch.distributed, or None for one process. All its ranks call with the same arguments, each with the
         target on its own device. Particles have the bits of one process, except for rounding of the target in

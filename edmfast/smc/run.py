@@ -27,7 +27,7 @@ _START_STREAM = 1
 
 
 class Run:
-    """What does not change during a run: its Feynman–Kac model, populations, correctors, levels and noise."""
+    """The fixed parts of a run: its Feynman–Kac model, populations, correctors, levels and noise."""
 
     def __init__(
         self,

@@ -44,7 +44,7 @@ _RESULT_AXES |= {"sigmas": None, "ancestors": 2, "acceptance": None}
 
 
 class Share:
-    """What one rank does of a run of P populations of N particles.
+    """The share of one rank in a run of P populations of N particles.
 
     held: the populations as this rank holds them. populations, particles: how many of each this rank has.
 

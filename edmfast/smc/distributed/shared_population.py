@@ -199,9 +199,9 @@ class SharedPopulations(Populations):
         first = torch.arange(len(index), device=index.device)[:, None] * self.held
         place = first + index % self.held
         requests = (index // self.held * rows + place).flatten()
-        wanted, inverse = torch.unique(requests, return_inverse=True)
-        counts = self._counts(wanted // rows)
-        requested, due = self.ranks.exchange(wanted % rows, counts)
+        needed, inverse = torch.unique(requests, return_inverse=True)
+        counts = self._counts(needed // rows)
+        requested, due = self.ranks.exchange(needed % rows, counts)
         sent = pack([tensor.flatten(0, 1)[requested] for tensor in tensors])
         received, _ = self.ranks.exchange(sent, due, counts)
         unpacked = unpack(received[inverse], [tensor.flatten(0, 1) for tensor in tensors])

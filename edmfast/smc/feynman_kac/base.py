@@ -116,5 +116,5 @@ class FeynmanKac(ABC):
 
     def inherited_memory(self, state: ParticleState) -> Tensor:
         """Return the model's own columns of the memory, [P, N, C], read through the ancestors."""
-        own = state.memory[:, :, : self.memory_columns] if self.rewards else state.memory
-        return own if own.shape[2] == 0 else take(own, state.weights.ancestors)
+        columns = state.memory[:, :, : self.memory_columns] if self.rewards else state.memory
+        return columns if columns.shape[2] == 0 else take(columns, state.weights.ancestors)

@@ -43,7 +43,7 @@ class MixedModelsWarning(UserWarning):
 
 @dataclass(frozen=True)
 class _Choice:
-    """What all Feynman–Kac models of one call are made of.
+    """The parts that every kind of Feynman–Kac model shares.
 
     target: what is inside the rewards. proposal: the kernel the caller wants, None for the default. kappa: the
     table of a calibration, or None.

@@ -104,13 +104,13 @@ def _next_statistic(potential: str, before: Tensor, reward: Tensor) -> Tensor:
     return before + reward if potential == "sum" else reward
 
 
-def outer_rewards(target: Any, wanted: Sequence[str]) -> tuple[Any, list[Any]]:
+def outer_rewards(target: Any, potentials: Sequence[str]) -> tuple[Any, list[Any]]:
     """Split a target into the tilts around it and the target inside them.
 
-    wanted: the potentials of the tilts to split off. Returns (the target inside, the tilts, outermost first).
+    potentials: those of the tilts to split off. Returns (the target inside, the tilts, outermost first).
     """
     tilts = []
-    while getattr(target, "potential", None) in wanted and hasattr(target, "strength_at"):
+    while getattr(target, "potential", None) in potentials and hasattr(target, "strength_at"):
         tilts.append(target)
         target = target.model
     return target, tilts
