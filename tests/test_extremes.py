@@ -81,7 +81,7 @@ def test_float64_has_room_for_them(sigma):
     ],
 )
 def test_other_numbers_without_a_square(call):
-    with pytest.raises(ValueError, match=r"must (be from|fit)|are needed"):
+    with pytest.raises(ValueError, match=r"must (be from|fit)|needs means below"):
         call()
 
 
