@@ -44,6 +44,7 @@ class CompiledStep:
             )
         if self.given_up or any(flat.failed for flat in self.flats.values()):
             return ParticleState.from_tensors(eager())
+        # each mode is a graph of its own, since its branches are decided at tracing
         if mode not in self.flats:
             self.flats[mode] = self._flat(mode)
         inputs = (*_as_tensors(step, state.x.device), rng, next_rng, *state.tensors())

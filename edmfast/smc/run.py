@@ -71,6 +71,7 @@ class Run:
             first_particle=self.populations.first_particle,
         )
         x = z * (sigma / population_factors(fk.exponent, z, z.dtype) ** 0.5)
+        # the curvature serves the next move, so a run of one level needs none
         probe = fk.needs_curvature and len(self.levels) > 1
         evaluation = fk.evaluate(x, sigma, self.rng[0], self.populations, probe=probe)
         log_weights, memory = fk.start(x, sigma, evaluation)

@@ -134,6 +134,7 @@ def sample(
     device, dtype = place(target, options.device, options.dtype)
     check_squares(schedule.all_levels, dtype)
 
+    # without a group this process holds the whole run, and no code for ranks is called
     local_target, held = target, Populations(first_population, resampling)
     count, size, share = populations, particles, None
     if distribution.group is not None:
@@ -153,6 +154,7 @@ def sample(
         batch_size=options.batch_size,
     )
     moves = make_corrector_moves(correction, fk, particles, len(schedule.levels))
+    # resampling moves particles between the slots of a population, so they must have one target
     if (schedule.ess_threshold > 0 or moves.correctors) and fk.log_z_note != NO_LOG_Z:
         check_rows(target, populations)
     notes = caveats(resampling, schedule.sigma_range[0], schedule.levels[-1], moves.unadjusted)
@@ -169,28 +171,48 @@ def sample(
         one_target=has_one_target(target, populations),
     )
 
-    description: dict[str, Any] = {}
-    if share is not None or keeper.used:
-        whole = (populations, particles, *shape)
-        description = describe_run(run, target, whole, first_population, dtype)
-        if share is not None:
-            keeper.agree(share, description)
-        if keeper.used:
-            like = torch.empty(0, dtype=dtype, device=device)
-            batch_size = options.batch_size
-            description |= describe_numbers(target, schedule.levels, whole, batch_size, like)
+    whole, like = (populations, particles, *shape), torch.empty(0, dtype=dtype, device=device)
+    description = _describe(run, target, whole, first_population, like, options, keeper, share)
     with without_inference_mode(), torch.no_grad():
         state = keeper.load(description, device)
         if state is None:
-            state = run.start(torch.empty((count, size, *shape), dtype=dtype, device=device))
+            state = run.start(like.new_empty((count, size, *shape)))
         speaks = share is None or share.speaks
         _advance_to_the_end(run, state, keeper, description, callback, progress and speaks)
         result = run.finish(state)
         if share is not None and distribution.gather:
             result = share.complete(result)
+    # one rank warns for all, unless each has a result of its own
     if speaks or not distribution.gather or options.on_degenerate == "raise":
         warn_about_run(result, options.on_degenerate, stacklevel=3)
     return result
+
+
+def _describe(
+    run: Run,
+    target: Model,
+    size: tuple[int, ...],
+    first_population: int,
+    like: Tensor,
+    options: RunOptions,
+    keeper: Keeper,
+    share: Share | None,
+) -> dict[str, Any]:
+    """Return the description of a run in which its checkpoints and its ranks must agree.
+
+    size: P, N and the shape of a sample, of the whole run. like: a tensor of the dtype and device of the states.
+    Raises ValueError on all ranks where they differ.
+    """
+    # a digest of the target takes time, and its numbers take evaluations: most runs need neither
+    if share is None and not keeper.used:
+        return {}
+    description = describe_run(run, target, size, first_population, like.dtype)
+    if share is not None:
+        keeper.agree(share, description)
+    if keeper.used:
+        levels, batch_size = run.levels, options.batch_size
+        description |= describe_numbers(target, levels, size, batch_size, like)
+    return description
 
 
 def _advance_to_the_end(

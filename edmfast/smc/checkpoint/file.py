@@ -72,6 +72,7 @@ def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.
             for name in differing
         )
         raise ValueError(f"{path} is a checkpoint of another run or model ({differences})")
+    # probes come last: they are compared with a tolerance, and only between runs that agree in all else
     if "probes" in saved and "probes" in run:
         check_probes(path, saved["probes"], run["probes"], run["tolerance"])
     index = _index(path, metadata.get("index"), run)

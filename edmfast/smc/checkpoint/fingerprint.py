@@ -40,6 +40,7 @@ def _add(digest: hashlib._Hash, name: str, value: Any, within: tuple[int, ...] =
     elif value is None or isinstance(value, (bool, int, float, str, np.generic)):
         digest.update(f"{name} {value!r}".encode())
     elif isinstance(value, nn.Module) and not _is_ours(value):
+        # structure and tensors count alone: the attributes of a foreign module may change during a run
         digest.update(f"{name} {type(value).__name__}".encode())
         for key, module in value.named_modules():
             digest.update(f"{key} {type(module).__name__}".encode())

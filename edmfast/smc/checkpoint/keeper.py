@@ -106,6 +106,7 @@ class Keeper:
         try:
             path, failure = write_or_fall_back(save, self.path)
         except Exception as failed:
+            # the caller raises the error that ended the run, so this one only warns
             message = f"the last step could not be written to {self.path}: {failed!r}"
             warnings.warn(f"{reason}, and {message}", stacklevel=4)
             return

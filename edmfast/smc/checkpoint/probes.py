@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edmfast._internal.broadcast import unsqueeze_like
 from edmfast.models.calling.foreign import call_energy
 from edmfast.smc.feynman_kac.evaluate import in_groups
 from edmfast.smc.feynman_kac.rewards import outer_rewards
@@ -47,7 +48,8 @@ def probe(
     fewest = min(_SCALES, max(1, _ROWS // populations))
     chosen = [levels[0], levels[len(levels) // 2], levels[-1]]
     devices = [like.device] if like.device.type == "cuda" else []
-    for count in dict.fromkeys((fewest, particles)):  # a target may hold numbers for every particle
+    # few particles are enough, unless the target holds a number for every one of them
+    for count in dict.fromkeys((fewest, particles)):
         x = _states(levels, (populations, count, *shape)).to(like)
         try:
             with torch.random.fork_rng(devices), torch.no_grad(), _eager(target):
@@ -77,8 +79,8 @@ def _states(levels: Sequence[float], size: Sequence[int]) -> Tensor:
     rows = size[0] * size[1]
     z = torch.randn(*size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ramp = torch.linspace(math.log(levels[-1]), math.log(levels[0]), _SCALES, dtype=torch.float64)
-    scales = ramp.exp()[torch.arange(rows) % _SCALES].reshape(*size[:2], *(1,) * (len(size) - 2))
-    return z * scales
+    scales = ramp.exp()[torch.arange(rows) % _SCALES].reshape(*size[:2])
+    return z * unsqueeze_like(scales, z)
 
 
 def _numbers(

@@ -107,6 +107,7 @@ def correct(
             draw += corrector.leapfrog_steps
             mean = population_mean(probability)
             total = total + mean
+            # unadjusted kinds have no acceptance to learn from
             if corrector.adapt and corrector.adjusted:
                 excess = (mean - corrector.acceptance) / (1 - corrector.acceptance)
                 log_step = log_step + gain * excess.clamp(min=-1.0)

@@ -132,6 +132,7 @@ class Share:
     def agree(self, arguments: Mapping[str, Any]) -> None:
         """Raise ValueError, on all ranks, where they were called with different arguments."""
         named = {**arguments, "split": self.distribution.split}
+        # digests keep the exchange small, whatever the arguments are
         digests = [hashlib.sha256(json.dumps(value).encode()).digest() for value in named.values()]
         numbers = [int.from_bytes(digest[:7], "little") for digest in digests]
         gathered = self.ranks.everywhere(torch.tensor(numbers, device=self.device))
@@ -151,6 +152,7 @@ class Share:
 
         Raises RuntimeError where another rank could not read it, or read another file.
         """
+        # a rank that fails must still take part in the exchange, or the others would wait for it
         failure, index, state = None, -1, None
         try:
             state = load_state(path, run, torch.device("cpu"))

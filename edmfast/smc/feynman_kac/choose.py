@@ -109,6 +109,7 @@ def choose_feynman_kac(
     along_paths = _ALONG_PATHS if by_energy else (*_ALONG_PATHS, "difference")
     weighed = target.target if isinstance(target, ProposedBy) else target
     inner, tilts = outer_rewards(weighed, along_paths)
+    # the rewards around the energy belong to the target, whatever model the proposal follows
     if isinstance(target, ProposedBy):
         inner = ProposedBy(inner, target.proposal_model)
     choice = _Choice(

@@ -111,6 +111,7 @@ def evaluate(
 
     energy, score, *probed = in_groups(call, [target], tensors, batch_size)
     refuse_tangents("a run", energy, score)
+    # differences of energies in half precision would lose the weights
     if energy.dtype not in (torch.float32, torch.float64):
         energy = energy.float()
     if not probe:

@@ -24,6 +24,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from edmfast._internal.broadcast import unsqueeze_like
+
 _MOST_SHOWN = 16
 """Only so many entries of each dimension are printed."""
 
@@ -114,7 +116,7 @@ def pooled_estimate(means: Tensor, log_z: Tensor, *, pooling: str = "evidence") 
     if pooling == "equal":
         # collapsed populations keep the share zero
         log_z = torch.where(log_z == -torch.inf, log_z, 0.0)
-    shares = _shares(log_z).reshape(-1, *[1] * (means.dim() - 1))
+    shares = unsqueeze_like(_shares(log_z), means)
     # the mean of a collapsed population means nothing and may be NaN
     means = torch.where(shares > 0, means.double(), 0.0)
     value = (shares * means).sum(0)

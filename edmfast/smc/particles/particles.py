@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.atomic_write import check_output, replacing
+from edmfast._internal.broadcast import unsqueeze_like
 from edmfast._internal.file_kinds import PICTURE
 from edmfast._internal.numbers import as_int, as_seed
 from edmfast.ops import rng_state
@@ -96,7 +97,7 @@ class Particles(ParticleData):
                 f"fn must return [P, N, ...] = [{self.x.shape[0]}, {self.x.shape[1]}, ...], "
                 f"got {tuple(values.shape)}"
             )
-        weights = self.weights.reshape(self.weights.shape + (1,) * (values.dim() - 2))
+        weights = unsqueeze_like(self.weights, values)
         # zero times a value that is not finite would be NaN
         return (weights * torch.where(weights > 0, values.double(), 0.0)).sum(1)
 

@@ -28,6 +28,7 @@ def population_exponents(target: Any, populations: int, device: torch.device) ->
                 f"every exponent A must be positive and finite, got {exponent.tolist()}"
             )
         return exponent.double().to(device)
+    # a tensor without dimensions is read here, once, and never inside the run
     number = float(exponent)
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"the target's exponent A must be positive and finite, got {number}")

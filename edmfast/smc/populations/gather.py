@@ -10,6 +10,7 @@ def take(values: Tensor, index: Tensor) -> Tensor:
     index = index.long()
     if values.dim() == 2:
         return values.gather(1, index)
+    # one flat axis of elements, so that the index is expanded along a single dimension
     rows = values.flatten(2)
     rows = rows.gather(1, index[:, :, None].expand(*index.shape, rows.shape[2]))
     return rows.reshape(*index.shape, *values.shape[2:])

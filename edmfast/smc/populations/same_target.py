@@ -24,6 +24,7 @@ def has_one_target(target: Any, populations: int) -> bool:
         return True
     try:
         first = for_rows(target, 0, 1, populations)
+        # a target without numbers for populations returns itself
         if first is target:
             return True
         count = min(populations - 1, _MOST_COMPARED)
