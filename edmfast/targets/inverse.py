@@ -8,8 +8,8 @@ default of `likelihood_schedule` was chosen from measured variances of the weigh
   for the denoised state D   alpha = noise²/(noise² + 4 c v²)
 
 For Gaussian data noise² + c v² is the variance of y about H D. The factor of 4 turns the likelihood on later than
-this variance suggests, and lowers the variance of the weights by a third to a half. The score contains
-gradient_scale times the gradient of the likelihood.
+this variance suggests, which lowered the measured variance of the weights. The score contains gradient_scale
+times the gradient of the likelihood.
 Sources: Chung et al. 2023, arXiv 2209.14687; Song et al. 2023, "Pseudoinverse-guided diffusion models".
 """
 
