@@ -11,6 +11,7 @@ import typer
 
 from edmfast._version import __version__
 from edmfast.cli.errors import errors_on_one_line
+from edmfast.smc.proposals import PROPOSALS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -143,7 +144,7 @@ def sample(
     proposal: Annotated[
         str | None,
         typer.Option(
-            help="Proposal of the moves: euler, ancestral, noise_matched, curvature_matched, …"
+            help=f"Proposal of the moves: {', '.join(PROPOSALS)} [default: by the target]."
         ),
     ] = None,
     calibrate: Annotated[

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import edmfast
 from edmfast.cli import expressions
 from edmfast.cli.main import app
+from edmfast.smc.proposals import PROPOSALS
 
 COMMANDS = typer.main.get_command(app).commands
 
@@ -49,6 +50,11 @@ def test_help_and_documentation_name_every_function_of_expressions():
     for name in expressions.FUNCTIONS:
         assert f"{name}(" in target.help, name
         assert f"{name}(" in expressions.__doc__, name
+
+
+def test_help_names_every_proposal():
+    proposal = next(p for p in COMMANDS["sample"].params if p.name == "proposal")
+    assert ", ".join(PROPOSALS) in proposal.help
 
 
 def test_examples_in_the_help_are_understood():
