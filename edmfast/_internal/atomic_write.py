@@ -38,8 +38,8 @@ def check_output(
 ) -> Path:
     """Return the path of the regular file that a call may write, with links followed.
 
-    kind: the kind of the file to be written, see `edmfast._internal.file_kinds`. name: what errors call the
-    argument. inputs: files that the same call reads. overwrite: allow a file of another kind to be replaced.
+    kind: the kind of the file to be written, see `edmfast._internal.file_kinds`. name: the name of the
+    argument in error messages. inputs: files that the same call reads. overwrite: allow a file of another kind to be replaced.
 
     A file is created in the folder and removed again, because that shows more reliably than permissions whether
     files can be created there. Nothing else is changed. Raises FileNotFoundError without a folder,
@@ -66,8 +66,8 @@ def check_checkpoint(
     """Return the path to which a run may write its checkpoints, see `check_output`.
 
     An existing checkpoint must be the one that the run resumes from, or overwrite must be true, because a new run
-    would destroy the work of an earlier one. resume_name: what errors call the argument `resume`. Raises
-    FileExistsError for such a checkpoint, and as `check_output` does.
+    would destroy the work of an earlier one. resume_name: the name of the argument `resume` in error
+    messages. Raises FileExistsError for such a checkpoint, and as `check_output` does.
     """
     resolved = check_output(path, kind, name="checkpoint", overwrite=overwrite)
     is_resumed = resume is not None and _same_file(resolved, Path(os.fspath(resume)))

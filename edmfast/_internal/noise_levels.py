@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from edmfast._internal.numbers import as_float, check_level
+from edmfast._internal.numbers import as_float
+
+LEVEL_SLACK = 1 + 1e-6
+"""The factor by which a noise level may exceed a bound because of rounding."""
 
 
 def as_noise_levels(sigmas: Tensor | Sequence[float], *, last_zero: bool = True) -> list[float]:
@@ -31,6 +35,22 @@ def as_noise_levels(sigmas: Tensor | Sequence[float], *, last_zero: bool = True)
         end = ", of which the last may be followed by 0" if last_zero else ""
         raise ValueError(f"sigmas must be at least two positive levels{end}, got {levels}")
     return levels
+
+
+def check_level(name: str, level: float, dtype: torch.dtype = torch.float64) -> None:
+    """Raise ValueError where the square of a positive noise level overflows or vanishes in dtype.
+
+    Every formula of a diffusion squares the level, and such a square would give a wrong number without an error.
+    For float16 the level itself must fit, because networks in float16 square it in float32.
+    """
+    numbers = torch.finfo(dtype)
+    is_half = dtype == torch.float16
+    lowest = numbers.smallest_normal if is_half else math.sqrt(numbers.smallest_normal)
+    highest = numbers.max if is_half else math.sqrt(numbers.max)
+    if not lowest <= level <= highest:
+        raise ValueError(
+            f"{name} must be from {lowest:.2g} to {highest:.2g}, where its square fits {dtype}, got {level:g}"
+        )
 
 
 def check_order(levels: Sequence[float], *, rising: bool = False) -> None:

@@ -20,19 +20,20 @@ _LOWEST_SEED, _HIGHEST_SEED = -(2**63), 2**64 - 1
 
 
 def as_int(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
-    """Return value as an int. name: what errors call it. least, most: the accepted range, ends included.
+    """Return value as an int.
 
+    name: the name of the argument in error messages. least, most: the accepted range, ends included.
     Raises TypeError for a bool, a float, a string or a tensor with dimensions; ValueError outside the range.
     """
     # The common case comes first, because a call on a small population is mostly such overhead.
     if type(value) is int:
         number: int | None = value
     else:
-        number = None if _is_bool(value) or _has_dimensions(value) else _index(value)
+        number = None if _is_bool(value) or _has_dimensions(value) else _as_index(value)
     if number is None:
         raise TypeError(f"{name} must be an integer, got {_described(value)}")
     if (least is not None and number < least) or (most is not None and number > most):
-        raise ValueError(f"{name} must be an integer {_range(least, most)}, got {number}")
+        raise ValueError(f"{name} must be an integer {_range_text(least, most)}, got {number}")
     return number
 
 
@@ -45,8 +46,9 @@ def as_float(
     positive: bool = False,
     finite: bool = True,
 ) -> float:
-    """Return value as a float. name: what errors call it. least, most: the accepted range, ends included.
+    """Return value as a float.
 
+    name: the name of the argument in error messages. least, most: the accepted range, ends included.
     positive: refuse 0 too. finite: refuse infinities. NaN is always refused.
     Raises TypeError for a bool, a string, a complex number or a tensor with dimensions; ValueError outside the
     range.
@@ -54,14 +56,14 @@ def as_float(
     if type(value) is float:
         number: float | None = value
     else:
-        number = None if _is_bool(value) or _has_dimensions(value) else _real(value)
+        number = None if _is_bool(value) or _has_dimensions(value) else _as_real(value)
     if number is None:
         raise TypeError(f"{name} must be a real number, got {_described(value)}")
     fits = not math.isnan(number) and (not finite or math.isfinite(number))
     fits = fits and (least is None or number >= least) and (most is None or number <= most)
     if not fits or (positive and number <= 0):
         words = [word for word, applies in (("positive", positive), ("finite", finite)) if applies]
-        words += [word for word in (_range(least, most).removeprefix("of "),) if word]
+        words += [word for word in (_range_text(least, most).removeprefix("of "),) if word]
         accepted = " and ".join(words)
         raise ValueError(f"{name} must be {accepted or 'a number'}, got {number}")
     return number
@@ -78,22 +80,6 @@ def as_seed(value: Any, name: str = "seed") -> int:
     return number
 
 
-def check_level(name: str, level: float, dtype: torch.dtype = torch.float64) -> None:
-    """Raise ValueError where the square of a positive noise level overflows or vanishes in dtype.
-
-    Every formula of a diffusion squares the level, and such a square would give a wrong number without an error.
-    For float16 the level itself must fit, because networks in float16 square it in float32.
-    """
-    numbers = torch.finfo(dtype)
-    is_half = dtype == torch.float16
-    lowest = numbers.smallest_normal if is_half else math.sqrt(numbers.smallest_normal)
-    highest = numbers.max if is_half else math.sqrt(numbers.max)
-    if not lowest <= level <= highest:
-        raise ValueError(
-            f"{name} must be from {lowest:.2g} to {highest:.2g}, where its square fits {dtype}, got {level:g}"
-        )
-
-
 def as_shape(name: str, value: Any) -> tuple[int, ...]:
     """Return the shape of one sample as a tuple of positive ints, from a sequence or a tensor of integers.
 
@@ -103,7 +89,7 @@ def as_shape(name: str, value: Any) -> tuple[int, ...]:
     if _is_array(value) and value.ndim == 1:
         value = value.tolist()
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        number = _index(value)
+        number = _as_index(value)
         advice = "" if number is None else f": write ({number},)"
         raise TypeError(f"{name} must be a sequence of integers, got {_described(value)}{advice}")
     if not value:
@@ -165,14 +151,16 @@ def as_pair(name: str, value: Any) -> tuple[Any, Any]:
     return value[0], value[1]
 
 
-def _index(value: Any) -> int | None:
+def _as_index(value: Any) -> int | None:
+    """Return value as an int, or None where it is no integer."""
     try:
         return operator.index(value)
     except (TypeError, RuntimeError, ValueError):
         return None
 
 
-def _real(value: Any) -> float | None:
+def _as_real(value: Any) -> float | None:
+    """Return value as a float, or None where it is no real number."""
     if isinstance(value, (str, bytes)) or _is_complex(value):
         return None
     try:
@@ -194,15 +182,18 @@ def _has_dimensions(value: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    """Return whether value is a tensor or a NumPy array. NumPy is not imported, since the operators can do
-    without it: an array exists only where somebody else has imported it."""
+    """Return True for a tensor or a NumPy array.
+
+    NumPy is not imported here: if NumPy was never imported, no value can be an array.
+    """
     if isinstance(value, torch.Tensor):
         return True
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.ndarray)
 
 
-def _range(least: float | None, most: float | None) -> str:
+def _range_text(least: float | None, most: float | None) -> str:
+    """Return the accepted range in words, or "" where there are no bounds."""
     if least is not None and most is not None:
         return f"from {least:g} to {most:g}" if most < 1e6 else f"from {least} to {most}"
     if least is not None:

@@ -22,7 +22,8 @@ from torch.nn import functional
 from edmfast._internal.batch_invariant import least_rows, padding
 from edmfast._internal.derivatives import is_recorded
 from edmfast._internal.generators import generator
-from edmfast._internal.numbers import as_float, as_int, as_numbers, as_seed, check_level
+from edmfast._internal.noise_levels import check_level
+from edmfast._internal.numbers import as_float, as_int, as_numbers, as_seed
 from edmfast._internal.rows import MIN_ROWS, pad_rows
 from edmfast.models.preconditioning import expand_sigma
 

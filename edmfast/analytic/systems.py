@@ -24,7 +24,8 @@ import torch
 from torch import nn
 
 from edmfast._internal.derivatives import is_recorded
-from edmfast._internal.numbers import as_float, as_int, check_level
+from edmfast._internal.noise_levels import check_level
+from edmfast._internal.numbers import as_float, as_int
 from edmfast.models.preconditioning import expand_sigma
 
 

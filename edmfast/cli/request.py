@@ -186,7 +186,7 @@ def read_values(name: str, text: str) -> list[int] | list[float]:
     """Return the numbers of a text such as `3`, `0,1,4`, `0..9` (with both ends) or `0.5,1.5`.
 
     They are all integers, or else all floats. Raises ValueError for any other text, numbers of more than 64
-    bits, and more than a million values. name: what errors call the option.
+    bits, and more than a million values. name: the name of the option in error messages.
     """
     values: list[int | float] = []
     for part in text.split(","):

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.derivatives import refuse_run
-from edmfast._internal.numbers import as_float, as_int, as_seed, check_level
+from edmfast._internal.noise_levels import check_level
+from edmfast._internal.numbers import as_float, as_int, as_seed
 from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.calling.second_order import second_derivatives
 from edmfast.models.preconditioning import expand_sigma

@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from edmfast._internal.numbers import as_float, as_int, as_seed, check_level
+from edmfast._internal.noise_levels import check_level
+from edmfast._internal.numbers import as_float, as_int, as_seed
 from edmfast.ops import standard_normal
 
 _DIAGNOSTICS_STREAM = 5

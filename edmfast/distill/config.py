@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from edmfast._internal.numbers import as_float, as_int, as_pair, as_seed, check_level
+from edmfast._internal.noise_levels import check_level
+from edmfast._internal.numbers import as_float, as_int, as_pair, as_seed
 
 MODES = ("distill", "dsm")
 SCHEDULES = ("cosine", "constant")

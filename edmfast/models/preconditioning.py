@@ -13,7 +13,8 @@ import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from edmfast._internal.broadcast import unsqueeze_like
-from edmfast._internal.numbers import as_float, check_level
+from edmfast._internal.noise_levels import check_level
+from edmfast._internal.numbers import as_float
 from edmfast._internal.rows import per_sample, shared_rows
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.derivatives import without_gradients
-from edmfast._internal.numbers import as_float, check_level
+from edmfast._internal.noise_levels import check_level
+from edmfast._internal.numbers import as_float
 from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.protocols import Denoiser
 from edmfast.sampling.checks import bind, check_state, checked_end

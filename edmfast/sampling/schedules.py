@@ -24,7 +24,10 @@ from edmfast._internal.numbers import as_float, as_int
 def karras_levels(
     n: int, sigma_min: float, sigma_max: float, rho: float, name: str = "n"
 ) -> Tensor:
-    """Return the positive levels of the Karras schedule, float64 [n], largest first. name: what errors call n."""
+    """Return the positive levels of the Karras schedule, float64 [n], largest first.
+
+    name: the name of n in error messages.
+    """
     n, sigma_min, sigma_max = _as_range(n, sigma_min, sigma_max, name)
     rho = as_float("rho", rho, positive=True)
     try:

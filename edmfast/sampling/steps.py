@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edmfast._internal.numbers import as_float, check_level
+from edmfast._internal.noise_levels import check_level
+from edmfast._internal.numbers import as_float
 from edmfast.models.preconditioning import expand_sigma
 
 

@@ -12,6 +12,16 @@ from edmfast.ops.resample.operator import SCHEMES
 from edmfast.smc.populations.select import SELECT
 from edmfast.targets.proposed_by import weighed_parts
 
+ON_DEGENERATE = ("warn", "raise", "ignore")
+
+
+def check_on_degenerate(on_degenerate: str) -> None:
+    """Raise ValueError for an unknown value of the argument `on_degenerate`."""
+    if on_degenerate not in ON_DEGENERATE:
+        raise ValueError(
+            f"on_degenerate must be one of {', '.join(ON_DEGENERATE)}, got {on_degenerate!r}"
+        )
+
 
 def check_levels(target: Any, levels: list[float]) -> None:
     """Let every part of a target that ends at a certain noise level check these levels, in units of x."""
@@ -37,7 +47,10 @@ def as_counts(particles: int, populations: int) -> tuple[int, int]:
 
 
 def as_batch_size(batch_size: int | None, name: str = "batch_size") -> int | None:
-    """Return the most rows per call as an int, or None. name: what errors call it."""
+    """Return the largest number of rows per call as an int, or None.
+
+    name: the name of the argument in error messages.
+    """
     return None if batch_size is None else as_int(name, batch_size, least=1)
 
 

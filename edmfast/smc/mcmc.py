@@ -13,10 +13,11 @@ from torch import Tensor
 
 from edmfast._internal.derivatives import refuse_run
 from edmfast._internal.inference_mode import as_ordinary, without_inference_mode
-from edmfast._internal.numbers import as_float, as_int, as_seed, check_level
+from edmfast._internal.noise_levels import check_level
+from edmfast._internal.numbers import as_float, as_int, as_seed
 from edmfast.ops import rng_state
 from edmfast.ops._shared.counters import check_populations
-from edmfast.smc.arguments import as_batch_size
+from edmfast.smc.arguments import as_batch_size, check_on_degenerate
 from edmfast.smc.correctors import (
     Corrector,
     as_correctors,
@@ -27,7 +28,7 @@ from edmfast.smc.correctors import (
 from edmfast.smc.correctors.transition import LEVEL_BITS
 from edmfast.smc.feynman_kac.evaluate import evaluate
 from edmfast.smc.populations.exponents import population_exponents
-from edmfast.smc.verdict.warn import DegenerateWeightsWarning, check_on_degenerate
+from edmfast.smc.verdict.warn import DegenerateWeightsWarning
 from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, has_unknown_gauges
 from edmfast.targets.protocols import Target
 

@@ -12,9 +12,8 @@ import torch
 import torch.distributed as dist
 
 from edmfast._internal.numbers import as_int, as_range
-from edmfast.smc.arguments import as_batch_size
+from edmfast.smc.arguments import as_batch_size, check_on_degenerate
 from edmfast.smc.correctors import Corrector, as_correctors
-from edmfast.smc.verdict.warn import check_on_degenerate
 
 SPLITS = ("populations", "particles")
 

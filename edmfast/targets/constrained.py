@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from edmfast._internal.noise_levels import LEVEL_SLACK
 from edmfast._internal.numbers import as_float, as_numbers
 from edmfast.targets.protocols import Model
-from edmfast.targets.strength import DEFAULT_RAMP, LEVEL_SLACK, Strength
+from edmfast.targets.strength import DEFAULT_RAMP, Strength
 from edmfast.targets.tilted import Reward, Tilted
 
 Bound = float | Tensor

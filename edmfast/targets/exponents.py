@@ -35,7 +35,7 @@ def exponent_of(model: Model) -> Exponent:
 
 
 def as_exponent(value: Any, name: str = "exponents") -> Exponent:
-    """Return value as a float or float64 [K]. name: what errors call it.
+    """Return value as a float or float64 [K]. name: the name of the argument in error messages.
 
     Raises TypeError for anything but a number or a tensor, ValueError for a tensor that is empty or has more
     dimensions, and for numbers that are not finite or do not fit float32.

@@ -21,12 +21,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from edmfast._internal.numbers import as_float, check_level
+from edmfast._internal.noise_levels import LEVEL_SLACK, check_level
+from edmfast._internal.numbers import as_float
 from edmfast._internal.rows import for_rows, part_of, spread_rows
 from edmfast.models.calling.foreign import call_operator
 from edmfast.targets.measurements import Operator, as_measurement
 from edmfast.targets.protocols import Model
-from edmfast.targets.strength import LEVEL_SLACK
 from edmfast.targets.tilted import Tilted
 
 Schedule = Callable[[float | Tensor], float | Tensor]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edmfast._internal.batch_invariant import batch_invariant_linear
-from edmfast._internal.numbers import as_float, as_int, check_level
+from edmfast._internal.noise_levels import check_level
+from edmfast._internal.numbers import as_float, as_int
 from edmfast.models.calling.foreign import name_of
 
 _MAX_RADIUS = 1 << 14

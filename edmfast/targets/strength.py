@@ -19,9 +19,7 @@ from edmfast.targets.exponents import Exponent
 Strength = Exponent | Callable[[float | Tensor], float | Tensor]
 
 DEFAULT_RAMP = (2.0, 0.1)
-"""In units of x: between these noise levels the modes of data of unit size separate."""
-LEVEL_SLACK = 1 + 1e-6
-"""The factor by which a noise level may exceed a bound because of rounding."""
+"""Two noise levels in units of x. The modes of data with a standard deviation of 1 separate between them."""
 
 _LEAST_WIDTH = 1e-12
 
@@ -38,7 +36,10 @@ def as_ramp(ramp: tuple[float, float]) -> tuple[float, float]:
 
 
 def share_of_strength(ramp: tuple[float, float] | None, sigma: float | Tensor) -> float | Tensor:
-    """Return lambda(sigma) over the whole strength, in [0, 1]: a float, or float64 like sigma. No ramp gives 1."""
+    """Return lambda(sigma) divided by the full strength, from 0 to 1. Without a ramp it is 1.
+
+    The result is a float, or a float64 tensor like sigma.
+    """
     if ramp is None:
         return 1.0
     high, low = map(math.log, ramp)

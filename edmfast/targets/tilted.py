@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from edmfast._internal.broadcast import row_factors, row_numbers
 from edmfast._internal.derivatives import is_recorded
-from edmfast._internal.numbers import as_float, check_level
+from edmfast._internal.noise_levels import LEVEL_SLACK, check_level
+from edmfast._internal.numbers import as_float
 from edmfast._internal.rows import for_rows, part_of, spread_rows
 from edmfast.models.calling.foreign import call_energy, call_reward
 from edmfast.models.preconditioning import expand_sigma
@@ -41,7 +42,6 @@ from edmfast.targets.scores import (
 )
 from edmfast.targets.strength import (
     DEFAULT_RAMP,
-    LEVEL_SLACK,
     Strength,
     as_ramp,
     scheduled_strength,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import edmfast
+from edmfast.smc.proposals import PROPOSALS
 from tests.pages import DOCS, ROOT, python_blocks, run_blocks
 
 PACKAGES = (
@@ -94,6 +95,15 @@ def test_every_documented_name_exists(package):
     assert len(set(names)) == len(names)
     for name in names:
         resolved(name)
+
+
+@pytest.mark.parametrize("name", PROPOSALS)
+def test_every_proposal_is_in_the_tables(name):
+    for page in ("choosing.md", "mathematics.md", "catalogue.md"):
+        text = (DOCS / page).read_text()
+        assert f"`{name}`" in text or f'`"{name}"`' in text, page
+    assert f'"{name}"' in edmfast.smc.sample.__doc__
+    assert f"::: edmfast.smc.{PROPOSALS[name].__name__}" in (DOCS / "api/smc.md").read_text()
 
 
 def test_included_files_exist():

@@ -26,7 +26,8 @@ from dataclasses import dataclass
 
 import torch
 
-from edmfast._internal.numbers import as_float, as_int, check_level
+from edmfast._internal.noise_levels import check_level
+from edmfast._internal.numbers import as_float, as_int
 
 
 class Corrector:

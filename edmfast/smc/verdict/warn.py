@@ -10,8 +10,6 @@ from edmfast.ops.systematic_resample.operator import COLLAPSED, INFINITE, NAN_SE
 from edmfast.smc.particles.data import NOT_FINITE, ParticleData
 from edmfast.smc.verdict.judge import judge
 
-ON_DEGENERATE = ("warn", "raise", "ignore")
-
 
 class DegenerateWeightsWarning(UserWarning):
     """Warning that weights or states were NaN or infinite, or that all weights of a population were zero."""
@@ -24,21 +22,14 @@ class DoubtfulWeightsWarning(UserWarning):
     """
 
 
-def check_on_degenerate(on_degenerate: str) -> None:
-    """Raise ValueError for an unknown value of the argument `on_degenerate`."""
-    if on_degenerate not in ON_DEGENERATE:
-        raise ValueError(
-            f"on_degenerate must be one of {', '.join(ON_DEGENERATE)}, got {on_degenerate!r}"
-        )
-
-
 def warn_about_run(
     particles: ParticleData, on_degenerate: str, *, stacklevel: int, pooled: bool = True
 ) -> None:
     """Warn about weights that were NaN, infinite or all zero, or else about a verdict that is not ok.
 
-    on_degenerate: "raise" turns the first kind into a RuntimeError, "ignore" leaves out all warnings. pooled:
-    populations are expected to agree on log Z; False where each is an answer of its own.
+    on_degenerate: "raise" turns the first kind into a RuntimeError. "ignore" leaves out all warnings.
+    pooled: populations are expected to agree on log Z. It is False where each population answers a different
+    question.
     """
     if on_degenerate == "ignore":
         return
