@@ -39,7 +39,8 @@ def check_output(
     """Return the path of the regular file that a call may write, with links followed.
 
     kind: the kind of the file to be written, see `edmfast._internal.file_kinds`. name: the name of the
-    argument in error messages. inputs: files that the same call reads. overwrite: allow a file of another kind to be replaced.
+    argument in error messages. inputs: files that the same call reads. overwrite: allow a file of another kind to
+    be replaced.
 
     A file is created in the folder and removed again, because that shows more reliably than permissions whether
     files can be created there. Nothing else is changed. Raises FileNotFoundError without a folder,
