@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from edmfast._internal.noise_levels import as_noise_levels, check_order, check_squares
+from edmfast._internal.noise_levels import as_noise_levels, check_level, check_order, check_squares
 
 
 def test_levels_become_floats():
@@ -46,3 +46,23 @@ def test_squares_fit_the_dtype():
     check_squares([1e30, 0.0])
     with pytest.raises(ValueError, match=r"sigmas\[1\].*float32"):
         check_squares([1.0, 1e-30], torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("level", "dtype"),
+    [
+        (1e20, torch.float32),
+        (1e-20, torch.float32),
+        (1e20, torch.bfloat16),
+        (1e160, torch.float64),
+        (1e-160, torch.float64),
+        (1e5, torch.float16),
+        (math.inf, torch.float64),
+        (math.nan, torch.float32),
+    ],
+)
+def test_levels_without_a_square_are_refused(level, dtype):
+    check_level("sigma", 80.0, dtype)
+    check_level("sigma", 0.002, dtype)
+    with pytest.raises(ValueError, match=r"sigma must be from .* where its square fits"):
+        check_level("sigma", level, dtype)

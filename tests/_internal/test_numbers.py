@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from edmfast._internal.numbers import as_float, as_int, as_seed, as_shape, check_level
+from edmfast._internal.numbers import as_float, as_int, as_seed, as_shape
 
 WHOLE = [5, np.int64(5), np.int32(5), np.uint8(5), np.array(5), torch.tensor(5)]
 REAL = [
@@ -116,23 +116,3 @@ def test_a_shape_becomes_a_tuple_of_ints(value):
 def test_anything_but_a_shape_is_refused(value, error, message):
     with pytest.raises(error, match=message):
         as_shape("shape", value)
-
-
-@pytest.mark.parametrize(
-    ("level", "dtype"),
-    [
-        (1e20, torch.float32),
-        (1e-20, torch.float32),
-        (1e20, torch.bfloat16),
-        (1e160, torch.float64),
-        (1e-160, torch.float64),
-        (1e5, torch.float16),
-        (math.inf, torch.float64),
-        (math.nan, torch.float32),
-    ],
-)
-def test_levels_without_a_square_are_refused(level, dtype):
-    check_level("sigma", 80.0, dtype)
-    check_level("sigma", 0.002, dtype)
-    with pytest.raises(ValueError, match=r"sigma must be from .* where its square fits"):
-        check_level("sigma", level, dtype)
