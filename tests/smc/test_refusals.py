@@ -122,7 +122,7 @@ def test_a_proposal_of_the_users_own_resumes(tmp_path):
         def __init__(self, scale):
             self.scale = scale
 
-        def _numbers(self, step, exponent):
+        def plain_coefficients(self, step, exponent):
             return step.tau2, self.scale * step.tau2, step.tau2
 
     mine = Mine(1.0)
