@@ -32,9 +32,11 @@ def _negative_log(u):
 @triton.jit
 def _box_muller(radius_bits, angle_bits):
     """Return two independent float32 normals made of two uint32 words."""
+    # half a step is added, so u is never 0 and its logarithm is finite
     u = (radius_bits >> 1).to(tl.int32).to(tl.float32) * 4.656612873e-10 + 2.328306437e-10
     radius = tl.sqrt_rn(_negative_log(u) * 2.0)
     turn = angle_bits.to(tl.int32, bitcast=True).to(tl.float32) * 4.656612873e-10
+    # the angle is reduced to 45 degrees around an axis, where short polynomials are accurate
     twice = turn * 2.0
     quarter = (twice + tl.where(twice < 0, -0.5, 0.5)).to(tl.int32)
     f = turn + quarter.to(tl.float32) * -0.5

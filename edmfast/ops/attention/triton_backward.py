@@ -152,6 +152,7 @@ def attention_backward(
     # row sums are float32 for every dtype of the operands
     delta = q.new_empty(q.shape[:3], dtype=torch.float32)
     first = (grad, q, k, v, out, lse, key_mask, dq, delta)
+    # one pass goes by queries and one by keys, so that one program sums each output, without atomics
     launch(query_gradient_kernel, first, q, v, scale, causal)
     second = (grad, q, k, v, lse, key_mask, delta, dk, dv)
     launch(key_gradients_kernel, second, q, v, scale, causal)

@@ -193,6 +193,7 @@ def attention_double_backward(
     # row sums are float32 for every dtype of the operands
     sums = [q.new_empty(q.shape[:3], dtype=torch.float32) for _ in range(3)]
     inputs = (a, b, c, grad, q, k, v)
+    # the row sums of a query need all its keys, so both other passes wait for them
     launch(row_sums_kernel, (*inputs, out, lse, key_mask, *sums), q, v, scale, causal)
     rest = (*inputs, lse, key_mask, *sums)
     launch(query_second_kernel, (*rest, g_grad, gq), q, v, scale, causal)

@@ -82,6 +82,7 @@ def row_sums_kernel(
         v_side = load_side(v, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
         off = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
         off -= row_delta[:, None]
+        # this sum is zero up to the rounding of out, which other sums that use g have as well
         sum_off += tl.sum(p * off, axis=1)
         c_side = load_side(c, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
         r = product(zero, grad_side, c_side, E, PADDED_E, CHUNK, PRECISION)

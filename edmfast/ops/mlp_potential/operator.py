@@ -66,6 +66,7 @@ def _fake_backward(
     grad_energy: Tensor, grad_field: Tensor, x: Tensor, coefficients: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
     *lists, _, inputs, weights = rest
+    # an operator returns tensors only, so results that are not requested are empty
     nothing = [x.new_empty(0) for _ in range(8)]
     first = [x.new_empty(x.shape), x.new_empty(coefficients.shape)] if inputs else nothing[:2]
     if not weights:
@@ -280,6 +281,7 @@ def _view(tensor: Tensor) -> Tensor:
 
 def _padded(network: Perceptron, missing: int) -> Perceptron:
     """Return the network for states that are padded with so many zeros."""
+    # what is added multiplies zeros of the states, so no result changes
     return network._replace(
         entry=pad(network.entry, (0, missing)),
         exit=pad(network.exit, (0, 0, 0, missing)),

@@ -41,6 +41,7 @@ def mlp_potential(
         y = c * x
         hidden, slopes, _ = _forward(net, y, shifts[k])
         h = hidden[-1] @ net[3].T + net[4]
+        # the two terms may nearly cancel, so they are summed and subtracted in float64
         squares, inner = (y.double() ** 2).sum(1), (h.double() * y.double()).sum(1)
         energies.append((0.5 * squares - w[:, 0].double() * inner).to(x.dtype))
         pulled = _pull(net, w * y, slopes)[0] @ net[0]
@@ -94,6 +95,7 @@ def mlp_potential_backward(
             to_a = (v * (w * h + pulled[0] @ W_in)).sum(1)
             columns.append(torch.stack([(x * to_y).sum(1), to_w, to_a, (v * y).sum(1)], 1))
         if weights:
+            # hidden and moved also hold the last state, which no layer follows
             pairs = zip(q, hidden, slopes, pulled[1:], moved, strict=False)
             squares = [qs.T @ h + (slope * g).T @ t for qs, h, slope, g, t in pairs]
             gradients.append(
@@ -144,6 +146,7 @@ def _forward(
     """Return (h_0 … h_L, silu'(z_l) of each layer, silu"(z_l) of each layer)."""
     entry, entry_bias, layers, _, _ = net
     hidden, slopes, bends = [y @ entry.T + entry_bias], [], []
+    # a network without layers has shifts without columns, and chunk makes at least one piece
     for layer, shift in zip(layers, shifts.chunk(max(1, len(layers)), 1), strict=False):
         z = hidden[-1] @ layer.T + shift
         s = torch.sigmoid(z)

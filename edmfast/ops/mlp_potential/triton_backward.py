@@ -114,6 +114,8 @@ def backward_kernel(
         step = product(upper, matrix, 1, W, W, W, PADDED_W, PADDED_W, ROWS, CHUNK, PRECISION)
         slope = s + z * s * (1.0 - s)
         along += slope * step
+        # slopes wait where the left sides of products come to lie, which replace them on the way
+        # back
         keep(left + 2 * half * layer, slope, W, PADDED_W, rest, ROWS)
         bent = s * (1.0 - s) * (2.0 + z * (1.0 - 2.0 * s)) * step
         keep(left + 2 * half * layer + half, bent, W, PADDED_W, rest, ROWS)
@@ -140,6 +142,7 @@ def backward_kernel(
         tl.store(place_of + 3, row_sums(v, y).to(tl.float32), mask=exists)
     put(upper, w * y, PADDED_D, ROWS)
     put(lower, n, PADDED_D, ROWS)
+    # swapped strides read a matrix transposed, so no transposed copy is made
     g = product(upper, exit, W, 1, D, W, PADDED_D, PADDED_W, ROWS, CHUNK, PRECISION)
     m = product(lower, exit, W, 1, D, W, PADDED_D, PADDED_W, ROWS, CHUNK, PRECISION)
     for back in range(DEPTH):
@@ -171,5 +174,6 @@ def backward_kernel(
         to_c = row_sums(rows_of(states, D, PADDED_D, rest, ROWS), to_y)
         tl.store(place_of, to_c.to(tl.float32), mask=exists)
         more = row_sums(rows_of(grad_field, D, PADDED_D, rest, ROWS), pulled).to(tl.float32)
+        # the gradient of a has two terms, and the second is known only after the way back
         known = tl.load(place_of + 2, mask=exists, other=0.0)
         tl.store(place_of + 2, known + more, mask=exists)

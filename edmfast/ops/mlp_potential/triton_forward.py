@@ -65,6 +65,7 @@ def forward_kernel(
     WIDER: tl.constexpr = PADDED_D if PADDED_D > PADDED_W else PADDED_W
     scratch += (model * programs + program) * (ROWS * (WIDER + DEPTH * PADDED_W))
     slopes = scratch + ROWS * WIDER
+    # a program takes several blocks, so its scratch memory is used again and stays in the cache
     for block in range(program, tl.cdiv(batch, ROWS), programs):
         first = tl.cast(block, tl.int64) * ROWS
         rest = batch - first
@@ -90,11 +91,13 @@ def forward_kernel(
         w = number(coefficients, 1, model, first, batch, SHARED_NUMBERS, ROWS)
         a = number(coefficients, 2, model, first, batch, SHARED_NUMBERS, ROWS)
         b = number(coefficients, 3, model, first, batch, SHARED_NUMBERS, ROWS)
+        # the two terms may nearly cancel, so they are summed and subtracted in float64
         total = 0.5 * row_sums(y, y)[:, None] - w.to(tl.float64) * row_sums(out, y)[:, None]
         keep(energy + first, total, 1, 1, rest, ROWS)
         # the first part of the field waits in its place, which saves a tile in registers
         keep(field + first * D, a * w * out + b * y, D, PADDED_D, rest, ROWS)
         put(scratch, w * y, PADDED_D, ROWS)
+        # swapped strides read a matrix transposed, so no transposed copy is made
         g = product(scratch, exit, W, 1, D, W, PADDED_D, PADDED_W, ROWS, CHUNK, PRECISION)
         for back in range(DEPTH):
             layer = DEPTH - 1 - back

@@ -40,6 +40,7 @@ def mlp_potential(
     width = entry[0].shape[0]
     lists = shifts, entry, entry_bias, layers, exit, exit_bias
     if not _runs(x, entry[0], depth):
+        # the plain formulas multiply tensors of one dtype only
         plain: Any = reference.mlp_potential
         answer: tuple[Tensor, Tensor, Tensor] = plain(x, coefficients, *_of_type(lists, x), save)
         return answer
@@ -132,6 +133,7 @@ class _Backward:
             return entry.new_empty(models, *shape)
 
         first = [x.new_empty(models, batch, elements), x.new_empty(models, batch, 4)]
+        # slopes wait in the third of these, which is needed without gradients of weights too
         places: list[Tensor | None] = [None, None, pairs(self.depth, 2, batch, width), None, None]
         if weights:
             places = [
@@ -169,6 +171,7 @@ class _Backward:
         entry_left, entry_right, left, right, exit_left = places
         q, dtype = left[:, :, 1], left.dtype
         if self.shared["SHARED_SHIFTS"]:
+            # half precisions are summed in float32 and rounded once
             to_shifts = q.sum(2, dtype=torch.float32).to(dtype).flatten(1)[:, None]
         else:
             to_shifts = q.transpose(1, 2).flatten(2)

@@ -44,6 +44,7 @@ def product(
     for first in range(0, PADDED_K, COLUMNS):
         left = tl.load(operand + row + first + tl.arange(0, COLUMNS)[None, :])
         k = first + tl.arange(0, COLUMNS)[:, None]
+        # a mask takes registers, so it is left out where there is nothing to mask
         if K == PADDED_K and N == PADDED_N:
             right = tl.load(matrix + k * STEP_K + n * STEP_N)
         else:
@@ -134,4 +135,5 @@ def sigmoid(z):
 @triton.jit
 def row_sums(x, y):
     """Return the sums of x y over each row, in float64."""
+    # products of float32 are exact in float64, so only the sums round
     return tl.sum(x.to(tl.float64) * y.to(tl.float64), 1)

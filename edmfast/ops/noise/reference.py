@@ -23,6 +23,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor) -> tupl
     a, b, c, d = counter
     key0, key1 = seed & _MASK, (seed >> 32) & _MASK
     for _ in range(10):
+        # these products may use all 64 bits and read as negative, so their high words are masked
         first, second = a * 0xD2511F53, c * 0xCD9E8D57
         a, b, c, d = (
             (second >> 32) & _MASK ^ b ^ key0,
@@ -38,6 +39,7 @@ def _horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     """Return a polynomial at x, its coefficients given from the highest degree down."""
     value = torch.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:
+        # product and sum are two operations, because a fused one would round in another way
         value = value * x
         value = value + coefficient
     return value
@@ -54,10 +56,12 @@ def negative_log(u: Tensor) -> Tensor:
 
 def box_muller(radius_bits: Tensor, angle_bits: Tensor) -> tuple[Tensor, Tensor]:
     """Return two independent float32 normals made of two 32-bit words held in int64."""
+    # half a step is added, so u is never 0 and its logarithm is finite
     u = (radius_bits >> 1).to(torch.int32).float() * 4.656612873e-10 + 2.328306437e-10
     # torch's square root is not correctly rounded in float32, but it is through float64
     radius = (negative_log(u) * 2.0).double().sqrt().float()
     turn = angle_bits.to(torch.int32).float() * 4.656612873e-10
+    # the angle is reduced to 45 degrees around an axis, where short polynomials are accurate
     twice = turn * 2.0
     quarter = torch.where(twice < 0, twice - 0.5, twice + 0.5).to(torch.int32)
     f = turn + quarter.float() * -0.5
@@ -98,4 +102,5 @@ def uniform(rng: Tensor, populations: int, first_population: int = 0, stream: in
     seed, step = rng[..., :1], rng[..., 1:] & _MASK
     zero = torch.zeros_like(step + population)
     a, b, _, _ = philox((zero, zero + step, zero, zero + word), seed)
+    # float64 holds 53 bits exactly, so no rounding can make the uniform 1
     return ((a << 21) | (b >> 11)).double() * 2.0**-53

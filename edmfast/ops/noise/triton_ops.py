@@ -13,6 +13,7 @@ from edmfast.ops._shared.triton_philox import normals, stream_word
 from edmfast.ops._shared.triton_tiling import tiling
 
 
+# Triton would compile the kernel again for some of these numbers, such as 1 and multiples of 16
 @triton.jit(do_not_specialize=["stream", "first_population", "first_particle"])
 def noise_kernel(
     out,

@@ -18,6 +18,7 @@ def check(name: str, x: Tensor, eps: float, **numbers: Tensor | None) -> float:
     present = {key: tensor for key, tensor in numbers.items() if tensor is not None}
     if x.dtype not in DTYPES:
         raise TypeError(f"x must be float16, bfloat16, float32 or float64, got {x.dtype}")
+    # weights are computed in the dtype of x, where wider ones would lose digits without notice
     widest = arithmetic(x.dtype)
     for key, tensor in present.items():
         if tensor.dtype not in DTYPES or tensor.dtype.itemsize > widest.itemsize:

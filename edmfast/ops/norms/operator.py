@@ -46,6 +46,7 @@ def _fake(
 def _fake_backward(
     grad: Tensor, x: Tensor, scale: Tensor, shift: Tensor, *_: object
 ) -> tuple[Tensor, Tensor, Tensor]:
+    # scale may be an expanded view, but the kernels write its gradient densely
     return _like(x), scale.new_empty(scale.shape), shift.new_empty(shift.shape)
 
 
@@ -99,6 +100,7 @@ def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Ten
     _, mean, rstd = output
     # callers get y alone
     ctx.mark_non_differentiable(mean, rstd)
+    # an absent cotangent stays None, so that backward can leave its work out
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, scale, shift, mean, rstd)
     ctx.centred, ctx.silu = centred, silu
@@ -141,6 +143,7 @@ def _double_backward(
 
 
 def _set_up_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    # the third derivative raises, so it needs nothing
     pass
 
 
@@ -189,6 +192,7 @@ def group_norm(
     """
     groups = as_int("groups", groups)
     eps = check("group_norm", x, eps, weight=weight, bias=bias, scale=scale, shift=shift)
+    # a batch may be empty, but a group without numbers has no mean
     if x.dim() < 2 or 0 in x.shape[1:]:
         raise ValueError(f"x must be [B, C, *spatial] of positive sizes, got {tuple(x.shape)}")
     channels = x.shape[1]

@@ -91,6 +91,7 @@ def group_norm_silu_double_backward(
 
 def _laid(tensor: Tensor, x: Tensor) -> Tensor:
     """Return the tensor in the dtype and the layout of x: channels slowest or fastest in memory."""
+    # half precisions are computed in float32, so they are rounded only here
     cast = tensor.to(x.dtype)
     if not x.is_contiguous() and x.mT.is_contiguous():
         return cast.mT.contiguous().mT
@@ -109,6 +110,7 @@ def _each(numbers: Tensor, x: Tensor) -> Tensor:
 
 def _spread(numbers: Tensor, x: Tensor) -> Tensor:
     """Repeat scale or shift [M, C] for each row that shares it, [N, C, 1]."""
+    # an empty batch may have no row of scale, and there is still a quotient to take
     return widened(numbers).repeat_interleave(x.shape[0] // max(1, numbers.shape[0]), 0)[:, :, None]
 
 
@@ -139,5 +141,6 @@ def _slopes(z: Tensor, silu: bool) -> tuple[Tensor, Tensor]:
     """Return the first and second derivative of silu at z, or of the identity."""
     if not silu:
         return torch.ones_like(z), torch.zeros_like(z)
+    # written with the sigmoid and without an exponential, both are finite at every finite z
     s = torch.sigmoid(z)
     return s * (1 + z * (1 - s)), s * (1 - s) * (2 + z * (1 - 2 * s))

@@ -63,6 +63,7 @@ def _sums_after(sums, row, groups, group, r, level, along_v, along_w):
     bent_hh = total(sums, 9, SUMS, row, groups, group)
     bent_v = total(sums, 10, SUMS, row, groups, group)
     bent_vh = total(sums, 11, SUMS, row, groups, group)
+    # t is written out in its terms v, level and h along_v, whose sums are known
     plain = bent_v - level * bent - along_v * bent_h - (along_v * w + along_w * v)
     along = bent_vh - level * bent_h - along_v * bent_hh - (along_v * wh + along_w * vh)
     across = wv - level * w - along_v * wh
@@ -143,6 +144,8 @@ def double_backward_kernel(
             to_h += u * b_own
         if STAGE == "sums":
             fixed = e * moved * a + to_h
+            # t needs the means of the whole group, which no part knows yet, so products are summed
+            # from which the means of the cotangent follow
             _store_sums(sums, parts, row, groups, group, part, vs, h, w, e, a, fixed)
         else:
             count = WIDTH * positions
@@ -154,6 +157,7 @@ def double_backward_kernel(
                 level = over_group(vs) / count
                 along_v, along_w = over_group(vs * h) / count, over_group(w * h) / count
             if not CENTRED:
+                # RMS norm subtracts no mean, so t has no term for it
                 level = tl.zeros([ROWS, 1, 1], dtype)
             t = r * (vs - level - h * along_v)
             moved += a * t
@@ -171,6 +175,7 @@ def double_backward_kernel(
                 to_h -= plain / count
             tl.store(second + where, (r * to_h).to(second.dtype.element_ty), mask=inside)
     if STAGE != "sums":
+        # every program has a place of its own, so the order of the sums is fixed without atomics
         number = (block.to(tl.int64) * pieces + part % pieces) * groups * WIDTH + channel
         tl.store(to_scale + number, over_rows(scale_sum), mask=real)
         tl.store(to_shift + number, over_rows(shift_sum), mask=real)

@@ -43,9 +43,11 @@ def _together(
     missed = tl.load(sums + entry + parts, mask=part < parts, other=0.0)
     squares = tl.load(sums + entry + 2 * parts, mask=part < parts, other=0.0)
     size = size_of(part, positions, WIDTH, CHANNELS, POSITIONS)
+    # the size is zero or negative beyond the last part, which must not count
     size = tl.where(part < parts, size, 0).to(means.dtype)
     count = WIDTH * positions
     mean = over_group(means * size) / count
+    # the mean above is rounded, and the mean of these deviations is its error
     off = means - mean + missed
     rest = over_group(size * off) / count
     return mean + rest, over_group(squares + size * off * off) - count * rest * rest
@@ -64,6 +66,7 @@ def forward_kernel(
     shared,
     groups,
     positions,
+    # without this type Triton would pass eps in float32
     eps: tl.float64,
     WIDTH: tl.constexpr,
     CENTRED: tl.constexpr,
@@ -106,6 +109,7 @@ def forward_kernel(
         squares = over_group(off * off)
         if CENTRED:
             missed = over_group(off) / size
+            # the deviations are from a rounded mean, and this removes what its error adds
             squares -= size * missed * missed
     if STAGE == "sums":
         store_sum(sums, 0, 3, parts, row, groups, group, part, m)

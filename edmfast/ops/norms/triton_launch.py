@@ -72,6 +72,7 @@ def tiling(
     channels, pieces = triton.next_power_of_2(width), triton.next_power_of_2(positions)
     together = steps = 1
     if channels * pieces > held:
+        # a tile takes neighbours in memory first, and these are channels or positions
         if channels_last:
             channels = min(channels, max(_LINE, part // pieces))
             pieces = min(pieces, part // channels)
@@ -82,6 +83,7 @@ def tiling(
         most = triton.next_power_of_2(max(1, min(shared, rows * groups // _PROGRAMS)))
         # so many rows together fill 128 threads
         together = min(most, max(1, 128 * per_thread // (channels * pieces)))
+        # only the derivatives sum over rows, and steps let them keep the sums in registers
         if order != "forward":
             steps = max(1, min(most, _ROWS // positions) // together)
     parts = triton.cdiv(width, channels) * triton.cdiv(positions, pieces)
@@ -186,5 +188,6 @@ def launch(
                 *(*tensors, sums, numbers(x), shared, groups, positions, *rest),
                 **constants(kernel, stage, tiles, width, centred, silu),
                 num_warps=tiles.warps,
+                # no bits are promised between devices here, so fused multiply-adds are welcome
                 enable_fp_fusion=True,
             )

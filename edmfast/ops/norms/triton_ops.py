@@ -25,10 +25,12 @@ def group_norm_silu(
     x: Tensor, scale: Tensor, shift: Tensor, groups: int, eps: float, centred: bool, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `edmfast.ops.norms.reference.group_norm_silu`; y has the strides of x where x is dense."""
+    # there is nothing to launch for an empty batch, and the reference returns empty results
     if x.numel() == 0:
         return reference.group_norm_silu(x, scale, shift, groups, eps, centred, silu)
     x, scale, shift = dense(x), scale.contiguous(), shift.contiguous()
     y = torch.empty_like(x)
+    # scale has the dtype of the arithmetic, in which statistics are kept
     mean, rstd = (scale.new_empty(x.shape[0], groups) for _ in range(2))
     tensors = x, scale, shift, y, mean, rstd
     launch(forward_kernel, tensors, x, scale, groups, centred, silu, 3, eps)
@@ -52,6 +54,7 @@ def group_norm_silu_backward(
     scale, shift, mean, rstd = (tensor.contiguous() for tensor in (scale, shift, mean, rstd))
     to_x = torch.empty_like(x)
     weights = weight_sums(scale, x, groups, "backward")
+    # the kernel gets one set of strides, so grad is copied where its layout is another
     tensors = matched(grad, x), x, scale, shift, mean, rstd, to_x, *weights
     launch(backward_kernel, tensors, x, scale, groups, centred, silu, 2)
     return to_x, summed(weights[0]), summed(weights[1])

@@ -67,6 +67,7 @@ def size_of(part, positions, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, POSITI
 @triton.jit
 def address(row, channel, position, strides):
     """Return offsets int64 [R, K, P] from the first element of a tensor."""
+    # products of strides exceed 32 bits in tensors of more than 2^31 numbers
     within = channel.to(tl.int64) * strides[1] + position.to(tl.int64) * strides[2]
     return row * strides[0] + within
 
@@ -142,6 +143,7 @@ def slopes(z, SILU: tl.constexpr):
     """Return the first and second derivative of silu at z, or of the identity; finite for every finite z."""
     first, second = tl.full(z.shape, 1.0, z.dtype), tl.full(z.shape, 0.0, z.dtype)
     if SILU:
+        # written with the sigmoid and without an exponential, both are finite at every finite z
         s = tl.sigmoid(z)
         first = s * (1.0 + z * (1.0 - s))
         second = s * (1.0 - s) * (2.0 + z * (1.0 - 2.0 * s))

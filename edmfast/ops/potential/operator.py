@@ -117,6 +117,7 @@ def _double_backward(
     e, v, h, y, weight = ctx.saved_tensors
     cotangents = _or_zeros(a, h), _or_zeros(b, y), _or_zeros(c, weight)
     to_e, to_v, *rest = torch.ops.edmfast.potential_double_backward(*cotangents, e, v, h, y, weight)
+    # an absent cotangent was no tensor, so it has no gradient
     return None if e is None else to_e, None if v is None else to_v, *rest
 
 
@@ -147,6 +148,7 @@ def _assemble_double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Ten
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Tensor | None, ...], output: object) -> None:
+    # the third derivative raises, so it needs nothing
     pass
 
 

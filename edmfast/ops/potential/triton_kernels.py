@@ -32,6 +32,7 @@ def potential_kernel(
     h, y, weight, energy, cotangent, rows, elements, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Write energy [B] and cotangent [B, d] of h, y [B, d] and weight [B]."""
+    # offsets exceed 32 bits in batches of more than 2^31 numbers
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     exists = row < rows
     w = _number(weight, row, exists)
@@ -143,6 +144,7 @@ def double_backward_kernel(
         crossed += a_s.to(tl.float64) * y_wide + b_wide * h_wide
         along += b_wide * y_wide
         inner += h_wide * y_wide
+    # the terms may nearly cancel, so they are combined before they are rounded to the dtype
     both = tl.sum(crossed, 1)[:, None]
     total = tl.sum(along, 1)[:, None] - w.to(tl.float64) * both
     total -= cs.to(tl.float64) * tl.sum(inner, 1)[:, None]

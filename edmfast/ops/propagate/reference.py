@@ -59,6 +59,7 @@ def propagate(
     z = noise(x.to(dtype), rng, 0, first_population, first_particle)
     moving: Tensor | int = x.shape[2]
     if mask is not None:
+        # a score may be NaN where an element is held, and a product with 0 would keep the NaN
         z, shift = z * mask[:, None], torch.where(mask[:, None], shift, 0.0)
         moving = mask.sum(1, keepdim=True)
     moved = x.gather(1, index).to(dtype) + shift + _square_root(v_m)[..., None].to(dtype) * z

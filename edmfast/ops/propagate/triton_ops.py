@@ -96,6 +96,7 @@ def propagate_kernel(
             z = tl.where(moves, numbers[j].to(dtype), 0.0)
             m = tl.where(moves, m, 0.0)
             old = tl.load(x + source + element, mask=inside, other=0.0).to(dtype)
+            # this is the order of the reference, which fixes the bits of the moved state
             new = (old + m) + scale * z
             tl.store(moved + target + element, new.to(moved.dtype.element_ty), mask=inside)
             zz += z * z

@@ -56,7 +56,9 @@ def _sorted_points(bits: Tensor, draws: Tensor, total: Tensor) -> Tensor:
     length = (size - 1).bit_length()
     sums = (exponential.double() * 2.0 ** (56 - length)).long().cumsum(1)
     whole = sums.gather(1, draws)
+    # sums beyond the last draw have no meaning, but they must not overflow the division
     share, _ = divide(torch.minimum(sums[:, :-1], whole), 1 << _UNIFORM_BITS, whole)
+    # a share of exactly 1 would lie beyond the last particle
     share = share.clamp(max=(1 << _UNIFORM_BITS) - 1)
     return high_product(share << (64 - _UNIFORM_BITS), total)
 
@@ -70,6 +72,7 @@ def _counts(q: Tensor, points: Tensor, draws: Tensor) -> Tensor:
 
 def _ssp(q: list[int], total: int, count: int, fractions: list[int]) -> list[int]:
     """Return the offspring of each particle of one population."""
+    # Python integers do not overflow, while count · weight may exceed 64 bits
     offspring = [count * weight // total for weight in q]
     rest = [count * weight % total for weight in q]
     open_ = 0
@@ -96,6 +99,7 @@ def _ssp(q: list[int], total: int, count: int, fractions: list[int]) -> list[int
 def _ssp_ancestors(q: Tensor, total: Tensor, count: int, fraction: Tensor) -> Tensor:
     """Return the ancestors [P, count] of the ssp scheme."""
     rows = [
+        # the fractions are unsigned patterns, which tolist() reads as signed
         _ssp(weights, whole, count, [value % 2**64 for value in fractions])
         for weights, (whole,), fractions in zip(
             q.tolist(), total.tolist(), fraction.tolist(), strict=True
@@ -110,6 +114,8 @@ def _ancestors(scheme: str, q: Tensor, rng: Tensor, count: int, first_population
     populations, particles = q.shape
     prefix = exclusive(q)
     total = prefix[:, -1:]
+    # one slot more than offspring: sorted uniforms need the sum of all exponentials, and the last
+    # prefix sum falls into slot number `count`
     slots = {"killing": particles, "ssp": particles}.get(scheme, count + 1)
     a, b, c, d = _words(rng, populations, slots, first_population)
     if scheme in ("systematic", "stratified"):

@@ -27,6 +27,7 @@ MAX_SCORES = 8
 
 def _fake(scores: Tensor, displacement: Tensor | None) -> tuple[Tensor, Tensor]:
     count, populations, particles = scores.shape[:3]
+    # an operator returns tensors only, so an absent result is empty
     columns = 0 if displacement is None else count
     return (
         scores.new_empty((populations, particles, count, count), dtype=torch.float64),

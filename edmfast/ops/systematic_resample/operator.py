@@ -92,6 +92,7 @@ def systematic_resample(
         raise TypeError(
             f"log_weights and uniform must be floating point, got {dtype} and {uniform.dtype}"
         )
+    # ancestors are int32
     if len(shape) != 2 or not 0 < shape[1] < 2**31:
         raise ValueError(
             f"log_weights must be [P, N] with N >= 1 and below 2^31, got shape {tuple(shape)}"

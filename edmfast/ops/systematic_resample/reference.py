@@ -40,14 +40,18 @@ def fraction_bits(particles: int) -> int:
 
 def quantised_exp(x: Tensor, bits: int) -> Tensor:
     """Return floor(exp(x) 2^bits) as int64 for float64 x <= 0; NaN and -inf give 0."""
+    # there are at most 62 fraction bits, so a smaller exponential has no integer part
     counts = x > -43.66827237527655  # -63 log 2
+    # devices differ in how they convert NaN and -inf to an integer
     x = torch.where(counts, x, 0.0)
     # adding and subtracting 1.5 2^52 rounds to the nearest integer on every device
     n = (x * 1.4426950408889634 + 6755399441055744.0) - 6755399441055744.0
+    # log 2 is split in two, and n times the first part is exact, so r keeps its digits
     r = x + n * -0.693147180369123816490
     r = r + n * -1.90821492927058770002e-10
     p = torch.full_like(r, _EXP[0])
     for coefficient in _EXP[1:]:
+        # product and sum are two operations, because a fused one would round in another way
         p = p * r
         p = p + coefficient
     # 2^n is built from its bits, since exp2 differs between devices
@@ -58,6 +62,7 @@ def quantised_exp(x: Tensor, bits: int) -> Tensor:
 def natural_log(x: Tensor) -> Tensor:
     """Return log(x) of positive normal float64 to about an ulp: a Taylor series of 2 atanh((m - 1)/(m + 1))."""
     pattern = x.view(torch.int64)
+    # this is the pattern of sqrt(1/2), so the mantissa lies in [sqrt(1/2), sqrt(2)) and s is small
     exponent = (pattern - 0x3FE6A09E667F3BCD) >> 52
     mantissa = (pattern - (exponent << 52)).view(torch.float64)
     s = (mantissa - 1.0) / (mantissa + 1.0)
@@ -73,6 +78,7 @@ def natural_log(x: Tensor) -> Tensor:
 
 def high_product(a: Tensor, b: Tensor) -> Tensor:
     """Return floor(a b / 2^64) of non-negative values; a is a 64-bit pattern, b < 2^63."""
+    # torch has no high word of a product, so halves are multiplied; masks remove copied signs
     a0, a1 = a & _LOW32, (a >> 32) & _LOW32
     b0, b1 = b & _LOW32, (b >> 32) & _LOW32
     low = ((a0 * b0) >> 32) & _LOW32
@@ -84,6 +90,7 @@ def high_product(a: Tensor, b: Tensor) -> Tensor:
 
 def square_parts(q: Tensor) -> Tensor:
     """Return four int64 sums [4, ...] of q [..., N] that add over parts of a population; see `sum_of_squares`."""
+    # halves of 31 bits keep each of the four sums below 2^63
     high, low = q >> 31, q & _LOW31
     square = low * low
     parts = high * high, high * low, square >> 31, square & _LOW31
@@ -130,7 +137,9 @@ def top_weight(log_weights: Tensor) -> Tensor:
 def quantise(log_weights: Tensor, maximum: Tensor, bits: int) -> Tensor:
     """Return q [P, N] from float64 log-weights and the maximum [P] of the population; 1 where that is -inf."""
     top = maximum[:, None]
+    # an infinite maximum minus itself would be NaN
     q = quantised_exp(torch.where(log_weights == top, 0.0, log_weights - top), bits)
+    # a total of 0 could not be divided by; such a population is marked as collapsed
     return torch.where(top == -torch.inf, 1, q)
 
 
@@ -185,6 +194,7 @@ def exclusive(values: Tensor) -> Tensor:
 
 def first_slots(prefix: Tensor, count: int, total: Tensor, uniform: Tensor) -> Tensor:
     """Return ceil(c M/W - u) for prefix sums c [P, n] of weights that sum to W [P, 1], u float64 [P]."""
+    # a uniform of 1 would overflow the 64 bits of the fraction
     inside = uniform.nan_to_num(0.0).clamp(0.0, 0.9999999999999999)
     fraction = (inside * 2.0**53).long() << 11
     threshold = high_product(fraction, total[:, 0])[:, None]

@@ -72,6 +72,7 @@ def _natural_log(x):
 @triton.jit
 def sums_of(q):
     """Return the sum of q, and that of q^2 in three int64 parts, to be multiplied by 2^64, 2^32 and 1."""
+    # a square has up to 124 bits, and int64 holds the sums of these parts of it
     unsigned = q.to(tl.uint64, bitcast=True)
     low = unsigned * unsigned
     high = tl.umulhi(unsigned, unsigned)
@@ -93,6 +94,7 @@ def decide(maximum, total, square_high, square_middle, square_low, particles, bi
     weight = total.to(tl.float64)
     collapsed = maximum == float("-inf")
     ess = tl.where(collapsed, 0.0, weight * weight / (high * 18446744073709551616.0 + low))
+    # the total is 0 where all weights are NaN, and the logarithm takes positive numbers only
     mean = tl.maximum(weight, 1.0) / (n * _power_of_two(bits))
     log_mean = tl.where(collapsed, float("-inf"), maximum + _natural_log(mean))
     resampled = (ess < n * ess_threshold) & (collapsed == 0)
@@ -102,7 +104,9 @@ def decide(maximum, total, square_high, square_middle, square_low, particles, bi
 @triton.jit
 def threshold_of(uniform, total):
     """Return floor(u W) for float64 u, which is clamped to [0, 1); NaN counts as 0."""
+    # a comparison with NaN is false, so NaN becomes 0
     u = tl.where(uniform >= 0.0, uniform, 0.0)
+    # a uniform of 1 would overflow the 64 bits of the fraction
     u = tl.where(u >= 1.0, 0.9999999999999999, u)
     fraction = (u * 9007199254740992.0).to(tl.int64).to(tl.uint64, bitcast=True) << 11
     return tl.umulhi(fraction, total.to(tl.uint64, bitcast=True)).to(tl.int64)

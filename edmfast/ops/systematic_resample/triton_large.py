@@ -22,7 +22,9 @@ from edmfast.ops.systematic_resample.triton_fixed_point import (
 from edmfast.ops.systematic_resample.triton_population import conclude, load_log_weights, maximum_of
 
 TILE = 2048
+# a fused multiply-add would change bits of the exponential
 _CONFIGURATION = {"num_warps": 8, "enable_fp_fusion": False}
+# Triton would compile the kernels again for some of these numbers, such as 1 and multiples of 16
 _UNSPECIALISED = ["particles", "bits", "tiles"]
 
 
@@ -105,6 +107,7 @@ def slot_kernel(
 ):
     """Write slots int32 [P, N], the first slot of every particle, where the population is resampled."""
     program = tl.program_id(0)
+    # the host does not know the decision, so it launches always, and the work is left out here
     if tl.load(resampled + program // tiles):
         p, lane, q = _tile_weights(log_weights, maxima, particles, bits, tiles, TILE)
         start = offsets + p.to(tl.int64) * (tiles + 1)

@@ -31,6 +31,7 @@ SMALL = 4096
 def small_kernel(
     log_weights,
     uniform,
+    # without this type Triton would pass the threshold in float32, and decide otherwise
     ess_threshold: tl.float64,
     slots,
     ancestors,

@@ -86,6 +86,7 @@ def _fake(
 ) -> tuple[Tensor, ...]:
     new = torch.empty_like
     numbers = [new(log_z) for _ in range(4)]
+    # the kernels write dense results, whatever the strides of their inputs
     weights = new(log_weights, memory_format=torch.contiguous_format)
     indices = [new(ancestors, memory_format=torch.contiguous_format) for _ in range(2)]
     return (
@@ -155,6 +156,7 @@ def weigh_and_resample(
     # one row of exponents serves all populations
     if exponents is not None:
         exponents = exponents.expand(shape[0], len(now))
+    # the kernels read ratio and energies in one dtype, and widening changes no number
     dtype = (
         torch.float64 if torch.float64 in {t.dtype for t in (ratio, *now, *past)} else torch.float32
     )
@@ -187,6 +189,7 @@ def _by_another_scheme(
     first_population: int,
 ) -> Weights:
     """Weigh and resample by two operators: on a GPU only the systematic scheme has a kernel that does both."""
+    # a threshold of 0 never resamples, so this operator only weighs
     weighed = Weights(*_OPERATOR(*_state(before), *increments, 0.0, 0, first_population))
     chosen = resample(
         weighed.log_weights,

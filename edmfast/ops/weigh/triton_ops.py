@@ -45,6 +45,7 @@ def _increments(
     value = tl.load(ratio + row + lane, mask=inside, other=0.0).to(tl.float64)
     parent = tl.load(ancestors + row + lane, mask=inside, other=0)
     parent = tl.where(moved, parent, lane)
+    # the host does not check ancestors, so one that names no particle must not be read through
     named = (parent >= 0) & (parent < particles)
     parent = tl.where(named, parent, 0)
     for k in tl.static_range(MODELS):
@@ -158,6 +159,7 @@ def weigh_and_resample(
     point = uniform(rng, populations, first_population)
     ancestors, log_mean, ess, resampled, seen = systematic_resample(out, point, ess_threshold)
     total, squares, count = (population_sum(part) for part in spreads)
+    # rounding can make the variance of nearly equal increments negative, hence the clamp below
     variance = (squares - total * total / count) / count
     return (
         out,
