@@ -86,6 +86,7 @@ def check_distinct(**paths: PathLike | None) -> None:
     for name, path in paths.items():
         if path is None:
             continue
+        # Two names may lead to one file by links.
         place = os.path.realpath(path)
         if place in seen:
             raise ValueError(f"{seen[place]} and {name} are one file, {path}: give two paths")
@@ -102,9 +103,12 @@ def replacing(path: PathLike) -> Iterator[Path]:
     """
     resolved = _resolved(Path(os.fspath(path)), "path")
     with _temporary(resolved, "path") as temporary:
+        # The mode is taken before the block, which may put another file in the place of the
+        # temporary one.
         mode = (resolved if resolved.exists() else temporary).stat().st_mode
         yield temporary
         temporary.chmod(stat.S_IMODE(mode))
+        # Without the flush a crash could leave the new name with no content.
         _flush(temporary)
         os.replace(temporary, resolved)
         # Some file systems cannot flush a folder.
@@ -120,9 +124,11 @@ def write_or_fall_back(write: Callable[[Path], None], path: Path) -> tuple[Path,
     try:
         write(path)
     except OSError as error:
+        # The end of a name holds its suffix, and the random digits keep two runs apart.
         fallback = Path(tempfile.gettempdir()) / f"edmfast-{secrets.token_hex(4)}-{path.name[-60:]}"
         try:
             write(fallback)
+        # The first error tells of the path that the caller named.
         except OSError:
             raise error from None
         return fallback, error
@@ -171,6 +177,7 @@ def _check_name(path: Path, name: str) -> None:
 
 def _check_kind(resolved: Path, requested: Path, kind: str, name: str, overwrite: bool) -> None:
     existing = kind_of(resolved)
+    # An empty file holds no work that could be lost.
     if existing not in (kind, EMPTY) and not overwrite:
         article = "an" if existing[0] in "aeiou" else "a"
         raise FileExistsError(
@@ -180,6 +187,7 @@ def _check_kind(resolved: Path, requested: Path, kind: str, name: str, overwrite
 
 
 def _same_file(resolved: Path, other: Path) -> bool:
+    # samefile also finds hard links and file systems that ignore case, but needs both files.
     if resolved.exists() and other.exists():
         return os.path.samefile(resolved, other)
     return str(resolved) == os.path.realpath(other)
@@ -190,6 +198,7 @@ def _temporary(resolved: Path, name: str) -> Iterator[Path]:
     """Yield a new empty file in the folder of `resolved`, and remove it if it still exists at the end."""
     # The name is cut, so that the addition does not make it too long.
     start = os.fsdecode(os.fsencode(resolved.name)[:200])
+    # Only within one folder, and so one file system, is replacing atomic.
     temporary = resolved.with_name(f".{start}.{secrets.token_hex(4)}.part")
     try:
         temporary.touch(exist_ok=False)

@@ -17,9 +17,11 @@ def checksum(tensors: Mapping[str, torch.Tensor], text: str) -> str:
     """Return the checksum of tensors on the CPU and of the text of their metadata, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     _add(digest, text.encode())
+    # The order of a mapping depends on who made it; the checksum must not.
     for name in sorted(tensors):
         tensor = tensors[name]
         _add(digest, f"{name}\n{tensor.dtype}\n{[*tensor.shape]}".encode())
+        # NumPy has no bfloat16, but bytes of every dtype can be viewed.
         flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
         _add(digest, flat.numpy().data)
     return digest.hexdigest()

@@ -53,6 +53,7 @@ def is_recorded(*values: Any) -> bool:
 
 def leaf_of(y: Tensor, recorded: bool) -> Tensor:
     """Return y, or a detached copy of it unless recorded, as a tensor that torch.autograd.grad accepts."""
+    # A detached copy keeps the gradient from reaching the caller's graph.
     return y if recorded and y.requires_grad else y.detach().requires_grad_()
 
 
@@ -66,6 +67,7 @@ def values_and_slope(
     vmap.
     """
     with torch.enable_grad():
+        # torch.autograd.grad carries no tangents and does not work inside vmap.
         if is_transformed():
             result: Any = torch.func.vjp(lambda z: _split(function(z)), y, has_aux=True)
             value, vjp, others = result
@@ -77,8 +79,10 @@ def values_and_slope(
             (slope,) = torch.autograd.grad(
                 values[0].sum(),
                 leaf,
+                # A detached gradient needs no graph of its own, but the values keep theirs.
                 create_graph=recorded and not cut,
                 retain_graph=recorded,
+                # A first value that does not depend on y has the gradient 0 and not None.
                 materialize_grads=True,
             )
     if not recorded:
@@ -140,6 +144,7 @@ def refuse_run(name: str, *inputs: Any) -> None:
     its results are detached, and torch itself raises an error where they are differentiated.
     """
     refuse_gradients(name)
+    # Outside of forward mode no tensor can carry a tangent.
     if forward_ad._current_level < 0:
         return
     if _functorch.peek_interpreter_stack() is not None:

@@ -35,6 +35,7 @@ def kind_of(path: Path) -> str:
         start = file.read(8)
     if start.startswith(_PICTURES):
         return PICTURE
+    # A safetensors file starts with the length of its header in 8 bytes, a table with a brace.
     if start[:1] == b"{":
         return _kind_of_table(path) if size <= _LARGEST_TABLE else OTHER
     return _kind_of_tensors(path)
@@ -52,6 +53,7 @@ def _kind_of_tensors(path: Path) -> str:
     try:
         with safe_open(path, framework="pt") as file:
             header: Any = json.loads((file.metadata() or {})[KEY])
+        # Models and trainings name their format, particles and runs their kind.
         return _BY_FORMAT.get(header.get("format"), _BY_KIND.get(header.get("kind"), OTHER))
     except (SafetensorError, OSError, ValueError, LookupError, AttributeError, RecursionError):
         return OTHER

@@ -80,6 +80,8 @@ def _verified(
     """Return the metadata of a file, after checking its checksum or, for version 1, that it has none."""
     text, recorded = header[KEY], None
     if text.startswith(_MARK):
+        # The checksum covers the text as written, so it is cut out by position: parsing and
+        # printing JSON again need not give the same text.
         recorded, text = text[len(_MARK) :][:64], "{" + text[len(_MARK) + 64 + len(_SEPARATOR) :]
     whole = f"{_MARK}{recorded}{_SEPARATOR}{text[1:]}" if recorded is not None else text
     if (
@@ -93,11 +95,13 @@ def _verified(
         )
     metadata = parse_json(path, text)
     version = metadata.pop(_VERSION, 1)
+    # True equals 1 in Python.
     if version not in (1, _CURRENT_VERSION) or isinstance(version, bool):
         raise ValueError(
             f"{path} has file version {shortened(version)}, but this edmfast reads versions 1 and "
             f"{_CURRENT_VERSION}"
         )
+    # A file whose checksum was cut out must not pass as one of version 1.
     if (version == _CURRENT_VERSION) != (recorded is not None):
         raise ValueError(
             f"{path} is corrupt: its version does not match the presence of a checksum"
@@ -112,6 +116,8 @@ def write_json(
 
     Raises as `check_output` does.
     """
+    # The text is complete before the file is opened, so an object that JSON cannot hold replaces
+    # nothing.
     text = json.dumps({KEY: kind, **content}, indent=1)
     with replacing(check_output(path, kind, overwrite=overwrite)) as temporary:
         temporary.write_text(text)

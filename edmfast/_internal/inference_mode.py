@@ -14,6 +14,7 @@ def without_inference_mode() -> Iterator[None]:
     if not torch.is_inference_mode_enabled():
         yield
         return
+    # Leaving inference mode would otherwise turn grad mode on, which the caller did not ask for.
     with torch.inference_mode(False), torch.no_grad():
         yield
 

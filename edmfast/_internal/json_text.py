@@ -33,6 +33,7 @@ def shortened(value: Any, most: int = 200) -> str:
 
 
 def _check(path: Any, content: dict[str, Any]) -> None:
+    # A loop over levels needs no stack, whatever the depth of the file.
     level: list[Any] = [content]
     for _ in range(_DEEPEST):
         inside: list[Any] = []
@@ -41,6 +42,7 @@ def _check(path: Any, content: dict[str, Any]) -> None:
                 inside += value.values()
             elif isinstance(value, list):
                 inside += value
+            # Python's integers have no bound, but tensors and seeds hold 64 bits.
             elif isinstance(value, int) and not -(2**63) <= value < 2**64:
                 raise ValueError(
                     f"{path} has corrupt metadata: an integer that does not fit 64 bits"

@@ -16,6 +16,7 @@ def free_memory(device: torch.device) -> int | None:
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":
         return None
+    # A container may be allowed less than the machine has.
     known = [size for size in (_available(), _left_of_group()) if size is not None]
     return min(known, default=None)
 
@@ -44,4 +45,5 @@ def _left_of_group() -> int | None:
         stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
         return None
+    # The kernel drops cached files before it refuses memory.
     return max(0, limit - used + int(stat.get("inactive_file", 0)))

@@ -24,6 +24,7 @@ def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Return a value with `change` applied to its tensors, also those in plain lists, tuples and dictionaries."""
     if isinstance(value, Tensor):
         return change(value)
+    # Subclasses such as named tuples have constructors of their own and could not be rebuilt here.
     if type(value) is dict:
         return {name: with_tensors(part, change) for name, part in value.items()}
     if type(value) in (list, tuple):

@@ -43,6 +43,7 @@ def check_level(name: str, level: float, dtype: torch.dtype = torch.float64) -> 
     Every formula of a diffusion squares the level, and such a square would give a wrong number without an error.
     For float16 the level itself must fit, because networks in float16 square it in float32.
     """
+    # Below the smallest normal number digits are lost, and some devices flush to 0.
     numbers = torch.finfo(dtype)
     is_half = dtype == torch.float16
     lowest = numbers.smallest_normal if is_half else math.sqrt(numbers.smallest_normal)

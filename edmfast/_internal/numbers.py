@@ -114,6 +114,7 @@ def as_numbers(name: str, value: Any, *, finite: bool = True) -> torch.Tensor:
     finite: refuse infinities. NaN is always refused. Raises TypeError for anything that is not a real number,
     including bools; ValueError for numbers out of range and for rows of unequal length.
     """
+    # Nested lists are checked number by number, because torch would take a bool for a number.
     if not isinstance(value, torch.Tensor):
         value = _nested(name, value, finite)
     if _is_bool(value) or _is_complex(value):
@@ -161,6 +162,8 @@ def _as_index(value: Any) -> int | None:
 
 def _as_real(value: Any) -> float | None:
     """Return value as a float, or None where it is no real number."""
+    # float() would parse a string, and drop the imaginary part of a NumPy number with a warning
+    # only.
     if isinstance(value, (str, bytes)) or _is_complex(value):
         return None
     try:
@@ -170,6 +173,7 @@ def _as_real(value: Any) -> float | None:
 
 
 def _is_bool(value: Any) -> bool:
+    # The dtype is compared by name, which serves torch and NumPy without importing NumPy.
     return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
 
 

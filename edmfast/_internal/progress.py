@@ -43,6 +43,7 @@ class LogLines:
         """Count n more steps, and print a line if the last one is old enough."""
         self.n += n
         now = self.clock()
+        # The last line is left to close, so that it is not printed twice.
         if now - self.last_line >= self.every and self.n < self.total:
             self._print_line(now)
 
@@ -80,6 +81,7 @@ def progress_bar(
     False also prints lines where there is no terminal.
     """
     options = {"total": total, "desc": desc or None, "unit": f" {unit}", "initial": initial}
+    # Programs without a console, such as pythonw, have no stderr.
     if disable or sys.stderr is None:
         return tqdm(**options, disable=True)
     if _is_notebook() or sys.stderr.isatty():
@@ -98,4 +100,5 @@ def count_steps(total: int, disable: bool | None) -> Iterator[int]:
 
 
 def _is_notebook() -> bool:
+    # tqdm.auto has found this out already when it chose its class.
     return any(base.__name__ == "tqdm_notebook" for base in tqdm.__mro__)

@@ -34,6 +34,8 @@ def redirected(**functions: Callable[..., Any]) -> Iterator[None]:
     for name, function in functions.items():
         with _lock:
             _running[name] = _running.get(name, 0) + 1
+            # Only the first of nested or concurrent blocks replaces the function, and the last one
+            # restores it.
             if _running[name] == 1:
                 _originals[name] = getattr(functional, name)
                 setattr(functional, name, _dispatcher(name, _originals[name]))

@@ -62,6 +62,7 @@ def spread_rows(name: str, value: Any, start: int, stop: int, batch: int) -> Any
         return value
     if len(value) == 0 or batch % len(value):
         raise ValueError(f"{name} has {len(value)} rows, which do not divide a batch of {batch}")
+    # An index made on the device needs no read of it.
     return value[torch.arange(start, stop, device=value.device) // (batch // len(value))]
 
 
@@ -72,6 +73,8 @@ def part_of(module: Any) -> Any:
     The checks of its constructor are not repeated.
     """
     kind: Any = type(module)
+    # copy.copy would share the dictionaries of a module, and a member set on the copy would change
+    # both.
     part: Any = kind.__new__(kind)
     part.__dict__.update(module.__dict__)
     if isinstance(module, nn.Module):
@@ -81,6 +84,7 @@ def part_of(module: Any) -> Any:
 
 
 def _repeat_last(rows: torch.Tensor, missing: int) -> torch.Tensor:
+    # A repeated row is a valid state, where zeros could be outside a model's domain.
     return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
 
 

@@ -58,6 +58,7 @@ def _check(path: Any, name: str, tensor: Tensor, spec: TensorSpec, sizes: dict[s
     if not fits or any(_size(letter, size, sizes) != size for letter, size in pairs):
         expected = [sizes.get(letter, letter) for letter in spec.sizes]
         raise ValueError(f"{path} is corrupt: {name} is {[*tensor.shape]}, not {expected}")
+    # An empty tensor has no minimum.
     if tensor.numel() == 0 or spec.least is None:
         return
     most = sizes[spec.most] - 1 if isinstance(spec.most, str) else spec.most

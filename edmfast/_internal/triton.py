@@ -9,6 +9,7 @@ import shutil
 
 def why_no_triton() -> str:
     """Return why Triton cannot run here, or an empty string if it can."""
+    # Importing Triton takes time that a run without it need not spend.
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     # Triton builds its launchers when it first runs

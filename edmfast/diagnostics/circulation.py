@@ -79,6 +79,7 @@ def rectangle_circulation(
         RuntimeError: a derivative of the call is requested by torch.func or forward mode.
     """
     refuse_run("rectangle_circulation", field, x)
+    # A tensor or array without dimensions is one number, and must not be unpacked as a pair.
     is_pair = isinstance(sides, (tuple, list)) or getattr(sides, "ndim", 0) > 0
     pair: Any = as_pair("sides", sides) if is_pair else (sides, sides)
     lengths = tuple(as_float("sides", side, positive=True) for side in pair)
@@ -99,6 +100,8 @@ def rectangle_circulation(
         value, strength = measure(nodes)
         # Half as many nodes give the estimate of the error.
         error = (value - before).abs()
+        # The error is measured against the strength and not the value, which is 0 for a gradient
+        # field.
         if nodes * 2 > max_nodes or bool((error <= tolerance * strength).all()):
             return Circulation(value, error, strength)
         before = value
@@ -137,6 +140,8 @@ def score_circulation(
     level = as_float("sigma", sigma, positive=True)
 
     def score(points: Tensor) -> Tensor:
+        # The field is called with several points per sample, so levels and conditions are repeated
+        # for them.
         levels = torch.full((len(points),), level, dtype=points.dtype, device=points.device)
         repeated = {
             name: _repeat(value, len(x), len(points)) for name, value in (condition or {}).items()
@@ -161,6 +166,7 @@ def _integrate(
     nodes: int,
 ) -> tuple[Tensor, Tensor]:
     """Return (circulation, strength) over the area, each [B]. plane: float64 [2, B, d]."""
+    # Gauss-Legendre nodes leave out the corners, where two sides meet with different directions.
     node, weight = (
         torch.from_numpy(part).to(x.device) for part in np.polynomial.legendre.leggauss(nodes)
     )
@@ -180,18 +186,22 @@ def _integrate(
             f"the field must keep the shape [n, {[*x.shape[1:]]}], got {[*value.shape]}"
         )
     value = value.reshape(len(x), 4 * nodes, plane.shape[2]).double()
+    # Products are summed in float64, because the contributions of opposite sides nearly cancel.
     parts = torch.einsum("bnd,kbd->bnk", value, plane)
     steps = parts[..., 0] * along + parts[..., 1] * across
     area = lengths[0] * lengths[1]
+    # The nodes of one side span [-1, 1], so half a side's length has scaled the weights already.
     return steps.sum(1) / area, steps.abs().sum(1) / area
 
 
 def _random_plane(flat: Tensor, seed: int) -> Tensor:
     batch, dim = flat.shape
+    # Both directions come from one draw per sample, so a plane depends on (seed, k) alone.
     like = flat.new_empty(1, batch, 2 * dim, dtype=torch.float64)
     normals = standard_normal(like, seed=seed, step=_PLANE_STEP, stream=_DIAGNOSTICS_STREAM)[0]
     first, second = normals.reshape(batch, 2, dim).unbind(1)
     first = first / first.norm(dim=1, keepdim=True)
+    # Gram-Schmidt of two independent normals gives a plane whose direction is uniform.
     second = second - (second * first).sum(1, keepdim=True) * first
     return torch.stack([first, second / second.norm(dim=1, keepdim=True)])
 

@@ -47,6 +47,7 @@ class Asymmetry:
     def normalised(self) -> Tensor:
         """NAsym per sample, [B] in [0, 1], and 0 where the Jacobian is 0."""
         scale = 2 * self.squared_norm
+        # A constant field has J = 0 and is a gradient, where the plain quotient would be 0/0.
         return torch.where(scale > 0, self.asymmetry / scale.clamp_min(_tiny(scale)), 0 * scale)
 
     @property
@@ -80,6 +81,7 @@ def field_asymmetry(
     """
     refuse_run("field_asymmetry", field, x)
     probes, seed = as_int("probes", probes, least=1), as_seed(seed)
+    # The measurement needs a graph also where its caller has switched grad mode off.
     with torch.enable_grad():
         point = x.detach().requires_grad_(True)
         value = field(point)
@@ -148,11 +150,13 @@ def _probe(value: Tensor, point: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]
         (jvp,) = torch.autograd.grad(vjp, dual, probe, retain_graph=True)
     vjp, jvp = vjp.detach().flatten(1), jvp.flatten(1)
     asymmetry = (jvp - vjp).square().sum(1) / 2
+    # Both squares estimate tr(J J^T), and with their mean NAsym cannot exceed 1.
     return asymmetry, (jvp.square().sum(1) + vjp.square().sum(1)) / 2
 
 
 def _signs(like: Tensor, seed: int, step: int) -> Tensor:
     normals = standard_normal(like[None], seed=seed, step=step, stream=_PROBE_STREAM)[0]
+    # copysign never gives 0, as sign does for a normal that is exactly 0.
     return torch.ones_like(normals).copysign(normals)
 
 

@@ -41,6 +41,8 @@ def energy_wasserstein(
     """
     a, until_a = _quantiles("a", energies_a, weights_a)
     b, until_b = _quantiles("b", energies_b, weights_b)
+    # Both quantile functions are constant between these points, so the integral over q is an exact
+    # sum.
     ends = torch.cat([until_a, until_b.to(until_a.device)]).sort().values
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])
     # In the middle of a step both quantile functions are constant, so rounding at its ends does no harm.
@@ -72,6 +74,7 @@ def log_z_error(log_z: Tensor, truth: float) -> float:
     truth = as_float("truth", truth)
     if log_z.dim() != 1 or len(log_z) == 0:
         raise ValueError(f"need log_z [P], got shape {[*log_z.shape]}")
+    # The default of nan_to_num would turn -inf into the lowest finite number.
     log_values = log_z.detach().double().nan_to_num(-torch.inf, torch.inf, -torch.inf)
     return float(torch.logsumexp(log_values, 0)) - math.log(len(log_z)) - truth
 
@@ -87,9 +90,11 @@ def _quantiles(name: str, energies: Tensor, weights: Tensor | None) -> tuple[Ten
         )
     if not (bool((share >= 0).all()) and 0 < float(share.sum()) < math.inf):
         raise ValueError(f"weights_{name} must be >= 0 with a positive finite sum")
+    # An infinite energy without weight would make 0 * inf = NaN below.
     values, share = values[share > 0], share[share > 0]
     if not bool(torch.isfinite(values).all()):
         raise ValueError(f"energies_{name} must be finite where they have weight")
     order = values.argsort()
     until = share[order].cumsum(0)
+    # Dividing by the last partial sum makes the end exactly 1, which the total of share need not.
     return values[order], until / until[-1]

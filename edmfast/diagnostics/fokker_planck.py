@@ -119,6 +119,7 @@ def fokker_planck(
     probes = None if probes is None else as_int("probes", probes, least=1)
     if relative_step is not None:
         relative_step = as_float("relative_step", relative_step, positive=True)
+    # states may be a generator, and its length is checked before any evaluation.
     points = list(states)
     refuse_run("fokker_planck", model, *points)
     if not levels or not all(sigma > 0 and math.isfinite(sigma) for sigma in levels):
@@ -137,7 +138,9 @@ def fokker_planck(
         probe_count = probes
         if probes is None and math.prod(x.shape[1:]) > _EXACT_DIMENSIONS:
             probe_count = _DEFAULT_PROBES
+        # The error of rounding grows as eps/step, so a lower precision needs a longer step.
         step = relative_step or (1e-3 if x.dtype == torch.float64 else 1e-2)
+        # Each level gets its own seed, so the errors of the probes are independent between levels.
         options = (probe_count, sigma_derivative, step * sigma, (seed + i) % 2**64)
         residuals.append(_residual(model, x, sigma, condition, *options))
     columns = [torch.stack(column) for column in zip(*residuals, strict=True)]
@@ -158,6 +161,8 @@ def _residual(
     """Return (R, the standard error of sigma times the trace, the error of the differences), each float64 [B]."""
     with torch.enable_grad(), second_derivatives():
         point = x.detach().requires_grad_()
+        # One level per sample lets one backward pass of the sum give every sample its own
+        # derivative.
         level = torch.full((len(x),), sigma, dtype=x.dtype, device=x.device, requires_grad=True)
         energy, score = call_energy(model, point, level, **condition)
         if not score.requires_grad:
@@ -179,6 +184,8 @@ def _residual(
         trace, trace_error = _trace(score, point, probes, seed)
     if slope is None:
         slope, slope_error = _difference(model, x, sigma, condition, step)
+    # In float64, because the two terms nearly cancel: at usual states of a Gaussian they are about
+    # -d/sigma² and d/sigma².
     growth = trace + score.detach().double().flatten(1).square().sum(1)
     return -slope.double() - sigma * growth, sigma * trace_error, slope_error
 
@@ -189,6 +196,8 @@ def _trace(score: Tensor, point: Tensor, probes: int | None, seed: int) -> tuple
         total = torch.zeros(len(point), dtype=torch.float64, device=point.device)
         flat = score.flatten(1)
         for i in range(flat.shape[1]):
+            # Samples are independent, so the gradient of the sum over the batch holds one row per
+            # sample.
             (row,) = torch.autograd.grad(flat[:, i].sum(), point, retain_graph=True)
             total += row.flatten(1)[:, i].double()
         return total, torch.zeros_like(total)
@@ -197,10 +206,12 @@ def _trace(score: Tensor, point: Tensor, probes: int | None, seed: int) -> tuple
         step = _PROBE_STEP + i
         like = point.detach()[None]
         normals = standard_normal(like, seed=seed, step=step, stream=_DIAGNOSTICS_STREAM)[0]
+        # Among probes of independent entries with variance 1, signs give the least variance.
         signs = torch.ones_like(normals).copysign(normals)
         (product,) = torch.autograd.grad((score * signs).sum(), point, retain_graph=True)
         estimates.append((product * signs).double().flatten(1).sum(1))
     stacked = torch.stack(estimates)
+    # One probe has no spread from which its error could be told.
     mean = stacked.mean(0)
     if probes == 1:
         return mean, torch.full_like(mean, torch.nan)
@@ -221,6 +232,8 @@ def _difference(
         return call_energy(model, x, level, **condition)[0].double()
 
     below, above = energy(sigma - step), energy(sigma + step)
+    # Both quotients have errors of order step², whose ratio 4 makes near + (near - far)/3 of fourth
+    # order.
     near = (above - below) / (2 * step)
     far = (energy(sigma + 2 * step) - energy(sigma - 2 * step)) / (4 * step)
     rounding = 4 * torch.finfo(x.dtype).eps * torch.maximum(above.abs(), below.abs()) / step

@@ -41,6 +41,7 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     """
     a, b = _pair(features_a, features_b, at_least=2)
     root_a, root_b = _covariance_factor(a), _covariance_factor(b)
+    # tr (C_a C_b)^(1/2) is the sum of the singular values of R_a R_b^T.
     overlap = torch.linalg.svdvals(root_a @ root_b.T).sum()
     spread = root_a.square().sum() + root_b.square().sum() - 2 * overlap
     # Rounding may make the distance of equal sets negative.
@@ -69,6 +70,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, projections: int = 256, seed: in
     """
     projections, seed = as_int("projections", projections, least=1), as_seed(seed)
     a, b = _pair(a, b)
+    # A normalised normal vector is a direction uniform on the sphere.
     like = a.new_empty(1, projections, a.shape[1])
     directions = standard_normal(like, seed=seed, step=_DIRECTION_STEP, stream=_DIAGNOSTICS_STREAM)[
         0
@@ -79,6 +81,8 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, projections: int = 256, seed: in
     n, m = len(a), len(b)
     all_steps = torch.cat([torch.arange(n + 1) * m, torch.arange(m) * n])
     steps = torch.unique(all_steps)
+    # Integers make the steps of both sets meet exactly, which fractions in floating point would
+    # not.
     left, width = steps[:-1], steps.diff().double() / (n * m)
     left, width = left.to(a.device), width.to(a.device)
     gap = sorted_a[left // m] - sorted_b[left // n]
@@ -110,12 +114,15 @@ def maximum_mean_discrepancy(a: Tensor, b: Tensor, *, bandwidth: float | None = 
     # A matrix product would lose the digits of small distances.
     distance = torch.cdist(pooled, pooled, compute_mode="donot_use_mm_for_euclid_dist")
     if bandwidth is None:
+        # The zeros of the diagonal and the second copy of each pair would lower the median.
         i, j = torch.triu_indices(len(pooled), len(pooled), 1, device=a.device)
         bandwidth = float(distance[i, j].median())
     bandwidth = as_float("bandwidth", bandwidth, positive=True)
     check_level("bandwidth", bandwidth)
     kernel = torch.exp(-distance.square() / (2 * bandwidth**2))
     n, m = len(a), len(b)
+    # The n entries of the diagonal are exp(0) = 1, and leaving them out makes the estimate
+    # unbiased.
     within_a = (kernel[:n, :n].sum() - n) / (n * (n - 1))
     within_b = (kernel[n:, n:].sum() - m) / (m * (m - 1))
     return float(within_a + within_b - 2 * kernel[:n, n:].mean())
@@ -151,6 +158,8 @@ def mode_masses(samples: Tensor, centres: Tensor, weights: Tensor | None = None)
 
 
 def _covariance_factor(samples: Tensor) -> Tensor:
+    # Squaring the centred features into a covariance would halve the digits of its small
+    # directions.
     centred = (samples - samples.mean(0)) / math.sqrt(len(samples) - 1)
     factor: Tensor = torch.linalg.qr(centred, mode="r").R
     return factor

@@ -88,10 +88,13 @@ def conservativity_report(
         asymmetries, circulations = [], []
         for x, sigma in zip(points, levels, strict=True):
             probed = score_asymmetry(model, x, sigma, probes=probes, seed=seed, **condition)
+            # A ratio of means is less noisy than a mean of ratios.
             asymmetries.append(probed.overall)
             around = score_circulation(model, x, sigma, seed=seed, condition=condition)
             strength = around.strength.square().mean().sqrt()
+            # Signs differ between random planes, so a plain mean would cancel.
             value = around.value.square().mean().sqrt()
+            # A field without strength is 0 on every rectangle, and a gradient.
             circulations.append(float(value / strength) if strength > 0 else 0.0)
         asymmetry[name] = torch.tensor(asymmetries, dtype=torch.float64)
         circulation[name] = torch.tensor(circulations, dtype=torch.float64)

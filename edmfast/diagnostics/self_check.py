@@ -101,8 +101,11 @@ def self_check(
     x, (energy, score) = states[0], call_energy(model, states[0], levels[0], **condition)
     for i, state in enumerate(states[1:]):
         variance = levels[i] ** 2 - levels[i + 1] ** 2
+        # In float64, because r is a small difference of large terms.
         slope = score.flatten(1).double()
         predicted = (slope * (state - x).flatten(1)).sum(1) - variance / 2 * (slope**2).sum(1)
+        # Each state is evaluated once and serves both the step that ends there and the one that
+        # starts there.
         before = energy
         x, (energy, score) = state, call_energy(model, state, levels[i + 1], **condition)
         residuals.append(before.double() - energy.double() - predicted)
@@ -136,6 +139,7 @@ def noising_trajectory(
         below = levels[i + 1] if i + 1 < len(levels) else 0.0
         noise = _normal(data, seed, i)
         states.append(states[-1] + math.sqrt(levels[i] ** 2 - below**2) * noise)
+    # The clean data at the start is left out, because it is at no positive noise level.
     return states[:0:-1]
 
 
@@ -173,6 +177,7 @@ def ancestral_trajectory(
         x, sigma, sigma_next = states[-1], levels[i], levels[i + 1]
         variance = sigma**2 - sigma_next**2
         _, score = call_energy(model, x, sigma, **condition)
+        # The factor u/s gives the noise the posterior variance for data at one point.
         noise = math.sqrt(variance) * sigma_next / sigma * _normal(x, seed, i)
         states.append(x + variance * score + noise)
     return states

@@ -27,5 +27,6 @@ def report(
 ) -> None:
     """Call the callback, if there is one, with k-diffusion's dictionary."""
     if callback is not None:
+        # The levels are views of the caller's sigmas, and a callback may change what it gets.
         levels = {"sigma": sigma.clone(), "sigma_hat": sigma_hat.clone()}
         callback({"x": x, "i": i, **levels, "denoised": denoised})

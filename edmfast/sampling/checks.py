@@ -30,6 +30,7 @@ def bind(model: Denoiser, extra_args: dict[str, Any] | None) -> Callable[[Tensor
     condition = dict(extra_args or {})
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
+        # A fill on the device needs no copy from the host.
         return call_denoiser(model, x, x.new_full((x.shape[0],), sigma), **condition)
 
     return denoise
@@ -37,6 +38,7 @@ def bind(model: Denoiser, extra_args: dict[str, Any] | None) -> Callable[[Tensor
 
 def checked_end(x: Tensor) -> Tensor:
     """Return the result of a sampler. Warns where it is not finite, which is checked once, at the end."""
+    # A check at every step would wait for the device every time.
     if not bool(x.isfinite().all()):
         bad = int((~x.isfinite()).flatten(1).any(1).sum())
         warnings.warn(
@@ -64,6 +66,7 @@ def check_start(x: Tensor, sigmas: Tensor, *, rising: bool = True) -> list[float
         raise TypeError(f"sigmas must be a floating-point tensor [T + 1], got {_kind(sigmas)}")
     if sigmas.ndim != 1 or len(sigmas) < 2:
         raise ValueError(f"sigmas must be [T + 1] with T >= 1, got shape {tuple(sigmas.shape)}")
+    # The levels become Python floats below, which would drop the tangent without an error.
     if carries_tangent(sigmas):
         raise RuntimeError(
             "samplers have no derivative with respect to sigmas, which carry a tangent: detach them"

@@ -82,6 +82,8 @@ def edm_sampler(
     sigma_min = max(as_float("sigma_min", sigma_min), _bound_of(net, "sigma_min", 0.0))
     sigma_max = min(as_float("sigma_max", sigma_max), _bound_of(net, "sigma_max", math.inf))
     S_churn, S_min, S_max, S_noise = as_churn("S", S_churn, S_min, S_max, S_noise)
+    # NVlabs' sampler steps in float64 and calls the network in float32; float64 latents ask for
+    # more.
     network_dtype = torch.float64 if latents.dtype == torch.float64 else torch.float32
     check_level("sigma_max", as_float("sigma_max", sigma_max, positive=True), network_dtype)
     rounded = getattr(net, "round_sigma", lambda sigma: sigma)
@@ -89,9 +91,11 @@ def edm_sampler(
         karras_levels(num_steps, sigma_min, sigma_max, rho, "num_steps").to(latents.device)
     ).double()
     # Read once, so that a step never waits for the device.
+    # The final 0 is appended after the rounding, which might move it.
     levels = [*grid.tolist(), 0.0]
     _check_levels(levels, network_dtype)
     gammas = grid.new_tensor(churn_factors(levels, S_churn, S_min, S_max))
+    # The network rounds raised levels too, so the noise added must match the level that it is told.
     raised = rounded(grid + gammas * grid).double().tolist()
     denoise = bind(_cast(net, network_dtype, torch.float64, class_labels), None)
     # EDM calls its noise source at every step, which a source of the caller may count on.
@@ -162,6 +166,7 @@ def edm2_sampler(
     gammas = churn_factors(levels, S_churn, S_min, S_max)
     raised = [sigma * (1 + gamma) for sigma, gamma in zip(levels, gammas, strict=False)]
     model = _cast(net, dtype, dtype, labels)
+    # At 1 the guide's share is 0, so its evaluations would be wasted.
     if guidance != 1:
         if gnet is None:
             raise ValueError(f"guidance={guidance} needs a guiding network gnet, got None")
@@ -182,6 +187,8 @@ def _integrate(
     every_step: bool,
 ) -> Tensor:
     """Run algorithm 2 from unit noise over levels [T + 1], with step i starting from raised[i]."""
+    # torch.randn_like is only the default of NVlabs' signature; its numbers would depend on the
+    # batch.
     source = None if randn_like is torch.randn_like else randn_like
     churned = any(hat > sigma for hat, sigma in zip(raised, levels, strict=False))
     draw = or_default(source, latents, needed=churned)
@@ -220,6 +227,7 @@ def _cast(
 def _guided(model: Denoiser, guide: Denoiser, weight: float) -> Denoiser:
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         reference = guide(x, sigma)
+        # Single operations keep the bits of a sample in any batch, as fused lerp may not.
         return reference + (model(x, sigma) - reference) * weight
 
     return denoiser

@@ -68,8 +68,11 @@ def sample_dpmpp_2m(
         denoised = denoise(x, sigma)
         report(callback, x, i, sigmas[i], sigmas[i], denoised)
         extrapolated = denoised
+        # A step to 0 has an infinite h, for which the extrapolation diverges.
         if previous is not None and sigma_next > 0:
             h, h_previous = math.log(sigma / sigma_next), math.log(levels[i - 1] / sigma)
+            # D + (D - D_previous)/(2 r) is a move of the ratio -1/(2 r) away from the previous
+            # state.
             extrapolated = move_towards(denoised, previous, -h / (2 * h_previous))
         x = move_towards(extrapolated, x, sigma_next / sigma)
         previous = denoised

@@ -19,6 +19,7 @@ from edmfast.ops import standard_normal
 
 NoiseSampler = Callable[..., Tensor]
 
+# Other users of the generator have other streams, so equal seeds draw different numbers there.
 _PLAIN_SAMPLERS = 4
 """The stream of the counter that plain samplers draw from."""
 
@@ -67,6 +68,7 @@ def or_default(noise: NoiseSampler | None, x: Tensor, *, needed: bool) -> NoiseS
     """
     if noise is not None:
         return _checked(noise, x)
+    # On the CPU whatever the states' device is, so that a run repeats across devices.
     seed = int(torch.randint(2**63 - 1, (), device="cpu")) if needed else 0
     return noise_sampler(x, seed=seed)
 

@@ -177,6 +177,7 @@ def heun_step(
 ) -> Tensor:
     """Return the state at sigma_next after a step by the trapezoidal rule, given denoised = D(x; sigma)."""
     if sigma_next == 0:
+        # A model may return a tensor that it keeps, and the caller may change the result in place.
         return denoised.clone()
     return _trapezoidal(denoise, x, to_d(x, sigma, denoised), sigma, sigma_next)
 
@@ -189,6 +190,7 @@ def _trapezoidal(
     sigma_next: float,
 ) -> Tensor:
     """Return the state at sigma_next. The slope dx/dsigma at the start of the step is changed in place."""
+    # The Euler step is a new tensor, because the slope is needed again below.
     end = (slope * (sigma_next - sigma)).add_(x)
     slope.add_(to_d(end, sigma_next, denoise(end, sigma_next)))
     return slope.mul_((sigma_next - sigma) / 2).add_(x)

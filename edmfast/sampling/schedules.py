@@ -33,6 +33,7 @@ def karras_levels(
     try:
         high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     except OverflowError:
+        # Infinite ends fail the check below, which raises the same error as any other bad rho.
         high = low = math.inf
     levels: Tensor = (high + _ramp(n) * (low - high)) ** rho
     # For a rho near 0 or far above the usual 7 the powers overflow, or rounding destroys the levels.
@@ -162,6 +163,7 @@ def get_sigmas_vp(
     if eps_s > 1:
         raise ValueError(f"eps_s must lie in (0, 1], got {eps_s}")
     time = 1 + _ramp(n) * (eps_s - 1)
+    # expm1 keeps the digits at small times, where exp - 1 would cancel.
     return _finish(torch.sqrt(torch.expm1(beta_d * time**2 / 2 + beta_min * time)), device)
 
 
@@ -172,6 +174,7 @@ def _ramp(n: int) -> Tensor:
 
 def _finish(levels: Tensor, device: torch.device | str) -> Tensor:
     ended = torch.cat([levels, levels.new_zeros(1)]).to(torch.get_default_dtype())
+    # A level that float64 holds may vanish or overflow when it is rounded.
     if not bool(((ended[:-1] > 0) & ended[:-1].isfinite()).all()):
         raise ValueError(
             f"every level but the last must be positive and finite in torch's default dtype {ended.dtype}, "

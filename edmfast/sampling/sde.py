@@ -66,6 +66,7 @@ def sample_euler_ancestral(
     """
     eta = as_float("eta", eta, least=0, finite=False)
     s_noise = as_float("s_noise", s_noise, least=0)
+    # Only the ODE can run upwards: the ancestral split has no real value for a level that rises.
     levels = check_start(x, sigmas, rising=eta == 0)
     x = first_state(x, callback)
     noise = or_default(noise_sampler, x, needed=eta > 0)
@@ -76,5 +77,6 @@ def sample_euler_ancestral(
         sigma_down, sigma_up = get_ancestral_step(levels[i], levels[i + 1], eta)
         x = move_towards(denoised, x, sigma_down / levels[i])
         if sigma_up > 0:
+            # move_towards has just made x, so no caller or callback holds it.
             x = x.add_(noise(sigmas[i], sigmas[i + 1]) * (s_noise * sigma_up))
     return checked_end(x)

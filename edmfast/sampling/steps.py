@@ -70,6 +70,7 @@ def get_ancestral_step(
         return sigma_to, 0.0
     _check_falling(sigma_from, sigma_to)
     up = eta * sigma_to / sigma_from * (sigma_from**2 - sigma_to**2) ** 0.5
+    # An eta above 1 could ask for more noise than the next level has.
     up = torch.clamp(up, max=sigma_to) if isinstance(up, Tensor) else min(up, sigma_to)
     return (sigma_to**2 - up**2) ** 0.5, up
 
@@ -85,6 +86,7 @@ def churn_factors(levels: list[float], churn: float, low: float, high: float) ->
     gamma = min(S_churn / T, sqrt(2) - 1) where sigma is in [S_min, S_max], and 0 elsewhere.
     Source: Karras et al. 2022, arXiv 2206.00364, algorithm 2.
     """
+    # The bound keeps the fresh noise of a step from exceeding the noise that is there already.
     gamma = min(churn / (len(levels) - 1), math.sqrt(2) - 1)
     return [gamma if low <= sigma <= high else 0.0 for sigma in levels[:-1]]
 
@@ -109,12 +111,14 @@ def _as_level(name: str, sigma: float | Tensor) -> float | Tensor:
     if isinstance(sigma, Tensor):
         return sigma
     level = as_float(name, sigma, least=0)
+    # 0 is a valid end of a run, and has no square that could vanish.
     if level > 0:
         check_level(name, level)
     return level
 
 
 def _check_falling(sigma_from: float | Tensor, sigma_to: float | Tensor) -> None:
+    # A trace has no values to check, and reading them would break the graph.
     if torch.compiler.is_compiling():
         return
     above, below = torch.as_tensor(sigma_from), torch.as_tensor(sigma_to)

@@ -73,6 +73,8 @@ class WeightedSum(nn.Module):
             )
         for model in models:
             check_model(model)
+        # Storing is apart from checking: `for_rows` stores parts of checked numbers at every call,
+        # and a check of a tensor would wait for the device.
         numbers = [as_exponent(exponent) for exponent in exponents]
         total = total_exponent(numbers, [exponent_of(model) for model in models])
         self._store(models, numbers, total)
@@ -104,6 +106,8 @@ class WeightedSum(nn.Module):
     def exponents(self) -> tuple[Exponent, ...]:
         """The exponents a_i of all models, each a float or float64 [K]."""
         return tuple(
+            # A module that is cast to float32 casts its buffers too, so the float64 that callers
+            # rely on is restored here.
             getattr(self, f"exponent_{index}").double() if number is None else number
             for index, number in enumerate(self.numbers)
         )
@@ -139,6 +143,7 @@ class WeightedSum(nn.Module):
         if not self.has_energy:
             raise missing_energy(self)
         active = self._active()
+        # Perceptrons of one shape are evaluated by one operator, which is faster than one by one.
         terms = self._evaluate_in_one(active, x, sigma, condition) or [
             (a, *call_energy(model, x, sigma, **condition)) for a, model in active
         ]
@@ -161,6 +166,7 @@ class WeightedSum(nn.Module):
         condition: dict[str, Any],
     ) -> list[Term]:
         """Return (exponent, energy, score) of each model from one evaluation of all, or [] if impossible."""
+        # One model alone gains nothing from a joint evaluation.
         if len(active) < 2:
             return []
         results = energies_and_scores([model for _, model in active], x, sigma, condition)
@@ -182,6 +188,8 @@ class WeightedSum(nn.Module):
 
     def forward(self, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
         """Return the denoised states x + sigma² S/A like x. This works for plain denoisers too."""
+        # A sum with an energy is evaluated as such, because one evaluation then serves all its
+        # models.
         if self.has_energy:
             score = self.energy_and_score(x, sigma, **condition)[1]
         else:
@@ -196,6 +204,7 @@ def terms_of(target: Model) -> list[tuple[Exponent, Model]]:
     """Return the terms of a target that is a sum, see `WeightedSum.terms`, and [(1, target)] for any other."""
     if isinstance(target, WeightedSum):
         return target.terms()
+    # The conditions of a sum are the conditions of its models, so both may change places.
     if isinstance(target, Conditioned) and isinstance(target.model, (Conditioned, WeightedSum)):
         inner = terms_of(target.model)
         return [(a, Conditioned(model, **target.condition)) for a, model in inner]
@@ -288,4 +297,5 @@ class Guided(WeightedSum):
         weights = [as_exponent(w, "weight") for w in values]
         if len(models) != len(weights):
             raise ValueError(f"given {len(models)} models and {len(weights)} weights")
+        # base prod_i (model_i/base)^{w_i} holds the base with the exponent 1 - sum_i w_i.
         super().__init__([base, *models], [1.0 - sum(weights), *weights])

@@ -39,6 +39,7 @@ class Conditioned(nn.Module):
 
     def __init__(self, model: Model, **condition: Any) -> None:
         super().__init__()
+        # A wrong name fails here and not at the first evaluation of a run.
         check_accepted(model, condition)
         self.model = model
         self.condition = {name: _as_condition(name, value) for name, value in condition.items()}
@@ -67,6 +68,8 @@ class Conditioned(nn.Module):
         self, x: torch.Tensor, sigma: float | torch.Tensor, **condition: Any
     ) -> torch.Tensor:
         """Return E(x, sigma | condition) [B] in nats. Raises TypeError where the model is a plain denoiser."""
+        # A target without the method `energy` still has one through energy_and_score; a plain
+        # denoiser has neither.
         if not hasattr(self.model, "energy"):
             self._must_have("energy_and_score")
         return energy_of(self.model, x, sigma, **self._bind(x, condition))
@@ -118,7 +121,10 @@ class Conditioned(nn.Module):
 def _expand(name: str, value: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     batch = x.shape[0]
     if not isinstance(value, torch.Tensor):
+        # Integers are class labels, which index an embedding and must not be rounded to the dtype
+        # of x.
         dtype = torch.int64 if isinstance(value, int) else x.dtype
+        # A fill on the device needs no copy from the host, which would wait for it.
         return torch.full((batch,), value, dtype=dtype, device=x.device)
     value = value.to(x.device)
     if value.dim() == 0:

@@ -79,6 +79,8 @@ class Constrained(Tilted):
 
     def check_levels(self, levels: Sequence[float]) -> None:
         """Raise ValueError unless a run over these noise levels ends at the whole strength and at the wall."""
+        # A soft part that is not whole at the end would leave the soft density wrong even where the
+        # wall stands.
         super().check_levels(levels)
         if self.hard_below is None:
             return
@@ -110,8 +112,12 @@ class Constrained(Tilted):
         energy = super().tilt(energy, reward, strength, sigma)
         if self.hard_below is None:
             return energy
+        # The wall is a step function without a derivative, so the comparison must not enter the
+        # graph.
         outside = reward.detach() < 0
         if isinstance(sigma, Tensor):
+            # A level in a tensor is compared on the device, because reading it on the host would
+            # wait.
             outside = outside & (sigma <= self.hard_below * LEVEL_SLACK)
         elif sigma > self.hard_below * LEVEL_SLACK:
             return energy
@@ -133,12 +139,16 @@ class Box(nn.Module):
         )
         if not bool((lowest <= highest.to(lowest.device)).all()):
             raise ValueError(f"a box needs low <= high everywhere, given {low} and {high}")
+        # low = inf passes low <= high where high is inf too, but no finite state lies in such a
+        # box.
         if bool((lowest == math.inf).any() or (highest == -math.inf).any()):
             raise ValueError(f"a box must hold some state, given low={low} and high={high}")
         self.register_buffer("low", lowest)
         self.register_buffer("high", highest)
 
     def forward(self, x: Tensor) -> Tensor:
+        # The bounds are stored in float64 and rounded at the call, so one box serves states of
+        # every dtype.
         low, high = self.low.to(x.dtype), self.high.to(x.dtype)
         outside = (low - x).clamp_min(0) + (x - high).clamp_min(0)
         return outside.square().flatten(1).sum(1)
@@ -155,6 +165,8 @@ class HalfSpace(nn.Module):
     def __init__(self, normal: Tensor, offset: float) -> None:
         super().__init__()
         numbers, bound = as_numbers("normal", normal), as_float("offset", offset)
+        # A normal that overflows in float32, the dtype of most states, would make the violation NaN
+        # at a call.
         if not bool(numbers.any()) or not bool(numbers.float().isfinite().all()):
             raise ValueError("the normal of a half-space must not be 0, and must fit float32")
         self.register_buffer("normal", numbers)

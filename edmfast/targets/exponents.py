@@ -25,6 +25,7 @@ _LARGEST = torch.finfo(torch.float32).max
 def exponent_of(model: Model) -> Exponent:
     """Return the exponent A of a model as a float or float64 [K]. Raises ValueError for more dimensions."""
     exponent = getattr(model, "exponent", 1.0)
+    # A number on the host lets is_zero skip models without reading a device.
     if not isinstance(exponent, Tensor) or exponent.dim() == 0:
         return float(exponent)
     if exponent.dim() > 1:
@@ -49,6 +50,7 @@ def as_exponent(value: Any, name: str = "exponents") -> Exponent:
             raise ValueError(
                 f"{name} must fit float32, which energies may be in, given {value.tolist()}"
             )
+        # Exponents are constants of a target, so gradients do not flow into them.
         return value.detach().double()
     try:
         number = as_float(name, value)
@@ -68,10 +70,13 @@ def total_exponent(exponents: Sequence[Exponent], model_exponents: Sequence[Expo
     tensors = [a for a in (*exponents, *model_exponents) if isinstance(a, Tensor)]
     if len({len(a) for a in tensors}) > 1:
         raise ValueError(f"exponents have different lengths K: {[len(a) for a in tensors]}")
+    # The models of a sum may be on several devices until the sum is moved to one.
     device = tensors[0].device if tensors else None
     total: Exponent = 0.0
     for a, model_exponent in zip(exponents, model_exponents, strict=True):
         total = total + _to_device(a, device) * _to_device(model_exponent, device)
+    # D = x + sigma² S/A divides by A, and without a positive A the density is not a Gaussian at
+    # large sigma.
     if bool(torch.as_tensor(total, dtype=torch.float64).le(0).any()):
         raise ValueError(
             f"the total exponent A = sum of exponents must be positive, exponents "

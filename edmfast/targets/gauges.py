@@ -46,8 +46,10 @@ def meaning_of_log_z(target: Model) -> str:
 
 def leaves(target: Model) -> list[Model]:
     """Return the models that a target is made of, at the bottom of all nested targets."""
+    # A target that is normalised as a whole has no open constant, whatever it is made of.
     if is_normalised(target):
         return [target]
+    # Proposals follow the other model's score, but its energy enters no weight and no log Z.
     if isinstance(target, ProposedBy):
         return leaves(target.target)
     members = getattr(target, "models", None)

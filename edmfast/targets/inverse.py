@@ -50,6 +50,8 @@ class LogLikelihood(nn.Module):
     def __init__(self, operator: Operator, observation: Tensor, noise: float, many: bool) -> None:
         super().__init__()
         noise = as_float("noise", noise, positive=True)
+        # The likelihood divides by noise², which must not vanish or overflow in the dtype of
+        # float32 states.
         check_level("noise", noise, torch.float32)
         if not bool(observation.isfinite().all()):
             raise ValueError("the observation must be finite")
@@ -59,6 +61,7 @@ class LogLikelihood(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         predicted = call_operator(self.operator, x)
+        # The leading dimension lets one comparison of shapes serve both cases.
         observed = self.observation[None] if not self.many else self.observation
         if predicted.shape[1:] != observed.shape[1:]:
             raise ValueError(
@@ -73,6 +76,7 @@ class LogLikelihood(nn.Module):
     def for_rows(self, start: int, stop: int, batch: int) -> LogLikelihood:
         """Return this likelihood for the samples start to stop - 1 of a batch."""
         operator = for_rows(self.operator, start, stop, batch)
+        # Without numbers for single rows no copy is needed.
         if not self.many and operator is self.operator:
             return self
         part: LogLikelihood = part_of(self)
@@ -138,6 +142,8 @@ class LinearInverse(Tilted):
             gradient_scale=gradient_scale,
             data_std=data_std,
         )
+        # A schedule of the caller says by itself where the likelihood is whole, so check_levels
+        # cannot judge it.
         self.full_below = None if schedule else full_below
 
     def check_levels(self, levels: Sequence[float]) -> None:
@@ -160,6 +166,7 @@ class LikelihoodSchedule:
 
     def __call__(self, sigma: float | Tensor) -> float | Tensor:
         if isinstance(sigma, Tensor):
+            # In float64, so that a tensor and a float of one level give the same alpha.
             return self._alpha((sigma.double().square() - self.full_below**2).clamp_min(0))
         return self._alpha(max(sigma**2 - self.full_below**2, 0.0))
 
@@ -167,6 +174,8 @@ class LikelihoodSchedule:
         """Return alpha, given v², the part of sigma² above full_below²."""
         c = self.data_std**2 / (self.data_std**2 + excess)
         noise = self.noise**2
+        # The variance of y about H x is noise² + sigma², and about H D it is smaller, so the two
+        # cases need different schedules.
         if self.of == "state":
             return c * noise / (noise + 4 * excess)
         return noise / (noise + 4 * c * excess)

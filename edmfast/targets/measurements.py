@@ -18,6 +18,7 @@ from edmfast._internal.noise_levels import check_level
 from edmfast._internal.numbers import as_float, as_int
 from edmfast.models.calling.foreign import name_of
 
+# A kernel of this radius takes 8.6 GB already, so a larger std is a mistake.
 _MAX_RADIUS = 1 << 14
 Map = Callable[[Tensor], Tensor]
 Operator = Tensor | tuple[Map, Map] | Map
@@ -42,6 +43,7 @@ class Matrix(nn.Module):
         self.register_buffer("matrix", matrix.detach())
 
     def forward(self, x: Tensor) -> Tensor:
+        # A plain product would give a particle other bits in another batch.
         return batch_invariant_linear(x.flatten(1), self.matrix.to(x.dtype))
 
 
@@ -54,6 +56,8 @@ class Inpainting(nn.Module):
         super().__init__()
         if mask.dtype != torch.bool or not bool(mask.any()):
             raise ValueError("the mask of known elements must be bool, and some of them true")
+        # Indices have a fixed number, where a mask would make the output's shape depend on data and
+        # wait for the device.
         self.register_buffer("known", mask.flatten().nonzero()[:, 0])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,6 +92,7 @@ class Blur(nn.Module):
 
     def __init__(self, kernel: Tensor) -> None:
         super().__init__()
+        # Only an odd size has a centre, about which padding by half the size keeps the shape of x.
         if kernel.dim() not in _CONVOLUTIONS or not all(size % 2 for size in kernel.shape):
             raise ValueError(
                 f"the kernel must have one to three odd sizes, given {[*kernel.shape]}"
@@ -101,6 +106,7 @@ class Blur(nn.Module):
                 f"a kernel of {dims} sizes needs [B, C, *space] with as many, given {[*x.shape]}"
             )
         channels = x.shape[1]
+        # An expanded view serves every channel without a copy of the kernel.
         kernel = self.kernel.to(x.dtype).expand(channels, 1, *self.kernel.shape)
         padding = [size // 2 for size in self.kernel.shape]
         blurred: Tensor = _CONVOLUTIONS[dims](x, kernel, padding=padding, groups=channels)
@@ -139,7 +145,9 @@ class _Apply(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None, None]:
         forward, adjoint = ctx.maps
+        # The adjoint's derivative is H again, so second derivatives work too.
         gradient = _apply(cotangents[0], adjoint, forward)
+        # Autograd would sum a gradient of some other shapes down to that of x without an error.
         if gradient.shape != ctx.shape:
             raise ValueError(
                 f"the adjoint of an operator must return {[*ctx.shape]} like x: {name_of(adjoint)} returned "
@@ -232,6 +240,7 @@ def gaussian_kernel(std: float, radius: int | None = None) -> Tensor:
     """
     std = as_float("std", std, positive=True, most=_MAX_RADIUS / 3)
     check_level("std", std)
+    # Beyond 3 standard deviations lie 0.3 % of a Gaussian's mass in one dimension.
     radius = as_int("radius", math.ceil(3 * std) if radius is None else radius, least=0)
     row = torch.exp(-torch.arange(-radius, radius + 1, dtype=torch.float64).square() / (2 * std**2))
     row = row / row.sum()

@@ -124,6 +124,7 @@ class Mixture(nn.Module):
     def gauges_known(self) -> bool:
         """True where the members' gauges agree or are measured. Otherwise the masses are arbitrary."""
         same_model = all(model is self.models[0] for model in self.models)
+        # Members that are one model share its gauge, whatever it is.
         known = same_model or all(map(is_normalised, self.models))
         return known or self.offsets is not None or self.gauges == "equal" or not self.has_energy
 
@@ -160,10 +161,13 @@ class Mixture(nn.Module):
         else:
             pairs = [*zip(*results, strict=True)]
         energies, scores = zip(*pairs, strict=True)
+        # Everything stays in logarithms, because exp(-E) of an energy in high dimensions
+        # underflows.
         shifted = [math.log(w) - e for w, e in zip(self.weights, energies, strict=True)]
         logits = torch.stack(shifted, 1)
         if self.offsets is not None:
             logits = logits + self._offsets_at(x, sigma).to(logits.dtype)
+        # Softmax of a row of -inf is NaN; with the clamp it is uniform.
         # Where all members have infinite energy the score does not matter, but it must be finite.
         shares = torch.softmax(logits.clamp_min(_LOWEST), 1)
         score = sum(
@@ -184,6 +188,7 @@ class Mixture(nn.Module):
         models = [for_rows(model, start, stop, batch) for model in self.models]
         if all(part is model for part, model in zip(models, self.models, strict=True)):
             return self
+        # The weights, offsets and checks are those of the whole and need not be repeated.
         part: Mixture = part_of(self)
         part._store(models)
         return part
@@ -193,6 +198,8 @@ class Mixture(nn.Module):
 
         Warns with a `GaugeWarning`, once, where the members' gauges are not known to agree.
         """
+        # A warning breaks a graph of torch.compile, and once is enough for a sampler that calls
+        # this every step.
         if not self._has_warned and not torch.compiler.is_compiling() and not self.gauges_known:
             self._has_warned = True
             warnings.warn(UNKNOWN_GAUGES, GaugeWarning, stacklevel=2)

@@ -37,12 +37,15 @@ class Offsets:
     errors: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
+        # The class is frozen, and a tensor or list becomes a tuple here so that tables can be
+        # compared and hashed.
         object.__setattr__(self, "sigmas", _row("sigmas", self.sigmas))
         for name in ("values", "errors"):
             table = getattr(self, name)
             if table is None and name == "values":
                 raise TypeError("values must be T rows of M numbers, given None")
             if table is not None:
+                # Offsets are differences of energies, so they may be negative.
                 rows = tuple(_row(name, row, least=None) for row in table)
                 object.__setattr__(self, name, rows)
         ordered = sorted(set(self.sigmas))
@@ -110,6 +113,8 @@ def interpolate(log_sigmas: Tensor, values: Tensor, sigma: Tensor) -> Tensor:
     # One level has no neighbours to interpolate between.
     if len(log_sigmas) == 1:
         return values.expand(len(position), -1)
+    # The clamp keeps a left neighbour for levels outside the table, where the share is then clamped
+    # to 0 or 1. searchsorted has no derivative and warns about memory that is not contiguous.
     right = torch.searchsorted(log_sigmas, position.detach().contiguous()).clamp(
         1, len(log_sigmas) - 1
     )

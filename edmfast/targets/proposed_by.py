@@ -38,9 +38,11 @@ class ProposedBy(nn.Module):
         if not has_energy(target):
             raise missing_energy(target)
         check_model(model)
+        # Both may be on different devices until the target is moved to one.
         target_exponent, model_exponent = (
             torch.as_tensor(exponent_of(part)).double().cpu() for part in (target, model)
         )
+        # Comparison would broadcast exponents of other lengths without an error.
         fits = model_exponent.numel() in (1, target_exponent.numel())
         if not fits or not bool((model_exponent == target_exponent).all()):
             raise ValueError(
@@ -95,6 +97,8 @@ class ProposedBy(nn.Module):
 def weighed_parts(target: Any) -> Iterator[Any]:
     """Yield a target and the modules in it, without the modules of a model that only proposals follow."""
     yield target
+    # The score of the other model does not enter the weights, so its checks of levels and gauges do
+    # not apply.
     if isinstance(target, ProposedBy):
         yield from weighed_parts(target.target)
     elif isinstance(target, nn.Module):

@@ -34,6 +34,7 @@ class Renamed(nn.Module):
         for name, model_name in names.items():
             if not isinstance(model_name, str):
                 raise TypeError(f"the other name of {name} must be a string, given {model_name!r}")
+        # One of two conditions with one name would silently overwrite the other.
         if len(set(names.values())) < len(names):
             raise ValueError(f"two conditions cannot share one name, given {names}")
         check_accepted(model, names.values())

@@ -50,6 +50,7 @@ def score_of(model: Model, x: Tensor, sigma: float | Tensor, **condition: Any) -
     """
     if has_energy(model):
         return call_energy(model, x, sigma, **condition)[1]
+    # At sigma = 0 the quotient (D - x)/sigma² would be NaN or infinite.
     refuse_zero(model, sigma)
     denoised = call_denoiser(model, x, sigma, **condition)
     return row_factors(exponent_of(model), x) / expand_sigma(sigma, x).square() * (denoised - x)

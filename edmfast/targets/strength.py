@@ -49,6 +49,7 @@ def share_of_strength(ramp: tuple[float, float] | None, sigma: float | Tensor) -
         # In float64, so that a tensor and a float of one level give the same share.
         return ((high - sigma.double().log()) / width).clamp(0, 1)
     level = as_float("sigma", sigma, least=0)
+    # log 0 does not exist, and below any ramp the strength is whole.
     return 1.0 if level == 0 else min(1.0, max(0.0, (high - math.log(level)) / width))
 
 
@@ -63,6 +64,7 @@ def scheduled_strength(
     if not isinstance(strength, Tensor) or strength.dim() == 0:
         return strength
     shape = sigma.shape if isinstance(sigma, Tensor) else ()
+    # A function may return [1] for a single level, and that number is meant for all rows.
     if strength.numel() == 1 and len(shape) == 0:
         return strength.reshape(())
     if strength.shape != shape:
@@ -78,4 +80,6 @@ def strength_times_reward(strength: float | Tensor, reward: Tensor) -> Tensor:
     if not isinstance(strength, Tensor):
         return strength * reward if strength else torch.zeros_like(reward)
     factor = strength.to(reward.dtype)
+    # 0 times an infinite reward would be NaN, and comparing the number on the host would wait for
+    # the device.
     return torch.where(factor == 0, 0.0, factor * reward)

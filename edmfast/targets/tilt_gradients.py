@@ -11,6 +11,7 @@ from torch import Tensor
 from edmfast._internal.derivatives import values_and_slope
 from edmfast.models.calling.second_order import second_derivatives
 
+# Another thread may record its tilts while this one probes a curvature.
 _thread = threading.local()
 
 

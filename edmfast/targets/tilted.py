@@ -123,6 +123,7 @@ class Tilted(nn.Module):
         self.model, self.reward = check_model(model), reward
         self.has_energy = has_energy(model)
         self.of, self.gradient, self.potential = of, gradient, potential
+        # A strength of 0 is then known on the host, and an untilted level skips the reward.
         # A number stays a number; a tensor becomes a buffer, so that it moves with the module.
         self.number: Any = strength if callable(strength) else as_exponent(strength, "strength")
         if isinstance(self.number, Tensor):
@@ -140,11 +141,14 @@ class Tilted(nn.Module):
         if self.number is not None:
             strength: Strength = self.number
             return strength
+        # A module that is cast to float32 casts its buffers too.
         return self.numbers.double()
 
     @property
     def score_is_exact(self) -> bool:
         """True where S is exactly -grad U."""
+        # At the state x itself no denoiser stands between x and the reward, so nothing is
+        # approximated.
         whole = self.gradient == "exact" or (self.gradient == "approximate" and self.of == "state")
         return whole and self.gradient_scale == 1 and score_is_exact(self.model)
 
@@ -190,6 +194,7 @@ class Tilted(nn.Module):
         """
         if not self.has_energy:
             raise missing_energy(self)
+        # Rewards along a path depend on earlier states, so they are no function of the state alone.
         if self.potential != "difference":
             raise TypeError(
                 f"potential={self.potential!r} rewards paths and has no energy: sample this tilt itself "
@@ -218,6 +223,7 @@ class Tilted(nn.Module):
         self, x: Tensor, sigma: float | Tensor, **condition: Any
     ) -> tuple[Tensor, Tensor]:
         """Return (the score of the model, the tilt's addition to it), detached and like x, by one evaluation."""
+        # Weights by scores treat the two parts differently and differentiate neither.
         with torch.no_grad():
             _, score, pull = self._parts(x, sigma, condition)
         return score, torch.zeros_like(score) if pull is None else pull
@@ -260,6 +266,7 @@ class Tilted(nn.Module):
         def evaluate(x: Tensor) -> tuple[Tensor, ...]:
             energy, score = self._base(x, sigma, condition)
             reward = check_gradient(self.reward_of(x, denoised_from(self, x, sigma, score)))
+            # The reward comes first, because only the first value is differentiated.
             return (reward, score) if energy is None else (reward, score, energy)
 
         (reward, score, *energy), slope = values_and_tilt_gradient(evaluate, x, recorded)
@@ -281,6 +288,7 @@ class Tilted(nn.Module):
         self, energy: Tensor, reward: Tensor, strength: float | Tensor, sigma: float | Tensor
     ) -> Tensor:
         """Return E - lambda r, which is E where lambda is 0, whatever r is."""
+        # The energy keeps its dtype, whatever dtype the reward comes in.
         return energy - strength_times_reward(strength, reward.to(energy.dtype))
 
     def _reward_and_slope(
@@ -294,6 +302,7 @@ class Tilted(nn.Module):
             lambda point: (check_gradient(self.reward_of(point, point)),), x_0, recorded
         )
         if self.of == "denoised":
+            # The exact dD/dx would cost a vector-Jacobian product of the network.
             # c replaces dD/dx.
             levels, width = expand_sigma(sigma, x).square(), self.data_std**2
             slope = width / (width + levels) * slope
