@@ -35,8 +35,8 @@ _FIRST = "sampler/,energy/,resample,propagate,weigh"
 _INTERPRETED = ("noise", "potential", "propagate", "systematic_resample", "weigh")
 _PROBE = """
 import json, torch
-found = torch.cuda.is_available() and torch.version.cuda is not None
-device = torch.cuda.get_device_properties(0) if found else None
+available = torch.cuda.is_available() and torch.version.cuda is not None
+device = torch.cuda.get_device_properties(0) if available else None
 print(json.dumps(device and {
     "name": device.name, "capability": f"{device.major}.{device.minor}",
     "memory": device.total_memory, "count": torch.cuda.device_count(),

@@ -27,7 +27,7 @@ class Row:
 
 def lines(rows: Sequence[Row]) -> list[str]:
     """Return a line per case, in the order of the rows."""
-    return [f"{row.name:40}  {_told(row)}" for row in rows]
+    return [f"{row.name:40}  {_comparison(row)}" for row in rows]
 
 
 def unjudged(rows: Sequence[Row]) -> str:
@@ -72,7 +72,8 @@ def markdown(rows: Sequence[Row], base: Sequence[Run], head: Sequence[Run], limi
     )
 
 
-def _told(row: Row) -> str:
+def _comparison(row: Row) -> str:
+    """Return the ratios and the verdict of a row in words."""
     wrong = f"  (wrong: {', '.join(row.wrong)})" if row.wrong else ""
     if row.head is None:
         return row.verdict + wrong

@@ -49,8 +49,8 @@ class Setting:
     runs: int = 8
 
     @property
-    def told(self) -> str:
-        """The setting in words."""
+    def description(self) -> str:
+        """The levels, the particles and the proposal in words."""
         proposal = "" if self.proposal == "curvature_matched" else f", {self.proposal}"
         return (
             f"σ_max {self.sigma_max:g}, {self.steps} levels, {self.particles} particles{proposal}"
@@ -197,7 +197,7 @@ def table(rows: list[tuple[Setting, list[tuple[str, str]]]]) -> str:
     ]
     total: list[tuple[str, str]] = []
     for setting, outcome_list in rows:
-        lines.append(f"| {setting.name} | {setting.told} | {_cells(outcome_list)} |")
+        lines.append(f"| {setting.name} | {setting.description} | {_cells(outcome_list)} |")
         total += outcome_list
     lines.append(f"| all | {len(total)} runs | {_cells(total)} |")
     return "\n".join(lines)
@@ -213,14 +213,18 @@ def _cells(outcome_list: list[tuple[str, str]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table, and write it into the page where asked."""
+    """Print the table. With --write, also write it into its page."""
     parser = argparse.ArgumentParser(prog="python -m bench.studies.verdict")
     parser.add_argument("--write", action="store_true", help="write the table into its page")
     options = parser.parse_args(arguments)
     rows = []
     for setting in settings():
         rows.append((setting, outcomes(setting)))
-        print(f"{setting.name}, {setting.told}: {_cells(rows[-1][1])}", file=sys.stderr, flush=True)
+        print(
+            f"{setting.name}, {setting.description}: {_cells(rows[-1][1])}",
+            file=sys.stderr,
+            flush=True,
+        )
     text = table(rows)
     print(text)
     if options.write:

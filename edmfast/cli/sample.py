@@ -20,14 +20,12 @@ from edmfast._internal.atomic_write import (
 from edmfast._internal.file_kinds import PARTICLES, PICTURE, RUN_CHECKPOINT
 from edmfast._internal.numbers import as_seed
 from edmfast.cli.expressions import parse_target
+from edmfast.cli.report import report
 from edmfast.cli.request import Request, check_sizes, load_models, read_conditions, read_shape
 from edmfast.plotting import is_image, new_figure, samples_figure
 from edmfast.sampling import get_sigmas_karras
 from edmfast.smc.proposals import PROPOSALS
 from edmfast.targets import Conditioned
-
-_MOST_ROWS = 40
-"""Populations that the report lists one by one."""
 
 
 def sample_command(request: Request) -> str:
@@ -44,6 +42,7 @@ def sample_command(request: Request) -> str:
     _check_outputs(request, shape)
     conditions = read_conditions(request)
     populations = _count_populations(request, target, conditions)
+    conditions = _for_all_populations(conditions)
     # about 1000 particles in all are enough for a pilot
     pilot_particles = max(64, 1000 // populations) if request.calibrate and populations > 0 else 0
     check_sizes(request, shape, populations, pilot_particles)
@@ -114,23 +113,6 @@ def _write(request: Request, result: smc.Particles) -> list[str]:
     return written
 
 
-def report(result: smc.Particles, *, seconds: float) -> str:
-    """Return the summary of a run, then a table with a line for each population."""
-    populations = len(result.x)
-    lines = [result.summary(), f"{seconds:.1f} s"]
-    lines.append(f"{'population':>10} {'ESS at the end':>14} {'lowest':>8} {'resampled':>9} "
-                 f"{'ancestors':>9} {'log Z':>12}")  # fmt: skip
-    for p in range(min(populations, _MOST_ROWS)):
-        lines.append(
-            f"{p:10d} {float(result.ess[-1, p]):14.1f} {float(result.ess[:, p].min()):8.1f} "
-            f"{int(result.resampled[:, p].sum()):9d} {int(result.unique_ancestors[p]):9d} "
-            f"{float(result.log_z[p]):12.4f}"
-        )
-    if populations > _MOST_ROWS:
-        lines.append(f"{'…':>10} and {populations - _MOST_ROWS} more")
-    return "\n".join(lines)
-
-
 def _weighted_range(request: Request) -> tuple[float, float] | None:
     """Return the range of levels to weigh at; None leaves it to the calibration."""
     return None if request.weighted_above is None else (request.weighted_above, math.inf)
@@ -190,7 +172,7 @@ def _read_target(request: Request, models: dict[str, Any]) -> Any:
 
 
 def _value_counts(target: Any) -> set[int]:
-    """Return the numbers of values that the conditions and exponents inside a target have."""
+    """Return the lengths of the conditions and exponents inside a target."""
     counts = set()
     for part in target.modules() if isinstance(target, nn.Module) else ():
         values = [*getattr(part, "condition", {}).values(), *getattr(part, "exponents", ())]
@@ -199,13 +181,13 @@ def _value_counts(target: Any) -> set[int]:
 
 
 def _count_populations(request: Request, target: Any, conditions: dict[str, Tensor]) -> int:
-    """Return the number of populations, and turn conditions of one value into numbers for all populations.
+    """Return the number of populations: the one requested, or else the largest number of values.
 
-    Raises ValueError where conditions and exponents have another number of values.
+    Raises ValueError if a condition or an exponent has several values, but not one for each population.
     """
     counts = _value_counts(target) | {len(value) for value in conditions.values() if len(value) > 1}
     populations = request.populations
-    # by default every value gets its own population
+    # by default each value has a population
     if populations is None:
         populations = max(counts, default=1)
     if counts - {populations}:
@@ -213,11 +195,12 @@ def _count_populations(request: Request, target: Any, conditions: dict[str, Tens
             f"conditions and exponents have {sorted(counts)} values for {populations} populations: give one value "
             "for each population, or one for all"
         )
-    for name, value in conditions.items():
-        if len(value) == 1:
-            # one value is for all populations
-            conditions[name] = value[0]
     return populations
+
+
+def _for_all_populations(conditions: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the conditions, where a single value has become a number that holds for all populations."""
+    return {name: value[0] if len(value) == 1 else value for name, value in conditions.items()}
 
 
 def _noise_levels(

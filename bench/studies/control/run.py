@@ -108,7 +108,7 @@ def image_sections(
             )
             notes = [
                 *images.NOTES,
-                f"draws of the truth: {', '.join(quality.own)} in these columns",
+                f"draws of the truth: {', '.join(quality.of_truth)} in these columns",
             ]
             sections.append(
                 Section(title, images.HEADER, [outcome.row() for outcome in outcomes + rest], notes)

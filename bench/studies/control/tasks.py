@@ -63,7 +63,9 @@ class Quality:
         truth = task.truth(density, seed=5)
         self.features = judge.features(torch.cat(truth))
         self.spread = [diversity(images[:200]) for images in truth]
-        self.own = self(torch.stack([images[:PARTICLES] for images in task.truth(density, 6)]), 1)
+        self.of_truth = self(
+            torch.stack([images[:PARTICLES] for images in task.truth(density, 6)]), 1
+        )
 
     def __call__(self, images: Tensor, repeats: int) -> list[str]:
         """Map images [P, N, *SHAPE] to match, diversity and Fréchet distance, with errors over the repeats."""

@@ -43,14 +43,14 @@ def check_options(options: argparse.Namespace) -> None:
         raise ValueError(f"--steps must be at least 1, got {options.steps}")
 
 
-def told(
+def describe_assumptions(
     options: argparse.Namespace,
     device: str,
     counted: dict[str, Any],
     rates: dict[str, float],
     peak: PeakBytes | None,
 ) -> list[str]:
-    """A line for each, with where it is from."""
+    """Return a line for each assumption, which says where its number comes from."""
     middle = scaling_traffic.middle_over_mean(options.gpus)
     error = counted["excess_exponent_error"]
     excess = counted["moved"][-1] / counted["independent"][-1]

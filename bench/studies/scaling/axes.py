@@ -229,10 +229,11 @@ def table(measured: Measured) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
     ]
-    return "\n    ".join([title, *lines, *lost, _told(measured)])
+    return "\n    ".join([title, *lines, *lost, _describe_fit(measured)])
 
 
-def _told(measured: Measured) -> str:
+def _describe_fit(measured: Measured) -> str:
+    """Return the fitted exponent and the cost of a call in words."""
     line, sizes = measured.line, [*measured.times]
     error = "" if line.error is None else f" ± {line.error:.2g}"
     overhead = duration(measured.times[sizes[0]].median)

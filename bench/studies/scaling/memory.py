@@ -30,12 +30,12 @@ class Normal:
         return x.square().sum(1) / (2 * v), -x / v
 
 def run(particles):
-    found = smc.sample(
+    result = smc.sample(
         Normal(), (dim,), [4.0, 3.0, 2.0, 1.5], particles=particles, proposal="euler",
         ess_threshold=1.0, distribution=smc.Distribution(dist.group.WORLD, split="particles"),
         options=smc.RunOptions(device="cpu"),
     )
-    assert found.resampled[:-1].all()
+    assert result.resampled[:-1].all()
 """
 
 

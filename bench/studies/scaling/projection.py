@@ -14,7 +14,7 @@ import math
 from typing import Any
 
 from bench.studies.scaling import memory, traffic
-from bench.studies.scaling.assumptions import told
+from bench.studies.scaling.assumptions import describe_assumptions
 
 _GB = 1e-9
 Values = dict[int, Any]
@@ -25,12 +25,12 @@ class Rows:
     """The rows so far, each with a value for each number of elements."""
 
     def __init__(self, dims: list[int]) -> None:
-        self.dims, self.told = dims, list[dict[str, Any]]()
+        self.dims, self.entries = dims, list[dict[str, Any]]()
 
     def add(self, name: str, unit: str, basis: str, value: Any) -> Values:
         """Add a row. value: one for all, or a function of the number of elements."""
         values: Values = {d: value(d) if callable(value) else value for d in self.dims}
-        self.told.append({"name": name, "unit": unit, "basis": basis, "values": values})
+        self.entries.append({"name": name, "unit": unit, "basis": basis, "values": values})
         return values
 
 
@@ -53,9 +53,9 @@ def project(
     spent["link"] = _links(rows, options, counted)
     _run(rows, options, spent)
     return {
-        "assumptions": told(options, device, counted, rates, peak),
+        "assumptions": describe_assumptions(options, device, counted, rates, peak),
         "traffic": counted,
-        "rows": rows.told,
+        "rows": rows.entries,
     }
 
 
