@@ -61,8 +61,8 @@ import ctypes, sys, torch, edmfast.ops
 if not torch.cuda.is_available():
     ctypes.CDLL(sys.argv[1])
     torch.ops.load_library(sys.argv[2])
-found = torch._C._dispatch_has_kernel_for_dispatch_key
-print([name for name in sys.argv[3:] if not found("edmfast::" + name, "CUDA")])
+has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+print([name for name in sys.argv[3:] if not has_kernel("edmfast::" + name, "CUDA")])
 """
 
 

@@ -1,16 +1,16 @@
-"""ManyWell: independent double wells at every noise level, with a normaliser that is known to all digits.
+"""ManyWell: independent double wells at every noise level, with a normaliser that is known to machine precision.
 
 Each pair of numbers (x_1, x_2) has the energy x_1⁴ - 6 x_1² - x_1/2 + x_2²/2 without noise, in nats and not
 normalised: Z = 11784.50927 per pair, and log Z = 164.6957 for 32 numbers. There are 2^(dim/2) modes of unequal
-mass. At noise level sigma, exp(-E(., sigma)) is the convolution of exp(-E) with N(0, sigma² I), so that Z is the
-same at every sigma:
+mass. At noise level sigma, exp(-E(., sigma)) is the convolution of exp(-E) with N(0, sigma² I). So Z is the same
+at every sigma. The energies of the two numbers are added:
   x_2: E = x_2²/(2 (1 + sigma²)) + log(1 + sigma²)/2;
   x_1: exp(-E) = ∫ exp(-E_1(x_1 + sigma u)) N(u; 0, 1) du by the trapezoidal rule, which converges faster than any
        power of its step for such functions.
 For large sigma the nodes are fixed, and the sum is a mixture of Gaussians. For small sigma the nodes move with
-x_1, so that the sum is exact at sigma = 0 as well and there is no smallest sigma. The score is the gradient of the
-sum. The energy is correct to rounding where |x_1| <= 2.5 + 5 sigma. Further out, where there is no mass, digits
-are lost slowly.
+x_1. The sum is then exact at sigma = 0 too, so that sigma has no lower limit. The score is the gradient of the
+sum. The energy is correct to rounding where |x_1| <= 2.5 + 5 sigma. Farther out the density is negligible, and the
+error of the energy grows slowly.
 
 Sources: Noé et al. 2019, arXiv 1812.01729 (the double well); Midgley et al. 2023, arXiv 2208.01893 (ManyWell).
 """
@@ -30,10 +30,11 @@ from edmfast.models.preconditioning import expand_sigma
 _NODES = 64
 """The number of nodes on each side of the middle."""
 _STEP = 1 / 16
-"""The spacing of fixed nodes. They reach to ±4, where exp(-E_1) is 1e-68."""
+"""The spacing of fixed nodes. The outermost nodes are at ±4, where exp(-E_1) is about 1e-68."""
 _MOVING_STEP = 0.5
 """The spacing of nodes that move with x_1, in units of sigma."""
 _LOWEST_SHARE = -64.0
+"""The smallest log of the share of a node, relative to the largest share. It keeps exponentials from underflow."""
 _LOWEST_ENERGY = -9.9
 """The approximate minimum of E_1, which keeps exponentials within range."""
 _BLOCK_ELEMENTS = 1 << 16

@@ -1,4 +1,6 @@
-"""Part (a), an energy distilled from a teacher and one trained on data alone: Fréchet distance and self-check.
+"""Part (a) compares an energy that is distilled from a teacher with one that is trained on data alone.
+
+The comparison is by the Fréchet distance of their samples and by the self-check of the energies.
 
 Both energies start from the weights of the teacher with a fitted scale, and see the same batches for the same
 number of steps. One regresses on the denoiser of the teacher, the other on clean data (denoising score
@@ -84,7 +86,7 @@ def heun_samples(
 ) -> tuple[Tensor, Tensor]:
     """Return images [count, 1, 8, 8] and labels [count], with equal shares of the classes.
 
-    All models get the same noise. steps: of the Heun sampler.
+    All models get the same noise. steps: the number of noise levels of the Heun sampler.
     """
     # every class has the same share of the samples
     labels = torch.arange(count) % NUM_CLASSES
@@ -97,7 +99,7 @@ def heun_samples(
 def self_check_sd(energy: EnergyModel, held_out: Digits, levels: Tensor) -> Tensor:
     """Return the sd of the residual r of every step, [T] in nats, around the mean of each class.
 
-    Every class has its own gauge, which the mean takes out.
+    Every class has a gauge. Subtracting the mean of the class removes it.
     """
     trajectory = noising_trajectory(held_out.images, levels)
     residuals = self_check(energy, trajectory, levels, class_label=held_out.labels).residuals

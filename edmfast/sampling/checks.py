@@ -1,8 +1,8 @@
 """Checks at the start and at the end of a sampler, and the checked call of the denoiser.
 
 x is [B, *shape]. The levels sigmas [T + 1] decrease strictly and may end in 0; the solvers of the ODE also take
-levels that rise strictly from a positive one, which turns a sample into noise. They are read into Python floats
-once, at the start, so that a step on an accelerator never waits for the host.
+levels that increase strictly from a positive level. Such a run turns a sample into noise. The levels are read into
+Python floats once, at the start, so that a step on an accelerator never waits for the host.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def bind(model: Denoiser, extra_args: dict[str, Any] | None) -> Callable[[Tensor
 
 
 def checked_end(x: Tensor) -> Tensor:
-    """Return the result of a sampler. Warns where it is not finite, which is checked once, at the end."""
+    """Return the result of a sampler. Warns where it is not finite. The check is made once, at the end."""
     # A check at every step would wait for the device every time.
     if not bool(x.isfinite().all()):
         bad = int((~x.isfinite()).flatten(1).any(1).sum())
@@ -56,9 +56,9 @@ def check_start(x: Tensor, sigmas: Tensor, *, rising: bool = True) -> list[float
 
     Raises:
         TypeError: x or sigmas is not a floating-point tensor.
-        ValueError: x is not [B, *shape] or not finite; sigmas is not [T + 1] with T >= 1, not finite, negative,
-            beyond the levels whose square fits the dtype of x, or not strictly decreasing nor, where the sampler
-            takes that, strictly increasing from a positive level.
+        ValueError: x is not [B, *shape], or it is not finite. Or sigmas is not [T + 1] with T >= 1, it has a level
+            that is negative, not finite, or has a square that does not fit the dtype of x, or its levels do not
+            decrease strictly. With `rising`, levels may also increase strictly from a positive level.
         RuntimeError: sigmas carries a forward-mode tangent, which would be lost.
     """
     check_state(x, "x")

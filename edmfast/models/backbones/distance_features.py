@@ -16,7 +16,7 @@ from edmfast._internal.rows import rows_of
 
 
 class DistanceFeatures(nn.Module):
-    """A module from positions y [B, particles, dimensions] to features [B, pairs, features].
+    """A module that maps positions y [B, particles, dimensions] to features [B, pairs, features].
 
     The pairs are all i < j, in the order of `pairs` [particles (particles - 1)/2, 2]. The features are infinitely
     differentiable.
@@ -48,9 +48,9 @@ class DistanceFeatures(nn.Module):
             raise ValueError(f"y must be [B, {self.particles}, dimensions], given {rows_of(y)}")
         return self.of_differences(differences(y))
 
-    def of_differences(self, offsets: torch.Tensor) -> torch.Tensor:
+    def of_differences(self, between: torch.Tensor) -> torch.Tensor:
         """Return the features from the differences y_i - y_j [B, particles, particles, dimensions]."""
-        pairs = offsets.flatten(1, 2).index_select(1, self._cells)
+        pairs = between.flatten(1, 2).index_select(1, self._cells)
         # the softening keeps the square root differentiable at zero distance
         distance = (pairs.square().sum(2, keepdim=True) + self.width**2).sqrt()
         return torch.exp(((distance - self._centres) / self.width).square() * -0.5)

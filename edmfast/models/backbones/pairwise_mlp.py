@@ -136,8 +136,8 @@ class PairwiseMLP(nn.Module):
                 f"y must be [B, {n}, {dimensions}] or [B, {n * dimensions}], given {rows_of(y)}"
             )
         shifts = per_sample(self.shifts(self.embedding(c_noise, class_label)), y.shape[0])
-        offsets = differences(y.reshape(-1, n, dimensions))
-        s = self.input(self.distances.of_differences(offsets))
+        between = differences(y.reshape(-1, n, dimensions))
+        s = self.input(self.distances.of_differences(between))
         for layer, mixing, shift in zip(
             self.layers, self.mixing, shifts[:, None].chunk(len(self.layers), 2), strict=True
         ):
@@ -146,7 +146,7 @@ class PairwiseMLP(nn.Module):
             around = _along_pairs(mixing(means), self._members.T)
             s = s + silu(layer(s) + around + shift)
         weights = self.output(s)[:, :, 0].index_select(1, self._pair_of).unflatten(1, (n, n))
-        moves: torch.Tensor = weights[:, :, :, None] * offsets
+        moves: torch.Tensor = weights[:, :, :, None] * between
         return (moves.sum(2) / n).reshape(y.shape)
 
 

@@ -1,11 +1,11 @@
 """The proposal step through the ancestors, and its kernel log-ratio, in plain torch.
 
-With the shift m = sum_k drift_k S_k, and z the normals of stream 0 of the counter,
+With the shift m = sum_k drift_k S_k, and z standard normal numbers from stream 0 of the counter-based generator,
 ``x_u = x + m + sqrt(v_M) z`` and
 ``R = (1 - v_M/v_L) |z|²/2 - (sqrt(v_M)/v_L) <m, z> - |m|²/(2 v_L) + (d/2) log(v_M/v_L)``,
 the logarithm of L(x_s | x_u) / M(x_u | x_s) for Gaussian kernels M = N(x + m, v_M I) and
-L = N(x_u, v_L I) on the elements that the mask lets move. Half precisions are computed in float32,
-and sums are taken in float64.
+L = N(x_u, v_L I) summed over the elements that the mask allows to move. Half precisions are
+computed in float32, and sums are taken in float64.
 Source: Thornton et al. 2025, arXiv 2502.12786.
 """
 
@@ -23,7 +23,8 @@ from edmfast.ops.noise.reference import noise
 def _square_root(v: Tensor) -> Tensor:
     """Return the correctly rounded square root of float64, which torch does not give on every CPU."""
     root = v.sqrt()
-    # split into two halves, root has an exact square, so the residual v - root² of one Newton step is exact
+    # The square of root is exact when root is split into two halves.
+    # So the residual v - root² of one Newton step is exact, too.
     spread = root * 134217729.0
     high = spread - (spread - root)
     low = root - high
@@ -45,8 +46,9 @@ def propagate(
 ) -> tuple[Tensor, Tensor]:
     """Return (x_u like x, R [P, N]).
 
-    x, scores [P, N, d]; ancestors int32 [P, N]; coefficients float64 [P, M + 2] = (drifts, v_M, v_L); mask bool
-    [P, d] or None.
+    x, scores [P, N, d]; ancestors int32 [P, N]; coefficients float64 [P, M + 2] = (drifts, v_M, v_L); rng int64
+    [2], the seed and the step of the noise; mask bool [P, d] or None. first_population, first_particle: the
+    indices of population 0 and of particle 0 in the counters of the noise.
     """
     dtype = arithmetic(x.dtype)
     index = ancestors.long()[..., None].expand_as(x)

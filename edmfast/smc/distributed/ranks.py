@@ -1,7 +1,7 @@
-"""Send tensors between the ranks of a process group, as bytes, so that every dtype arrives in its bits.
+"""Send tensors between the ranks of a process group, as bytes, so that every dtype arrives unchanged.
 
-Tensors travel on their device where the group's backend takes them there (nccl), else through the host (gloo).
-A rank that dies makes the calls of the others fail, at the latest after the group's timeout.
+Tensors are sent from their device if the group's backend supports it (nccl), and otherwise through the host
+(gloo). A rank that dies makes the calls of the others fail, at the latest after the group's timeout.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Ranks:
     ) -> Tensor | None:
         """Return the concatenation along dim of the tensors of all ranks, which have these sizes there.
 
-        to_all: give it to all ranks. Otherwise rank 0 gets it, and the others get None.
+        to_all: return it on all ranks. Otherwise rank 0 returns it, and the other ranks return None.
         """
         rows = tensor.movedim(dim, 0)
         if math.prod(rows.shape[1:]) == 0:
@@ -70,9 +70,9 @@ class Ranks:
     ) -> tuple[Tensor, Tensor]:
         """Send rows to other ranks, and return the rows for this rank and their counts.
 
-        rows: [R, ...], sorted by the rank they are for. counts: int64 [ranks], how many are for each. due: how
-        many come from each rank, where that is known. The returned rows are in order of the rank they are from.
-        Reads the counts on the host.
+        rows: [R, ...], sorted by the rank they are for. counts: int64 [ranks], the number of rows for each
+        rank. due: the number of rows that each rank sends to this one, or None where it is not known. The returned
+        rows are sorted by the rank that sent them. The counts are read on the host.
         """
         sent = counts.to(self.carrier)
         if due is None:

@@ -1,4 +1,4 @@
-"""Notes on a run: what its log Z may be compared with, and how its options weaken what is known of its law."""
+"""Notes on a run: what its log Z can be compared with, and which reservations its options add to its law."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ def of_energies(target: Any) -> str:
 
 
 def of_scores(*, weighed: bool, rewarded: bool) -> str:
-    """Return the note on weights from scores. weighed: by a corrector; rewarded: by rewards."""
+    """Return the note on weights from scores. weighed: by a corrector. rewarded: by rewards."""
     if weighed:
         return OF_CORRECTOR
     return OF_REWARDS if rewarded else NO_LOG_Z
 
 
 def caveats(resampling: str, weights_end: float, last: float, unadjusted: bool) -> str:
-    """Return how the options of a run weaken what is known of its law: text that begins with "; but", or "".
+    """Return the reservations that the options of a run add to its law: text that begins with "; but", or "".
 
-    weights_end: the lowest level that weighs. last: the last positive level. unadjusted: whether correctors move
-    without an accept step.
+    weights_end: the lowest noise level with weights. last: the last positive level. unadjusted: True where
+    correctors move without an accept step.
     """
     text = ""
     if weights_end > last:
         text += (
-            f"; but weights stop at sigma = {weights_end:g}, and below it the unweighted moves lead on, without "
-            "what the target, its rewards or walls would weigh there"
+            f"; but weights stop at sigma = {weights_end:g}: below it the particles move without weights, so the "
+            "target, rewards and walls have no effect on the weights there"
         )
     if resampling == SELECT:
         text += f"; but {ONE_PARTICLE}: only averages over populations by Z keep that law"

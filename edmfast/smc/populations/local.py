@@ -16,8 +16,8 @@ from edmfast.smc.populations.select import SELECT, select_one
 class Increments(NamedTuple):
     """The terms that a step adds to the log-weights.
 
-    log_ratio: [P, N] in nats. energies, energies_before: lists of [P, N], after and before the move; each
-    difference is subtracted from the log-weight.
+    log_ratio: [P, N] in nats, see `Move`. energies, energies_before: lists of [P, N], after and before the move.
+    Each difference is subtracted from the log-weight.
     """
 
     log_ratio: Tensor

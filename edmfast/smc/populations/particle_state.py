@@ -48,7 +48,8 @@ class Move(NamedTuple):
     """A proposed move of all particles.
 
     x: the new states [P, N, *shape].
-    log_ratio: [P, N] in nats, the density of the backward kernel over that of the proposal.
+    log_ratio: [P, N] in nats, the log of the ratio of the density of the backward kernel to that of the proposal.
+        For models without energies it is the whole increment of the log-weights, apart from rewards.
     memory: float64 [P, N, C], the columns of the Feynman–Kac model for the slots that the particles moved to.
     """
 
