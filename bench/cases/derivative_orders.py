@@ -54,6 +54,7 @@ def _one(x: Tensor, pairs: Tensor, shifts: Tensor, *weights: Tensor) -> Any:
 
 
 def _one_plain(x: Tensor, pairs: Tensor, shifts: Tensor, *weights: Tensor) -> Any:
+    # the formula takes one derivative itself, and its graph is kept only where another follows
     recorded = x.requires_grad
     with torch.enable_grad():
         return formulas(x, pairs, shifts, _networks(weights)[0], recorded)

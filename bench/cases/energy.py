@@ -24,12 +24,14 @@ def make_inputs(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
+    # numbers are drawn on the CPU, so that every device gets the same ones
     x = torch.randn(shape, generator=generator).to(device, dtype)
     return x, torch.tensor(SIGMA, dtype=dtype, device=device)
 
 
 @functools.cache
 def _compiled(name: str, device: torch.device) -> EnergyModel:
+    # compile() changes a model, and the same one is timed uncompiled
     model = copy.deepcopy(network(name, device)).eval()
     model.compile()
     return model
@@ -130,6 +132,7 @@ def _experts(device: torch.device, dtype: torch.dtype = torch.float32) -> list[E
     models = [copy.deepcopy(network("mlp", device, dtype)) for _ in range(EXPERTS)]
     for index, model in enumerate(models):
         for parameter in model.parameters():
+            # networks that differ show a mix-up of two
             parameter.detach().mul_(1 + 0.1 * index)
     return models
 

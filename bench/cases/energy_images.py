@@ -26,6 +26,7 @@ Answer = tuple[Tensor, Tensor]
 
 @functools.cache
 def _compiled(name: str, device: torch.device) -> EnergyModel:
+    # compile() changes a model, and the same one is timed uncompiled
     model = copy.deepcopy(network(name, device)).eval()
     model.compile()
     return model

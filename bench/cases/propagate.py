@@ -41,6 +41,7 @@ def make_inputs(
     x, score = torch.randn(2, *shape, dtype=dtype, generator=generator)
     ancestors = torch.randint(shape[1], shape[:2], dtype=torch.int32, generator=generator)
     kernel = torch.tensor([[DRIFT, V_M, V_L]], dtype=torch.float64)
+    # ancestors are sorted, as systematic resampling returns them
     inputs = x, score, ancestors.sort(1).values, kernel, rng_state(0, 1)
     return tuple(tensor.to(device) for tensor in inputs)
 

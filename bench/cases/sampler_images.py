@@ -123,6 +123,7 @@ def ancestral(setup: Setup, particles: int, sigmas: Tensor) -> None:
         return model(x, sigma[0])  # all rows share one level, as in the run
 
     start = SIGMA_MAX * _states((particles, *setup.shape), sigmas.device)
+    # with a last 0 the sampler calls the network at every level, as often as the run does
     ending = torch.cat([sigmas, sigmas.new_zeros(1)])
     sampling.sample_euler_ancestral(denoise, start, ending, disable=True)
 

@@ -60,6 +60,7 @@ def target(dim: int, device: torch.device) -> EnergyModel:
     Training takes 2 to 3 seconds on the CPU.
     """
     if device.type != "cpu":
+        # training rounds in another way on each device, so all devices get the energy of the CPU
         return copy.deepcopy(target(dim, torch.device("cpu"))).to(device)
     teacher = mixture(dim)
     data = teacher.sample(4000, seed=0).float()
@@ -104,9 +105,11 @@ def truth(dim: int, particles: int) -> Truth:
         seed=1,
     )
     answers = answer(runs)
+    # the deviation falls with the root of the number of particles, so fewer can measure it
     sd = answers.std(0) * math.sqrt(size / particles)
     if dim == 2:
         return Truth(_integrals(), sd)
+    # the mean over runs has an error of its own, whose square adds to that of one run
     return Truth(answers.mean(0), sd * math.sqrt(1 + particles / (size * POPULATIONS)))
 
 

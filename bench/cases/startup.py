@@ -54,10 +54,12 @@ def make_inputs(
 
 def python(code: str, path: str) -> str:
     """Return the output of a fresh process that has `path` in front of its module path."""
+    # settings of this process must not reach the fresh one
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("EDMFAST_", "PYTHONPATH"))}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         env=kept | {"PYTHONPATH": path},
+        # Python looks for modules in the working directory first, which may hold another edmfast
         cwd=tempfile.gettempdir(),
         capture_output=True,
         text=True,

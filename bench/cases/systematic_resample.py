@@ -38,6 +38,7 @@ def counting(log_weights: Tensor, uniform: Tensor) -> Tensor:
     populations, n = log_weights.shape
     cdf = log_weights.double().softmax(1).cumsum(1)
     ends = torch.ceil(n * cdf - uniform[:, None]).long().clamp_(0, n)
+    # rounding may leave the last sum below 1, and the last slots without an owner
     ends[:, -1] = n
     counts = ends.diff(dim=1, prepend=ends.new_zeros(populations, 1))
     index = torch.arange(n, device=ends.device).repeat(populations)
@@ -50,6 +51,7 @@ def searching(log_weights: Tensor, uniform: Tensor) -> Tensor:
     n = log_weights.shape[1]
     cdf = log_weights.double().softmax(1).cumsum(1)
     slots = (torch.arange(n, device=cdf.device) + uniform[:, None]) / n
+    # rounding may leave the last sum below a slot
     return torch.searchsorted(cdf, slots, right=True).clamp_(max=n - 1)
 
 

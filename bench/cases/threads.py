@@ -58,4 +58,5 @@ _CHOSEN = (
     bench_propagate.make_case(100_000, 2),
     bench_propagate.make_case(256, 12_288),
 )
+# a machine with one core has no second thread to measure
 CASES = [make_case(case) for case in _CHOSEN] if (os.cpu_count() or 1) > 1 else []

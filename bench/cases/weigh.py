@@ -45,6 +45,7 @@ def eager(weights: Weights, ratio: Tensor, now: Tensor, past: Tensor, rng: Tenso
     resampled = ess < n
     uniform = torch.rand(populations, 1, dtype=torch.float64, device=ratio.device)
     ends = torch.ceil(n * probability.cumsum(1) - uniform).long().clamp_(0, n)
+    # rounding may leave the last sum below 1, and the last slots without an owner
     ends[:, -1] = n
     counts = ends.diff(dim=1, prepend=ends.new_zeros(populations, 1))
     identity = torch.arange(n, device=ratio.device)

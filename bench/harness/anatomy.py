@@ -80,6 +80,7 @@ def of_operators(events: list[dict[str, Any]]) -> Anatomy | None:
 
     The own time of an operator excludes inner operators.
     """
+    # of two operators that start together the longer one is the outer one
     operators = sorted(
         (event for event in events if event.get("cat") == "cpu_op"),
         key=lambda event: (event["tid"], event["ts"], -event["dur"]),
@@ -126,6 +127,7 @@ def _summary(
     span: float,
     facts: dict[str, dict[str, Any]],
 ) -> Anatomy:
+    # a trace may be so short that it has no length
     span = max(span, 1e-9)
     calls = Counter(event["name"] for event in events)
     parts = [
@@ -138,4 +140,5 @@ def _summary(
         )
         for name, taken in own_time.most_common(TOP)
     ]
+    # kernels on several streams overlap, so their shares may exceed the whole
     return Anatomy(len(events), max(1 - sum(own_time.values()) / span, 0.0), parts)

@@ -26,6 +26,7 @@ def close(rtol: float, atol: float = 0.0) -> Callable[[Any, Any], None]:
 def failures(case: Case, inputs: tuple[Any, ...]) -> dict[str, str]:
     """Return the implementations that are wrong, raise, or change their inputs, each with the reason."""
     before = copy(inputs)
+    # a reference may change its inputs, which must not reach the implementations
     truth = case.reference(*copy(inputs))
     wrong = {}
     for name, implementation in case.implementations.items():
@@ -35,8 +36,10 @@ def failures(case: Case, inputs: tuple[Any, ...]) -> dict[str, str]:
                 case.check(output, truth)
                 _check_width(output, case)
             assert unchanged(inputs, before), "it changes its inputs"
+        # whatever one implementation raises, the others can still be timed
         except Exception as error:
             wrong[name] = reason(error)
+            # the failed one may have changed the inputs, and the next one needs the originals
             inputs = copy(before)
     return wrong
 

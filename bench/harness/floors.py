@@ -43,6 +43,7 @@ def _copy_bandwidth(device: torch.device, effort: Effort) -> float:
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
     timings = time_side_by_side({"copy": target.copy_}, [(source,)], device, effort)
+    # a copy reads and writes every byte
     return 2 * size / timings["copy"].median
 
 

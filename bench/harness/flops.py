@@ -23,6 +23,7 @@ def forward_flops(name: str, shape: tuple[int, ...], **condition: int) -> int:
     condition: a label for networks that need one. Matrix products, convolutions and attention count; a
     multiplication with its addition is two flops.
     """
+    # torch's counter does not know our operator and would count no flops for it
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.edmfast.attention: _attention}
     )

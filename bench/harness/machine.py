@@ -27,6 +27,7 @@ def cache_bytes(device: torch.device) -> int:
         parts = re.fullmatch(r"(\d+)([KMG]?)", file.read_text().strip())
         if parts:
             sizes.append(int(parts[1]) * _UNITS[parts[2]])
+    # the usual size counts only where the system names none
     return max(sizes[1:] or sizes)
 
 

@@ -51,6 +51,7 @@ def peak_of_call(
     try:
         # pages that the allocator keeps would hide what the call takes
         ctypes.CDLL(None).malloc_trim(0)
+        # this resets the peak of the resident set to its present size
         (_SELF / "clear_refs").write_text("5")
     except (AttributeError, OSError):
         return None

@@ -27,11 +27,13 @@ MLP_PRODUCTS = [(64, 128), *[(128, 128)] * 4, (128, 64)]
 def network(name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> EnergyModel:
     """The energy `name`, the same at every call, with numbers where its layers start at zero."""
     if dtype == torch.float64:
+        # both dtypes have the same weights, so that float64 can judge float32
         return copy.deepcopy(network(name, device)).double()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = EnergyModel(BUILDERS[name]())
         for parameter in model.parameters():
+            # layers of zeros would make the score trivial, and errors would not show
             if not parameter.any():
                 nn.init.normal_(parameter, std=0.1)
     return model.to(device)

@@ -28,6 +28,7 @@ def inputs_for(function: Function, inputs: Tensors) -> tuple[tuple[Tensor, ...],
     generator = torch.Generator().manual_seed(1)
 
     def like(tensor: Tensor) -> Tensor:
+        # numbers are drawn on the CPU, so that every device gets the same ones
         drawn = torch.randn(tensor.shape, generator=generator)
         return drawn.to(tensor.device, tensor.dtype)
 
@@ -58,6 +59,7 @@ def differentiate(
         results = [*outputs, *slopes]
         if order == 2:
             sources = [*cotangents, *leaves]
+            # the slopes may not depend on a source, but every implementation gives as many tensors
             results += torch.autograd.grad(slopes, sources, second, materialize_grads=True)
     return tuple(tensor.detach() for tensor in results)
 
@@ -79,6 +81,7 @@ def compiled(function: Function, direction: str) -> Function:
 
     def call(*trees: Tensors) -> tuple[Tensor, ...]:
         leaves_of_call, structure = pytree.tree_flatten(trees)
+        # a graph holds for one device and for one set of shapes
         key = tuple((tensor.device, tensor.shape) for tensor in leaves_of_call)
         if key not in made:
 

@@ -69,6 +69,7 @@ def time_side_by_side(
         )
     names = list(implementations)
     collecting = gc.isenabled()
+    # a collection of garbage would be timed with whichever implementation runs
     gc.disable()
     try:
         start = time.perf_counter()
@@ -78,6 +79,7 @@ def time_side_by_side(
                 break
             if i >= FEWEST and taken > effort.limit:
                 break
+            # each round starts with another one, so that a drift within a round favours none
             for name in names[i % len(names) :] + names[: i % len(names)]:
                 if len(samples[name]) > i:
                     continue  # warming up has taken this sample of a long call
@@ -150,6 +152,7 @@ def _calls_per_sample(
         taken = _sample(implementation, inputs, calls, device)
         if taken >= effort.sample_seconds:
             return calls
+        # the number doubles at least, so that the search ends soon
         calls = max(2 * calls, int(calls * effort.sample_seconds / max(taken, 1e-9)))
 
 
@@ -157,9 +160,11 @@ def _sample(
     implementation: Call, inputs: itertools.cycle, calls: int, device: torch.device
 ) -> float:
     """Return the seconds of `calls` calls, on the device's own clock where it has one."""
+    # inputs are picked before the clock starts
     arguments = list(itertools.islice(inputs, calls))
     if device.type == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        # launches that came before must not count
         torch.cuda.synchronize(device)
         begin.record()
         for inputs_of_call in arguments:

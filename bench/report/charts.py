@@ -21,6 +21,7 @@ def ratios(run: dict[str, Any], path: Path) -> None:
         places = np.arange(len(cases))
         values = [case["ratio"] for case in cases]
         colors = [_MET if case["goal_met"] else _MISSED for case in cases]
+        # bars of logarithms start at 1x, and on a logarithmic axis bars could not start at 0
         axes.barh(places, np.log10(values), color=colors, height=0.7)
         wanted = np.log10([case["goal"] for case in cases])
         axes.plot(wanted, places, "|", color=_GOAL, markersize=9, label="goal")
@@ -115,6 +116,7 @@ def scaling(content: dict[str, Any], path: Path) -> None:
 
 
 def _save(draw: Callable[[Any], None], path: Path, size: tuple[float, float]) -> None:
+    # only charts need matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -136,10 +136,12 @@ def _orders(
             total = torch.zeros((), dtype=torch.float64, device=leaves[0].device)
             for value in values[-1]:
                 weights = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+                # a combination that is not linear makes the next order depend on the values
                 total = total + (value.double() * weights.to(value.device)).sin().sum()
             values.append(torch.autograd.grad(total, leaves, create_graph=True))
             assert all(gradient.requires_grad for gradient in values[-1])
     except RuntimeError as error:
+        # our refusals name the derivative, and any other error is a fault
         if "derivative" not in str(error):
             raise
     return values

@@ -165,6 +165,7 @@ def _of_pytest(content: dict[str, Any]) -> Run:
         PYTEST,
         about["device_name"],
         about["threads"],
+        # `bench.run` writes commits in this form, and both kinds of files are compared
         commit.get("id", "unknown")[:10] + "-dirty" * bool(commit.get("dirty")),
         about["torch"],
         {name: _of_group(name, tests) for name, tests in groups.items()},

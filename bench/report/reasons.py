@@ -18,6 +18,7 @@ def missed(case: dict[str, Any]) -> list[str]:
         if reached < case["goals"][name]:
             parts.append(f"{reached:.2f}x {name} (goal {case['goals'][name]:.2g}x)")
     parts += [f"{name} failed its check" for name in case["goals"] if name not in case["bounds"]]
+    # older files have no such field
     wanted = case.get("floor_goal")
     if wanted is not None and (case["floor_fraction"] or 0) < wanted:
         parts.append(f"{case['floor_fraction'] or 0:.0%} of the floor (goal {wanted:.0%})")
@@ -53,6 +54,7 @@ def _anatomy(case: dict[str, Any], device: str) -> list[str]:
 
 
 def _part(part: dict[str, Any]) -> str:
+    # names of templated kernels may be hundreds of characters long
     name = f"{part['name'][:60]} {part['share']:.0%}"
     facts = []
     if part.get("registers") is not None:

@@ -59,6 +59,7 @@ def all_cases(record: Record) -> str:
 
 
 def _row(case: dict[str, Any]) -> tuple[str, ...]:
+    # older files have no such field
     name, direction = case["name"], case.get("direction", "")
     if case["ratio"] is None:
         return name, direction, "FAILED", "", "", "", "", ""

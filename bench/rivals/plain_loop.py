@@ -45,6 +45,7 @@ def _function() -> Callable[..., None]:
             check=True,
             capture_output=True,
         )
+        # a loaded library stays in memory when its file is gone
         function = ctypes.CDLL(str(library)).plain_resample
     function.restype = None
     pointer, size = ctypes.c_void_p, ctypes.c_int64

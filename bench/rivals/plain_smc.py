@@ -67,6 +67,7 @@ def run(
             u_0 = uniform(rng_state(0, index, device), 1)
             slots = (torch.arange(particles, device=device) + u_0) / particles
             chosen = torch.searchsorted(weights.cumsum(0), slots, right=True)
+            # rounding may leave the last sum below a slot
             chosen = chosen.clamp(max=particles - 1)
             x, energy, score = x[chosen], energy[chosen], score[chosen]
         u = levels[index + 1]

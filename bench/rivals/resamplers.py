@@ -63,6 +63,7 @@ def _cuthbert() -> Resampler:
 
 def _jax() -> Any:
     jax = import_module("jax")
+    # sums in float32, which is jax's default, misplace offspring
     jax.config.update("jax_enable_x64", True)
     return jax
 
@@ -78,6 +79,7 @@ def _compiled(function: Callable[[Any, Any], Any], jax: Any) -> Resampler:
 
     def call(log_weights: Tensor, uniform: Tensor) -> Tensor:
         ancestors = many(next(seeds), log_weights.double().numpy())
+        # memory of jax is read-only, and torch warns of such an array
         return torch.from_numpy(np.array(ancestors))
 
     return call

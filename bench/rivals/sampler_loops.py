@@ -37,6 +37,7 @@ def heun(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
         slope = (x - model(x, _at(x, sigma))) / sigma
         end = x + slope * (following - sigma)
         if following > 0:
+            # the last step is Euler's, since the slope at level 0 has a divisor of 0
             second = (end - model(end, _at(x, following))) / following
             end = x + (slope + second) * ((following - sigma) / 2)
         x = end
@@ -51,6 +52,7 @@ def dpmpp_2m(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
         denoised = model(x, _at(x, sigma))
         target = denoised
         if following > 0:
+            # lambda is infinite at level 0, so the last step is of first order
             width, last = math.log(sigma / following), width
             if previous is not None:
                 part = width / (2 * last)

@@ -76,6 +76,7 @@ def _heun(scheduler: Any, model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
 
 def _integrate(scheduler: Any, model: Model, x: Tensor) -> Tensor:
     """Run the loop of a pipeline, without its input scaling, which is for another kind of network."""
+    # without this the scheduler warns that its input was not scaled
     scheduler.is_scale_input_called = True
     scheduler.set_begin_index(0)
     with torch.no_grad():
@@ -93,6 +94,7 @@ def _edm_euler(scheduler: Any, model: Model, x: Tensor, sigmas: Tensor) -> Tenso
     with torch.no_grad():
         for i, t in enumerate(scheduler.timesteps):
             denoised = model(x, _at(x, scheduler.sigmas[i]))
+            # otherwise the scheduler would take the denoised state for the output of a bare network
             x = scheduler.step(denoised, t, x, return_dict=False, pred_original_sample=denoised)[0]
     return x
 

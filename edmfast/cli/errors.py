@@ -53,6 +53,7 @@ def errors_on_one_line(command: str) -> Iterator[None]:
         typer.echo(f"edmfast {command}: note: {one_line(str(message))}", err=True)
 
     with warnings.catch_warnings():
+        # Python's own format takes two lines and names a source file
         warnings.showwarning = print_warning
         try:
             yield
@@ -61,6 +62,7 @@ def errors_on_one_line(command: str) -> Iterator[None]:
         except KeyboardInterrupt as interrupt:
             text = one_line(str(interrupt)) or "interrupted"
             typer.echo(f"edmfast {command}: {text}", err=True)
+            # this is the exit code that shells give to a process that Ctrl-C has ended
             raise typer.Exit(130) from interrupt
         except Exception as error:
             if os.environ.get(_TRACEBACK) == "1":

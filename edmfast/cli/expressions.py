@@ -138,6 +138,7 @@ def _mixture(models: Any, weights: Any = None) -> Mixture:
     return Mixture(models, weights)
 
 
+# the first argument is positional only, so a condition may be called model as well
 def _conditioned(model: Any, /, **condition: Any) -> Conditioned:
     for name, value in condition.items():
         if isinstance(value, list) and not value:

@@ -192,6 +192,7 @@ def read_values(name: str, text: str) -> list[int] | list[float]:
     for part in text.split(","):
         low, dots, high = part.partition("..")
         try:
+            # a range has steps of 1, so both its ends are integers
             first = int(low) if dots else _number(part)
             last = int(high) if dots else first
         except ValueError as error:

@@ -28,6 +28,7 @@ class Digits(NamedTuple):
 def all_digits() -> Digits:
     """Return all digits in the order of the data set. Raises ImportError without scikit-learn."""
     try:
+        # scikit-learn is an extra, so it is imported only where digits are needed
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError(

@@ -107,6 +107,7 @@ def self_check_sd(energy: EnergyModel, held_out: Digits, levels: Tensor) -> Tens
     # residuals of one class share the gauge of that class
     means = residuals @ members / members.sum(0)
     squares = (residuals - means[:, held_out.labels]).square().sum(1)
+    # the mean of each class takes one degree of freedom
     return (squares / (len(held_out.labels) - NUM_CLASSES)).sqrt()
 
 

@@ -75,6 +75,7 @@ def report_temperature(
             spread / NUM_CLASSES,
             classifier.frechet(flat),
         ]
+        # score scaling has no weights to report
         rows.append([name, *measured, *(run.weights_row() if run else [None] * 3 + [rate])])
         # resampling orders particles by ancestor, so equal strides show different families
         shown.append((name, images[:, :: particles // 8][:, :8].transpose(0, 1).flatten(0, 1)))

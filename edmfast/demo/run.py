@@ -83,6 +83,7 @@ def _run_parts(folder: Path, quick: bool, retrain: bool, seed: int) -> str:
     started = time.perf_counter()
 
     def log(message: str) -> None:
+        # the table goes to stdout, which progress must not mix with
         print(f"[{time.perf_counter() - started:4.0f} s] {message}", file=sys.stderr, flush=True)
 
     if retrain:

@@ -49,5 +49,6 @@ def _cell(value: Cell) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
+        # three digits of a number above 1000 would be written with a power of ten
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return str(value)
