@@ -41,6 +41,7 @@ def check_resampling(resampling: str) -> None:
 def as_counts(particles: int, populations: int) -> tuple[int, int]:
     """Return N and P as ints. Raises TypeError or ValueError for numbers that no run can have."""
     return (
+        # Ancestors are stored as int32, and the counter of the noise has 28 bits for populations.
         as_int("particles", particles, least=1, most=2**31 - 1),
         as_int("populations", populations, least=1, most=2**28 - 1),
     )
@@ -64,6 +65,7 @@ def place(
         parts = [m for m in target.modules() if not getattr(m, "numbers_only", False)]
         buffers = (b for m in parts for b in m.buffers(recurse=False))
         tensors = [t for t in (*target.parameters(), *buffers) if t.is_floating_point()]
+    # An empty tensor has the default dtype and device of torch, for targets without tensors.
     first = tensors[0] if tensors else torch.empty(0)
     dtype = dtype or first.dtype
     if dtype not in (torch.float32, torch.float64):

@@ -115,6 +115,7 @@ def calibrate(
         sigma_lo = min(level for level in chosen if level >= sigma_lo)
     kappa = []
     for s, u in itertools.pairwise(chosen):
+        # np.interp needs increasing points, and the levels decrease.
         curvature = float(np.interp(-math.log(s), -np.log(pilot.levels), pilot.curvatures))
         kappa.append(min(1.0, max(0.5 * (u / s) ** 2, 1.0 + (1.0 - (u / s) ** 2) * curvature)))
     return Calibration((*chosen, *tail), tuple(kappa), tuple(pilot.predict(chosen)), sigma_lo)
@@ -132,6 +133,7 @@ def _run_pilot(
     # the pilot refines the given levels evenly, so that it keeps the shape of their schedule
     position = np.linspace(0, len(levels) - 1, steps + 1)
     fine = np.exp(np.interp(position, np.arange(len(levels)), np.log(levels)))
+    # exp(log(level)) may miss the ends by rounding.
     fine[0], fine[-1] = levels[0], levels[-1]
     curvatures: list[float] = []
 
@@ -141,10 +143,12 @@ def _run_pilot(
             target,
             info["x"],
             info["sigma"],
+            # Another seed makes these probes independent of those that moved the particles.
             rng=rng_state((seed + 1) % 2**64, int(info["i"]), info["x"].device),
             probe=True,
         )
         assert evaluation.curvature is not None
+        # The particles follow the target only with their weights.
         weights = torch.softmax(info["log_weights"], dim=1)
         mean = (weights * evaluation.curvature).sum(1).mean()
         if not bool(mean.isfinite()):
@@ -198,6 +202,7 @@ class _Pilot:
 
     def end_of_weights(self, levels: list[float], equalise: bool) -> float:
         """Return sigma_lo by the rule of this module; 0 where all levels are weighted."""
+        # The mean is over variances and not their roots, because the variances of steps add up.
         rate = np.sqrt(_smoothed((self.sd / -np.diff(np.log(self.levels))) ** 2))
         # noise shows at the lowest levels, where the differences of an exact energy vanish
         lowest = max(1, round(_LOWEST_SHARE * len(rate)))
@@ -210,6 +215,7 @@ class _Pilot:
             steps = zip(planned[1:], self.predict(planned), strict=True)
             if sum(sd**2 for end, sd in steps if end >= candidate) <= _MOST_VARIANCE:
                 return candidate if candidate > levels[-1] else 0.0
+        # No candidate keeps the variance low, so the weights end after the first step.
         return levels[1]
 
     def schedule(self, levels: list[float], sigma_lo: float, equalise: bool) -> list[float]:
@@ -219,6 +225,8 @@ class _Pilot:
         below = sum(level < sigma_lo for level in levels)
         unweighted = min(below, max(2, below // _STEPS_PER_UNWEIGHTED_STEP), len(levels) - 2)
         lowest = sigma_lo if unweighted else levels[-1]
+        # sigma_lo may differ from its pilot level by rounding, and one interval at least must be
+        # left.
         inside = self.levels[1:] >= lowest * (1 - 1e-9)
         inside[0] = True
         # the floor keeps a density where the weights do not vary at all
@@ -229,6 +237,7 @@ class _Pilot:
             0.0, np.interp(-math.log(lowest), -nodes, share), len(levels) - unweighted
         )
         chosen = np.exp(np.interp(wanted, share, nodes)).tolist()
+        # exp(log(level)) may miss the ends by rounding.
         chosen[0], chosen[-1] = levels[0], lowest
         if unweighted:
             ramp = np.linspace(
@@ -252,6 +261,7 @@ class _Pilot:
 
 def _smoothed(values: Array) -> Array:
     """Return the running mean over a few neighbours, fewer at the ends."""
+    # The second convolution counts the neighbours, of which there are fewer at the ends.
     window = np.ones(min(_SMOOTHED_STEPS, len(values)))
     total: Array = np.convolve(values, window, mode="same")
     return total / np.convolve(np.ones_like(values), window, mode="same")

@@ -65,6 +65,7 @@ def calibrate_offsets(
         )
     particles, populations = as_counts(particles, populations)
     seed = as_seed(seed)
+    # An energy at the level 0 does not exist.
     levels = [level for level in as_noise_levels(sigmas) if level > 0]
     log_normalisers = [
         _log_normalisers(
@@ -103,5 +104,6 @@ def _log_normalisers(
     # the largest Z becomes 1, so that no ratio overflows
     ratio = torch.exp(log_z - log_z.amax(1, keepdim=True))
     mean = ratio.mean(1)
+    # The relative error of a mean is the error of its logarithm, to first order.
     error = ratio.std(1) / mean / math.sqrt(ratio.shape[1]) if ratio.shape[1] > 1 else 0 * mean
     return log_z.amax(1) + mean.log(), error

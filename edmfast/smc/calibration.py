@@ -67,6 +67,7 @@ class Calibration:
     @property
     def weighted_variance(self) -> float:
         """Predicted variance of the log-weight in nats², summed over the steps that end at sigma_lo or above."""
+        # The denoising step to a last 0 is not weighed.
         ends = self.sigmas[1 : len(self.kappa) + 1]
         pairs = zip(ends, self.log_weight_variance, strict=True)
         return sum(variance for end, variance in pairs if end >= self.sigma_lo)
@@ -85,6 +86,7 @@ class Calibration:
 
         Raises ValueError for any other file, and OSError where the file cannot be read.
         """
+        # Older files have no sigma_lo: their runs weighed all levels.
         content = {"sigma_lo": 0.0, **read_json(path, _KIND)}
         try:
             return cls(**content)

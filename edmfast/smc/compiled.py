@@ -42,11 +42,14 @@ class CompiledStep:
                 f"{changed} changed during a compiled run, whose graphs hold what it was: the run goes on eagerly",
                 stacklevel=2,
             )
+        # A step that failed in one mode is not tried in others: each attempt may take minutes.
         if self.given_up or any(flat.failed for flat in self.flats.values()):
             return ParticleState.from_tensors(eager())
         # each mode is a graph of its own, since its branches are decided at tracing
         if mode not in self.flats:
             self.flats[mode] = self._flat(mode)
+        # The graph would hold plain numbers as constants, so what changes from step to step is a
+        # tensor.
         inputs = (*_as_tensors(step, state.x.device), rng, next_rng, *state.tensors())
         return ParticleState.from_tensors(self.flats[mode]([], inputs, eager))
 
@@ -70,6 +73,7 @@ class Watched:
             for module in modules.values()
             for place in (module._parameters, module._buffers)
             for tensor in place.values()
+            # Tensors of inference mode count no versions.
             if tensor is not None and not tensor.is_inference()
         ]
         self.versions = self._versions()
@@ -82,6 +86,7 @@ class Watched:
         return None if attribute is None else f"the attribute {attribute}"
 
     def _versions(self) -> list[tuple[int, int]]:
+        # A change in place raises the version, and a replaced tensor has another address.
         return [(tensor.data_ptr(), tensor._version) for tensor in self.tensors]
 
 

@@ -32,6 +32,7 @@ from edmfast.smc.verdict.warn import DegenerateWeightsWarning
 from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, has_unknown_gauges
 from edmfast.targets.protocols import Target
 
+# The conditions of Robbins and Monro hold for decays in (1/2, 1].
 _WARMUP_DECAY = 0.6
 
 
@@ -127,6 +128,7 @@ def mcmc(
         warnings.warn(UNKNOWN_GAUGES, GaugeWarning, stacklevel=2)
     # the step size is in units of sigma/sqrt(A)
     exponent = population_exponents(target, len(x), x.device)
+    # One transition at a time lets the gain decay, and states be kept, between any two.
     single_step = dataclasses.replace(cast(Any, corrector), steps=1)
     log_steps = start_log_steps([single_step], x)
     if after is not None:
@@ -147,9 +149,11 @@ def mcmc(
 
     with without_inference_mode():
         # faults are counted on the device, so that chains need not wait for the host
+        # Torch refuses to change a tensor of inference mode outside of it.
         faults = torch.zeros((), dtype=torch.int64, device=x.device)
 
     def evaluated(x: Tensor) -> tuple[Tensor, Tensor]:
+        # Without a probe this state of the noise is not used.
         evaluation = evaluate(target, x, sigma, rng=rng[0], **options)
         energy, score = evaluation.energy, evaluation.score
         bad_score = ~score.flatten(2).isfinite().all(2) & energy.isfinite()
@@ -173,6 +177,8 @@ def mcmc(
                 log_steps=log_steps,
                 rng=rng[t],
                 first_population=first_population,
+                # Only with a fixed step is what follows a Markov chain whose law tends to the
+                # target.
                 gain=(t + 1) ** -_WARMUP_DECAY if t < warmup else 0.0,
             )
             acceptance.append(accepted[0])
@@ -182,6 +188,7 @@ def mcmc(
             if callback is not None:
                 callback({"i": t, "x": x.clone(), "energy": energy.clone(), "score": score.clone()})
     evaluations = (1 + transitions * corrector.leapfrog_steps) * x.shape[0] * x.shape[1]
+    # This is the first read of the device, after all transitions.
     _report_faults(int(faults), evaluations, on_degenerate)
     return ChainResult(
         torch.stack(states),
@@ -220,6 +227,7 @@ def _check_arguments(x: Tensor, first: int, transitions: int, warmup: int, thin:
             "transitions must be at least warmup + thin, warmup at least 0 and thin at least 1, "
             f"got transitions={transitions}, warmup={warmup}, thin={thin}"
         )
+    # The counter of the noise has so many bits for transitions.
     if first + transitions > 1 << LEVEL_BITS:
         raise ValueError(
             f"a chain can have at most {1 << LEVEL_BITS} transitions in all, got {first + transitions}"

@@ -37,6 +37,7 @@ class Correction:
     waste_free: int | None = None
 
     def __post_init__(self) -> None:
+        # A tuple does not change when the caller's list does.
         correctors = as_correctors(self.correctors)
         _replace(self, "correctors", correctors)
         _replace(self, "sigma_range", as_range("Correction.sigma_range", self.sigma_range))
@@ -151,4 +152,6 @@ def as_options(value: Any) -> RunOptions:
 
 
 def _replace(frozen: Any, name: str, value: Any) -> None:
+    # The dataclasses are frozen, so that options may be shared by runs, and convert their own
+    # fields.
     object.__setattr__(frozen, name, value)

@@ -156,6 +156,7 @@ class CurvatureMatched(Proposal):
     def __post_init__(self) -> None:
         if self.kappa is not None:
             table = tuple(as_float(f"kappa[{i}]", number) for i, number in enumerate(self.kappa))
+            # Plain floats have one repr, by which a checkpoint knows the proposal.
             object.__setattr__(self, "kappa", table)
 
     @property
@@ -244,6 +245,7 @@ def coefficients_of(kernel: Proposal, step: Step, exponent: Exponent, curvature:
             "the coefficients of a proposal (drift, v_M and v_L) must have the shape [P, 3] = "
             f"[{len(curvature)}, 3], but {type(kernel).__name__} returned {[*coefficients.shape]}"
         )
+    # A caller's own kernel may return float32, and the operator takes float64.
     return coefficients.double()
 
 

@@ -40,6 +40,7 @@ class Schedule:
     def threshold(self, index: int) -> float:
         """Return the fraction of N below which a level resamples: 0 outside the range and at the last level."""
         low, high = self.sigma_range
+        # Resampling at the last level would only add variance to the result.
         inside = low <= self.levels[index] <= high and index + 1 < len(self.levels)
         return self.ess_threshold if inside else 0.0
 
@@ -59,6 +60,7 @@ def as_schedule(
     kappa: tuple[float, ...] | None = None
     if isinstance(sigmas, Calibration):
         kappa = tuple(sigmas.kappa)
+        # A range of the caller goes before that of the calibration.
         limits = limits or (sigmas.sigma_lo, math.inf)
         sigmas = sigmas.sigmas
     return Schedule(tuple(as_noise_levels(sigmas)), limits or (0.0, math.inf), ess_threshold, kappa)

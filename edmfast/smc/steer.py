@@ -113,8 +113,10 @@ def steer(
     target: Model = model
     if method != "best_of_n":
         kind = potential if method == "fk" else "difference"
+        # Without a ramp the reward steers from the first level on.
         target = Tilted(model, reward, strength, ramp=None, potential=kind)
         if method == "svdd":
+            # SVDD chooses at every level, however equal the weights are.
             sampling = {"ess_threshold": 1.0, **sampling, "resampling": SELECT}
     run = sample(
         target,
@@ -124,6 +126,7 @@ def steer(
         populations=prompts,
         seed=seed,
         options=dataclasses.replace(options, on_degenerate="ignore"),
+        # Weights by scores keep a single model a plain sampler, so that only rewards weigh.
         **{"weights": "score", **sampling},
     )
     # each prompt has its own answer, so their log Z need not agree

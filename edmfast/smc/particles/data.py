@@ -77,6 +77,7 @@ class ParticleData:
         self.seed = as_seed(self.seed)
         self.first_population = as_int("first_population", self.first_population, least=0)
         if self.evaluations is not None:
+            # A file gives back the named tuple as a list.
             counts = (as_int("evaluations", count, least=0) for count in self.evaluations)
             self.evaluations = Evaluations(*counts)
         if self.one_target not in (None, True, False):

@@ -38,7 +38,11 @@ def equally_weighted_index(
     # the stream keeps these numbers apart from those of the run and of `draw`
     offset = uniform(state, 1, particles.first_population, stream=_SAMPLES_STREAM)
     points = (torch.arange(count, device=device, dtype=torch.float64) + offset) / count
+    # right=True passes over particles of weight zero, whose cumulative weight is that of the one
+    # before.
     index = torch.searchsorted(cumulative, points * cumulative[-1], right=True)
+    # On the CPU, so that the order is the same for all devices; modulo 2^64, because -1 and 2^64 -
+    # 1 are one seed.
     generator = torch.Generator().manual_seed(seed % 2**64)
     # systematic resampling sorts the samples by particle, so a prefix of them would be unfair
     order = torch.randperm(count, generator=generator).to(device)

@@ -65,6 +65,7 @@ def show_with_error(value: float, error: float) -> str:
     leading = error / 10.0**exponent
     if leading >= 9.5:  # this would be rounded up to the next power of ten
         exponent, leading = exponent + 1, 1.0
+    # An error such as 0.196 is shown as 0.2, since with two digits it would be 0.20.
     digits = (1 if leading < 1.95 else 0) - exponent
     if exponent < -12 or max(abs(value), error) >= 1e12:
         return f"{value:.6e} ± {error:.1e}"
@@ -122,6 +123,7 @@ def pooled_estimate(means: Tensor, log_z: Tensor, *, pooling: str = "evidence") 
     value = (shares * means).sum(0)
     if len(means) == 1:
         return Estimate(value, torch.full_like(value, torch.nan))
+    # The constant E[f] of the estimates without p does not change their spread, so it is left out.
     return Estimate(value, _jackknife(shares * (value - means) / (1 - shares)))
 
 

@@ -54,6 +54,7 @@ def evaluations_of_score(model: Model) -> Evaluations:
         return evaluations_of_score(model.model)
     if isinstance(model, (WeightedSum, Mixture)):
         members = (
+            # Members whose exponent is 0 are never evaluated.
             [member for _, member in model._active()]
             if isinstance(model, WeightedSum)
             else model.models
@@ -64,6 +65,7 @@ def evaluations_of_score(model: Model) -> Evaluations:
         return base.plus(Evaluations(0, _backward_of_reward(model)))
     if isinstance(model, ProposedBy):
         energy = evaluations_of_score(model.target)
+        # The score of the target is not used, and the method `energy` computes none.
         energy_alone = hasattr(model.target, "energy")
         return evaluations_of_score(model.proposal_model).plus(
             Evaluations(energy.forward, 0 if energy_alone else energy.backward)
@@ -84,6 +86,7 @@ def evaluations_of_run(
     each = _total(models)
     probed_scores = sum(evaluations_of_score(_followed(model)).forward for model in models)
     probes = probed_visits * _BACKWARD_OF_A_PROBE * probed_scores
+    # With waste-free correctors only a part of the particles move, so visits may be a fraction.
     return Evaluations(math.ceil(each.forward * visits), math.ceil(each.backward * visits) + probes)
 
 
@@ -97,6 +100,8 @@ def _backward_of_reward(tilted: Tilted) -> int:
     if tilted.gradient != "exact" or tilted.of != "denoised":
         return 0
     base = evaluations_of_score(tilted.model)
+    # The gradient goes back through the forward pass and, for an energy, through the backward pass
+    # that made its score.
     return base.forward + base.backward
 
 

@@ -50,6 +50,7 @@ def write_particles(
     """Write all fields, whole or not at all. Raises as `Particles.save` does."""
     tensors = {f.name: getattr(particles, f.name) for f in fields(ParticleData)}
     metadata = {"kind": "particles", **{name: tensors.pop(name) for name in _METADATA}}
+    # A field that the run did not record is left out of the file, and gets its default when read.
     tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     write_tensors(path, tensors, metadata, kind=PARTICLES, overwrite=overwrite)
 

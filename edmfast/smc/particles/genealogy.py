@@ -54,5 +54,6 @@ def unique_trace(ancestors: Tensor) -> Tensor:
 
 def _distinct(indices: Tensor) -> Tensor:
     """Return how many distinct indices there are along the last dimension, which holds N indices in 0..N-1."""
+    # torch.unique does not count rows apart, and its size depends on data, for which it waits.
     present = torch.zeros_like(indices, dtype=torch.bool)
     return present.scatter_(-1, indices, torch.ones_like(present)).sum(-1)

@@ -61,6 +61,7 @@ class Particles(ParticleData):
         """Return the index of the particle of each population that `draw` takes, int64 [P]."""
         key = self.seed if seed is None else as_seed(seed)
         state = rng_state(key, 0, self.x.device)
+        # The stream keeps these numbers apart from those that made the run.
         point = uniform(state, len(self.x), self.first_population, stream=_DRAW_STREAM)
         cumulative = self.weights.cumsum(1)
         # the last sum may differ from 1 by rounding, so the point is scaled by it
@@ -189,6 +190,7 @@ class Particles(ParticleData):
         target = None if path is None else check_output(path, PICTURE)
         figure = particles_figure(self)
         if target is not None:
+            # matplotlib would take the suffix of the temporary file for the format.
             kind = target.suffix.removeprefix(".") or "png"
             with replacing(target) as temporary:
                 figure.savefig(temporary, dpi=120, format=kind)

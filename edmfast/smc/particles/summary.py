@@ -69,6 +69,7 @@ def _log_z(particles: ParticleData) -> str:
     if len(values) == 1:
         value = show_number(float(values[0]), 5)
         return f"{value} nats, without an error because there is one population"
+    # Z of different targets must not be averaged, so only their range is told.
     if particles.one_target is not False:
         return f"{log_mean_estimate(particles.surviving_log_z())} nats"
     low, high = (show_number(float(end), 4) for end in (values.min(), values.max()))

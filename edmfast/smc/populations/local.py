@@ -75,6 +75,7 @@ class Populations:
             increments.energies_before,
             rng,
             weigh=weigh,
+            # A threshold of 0 resamples nothing, so that select_one finds the weights as they are.
             scheme="systematic" if select else self.resampling,
             ess_threshold=0.0 if select else ess_threshold,
             first_population=self.first_population,

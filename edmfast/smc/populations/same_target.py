@@ -27,6 +27,7 @@ def has_one_target(target: Any, populations: int) -> bool:
         # a target without numbers for populations returns itself
         if first is target:
             return True
+        # Every comparison of tensors reads the device, so their number is bounded.
         count = min(populations - 1, _MOST_COMPARED)
         others = {1 + (populations - 2) * i // max(1, count - 1) for i in range(count)}
         return all(_same(first, for_rows(target, p, p + 1, populations)) for p in sorted(others))

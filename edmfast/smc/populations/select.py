@@ -20,6 +20,7 @@ def select_one(weights: Weights, rng: Tensor, first_population: int) -> Weights:
     resampled = chosen.resampled[:, None]
     ancestors = torch.where(resampled, chosen.ancestors, weights.ancestors)
     return weights._replace(
+        # The slots go on with equal weights, so the mean weight before the choice moves into Z.
         log_z=weights.log_z + torch.where(chosen.resampled, weights.log_mean, 0.0),
         ancestors=ancestors,
         root=weights.root.gather(1, ancestors.long()),

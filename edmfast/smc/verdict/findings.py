@@ -62,6 +62,7 @@ def far_start(particles: ParticleData) -> list[Finding]:
         # few particles say little alone, but all populations start alike
         alike = populations if particles.one_target is not False else 1
         size, ess = size * alike, float(particles.ess[0].sum()) if alike > 1 else ess
+    # A NaN fails `ess < bound` and gives no finding here, because `bad_values` reports it.
     if size < _FEWEST_AT_START or not ess < max(size / 10, min(16, size / 4)):
         return []
     return [
@@ -141,6 +142,7 @@ def predicted_log_z_sd(particles: ParticleData) -> Tensor:
     counted = particles.resampled.cpu().clone()
     # weights that were not resampled away count at the end
     counted[-1] = True
+    # A collapsed population has the effective size 0, which would divide by zero.
     variance: Tensor = ((size / ess.clamp(min=1) - 1) / size * counted).sum(0)
     return variance.sqrt()
 
@@ -177,6 +179,7 @@ def heavy_tail(particles: ParticleData) -> list[Finding]:
     # a heavy tail does no harm while most particles count
     harmless = particles.ess[-1, ::every].cpu() >= size / 2
     tails = pareto_k(particles.log_weights[::every]).cpu()
+    # A tail that could not be fitted is no evidence.
     tails = torch.where(harmless | tails.isnan(), 0.0, tails)
     k = _usual_worst(particles, tails, lowest=False)
     if not k > 0.7:
@@ -192,6 +195,8 @@ def heavy_tail(particles: ParticleData) -> list[Finding]:
 
 def _usual_worst(particles: ParticleData, values: Tensor, *, lowest: bool) -> float:
     """Return the value that half of the populations are no better than; a tenth where each has its own target."""
+    # Other populations of one target make up for a bad one, but every target of its own needs an
+    # answer.
     share = 0.5 if particles.one_target is not False else 0.1
     ordered = values.cpu().double().sort(descending=not lowest).values
     return float(ordered[math.ceil(share * len(ordered)) - 1])

@@ -35,6 +35,7 @@ def not_judged(particles: ParticleData) -> tuple[str, ...]:
             "the sampler's own steps and its start at sigma_max, because all weights are equal",
         )
     gaps = []
+    # Normalised energies are densities in closed form, which leave no such question.
     if law.startswith(EXACT) and particles.log_z_note == OF_GAUGE:
         gaps.append(
             "how close a learned energy is to that of the data, because the weights take the energy as it is: "

@@ -44,6 +44,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     log_weights = log_weights.double().nan_to_num(-torch.inf, torch.inf, -torch.inf)
     populations, particles = log_weights.shape
     count = tail_size(particles)
+    # The threshold is the next smaller weight behind the tail, so one weight must be left.
     if count < _FEWEST or count >= particles:
         return log_weights.new_full((populations,), torch.nan)
     # only ratios to the largest weight matter, and they do not overflow
@@ -63,8 +64,10 @@ def generalised_pareto_shape(exceedances: Tensor) -> Tensor:
     candidates = 30 + math.floor(math.sqrt(count))
     quartile, largest = w[:, math.floor(count / 4 + 0.5) - 1], w[:, -1]
     j = torch.arange(1, candidates + 1, dtype=torch.float64, device=w.device)
+    # Every candidate b stays below 1/w_M, because log(1 - b w) exists only there.
     grid = 1 - (candidates / (j - 0.5)).sqrt()
     b = 1 / largest[:, None] + grid / (3 * quartile[:, None])
+    # log1p keeps the digits of small exceedances.
     k = torch.log1p(-b[:, :, None] * w[:, None, :]).mean(2)
     profile = count * ((-b / k).log() - k - 1)
     mean = (torch.softmax(profile, 1) * b).sum(1, keepdim=True)

@@ -36,6 +36,7 @@ def warn_about_run(
     warn_about_flags(particles.degenerate, on_degenerate, stacklevel=stacklevel + 1)
     if 2 * int(particles.degenerate.ne(0).sum()) >= len(particles.degenerate):
         return  # the first warning says all that there is to say about these weights
+    # The flags have just been reported.
     verdict = judge(particles, flags=False, pooled=pooled)
     if not verdict:
         warnings.warn(verdict.short, DoubtfulWeightsWarning, stacklevel=stacklevel)
