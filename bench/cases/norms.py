@@ -25,7 +25,7 @@ Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
 GROUPS = 32
 FORWARD, BACKWARD, DOUBLE = range(3)
 STATES = 2, 4, 7
-"""How many a job of each order takes and gives."""
+"""The numbers of tensors like x that a job of each order reads and writes."""
 
 
 def ours_group(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

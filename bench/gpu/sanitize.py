@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from edmfast import _extension, ops
 
 OPERATORS = ("noise", "propagate", "systematic_resample", "weigh_and_resample", "score_gram")
-"""Those that csrc/cuda has kernels of."""
+"""The operators that have kernels in csrc/cuda."""
 FLOATS = (torch.float32, torch.float64)
 HALVES = (torch.float16, torch.bfloat16)
 POPULATIONS = (
@@ -33,7 +33,7 @@ POPULATIONS = (
     (2, 8193),
     (1, 20_481),
 )
-"""Of a warp, of a block, and of many blocks for each."""
+"""Pairs (P, N), for which a population takes a warp, a block, or many blocks."""
 
 Call = tuple[str, Callable[..., Any], tuple[Any, ...]]
 

@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 PASSED, FAILED, TIMED_OUT = "passed", "failed", "timed out"
 SKIPPED, UNMEASURED = "skipped", "unmeasured"
-_TOLD = r"^(?:=========|Error).*"
-"""How a line of compute-sanitizer itself begins: the program under it may print the words of a refusal too."""
-_FOUND = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: [1-9]")
+_LINE_OF_TOOL = r"^(?:=========|Error).*"
+"""The beginning of a line of compute-sanitizer. The program under it may print the words of a refusal, too."""
+_ERRORS = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: [1-9]")
 _GRACE = 5.0
 """Seconds between asking a stage to end and ending it."""
 
@@ -112,9 +112,9 @@ def refused(pattern: str, code: int | None, text: str) -> str:
 
     A tool that took too long, was ended by a signal, or had found errors has not refused, whatever it printed.
     """
-    if not pattern or code is None or code <= 0 or _FOUND.search(text):
+    if not pattern or code is None or code <= 0 or _ERRORS.search(text):
         return ""
-    match = re.search(rf"{_TOLD}(?:{pattern}).*", text, re.I | re.M)
+    match = re.search(rf"{_LINE_OF_TOOL}(?:{pattern}).*", text, re.I | re.M)
     return match[0].strip()[:200] if match else ""
 
 

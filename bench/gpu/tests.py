@@ -27,10 +27,11 @@ ROOT = Path(__file__).resolve().parents[2]
 _CHUNK = 20
 _NOTHING_RAN = 5  # pytest's exit status when all tests were deselected
 _FIRST = ("tests/ops/triton/test_attention", "tests/ops/triton/", "tests/gpu/")
-"""What takes longest starts first."""
+"""The tests that take longest start first."""
 _OFF = ("CUDA kernels", "no CUDA device", "needs a CUDA device")
-"""How the reasons of skips begin that no GPU excuses."""
-_TOLD = 10
+"""Beginnings of the reasons for which a test may not be skipped on a GPU."""
+_SHOWN_LINES = 10
+"""The largest number of wrong skips that are printed."""
 _KERNELS = "tests.ops.test_cuda"
 
 
@@ -160,7 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"    {count} skipped: {reason[:200]}")
     wrong = wrongly_skipped(over) if torch.cuda.is_available() else []
     if wrong:
-        print(*wrong[:_TOLD], f"{len(wrong)} lines of skips that a GPU must not have", sep="\n")
+        print(
+            *wrong[:_SHOWN_LINES], f"{len(wrong)} lines of skips that a GPU must not have", sep="\n"
+        )
     print(f"{sum(not line for line in reports)} of {len(parts)} chunks passed")
     return int(any(reports) or bool(wrong))
 

@@ -15,7 +15,7 @@ from edmfast.models import potentials
 from edmfast.models.backbones import activation, dit_blocks, normalisation, self_attention
 
 OPERATORS: list[Any] = [potentials, normalisation, dit_blocks]
-"""Where models ask whether operators work."""
+"""The modules in which models ask whether operators work."""
 
 
 def by_formula(

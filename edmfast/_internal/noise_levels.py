@@ -55,7 +55,7 @@ def check_level(name: str, level: float, dtype: torch.dtype = torch.float64) -> 
 
 
 def check_order(levels: Sequence[float], *, rising: bool = False) -> None:
-    """Raise ValueError unless levels decrease strictly, or rise strictly from a positive one where `rising`."""
+    """Raise ValueError unless levels decrease strictly, or increase strictly from a positive level if `rising`."""
     upwards = rising and levels[1] > levels[0]
     for i, (sigma, following) in enumerate(itertools.pairwise(levels)):
         if following > sigma if upwards else following < sigma:

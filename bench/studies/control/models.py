@@ -91,9 +91,9 @@ class Recipe:
     backbone: Callable[[], nn.Module]
     config: DistillConfig
     conditional: bool = True
-    """Class labels and images [1, 8, 8] of the training half; else no labels, and all digits as vectors [64]."""
+    """True trains on labels and images [1, 8, 8] of the training half, False on all digits as vectors [64]."""
     shipped: bool = False
-    """Of the demonstration's teacher, not of a kernel density; a perceptron starts from its weights."""
+    """True takes the demonstration's teacher instead of a kernel density. A perceptron starts from its weights."""
 
     @property
     def teacher(self) -> nn.Module:
