@@ -113,6 +113,7 @@ def gpu_cases(batch: int, heads: int, length: int) -> list[Case]:
             **common,
         ),
         Case(
+            # flash attention has no second derivative, so it is a baseline for single orders only
             name=f"attention/bf16 forward {size}",
             ours=lambda q, k, v, *_: attention(q, k, v),
             baselines={"flash": lambda q, k, v, *_: flash(q, k, v)},

@@ -62,6 +62,7 @@ def eager_energy(model: EnergyModel, x: Tensor, sigma: Tensor, **condition: Tens
     y, levels = c_in * leaf, sigma.expand(len(x))
     f = model.potential(y, levels.log() / 4, **condition)
     energy = 0.5 * y.square().flatten(1).sum(1) - model.sigma_data / sigma * f
+    # rows are independent, so the gradient of the sum holds that of each row
     (slope,) = torch.autograd.grad(energy.sum(), leaf)
     return energy.detach(), -slope
 

@@ -56,6 +56,7 @@ def _transform(name: str, device: torch.device) -> Callable[[Tensor, Tensor], An
         y = (sigma**2 + model.sigma_data**2).rsqrt() * x
         f = model.potential(y, sigma.expand(len(x)).log() / 4)
         energy = 0.5 * y.square().flatten(1).sum(1) - model.sigma_data / sigma * f
+        # rows are independent, so the gradient of the sum holds that of each row
         return energy.sum(), energy
 
     gradient = torch.func.grad(energy, has_aux=True)

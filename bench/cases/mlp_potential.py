@@ -141,7 +141,9 @@ def case(rows: int) -> Case:
         goals={"2 F products": 1 / 1.4},
         bounds=("2 F products",),
         unchecked=("2 F products",),
+        # x is read, and the field is written
         bytes=8 * ELEMENTS * rows,
+        # the forward takes F, and so does the adjoint of the input
         flops=2 * mlp_flops(rows),
     )
 
@@ -161,6 +163,7 @@ def training_case(rows: int) -> Case:
         goals={"6 F products": 1 / 1.6},
         bounds=("6 F products",),
         unchecked=("6 F products",),
+        # x and v are read; shifts are read, and their gradient is written
         bytes=8 * (ELEMENTS + DEPTH * WIDTH) * rows,
         flops=6 * mlp_flops(rows),
     )

@@ -104,6 +104,7 @@ def import_case() -> Case:
 def copied(folder: Path) -> Path:
     """Copy the sources alone into `folder`: a build in the working tree would replace the libraries in use."""
     names = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "csrc", "edmfast")
+    # libraries that the working tree has built would pass for those of this install
     unwanted = shutil.ignore_patterns("*.so", "__pycache__", "_build_info.txt")
     for name in names:
         source = ROOT / name
@@ -137,6 +138,7 @@ def installed(variable: str, nothing: Tensor) -> str:
         offline = ["--no-build-isolation", "--no-deps", "--no-index"]
         command = ["install", *offline, "--target", str(target), str(copied(tree))]
         pip(command, **{f"EDMFAST_SKIP_{variable}": "1"})
+        # the folder has another name each time
         return python(LIVE, str(target)).replace(str(target), "target")
 
 

@@ -146,6 +146,7 @@ def load(modules: Sequence[str] = MODULES) -> list[Case]:
         ValueError: two cases share a name.
     """
     cases = [case for name in modules for case in importlib.import_module(name).CASES]
+    # runs are compared by the names of their cases
     names = [case.name for case in cases]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -163,6 +164,7 @@ def select(cases: Sequence[Case], device: str, only: str = "") -> list[Case]:
 def _without(case: Case, names: Sequence[str]) -> Case:
     baselines = {name: f for name, f in case.baselines.items() if name not in names}
     goals = {name: goal for name, goal in case.goals.items() if name not in names}
+    # what refers to a baseline that is gone goes too, or the case would be refused
     return replace(
         case,
         baselines=baselines,

@@ -34,6 +34,7 @@ class Result:
     @property
     def best_baseline(self) -> str | None:
         """The name of the fastest rival that passed its check, None without one."""
+        # a bound is no rival, so it cannot be the best baseline
         timed = [name for name in self.timings if name not in ("ours", *self.case.bounds)]
         return min(timed, key=lambda name: self.timings[name].median, default=None)
 

@@ -139,6 +139,7 @@ def _orders(
                 # a combination that is not linear makes the next order depend on the values
                 total = total + (value.double() * weights.to(value.device)).sin().sum()
             values.append(torch.autograd.grad(total, leaves, create_graph=True))
+            # a gradient that is cut from its graph would pass for one without further orders
             assert all(gradient.requires_grad for gradient in values[-1])
     except RuntimeError as error:
         # our refusals name the derivative, and any other error is a fault

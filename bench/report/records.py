@@ -67,6 +67,7 @@ def is_full(record: Record) -> bool:
 def _counts(record: Record) -> bool:
     """Return True for a finished, full-length run at a commit without changes."""
     ended = record.content.get("complete", True)  # older files do not say
+    # nobody can repeat a measurement of a tree with changes
     return ended and not record.content.get("quick") and "dirty" not in record.commit
 
 

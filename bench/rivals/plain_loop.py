@@ -21,6 +21,7 @@ FLAGS = (
     "-std=c++17",
     "-shared",
     "-fPIC",
+    # fused multiply-adds would give other bits than those of the library
     "-ffp-contract=off",
     "-fopenmp-simd",
 )
@@ -48,6 +49,7 @@ def _function() -> Callable[..., None]:
         # a loaded library stays in memory when its file is gone
         function = ctypes.CDLL(str(library)).plain_resample
     function.restype = None
+    # without these types ctypes would pass addresses as 32-bit integers
     pointer, size = ctypes.c_void_p, ctypes.c_int64
     function.argtypes = [pointer, pointer, size, size, pointer, pointer, pointer]
     return function

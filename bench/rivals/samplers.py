@@ -88,6 +88,7 @@ def _integrate(scheduler: Any, model: Model, x: Tensor) -> Tensor:
 
 def _edm_euler(scheduler: Any, model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
     scheduler.set_timesteps(len(sigmas) - 1, device=x.device)
+    # schedulers keep their levels on the CPU, so that no step waits for a GPU
     scheduler.sigmas = sigmas.float().cpu()
     scheduler.is_scale_input_called = True
     scheduler.set_begin_index(0)

@@ -16,6 +16,7 @@ from edmfast.smc.proposals import PROPOSALS
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    # errors are printed on one line, and a frame of typer's would take many
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # markup would take [1, 0.5] in a help text for a style and drop it
 )
@@ -148,6 +149,7 @@ def sample(
         ),
     ] = None,
     calibrate: Annotated[
+        # with a name of its own, typer adds no --no-calibrate
         bool, typer.Option("--calibrate", help="Fit the noise levels by a pilot run first.")
     ] = False,
     pilot_steps: Annotated[

@@ -122,5 +122,6 @@ def _mean_energy(target: Target, run: ControlledRun, seed: int) -> float:
     """
     noise = standard_normal(run.images, seed=seed, step=0, stream=5)
     x = (run.images + WEIGHTED_ABOVE * noise).flatten(0, 1)
+    # the target has one label for each population, and here each row needs its own
     target = for_rows(target, 0, len(x), len(x))
     return float(target.energy_and_score(x, WEIGHTED_ABOVE)[0].mean())

@@ -25,6 +25,7 @@ from edmfast.plotting import new_figure
 from edmfast.sampling import get_sigmas_karras
 from edmfast.targets import Product, Target, Tempered
 
+# the runs end at a positive level, where the exact density is known
 _LEVELS = get_sigmas_karras(41, 0.01, 10.0)[:-1]
 _HALF_WIDTH, _GRID = 5.0, 801
 
