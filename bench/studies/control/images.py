@@ -25,7 +25,7 @@ from edmfast.sampling import get_sigmas_karras
 STEPS = 32
 PATIENT_STEPS = 96
 ESS_THRESHOLD = 0.2
-"""The threshold of every method. Half of 64 particles would cost more ancestors than it saves."""
+"""The threshold of every method. Resampling at half of 64 particles loses more ancestors than it saves."""
 KERNELS = ("curvature_matched", "noise_matched", "ancestral", "euler")
 
 
