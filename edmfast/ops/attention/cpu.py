@@ -29,10 +29,13 @@ def _fused(
     q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
 ) -> bool:
     """Return whether torch's fused kernel computes the same as the reference."""
+    # torch's kernel multiplies half precisions as they are, takes a key mask as L x M numbers, and
+    # wants one width
     if q.dtype not in _DTYPES or key_mask is not None or v.shape != k.shape:
         return False
     # a scale that is not positive and normal would turn -inf into NaN or +inf
     stays_infinite = not causal or scale >= torch.finfo(q.dtype).tiny
+    # with fewer keys than lanes, a row of NaN would pass for a row without keys
     return stays_infinite and k.shape[2] >= _LANES and min(*q.shape, *k.shape) > 0
 
 

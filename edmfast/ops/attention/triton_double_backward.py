@@ -100,6 +100,7 @@ def query_second_kernel(
         off -= row_delta[:, None]
         gq_tile = accumulate(gq_tile, p * off, b_side, D, PADDED_D, CHUNK, PRECISION)
         r = product(zero, grad_side, c_side, E, PADDED_E, CHUNK, PRECISION) - row_g[:, None]
+        # g and the terms before it differ from the reference's by the same δ t, so ds2 agrees
         ds2 = p * (off * tangent + r)
         gq_tile = accumulate(gq_tile, ds2, k_side, D, PADDED_D, CHUNK, PRECISION)
     store(of_head(gq, batch, head, UNIT), gq_tile * scale, query, queries, D, PADDED_D)

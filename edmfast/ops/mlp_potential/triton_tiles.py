@@ -17,6 +17,7 @@ import triton.language as tl
 def put(operand, tile, PADDED: tl.constexpr, ROWS: tl.constexpr):
     """Write a tile to where all threads of the program can read it, after all have read what was there."""
     at = tl.arange(0, ROWS)[:, None] * PADDED + tl.arange(0, PADDED)[None, :]
+    # threads read what others have written, so all wait before and after
     tl.debug_barrier()
     tl.store(operand + at, tile.to(operand.dtype.element_ty))
     tl.debug_barrier()

@@ -95,6 +95,7 @@ def forward_kernel(
     where = address(row, channel, position, strides)
     xs = load(x, where, inside, dtype)
     if STAGE == "apply":
+        # means and squared deviations of parts do not simply add up, so each program combines them
         m, squares = _together(
             sums, row, groups, group, positions, WIDTH, CHANNELS, POSITIONS, PARTS
         )

@@ -156,6 +156,7 @@ def constants(
 
 def stages(tiles: Tiling) -> tuple[str, ...]:
     """Return the stage of each launch: one for whole groups, or one for sums of parts and one for the rest."""
+    # one program that loops over the parts would save a launch, but leave much of a large GPU idle
     return ("held",) if tiles.parts == 1 else ("sums", "apply")
 
 

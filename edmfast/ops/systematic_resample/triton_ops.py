@@ -31,7 +31,7 @@ SMALL = 4096
 def small_kernel(
     log_weights,
     uniform,
-    # without this type Triton would pass the threshold in float32, and decide otherwise
+    # without this type Triton would pass the threshold in float32, which may decide otherwise
     ess_threshold: tl.float64,
     slots,
     ancestors,
