@@ -24,6 +24,7 @@ from edmfast.ops._shared.counters import check_populations
 from edmfast.ops._shared.dtypes import DTYPES
 from edmfast.ops.propagate import reference
 
+# the CUDA kernels hold as many pointers in their arguments
 MAX_SCORES = 8
 
 

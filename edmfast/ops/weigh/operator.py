@@ -26,6 +26,7 @@ from edmfast.ops._shared.counters import check_populations
 from edmfast.ops.resample.operator import SCHEMES, resample
 from edmfast.ops.weigh import reference
 
+# the CUDA kernels hold as many pointers in their arguments
 MAX_ENERGIES = 8
 
 
