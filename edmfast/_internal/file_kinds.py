@@ -44,6 +44,7 @@ def kind_of(path: Path) -> str:
 def _kind_of_table(path: Path) -> str:
     try:
         kind = json.loads(path.read_bytes())[KEY]
+    # A foreign file may hold anything, even nesting deeper than the reader's stack.
     except (ValueError, LookupError, TypeError, RecursionError):
         return OTHER
     return kind if isinstance(kind, str) else OTHER

@@ -21,6 +21,7 @@ def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
 def _mixed(seed: int) -> int:
     if seed < 2**32:
         return seed
+    # These are the constants of SplitMix64's finalizer.
     seed = ((seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     seed = ((seed ^ (seed >> 27)) * 0x94D049BB133111EB) & _MASK
     return seed ^ (seed >> 31)

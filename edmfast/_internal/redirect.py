@@ -13,6 +13,7 @@ from typing import Any
 
 from torch.nn import functional
 
+# Blocks of several threads may begin and end at the same time.
 _lock = threading.Lock()
 _thread = threading.local()
 _originals: dict[str, Callable[..., Any]] = {}

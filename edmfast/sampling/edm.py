@@ -93,6 +93,7 @@ def edm_sampler(
     # Read once, so that a step never waits for the device.
     # The final 0 is appended after the rounding, which might move it.
     levels = [*grid.tolist(), 0.0]
+    # The network may have rounded a level out of the range that its dtype can square.
     _check_levels(levels, network_dtype)
     gammas = grid.new_tensor(churn_factors(levels, S_churn, S_min, S_max))
     # The network rounds raised levels too, so the noise added must match the level that it is told.
@@ -190,6 +191,7 @@ def _integrate(
     # torch.randn_like is only the default of NVlabs' signature; its numbers would depend on the
     # batch.
     source = None if randn_like is torch.randn_like else randn_like
+    # The last level, 0, starts no step, so `raised` is one shorter.
     churned = any(hat > sigma for hat, sigma in zip(raised, levels, strict=False))
     draw = or_default(source, latents, needed=churned)
     x = latents * levels[0]

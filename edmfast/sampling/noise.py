@@ -49,6 +49,7 @@ def noise_sampler(x: Tensor, *, seed: int, first_sample: int = 0) -> NoiseSample
 
     def draw(*_levels: Any) -> Tensor:
         normals = standard_normal(
+            # The operator takes populations [P, N, ...], of which the batch is one.
             x[None],
             seed=seed,
             step=next(calls),

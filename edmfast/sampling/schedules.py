@@ -125,6 +125,7 @@ def get_sigmas_polyexponential(
     """
     n, sigma_min, sigma_max = _as_range(n, sigma_min, sigma_max)
     rho = as_float("rho", rho, positive=True)
+    # The quotient sigma_max / sigma_min may overflow.
     span = math.log(sigma_max) - math.log(sigma_min)
     return _finish(torch.exp(math.log(sigma_min) + (1 - _ramp(n)) ** rho * span), device)
 

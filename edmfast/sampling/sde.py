@@ -76,6 +76,7 @@ def sample_euler_ancestral(
         report(callback, x, i, sigmas[i], sigmas[i], denoised)
         sigma_down, sigma_up = get_ancestral_step(levels[i], levels[i + 1], eta)
         x = move_towards(denoised, x, sigma_down / levels[i])
+        # A step without noise must not advance the noise source.
         if sigma_up > 0:
             # move_towards has just made x, so no caller or callback holds it.
             x = x.add_(noise(sigmas[i], sigmas[i + 1]) * (s_noise * sigma_up))

@@ -70,6 +70,8 @@ class Run:
             first_population=self.populations.first_population,
             first_particle=self.populations.first_particle,
         )
+        # A power A of N(0, sigma² I) is N(0, (sigma²/A) I), which the target approaches at large
+        # sigma.
         x = z * (sigma / population_factors(fk.exponent, z, z.dtype) ** 0.5)
         # the curvature serves the next move, so a run of one level needs none
         probe = fk.needs_curvature and len(self.levels) > 1
@@ -124,6 +126,7 @@ class Run:
         mode = Mode(
             threshold=threshold,
             weigh=self.schedule.weighs(i + 1),
+            # The curvature at the last level would serve no move.
             probe=self.fk.needs_curvature and i + 2 < len(self.levels),
             last=bool(self.fk.rewards) and i + 2 == len(self.levels),
             correct=self.moves.applies(self.levels[i + 1], threshold),
@@ -142,6 +145,7 @@ class Run:
         state.log_weight_sd[index] = weights.increment_sd
         state.survivors[index] = self.populations.survivors(weights.root)
         if state.ancestors is not None:
+            # Correctors have applied the ancestors, and left the identity in the weights.
             state.ancestors[index] = particles.parents if corrected else weights.ancestors
         if corrected:
             state.acceptance[index] = particles.tuning[1]
@@ -159,6 +163,7 @@ class Run:
         return Particles(
             x=x,
             log_weights=weights.log_weights,
+            # The last level is never resampled, so the mean of its weights is still to be added.
             log_z=weights.log_z + weights.log_mean,
             ess=state.ess,
             resampled=state.resampled,

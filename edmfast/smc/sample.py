@@ -173,6 +173,7 @@ def sample(
 
     whole, like = (populations, particles, *shape), torch.empty(0, dtype=dtype, device=device)
     description = _describe(run, target, whole, first_population, like, options, keeper, share)
+    # Scores are derivatives, in which tensors of inference mode cannot take part.
     with without_inference_mode(), torch.no_grad():
         state = keeper.load(description, device)
         if state is None:
@@ -233,6 +234,7 @@ def _advance_to_the_end(
             bar.update()
             keeper.after_step(state, description)
             _report(callback, state, run)
+    # Ctrl-C, which is no Exception, must leave a checkpoint too.
     except BaseException as error:
         keeper.rescue(error, state, description)
         raise

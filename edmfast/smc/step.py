@@ -62,6 +62,8 @@ class Advance:
             collected = fk.rewards.inherited(state.memory, before.ancestors)
             denoised = fk.denoised(move.x, step.u, evaluation.score, memory)
             paid = fk.rewards.pay(collected, move.x, denoised, step.u, last=mode.last)
+            # Rewards enter as energies, so that the operator reads those before the move through
+            # the ancestors.
             energies = [*energies, -fk.rewards.total(paid)]
             energies_before = [*energies_before, -fk.rewards.total(state.memory)]
             memory = torch.cat([memory, paid], 2)

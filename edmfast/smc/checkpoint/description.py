@@ -32,6 +32,7 @@ def describe_run(
         "law": run.fk.description,
         "resampling": run.populations.resampling,
         "ess_threshold": run.schedule.ess_threshold,
+        # JSON has no infinity.
         "sigma_range": [str(bound) for bound in run.schedule.sigma_range],
         "correction": repr(run.moves),
         "seed": run.seed,

@@ -60,6 +60,7 @@ def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.
     tensors, metadata = read_tensors(path)
     names = {*PARTICLES, *TRACES}
     saved = metadata.get("run")
+    # Only runs that record a genealogy hold ancestors.
     if metadata.get("kind") != "smc" or set(tensors) - {"ancestors"} != names:
         raise ValueError(f"{path} is not a checkpoint of smc.sample")
     if not isinstance(saved, dict):
@@ -83,6 +84,7 @@ def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.
 def _index(path: Any, index: Any, run: dict[str, Any]) -> int:
     """Return the step that a checkpoint is at. Raises ValueError for one that the run does not have."""
     steps = sum(sigma > 0 for sigma in run["sigmas"]) - 1
+    # True is an int in Python.
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= steps:
         raise ValueError(f"{path} is corrupt: at step {shortened(index)} of {steps}")
     return index

@@ -30,11 +30,13 @@ def _add(digest: hashlib._Hash, name: str, value: Any, within: tuple[int, ...] =
     if isinstance(value, Tensor):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         flat = value.detach().cpu().contiguous().reshape(-1)
+        # NumPy has no bfloat16, but the bytes of every dtype can be viewed.
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     elif isinstance(value, (list, tuple)):
         for index, entry in enumerate(value):
             _add(digest, f"{name}.{index}", entry, within)
     elif isinstance(value, dict):
+        # Keys of several types cannot be compared with each other.
         for key in sorted(value, key=str):
             _add(digest, f"{name}.{key}", value[key], within)
     elif value is None or isinstance(value, (bool, int, float, str, np.generic)):
@@ -104,4 +106,5 @@ def _is_ours(module: nn.Module) -> bool:
 
 
 def _counts(attribute: str) -> bool:
+    # Private attributes may be caches, and eval() changes `training`: neither makes another target.
     return not attribute.startswith("_") and attribute != "training"

@@ -53,6 +53,7 @@ def probe(
         x = _states(levels, (populations, count, *shape)).to(like)
         try:
             with torch.random.fork_rng(devices), torch.no_grad(), _eager(target):
+                # Two calls that differ show a target that draws random numbers.
                 first, second = (_numbers(target, x, chosen, batch_size) for _ in range(2))
         except Exception:
             continue
@@ -95,6 +96,7 @@ def _numbers(
         for tilt in _tilts(target):
             numbers.append(torch.as_tensor(tilt.strength_at(sigma)).double().cpu().reshape(-1))
             numbers.append(_thinned(_reward(tilt, x, batch_size)))
+    # No tolerance is below 1e-6, so nine digits are enough.
     return [float(f"{value:.9g}") for value in torch.cat(numbers).tolist()]
 
 
@@ -124,6 +126,7 @@ def _numbers_of_model(
     *energy, score = in_groups(call, [model], [x], batch_size)
     flat = score.double().flatten(2)
     size = flat.norm(dim=2)
+    # A score of 0 has no direction.
     direction = (flat @ along.double().flatten()) / (size * along.double().norm() + 1e-300)
     numbers = [size / math.sqrt(flat.shape[2]), direction]
     if energy:
@@ -159,6 +162,7 @@ def _differ(first: list[float], second: list[float], tolerance: float) -> bool:
     a, b = (torch.tensor(numbers, dtype=torch.float64) for numbers in (first, second))
     same = (a == b) | (a.isnan() & b.isnan())
     close = (a - b).abs() <= tolerance * (1 + torch.maximum(a.abs(), b.abs()))
+    # The tolerance of an infinite number is infinite, so everything would be close to it.
     close &= a.isfinite() & b.isfinite()
     return not bool((same | close).all())
 

@@ -23,6 +23,7 @@ from edmfast.smc.correctors.transition import MOST_DRAWS, Chains, Evaluate, Nois
 from edmfast.targets.scores import has_energy, missing_energy, score_is_exact
 
 _GAIN = 0.3
+# Where every move is accepted the step grows at each transition, and must not overflow.
 _LARGEST_LOG_STEP = math.log(1e6)
 
 
@@ -100,16 +101,23 @@ def correct(
                 corrector,
                 evaluate,
                 chains,
+                # In these units one step size suits all noise levels, so it is carried from level
+                # to level.
                 relative * (sigma / exponent**0.5),
+                # The units of friction and step length cancel.
                 relative * corrector.friction,
                 Noise(rng, draw, first_population),
             )
+            # With friction each leapfrog step draws its own momenta.
             draw += corrector.leapfrog_steps
             mean = population_mean(probability)
             total = total + mean
             # unadjusted kinds have no acceptance to learn from
             if corrector.adapt and corrector.adjusted:
+                # The division makes steps grow equally fast for every wanted acceptance.
                 excess = (mean - corrector.acceptance) / (1 - corrector.acceptance)
+                # A transition without any accepted move must not shrink the step faster than all
+                # accepted ones grow it.
                 log_step = log_step + gain * excess.clamp(min=-1.0)
                 log_step = log_step.clamp(-_LARGEST_LOG_STEP, _LARGEST_LOG_STEP)
         log_lengths.append(log_step)

@@ -66,11 +66,13 @@ class CorrectorMoves:
     def nfe(self) -> float:
         """The evaluations for one particle at a level."""
         each = sum(corrector.nfe for corrector in self.correctors)
+        # The first state of a chain is not moved.
         return each if self.length == 1 else each * (self.length - 1) / self.length
 
     def start(self, x: Tensor) -> Tensor:
         """Return the first log step sizes and acceptances, float64 [2, C, P]."""
         steps = start_log_steps(self.correctors, x)
+        # NaN is the acceptance of levels without correctors.
         return torch.stack((steps, torch.full_like(steps, math.nan)))
 
     def __call__(
@@ -119,7 +121,11 @@ class CorrectorMoves:
             memory = take(memory, parents)
         identity = torch.arange(parents.shape[1], dtype=parents.dtype, device=parents.device)
         weights = weights._replace(
+            # log Z has taken up the mean weight of resampled populations, whose slots start from
+            # equal weights.
             log_weights=torch.where(weights.resampled[:, None], 0.0, weights.log_weights),
+            # The states are those of the ancestors now, and the next step must not take them once
+            # more.
             ancestors=identity.expand_as(parents).contiguous(),
             root=root,
         )

@@ -80,9 +80,11 @@ class ULA(Corrector):
 
     steps: int = 1
     step_size: float = 0.2
+    # Names without an annotation are no fields, so a caller cannot set them.
     leapfrog_steps = 1
     friction = 0.0
     adjusted = False
+    # Nothing reads this number, because ULA neither decides nor adapts.
     acceptance = 0.5
     adapt = False
 

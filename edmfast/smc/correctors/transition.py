@@ -72,20 +72,25 @@ def transition(
     kinetic = torch.zeros_like(energy, dtype=torch.float64)
     for k in range(corrector.leapfrog_steps):
         if k > 0 and corrector.friction > 0:
+            # A renewal leaves N(0, I) invariant, so only the changes between renewals count.
             kinetic = kinetic + _kinetic_change(since, v)
             kept = population_factors((-friction).exp(), x, x.dtype)
+            # expm1 keeps the digits of 1 - c² for little friction.
             fresh = population_factors((-torch.expm1(-2 * friction)).sqrt(), x, x.dtype)
             v = since = kept * v + fresh * noise.normal(x, MOMENTA_STREAM, k)
         half = v + 0.5 * length * score
         x = x + length * half
         energy, score = evaluate(x)
         v = half + 0.5 * length * score
+    # A wall or a fault is never entered, not even without a Metropolis decision.
     possible = energy.isfinite()
     if corrector.adjusted:
         kinetic = kinetic + _kinetic_change(since, v)
         log_ratio = chains.energy.double() - energy.double() - kinetic
         possible = possible & ~log_ratio.isnan()
+        # -log u is compared instead of u, because exp(log_ratio) may underflow.
         accepted = possible & (_exponential(chains.energy, noise) > -log_ratio)
+        # Step sizes adapt to the probability, which varies less than the decision.
         probability = torch.where(possible, log_ratio.clamp(max=0.0).exp(), 0.0)
     else:
         accepted, probability = possible, possible.double()

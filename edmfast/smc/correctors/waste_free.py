@@ -77,6 +77,7 @@ def waste_free(
             log_steps=log_steps,
             rng=rng,
             first_population=first_population,
+            # Every move needs random numbers of its own at this level.
             first_draw=move * draws,
         )
         current = Chains(*moved)
@@ -96,9 +97,11 @@ def chain_slots(
     rng: Tensor, populations: int, particles: int, length: int, first_population: int
 ) -> Tensor:
     """Return every length-th of N slots, from the offset of the population: int64 [P, N / length]."""
+    # The chains of a population share one offset.
     like = torch.empty(populations, 1, 2, dtype=torch.float64, device=rng.device)
     z = standard_normal(like, rng=rng, stream=_OFFSET_STREAM, first_population=first_population)
     # exp(-|z|²/2) of two normals is a uniform
     point = (-0.5 * (z[:, 0, 0].square() + z[:, 0, 1].square())).exp()
+    # The uniform is 1 where both normals are 0.
     offset = (point * length).long().clamp(max=length - 1)
     return offset[:, None] + torch.arange(0, particles, length, device=rng.device)

@@ -42,11 +42,14 @@ class Ranks:
         to_all: return it on all ranks. Otherwise rank 0 returns it, and the other ranks return None.
         """
         rows = tensor.movedim(dim, 0)
+        # A memory without columns has no bytes to send, as all ranks know.
         if math.prod(rows.shape[1:]) == 0:
             return rows.new_empty((sum(sizes), *rows.shape[1:])).movedim(0, dim)
+        # Collectives take tensors of one size, so smaller shares are padded and cut again.
         widest = max(sizes)
         missing = rows.new_zeros((widest - rows.shape[0], *rows.shape[1:]))
         sent = self._bytes(torch.cat([rows, missing]) if len(missing) else rows)
+        # Only the shape and the dtype are used, and a meta tensor needs no memory.
         like = rows.new_empty((widest, *rows.shape[1:]), device="meta")
         parts: list[Tensor] | None = None
         if to_all or self.rank == 0:
@@ -75,6 +78,7 @@ class Ranks:
         rows are sorted by the rank that sent them. The counts are read on the host.
         """
         sent = counts.to(self.carrier)
+        # Counts that are known save an exchange.
         if due is None:
             due = torch.empty_like(sent)
             dist.all_to_all_single(due, sent, group=self.group)
@@ -112,6 +116,7 @@ def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     widths = [math.prod(t.shape[1:]) * t.element_size() for t in like]
     parts = torch.split(packed, widths, 1)
     return [
+        # A view as another dtype needs contiguous memory.
         part.contiguous().view(t.dtype).reshape(len(packed), *t.shape[1:])
         for part, t in zip(parts, like, strict=True)
     ]
@@ -123,6 +128,7 @@ def _carrier(group: dist.ProcessGroup, device: torch.device) -> torch.device:
         entry.split(":", 1) for entry in str(dist.get_backend_config(group)).lower().split(",")
     )
     backend = backends.get(device.type)
+    # gloo has only some of the collectives for tensors on a GPU.
     if backend is not None and (device.type == "cpu" or backend != "gloo"):
         return device
     if "cpu" in backends:

@@ -80,6 +80,7 @@ class Share:
         self.sizes = [populations // size + (r < populations % size) for r in range(size)]
         self.before = sum(self.sizes[:rank])
         self.populations, self.particles = self.sizes[rank], particles
+        # A population keeps its number in the noise on whatever rank it runs.
         self.held = Populations(first_population + self.before, resampling)
 
     def check_options(self, resampling: str, *, compiled: bool, corrected: bool) -> None:
@@ -134,6 +135,7 @@ class Share:
         named = {**arguments, "split": self.distribution.split}
         # digests keep the exchange small, whatever the arguments are
         digests = [hashlib.sha256(json.dumps(value).encode()).digest() for value in named.values()]
+        # Seven bytes fit a signed 64-bit integer.
         numbers = [int.from_bytes(digest[:7], "little") for digest in digests]
         gathered = self.ranks.everywhere(torch.tensor(numbers, device=self.device))
         same = torch.stack(gathered).eq(gathered[0]).all(0).tolist()

@@ -55,6 +55,7 @@ class SharedPopulations(Populations):
         return torch.cat(self.ranks.everywhere(values), 1)
 
     def start(self, populations: int, particles: int, device: torch.device) -> Weights:
+        # Roots are counted over all ranks.
         weights = super().start(populations, particles, device)
         return weights._replace(root=weights.root + self.first_particle)
 
@@ -83,16 +84,19 @@ class SharedPopulations(Populations):
             weigh,
         )
         maximum, nan, spread = self._summits(log_weights, gains)
+        # Integers have one sum in any order, so the ranks get the bits of one process.
         q = integers.quantise(log_weights, maximum, integers.fraction_bits(self.all))
         totals, squares, increment_sd = self._sums(q, spread)
         total = totals.sum(0)
         ess = integers.effective_size(maximum, total, squares)
         log_mean = integers.log_mean_weight(maximum, total, self.all)
+        # A population without any weight has no ancestors to choose from.
         resampled = (ess < ess_threshold * self.all) & (maximum != -torch.inf)
         identity = torch.arange(self.held, device=q.device) + self.first_particle
         ancestors, root = identity.expand_as(q), before.root.long()
         if ess_threshold > 0 and bool(resampled.any()):
             point = uniform(rng, len(q), self.first_population)
+            # Slots are counted over all ranks, and the weights of the ranks before come first.
             prefix = integers.exclusive(q) + totals[: self.ranks.rank].sum(0)[:, None]
             slots = integers.first_slots(prefix, self.all, total[:, None], point)
             chosen = self._offspring(slots, resampled, root)
@@ -134,6 +138,7 @@ class SharedPopulations(Populations):
 
     def _sums(self, q: Tensor, spread: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return weights [W, P] of the ranks, parts of the sum of squares [4, P], and sd of increments [P]."""
+        # The bits of a float64 travel among the integers, which saves an exchange.
         mine = [q.sum(1)[None], integers.square_parts(q), spread[0].view(torch.int64)[None]]
         gathered = torch.stack(self.ranks.everywhere(torch.cat(mine)))
         centred = gathered[:, 5].T.contiguous().view(torch.float64)
@@ -153,6 +158,7 @@ class SharedPopulations(Populations):
         row = torch.repeat_interleave(copies)
         nth = torch.arange(len(row), device=row.device) - (copies.cumsum(0) - copies)[row]
         rank = lowest.flatten()[row] + nth
+        # The offspring of a particle may begin on an earlier rank.
         slot = torch.maximum(begin.flatten()[row] - rank * self.held, torch.zeros_like(rank))
         place = row // self.held * self.held + slot
         messages = torch.stack(
@@ -212,6 +218,7 @@ class SharedPopulations(Populations):
         changes = (root[:, 1:] != root[:, :-1]).sum(1).int()
         ends = torch.stack([root[:, 0], root[:, -1], changes])
         gathered = torch.stack(self.ranks.everywhere(ends))
+        # A root may be the last on one rank and the first on the next.
         between = (gathered[1:, 0] != gathered[:-1, 1]).sum(0)
         return 1 + gathered[:, 2].sum(0) + between
 

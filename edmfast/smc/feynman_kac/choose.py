@@ -91,6 +91,7 @@ def choose_feynman_kac(
         raise ValueError(f"unknown weights {weights!r}; known: {', '.join(WEIGHTS)}")
     kernel = as_proposal(proposal, steps) if proposal is not None else None
     by_energy = weights == "energy" or (weights == "auto" and has_energy(target))
+    # SuperDiff mixes scores and has no weights, even where there are energies.
     if isinstance(kernel, SuperDiff):
         by_energy = False
     if not by_energy and not callable(target) and not has_energy(target):
@@ -106,6 +107,8 @@ def choose_feynman_kac(
     proposed = _has_own_proposal(target)
     if proposed and not by_energy:
         raise ValueError("targets.ProposedBy goes with weights from energies, not from scores")
+    # A tilt by differences is a part of the energy where there is one, and is paid along the path
+    # elsewhere.
     along_paths = _ALONG_PATHS if by_energy else (*_ALONG_PATHS, "difference")
     weighed = target.target if isinstance(target, ProposedBy) else target
     inner, tilts = outer_rewards(weighed, along_paths)
@@ -121,6 +124,7 @@ def choose_feynman_kac(
         batch_size,
     )
     if by_energy:
+        # The table of a calibration replaces the probes, unless the caller wants another kernel.
         if kappa is not None and proposal in (None, "curvature_matched"):
             choice = replace(choice, proposal=as_proposal(CurvatureMatched(kappa), steps))
         return _from_energies(choice, proposed)
@@ -161,6 +165,8 @@ def _from_scores(choice: _Choice, device: torch.device) -> FeynmanKac:
             models=tuple(choice.target.models),
             log_shares=shares,
         )
+    # The corrector's weights need the score of every single model, so nested sums are multiplied
+    # out.
     exponents, models = zip(*terms_of(choice.target), strict=True)
     _check_exponents(models)
     if isinstance(kernel, SuperDiff):
@@ -223,6 +229,7 @@ def _guide(tilts: tuple[Any, ...], plain: bool, kernel: Proposal) -> Any:
     guiding = [tilt for tilt in tilts if tilt.gradient != "none"]
     if not guiding:
         return None
+    # The weight that undoes the pull of the gradient divides by the variance of the move.
     if not plain or len(tilts) > 1 or (isinstance(kernel, FeynmanKacProposal) and kernel.eta == 0):
         raise ValueError(
             "without energies the moves can follow the gradient of one reward on one model, with noise: use "

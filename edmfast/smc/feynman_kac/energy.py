@@ -62,6 +62,7 @@ class EnergyFeynmanKac(FeynmanKac):
         return scale * squares - evaluation.energy, squares.new_empty((*squares.shape, 0))
 
     def prepare(self, step: Step, populations: int, device: torch.device) -> Step:
+        # The curvature is the only number that is not known before the run.
         if self.needs_curvature:
             return step
         unused = torch.zeros(populations, dtype=torch.float64, device=device)
@@ -71,6 +72,7 @@ class EnergyFeynmanKac(FeynmanKac):
     def move(self, state: ParticleState, step: Step, rng: Tensor, populations: Populations) -> Move:
         ancestors = state.weights.ancestors
         if self.needs_curvature:
+            # The move starts from the ancestors, so the mean is over their curvatures.
             curvature = populations.mean(take(state.curvature, ancestors))
         else:
             curvature = state.weights.log_z  # it has the right shape, and the proposal ignores it
@@ -91,4 +93,6 @@ class EnergyFeynmanKac(FeynmanKac):
     def energies(
         self, evaluation: Evaluation, state: ParticleState
     ) -> tuple[list[Tensor], list[Tensor]]:
+        # The operator reads the energies before the move through the ancestors, so no difference is
+        # taken here.
         return [evaluation.energy], [state.energy]

@@ -110,6 +110,7 @@ def evaluate(
         return _evaluate_rows(part, rows, sigma, v)
 
     energy, score, *probed = in_groups(call, [target], tensors, batch_size)
+    # A run detaches what it computes, so a tangent in the model's numbers would be lost.
     refuse_tangents("a run", energy, score)
     # differences of energies in half precision would lose the weights
     if energy.dtype not in (torch.float32, torch.float64):
@@ -141,6 +142,7 @@ def _group_rows(x: Tensor, particles: int) -> int:
     if x.device.type != "cpu":
         return max(1, x.shape[0] * particles)
     rows = min(max(_NUMBERS // max(1, x[0, 0].numel()), _MIN_ROWS), _MAX_ROWS)
+    # Groups hold whole populations, so that one has the same bits whatever runs beside it.
     return particles * max(1, rows // particles)
 
 
@@ -151,6 +153,8 @@ def _evaluate_rows(
     if v is None:
         with torch.no_grad():
             return call_energy(target, x, sigma)
+    # The tilt's share of the score is left out: its derivative would be a third derivative of
+    # networks.
     with torch.enable_grad(), detached_tilts():
         x = x.detach().requires_grad_()
         energy, score = call_energy(target, x, sigma)

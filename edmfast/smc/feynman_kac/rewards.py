@@ -80,6 +80,8 @@ class PathRewards:
                 before = collected[:, :, index]
                 total = collected[:, :, len(self.tilted) + index]
                 statistic = _next_statistic(tilted.potential, before, reward)
+            # At the last level every potential pays lambda r as a whole, so that all end in the
+            # same law.
             if last or tilted.potential == "difference":
                 # a hard constraint gives a wall: an infinite energy
                 total = -tilted.tilt(torch.zeros_like(reward), reward, strength, sigma)
@@ -95,6 +97,8 @@ class PathRewards:
                 return (part.reward_of(*rows),)
 
         (values,) = in_groups(call, [tilted], [x, denoised], self.batch_size)
+        # The last level takes back what the levels before have paid, and rounding would be left
+        # over.
         return values.double()
 
 
@@ -110,6 +114,7 @@ def outer_rewards(target: Any, potentials: Sequence[str]) -> tuple[Any, list[Any
     potentials: those of the tilts to split off. Returns (the target inside, the tilts, outermost first).
     """
     tilts = []
+    # A foreign target may have an attribute `potential` of another meaning.
     while getattr(target, "potential", None) in potentials and hasattr(target, "strength_at"):
         tilts.append(target)
         target = target.model

@@ -96,11 +96,14 @@ class ScoreFeynmanKac(FeynmanKac):
 
     def combined_score(self, score: Tensor, memory: Tensor) -> Tensor:
         total = torch.zeros_like(score[0])
+        # The second entry of a guided score is the pull, which is no part of S.
         for a, model_score in zip(self.exponents, score, strict=self.guide is None):
             total = total + population_factors(a, model_score, model_score.dtype) * model_score
         return total
 
     def start(self, x: Tensor, sigma: float, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
+        # The weight of the start is unknown without an energy, so the particles start from equal
+        # weights.
         zeros = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
         return zeros, zeros.new_empty((*zeros.shape, 0))
 
@@ -109,6 +112,7 @@ class ScoreFeynmanKac(FeynmanKac):
         # log_z stands in for the curvature: it has the right shape, and the proposal ignores it
         numbers = coefficients_of(self.proposal, step, self.exponent, state.weights.log_z)
         drift, v_m, v_l = numbers.unbind(1)
+        # A pull moves the particles by the same drift as the score beside it.
         exponents = self._exponents(state.x)[:, 0].expand(-1, len(state.score))
         coefficients = torch.cat([drift[:, None] * exponents, torch.stack([v_m, v_l], 1)], 1)
         x, log_ratio = propagate(
@@ -121,6 +125,7 @@ class ScoreFeynmanKac(FeynmanKac):
             first_particle=populations.first_particle,
         )
         if self._weighs:
+            # The corrector's weight is that of the state before the move, which is the ancestor's.
             log_ratio = (-step.tau2 / 2) * take(state.energy, ancestors)
         elif self.guide is not None:
             log_ratio = self._undo_pull(state, drift, v_m, rng, populations)
@@ -138,6 +143,7 @@ class ScoreFeynmanKac(FeynmanKac):
         populations: Populations,
     ) -> Tensor:
         """Return the log of the plain move's density over that of the guided move, [P, N]."""
+        # The counter gives the normals of the move once more, so the move need not keep them.
         z = standard_normal(
             state.x,
             rng=rng,

@@ -78,6 +78,7 @@ class SuperDiffFeynmanKac(FeynmanKac):
         log_density = log_density - elements / 2 * math.log(2 * math.pi * sigma**2)
         count = len(self.models)
         densities = log_density[..., None].expand(*x.shape[:2], count)
+        # No step has led to the first level, where all models count alike.
         kappa = torch.full_like(densities, 1 / count)
         return torch.zeros_like(log_density), torch.cat([densities, kappa], 2)
 
@@ -101,6 +102,7 @@ class SuperDiffFeynmanKac(FeynmanKac):
         drift = tau2.to(x.dtype) * (_by_model(kappa.to(x.dtype), scores) * scores).sum(0)
         moved = x + drift + tau2.sqrt().to(x.dtype) * z
         squares = gram.diagonal(dim1=2, dim2=3)
+        # This is <s_i, Δx> - delta_t |s_i|² by scalar products that are known already.
         gain = tau2 * (gram @ kappa[..., None])[..., 0] + tau2.sqrt() * along - tau2 / 2 * squares
         memory = torch.cat([densities + gain, kappa], 2)
         return Move(moved, torch.zeros_like(gain[..., 0]), memory)
@@ -122,6 +124,8 @@ class SuperDiffFeynmanKac(FeynmanKac):
         # unknowns kappa and c: tau² G kappa + tau n - tau²/2 diag G = c for all models, sum kappa = 1
         count = gram.shape[-1]
         squares = gram.diagonal(dim1=2, dim2=3)
+        # Where the models agree G is singular, and the ridge selects equal kappas; all scores may
+        # be 0.
         ridge = _RIDGE * squares.sum(2) / count + torch.finfo(torch.float64).tiny
         eye = torch.eye(count, dtype=torch.float64, device=gram.device)
         system = gram.new_zeros(*gram.shape[:2], count + 1, count + 1)

@@ -11,6 +11,7 @@ from edmfast.smc.verdict.judge import judge
 
 def one_line(particles: ParticleData) -> str:
     """Return the number of particles, the law, log Z and the level of the verdict in one line."""
+    # The first words of a law name it, and what follows are explanations and reservations.
     parts = [_size(particles), f"law: {particles.law.split(':')[0].split(';')[0] or 'unknown'}"]
     log_z = _log_z(particles)
     parts += [f"log Z {log_z.split(' nats')[0]}"] if log_z else []
@@ -44,6 +45,7 @@ def text(particles: ParticleData) -> str:
 
 def _cost(particles: ParticleData) -> str:
     """Return what one particle cost, in forward and backward passes where they were counted."""
+    # Files of earlier versions do not hold this count.
     if particles.evaluations is None:
         return f"{particles.nfe} of the target"
     return f"{particles.evaluations} ({particles.nfe} of the target)"

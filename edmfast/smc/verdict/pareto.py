@@ -48,6 +48,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     if count < _FEWEST or count >= particles:
         return log_weights.new_full((populations,), torch.nan)
     # only ratios to the largest weight matter, and they do not overflow
+    # The last of them is the threshold.
     top = log_weights.topk(count + 1, dim=1).values
     weights = (top - top[:, :1]).exp().flip(1)
     return generalised_pareto_shape(weights[:, 1:] - weights[:, :1])
