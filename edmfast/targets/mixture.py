@@ -167,8 +167,8 @@ class Mixture(nn.Module):
         logits = torch.stack(shifted, 1)
         if self.offsets is not None:
             logits = logits + self._offsets_at(x, sigma).to(logits.dtype)
-        # Softmax of a row of -inf is NaN; with the clamp it is uniform.
         # Where all members have infinite energy the score does not matter, but it must be finite.
+        # Softmax of a row of -inf is NaN; with the clamp it is uniform.
         shares = torch.softmax(logits.clamp_min(_LOWEST), 1)
         score = sum(
             unsqueeze_like(share, s) * s for share, s in zip(shares.unbind(1), scores, strict=True)

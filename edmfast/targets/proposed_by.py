@@ -76,7 +76,6 @@ class ProposedBy(nn.Module):
             (U [B] in nats, S like x).
         """
         # Steps of a run compare energies and never differentiate them, so a graph would only cost memory.
-        # proposals differentiate the score alone, so the graph of the energy would only take memory
         with torch.no_grad():
             energy = energy_of(self.target, x, sigma, **condition)
         return energy, score_of(self.proposal_model, x, sigma, **condition)

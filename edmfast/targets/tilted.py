@@ -123,8 +123,8 @@ class Tilted(nn.Module):
         self.model, self.reward = check_model(model), reward
         self.has_energy = has_energy(model)
         self.of, self.gradient, self.potential = of, gradient, potential
-        # A strength of 0 is then known on the host, and an untilted level skips the reward.
         # A number stays a number; a tensor becomes a buffer, so that it moves with the module.
+        # A strength of 0 is then known on the host, and an untilted level skips the reward.
         self.number: Any = strength if callable(strength) else as_exponent(strength, "strength")
         if isinstance(self.number, Tensor):
             numbers, self.number = self.number, None
@@ -302,8 +302,7 @@ class Tilted(nn.Module):
             lambda point: (check_gradient(self.reward_of(point, point)),), x_0, recorded
         )
         if self.of == "denoised":
-            # The exact dD/dx would cost a vector-Jacobian product of the network.
-            # c replaces dD/dx.
+            # c replaces dD/dx, which would cost a vector-Jacobian product of the network.
             levels, width = expand_sigma(sigma, x).square(), self.data_std**2
             slope = width / (width + levels) * slope
         return reward, slope
