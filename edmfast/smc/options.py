@@ -56,8 +56,9 @@ class Checkpoint:
         then written to the folder for temporary files. None writes no checkpoint.
     every: the number of steps between two checkpoints.
     resume_from: a checkpoint to go on from; the run ends in the same bits as an uninterrupted one.
-    overwrite: replace what is at `path` although it is another run's, or no checkpoint at all. Without it such a
-        file raises FileExistsError.
+    overwrite: replace the file at `path` even where it is the checkpoint of an earlier run (also one of the same
+        call) or no checkpoint at all. Without it such a file raises FileExistsError, unless the run resumes from
+        it.
     """
 
     path: str | os.PathLike[str] | None = None

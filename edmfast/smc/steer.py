@@ -89,12 +89,21 @@ def steer(
         prompts: P, the number of prompts.
         candidates: N, the number of candidates of each prompt. Every prompt takes N (T + 1) evaluations of the
             model.
-        method: "fk", "svdd" or "best_of_n", as in the table of `edmfast.smc.steer`.
+        method: the way in which candidates are chosen;
+            "fk"         systematic resampling by the potential where the ESS is low, and a draw by the weights at
+                         the end; with more candidates it tends to the law of the sampler times exp(strength r)
+            "svdd"       at every level all candidates continue from one, drawn with p ∝ exp(strength r(x̂_0)), and
+                         a draw by the weights at the end
+            "best_of_n"  no resampling, and the candidate of the highest reward at the end
         strength: lambda in nats per unit of reward, a number or [P]; the 1/alpha of SVDD. "best_of_n" does not
             use it.
-        potential: of "fk", see `edmfast.smc.feynman_kac.rewards`. "max" and "sum" pay the reward at every level
-            and correct for it at the end, so their weights degenerate over many levels: give them a smaller
-            strength.
+        potential: the logarithm L_t that "fk" has collected up to level t, with r_s the reward of the denoised
+            state at level s;
+            "difference"  L_t = strength r_t
+            "max"         L_t = sum over s <= t of strength max(r_0, ..., r_s)
+            "sum"         L_t = sum over s <= t of strength (r_0 + ... + r_s)
+            At the last level T each has L_T = strength r_T. "max" and "sum" pay the reward at every level and
+            correct for it at the end, so their weights degenerate over many levels: give them a smaller strength.
         seed: 64-bit.
         options: `smc.RunOptions`; its batch_size is the largest number of rows in one call of model and reward.
         sampling: further arguments of `smc.sample`, such as proposal, sigma_range or compile.

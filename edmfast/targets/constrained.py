@@ -25,6 +25,10 @@ Bound = float | Tensor
 class Constrained(Tilted):
     """A target that multiplies a model's density by exp(-strength v), and by 0 behind a wall.
 
+    Without a wall the constraint is soft: the density ends at p exp(-strength v), and samples may violate it. The
+    violations `box` and `half_space` are squares, so their strength has units of 1/x² (with x in units of the
+    data), or of the inverse square of <normal, x>. With hard_below at the last positive level of the run, no
+    sample violates it.
     The score is -grad U where `score_is_exact`. Source: as for `Tilted`, with the reward -v.
 
     Args:
