@@ -28,7 +28,7 @@ class Constrained(Tilted):
     Without a wall the constraint is soft: the density ends at p exp(-strength v), and samples may violate it. The
     violations `box` and `half_space` are squares, so their strength has units of 1/x² (with x in units of the
     data), or of the inverse square of <normal, x>. With hard_below at the last positive level of the run, no
-    sample violates it.
+    sample violates it: with of="denoised" in a run that ends at 0, and with of="state" in a run that does not.
     The score is -grad U where `score_is_exact`. Source: as for `Tilted`, with the reward -v.
 
     Args:
