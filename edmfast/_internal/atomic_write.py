@@ -19,6 +19,8 @@ from pathlib import Path
 from edmfast._internal.file_kinds import EMPTY, kind_of
 
 PathLike = str | os.PathLike[str]
+Wording = Callable[[str], str]
+"""A function from arguments, such as "overwrite=True", to the words with which a caller writes them."""
 
 _SPECIAL = {
     stat.S_ISFIFO: "a FIFO",
@@ -34,13 +36,14 @@ def check_output(
     *,
     name: str = "path",
     inputs: Iterable[PathLike] = (),
-    overwrite: bool = False,
+    overwrite: bool | None = False,
+    wording: Wording = str,
 ) -> Path:
     """Return the path of the regular file that a call may write, with links followed.
 
     kind: the kind of the file to be written, see `edmfast._internal.file_kinds`. name: the name of the
     argument in error messages. inputs: files that the same call reads. overwrite: allow a file of another kind to
-    be replaced.
+    be replaced; None where the caller has no such argument. wording: how error messages write that argument.
 
     A file is created in the folder and removed again, because that shows more reliably than permissions whether
     files can be created there. Nothing else is changed. Raises FileNotFoundError without a folder,
@@ -55,27 +58,35 @@ def check_output(
                 f"{name} {requested} is a file that this call reads: give another path"
             )
     if resolved.exists():
-        _check_kind(resolved, requested, kind, name, overwrite)
+        _check_kind(resolved, requested, kind, name, overwrite, wording)
     with _temporary(resolved, name):
         pass
     return resolved
 
 
 def check_checkpoint(
-    path: PathLike, kind: str, resume: PathLike | None, *, resume_name: str, overwrite: bool
+    path: PathLike,
+    kind: str,
+    resume: PathLike | None,
+    *,
+    resume_name: str,
+    overwrite: bool,
+    wording: Wording = str,
 ) -> Path:
     """Return the path to which a run may write its checkpoints, see `check_output`.
 
     An existing checkpoint must be the one that the run resumes from, or overwrite must be true, because a new run
     would destroy the work of an earlier one. resume_name: the name of the argument `resume` in error
-    messages. Raises FileExistsError for such a checkpoint, and as `check_output` does.
+    messages. wording: how they write both arguments. Raises FileExistsError for such a checkpoint, and as
+    `check_output` does.
     """
-    resolved = check_output(path, kind, name="checkpoint", overwrite=overwrite)
+    resolved = check_output(path, kind, name="checkpoint", overwrite=overwrite, wording=wording)
     is_resumed = resume is not None and _same_file(resolved, Path(os.fspath(resume)))
     if resolved.exists() and not (overwrite or is_resumed) and kind_of(resolved) == kind:
         raise FileExistsError(
             f"{path} is the checkpoint of an earlier run, which this run would replace: continue that run with "
-            f"{resume_name}={str(path)!r}, give another path, or pass overwrite=True"
+            f"{wording(f'{resume_name}={str(path)!r}')}, give another path, or pass "
+            f"{wording('overwrite=True')}"
         )
     return resolved
 
@@ -175,14 +186,22 @@ def _check_name(path: Path, name: str) -> None:
         raise OSError(error.errno, f"cannot write {name}: {error.strerror}", shown) from error
 
 
-def _check_kind(resolved: Path, requested: Path, kind: str, name: str, overwrite: bool) -> None:
+def _check_kind(
+    resolved: Path,
+    requested: Path,
+    kind: str,
+    name: str,
+    overwrite: bool | None,
+    wording: Wording,
+) -> None:
     existing = kind_of(resolved)
     # An empty file holds no work that could be lost.
     if existing not in (kind, EMPTY) and not overwrite:
         article = "an" if existing[0] in "aeiou" else "a"
+        advice = "" if overwrite is None else f", or pass {wording('overwrite=True')}"
         raise FileExistsError(
-            f"{name} {requested} holds {article} {existing}, which a {kind} would replace: give another path, or "
-            "say overwrite"
+            f"{name} {requested} holds {article} {existing}, which a {kind} would replace: give another path"
+            f"{advice}"
         )
 
 

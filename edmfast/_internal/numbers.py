@@ -37,6 +37,16 @@ def as_int(name: str, value: Any, *, least: int | None = None, most: int | None 
     return number
 
 
+def as_bool(name: str, value: Any) -> bool:
+    """Return value as a bool. Raises TypeError for anything but a bool or a NumPy bool.
+
+    name: the name of the argument in error messages.
+    """
+    if not _is_bool(value) or _has_dimensions(value):
+        raise TypeError(f"{name} must be True or False, got {_described(value)}")
+    return bool(value)
+
+
 def as_float(
     name: str,
     value: Any,

@@ -89,7 +89,7 @@ def describe(error: Exception) -> str:
 
 def _with_option_names(text: str) -> str:
     """Return a message of the library with command-line options in place of Python arguments."""
-    text = text.replace("overwrite=True", "--overwrite").replace("say overwrite", "add --overwrite")
+    text = text.replace("pass overwrite=True", "add --overwrite")
     return re.sub(r"--resume='([^']*)'", r"--resume \1", text)
 
 

@@ -13,7 +13,7 @@ from edmfast._internal.file_kinds import PICTURE
 
 def save(figure: Any, path: Path) -> Path:
     """Write a PNG file, whole or not at all, and return its path. A picture that is already there is replaced."""
-    with replacing(check_output(path, PICTURE)) as temporary:
+    with replacing(check_output(path, PICTURE, overwrite=None)) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
     return path
 

@@ -23,6 +23,7 @@ from edmfast._internal.generators import generator
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.data import TrainingData
 from edmfast.models.calling.foreign import call_denoiser
+from edmfast.models.calling.origin import name_of
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.protocols import Denoiser
 
@@ -121,7 +122,15 @@ class BatchMaker:
     ) -> torch.Tensor:
         assert self.teacher is not None
         # the teacher is a constant of the training
-        return call_denoiser(self.teacher, x, sigma, **condition).detach()
+        try:
+            return call_denoiser(self.teacher, x, sigma, **condition).detach()
+        except IndexError as error:
+            if self.config.label_dropout == 0:
+                raise
+            raise ValueError(
+                f"the teacher {name_of(self.teacher)} failed with IndexError: {error}. label_dropout > 0 also "
+                f"gives it the label {self.data.num_classes}, which means unconditional: it needs that class too"
+            ) from error
 
     def _normal(self, *shape: int) -> torch.Tensor:
         samples, generator = self.data.samples, self.generator

@@ -17,6 +17,11 @@ from edmfast.targets.renamed import Renamed
 
 def check_models(teacher: Denoiser | None, student: nn.Module, config: DistillConfig) -> None:
     """Raise TypeError or ValueError where teacher and student do not fit the configuration."""
+    if not isinstance(config, DistillConfig):
+        raise TypeError(
+            "config must be a DistillConfig, for example DistillConfig(steps=1000), given "
+            f"{type(config).__name__}"
+        )
     if not isinstance(student, nn.Module) or not hasattr(student, "sigma_data"):
         raise TypeError(
             f"the student must be an EnergyModel, a Denoiser or another module with sigma_data, "

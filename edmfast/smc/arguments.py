@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -55,6 +56,45 @@ def as_batch_size(batch_size: int | None, name: str = "batch_size") -> int | Non
     return None if batch_size is None else as_int(name, batch_size, least=1)
 
 
+def check_path(name: str, path: Any, others: str = "") -> None:
+    """Raise TypeError for anything but a path or None.
+
+    name: the name of the argument in error messages. others: what else it accepts, such as " or smc.Checkpoint".
+    """
+    if path is not None and not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path{others} or None, got {path!r}")
+
+
+def check_callback(callback: Any) -> None:
+    """Raise TypeError for a callback that cannot be called."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function of a dict or None, got {callback!r}")
+
+
+def check_instance(name: str, value: Any) -> None:
+    """Raise TypeError for a class in place of one of its instances. name: the argument in error messages."""
+    if isinstance(value, type):
+        raise TypeError(f"{name}: pass an instance of {value.__name__}, not the class")
+
+
+def check_device(name: str, device: Any) -> None:
+    """Raise TypeError or ValueError for anything but a device, its name or None."""
+    try:
+        torch.device("cpu" if device is None else device)
+    except (RuntimeError, TypeError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"{name} must be a torch.device or its name, such as 'cpu' or 'cuda:0', got {device!r}"
+        ) from error
+
+
+def check_dtype(name: str, dtype: Any) -> None:
+    """Raise TypeError for a dtype that states cannot have."""
+    if dtype not in (torch.float32, torch.float64):
+        shown = dtype if isinstance(dtype, torch.dtype) else f"the {type(dtype).__name__} {dtype!r}"
+        raise TypeError(f"{name} must be torch.float32 or torch.float64, got {shown}")
+
+
 def place(
     target: Any, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> tuple[torch.device, torch.dtype]:
@@ -68,6 +108,5 @@ def place(
     # An empty tensor has the default dtype and device of torch, for targets without tensors.
     first = tensors[0] if tensors else torch.empty(0)
     dtype = dtype or first.dtype
-    if dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"dtype must be float32 or float64, got {dtype}")
+    check_dtype("dtype", dtype)
     return torch.device(device) if device is not None else first.device, dtype

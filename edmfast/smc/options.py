@@ -11,8 +11,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from edmfast._internal.numbers import as_int, as_range
-from edmfast.smc.arguments import as_batch_size, check_on_degenerate
+from edmfast._internal.numbers import as_bool, as_int, as_range
+from edmfast.smc.arguments import (
+    as_batch_size,
+    check_device,
+    check_dtype,
+    check_on_degenerate,
+    check_path,
+)
 from edmfast.smc.correctors import Corrector, as_correctors
 
 SPLITS = ("populations", "particles")
@@ -68,7 +74,10 @@ class Checkpoint:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        check_path("Checkpoint.path", self.path)
+        check_path("Checkpoint.resume_from", self.resume_from)
         _replace(self, "every", as_int("Checkpoint.every", self.every, least=1))
+        _replace(self, "overwrite", as_bool("Checkpoint.overwrite", self.overwrite))
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,14 @@ class Distribution:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"unknown split {self.split!r}; known: {', '.join(SPLITS)}")
+        if self.group is not None and not isinstance(self.group, dist.ProcessGroup):
+            raise TypeError(
+                "Distribution.group must be a process group of torch.distributed, such as "
+                f"torch.distributed.group.WORLD, or None, got {self.group!r}"
+            )
+        if self.group is None and self.split == "particles":
+            raise ValueError("Distribution(split='particles') needs a group, got None")
+        _replace(self, "gather", as_bool("Distribution.gather", self.gather))
         first = as_int("Distribution.first_population", self.first_population, least=0)
         _replace(self, "first_population", first)
 
@@ -119,6 +136,10 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         _replace(self, "batch_size", as_batch_size(self.batch_size, "RunOptions.batch_size"))
+        check_device("RunOptions.device", self.device)
+        if self.dtype is not None:
+            check_dtype("RunOptions.dtype", self.dtype)
+        _replace(self, "genealogy", as_bool("RunOptions.genealogy", self.genealogy))
         check_on_degenerate(self.on_degenerate)
 
 
@@ -128,12 +149,15 @@ def as_correction(value: Any) -> Correction:
         return value
     if value is None:
         return Correction()
-    return Correction(value)
+    return Correction(as_correctors(value, "correction", " or an smc.Correction"))
 
 
 def as_checkpoint(value: Any) -> Checkpoint:
     """Return the argument `checkpoint` of `smc.sample` as a `Checkpoint`."""
-    return value if isinstance(value, Checkpoint) else Checkpoint(value)
+    if isinstance(value, Checkpoint):
+        return value
+    check_path("checkpoint", value, " or an smc.Checkpoint")
+    return Checkpoint(value)
 
 
 def as_distribution(value: Any) -> Distribution:
@@ -148,7 +172,10 @@ def as_distribution(value: Any) -> Distribution:
 def as_options(value: Any) -> RunOptions:
     """Return the argument `options` of `smc.sample`. Raises TypeError for anything but `RunOptions`."""
     if not isinstance(value, RunOptions):
-        raise TypeError(f"options must be smc.RunOptions, got {type(value).__name__}")
+        raise TypeError(
+            "options must be smc.RunOptions, for example smc.RunOptions(batch_size=4), got "
+            f"{type(value).__name__}"
+        )
     return value
 
 

@@ -25,7 +25,14 @@ from edmfast._internal.noise_levels import check_squares
 from edmfast._internal.numbers import as_seed, as_shape
 from edmfast._internal.progress import progress_bar
 from edmfast.ops._shared.counters import check_populations
-from edmfast.smc.arguments import as_counts, check_levels, check_resampling, place
+from edmfast.smc.arguments import (
+    as_counts,
+    check_callback,
+    check_instance,
+    check_levels,
+    check_resampling,
+    place,
+)
 from edmfast.smc.calibration import Calibration
 from edmfast.smc.checkpoint.description import describe_numbers, describe_run
 from edmfast.smc.checkpoint.keeper import Keeper
@@ -120,6 +127,8 @@ def sample(
     checkpoint of an earlier run that would be replaced, and RuntimeError for degenerate weights with
     on_degenerate="raise".
     """
+    check_instance("target", target)
+    check_callback(callback)
     refuse_run("smc.sample", target)
     shape, seed = as_shape("shape", shape), as_seed(seed)
     particles, populations = as_counts(particles, populations)

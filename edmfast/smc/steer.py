@@ -112,6 +112,9 @@ def steer(
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    for name, instead in (("particles", "candidates"), ("populations", "prompts")):
+        if name in sampling:
+            raise TypeError(f"steer has no argument {name!r}: pass {instead}=")
     prompts = as_int("prompts", prompts, least=1)
     candidates = as_int("candidates", candidates, least=1)
     seed, options = as_seed(seed), as_options(options)

@@ -250,6 +250,8 @@ class Product(WeightedSum):
     def __init__(
         self, models: Sequence[Model], exponents: Sequence[Exponent] | None = None
     ) -> None:
+        if not hasattr(models, "__len__"):
+            raise TypeError("Product takes a sequence of models: write Product([a, b])")
         super().__init__(models, [1.0] * len(models) if exponents is None else exponents)
 
 

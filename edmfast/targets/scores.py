@@ -63,6 +63,9 @@ def denoised_from(model: Model, x: Tensor, sigma: float | Tensor, score: Tensor)
 
 def check_model(model: M) -> M:
     """Return the model itself. Raises TypeError where it is neither an energy nor a denoiser."""
+    # a class can be called too, and has the methods of its instances
+    if isinstance(model, type):
+        raise TypeError(f"pass an instance of {model.__name__}, not the class")
     if not has_energy(model) and not callable(model):
         raise TypeError(
             f"{type(model).__name__} has no energy_and_score and is no denoiser: a model must be an "

@@ -112,7 +112,9 @@ class Tilted(nn.Module):
     ) -> None:
         super().__init__()
         if not callable(reward):
-            raise TypeError(f"a reward must be callable, given {type(reward).__name__}")
+            raise TypeError(
+                f"a {self._reward_name} must be callable, given {type(reward).__name__}"
+            )
         _check_choice("of", of, ("denoised", "state"))
         _check_choice("gradient", gradient, GRADIENTS)
         _check_choice("potential", potential, POTENTIALS)

@@ -114,3 +114,21 @@ def test_seeds_that_differ_by_two_to_the_32_train_on_other_batches():
     noise = torch.randn((128, 8), generator=plain)
     batch = maker(samples, mode="dsm", seed=5)()
     assert torch.equal(batch["x"], samples[index] + batch["sigma"][:, None] * noise)
+
+
+class Labelled(torch.nn.Module):
+    """A teacher with three classes and none for "unconditional"."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(3, 1)
+
+    def forward(self, x, sigma, class_label):
+        return x + self.table(class_label)
+
+
+def test_a_teacher_without_an_unconditional_class_is_named():
+    labels = torch.zeros(10, dtype=torch.int64)
+    make = maker(torch.zeros(10, 1), Labelled(), labels, 3, batch_size=8, label_dropout=1.0)
+    with pytest.raises(ValueError, match=r"teacher Labelled.*label 3, which means unconditional"):
+        make()

@@ -203,6 +203,7 @@ def test_shapes_dtypes_and_memory():
     ("like", "changes", "error", "message"),
     [
         (torch.zeros(2, 3, dtype=torch.int32), {}, TypeError, "floating point.*int32"),
+        ((5, 2), {}, TypeError, "like must be a tensor"),
         (torch.zeros(3), {}, ValueError, r"\[P, N.*\(3,\)"),
         (torch.zeros(2, 3), {"stream": 16}, ValueError, "stream.*16"),
         (torch.zeros(2, 3), {"stream": -1}, ValueError, "stream.*-1"),

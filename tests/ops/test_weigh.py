@@ -302,6 +302,12 @@ def test_weights_that_are_none(change, error, generator):
         weigh_and_resample(before._replace(**change), ratio, now, past, rng_state(0, 1))
 
 
+def test_a_tensor_in_place_of_weights(generator):
+    before, ratio, now, past, _ = example(3, 9, 2, generator)
+    with pytest.raises(TypeError, match=r"ops\.Weights\.start makes them, got Tensor"):
+        weigh_and_resample(before.log_weights, ratio, now, past, rng_state(0, 1))
+
+
 def test_half_precisions_are_widened(generator):
     before, ratio, now, past, _ = example(3, 40, 1, generator)
     for dtype in (torch.float16, torch.bfloat16):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 
-from edmfast import Conditioned, Constrained, Guided, Mixture, Product, Tempered, Tilted, smc
+from edmfast import Conditioned, Constrained, Guided, Mixture, Product, Tempered, Tilted, ops, smc
 from edmfast.analytic import GaussianMixture
+from edmfast.distill import distill
 from edmfast.smc.checkpoint.fingerprint import fingerprint
 from edmfast.targets.constrained import box
 from edmfast.targets.measurements import super_resolution
@@ -200,3 +202,87 @@ def test_a_wall_must_stand_while_there_are_weights():
     wall = Constrained(model, lambda x: x[:, 0].clamp_min(0), 1.0, hard_below=0.1, ramp=(1.0, 0.5))
     with pytest.raises(ValueError, match="wall"):
         smc.sample(wall, (2,), [2.0, 1.0, 0.5, 0.1], particles=4, sigma_range=(0.4, math.inf))
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "make"),
+    [
+        (TypeError, r"checkpoint must be a path or an smc\.Checkpoint", {"checkpoint": ["a"]}),
+        (TypeError, r"checkpoint must be a path or an smc\.Checkpoint", {"checkpoint": {}}),
+        (TypeError, r"checkpoint must be a path or an smc\.Checkpoint", {"checkpoint": True}),
+        (TypeError, r"Checkpoint\.path must be a path", lambda: smc.Checkpoint(5)),
+        (TypeError, r"resume_from must be", lambda: smc.Checkpoint(resume_from=5)),
+        (TypeError, r"overwrite must be True", lambda: smc.Checkpoint("a", overwrite=1)),
+        (TypeError, r"correction.*write smc\.MALA\(\)", {"correction": smc.MALA}),
+        (TypeError, r"correction must.*smc\.Correction, got 'mala'", {"correction": "mala"}),
+        (TypeError, r"correction must.*a list that holds", {"correction": [smc.Correction()]}),
+        (TypeError, r"smc\.RunOptions\(batch_size=4\), got dict", {"options": {"batch_size": 4}}),
+        (
+            TypeError,
+            r"dtype must be torch\.float32 or torch\.float64, got the str 'float64'",
+            lambda: smc.RunOptions(dtype="float64"),
+        ),
+        (TypeError, r"got torch\.float16", lambda: smc.RunOptions(dtype=torch.float16)),
+        (ValueError, r"device must be.*got 'gpu'", lambda: smc.RunOptions(device="gpu")),
+        (TypeError, r"device must be.*got \[\]", lambda: smc.RunOptions(device=[])),
+        (TypeError, r"genealogy must be True", lambda: smc.RunOptions(genealogy="yes")),
+        (TypeError, r"gather must be True", lambda: smc.Distribution(gather=0)),
+        (TypeError, r"group must be a process group", lambda: smc.Distribution(group=3)),
+        (ValueError, r"needs a group", lambda: smc.Distribution(split="particles")),
+        (TypeError, r"callback must be a function", {"callback": 3}),
+        (TypeError, r"instance of Tempered, not the class", lambda: small(Tempered)),
+        (TypeError, r"instance of Tempered, not the class", lambda: Product([Tempered, WIDE])),
+        (TypeError, r"write Product\(\[a, b\]\)", lambda: Product(NARROW, WIDE)),
+        (TypeError, r"a violation must be callable", lambda: Constrained(WIDE, "box", 1.0)),
+        (
+            TypeError,
+            r"pass candidates=",
+            lambda: smc.steer(WIDE, first, (1,), SIGMAS, particles=4),
+        ),
+        (TypeError, r"DistillConfig\(steps", lambda: distill(None, WIDE, SIGMAS, config={})),
+        (
+            TypeError,
+            r"rng_state\(seed, step\).*got 0",
+            lambda: ops.resample(torch.zeros(1, 4), 0),
+        ),
+    ],
+)
+def test_a_bad_call_says_what_to_write(error, text, make):
+    with pytest.raises(error, match=text):
+        make() if callable(make) else smc.sample(WIDE, (1,), SIGMAS, particles=4, **make)
+
+
+def test_flags_may_come_from_numpy():
+    options = smc.RunOptions(genealogy=np.bool_(True))
+    assert options.genealogy is True
+    assert smc.sample(WIDE, (1,), SIGMAS, particles=4, options=options).ancestors is not None
+
+
+def test_errors_about_files_name_arguments_that_exist(tmp_path):
+    path = tmp_path / "run"
+    small(WIDE, checkpoint=path, checkpoint_every=1)
+    for text in (f"Checkpoint('{path}', resume_from='{path}')", f"('{path}', overwrite=True)"):
+        with pytest.raises(FileExistsError, match=re.escape(text)):
+            small(WIDE, checkpoint=path)
+    with pytest.raises(FileExistsError, match=r"give another path$"):
+        small(WIDE).plot(path)
+
+
+@pytest.mark.parametrize(
+    ("target", "sigmas", "text"),
+    [
+        (NARROW, SIGMAS, r"\(the target is another one or has changed\)"),
+        (WIDE, [8.0, 3.0, 1.5, 0.4, 0.1], r"\(sigmas\[2\]: saved 1\.0, now 1\.5\)"),
+        (WIDE, SIGMAS[1:], r"\(sigmas: saved 5 levels, now 4\)"),
+    ],
+)
+def test_a_checkpoint_of_another_run_says_how_it_differs(target, sigmas, text, tmp_path):
+    path, options = tmp_path / "run", {"particles": 4, "proposal": "noise_matched"}
+    smc.sample(WIDE, (1,), SIGMAS, checkpoint=smc.Checkpoint(path, every=1), **options)
+    with pytest.raises(ValueError, match=text):
+        smc.sample(target, (1,), sigmas, checkpoint=smc.Checkpoint(resume_from=path), **options)
+
+
+def test_the_short_law_does_not_hide_reservations():
+    assert "law: exact," in repr(small(WIDE))
+    assert "law: exact with reservations" in repr(small(WIDE, sigma_range=(20.0, math.inf)))

@@ -73,7 +73,8 @@ def explained(error: Exception, model: Any, x: Tensor, condition: dict[str, Any]
             kinds = ", ".join(sorted(map(str, others)))
             return TypeError(
                 f"{name_of(model)} has numbers of {kinds} and was given states of {x.dtype}: pass states of its "
-                f"dtype (to smc.sample by dtype=), or convert the model by model.to({x.dtype}) ({message})"
+                "dtype (to smc.sample by options=smc.RunOptions(dtype=...)), or convert the model by "
+                f"model.to({x.dtype}) ({message})"
             )
     if isinstance(error, RuntimeError) and _SIZES.search(message):
         return RuntimeError(

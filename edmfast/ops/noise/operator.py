@@ -72,6 +72,10 @@ def standard_normal(
     stream, a first particle beyond 2^32 - 1, or populations beyond 2^28.
     Source: Salmon et al. 2011.
     """
+    if not isinstance(like, Tensor):
+        raise TypeError(
+            f"like must be a tensor, whose shape, dtype and device the numbers take, got {like!r}"
+        )
     if not like.is_floating_point():
         raise TypeError(f"like must be floating point, got {like.dtype}")
     if like.dim() < 2:

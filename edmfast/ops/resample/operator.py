@@ -80,6 +80,8 @@ def resample(
     Sources: Carpenter et al. 1999 (systematic); Kitagawa 1996 (stratified); Liu and Chen 1998
     (residual); Del Moral 2004 (killing); Gerber, Chopin and Whiteley 2019, arXiv 1708.02230 (ssp).
     """
+    if not isinstance(rng, Tensor):
+        raise TypeError(f"rng must be a tensor, as rng_state(seed, step) makes it, got {rng!r}")
     if not log_weights.is_floating_point() or rng.dtype != torch.int64:
         raise TypeError(
             "log_weights must be floating point and rng int64, "

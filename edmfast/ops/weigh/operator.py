@@ -208,6 +208,10 @@ def _by_another_scheme(
 
 
 def _check_before(before: Weights) -> None:
+    if not isinstance(before, Weights):
+        raise TypeError(
+            f"before must be Weights, as ops.Weights.start makes them, got {type(before).__name__}"
+        )
     shape = before.log_weights.shape
     if len(shape) != 2 or (shape[1] == 0 and shape[0] > 0):
         raise ValueError(f"log_weights must be [P, N] with N >= 1, got shape {tuple(shape)}")

@@ -68,10 +68,7 @@ def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.
     compared = [name for name in run if name not in ("probes", "tolerance")]
     differing = [name for name in compared if saved.get(name) != run[name]]
     if differing:
-        differences = "; ".join(
-            f"{name}: saved {shortened(saved.get(name))}, now {shortened(run[name])}"
-            for name in differing
-        )
+        differences = "; ".join(_difference(name, saved.get(name), run[name]) for name in differing)
         raise ValueError(f"{path} is a checkpoint of another run or model ({differences})")
     # probes come last: they are compared with a tolerance, and only between runs that agree in all else
     if "probes" in saved and "probes" in run:
@@ -79,6 +76,20 @@ def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.
     index = _index(path, metadata.get("index"), run)
     _check_tensors(path, tensors, run)
     return state_of(index, {name: tensor.to(device) for name, tensor in tensors.items()})
+
+
+def _difference(name: str, saved: Any, now: Any) -> str:
+    """Return in words how an entry of the description of a run differs from the saved one."""
+    # fingerprints say nothing to a reader, and two lists of levels may differ in one number only
+    if name == "target":
+        return "the target is another one or has changed"
+    if name == "sigmas" and isinstance(saved, list):
+        if len(saved) != len(now):
+            return f"sigmas: saved {len(saved)} levels, now {len(now)}"
+        pairs = enumerate(zip(saved, now, strict=True))
+        i, (saved, now) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+        name = f"sigmas[{i}]"
+    return f"{name}: saved {shortened(saved)}, now {shortened(now)}"
 
 
 def _index(path: Any, index: Any, run: dict[str, Any]) -> int:

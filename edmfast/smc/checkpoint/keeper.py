@@ -44,6 +44,9 @@ class Keeper:
                 checkpoint.resume_from,
                 resume_name="resume_from",
                 overwrite=checkpoint.overwrite,
+                wording=lambda fields: (
+                    f"checkpoint=smc.Checkpoint({str(checkpoint.path)!r}, {fields})"
+                ),
             )
         except (OSError, ValueError) as error:
             if share is None:

@@ -35,15 +35,29 @@ def start_log_steps(correctors: Sequence[Corrector], like: Tensor) -> Tensor:
     return steps
 
 
-def as_correctors(correctors: Corrector | Sequence[Corrector]) -> tuple[Corrector, ...]:
-    """Return one or several correctors as a tuple. Raises TypeError for anything else."""
+def as_correctors(
+    correctors: Corrector | Sequence[Corrector], name: str = "correctors", others: str = ""
+) -> tuple[Corrector, ...]:
+    """Return one or several correctors as a tuple. Raises TypeError for anything else.
+
+    name: the name of the argument in error messages. others: what else it accepts, such as " or smc.Correction".
+    """
     if isinstance(correctors, Corrector):
         return (correctors,)
-    several = tuple(correctors) if isinstance(correctors, Sequence) else (correctors,)
+    # a string is a sequence too, of letters that the caller did not mean
+    is_several = isinstance(correctors, Sequence) and not isinstance(correctors, str)
+    several: tuple[Any, ...] = tuple(correctors) if is_several else (correctors,)
     for corrector in several:
-        if not isinstance(corrector, Corrector):
+        if isinstance(corrector, type) and issubclass(corrector, Corrector):
             raise TypeError(
-                f"correctors must be ULA, MALA, HMC or Underdamped, got {type(corrector).__name__}"
+                f"{name} must be an instance, got the class {corrector.__name__}: write "
+                f"smc.{corrector.__name__}()"
+            )
+        if not isinstance(corrector, Corrector):
+            holder = f"a {type(correctors).__name__} that holds " if is_several else ""
+            raise TypeError(
+                f"{name} must be ULA, MALA, HMC or Underdamped, a sequence of them{others}, got "
+                f"{holder}{corrector!r}"
             )
     return several
 

@@ -187,7 +187,7 @@ class Particles(ParticleData):
         which the `demo` extra installs, and as `save` does for a bad path. See `edmfast.plotting`.
         """
         # a bad path raises before the figure is drawn
-        target = None if path is None else check_output(path, PICTURE)
+        target = None if path is None else check_output(path, PICTURE, overwrite=None)
         figure = particles_figure(self)
         if target is not None:
             # matplotlib would take the suffix of the temporary file for the format.

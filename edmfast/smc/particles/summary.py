@@ -12,7 +12,9 @@ from edmfast.smc.verdict.judge import judge
 def one_line(particles: ParticleData) -> str:
     """Return the number of particles, the law, log Z and the level of the verdict in one line."""
     # The first words of a law name it, and what follows are explanations and reservations.
-    parts = [_size(particles), f"law: {particles.law.split(':')[0].split(';')[0] or 'unknown'}"]
+    law = particles.law.split(":")[0].split(";")[0] or "unknown"
+    reserved = " with reservations" if "; but " in particles.law else ""
+    parts = [_size(particles), f"law: {law}{reserved}"]
     log_z = _log_z(particles)
     parts += [f"log Z {log_z.split(' nats')[0]}"] if log_z else []
     return f"Particles({', '.join(parts)}, verdict: {judge(particles).level})"
