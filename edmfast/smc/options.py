@@ -109,8 +109,6 @@ class Distribution:
                 "Distribution.group must be a process group of torch.distributed, such as "
                 f"torch.distributed.group.WORLD, or None, got {self.group!r}"
             )
-        if self.group is None and self.split == "particles":
-            raise ValueError("Distribution(split='particles') needs a group, got None")
         _replace(self, "gather", as_bool("Distribution.gather", self.gather))
         first = as_int("Distribution.first_population", self.first_population, least=0)
         _replace(self, "first_population", first)

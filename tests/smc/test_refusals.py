@@ -228,7 +228,6 @@ def test_a_wall_must_stand_while_there_are_weights():
         (TypeError, r"genealogy must be True", lambda: smc.RunOptions(genealogy="yes")),
         (TypeError, r"gather must be True", lambda: smc.Distribution(gather=0)),
         (TypeError, r"group must be a process group", lambda: smc.Distribution(group=3)),
-        (ValueError, r"needs a group", lambda: smc.Distribution(split="particles")),
         (TypeError, r"callback must be a function", {"callback": 3}),
         (TypeError, r"instance of Tempered, not the class", lambda: small(Tempered)),
         (TypeError, r"instance of Tempered, not the class", lambda: Product([Tempered, WIDE])),
