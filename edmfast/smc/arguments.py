@@ -99,12 +99,13 @@ def place(
     target: Any, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> tuple[torch.device, torch.dtype]:
     """Return the device and dtype of the states: those given, or else those of the target's tensors."""
-    tensors: list[Tensor] = []
-    if isinstance(target, nn.Module):
-        # the numbers of a combination, such as its exponents, say nothing about the models in it
-        parts = [m for m in target.modules() if not getattr(m, "numbers_only", False)]
-        buffers = (b for m in parts for b in m.buffers(recurse=False))
-        tensors = [t for t in (*target.parameters(), *buffers) if t.is_floating_point()]
+    # a model that only proposals follow does not decide in which dtype the target is weighed
+    modules = [part for part in weighed_parts(target) if isinstance(part, nn.Module)]
+    parameters = (p for m in modules for p in m.parameters(recurse=False))
+    # the numbers of a combination, such as its exponents, say nothing about the models in it
+    models = (m for m in modules if not getattr(m, "numbers_only", False))
+    buffers = (b for m in models for b in m.buffers(recurse=False))
+    tensors: list[Tensor] = [t for t in (*parameters, *buffers) if t.is_floating_point()]
     # An empty tensor has the default dtype and device of torch, for targets without tensors.
     first = tensors[0] if tensors else torch.empty(0)
     dtype = dtype or first.dtype

@@ -60,6 +60,7 @@ from edmfast.smc.run import Run
 from edmfast.smc.schedule import as_schedule
 from edmfast.smc.state import State
 from edmfast.smc.verdict.warn import warn_about_run
+from edmfast.targets.proposed_by import weighed_target
 from edmfast.targets.protocols import Model
 
 Callback = Callable[[dict[str, Any]], None]
@@ -165,7 +166,7 @@ def sample(
     moves = make_corrector_moves(correction, fk, particles, len(schedule.levels))
     # resampling moves particles between the slots of a population, so they must have one target
     if (schedule.ess_threshold > 0 or moves.correctors) and fk.log_z_note != NO_LOG_Z:
-        check_rows(target, populations)
+        check_rows(weighed_target(target), populations)
     notes = caveats(resampling, schedule.sigma_range[0], schedule.levels[-1], moves.unadjusted)
     run = Run(
         dataclasses.replace(fk, description=fk.description + notes),
@@ -177,7 +178,7 @@ def sample(
         device=device,
         compile=compile,
         genealogy=options.genealogy,
-        one_target=has_one_target(target, populations),
+        one_target=has_one_target(weighed_target(target), populations),
     )
 
     whole, like = (populations, particles, *shape), torch.empty(0, dtype=dtype, device=device)

@@ -93,6 +93,13 @@ class ProposedBy(nn.Module):
         return part
 
 
+def weighed_target(target: Any) -> Any:
+    """Return the target whose energy gives the weights: that of a `ProposedBy`, else the target itself."""
+    while isinstance(target, ProposedBy):
+        target = target.target
+    return target
+
+
 def weighed_parts(target: Any) -> Iterator[Any]:
     """Yield a target and the modules in it, without the modules of a model that only proposals follow."""
     yield target

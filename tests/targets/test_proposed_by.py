@@ -87,3 +87,39 @@ def test_bad_arguments_are_refused():
         ProposedBy(TARGET, 3.0)
     with pytest.raises(ValueError, match="exponent"):
         ProposedBy(TARGET, Tempered(OTHER, 2.0))
+
+
+class Scaled(torch.nn.Module):
+    """The score of TARGET times a float32 parameter."""
+
+    exponent = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(1.1))
+
+    def energy_and_score(self, x, sigma):
+        energy, score = TARGET.energy_and_score(x, sigma)
+        return energy, score * self.factor
+
+
+@pytest.mark.filterwarnings("ignore::edmfast.smc.MixedModelsWarning")
+def test_the_states_of_a_run_have_the_dtype_of_the_weighed_target():
+    levels = [10.0, 1.0, 0.1]
+    run = smc.sample(ProposedBy(TARGET, Scaled()), (1,), levels, particles=8)
+    assert run.x.dtype == torch.float64
+    # a target without tensors has torch's default dtype, whatever the model of the proposals has
+    plain = ProposedBy(Conditioned(Shifted(), shift=torch.zeros(1)), OTHER)
+    nested = smc.sample(Tempered(plain, 1.5), (1,), levels, particles=8)
+    assert nested.x.dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore::edmfast.smc.MixedModelsWarning")
+def test_conditions_of_the_proposals_do_not_make_several_targets():
+    # a shift for each population moves the proposals and not the target that is weighed
+    for_populations = Conditioned(Shifted(), shift=torch.linspace(-0.1, 0.1, 4))
+    target = ProposedBy(TARGET, for_populations)
+    run = smc.sample(target, (1,), [10.0, 1.0, 0.1], particles=16, populations=4)
+    assert run.one_target
+    for_particles = ProposedBy(TARGET, Conditioned(Shifted(), shift=torch.linspace(-1, 1, 64)))
+    assert smc.sample(for_particles, (1,), [10.0, 1.0, 0.1], particles=16, populations=4).one_target

@@ -11,7 +11,7 @@ on the host.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ def as_correctors(
     if isinstance(correctors, Corrector):
         return (correctors,)
     # a string is a sequence too, of letters that the caller did not mean
-    is_several = isinstance(correctors, Sequence) and not isinstance(correctors, str)
+    is_several = isinstance(correctors, Iterable) and not isinstance(correctors, str)
     several: tuple[Any, ...] = tuple(correctors) if is_several else (correctors,)
     for corrector in several:
         if isinstance(corrector, type) and issubclass(corrector, Corrector):
