@@ -1,4 +1,7 @@
-"""Time attention to second order, [heads, L, 64]: one training step's forward, backward and double backward."""
+"""Time attention to second order, [heads, L, 64]: one training step's forward, backward and double backward.
+
+Each case computes all orders up to its own; `bench.cases.derivative_orders` times them beside other operators.
+"""
 
 from __future__ import annotations
 

@@ -58,13 +58,13 @@ class Checkpoint:
     """The checkpoints of a run: the file it writes, and the file it resumes from.
 
     path: the file that is written every `every` steps, and on Ctrl-C or any other exception after the last whole
-        step. Where it cannot be written the run goes on and warns; the last step of a run that an error ends is
-        then written to the folder for temporary files. None writes no checkpoint.
+        step. Where it cannot be written the run goes on and warns. If an error ends such a run, its last whole
+        step is written to the folder for temporary files. None writes no checkpoint.
     every: the number of steps between two checkpoints.
     resume_from: a checkpoint to go on from; the run ends in the same bits as an uninterrupted one.
-    overwrite: replace the file at `path` even where it is the checkpoint of an earlier run (also one of the same
-        call) or no checkpoint at all. Without it such a file raises FileExistsError, unless the run resumes from
-        it.
+    overwrite: replace the file at `path` even where it is the checkpoint of an earlier run (even if the earlier
+        call was the same) or no checkpoint at all. Without it such a file raises FileExistsError, unless the run
+        resumes from it.
     """
 
     path: str | os.PathLike[str] | None = None
@@ -84,9 +84,9 @@ class Checkpoint:
 class Distribution:
     """The distribution of a run over the ranks of a process group, or over several calls.
 
-    group: of torch.distributed, or None for one process. All its ranks call with the same arguments, each with the
-        target on its own device. Particles have the bits of one process, except for rounding of the target in
-        batches of other sizes; log_weight_sd may differ by rounding.
+    group: a process group of torch.distributed, or None for one process. All ranks call with the same arguments,
+        each with the target on its own device. Particles have the bits of one process, unless the target rounds
+        differently in batches of another size; log_weight_sd may differ by rounding.
     split: "populations" (each rank runs some of them), or "particles" (each rank holds N/ranks of every
         population; systematic resampling only, not compiled, without correctors). A callback sees what its rank
         holds. Rank 0 writes a checkpoint, which is that of one process, and all ranks read it; a run goes on with
@@ -118,8 +118,8 @@ class Distribution:
 class RunOptions:
     """Options that do not change the law of a run.
 
-    device, dtype: of the states; by default those of the target's tensors. dtype is float32 or float64.
-    batch_size: most rows per call of the target; it changes results by rounding only.
+    device, dtype: the device and the dtype (float32 or float64) of the states. The default is the target's.
+    batch_size: the largest number of rows in one call of the target; it changes results by rounding only.
     genealogy: record the ancestors of every level, int32 [T, P, N].
     on_degenerate: the reaction to weights that were NaN, infinite or all zero. "warn" issues a
         `DegenerateWeightsWarning`, "raise" raises RuntimeError; both also warn where the result's `verdict` is

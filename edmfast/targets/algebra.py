@@ -264,7 +264,7 @@ class Tempered(WeightedSum):
             population). Above 1 it sharpens the density.
 
     Raises:
-        TypeError: a model that is neither a target nor a denoiser, or a gamma that is no number.
+        TypeError: a model that is neither a target nor a denoiser, or a gamma that is not a number.
         ValueError: a gamma that is not positive and finite.
     """
 
@@ -285,7 +285,7 @@ class Guided(WeightedSum):
             a sequence of models, a sequence of M of these.
 
     Raises:
-        TypeError: a model that is neither a target nor a denoiser, or a weight that is no number.
+        TypeError: a model that is neither a target nor a denoiser, or a weight that is not a number.
         ValueError: another number of weights than models, weights that are not finite, or a total exponent A that
             is not positive.
     """

@@ -36,7 +36,7 @@ def inputs(generator, lead, length, keys, d, e, dtype=DOUBLE):
 
 
 def three_orders(function, tensors, cotangents, **options):
-    """Return O, its three gradients, and four gradients of a product with those."""
+    """Return O, its three gradients (backward), and four gradients of a product with those (double backward)."""
     first, seconds = cotangents[0].detach().requires_grad_(), cotangents[1:]
     out = function(*tensors, **options)
     gradients = torch.autograd.grad(out, tensors, first, create_graph=True)

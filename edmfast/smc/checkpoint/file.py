@@ -70,7 +70,7 @@ def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.
     if differing:
         differences = "; ".join(_difference(name, saved.get(name), run[name]) for name in differing)
         raise ValueError(f"{path} is a checkpoint of another run or model ({differences})")
-    # probes come last: they are compared with a tolerance, and only between runs that agree in all else
+    # probes come last of the description: they have a tolerance, and mean something only if all else agrees
     if "probes" in saved and "probes" in run:
         check_probes(path, saved["probes"], run["probes"], run["tolerance"])
     index = _index(path, metadata.get("index"), run)

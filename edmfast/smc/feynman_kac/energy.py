@@ -1,7 +1,8 @@
 """The Feynman–Kac model of a target with an energy: exact weights for any proposal and any step size.
 
-log G = R - [U(x_u, u) - U(x_s, s)] with R from `edmfast.ops.propagate`. The difference is taken in
-`edmfast.ops.weigh_and_resample`; an exponent such as gamma is already inside U.
+log G = R - [U(x_u, u) - U(x_s, s)] with R from `edmfast.ops.propagate`. The sum is formed in
+`edmfast.ops.weigh_and_resample` (`accumulate` in its reference). At a low temperature gamma is already inside U
+and S (`edmfast.targets.Tempered`); as the exponent A it also sets the start and the proposal.
 Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra 2006 (SMC samplers).
 """
 

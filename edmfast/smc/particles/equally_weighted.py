@@ -15,7 +15,7 @@ _SAMPLES_STREAM = 11
 def pooled_weights(particles: ParticleData, evidence: bool) -> Tensor:
     """Return the weight of every particle in all populations together, float64 [P, N], summing to 1.
 
-    evidence: populations count by their Z, and those that collapsed count for nothing. Otherwise all count alike.
+    evidence: True weighs populations by their Z, and those that collapsed get no weight. False weighs all equally.
     """
     weights = particles.weights
     if not evidence:

@@ -21,7 +21,7 @@ def one_line(particles: ParticleData) -> str:
 
 
 def text(particles: ParticleData) -> str:
-    """Return what a run did and what its weights are worth, in a line for each."""
+    """Return what a run did and how far its weights can be trusted, one line for each fact."""
     lines = [f"{_size(particles)}, {_levels(particles)}", f"law: {particles.law or 'unknown'}"]
     log_z = _log_z(particles)
     if log_z:

@@ -14,13 +14,13 @@ class ParticleState(NamedTuple):
     """The particles [P, N] at one noise level, with the resampling decision made there.
 
     x: states [P, N, *shape].
-    energy: [P, N], the energy U, or another number that weighs the next move.
+    energy: [P, N], the energy U, or another number that enters the weight of the next move.
     score: [P, N, *shape], or [M, P, N, *shape] with one score per model.
     curvature: [P, N]; empty where the proposal needs none.
     memory: float64 [P, N, C], numbers that a particle hands down to its offspring. The columns of the
         Feynman–Kac model come first, then those of the rewards.
     tuning: float64 [2, C, P], log step sizes and acceptances of the C correctors.
-    parents: int32 [P, N], the ancestors where correctors have applied them already; empty elsewhere.
+    parents: int32 [P, N], the ancestors if correctors have applied them already, otherwise empty.
     weights: log-weights, log Z and ancestors, see `edmfast.ops.Weights`.
     """
 
@@ -48,7 +48,7 @@ class Move(NamedTuple):
     """A proposed move of all particles.
 
     x: the new states [P, N, *shape].
-    log_ratio: [P, N] in nats, the log of the ratio of the density of the backward kernel to that of the proposal.
+    log_ratio: [P, N] in nats, log(density of the backward kernel / density of the proposal).
         For models without energies it is the whole increment of the log-weights, apart from rewards.
     memory: float64 [P, N, C], the columns of the Feynman–Kac model for the slots that the particles moved to.
     """
