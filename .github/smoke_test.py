@@ -13,7 +13,7 @@ import edmfast
 
 kernels = edmfast.info()["kernels"]["cpu"]
 assert kernels.startswith("_C"), kernels
-# what is tested is the installed package, not a source tree that hides it
+# a source tree beside this file would hide the installed package, which is under test
 assert "site-packages" in Path(edmfast.__file__).parts, edmfast.__file__
 
 log_weights = torch.tensor([[0.0, -1.0, -torch.inf, 2.0]])

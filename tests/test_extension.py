@@ -1,4 +1,4 @@
-"""Where kernels are missing, the plain reference gives the same bits, with one warning that names the reason."""
+"""Test that the plain reference gives the same bits where kernels are missing, after one warning that says why."""
 
 from __future__ import annotations
 

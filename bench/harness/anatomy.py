@@ -80,7 +80,7 @@ def of_operators(events: list[dict[str, Any]]) -> Anatomy | None:
 
     The own time of an operator excludes inner operators.
     """
-    # of two operators that start together the longer one is the outer one
+    # if two operators start together, the longer one is the outer one
     operators = sorted(
         (event for event in events if event.get("cat") == "cpu_op"),
         key=lambda event: (event["tid"], event["ts"], -event["dur"]),

@@ -164,7 +164,7 @@ def select(cases: Sequence[Case], device: str, only: str = "") -> list[Case]:
 def _without(case: Case, names: Sequence[str]) -> Case:
     baselines = {name: f for name, f in case.baselines.items() if name not in names}
     goals = {name: goal for name, goal in case.goals.items() if name not in names}
-    # what refers to a baseline that is gone goes too, or the case would be refused
+    # a case is refused where a field names a baseline that it lacks
     return replace(
         case,
         baselines=baselines,

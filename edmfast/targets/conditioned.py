@@ -121,8 +121,7 @@ class Conditioned(nn.Module):
 def _expand(name: str, value: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     batch = x.shape[0]
     if not isinstance(value, torch.Tensor):
-        # Integers are class labels, which index an embedding and must not be rounded to the dtype
-        # of x.
+        # Integers are class labels, which index an embedding and must not be rounded.
         dtype = torch.int64 if isinstance(value, int) else x.dtype
         # A fill on the device needs no copy from the host, which would wait for it.
         return torch.full((batch,), value, dtype=dtype, device=x.device)

@@ -133,7 +133,7 @@ def test_mean_offspring_over_a_grid_of_uniforms(generator):
 
 
 def test_a_random_slot_follows_the_weights(generator):
-    """By chi-square over independent populations, the ancestor of a random slot has distribution w."""
+    """Test by chi-square over independent populations that the ancestor of a random slot has distribution w."""
     from scipy.stats import chisquare
 
     populations, n = 40_000, 12

@@ -90,7 +90,7 @@ def calls(first: int, count: int) -> None:
             operator()
             accepted += 1
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError, MemoryError):
-            pass  # a refusal in words is right: this looks for what ends the process
+            pass  # an operator may refuse a call in words; the search is for calls that end the process
     print(f"accepted {accepted} of {count}", flush=True)
 
 

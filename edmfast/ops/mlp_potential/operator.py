@@ -281,7 +281,7 @@ def _view(tensor: Tensor) -> Tensor:
 
 def _padded(network: Perceptron, missing: int) -> Perceptron:
     """Return the network for states that are padded with so many zeros."""
-    # what is added multiplies zeros of the states, so no result changes
+    # the added weights multiply zeros of the states, so no result changes
     return network._replace(
         entry=pad(network.entry, (0, missing)),
         exit=pad(network.exit, (0, 0, 0, missing)),

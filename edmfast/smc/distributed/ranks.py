@@ -61,7 +61,7 @@ class Ranks:
             dist.gather(sent, parts, group=self.group, group_dst=0)
         if parts is None:
             return None
-        # what rank 0 alone collects goes to a file, so it leaves the device tensor by tensor
+        # rank 0 collects alone only for a file, so tensors leave the device one by one
         place = self.device if to_all else torch.device("cpu")
         whole = [
             self._as(part, like, place)[:size] for part, size in zip(parts, sizes, strict=True)
