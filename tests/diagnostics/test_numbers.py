@@ -126,6 +126,21 @@ CASES = [
         lambda s: diagnostics.self_check(PAIR, [X, X], [2.0, s]).residuals,
         0.0,
     ),
+    *table(
+        "energy_error",
+        lambda **o: diagnostics.energy_error(PAIR, PAIR, [0.5], **o),
+        count=(COUNT, 4, 1),
+        seed=(SEED, 7),
+    ),
+    row(
+        "energy_error",
+        "sigmas",
+        REAL,
+        0.5,
+        lambda s: diagnostics.energy_error(PAIR, PAIR, [s], count=4),
+        0.0,
+        1e-200,
+    ),
     row(
         "conservativity_report",
         "sigmas",
