@@ -106,6 +106,10 @@ class Conditioned(nn.Module):
         }
         return Conditioned(for_rows(self.model, start, stop, batch), **part)
 
+    def unwrapped(self, x: torch.Tensor, condition: dict[str, Any]) -> tuple[Model, dict[str, Any]]:
+        """Return (the model, all its conditions for states x), to call a method that only the model has."""
+        return self.model, self._bind(x, condition)
+
     def _must_have(self, name: str) -> None:
         if not hasattr(self.model, name):
             raise TypeError(f"{type(self.model).__name__} has no {name}: it is not an energy")

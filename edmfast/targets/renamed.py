@@ -79,6 +79,10 @@ class Renamed(nn.Module):
         part = for_rows(self.model, start, stop, batch)
         return self if part is self.model else Renamed(part, **self.names)
 
+    def unwrapped(self, x: Tensor, condition: dict[str, Any]) -> tuple[Model, dict[str, Any]]:
+        """Return (the model, the conditions under its names), to call a method that only the model has."""
+        return self.model, self._renamed(condition)
+
     def _renamed(self, condition: dict[str, Any]) -> dict[str, Any]:
         """Return the conditions under the names of the model."""
         renamed = {self.names.get(name, name): value for name, value in condition.items()}

@@ -2,6 +2,7 @@
 
 denoiser   model(x [B, *shape], sigma [B], **condition) -> x0 like x
 energy     model.energy_and_score(x [B, *shape], sigma, **condition) -> (U [B], S like x)
+trace      model.jacobian_trace(x [B, *shape], sigma, **condition) -> tr dx0/dx [B], an optional method
 
 A foreign denoiser always receives one noise level per sample, in the dtype and on the device of x, as the wrappers
 of k-diffusion and diffusers expect. An energy receives the noise level in the caller's form: a float, [] or [B].
@@ -37,6 +38,7 @@ __all__ = [
     "call_backbone",
     "call_denoiser",
     "call_energy",
+    "call_jacobian_trace",
     "call_operator",
     "call_reward",
     "energy_of",
@@ -106,6 +108,24 @@ def energy_of(
     with _calling(model, x, condition):
         returned = method(x.clone(), _copied(sigma), **_copies(condition))
     return check_energy(model, returned, x).clone()
+
+
+def call_jacobian_trace(
+    model: Denoiser | Target, x: Tensor, sigma: float | Tensor, **condition: Any
+) -> Tensor:
+    """Return the trace [B] of the Jacobian dD/dx of the denoised states D, from the method `jacobian_trace`.
+
+    x: [B, *shape]. sigma: a float, [] or [B]. Raises TypeError where the model returns no tensor of real numbers,
+    and ValueError where its shape is not [B].
+    """
+    method: Any = model.jacobian_trace  # type: ignore[union-attr]
+    if is_ours(model):
+        return check_row_numbers("jacobian_trace", model, method(x, sigma, **condition), x)
+    # the trace belongs to a denoiser, which receives one level per sample
+    levels = expand_sigma(sigma, x).reshape(-1).clone(memory_format=torch.contiguous_format)
+    with _calling(model, x, condition):
+        returned = method(x.clone(), levels, **_copies(condition))
+    return check_row_numbers("jacobian_trace", model, returned, x).clone()
 
 
 def call_backbone(
