@@ -1,0 +1,46 @@
+"""The result that every law of controlled sampling returns, and that of a run of `smc.sample` in the same form."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from bench.rivals.control.terms import Terms
+from edmfast import smc
+
+
+class Outcome(NamedTuple):
+    """Weighted particles, and the cost of one of them.
+
+    x: [P, N, *shape] at the last level. log_weights: float64 [P, N], since the last resampling. variance:
+    float64 [P], the variance of the log-weight increments over the particles, summed over the steps, in nats².
+    log_z: float64 [P], log of Z at the last level over Z at the first; None where nothing is weighed. ancestors:
+    float64 [P], the share of the starting particles that have descendants. forwards, vjps: evaluations per
+    particle over a run, of all models together.
+    """
+
+    x: Tensor
+    log_weights: Tensor
+    variance: Tensor
+    log_z: Tensor | None
+    ancestors: Tensor
+    forwards: int
+    vjps: int
+
+
+def from_particles(run: smc.Particles, terms: Terms, vjps: int) -> Outcome:
+    """Return the outcome of a run of `smc.sample`. vjps: those of all models at one evaluation of the target.
+
+    The variance leaves out the first level, whose weights belong to the start and not to a step.
+    """
+    evaluations = run.nfe * len(terms.models)
+    return Outcome(
+        run.x,
+        run.log_weights.double(),
+        run.log_weight_sd[1:].double().square().sum(0),
+        run.log_z,
+        run.unique_ancestors.double() / run.x.shape[1],
+        evaluations,
+        run.nfe * vjps,
+    )
