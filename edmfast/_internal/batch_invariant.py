@@ -29,6 +29,16 @@ def padding(features: int) -> int:
     return 0 if features <= 2 else -features % 4
 
 
+def aligned(rows: Tensor, columns: int, more: int = 0) -> Tensor:
+    """Return rows [B, D] with so many further columns, and `more` further rows, of zeros on the CPU.
+
+    On other devices the rows are returned as they are.
+    """
+    if rows.device.type != "cpu" or not (columns or more):
+        return rows
+    return F.pad(rows, (0, columns, 0, more))
+
+
 def least_rows(dtype: torch.dtype) -> int:
     """Return the number of rows from which on the bits of a product of this dtype do not depend on that number."""
     # A trace has symbols for sizes, and its bits need not be those of another batch.

@@ -4,7 +4,9 @@ p(x; sigma) = sum_k w_k N(x; mu_k, v_k I) with v_k = std_k² + sigma². With the
 r_k ∝ w_k v_k^(-D/2) exp(-|x - mu_k|²/(2 v_k)), which sum to 1,
   energy  = -log p(x; sigma), normalised, in nats,
   score   = sum_k (r_k/v_k) (mu_k - x),
-  denoise = sum_k (r_k/v_k) (std_k² x + sigma² mu_k).
+  denoise = sum_k (r_k/v_k) (std_k² x + sigma² mu_k),
+  tr dD/dx = D sum_k r_k std_k²/v_k + sigma²/(s² + sigma²)² (sum_k r_k |f_k|² - |sum_k r_k f_k|²),
+with f_k = mu_k + (std_k² - s²)/v_k (x - mu_k) and the variance s² of the mixture per dimension; any s² is exact.
 x is [B, *shape] with prod(shape) = D. A kernel density estimate is the case of equal weights and widths. The
 formulas follow from Bayes' rule, in the notation of Karras et al. 2022, arXiv 2206.00364.
 """
@@ -12,19 +14,19 @@ formulas follow from Bayes' rule, in the notation of Karras et al. 2022, arXiv 2
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from edmfast._internal.batch_invariant import least_rows, padding
+from edmfast._internal.batch_invariant import aligned, least_rows, padding
 from edmfast._internal.derivatives import is_recorded
 from edmfast._internal.generators import generator
 from edmfast._internal.noise_levels import check_level
 from edmfast._internal.numbers import as_float, as_int, as_numbers, as_seed
 from edmfast._internal.rows import MIN_ROWS, pad_rows
+from edmfast.analytic.component_weights import as_weights
 from edmfast.models.preconditioning import expand_sigma
 
 _OFFSETS_LIMIT = 128
@@ -40,6 +42,16 @@ class _Posterior(NamedTuple):
     log_density: torch.Tensor  # [B]
     score: torch.Tensor  # [B, D]
     denoised: torch.Tensor  # [B, D], relative to the centre
+
+
+class _Block(NamedTuple):
+    """The arguments of a block of rows, whose states and means are relative to the centre."""
+
+    y: torch.Tensor  # [B, D]
+    noise: torch.Tensor  # sigma², [B, 1]
+    means: torch.Tensor  # [K, D]
+    variances: torch.Tensor  # std_k², [K] or [1]
+    log_weights: torch.Tensor  # [K]
 
 
 class GaussianMixture(nn.Module):
@@ -66,6 +78,7 @@ class GaussianMixture(nn.Module):
     _centre: torch.Tensor
     _offsets: torch.Tensor
     _variances: torch.Tensor
+    _scale: torch.Tensor
     exponent = 1.0
     normalised = True
 
@@ -76,23 +89,11 @@ class GaussianMixture(nn.Module):
             raise ValueError(f"means must be [K, D], not empty, given {[*means.shape]}")
         components = means.shape[0]
         stds = as_numbers("stds", stds).to(means.device)
-        if weights is None:
-            weights = torch.full((components,), 1 / components)
-        weights = as_numbers("weights", weights).to(means.device)
-        for name, value in (("stds", stds), ("weights", weights)):
-            if value.shape != (components,):
-                raise ValueError(f"{name} must be [K] = [{components}], given {[*value.shape]}")
+        if stds.shape != (components,):
+            raise ValueError(f"stds must be [K] = [{components}], given {[*stds.shape]}")
+        weights = as_weights(weights, components, means.device)
         if (stds <= 0).any():
             raise ValueError(f"stds must be positive, given a smallest value of {stds.min():g}")
-        if (weights < 0).any() or weights.sum() <= 0:
-            raise ValueError(
-                f"weights must not be negative and their sum must be positive, given a smallest value of "
-                f"{weights.min():g} and a sum of {weights.sum():g}"
-            )
-        # finite weights may overflow in their sum
-        if weights.sum() == math.inf:
-            weights = weights / weights.max()
-        weights = weights / weights.sum()
         for std in (float(stds.min()), float(stds.max())):
             check_level("stds", std)
         # distances and widths are squared in the dtype of the states
@@ -111,6 +112,8 @@ class GaussianMixture(nn.Module):
         same = bool((stds == stds[0]).all())
         variances = stds[:1].square() if same else stds.square()
         self.register_buffer("_variances", variances, persistent=False)
+        spread = (means - weights @ means).square().mean(1)
+        self.register_buffer("_scale", weights @ (stds.square() + spread), persistent=False)
 
     def log_prob(self, x: torch.Tensor, sigma: float | torch.Tensor = 0.0) -> torch.Tensor:
         """Return log p(x; sigma), [B], in nats, normalised.
@@ -145,6 +148,15 @@ class GaussianMixture(nn.Module):
         """Return `denoise(x, sigma)`, so that the mixture is a denoiser for every sampler."""
         return self.denoise(x, sigma)
 
+    def jacobian_trace(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        """Return the exact trace of the Jacobian dD/dx of the denoised states D, [B]; see `log_prob`.
+
+        It is the trace of the posterior covariance of x_0 divided by sigma². With d dimensions, the trace of the
+        Jacobian of the score is (tr dD/dx - d)/sigma².
+        """
+        traces = _traces_by_offsets if self._few else _traces_by_products
+        return self._in_blocks(x, sigma, lambda block: (traces(block, self._scale.to(block.y)),))[0]
+
     def sample(self, n: int, sigma: float = 0.0, *, seed: int) -> torch.Tensor:
         """Return n independent draws from p(.; sigma), [n, D], float64.
 
@@ -167,6 +179,14 @@ class GaussianMixture(nn.Module):
         return means[component] + width * noise
 
     def _evaluate(self, x: torch.Tensor, sigma: float | torch.Tensor) -> _Posterior:
+        return _Posterior(*self._in_blocks(x, sigma, _by_offsets if self._few else _by_products))
+
+    def _in_blocks(
+        self,
+        x: torch.Tensor,
+        sigma: float | torch.Tensor,
+        evaluate: Callable[[_Block], tuple[torch.Tensor, ...]],
+    ) -> list[torch.Tensor]:
         levels = expand_sigma(sigma, x)
         dim = self.means.shape[1]
         if math.prod(x.shape[1:]) != dim:
@@ -183,23 +203,28 @@ class GaussianMixture(nn.Module):
         rows = max(MIN_ROWS, _BLOCK_ELEMENTS // len(self.means))
         column = levels.flatten()[:, None].to(dtype)
         blocks = [
-            self._block(*block)
+            self._block(*block, evaluate)
             for block in zip(torch.split(y, rows), torch.split(column, rows), strict=True)
         ]
         parts = blocks[0] if len(blocks) == 1 else map(torch.cat, zip(*blocks, strict=True))
-        return _Posterior(*(part.to(x.dtype) for part in parts))
+        return [part.to(x.dtype) for part in parts]
 
-    def _block(self, y: torch.Tensor, levels: torch.Tensor) -> _Posterior:
+    def _block(
+        self,
+        y: torch.Tensor,
+        levels: torch.Tensor,
+        evaluate: Callable[[_Block], tuple[torch.Tensor, ...]],
+    ) -> list[torch.Tensor]:
         batch = len(y)
         y, levels, _ = pad_rows(y, levels, {}, least=max(MIN_ROWS, least_rows(y.dtype)))
-        posterior = (_by_offsets if self._few else _by_products)(
+        block = _Block(
             y,
             levels.square(),
             self._offsets.to(y.dtype),
             self._variances.to(y.dtype),
             self.weights.log().to(y.dtype),
         )
-        return _Posterior(*(part[:batch] for part in posterior))
+        return [part[:batch] for part in evaluate(block)]
 
 
 def gmm40() -> GaussianMixture:
@@ -214,58 +239,73 @@ def gmm40() -> GaussianMixture:
     return GaussianMixture(means, [math.log1p(math.e)] * 40)
 
 
-def _by_products(
-    y: torch.Tensor,
-    noise: torch.Tensor,
-    means: torch.Tensor,
-    variances: torch.Tensor,
-    log_weights: torch.Tensor,
-) -> _Posterior:
+def _by_products(block: _Block) -> _Posterior:
     """Return the posterior from distances |y|² - 2 y·mu + |mu|², by two matrix products without a [B, K, D]."""
-    total = variances + noise
-    squares = y.square().sum(1, keepdim=True) + means.square().sum(1)
-    columns, entries = padding(means.shape[1]), padding(len(means))
-    wide = _aligned(means, columns, entries)
-    distances = torch.addmm(_aligned(squares, entries), _aligned(y, columns), wide.T, alpha=-2)[
-        :, : len(means)
-    ]
-    log_density, pull = _responsibilities(distances, total, log_weights, y.shape[1])
-    towards = (_aligned(pull, entries) @ wide)[:, : y.shape[1]]
+    y, noise, variances = block.y, block.noise, block.variances
+    wide, distances = _distances(block)
+    log_density, pull = _responsibilities(block, distances)
+    towards = (aligned(pull, wide.shape[0] - pull.shape[1]) @ wide)[:, : y.shape[1]]
     score = towards - y * pull.sum(1, keepdim=True)
     denoised = y * (pull * variances).sum(1, keepdim=True) + noise * towards
     return _Posterior(log_density, score, denoised)
 
 
-def _aligned(rows: torch.Tensor, columns: int, more: int = 0) -> torch.Tensor:
-    """Return rows with further columns and rows of zeros on the CPU, see `edmfast._internal.batch_invariant`."""
-    if rows.device.type != "cpu" or not (columns or more):
-        return rows
-    return functional.pad(rows, (0, columns, 0, more))
-
-
-def _by_offsets(
-    y: torch.Tensor,
-    noise: torch.Tensor,
-    means: torch.Tensor,
-    variances: torch.Tensor,
-    log_weights: torch.Tensor,
-) -> _Posterior:
+def _by_offsets(block: _Block) -> _Posterior:
     """Return the posterior from the offsets mu - y themselves, [B, K, D]."""
-    total = variances + noise
-    offsets = means - y[:, None]
-    log_density, pull = _responsibilities(offsets.square().sum(2), total, log_weights, y.shape[1])
+    y, noise, variances = block.y, block.noise, block.variances
+    offsets = block.means - y[:, None]
+    log_density, pull = _responsibilities(block, offsets.square().sum(2))
     score = (pull[:, :, None] * offsets).sum(1)
-    towards = (pull[:, :, None] * means).sum(1)
+    towards = (pull[:, :, None] * block.means).sum(1)
     denoised = y * (pull * variances).sum(1, keepdim=True) + noise * towards
     return _Posterior(log_density, score, denoised)
 
 
-def _responsibilities(
-    distances: torch.Tensor, total: torch.Tensor, log_weights: torch.Tensor, dim: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (log density [B], r_k/v_k [B, K]) from squared distances [B, K] and variances."""
+def _traces_by_products(block: _Block, scale: torch.Tensor) -> torch.Tensor:
+    """Return tr dD/dx, [B], from distances."""
+    y, noise, total = block.y, block.noise, block.variances + block.noise
+    wide, distances = _distances(block)
+    pull = _responsibilities(block, distances)[1]
+    slope = (block.variances - scale) / total
+    # |f|² of f = (1 - slope) mu + slope y
+    squares = slope * y.square().sum(1, keepdim=True)
+    squares = squares + (1 - slope) * (block.means.square().sum(1) - slope * distances)
+    shares = pull * total
+    weights = aligned(shares * (1 - slope), wide.shape[0] - pull.shape[1])
+    mean = (weights @ wide)[:, : y.shape[1]] + (shares * slope).sum(1, keepdim=True) * y
+    spread = (shares * squares).sum(1) - mean.square().sum(1)
+    within = y.shape[1] * (pull * block.variances).sum(1)
+    return within + (noise / (scale + noise).square())[:, 0] * spread
+
+
+def _traces_by_offsets(block: _Block, scale: torch.Tensor) -> torch.Tensor:
+    """Return tr dD/dx, [B], from the offsets y - mu themselves, [B, K, D]."""
+    y, noise, total = block.y, block.noise, block.variances + block.noise
+    offsets = y[:, None] - block.means
+    pull = _responsibilities(block, offsets.square().sum(2))[1]
+    means = block.means + ((block.variances - scale) / total)[:, :, None] * offsets
+    shares = (pull * total)[:, :, None]
+    # the squares of deviations from the mean cancel no digits
+    spread = (shares * (means - (shares * means).sum(1, keepdim=True)).square()).sum((1, 2))
+    within = y.shape[1] * (pull * block.variances).sum(1)
+    return within + (noise / (scale + noise).square())[:, 0] * spread
+
+
+def _distances(block: _Block) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (the means with rows and columns of zeros, squared distances to the means [B, K])."""
+    y, means = block.y, block.means
+    squares = y.square().sum(1, keepdim=True) + means.square().sum(1)
+    columns, entries = padding(means.shape[1]), padding(len(means))
+    wide = aligned(means, columns, entries)
+    product = torch.addmm(aligned(squares, entries), aligned(y, columns), wide.T, alpha=-2)
+    return wide, product[:, : len(means)]
+
+
+def _responsibilities(block: _Block, distances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (log density [B], r_k/v_k [B, K]) from squared distances [B, K]."""
+    total = block.variances + block.noise
     precision = total.reciprocal()
-    normaliser = log_weights - 0.5 * dim * torch.log(2 * math.pi * total)
+    normaliser = block.log_weights - 0.5 * block.y.shape[1] * torch.log(2 * math.pi * total)
     logits = torch.addcmul(normaliser, distances, precision, value=-0.5)
     # the shift cancels in the result, so that it needs no derivative
     peak = logits.detach().amax(1, keepdim=True)

@@ -108,7 +108,7 @@ class ManyWell(nn.Module):
         Both are differentiable where x or sigma requires grad, and detached otherwise.
         """
         with torch.set_grad_enabled(is_recorded(x, sigma)):
-            return self._evaluate(x, sigma)
+            return self._evaluate(x, sigma)[:2]
 
     def denoise(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         """Return the posterior mean E[x_0 | x_sigma = x] = x + sigma² score, like x; see `energy`."""
@@ -117,6 +117,10 @@ class ManyWell(nn.Module):
     def forward(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         """Return `denoise(x, sigma)`, so that the density is a denoiser for every sampler."""
         return self.denoise(x, sigma)
+
+    def jacobian_trace(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        """Return the exact trace of the Jacobian dD/dx of the denoised states D, [B]; see `energy`."""
+        return self._evaluate(x, sigma, slopes=True)[2]
 
     def sample(self, n: int, sigma: float = 0.0, *, seed: int) -> torch.Tensor:
         """Return n independent draws at noise level sigma, [n, dim], float64.
@@ -148,8 +152,9 @@ class ManyWell(nn.Module):
         return x + sigma * torch.randn(x.shape, generator=draws, dtype=torch.float64, device=device)
 
     def _evaluate(
-        self, x: torch.Tensor, sigma: float | torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, x: torch.Tensor, sigma: float | torch.Tensor, slopes: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return (E [B], the score like x, tr dD/dx [B]); the last is computed only if `slopes`."""
         levels = expand_sigma(sigma, x)
         if math.prod(x.shape[1:]) != self.dim:
             raise ValueError(
@@ -162,25 +167,34 @@ class ManyWell(nn.Module):
         rows = max(1, _BLOCK_ELEMENTS // (self.dim // 2 * len(self._nodes)))
         nodes = self._nodes.to(dtype)
         parts = [
-            _convolved(first, noise, nodes)
+            _convolved(first, noise, nodes, slopes)
             for first, noise in zip(
                 torch.split(wells[..., 0], rows), torch.split(level, rows), strict=True
             )
         ]
-        log_density, first_score = map(torch.cat, zip(*parts, strict=True))
+        log_density, first_score, first_slope = map(torch.cat, zip(*parts, strict=True))
         variance = 1 + level.square()
         second_score = -wells[..., 1] / variance
         second = 0.5 * (variance.log() - wells[..., 1] * second_score)
         # the wells are independent, so their energies add up
         energy = (second - log_density).sum(1)
         score = torch.stack([first_score, second_score], 2).reshape(x.shape)
-        return energy.to(x.dtype), score.to(x.dtype)
+        trace = (first_slope + 1 / variance).sum(1)
+        return energy.to(x.dtype), score.to(x.dtype), trace.to(x.dtype)
+
+
+def _well_curvature(x: torch.Tensor) -> torch.Tensor:
+    return 12 * x.square() - 12
 
 
 def _convolved(
-    x: torch.Tensor, sigma: torch.Tensor, nodes: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (log of the convolution, its derivative), each [B, W], from x [B, W], sigma [B, 1], nodes [K]."""
+    x: torch.Tensor, sigma: torch.Tensor, nodes: torch.Tensor, slopes: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return (log of the convolution, its derivative, the slope of the denoised number), each [B, W].
+
+    x: [B, W]. sigma: [B, 1]. nodes: [K]. The slope is dD/dx_1 = 1 + sigma² (second derivative of the
+    log). It is computed only if `slopes`, and is 0 otherwise.
+    """
     x, sigma = x[:, :, None], sigma[:, :, None]
     moving = sigma * _MOVING_STEP < _STEP
     # the branch that is not selected must not divide by zero, or the derivative would be NaN
@@ -196,4 +210,11 @@ def _convolved(
     slope = torch.where(moving, -_well_slope(y), u / width)
     spacing = torch.where(moving[..., 0], _MOVING_STEP, _STEP / width[..., 0])
     log_density = peak[..., 0] + mass.log() + (spacing / math.sqrt(2 * math.pi)).log()
-    return log_density, (shares * slope).sum(2) / mass
+    score = (shares * slope).sum(2) / mass
+    if not slopes:
+        return log_density, score, torch.zeros_like(score)
+    # 1 + sigma² (variance of the slope + mean of its derivative), where fixed nodes have the derivative -1/sigma²
+    variance = (shares * (slope - score[..., None]).square()).sum(2) / mass
+    curvature = (shares * _well_curvature(y)).sum(2) / mass
+    constant = torch.where(moving[..., 0], 1 - sigma[..., 0].square() * curvature, 0.0)
+    return log_density, score, constant + sigma[..., 0].square() * variance

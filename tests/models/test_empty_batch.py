@@ -71,6 +71,9 @@ def reward(x):
 TARGETS = {
     "mixture by offsets": GAUSSIANS,
     "mixture by products": MANY,
+    "full covariances": analytic.MixtureOfGaussians(
+        torch.zeros(2, 8), torch.eye(8).expand(2, 8, 8)
+    ),
     "many wells": analytic.ManyWell(8),
     "product": edmfast.Product([GAUSSIANS, MANY]),
     "product of networks": edmfast.Product(

@@ -10,6 +10,7 @@ from edmfast.analytic import (
     GaussianMixture,
     LennardJones,
     ManyWell,
+    MixtureOfGaussians,
 )
 from edmfast.models import Denoiser, DiT, EnergyModel, PairwiseMLP, ResidualMLP, UNet
 from edmfast.targets import (
@@ -92,6 +93,12 @@ ENERGIES = {
     ),
     "gaussians": (WHITE, (2,)),
     "many gaussians": (GaussianMixture(torch.randn(80, 2, dtype=F64), [0.5] * 80), (2,)),
+    "full covariances": (
+        MixtureOfGaussians(
+            [[0.5, -1.0], [1.0, 0.5]], [[[0.5, 0.2], [0.2, 0.3]], [[0.1, 0], [0, 1]]]
+        ),
+        (2,),
+    ),
     "many wells": (ManyWell(4), (4,)),
 }
 DENOISERS = {

@@ -7,7 +7,7 @@ import torch
 
 from edmfast import Product, Tempered
 from edmfast._internal.batch_invariant import batch_invariant_linear, least_rows
-from edmfast.analytic import GaussianMixture
+from edmfast.analytic import GaussianMixture, MixtureOfGaussians
 from edmfast.models import (
     Denoiser,
     DiT,
@@ -36,6 +36,13 @@ def mixture(components, dim, dtype):
     return GaussianMixture(torch.randn(components, dim, dtype=dtype), [1.0] * components)
 
 
+def full_mixture(components, dim):
+    factors = torch.randn(components, dim, dim)
+    return MixtureOfGaussians(
+        torch.randn(components, dim), factors @ factors.mT / dim + torch.eye(dim)
+    )
+
+
 MODELS = {
     "mlp 39/64": (lambda: energy(mlp()), (39,)),
     "mlp 3/20": (lambda: energy(mlp(3, 20, 1)), (3,)),
@@ -51,6 +58,8 @@ MODELS = {
     "tempered": (lambda: Tempered(energy(mlp()), 2.0), (39,)),
     "mixture 40/2": (lambda: mixture(40, 2, torch.float64), (2,)),
     "mixture 9/39": (lambda: mixture(9, 39, torch.float32), (39,)),
+    "full mixture 7/39": (lambda: full_mixture(7, 39), (39,)),
+    "full mixture 3/2": (lambda: full_mixture(3, 2), (2,)),
 }
 CUTS = [slice(0, 1), slice(0, 7), slice(0, 33), slice(5, 37), slice(40, 90), slice(0, 112)]
 
