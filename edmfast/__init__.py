@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from edmfast import analytic, diagnostics, models, ops, sampling, smc, targets
+from edmfast import analytic, density, diagnostics, models, ops, sampling, smc, targets
 from edmfast._info import info
 from edmfast._version import __version__
+from edmfast.density import log_density
 from edmfast.distill import DistillConfig, DistillResult, distill
 from edmfast.models import Denoiser, EnergyModel
 from edmfast.targets import (
@@ -36,9 +37,11 @@ __all__ = [
     "Tilted",
     "__version__",
     "analytic",
+    "density",
     "diagnostics",
     "distill",
     "info",
+    "log_density",
     "models",
     "ops",
     "sampling",

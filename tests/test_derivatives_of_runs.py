@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.autograd.forward_ad as forward_mode
 
-from edmfast import diagnostics, sampling, smc
+from edmfast import diagnostics, log_density, sampling, smc
 from edmfast.analytic import GaussianMixture
 from edmfast.targets import Tempered
 
@@ -97,6 +97,8 @@ RUNS = {
     "heat equation": lambda shift: (
         diagnostics.fokker_planck(MODEL, [X + shift], SIGMAS[:1]).residuals
     ),
+    "log-density": lambda shift: log_density(MODEL, X + shift, SIGMAS, paths=2).mean,
+    "log-density of a model": lambda shift: log_density(Shifted(shift), X, SIGMAS, paths=2).mean,
 }
 
 

@@ -26,6 +26,7 @@ FLOOR = {
     "distill": 6,
     "smc": 6,
     "sampling": 6,
+    "density": 6,
     "diagnostics": 6,
     "_info": 6,
     "demo": 7,

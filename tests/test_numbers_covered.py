@@ -11,7 +11,16 @@ from edmfast import analytic, diagnostics, models, ops, sampling, smc
 from edmfast.targets import constrained as constraints
 from edmfast.targets import measurements
 
-TABLES = ("diagnostics", "distill", "models", "models.backbones", "ops", "sampling", "smc")
+TABLES = (
+    "density",
+    "diagnostics",
+    "distill",
+    "models",
+    "models.backbones",
+    "ops",
+    "sampling",
+    "smc",
+)
 # Functions return these, and users do not construct them.
 RESULTS = {"ChainResult", "ConservativityReport", "DistillResult", "Evaluations", "Particles"}
 # These numbers may be tensors, and then the results are tensors.

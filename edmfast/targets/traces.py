@@ -15,26 +15,24 @@ of networks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from edmfast._internal.broadcast import row_factors, row_numbers
+from edmfast._internal.derivatives import refuse_tangents
 from edmfast.models.calling.foreign import call_denoiser, call_jacobian_trace, name_of
 from edmfast.models.calling.second_order import second_derivatives
 from edmfast.models.preconditioning import expand_sigma, refuse_zero
 from edmfast.targets.algebra import WeightedSum
 from edmfast.targets.conditioned import Conditioned
-from edmfast.targets.exponents import Exponent, exponent_of
+from edmfast.targets.exponents import exponent_of
+from edmfast.targets.parts import parts_of
 from edmfast.targets.protocols import Model
 from edmfast.targets.renamed import Renamed
 from edmfast.targets.scores import has_energy, score_of
 from edmfast.targets.tilt_gradients import detached_tilts
-
-Part = tuple[Exponent, Any, dict[str, Any]]
-"""An exponent, a model that is no sum, and its conditions."""
 
 
 def has_exact_trace(model: Model) -> bool:
@@ -56,7 +54,7 @@ def exact_trace(model: Model, x: Tensor, sigma: float | Tensor, **condition: Any
     """
     levels = expand_sigma(sigma, x).reshape(-1).double()
     total = torch.zeros_like(levels)
-    for a, leaf, its_condition in _parts(model, x, condition):
+    for a, leaf, its_condition in parts_of(model, x, condition):
         if not hasattr(leaf, "jacobian_trace"):
             raise ValueError(
                 f"{name_of(leaf)} has no method jacobian_trace(x, sigma) -> tr dD/dx [B], so its trace is not "
@@ -88,7 +86,9 @@ def score_and_trace(
     if probes is None:
         with torch.no_grad():
             trace = exact_trace(model, x, sigma, **condition)
-            return score_of(model, x, sigma, **condition), trace
+            score = score_of(model, x, sigma, **condition)
+        refuse_tangents("score_and_trace", score, trace)
+        return score, trace
     score, products = score_and_products(model, x, sigma, probes, **condition)
     return score, (products.double() * probes.double()).flatten(2).sum(2).mean(1)
 
@@ -107,7 +107,7 @@ def score_and_products(
             f"probes must be [B, K, *shape] with K > 0 for states {[*x.shape]}, given {[*probes.shape]}"
         )
     # The models of an energy are evaluated together, which is faster.
-    parts = [(1.0, model, condition)] if has_energy(model) else _parts(model, x, condition)
+    parts = [(1.0, model, condition)] if has_energy(model) else parts_of(model, x, condition)
     score, products = torch.zeros_like(x), torch.zeros_like(probes, dtype=x.dtype)
     for a, leaf, its_condition in parts:
         leaf_score, leaf_products = _of_one(leaf, x, sigma, probes, its_condition)
@@ -130,6 +130,8 @@ def _of_one(
         else:
             result = score_of(model, point, sigma, **condition)
         products = _products(model, result, point, probes)
+    # The results are detached, so a tangent in the model's numbers would be lost.
+    refuse_tangents("score_and_trace", result)
     result = result.detach()
     if not plain:
         return result, products
@@ -158,16 +160,3 @@ def _products(model: Any, result: Tensor, point: Tensor, probes: Tensor) -> Tens
                 )
             products.append(product)
     return torch.stack(products, 1)
-
-
-def _parts(model: Any, x: Tensor, condition: dict[str, Any]) -> Iterator[Part]:
-    """Yield the models of a sum within any conditions and other names, or the model itself."""
-    if isinstance(model, (Conditioned, Renamed)):
-        inner, its_condition = model.unwrapped(x, condition)
-        yield from _parts(inner, x, its_condition)
-    elif isinstance(model, WeightedSum):
-        for a, leaf in model.terms():
-            for b, part, its_condition in _parts(leaf, x, condition):
-                yield a * b, part, its_condition
-    else:
-        yield 1.0, model, condition

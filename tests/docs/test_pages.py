@@ -20,6 +20,7 @@ PACKAGES = (
     "edmfast.ops",
     "edmfast.smc",
     "edmfast.sampling",
+    "edmfast.density",
     "edmfast.diagnostics",
     "edmfast.distill",
 )
