@@ -48,6 +48,9 @@ EDMFAST_LIBRARY(m) {
   m.def(
       "resample(Tensor log_weights, Tensor rng, int count, float ess_threshold, int scheme, "
       "int first_population) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "reversal(Tensor[] scores, Tensor exponents, Tensor levels, Tensor? traces, Tensor[] products, "
+      "Tensor? probes) -> (Tensor, Tensor)");
   m.def("score_gram(Tensor scores, Tensor? displacement) -> (Tensor, Tensor)");
   m.def(
       "systematic_resample(Tensor log_weights, Tensor uniform, float ess_threshold) "

@@ -26,6 +26,7 @@ MODULES: tuple[str, ...] = (
     "bench.cases.sampler_images",
     "bench.cases.sampling",
     "bench.cases.resample",
+    "bench.cases.reversal",
     "bench.cases.score_gram",
     "bench.cases.startup",
     "bench.cases.threads",

@@ -114,6 +114,12 @@ REFUSING = {
         ops.rng_state(0, 0),
     ),
     "resample": lambda x: ops.resample(x[..., 0], rng=ops.rng_state(0, 0)),
+    "reversal": lambda x: ops.reversal(
+        x,
+        torch.ones(2, 1, dtype=torch.float64),
+        torch.tensor([1.0, 0.5], dtype=torch.float64),
+        traces=torch.zeros(1, 2, 3, dtype=torch.float64),
+    ),
     "score_gram": lambda x: ops.score_gram(x[None]),
     "systematic_resample": lambda x: ops.systematic_resample(x[..., 0], torch.rand(2)),
 }

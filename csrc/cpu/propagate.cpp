@@ -27,20 +27,22 @@ struct Job {
   const S* scores[kMaxModels];
   int64_t models;
   const int32_t* ancestors;
-  const double* coefficients;
-  const uint8_t* mask;  // [P, d], or null
+  const double* coefficients;  // [P, M + 2], or [P, N, M + 2]
+  bool each;                   // whether every particle has a row of coefficients, which its children read
+  const uint8_t* mask;         // [P, d], or null
   int64_t particles, elements;
   S* moved;
   T* ratio;
 
-  const double* row_of(int64_t population) const { return coefficients + (models + 2) * population; }
+  const double* row_of(int64_t population, int64_t ancestor) const {
+    return coefficients + (models + 2) * (each ? population * particles + ancestor : population);
+  }
   const uint8_t* mask_of(int64_t population) const {
     return mask == nullptr ? nullptr : mask + population * elements;
   }
-  Kernel kernel(int64_t population) const {
-    int64_t moving = elements;
-    if (mask != nullptr) moving -= std::count(mask_of(population), mask_of(population) + elements, uint8_t{0});
-    return Kernel(row_of(population), models, moving);
+  int64_t moving(int64_t population) const {
+    if (mask == nullptr) return elements;
+    return elements - std::count(mask_of(population), mask_of(population) + elements, uint8_t{0});
   }
 };
 
@@ -56,14 +58,24 @@ void move_points(const Job<S>& job, int64_t row, int64_t rows, const float* norm
     const int64_t count = std::min(rows - r, (population + 1) * job.particles - row - r);
     const int64_t first = population * job.particles * d;
     const int32_t* ancestors = job.ancestors + row + r;
-    const double* drift = job.row_of(population);
     gather_points(job.x + first, ancestors, count, d, x);
+    Kernel kernels[kTile];
+    const int64_t moving = job.moving(population), kernel_count = job.each ? count : 1;
+    for (int64_t i = 0; i < kernel_count; ++i)
+      kernels[i] = Kernel(job.row_of(population, ancestors[i]), job.models, moving);
     for (int64_t k = 0; k < job.models; ++k) {
       gather_points(job.scores[k] + first, ancestors, count, d, score);
-      add_shift(score, static_cast<T>(drift[k]), k == 0, shift, count * d);
+      if (job.each) {
+        T drifts[4 * kTile];
+        for (int64_t i = 0; i < count; ++i)
+          std::fill_n(drifts + i * d, d, static_cast<T>(job.row_of(population, ancestors[i])[k]));
+        add_shifts(score, drifts, k == 0, shift, count * d);
+      } else {
+        add_shift(score, static_cast<T>(job.row_of(population, 0)[k]), k == 0, shift, count * d);
+      }
     }
-    points(x, shift, normals + r, job.mask_of(population), job.kernel(population), count, d,
-           job.moved + (row + r) * d, job.ratio + row + r);
+    points(x, shift, normals + r, job.mask_of(population), kernels, job.each, count, d, job.moved + (row + r) * d,
+           job.ratio + row + r);
     r += count;
   }
 }
@@ -72,20 +84,29 @@ void move_points(const Job<S>& job, int64_t row, int64_t rows, const float* norm
 template <class S>
 class Pieces {
  public:
-  explicit Pieces(const Job<S>& job) : job_(job), kernel_(job.kernel(0)) {}
+  explicit Pieces(const Job<S>& job) : job_(job) {}
 
   // Moves blocks [first_block, first_block + size) of samples, which may belong to several populations.
   void move(int64_t row, int64_t rows, int64_t first_block, int64_t size, const float* normals) {
     for (int64_t r = 0; r < rows;) {
       const int64_t population = (row + r) / job_.particles;
-      const int64_t count = std::min(rows - r, (population + 1) * job_.particles - row - r);
-      if (population != population_) kernel_ = job_.kernel(population), population_ = population;
+      const int64_t all = std::min(rows - r, (population + 1) * job_.particles - row - r);
+      const int64_t count = job_.each ? 1 : all;
+      take(population, job_.row_of(population, job_.ancestors[row + r]));
       move_some(row + r, count, first_block, size, normals + r * size);
       r += count;
     }
   }
 
  private:
+  // Keeps the numbers of one row of coefficients, which the pieces of a large sample share.
+  void take(int64_t population, const double* coefficients) {
+    if (population == population_ && coefficients == coefficients_) return;
+    if (population != population_) moving_ = job_.moving(population);
+    population_ = population, coefficients_ = coefficients;
+    kernel_ = Kernel(coefficients, job_.models, moving_);
+  }
+
   void move_some(int64_t row, int64_t count, int64_t first_block, int64_t size, const float* normals) {
     using T = typename Job<S>::T;
     const int64_t d = job_.elements, blocks = blocks_of(d), first = population_ * job_.particles * d;
@@ -93,7 +114,7 @@ class Pieces {
                  job_.ancestors + row, job_.moved + row * d};
     for (int64_t k = 0; k < job_.models; ++k) {
       rows.scores[k] = job_.scores[k] + first;
-      rows.drift[k] = static_cast<T>(job_.row_of(population_)[k]);
+      rows.drift[k] = static_cast<T>(coefficients_[k]);
     }
     Moments moments[kTile / 2];
     move_rows(rows, count, first_block, size, normals, moments);
@@ -108,7 +129,8 @@ class Pieces {
   const Job<S>& job_;
   Kernel kernel_;
   Moments kept_;
-  int64_t population_ = 0;
+  const double* coefficients_ = nullptr;
+  int64_t population_ = -1, moving_ = 0;
 };
 
 // Names the places of the pieces of a tile in x, in the scores and in the result.
@@ -191,6 +213,7 @@ std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tenso
                in.models,
                static_cast<const int32_t*>(in.ancestors.data_ptr()),
                static_cast<const double*>(in.coefficients.data_ptr()),
+               in.each,
                in.mask_data(),
                in.particles,
                in.elements,

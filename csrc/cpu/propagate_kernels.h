@@ -19,10 +19,11 @@ struct Moments {
   }
 };
 
-// For each population: c = (drift of each score, v_M, v_L), and the number of elements that move.
+// Made of one row of coefficients c = (drift of each score, v_M, v_L), and of the number of elements that move.
 struct Kernel {
   double scale, noise_factor, cross_factor, shift_factor, constant;
 
+  Kernel() = default;
   Kernel(const double* c, int64_t models, int64_t elements) : scale(std::sqrt(c[models])) {
     const double v_m = c[models], v_l = c[models + 1];
     noise_factor = 0.5 * (1.0 - v_m / v_l);
@@ -114,11 +115,13 @@ EDMFAST_HD void move_rows_body(const Rows<S>& rows, int64_t count, int64_t first
 }
 
 // Whole samples of at most four elements, already gathered: word j is element j.
-template <int kElements, bool kMasked, class S, class T>
+template <int kElements, bool kMasked, bool kEach, class S, class T>
 EDMFAST_HD void points_masked(const S* x, const T* shift, const float* normals, const uint8_t* mask,
-                            const Kernel& kernel, int64_t rows, S* moved, T* ratio) {
-  const T scale = static_cast<T>(kernel.scale);
+                            const Kernel* kernels, int64_t rows, S* moved, T* ratio) {
+  const Kernel first = kernels[0];
   for (int64_t r = 0; r < rows; ++r) {
+    const Kernel& kernel = kEach ? kernels[r] : first;
+    const T scale = static_cast<T>(kernel.scale);
     Moments moments;
     for (int j = 0; j < kElements; ++j) {
       const bool moves = !kMasked || mask[j] != 0;
@@ -135,22 +138,26 @@ EDMFAST_HD void points_masked(const S* x, const T* shift, const float* normals, 
 
 template <int kElements, class S, class T>
 EDMFAST_HD void points_body(const S* x, const T* shift, const float* normals, const uint8_t* mask,
-                            const Kernel& kernel, int64_t rows, S* moved, T* ratio) {
-  if (mask == nullptr) {
-    points_masked<kElements, false>(x, shift, normals, mask, kernel, rows, moved, ratio);
+                            const Kernel* kernels, bool each, int64_t rows, S* moved, T* ratio) {
+  if (mask == nullptr && !each) {
+    points_masked<kElements, false, false>(x, shift, normals, mask, kernels, rows, moved, ratio);
+  } else if (mask == nullptr) {
+    points_masked<kElements, false, true>(x, shift, normals, mask, kernels, rows, moved, ratio);
+  } else if (!each) {
+    points_masked<kElements, true, false>(x, shift, normals, mask, kernels, rows, moved, ratio);
   } else {
-    points_masked<kElements, true>(x, shift, normals, mask, kernel, rows, moved, ratio);
+    points_masked<kElements, true, true>(x, shift, normals, mask, kernels, rows, moved, ratio);
   }
 }
 
 template <class S, class T>
 EDMFAST_HD void points_any(const S* x, const T* shift, const float* normals, const uint8_t* mask,
-                           const Kernel& kernel, int64_t rows, int64_t elements, S* moved, T* ratio) {
+                           const Kernel* kernels, bool each, int64_t rows, int64_t elements, S* moved, T* ratio) {
   switch (elements) {
-    case 1: return points_body<1>(x, shift, normals, mask, kernel, rows, moved, ratio);
-    case 2: return points_body<2>(x, shift, normals, mask, kernel, rows, moved, ratio);
-    case 3: return points_body<3>(x, shift, normals, mask, kernel, rows, moved, ratio);
-    default: return points_body<4>(x, shift, normals, mask, kernel, rows, moved, ratio);
+    case 1: return points_body<1>(x, shift, normals, mask, kernels, each, rows, moved, ratio);
+    case 2: return points_body<2>(x, shift, normals, mask, kernels, each, rows, moved, ratio);
+    case 3: return points_body<3>(x, shift, normals, mask, kernels, each, rows, moved, ratio);
+    default: return points_body<4>(x, shift, normals, mask, kernels, each, rows, moved, ratio);
   }
 }
 
@@ -164,6 +171,16 @@ EDMFAST_HD void add_shift_body(const S* score, T drift, bool first, T* shift, in
   }
 }
 
+// The same with a drift for every element.
+template <class S, class T>
+EDMFAST_HD void add_shifts_body(const S* score, const T* drift, bool first, T* shift, int64_t n) {
+  if (first) {
+    for (int64_t i = 0; i < n; ++i) shift[i] = drift[i] * widen(score[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) shift[i] = shift[i] + drift[i] * widen(score[i]);
+  }
+}
+
 // The same for every storage type, compiled for several instruction sets.
 #define EDMFAST_PROPAGATE_KERNELS(S, T)                                                                  \
   EDMFAST_BY_WIDTH(void move_rows(const Rows<S>& rows, int64_t count, int64_t first_block, int64_t size, \
@@ -172,10 +189,14 @@ EDMFAST_HD void add_shift_body(const S* score, T drift, bool first, T* shift, in
   EDMFAST_MULTIVERSION inline void add_shift(const S* score, T drift, bool first, T* shift, int64_t n) { \
     add_shift_body(score, drift, first, shift, n);                                                       \
   }                                                                                                      \
+  EDMFAST_MULTIVERSION inline void add_shifts(const S* score, const T* drift, bool first, T* shift,      \
+                                              int64_t n) {                                               \
+    add_shifts_body(score, drift, first, shift, n);                                                      \
+  }                                                                                                      \
   EDMFAST_MULTIVERSION inline void points(const S* x, const T* shift, const float* normals,              \
-                                          const uint8_t* mask, const Kernel& kernel, int64_t rows,       \
-                                          int64_t elements, S* moved, T* ratio) {                        \
-    points_any(x, shift, normals, mask, kernel, rows, elements, moved, ratio);                           \
+                                          const uint8_t* mask, const Kernel* kernels, bool each,         \
+                                          int64_t rows, int64_t elements, S* moved, T* ratio) {          \
+    points_any(x, shift, normals, mask, kernels, each, rows, elements, moved, ratio);                    \
   }
 EDMFAST_PROPAGATE_KERNELS(float, float)
 EDMFAST_PROPAGATE_KERNELS(double, double)

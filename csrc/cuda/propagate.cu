@@ -63,6 +63,7 @@ std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tenso
                         static_cast<int>(in.models),
                         static_cast<const int32_t*>(in.ancestors.data_ptr()),
                         static_cast<const double*>(in.coefficients.data_ptr()),
+                        in.each,
                         in.mask_data(),
                         static_cast<const int64_t*>(in.rng.data_ptr()),
                         static_cast<S*>(moved.data_ptr()),

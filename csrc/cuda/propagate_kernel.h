@@ -33,13 +33,30 @@ struct PropagateJob {
   const S* scores[kMaxModels];
   int models;
   const int32_t* ancestors;
-  const double* coefficients;  // for each population: the drift of each score, v_M, v_L
+  const double* coefficients;  // for each population, or for each particle: the drift of each score, v_M, v_L
+  bool each;                   // whether every particle has a row of coefficients, which its children read
   const uint8_t* mask;         // [P, d], or null
   const int64_t* rng;          // seed, step
   S* moved;
   T* ratio;
   int64_t first_population, first_particle, rows, particles, elements;
 };
+
+// The particle that a row is moved from, and the row of its coefficients.
+struct Parent {
+  int64_t index;
+  bool named;
+  const double* coefficients;
+};
+
+// An ancestor that names no particle must not be read through; its R becomes NaN, which the weights report.
+template <class S>
+__device__ __forceinline__ Parent parent_of(const PropagateJob<S>& job, int64_t row) {
+  const int64_t population = row / job.particles, ancestor = job.ancestors[row];
+  const bool named = ancestor >= 0 && ancestor < job.particles;
+  const int64_t index = population * job.particles + (named ? ancestor : 0);
+  return {index, named, job.coefficients + (job.models + 2) * (job.each ? index : population)};
+}
 
 // The share of this thread in one row: every kTeam-th block of four elements. `moving` counts the elements that the
 // mask lets move.
@@ -49,17 +66,15 @@ __device__ __forceinline__ Moments move_row(const PropagateJob<S>& job, int64_t 
   const int64_t blocks = blocks_of(job.elements);
   const int64_t population = row / job.particles;
   const uint32_t particle = static_cast<uint32_t>(job.first_particle + row % job.particles);
-  // an ancestor that names no particle must not be read through; its R becomes NaN, which the weights report
-  const int64_t ancestor = job.ancestors[row];
-  const bool named = ancestor >= 0 && ancestor < job.particles;
-  const int64_t source = (population * job.particles + (named ? ancestor : 0)) * job.elements;
-  const double* drift = job.coefficients + (job.models + 2) * population;
+  const Parent parent = parent_of(job, row);
+  const int64_t source = parent.index * job.elements;
+  const double* drift = parent.coefficients;
   const T scale = static_cast<T>(sqrt(drift[job.models]));
   const uint64_t seed = static_cast<uint64_t>(job.rng[0]);
   const uint32_t step = static_cast<uint32_t>(job.rng[1]);
   const uint32_t word = stream_word(0, job.first_population + population);
 
-  Moments moments{named ? 0.0 : bits_to_double(0x7ff8000000000000), 0, 0};
+  Moments moments{parent.named ? 0.0 : bits_to_double(0x7ff8000000000000), 0, 0};
   for (int64_t block = threadIdx.x % kTeam; block < blocks; block += kTeam) {
     const Normals normals = normals_of(static_cast<uint32_t>(block), step, particle, word, seed);
     T zz = 0, mz = 0, mm = 0;
@@ -118,7 +133,7 @@ __global__ void __launch_bounds__(kThreads, kResident) propagate_kernel(Propagat
     share = block_reduce(share, Share{{0, 0, 0}, 0, 0}, sum, shared);
   }
   if (row < job.rows && threadIdx.x % kTeam == 0) {
-    const double* v = job.coefficients + (job.models + 2) * (row / job.particles) + job.models;
+    const double* v = parent_of(job, row).coefficients + job.models;
     job.ratio[row] = static_cast<typename PropagateJob<S>::T>(log_ratio(share.moments, v[0], v[1], share.moving));
   }
 }

@@ -108,6 +108,7 @@ struct PropagateArguments {
   torch::stable::Tensor ancestors, coefficients, rng;
   std::optional<torch::stable::Tensor> mask;
   int64_t models, populations, particles, elements;
+  bool each;  // whether every particle has coefficients of its own
 
   PropagateArguments(const torch::stable::Tensor& x_, std::vector<torch::stable::Tensor> scores_,
                      const torch::stable::Tensor& ancestors_, const torch::stable::Tensor& coefficients_,
@@ -129,7 +130,10 @@ struct PropagateArguments {
     const ScalarType dtype = x.scalar_type();
     x = taken(x_, "x", dtype, {populations, particles, elements}, x_);
     ancestors = taken(ancestors_, "ancestors", ScalarType::Int, {populations, particles}, x_);
-    coefficients = taken(coefficients_, "coefficients", ScalarType::Double, {populations, models + 2}, x_);
+    each = coefficients_.dim() == 3;
+    coefficients = each ? taken(coefficients_, "coefficients", ScalarType::Double,
+                                {populations, particles, models + 2}, x_)
+                        : taken(coefficients_, "coefficients", ScalarType::Double, {populations, models + 2}, x_);
     for (torch::stable::Tensor& score : scores)
       score = taken(score, "every score", dtype, {populations, particles, elements}, x_);
     if (mask) mask = taken(*mask, "mask", ScalarType::Bool, {populations, elements}, x_);

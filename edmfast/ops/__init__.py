@@ -20,6 +20,7 @@ from edmfast.ops.norms import group_norm, layer_norm, rms_norm
 from edmfast.ops.potential import potential, potential_assemble
 from edmfast.ops.propagate import propagate
 from edmfast.ops.resample import resample
+from edmfast.ops.reversal import reversal
 from edmfast.ops.score_gram import score_gram
 from edmfast.ops.systematic_resample import Resampled, systematic_resample
 from edmfast.ops.weigh import Weights, weigh_and_resample
@@ -37,6 +38,7 @@ __all__ = [
     "potential_assemble",
     "propagate",
     "resample",
+    "reversal",
     "rms_norm",
     "rng_state",
     "score_gram",

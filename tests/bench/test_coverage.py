@@ -24,6 +24,7 @@ NAMES = {
     "potential_assemble": r"potential/assemble ",
     "propagate": r"propagate/",
     "resample": r"schemes/",
+    "reversal": r"reversal/",
     "rms_norm": r"group_norm_silu/rms ",
     "score_gram": r"score_gram/",
     "standard_normal": r"noise/",

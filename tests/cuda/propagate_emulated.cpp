@@ -16,9 +16,9 @@ void launch_team(const PropagateJob<S>& job) {
 
 template <class S>
 void run(const S* x, const S* const* scores, int models, const int32_t* ancestors, const double* coefficients,
-         const uint8_t* mask, const int64_t* rng, S* moved, S* ratio, int64_t first_population,
+         bool each, const uint8_t* mask, const int64_t* rng, S* moved, S* ratio, int64_t first_population,
          int64_t first_particle, int64_t populations, int64_t particles, int64_t elements, int team) {
-  PropagateJob<S> job{x,     {},    models,           ancestors,      coefficients,            mask,      rng,
+  PropagateJob<S> job{x,     {},    models,           ancestors,      coefficients,            each,      mask, rng,
                       moved, ratio, first_population, first_particle, populations * particles, particles, elements};
   for (int k = 0; k < models; ++k) job.scores[k] = scores[k];
   switch (team) {
@@ -34,18 +34,18 @@ void run(const S* x, const S* const* scores, int models, const int32_t* ancestor
 extern "C" {
 
 void propagate_float(const float* x, const float* const* scores, int models, const int32_t* ancestors,
-                     const double* coefficients, const uint8_t* mask, const int64_t* rng, float* moved, float* ratio,
+                     const double* coefficients, bool each, const uint8_t* mask, const int64_t* rng, float* moved, float* ratio,
                      int64_t first_population, int64_t first_particle, int64_t populations, int64_t particles,
                      int64_t elements, int team) {
-  run(x, scores, models, ancestors, coefficients, mask, rng, moved, ratio, first_population, first_particle,
+  run(x, scores, models, ancestors, coefficients, each, mask, rng, moved, ratio, first_population, first_particle,
       populations, particles, elements, team);
 }
 
 void propagate_double(const double* x, const double* const* scores, int models, const int32_t* ancestors,
-                      const double* coefficients, const uint8_t* mask, const int64_t* rng, double* moved,
+                      const double* coefficients, bool each, const uint8_t* mask, const int64_t* rng, double* moved,
                       double* ratio, int64_t first_population, int64_t first_particle, int64_t populations,
                       int64_t particles, int64_t elements, int team) {
-  run(x, scores, models, ancestors, coefficients, mask, rng, moved, ratio, first_population, first_particle,
+  run(x, scores, models, ancestors, coefficients, each, mask, rng, moved, ratio, first_population, first_particle,
       populations, particles, elements, team);
 }
 }

@@ -39,6 +39,18 @@ def propagate(x, score, coefficients):
     return ops.propagate(x, [numbers(2, 3, 4), score], ANCESTORS, coefficients, RNG)[0]
 
 
+def reversal(**arguments):
+    inputs = {"scores": numbers(2, 3, 4), "exponents": numbers(2, 2), "levels": numbers(2)}
+    inputs |= {"products": numbers(2, 3, 2, 4), "probes": numbers(2, 3, 2, 4)} | arguments
+    return ops.reversal(
+        [numbers(2, 3, 4), inputs["scores"]],
+        inputs["exponents"],
+        inputs["levels"],
+        products=[numbers(2, 3, 2, 4), inputs["products"]],
+        probes=inputs["probes"],
+    )[1]
+
+
 # each operator has a function of one input, and an example of that input
 WITHOUT = {
     "propagate x": (lambda x: propagate(x, numbers(2, 3, 4), numbers(2, 4)), numbers(2, 3, 4)),
@@ -62,6 +74,17 @@ WITHOUT = {
         )
         for scheme in ("systematic", "stratified", "multinomial", "residual", "killing", "ssp")
     },
+    "reversal scores": (lambda s: reversal(scores=s), numbers(2, 3, 4)),
+    "reversal exponents": (lambda a: reversal(exponents=a), numbers(2, 2)),
+    "reversal levels": (lambda v: reversal(levels=v), numbers(2)),
+    "reversal traces": (
+        lambda t: ops.reversal(
+            [numbers(2, 3, 4)] * 2, numbers(2, 2), numbers(2).sort(descending=True)[0], traces=t
+        )[1],
+        numbers(2, 2, 3),
+    ),
+    "reversal products": (lambda p: reversal(products=p), numbers(2, 3, 2, 4)),
+    "reversal probes": (lambda v: reversal(probes=v), numbers(2, 3, 2, 4)),
     "score_gram scores": (lambda s: ops.score_gram(s)[0], numbers(2, 2, 3, 4)),
     "score_gram displacement": (
         lambda d: ops.score_gram(numbers(2, 2, 3, 4), d)[1],

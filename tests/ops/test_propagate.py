@@ -72,6 +72,61 @@ def test_several_scores_masks_and_precisions(models, masked, shape, dtype):
     torch.testing.assert_close(ratio, wanted_ratio, **close)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("models", "masked"), [(1, False), (3, True)])
+def test_coefficients_of_each_particle_are_read_through_the_ancestors(models, masked, shape, dtype):
+    x, scores, ancestors, _, rng, mask = make_several(models, shape, dtype)
+    generator = torch.Generator().manual_seed(2)
+    table = torch.rand(*shape[:2], models + 2, generator=generator, dtype=torch.float64) + 0.1
+    inputs, mask = (x, scores, ancestors, table, rng), mask if masked else None
+    moved, ratio = propagate(*inputs, mask=mask, first_population=2)
+    wanted, wanted_ratio = reference.propagate(*inputs, mask, 2, 0)
+    assert torch.equal(moved, wanted)
+    close = (
+        {"rtol": 1e-13, "atol": 1e-11} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-4}
+    )
+    torch.testing.assert_close(ratio, wanted_ratio, **close)
+    # each particle moves as in a population whose coefficients are those of its parent
+    for n in range(min(shape[1], 3)):
+        row = table[torch.arange(shape[0]), ancestors[:, n].long()]
+        alike, alike_ratio = propagate(
+            x, scores, ancestors, row, rng, mask=mask, first_population=2
+        )
+        assert torch.equal(moved[:, n], alike[:, n])
+        # torch chooses between two logarithms by the size of a tensor, so only the kernels have equal bits
+        torch.testing.assert_close(ratio[:, n], alike_ratio[:, n], **close)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 301, 2)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_equal_rows_have_the_bits_of_one_row_for_all(masked, shape, dtype, compiled):
+    x, scores, ancestors, coefficients, rng, mask = make_several(2, shape, dtype)
+    table = coefficients[:, None].expand(-1, shape[1], -1)
+    mask = mask if masked else None
+    results = propagate(x, scores, ancestors, table, rng, mask=mask)
+    for ours, theirs in zip(
+        results, propagate(x, scores, ancestors, coefficients, rng, mask=mask), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+def test_company_and_threads_change_no_bit_where_each_particle_has_coefficients(with_threads):
+    for d in (2, 5, 300):
+        x, score, ancestors, _, rng = make(4, 301, d)
+        generator = torch.Generator().manual_seed(2)
+        table = torch.rand(4, 301, 3, generator=generator, dtype=torch.float64) + 0.1
+        with with_threads(1):
+            whole = propagate(x, score, ancestors, table, rng)
+        with with_threads(2):
+            again = propagate(x, score, ancestors, table, rng)
+        part = propagate(x[2:3], score[2:3], ancestors[2:3], table[2:3], rng, first_population=2)
+        for result, other, alone in zip(whole, again, part, strict=True):
+            assert torch.equal(result, other)
+            assert torch.equal(result[2:3], alone)
+
+
 def test_masked_elements_stay_and_count_nowhere():
     """Rows of five elements of which three move behave as rows of three, except for the noise they get."""
     x, scores, ancestors, coefficients, rng, _ = make_several(2, (2, 40, 5), torch.float64)
@@ -214,6 +269,13 @@ def test_opcheck_and_compile():
     assert all(torch.equal(a, b) for a, b in zip(compiled, plain, strict=True))
 
 
+def test_opcheck_where_each_particle_has_coefficients():
+    x, score, ancestors, _, rng = make(2, 5, 6)
+    table = torch.ones(5, 2, 3, dtype=torch.float64).transpose(0, 1)
+    inputs = (x, [score], ancestors, table, rng, None, 1, 3)
+    torch.library.opcheck(torch.ops.edmfast.propagate.default, inputs)
+
+
 def test_releases_the_gil():
     inputs = make(1, 4000, 4096)
     ticks, done = [], threading.Event()
@@ -246,6 +308,9 @@ def test_releases_the_gil():
         (2, torch.zeros(2, 4, dtype=torch.int32), ValueError),
         (3, torch.zeros(2, 3), TypeError),
         (3, torch.zeros(2, 2, dtype=torch.float64), ValueError),
+        (3, torch.zeros(2, 3, 2, dtype=torch.float64), ValueError),
+        (3, torch.zeros(2, 1, 3, dtype=torch.float64), ValueError),
+        (3, torch.zeros(2, 3, 3, 1, dtype=torch.float64), ValueError),
         (4, torch.zeros(3, dtype=torch.int64), ValueError),
         (4, torch.zeros(2), TypeError),
     ],

@@ -57,7 +57,8 @@ def _propagate(draw: Draw) -> Arguments:
     n = min(n, max(1, 200_000 // max(1, d)))
     dtype = draw.float()
     x, *scores = (draw.normal(p, n, d, dtype=dtype) for _ in range(1 + models))
-    numbers = torch.rand(p, models + 2, dtype=torch.float64, generator=draw.generator) + 0.1
+    rows = (p, n) if draw.flag() else (p,)
+    numbers = torch.rand(*rows, models + 2, dtype=torch.float64, generator=draw.generator) + 0.1
     mask = draw.whole(2, p, d, dtype=torch.bool) if draw.flag() else None
     return [x, scores, draw.whole(n, p, n), numbers, draw.rng(), mask, 0, 0]
 
@@ -111,6 +112,19 @@ def _score_gram(draw: Draw) -> Arguments:
     dtype = draw.float()
     along = draw.normal(p, n, d, dtype=dtype) if draw.flag() else None
     return [draw.normal(models, p, n, d, dtype=dtype), along]
+
+
+def _reversal(draw: Draw) -> Arguments:
+    models, p, n, d = draw.random.randint(1, 8), draw.size(3), draw.size(70), draw.size(600, 0)
+    count, dtype = draw.random.randint(1, 3), draw.float()
+    scores = [draw.normal(p, n, d, dtype=dtype) for _ in range(models)]
+    exponents = draw.normal(p, models, dtype=torch.float64)
+    levels = torch.tensor([1.0, draw.random.random()], dtype=torch.float64)
+    if draw.flag():
+        traces = draw.normal(models, p, n, dtype=torch.float64)
+        return [scores, exponents, levels, traces, [], None]
+    products = [draw.normal(p, n, count, d, dtype=dtype) for _ in range(models)]
+    return [scores, exponents, levels, None, products, draw.normal(p, n, count, d, dtype=dtype)]
 
 
 def _network(draw: Draw) -> Arguments:
@@ -209,6 +223,7 @@ OPERATORS: dict[str, Callable[[Draw], Arguments]] = {
     "systematic_resample": _systematic,
     "noise": _noise,
     "score_gram": _score_gram,
+    "reversal": _reversal,
     "mlp_potential": _mlp,
     "mlp_potential_backward": _mlp_backward,
     "potential": _potentials(0),

@@ -3,8 +3,8 @@
 The step is ``x_u = x + m + sqrt(v_M) z`` with ``m = sum_k drift_k S_k`` and normals z, and its log-ratio is
 ``R = (1 - v_M/v_L) |z|²/2 - (sqrt(v_M)/v_L) <m, z> - |m|²/(2 v_L) + (d/2) log(v_M/v_L)``. The incremental
 log-weight of a move from level s to u is then ``R - [U(x_u, u) - U(x_s, s)]``, which is exact for any drift and
-variances that depend on x_s only. x and up to eight scores are read through the ancestors, so resampling costs
-no pass of its own, and the normals come from a counter.
+variances that depend on x_s only. x, up to eight scores, and coefficients where every particle has its own, are
+read through the ancestors, so resampling costs no pass of its own. The normals come from a counter.
 
 There is no derivative: inputs that require grad raise under grad mode, and inputs with a tangent always do.
 Sources: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra 2006.
@@ -69,7 +69,8 @@ def propagate(
     score: like x, or a sequence of 1 to 8 such tensors.
     ancestors: int32 [P, N], each in 0..N-1 of its own population. Others raise RuntimeError on the CPU. On a GPU,
         where the host reads nothing, their R is NaN.
-    coefficients: float64 [P, M + 2], for each population (drift of each of the M scores, v_M, v_L). The shift is
+    coefficients: float64 [P, M + 2], for each population (drift of each of the M scores, v_M, v_L), or
+        [P, N, M + 2], the same for each particle before the move, read through the ancestors as x is. The shift is
         sum_k drift_k score_k; v_M > 0 and v_L > 0 are the variances of the forward and the backward kernel, in
         units of x².
     rng: int64 [2] = (seed, step), as `rng_state` makes it.
@@ -109,7 +110,10 @@ def propagate(
     tensors = {"ancestors": ancestors, "coefficients": coefficients, "rng": rng}
     wanted: dict[str, tuple[int, ...]] = {
         "ancestors": (populations, particles),
-        "coefficients": (populations, len(scores) + 2),
+        "coefficients": (
+            *((populations, particles) if coefficients.dim() == 3 else (populations,)),
+            len(scores) + 2,
+        ),
         "rng": (2,),
     }
     if mask is not None:

@@ -46,13 +46,19 @@ def propagate(
 ) -> tuple[Tensor, Tensor]:
     """Return (x_u like x, R [P, N]).
 
-    x, scores [P, N, d]; ancestors int32 [P, N]; coefficients float64 [P, M + 2] = (drifts, v_M, v_L); rng int64
-    [2], the seed and the step of the noise; mask bool [P, d] or None. first_population, first_particle: the
-    indices of population 0 and of particle 0 in the counters of the noise.
+    x, scores [P, N, d]; ancestors int32 [P, N]; coefficients float64 [P, M + 2] = (drifts, v_M, v_L), or
+    [P, N, M + 2] for each particle before the move; rng int64 [2], the seed and the step of the noise; mask bool
+    [P, d] or None. first_population, first_particle: the indices of population 0 and of particle 0 in the counters
+    of the noise.
     """
     dtype = arithmetic(x.dtype)
-    index = ancestors.long()[..., None].expand_as(x)
-    *drifts, v_m, v_l = coefficients[:, None].unbind(-1)
+    parents = ancestors.long()[..., None]
+    index = parents.expand_as(x)
+    if coefficients.dim() == 3:
+        rows = coefficients.gather(1, parents.expand(-1, -1, coefficients.shape[2]))
+    else:
+        rows = coefficients[:, None]
+    *drifts, v_m, v_l = rows.unbind(-1)
     shift = torch.zeros((), dtype=dtype, device=x.device)
     for k, (drift, score) in enumerate(zip(drifts, scores, strict=True)):
         term = drift[..., None].to(dtype) * score.gather(1, index).to(dtype)

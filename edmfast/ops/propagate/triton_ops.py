@@ -42,13 +42,15 @@ def propagate_kernel(
     particles,
     elements,
     MODELS: tl.constexpr,
+    EACH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     """Move ROWS particles in each program, COLUMNS counters at a time.
 
     x, moved [P, N, d]; scores: a tuple of MODELS like x; ancestors int32 [P, N]; coefficients float64
-    [P, MODELS + 2]; mask bool [P, d] or None; rng int64 [2]; ratio [P, N] in the arithmetic's dtype.
+    [P, MODELS + 2], or [P, N, MODELS + 2] where EACH is true; mask bool [P, d] or None; rng int64 [2]; ratio
+    [P, N] in the arithmetic's dtype.
     """
     dtype: tl.constexpr = ratio.dtype.element_ty
     blocks = (elements + 3) // 4
@@ -63,8 +65,12 @@ def propagate_kernel(
     ancestor = tl.where(named, ancestor, 0)
     source = ((population * particles + ancestor) * elements)[:, None]
     target = (row * elements)[:, None]
-    coefficients += (MODELS + 2) * population
-    v_m, v_l = tl.load(coefficients + MODELS), tl.load(coefficients + MODELS + 1)
+    if EACH:
+        # a column of rows, which the tiles of elements broadcast
+        numbers = (coefficients + (MODELS + 2) * (population * particles + ancestor))[:, None]
+    else:
+        numbers = coefficients + (MODELS + 2) * population
+    v_m, v_l = tl.load(numbers + MODELS), tl.load(numbers + MODELS + 1)
     scale = tl.sqrt(v_m).to(dtype)
     word = stream_word(0, tl.cast(first_population, tl.int64) + population)
     counter = (tl.cast(first_particle, tl.int64) + particle)[:, None]
@@ -87,7 +93,7 @@ def propagate_kernel(
             m = tl.zeros([ROWS, COLUMNS], dtype)
             for k in tl.static_range(MODELS):
                 score = tl.load(scores[k] + source + element, mask=inside, other=0.0).to(dtype)
-                term = tl.load(coefficients + k).to(dtype) * score
+                term = tl.load(numbers + k).to(dtype) * score
                 m = term if k == 0 else m + term
             moves = within
             if mask is not None:
@@ -111,8 +117,8 @@ def propagate_kernel(
         tl.sum(cross, axis=1),
         tl.sum(shift, axis=1),
         tl.sum(moving).to(tl.float64),
-        v_m,
-        v_l,
+        tl.reshape(v_m, [ROWS]) if EACH else v_m,
+        tl.reshape(v_l, [ROWS]) if EACH else v_l,
     )
     # the host reads nothing back, so NaN reports the bad ancestor
     value = tl.where(named, value, float("nan"))
@@ -152,6 +158,7 @@ def propagate(
             particles,
             elements,
             MODELS=len(scores),
+            EACH=coefficients.dim() == 3,
             ROWS=rows,
             COLUMNS=columns,
             num_warps=warps,
