@@ -59,10 +59,11 @@ def _sampled(
     return _exact(kernel, constants | {"ROWS": rows, "COLUMNS": columns}, types, warps)
 
 
-def _step(models: int, dtype: str, particles: int, blocks: int) -> Case:
+def _step(models: int, dtype: str, particles: int, blocks: int, each: bool = False) -> Case:
     arithmetic = "*fp64" if dtype == "*fp64" else "*fp32"
     types = {"x": dtype, "moved": dtype, "scores": (dtype,) * models, "ratio": arithmetic}
-    return _sampled(propagate.propagate_kernel, {"MODELS": models}, types, particles, blocks)
+    constants = {"MODELS": models, "EACH": each}
+    return _sampled(propagate.propagate_kernel, constants, types, particles, blocks)
 
 
 def _weighing(models: int, dtype: str, powers: bool) -> Case:
@@ -102,6 +103,8 @@ CASES: dict[str, Case] = {
     "propagate 1": _step(1, "*fp32", 1000, 1),
     "propagate 3": _step(3, "*bf16", 1000, 16),
     "propagate 8": _step(8, "*fp64", 1000, 3072),
+    "propagate each 1": _step(1, "*fp32", 1000, 1, each=True),
+    "propagate each 8": _step(8, "*fp32", 1000, 16, each=True),
     "weigh 0": _weighing(0, "*fp64", False),
     "weigh 1": _weighing(1, "*fp32", False),
     "weigh 8": _weighing(8, "*fp64", True),

@@ -55,13 +55,16 @@ def test_noise(noise_library, shape, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("team", [1, 4, 32, 256])
-@pytest.mark.parametrize(("models", "masked"), [(1, False), (3, True), (8, True)])
+@pytest.mark.parametrize(
+    ("models", "masked", "each"), [(1, False, True), (3, True, False), (8, True, True)]
+)
 @pytest.mark.parametrize("d", [1, 150])
-def test_propagate(propagate_library, generator, d, models, masked, team, dtype):
+def test_propagate(propagate_library, generator, d, models, masked, each, team, dtype):
     shape = 2, 7, d
     x, *scores = torch.randn(models + 1, *shape, generator=generator, dtype=dtype)
     ancestors = torch.randint(0, 7, shape[:2], generator=generator, dtype=torch.int32)
-    numbers = torch.rand(2, models + 2, generator=generator, dtype=torch.float64) + 0.1
+    rows = (2, 7) if each else (2,)
+    numbers = torch.rand(*rows, models + 2, generator=generator, dtype=torch.float64) + 0.1
     mask = torch.rand(2, d, generator=generator) < 0.6 if masked else None
     rng = rng_state(12, 3)
     moved, ratio = poisoned(*shape, dtype=dtype), poisoned(2, 7, dtype=dtype)
@@ -71,7 +74,9 @@ def test_propagate(propagate_library, generator, d, models, masked, team, dtype)
         pointer(x),
         (ctypes.c_void_p * models)(*(score.data_ptr() for score in scores)),
         ctypes.c_int(models),
-        *map(pointer, (ancestors, numbers, mask, rng, moved, ratio)),
+        *map(pointer, (ancestors, numbers)),
+        ctypes.c_bool(each),
+        *map(pointer, (mask, rng, moved, ratio)),
         *longs(*FIRST.values(), *shape),
         ctypes.c_int(team),
     )
@@ -99,19 +104,22 @@ def test_score_gram(gram_library, generator, d, count, team):
 
 @pytest.mark.parametrize("team", [1, 32, 256])
 @pytest.mark.parametrize("value", [-1, 7, 2**31 - 1, -(2**31)])
+@pytest.mark.parametrize("each", [False, True])
 def test_nothing_is_read_through_an_ancestor_that_names_no_particle(
-    propagate_library, generator, value, team
+    propagate_library, generator, each, value, team
 ):
     x, score = torch.randn(2, 2, 7, 5, generator=generator)
     ancestors = torch.arange(7, dtype=torch.int32).repeat(2, 1)
     ancestors[1, 3] = value
-    numbers = torch.ones(2, 3, dtype=torch.float64)
+    numbers = torch.ones(*((2, 7) if each else (2,)), 3, dtype=torch.float64)
     moved, ratio = poisoned(2, 7, 5, dtype=torch.float32), poisoned(2, 7, dtype=torch.float32)
     propagate_library.propagate_float(
         pointer(x),
         (ctypes.c_void_p * 1)(score.data_ptr()),
         ctypes.c_int(1),
-        *map(pointer, (ancestors, numbers, None, rng_state(1, 2), moved, ratio)),
+        *map(pointer, (ancestors, numbers)),
+        ctypes.c_bool(each),
+        *map(pointer, (None, rng_state(1, 2), moved, ratio)),
         *longs(*FIRST.values(), 2, 7, 5),
         ctypes.c_int(team),
     )

@@ -67,10 +67,10 @@ def propagate_kernel(
     target = (row * elements)[:, None]
     if EACH:
         # a column of rows, which the tiles of elements broadcast
-        numbers = (coefficients + (MODELS + 2) * (population * particles + ancestor))[:, None]
+        table = (coefficients + (MODELS + 2) * (population * particles + ancestor))[:, None]
     else:
-        numbers = coefficients + (MODELS + 2) * population
-    v_m, v_l = tl.load(numbers + MODELS), tl.load(numbers + MODELS + 1)
+        table = coefficients + (MODELS + 2) * population
+    v_m, v_l = tl.load(table + MODELS), tl.load(table + MODELS + 1)
     scale = tl.sqrt(v_m).to(dtype)
     word = stream_word(0, tl.cast(first_population, tl.int64) + population)
     counter = (tl.cast(first_particle, tl.int64) + particle)[:, None]
@@ -93,7 +93,7 @@ def propagate_kernel(
             m = tl.zeros([ROWS, COLUMNS], dtype)
             for k in tl.static_range(MODELS):
                 score = tl.load(scores[k] + source + element, mask=inside, other=0.0).to(dtype)
-                term = tl.load(numbers + k).to(dtype) * score
+                term = tl.load(table + k).to(dtype) * score
                 m = term if k == 0 else m + term
             moves = within
             if mask is not None:

@@ -14,12 +14,13 @@ SHAPES = [(1, 1, 1), (2, 3, 2), (3, 5, 3), (2, 70, 5), (2, 7, 64), (1, 2, 1027)]
 HALVES = (torch.float16, torch.bfloat16)
 
 
-def make(models, shape, dtype, masked, generator):
+def make(models, shape, dtype, masked, generator, each=False):
     x, *scores = torch.randn(models + 1, *shape, generator=generator, dtype=torch.float64).to(dtype)
     ancestors = torch.randint(
         0, shape[1], shape[:2], generator=generator, dtype=torch.int32
     ).sort()[0]
-    coefficients = torch.rand(shape[0], models + 2, generator=generator, dtype=torch.float64) + 0.1
+    rows = shape[: 2 if each else 1]
+    coefficients = torch.rand(*rows, models + 2, generator=generator, dtype=torch.float64) + 0.1
     mask = torch.rand(shape[0], shape[2], generator=generator) < 0.6 if masked else None
     return x, scores, ancestors, coefficients, rng_state(5, 7), mask, 2, 2**31 - 1
 
@@ -51,6 +52,24 @@ def test_same_bits(run, equal, generator, models, masked, shape, dtype):
         {"rtol": 1e-13, "atol": 1e-11} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-4}
     )
     torch.testing.assert_close(ratio, wanted_ratio, **close)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_coefficients_of_each_particle(run, generator, dtype, shape):
+    x, scores, ancestors, table, *rest = inputs = make(2, shape, dtype, True, generator, each=True)
+    moved, ratio = run(propagate.propagate, *inputs)
+    wanted, wanted_ratio = reference.propagate(*inputs)
+    assert torch.equal(moved, wanted)
+    close = (
+        {"rtol": 1e-13, "atol": 1e-11} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-4}
+    )
+    torch.testing.assert_close(ratio, wanted_ratio, **close)
+    rows = table[:, 0].contiguous()
+    equal_rows = rows[:, None].expand_as(table)
+    ours = run(propagate.propagate, x, scores, ancestors, equal_rows, *rest)
+    theirs = run(propagate.propagate, x, scores, ancestors, rows, *rest)
+    assert all(map(torch.equal, ours, theirs))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -91,8 +110,9 @@ def test_any_strides(run, generator):
 
 
 @pytest.mark.parametrize("value", [-1, 7, 2**31 - 1])
-def test_nothing_is_read_through_an_ancestor_that_names_no_particle(run, generator, value):
-    x, scores, _, numbers, *rest = make(1, (2, 7, 5), torch.float32, False, generator)
+@pytest.mark.parametrize("each", [False, True])
+def test_nothing_is_read_through_an_ancestor_that_names_no_particle(run, generator, each, value):
+    x, scores, _, numbers, *rest = make(1, (2, 7, 5), torch.float32, False, generator, each)
     ancestors = torch.arange(7, dtype=torch.int32).repeat(2, 1)
     ancestors[1, 3] = value
     moved, ratio = run(propagate.propagate, x, scores, ancestors, numbers, *rest)
