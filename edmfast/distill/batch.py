@@ -1,4 +1,4 @@
-"""Training batches: noised data, the teacher's denoised states, and all random draws of a step.
+"""Training batches: noised data, the teacher's answers, and all random draws of a step.
 
 A batch holds x = x_0 + sigma n with ln(sigma) ~ N(p_mean, p_std²), and as target D_teacher(x; sigma), or x_0 in
 mode "dsm". For the energy-difference loss it also holds noising pairs x_to = x_0 + u n', x_from = x_to + tau z.
@@ -6,8 +6,11 @@ They share one step s -> u of a log-spaced schedule, with tau² = s² - u², and
   log M(x_to | x_from) - log L(x_from | x_to),
   M = N(x_from + tau² score, kappa tau² I), L = N(x_to, tau² I).
 M is the curvature-matched reversal of the teacher: it has the teacher's score, and
-kappa = 1 + tau² mean(tr grad score)/d clamped to [u²/(2 s²), 1]. The trace comes from one Rademacher probe
-(Hutchinson 1990) and central differences of the denoiser, so that the teacher needs no derivative.
+kappa = 1 + tau² mean(tr grad score)/d clamped to [u²/(2 s²), 1], with the mean over the pairs.
+
+For the value loss it holds states at a few noise levels, with the teacher's log-density there up to a constant. It
+comes from the teacher's own energy where there is one, and else from a pool of paths (see
+`edmfast.distill.path_values`).
 
 Sources: Karras et al. 2022, arXiv 2206.00364 (noise levels); Thornton et al. 2025, arXiv 2502.12786 (energy
 distillation, Feynman–Kac weights).
@@ -15,6 +18,7 @@ distillation, Feynman–Kac weights).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,8 +26,8 @@ import torch
 from edmfast._internal.generators import generator
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.data import TrainingData
-from edmfast.models.calling.foreign import call_denoiser
-from edmfast.models.calling.origin import name_of
+from edmfast.distill.frozen_teacher import FrozenTeacher
+from edmfast.distill.path_values import PathPool, make_pool, path_levels, reversal_log_ratio
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.protocols import Denoiser
 
@@ -32,10 +36,12 @@ Batch = dict[str, torch.Tensor]
 
 Always: x and target [B, *shape], sigma [B]. With labels: class_label int64 [B]. With the energy-difference loss:
 pair_from and pair_to [B/2, *shape], pair_sigma_from and pair_sigma_to [], pair_target [B/2]; the pairs reuse the
-first class labels of the batch. For the student's dropout: rng int64 [2]."""
+first class labels of the batch. With the value loss: value_x [L n, *shape], value_sigma [L n] and value_target
+[L, n], for n states at each of L levels, one level after the other, and with labels value_label int64 [n]. For the
+student's dropout: rng int64 [2]."""
 
-_PROBE_STEP = 1e-2
-"""The half width of the central difference, in units of sigma."""
+VALUE_LEVELS = 4
+"""The number of noise levels in each batch of values, which has as many states as the batch."""
 
 
 def condition_of(batch: Batch, rows: int | None = None) -> dict[str, Any]:
@@ -43,16 +49,30 @@ def condition_of(batch: Batch, rows: int | None = None) -> dict[str, Any]:
     return {"class_label": batch["class_label"][:rows]} if "class_label" in batch else {}
 
 
+def value_condition_of(batch: Batch) -> dict[str, Any]:
+    """Return the keyword conditions for the rows of value_x."""
+    if "value_label" not in batch:
+        return {}
+    return {"class_label": batch["value_label"].repeat(VALUE_LEVELS)}
+
+
 class BatchMaker:
-    """A source of training batches, whose only state is that of its random generator."""
+    """A source of training batches, whose only state is that of its random generator.
+
+    A pool of paths follows from the seed and the step, so that it is no state. between: a function that is called
+    while a pool is made, and may raise an exception to stop.
+    """
 
     def __init__(self, data: TrainingData, teacher: Denoiser | None, config: DistillConfig) -> None:
-        self.data, self.teacher, self.config = data, teacher, config
+        self.data, self.config, self.model = data, config, teacher
+        self.teacher = None if teacher is None else FrozenTeacher(teacher, config, data.num_classes)
         self.generator = generator(config.seed, data.samples.device)
+        self.between: Callable[[], None] = lambda: None
+        self._pool: tuple[int, PathPool] | None = None
 
     @torch.no_grad()
-    def __call__(self) -> Batch:
-        """Return the next batch, on the device of the data."""
+    def __call__(self, step: int = 0) -> Batch:
+        """Return the next batch, on the device of the data. step: the training step, which decides on the pool."""
         config, size = self.config, self.config.batch_size
         # rows are drawn with replacement, so that the generator's state is the only state
         index = torch.randint(
@@ -61,25 +81,24 @@ class BatchMaker:
         clean = self.data.samples[index]
         batch: Batch = {}
         if self.data.labels is not None:
-            labels = self.data.labels[index]
-            if config.label_dropout > 0:
-                # the label num_classes means unconditional, as guidance needs it
-                dropped = self._uniform(size) < config.label_dropout
-                labels = torch.where(dropped, self.data.num_classes, labels)
-            batch["class_label"] = labels
+            batch["class_label"] = self._dropped(self.data.labels[index])
         sigma = (config.p_mean + config.p_std * self._normal(size)).exp()
         batch["sigma"] = sigma
         batch["x"] = clean + expand_sigma(sigma, clean) * self._normal(*clean.shape)
         if config.mode == "dsm":
             batch["target"] = clean
         else:
-            batch["target"] = self._teach(batch["x"], sigma, condition_of(batch))
+            assert self.teacher is not None
+            batch["target"] = self.teacher.denoised(batch["x"], sigma, condition_of(batch))
         if config.difference_weight > 0:
             # half as many pairs have as many states as the batch
             batch |= self._pair(clean[: size // 2], condition_of(batch, size // 2))
+        if config.value_weight > 0:
+            batch |= self._values(step)
         return batch
 
     def _pair(self, clean: torch.Tensor, condition: dict[str, Any]) -> Batch:
+        assert self.teacher is not None
         (low, high), (fewest, most) = self.config.difference_sigmas, self.config.difference_steps
         draws = self._uniform(2)
         # the draws stay on the device, so that no step waits for the host
@@ -87,50 +106,68 @@ class BatchMaker:
         place = torch.floor(draws[1] * steps).clamp(max=steps - 1)
         s = high * (low / high) ** (place / steps)
         u = high * (low / high) ** ((place + 1) / steps)
-        tau2 = s.square() - u.square()
         to = clean + u * self._normal(*clean.shape)
-        start = to + tau2.sqrt() * self._normal(*clean.shape)
-        denoised, trace = self._denoised_and_trace(start, s, condition)
-        kappa = 1 + tau2 * ((trace - 1) / s.square())
-        # the estimate of the trace is random, and the bounds keep the variance meaningful
-        kappa = torch.minimum(torch.maximum(kappa, 0.5 * (u / s).square()), torch.ones_like(s))
-        mean = start + tau2 / s.square() * (denoised - start)
-        forward = (to - mean).square().flatten(1).sum(1) / (2 * kappa * tau2)
-        backward = (start - to).square().flatten(1).sum(1) / (2 * tau2)
+        start = to + (s.square() - u.square()).sqrt() * self._normal(*clean.shape)
+        probe = self._uniform(*clean.shape).lt(0.5).to(clean.dtype) * 2 - 1
+        denoised, traces = self.teacher.denoised_and_trace(start, s, condition, probe)
+        # one kappa for all pairs makes it a constant, which drops out of the variance
+        target = reversal_log_ratio(start, to, s, u, denoised, traces.mean(), most=1.0)
         return {
             "pair_from": start,
             "pair_to": to,
             "pair_sigma_from": s,
             "pair_sigma_to": u,
-            "pair_target": backward - forward,
+            "pair_target": target,
         }
 
-    def _denoised_and_trace(
-        self, x: torch.Tensor, sigma: torch.Tensor, condition: dict[str, Any]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return D(x; sigma), and the mean of its Jacobian's diagonal over samples and elements."""
-        probe = self._uniform(*x.shape).lt(0.5).to(x.dtype) * 2 - 1
-        width = _PROBE_STEP * sigma * probe
-        # the three evaluations go to the teacher as one batch
-        rows = torch.cat([x, x + width, x - width])
-        repeated = {name: value.repeat(3) for name, value in condition.items()}
-        middle, plus, minus = self._teach(rows, sigma.expand(len(rows)), repeated).chunk(3)
-        return middle, ((plus - minus) * probe).mean() / (2 * _PROBE_STEP * sigma)
-
-    def _teach(
-        self, x: torch.Tensor, sigma: torch.Tensor, condition: dict[str, Any]
-    ) -> torch.Tensor:
+    def _values(self, step: int) -> Batch:
+        """Return states at a few noise levels with the log-density of the teacher there, up to a constant."""
         assert self.teacher is not None
-        # the teacher is a constant of the training
-        try:
-            return call_denoiser(self.teacher, x, sigma, **condition).detach()
-        except IndexError as error:
-            if self.config.label_dropout == 0:
-                raise
-            raise ValueError(
-                f"the teacher {name_of(self.teacher)} failed with IndexError: {error}. label_dropout > 0 also "
-                f"gives it the label {self.data.num_classes}, which means unconditional: it needs that class too"
-            ) from error
+        data, size = self.data, self.config.batch_size // VALUE_LEVELS
+        own = self.teacher.has_own_energy()
+        pool = None if own else self._pool_at(step)
+        sigmas = path_levels(self.config, data.samples) if pool is None else pool.sigmas
+        count = len(data.samples) if pool is None else len(pool.values[0])
+        device = self.generator.device
+        levels = torch.randint(
+            len(sigmas), (VALUE_LEVELS,), generator=self.generator, device=device
+        )
+        index = torch.randint(count, (size,), generator=self.generator, device=device)
+        sigma = sigmas[levels].repeat_interleave(size)
+        batch: Batch = {}
+        if pool is not None and pool.labels is not None:
+            batch["value_label"] = pool.labels[index]
+        elif pool is None and data.labels is not None:
+            batch["value_label"] = self._dropped(data.labels[index])
+        if pool is None:
+            clean = data.samples[index].repeat(VALUE_LEVELS, *[1] * (data.samples.dim() - 1))
+            x = clean + expand_sigma(sigma, clean) * self._normal(*clean.shape)
+            energy = self.teacher.energy(x, sigma, value_condition_of(batch))
+            target = -energy.to(x.dtype).view(VALUE_LEVELS, size)
+        else:
+            x = pool.states[levels[:, None], index].flatten(0, 1)
+            target = pool.values[levels[:, None], index]
+        return batch | {"value_x": x, "value_sigma": sigma, "value_target": target}
+
+    def _pool_at(self, step: int) -> PathPool:
+        """Return the pool of paths that serves this step, which is made at its first step."""
+        assert self.teacher is not None
+        refresh = self.config.value_refresh
+        number = step // refresh if refresh else 0
+        if self._pool is None or self._pool[0] != number:
+            # the old pool is freed before the new one is made
+            self._pool = None
+            pool = make_pool(self.data, self.teacher, self.config, number, self.between)
+            self._pool = number, pool
+        return self._pool[1]
+
+    def _dropped(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return labels, some of which label_dropout replaces by num_classes."""
+        if self.config.label_dropout == 0:
+            return labels
+        # the label num_classes means unconditional, as guidance needs it
+        dropped = self._uniform(len(labels)) < self.config.label_dropout
+        return torch.where(dropped, self.data.num_classes, labels)
 
     def _normal(self, *shape: int) -> torch.Tensor:
         samples, generator = self.data.samples, self.generator

@@ -47,6 +47,14 @@ class DistillConfig:
         difference_weight: weight of the energy-difference loss; 0 does not compute it.
         difference_sigmas: lowest and highest noise level of the log-spaced schedules of its pairs.
         difference_steps: smallest and largest number of steps of those schedules.
+        value_weight: weight of the value loss; 0 does not compute it.
+        value_paths: number of noising paths in the pool from which values come. A pool holds the states of all
+            levels of its paths. A teacher with an energy of its own needs no paths.
+        value_levels: number of noise levels of a path.
+        value_sigmas: lowest and highest noise level of a path. At the highest one the density must be that of a
+            Gaussian, so it must be many times the width of the data. None takes 1/15 and 30 times the standard
+            deviation of the data.
+        value_refresh: steps after which a new pool replaces the old one; 0 keeps the first.
         autocast: "bfloat16" runs the student's matrix products and convolutions in that dtype, as torch.autocast
             does; loss, energy and weights keep theirs. None runs everything in the dtype of the student.
         compile: trace the loss and its parameter gradients as one graph and compile it, which takes minutes for a
@@ -79,6 +87,12 @@ class DistillConfig:
     difference_sigmas: tuple[float, float] = (0.05, 20.0)
     difference_steps: tuple[int, int] = (16, 128)
 
+    value_weight: float = 0.0
+    value_paths: int = 2048
+    value_levels: int = 64
+    value_sigmas: tuple[float, float] | None = None
+    value_refresh: int = 0
+
     autocast: str | None = None
     compile: bool = False
     checkpoint: str | os.PathLike[str] | None = None
@@ -108,6 +122,10 @@ class DistillConfig:
             "p_std": as_float("p_std", self.p_std, positive=True),
             "learning_rate": as_float("learning_rate", self.learning_rate, positive=True),
             "difference_weight": as_float("difference_weight", self.difference_weight, least=0),
+            "value_weight": as_float("value_weight", self.value_weight, least=0),
+            "value_paths": as_int("value_paths", self.value_paths, least=2),
+            "value_levels": as_int("value_levels", self.value_levels, least=2),
+            "value_refresh": as_int("value_refresh", self.value_refresh, least=0),
             "label_dropout": as_float("label_dropout", self.label_dropout, least=0, most=1),
             "ema_decay": as_float("ema_decay", self.ema_decay, least=0),
         }
@@ -116,8 +134,9 @@ class DistillConfig:
         if self.clip_norm is not None:
             clip_norm = as_float("clip_norm", self.clip_norm, positive=True, finite=False)
             numbers["clip_norm"] = clip_norm
-        sigmas = as_pair("difference_sigmas", self.difference_sigmas)
-        numbers["difference_sigmas"] = tuple(as_float("difference_sigmas", s) for s in sigmas)
+        for name in ("difference_sigmas", "value_sigmas"):
+            if (sigmas := getattr(self, name)) is not None:
+                numbers[name] = tuple(as_float(name, sigma) for sigma in as_pair(name, sigmas))
         steps = as_pair("difference_steps", self.difference_steps)
         numbers["difference_steps"] = tuple(as_int("difference_steps", step) for step in steps)
         return numbers
@@ -125,11 +144,11 @@ class DistillConfig:
     def _check(self) -> None:
         _require("ema_decay", self.ema_decay, self.ema_decay < 1, "within [0, 1)")
         _require("betas", self.betas, max(self.betas) < 1, "two numbers within [0, 1)")
-        low, high = self.difference_sigmas
-        sigmas = self.difference_sigmas
-        _require("difference_sigmas", sigmas, 0 < low < high, "0 < lowest < highest")
-        for sigma in sigmas:
-            check_level("difference_sigmas", sigma, torch.float32)
+        for name in ("difference_sigmas", "value_sigmas"):
+            if (sigmas := getattr(self, name)) is not None:
+                _require(name, sigmas, 0 < sigmas[0] < sigmas[1], "0 < lowest < highest")
+                for sigma in sigmas:
+                    check_level(name, sigma, torch.float32)
         fewest, most = self.difference_steps
         steps = self.difference_steps
         _require("difference_steps", steps, 1 <= fewest <= most, "1 <= fewest <= most")
@@ -141,10 +160,10 @@ class DistillConfig:
             check_level(
                 "exp(p_mean ± 6 p_std), the noise levels of training,", level, torch.float32
             )
-        if self.difference_weight > 0 and self.batch_size < 4:
-            raise ValueError(
-                f"difference_weight > 0 needs batch_size >= 4, given {self.batch_size}"
-            )
+        # the pairs are half a batch and the states of one level a quarter, and both need a variance
+        for name, least in (("difference_weight", 4), ("value_weight", 8)):
+            if getattr(self, name) > 0 and self.batch_size < least:
+                raise ValueError(f"{name} > 0 needs batch_size >= {least}, given {self.batch_size}")
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
@@ -172,6 +191,10 @@ class DistillConfig:
         # these settings do not change the weights, so a resumed run may change them
         for name in ("checkpoint", "checkpoint_every", "compile"):
             del settings[name]
+        if self.value_weight == 0:
+            # without the loss its settings change nothing, and checkpoints of earlier versions have none of them
+            for name in [name for name in settings if name.startswith("value_")]:
+                del settings[name]
         if self.schedule == "constant":
             # a constant schedule does not depend on its end, so that a run can be extended
             del settings["steps"]

@@ -6,8 +6,9 @@ the projection of the teacher's field onto gradient fields (Thornton et al. 2025
 that of Karras et al. 2022, arXiv 2206.00364, table 1.
 
 The energy-difference loss is the variance over noising pairs of -(E(x_to, u) - E(x_from, s)) - target. It is a
-variance because an energy is known up to a constant per noise level and class, and constants drop out of it. It
-needs no derivative of E with respect to x.
+variance because an energy is known up to a constant per noise level and class, and constants drop out of it. The
+value loss is the mean over noise levels of the variance of -E(x, sigma) - value, where the value is the teacher's
+log-density up to a constant. Neither needs a derivative of E with respect to x.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edmfast.distill.batch import Batch, condition_of
+from edmfast.distill.batch import Batch, condition_of, value_condition_of
 from edmfast.models.calling.foreign import call_denoiser, energy_of
 from edmfast.models.patching.dropout import seeded_dropout
 from edmfast.models.preconditioning import expand_sigma
@@ -31,11 +32,15 @@ class TrainingLoss(nn.Module):
     """
 
     def __init__(
-        self, student: nn.Module, difference_weight: float, autocast: torch.dtype | None = None
+        self,
+        student: nn.Module,
+        difference_weight: float,
+        autocast: torch.dtype | None = None,
+        value_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.student = student
-        self.difference_weight = difference_weight
+        self.difference_weight, self.value_weight = difference_weight, value_weight
         self.autocast = autocast
 
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -46,6 +51,8 @@ class TrainingLoss(nn.Module):
             loss = denoising_loss(self.student, batch)
             if self.difference_weight > 0:
                 loss = loss + self.difference_weight * difference_loss(self.student, batch)
+            if self.value_weight > 0:
+                loss = loss + self.value_weight * value_loss(self.student, batch)
             return loss
 
     def _precision(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
@@ -82,13 +89,25 @@ def difference_loss(student: Any, batch: Batch) -> torch.Tensor:
     return variance_within(error, condition.get("class_label"))
 
 
+def value_loss(student: Any, batch: Batch) -> torch.Tensor:
+    """Return the mean over noise levels of the variance [], in nats², of the error of -E over the states there."""
+    target = batch["value_target"]
+    condition = value_condition_of(batch)
+    energies = energy_of(student, batch["value_x"], batch["value_sigma"], **condition)
+    error = -energies.view(target.shape) - target
+    return variance_within(error, batch.get("value_label")).mean()
+
+
 def variance_within(values: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
-    """Return the unbiased variance [] of values [n], around the mean of each label where label [n] is not None."""
+    """Return the unbiased variance [...] of values [..., n].
+
+    It is that around the mean of each label where label [n] is not None.
+    """
     if label is None:
-        return values.var()
+        return values.var(-1)
     same = (label[:, None] == label[None, :]).to(values.dtype)
     count = same.sum(1)
-    deviation = values - (same * values).sum(1) / count
+    deviation = values - values @ same / count
     # each label's mean takes one degree of freedom
-    freedom = values.shape[0] - count.reciprocal().sum()
-    return deviation.square().sum() / freedom.clamp_min(1)
+    freedom = values.shape[-1] - count.reciprocal().sum()
+    return deviation.square().sum(-1) / freedom.clamp_min(1)

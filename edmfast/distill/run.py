@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import tempfile
@@ -36,7 +37,9 @@ class TrainingRun:
     def __init__(self, state: RunState, make_batch: BatchMaker, path: Path | None) -> None:
         self.state, self.make_batch, self.path = state, make_batch, path
         config = state.config
-        loss = TrainingLoss(state.student, config.difference_weight, config.autocast_dtype)
+        loss = TrainingLoss(
+            state.student, config.difference_weight, config.autocast_dtype, config.value_weight
+        )
         named = {f"student.{name}": p for name, p in state.trained.items()}
         self.gradients = gradient_function(loss, named, compile=config.compile)
         on_cpu = state.parameters[0].device.type == "cpu"
@@ -69,10 +72,12 @@ class TrainingRun:
             return
 
         def make_first_batch() -> Batch:
-            return BatchMaker(maker.data, maker.teacher, state.config)()
+            # the draws and targets that are compared come before those of the value loss
+            without = dataclasses.replace(state.config, value_weight=0.0)
+            return BatchMaker(maker.data, maker.model, without)()
 
         was_training = state.student.training
-        with training_modes(state.student, maker.teacher):
+        with training_modes(state.student, maker.model):
             check_first_batch(path, first, make_first_batch)
         state.student.train(was_training)
 
@@ -81,12 +86,18 @@ class TrainingRun:
         state, steps = self.state, self.state.config.steps
         first, started = state.step, time.perf_counter()
         bar = progress_bar(steps, desc=state.config.mode, initial=first, disable=not progress)
+
+        def stop_if_requested() -> None:
+            if interrupt.requested:
+                raise KeyboardInterrupt
+
+        # a pool of paths takes long, so that it must not delay an interrupt
+        self.make_batch.between = stop_if_requested
         with bar:
             while state.step < steps:
                 # an interrupted step is repeated, so that its draws must be those of the first try
                 self.generator_state = self.make_batch.generator.get_state()
-                if interrupt.requested:
-                    raise KeyboardInterrupt
+                stop_if_requested()
                 self._do_step(bar)
                 # the clock starts after the first step, which may warm up and compile
                 if state.step == first + 1:
@@ -96,7 +107,7 @@ class TrainingRun:
 
     def _do_step(self, bar: Any) -> None:
         state, config = self.state, self.state.config
-        batch = self.make_batch()
+        batch = self.make_batch(state.step)
         if state.step == 0:
             self.first = {name: batch[name][:FIRST_ROWS].clone() for name in ("x", "target")}
         # the masks of dropout follow from seed and step, in every resumed run alike

@@ -30,16 +30,19 @@ def check_models(teacher: Denoiser | None, student: nn.Module, config: DistillCo
     # a student that learns from itself would stay where it is
     if teacher is student:
         raise ValueError("teacher and student must be two objects, given the same object twice")
-    # the pairs of the energy-difference loss need the teacher in every mode
-    needed = config.mode == "distill" or config.difference_weight > 0
+    # the losses of energies need the teacher in every mode
+    needed = config.mode == "distill" or config.difference_weight > 0 or config.value_weight > 0
     if teacher is None and needed:
-        raise ValueError('training without a teacher needs mode="dsm" and difference_weight=0')
+        raise ValueError(
+            'training without a teacher needs mode="dsm", difference_weight=0 and value_weight=0'
+        )
     if teacher is not None and not callable(teacher):
         raise TypeError(f"the teacher must be callable, given {type(teacher).__name__}")
-    if config.difference_weight > 0 and not hasattr(student, "energy"):
-        raise ValueError(
-            f"a student for difference_weight > 0 needs an energy, given {type(student).__name__}"
-        )
+    for name in ("difference_weight", "value_weight"):
+        if getattr(config, name) > 0 and not hasattr(student, "energy"):
+            raise ValueError(
+                f"a student for {name} > 0 needs an energy, given {type(student).__name__}"
+            )
 
 
 def with_our_names(

@@ -39,6 +39,14 @@ from edmfast.distill import DistillConfig
         ({"difference_sigmas": (2.0, 1.0)}, "lowest < highest"),
         ({"difference_steps": (0, 4)}, "fewest"),
         ({"difference_weight": 0.1, "batch_size": 2}, "batch_size >= 4"),
+        ({"value_weight": -0.1}, "value_weight"),
+        ({"value_weight": 0.1, "batch_size": 6}, "batch_size >= 8"),
+        ({"value_paths": 1}, "value_paths"),
+        ({"value_levels": 1}, "value_levels"),
+        ({"value_refresh": -1}, "value_refresh"),
+        ({"value_sigmas": (2.0, 1.0)}, "value_sigmas must be 0 < lowest < highest"),
+        ({"value_sigmas": (1e-30, 1.0)}, "value_sigmas must be from"),
+        ({"value_sigmas": (1.0,)}, "value_sigmas must be a pair"),
     ],
 )
 def test_bad_settings(settings, message):
@@ -54,6 +62,16 @@ def test_learning_rate_warms_up_then_falls_to_zero():
     constant = DistillConfig(steps=100, warmup_steps=10, learning_rate=2.0, schedule="constant")
     assert constant.learning_rate_at(4) == pytest.approx(1.0)
     assert constant.learning_rate_at(99) == 2.0
+
+
+def test_settings_of_a_loss_that_is_not_computed_do_not_count():
+    plain = DistillConfig().trajectory()
+    assert plain == DistillConfig(value_levels=5, value_sigmas=(0.1, 9.0)).trajectory()
+    # checkpoints of earlier versions have none of these settings
+    assert not [name for name in plain if name.startswith("value_")]
+    valued = DistillConfig(value_weight=0.1, value_sigmas=(0.1, 9.0)).trajectory()
+    assert json.loads(json.dumps(valued)) == valued
+    assert valued != DistillConfig(value_weight=0.1, value_sigmas=(0.1, 8.0)).trajectory()
 
 
 def test_averaging_warms_up():

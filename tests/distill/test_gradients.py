@@ -14,6 +14,7 @@ from edmfast.models import DiT, EnergyModel
 from edmfast.models.compiling import flat_graph
 
 SETTINGS = {"steps": 12, "batch_size": 32, "warmup_steps": 2, "difference_weight": 0.05}
+SETTINGS |= {"value_weight": 0.05, "value_paths": 16, "value_levels": 6}
 
 
 def run(teacher, data, student, **settings):

@@ -2,7 +2,7 @@
 
 import torch
 
-from edmfast.distill.loss import TrainingLoss, denoising_loss, variance_within
+from edmfast.distill.loss import TrainingLoss, denoising_loss, value_loss, variance_within
 from edmfast.models import EnergyModel, ResidualMLP
 
 
@@ -57,3 +57,31 @@ def test_difference_term_is_added_with_its_weight():
     expected = (-change - batch["pair_target"]).var()
     torch.testing.assert_close(full - plain, expected)
     torch.testing.assert_close(half - plain, 0.5 * expected)
+
+
+def test_value_term_is_the_mean_variance_of_the_levels():
+    torch.manual_seed(0)
+    model = EnergyModel(ResidualMLP(3, num_classes=2))
+    torch.nn.init.normal_(model.backbone.output.weight)
+    x, sigma = torch.randn(8, 3), torch.tensor([0.3, 0.3, 0.5, 0.5, 0.9, 0.9, 2.0, 2.0])
+    batch = {
+        "x": torch.randn(8, 3),
+        "sigma": torch.ones(8),
+        "target": torch.randn(8, 3),
+        "class_label": torch.zeros(8).long(),
+        "value_x": x.repeat_interleave(2, 0),
+        "value_sigma": sigma.repeat_interleave(2),
+        "value_target": torch.randn(4, 4),
+        "value_label": torch.tensor([0, 1, 1, 0]),
+    }
+    labels = batch["value_label"].repeat(4)
+    energies = model.energy(batch["value_x"], batch["value_sigma"], class_label=labels)
+    errors = (-energies.view(4, 4) - batch["value_target"]).detach()
+    pairs = errors[:, [0, 3]].var(1), errors[:, [1, 2]].var(1)
+    expected = (pairs[0] + pairs[1]).mean() / 2
+    torch.testing.assert_close(value_loss(model, batch).detach(), expected)
+    plain, half = (TrainingLoss(model, 0.0, None, weight)(batch) for weight in (0.0, 0.5))
+    torch.testing.assert_close((half - plain).detach(), 0.5 * expected)
+    gauge = torch.tensor([3.0, -2.0])[batch["value_label"]] + torch.randn(4, 1)
+    shifted = {**batch, "value_target": batch["value_target"] + gauge}
+    torch.testing.assert_close(value_loss(model, shifted).detach(), expected)

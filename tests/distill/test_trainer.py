@@ -99,6 +99,7 @@ def test_student_ends_with_the_average_and_the_teacher_is_untouched(data, studen
     [
         (None, {}, None, ValueError, 'mode="dsm"'),
         (None, {"mode": "dsm", "difference_weight": 0.1}, None, ValueError, "without a teacher"),
+        (None, {"mode": "dsm", "value_weight": 0.1}, None, ValueError, "and value_weight=0"),
         (3, {}, None, TypeError, "callable"),
         (1, {}, lambda d: d * math.nan, ValueError, "4000 non-finite"),
         (1, {}, lambda d: d.double(), TypeError, r"torch\.float64"),
@@ -122,9 +123,10 @@ def test_bad_input(teacher_given, settings, change, error, message, teacher, dat
 
 
 def test_bad_students(teacher, data, student):
-    config = DistillConfig(difference_weight=0.1)
-    with pytest.raises(ValueError, match="needs an energy, given Denoiser"):
-        distill(teacher, Denoiser(ResidualMLP(2)), data, config=config)
+    for setting in ("difference_weight", "value_weight"):
+        config = DistillConfig(**{setting: 0.1})
+        with pytest.raises(ValueError, match=f"{setting} > 0 needs an energy, given Denoiser"):
+            distill(teacher, Denoiser(ResidualMLP(2)), data, config=config)
     with pytest.raises(TypeError, match="given Linear"):
         distill(teacher, torch.nn.Linear(2, 2), data)
     frozen = student().requires_grad_(False)
