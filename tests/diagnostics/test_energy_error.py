@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from edmfast.analytic import GaussianMixture
+from edmfast.analytic import GaussianMixture, MixtureOfGaussians
 from edmfast.diagnostics import energy_error
 
 SIGMAS = [2.0, 0.5]
@@ -80,6 +80,18 @@ def test_the_sampling_error_of_component_means_is_subtracted():
     # without the subtraction the mean would be (1/24 + 1/96)/2 = 0.026 times the variance
     mean = torch.stack(squares).mean(0) / torch.tensor([1 + s**2 for s in SIGMAS])
     assert bool((mean < 0.0195).all())
+
+
+def test_a_mixture_of_gaussians_gives_its_own_draws_and_components():
+    eye = torch.eye(2).expand(2, 2, 2)
+    exact = MixtureOfGaussians(PAIR.means, eye, PAIR.weights)
+    found = energy_error(Planted(lambda x: 1.5 * (x[:, 0] > 0)), exact, SIGMAS, count=8000)
+    share = 0.64 / 0.68
+    for i in range(2):
+        assert float(found.on_p[i]) == pytest.approx(1.5 * math.sqrt(0.2 * 0.8), rel=0.03)
+        expected = 1.5 * math.sqrt(share * (1 - share))
+        assert float(found.on_square[i]) == pytest.approx(expected, rel=0.06)
+        assert float(found.between[i]) == pytest.approx(1.5 / math.sqrt(2), rel=1e-9)
 
 
 def test_an_exact_energy_has_no_error():
