@@ -26,7 +26,14 @@ from edmfast.smc.calibration import Calibration
 from edmfast.smc.correctors import HMC, MALA, ULA, Corrector, Underdamped
 from edmfast.smc.feynman_kac.choose import MixedModelsWarning
 from edmfast.smc.mcmc import ChainResult, mcmc
-from edmfast.smc.options import Checkpoint, Correction, Distribution, RunOptions
+from edmfast.smc.options import (
+    Checkpoint,
+    Correction,
+    Distribution,
+    Hybrid,
+    Reversal,
+    RunOptions,
+)
 from edmfast.smc.particles.estimates import Estimate
 from edmfast.smc.particles.evaluations import Evaluations
 from edmfast.smc.particles.particles import Particles
@@ -64,10 +71,12 @@ __all__ = [
     "Evaluations",
     "FeynmanKacProposal",
     "GaugeWarning",
+    "Hybrid",
     "MixedModelsWarning",
     "NoiseMatched",
     "Particles",
     "Proposal",
+    "Reversal",
     "RunOptions",
     "Steered",
     "SuperDiff",

@@ -147,10 +147,10 @@ def _run_pilot(
             rng=rng_state((seed + 1) % 2**64, int(info["i"]), info["x"].device),
             probe=True,
         )
-        assert evaluation.curvature is not None
+        assert evaluation.kernel is not None
         # The particles follow the target only with their weights.
         weights = torch.softmax(info["log_weights"], dim=1)
-        mean = (weights * evaluation.curvature).sum(1).mean()
+        mean = (weights * evaluation.kernel).sum(1).mean()
         if not bool(mean.isfinite()):
             raise ValueError(
                 f"the curvature of the target's score is {float(mean)} at sigma = {info['sigma']:g}: the score "

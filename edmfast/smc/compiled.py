@@ -7,7 +7,7 @@ graph is captured as a CUDA graph.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,15 +26,21 @@ class CompiledStep:
 
     def __init__(self, advance: Advance) -> None:
         self.advance = advance
-        self.flats: dict[Mode, FlatGraph] = {}
-        self.watched = Watched(advance.fk)
+        self.flats: dict[tuple[Mode, bool], FlatGraph] = {}
+        self.watched = Watched(advance.phases.parts)
         self.given_up = False
 
     def __call__(
-        self, state: ParticleState, step: Step, rng: Tensor, next_rng: Tensor, mode: Mode
+        self,
+        state: ParticleState,
+        step: Step,
+        next_step: Step | None,
+        rng: Tensor,
+        next_rng: Tensor,
+        mode: Mode,
     ) -> ParticleState:
         def eager() -> tuple[Tensor, ...]:
-            return self.advance(state, step, rng, next_rng, mode).tensors()
+            return self.advance(state, step, next_step, rng, next_rng, mode).tensors()
 
         if not self.given_up and (changed := self.watched.change()):
             self.given_up = True
@@ -46,27 +52,30 @@ class CompiledStep:
         if self.given_up or any(flat.failed for flat in self.flats.values()):
             return ParticleState.from_tensors(eager())
         # each mode is a graph of its own, since its branches are decided at tracing
-        if mode not in self.flats:
-            self.flats[mode] = self._flat(mode)
+        key = (mode, next_step is None)
+        if key not in self.flats:
+            self.flats[key] = self._flat(*key)
         # The graph would hold plain numbers as constants, so what changes from step to step is a
         # tensor.
-        inputs = (*_as_tensors(step, state.x.device), rng, next_rng, *state.tensors())
-        return ParticleState.from_tensors(self.flats[mode]([], inputs, eager))
+        numbers = _as_tensors(step, next_step, state.x.device)
+        inputs = (*numbers, rng, next_rng, *state.tensors())
+        return ParticleState.from_tensors(self.flats[key]([], inputs, eager))
 
-    def _flat(self, mode: Mode) -> FlatGraph:
+    def _flat(self, mode: Mode, ends: bool) -> FlatGraph:
         def traced(_: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-            index, s, u, rng, next_rng, *rest = inputs
-            state = ParticleState.from_tensors(rest)
-            return self.advance(state, Step(index, s, u), rng, next_rng, mode).tensors()
+            index, s, u, after, rng, next_rng, *rest = inputs
+            state, step = ParticleState.from_tensors(rest), Step(index, s, u)
+            next_step = None if ends else Step(index + 1, u, after)
+            return self.advance(state, step, next_step, rng, next_rng, mode).tensors()
 
         return FlatGraph(traced, otherwise="the run goes on eagerly", mode="reduce-overhead")
 
 
 class Watched:
-    """The plain attributes and the weights of all modules that a Feynman–Kac model evaluates."""
+    """The plain attributes and the weights of all modules that Feynman–Kac models evaluate."""
 
-    def __init__(self, fk: FeynmanKac) -> None:
-        modules = {id(m): m for part in _modules(vars(fk)) for m in part.modules()}
+    def __init__(self, models: Sequence[FeynmanKac]) -> None:
+        modules = {id(m): m for fk in models for part in _modules(vars(fk)) for m in part.modules()}
         self.attributes = Attributes(modules.values())
         self.tensors = [
             tensor
@@ -101,8 +110,11 @@ def _modules(value: Any) -> Iterator[nn.Module]:
             yield from _modules(part)
 
 
-def _as_tensors(step: Step, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return index int64 [], and s and u float64 []; a fill on the device does not wait for it."""
+def _as_tensors(step: Step, next_step: Step | None, device: torch.device) -> tuple[Tensor, ...]:
+    """Return index int64 [], and s, u and the level after u float64 []; a fill on the device does not wait for it.
+
+    At the last level nothing follows, and u stands in for the level after it.
+    """
     index = torch.empty((), dtype=torch.int64, device=device).fill_(step.index)
-    s, u = (torch.empty((), dtype=torch.float64, device=device).fill_(v) for v in (step.s, step.u))
-    return index, s, u
+    levels = (step.s, step.u, step.u if next_step is None else next_step.u)
+    return index, *(torch.empty((), dtype=torch.float64, device=device).fill_(v) for v in levels)

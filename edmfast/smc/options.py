@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from edmfast._internal.numbers import as_bool, as_int, as_range
+from edmfast._internal.numbers import as_bool, as_float, as_int, as_range
 from edmfast.smc.arguments import (
     as_batch_size,
     check_device,
@@ -139,6 +139,70 @@ class RunOptions:
             check_dtype("RunOptions.dtype", self.dtype)
         _replace(self, "genealogy", as_bool("RunOptions.genealogy", self.genealogy))
         check_on_degenerate(self.on_degenerate)
+
+
+@dataclass(frozen=True)
+class Reversal:
+    """Weights from matched reversals, which need no energy: weights="reversal" with more choices.
+
+    probes: the number of Hutchinson probes of each particle, for all steps or for each of them. None takes exact
+    traces where all models have the method `jacobian_trace`, and else the numbers of a `Calibration`, or 1.
+
+    Raises TypeError or ValueError for numbers that are no integers of at least 0.
+    """
+
+    probes: int | Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        name, probes = f"{type(self).__name__}.probes", self.probes
+        if isinstance(probes, (list, tuple)):
+            numbers = tuple(as_int(f"{name}[{i}]", p, least=0) for i, p in enumerate(probes))
+            _replace(self, "probes", numbers)
+        elif probes is not None:
+            _replace(self, "probes", as_int(name, probes, least=0))
+
+    @property
+    def counts(self) -> int | tuple[int, ...] | None:
+        """The probes as an int, a tuple of ints or None."""
+        probes = self.probes
+        return tuple(probes) if isinstance(probes, Sequence) else probes
+
+
+@dataclass(frozen=True)
+class Hybrid(Reversal):
+    """Weights from energies at high noise and from matched reversals below it: weights="hybrid" with more choices.
+
+    probes: as for `Reversal`. above: the noise level in units of x; steps that end at this level or above it are
+    weighed by differences of energies. None takes the sigma_lo of a `Calibration`, or else 0.6 sigma_data.
+
+    Raises TypeError or ValueError for a level that is no positive number, and for probes as `Reversal` does.
+    """
+
+    above: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.above is not None:
+            _replace(self, "above", as_float("Hybrid.above", self.above, positive=True))
+
+
+WEIGHTS = ("auto", "energy", "score", "reversal", "hybrid")
+
+
+def as_weights(value: Any) -> str | Reversal:
+    """Return the argument `weights` of `smc.sample`, with "reversal" and "hybrid" as objects.
+
+    Raises ValueError for an unknown name and TypeError for anything else.
+    """
+    if isinstance(value, Reversal):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(
+            f"weights must be a name, smc.Reversal or smc.Hybrid, got {type(value).__name__}"
+        )
+    if value not in WEIGHTS:
+        raise ValueError(f"unknown weights {value!r}; known: {', '.join(WEIGHTS)}")
+    return {"reversal": Reversal(), "hybrid": Hybrid()}.get(value, value)
 
 
 def as_correction(value: Any) -> Correction:

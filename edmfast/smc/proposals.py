@@ -50,6 +50,8 @@ class Step:
     coefficients: Tensor | None = None
     """The coefficients of the proposal, float64 [P, 3], where they could be computed before the run. Computing
     them during the run takes several times as long, because the network has emptied the caches."""
+    levels: Tensor | None = None
+    """The levels (s, u) as float64 [2] on the device of the run, where they were prepared before it."""
 
     @property
     def tau2(self) -> float | Tensor:
@@ -169,12 +171,8 @@ class CurvatureMatched(Proposal):
             lowest = 0.5 * (step.u / step.s) ** 2
             kappa = 1.0 + step.tau2 * curvature.double()
             kappa = torch.maximum(kappa, torch.ones_like(kappa) * lowest).clamp(max=1.0)
-        elif isinstance(step.index, int):
-            kappa = torch.full_like(curvature, self.kappa[step.index], dtype=torch.float64)
         else:
-            # a traced step takes the table as a constant; indexing by a tensor would read it on the host
-            table = torch.tensor(self.kappa, dtype=torch.float64, device=curvature.device)
-            kappa = table.index_select(0, step.index.reshape(1)).expand(len(curvature))
+            kappa = _entry(self.kappa, step.index, curvature.device).expand(len(curvature))
         # kappa has one entry for each population, and tau2/exponent may be one number
         v_l = torch.ones_like(kappa) * (step.tau2 / exponent)
         return torch.stack([v_l, kappa * v_l, v_l], dim=1)
@@ -215,6 +213,34 @@ class SuperDiff(Proposal):
         object.__setattr__(self, "temperature", as_float("temperature", self.temperature))
 
 
+@dataclass(frozen=True)
+class ReversalMatched(Proposal):
+    """The product of the matched reversals of all models, with coefficients for every particle.
+
+    It belongs to the weights "reversal" and is chosen with them. See `edmfast.smc.feynman_kac.reversal`.
+    """
+
+    probes: int | tuple[int, ...] = 1
+    """The number of Hutchinson probes of each particle, for all steps or for each of them. Steps with 0 probes
+    take kappa from the table."""
+    kappa: tuple[float, ...] | None = None
+    """One kappa for each step, such as the table of a `Calibration`."""
+    name = "reversal"
+
+    @property
+    def needs_curvature(self) -> bool:
+        return True
+
+    def probes_at(self, index: int) -> int:
+        """Return the number of probes of a step."""
+        return self.probes if isinstance(self.probes, int) else self.probes[index]
+
+    def kappa_at(self, step: Step, device: torch.device) -> Tensor:
+        """Return the kappa of the table for a step, float64 []."""
+        assert self.kappa is not None
+        return _entry(self.kappa, step.index, device)
+
+
 PROPOSALS = {
     "euler": Euler,
     "ancestral": Ancestral,
@@ -224,6 +250,16 @@ PROPOSALS = {
     "superdiff": SuperDiff,
 }
 """The proposals by their names."""
+
+
+def _entry(table: tuple[float, ...], index: int | Tensor, device: torch.device) -> Tensor:
+    """Return an entry of a table as float64 []."""
+    if isinstance(index, int):
+        # a fill on the device does not wait for it
+        return torch.full((), table[index], dtype=torch.float64, device=device)
+    # a traced step takes the table as a constant; indexing by a tensor would read it on the host
+    numbers = torch.tensor(table, dtype=torch.float64, device=device)
+    return numbers.index_select(0, index.reshape(1))[0]
 
 
 def coefficients_of(kernel: Proposal, step: Step, exponent: Exponent, curvature: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from edmfast._internal.broadcast import population_factors
 from edmfast.ops import rng_state, standard_normal
 from edmfast.smc.compiled import CompiledStep
 from edmfast.smc.correctors.correction import CorrectorMoves
-from edmfast.smc.feynman_kac.base import FeynmanKac
+from edmfast.smc.feynman_kac.phases import Phases
 from edmfast.smc.particles.data import NOT_FINITE
 from edmfast.smc.particles.evaluations import evaluations_of_run
 from edmfast.smc.particles.particles import Particles
@@ -21,17 +21,17 @@ from edmfast.smc.populations.particle_state import ParticleState
 from edmfast.smc.proposals import Step
 from edmfast.smc.schedule import Schedule
 from edmfast.smc.state import State
-from edmfast.smc.step import Advance, Mode
+from edmfast.smc.step import Advance, Mode, particles_of
 
 _START_STREAM = 1
 
 
 class Run:
-    """The fixed parts of a run: its Feynman–Kac model, populations, correctors, levels and noise."""
+    """The fixed parts of a run: its Feynman–Kac models, populations, correctors, levels and noise."""
 
     def __init__(
         self,
-        fk: FeynmanKac,
+        phases: Phases,
         populations: Populations,
         moves: CorrectorMoves,
         schedule: Schedule,
@@ -48,20 +48,22 @@ class Run:
         count: the number of populations that this process has. one_target: whether all populations of the run have
         the same target. Other arguments as in `edmfast.smc.sample`.
         """
-        self.fk, self.populations, self.moves = fk, populations, moves
+        self.phases, self.fk = phases, phases.first
+        self.populations, self.moves = populations, moves
         self.schedule, self.levels = schedule, schedule.levels
         self.seed, self.genealogy, self.one_target = seed, genealogy, one_target
         # the state of the noise at every level is made once, so that a step needs no fills
         self.rng = rng_state(seed, 0, device).repeat(len(self.levels), 1)
         self.rng[:, 1] = torch.arange(len(self.levels), device=device)
         pairs = enumerate(itertools.pairwise(self.levels))
-        self.steps = [fk.prepare(Step(i, s, u), count, device) for i, (s, u) in pairs]
-        advance = Advance(fk, populations, moves)
-        self.advance_particles = CompiledStep(advance) if compile else advance
+        steps = [Step(i, s, u) for i, (s, u) in pairs]
+        self.steps = [phases.at(i).prepare(step, count, device) for i, step in enumerate(steps)]
+        self.eager = Advance(phases, populations, moves)
+        self.advance_particles = CompiledStep(self.eager) if compile else self.eager
 
     def start(self, like: Tensor) -> State:
         """Draw the particles of the first level. like: gives shape [P, N, *shape], dtype and device."""
-        fk, sigma = self.fk, self.levels[0]
+        fk, sigma = self.phases.at(0), self.levels[0]
         z = standard_normal(
             like,
             seed=self.seed,
@@ -73,37 +75,29 @@ class Run:
         # A power A of N(0, sigma² I) is N(0, (sigma²/A) I), which the target approaches at large
         # sigma.
         x = z * (sigma / population_factors(fk.exponent, z, z.dtype) ** 0.5)
-        # the curvature serves the next move, so a run of one level needs none
-        probe = fk.needs_curvature and len(self.levels) > 1
-        evaluation = fk.evaluate(x, sigma, self.rng[0], self.populations, probe=probe)
+        mode, next_step = self._mode(0), self._step(0)
+        again = mode.correct and fk.evaluates_after_correction
+        probes, after = (0, None) if again else (mode.probes, next_step)
+        evaluation = fk.evaluate(x, sigma, self.rng[0], self.populations, probes=probes, step=after)
         log_weights, memory = fk.start(x, sigma, evaluation)
+        if mode.ahead and evaluation.increment is not None:
+            log_weights = log_weights + evaluation.increment
         if fk.rewards:
             denoised = fk.denoised(x, sigma, evaluation.score, memory)
-            paid = fk.rewards.pay(None, x, denoised, sigma, last=len(self.levels) == 1)
+            paid = fk.rewards.pay(None, x, denoised, sigma, last=mode.last)
             log_weights = log_weights + fk.rewards.total(paid)
             memory = torch.cat([memory, paid], 2)
-        threshold = self.schedule.threshold(0)
         weights = self.populations.weigh_and_resample(
             self.populations.start(x.shape[0], x.shape[1], x.device),
             Increments(log_weights, [], []),
             self.rng[0],
             weigh=True,
-            ess_threshold=threshold,
+            ess_threshold=mode.threshold,
         )
-        curvature = evaluation.curvature
-        particles = ParticleState(
-            x=x,
-            energy=evaluation.energy,
-            score=evaluation.score,
-            curvature=x.new_empty(0) if curvature is None else curvature,
-            memory=memory,
-            tuning=self.moves.start(x),
-            parents=weights.ancestors.new_empty(0),
-            weights=weights,
-        )
+        particles = particles_of(x, evaluation, memory, self.moves.start(x), weights)
         acceptance = particles.tuning[1]
-        if self.moves.applies(sigma, threshold):
-            particles = self.moves(particles, fk, self.populations, sigma, self.rng[0])
+        if mode.correct:
+            particles = self.eager.correct(particles, sigma, next_step, self.rng[0], mode)
         shape = (len(self.levels), *weights.ancestors.shape)
         trace = torch.zeros(shape[:2], dtype=torch.float64, device=x.device)
         state = State(
@@ -122,22 +116,37 @@ class Run:
     def advance(self, state: State) -> None:
         """Move to the next level, weigh, and decide whether to resample there."""
         i = state.index
-        threshold = self.schedule.threshold(i + 1)
-        mode = Mode(
-            threshold=threshold,
-            weigh=self.schedule.weighs(i + 1),
-            # The curvature at the last level would serve no move.
-            probe=self.fk.needs_curvature and i + 2 < len(self.levels),
-            last=bool(self.fk.rewards) and i + 2 == len(self.levels),
-            correct=self.moves.applies(self.levels[i + 1], threshold),
-        )
         before = self.populations.collect(state.particles)
         particles = self.advance_particles(
-            before, self.steps[i], self.rng[i], self.rng[i + 1], mode
+            before,
+            self.steps[i],
+            self._step(i + 1),
+            self.rng[i],
+            self.rng[i + 1],
+            self._mode(i + 1),
         )
         self._record(state, i + 1, particles)
         # one update, after the traces: an interrupt must not leave a half-made step
         vars(state).update(particles=particles, index=i + 1)
+
+    def _step(self, index: int) -> Step | None:
+        """Return the step that leaves a level, None at the last one."""
+        return self.steps[index] if index < len(self.steps) else None
+
+    def _mode(self, index: int) -> Mode:
+        """Return the mode of the step that leads to a level; at the start only what follows the level matters."""
+        threshold, more = self.schedule.threshold(index), index < len(self.steps)
+        return Mode(
+            threshold=threshold,
+            weigh=self.schedule.weighs(index),
+            # The curvature at the last level would serve no move.
+            probes=self.phases.probes_at(index) if more else 0,
+            ahead=more and self.schedule.weighs(index + 1),
+            last=bool(self.fk.rewards) and not more,
+            correct=self.moves.applies(self.levels[index], threshold),
+            part=self.phases.part_at(max(index - 1, 0)),
+            next_part=self.phases.part_at(min(index, len(self.steps) - 1)),
+        )
 
     def _record(self, state: State, index: int, particles: ParticleState) -> None:
         weights, corrected = particles.weights, particles.parents.numel() > 0
@@ -152,14 +161,15 @@ class Run:
 
     def finish(self, state: State) -> Particles:
         """Return the result, after the denoising step where the schedule ends with 0."""
-        fk, particles = self.fk, state.particles
+        # the scores at the end are those of the model that made the last step
+        fk, particles = self.phases.at(len(self.steps) - 1), state.particles
         x, weights = particles.x, particles.weights
         all_levels = self.schedule.all_levels
         if all_levels[-1] == 0:
             x = fk.denoised(x, self.levels[-1], particles.score, particles.memory)
         # weights alone do not tell: the moves of a sampler without weights carry a NaN to the end
         lost = ~x.isfinite().flatten(2).all(2) & (weights.log_weights != -torch.inf)
-        corrector_nfe = self.moves.nfe * self._corrected_levels()
+        corrector_nfe = self.moves.nfe * self._corrected_levels() + self._evaluated_again()
         return Particles(
             x=x,
             log_weights=weights.log_weights,
@@ -173,22 +183,27 @@ class Run:
             sigmas=torch.tensor(all_levels, dtype=torch.float64, device=x.device),
             nfe=len(self.levels) + math.ceil(corrector_nfe),
             seed=self.seed,
-            law=fk.description,
+            law=self.fk.description,
             first_population=self.populations.first_population,
             survivors=state.survivors,
             ancestors=state.ancestors,
             log_densities=fk.log_densities(particles.memory),
             acceptance=state.acceptance if self.moves.correctors else None,
             evaluations=evaluations_of_run(
-                fk.scored_models,
+                self.fk.scored_models,
                 len(self.levels) + corrector_nfe,
-                probed_visits=len(self.levels) - 1 if fk.needs_curvature else 0,
+                probes=sum(map(self.phases.probes_at, range(len(self.steps)))),
             ),
             one_target=self.one_target,
-            log_z_note=fk.log_z_note,
+            log_z_note=self.fk.log_z_note,
         )
 
     def _corrected_levels(self) -> int:
         """Return the number of levels at which correctors are applied."""
-        thresholds = map(self.schedule.threshold, range(len(self.levels)))
-        return sum(map(self.moves.applies, self.levels, thresholds))
+        return sum(self._mode(index).correct for index in range(len(self.levels)))
+
+    def _evaluated_again(self) -> int:
+        """Return the number of levels at which particles are evaluated once more, after their correctors."""
+        modes = map(self._mode, range(len(self.levels)))
+        parts = self.phases.parts
+        return sum(m.correct and parts[m.next_part].evaluates_after_correction for m in modes)

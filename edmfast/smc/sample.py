@@ -4,14 +4,14 @@ The target is pi_sigma ∝ exp(-U(x, sigma)) with score S and exponent A. Partic
 (sigma_max²/A) I) with log G_0 = -U + A |x|²/(2 sigma_max²). Each step s -> u moves them by the proposal and adds
 log G = R - [U(x_u, u) - U(x_s, s)] to their log-weights, with R from `edmfast.ops.propagate`. A population is
 resampled where its effective sample size falls below a fraction of N; log Z accumulates the log-mean-weights.
-Models without an energy are weighed by their scores, see `edmfast.smc.feynman_kac.scores`. No step reads a
+Models without an energy are weighed by matched reversals or by their scores, see
+`edmfast.smc.feynman_kac`. No step reads a
 device value on the host.
 Source: Thornton et al. 2025, arXiv 2502.12786; Del Moral, Doucet and Jasra 2006 (SMC samplers).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,17 +39,19 @@ from edmfast.smc.checkpoint.keeper import Keeper
 from edmfast.smc.correctors import Corrector
 from edmfast.smc.correctors.correction import make_corrector_moves
 from edmfast.smc.distributed.share import Share
-from edmfast.smc.feynman_kac.choose import choose_feynman_kac
+from edmfast.smc.feynman_kac.choose import choose_feynman_kac, kind_of_weights
 from edmfast.smc.feynman_kac.notes import caveats
 from edmfast.smc.options import (
     Checkpoint,
     Correction,
     Distribution,
+    Reversal,
     RunOptions,
     as_checkpoint,
     as_correction,
     as_distribution,
     as_options,
+    as_weights,
 )
 from edmfast.smc.particles.law_notes import NO_LOG_Z
 from edmfast.smc.particles.particles import Particles
@@ -74,7 +76,7 @@ def sample(
     particles: int,
     populations: int = 1,
     proposal: str | Proposal | None = None,
-    weights: str = "auto",
+    weights: str | Reversal = "auto",
     resampling: str = "systematic",
     ess_threshold: float = 0.5,
     sigma_range: tuple[float, float] | None = None,
@@ -101,9 +103,12 @@ def sample(
             denoising step. A `Calibration` brings its own levels and its own table for the proposal.
         particles, populations: N and P. Populations are independent of each other.
         proposal: "euler", "ancestral", "noise_matched", "curvature_matched" (the default with an energy),
-            "feynman_kac" (the default without), "superdiff", or a `Proposal`.
-        weights: "energy" (exact), "score" (Feynman–Kac correctors, exact for small steps only), or "auto", which
-            takes energies where there are any. The result's `law` says what was done and what is known of it.
+            "feynman_kac" (the one of weights="score"), "superdiff", or a `Proposal`. Reversals have their own.
+        weights: "energy" (exact); "reversal" (matched reversals of denoisers or energies, whose error falls as
+            tau²); "hybrid" (energies at high noise, reversals below a level); "score" (Feynman–Kac correctors,
+            exact for small steps only); or `Reversal` or `Hybrid` with their probes and level. "auto" takes
+            energies where there are any, and reversals for a power, product or guidance of denoisers. The
+            result's `law` says what was done and what is known of it.
         resampling: a scheme of `edmfast.ops.resample`, or "select": all slots take one particle, drawn with
             the weights (SVDD).
         ess_threshold: resample below this fraction of N; 0 never does.
@@ -133,7 +138,10 @@ def sample(
     refuse_run("smc.sample", target)
     shape, seed = as_shape("shape", shape), as_seed(seed)
     particles, populations = as_counts(particles, populations)
-    schedule = as_schedule(sigmas, sigma_range, ess_threshold)
+    weights = as_weights(weights)
+    # where reversals weigh, no noise of energies ends the weights
+    truncates = kind_of_weights(target, weights, proposal) in ("energy", "score")
+    schedule = as_schedule(sigmas, sigma_range, ess_threshold, truncates=truncates)
     check_resampling(resampling)
     correction, checkpoint = as_correction(correction), as_checkpoint(checkpoint)
     distribution, options = as_distribution(distribution), as_options(options)
@@ -153,23 +161,27 @@ def sample(
         local_target, held = share.cut(target), share.held
         count, size = share.populations, share.particles
     keeper = Keeper(checkpoint, share)
-    fk = choose_feynman_kac(
+    phases = choose_feynman_kac(
         local_target,
         proposal,
         weights,
         schedule.kappa,
         populations=count,
-        steps=len(schedule.levels) - 1,
+        levels=schedule.levels,
         device=device,
         batch_size=options.batch_size,
+        switch=schedule.switch,
     )
+    fk = phases.first
     moves = make_corrector_moves(correction, fk, particles, len(schedule.levels))
+    if moves.correctors:
+        phases = phases.for_correctors()
     # resampling moves particles between the slots of a population, so they must have one target
     if (schedule.ess_threshold > 0 or moves.correctors) and fk.log_z_note != NO_LOG_Z:
         check_rows(weighed_target(target), populations)
     notes = caveats(resampling, schedule.sigma_range[0], schedule.levels[-1], moves.unadjusted)
     run = Run(
-        dataclasses.replace(fk, description=fk.description + notes),
+        phases.with_notes(notes),
         held,
         moves,
         schedule,

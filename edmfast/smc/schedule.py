@@ -19,13 +19,15 @@ class Schedule:
 
     all_levels: in decreasing order, with a last 0 where a denoising step ends the run. levels: the positive ones.
     sigma_range: (low, high); weights stop below low, and resampling happens inside. ess_threshold: resample below
-    this fraction of N. kappa: the table of a calibration, one number per step, or None.
+    this fraction of N. kappa: the table of a calibration, one number per step, or None. switch: the level
+    below which the calibration found that differences of energies are noise, or None.
     """
 
     all_levels: tuple[float, ...]
     sigma_range: tuple[float, float] = (0.0, math.inf)
     ess_threshold: float = 0.5
     kappa: tuple[float, ...] | None = None
+    switch: float | None = None
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -53,14 +55,23 @@ def as_schedule(
     sigmas: Tensor | Sequence[float] | Calibration,
     sigma_range: tuple[float, float] | None,
     ess_threshold: float,
+    *,
+    truncates: bool = True,
 ) -> Schedule:
-    """Return the schedule of a run from the arguments of `smc.sample`, which this function checks."""
+    """Return the schedule of a run from the arguments of `smc.sample`, which this function checks.
+
+    truncates: weights end at the sigma_lo of a calibration.
+    """
     ess_threshold = as_float("ess_threshold", ess_threshold, least=0, most=1)
     limits = None if sigma_range is None else as_range("sigma_range", sigma_range)
     kappa: tuple[float, ...] | None = None
+    switch: float | None = None
     if isinstance(sigmas, Calibration):
         kappa = tuple(sigmas.kappa)
+        switch = sigmas.sigma_lo or None
         # A range of the caller goes before that of the calibration.
-        limits = limits or (sigmas.sigma_lo, math.inf)
+        if truncates:
+            limits = limits or (sigmas.sigma_lo, math.inf)
         sigmas = sigmas.sigmas
-    return Schedule(tuple(as_noise_levels(sigmas)), limits or (0.0, math.inf), ess_threshold, kappa)
+    levels = tuple(as_noise_levels(sigmas))
+    return Schedule(levels, limits or (0.0, math.inf), ess_threshold, kappa, switch)

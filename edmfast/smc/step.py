@@ -5,8 +5,8 @@ increments to the log-weights, and decide which populations to resample. Decidin
 nothing: the next step's proposal, or the correctors of this step, take the ancestors' states.
 
 The step reads no device value. It runs eagerly, and is traced for `compile=True`; what changes from step to step
-(levels, index, the state of the noise) may therefore be tensors. A `FeynmanKac` model moves and weighs the
-particles, see `edmfast.smc.feynman_kac`.
+(levels, index, the state of the noise) may therefore be tensors. `FeynmanKac` models move and weigh the particles,
+see `edmfast.smc.feynman_kac`; the one that moves them may differ from the one that evaluates them afterwards.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edmfast.ops import Weights
 from edmfast.smc.correctors.correction import NO_MOVES, CorrectorMoves
-from edmfast.smc.feynman_kac.base import FeynmanKac
+from edmfast.smc.feynman_kac.evaluate import Evaluation
+from edmfast.smc.feynman_kac.phases import Phases
 from edmfast.smc.populations.local import Increments, Populations
 from edmfast.smc.populations.particle_state import ParticleState
 from edmfast.smc.proposals import Step
@@ -27,40 +29,59 @@ from edmfast.smc.proposals import Step
 class Mode:
     """The parts of a step that depend on its level: a run has one mode for most steps and others at its ends.
 
-    threshold: resample below this fraction of N. weigh: accumulate log-weights. probe: compute the curvature.
-    last: the step leads to the last level, where rewards are paid in full. correct: correctors follow.
+    threshold: resample below this fraction of N. weigh: accumulate log-weights. probes: curvature probes of each
+    particle for the step that follows. ahead: add what that step weighs where it is known already. last: the
+    step leads to the last level, where rewards are paid in full. correct: correctors follow. part, next_part:
+    the indices in `Phases.parts` of the models that make this step and the step that follows.
     """
 
     threshold: float
     weigh: bool
-    probe: bool
+    probes: int
+    ahead: bool = False
     last: bool = False
     correct: bool = False
+    part: int = 0
+    next_part: int = 0
 
 
 @dataclass(frozen=True)
 class Advance:
     """The step of a run, called with the particles of one level for those of the next."""
 
-    fk: FeynmanKac
+    phases: Phases
     populations: Populations
     moves: CorrectorMoves = NO_MOVES
 
     def __call__(
-        self, state: ParticleState, step: Step, rng: Tensor, next_rng: Tensor, mode: Mode
+        self,
+        state: ParticleState,
+        step: Step,
+        next_step: Step | None,
+        rng: Tensor,
+        next_rng: Tensor,
+        mode: Mode,
     ) -> ParticleState:
         """Return the particles at level u from those at level s.
 
-        rng, next_rng: int64 [2], the state of the noise for the move, and for what follows it.
+        next_step: the step that follows, None at the last level. rng, next_rng: int64 [2], the state of the noise
+        for the move, and for what follows it.
         """
-        fk, before = self.fk, state.weights
+        fk, follower = self.phases.parts[mode.part], self.phases.parts[mode.next_part]
+        before = state.weights
         move = fk.move(state, step, rng, self.populations)
-        evaluation = fk.evaluate(move.x, step.u, next_rng, self.populations, probe=mode.probe)
-        energies, energies_before = fk.energies(evaluation, state)
+        again = mode.correct and follower.evaluates_after_correction
+        probes, after = (0, None) if again else (mode.probes, next_step)
+        evaluation = follower.evaluate(
+            move.x, step.u, next_rng, self.populations, probes=probes, step=after
+        )
+        ratio, (energies, energies_before) = move.log_ratio, fk.energies(evaluation, state)
+        if mode.ahead and evaluation.increment is not None:
+            ratio = ratio + evaluation.increment
         memory = move.memory
         if fk.rewards:
             collected = fk.rewards.inherited(state.memory, before.ancestors)
-            denoised = fk.denoised(move.x, step.u, evaluation.score, memory)
+            denoised = follower.denoised(move.x, step.u, evaluation.score, memory)
             paid = fk.rewards.pay(collected, move.x, denoised, step.u, last=mode.last)
             # Rewards enter as energies, so that the operator reads those before the move through
             # the ancestors.
@@ -69,22 +90,53 @@ class Advance:
             memory = torch.cat([memory, paid], 2)
         weights = self.populations.weigh_and_resample(
             before,
-            Increments(move.log_ratio, energies, energies_before),
+            Increments(ratio, energies, energies_before),
             next_rng,
             weigh=mode.weigh,
             ess_threshold=mode.threshold,
         )
-        curvature = evaluation.curvature
-        state = ParticleState(
-            x=move.x,
-            energy=evaluation.energy,
-            score=evaluation.score,
-            curvature=move.x.new_empty(0) if curvature is None else curvature,
-            memory=memory,
-            tuning=state.tuning,
-            parents=weights.ancestors.new_empty(0),
-            weights=weights,
-        )
+        state = particles_of(move.x, evaluation, memory, state.tuning, weights)
         if mode.correct:
-            state = self.moves(state, fk, self.populations, step.u, next_rng)
+            state = self.correct(state, step.u, next_step, next_rng, mode)
         return state
+
+    def correct(
+        self,
+        state: ParticleState,
+        sigma: float | Tensor,
+        next_step: Step | None,
+        rng: Tensor,
+        mode: Mode,
+    ) -> ParticleState:
+        """Return the particles of a level after its correctors. rng: int64 [2], the noise of the level."""
+        fk = self.phases.parts[mode.next_part]
+        state = self.moves(state, fk, self.populations, sigma, rng)
+        if not fk.evaluates_after_correction:
+            return state
+        evaluation = fk.evaluate(
+            state.x, sigma, rng, self.populations, probes=mode.probes, step=next_step
+        )
+        return state._replace(
+            energy=evaluation.energy, score=evaluation.score, kernel=_kernel_of(evaluation)
+        )
+
+
+def particles_of(
+    x: Tensor, evaluation: Evaluation, memory: Tensor, tuning: Tensor, weights: Weights
+) -> ParticleState:
+    """Return the particles of a level, before its correctors."""
+    return ParticleState(
+        x=x,
+        energy=evaluation.energy,
+        score=evaluation.score,
+        kernel=_kernel_of(evaluation),
+        memory=memory,
+        tuning=tuning,
+        parents=weights.ancestors.new_empty(0),
+        weights=weights,
+    )
+
+
+def _kernel_of(evaluation: Evaluation) -> Tensor:
+    kernel = evaluation.kernel
+    return evaluation.energy.new_empty(0) if kernel is None else kernel

@@ -22,7 +22,12 @@ from torch import Tensor
 
 from edmfast._internal.broadcast import row_factors, row_numbers
 from edmfast._internal.derivatives import refuse_tangents
-from edmfast.models.calling.foreign import call_denoiser, call_jacobian_trace, name_of
+from edmfast.models.calling.foreign import (
+    call_denoiser,
+    call_energy,
+    call_jacobian_trace,
+    name_of,
+)
 from edmfast.models.calling.second_order import second_derivatives
 from edmfast.models.preconditioning import expand_sigma, refuse_zero
 from edmfast.targets.algebra import WeightedSum
@@ -101,26 +106,42 @@ def score_and_products(
     One forward pass serves all probes. A row has the same bits whatever else is in the batch, as far as the
     model's own results have them. See `score_and_trace` for the arguments and errors.
     """
+    _, score, products = energy_score_and_products(model, x, sigma, probes, **condition)
+    return score, products
+
+
+def energy_score_and_products(
+    model: Model, x: Tensor, sigma: float | Tensor, probes: Tensor, **condition: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (U [B] in nats, S, products) by one forward pass, all detached; U is 0 where the model has no energy.
+
+    See `score_and_products`.
+    """
     count = probes.shape[1] if probes.dim() == x.dim() + 1 else 0
     if count == 0 or probes.shape != (len(x), count, *x.shape[1:]):
         raise ValueError(
             f"probes must be [B, K, *shape] with K > 0 for states {[*x.shape]}, given {[*probes.shape]}"
         )
     # The models of an energy are evaluated together, which is faster.
-    parts = [(1.0, model, condition)] if has_energy(model) else parts_of(model, x, condition)
-    score, products = torch.zeros_like(x), torch.zeros_like(probes, dtype=x.dtype)
-    for a, leaf, its_condition in parts:
-        leaf_score, leaf_products = _of_one(leaf, x, sigma, probes, its_condition)
-        score = score + row_factors(a, x) * leaf_score
-        products = products + row_factors(a, products) * leaf_products
-    return score, products
+    if has_energy(model):
+        return _of_one(model, x, sigma, probes, condition)
+    energy = x.new_zeros(len(x))
+    total: tuple[Tensor, Tensor] | None = None
+    for a, leaf, its_condition in parts_of(model, x, condition):
+        _, score, products = _of_one(leaf, x, sigma, probes, its_condition)
+        # most models are no sums, and need no more passes over their products
+        if isinstance(a, Tensor) or a != 1:
+            score, products = row_factors(a, score) * score, row_factors(a, products) * products
+        total = (score, products) if total is None else (total[0] + score, total[1] + products)
+    assert total is not None
+    return energy, *total
 
 
 def _of_one(
     model: Any, x: Tensor, sigma: float | Tensor, probes: Tensor, condition: dict[str, Any]
-) -> tuple[Tensor, Tensor]:
-    """Return `score_and_products` of an energy, or of a denoiser that is no sum."""
-    plain = not has_energy(model)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `energy_score_and_products` of an energy, or of a denoiser that is no sum."""
+    plain, energy = not has_energy(model), x.new_zeros(len(x))
     with torch.enable_grad(), detached_tilts():
         point = x.detach().requires_grad_()
         if plain:
@@ -128,15 +149,16 @@ def _of_one(
             refuse_zero(model, sigma)
             result = call_denoiser(model, point, sigma, **condition)
         else:
-            result = score_of(model, point, sigma, **condition)
+            energy, result = call_energy(model, point, sigma, **condition)
         products = _products(model, result, point, probes)
     # The results are detached, so a tangent in the model's numbers would be lost.
     refuse_tangents("score_and_trace", result)
     result = result.detach()
     if not plain:
-        return result, products
+        return energy.detach(), result, products
     scale = row_factors(exponent_of(model), x) / expand_sigma(sigma, x).square()
-    return scale * (result - x), scale[:, None] * (products - probes.to(x.dtype))
+    score, pushed = scale * (result - x), products - probes.to(x.dtype)
+    return energy, score, (scale[:, None] if isinstance(scale, Tensor) else scale) * pushed
 
 
 def _products(model: Any, result: Tensor, point: Tensor, probes: Tensor) -> Tensor:

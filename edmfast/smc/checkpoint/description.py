@@ -28,7 +28,7 @@ def describe_run(
         "particles": particles,
         "populations": populations,
         "first_population": first_population,
-        "proposal": repr(run.fk.proposal),
+        "proposal": "; ".join(repr(part.proposal) for part in run.phases.parts),
         "law": run.fk.description,
         "resampling": run.populations.resampling,
         "ess_threshold": run.schedule.ess_threshold,

@@ -23,7 +23,7 @@ _SPECS = {
     "x": TensorSpec(FLOATS, "PN*"),
     "energy": TensorSpec(FLOATS, "PN"),
     "score": TensorSpec(FLOATS, "*"),
-    "curvature": TensorSpec(FLOATS, "PN", optional=True),
+    "kernel": TensorSpec(FLOATS, "*", optional=True),
     "memory": TensorSpec(_DOUBLE, "PNK"),
     "tuning": TensorSpec(_DOUBLE, "2CP"),
     "parents": TensorSpec(_INDEX, "PN", 0, "N", optional=True),

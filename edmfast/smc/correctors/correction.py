@@ -86,8 +86,8 @@ class CorrectorMoves:
         """Return the particles of a level after its correctors. rng: int64 [2], the noise of the level."""
 
         def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
-            evaluation = fk.evaluate(x, sigma, rng, populations, probe=False)
-            return evaluation.energy, evaluation.score
+            evaluation = fk.evaluate(x, sigma, rng, populations, probes=0, step=None)
+            return evaluation.energy, fk.combined_score(evaluation.score, state.memory)
 
         weights = state.weights
         options: dict[str, Any] = {
@@ -97,7 +97,7 @@ class CorrectorMoves:
             "rng": rng,
             "first_population": populations.first_population,
         }
-        chains = Chains(state.x, state.energy, state.score)
+        chains = Chains(state.x, state.energy, fk.combined_score(state.score, state.memory))
         parents = weights.ancestors
         root, memory = weights.root, state.memory
         if self.length == 1:
@@ -114,9 +114,9 @@ class CorrectorMoves:
                 **options,
             )
             parents, root = parents.gather(1, slots), root.gather(1, slots)
-        curvature = state.curvature
-        if curvature.numel() > 0:  # it belongs to the states before: proposals use its mean only
-            curvature = take(curvature, parents)
+        kernel = state.kernel
+        if kernel.numel() > 0:  # it belongs to the states before: proposals use its mean only
+            kernel = take(kernel, parents)
         if memory.shape[2] > 0:
             memory = take(memory, parents)
         identity = torch.arange(parents.shape[1], dtype=parents.dtype, device=parents.device)
@@ -133,7 +133,7 @@ class CorrectorMoves:
             x=x,
             energy=energy,
             score=score,
-            curvature=curvature,
+            kernel=kernel,
             memory=memory,
             tuning=torch.stack(tuning),
             parents=parents,

@@ -32,7 +32,7 @@ from edmfast.smc.state import State, state_of, tensors_of
 Axes = dict[str, int | None]
 """The dimension along which each tensor is split over ranks; None where every rank has the whole tensor."""
 _TRACES: Axes = dict.fromkeys(("ess", "resampled", "log_weight_sd", "survivors"), None)
-_PARTICLES: Axes = dict.fromkeys(("x", "energy", "score", "curvature", "memory"), 1)
+_PARTICLES: Axes = dict.fromkeys(("x", "energy", "score", "kernel", "memory"), 1)
 _WEIGHTS: Axes = {f"weights.{name}": None for name in Weights._fields}
 _WEIGHTS |= {f"weights.{name}": 1 for name in ("log_weights", "root", "ancestors")}
 _RESULT: Axes = dict.fromkeys(("log_z", "unique_ancestors", "degenerate"), None)
@@ -196,8 +196,8 @@ class Share:
         axes, particles = self._axes(_STATE_AXES), state.particles
         if particles.score.dim() > particles.x.dim():  # [M, P, N, *shape]
             axes["score"] = 2 if self.by_particles else 1
-        if particles.curvature.dim() == 1:  # no curvature
-            axes["curvature"] = None
+        if particles.kernel.dim() == 1:  # the next move needs no numbers
+            axes["kernel"] = None
         if particles.parents.dim() == 1:  # no correctors, or none at this level
             axes["parents"] = None
         return axes

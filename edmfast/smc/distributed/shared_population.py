@@ -22,7 +22,7 @@ from edmfast.smc.distributed.ranks import Ranks, pack, unpack
 from edmfast.smc.populations.local import Increments, Populations
 from edmfast.smc.populations.particle_state import ParticleState
 
-_TRAVELLING = ("x", "energy", "score", "curvature", "memory")
+_TRAVELLING = ("x", "energy", "score", "kernel", "memory")
 
 
 class SharedPopulations(Populations):

@@ -6,6 +6,7 @@ The kinds, one file each:
 |------------------------|--------------------------------------|---------------------------------------------|
 | `EnergyFeynmanKac`     | any but "superdiff"                  | exact, from energies                        |
 | `ScoreFeynmanKac`      | "feynman_kac", or any for one model  | Feynman–Kac correctors, or none             |
+| `ReversalFeynmanKac`   | its own                              | matched reversals, from scores and traces   |
 | `SuperDiffFeynmanKac`  | "superdiff"                          | none                                        |
 
 A model knows nothing of ranks or correctors: the run hands in how the populations are held.
@@ -68,6 +69,15 @@ class FeynmanKac(ABC):
         """True where the proposal needs the curvature of every particle."""
         return self.proposal.needs_curvature
 
+    @property
+    def evaluates_after_correction(self) -> bool:
+        """True where particles that correctors have moved must be evaluated once more before the next move."""
+        return False
+
+    def probes_at(self, index: int) -> int:
+        """Return the number of curvature probes that a step of the run needs for every particle."""
+        return int(self.needs_curvature)
+
     @abstractmethod
     def evaluate(
         self,
@@ -76,11 +86,13 @@ class FeynmanKac(ABC):
         rng: Tensor,
         populations: Populations,
         *,
-        probe: bool,
+        probes: int,
+        step: Step | None,
     ) -> Evaluation:
         """Evaluate the target at states x [P, N, *shape]: one NFE.
 
-        rng: int64 [2], the state of the noise at this level. probe: compute the curvature too.
+        rng: int64 [2], the state of the noise at this level. probes: the number of curvature probes for each
+        particle. step: the step that follows, None at the last level.
         """
 
     @abstractmethod
@@ -90,6 +102,10 @@ class FeynmanKac(ABC):
     @abstractmethod
     def move(self, state: ParticleState, step: Step, rng: Tensor, populations: Populations) -> Move:
         """Propose the states at the next level. rng: int64 [2], the state of the noise of the step."""
+
+    def for_correctors(self) -> FeynmanKac:
+        """Return the model as it runs beside correctors."""
+        return self
 
     def prepare(self, step: Step, populations: int, device: torch.device) -> Step:
         """Return the step with everything that can be computed before the run."""

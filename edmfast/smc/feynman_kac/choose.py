@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +11,19 @@ from torch import Tensor, nn
 
 from edmfast.smc.feynman_kac import notes
 from edmfast.smc.feynman_kac.base import FeynmanKac
+from edmfast.smc.feynman_kac.choice import (
+    Choice,
+    check_exponents,
+    check_no_inner_rewards,
+    guide_of,
+)
+from edmfast.smc.feynman_kac.choose_reversal import from_reversals, hybrid
 from edmfast.smc.feynman_kac.energy import EXACT_LAW, EnergyFeynmanKac
+from edmfast.smc.feynman_kac.phases import Phases
 from edmfast.smc.feynman_kac.rewards import PathRewards, outer_rewards
 from edmfast.smc.feynman_kac.scores import CORRECTED, PLAIN, ScoreFeynmanKac, is_plain
 from edmfast.smc.feynman_kac.superdiff import SUPERPOSED_AND, SUPERPOSED_OR, SuperDiffFeynmanKac
+from edmfast.smc.options import Hybrid, Reversal
 from edmfast.smc.populations.exponents import population_exponents
 from edmfast.smc.proposals import (
     Ancestral,
@@ -26,14 +34,11 @@ from edmfast.smc.proposals import (
     as_proposal,
 )
 from edmfast.targets.algebra import terms_of
-from edmfast.targets.exponents import Exponent, exponent_of
 from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, has_unknown_gauges
 from edmfast.targets.mixture import Mixture
 from edmfast.targets.proposed_by import ProposedBy
-from edmfast.targets.scores import has_energy
-from edmfast.targets.tilted import Tilted
+from edmfast.targets.scores import has_energy, missing_energy
 
-WEIGHTS = ("auto", "energy", "score")
 _ALONG_PATHS = ("max", "sum")
 
 
@@ -41,97 +46,91 @@ class MixedModelsWarning(UserWarning):
     """The proposal follows another model than the weights: the weights are exact, but vary more."""
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """The parts that every kind of Feynman–Kac model shares.
-
-    target: what is inside the rewards. proposal: the kernel the caller wants, None for the default. kappa: the
-    table of a calibration, or None.
-    """
-
-    target: Any
-    exponent: Exponent
-    rewards: PathRewards
-    proposal: Proposal | None
-    kappa: tuple[float, ...] | None
-    batch_size: int | None
-
-    def fields(self, proposal: Proposal, description: str, log_z_note: str) -> dict[str, Any]:
-        """Return the fields that every kind of Feynman–Kac model has."""
-        return {
-            "target": self.target,
-            "exponent": self.exponent,
-            "proposal": proposal,
-            "batch_size": self.batch_size,
-            "rewards": self.rewards,
-            "description": description,
-            "log_z_note": log_z_note,
-        }
-
-
 def choose_feynman_kac(
     target: Any,
     proposal: str | Proposal | None,
-    weights: str,
+    weights: str | Reversal,
     kappa: tuple[float, ...] | None,
     *,
     populations: int,
-    steps: int,
+    levels: tuple[float, ...],
     device: torch.device,
     batch_size: int | None,
-) -> FeynmanKac:
-    """Return the Feynman–Kac model of a run.
+    switch: float | None = None,
+) -> Phases:
+    """Return the Feynman–Kac models of a run.
 
-    kappa: the table of a calibration, for the curvature-matched proposal. Other arguments as in `smc.sample`.
+    kappa: the table of a calibration. levels: the positive noise levels. switch: the noise level that a
+    calibration proposes for hybrid weights, or None. Other arguments as in `smc.sample`.
 
     Raises TypeError for a target that is neither energy nor denoiser; ValueError for combinations that do not
     exist.
     """
-    if weights not in WEIGHTS:
-        raise ValueError(f"unknown weights {weights!r}; known: {', '.join(WEIGHTS)}")
+    kind = kind_of_weights(target, weights, proposal)
+    if isinstance(weights, Hybrid) and weights.above is not None:
+        switch = weights.above
+    steps = len(levels) - 1
     kernel = as_proposal(proposal, steps) if proposal is not None else None
-    by_energy = weights == "energy" or (weights == "auto" and has_energy(target))
-    # SuperDiff mixes scores and has no weights, even where there are energies.
-    if isinstance(kernel, SuperDiff):
-        by_energy = False
-    if not by_energy and not callable(target) and not has_energy(target):
+    if kind in ("energy", "hybrid") and not has_energy(target):
+        raise missing_energy(target)
+    if not callable(target) and not has_energy(target):
         raise TypeError(
             f"{type(target).__name__} has no energy_and_score and is no denoiser: sequential Monte Carlo "
             "needs one of them"
         )
-    if by_energy and not has_energy(target):
-        raise TypeError(
-            f"{type(target).__name__} has no energy: distil its denoisers with edmfast.distill, or use "
-            "weights='score'"
-        )
     proposed = _has_own_proposal(target)
-    if proposed and not by_energy:
-        raise ValueError("targets.ProposedBy goes with weights from energies, not from scores")
-    # A tilt by differences is a part of the energy where there is one, and is paid along the path
-    # elsewhere.
-    along_paths = _ALONG_PATHS if by_energy else (*_ALONG_PATHS, "difference")
+    if proposed and kind != "energy":
+        raise ValueError("targets.ProposedBy goes with weights from energies alone")
+    # A tilt by differences is a part of the energy where energies alone weigh, and is paid along the
+    # path elsewhere.
+    along_paths = _ALONG_PATHS if kind == "energy" else (*_ALONG_PATHS, "difference")
     weighed = target.target if isinstance(target, ProposedBy) else target
     inner, tilts = outer_rewards(weighed, along_paths)
     # the rewards around the energy belong to the target, whatever model the proposal follows
     if isinstance(target, ProposedBy):
         inner = ProposedBy(inner, target.proposal_model)
-    choice = _Choice(
+    choice = Choice(
         inner,
         population_exponents(inner, populations, device),
         PathRewards(tuple(tilts), batch_size),
         kernel,
         kappa,
         batch_size,
+        weights.counts if isinstance(weights, Reversal) else None,
+        levels,
+        switch,
     )
-    if by_energy:
-        # The table of a calibration replaces the probes, unless the caller wants another kernel.
-        if kappa is not None and proposal in (None, "curvature_matched"):
-            choice = replace(choice, proposal=as_proposal(CurvatureMatched(kappa), steps))
-        return _from_energies(choice, proposed)
-    return _from_scores(choice, device)
+    if kind == "reversal":
+        return Phases((from_reversals(choice),))
+    if kind == "score":
+        return Phases((_from_scores(choice, device),))
+    # The table of a calibration replaces the probes, unless the caller wants another kernel.
+    if kappa is not None and proposal in (None, "curvature_matched"):
+        choice = replace(choice, proposal=as_proposal(CurvatureMatched(kappa), steps))
+    by_energy = _from_energies(choice, proposed)
+    return Phases((by_energy,)) if kind == "energy" else hybrid(choice, by_energy)
 
 
-def _from_energies(choice: _Choice, proposed: bool) -> FeynmanKac:
+def kind_of_weights(target: Any, weights: str | Reversal, proposal: str | Proposal | None) -> str:
+    """Return "energy", "hybrid", "reversal" or "score", the kind of weights that a run has."""
+    if isinstance(weights, Reversal):
+        return "hybrid" if isinstance(weights, Hybrid) else "reversal"
+    # SuperDiff mixes scores and has no weights, even where there are energies.
+    if isinstance(proposal, SuperDiff) or proposal == SuperDiff.name:
+        return "score"
+    if weights != "auto":
+        return weights
+    if has_energy(target):
+        return "energy"
+    if proposal is not None:
+        return "score"
+    inner, _ = outer_rewards(target, (*_ALONG_PATHS, "difference"))
+    if isinstance(inner, Mixture) or is_plain([a for a, _ in terms_of(inner)]):
+        return "score"
+    return "reversal"
+
+
+def _from_energies(choice: Choice, proposed: bool) -> EnergyFeynmanKac:
     description, log_z_note = EXACT_LAW, notes.of_energies(choice.target)
     if has_unknown_gauges(choice.target):
         warnings.warn(UNKNOWN_GAUGES, GaugeWarning, stacklevel=4)
@@ -148,12 +147,12 @@ def _from_energies(choice: _Choice, proposed: bool) -> FeynmanKac:
     return EnergyFeynmanKac(**choice.fields(kernel, description, log_z_note))
 
 
-def _from_scores(choice: _Choice, device: torch.device) -> FeynmanKac:
-    _check_no_inner_rewards(choice.target)
+def _from_scores(choice: Choice, device: torch.device) -> FeynmanKac:
+    check_no_inner_rewards(choice.target)
     rewarded, kernel = bool(choice.rewards), choice.proposal
     unweighted = notes.of_scores(weighed=False, rewarded=rewarded)
     if isinstance(choice.target, Mixture):
-        _check_exponents(choice.target.models)
+        check_exponents(choice.target.models)
         kernel = kernel or SuperDiff()
         if not isinstance(kernel, SuperDiff):
             raise ValueError(
@@ -168,7 +167,7 @@ def _from_scores(choice: _Choice, device: torch.device) -> FeynmanKac:
     # The corrector's weights need the score of every single model, so nested sums are multiplied
     # out.
     exponents, models = zip(*terms_of(choice.target), strict=True)
-    _check_exponents(models)
+    check_exponents(models)
     if isinstance(kernel, SuperDiff):
         if any(isinstance(a, Tensor) or a != 1 for a in exponents):
             raise ValueError(
@@ -197,7 +196,7 @@ def _from_scores(choice: _Choice, device: torch.device) -> FeynmanKac:
         **choice.fields(kernel, description, log_z_note),
         models=models,
         exponents=exponents,
-        guide=_guide(choice.rewards.tilted, plain, kernel),
+        guide=_guide(choice, plain, kernel),
     )
 
 
@@ -207,36 +206,18 @@ def _has_own_proposal(target: Any) -> bool:
     return any(isinstance(part, ProposedBy) for part in parts)
 
 
-def _check_no_inner_rewards(target: Any) -> None:
-    parts = target.modules() if isinstance(target, nn.Module) else []
-    if any(isinstance(part, Tilted) for part in parts):
-        raise ValueError(
-            "scores alone cannot weigh a reward inside another target: make the tilt the outermost target, or "
-            "use energies"
-        )
-
-
-def _check_exponents(models: Sequence[Any]) -> None:
-    exponents = [exponent_of(model) for model in models]
-    if any(isinstance(a, Tensor) or a != 1 for a in exponents):
-        raise ValueError(
-            "weights and paths from scores are for models whose own exponent is 1: temper the product"
-        )
-
-
-def _guide(tilts: tuple[Any, ...], plain: bool, kernel: Proposal) -> Any:
-    """Return the one tilt whose reward gradient the moves follow, or None."""
-    guiding = [tilt for tilt in tilts if tilt.gradient != "none"]
-    if not guiding:
-        return None
-    # The weight that undoes the pull of the gradient divides by the variance of the move.
-    if not plain or len(tilts) > 1 or (isinstance(kernel, FeynmanKacProposal) and kernel.eta == 0):
-        raise ValueError(
-            "without energies the moves can follow the gradient of one reward on one model, with noise: use "
-            "gradient='none' here, or energies"
-        )
-    return guiding[0]
-
-
 def _plain_proposal(kappa: tuple[float, ...] | None) -> Proposal:
     return Ancestral() if kappa is None else as_proposal(CurvatureMatched(kappa), len(kappa))
+
+
+def _guide(choice: Choice, plain: bool, kernel: Proposal) -> Any:
+    """Return the tilt whose reward gradient the moves follow, or None."""
+    guide = guide_of(choice.rewards.tilted)
+    # The weight that undoes the pull of the gradient divides by the variance of the move.
+    still = isinstance(kernel, FeynmanKacProposal) and kernel.eta == 0
+    if guide is not None and (not plain or still):
+        raise ValueError(
+            "with weights from scores the moves can follow the gradient of a reward on one model only, with "
+            "noise: use gradient='none' here, weights='reversal', or energies"
+        )
+    return guide

@@ -42,14 +42,15 @@ class EnergyFeynmanKac(FeynmanKac):
         rng: Tensor,
         populations: Populations,
         *,
-        probe: bool,
+        probes: int,
+        step: Step | None,
     ) -> Evaluation:
         return evaluate(
             self.target,
             x,
             sigma,
             rng=rng,
-            probe=probe,
+            probe=probes > 0,
             first_population=populations.first_population,
             first_particle=populations.first_particle,
             batch_size=self.batch_size,
@@ -74,7 +75,7 @@ class EnergyFeynmanKac(FeynmanKac):
         ancestors = state.weights.ancestors
         if self.needs_curvature:
             # The move starts from the ancestors, so the mean is over their curvatures.
-            curvature = populations.mean(take(state.curvature, ancestors))
+            curvature = populations.mean(take(state.kernel, ancestors))
         else:
             curvature = state.weights.log_z  # it has the right shape, and the proposal ignores it
         coefficients = step.coefficients

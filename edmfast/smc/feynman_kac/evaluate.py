@@ -24,7 +24,7 @@ from edmfast.targets.exponents import Exponent
 from edmfast.targets.scores import score_of
 from edmfast.targets.tilt_gradients import detached_tilts
 
-_PROBE_STREAM = 2
+PROBE_STREAM = 2
 _MIN_ROWS, _MAX_ROWS, _NUMBERS = 256, 4096, 1 << 18
 """Bounds on the rows of a group, and the numbers in it. Small states take many rows, so that the fixed cost of a
 call is small beside them; images take few, since their activations need memory."""
@@ -35,12 +35,14 @@ class Evaluation:
     """The result of one evaluation of all particles.
 
     energy: [P, N] in the target's dtype, half precisions widened to float32. score: [P, N, *shape], or
-    [M, P, N, *shape] of M models. curvature: float64 [P, N], or None.
+    [M, P, N, *shape] of M models. kernel: numbers of the next move, see `ParticleState`, or None. increment:
+    float64 [P, N], what the next move adds to the log-weights where that is known before it, or None.
     """
 
     energy: Tensor
     score: Tensor
-    curvature: Tensor | None
+    kernel: Tensor | None = None
+    increment: Tensor | None = None
 
 
 def in_groups(
@@ -99,7 +101,7 @@ def evaluate(
         normal = standard_normal(
             x,
             rng=rng,
-            stream=_PROBE_STREAM,
+            stream=PROBE_STREAM,
             first_population=first_population,
             first_particle=first_particle,
         )
@@ -116,7 +118,7 @@ def evaluate(
     if energy.dtype not in (torch.float32, torch.float64):
         energy = energy.float()
     if not probe:
-        return Evaluation(energy, score, None)
+        return Evaluation(energy, score)
     total = target.exponent if exponent is None else exponent
     scale = x[0, 0].numel() * population_factors(total, probed[0])
     return Evaluation(energy, score, probed[0].double() / scale)

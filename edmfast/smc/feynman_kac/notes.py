@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from edmfast.smc.particles.law_notes import NO_LOG_Z, OF_CORRECTOR, OF_REWARDS, ONE_PARTICLE
+from edmfast.smc.particles.law_notes import (
+    NO_LOG_Z,
+    OF_CORRECTOR,
+    OF_REVERSALS,
+    OF_REWARDS,
+    ONE_PARTICLE,
+)
 from edmfast.smc.populations.select import SELECT
 from edmfast.targets.gauges import meaning_of_log_z
 
@@ -19,6 +25,11 @@ def of_scores(*, weighed: bool, rewarded: bool) -> str:
     if weighed:
         return OF_CORRECTOR
     return OF_REWARDS if rewarded else NO_LOG_Z
+
+
+def of_reversals(*, rewarded: bool) -> str:
+    """Return the note on weights from matched reversals. rewarded: rewards are part of the target."""
+    return f"{OF_REVERSALS}, times exp(strength · reward)" if rewarded else OF_REVERSALS
 
 
 def caveats(resampling: str, weights_end: float, last: float, unadjusted: bool) -> str:

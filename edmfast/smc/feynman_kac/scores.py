@@ -65,7 +65,8 @@ class ScoreFeynmanKac(FeynmanKac):
         rng: Tensor,
         populations: Populations,
         *,
-        probe: bool,
+        probes: int,
+        step: Step | None,
     ) -> Evaluation:
         """Return the scores, and as energy sum_i a_i |s_i|² - |S'|² [P, N], or 0 where nothing is weighed."""
         if self.guide is not None:
@@ -75,15 +76,15 @@ class ScoreFeynmanKac(FeynmanKac):
                 return pair
 
             score_and_pull = torch.stack(in_groups(call, [self.guide], [x], self.batch_size))
-            return Evaluation(x.new_zeros(x.shape[:2]), score_and_pull, None)
+            return Evaluation(x.new_zeros(x.shape[:2]), score_and_pull)
         scores = evaluate_scores(self.models, x, sigma, batch_size=self.batch_size)
         if not self._weighs:
-            return Evaluation(x.new_zeros(x.shape[:2]), scores, None)
+            return Evaluation(x.new_zeros(x.shape[:2]), scores)
         gram, _ = score_gram(scores)
         exponents = self._exponents(x)
         separate = (exponents * gram.diagonal(dim1=2, dim2=3)).sum(2)
         together = (exponents * (gram @ exponents[..., None])[..., 0]).sum(2)
-        return Evaluation(separate - together, scores, None)
+        return Evaluation(separate - together, scores)
 
     @property
     def _weighs(self) -> bool:

@@ -67,10 +67,11 @@ class SuperDiffFeynmanKac(FeynmanKac):
         rng: Tensor,
         populations: Populations,
         *,
-        probe: bool,
+        probes: int,
+        step: Step | None,
     ) -> Evaluation:
         scores = evaluate_scores(self.models, x, sigma, batch_size=self.batch_size)
-        return Evaluation(x.new_zeros(x.shape[:2]), scores, None)
+        return Evaluation(x.new_zeros(x.shape[:2]), scores)
 
     def start(self, x: Tensor, sigma: float, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
         elements = x[0, 0].numel()

@@ -5,14 +5,16 @@
 | a denoiser, for its score                          | 1       | 0        |
 | an energy and its score                            | 1       | 1        |
 | an energy and its score, with a curvature probe    | 1       | 3        |
+| a denoiser and its score, with a curvature probe   | 1       | 1        |
 | an energy alone                                    | 1       | 0        |
 | the exact gradient of a reward of x0, of an energy | 0 more  | 2 more   |
 | the exact gradient of a reward of x0, of a denoiser | 0 more | 1 more   |
 
-A curvature probe is a vector-Jacobian product of the score. It goes back through the backward pass that made the
-score and through the forward pass below it, so it counts as two. A product, guidance or mixture evaluates each of
-its models. Rewards and closed formulas beside the models are not counted. A target of another package counts as
-one energy. Correctors count one energy and score for each of their steps.
+A curvature probe is a vector-Jacobian product of the score. For an energy it goes back through the backward pass
+that made the score and through the forward pass below it, so it counts as two; for a denoiser it counts as one. A
+product, guidance or mixture evaluates each of its models. Rewards and closed formulas beside the models are not
+counted, and neither are exact traces by the models' own methods. A target of another package counts as one energy.
+Correctors count one energy and score for each of their steps.
 """
 
 from __future__ import annotations
@@ -28,8 +30,6 @@ from edmfast.targets.proposed_by import ProposedBy
 from edmfast.targets.protocols import Model
 from edmfast.targets.scores import has_energy
 from edmfast.targets.tilted import Tilted
-
-_BACKWARD_OF_A_PROBE = 2
 
 
 class Evaluations(NamedTuple):
@@ -73,21 +73,28 @@ def evaluations_of_score(model: Model) -> Evaluations:
     return Evaluations(1, int(has_energy(model)))
 
 
-def evaluations_of_run(
-    models: Iterable[Model], visits: float, *, probed_visits: int = 0
-) -> Evaluations:
+def evaluations_of_run(models: Iterable[Model], visits: float, *, probes: int = 0) -> Evaluations:
     """Return what one particle costs in a run.
 
     models: those whose scores are evaluated at every visit. visits: how often, the steps of correctors included;
-    it may be a fraction where only a part of the particles are moved. probed_visits: at how many of them the
-    curvature of the score is probed.
+    it may be a fraction where only a part of the particles are moved. probes: the curvature probes of every
+    score, over the whole run.
     """
     models = tuple(models)
     each = _total(models)
-    probed_scores = sum(evaluations_of_score(_followed(model)).forward for model in models)
-    probes = probed_visits * _BACKWARD_OF_A_PROBE * probed_scores
+    each_probe = sum(map(_backward_of_probe, models))
     # With waste-free correctors only a part of the particles move, so visits may be a fraction.
-    return Evaluations(math.ceil(each.forward * visits), math.ceil(each.backward * visits) + probes)
+    return Evaluations(
+        math.ceil(each.forward * visits), math.ceil(each.backward * visits) + probes * each_probe
+    )
+
+
+def _backward_of_probe(model: Model) -> int:
+    """Return the passes back through models that one curvature probe of the score of a model takes."""
+    followed = _followed(model)
+    # the score of an energy is a backward pass already, which the probe goes through too
+    passes = 2 if has_energy(followed) else 1
+    return passes * evaluations_of_score(followed).forward
 
 
 def _followed(model: Model) -> Model:

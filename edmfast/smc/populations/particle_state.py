@@ -16,7 +16,8 @@ class ParticleState(NamedTuple):
     x: states [P, N, *shape].
     energy: [P, N], the energy U, or another number that enters the weight of the next move.
     score: [P, N, *shape], or [M, P, N, *shape] with one score per model.
-    curvature: [P, N]; empty where the proposal needs none.
+    kernel: numbers of the next move, float64 [P, N] or [P, N, C]: the curvature of every particle, or all
+        coefficients of its move; empty where the proposal needs none.
     memory: float64 [P, N, C], numbers that a particle hands down to its offspring. The columns of the
         Feynman–Kac model come first, then those of the rewards.
     tuning: float64 [2, C, P], log step sizes and acceptances of the C correctors.
@@ -27,7 +28,7 @@ class ParticleState(NamedTuple):
     x: Tensor
     energy: Tensor
     score: Tensor
-    curvature: Tensor
+    kernel: Tensor
     memory: Tensor
     tuning: Tensor
     parents: Tensor
@@ -40,8 +41,8 @@ class ParticleState(NamedTuple):
     @classmethod
     def from_tensors(cls, tensors: Sequence[Tensor]) -> ParticleState:
         """Build the state from what `tensors` returns."""
-        x, energy, score, curvature, memory, tuning, parents, *weights = tensors
-        return cls(x, energy, score, curvature, memory, tuning, parents, Weights(*weights))
+        x, energy, score, kernel, memory, tuning, parents, *weights = tensors
+        return cls(x, energy, score, kernel, memory, tuning, parents, Weights(*weights))
 
 
 class Move(NamedTuple):

@@ -244,9 +244,9 @@ def test_superdiff_for_two_models_by_its_formula():
     torch.manual_seed(0)
     law = choose_feynman_kac(
         Product([Denoiser(gaussian(0.0, 1.0)), Denoiser(gaussian(1.0, 0.5))]),
-        "superdiff", "auto", None, populations=2, steps=1, device=torch.device("cpu"),
+        "superdiff", "auto", None, populations=2, levels=(2.0, 1.0), device=torch.device("cpu"),
         batch_size=None,
-    )  # fmt: skip
+    ).first  # fmt: skip
     scores, z = torch.randn(2, 2, 5, 3, dtype=torch.float64), torch.randn(2, 5, 3).double()
     gram = torch.einsum("ipnd,jpnd->pnij", scores, scores)
     along = torch.einsum("ipnd,pnd->pni", scores, z)
@@ -321,7 +321,8 @@ def test_a_condition_around_a_sum_leaves_it_a_sum(levels):
     inside = Guided(Conditioned(first_model, scale=0.8), Conditioned(second_model, scale=0.8), 2.0)
     outside = Conditioned(Guided(first_model, second_model, 2.0), scale=0.8)
     first, second = (
-        smc.sample(target, (2,), levels(10), particles=50, seed=1) for target in (inside, outside)
+        smc.sample(target, (2,), levels(10), particles=50, seed=1, weights="score")
+        for target in (inside, outside)
     )
     assert torch.equal(first.x, second.x)
     assert torch.equal(first.log_weights, second.log_weights)

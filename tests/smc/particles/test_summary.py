@@ -118,7 +118,11 @@ TWO = torch.tensor([[1.0, 0.0]])
         (Mixture([MODEL, OTHER]), {"proposal": "euler"}, 12, 12),
         (MODEL.denoise, {}, 6, 0),
         (MODEL, {"weights": "score"}, 6, 6),
-        (Product([Denoiser(ResidualMLP(2, 8, 1)), OTHER]), {}, 12, 6),
+        (Product([Denoiser(ResidualMLP(2, 8, 1)), OTHER]), {}, 12, 6 + (1 + 2) * 5),
+        (Product([Denoiser(ResidualMLP(2, 8, 1)), OTHER]), {"weights": "score"}, 12, 6),
+        (Tempered(Denoiser(ResidualMLP(2, 8, 1)), 2.0), {"weights": smc.Reversal(3)}, 6, 3 * 5),
+        (Tempered(MODEL, 2.0), {"weights": "reversal"}, 6, 6),
+        (Tempered(MODEL, 2.0), {"weights": smc.Reversal(1)}, 6, 6 + 2 * 5),
         (MODEL, {"proposal": "euler", "correctors": smc.HMC(2, 3)}, 6 + 36, 6 + 36),
         (
             Tilted(MODEL, lambda x: x[:, 0], 1.0, gradient="exact", ramp=None),
@@ -196,7 +200,8 @@ def test_the_note_says_what_log_z_may_be_compared_with():
     assert "log Z" not in repr(plain)
     reward = run(Tilted(MODEL.denoise, lambda x: x[:, 0], 1.0, ramp=None), sigmas=[*LEVELS, 0.0])
     assert "mean of exp(strength" in reward.log_z_note
-    assert "corrector" in run(Tempered(MODEL.denoise, 2.0)).log_z_note
+    assert "corrector" in run(Tempered(MODEL.denoise, 2.0), weights="score").log_z_note
+    assert "normalised densities" in run(Tempered(MODEL.denoise, 2.0)).log_z_note
 
 
 def test_a_callback_gets_no_energy_from_a_model_without_one():

@@ -1,0 +1,104 @@
+"""Choose the Feynman–Kac models of runs that matched reversals weigh, at all levels or at the lower ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from edmfast.smc.feynman_kac import notes
+from edmfast.smc.feynman_kac.choice import (
+    Choice,
+    check_exponents,
+    check_no_inner_rewards,
+    guide_of,
+)
+from edmfast.smc.feynman_kac.energy import EnergyFeynmanKac
+from edmfast.smc.feynman_kac.phases import Phases
+from edmfast.smc.feynman_kac.reversal import ReversalFeynmanKac
+from edmfast.smc.proposals import ReversalMatched
+from edmfast.targets.algebra import terms_of
+from edmfast.targets.mixture import Mixture
+from edmfast.targets.scores import has_energy
+from edmfast.targets.traces import has_exact_trace
+
+MATCHED = (
+    "reversal-matched weights from scores and {traces}: exact for isotropic Gaussians; otherwise their error "
+    "falls as tau² over a run, with the anisotropy and the higher moments of the reversals"
+)
+SWITCHED = "energies weigh the steps to sigma >= {switch:g}, and below it come "
+_SWITCH_SIGMA = 0.3
+"""The level in units of x below which hybrid weights take reversals, for data of standard deviation 0.5."""
+
+
+def from_reversals(choice: Choice) -> ReversalFeynmanKac:
+    """Return the model that weighs all steps by matched reversals.
+
+    Raises ValueError for a proposal, for rewards inside the target, for models with exponents of their own, and
+    for tables that do not fit the steps.
+    """
+    if choice.proposal is not None:
+        raise ValueError(
+            f"reversal weights have their own proposal, and {choice.proposal.name!r} is another: leave "
+            "proposal=None"
+        )
+    check_no_inner_rewards(choice.target)
+    if isinstance(choice.target, Mixture) and not has_energy(choice.target):
+        raise ValueError(
+            "a mixture without energies has no reversal weights: use proposal='superdiff', or energies"
+        )
+    exponents, models = zip(*terms_of(choice.target), strict=True)
+    check_exponents(models)
+    exact = choice.probes is None and all(map(has_exact_trace, models))
+    kernel = ReversalMatched(1 if choice.probes is None else choice.probes, choice.kappa)
+    _check_tables(kernel, len(choice.levels) - 1, exact)
+    traces = "exact traces" if exact else "estimated traces"
+    log_z_note = notes.of_reversals(rewarded=bool(choice.rewards))
+    return ReversalFeynmanKac(
+        **choice.fields(kernel, MATCHED.format(traces=traces), log_z_note),
+        models=models,
+        exponents=exponents,
+        exact=exact,
+        guide=guide_of(choice.rewards.tilted),
+        with_energy=all(map(has_energy, models)),
+    )
+
+
+def hybrid(choice: Choice, upper: EnergyFeynmanKac) -> Phases:
+    """Return the models of hybrid weights, of which `upper` weighs the steps above the switch.
+
+    Raises ValueError as `from_reversals` does, and for a reward whose gradient the moves would follow.
+    """
+    if guide_of(choice.rewards.tilted) is not None:
+        raise ValueError(
+            "with hybrid weights the moves cannot follow the gradient of a reward: use gradient='none', "
+            "weights='energy' or weights='reversal'"
+        )
+    lower = from_reversals(replace(choice, proposal=None))
+    switch = _SWITCH_SIGMA * _data_scale(lower.models) if choice.switch is None else choice.switch
+    first_steps = sum(level >= switch for level in choice.levels[1:])
+    description = SWITCHED.format(switch=switch) + lower.description
+    fields: dict[str, Any] = {"description": description, "log_z_note": upper.log_z_note}
+    return Phases((replace(upper, **fields), replace(lower, **fields)), first_steps)
+
+
+def _data_scale(models: tuple[Any, ...]) -> float:
+    """Return the largest standard deviation of the data, in units of 0.5, that the models name as sigma_data."""
+    scales = [getattr(model, "sigma_data", 0.5) for model in models]
+    return max(float(scale) for scale in scales) / 0.5
+
+
+def _check_tables(kernel: ReversalMatched, steps: int, exact: bool) -> None:
+    if not isinstance(kernel.probes, int) and len(kernel.probes) != steps:
+        raise ValueError(
+            f"probes must be one number, or one for each of {steps} steps, got {len(kernel.probes)}"
+        )
+    without = not exact and 0 in [kernel.probes_at(index) for index in range(steps)]
+    if without and kernel.kappa is None:
+        raise ValueError(
+            "a step without probes takes kappa from a calibration: pass smc.calibrate's result as sigmas, or at "
+            "least one probe for every step"
+        )
+    if without and kernel.kappa is not None and len(kernel.kappa) != steps:
+        raise ValueError(
+            f"the kappa table must have one entry for each of {steps} steps, got {len(kernel.kappa)}"
+        )

@@ -1,0 +1,109 @@
+"""Evaluate the models of a product on all particles: energies, scores, and the traces of the scores' Jacobians.
+
+A trace tr(grad s) comes from a model's own method `jacobian_trace`, or from K probes v by the products (grad s) v
+with E[v vᵀ] = I, as the mean of <v, (grad s) v> (Hutchinson 1990). All products of a model come from one forward
+pass. Where neither is wanted, the scores are evaluated alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edmfast._internal.derivatives import refuse_tangents
+from edmfast.models.calling.foreign import call_energy
+from edmfast.ops import standard_normal
+from edmfast.smc.feynman_kac.evaluate import PROBE_STREAM, in_groups
+from edmfast.smc.populations.local import Populations
+from edmfast.targets.scores import has_energy, score_of
+from edmfast.targets.traces import energy_score_and_products, exact_trace
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The results of one evaluation of M models at states [P, N, *shape].
+
+    energies: [M, P, N] in nats, or None where a model is a plain denoiser. scores: [M, P, N, *shape]. traces:
+    exact ones, float64 [M, P, N], or None. products: M tensors [P, N, K, *shape], (grad s) v for every probe v,
+    or an empty tuple.
+    """
+
+    energies: Tensor | None
+    scores: Tensor
+    traces: Tensor | None = None
+    products: tuple[Tensor, ...] = ()
+
+
+def random_signs(x: Tensor, count: int, rng: Tensor, populations: Populations) -> Tensor:
+    """Return `count` probes of random signs for every particle of x [P, N, *shape]: [P, N, count, *shape]."""
+    like = x[:, :, None].expand(*x.shape[:2], count, *x.shape[2:])
+    normal = standard_normal(
+        like,
+        rng=rng,
+        stream=PROBE_STREAM,
+        first_population=populations.first_population,
+        first_particle=populations.first_particle,
+    )
+    # torch.where of two numbers takes fifteen times as long
+    return torch.ones_like(normal).copysign(normal)
+
+
+def evaluate_terms(
+    models: Sequence[Any],
+    x: Tensor,
+    sigma: float | Tensor,
+    *,
+    probes: Tensor | None = None,
+    exact: bool = False,
+    batch_size: int | None = None,
+) -> Terms:
+    """Evaluate M energies or denoisers at states x [P, N, *shape] of one noise level: one NFE.
+
+    probes: [P, N, K, *shape], or None. exact: take the exact traces of the models instead. batch_size: most rows
+    in one call of the models.
+
+    Raises ValueError for a model that returns another shape, or whose score has no graph to probe.
+    """
+    with_energies = all(map(has_energy, models))
+
+    def call(*models_and_rows: Any) -> tuple[Tensor, ...]:
+        parts = models_and_rows[: len(models)]
+        rows, *vectors = models_and_rows[len(models) :]
+        results = [_evaluate_rows(part, rows, sigma, *vectors, exact=exact) for part in parts]
+        # by kind and then by model: energies, scores, and traces or products
+        return tuple(result for kind in zip(*results, strict=True) for result in kind)
+
+    tensors = [x] if probes is None else [x, probes]
+    results = in_groups(call, models, tensors, batch_size)
+    kinds = [results[i : i + len(models)] for i in range(0, len(results), len(models))]
+    # A run detaches what it computes, so a tangent in the model's numbers would be lost.
+    refuse_tangents("a run", *kinds[0], *kinds[1])
+    energies = torch.stack([_widened(energy) for energy in kinds[0]]) if with_energies else None
+    scores = torch.stack(kinds[1])
+    if exact:
+        return Terms(energies, scores, traces=torch.stack(kinds[2]))
+    return Terms(energies, scores, products=tuple(kinds[2]) if probes is not None else ())
+
+
+def _evaluate_rows(
+    model: Any, x: Tensor, sigma: float | Tensor, v: Tensor | None = None, *, exact: bool
+) -> tuple[Tensor, ...]:
+    """Return (energy, score) of every row, and then its exact trace, or its products with v where v is given."""
+    if v is not None:
+        return energy_score_and_products(model, x, sigma, v)
+    with torch.no_grad():
+        if has_energy(model):
+            energy, score = call_energy(model, x, sigma)
+        else:
+            # a denoiser has no energy, and nothing reads this number
+            energy, score = x.new_zeros(len(x)), score_of(model, x, sigma)
+        return (energy, score, exact_trace(model, x, sigma)) if exact else (energy, score)
+
+
+def _widened(energy: Tensor) -> Tensor:
+    # differences of energies in half precision would lose the weights
+    return energy if energy.dtype in (torch.float32, torch.float64) else energy.float()
