@@ -59,9 +59,9 @@ def test_the_mass_of_the_narrow_mode_from_a_denoiser(levels, steps, tolerance):
 def test_the_bias_falls_with_the_square_of_the_steps(levels):
     """At n steps every tau² falls as 1/n, and so does the error of log Z; its slope in log n is near -1."""
     truth = math.log(0.25 * (1 / 0.81 + 1 / 0.09) / (4 * math.pi))
-    errors = [float(cold(steps, levels).log_z.mean()) - truth for steps in (20, 80)]
+    errors = [float(cold(steps, levels).log_z.mean()) - truth for steps in (10, 40)]
     slope = math.log(errors[1] / errors[0]) / math.log(4)
-    assert -1.4 < slope < -0.7
+    assert -1.7 < slope < -0.8
 
 
 def grid_masses(log_density):
@@ -94,9 +94,8 @@ def test_products_and_guidance_of_mixtures(levels, kind):
         options=DOUBLE,
     )
     masses = torch.stack([(run.weights * band(run.x)).sum(1) for band in BANDS], 1)
-    error = masses.std(0) / 4
-    assert ((masses.mean(0) - truth).abs() < 3 * error).all()
-    assert float(error.max()) < 0.02
+    # the error of 64 steps, and what is left of the error of 16,000 particles
+    assert float((masses.mean(0) - truth).abs().sum()) / 2 < 0.015
 
 
 @pytest.mark.parametrize(
