@@ -83,7 +83,8 @@ def evaluate_terms(
     # A run detaches what it computes, so a tangent in the model's numbers would be lost.
     refuse_tangents("a run", *kinds[0], *kinds[1])
     energies = torch.stack([_widened(energy) for energy in kinds[0]]) if with_energies else None
-    scores = torch.stack(kinds[1])
+    # the scores of a single model need no copy
+    scores = torch.stack(kinds[1]) if len(models) > 1 else kinds[1][0][None]
     if exact:
         return Terms(energies, scores, traces=torch.stack(kinds[2]))
     return Terms(energies, scores, products=tuple(kinds[2]) if probes is not None else ())
