@@ -39,6 +39,8 @@ def run(**options):
         "seed": 5,
         "ess_threshold": 0.95,
         "genealogy": True,
+        # energies weigh the first half of the steps, and matched reversals the second
+        "weights": smc.Hybrid(above=0.5),
     }
     return smc.sample(target, (2,), levels, **grouped(**common, **options))
 

@@ -1,6 +1,7 @@
 """Reversal-matched weights on targets whose answers are known: masses, products, guidance, rewards, posteriors."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -204,6 +205,21 @@ def test_a_resumed_run_has_the_bits_of_a_whole_one(levels, tmp_path):
     resumed = cold(12, levels, 2, checkpoint=smc.Checkpoint(resume_from=path), **options)
     assert torch.equal(whole.x, resumed.x)
     assert torch.equal(whole.log_weights, resumed.log_weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "weights", [smc.Reversal(1), smc.Reversal(None), smc.Hybrid(above=1.0, probes=2)]
+)
+def test_compiled_steps_agree(levels, weights):
+    target = Tempered(TWO_MODES, 2.0)
+    options = {"particles": 40, "weights": weights, "options": DOUBLE}
+    eager = smc.sample(target, (2,), levels(6), **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="compile=True failed")
+        compiled = smc.sample(target, (2,), levels(6), compile=True, **options)
+    torch.testing.assert_close(compiled.x, eager.x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(compiled.log_weights, eager.log_weights, rtol=1e-9, atol=1e-9)
 
 
 def test_exponents_of_populations(levels):
