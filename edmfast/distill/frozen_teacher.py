@@ -38,7 +38,10 @@ class FrozenTeacher:
         A target of another exponent than 1 has not: its denoised states are those of its score divided by A.
         """
         exponent = exponent_of(self.teacher)
-        return has_energy(self.teacher) and isinstance(exponent, float) and exponent == 1
+        # a wrapper of a plain denoiser has the method, and says itself that it has no energy
+        known = hasattr(self.teacher, "energy") and not hasattr(self.teacher, "has_energy")
+        has_one = known or has_energy(self.teacher)
+        return has_one and isinstance(exponent, float) and exponent == 1
 
     def energy(
         self, x: torch.Tensor, sigma: torch.Tensor, condition: dict[str, Any]
