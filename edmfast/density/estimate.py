@@ -42,7 +42,11 @@ from edmfast.targets.constrained import Constrained
 from edmfast.targets.exponents import Exponent, exponent_of
 from edmfast.targets.inverse import LinearInverse
 from edmfast.targets.parts import Part, parts_of
-from edmfast.targets.path_ratios import log_ratio_from_above, log_ratio_from_below
+from edmfast.targets.path_ratios import (
+    log_density_of_gaussian,
+    log_ratio_from_above,
+    log_ratio_from_below,
+)
 from edmfast.targets.proposed_by import ProposedBy
 from edmfast.targets.protocols import Model
 from edmfast.targets.scores import check_model
@@ -52,8 +56,6 @@ from edmfast.targets.traces import has_exact_trace, score_and_trace
 _NOISE_STREAM, _PROBE_STREAM = 12, 13
 _MIN_ROWS, _MAX_ROWS, _NUMBERS = 64, 4096, 1 << 18
 """Bounds on the rows of one evaluation, and the numbers in it."""
-_MOST_GAUSSIAN = 0.99
-"""The largest share of the data in the variance at the highest level, where the noise should dominate."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,10 @@ class _Walk:
         noise, _ = score_gram(z[None, None])
         sizes = noise.reshape(len(self.x), self.paths, 1)
         sigmas = torch.tensor(self.levels, dtype=torch.float64, device=self.x.device)
-        return _top(self.dim, sigmas, numbers) + _climbed(self.dim, sigmas, numbers, sizes)
+        start = log_density_of_gaussian(
+            self.dim, sigmas[-1], numbers.trace[..., -1], numbers.square[..., -1]
+        )
+        return start + _climbed(self.dim, sigmas, numbers, sizes)
 
     def _numbers(self, part: Part, z: Tensor) -> _Numbers:
         _, leaf, condition = part
@@ -268,15 +273,6 @@ def _check_part(part: Part) -> None:
             f"log_density needs models whose own exponent is 1, given {name_of(leaf)} with {exponent}: temper "
             "the model with edmfast.Tempered"
         )
-
-
-def _top(dim: int, sigmas: Tensor, numbers: _Numbers) -> Tensor:
-    """Return the log-density at the end of the paths by a Gaussian of the model's mean and variance there."""
-    noise = sigmas[-1].square()
-    # This share of the data in the variance is the mean eigenvalue of the denoiser's Jacobian.
-    share = (1 + noise * numbers.trace[..., -1] / dim).clamp(min=0.0, max=_MOST_GAUSSIAN)
-    variance = noise / (1 - share)
-    return -variance / 2 * numbers.square[..., -1] - dim / 2 * (2 * math.pi * variance).log()
 
 
 def _climbed(dim: int, sigmas: Tensor, numbers: _Numbers, sizes: Tensor) -> Tensor:

@@ -20,11 +20,16 @@ Sources: He et al. 2025, arXiv 2506.05668 (the first identity); Efron 2011, "Twe
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 KAPPA_SLACK, KAPPA_MOST = 0.5, 1.5
 """The bounds of kappa: u²/s² times the slack, which no density of data with noise undercuts by more, and the
 largest value, which a density that is not log-concave can need."""
+
+MOST_OF_DATA = 0.99
+"""The largest share of the data in the variance at the highest level, where the noise should dominate."""
 
 
 def log_ratio_from_above(
@@ -57,6 +62,19 @@ def log_ratio_from_below(
     most = (s / u).square() / KAPPA_SLACK
     growth = (1 - tau2 * trace / dim).clamp_min(1 / KAPPA_MOST).clamp_max(most)
     return _ratio(tau2, growth, along, square, move) + dim / 2 * growth.log()
+
+
+def log_density_of_gaussian(dim: int, sigma: Tensor, trace: Tensor, square: Tensor) -> Tensor:
+    """Return the log-density in nats at a level where the density is nearly an isotropic Gaussian, float64.
+
+    Its mean and variance follow from the score and the trace at the state: log p = -v |s|²/2 - (d/2) log(2 pi v)
+    with v = -d/t. See `log_ratio_from_above` for the arguments; sigma is the level.
+    """
+    noise = sigma.square()
+    # This share of the data in the variance is the mean eigenvalue of the denoiser's Jacobian.
+    share = (1 + noise * trace / dim).clamp(min=0.0, max=MOST_OF_DATA)
+    variance = noise / (1 - share)
+    return -variance / 2 * square - dim / 2 * (2 * math.pi * variance).log()
 
 
 def _ratio(tau2: Tensor, kappa: Tensor, along: Tensor, square: Tensor, move: Tensor) -> Tensor:
