@@ -78,7 +78,7 @@ class Advance:
         ratio, (energies, energies_before) = move.log_ratio, fk.energies(evaluation, state)
         if mode.ahead and evaluation.increment is not None:
             ratio = ratio + evaluation.increment
-        memory = move.memory
+        memory = fk.remember(move, evaluation, state, step)
         if fk.rewards:
             collected = fk.rewards.inherited(state.memory, before.ancestors)
             denoised = follower.denoised(move.x, step.u, evaluation.score, memory)

@@ -201,7 +201,7 @@ CASES = [
     ),
     *table("smc.NoiseMatched", smc.NoiseMatched, data_std=(REAL, 0.5, -1.0, 1e200)),
     *table("smc.FeynmanKacProposal", smc.FeynmanKacProposal, eta=(REAL, 0.5, -1.0, math.inf)),
-    *table("smc.SuperDiff", smc.SuperDiff, temperature=(REAL, 0.5, math.inf)),
+    *table("smc.SuperDiff", smc.SuperDiff, temperature=(REAL, 0.5, math.inf), probes=(COUNT, 2, 0)),
     row("smc.CurvatureMatched", "kappa", REAL, 0.5, lambda k: smc.CurvatureMatched((k,))),
     *table("smc.HMC", smc.HMC, steps=(COUNT, 2, 0)),
     *table("smc.Underdamped", smc.Underdamped, steps=(COUNT, 2, 0), acceptance=(REAL, 0.5, 1.0)),

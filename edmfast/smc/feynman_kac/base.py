@@ -103,6 +103,15 @@ class FeynmanKac(ABC):
     def move(self, state: ParticleState, step: Step, rng: Tensor, populations: Populations) -> Move:
         """Propose the states at the next level. rng: int64 [2], the state of the noise of the step."""
 
+    def remember(
+        self, move: Move, evaluation: Evaluation, state: ParticleState, step: Step
+    ) -> Tensor:
+        """Return the model's own columns of the memory [P, N, C] once the moved particles have been evaluated.
+
+        state: the particles before the move.
+        """
+        return move.memory
+
     def for_correctors(self) -> FeynmanKac:
         """Return the model as it runs beside correctors."""
         return self

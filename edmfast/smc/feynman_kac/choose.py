@@ -38,6 +38,7 @@ from edmfast.targets.gauges import UNKNOWN_GAUGES, GaugeWarning, has_unknown_gau
 from edmfast.targets.mixture import Mixture
 from edmfast.targets.proposed_by import ProposedBy
 from edmfast.targets.scores import has_energy, missing_energy
+from edmfast.targets.traces import has_exact_trace
 
 _ALONG_PATHS = ("max", "sum")
 
@@ -162,6 +163,7 @@ def _from_scores(choice: Choice, device: torch.device) -> FeynmanKac:
         return SuperDiffFeynmanKac(
             **choice.fields(kernel, SUPERPOSED_OR, unweighted),
             models=tuple(choice.target.models),
+            exact=all(map(has_exact_trace, choice.target.models)),
             log_shares=shares,
         )
     # The corrector's weights need the score of every single model, so nested sums are multiplied
@@ -177,7 +179,9 @@ def _from_scores(choice: Choice, device: torch.device) -> FeynmanKac:
         # the paths are those of one diffusion, whatever the number of models
         choice = replace(choice, exponent=1.0)
         return SuperDiffFeynmanKac(
-            **choice.fields(kernel, SUPERPOSED_AND, unweighted), models=models
+            **choice.fields(kernel, SUPERPOSED_AND, unweighted),
+            models=models,
+            exact=all(map(has_exact_trace, models)),
         )
     plain = is_plain(exponents)
     kernel = kernel or (_plain_proposal(choice.kappa) if plain else FeynmanKacProposal())

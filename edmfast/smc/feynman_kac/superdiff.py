@@ -5,6 +5,11 @@ Each particle carries the log-densities of its path by every model, by Ito's for
 
     Δlog p_i = <s_i, Δx> - delta_t |s_i|².
 
+With density="path" the differences come from the scores and traces at both ends of the step, by the formulas of
+`edmfast.targets.path_ratios`, and the start from a Gaussian with the mean and variance of the model. Itô's formula
+is off by the fluctuations of <Δx, (grad s) Δx>, which are large in many dimensions. AND then also closes the gaps
+between the log-densities that earlier steps have left, by at most the noise of a step.
+
 OR: kappa = softmax(T log p_i + log w_i). AND: kappa such that all Δlog p_i are equal, with sum kappa = 1; for two
 models kappa_1 = 1/2 - <s_1 - s_2, z>/(sqrt(2 delta_t) |s_1 - s_2|²). Neither samples from the product or the
 mixture: use energies for that. Source: Skreta et al. 2024, "The superposition of diffusion models",
@@ -14,6 +19,7 @@ arXiv 2412.17762.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +30,16 @@ from edmfast._internal.broadcast import unsqueeze_like
 from edmfast.ops import score_gram, standard_normal
 from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.feynman_kac.evaluate import Evaluation, evaluate_scores
+from edmfast.smc.feynman_kac.terms import evaluate_terms, random_signs
 from edmfast.smc.populations.gather import take
 from edmfast.smc.populations.local import Populations
 from edmfast.smc.populations.particle_state import Move, ParticleState
 from edmfast.smc.proposals import Step, SuperDiff
+from edmfast.targets.path_ratios import (
+    log_density_of_gaussian,
+    log_ratio_from_above,
+    log_ratio_from_below,
+)
 
 SUPERPOSED_AND = (
     "SuperDiff AND: no weights; paths along which all models' densities change alike, which is not the law of "
@@ -44,12 +56,14 @@ _RIDGE = 1e-9
 class SuperDiffFeynmanKac(FeynmanKac):
     """A Feynman–Kac model that superposes M models without weights.
 
-    models: M energies or denoisers of one noise law. log_shares: log w_i of OR, float64 [M]; None for AND. The
-    columns of the memory are the M log-densities in nats, which start from the Gaussian of the first level, then
-    the M kappas of the last step.
+    models: M energies or denoisers of one noise law. exact: all models have exact traces. log_shares: log w_i of
+    OR, float64 [M]; None for AND. The columns of the memory are the M log-densities in nats, which start from the
+    Gaussian of the first level, then the M kappas of the last step. With density="path" the kernel of a particle
+    holds the M traces tr(grad s_i) at its state.
     """
 
     models: tuple[object, ...] = ()
+    exact: bool = False
     log_shares: Tensor | None = None
 
     @property
@@ -59,6 +73,18 @@ class SuperDiffFeynmanKac(FeynmanKac):
     @property
     def memory_columns(self) -> int:
         return 2 * len(self.models)
+
+    @property
+    def _kernel(self) -> SuperDiff:
+        assert isinstance(self.proposal, SuperDiff)
+        return self.proposal
+
+    @property
+    def _along_path(self) -> bool:
+        return self._kernel.density == "path"
+
+    def probes_at(self, index: int) -> int:
+        return self._kernel.probes if self._along_path and not self.exact else 0
 
     def evaluate(
         self,
@@ -70,18 +96,31 @@ class SuperDiffFeynmanKac(FeynmanKac):
         probes: int,
         step: Step | None,
     ) -> Evaluation:
-        scores = evaluate_scores(self.models, x, sigma, batch_size=self.batch_size)
-        return Evaluation(x.new_zeros(x.shape[:2]), scores)
+        exact = self._along_path and self.exact
+        if probes == 0 and not exact:
+            scores = evaluate_scores(self.models, x, sigma, batch_size=self.batch_size)
+            return Evaluation(x.new_zeros(x.shape[:2]), scores)
+        signs = None if exact else random_signs(x, probes, rng, populations)
+        terms = evaluate_terms(
+            self.models, x, sigma, probes=signs, exact=exact, batch_size=self.batch_size
+        )
+        traces = _mean_traces(terms.products, signs) if terms.traces is None else terms.traces
+        return Evaluation(x.new_zeros(x.shape[:2]), terms.scores, traces.movedim(0, 2).contiguous())
 
     def start(self, x: Tensor, sigma: float, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
         elements = x[0, 0].numel()
-        log_density = x.double().square().flatten(2).sum(2) / (-2 * sigma**2)
-        log_density = log_density - elements / 2 * math.log(2 * math.pi * sigma**2)
         count = len(self.models)
-        densities = log_density[..., None].expand(*x.shape[:2], count)
+        if evaluation.kernel is None:
+            log_density = x.double().square().flatten(2).sum(2) / (-2 * sigma**2)
+            log_density = log_density - elements / 2 * math.log(2 * math.pi * sigma**2)
+            densities = log_density[..., None].expand(*x.shape[:2], count)
+        else:
+            squares = score_gram(evaluation.score)[0].diagonal(dim1=2, dim2=3)
+            level = torch.full_like(squares[..., :1], sigma)
+            densities = log_density_of_gaussian(elements, level, evaluation.kernel, squares)
         # No step has led to the first level, where all models count alike.
         kappa = torch.full_like(densities, 1 / count)
-        return torch.zeros_like(log_density), torch.cat([densities, kappa], 2)
+        return torch.zeros_like(densities[..., 0]), torch.cat([densities, kappa], 2)
 
     def move(self, state: ParticleState, step: Step, rng: Tensor, populations: Populations) -> Move:
         count, ancestors = len(self.models), state.weights.ancestors
@@ -102,11 +141,47 @@ class SuperDiffFeynmanKac(FeynmanKac):
         kappa = self._kappa(densities, gram, along, tau2)
         drift = tau2.to(x.dtype) * (_by_model(kappa.to(x.dtype), scores) * scores).sum(0)
         moved = x + drift + tau2.sqrt().to(x.dtype) * z
-        squares = gram.diagonal(dim1=2, dim2=3)
-        # This is <s_i, Δx> - delta_t |s_i|² by scalar products that are known already.
-        gain = tau2 * (gram @ kappa[..., None])[..., 0] + tau2.sqrt() * along - tau2 / 2 * squares
-        memory = torch.cat([densities + gain, kappa], 2)
-        return Move(moved, torch.zeros_like(gain[..., 0]), memory)
+        if not self._along_path:
+            squares = gram.diagonal(dim1=2, dim2=3)
+            # This is <s_i, Δx> - delta_t |s_i|² by scalar products that are known already.
+            gain = tau2 * (gram @ kappa[..., None])[..., 0] + tau2.sqrt() * along
+            densities = densities + gain - tau2 / 2 * squares
+        memory = torch.cat([densities, kappa], 2)
+        return Move(moved, torch.zeros_like(densities[..., 0]), memory)
+
+    def remember(
+        self, move: Move, evaluation: Evaluation, state: ParticleState, step: Step
+    ) -> Tensor:
+        """Return the memory with the log-densities of the new states, where they need the scores there."""
+        if not self._along_path:
+            return move.memory
+        count, ancestors = len(self.models), state.weights.ancestors
+        scores = torch.stack([take(score, ancestors) for score in state.score])
+        shift = move.x - take(state.x, ancestors)
+        size = score_gram(shift[None])[0][..., 0]
+        s, u = (_as_float64(level, shift) for level in (step.s, step.u))
+
+        def gain(formula: Callable[..., Tensor], scores: Tensor, traces: Tensor) -> Tensor:
+            gram, along = score_gram(scores, shift)
+            squares = gram.diagonal(dim1=2, dim2=3)
+            return formula(shift[0, 0].numel(), s, u, traces, along, squares, size)
+
+        gained = gain(log_ratio_from_above, scores, take(state.kernel, ancestors))
+        if evaluation.kernel is not None:
+            share = self._share_of_lower_end
+            below = gain(log_ratio_from_below, evaluation.score, evaluation.kernel)
+            gained = (1 - share) * gained + share * below
+        return torch.cat([move.memory[..., :count] + gained, move.memory[..., count:]], 2)
+
+    @property
+    def _share_of_lower_end(self) -> float:
+        """The weight of the estimate from the lower end of a step: 1/2 for exact traces, less with their noise.
+
+        The estimate from the upper end hardly depends on the trace, since the noise of the move acts as a probe of
+        its own. The mean with K probes besides has the least variance for this weight.
+        """
+        probes = self._kernel.probes
+        return 0.5 if self.exact else probes / (2 * (probes + 1))
 
     def log_densities(self, memory: Tensor) -> Tensor | None:
         return memory[:, :, : len(self.models)].clone()
@@ -119,10 +194,9 @@ class SuperDiffFeynmanKac(FeynmanKac):
 
     def _kappa(self, densities: Tensor, gram: Tensor, along: Tensor, tau2: Tensor) -> Tensor:
         """Return kappa [P, N, M], which sums to 1 over the models."""
-        assert isinstance(self.proposal, SuperDiff)
         if self.log_shares is not None:
-            return torch.softmax(self.proposal.temperature * densities + self.log_shares, 2)
-        # unknowns kappa and c: tau² G kappa + tau n - tau²/2 diag G = c for all models, sum kappa = 1
+            return torch.softmax(self._kernel.temperature * densities + self.log_shares, 2)
+        # unknowns kappa and c: tau² G kappa + tau n - tau²/2 diag G = c - gap for all models, sum kappa = 1
         count = gram.shape[-1]
         squares = gram.diagonal(dim1=2, dim2=3)
         # Where the models agree G is singular, and the ridge selects equal kappas; all scores may
@@ -133,10 +207,38 @@ class SuperDiffFeynmanKac(FeynmanKac):
         system[..., :count, :count] = gram + ridge[..., None, None] * eye
         system[..., :count, count] = -1.0
         system[..., count, :count] = 1.0
-        right = torch.cat([squares / 2 - along / tau2.sqrt(), torch.ones_like(squares[..., :1])], 2)
+        aims = squares / 2 - along / tau2.sqrt()
+        if self._along_path:
+            aims = aims - _gaps(densities, gram, tau2) / tau2
+        right = torch.cat([aims, torch.ones_like(squares[..., :1])], 2)
         # solve_ex does not wait for the device to report singular systems, which the ridge excludes
         solution: Tensor = torch.linalg.solve_ex(system, right[..., None])[0]
         return solution[..., :count, 0]
+
+
+def _gaps(densities: Tensor, gram: Tensor, tau2: Tensor) -> Tensor:
+    """Return by how much the log-density of each model exceeds their mean, float64 [P, N, M], within bounds.
+
+    A step that closes a larger gap would move a particle by more than its noise, where the models nearly agree.
+    """
+    apart = gram.diagonal(dim1=2, dim2=3) - 2 * gram.mean(3) + gram.mean((2, 3))[..., None]
+    most = (tau2 * apart.clamp_min(0)).sqrt()
+    gaps = densities - densities.mean(2, keepdim=True)
+    return torch.minimum(torch.maximum(gaps, -most), most)
+
+
+def _mean_traces(products: Sequence[Tensor], signs: Tensor | None) -> Tensor:
+    """Return the mean over probes of <v, (grad s) v>, float64 [M, P, N], from M tensors [P, N, K, *shape]."""
+    assert signs is not None
+    v = signs.double()
+    return torch.stack([(part.double() * v).flatten(3).sum(3).mean(2) for part in products])
+
+
+def _as_float64(level: float | Tensor, like: Tensor) -> Tensor:
+    if isinstance(level, Tensor):
+        return level.double()
+    # a fill does not wait for the device, as a copy would
+    return torch.full((), level, dtype=torch.float64, device=like.device)
 
 
 def _by_model(kappa: Tensor, scores: Tensor) -> Tensor:
