@@ -173,13 +173,11 @@ class ReversalFeynmanKac(FeynmanKac):
         return total
 
     def start(self, x: Tensor, sigma: float, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
-        # At the first level every p_i is taken as N(0, sigma² I), whose product is known with its integral.
-        elements = x[0, 0].numel()
-        total = self._factor(self.exponent, x)
-        log_integral = -(elements / 2) * (
-            (total - 1) * math.log(2 * math.pi * sigma**2) + total.log()
-        )
-        log_weights = log_integral[:, None].expand(x.shape[:2]).contiguous()
+        # With energies log G_0 = -U + A |x|²/(2 sigma²). Here every p_i is N(0, sigma² I) at the first level, and
+        # the constants of these densities are left.
+        constant = -0.5 * x[0, 0].numel() * math.log(2 * math.pi * sigma**2)
+        log_weights = (constant * self._factor(self.exponent, x))[:, None].expand(x.shape[:2])
+        log_weights = log_weights.contiguous()
         return log_weights, log_weights.new_empty((*x.shape[:2], 0))
 
     def move(self, state: ParticleState, step: Step, rng: Tensor, populations: Populations) -> Move:
