@@ -22,6 +22,7 @@ KERNELS = (
     "propagate_kernel",
     "resample_kernel",
     "resample_warp_kernel",
+    "reversal_kernel",
     "slots_kernel",
     "sum_kernel",
     "weigh_kernel",
@@ -79,7 +80,8 @@ def test_its_symbols_are_found(architectures, tmp_path):
     library = tmp_path / "libtorch_cuda.so"
     options = ["-shared", "-fPIC", "-Wl,-soname,libtorch_cuda.so", "-o", str(library)]
     subprocess.run([compiler, str(tmp_path / "stand_in.c"), *options], check=True)
-    wanted = ("noise", "propagate", "score_gram", "systematic_resample", "weigh_and_resample")
+    wanted = ("noise", "propagate", "reversal", "score_gram", "systematic_resample")
+    wanted += ("weigh_and_resample",)
     answer = subprocess.run(
         [sys.executable, "-c", LOADED, str(library), str(LIBRARY), *wanted],
         capture_output=True,

@@ -81,7 +81,7 @@ names = [
     *("group_norm_silu_backward", "group_norm_silu_double_backward", "mlp_potential"),
     *("mlp_potential_backward", "noise", "potential"),
     *("potential_assemble", "potential_assemble_backward", "potential_backward"),
-    *("potential_double_backward", "propagate", "score_gram", "systematic_resample"),
+    *("potential_double_backward", "propagate", "reversal", "score_gram", "systematic_resample"),
     "weigh_and_resample",
 ]
 facts = {
@@ -129,6 +129,7 @@ def test_triton_stands_in_for_a_missing_cuda_library(reference):
             "potential_backward",
             "potential_double_backward",
             "propagate",
+            "reversal",
             "systematic_resample",
             "weigh_and_resample",
         ]

@@ -32,7 +32,7 @@ _REFUSED = (
 )
 _FIRST = "sampler/,energy/,resample,propagate,weigh"
 """The cases that the goals for a GPU are about: the stage has no time for all."""
-_INTERPRETED = ("noise", "potential", "propagate", "systematic_resample", "weigh")
+_INTERPRETED = ("noise", "potential", "propagate", "reversal", "systematic_resample", "weigh")
 _PROBE = """
 import json, torch
 available = torch.cuda.is_available() and torch.version.cuda is not None

@@ -12,6 +12,8 @@ from edmfast.ops._shared.triton_tiling import tiling
 from edmfast.ops.noise import triton_ops as noise
 from edmfast.ops.potential import triton_kernels as potential
 from edmfast.ops.propagate import triton_ops as propagate
+from edmfast.ops.reversal import triton_ops as reversal
+from edmfast.ops.reversal.reference import LARGEST
 from edmfast.ops.systematic_resample import triton_large as large
 from edmfast.ops.systematic_resample import triton_ops as resample
 from edmfast.ops.weigh import triton_ops as weigh
@@ -66,6 +68,16 @@ def _step(models: int, dtype: str, particles: int, blocks: int, each: bool = Fal
     return _sampled(propagate.propagate_kernel, constants, types, particles, blocks)
 
 
+def _reversing(models: int, dtype: str, longest: int, estimated: bool, **sizes: int) -> Case:
+    """Return the kernel; sizes of 1 are constants, as in a launch."""
+    types: dict[str, Any] = {"scores": (dtype,) * models, "probes": dtype, "traces": "*fp64"}
+    types |= dict.fromkeys(["exponents", "levels", "log_weights"], "*fp64")
+    types["products"] = (dtype,) * models if estimated else ()
+    constants: dict[str, Any] = {"LARGEST": LARGEST, "MODELS": models}
+    constants |= sizes | ({"traces": None} if estimated else {"probes": None})
+    return _sampled(reversal.reversal_kernel, constants, types, 1000, longest)
+
+
 def _weighing(models: int, dtype: str, powers: bool) -> Case:
     types: dict[str, Any] = dict.fromkeys(["log_weights", "out", "spreads", "exponents"], "*fp64")
     types |= {"reset": "*u1", "ratio": dtype, "now": (dtype,) * models, "past": (dtype,) * models}
@@ -105,6 +117,10 @@ CASES: dict[str, Case] = {
     "propagate 8": _step(8, "*fp64", 1000, 3072),
     "propagate each 1": _step(1, "*fp32", 1000, 1, each=True),
     "propagate each 8": _step(8, "*fp32", 1000, 16, each=True),
+    "reversal 1": _reversing(1, "*fp32", 1, True, populations=1, elements=1, count=1),
+    "reversal 2": _reversing(2, "*bf16", 64, True),
+    "reversal 8": _reversing(8, "*fp32", 12_288, True),
+    "reversal traces 8": _reversing(8, "*fp64", 12_288, False, populations=1, count=1),
     "weigh 0": _weighing(0, "*fp64", False),
     "weigh 1": _weighing(1, "*fp32", False),
     "weigh 8": _weighing(8, "*fp64", True),

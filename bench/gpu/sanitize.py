@@ -18,7 +18,14 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from edmfast import _extension, ops
 
-OPERATORS = ("noise", "propagate", "systematic_resample", "weigh_and_resample", "score_gram")
+OPERATORS = (
+    "noise",
+    "propagate",
+    "systematic_resample",
+    "weigh_and_resample",
+    "reversal",
+    "score_gram",
+)
 """The operators that have kernels in csrc/cuda."""
 FLOATS = (torch.float32, torch.float64)
 HALVES = (torch.float16, torch.bfloat16)
@@ -66,13 +73,14 @@ def proposals(few: bool = False) -> Iterator[Call]:
             models = 1 + d % 3
             x, *scores = (_normal(2, 37, d, dtype=dtype) for _ in range(models + 1))
             ancestors = torch.randint(0, 37, (2, 37), dtype=torch.int32).sort().values
-            numbers = torch.rand(2, models + 2, dtype=torch.float64) + 0.1
             mask = torch.rand(2, d) < 0.6
-            yield (
-                f"propagate {d} {dtype}",
-                _move,
-                (x, scores, ancestors, numbers, ops.rng_state(5, 2), mask),
-            )
+            for rows in ((2,), (2, 37)):
+                numbers = torch.rand(*rows, models + 2, dtype=torch.float64) + 0.1
+                yield (
+                    f"propagate {d} {dtype} {rows}",
+                    _move,
+                    (x, scores, ancestors, numbers, ops.rng_state(5, 2), mask),
+                )
 
 
 def _move(
@@ -176,6 +184,30 @@ def grams(few: bool = False) -> Iterator[Call]:
                 yield f"score_gram {models, d} {dtype}", ops.score_gram, (scores, along)
 
 
+def reversals(few: bool = False) -> Iterator[Call]:
+    # the kernels are compiled for 1, 2, 4 and 8 models
+    for d in (9, 2049) if few else (1, 8, 9, 2048, 2049):
+        for models in (1, 3) if few else (1, 2, 3, 8):
+            for dtype in FLOATS[:1] if few else (*FLOATS, *HALVES):
+                # the scores are equal, and sums of whole numbers are exact
+                scores = [_shifted(torch.full((2, 37, d), 2.0, dtype=dtype))] * models
+                probes = _shifted(torch.randint(-1, 2, (2, 37, 2, d)).to(dtype))
+                products = [_shifted(-probes)] * models
+                yield f"reversal {models, d} {dtype}", _reverse, (scores, products, probes)
+
+
+def _reverse(scores: Sequence[Tensor], products: Sequence[Tensor], probes: Tensor) -> Tensor:
+    """Return numbers that a logarithm, which differs between devices, does not enter."""
+    exponents = probes.new_full((2, len(scores)), 0.5, dtype=torch.float64)
+    levels = probes.new_tensor([1.0, 0.75], dtype=torch.float64)
+    coefficients, log_weights = ops.reversal(
+        scores, exponents, levels, products=products, probes=probes
+    )
+    traces = probes.new_zeros((len(scores), 2, 37), dtype=torch.float64)
+    _, flat = ops.reversal(scores, exponents, levels, traces=traces)
+    return torch.cat([coefficients, (log_weights.isnan() | flat.isnan())[..., None]], -1)
+
+
 def calls(few: bool = False) -> Iterator[Call]:
     """Yield (name, function, arguments on the CPU).
 
@@ -187,6 +219,7 @@ def calls(few: bool = False) -> Iterator[Call]:
     yield from weighings()
     yield from bad_weighings()
     yield from grams(few)
+    yield from reversals(few)
 
 
 def without_cuda_kernel() -> list[str]:

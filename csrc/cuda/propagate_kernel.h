@@ -9,8 +9,10 @@
 namespace edmfast {
 
 constexpr int kThreads = 256;
-// The blocks of a multiprocessor. Without this bound the compiler spills registers on sm_100 to fit a fourth one.
-constexpr int kResident = 3;
+// The blocks of a multiprocessor. Without this bound the compiler spills registers on sm_100 to fit a fourth one, and
+// on sm_90 it would spill those of float64 states to fit a third one.
+template <class S>
+constexpr int kResident = sizeof(S) == 8 ? 2 : 3;
 
 // |z|^2, <m, z>, |m|^2. Members have no default values, because shared memory takes no constructors.
 struct Moments {
@@ -110,7 +112,7 @@ __device__ __forceinline__ double log_ratio(const Moments& moments, double v_m, 
 
 // A team of kTeam threads takes a row: part of a warp, a warp, or the block.
 template <class S, int kTeam>
-__global__ void __launch_bounds__(kThreads, kResident) propagate_kernel(PropagateJob<S> job) {
+__global__ void __launch_bounds__(kThreads, kResident<S>) propagate_kernel(PropagateJob<S> job) {
   struct Share {
     Moments moments;
     int moving, unused;  // `unused` fills the struct to whole words, for the shuffles

@@ -8,17 +8,18 @@ namespace edmfast {
 
 // What a step from level s to u has in common for all particles of d elements.
 struct ReversalStep {
-  double variance, least, elements;  // tau^2 = s^2 - u^2, the lower bound of kappa, d
+  double variance, slope, least, elements;  // tau^2 = s^2 - u^2, tau^2 / d, the lower bound of kappa, d
 
   EDMFAST_HD ReversalStep(const double* levels, int64_t count) : elements(static_cast<double>(count)) {
     const double s = levels[0], u = levels[1];
     variance = (s - u) * (s + u);
+    slope = variance / (elements > 0 ? elements : 1.0);
     least = 0.5 * ((u / s) * (u / s));
   }
 
   // Both comparisons are false for NaN, which stays.
   EDMFAST_HD double curvature(double trace) const {
-    const double kappa = 1.0 + variance * trace / (elements > 0 ? elements : 1.0);
+    const double kappa = 1.0 + slope * trace;
     return kappa < least ? least : kappa > 1.5 ? 1.5 : kappa;
   }
 };

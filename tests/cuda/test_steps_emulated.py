@@ -1,7 +1,7 @@
-"""The CUDA kernels of noise, propagate and score_gram, run thread by thread on the host, have the bits of the CPU.
+"""The CUDA kernels of noise, propagate, score_gram and reversal have the bits of the CPU.
 
-Sums of floats are taken in another order. They are compared where all their terms are whole numbers, or to
-rounding.
+They run thread by thread on the host. Sums of floats are taken in another order. They are compared where all
+their terms are whole numbers, or to rounding.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ctypes
 import pytest
 import torch
 
-from edmfast.ops import propagate, rng_state, score_gram, standard_normal
+from edmfast.ops import propagate, reversal, rng_state, score_gram, standard_normal
 
 FIRST = {"first_population": 4, "first_particle": 2**20}
 
@@ -36,6 +36,11 @@ def noise_library(emulated):
 @pytest.fixture(scope="module")
 def propagate_library(emulated):
     return emulated("propagate_emulated")
+
+
+@pytest.fixture(scope="module")
+def reversal_library(emulated):
+    return emulated("reversal_emulated")
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +105,45 @@ def test_score_gram(gram_library, generator, d, count, team):
         wanted, wanted_along = score_gram(scores, moved)
         assert torch.equal(gram, wanted)
         assert moved is None or torch.equal(along, wanted_along)
+
+
+def many(tensors):
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+@pytest.mark.parametrize("team", [1, 32, 256])
+@pytest.mark.parametrize("models", [1, 2, 3, 8])
+@pytest.mark.parametrize("d", [1, 150])
+def test_reversal(reversal_library, generator, d, models, team):
+    """Rows beyond the last, given traces, estimated ones, and a particle whose models share one curvature."""
+    scores = [*torch.randn(models, 2, 5, d, generator=generator)]
+    probes = torch.randn(2, 5, 3, d, generator=generator)
+    products = [*(-0.7 * torch.rand(models, 2, 5, 3, d, generator=generator) * probes)]
+    exponents = torch.rand(2, models, generator=generator, dtype=torch.float64) + 0.5
+    exponents[:, 1:] *= -0.04
+    levels = torch.tensor([1.0, 0.7], dtype=torch.float64)
+    traces = torch.stack([(p.double() * probes.double()).sum((2, 3)) / 3 for p in products])
+    if models == 2:
+        # P is -1.9 and A is 1
+        exponents[1] = torch.tensor([3.0, -2.0])
+        traces[:, 1, 2] = d / 0.51 * torch.tensor([-0.2, -0.5])
+    for given in ({"traces": traces}, {"products": products, "probes": probes}):
+        coefficients = poisoned(2, 5, models + 2, dtype=torch.float64)
+        log_weights = poisoned(2, 5, dtype=torch.float64)
+        by_probes = "probes" in given
+        reversal_library.reversal(
+            many(scores),
+            *map(pointer, (exponents, levels, given.get("traces"))),
+            many(products) if by_probes else None,
+            *map(pointer, (given.get("probes"), coefficients, log_weights)),
+            *longs(2, 5, d, 3 if by_probes else 0),
+            ctypes.c_int(models),
+            ctypes.c_int(team),
+        )
+        wanted = reversal(scores, exponents, levels, **given)
+        torch.testing.assert_close((coefficients, log_weights), wanted, rtol=1e-12, atol=1e-12 * d)
+        if models == 2 and not by_probes:
+            torch.testing.assert_close(coefficients[1, 2, 0], levels.square().diff().neg()[0] * 3)
 
 
 @pytest.mark.parametrize("team", [1, 32, 256])

@@ -91,11 +91,26 @@ def _gram(device: str) -> Call:
     return ops.score_gram, [scores, scores[0].roll(1, 0)]
 
 
+def _reversal(device: str) -> Call:
+    scores = [*_particles(2, 2, 40, 19, device=device)]
+    products = [*_particles(2, 2, 40, 3, 19, device=device)]
+    probes = _particles(2, 40, 3, 19, device=device)
+    exponents = torch.tensor([[1.5, -0.3]] * 2, dtype=torch.float64, device=device)
+    levels = torch.tensor([1.0, 0.7], dtype=torch.float64, device=device)
+
+    def run(*inputs: Tensor) -> Sequence[Tensor]:
+        *vectors, exponents, levels, probes = inputs
+        return ops.reversal(vectors[:2], exponents, levels, products=vectors[2:], probes=probes)
+
+    return run, [*scores, *products, exponents, levels, probes]
+
+
 CALLS: dict[str, Callable[[str], Call]] = {
     **{name: lambda device, name=name: _derivable(name, device) for name in derivatives.CASES},
     "noise": _noise,
     "propagate": _propagate,
     "score_gram": _gram,
+    "reversal": _reversal,
     **{
         f"systematic_resample {n}": lambda device, n=n: _systematic(n, device)
         for n in (30, 900, 9000)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._pytree import tree_map_only
 
 from bench.report import derivatives
 from edmfast import ops
@@ -193,6 +194,46 @@ def test_a_step_has_the_bits_of_the_cpu(models, dtype, generator, device):
         assert weights.resampled.any()
     for ours, theirs in zip(results[device, "history"], results["cpu", "history"], strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("models", [1, 3, 8])
+def test_reversals(models, dtype, generator, device):
+    """Weights, and the step that they are the weights of, agree with the CPU."""
+    shape = 2, 19, 50
+    scores = [*torch.randn(models, *shape, generator=generator, dtype=torch.float64).to(dtype)]
+    probes = torch.randn(2, 19, 2, 50, generator=generator, dtype=torch.float64)
+    slopes = -torch.rand(models, *probes.shape, generator=generator, dtype=torch.float64)
+    exponents = torch.rand(2, models, generator=generator, dtype=torch.float64) + 0.5
+    exponents[:, 1:] *= -0.04
+    levels = torch.tensor([1.0, 0.7], dtype=torch.float64)
+    inputs = scores, exponents, levels, [*(slopes * probes).to(dtype)], probes.to(dtype)
+    results = []
+    for place in ("cpu", device):
+        there = tree_map_only(torch.Tensor, lambda tensor, place=place: tensor.to(place), inputs)
+        vectors, powers, steps, products, directions = there
+        given = {"products": products, "probes": directions}
+        table, log_weights = ops.reversal(vectors, powers, steps, **given)
+        identity = torch.arange(19, dtype=torch.int32, device=place).repeat(2, 1)
+        moved, _ = ops.propagate(vectors[0], vectors, identity, table, ops.rng_state(1, 2, place))
+        results.append((table.cpu(), log_weights.cpu(), moved.cpu()))
+    (table, log_weights, moved), (ours, our_weights, our_moves) = results
+    torch.testing.assert_close(ours, table, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(our_weights, log_weights, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(our_moves, moved, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_step_with_coefficients_of_each_particle(dtype, generator, device):
+    x, *scores = torch.randn(3, 3, 40, 10, generator=generator, dtype=torch.float64).to(dtype)
+    ancestors = torch.randint(0, 40, (3, 40), generator=generator, dtype=torch.int32)
+    table = torch.rand(3, 40, 4, generator=generator, dtype=torch.float64) + 0.1
+    inputs = x, scores, ancestors, table, ops.rng_state(1, 2)
+    there = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), inputs)
+    moved, ratio = ops.propagate(*there)
+    wanted, wanted_ratio = ops.propagate(*inputs)
+    assert torch.equal(moved.cpu(), wanted)
+    torch.testing.assert_close(ratio.cpu(), wanted_ratio, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -16,6 +16,7 @@ from edmfast.ops import (
     Weights,
     propagate,
     resample,
+    reversal,
     rng_state,
     score_gram,
     standard_normal,
@@ -154,6 +155,54 @@ def test_score_gram(generator, d, dtype):
         assert torch.equal(device[0], device[0].mT)
         assert torch.equal(score_gram(scores.cuda())[0], device[0])
         assert torch.equal(score_gram(scores[:, 1:].cuda())[0], device[0][1:])
+
+
+@pytest.mark.parametrize("d", [2, 65, 12_288])
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.float16, torch.bfloat16])
+def test_propagate_with_coefficients_of_each_particle(generator, d, dtype):
+    x, score, ancestors, _, rng = propagate_inputs(generator, (2, 37, d), dtype)
+    table = torch.rand(2, 37, 3, dtype=torch.float64, device="cuda") + 0.1
+    arguments = (x, score, ancestors, table, rng)
+    moved, ratio = propagate(*arguments)
+    host_moved, host_ratio = propagate(*on_host(arguments))
+    assert torch.equal(moved.cpu(), host_moved)
+    eps = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+    assert ((ratio.cpu() - host_ratio).abs() <= 4 * eps * (10 * d + host_ratio.abs())).all()
+    equal_rows = table[:, :1].expand_as(table)
+    ours = propagate(x, score, ancestors, equal_rows, rng)
+    theirs = propagate(x, score, ancestors, table[:, 0].contiguous(), rng)
+    assert all(map(torch.equal, ours, theirs))
+
+
+@pytest.mark.parametrize("d", [1, 2, 8, 9, 33, 1024, 1025])
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.float16, torch.bfloat16])
+def test_reversal(generator, d, dtype):
+    levels = torch.tensor([1.0, 0.7], dtype=torch.float64, device="cuda")
+    for models in range(1, 9):
+        scores = torch.randn(models, 2, 37, d, generator=generator).to("cuda", dtype)
+        probes = torch.randn(2, 37, 2, d, generator=generator).to("cuda", dtype)
+        products = -0.8 * torch.rand(models, *probes.shape, device="cuda").to(dtype) * probes
+        exponents = torch.full((2, models), -0.05, dtype=torch.float64, device="cuda")
+        exponents[:, 0] = 1.5
+        given = {"products": [*products], "probes": probes}
+        device = reversal([*scores], exponents, levels, **given)
+        host = reversal(
+            [*scores.cpu()],
+            exponents.cpu(),
+            levels.cpu(),
+            products=[*products.cpu()],
+            probes=probes.cpu(),
+        )
+        for ours, wanted in zip(device, host, strict=True):
+            torch.testing.assert_close(ours.cpu(), wanted, rtol=1e-11, atol=1e-12 * d)
+        again = reversal(
+            [*scores[:, 1:]],
+            exponents[1:],
+            levels,
+            products=[*products[:, 1:]],
+            probes=probes[1:],
+        )
+        assert all(torch.equal(part, whole[1:]) for part, whole in zip(again, device, strict=True))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

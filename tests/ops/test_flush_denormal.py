@@ -72,6 +72,26 @@ def test_states_that_are_subnormal_move_alike(dtype, d, threads, flushing, with_
     assert x.any()
 
 
+@pytest.mark.parametrize("d", [1, 5, 40])
+@pytest.mark.parametrize("dtype", SUBNORMAL, ids=str)
+def test_reversals_of_subnormal_scores_have_the_same_bits(dtype, d, flushing, compiled):
+    generator = torch.Generator().manual_seed(3)
+    normals = torch.randn(5, 2, 3000, d, dtype=torch.float64, generator=generator)
+    first, second, *products, probes = (normals * SUBNORMAL[dtype]).to(dtype)[:, :, :, None]
+    inputs = (
+        [first[:, :, 0], second[:, :, 0]],
+        torch.tensor([[2.0, -0.5]] * 2, dtype=torch.float64),
+        # the step is so wide that squares of subnormal float32 scores count
+        torch.tensor([1e120, 1e119], dtype=torch.float64),
+    )
+    given = {"products": products, "probes": probes}
+    wanted = ops.reversal(*inputs, **given)
+    with flushing():
+        results = ops.reversal(*inputs, **given)
+    assert all(equal(results, wanted))
+    assert first.any()
+
+
 def test_the_mode_of_the_caller_is_left_as_it_was(flushing, compiled):
     tiny = torch.tensor([SUBNORMAL[torch.float32]])
     with flushing():

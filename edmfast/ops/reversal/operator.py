@@ -52,6 +52,7 @@ _extension.define(
     "Tensor? probes) -> (Tensor, Tensor)",
     reference.reversal,
     _fake,
+    triton="reversal",
 )
 _OPERATOR = torch.ops.edmfast.reversal.default
 

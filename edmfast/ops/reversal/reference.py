@@ -44,12 +44,13 @@ def reversal(
     s, u = levels.unbind()
     variance = (s - u) * (s + u)
     elements = scores[0].shape[2]
+    slope = variance / max(elements, 1)
     if traces is None:
         assert probes is not None
         traces = traces_of(products, probes)
 
     def curvature(trace: Tensor) -> Tensor:
-        kappa = 1.0 + variance * trace / max(elements, 1)
+        kappa = 1.0 + slope * trace
         # these bounds keep NaN
         return torch.maximum(kappa, 0.5 * (u / s).square()).clamp(max=LARGEST)
 
