@@ -1,5 +1,6 @@
-"""Test the exact energies, the known truth and the goals of the benchmark of controlled sampling."""
+"""Test the measures, the laws and the goals of the benchmark of controlled sampling."""
 
+import json
 import math
 
 import pytest
@@ -7,66 +8,170 @@ import torch
 
 pytest.importorskip("sklearn.datasets", reason="needs scikit-learn (extra `demo`)")
 
-from bench.studies.control import images
-from bench.studies.control.digits import plus_minus, variance
-from bench.studies.control.models import WIDTH, DigitsDensity
-from bench.studies.control.tasks import PARTICLES, TASKS
-from edmfast.analytic import GaussianMixture
-from edmfast.demo.digits import Digits
+from bench.rivals.control import Outcome
+from bench.studies.control import goals, kernels, run, students
+from bench.studies.control.comparison import as_json, compare, mean_and_error, section
+from bench.studies.control.laws import LAWS, Size
+from bench.studies.control.measures import COLUMNS, Measures
+from bench.studies.control.tasks import SIGMA_MIN, Task, digit_tasks
+from edmfast.analytic import MixtureOfGaussians
+from edmfast.models import EnergyModel, ResidualMLP
+
+SMALL = Size(particles=24, populations=8, threshold=0.4, budget=20, pilot=24)
 
 
-@pytest.fixture(scope="module")
-def few():
-    """Return forty images, four of each of ten labels."""
+def _mixture():
+    """Return three Gaussians in three dimensions with two classes."""
     generator = torch.Generator().manual_seed(0)
-    pictures = 0.5 * torch.randn(40, 1, 8, 8, generator=generator)
-    return Digits(pictures, torch.arange(40) % 10)
+    factors = torch.randn(3, 3, 2, generator=generator, dtype=torch.float64)
+    means = 2 * torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    covariances = (torch.full((3, 3), 0.1), 0.3 * factors)
+    return MixtureOfGaussians(means, covariances, [0.5, 0.3, 0.2], [0, 1, 1])
 
 
-def test_density_is_the_mixture_of_its_class(few):
-    density = DigitsDensity(few, WIDTH)
-    x = few.images[:20] + 0.3
-    for label in (4, 10):
-        chosen = few.images[(few.labels == label) | (label == 10)].flatten(1)
-        mixture = GaussianMixture(chosen.double(), [WIDTH] * len(chosen))
-        labels = torch.full((20,), label)
-        for sigma in (0.05, 1.0):
-            values = density.energy_and_score(x.double(), sigma, class_label=labels)
-            for actual, expected in zip(
-                values, mixture.energy_and_score(x.double(), sigma), strict=True
-            ):
-                torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
-            denoised = density(x.double(), sigma, class_label=labels)
-            torch.testing.assert_close(denoised, mixture(x.double(), sigma), rtol=1e-4, atol=1e-4)
+POWER = Task("p^2", (_mixture(),), (2.0,))
+PRODUCT = Task("pq", (_mixture(), _mixture().conditional(1)), (1.0, 1.0))
 
 
-def test_pair_draws_follow_the_product(few):
-    """The moments of p(x | a) p(x | b) come from importance sampling from p(x | a)."""
-    near = Digits(few.images * 0.1, few.labels)
-    density = DigitsDensity(near, WIDTH)
-    generator = torch.Generator().manual_seed(1)
-    drawn = density.pair_draws(3, 8, 4000, generator)
-    means = near.images[near.labels == 3].flatten(1).double()
-    x = GaussianMixture(means, [WIDTH] * len(means)).sample(40_000, seed=2)
-    others = near.images[near.labels == 8].flatten(1).double()
-    log_weights = GaussianMixture(others, [WIDTH] * len(others)).log_prob(x)
-    weights = torch.softmax(log_weights, 0)
-    ess = float(1 / weights.square().sum())
-    mean, error = weights @ x, WIDTH * math.sqrt(1 / ess + 1 / 4000)
-    assert float((drawn.flatten(1).mean(0) - mean).abs().max()) < 4.5 * error
-    spread = drawn.flatten(1).var(0).mean()
-    assert float(spread) == pytest.approx(float((weights @ (x - mean).square()).mean()), rel=0.1)
+def _outcome(x, log_z=None):
+    """Return equally weighted particles [P, N, D] as an outcome."""
+    equal = torch.zeros(x.shape[:2], dtype=torch.float64)
+    return Outcome(x, equal, equal[:, 0], log_z, equal[:, 0] + 1, 1, 0)
 
 
-def test_a_run_and_its_numbers(few):
-    density = DigitsDensity(few, WIDTH)
-    for task in TASKS:
-        fitted = images.calibration(task, density, 16, 16)
-        result = images.run(task, density, fitted, 0.3, 2, seed=0)
-        assert result.x.shape == (2 * len(task.pairs), PARTICLES, 1, 8, 8)
-        total = variance(result)
-        parts = variance(result, 0.3) + variance(result, 0.0, 0.3)
-        torch.testing.assert_close(parts, total)
-        assert (images.ancestors(result) <= 100).all()
-        assert (images.lowest_ess(result, 0.3) > 0).all()
-    assert plus_minus(torch.tensor([1.0, 3.0])) == "2 ± 1"
+@pytest.mark.parametrize("task", [POWER, PRODUCT], ids=["power", "product"])
+def test_exact_draws_have_no_error(task):
+    measures = Measures(task, 4000)
+    first, second = (task.models * 2)[:2]
+    exact = first.product(second, SIGMA_MIN).sample(16 * 500, seed=5).view(16, 500, 3)
+    log_z = torch.full((16,), measures.log_z, dtype=torch.float64)
+    numbers = {name: values.mean() for name, values in measures(_outcome(exact, log_z)).items()}
+    assert numbers["tv"] < 0.015
+    assert numbers["tv"] < numbers["tv_run"] < 0.04
+    assert numbers["log_z"].abs() == 0
+    assert numbers["gap"].abs() < 0.1
+    assert numbers["frechet"] < 0.02
+    assert numbers["sliced"] < 0.1
+    # draws of one factor are no draws of the target
+    wrong = measures(_outcome(first.sample(8 * 500, SIGMA_MIN, seed=6).view(8, 500, 3)))
+    assert "log_z" not in wrong
+    assert wrong["tv"].mean() > 0.1
+    assert wrong["gap"].mean() < -0.5
+    assert wrong["frechet"].mean() > 3 * numbers["frechet"]
+    assert wrong["sliced"].mean() > 2 * numbers["sliced"]
+
+
+def test_weights_count():
+    """Particles of weight 0 change nothing."""
+    measures, x = Measures(POWER, 500), _mixture().sample(8 * 40, SIGMA_MIN, seed=7).view(8, 40, 3)
+    doubled = _outcome(torch.cat([x, x + 5], 1))
+    doubled.log_weights[:, 40:] = -math.inf
+    for name, expected in measures(_outcome(x)).items():
+        if name in ("tv", "tv_run", "tv_class", "gap"):
+            torch.testing.assert_close(measures(doubled)[name], expected)
+
+
+def test_importance_sampling_agrees_with_the_exact_power():
+    exact, sampled = Measures(POWER, 2000), Measures(POWER, 2000)
+    sampled._by_importance(2000)
+    assert sampled.log_z == pytest.approx(exact.log_z, abs=0.02)
+    torch.testing.assert_close(sampled.masses, exact.masses, rtol=0, atol=0.01)
+    assert float((sampled.draws.mean(0) - exact.draws.mean(0)).abs().max()) < 0.15
+    odd = Measures(Task("p^1.25", POWER.models, (1.25,)), 2000)
+    assert float(odd.masses.sum()) == pytest.approx(1)
+    assert odd.log_z == pytest.approx(-0.25 * float(_entropy()), abs=0.5)
+
+
+def _entropy():
+    x = _mixture().sample(2000, SIGMA_MIN, seed=8)
+    return -_mixture().log_prob(x, SIGMA_MIN).mean()
+
+
+@pytest.mark.parametrize("task", [POWER, PRODUCT], ids=["power", "product"])
+def test_laws_cost_what_the_budget_allows(task):
+    rows = [*compare(task, Measures(task, 300), SMALL, seed=0)]
+    left_out = {law.name for law in LAWS} - {row.law for row in rows}
+    assert left_out == (set() if task is PRODUCT else {"SuperDiff AND"})
+    for row in rows:
+        cost = (row.forwards + row.vjps) / len(task.models)
+        assert 0.75 * SMALL.budget <= cost <= SMALL.budget + 2, row.law
+        values = [value for numbers in row.numbers.values() for value in numbers]
+        assert all(map(math.isfinite, values)), row.law
+        assert len(row.numbers["tv_run"]) == len(row.numbers["ancestors"]) == 8
+    table = section("title", rows, COLUMNS, [])
+    assert len(table.rows) == len(rows)
+    assert {len(row) for row in table.rows} == {len(table.header)}
+    assert len(as_json("p", SMALL, rows)["rows"]) == len(rows)
+
+
+def test_reversals_are_nearer_to_the_masses_than_scaled_scores():
+    """The mean masses of eight populations, in the task that the goals judge first."""
+    size = Size(particles=64, populations=8, threshold=0.4, budget=32, pilot=0)
+    laws = [
+        law for law in LAWS if law.name in ("scaled scores, no weights", "reversal, exact traces")
+    ]
+    task = digit_tasks()[0]
+    scaled, ours = compare(task, Measures(task, 100), size, 1, laws)
+    assert scaled.numbers["tv"][0] > 0.5
+    assert ours.numbers["tv"][0] < 0.5 * scaled.numbers["tv"][0]
+
+
+def test_goals():
+    numbers = {"tv": [0.05, 0.11], "variance": [1.0, 3.5]}
+    rows = [{"law": law, "numbers": numbers} for law in {goal.law for goal in goals.GOALS}]
+    rows += [{"law": goal.law, "numbers": {"tv": [0.5]}} for goal in goals.RIVALS]
+    table = {"task": "p^2", "particles": 256, "rows": rows}
+    other = {"task": "p", "particles": 64, "rows": []}
+    judged = dict(goals.judge([table, other]))
+    assert judged == {
+        "p^2, reversal, exact traces: tv 0.08 <= 0.1": True,
+        "p^2, reversal, exact traces: variance 2.25 <= 2": False,
+        "p^2, reversal, 1 probe: tv 0.08 <= 0.12": True,
+        "p^2, reversal, 1 probe: variance 2.25 <= 3": True,
+        "p^2, scaled scores, no weights: tv 0.5 >= 0.6": False,
+        "p^2, FKC, target score: tv 0.5 >= 0.4": True,
+    }
+
+
+def test_kernels_and_thresholds():
+    table = kernels.kernels([POWER], SMALL, seed=0)
+    assert len(table.rows) == 2 * 5
+    variances = {row[0]: float(str(row[1]).split(" ")[0]) for row in table.rows}
+    assert variances["p^2, 32 steps: curvature_matched"] < variances["p^2, 32 steps: euler"]
+    assert len(kernels.thresholds(POWER, SMALL, seed=0).rows) == len(kernels.THRESHOLDS)
+
+
+def test_distilled_energies_beside_exact_ones():
+    torch.manual_seed(0)
+    untrained = EnergyModel(ResidualMLP(64, width=8, depth=1), sigma_data=0.5)
+    table = students.section({"student": untrained}, particles=8, populations=2, seed=0)
+    assert [row[0] for row in table.rows[:4]] == [
+        "A = 1: exact / exact",
+        "A = 1: student / same",
+        "A = 1: student / exact",
+        "A = 1: exact / student",
+    ]
+
+
+def test_the_command_writes_its_numbers(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "digit_tasks", lambda: [POWER])
+    tiny = SMALL._replace(particles=8, budget=10, pilot=8)
+    monkeypatch.setattr(run, "QUICK", run.Budget((tiny,), tiny, tiny, 100, 8, 2))
+    assert run.main(["--quick", "--json", str(tmp_path / "a.json")]) == 0
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert [table["task"] for table in written["comparisons"]] == ["p^2"]
+    assert len(written["tables"]) == 3
+    assert written["quick"] is True
+    assert written["goals"] == []
+    assert "reversal, 1 probe" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_quick_command():
+    assert run.main(["--quick"]) == 0
+
+
+def test_mean_and_error():
+    assert mean_and_error([]) == "-"
+    assert mean_and_error([0.25]) == "0.25"
+    assert mean_and_error([1.0, 3.0]) == "2 ± 1"

@@ -1,7 +1,6 @@
 """Test the rivals of controlled sampling on the two-dimensional mixture, whose power has exact masses."""
 
 import math
-import warnings
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from bench.rivals.control import (
 from edmfast import Tempered, smc
 from edmfast.analytic import GaussianMixture
 from edmfast.sampling import get_sigmas_karras
-from edmfast.smc.verdict.warn import DoubtfulWeightsWarning
 
 STDS, SIGMA_MIN, SIGMA_MAX = torch.tensor([0.9, 0.3], dtype=torch.float64), 0.02, 10.0
 MODES = GaussianMixture(means=[[-3.0, 0.0], [3.0, 0.0]], stds=STDS)
@@ -52,11 +50,8 @@ def _run(
     law, steps, *, particles=1000, populations=8, models=(MODES,), exponents=(2.0,), **options
 ):
     terms = Terms(models, exponents)
-    with warnings.catch_warnings():
-        # weights that vary much are what these tests measure
-        warnings.simplefilter("ignore", DoubtfulWeightsWarning)
-        size = {"particles": particles, "populations": populations, "seed": 3}
-        return law(terms, (2,), _levels(steps), **size, **options)
+    size = {"particles": particles, "populations": populations, "seed": 3}
+    return law(terms, (2,), _levels(steps), **size, **options)
 
 
 def _masses(outcome):
@@ -80,9 +75,10 @@ def test_filter_tends_to_the_masses_and_log_z_of_the_power(name):
     masses, log_z = _masses(outcome), outcome.log_z
     error = float(masses.std() / math.sqrt(len(masses)))
     assert abs(float(masses.mean()) - _narrow_mass()) < 0.015 + 3 * error
-    truth = _log_z(SIGMA_MIN) - _log_z(SIGMA_MAX)
+    truth = _log_z(SIGMA_MIN)
     error = float(log_z.std() / math.sqrt(len(log_z)))
-    assert abs(float(log_z.mean()) - truth) < 0.25 + 3 * error
+    # the start takes the mixture at sigma_max as one Gaussian, which costs 0.05 nats
+    assert abs(float(log_z.mean()) - truth) < 0.3 + 3 * error
     assert outcome.x.shape == (8, 1000, 2)
     assert (outcome.variance > 0).all()
     assert ((outcome.ancestors > 0) & (outcome.ancestors <= 1)).all()
@@ -163,7 +159,7 @@ def test_replica_exchange_follows_the_power():
     half = (0.3**2 + SIGMA_MIN**2) / 2
     assert float(late[narrow][:, 1].var()) == pytest.approx(half, rel=0.05)
     assert float(late[narrow][:, 0].mean()) == pytest.approx(3.0, abs=0.01)
-    truth = _log_z(SIGMA_MIN) - _log_z(SIGMA_MAX)
+    truth = _log_z(SIGMA_MIN)
     assert float(outcome.log_z.mean()) == pytest.approx(truth, abs=0.1)
 
 
@@ -176,4 +172,5 @@ def test_superdiff_has_no_weights():
     outcome = _run(superdiff, 20, particles=50, models=(MODES, MODES), exponents=(1.0, 1.0))
     assert outcome.log_z is None
     assert not outcome.log_weights.any()
-    assert (outcome.forwards, outcome.vjps) == (42, 0)
+    # these models are energies, whose scores take a forward and a vjp
+    assert (outcome.forwards, outcome.vjps) == (42, 42)

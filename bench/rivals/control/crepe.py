@@ -151,10 +151,12 @@ def replica_exchange(
     kept = [len(row.unique()) / particles for row in torch.stack(roots, 1)[:, burn_in:]]
     # every sweep evaluates each level once on average, and so does the first pass
     evaluations = len(terms.models) * count
+    variance, gain = _moments(gains[burn_in:])
     return Outcome(
         x,
         log_weights,
-        *_moments(gains[burn_in:]),
+        variance,
+        terms.log_z_of_start(levels[0], elements) + gain,
         torch.tensor(kept, dtype=torch.float64),
         evaluations,
         evaluations,

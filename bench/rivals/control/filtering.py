@@ -55,7 +55,8 @@ def follow(
     empty = torch.empty(populations, particles, *shape, dtype=torch.float64)
     x = levels[0] / math.sqrt(terms.total) * normals(empty, generator)
     state = State(x, None, torch.zeros(populations, particles, dtype=torch.float64))
-    variance, log_z = torch.zeros(2, populations, dtype=torch.float64)
+    variance = torch.zeros(populations, dtype=torch.float64)
+    log_z = variance + terms.log_z_of_start(levels[0], math.prod(shape))
     origins = torch.arange(particles).repeat(populations, 1)
     last = len(levels) - 2
     for index, (s, u) in enumerate(itertools.pairwise(levels)):

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from bench.rivals.control.terms import Terms
 from edmfast import smc
 
 
@@ -15,7 +14,8 @@ class Outcome(NamedTuple):
 
     x: [P, N, *shape] at the last level. log_weights: float64 [P, N], since the last resampling. variance:
     float64 [P], the variance of the log-weight increments over the particles, summed over the steps, in nats².
-    log_z: float64 [P], log of Z at the last level over Z at the first; None where nothing is weighed. ancestors:
+    log_z: float64 [P], the log of the integral of the target at the last level, in nats; None where
+    nothing is weighed. ancestors:
     float64 [P], the share of the starting particles that have descendants. forwards, vjps: evaluations per
     particle over a run, of all models together.
     """
@@ -29,18 +29,20 @@ class Outcome(NamedTuple):
     vjps: int
 
 
-def from_particles(run: smc.Particles, terms: Terms, vjps: int) -> Outcome:
-    """Return the outcome of a run of `smc.sample`. vjps: those of all models at one evaluation of the target.
+def from_particles(run: smc.Particles, log_start: float = 0.0, traces: int = 0) -> Outcome:
+    """Return the outcome of a run of `smc.sample`.
 
-    The variance leaves out the first level, whose weights belong to the start and not to a step.
+    log_start: what the log Z of the run leaves out, in nats. traces: exact traces of all models, which count as
+    one vjp each. The variance leaves out the first level, whose weights belong to the start and not to a step.
     """
-    evaluations = run.nfe * len(terms.models)
+    evaluations = run.evaluations
+    assert evaluations is not None, "every run of smc.sample counts its evaluations"
     return Outcome(
         run.x,
         run.log_weights.double(),
         run.log_weight_sd[1:].double().square().sum(0),
-        run.log_z,
+        run.log_z.double() + log_start,
         run.unique_ancestors.double() / run.x.shape[1],
-        evaluations,
-        run.nfe * vjps,
+        evaluations.forward,
+        evaluations.backward + traces,
     )

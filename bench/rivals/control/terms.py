@@ -32,6 +32,14 @@ class Terms:
         """A, the sum of the exponents."""
         return float(sum(self.exponents))
 
+    def log_z_of_start(self, sigma: float, elements: int) -> float:
+        """Return the log of the integral of prod_i N(x; 0, sigma² I)^(a_i), in nats.
+
+        It stands for log Z at the first level, where all models are close to that Gaussian.
+        """
+        rest = (self.total - 1) * math.log(2 * math.pi * sigma**2) + math.log(self.total)
+        return -elements / 2 * rest
+
     def scores(self, x: Tensor, sigma: float) -> Tensor:
         """Return the scores [M, P, N, *shape] of all models."""
         self.forwards += len(self.models)
