@@ -193,16 +193,14 @@ def measure_run(answer: KnownAnswer, run: smc.Particles, *, extra_evaluations: i
 def log_z_of_run(run: smc.Particles, exponents: tuple[float, ...]) -> Tensor | None:
     """Return the run's log Z for normalised models, [P] in nats; None where its law estimates none.
 
-    A run with energies measures log Z relative to exp(-A |x|²/(2 sigma_max²)), whose integral is known. A run with
-    corrector weights measures it relative to the start prod_i N(x; 0, sigma_max² I)^(a_i).
+    Runs with energies or reversal weights measure log Z relative to exp(-A |x|²/(2 sigma_max²)), whose integral is
+    known. A run with corrector weights measures it relative to the start prod_i N(x; 0, sigma_max² I)^(a_i).
     """
     dim, total = math.prod(run.x.shape[2:]), sum(exponents)
     variance = 2 * math.pi * float(run.sigmas[0]) ** 2
     of_start = 0.5 * dim * math.log(variance / total)
     note = run.log_z_note
-    if note.startswith(OF_REVERSALS):
-        return run.log_z
-    if note.startswith(OF_NORMALISED):
+    if note.startswith((OF_NORMALISED, OF_REVERSALS)):
         return run.log_z + of_start
     if note.startswith(OF_CORRECTOR):
         return run.log_z + of_start - 0.5 * dim * total * math.log(variance)
