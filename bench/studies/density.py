@@ -3,8 +3,8 @@
     python -m bench.studies.density            # prints the table of docs/choosing.md; takes about three minutes
     python -m bench.studies.density --write    # writes it into the page
 
-The model is a mixture of 20 Gaussians with full covariances, fitted to the 8x8 digits of scikit-learn, whose
-log-density, denoiser and trace are known. All estimates take the same number of evaluations of the denoiser: the
+The model is `edmfast.demo.smooth_digits`, a mixture of 20 Gaussians with full covariances, whose log-density,
+denoiser and trace are known. All estimates take the same number of evaluations of the denoiser: the
 solvers of the probability-flow ODE make fewer steps instead. Each entry is the mean of the error over states drawn
 from the model at the lowest level, and its standard deviation.
 
@@ -30,13 +30,14 @@ from torch import Tensor
 
 import edmfast
 from edmfast.analytic import MixtureOfGaussians
+from edmfast.demo.smooth_digits import SIGMA_MAX, SIGMA_MIN, load_smooth_digits
 from edmfast.sampling import get_sigmas_karras
 from edmfast.targets.path_ratios import log_density_of_gaussian, log_ratio_from_above
 from edmfast.targets.traces import score_and_trace
 
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "choosing.md"
 _BEGIN, _END = "<!-- study: python -m bench.studies.density --write -->", "<!-- end -->"
-LOW, HIGH, DIM = 0.05, 20.0, 64
+LOW, HIGH, DIM = SIGMA_MIN, SIGMA_MAX, 64
 LEVELS = (16, 32, 64)
 Field = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 """A function (x [B, D], sigma) -> (score [B, D], trace of its Jacobian [B])."""
@@ -51,14 +52,9 @@ class Problem:
     exact: Tensor
 
 
-def problem(states: int = 400, components: int = 20, seed: int = 0) -> Problem:
-    """Return the model of the digits, and states drawn from it."""
-    from sklearn.datasets import load_digits
-    from sklearn.mixture import GaussianMixture
-
-    images = load_digits().data / 8 - 1
-    fitted = GaussianMixture(components, reg_covar=0.02, random_state=0, max_iter=60).fit(images)
-    model = MixtureOfGaussians(fitted.means_, fitted.covariances_, fitted.weights_)
+def problem(states: int = 400, seed: int = 0) -> Problem:
+    """Return the smooth model of the digits, and states drawn from it."""
+    model = load_smooth_digits()
     x = model.sample(states, LOW, seed=seed)
     return Problem(model, x, model.log_prob(x, LOW))
 

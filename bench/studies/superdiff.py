@@ -3,10 +3,10 @@
     python -m bench.studies.superdiff            # prints the table of docs/mathematics.md; takes about a minute
     python -m bench.studies.superdiff --write    # writes it into the page
 
-The two models are halves of the mixture of `bench.studies.density`, ten Gaussians each. One run superposes them as
-a mixture (OR), another as a product (AND). The columns give the mean and the standard deviation of the error of a
-log-density, the standard deviation of the error of their difference, which decides OR, and the mean distance of
-the two exact log-densities, which AND should make small.
+The two models are halves of the mixture `edmfast.demo.smooth_digits`: the digits 0 to 4, and 5 to 9. One run
+superposes them as a mixture (OR), another as a product (AND). The columns give the mean and the standard deviation
+of the error of a log-density, the standard deviation of the error of their difference, which decides OR, and the
+mean distance of the two exact log-densities, which AND should make small.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
-from bench.studies.density import DIM, LOW, levels, problem
+from bench.studies.density import DIM, LOW, levels
 from edmfast import Mixture, Product, smc
 from edmfast.analytic import MixtureOfGaussians
+from edmfast.demo.smooth_digits import load_smooth_digits
 
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "mathematics.md"
 _BEGIN, _END = "<!-- study: python -m bench.studies.superdiff --write -->", "<!-- end -->"
@@ -30,9 +31,10 @@ _ESTIMATES |= {f"log-ratios, {k} probe{'s' * (k > 1)}": ("path", k) for k in (1,
 
 
 def halves() -> list[MixtureOfGaussians]:
-    """Return the first and the second half of the components of the digits' mixture."""
-    whole = problem(states=1).model
+    """Return the digits 0 to 4 and the digits 5 to 9, each as a mixture of ten Gaussians."""
+    whole = load_smooth_digits()
     half = len(whole.means) // 2
+    # the components are in the order of their classes
     parts = (slice(None, half), slice(half, None))
     return [
         MixtureOfGaussians(whole.means[part], whole.covariances[part], whole.weights[part])

@@ -6,8 +6,6 @@ import torch
 from bench.studies import density
 from edmfast.analytic import MixtureOfGaussians
 
-pytest.importorskip("sklearn")
-
 
 @pytest.fixture(scope="module")
 def digits():
