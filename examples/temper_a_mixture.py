@@ -1,7 +1,7 @@
 """Sample p², half the temperature of a model p, and get the mass of every mode right.
 
 The usual recipe multiplies the score by two, which puts far too few samples into the narrow mode.
-Sequential Monte Carlo gives every particle a weight, which takes the denoiser alone, and agrees with the exact answer.
+Sequential Monte Carlo gives every particle a weight, by the denoiser alone, and agrees with the exact answer.
 """
 
 import sys

@@ -42,7 +42,7 @@ def test_quick_start_runs_and_finds_the_right_mass(capsys, tmp_path, monkeypatch
     assert len([line for line in blocks[0].splitlines() if line.strip()]) <= 20
     names = run_blocks(README, tmp_path, monkeypatch)
     assert "verdict: ok" in capsys.readouterr().out
-    # the exact answer is 0.90, and scaling the score gives 0.64
+    # the exact answer is 0.90, and scaling the score gives 0.63
     mass = names["run"].expectation_estimate(lambda x: (x[..., 0] > 0.5).double())
     assert 0.85 < float(mass.value) < 0.95
     assert names["samples"].shape == (500, 2)
