@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from edmfast._internal.files import read_json, write_json
 from edmfast._internal.noise_levels import check_order
-from edmfast._internal.numbers import as_float
+from edmfast._internal.numbers import as_float, as_int
 
 _KIND = "calibration"
 
@@ -29,15 +29,28 @@ class Calibration:
     sigma_lo: float = 0.0
     """The level of `sigmas` at which weighting ends, since the differences of a learned energy are noise below it.
     `smc.sample` stops weighting there unless it gets a sigma_range. 0 weights all levels."""
+    probes: tuple[int, ...] | None = None
+    """The number of trace probes of each of the T steps, for reversal weights. A step with 0 probes takes kappa
+    from the table. None where no table was made, as for energies, exact traces and older files."""
+    probe_sd: tuple[float, ...] | None = None
+    """Predicted standard deviation of the noise that one probe adds to the log-weight of each of the T steps, in
+    nats; None where probes is."""
 
     def __post_init__(self) -> None:
-        for name in ("sigmas", "kappa", "log_weight_sd"):
+        for name in ("sigmas", "kappa", "log_weight_sd", "probe_sd"):
             values = getattr(self, name)
+            if values is None and name == "probe_sd":
+                continue
             numbers = tuple(
                 as_float(f"{name}[{i}]", value, least=0) for i, value in enumerate(values)
             )
             object.__setattr__(self, name, numbers)
         object.__setattr__(self, "sigma_lo", as_float("sigma_lo", self.sigma_lo, least=0))
+        if self.probes is not None:
+            counts = tuple(
+                as_int(f"probes[{i}]", count, least=0) for i, count in enumerate(self.probes)
+            )
+            object.__setattr__(self, "probes", counts)
         if not self.sigmas:
             raise ValueError("a calibration needs at least one sigma, got none")
         check_order(self.sigmas)
@@ -47,6 +60,12 @@ class Calibration:
                 f"{positive} positive sigmas need {positive - 1} entries of kappa and of log_weight_sd, got "
                 f"{len(self.kappa)} and {len(self.log_weight_sd)}"
             )
+        for name in ("probes", "probe_sd"):
+            values = getattr(self, name)
+            if values is not None and len(values) != positive - 1:
+                raise ValueError(
+                    f"{positive} positive sigmas need {positive - 1} entries of {name}, got {len(values)}"
+                )
         if not self.sigma_lo < max(self.sigmas):
             raise ValueError(
                 f"sigma_lo must be at least 0 and below the highest level {max(self.sigmas):g}, got "
@@ -54,8 +73,9 @@ class Calibration:
             )
 
     def __repr__(self) -> str:
+        probes = "" if self.probes is None else f"{sum(self.probes)} probes, "
         return (
-            f"Calibration({len(self.sigmas)} levels from {self.sigmas[0]:g} to {self.sigmas[-1]:g}, "
+            f"Calibration({len(self.sigmas)} levels from {self.sigmas[0]:g} to {self.sigmas[-1]:g}, {probes}"
             f"sigma_lo {self.sigma_lo:g}, weighted variance {self.weighted_variance:.3g} nats²)"
         )
 
@@ -82,12 +102,12 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
-        """Return the calibration that `save` wrote, or one of an older file without sigma_lo.
+        """Return the calibration that `save` wrote, or one of an older file without sigma_lo or probes.
 
         Raises ValueError for any other file, and OSError where the file cannot be read.
         """
-        # Older files have no sigma_lo: their runs weighed all levels.
-        content = {"sigma_lo": 0.0, **read_json(path, _KIND)}
+        # Older files have no sigma_lo, since their runs weighed all levels, and no numbers of probes.
+        content = {"sigma_lo": 0.0, "probes": None, "probe_sd": None, **read_json(path, _KIND)}
         try:
             return cls(**content)
         except (TypeError, ValueError) as error:

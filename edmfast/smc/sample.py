@@ -100,7 +100,7 @@ def sample(
             The moves follow another model's score where the target is a `targets.ProposedBy`.
         shape: of one sample.
         sigmas: noise levels in units of x, strictly decreasing and positive; a last 0 adds one deterministic
-            denoising step. A `Calibration` brings its own levels and its own table for the proposal.
+            denoising step. A `Calibration` brings its own levels, and its tables for the proposal and the probes.
         particles, populations: N and P. Populations are independent of each other.
         proposal: "euler", "ancestral", "noise_matched", "curvature_matched" (the default with an energy),
             "feynman_kac" (the one of weights="score"), "superdiff", or a `Proposal`. Reversals have their own.
@@ -171,6 +171,7 @@ def sample(
         device=device,
         batch_size=options.batch_size,
         switch=schedule.switch,
+        table=schedule.probes,
     )
     fk = phases.first
     moves = make_corrector_moves(correction, fk, particles, len(schedule.levels))

@@ -19,7 +19,7 @@ class Schedule:
 
     all_levels: in decreasing order, with a last 0 where a denoising step ends the run. levels: the positive ones.
     sigma_range: (low, high); weights stop below low, and resampling happens inside. ess_threshold: resample below
-    this fraction of N. kappa: the table of a calibration, one number per step, or None. switch: the level
+    this fraction of N. kappa, probes: the tables of a calibration, one number per step, or None. switch: the level
     below which the calibration found that differences of energies are noise, or None.
     """
 
@@ -28,6 +28,7 @@ class Schedule:
     ess_threshold: float = 0.5
     kappa: tuple[float, ...] | None = None
     switch: float | None = None
+    probes: tuple[int, ...] | None = None
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -66,7 +67,9 @@ def as_schedule(
     limits = None if sigma_range is None else as_range("sigma_range", sigma_range)
     kappa: tuple[float, ...] | None = None
     switch: float | None = None
+    probes: tuple[int, ...] | None = None
     if isinstance(sigmas, Calibration):
+        probes = sigmas.probes
         kappa = tuple(sigmas.kappa)
         switch = sigmas.sigma_lo or None
         # A range of the caller goes before that of the calibration.
@@ -74,4 +77,4 @@ def as_schedule(
             limits = limits or (sigmas.sigma_lo, math.inf)
         sigmas = sigmas.sigmas
     levels = tuple(as_noise_levels(sigmas))
-    return Schedule(levels, limits or (0.0, math.inf), ess_threshold, kappa, switch)
+    return Schedule(levels, limits or (0.0, math.inf), ess_threshold, kappa, switch, probes)

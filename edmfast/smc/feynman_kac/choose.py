@@ -58,11 +58,13 @@ def choose_feynman_kac(
     device: torch.device,
     batch_size: int | None,
     switch: float | None = None,
+    table: tuple[int, ...] | None = None,
 ) -> Phases:
     """Return the Feynman–Kac models of a run.
 
     kappa: the table of a calibration. levels: the positive noise levels. switch: the noise level that a
-    calibration proposes for hybrid weights, or None. Other arguments as in `smc.sample`.
+    calibration proposes for hybrid weights, or None. table: the numbers of probes that it proposes, or None. Other
+    arguments as in `smc.sample`.
 
     Raises TypeError for a target that is neither energy nor denoiser; ValueError for combinations that do not
     exist.
@@ -100,6 +102,7 @@ def choose_feynman_kac(
         weights.counts if isinstance(weights, Reversal) else None,
         levels,
         switch,
+        table,
     )
     if kind == "reversal":
         return Phases((from_reversals(choice),))

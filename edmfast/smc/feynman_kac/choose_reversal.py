@@ -49,7 +49,8 @@ def from_reversals(choice: Choice) -> ReversalFeynmanKac:
     exponents, models = zip(*terms_of(choice.target), strict=True)
     check_exponents(models)
     exact = choice.probes is None and all(map(has_exact_trace, models))
-    kernel = ReversalMatched(1 if choice.probes is None else choice.probes, choice.kappa)
+    table = 1 if choice.table is None else choice.table
+    kernel = ReversalMatched(table if choice.probes is None else choice.probes, choice.kappa)
     _check_tables(kernel, len(choice.levels) - 1, exact)
     traces = "exact traces" if exact else "estimated traces"
     log_z_note = notes.of_reversals(rewarded=bool(choice.rewards))

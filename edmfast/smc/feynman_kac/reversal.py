@@ -35,7 +35,8 @@ from edmfast._internal.broadcast import population_factors
 from edmfast.ops import propagate, reversal, score_gram, standard_normal
 from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.feynman_kac.evaluate import Evaluation, in_groups
-from edmfast.smc.feynman_kac.terms import Terms, evaluate_terms, random_signs
+from edmfast.smc.feynman_kac.signs import random_signs
+from edmfast.smc.feynman_kac.terms import Terms, evaluate_terms
 from edmfast.smc.populations.gather import take
 from edmfast.smc.populations.local import Populations
 from edmfast.smc.populations.particle_state import Move, ParticleState

@@ -16,9 +16,7 @@ from torch import Tensor
 
 from edmfast._internal.derivatives import refuse_tangents
 from edmfast.models.calling.foreign import call_energy
-from edmfast.ops import standard_normal
-from edmfast.smc.feynman_kac.evaluate import PROBE_STREAM, in_groups
-from edmfast.smc.populations.local import Populations
+from edmfast.smc.feynman_kac.evaluate import in_groups
 from edmfast.targets.scores import has_energy, score_of
 from edmfast.targets.traces import energy_score_and_products, exact_trace
 
@@ -36,20 +34,6 @@ class Terms:
     scores: Tensor
     traces: Tensor | None = None
     products: tuple[Tensor, ...] = ()
-
-
-def random_signs(x: Tensor, count: int, rng: Tensor, populations: Populations) -> Tensor:
-    """Return `count` probes of random signs for every particle of x [P, N, *shape]: [P, N, count, *shape]."""
-    like = x[:, :, None].expand(*x.shape[:2], count, *x.shape[2:])
-    normal = standard_normal(
-        like,
-        rng=rng,
-        stream=PROBE_STREAM,
-        first_population=populations.first_population,
-        first_particle=populations.first_particle,
-    )
-    # torch.where of two numbers takes fifteen times as long
-    return torch.ones_like(normal).copysign(normal)
 
 
 def evaluate_terms(

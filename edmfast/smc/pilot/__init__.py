@@ -1,0 +1,1 @@
+"""Pilot runs: what they record, and how the numbers of a calibration follow from it."""
