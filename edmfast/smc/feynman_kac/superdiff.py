@@ -30,7 +30,8 @@ from edmfast._internal.broadcast import unsqueeze_like
 from edmfast.ops import score_gram, standard_normal
 from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.feynman_kac.evaluate import Evaluation, evaluate_scores
-from edmfast.smc.feynman_kac.terms import evaluate_terms, random_signs
+from edmfast.smc.feynman_kac.signs import random_signs
+from edmfast.smc.feynman_kac.terms import evaluate_terms
 from edmfast.smc.populations.gather import take
 from edmfast.smc.populations.local import Populations
 from edmfast.smc.populations.particle_state import Move, ParticleState
