@@ -62,7 +62,7 @@ class MixtureOfGaussians(nn.Module):
     Args:
         means: [K, D].
         covariances: [K, D, D], positive definite, or a tuple (diagonal [K, D], factors [K, D, R]) for the
-            covariances diag(diagonal_k) + factors_k factors_kᵀ.
+            covariances diag(diagonal_k) + factors_k factors_kᵀ. Both forms are kept as [K, D, D].
         weights: [K], not negative; they are normalised here, and equal by default.
         classes: the class of each component, integers [K] that hold every number from 0 to C - 1; None means that
             there are no classes.
