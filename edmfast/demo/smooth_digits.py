@@ -13,7 +13,7 @@ are right. A network can learn it, unlike a kernel density of 1,797 narrow spike
   by 2, .51 for Feynman–Kac corrector weights (.79 for one population, log-weight variance 76) and .06 for reversal
   weights with exact traces (.14 for one population, variance .9). Over 8 populations the second lies between .3
   and .7, and the last between .02 and .10.
-- Seed 3 was chosen among the seeds 0 to 7 of the fit, because both wrong laws fail clearly there.
+- Seed 3 was chosen among the seeds 0 to 6 of the fit, because both wrong laws fail clearly there.
 
 `python -m edmfast.demo.smooth_digits` fits the model again, from the fixed seed 3, and replaces the shipped file.
 """

@@ -324,6 +324,19 @@ def test_a_hybrid_run_without_lower_steps_is_the_run_of_energies(levels):
     assert torch.equal(hybrid.log_weights, energies.log_weights)
 
 
+def test_a_calibration_says_where_hybrid_weights_switch(levels):
+    """Its sigma_lo is the switch, and where reversals weigh no weights end there."""
+    sigmas = [float(level) for level in levels(10, low=0.1)]
+    calibration = smc.Calibration(sigmas, [0.9] * 10, [0.1] * 10, sigma_lo=sigmas[6])
+    options = {"particles": 50, "options": DOUBLE}
+    target = Tempered(TWO_MODES, 2.0)
+    hybrid = smc.sample(target, (2,), calibration, weights="hybrid", **options)
+    assert f"sigma >= {sigmas[6]:g}" in hybrid.law
+    assert "weights stop" not in hybrid.law
+    energies = smc.sample(target, (2,), calibration, weights="energy", **options)
+    assert "weights stop" in energies.law
+
+
 def test_negative_exponents_never_break_a_run(levels):
     """Negation makes the combined density locally convex, where P falls below A/2."""
     target = Product([Denoiser(TWO_MODES), Denoiser(gaussian([0.0, 0.0], 1.5))], [2.0, -1.0])
