@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "../include/models.h"
@@ -12,43 +13,79 @@
 namespace edmfast {
 
 // The probes of a piece stay in the first cache while the products of each model are read.
-constexpr int64_t kPiece = 1024;
+constexpr int64_t kPiece = 256;
 static_assert(kPiece % kSumLanes == 0);
 
-// Calls element(width, at, sum) for all of [0, n), in vectors and then one by one.
-template <int kBytes, class F>
-EDMFAST_HD void add_elements(int64_t n, SumLanes<double, kBytes>& sums, const F& element) {
-  using Lanes = SumLanes<double, kBytes>;
-  int64_t at = 0;
-  for (; at + kSumLanes <= n; at += kSumLanes) {
-#pragma GCC unroll 8
-    for (int part = 0; part < Lanes::kVectors; ++part)
-      element(std::integral_constant<int, Lanes::kWide>{}, at + part * Lanes::kWide, sums.part[part]);
-  }
-  for (; at < n; ++at) element(std::integral_constant<int, 1>{}, at, sums.part[0]);
+// kWide numbers from memory as doubles. One conversion of a whole vector is spelled out, since GCC would convert the
+// numbers one by one, store them and load the vector.
+template <class Vector>
+EDMFAST_HD void load_doubles(const double* from, Vector& vector) {
+  std::memcpy(&vector, from, sizeof(Vector));
 }
+template <class Vector>
+EDMFAST_HD void load_doubles(const float* from, Vector& vector) {
+  typedef float Narrow __attribute__((vector_size(sizeof(Vector) / 2)));
+  Narrow narrow;
+  std::memcpy(&narrow, from, sizeof(Narrow));
+  vector = __builtin_convertvector(narrow, Vector);
+}
+
+// The type that pieces are read in: half precisions are converted to float32, which holds them exactly.
+template <class S>
+using Wide = typename ArithmeticOf<S>::type;
+
+// The address of n <= kPiece numbers in the type that is computed with; `room` holds the converted ones.
+template <class S>
+EDMFAST_HD const Wide<S>* piece(const S* from, int64_t n, Wide<S>* room) {
+  if constexpr (std::is_same_v<S, Wide<S>>) {
+    return from;
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) room[i] = widen(from[i]);
+    return room;
+  }
+}
+
+template <class S>
+constexpr int64_t kRoom = std::is_same_v<S, Wide<S>> ? 1 : kPiece;
+
+// A sum over the elements of a particle: whole groups of lanes, and what is left over one by one.
+template <int kBytes>
+struct LongSum {
+  SumLanes<double, kBytes> lanes;
+  double rest = 0;
+
+  EDMFAST_HD double total(int64_t n) const { return n < kSumLanes ? rest : lanes.sum() + rest; }
+};
 
 // traces[k] = <probes, products[k]> / count for vectors of n elements.
 template <int kBytes, class S>
 EDMFAST_HD void probe_body(const S* const* products, const S* probes, int64_t models, int64_t n, double count,
                            double* traces) {
   using Lanes = SumLanes<double, kBytes>;
-  using Vector = typename Lanes::Vector;
-  Lanes sums[kMaxModels];
+  LongSum<kBytes> sums[kMaxModels];
+  Wide<S> probe_room[kRoom<S>], room[kRoom<S>];
   for (int64_t start = 0; start < n; start += kPiece) {
-    const int64_t size = std::min(kPiece, n - start);
+    const int64_t size = std::min(kPiece, n - start), whole = size / kSumLanes * kSumLanes;
+    const Wide<S>* const v = piece(probes + start, size, probe_room);
     for (int64_t k = 0; k < models; ++k) {
-      const S* const v = probes + start;
-      const S* const product = products[k] + start;
-      add_elements<kBytes>(size, sums[k], [&](auto width, int64_t at, Vector& sum) __attribute__((always_inline)) {
-        Vector a, b;
-        load_vector<decltype(width)::value>(v + at, a);
-        load_vector<decltype(width)::value>(product + at, b);
-        sum += a * b;
-      });
+      const Wide<S>* const product = piece(products[k] + start, size, room);
+      Lanes lanes = sums[k].lanes;
+      for (int64_t at = 0; at < whole; at += kSumLanes) {
+#pragma GCC unroll 8
+        for (int part = 0; part < Lanes::kVectors; ++part) {
+          typename Lanes::Vector a, b;
+          load_doubles(v + at + part * Lanes::kWide, a);
+          load_doubles(product + at + part * Lanes::kWide, b);
+          lanes.part[part] += a * b;
+        }
+      }
+      sums[k].lanes = lanes;
+      for (int64_t at = whole; at < size; ++at)
+        sums[k].rest += static_cast<double>(v[at]) * static_cast<double>(product[at]);
     }
   }
-  for (int64_t k = 0; k < models; ++k) traces[k] = sums[k].sum() / count;
+  for (int64_t k = 0; k < models; ++k) traces[k] = sums[k].total(n) / count;
 }
 
 // sum_k weight[k] |s_k - m|^2 with m = sum_k share[k] s_k, for scores of n elements.
@@ -57,21 +94,37 @@ EDMFAST_HD double spread_body(const S* const* scores, const double* share, const
                               int64_t n) {
   using Lanes = SumLanes<double, kBytes>;
   using Vector = typename Lanes::Vector;
-  Lanes sums;
-  add_elements<kBytes>(n, sums, [&](auto width, int64_t at, Vector& sum) __attribute__((always_inline)) {
-    constexpr int kCount = decltype(width)::value;
-    Vector score, mean{};
-    for (int64_t k = 0; k < models; ++k) {
-      load_vector<kCount>(scores[k] + at, score);
-      mean += share[k] * score;
+  LongSum<kBytes> sum;
+  Wide<S> rooms[kMaxModels][kRoom<S>];
+  const Wide<S>* places[kMaxModels];
+  for (int64_t start = 0; start < n; start += kPiece) {
+    const int64_t size = std::min(kPiece, n - start), whole = size / kSumLanes * kSumLanes;
+    for (int64_t k = 0; k < models; ++k) places[k] = piece(scores[k] + start, size, rooms[k]);
+    for (int64_t at = 0; at < whole; at += kSumLanes) {
+#pragma GCC unroll 8
+      for (int part = 0; part < Lanes::kVectors; ++part) {
+        Vector score, mean{};
+        for (int64_t k = 0; k < models; ++k) {
+          load_doubles(places[k] + at + part * Lanes::kWide, score);
+          mean += share[k] * score;
+        }
+        for (int64_t k = 0; k < models; ++k) {
+          load_doubles(places[k] + at + part * Lanes::kWide, score);
+          score -= mean;
+          sum.lanes.part[part] += weight[k] * (score * score);
+        }
+      }
     }
-    for (int64_t k = 0; k < models; ++k) {
-      load_vector<kCount>(scores[k] + at, score);
-      score -= mean;
-      sum += weight[k] * (score * score);
+    for (int64_t at = whole; at < size; ++at) {
+      double mean = 0;
+      for (int64_t k = 0; k < models; ++k) mean += share[k] * static_cast<double>(places[k][at]);
+      for (int64_t k = 0; k < models; ++k) {
+        const double gap = static_cast<double>(places[k][at]) - mean;
+        sum.rest += weight[k] * (gap * gap);
+      }
     }
-  });
-  return sums.sum();
+  }
+  return sum.total(n);
 }
 
 // The same for every storage type, compiled for several instruction sets.

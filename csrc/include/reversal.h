@@ -33,7 +33,7 @@ struct ReversalProduct {
   double volume;         // sum_i a_i log kappa_i + log(P / A)
 
   EDMFAST_HD ReversalProduct(const ReversalStep& step, const double* a, const double* trace, int models) {
-    total = precision = volume = 0;
+    total = precision = 0;
     double size = 0, mean = 0;
     for (int i = 0; i < kMost; ++i) {
       total += i < models ? a[i] : 0.0;
@@ -43,10 +43,8 @@ struct ReversalProduct {
       weight[i] = 0;
       if (i < models) {
         mean += std::fabs(a[i]) / size * trace[i];
-        const double kappa = step.curvature(trace[i]);
-        weight[i] = a[i] / kappa;
+        weight[i] = a[i] / step.curvature(trace[i]);
         precision += weight[i];
-        volume += a[i] * std::log(kappa);
       }
     }
     // One curvature serves all models where the product would be more than twice as wide as the step. One model is the
@@ -58,7 +56,9 @@ struct ReversalProduct {
       precision = total / kappa;
       volume = (total - 1.0) * std::log(kappa);
     } else {
-      volume += std::log(precision / total);
+      volume = std::log(precision / total);
+      for (int i = 0; i < kMost; ++i)
+        if (i < models) volume += a[i] * std::log(step.curvature(trace[i]));
     }
   }
 
