@@ -56,14 +56,14 @@ def _missed(cases: Sequence[dict[str, Any]]) -> str:
     return table(("case", "reached, and the goal"), rows) if rows else "Every goal is met."
 
 
-def insert(text: str, content: str) -> str:
+def insert(text: str, content: str, start: str = START, end: str = END) -> str:
     """Return `text` with everything between the marks replaced.
 
     Raises:
         ValueError: the two marks are not there in this order.
     """
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise ValueError(f"the page needs a line {START} and after it a line {END}")
-    return f"{before}{START}\n{content}\n{END}{after}"
+    before, first, rest = text.partition(start)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise ValueError(f"the page needs a line {start} and after it a line {end}")
+    return f"{before}{start}\n{content}\n{end}{after}"

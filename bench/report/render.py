@@ -1,4 +1,4 @@
-"""`python -m bench.report`: render results/*.json into RESULTS.md, its charts, and docs/performance.md.
+"""`python -m bench.report`: render results/*.json into RESULTS.md, its charts, and pages of docs/.
 
 What is missed comes first. Of every device type the newest full run is shown, with the newest of each other kind
 on that device; older runs are listed at the end. Cases for a GPU stay "unmeasured" until one has run them.
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness import machine, registry
-from bench.report import charts, kinds, quoted, records, sections
+from bench.report import charts, kinds, laws, quoted, records, sections
 from bench.report.records import Record
 
 REPORT = machine.ROOT / "bench" / "RESULTS.md"
 PAGE = machine.ROOT / "docs" / "performance.md"
+CHOOSING = machine.ROOT / "docs" / "choosing.md"
 CHARTS = "images/charts"
 """The folder of the charts, seen from the page."""
 _INTRODUCTION = """\
@@ -116,6 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         REPORT: render(results),
         PAGE: quoted.insert(PAGE.read_text(), quoted.block(chosen(results)[-1], CHARTS)),
     }
+    if compared := [*records.newest(results, "control").values()]:
+        block = laws.block(max(compared, key=lambda record: record.order))
+        texts[CHOOSING] = quoted.insert(CHOOSING.read_text(), block, laws.START, laws.END)
     if options.check:
         stale = [
             path for path, text in texts.items() if not path.exists() or path.read_text() != text

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import charts, quoted, reasons, records, sections
+from bench.report import charts, laws, quoted, reasons, records, sections
 from bench.report import render as report
 
 ROOT = Path(__file__).parents[2]
@@ -242,6 +242,27 @@ def test_charts_are_pictures(folder, tmp_path):
     report.draw(loaded, tmp_path / "charts")
     assert [path.read_bytes() for path in paths] == before, "the same numbers, other bytes"
     assert {*old.parent.iterdir()} == {*paths}
+
+
+def test_page_compares_laws_by_task():
+    """A law that a task does not have leaves its cell empty, and costs are those of one model."""
+    both = {"steps": 2, "numbers": {"tv": [0.1, 0.3], "variance": [1.5], "ancestors": [40.0]}}
+    square = [{"law": "ours", "forwards": 3, "vjps": 2, **both}]
+    product = [
+        {"law": "ours", "forwards": 6, "vjps": 4, **both},
+        {"law": "another", "steps": 4, "forwards": 8, "vjps": 0, "numbers": {"tv": [0.5]}},
+    ]
+    sizes = {"particles": 256, "populations": 16}
+    comparisons = [
+        {"task": "p^2", "models": 1, **sizes, "rows": square},
+        {"task": "pq", "models": 2, **sizes, "rows": product},
+        {"task": "p^2", "models": 1, **sizes, "particles": 64, "rows": []},
+    ]
+    content = {"device_name": "Some CPU", "commit": "abc", "comparisons": comparisons}
+    text = laws.block(records.Record(ROOT, "cpu", "control", "2026-01-02", "abc", content))
+    assert "Some CPU, commit abc: 256 particles, means over 16 runs" in text
+    assert "| ours | 2 | 3 + 2 | 0.20 | 0.20 | 1.5 | 40 % |" in text
+    assert "| another | 4 | 4 + 0 |  | 0.50 |  |  |" in text
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/performance.md"])

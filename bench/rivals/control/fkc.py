@@ -10,7 +10,6 @@ too. A test compares a step with the formulas above, so this file calls `smc.sam
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -45,5 +44,4 @@ def feynman_kac_corrector(
         # weights that vary much are what is measured
         options=smc.RunOptions(dtype=torch.float64, on_degenerate="ignore"),
     )
-    log_start = terms.log_z_of_start(levels[0], math.prod(shape))
-    return from_particles(run, log_start)
+    return from_particles(run, terms.exponents)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from edmfast import smc
+from edmfast.demo.yardstick import log_z_of_run
 
 
 class Outcome(NamedTuple):
@@ -29,11 +31,11 @@ class Outcome(NamedTuple):
     vjps: int
 
 
-def from_particles(run: smc.Particles, log_start: float = 0.0, traces: int = 0) -> Outcome:
-    """Return the outcome of a run of `smc.sample`.
+def from_particles(run: smc.Particles, exponents: Sequence[float], *, traces: int = 0) -> Outcome:
+    """Return the outcome of a run of `smc.sample` on normalised models or denoisers.
 
-    log_start: what the log Z of the run leaves out, in nats. traces: exact traces of all models, which count as
-    one vjp each. The variance leaves out the first level, whose weights belong to the start and not to a step.
+    exponents: those of the models. traces: exact traces of all models, which count as one vjp each. The variance
+    leaves out the first level, whose weights belong to the start and not to a step.
     """
     evaluations = run.evaluations
     assert evaluations is not None, "every run of smc.sample counts its evaluations"
@@ -41,7 +43,7 @@ def from_particles(run: smc.Particles, log_start: float = 0.0, traces: int = 0) 
         run.x,
         run.log_weights.double(),
         run.log_weight_sd[1:].double().square().sum(0),
-        run.log_z.double() + log_start,
+        log_z_of_run(run, tuple(exponents)),
         run.unique_ancestors.double() / run.x.shape[1],
         evaluations.forward,
         evaluations.backward + traces,

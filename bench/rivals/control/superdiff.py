@@ -35,4 +35,4 @@ def superdiff(
         seed=seed,
         options=smc.RunOptions(dtype=torch.float64),
     )
-    return from_particles(run)._replace(log_z=None)
+    return from_particles(run, terms.exponents)

@@ -1,9 +1,4 @@
-"""The table of laws of `bench.studies.control`: every law on one task, at equal numbers of evaluations.
-
-The populations of a run are taken in groups of `GROUP`. The total variation of the mean compares the masses that a
-group has on average with the exact ones, so that errors of single populations cancel as far as they are
-independent; that per run compares every population. Errors are standard errors over groups or populations.
-"""
+"""The table of laws of `bench.studies.control`: every law on one task, at equal numbers of evaluations."""
 
 from __future__ import annotations
 
@@ -12,16 +7,13 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from bench.rivals.control import Outcome
 from bench.studies.control.laws import LAWS, Law, Size
 from bench.studies.control.tasks import Task
 from edmfast.demo.table import Cell, Section
 
-GROUP = 8
-"""Number of populations whose mean masses are compared with the truth."""
-Measures = Callable[[Outcome], Mapping[str, Tensor]]
+Measures = Callable[[Outcome], dict[str, list[float]]]
+"""Numbers of an outcome, by the names of columns: lists over groups of populations or over populations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +35,7 @@ def compare(
         if law.products_only and len(task.models) < 2:
             continue
         outcome = law(task, size, seed)
-        numbers = {name: values.tolist() for name, values in measures(outcome).items()}
-        numbers["ancestors"] = (100 * outcome.ancestors).tolist()
-        if outcome.log_z is not None:
-            numbers["variance"] = outcome.variance.tolist()
+        numbers = measures(outcome)
         yield Row(law.name, law.steps(size), outcome.forwards, outcome.vjps, numbers)
 
 
@@ -72,6 +61,7 @@ def mean_and_error(values: Sequence[float]) -> str:
     return f"{mean:.3g} ± {statistics.stdev(values) / len(values) ** 0.5:.1g}"
 
 
-def as_json(title: str, size: Size, rows: Sequence[Row]) -> dict[str, Any]:
+def as_json(task: Task, size: Size, rows: Sequence[Row]) -> dict[str, Any]:
     """Return the numbers of a table with all their digits."""
-    return {"task": title, **size._asdict(), "rows": [dataclasses.asdict(row) for row in rows]}
+    facts = {"task": task.name, "models": len(task.models), **size._asdict()}
+    return {**facts, "rows": [dataclasses.asdict(row) for row in rows]}

@@ -21,6 +21,8 @@ GOALS = (
     Goal("reversal, exact traces", "variance", at_most=2.0),
     Goal("reversal, 1 probe", "tv", at_most=0.12),
     Goal("reversal, 1 probe", "variance", at_most=3.0),
+    Goal("reversal, calibrated probes", "tv", at_most=0.12),
+    Goal("reversal, calibrated probes", "variance", at_most=3.0),
 )
 RIVALS = (
     Goal("scaled scores, no weights", "tv", at_least=0.6),

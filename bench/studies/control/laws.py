@@ -9,7 +9,6 @@ pilot runs of `smc.calibrate` are not counted, since one serves all later runs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -64,12 +63,19 @@ class Law:
 
 
 def run_ours(
-    task: Task, sigmas: Any, size: Size, seed: int, *, energies: bool = False, **options: Any
+    task: Task,
+    sigmas: Any,
+    size: Size,
+    seed: int,
+    *,
+    energies: bool = False,
+    traces: bool = True,
+    **options: Any,
 ) -> smc.Particles:
     """Return a run of `smc.sample` in float64, where the exact mixtures are at home."""
     chosen = {"ess_threshold": size.threshold, **options}
     return smc.sample(
-        task.target(energies=energies),
+        task.target(energies=energies, traces=traces),
         task.shape,
         sigmas,
         particles=size.particles,
@@ -98,7 +104,7 @@ def _energies(*, equalise: bool) -> Any:
             target, task.shape, sigmas, particles=size.pilot, equalise=equalise, sigma_lo=0.0
         )
         result = run_ours(task, fitted, size, seed, energies=True, weights="energy")
-        return from_particles(result, _log_start(task, sigmas[0]))
+        return from_particles(result, task.exponents)
 
     return run
 
@@ -112,22 +118,35 @@ def _hybrid(task: Task, sigmas: list[float], size: Size, seed: int) -> Outcome:
     result = run_ours(task, fitted, size, seed, energies=True, weights=weights)
     below = sum(sigma < HYBRID_SWITCH for sigma in sigmas)
     # the trace of an energy's score goes back through two passes of the network
-    return from_particles(result, _log_start(task, sigmas[0]), 2 * below * len(task.models))
-
-
-def _log_start(task: Task, sigma: float) -> float:
-    """Return the log of the integral that weights of energies leave out at the start."""
-    variance = 2 * math.pi * sigma**2 / sum(task.exponents)
-    return 0.5 * math.prod(task.shape) * math.log(variance)
+    return from_particles(result, task.exponents, traces=2 * below * len(task.models))
 
 
 def _reversal(task: Task, sigmas: list[float], size: Size, seed: int) -> Outcome:
     result = run_ours(task, sigmas, size, seed, weights="reversal")
-    return from_particles(result, traces=len(task.models) * (len(sigmas) - 1))
+    traces = len(task.models) * (len(sigmas) - 1)
+    return from_particles(result, task.exponents, traces=traces)
 
 
 def _probed(task: Task, sigmas: list[float], size: Size, seed: int) -> Outcome:
-    return from_particles(run_ours(task, sigmas, size, seed, weights=smc.Reversal(probes=1)))
+    result = run_ours(task, sigmas, size, seed, traces=False, weights="reversal")
+    return from_particles(result, task.exponents)
+
+
+def _calibrated(*, equalise: bool) -> Any:
+    def run(task: Task, sigmas: list[float], size: Size, seed: int) -> Outcome:
+        target = task.target(traces=False)
+        fitted = smc.calibrate(
+            target,
+            task.shape,
+            sigmas,
+            particles=size.pilot,
+            weights="reversal",
+            equalise=equalise,
+        )
+        result = run_ours(task, fitted, size, seed, traces=False, weights="reversal")
+        return from_particles(result, task.exponents)
+
+    return run
 
 
 LAWS = (
@@ -140,6 +159,8 @@ LAWS = (
     Law("DriftLite, 1 probe", 2, _rival(rivals.drift_control, probes=1)),
     Law("reversal, exact traces", 2, _reversal),
     Law("reversal, 1 probe", 2, _probed),
+    Law("reversal, calibrated probes", 2, _calibrated(equalise=False)),
+    Law("reversal, calibrated levels too", 2, _calibrated(equalise=True)),
     Law(
         "CREPE, energies",
         2,

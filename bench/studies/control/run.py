@@ -16,6 +16,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from bench.studies.control import kernels, students
 from bench.studies.control.comparison import as_json, compare, section
 from bench.studies.control.goals import judge
 from bench.studies.control.laws import Size
-from bench.studies.control.measures import COLUMNS, NOTES, Measures
+from bench.studies.control.measures import COLUMNS, NOTES, answer_of, note_on_draws, numbers_of
 from bench.studies.control.tasks import digit_tasks
 from edmfast.demo.table import Section, render
 
@@ -44,7 +45,7 @@ class Budget:
 
 
 FULL = Budget(
-    sizes=(Size(256, 32, 0.4, 64, 200), Size(64, 32, 0.4, 64, 200)),
+    sizes=(Size(256, 16, 0.4, 64, 200), Size(64, 32, 0.4, 64, 200)),
     kernels=Size(500, 4, 0.5, 0, 200),
     thresholds=Size(64, 32, 0.4, 0, 0),
     draws=4000,
@@ -78,16 +79,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tables.append(table)
 
     tasks = digit_tasks()
-    measures = [Measures(task, budget.draws) for task in tasks]
+    answers = [answer_of(task, budget.draws) for task in tasks]
     for size in budget.sizes:
-        for task, its_measures in zip(tasks, measures, strict=True):
-            rows = [*compare(task, its_measures, size, options.seed)]
+        for task, answer in zip(tasks, answers, strict=True):
+            rows = [*compare(task, partial(numbers_of, answer), size, options.seed)]
             title = (
                 f"{task.name}: {size.particles} particles, {size.populations} populations, "
                 f"threshold {size.threshold:g}"
             )
-            show(section(title, rows, COLUMNS, [*NOTES, its_measures.of_draws(size)]))
-            numbers.append(as_json(task.name, size, rows))
+            show(section(title, rows, COLUMNS, [*NOTES, note_on_draws(answer, size.particles)]))
+            numbers.append(as_json(task, size, rows))
     show(kernels.kernels(tasks[:1], budget.kernels, options.seed))
     show(kernels.thresholds(tasks[0], budget.thresholds, options.seed))
     if options.students:

@@ -17,7 +17,7 @@ PAIR = (2, 3)
 
 
 class PlainDenoiser(nn.Module):
-    """The denoiser of an exact mixture, without its energy."""
+    """The denoiser of an exact mixture, without its energy and its exact trace."""
 
     exponent = 1.0
 
@@ -27,6 +27,10 @@ class PlainDenoiser(nn.Module):
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         return self.mixture(x, sigma)
+
+
+class TracedDenoiser(PlainDenoiser):
+    """The denoiser of an exact mixture, with the exact trace of its Jacobian."""
 
     def jacobian_trace(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         return self.mixture.jacobian_trace(x, sigma)
@@ -44,14 +48,16 @@ class Task:
     def shape(self) -> tuple[int, ...]:
         return (self.models[0].means.shape[1],)
 
-    def terms(self, *, energies: bool = False) -> Terms:
-        """Return what the rivals take: plain denoisers, or energies."""
-        models = self.models if energies else [PlainDenoiser(model) for model in self.models]
+    def terms(self, *, energies: bool = False, traces: bool = True) -> Terms:
+        """Return what the rivals take: energies, or denoisers with or without exact traces."""
+        denoiser = TracedDenoiser if traces else PlainDenoiser
+        models = self.models if energies else [denoiser(model) for model in self.models]
         return Terms(models, self.exponents)
 
-    def target(self, *, energies: bool = False) -> Product:
-        """Return what `smc.sample` takes: a product of plain denoisers, or of energies."""
-        return Product([*self.terms(energies=energies).models], exponents=[*self.exponents])
+    def target(self, *, energies: bool = False, traces: bool = True) -> Product:
+        """Return the same for `smc.sample`."""
+        models = self.terms(energies=energies, traces=traces).models
+        return Product([*models], exponents=[*self.exponents])
 
 
 def digit_tasks() -> list[Task]:
