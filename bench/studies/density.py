@@ -2,6 +2,7 @@
 
     python -m bench.studies.density            # prints the table of docs/choosing.md; takes about three minutes
     python -m bench.studies.density --write    # writes it into the page
+    python -m bench.studies.density --denoiser PATH    # by a denoiser that `edmfast.demo.smooth_denoiser` trained
 
 The model is `edmfast.demo.smooth_digits`, a mixture of 20 Gaussians with full covariances, whose log-density,
 denoiser and trace are known. All estimates take the same number of evaluations of the denoiser: the
@@ -21,7 +22,7 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from torch import Tensor
 
 import edmfast
 from edmfast.analytic import MixtureOfGaussians
+from edmfast.demo.digits import NUM_CLASSES
 from edmfast.demo.smooth_digits import SIGMA_MAX, SIGMA_MIN, load_smooth_digits
+from edmfast.models import load_model
 from edmfast.sampling import get_sigmas_karras
 from edmfast.targets.path_ratios import log_density_of_gaussian, log_ratio_from_above
 from edmfast.targets.traces import score_and_trace
@@ -45,11 +48,15 @@ Field = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Problem:
-    """A model, states [B, D] of its lowest level, and their exact log-densities [B]."""
+    """A model, states [B, D] of its lowest level, and their exact log-densities [B].
+
+    learned: a denoiser that was trained on the model and that the estimates see in its place, or None.
+    """
 
     model: MixtureOfGaussians
     states: Tensor
     exact: Tensor
+    learned: Any = None
 
 
 def problem(states: int = 400, seed: int = 0) -> Problem:
@@ -127,6 +134,8 @@ def along_ode(field: Field, x: Tensor, sigmas: list[float], order: int) -> Tenso
 
 def shown(problem: Problem, probes: int) -> Any:
     """Return the model that the estimates see: with exact traces for 0 probes, and otherwise without."""
+    if problem.learned is not None:
+        return problem.learned
     return problem.model if probes == 0 else problem.model.denoise
 
 
@@ -156,10 +165,10 @@ def estimates(problem: Problem, count: int, probes: int) -> dict[str, Tensor]:
 
 
 def table(problem: Problem) -> list[str]:
-    """Return the lines of the table."""
+    """Return the lines of the table. A learned denoiser has no rows with exact traces."""
     heads = " | ".join(f"{count} evaluations" for count in LEVELS)
     lines = [f"| Estimate | Trace | {heads} |", "|---" * (2 + len(LEVELS)) + "|"]
-    for probes in (0, 1, 2):
+    for probes in (0, 1, 2) if problem.learned is None else (1, 2):
         columns = [estimates(problem, count, probes) for count in LEVELS]
         trace = "exact" if probes == 0 else f"{probes} probe{'s' if probes > 1 else ''}"
         for name in columns[0]:
@@ -172,8 +181,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.studies.density", description=__doc__)
     parser.add_argument("--write", action="store_true", help=f"write the table into {_DOCUMENT}")
     parser.add_argument("--states", type=int, default=400, help="how many states")
+    parser.add_argument("--denoiser", metavar="PATH", help="a denoiser of the smooth digits")
     options = parser.parse_args(arguments)
-    lines = table(problem(options.states))
+    if options.write and options.denoiser:
+        parser.error("--write is for the table of the exact model")
+    case = problem(options.states)
+    if options.denoiser:
+        denoiser = load_model(options.denoiser).double()
+        case = replace(case, learned=edmfast.Conditioned(denoiser, class_label=NUM_CLASSES))
+    lines = table(case)
     print("\n".join(lines))
     if options.write:
         before, _, rest = _DOCUMENT.read_text().partition(_BEGIN)
