@@ -17,10 +17,14 @@ class Budget:
     """Samples for each Fréchet distance."""
     heun_steps: tuple[int, ...] = (3, 5, 9, 16)
     """Numbers of steps of the Heun sampler; T steps take 2T - 1 evaluations."""
-    control_steps: int = 48
-    """Noise levels of the controlled runs on the distilled energy."""
-    control_particles: int = 256
-    """Particles of each class in the controlled runs."""
+    steps: int = 32
+    """Noise levels of the runs on the smooth digits."""
+    particles: int = 256
+    """Particles of each population on the smooth digits."""
+    populations: int = 8
+    """Independent populations on the smooth digits."""
+    composed_populations: int = 4
+    """Independent populations of each product and of each guided class."""
     mixture_seeds: int = 8
     """Independent populations in the runs on mixtures in the plane."""
     mixture_particles: int = 4000
@@ -34,8 +38,8 @@ QUICK = Budget(
     distill_steps=400,
     samples=500,
     heun_steps=(3, 9),
-    control_steps=32,
-    control_particles=48,
+    populations=3,
+    composed_populations=1,
     mixture_seeds=3,
     mixture_particles=2000,
     exact_particles=1000,

@@ -1,4 +1,4 @@
-"""Part (a) compares an energy that is distilled from a teacher with one that is trained on data alone.
+"""Part (d) compares an energy that is distilled from a teacher with one that is trained on data alone.
 
 The comparison is by the Fréchet distance of their samples and by the self-check of the energies.
 
@@ -122,7 +122,7 @@ def report_distillation(
     *,
     seed: int = 0,
 ) -> list[Section]:
-    """Return tables of the Fréchet distance and of the self-check, and draw out/a_distillation.png."""
+    """Return tables of the Fréchet distance and of the self-check, and draw out/d_distillation.png."""
     models: dict[str, Denoiser | EnergyModel] = {
         "teacher": teacher,
         "distilled": energies.distilled,
@@ -147,7 +147,7 @@ def report_distillation(
     rate = budget.samples * sum(nfe)
     floor = classifier.frechet(training.images)
     quality = Section(
-        "(a) Fréchet distance to the held-out half, Heun, against evaluations per sample (NFE)",
+        "(d) Fréchet distance to the held-out half, Heun, against evaluations per sample (NFE)",
         ["model", *(f"NFE {count}" for count in nfe), "adherence", "NFE/s"],
         [[name, *distances[name], pictures[name][1], rate / seconds[name]] for name in models],
         [
@@ -160,7 +160,7 @@ def report_distillation(
     middle = (levels[:-1] * levels[1:]).sqrt()
     shown = [int((middle.log() - torch.tensor(s).log()).abs().argmin()) for s in _SHOWN_LEVELS]
     check = Section(
-        "(a) energy self-check: sd of r in nats per step of 32, at noise level",
+        "(d) energy self-check: sd of r in nats per step of 32, at noise level",
         ["energy", *(f"σ {float(middle[i]):.2g}" for i in shown)],
         [[name, *(float(sd[i]) for i in shown)] for name, sd in checks.items()],
     )
@@ -192,4 +192,4 @@ def _draw(
         axis.loglog(levels[1:].tolist(), sd.tolist(), "o-", markersize=3, label=name)
     axis.set(xlabel="noise level σ", ylabel="sd of the self-check r, nats per step")
     axis.legend()
-    save(figure, out / "a_distillation.png")
+    save(figure, out / "d_distillation.png")

@@ -1,4 +1,4 @@
-"""Part (d), mode masses with a known truth: p² and a product of two mixtures in the plane.
+"""Part (e), mode masses with a known truth: p² and a product of two mixtures in the plane.
 
 The exact mass of a mode is the integral over all points nearest to its centre, on a fine grid. The unweighted
 runs use the same proposal, steps and seeds, but no weights. Score scaling takes ancestral steps with the score
@@ -114,7 +114,7 @@ def _score_scaled_masses(case: Case, budget: Budget, seed: int) -> Tensor | None
 
 
 def report_mixtures(budget: Budget, out: Path, *, seed: int = 0) -> list[Section]:
-    """Return a table of mode masses beside the exact ones, and draw out/d_mixtures.png."""
+    """Return a table of mode masses beside the exact ones, and draw out/e_mixtures.png."""
     figure = new_figure(10, 3.6)
     axes = figure.subplots(1, 2)
     rows: list[list[Cell]] = []
@@ -143,9 +143,9 @@ def report_mixtures(budget: Budget, out: Path, *, seed: int = 0) -> list[Section
         axis.set_xticklabels([str(mode) for mode in range(1, 1 + len(exact))])
         axis.set_ylim(0, 1.3 * float(exact.max()))
         axis.legend(fontsize=8, loc="upper left", ncols=2)
-    save(figure, out / "d_mixtures.png")
+    save(figure, out / "e_mixtures.png")
     header = ["target: method", "mode 1", "mode 2", "mode 3", "largest error", "± standard error"]
-    title = f"(d) mode masses in the plane, 40 steps, {budget.mixture_particles} particles"
+    title = f"(e) mode masses in the plane, 40 steps, {budget.mixture_particles} particles"
     return [Section(title, header, rows, [f"mean of {budget.mixture_seeds} populations"])]
 
 

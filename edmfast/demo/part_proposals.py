@@ -1,4 +1,4 @@
-"""Part (e), proposals compared on an exact energy: a kernel density of all 1,797 digits.
+"""Part (f), proposals compared on an exact energy: a kernel density of all 1,797 digits.
 
 Every digit is a Gaussian of standard deviation 0.15 in 64 dimensions, and the target is the square of their
 mixture. The table counts the digits that still have a particle at the end, and sums the variance of the
@@ -45,7 +45,7 @@ def total_variance(result: smc.Particles) -> float:
 
 
 def report_proposals(budget: Budget, out: Path, *, seed: int = 0) -> list[Section]:
-    """Return a table with a row for each proposal and schedule, and draw out/e_proposals.png."""
+    """Return a table with a row for each proposal and schedule, and draw out/f_proposals.png."""
     density = kernel_density()
     target = Tempered(density, GAMMA)
     karras = get_sigmas_karras(STEPS + 1, 0.05, 20.0)[:-1]
@@ -91,7 +91,7 @@ def report_proposals(budget: Budget, out: Path, *, seed: int = 0) -> list[Sectio
         axis.loglog(levels, sd, "o-", markersize=3, label=name)
     axis.set(xlabel="noise level σ", ylabel="sd of the incremental log-weight, nats")
     axis.legend(fontsize=8)
-    save(figure, out / "e_proposals.png")
+    save(figure, out / "f_proposals.png")
     header = [
         "proposal",
         "digits",
@@ -103,7 +103,7 @@ def report_proposals(budget: Budget, out: Path, *, seed: int = 0) -> list[Sectio
         "NFE/s",
     ]
     title = (
-        f"(e) exact energies: kernel density of the digits, p^{GAMMA:g}, {STEPS} steps, "
+        f"(f) exact energies: kernel density of the digits, p^{GAMMA:g}, {STEPS} steps, "
         f"{budget.exact_particles} particles"
     )
     return [Section(title, header, rows)]

@@ -1,8 +1,8 @@
 """Run the demonstration on handwritten digits from end to end.
 
-A teacher is distilled into an energy. Then come the parts: (a) quality of distillation, (b) low temperature,
-(c) composition, (d) mode masses with a known truth, and (e) proposals on an exact energy. Each part draws one
-picture, and all share one table.
+The parts are (a) a smooth model whose p² and products are known exactly, (b) low temperature and (c) composition
+from a plain denoiser of it, (d) quality of distillation, (e) mode masses in the plane, and (f) proposals on an
+exact energy. Each part draws one or two pictures, and all share one table.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ from edmfast.demo import teacher as teachers
 from edmfast.demo.budget import FULL, QUICK
 from edmfast.demo.classifier import DigitClassifier
 from edmfast.demo.digits import halves
+from edmfast.demo.laws import PlainDenoiser
 from edmfast.demo.part_composition import report_composition
 from edmfast.demo.part_distillation import report_distillation, train_energies
-from edmfast.demo.part_low_temperature import report_temperature
+from edmfast.demo.part_low_temperature import report_low_temperature
 from edmfast.demo.part_mode_masses import report_mixtures
+from edmfast.demo.part_model import report_model
 from edmfast.demo.part_proposals import report_proposals
+from edmfast.demo.smooth_digits import load_smooth_digits
 from edmfast.demo.table import render
 from edmfast.plotting import new_figure
 
@@ -86,6 +89,14 @@ def _run_parts(folder: Path, quick: bool, retrain: bool, seed: int) -> str:
         # the table goes to stdout, which progress must not mix with
         print(f"[{time.perf_counter() - started:4.0f} s] {message}", file=sys.stderr, flush=True)
 
+    mixture = load_smooth_digits()
+    denoiser = PlainDenoiser(mixture)
+    log("(a) a smooth model of the digits, whose p² and products are known exactly")
+    sections = report_model(mixture, folder, seed=seed)
+    log("(b) low temperature from a plain denoiser")
+    sections += report_low_temperature(mixture, denoiser, budget, folder, seed=seed)
+    log("(c) composition from a plain denoiser")
+    sections += report_composition(mixture, denoiser, budget, folder, seed=seed)
     if retrain:
         log(f"training the teacher: {teachers.SHIPPED}")
         teachers.retrain()
@@ -95,18 +106,13 @@ def _run_parts(folder: Path, quick: bool, retrain: bool, seed: int) -> str:
     classifier = DigitClassifier(held_out)
     log("distilling the teacher into an energy, then training one by score matching on data (DSM)")
     energies = train_energies(teacher, training, budget, folder, seed=seed)
-    log("(a) distillation: samples, Fréchet distances and self-check")
-    sections = report_distillation(
+    log("(d) distillation: samples, Fréchet distances and self-check")
+    sections += report_distillation(
         teacher, energies, training, held_out, classifier, budget, folder, seed=seed
     )
-    energy = energies.distilled
-    log("(b) low temperature")
-    sections += report_temperature(energy, held_out, classifier, budget, folder, seed=seed)
-    log("(c) composition")
-    sections += report_composition(energy, held_out, classifier, budget, folder, seed=seed)
-    log("(d) mode masses with a known truth")
+    log("(e) mode masses in the plane")
     sections += report_mixtures(budget, folder, seed=seed)
-    log("(e) proposals on an exact energy")
+    log("(f) proposals on an exact energy")
     sections += report_proposals(budget, folder, seed=seed)
     table = render(sections)
     with replacing(folder / "table.txt") as temporary:

@@ -29,7 +29,7 @@ def test_curvature_matching_keeps_the_digits_that_euler_loses(tmp_path: Path) ->
     assert variance["curvature_matched, calibrated"] <= 3
     assert digits["euler"] < 20
     assert variance["euler"] > 300
-    assert (tmp_path / "e_proposals.png").stat().st_size > 0
+    assert (tmp_path / "f_proposals.png").stat().st_size > 0
 
 
 def test_distinct_digits_counts_each_once() -> None:

@@ -15,8 +15,10 @@ _TINY = Budget(
     distill_batch=16,
     samples=40,
     heun_steps=(2, 3),
-    control_steps=6,
-    control_particles=8,
+    steps=6,
+    particles=32,
+    populations=2,
+    composed_populations=1,
     mixture_seeds=2,
     mixture_particles=50,
     exact_particles=50,
@@ -30,10 +32,11 @@ def test_leaves_pictures_models_and_a_table(
     monkeypatch.setattr(demo, "QUICK", _TINY)
     table = demo.run(tmp_path / "out", quick=True)
     assert table in capsys.readouterr().out
-    for part in "abcde":
+    for part in "abcdef":
         assert f"({part}) " in table
-        (picture,) = (tmp_path / "out").glob(f"{part}_*.png")
-        assert picture.read_bytes().startswith(b"\x89PNG")
+        pictures = [*(tmp_path / "out").glob(f"{part}_*.png")]
+        assert len(pictures) == (2 if part == "c" else 1)
+        assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
     for mode in ("distill", "dsm"):
         assert isinstance(load_model(tmp_path / "out" / f"{mode}.safetensors"), EnergyModel)
 
@@ -47,6 +50,9 @@ def test_interrupted_training_leaves_a_checkpoint_and_says_where(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "QUICK", _TINY)
+    # the parts before the training take their time
+    for part in ("report_model", "report_low_temperature", "report_composition"):
+        monkeypatch.setattr(demo, part, lambda *arguments, **options: [])
     monkeypatch.setattr(trainer.RunState, "update", interrupt)
     with pytest.raises(KeyboardInterrupt, match=r"distill\.checkpoint\.safetensors"):
         demo.run(tmp_path, quick=True)
