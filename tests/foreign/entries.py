@@ -136,6 +136,7 @@ DENOISERS = {
     "score_asymmetry": lambda model: diagnostics.score_asymmetry(model, DATA, 0.5).squared_norm,
     "score_circulation": lambda model: diagnostics.score_circulation(model, DATA, 0.5).strength,
     "conservativity_report": reported,
+    "log_density": lambda model: edmfast.log_density(model, DATA, LEVELS, paths=2).paths,
     "forward of a sum": lambda model: Product([model, NORMAL])(DATA, torch.full((16,), 0.5)),
     "forward of a tilt": lambda model: Tilted(model, reward, 1.0, ramp=None)(DATA, 0.5),
 }
@@ -190,6 +191,10 @@ ENERGIES = {
         diagnostics.ancestral_trajectory(model, DATA, LEVELS)
     ),
     "fokker_planck": lambda model: diagnostics.fokker_planck(model, [DATA] * 4, LEVELS).residuals,
+    "log_density": lambda model: edmfast.log_density(model, DATA, LEVELS, paths=2).paths,
+    "SuperDiff by paths": run(
+        lambda model: Product([model, HALF]), proposal=smc.SuperDiff(density="path")
+    ),
     "score scaling": lambda model: score_scaled_samples(
         model, 2.0, torch.empty(1, 8, *SHAPE), torch.tensor(LEVELS)
     ),
