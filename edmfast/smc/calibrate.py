@@ -67,7 +67,7 @@ def calibrate(
         populations: number of populations of the pilot run; one for each condition of the target where it has
             several.
         weights: "energy", "reversal", or "auto", which takes what `smc.sample` takes for the target. For hybrid
-            weights, fit "energy".
+            weights, fit "energy" with equalise=False, since few levels are left below sigma_lo otherwise.
         pilot_steps: number of steps of the pilot run, at least 2. The pilot evaluates every particle
             pilot_steps + 1 times, each time with one Hutchinson probe. For reversals of models without exact
             traces it evaluates twice as often, with three probes in all.

@@ -15,6 +15,7 @@ from edmfast.smc.feynman_kac.choice import (
 from edmfast.smc.feynman_kac.energy import EnergyFeynmanKac
 from edmfast.smc.feynman_kac.phases import Phases
 from edmfast.smc.feynman_kac.reversal import ReversalFeynmanKac
+from edmfast.smc.particles import law_notes
 from edmfast.smc.proposals import ReversalMatched
 from edmfast.targets.algebra import terms_of
 from edmfast.targets.mixture import Mixture
@@ -22,8 +23,8 @@ from edmfast.targets.scores import has_energy
 from edmfast.targets.traces import has_exact_trace
 
 MATCHED = (
-    "reversal-matched weights from scores and {traces}: exact for isotropic Gaussians; otherwise their error "
-    "falls as tau² over a run, with the anisotropy and the higher moments of the reversals"
+    f"{law_notes.MATCHED} weights from scores and {{traces}}: exact for isotropic Gaussians; otherwise their "
+    "error falls as tau² over a run, with the anisotropy and the higher moments of the reversals"
 )
 SWITCHED = "energies weigh the steps to sigma >= {switch:g}, and below it come "
 _SWITCH_SIGMA = 0.3

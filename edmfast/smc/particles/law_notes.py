@@ -4,6 +4,8 @@ from __future__ import annotations
 
 EXACT = "exact"
 """`Particles.law` begins with this where weights come from energies."""
+MATCHED = "reversal-matched"
+"""`Particles.law` begins with this where matched reversals weigh all levels."""
 UNWEIGHTED = ("plain sampler", "SuperDiff")
 """`Particles.law` begins with one of these where the moves carry no weights of their own."""
 ONE_PARTICLE = "a population continues from one particle"

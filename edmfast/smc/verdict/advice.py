@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edmfast.smc.particles.data import ParticleData
-from edmfast.smc.particles.law_notes import EXACT, OF_REWARDS
+from edmfast.smc.particles.law_notes import EXACT, MATCHED, OF_REWARDS
 
 LARGER_START = "start from a larger sigma_max, so that N(0, sigma_max²/A) covers the target"
 MORE_LEVELS = (
@@ -16,17 +16,23 @@ CORRECTORS = "add correctors, such as smc.MALA(), so that copies of one ancestor
 FAULTY_TARGET = "check the target for energies that are NaN or infinite, and for walls that no particle can pass"
 
 _MORE_LEVELS_UNCALIBRATED = "use more noise levels where the effective sample size falls"
+_MORE_LEVELS_MATCHED = (
+    "use more noise levels where the effective sample size falls, or the levels and probes that smc.calibrate "
+    "proposes"
+)
 _WEAKER_REWARD = "use a smaller strength of the reward"
 
 
 def applicable_advice(particles: ParticleData, steps: list[str]) -> list[str]:
     """Return the advice that this kind of run can follow, each text once, in the order given.
 
-    Runs without energies have neither correctors nor a calibration. Where rewards alone weigh the particles, the
+    Runs by scores have neither correctors nor a calibration. Where rewards alone weigh the particles, the
     start is that of the sampler and cannot be the fault: the rewards are too strong for the number of particles.
     """
     if not particles.law.startswith(EXACT):
-        replaced = {MORE_LEVELS: _MORE_LEVELS_UNCALIBRATED}
+        matched = particles.law.startswith(MATCHED)
+        more_levels = _MORE_LEVELS_MATCHED if matched else _MORE_LEVELS_UNCALIBRATED
+        replaced = {MORE_LEVELS: more_levels}
         if particles.log_z_note == OF_REWARDS:
             replaced[LARGER_START] = _WEAKER_REWARD
             steps = [_WEAKER_REWARD, *steps] if steps else steps

@@ -273,14 +273,20 @@ def test_a_far_start_is_reported_with_few_particles_too(particles, populations):
 
 def test_advice_fits_the_run():
     sigmas = get_sigmas_karras(4, 0.05, 10.0)
-    run = smc.sample(
-        Tempered(FAR.denoise, 8.0), (2,), sigmas, particles=64, populations=2,
-        options=smc.RunOptions(on_degenerate="ignore"),
-    )  # fmt: skip
-    advice = " ".join(run.verdict.advice)
-    assert not run.verdict
-    assert "MALA" not in advice
-    assert "calibrate" not in advice
+    for weights, advised in (("score", False), ("reversal", True)):
+        run = smc.sample(
+            Tempered(FAR.denoise, 8.0),
+            (2,),
+            sigmas,
+            particles=64,
+            populations=2,
+            weights=weights,
+            options=smc.RunOptions(on_degenerate="ignore"),
+        )
+        advice = " ".join(run.verdict.advice)
+        assert not run.verdict
+        assert "MALA" not in advice
+        assert ("the levels and probes that smc.calibrate proposes" in advice) == advised
     steered = smc.steer(
         FAR.denoise,
         lambda x: 20 * x[:, 0],
