@@ -79,10 +79,10 @@ def calibrate(
             one forward pass of each denoiser: 1 makes a run twice as expensive as a plain sampler, 1.2 makes it
             2.2 times as expensive.
 
-    Raises as `smc.sample` does. Raises TypeError for energy weights of a target without an energy, and ValueError
-    for a target that is weighed by scores or not at all, fewer than 2 pilot steps, a sigma_lo outside the levels,
-    fewer probes than the steps need, and where the score or the curvature is not finite during the pilot. Source:
-    second-order Tweedie formula (kappa); Karras et al. 2022, arXiv 2206.00364 (levels below sigma_lo).
+    Raises as `smc.sample` does. Raises TypeError for energy weights of a target without an energy, and for one
+    that is weighed by scores or not at all, and ValueError for fewer than 2 pilot steps, a sigma_lo outside the
+    levels, fewer probes than the steps need, and where the score or the curvature is not finite during the pilot.
+    Source: second-order Tweedie formula (kappa); Karras et al. 2022, arXiv 2206.00364 (levels below sigma_lo).
     """
     kind = _kind(target, weights)
     levels = as_noise_levels(sigmas)
@@ -118,7 +118,7 @@ def _kind(target: Model, weights: str) -> str:
     if kind == "energy" and not has_energy(target):
         raise missing_energy(target)
     if kind == "score":
-        raise ValueError(
+        raise TypeError(
             f"{name_of(target)} has no energy, and no power or product for reversals to weigh: there is nothing "
             "to calibrate, unless weights='reversal' is given"
         )

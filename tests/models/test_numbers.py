@@ -17,6 +17,7 @@ from edmfast.targets import measurements
 from tests.spellings import CONDITION, COUNT, REAL, SEED, check_bad, check_good, row, table
 
 NORMAL = analytic.GaussianMixture([[0.0, 0.0]], [1.0])
+WIDE = [[[1.0, 0.2], [0.2, 0.5]]]
 PAIR = analytic.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], [0.5, 0.5])
 X = torch.linspace(-1, 1, 6).reshape(3, 2)
 
@@ -82,6 +83,33 @@ CASES = [
     row("GaussianMixture.sample", "n", COUNT, 3, lambda n: PAIR.sample(n, seed=0), -1),
     row("GaussianMixture.sample", "sigma", REAL, 0.5, lambda s: PAIR.sample(3, s, seed=0), -1.0),
     row("GaussianMixture.sample", "seed", SEED, 7, lambda s: PAIR.sample(3, seed=s)),
+    row(
+        "MixtureOfGaussians",
+        "means",
+        REAL,
+        0.5,
+        lambda v: evaluated(analytic.MixtureOfGaussians([[v, 0.0]], WIDE)),
+        math.inf,
+    ),
+    row(
+        "MixtureOfGaussians",
+        "weights",
+        REAL,
+        0.5,
+        lambda v: evaluated(analytic.MixtureOfGaussians([[0.0, 0.0]], WIDE, [v])),
+        -1.0,
+    ),
+    row(
+        "MixtureOfGaussians",
+        "classes",
+        REAL,
+        1,
+        lambda k: evaluated(
+            analytic.MixtureOfGaussians(torch.eye(2), [*WIDE, *WIDE], None, [0, k])
+        ),
+        -1,
+        0.5,
+    ),
     row("ManyWell", "dim", COUNT, 2, lambda n: evaluated(analytic.ManyWell(n)), 0, 3),
     row("ManyWell.sample", "n", COUNT, 3, lambda n: analytic.ManyWell(2).sample(n, seed=0), -1),
     row(

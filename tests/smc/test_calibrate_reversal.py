@@ -194,7 +194,7 @@ def test_products_exponents_and_rewards(mixture, levels, make):
 def test_a_plain_denoiser_has_nothing_to_weigh(mixture, levels):
     sigmas = levels(8, low=0.05)
     options = {"particles": 100, "pilot_steps": 16}
-    with pytest.raises(ValueError, match="Denoiser has no energy, and no power or product"):
+    with pytest.raises(TypeError, match="Denoiser has no energy, and no power or product"):
         smc.calibrate(Denoiser(mixture), (D,), sigmas, **options)
     table = smc.calibrate(Denoiser(mixture), (D,), sigmas, weights="reversal", **options)
     assert table.sigmas == tuple(sigmas.tolist())

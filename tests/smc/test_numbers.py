@@ -127,7 +127,11 @@ CASES = [
         pilot_steps=(COUNT, 4, 1, -1),
         seed=(SEED, 7),
         sigma_lo=(REAL, 1.0, -1.0),
+        probes=(REAL, 1.5, -1.0, math.inf),
     ),
+    row("smc.Reversal", "probes", COUNT, 2, lambda n: run(weights=smc.Reversal(n)), -1),
+    row("smc.Hybrid", "probes", COUNT, 2, lambda n: run(weights=smc.Hybrid(n, 0.8)), -1),
+    row("smc.Hybrid", "above", REAL, 0.5, lambda s: run(weights=smc.Hybrid(above=s)), 0.0, -1.0),
     *table(
         "smc.mcmc",
         chains,
@@ -176,6 +180,21 @@ CASES = [
         REAL,
         0.5,
         lambda s: smc.Calibration((2.0, 0.5), (0.5,), (s,)),
+    ),
+    row(
+        "Calibration",
+        "probes",
+        COUNT,
+        2,
+        lambda n: smc.Calibration((2.0, 0.5), (0.5,), (1.0,), probes=(n,)),
+        -1,
+    ),
+    row(
+        "Calibration",
+        "probe_sd",
+        REAL,
+        0.5,
+        lambda s: smc.Calibration((2.0, 0.5), (0.5,), (1.0,), probe_sd=(s,)),
     ),
     *table("smc.ULA", smc.ULA, steps=(COUNT, 2, 0), step_size=(REAL, 0.5, 0.0, 1e30)),
     *table(
