@@ -93,6 +93,9 @@ DENOISERS = {
     "sample_heun": sampled(sampling.sample_heun),
     "sample_dpmpp_2m": sampled(sampling.sample_dpmpp_2m),
     "sample_euler_ancestral": sampled(sampling.sample_euler_ancestral),
+    "score scaling": lambda model: score_scaled_samples(
+        model, 2.0, torch.empty(1, 8, *SHAPE), torch.tensor(LEVELS)
+    ),
     "edm_sampler": lambda model: sampling.edm_sampler(model, DATA[:4], **STEPS),
     "edm2_sampler": lambda model: sampling.edm2_sampler(
         NORMAL.denoise, DATA[:4], gnet=model, guidance=1.5, **STEPS
@@ -194,8 +197,5 @@ ENERGIES = {
     "log_density": lambda model: edmfast.log_density(model, DATA, LEVELS, paths=2).paths,
     "SuperDiff by paths": run(
         lambda model: Product([model, HALF]), proposal=smc.SuperDiff(density="path")
-    ),
-    "score scaling": lambda model: score_scaled_samples(
-        model, 2.0, torch.empty(1, 8, *SHAPE), torch.tensor(LEVELS)
     ),
 }

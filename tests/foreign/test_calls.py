@@ -33,7 +33,7 @@ def test_the_step_of_a_run_is_compiled_with_it(name):
 
 
 @pytest.mark.parametrize("name", ["calibrate", "mcmc", "calibrate_offsets", "self_check",
-                                  "ancestral_trajectory", "fokker_planck", "score scaling"])  # fmt: skip
+                                  "ancestral_trajectory", "fokker_planck"])  # fmt: skip
 def test_entry_points_that_need_an_energy_say_so(name):
     with pytest.raises(TypeError, match="has no energy"):
         ENERGIES[name](WRAPPERS["velocity"])
