@@ -1,7 +1,9 @@
 """Time reversal-matched proposals and weights of M models, [1, N, d] with K probes, against plain torch.
 
 The plain version is the one that a careful user writes: traces, curvatures, the product of the reversals and its
-normalisation, with sums in float32. Nearly all of the traffic is the M (K + 1) + K vectors of each particle.
+normalisation. It sums in float32, has no rule for products that would be too wide, and its bits depend on the batch;
+ours sums in float64. Nearly all of the traffic is the M (K + 1) + K vectors of each particle, and for samples of a
+few elements the logarithms and divisions of each particle take longer than the traffic.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ def make_case(models: int, probes: int, particles: int, elements: int) -> Case:
         reference=reference,
         # the tolerance leaves room for the float32 sums of the baselines; the tests hold ours to float64
         check=close(rtol=1e-4, atol=1e-2),
-        goal=2.0,
+        goal=1.0,
         bytes=4 * particles * elements * vectors + 8 * particles * (models + 3),
     )
 

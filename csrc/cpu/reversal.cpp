@@ -19,48 +19,12 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 template <class S>
-struct Job {
-  const S* scores[kMaxModels];    // [rows, d]
-  const S* products[kMaxModels];  // [rows, K d]
-  const S* probes;                // [rows, K d], or null where traces are given
-  const double* traces;           // [M, rows], or null
-  const double* exponents;        // [P, M]
-  const double* levels;           // s, u
-  int64_t models, rows, particles, elements, count;
-  double* coefficients;  // [rows, M + 2]
-  double* log_weights;   // [rows]
-};
-
-template <class S>
-void weigh_row(const Job<S>& job, const ReversalStep& step, int64_t row) {
-  const int models = static_cast<int>(job.models);
-  const S* places[kMaxModels];
-  double traces[kMaxModels], share[kMaxModels];
-  if (job.traces != nullptr) {
-    for (int k = 0; k < models; ++k) traces[k] = job.traces[k * job.rows + row];
-  } else {
-    const int64_t n = job.count * job.elements;
-    for (int k = 0; k < models; ++k) places[k] = job.products[k] + row * n;
-    probe(places, job.probes + row * n, job.models, n, static_cast<double>(job.count), traces);
-  }
-  const double* a = job.exponents + row / job.particles * job.models;
-  const ReversalProduct<kMaxModels> product(step, a, traces, models);
-  for (int k = 0; k < models; ++k) {
-    places[k] = job.scores[k] + row * job.elements;
-    share[k] = product.share(k);
-  }
-  const double width = spread(places, share, product.weight, job.models, job.elements);
-  job.log_weights[row] = product.log_weight(step, width);
-  product.store(step, models, job.coefficients + row * (job.models + 2));
-}
-
-template <class S>
-void run(const Job<S>& job) {
+void run(const ReversalJob<S>& job) {
   const ReversalStep step(job.levels, job.elements);
   const int64_t read = job.models * job.elements * (1 + job.count) + job.count * job.elements;
   const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(64, read));
   in_parallel(job.rows, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) weigh_row(job, step, row);
+    weigh_rows(job, step, begin, end);
   });
 }
 
@@ -73,7 +37,7 @@ std::tuple<Tensor, Tensor> reversal(std::vector<Tensor> scores, Tensor exponents
   Tensor log_weights = empty_cpu({in.populations, in.particles}, ScalarType::Double);
   const auto launch = [&](auto sample) {
     using S = decltype(sample);
-    Job<S> job{};
+    ReversalJob<S> job{};
     in.fill(job);
     job.coefficients = static_cast<double*>(coefficients.data_ptr());
     job.log_weights = static_cast<double*>(log_weights.data_ptr());

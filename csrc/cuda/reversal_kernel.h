@@ -65,16 +65,14 @@ template <int kModels, int kTeam, class S>
 __device__ __forceinline__ double spread_of(const ReversalJob<S>& job, const ReversalProduct<kModels>& product,
                                             int64_t row) {
   const int models = static_cast<int>(job.models);
-  double share[kModels], spread = 0;
-#pragma unroll
-  for (int i = 0; i < kModels; ++i) share[i] = product.share(i);
+  double spread = 0;
   for (int64_t k = threadIdx.x % kTeam; k < job.elements; k += kTeam) {
     const int64_t at = row * job.elements + k;
     double score[kModels], mean = 0;
 #pragma unroll
     for (int i = 0; i < kModels; ++i) {
       score[i] = i < models ? widen(job.scores[i][at]) : 0;
-      mean += i < models ? share[i] * score[i] : 0;
+      mean += product.share[i] * score[i];
     }
 #pragma unroll
     for (int i = 0; i < kModels; ++i) {
@@ -95,11 +93,12 @@ __global__ void __launch_bounds__(kThreads, 2) reversal_kernel(ReversalJob<S> jo
   const ReversalStep step(job.levels, job.elements);
   double traces[kModels];
   traces_of<kModels, kTeam>(job, row, shared, traces);
-  const ReversalProduct<kModels> product(step, job.exponents + row / job.particles * models, traces, models);
+  const ReversalPowers powers(job.exponents + row / job.particles * models, models);
+  const ReversalProduct<kModels> product(step, powers, traces);
   const double spread = team_sum<kTeam>(spread_of<kModels, kTeam>(job, product, row), shared);
   if (threadIdx.x % kTeam != 0) return;
   job.log_weights[row] = product.log_weight(step, spread);
-  product.store(step, models, job.coefficients + row * (models + 2));
+  product.store(step, powers, job.coefficients + row * (models + 2));
 }
 
 }  // namespace edmfast

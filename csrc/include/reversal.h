@@ -24,45 +24,60 @@ struct ReversalStep {
   }
 };
 
-// The Gaussian product of the reversals of `models` <= kMost models, from their exponents a_i and traces t_i.
+// The exponents of one population, with their sum A and the sum of their sizes.
+struct ReversalPowers {
+  const double* a;
+  int models;
+  double total = 0, size = 0;
+
+  EDMFAST_HD ReversalPowers(const double* exponents, int count) : a(exponents), models(count) {
+    for (int i = 0; i < models; ++i) {
+      total += a[i];
+      size += std::fabs(a[i]);
+    }
+  }
+};
+
+// The Gaussian product of the reversals of at most kMost models, from their exponents a_i and traces t_i.
 template <int kMost>
 struct ReversalProduct {
   double weight[kMost];  // a_i / kappa_i, and zero beyond the last model
-  double precision;      // P, the sum of the weights
-  double total;          // A, the sum of the exponents
-  double volume;         // sum_i a_i log kappa_i + log(P / A)
+  double share[kMost];   // a_i / (kappa_i P)
+  double precision = 0;  // P, the sum of the weights
+  double volume = 0;     // sum_i a_i log kappa_i + log(P / A)
 
-  EDMFAST_HD ReversalProduct(const ReversalStep& step, const double* a, const double* trace, int models) {
-    total = precision = 0;
-    double size = 0, mean = 0;
+  EDMFAST_HD ReversalProduct(const ReversalStep& step, const ReversalPowers& powers, const double* trace) {
+    const double* const a = powers.a;
+    const int models = powers.models;
+    double mean = 0;
     for (int i = 0; i < kMost; ++i) {
-      total += i < models ? a[i] : 0.0;
-      size += i < models ? std::fabs(a[i]) : 0.0;
-    }
-    for (int i = 0; i < kMost; ++i) {
-      weight[i] = 0;
-      if (i < models) {
-        mean += std::fabs(a[i]) / size * trace[i];
+      weight[i] = share[i] = 0;
+      if (kMost > 1 && i < models) {
+        mean += std::fabs(a[i]) * trace[i];
         weight[i] = a[i] / step.curvature(trace[i]);
         precision += weight[i];
       }
     }
     // One curvature serves all models where the product would be more than twice as wide as the step. One model is the
     // same case, in which the exponent 1 weighs exactly nothing.
-    if (models == 1 || precision < 0.5 * total) {
-      const double kappa = step.curvature(mean);
+    if (models == 1 || precision < 0.5 * powers.total) {
+      const double kappa = step.curvature(models == 1 ? trace[0] : mean / powers.size);
+      precision = powers.total / kappa;
+      volume = (powers.total - 1.0) * std::log(kappa);
       for (int i = 0; i < kMost; ++i)
-        if (i < models) weight[i] = a[i] / kappa;
-      precision = total / kappa;
-      volume = (total - 1.0) * std::log(kappa);
+        if (i < models) {
+          weight[i] = a[i] / kappa;
+          share[i] = a[i] / powers.total;
+        }
     } else {
-      volume = std::log(precision / total);
+      volume = std::log(precision / powers.total);
       for (int i = 0; i < kMost; ++i)
-        if (i < models) volume += a[i] * std::log(step.curvature(trace[i]));
+        if (i < models) {
+          volume += a[i] * std::log(step.curvature(trace[i]));
+          share[i] = weight[i] / precision;
+        }
     }
   }
-
-  EDMFAST_HD double share(int i) const { return weight[i] / precision; }
 
   // `spread` is sum_i (a_i / kappa_i) |s_i - m|^2, which is sum_i (a_i / kappa_i) |s_i|^2 - P |m|^2.
   EDMFAST_HD double log_weight(const ReversalStep& step, double spread) const {
@@ -70,11 +85,11 @@ struct ReversalProduct {
   }
 
   // Writes the row that the proposal step reads: the drift of each score, v_M and v_L.
-  EDMFAST_HD void store(const ReversalStep& step, int models, double* row) const {
+  EDMFAST_HD void store(const ReversalStep& step, const ReversalPowers& powers, double* row) const {
     for (int i = 0; i < kMost; ++i)
-      if (i < models) row[i] = step.variance * share(i);
-    row[models] = step.variance / precision;
-    row[models + 1] = step.variance / total;
+      if (i < powers.models) row[i] = step.variance * share[i];
+    row[powers.models] = step.variance / precision;
+    row[powers.models + 1] = step.variance / powers.total;
   }
 };
 
