@@ -1,9 +1,9 @@
 """Time reversal-matched proposals and weights of M models, [1, N, d] with K probes, against plain torch.
 
 The plain version is the one that a careful user writes: traces, curvatures, the product of the reversals and its
-normalisation. It sums in float32, has no rule for products that would be too wide, and its bits depend on the batch;
-ours sums in float64. Nearly all of the traffic is the M (K + 1) + K vectors of each particle, and for samples of a
-few elements the logarithms and divisions of each particle take longer than the traffic.
+normalisation. It sums in float32, where ours sums in float64. It has no rule for products that would be too wide,
+and its bits depend on the batch. Nearly all of the traffic is the M (K + 1) + K vectors of each particle. For
+samples of a few elements, the logarithms and divisions of each particle take longer than the traffic.
 """
 
 from __future__ import annotations
