@@ -32,9 +32,10 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.broadcast import population_factors
-from edmfast.ops import propagate, reversal, score_gram, standard_normal
+from edmfast.ops import propagate, reversal
 from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.feynman_kac.evaluate import Evaluation, in_groups
+from edmfast.smc.feynman_kac.pull import log_ratio_without_pull, sum_of_scores
 from edmfast.smc.feynman_kac.signs import random_signs
 from edmfast.smc.feynman_kac.terms import Terms, evaluate_terms
 from edmfast.smc.populations.gather import take
@@ -167,11 +168,7 @@ class ReversalFeynmanKac(FeynmanKac):
         return pull
 
     def combined_score(self, score: Tensor, memory: Tensor) -> Tensor:
-        total = torch.zeros_like(score[0])
-        # The last entry of guided scores is the pull, which is no part of S.
-        for a, model_score in zip(self.exponents, score, strict=self.guide is None):
-            total = total + population_factors(a, model_score, model_score.dtype) * model_score
-        return total
+        return sum_of_scores(self.exponents, score)
 
     def start(self, x: Tensor, sigma: float, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
         # With energies log G_0 = -U + A |x|²/(2 sigma²). Here every p_i is N(0, sigma² I) at the first level, and
@@ -201,7 +198,8 @@ class ReversalFeynmanKac(FeynmanKac):
         if self.delayed:
             log_ratio = take(state.kernel[..., -1], ancestors)
         if self.guide is not None:
-            log_ratio = log_ratio + self._undo_pull(state, rng, populations)
+            v_m = take(state.kernel[..., count], ancestors)
+            log_ratio = log_ratio + log_ratio_without_pull(state, v_m, v_m, rng, populations)
         return Move(x, log_ratio, self.inherited_memory(state))
 
     def energies(
@@ -209,19 +207,3 @@ class ReversalFeynmanKac(FeynmanKac):
     ) -> tuple[list[Tensor], list[Tensor]]:
         # the weight of the step holds the change of the target already
         return [], []
-
-    def _undo_pull(self, state: ParticleState, rng: Tensor, populations: Populations) -> Tensor:
-        """Return the log of the plain move's density over that of the guided move, float64 [P, N]."""
-        # The counter gives the normals of the move once more, so the move need not keep them.
-        z = standard_normal(
-            state.x,
-            rng=rng,
-            first_population=populations.first_population,
-            first_particle=populations.first_particle,
-        )
-        ancestors = state.weights.ancestors
-        pull = take(state.score[-1].flatten(2), ancestors)
-        v_m = take(state.kernel[..., len(self.models)], ancestors)
-        gram, along = score_gram(pull[None], z.flatten(2))
-        # with the added mean v_m f' and the noise sqrt(v_m) z, (|v_m f'|² + 2 sqrt(v_m) <v_m f', z>)/(2 v_m)
-        return -(v_m * gram[..., 0, 0] / 2 + v_m.sqrt() * along[..., 0])

@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edmfast._internal.broadcast import population_factors
-from edmfast.ops import propagate, score_gram, standard_normal
+from edmfast.ops import propagate, score_gram
 from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.feynman_kac.evaluate import Evaluation, evaluate_scores, in_groups
+from edmfast.smc.feynman_kac.pull import log_ratio_without_pull, sum_of_scores
 from edmfast.smc.populations.gather import take
 from edmfast.smc.populations.local import Populations
 from edmfast.smc.populations.particle_state import Move, ParticleState
@@ -96,11 +96,7 @@ class ScoreFeynmanKac(FeynmanKac):
         return torch.stack([ones * a for a in self.exponents], 1)[:, None]
 
     def combined_score(self, score: Tensor, memory: Tensor) -> Tensor:
-        total = torch.zeros_like(score[0])
-        # The second entry of a guided score is the pull, which is no part of S.
-        for a, model_score in zip(self.exponents, score, strict=self.guide is None):
-            total = total + population_factors(a, model_score, model_score.dtype) * model_score
-        return total
+        return sum_of_scores(self.exponents, score)
 
     def start(self, x: Tensor, sigma: float, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
         # The weight of the start is unknown without an energy, so the particles start from equal
@@ -129,33 +125,13 @@ class ScoreFeynmanKac(FeynmanKac):
             # The corrector's weight is that of the state before the move, which is the ancestor's.
             log_ratio = (-step.tau2 / 2) * take(state.energy, ancestors)
         elif self.guide is not None:
-            log_ratio = self._undo_pull(state, drift, v_m, rng, populations)
+            log_ratio = log_ratio_without_pull(
+                state, drift[:, None], v_m[:, None], rng, populations
+            )
         else:
             # the moves of the plain sampler define its law, whatever their kernel
             log_ratio = torch.zeros_like(log_ratio)
         return Move(x, log_ratio, self.inherited_memory(state))
-
-    def _undo_pull(
-        self,
-        state: ParticleState,
-        drift: Tensor,
-        v_m: Tensor,
-        rng: Tensor,
-        populations: Populations,
-    ) -> Tensor:
-        """Return the log of the plain move's density over that of the guided move, [P, N]."""
-        # The counter gives the normals of the move once more, so the move need not keep them.
-        z = standard_normal(
-            state.x,
-            rng=rng,
-            first_population=populations.first_population,
-            first_particle=populations.first_particle,
-        )
-        pull = take(state.score[1].flatten(2), state.weights.ancestors)
-        gram, along = score_gram(pull[None], z.flatten(2))
-        size, slope = drift[:, None], drift[:, None] * v_m.sqrt()[:, None]
-        spread = size.square() * gram[..., 0, 0] + 2 * slope * along[..., 0]
-        return -spread / (2 * v_m[:, None])
 
 
 def is_plain(exponents: Sequence[Exponent]) -> bool:
