@@ -75,14 +75,17 @@ def demo(
         bool, typer.Option(help="Take fewer samples and steps, for a run of under a minute.")
     ] = False,
     retrain: Annotated[
-        bool, typer.Option(help="Train the teacher again instead of loading its shipped weights.")
+        bool,
+        typer.Option(
+            help="First train the denoiser again, in eight minutes, and replace its shipped weights."
+        ),
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the pictures, models and table.")] = Path(
         "out"
     ),
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
 ) -> None:
-    """Distil a model of handwritten digits, sample from it under control, and write pictures and a table."""
+    """Sample a model of handwritten digits under control, beside the exact answer: pictures and a table."""
     with errors_on_one_line("demo"):
         from edmfast.demo.run import run
 

@@ -9,14 +9,12 @@ import dataclasses
 class Budget:
     """The numbers of steps, samples and particles of the demonstration."""
 
-    distill_steps: int = 2500
-    """Training steps of each energy."""
+    distill_steps: int = 1000
+    """Training steps of the energy."""
     distill_batch: int = 128
     """Images in each training step."""
-    samples: int = 1000
-    """Samples for each Fréchet distance."""
-    heun_steps: tuple[int, ...] = (3, 5, 9, 16)
-    """Numbers of steps of the Heun sampler; T steps take 2T - 1 evaluations."""
+    value_paths: int = 2048
+    """Noising paths from which the energy learns values."""
     steps: int = 32
     """Noise levels of the runs on the smooth digits."""
     particles: int = 256
@@ -24,7 +22,9 @@ class Budget:
     populations: int = 8
     """Independent populations on the smooth digits."""
     composed_populations: int = 4
-    """Independent populations of each product and of each guided class."""
+    """Independent populations of each product."""
+    guided_populations: int = 2
+    """Independent populations of each guided class."""
     mixture_seeds: int = 8
     """Independent populations in the runs on mixtures in the plane."""
     mixture_particles: int = 4000
@@ -35,11 +35,11 @@ class Budget:
 
 FULL = Budget()
 QUICK = Budget(
-    distill_steps=400,
-    samples=500,
-    heun_steps=(3, 9),
+    distill_steps=150,
+    value_paths=512,
     populations=3,
     composed_populations=1,
+    guided_populations=1,
     mixture_seeds=3,
     mixture_particles=2000,
     exact_particles=1000,

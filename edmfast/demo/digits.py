@@ -1,8 +1,6 @@
 """The 1,797 handwritten digits bundled with scikit-learn, as images in [-1, 1].
 
-The images have 8x8 pixels with 16 grey levels, x = grey/8 - 1. They are split into two halves, alternating within
-each class. The models are trained on the training half. The held-out half trains the classifier and is the
-reference of every Fréchet distance. Nothing is downloaded.
+The images have 8x8 pixels with 16 grey levels, x = grey/8 - 1. Nothing is downloaded.
 Source: Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits, UCI.
 """
 
@@ -14,6 +12,8 @@ import torch
 
 NUM_CLASSES = 10
 SHAPE = (1, 8, 8)
+SIGMA_DATA = 0.75
+"""The sigma_data of the models, about the standard deviation of all pixels of all digits."""
 
 
 class Digits(NamedTuple):
@@ -37,16 +37,3 @@ def all_digits() -> Digits:
     bundle = load_digits()
     images = torch.tensor(bundle.images, dtype=torch.float32)[:, None] / 8 - 1
     return Digits(images, torch.tensor(bundle.target, dtype=torch.int64))
-
-
-def halves() -> tuple[Digits, Digits]:
-    """Return the training half and the held-out half, each with every other image of a class."""
-    digits = all_digits()
-    one_hot = torch.nn.functional.one_hot(digits.labels, NUM_CLASSES)
-    # this is the index of each image among those of its class
-    place_in_class = (one_hot.cumsum(0) * one_hot).sum(1) - 1
-    training = place_in_class % 2 == 0
-    return (
-        Digits(digits.images[training], digits.labels[training]),
-        Digits(digits.images[~training], digits.labels[~training]),
-    )

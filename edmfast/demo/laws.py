@@ -1,6 +1,8 @@
 """The laws that the demonstration compares, and runs of them on a target made of denoisers.
 
 - reversal: matched reversals weigh the samples, with the trace of the Jacobian from probes.
+- hybrid: energies weigh the samples at high noise, and matched reversals below.
+- energies: differences of energies weigh the samples at all levels.
 - Feynman–Kac: the weights of the Feynman–Kac corrector, from scores alone.
 - scaled scores: the same scores without weights, see `edmfast.demo.score_scaling`.
 """
@@ -38,10 +40,11 @@ class Law:
     """The argument `weights` of `smc.sample`; None for scaled scores."""
 
 
-EXACT_COLOUR = "black"
 REVERSAL = Law("reversal weights", "#0072B2", "reversal")
 CORRECTOR = Law("Feynman–Kac weights", "#CC79A7", "score")
 SCALED = Law("scaled scores", "#E69F00", None)
+HYBRID = Law("hybrid weights", "#009E73", "hybrid")
+ENERGIES = Law("energies alone", "#D55E00", "energy")
 OF_DENOISERS = (REVERSAL, CORRECTOR, SCALED)
 """The laws that need no energy."""
 
@@ -57,7 +60,8 @@ class PlainDenoiser(nn.Module):
         self, x: Tensor, sigma: float | Tensor, class_label: Tensor | None = None
     ) -> Tensor:
         """Return the denoised states, like x."""
-        denoised: Tensor = self.model(x, sigma, class_label=class_label)
+        condition = {} if class_label is None else {"class_label": class_label}
+        denoised: Tensor = self.model(x, sigma, **condition)
         return denoised
 
 

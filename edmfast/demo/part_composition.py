@@ -1,5 +1,9 @@
 """Part (c), composition from a plain denoiser: products of two classes, and guidance, beside the exact answers.
 
+The denoiser is that of the smooth model, whose energy and traces are hidden. The last row of each table takes the
+learned denoiser of part (b) instead. It does worse, because a product lies between its classes, where the network
+has seen no draws of either of them.
+
 - Product: p(x | a) p(x | b) for five pairs of classes. Each class is two Gaussians, so the exact answer is four.
 - Guidance: p(x)^(1-w) p(x | c)^w for every class c, see `guided_answer`.
 """
@@ -7,7 +11,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +21,7 @@ from edmfast.analytic import MixtureOfGaussians
 from edmfast.demo.budget import Budget
 from edmfast.demo.guided_answer import guided_answer
 from edmfast.demo.known_answer import KnownAnswer, product_answer
-from edmfast.demo.laws import OF_DENOISERS, Law, Populations, run_law
+from edmfast.demo.laws import OF_DENOISERS, REVERSAL, Law, PlainDenoiser, Populations, run_law
 from edmfast.demo.pictures import (
     EXACT,
     Groups,
@@ -38,6 +42,9 @@ GUIDANCE = 2.0
 PAIR_GROUPS = Groups([f"{a}·{b}" for a, b in PAIRS], 4, "digits")
 _SHOWN_OF_PAIR, _DRAWS = 10, 2000
 
+Run = tuple[Law, Populations, list[Measures]]
+"""A law, its populations, and their measures for each target."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Family:
@@ -48,17 +55,20 @@ class Family:
     """The name of each target."""
     answers: Sequence[KnownAnswer]
     """The answer of each target."""
+    repeats: int
+    """The number of consecutive populations of each target."""
+    target_of: Callable[[nn.Module], Model]
+    """A function that makes the targets of all populations from a class-conditional denoiser."""
 
     def measures(self, made: Populations) -> list[Measures]:
-        """Return the measures of each target, which have equal numbers of consecutive populations."""
-        repeats = len(made.x) // len(self.answers)
+        """Return the measures of each target."""
         return [
-            made.part(i * repeats, (i + 1) * repeats).measures(answer)
+            made.part(i * self.repeats, (i + 1) * self.repeats).measures(answer)
             for i, answer in enumerate(self.answers)
         ]
 
 
-def products(mixture: MixtureOfGaussians, *, seed: int = 0) -> Family:
+def products(mixture: MixtureOfGaussians, repeats: int = 1, *, seed: int = 0) -> Family:
     """Return the products of the pairs of classes."""
     answers = [
         product_answer(
@@ -66,32 +76,31 @@ def products(mixture: MixtureOfGaussians, *, seed: int = 0) -> Family:
         )
         for index, (a, b) in enumerate(PAIRS)
     ]
-    return Family("products of two classes", PAIR_GROUPS.names, answers)
+
+    def target_of(denoiser: nn.Module) -> Product:
+        sides = zip(*PAIRS, strict=True)
+        return Product([_of_classes(denoiser, side, repeats) for side in sides])
+
+    return Family("products of two classes", PAIR_GROUPS.names, answers, repeats, target_of)
 
 
-def guided(mixture: MixtureOfGaussians, *, seed: int = 0) -> Family:
+def guided(mixture: MixtureOfGaussians, repeats: int = 1, *, seed: int = 0) -> Family:
     """Return guidance towards every class."""
+    classes = range(mixture.num_classes)
     answers = [
         guided_answer(mixture, label, GUIDANCE, draws=_DRAWS, seed=seed + label)
-        for label in range(mixture.num_classes)
+        for label in classes
     ]
-    return Family(
-        f"guidance w = {GUIDANCE:g}", [str(c) for c in range(mixture.num_classes)], answers
-    )
+
+    def target_of(denoiser: nn.Module) -> Guided:
+        base = Conditioned(denoiser, class_label=len(classes))
+        return Guided(base, _of_classes(denoiser, classes, repeats), GUIDANCE)
+
+    names = [str(label) for label in classes]
+    return Family(f"guidance w = {GUIDANCE:g}", names, answers, repeats, target_of)
 
 
-def product_target(denoiser: nn.Module, repeats: int) -> Product:
-    """Return the product of the denoiser's classes, with `repeats` populations for each pair."""
-    return Product([of_classes(denoiser, side, repeats) for side in zip(*PAIRS, strict=True)])
-
-
-def guided_target(denoiser: nn.Module, classes: int, repeats: int) -> Guided:
-    """Return guidance towards every class, with `repeats` populations for each class."""
-    base = Conditioned(denoiser, class_label=classes)
-    return Guided(base, of_classes(denoiser, range(classes), repeats), GUIDANCE)
-
-
-def of_classes(denoiser: nn.Module, labels: Sequence[int], repeats: int) -> Conditioned:
+def _of_classes(denoiser: nn.Module, labels: Sequence[int], repeats: int) -> Conditioned:
     """Return the denoiser with a class for each population, `repeats` of them for each label."""
     return Conditioned(denoiser, class_label=torch.tensor(labels).repeat_interleave(repeats))
 
@@ -105,7 +114,7 @@ def exact_products_panel(family: Family) -> Panel:
 
 def report_composition(
     mixture: MixtureOfGaussians,
-    denoiser: nn.Module,
+    learned: nn.Module,
     budget: Budget,
     out: Path,
     *,
@@ -113,75 +122,60 @@ def report_composition(
 ) -> list[Section]:
     """Return tables of products and of guidance, and draw out/c_composition.png and out/c_guidance.png.
 
-    denoiser: a plain, class-conditional denoiser of the mixture, for states [B, 64].
+    learned: a trained, class-conditional denoiser of the mixture, for states [B, 64].
     """
-    family = products(mixture, seed=seed)
-    target: Model = product_target(denoiser, budget.composed_populations)
-    panels, rows = [exact_products_panel(family)], []
-    for law, made, measures in _runs(family, target, (1.0, 1.0), budget, seed):
-        repeats = budget.composed_populations
-        images = [
-            _images(answer, x, weights)
-            for answer, x, weights in zip(
-                family.answers, made.x.split(repeats), made.weights.split(repeats), strict=True
-            )
-        ]
-        masses = torch.cat([each.masses.mean(0) for each in measures])
-        rows.append(_row(law, made, measures))
-        panels.append(
-            Panel(
-                law.name,
-                law.colour,
-                torch.cat(images),
-                masses,
-                _variation(measures),
-                row_names=family.names,
-            )
-        )
-    exact = panels[0].masses
+    denoiser = PlainDenoiser(mixture)
+    family = products(mixture, budget.composed_populations, seed=seed)
+    runs = [_run(law, family, denoiser, budget, seed) for law in OF_DENOISERS]
+    panels = [exact_products_panel(family), *(_panel_of(family, *run) for run in runs)]
     title = "Products p(x|a) p(x|b) from a plain denoiser"
-    draw_comparison(title, panels, exact, PAIR_GROUPS, out / "c_composition.png")
-    sections = [_section(family, rows, budget)]
+    draw_comparison(title, panels, panels[0].masses, PAIR_GROUPS, out / "c_composition.png")
+    sections = [_section(family, runs, _run(REVERSAL, family, learned, budget, seed), budget)]
 
-    family = guided(mixture, seed=seed)
-    target = guided_target(denoiser, mixture.num_classes, budget.composed_populations)
-    exponents = (1 - GUIDANCE, GUIDANCE)
-    rows, curves = [], []
-    for law, made, measures in _runs(family, target, exponents, budget, seed):
-        rows.append(_row(law, made, measures))
-        curves.append((law.name, law.colour, *_densities(family, made)))
-    truth = torch.cat(
-        [answer.log_target(answer.draws) - answer.log_density for answer in family.answers]
-    )
+    family = guided(mixture, budget.guided_populations, seed=seed)
+    runs = [_run(law, family, denoiser, budget, seed) for law in OF_DENOISERS]
+    truth = [answer.log_target(answer.draws) - answer.log_density for answer in family.answers]
+    curves = [(law.name, law.colour, *_densities(family, made)) for law, made, _ in runs]
     title = f"Guidance w = {GUIDANCE:g} from a plain denoiser"
-    draw_densities(title, truth, curves, out / "c_guidance.png")
-    return [*sections, _section(family, rows, budget)]
+    draw_densities(title, torch.cat(truth), curves, out / "c_guidance.png")
+    return [
+        *sections,
+        _section(family, runs, _run(REVERSAL, family, learned, budget, seed), budget),
+    ]
 
 
-def _runs(
-    family: Family, target: Model, exponents: tuple[float, float], budget: Budget, seed: int
-) -> list[tuple[Law, Populations, list[Measures]]]:
-    runs = []
-    for law in OF_DENOISERS:
-        made = run_law(
-            law,
-            target,
-            exponents,
-            steps=budget.steps,
-            particles=budget.particles,
-            populations=budget.composed_populations * len(family.answers),
-            seed=seed,
-        )
-        runs.append((law, made, family.measures(made)))
-    return runs
+def _run(law: Law, family: Family, denoiser: nn.Module, budget: Budget, seed: int) -> Run:
+    made = run_law(
+        law,
+        family.target_of(denoiser),
+        family.answers[0].exponents,
+        steps=budget.steps,
+        particles=budget.particles,
+        populations=family.repeats * len(family.answers),
+        seed=seed,
+    )
+    return law, made, family.measures(made)
+
+
+def _panel_of(family: Family, law: Law, made: Populations, measures: Sequence[Measures]) -> Panel:
+    states, weights = made.x.split(family.repeats), made.weights.split(family.repeats)
+    images = [_images(*each) for each in zip(family.answers, states, weights, strict=True)]
+    masses = torch.cat([each.masses.mean(0) for each in measures])
+    return Panel(
+        law.name,
+        law.colour,
+        torch.cat(images),
+        masses,
+        _variation(measures),
+        row_names=family.names,
+    )
 
 
 def _densities(family: Family, made: Populations) -> tuple[Tensor, Tensor]:
     """Return the log-densities of all particles, each less the exact mean of its target, and their weights."""
-    repeats = len(made.x) // len(family.answers)
     values = [
         answer.log_target(x.flatten(0, 1).double()) - answer.log_density
-        for answer, x in zip(family.answers, made.x.split(repeats), strict=True)
+        for answer, x in zip(family.answers, made.x.split(family.repeats), strict=True)
     ]
     return torch.cat(values), made.weights.flatten() / len(made.weights)
 
@@ -209,7 +203,7 @@ def _row(law: Law, made: Populations, measures: Sequence[Measures]) -> list[Cell
     ]
 
 
-def _section(family: Family, rows: Sequence[Sequence[Cell]], budget: Budget) -> Section:
+def _section(family: Family, runs: Sequence[Run], learned: Run, budget: Budget) -> Section:
     header = [
         "law",
         "TV",
@@ -222,9 +216,12 @@ def _section(family: Family, rows: Sequence[Sequence[Cell]], budget: Budget) -> 
     ]
     title = (
         f"(c) {family.name} from a plain denoiser, {budget.steps} steps, "
-        f"{budget.composed_populations} x {budget.particles} particles for each target"
+        f"{family.repeats} x {budget.particles} particles for each target"
     )
     notes = [
-        f"TV: total variation of the masses of components, as the mean over {len(family.answers)} targets"
+        f"TV: total variation of the masses of components, as the mean over {len(family.answers)} targets",
+        "learned: from the denoiser of part (b), which has seen no draws between the classes",
     ]
+    name, *cells = _row(*learned)
+    rows = [*(_row(*run) for run in runs), [f"{name}, learned", *cells]]
     return Section(title, header, rows, notes)

@@ -1,24 +1,25 @@
 """Part (b), low temperature: p^gamma from a plain denoiser, by three laws, beside the exact answer.
 
-No energy is needed. The masses of the components, the log-density and log Z are measured against exact values
-(`edmfast.demo.yardstick`), and the picture shows the draws of each law, sorted by component.
+The denoiser is a network that has seen draws of p alone, and no energy is needed. The masses of components, the
+log-density and log Z are measured against exact values (`edmfast.demo.yardstick`), and the picture shows the draws
+of each law, sorted by component.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from edmfast.analytic import MixtureOfGaussians
 from edmfast.demo.budget import Budget
 from edmfast.demo.known_answer import KnownAnswer, power_answer
-from edmfast.demo.laws import OF_DENOISERS, Populations, run_law
+from edmfast.demo.laws import OF_DENOISERS, Law, Populations, run_law
 from edmfast.demo.part_model import CLASSES
 from edmfast.demo.pictures import EXACT, Panel, draw_comparison, drawn_images
 from edmfast.demo.table import Cell, Section
-from edmfast.demo.yardstick import HEADER, NOTES, measures_of_draws
-from edmfast.targets import Conditioned, Tempered
+from edmfast.demo.yardstick import HEADER, NOTES, Measures, measures_of_draws
+from edmfast.targets import Tempered
 
 GAMMAS = (2.0, 1.25)
 """The exponents of the tables. The picture shows the first of them."""
@@ -35,9 +36,8 @@ def report_low_temperature(
 ) -> list[Section]:
     """Return a table for each gamma, and draw out/b_low_temperature.png.
 
-    denoiser: a plain, class-conditional denoiser of the mixture, for states [B, 64].
+    denoiser: a plain denoiser of the mixture, for states [B, 64].
     """
-    whole = Conditioned(denoiser, class_label=mixture.num_classes)
     sections = []
     for gamma in GAMMAS:
         answer = power_answer(mixture, gamma, seed=seed)
@@ -47,7 +47,7 @@ def report_low_temperature(
         for law in OF_DENOISERS:
             made = run_law(
                 law,
-                Tempered(whole, gamma),
+                Tempered(denoiser, gamma),
                 (gamma,),
                 steps=budget.steps,
                 particles=budget.particles,
@@ -56,15 +56,7 @@ def report_low_temperature(
             )
             measures = made.measures(answer)
             rows.append([law.name, *measures.row(), made.seconds])
-            panels.append(
-                Panel(
-                    law.name,
-                    law.colour,
-                    images_of(answer, made),
-                    measures.masses.mean(0),
-                    measures.total_variation_of_mean,
-                )
-            )
+            panels.append(panel_of(law, answer, made, measures))
         if gamma == GAMMAS[0]:
             title = "Low temperature p² from a plain denoiser"
             draw_comparison(title, panels, answer.masses, CLASSES, out / "b_low_temperature.png")
@@ -79,9 +71,11 @@ def exact_panel(answer: KnownAnswer) -> Panel:
     return Panel("exact answer", EXACT, images, answer.masses)
 
 
-def images_of(answer: KnownAnswer, made: Populations) -> Tensor:
-    """Return equally weighted images of a run, sorted by component."""
-    return drawn_images(answer.judge, made.x, made.weights, _SHOWN)
+def panel_of(law: Law, answer: KnownAnswer, made: Populations, measures: Measures) -> Panel:
+    """Return the panel of a law, with its draws sorted by component and its mean masses over populations."""
+    images = drawn_images(answer.judge, made.x, made.weights, _SHOWN)
+    masses, misplaced = measures.masses.mean(0), measures.total_variation_of_mean
+    return Panel(law.name, law.colour, images, masses, misplaced)
 
 
 def _title(gamma: float, budget: Budget) -> str:

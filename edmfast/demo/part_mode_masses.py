@@ -1,14 +1,14 @@
 """Part (e), mode masses with a known truth: p² and a product of two mixtures in the plane.
 
-The exact mass of a mode is the integral over all points nearest to its centre, on a fine grid. The unweighted
-runs use the same proposal, steps and seeds, but no weights. Score scaling takes ancestral steps with the score
-multiplied by the exponent; it does not apply to a product.
+The exact mass of a mode is the integral over all points nearest to its centre, on a fine grid. Energies weigh
+exactly. Matched reversals weigh the same models as plain denoisers, whose energies are hidden. Scaled scores are
+ancestral steps with the score of the target, without weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,16 +17,19 @@ from torch import Tensor
 from edmfast import smc
 from edmfast.analytic.gaussian_mixture import GaussianMixture
 from edmfast.demo.budget import Budget
-from edmfast.demo.pictures import save
+from edmfast.demo.laws import ENERGIES, REVERSAL, SCALED, Law, PlainDenoiser
+from edmfast.demo.pictures import EXACT, save
 from edmfast.demo.score_scaling import score_scaled_samples
 from edmfast.demo.table import Cell, Section
 from edmfast.diagnostics import mode_masses
 from edmfast.plotting import new_figure
 from edmfast.sampling import get_sigmas_karras
 from edmfast.targets import Product, Target, Tempered
+from edmfast.targets.protocols import Model
 
 # the runs end at a positive level, where the exact density is known
 _LEVELS = get_sigmas_karras(41, 0.01, 10.0)[:-1]
+LAWS = (ENERGIES, REVERSAL, SCALED)
 _HALF_WIDTH, _GRID = 5.0, 801
 
 
@@ -40,8 +43,8 @@ class Case:
     """Centres of the modes, [K, 2]."""
     log_density: Callable[[Tensor], Tensor]
     """The log-density, not normalised, at the last noise level."""
-    scaled_model: tuple[Target, float] | None
-    """The model and the exponent for score scaling; None where it does not apply."""
+    of_denoisers: Model
+    """The same target made of plain denoisers."""
 
 
 def cases() -> list[Case]:
@@ -57,14 +60,14 @@ def cases() -> list[Case]:
             Tempered(wide, 2.0),
             wide.means,
             lambda x: 2 * wide.log_prob(x, end),
-            (wide, 2.0),
+            Tempered(PlainDenoiser(wide), 2.0),
         ),
         Case(
             "product p·q",
             Product([first, second]),
             first.means,
             lambda x: first.log_prob(x, end) + second.log_prob(x, end),
-            None,
+            Product([PlainDenoiser(first), PlainDenoiser(second)]),
         ),
     ]
 
@@ -78,73 +81,62 @@ def exact_masses(case: Case) -> Tensor:
     return mode_masses(points, case.centres, (density - density.max()).exp())
 
 
-def smc_masses(case: Case, budget: Budget, *, seed: int, weighted: bool = True) -> Tensor:
-    """Return the mode masses in independent populations, float64 [populations, K]."""
+def smc_masses(case: Case, law: Law, budget: Budget, *, seed: int) -> Tensor:
+    """Return the mode masses in independent populations by a law, float64 [populations, K]."""
+    shape = (budget.mixture_seeds, budget.mixture_particles)
+    if law.weights is None:
+        like = torch.empty(*shape, 2, dtype=torch.float64)
+        x = score_scaled_samples(case.of_denoisers, 1.0, like, _LEVELS, seed=seed)
+        return torch.stack([mode_masses(population, case.centres) for population in x])
     result = smc.sample(
-        case.target,
+        case.target if law.weights == "energy" else case.of_denoisers,
         (2,),
         _LEVELS,
-        particles=budget.mixture_particles,
-        populations=budget.mixture_seeds,
-        ess_threshold=0.5 if weighted else 0.0,
+        particles=shape[1],
+        populations=shape[0],
+        weights=law.weights,
         seed=seed,
-        # ignored weights may be bad
-        options=smc.RunOptions(on_degenerate="warn" if weighted else "ignore"),
+        options=smc.RunOptions(dtype=torch.float64),
     )
-    # without weights all particles count alike
-    weights: Sequence[Tensor | None] = [*result.weights] if weighted else [None] * len(result.x)
-    return torch.stack(
-        [mode_masses(x, case.centres, w) for x, w in zip(result.x, weights, strict=True)]
-    )
-
-
-def _score_scaled_masses(case: Case, budget: Budget, seed: int) -> Tensor | None:
-    """Return the mode masses by score scaling, float64 [populations, K]; None where it does not apply."""
-    if case.scaled_model is None:
-        return None
-    model, gamma = case.scaled_model
-    x = score_scaled_samples(
-        model,
-        gamma,
-        torch.empty(budget.mixture_seeds, budget.mixture_particles, 2, dtype=torch.float64),
-        _LEVELS,
-        seed=seed,
-    )
-    return torch.stack([mode_masses(population, case.centres) for population in x])
+    pairs = zip(result.x, result.weights, strict=True)
+    return torch.stack([mode_masses(x, case.centres, weights) for x, weights in pairs])
 
 
 def report_mixtures(budget: Budget, out: Path, *, seed: int = 0) -> list[Section]:
     """Return a table of mode masses beside the exact ones, and draw out/e_mixtures.png."""
-    figure = new_figure(10, 3.6)
+    figure = new_figure(10, 4)
+    figure.suptitle("Modes in the plane, 40 steps", fontsize=17)
     axes = figure.subplots(1, 2)
     rows: list[list[Cell]] = []
+    width = 0.8 / len(LAWS)
     for axis, case in zip(axes, cases(), strict=True):
         exact = exact_masses(case)
-        by_method: dict[str, Tensor | None] = {
-            "SMC": smc_masses(case, budget, seed=seed),
-            "unweighted": smc_masses(case, budget, seed=seed, weighted=False),
-            "score scaling": _score_scaled_masses(case, budget, seed),
-        }
         place = torch.arange(len(exact))
-        axis.bar((place - 0.3).tolist(), exact.tolist(), 0.2, label="exact", color="black")
         rows.append([f"{case.name}: exact", *_masses(exact), "", ""])
-        for shift, (name, masses) in zip((-0.1, 0.1, 0.3), by_method.items(), strict=True):
-            if masses is None:
-                continue
+        for index, law in enumerate(LAWS):
+            masses = smc_masses(case, law, budget, seed=seed)
             mean, error = masses.mean(0), masses.std(0) / len(masses) ** 0.5
+            at = (place + (index - (len(LAWS) - 1) / 2) * width).tolist()
             spread = masses.std(0).tolist()
-            at = (place + shift).tolist()
-            axis.bar(at, mean.tolist(), 0.2, yerr=spread, label=name, capsize=2)
+            axis.bar(
+                at, mean.tolist(), width, yerr=spread, color=law.colour, label=law.name, capsize=3
+            )
             worst = int((mean - exact).abs().argmax())
             gap = f"{float(mean[worst] - exact[worst]):+.3f}"
-            row: list[Cell] = [f"{case.name}: {name}", *_masses(mean), gap, float(error[worst])]
+            row: list[Cell] = [f"{case.name}: {law.name}", *_masses(mean), gap, float(error[worst])]
             rows.append(row)
-        axis.set(title=case.name, xlabel="mode", ylabel="mass", xticks=place.tolist())
-        axis.set_xticklabels([str(mode) for mode in range(1, 1 + len(exact))])
-        axis.set_ylim(0, 1.3 * float(exact.max()))
-        axis.legend(fontsize=8, loc="upper left", ncols=2)
+        left, right = (place - 0.45).tolist(), (place + 0.45).tolist()
+        axis.hlines(exact.tolist(), left, right, color=EXACT, lw=2.5, label="exact answer")
+        axis.set_title(case.name, fontsize=14)
+        axis.set_xticks(place.tolist(), [f"mode {i + 1}" for i in place.tolist()], fontsize=12)
+        axis.tick_params(axis="x", length=0)
+        axis.set_ylim(0, 1.15 * float(exact.max()))
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    axes[0].set_ylabel("mass", fontsize=12)
+    axes[0].legend(fontsize=11, loc="upper left", frameon=False)
     save(figure, out / "e_mixtures.png")
-    header = ["target: method", "mode 1", "mode 2", "mode 3", "largest error", "± standard error"]
+    header = ["target: law", "mode 1", "mode 2", "mode 3", "largest error", "± standard error"]
     title = f"(e) mode masses in the plane, 40 steps, {budget.mixture_particles} particles"
     return [Section(title, header, rows, [f"mean of {budget.mixture_seeds} populations"])]
 

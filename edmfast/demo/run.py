@@ -1,8 +1,8 @@
 """Run the demonstration on handwritten digits from end to end.
 
 The parts are (a) a smooth model whose p² and products are known exactly, (b) low temperature and (c) composition
-from a plain denoiser of it, (d) quality of distillation, (e) mode masses in the plane, and (f) proposals on an
-exact energy. Each part draws one or two pictures, and all share one table.
+from a plain denoiser of it, (d) the energy that is distilled from the denoiser, (e) mode masses in the plane, and
+(f) proposals on an exact energy. Each part draws one or two pictures, and all share one table.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ import torch
 
 from edmfast._internal.atomic_write import replacing
 from edmfast._internal.numbers import as_int
-from edmfast.demo import teacher as teachers
 from edmfast.demo.budget import FULL, QUICK
-from edmfast.demo.classifier import DigitClassifier
-from edmfast.demo.digits import halves
-from edmfast.demo.laws import PlainDenoiser
+from edmfast.demo.digits import all_digits
 from edmfast.demo.part_composition import report_composition
-from edmfast.demo.part_distillation import report_distillation, train_energies
+from edmfast.demo.part_energy import report_energy, train_energy
 from edmfast.demo.part_low_temperature import report_low_temperature
 from edmfast.demo.part_mode_masses import report_mixtures
 from edmfast.demo.part_model import report_model
 from edmfast.demo.part_proposals import report_proposals
+from edmfast.demo.smooth_denoiser import SHIPPED, load_smooth_denoiser, train_smooth_denoiser
 from edmfast.demo.smooth_digits import load_smooth_digits
 from edmfast.demo.table import render
 from edmfast.plotting import new_figure
@@ -40,10 +38,10 @@ _HIGHEST_SEED = 2**62
 def run(
     out: str | os.PathLike[str] = "out", quick: bool = False, retrain: bool = False, seed: int = 0
 ) -> str:
-    """Run all parts, write pictures, models and table.txt to the folder out, and return the table.
+    """Run all parts, write pictures, the energy and table.txt to the folder out, and return the table.
 
-    quick: do less of everything, in under a minute. retrain: first train the teacher again, which replaces its
-    shipped weights. Ctrl-C during training leaves a checkpoint in the folder and says where it is.
+    quick: do less of everything, in under a minute. retrain: first train the denoiser again, which takes eight
+    minutes and replaces its shipped weights. Ctrl-C during training leaves a checkpoint and says where it is.
 
     Raises ValueError, OSError or ImportError for a bad seed or folder or a missing package, before any work is
     done.
@@ -51,7 +49,9 @@ def run(
     seed = as_int("seed", seed, least=0, most=_HIGHEST_SEED)
     folder = Path(out)
     _check_folders(folder, retrain)
-    new_figure(1, 1)  # raises now, and not after minutes of training, where matplotlib is missing
+    # these raise now, and not after minutes of work, where matplotlib or scikit-learn is missing
+    new_figure(1, 1)
+    all_digits()
     with _one_thread():
         return _run_parts(folder, quick, retrain, seed)
 
@@ -61,7 +61,7 @@ def _check_folders(folder: Path, retrain: bool) -> None:
         raise NotADirectoryError(f"cannot write pictures to {folder}: it is not a folder")
     folder.mkdir(parents=True, exist_ok=True)
     # retraining writes into the package
-    for place in [folder, *([teachers.SHIPPED.parent] if retrain else [])]:
+    for place in [folder, *([SHIPPED.parent] if retrain else [])]:
         if not os.access(place, os.W_OK):
             raise PermissionError(f"cannot write to the folder {place}")
 
@@ -89,27 +89,19 @@ def _run_parts(folder: Path, quick: bool, retrain: bool, seed: int) -> str:
         # the table goes to stdout, which progress must not mix with
         print(f"[{time.perf_counter() - started:4.0f} s] {message}", file=sys.stderr, flush=True)
 
-    mixture = load_smooth_digits()
-    denoiser = PlainDenoiser(mixture)
+    if retrain:
+        log(f"training the denoiser: {SHIPPED}")
+        train_smooth_denoiser()
+    mixture, denoiser = load_smooth_digits(), load_smooth_denoiser()
     log("(a) a smooth model of the digits, whose p² and products are known exactly")
     sections = report_model(mixture, folder, seed=seed)
     log("(b) low temperature from a plain denoiser")
     sections += report_low_temperature(mixture, denoiser, budget, folder, seed=seed)
     log("(c) composition from a plain denoiser")
     sections += report_composition(mixture, denoiser, budget, folder, seed=seed)
-    if retrain:
-        log(f"training the teacher: {teachers.SHIPPED}")
-        teachers.retrain()
-    teacher = teachers.load_teacher()
-    training, held_out = halves()
-    log("training the classifier on the held-out half of the digits")
-    classifier = DigitClassifier(held_out)
-    log("distilling the teacher into an energy, then training one by score matching on data (DSM)")
-    energies = train_energies(teacher, training, budget, folder, seed=seed)
-    log("(d) distillation: samples, Fréchet distances and self-check")
-    sections += report_distillation(
-        teacher, energies, training, held_out, classifier, budget, folder, seed=seed
-    )
+    log("(d) distilling the denoiser into an energy")
+    energy = train_energy(denoiser, mixture, budget, folder, seed=seed)
+    sections += report_energy(energy, mixture, budget, folder, seed=seed)
     log("(e) mode masses in the plane")
     sections += report_mixtures(budget, folder, seed=seed)
     log("(f) proposals on an exact energy")
@@ -118,5 +110,5 @@ def _run_parts(folder: Path, quick: bool, retrain: bool, seed: int) -> str:
     with replacing(folder / "table.txt") as temporary:
         temporary.write_text(table + "\n", encoding="utf-8")
     print(table)
-    log(f"done: pictures, models and table.txt are in {folder.resolve()}")
+    log(f"done: pictures, the energy and table.txt are in {folder.resolve()}")
     return table

@@ -4,7 +4,7 @@ What it learns is known exactly (`edmfast.demo.smooth_digits`), so that samples 
 right or wrong. It is class-conditional, and half of the labels are dropped, so that it learns the whole mixture as
 well as its classes. Source: Karras et al. 2022, arXiv 2206.00364.
 
-`python -m edmfast.demo.smooth_denoiser PATH` trains it and writes it to PATH, in a few minutes on two cores.
+`python -m edmfast.demo.smooth_denoiser` trains it, in eight minutes on one core, and replaces the shipped weights.
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from torch import nn
 
-from edmfast.demo.digits import NUM_CLASSES
+from edmfast.demo.digits import NUM_CLASSES, SIGMA_DATA
 from edmfast.demo.smooth_digits import load_smooth_digits
-from edmfast.demo.teacher import SIGMA_DATA
 from edmfast.distill import DistillConfig, distill
-from edmfast.models import Denoiser, ResidualMLP, save_model
+from edmfast.models import Denoiser, ResidualMLP, load_model, save_model
 
+SHIPPED = Path(__file__).with_name("smooth_denoiser.safetensors")
+"""File of the shipped weights."""
 WIDTH, DEPTH = 256, 4
 DRAWS = 100_000
 """Draws of the mixture. They are so many that the network does not learn them by heart."""
 TRAINING = DistillConfig(
     mode="dsm",
-    steps=12_000,
+    steps=10_000,
     batch_size=256,
     label_dropout=0.5,
     learning_rate=2e-3,
@@ -37,8 +40,32 @@ TRAINING = DistillConfig(
 )
 
 
+def load_smooth_denoiser(path: str | os.PathLike[str] = SHIPPED) -> Denoiser:
+    """Return the trained denoiser. Raises FileNotFoundError or ValueError where path does not hold one."""
+    model = load_model(path)
+    if not isinstance(model, Denoiser):
+        raise ValueError(f"{path} holds {type(model).__name__}, and not a Denoiser")
+    return model
+
+
+def without_classes(denoiser: nn.Module | None) -> ResidualMLP:
+    """Return the backbone of a class-conditional denoiser as one of the whole mixture, without classes."""
+    if not isinstance(denoiser, Denoiser) or not isinstance(denoiser.backbone, ResidualMLP):
+        raise ValueError(
+            f"the denoiser must be one with a ResidualMLP, given {type(denoiser).__name__}"
+        )
+    source = denoiser.backbone
+    copy = ResidualMLP(64, width=source.config["width"], depth=source.config["depth"])
+    state = source.state_dict()
+    # without a label the last row of the table is added, which the bias can do as well
+    table = state.pop("embedding.label.weight")
+    state["embedding.level.bias"] = state["embedding.level.bias"] + table[-1]
+    copy.load_state_dict(state)
+    return copy
+
+
 def train_smooth_denoiser(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] = SHIPPED,
     *,
     config: DistillConfig = TRAINING,
     width: int = WIDTH,
@@ -71,7 +98,12 @@ def train_smooth_denoiser(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train the denoiser and write it to the path in the arguments."""
     parser = argparse.ArgumentParser(prog="python -m edmfast.demo.smooth_denoiser")
-    parser.add_argument("path", help="the safetensors file to write")
+    parser.add_argument(
+        "path",
+        nargs="?",
+        default=SHIPPED,
+        help="the safetensors file to write [default: the shipped one]",
+    )
     parser.add_argument("--steps", type=int, default=TRAINING.steps)
     parser.add_argument("--width", type=int, default=WIDTH)
     parser.add_argument("--depth", type=int, default=DEPTH)

@@ -24,7 +24,7 @@ class DistillConfig:
     The energy-difference loss makes energies less noisy at small noise levels, at the price of the denoiser. For
     perceptrons on digits (5,000 steps of 512 samples) a weight of 0.05 reduces the total variance of log-weights
     below noise level 0.3 from 8.1 to 3.7 nats², and leaves it at 2.3 above that level; bench/studies/control
-    measures it. For the models of the demo (1,500 steps) the Fréchet distance is 1.10 times the
+    measures it. For wider perceptrons (1,500 steps) the Fréchet distance is 1.10 times the
     teacher's at weight 0, and 1.38 times at 0.05. So use 0.05 for an energy whose weights are needed below noise
     level 0.3 (for data about 0.5 wide), and 0 where weighting ends above it.
 

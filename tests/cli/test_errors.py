@@ -187,7 +187,9 @@ def test_a_closed_pipe_ends_quietly():
 
 def test_the_demonstration_refuses_bad_arguments_before_any_work(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("edmfast.demo.run.halves", raising(AssertionError("work was done")))
+    monkeypatch.setattr(
+        "edmfast.demo.run.load_smooth_digits", raising(AssertionError("work was done"))
+    )
     done = run("demo", "--out", tmp_path / "file")
     assert done.exit_code == 2
     assert "file: it is not a folder" in done.stderr
@@ -202,7 +204,9 @@ def test_the_demonstration_refuses_bad_arguments_before_any_work(tmp_path, monke
     assert done.exit_code == 2
     assert "cannot write to the folder" in done.stderr
     monkeypatch.undo()
-    monkeypatch.setattr("edmfast.demo.run.halves", raising(AssertionError("work was done")))
+    monkeypatch.setattr(
+        "edmfast.demo.run.load_smooth_digits", raising(AssertionError("work was done"))
+    )
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = run("demo", "--out", tmp_path / "out")
     assert done.exit_code == 2

@@ -12,7 +12,7 @@ from edmfast.analytic import MixtureOfGaussians
 from edmfast.demo.budget import Budget
 from edmfast.demo.guided_answer import guided_answer
 from edmfast.demo.laws import CORRECTOR, DIM, REVERSAL, SCALED, PlainDenoiser, run_law
-from edmfast.demo.part_composition import PAIRS, product_target, products, report_composition
+from edmfast.demo.part_composition import PAIRS, products, report_composition
 from edmfast.demo.part_low_temperature import report_low_temperature
 from edmfast.demo.part_model import report_model
 from edmfast.demo.pictures import drawn_images
@@ -72,7 +72,7 @@ def test_images_of_a_component_are_as_many_as_its_weight(mixture: MixtureOfGauss
 
 
 def test_every_pair_of_classes_has_its_populations(mixture: MixtureOfGaussians) -> None:
-    target = product_target(PlainDenoiser(mixture), 2)
+    target = products(mixture, 2).target_of(PlainDenoiser(mixture))
     batch = 2 * len(PAIRS)
     x = torch.randn(batch, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     together = target.for_rows(0, batch, batch)(x, 0.7)
@@ -89,7 +89,7 @@ def test_reversal_weights_beat_the_others_on_products(mixture: MixtureOfGaussian
     for law in (REVERSAL, SCALED):
         made = run_law(
             law,
-            product_target(PlainDenoiser(mixture), 1),
+            family.target_of(PlainDenoiser(mixture)),
             (1.0, 1.0),
             steps=16,
             particles=128,

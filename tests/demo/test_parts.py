@@ -7,16 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from edmfast import smc
 from edmfast.analytic import GaussianMixture
 from edmfast.demo.budget import Budget
-from edmfast.demo.controlled_run import equally_weighted, with_class_labels
+from edmfast.demo.laws import ENERGIES, REVERSAL, SCALED
 from edmfast.demo.part_mode_masses import cases, exact_masses, smc_masses
 from edmfast.demo.part_proposals import distinct_digits, kernel_density, report_proposals
 from edmfast.demo.score_scaling import score_scaled_samples
-from edmfast.demo.teacher import new_energy
 from edmfast.sampling import get_sigmas_exponential
-from edmfast.targets import Conditioned
 
 
 @pytest.mark.slow
@@ -45,14 +42,16 @@ def test_exact_masses_of_separated_modes_have_a_closed_form() -> None:
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_masses_are_exact_with_weights_and_wrong_without(index: int) -> None:
+def test_masses_are_right_with_weights_and_wrong_without(index: int) -> None:
     case, budget = cases()[index], Budget(mixture_seeds=6, mixture_particles=1500)
     exact = exact_masses(case)
-    masses = smc_masses(case, budget, seed=3)
-    error = masses.std(0) / len(masses) ** 0.5
-    assert ((masses.mean(0) - exact).abs() < 4 * error + 2e-3).all()
-    unweighted = smc_masses(case, budget, seed=3, weighted=False).mean(0)
-    assert (unweighted - exact).abs().max() > 0.05
+    # the bias of matched reversals falls with the steps, and that of exact weights is none
+    for law, bias in ((ENERGIES, 2e-3), (REVERSAL, 6e-3)):
+        masses = smc_masses(case, law, budget, seed=3)
+        error = masses.std(0) / len(masses) ** 0.5
+        assert ((masses.mean(0) - exact).abs() < 4 * error + bias).all()
+    scaled = smc_masses(case, SCALED, budget, seed=3).mean(0)
+    assert (scaled - exact).abs().max() > 0.05
 
 
 def test_score_scaling_by_one_samples_a_gaussian() -> None:
@@ -61,25 +60,3 @@ def test_score_scaling_by_one_samples_a_gaussian() -> None:
     x = score_scaled_samples(model, 1.0, like, get_sigmas_exponential(400, 0.01, 8.0)[:-1])[0]
     assert x.mean(0) == pytest.approx(model.means[0], abs=0.02)
     assert x.std(0) == pytest.approx(torch.full((2,), 0.5), abs=0.02)
-
-
-def test_each_population_has_its_class() -> None:
-    energy = new_energy()
-    torch.nn.init.normal_(energy.backbone.output.weight, generator=torch.Generator().manual_seed(0))
-    x = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    together, _ = with_class_labels(energy, [3, 8]).for_rows(0, 6, 6).energy_and_score(x, 1.0)
-    apart = [
-        Conditioned(energy, class_label=c).energy(h, 1.0)
-        for c, h in zip((3, 8), x.split(3), strict=True)
-    ]
-    torch.testing.assert_close(together, torch.cat(apart).detach())
-
-
-def test_equally_weighted_drops_particles_without_weight() -> None:
-    target = GaussianMixture([[0.0]], [1.0])
-    result = smc.sample(target, (1,), [2.0, 1.0], particles=4, populations=2)
-    result.log_weights[:] = -torch.inf
-    result.log_weights[0, 1] = result.log_weights[1, 3] = 0.0
-    drawn = equally_weighted(result)
-    assert (drawn[0] == result.x[0, 1]).all()
-    assert (drawn[1] == result.x[1, 3]).all()

@@ -13,8 +13,7 @@ from edmfast.models import EnergyModel, load_model
 _TINY = Budget(
     distill_steps=5,
     distill_batch=16,
-    samples=40,
-    heun_steps=(2, 3),
+    value_paths=16,
     steps=6,
     particles=32,
     populations=2,
@@ -26,7 +25,7 @@ _TINY = Budget(
 
 
 @pytest.mark.slow
-def test_leaves_pictures_models_and_a_table(
+def test_leaves_pictures_an_energy_and_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "QUICK", _TINY)
@@ -35,10 +34,9 @@ def test_leaves_pictures_models_and_a_table(
     for part in "abcdef":
         assert f"({part}) " in table
         pictures = [*(tmp_path / "out").glob(f"{part}_*.png")]
-        assert len(pictures) == (2 if part == "c" else 1)
+        assert len(pictures) == (2 if part in "cd" else 1)
         assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
-    for mode in ("distill", "dsm"):
-        assert isinstance(load_model(tmp_path / "out" / f"{mode}.safetensors"), EnergyModel)
+    assert isinstance(load_model(tmp_path / "out" / "energy.safetensors"), EnergyModel)
 
 
 def test_interrupted_training_leaves_a_checkpoint_and_says_where(
@@ -54,6 +52,6 @@ def test_interrupted_training_leaves_a_checkpoint_and_says_where(
     for part in ("report_model", "report_low_temperature", "report_composition"):
         monkeypatch.setattr(demo, part, lambda *arguments, **options: [])
     monkeypatch.setattr(trainer.RunState, "update", interrupt)
-    with pytest.raises(KeyboardInterrupt, match=r"distill\.checkpoint\.safetensors"):
+    with pytest.raises(KeyboardInterrupt, match=r"energy\.checkpoint\.safetensors"):
         demo.run(tmp_path, quick=True)
-    assert (tmp_path / "distill.checkpoint.safetensors").is_file()
+    assert (tmp_path / "energy.checkpoint.safetensors").is_file()

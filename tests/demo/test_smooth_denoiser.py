@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from edmfast.demo import smooth_denoiser
+from edmfast.demo.digits import SIGMA_DATA
 from edmfast.demo.smooth_digits import load_smooth_digits
-from edmfast.demo.teacher import SIGMA_DATA
 from edmfast.models import Denoiser, ResidualMLP, load_model
 
 

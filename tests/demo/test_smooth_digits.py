@@ -10,8 +10,7 @@ import torch
 from edmfast._internal.files import read_tensors
 from edmfast.demo import smooth_digits
 from edmfast.demo.digits import NUM_CLASSES, all_digits
-from edmfast.demo.teacher import new_energy
-from edmfast.models import save_model
+from edmfast.models import EnergyModel, ResidualMLP, save_model
 
 
 def test_the_shipped_mixture_is_small_and_its_command_reproduces_it(tmp_path: Path) -> None:
@@ -59,6 +58,6 @@ def test_the_square_is_far_from_the_density() -> None:
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
-    save_model(new_energy(), tmp_path / "energy")
+    save_model(EnergyModel(ResidualMLP(64, 8, 1), sigma_data=0.75), tmp_path / "energy")
     with pytest.raises(ValueError, match="holds no mixture of Gaussians"):
         smooth_digits.load_smooth_digits(tmp_path / "energy")

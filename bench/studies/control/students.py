@@ -21,9 +21,8 @@ from bench.studies.control.comparison import mean_and_error
 from bench.studies.control.laws import levels
 from edmfast import smc
 from edmfast.analytic import GaussianMixture
-from edmfast.demo.digits import all_digits
+from edmfast.demo.digits import SIGMA_DATA, all_digits
 from edmfast.demo.table import Section
-from edmfast.demo.teacher import SIGMA_DATA
 from edmfast.distill import DistillConfig, distill
 from edmfast.models import EnergyModel, ResidualMLP, load_model, save_model
 from edmfast.smc.feynman_kac.choose import MixedModelsWarning

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.studies.learned.rne import train_with_rne
+from edmfast.demo.digits import SIGMA_DATA
+from edmfast.demo.smooth_denoiser import without_classes
 from edmfast.demo.smooth_digits import load_smooth_digits
-from edmfast.demo.teacher import SIGMA_DATA
 from edmfast.distill import DistillConfig, distill
-from edmfast.models import Denoiser, EnergyModel, ResidualMLP, initialise_from
+from edmfast.models import EnergyModel, ResidualMLP, initialise_from
 
 DRAWS = 30_000
 _SHARED: dict[str, Any] = {
@@ -81,20 +82,6 @@ def train(
         exact if recipe.own_energy else chosen, student, draws, config=config, progress=progress
     )
     return student
-
-
-def without_classes(teacher: nn.Module | None) -> ResidualMLP:
-    """Return the backbone of a class-conditional teacher as one without classes, which knows the whole mixture."""
-    if not isinstance(teacher, Denoiser) or not isinstance(teacher.backbone, ResidualMLP):
-        raise ValueError("a student starts from the weights of a learned teacher: pass --teacher")
-    source = teacher.backbone
-    copy = ResidualMLP(64, width=source.config["width"], depth=source.config["depth"])
-    state = source.state_dict()
-    # without a label the last row of the table is added, which the bias can do as well
-    table = state.pop("embedding.label.weight")
-    state["embedding.level.bias"] = state["embedding.level.bias"] + table[-1]
-    copy.load_state_dict(state)
-    return copy
 
 
 def _recipes() -> list[Recipe]:
