@@ -32,7 +32,7 @@ def block(record: Record) -> str:
                 _cost(shown, first),
                 *(_mean(row, "tv", "{:.2f}") for row in found.values()),
                 _mean(first, "variance", "{:.3g}"),
-                _mean(first, "ancestors", "{:.2g} %"),
+                _mean(first, "ancestors", "{:.3g} %"),
             )
         )
     where = (
