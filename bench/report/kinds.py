@@ -1,5 +1,5 @@
-"""Write the parts of the report that come from files beside full runs: scaling, kernels, control, targets, the
-list."""
+"""Write the parts of the report that come from files beside full runs: scaling, kernels, control, targets,
+learned energies, the list."""
 
 from __future__ import annotations
 
@@ -82,6 +82,47 @@ def targets(record: Record) -> str:
     ]
     header = ("target", "run", "quantity", "measured", "truth")
     return f"{_from(record)}\n\n{table(header, rows)}"
+
+
+def learned(record: Record) -> str:
+    levels = record.content["levels"]
+    rows = []
+    for row in record.content["rows"]:
+        laws = {(mass["gamma"], mass["law"]): mass for mass in row.get("masses", [])}
+        variations = [
+            " / ".join(
+                f"{laws[gamma, law]['total_variation']:.2f}" if (gamma, law) in laws else "-"
+                for law in ("reversal", "hybrid", "energy")
+            )
+            for gamma in (1.25, 2.0)
+        ]
+        errors = [
+            " ".join(f"{value:.2f}" for value in row[name]) if name in row else ""
+            for name in ("between", "on_square", "score")
+        ]
+        cost = f"{row['steps']} steps, {row['cpu_seconds']} s" if "cpu_seconds" in row else ""
+        network = f"{row['width']}×{row['depth']} {row['potential']}" if "width" in row else ""
+        teacher = row.get("teacher", "")
+        rows.append((row["name"], teacher, network, cost, *errors, *variations))
+    header = (
+        "student",
+        "teacher",
+        "network",
+        "training",
+        "between components",
+        "on p²",
+        "score error",
+        "TV at γ = 1.25",
+        "TV at γ = 2",
+    )
+    at = ", ".join(f"{level:g}" for level in levels)
+    notes = [
+        f"Between components, on p²: sd of the energy's error in nats at σ = {at}; score error: times σ, there.",
+        "TV: total variation of the masses of p^γ by weights of reversals / hybrid / energies.",
+    ]
+    notes += record.content.get("notes", [])
+    listed = "\n".join(f"- {note}" for note in notes)
+    return f"{_from(record)}\n\n{table(header, rows)}\n\n{listed}"
 
 
 def files(results: list[Record]) -> str:

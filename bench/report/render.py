@@ -77,6 +77,8 @@ def _device(record: Record, results: list[Record]) -> list[str]:
         parts += ["### GPU kernels as compiled", kinds.kernels(kernels)]
     if control := records.beside(record, results, "control"):
         parts += ["### Controlled sampling", kinds.control(control)]
+    if learned := records.beside(record, results, "learned"):
+        parts += ["### Learned energies", kinds.learned(learned)]
     if targets := records.beside(record, results, "targets"):
         parts += ["### Hard targets", kinds.targets(targets)]
     return parts

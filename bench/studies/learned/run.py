@@ -27,6 +27,7 @@ from bench.studies.learned.control import control
 from bench.studies.learned.recipes import RECIPES, Recipe, train
 from edmfast.demo.smooth_digits import load_smooth_digits
 from edmfast.diagnostics import energy_error
+from edmfast.distill import DistillConfig
 from edmfast.models import EnergyModel, load_model, save_model
 
 LEVELS = (0.06, 0.1, 0.2, 0.4, 1.0)
@@ -80,6 +81,7 @@ def measure(
         "depth": recipe.depth,
         "potential": recipe.potential,
         "start": recipe.start,
+        "steps": options.steps or DistillConfig(**recipe.settings).steps,
         "settings": recipe.settings,
         "cpu_seconds": round(seconds),
         **errors_of(student),
@@ -93,7 +95,7 @@ def measure(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study. Return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.studies.learned")
-    parser.add_argument("--only", default="", help="recipes with this in their names")
+    parser.add_argument("--only", default="", help="a recipe, or all with this in their names")
     parser.add_argument("--teacher", metavar="PATH", help="a learned denoiser to distil")
     parser.add_argument("--steps", type=int, help="training steps of every recipe, for a look")
     parser.add_argument(
@@ -116,7 +118,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.populations:
             row["masses"] = masses_of(teacher, LAWS_OF_DENOISERS, options.populations)
         rows.append(row)
-    chosen = [recipe for name, recipe in RECIPES.items() if options.only in name]
+    # a whole name means that recipe alone, and a part of a name all that have it
+    exact = options.only in RECIPES
+    chosen = [
+        recipe
+        for name, recipe in RECIPES.items()
+        if (name == options.only if exact else options.only in name)
+    ]
     rows += [measure(recipe, teacher, folder, options) for recipe in chosen]
     if options.json:
         _add(Path(options.json), rows)
