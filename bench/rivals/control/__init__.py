@@ -7,7 +7,7 @@
 | `superdiff.py`     | SuperDiff AND                                          | a forward                     |
 | `rne.py`           | ratios along paths against a Gaussian reference        | a forward                     |
 | `driftlite.py`     | a drift fitted on the fly to cut the variance          | a forward and a vjp           |
-| `crepe.py`         | replica exchange along the noise levels, with energies | two forwards and two vjps     |
+| `crepe.py`         | replica exchange along the noise levels, with energies | a forward and a vjp           |
 
 Every function takes (terms, shape, levels, particles=, populations=, seed=) and returns an `Outcome`.
 """
