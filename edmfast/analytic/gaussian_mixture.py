@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -96,6 +96,14 @@ class GaussianMixture(nn.Module):
             raise ValueError(f"stds must be positive, given a smallest value of {stds.min():g}")
         for std in (float(stds.min()), float(stds.max())):
             check_level("stds", std)
+        self.register_buffer("means", means)
+        self.register_buffer("stds", stds)
+        self.register_buffer("weights", weights)
+        self._derive()
+
+    def _derive(self) -> None:
+        """Compute all that follows from means, stds and weights."""
+        means, stds, weights = self.means, self.stds, self.weights
         # distances and widths are squared in the dtype of the states
         self._fits_float32 = bool(
             (means.abs() < 1e18).all() and ((stds > 1e-18) & (stds < 1e18)).all()
@@ -103,9 +111,6 @@ class GaussianMixture(nn.Module):
         # a few means are subtracted directly; matrix products with many means are centred first
         self._few = means.shape[1] == 1 or means.numel() <= _OFFSETS_LIMIT
         centre = torch.zeros_like(means[0]) if self._few else weights @ means
-        self.register_buffer("means", means)
-        self.register_buffer("stds", stds)
-        self.register_buffer("weights", weights)
         self.register_buffer("_centre", centre, persistent=False)
         self.register_buffer("_offsets", means - centre, persistent=False)
         # one shared width needs no variances of shape [B, K]
@@ -114,6 +119,11 @@ class GaussianMixture(nn.Module):
         self.register_buffer("_variances", variances, persistent=False)
         spread = (means - weights @ means).square().mean(1)
         self.register_buffer("_scale", weights @ (stds.square() + spread), persistent=False)
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        # what followed from the mixture before would give a density that is neither of the two
+        self._derive()
 
     def log_prob(self, x: torch.Tensor, sigma: float | torch.Tensor = 0.0) -> torch.Tensor:
         """Return log p(x; sigma), [B], in nats, normalised.

@@ -95,13 +95,18 @@ class MixtureOfGaussians(nn.Module):
             raise ValueError(f"means must be [K, D], not empty, given {[*means.shape]}")
         full = as_covariances(covariances, *means.shape).to(means.device)
         weights = as_weights(weights, len(means), means.device)
-        values, vectors = eigen_of(full)
         self.register_buffer("means", means)
         self.register_buffer("covariances", full)
         self.register_buffer("weights", weights)
         self.register_buffer(
             "classes", None if classes is None else as_classes(classes, len(means)).to(means.device)
         )
+        self._derive()
+
+    def _derive(self) -> None:
+        """Compute all that follows from means, covariances, weights and classes."""
+        means, weights = self.means, self.weights
+        values, vectors = eigen_of(self.covariances)
         self.register_buffer("_eigenvalues", values, persistent=False)
         self.register_buffer("_eigenvectors", vectors, persistent=False)
         # the last row is for states without a class
@@ -117,6 +122,11 @@ class MixtureOfGaussians(nn.Module):
         )
         self._factor_masses: tuple[torch.Tensor, ...] = ()
         self._log_normaliser = 0.0
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        # the tables of the mixture before would give a density that is neither of the two
+        self._derive()
 
     @property
     def num_classes(self) -> int:

@@ -97,6 +97,14 @@ class WeightedSum(nn.Module):
             # The buffer moves with the module. It is not saved, because the exponents determine it.
             self.register_buffer("_totals", total, persistent=False)
 
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        # the total of the exponents before would set another start and other moves
+        if self._total is None:
+            self._totals = torch.as_tensor(
+                total_exponent(self.exponents, [exponent_of(model) for model in self.models])
+            )
+
     @property
     def score_is_exact(self) -> bool:
         """True where S is exactly -grad U, which requires exact scores of all models."""

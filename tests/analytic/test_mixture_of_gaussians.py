@@ -279,3 +279,29 @@ def test_float32_refuses_numbers_whose_squares_it_cannot_hold():
     with pytest.raises(ValueError, match="pass x in float64"):
         target.energy(torch.zeros(1, 2), 1.0)
     assert target.energy(torch.zeros(1, 2, dtype=F64), 1.0).isfinite().all()
+
+
+def test_a_loaded_state_is_the_whole_mixture():
+    """All that follows from the parameters is computed again, also inside another module."""
+    x = torch.randn(5, 2, dtype=torch.float64)
+    pairs = [
+        (
+            MixtureOfGaussians([[0.0, 0.0], [1.0, 1.0]], [[[1.0, 0.5], [0.5, 1.0]]] * 2),
+            MixtureOfGaussians(
+                [[3.0, 3.0], [1.0, 2.0]], [[[2.0, 0.0], [0.0, 1.0]]] * 2, [0.2, 0.8]
+            ),
+        ),
+        (
+            GaussianMixture([[0.0, 0.0], [1.0, 1.0]], [1.0, 2.0]),
+            GaussianMixture([[4.0, 0.0], [1.0, 1.0]], [3.0, 3.0], [0.1, 0.9]),
+        ),
+        (
+            GaussianMixture(torch.randn(100, 2), torch.rand(100) + 0.1),
+            GaussianMixture(torch.randn(100, 2), torch.ones(100)),
+        ),
+    ]
+    for first, second in pairs:
+        torch.nn.Sequential(second).load_state_dict(torch.nn.Sequential(first).state_dict())
+        assert torch.equal(first.log_prob(x, 0.3), second.log_prob(x, 0.3))
+        assert torch.equal(first.jacobian_trace(x, 0.3), second.jacobian_trace(x, 0.3))
+        assert torch.equal(first.sample(5, 0.3, seed=1), second.sample(5, 0.3, seed=1))

@@ -96,3 +96,10 @@ def test_models_move_with_their_sum_and_get_its_conditions():
 def test_bad_arguments_are_refused(build, error, message):
     with pytest.raises(error, match=message):
         build()
+
+
+def test_loaded_exponents_have_their_own_total():
+    model = GaussianMixture([[0.0]], [1.0])
+    first, second = (Tempered(model, torch.tensor(gammas)) for gammas in ([1.0, 2.0], [3.0, 4.0]))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second.exponent, first.exponent)
