@@ -95,6 +95,10 @@ def _recipes() -> list[Recipe]:
         Recipe("RNE .001", rne=1e-3, settings=short),
         Recipe("path values .02", settings={**short, "value_weight": 0.02}),
         Recipe("path values .0003", settings={**short, "value_weight": 3e-4}),
+        Recipe(
+            "residual, path values", potential="residual", settings={**short, "value_weight": 3e-4}
+        ),
+        Recipe("norm, path values", potential="norm", settings={**short, "value_weight": 3e-4}),
         Recipe("exact values .0003", own_energy=True, settings={**short, "value_weight": 3e-4}),
         Recipe("wide, scores alone", width=256, settings=short),
         Recipe("wide, path values", width=256, settings={**short, "value_weight": 3e-4}),
