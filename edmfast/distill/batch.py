@@ -37,8 +37,8 @@ Batch = dict[str, torch.Tensor]
 Always: x and target [B, *shape], sigma [B]. With labels: class_label int64 [B]. With the energy-difference loss:
 pair_from and pair_to [B/2, *shape], pair_sigma_from and pair_sigma_to [], pair_target [B/2]; the pairs reuse the
 first class labels of the batch. With the value loss: value_x [L n, *shape], value_sigma [L n] and value_target
-[L, n], for n states at each of L levels, one level after the other, and with labels value_label int64 [n]. For the
-student's dropout: rng int64 [2]."""
+[L, n], for n states at each of L levels, one level after the other, and with labels value_label int64 [L, n]. For
+the student's dropout: rng int64 [2]."""
 
 VALUE_LEVELS = 4
 """The number of noise levels in each batch of values, which has as many states as the batch."""
@@ -53,7 +53,7 @@ def value_condition_of(batch: Batch) -> dict[str, Any]:
     """Return the keyword conditions for the rows of value_x."""
     if "value_label" not in batch:
         return {}
-    return {"class_label": batch["value_label"].repeat(VALUE_LEVELS)}
+    return {"class_label": batch["value_label"].flatten()}
 
 
 class BatchMaker:
@@ -127,12 +127,13 @@ class BatchMaker:
         own = self.teacher.has_own_energy()
         pool = None if own else self._pool_at(step)
         sigmas = path_levels(self.config, data.samples) if pool is None else pool.sigmas
-        count = len(data.samples) if pool is None else len(pool.values[0])
+        count = len(data.samples) if pool is None else len(pool.clean)
         device = self.generator.device
         levels = torch.randint(
             len(sigmas), (VALUE_LEVELS,), generator=self.generator, device=device
         )
-        index = torch.randint(count, (size,), generator=self.generator, device=device)
+        # the levels of one path depend on each other, so that each level takes paths of its own
+        index = torch.randint(count, (VALUE_LEVELS, size), generator=self.generator, device=device)
         sigma = sigmas[levels].repeat_interleave(size)
         batch: Batch = {}
         if pool is not None and pool.labels is not None:
@@ -140,12 +141,12 @@ class BatchMaker:
         elif pool is None and data.labels is not None:
             batch["value_label"] = self._dropped(data.labels[index])
         if pool is None:
-            clean = data.samples[index].repeat(VALUE_LEVELS, *[1] * (data.samples.dim() - 1))
+            clean = data.samples[index.flatten()]
             x = clean + expand_sigma(sigma, clean) * self._normal(*clean.shape)
             energy = self.teacher.energy(x, sigma, value_condition_of(batch))
             target = -energy.to(x.dtype).view(VALUE_LEVELS, size)
         else:
-            x = pool.states[levels[:, None], index].flatten(0, 1)
+            x = pool.states(sigma, index.flatten())
             target = pool.values[levels[:, None], index]
         return batch | {"value_x": x, "value_sigma": sigma, "value_target": target}
 
@@ -166,7 +167,7 @@ class BatchMaker:
         if self.config.label_dropout == 0:
             return labels
         # the label num_classes means unconditional, as guidance needs it
-        dropped = self._uniform(len(labels)) < self.config.label_dropout
+        dropped = self._uniform(*labels.shape) < self.config.label_dropout
         return torch.where(dropped, self.data.num_classes, labels)
 
     def _normal(self, *shape: int) -> torch.Tensor:

@@ -101,13 +101,13 @@ def value_loss(student: Any, batch: Batch) -> torch.Tensor:
 def variance_within(values: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
     """Return the unbiased variance [...] of values [..., n].
 
-    It is that around the mean of each label where label [n] is not None.
+    It is that around the mean of each label where label [n] or [..., n] is not None.
     """
     if label is None:
         return values.var(-1)
-    same = (label[:, None] == label[None, :]).to(values.dtype)
-    count = same.sum(1)
-    deviation = values - values @ same / count
+    same = (label[..., :, None] == label[..., None, :]).to(values.dtype)
+    count = same.sum(-1)
+    deviation = values - (same @ values[..., None])[..., 0] / count
     # each label's mean takes one degree of freedom
-    freedom = values.shape[-1] - count.reciprocal().sum()
+    freedom = values.shape[-1] - count.reciprocal().sum(-1)
     return deviation.square().sum(-1) / freedom.clamp_min(1)

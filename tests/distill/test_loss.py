@@ -72,13 +72,14 @@ def test_value_term_is_the_mean_variance_of_the_levels():
         "value_x": x.repeat_interleave(2, 0),
         "value_sigma": sigma.repeat_interleave(2),
         "value_target": torch.randn(4, 4),
-        "value_label": torch.tensor([0, 1, 1, 0]),
+        "value_label": torch.tensor([[0, 1, 1, 0], [0, 0, 1, 1], [1, 0, 1, 0], [0, 1, 1, 0]]),
     }
-    labels = batch["value_label"].repeat(4)
+    labels = batch["value_label"].flatten()
     energies = model.energy(batch["value_x"], batch["value_sigma"], class_label=labels)
     errors = (-energies.view(4, 4) - batch["value_target"]).detach()
-    pairs = errors[:, [0, 3]].var(1), errors[:, [1, 2]].var(1)
-    expected = (pairs[0] + pairs[1]).mean() / 2
+    rows = list(zip(errors, batch["value_label"], strict=True))
+    variances = [[row[label == k].var() for k in (0, 1)] for row, label in rows]
+    expected = torch.tensor(variances).mean()
     torch.testing.assert_close(value_loss(model, batch).detach(), expected)
     plain, half = (TrainingLoss(model, 0.0, None, weight)(batch) for weight in (0.0, 0.5))
     torch.testing.assert_close((half - plain).detach(), 0.5 * expected)
