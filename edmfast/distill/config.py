@@ -35,8 +35,9 @@ class DistillConfig:
     level .06 falls from 2.0 to 1.3 nats, where the teacher's own values have 1.1, and the score keeps its error. A
     weight of 0.02 raised the error of the score by half, since the gradient of a value is thousands of times that
     of a score; bench/studies/learned measures it. The default is 0, because training must stay cheap by default: a
-    pool takes 3 value_paths value_levels evaluations of the teacher and the memory of value_paths value_levels
-    samples, and a step takes up to twice as long.
+    pool takes 3 value_paths value_levels evaluations of the teacher, or a third of these and as many traces where
+    it has the method `jacobian_trace`, and a step takes up to twice as long. A pool needs the memory of a few
+    times value_paths samples.
 
     Sources: Karras et al. 2022, arXiv 2206.00364 (noise levels); Thornton et al. 2025, arXiv 2502.12786; He et al.
     2025, arXiv 2506.05668 (the path-ratio identity behind the values).
@@ -59,8 +60,8 @@ class DistillConfig:
         difference_sigmas: lowest and highest noise level of the log-spaced schedules of its pairs.
         difference_steps: smallest and largest number of steps of those schedules.
         value_weight: weight of the value loss; 0 does not compute it.
-        value_paths: number of noising paths in the pool from which values come. A pool holds the states of all
-            levels of its paths. A teacher with an energy of its own needs no paths.
+        value_paths: number of noising paths in the pool from which values come. A pool holds a sample, its noise
+            and the values of all levels for each path. A teacher with an energy of its own needs no paths.
         value_levels: number of noise levels of a path.
         value_sigmas: lowest and highest noise level of a path. At the highest one the density must be that of a
             Gaussian, so it must be many times the width of the data. None takes 1/15 and 30 times the standard
