@@ -8,11 +8,12 @@ and from those at the lower one, whose errors cancel to first order; see `edmfas
 
 The values of one level are known up to a constant, so that their mean is set to zero. On the smooth digits (64
 levels, two probes for each trace) a value has an error of .4 nats, and of .01 with exact traces. Regression
-averages it out. Richardson's extrapolation, as `edmfast.log_density` has it, removes a bias of .01 nats here and
-adds a tenth to the noise of the probes, so that it is left out.
+averages it out. Richardson's extrapolation, as `edmfast.log_density` has it, would remove a bias of .02 nats here.
+It is left out, because its weights change from level to level, so that the noise of the probes grows by a tenth
+or more.
 
-The single-step targets of the energy-difference loss need one estimate only, `reversal_log_ratio`, where tau² = s²
-- u² and D is the denoised x_s:
+The single-step targets of the energy-difference loss need one estimate only, `reversal_log_ratio`, where
+tau² = s² - u² and D is the denoised x_s:
 
   log p_u(x_u) - log p_s(x_s) = log N(x_u; x_s + tau² score, kappa tau² I) - log N(x_s; x_u, tau² I),
   score = (D - x_s)/s²,  kappa = 1 + tau² tr(grad score)/d, clamped to [u²/(2 s²), 1.5].
