@@ -29,13 +29,16 @@ def as_classes(classes: Any, components: int) -> torch.Tensor:
 def log_weights_by_class(weights: torch.Tensor, classes: torch.Tensor | None) -> torch.Tensor:
     """Return the log-weights of components, [C + 1, K]: within each class, and within all of them in the last row.
 
-    The row of a class whose weights are all 0 is NaN, because it has no density.
+    Raises ValueError for a class whose weights are all 0, because it has no density.
     """
     if classes is None:
         return weights.log()[None]
     count = int(classes.max()) + 1
     belongs = torch.arange(count, device=weights.device)[:, None] == classes
     within = (weights * belongs).log()
+    empty = (within == -torch.inf).all(1).nonzero()
+    if len(empty):
+        raise ValueError(f"every class needs a positive weight, and class {int(empty[0])} has none")
     normalised = within - torch.logsumexp(within, 1, keepdim=True)
     return torch.cat([normalised, weights.log()[None]])
 

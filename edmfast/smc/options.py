@@ -154,8 +154,11 @@ class Reversal:
     probes: int | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        name, probes = f"{type(self).__name__}.probes", self.probes
-        if isinstance(probes, (list, tuple)):
+        name = f"{type(self).__name__}.probes"
+        probes: Any = self.probes
+        # a range, an array and a tensor of integers are sequences of numbers too
+        many = hasattr(probes, "__len__") and getattr(probes, "ndim", 1) > 0
+        if many and not isinstance(probes, str):
             numbers = tuple(as_int(f"{name}[{i}]", p, least=0) for i, p in enumerate(probes))
             _replace(self, "probes", numbers)
         elif probes is not None:

@@ -77,6 +77,6 @@ def check_model(model: M) -> M:
 def missing_energy(model: Model) -> TypeError:
     """Return the error to raise where an energy is requested from a model that has none."""
     return TypeError(
-        f"{type(model).__name__} has no energy: distil its denoisers with edmfast.distill, or weigh "
-        "by its scores with smc.sample(..., weights='score'), which needs no energy"
+        f"{type(model).__name__} has no energy: distil its denoisers with edmfast.distill, or weigh a power, "
+        "product or guidance of them with smc.sample(..., weights='reversal') or weights='score', without energies"
     )

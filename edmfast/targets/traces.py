@@ -47,7 +47,7 @@ def has_exact_trace(model: Model) -> bool:
         inner = inner.model
     if isinstance(inner, WeightedSum):
         return all(has_exact_trace(leaf) for _, leaf in inner.terms())
-    return hasattr(inner, "jacobian_trace")
+    return callable(getattr(inner, "jacobian_trace", None))
 
 
 def exact_trace(model: Model, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
@@ -60,7 +60,7 @@ def exact_trace(model: Model, x: Tensor, sigma: float | Tensor, **condition: Any
     levels = expand_sigma(sigma, x).reshape(-1).double()
     total = torch.zeros_like(levels)
     for a, leaf, its_condition in parts_of(model, x, condition):
-        if not hasattr(leaf, "jacobian_trace"):
+        if not callable(getattr(leaf, "jacobian_trace", None)):
             raise ValueError(
                 f"{name_of(leaf)} has no method jacobian_trace(x, sigma) -> tr dD/dx [B], so its trace is not "
                 "exact: pass probes"
@@ -179,7 +179,8 @@ def _products(model: Any, result: Tensor, point: Tensor, probes: Tensor) -> Tens
                 raise ValueError(
                     f"the trace of the score's Jacobian differentiates {name_of(model)}, which returns a result "
                     "without a graph: remove torch.no_grad or detach from it, give it a method "
-                    "jacobian_trace(x, sigma) -> tr dD/dx [B], or use weights='score', which need no trace"
+                    "jacobian_trace(x, sigma) -> tr dD/dx [B] (0 where the result does not depend on x), or use "
+                    "weights='score', which need no trace"
                 )
             products.append(product)
     return torch.stack(products, 1) if count > 1 else products[0][:, None]

@@ -305,3 +305,8 @@ def test_a_loaded_state_is_the_whole_mixture():
         assert torch.equal(first.log_prob(x, 0.3), second.log_prob(x, 0.3))
         assert torch.equal(first.jacobian_trace(x, 0.3), second.jacobian_trace(x, 0.3))
         assert torch.equal(first.sample(5, 0.3, seed=1), second.sample(5, 0.3, seed=1))
+
+
+def test_a_class_without_weight_is_refused():
+    with pytest.raises(ValueError, match="class 1 has none"):
+        MixtureOfGaussians([[0.0], [1.0]], [[[1.0]], [[1.0]]], weights=[1.0, 0.0], classes=[0, 1])

@@ -21,7 +21,8 @@ class Choice:
     target: what is inside the rewards. proposal: the kernel the caller wants, None for the default. kappa: the
     table of a calibration, or None. probes: the numbers of curvature probes that the caller wants, or None.
     levels: the positive noise levels of the run. switch: the noise level below which hybrid weights take
-    reversals, or None. table: the numbers of probes of a calibration, or None.
+    reversals, or None. table: the numbers of probes of a calibration, or None. hybrid: energies weigh the steps
+    above the switch.
     """
 
     target: Any
@@ -34,6 +35,7 @@ class Choice:
     levels: tuple[float, ...] = ()
     switch: float | None = None
     table: tuple[int, ...] | None = None
+    hybrid: bool = False
 
     def fields(self, proposal: Proposal, description: str, log_z_note: str) -> dict[str, Any]:
         """Return the fields that every kind of Feynman–Kac model has."""

@@ -18,7 +18,9 @@ from edmfast.smc.feynman_kac.reversal import ReversalFeynmanKac
 from edmfast.smc.particles import law_notes
 from edmfast.smc.proposals import ReversalMatched
 from edmfast.targets.algebra import terms_of
+from edmfast.targets.conditioned import Conditioned
 from edmfast.targets.mixture import Mixture
+from edmfast.targets.renamed import Renamed
 from edmfast.targets.scores import has_energy
 from edmfast.targets.traces import has_exact_trace
 
@@ -27,8 +29,10 @@ MATCHED = (
     "error falls as tau² over a run, with the anisotropy and the higher moments of the reversals"
 )
 SWITCHED = "energies weigh the steps to sigma >= {switch:g}, and below it come "
-_SWITCH_SIGMA = 0.3
-"""The level in units of x below which hybrid weights take reversals, for data of standard deviation 0.5."""
+_SWITCH_SHARE = 0.6
+"""The level below which hybrid weights take reversals, in units of the standard deviation of the data."""
+_MOST_SCORES = 8
+"""The number of scores that the operators of a step take."""
 
 
 def from_reversals(choice: Choice) -> ReversalFeynmanKac:
@@ -52,7 +56,14 @@ def from_reversals(choice: Choice) -> ReversalFeynmanKac:
     exact = choice.probes is None and all(map(has_exact_trace, models))
     table = 1 if choice.table is None else choice.table
     kernel = ReversalMatched(table if choice.probes is None else choice.probes, choice.kappa)
-    _check_tables(kernel, len(choice.levels) - 1, exact)
+    steps = len(choice.levels) - 1
+    _check_tables(kernel, range(_first_reversal(choice, models), steps), steps, exact)
+    guide = guide_of(choice.rewards.tilted)
+    if len(models) + (guide is not None) > _MOST_SCORES:
+        raise ValueError(
+            f"reversal weights take up to {_MOST_SCORES} models, or {_MOST_SCORES - 1} where the moves follow the "
+            f"gradient of a reward, and this target has {len(models)}"
+        )
     traces = "exact traces" if exact else "estimated traces"
     log_z_note = notes.of_reversals(rewarded=bool(choice.rewards))
     return ReversalFeynmanKac(
@@ -60,7 +71,7 @@ def from_reversals(choice: Choice) -> ReversalFeynmanKac:
         models=models,
         exponents=exponents,
         exact=exact,
-        guide=guide_of(choice.rewards.tilted),
+        guide=guide,
         with_energy=all(map(has_energy, models)),
     )
 
@@ -75,26 +86,44 @@ def hybrid(choice: Choice, upper: EnergyFeynmanKac) -> Phases:
             "with hybrid weights the moves cannot follow the gradient of a reward: use gradient='none', "
             "weights='energy' or weights='reversal'"
         )
-    lower = from_reversals(replace(choice, proposal=None))
-    switch = _SWITCH_SIGMA * _data_scale(lower.models) if choice.switch is None else choice.switch
-    first_steps = sum(level >= switch for level in choice.levels[1:])
+    choice = replace(choice, proposal=None, hybrid=True)
+    lower = from_reversals(choice)
+    switch = _switch(choice, lower.models)
+    first_steps = _first_reversal(choice, lower.models)
     description = SWITCHED.format(switch=switch) + lower.description
     fields: dict[str, Any] = {"description": description, "log_z_note": upper.log_z_note}
     return Phases((replace(upper, **fields), replace(lower, **fields)), first_steps)
 
 
-def _data_scale(models: tuple[Any, ...]) -> float:
-    """Return the largest standard deviation of the data, in units of 0.5, that the models name as sigma_data."""
-    scales = [getattr(model, "sigma_data", 0.5) for model in models]
-    return max(float(scale) for scale in scales) / 0.5
+def _switch(choice: Choice, models: tuple[Any, ...]) -> float:
+    """Return the noise level below which hybrid weights take reversals."""
+    if choice.switch is not None:
+        return choice.switch
+    return _SWITCH_SHARE * max(map(_data_std, models))
 
 
-def _check_tables(kernel: ReversalMatched, steps: int, exact: bool) -> None:
+def _data_std(model: Any) -> float:
+    """Return the standard deviation of the data that a model names as sigma_data, or 0.5."""
+    while isinstance(model, (Conditioned, Renamed)):
+        model = model.model
+    return float(getattr(model, "sigma_data", 0.5))
+
+
+def _first_reversal(choice: Choice, models: tuple[Any, ...]) -> int:
+    """Return the index of the first step that matched reversals weigh."""
+    if not choice.hybrid:
+        return 0
+    switch = _switch(choice, models)
+    return sum(level >= switch for level in choice.levels[1:])
+
+
+def _check_tables(kernel: ReversalMatched, weighed: range, steps: int, exact: bool) -> None:
+    """Raise ValueError for tables that do not fit a run. weighed: the steps that matched reversals weigh."""
     if not isinstance(kernel.probes, int) and len(kernel.probes) != steps:
         raise ValueError(
             f"probes must be one number, or one for each of {steps} steps, got {len(kernel.probes)}"
         )
-    without = not exact and 0 in [kernel.probes_at(index) for index in range(steps)]
+    without = not exact and 0 in [kernel.probes_at(index) for index in weighed]
     if without and kernel.kappa is None:
         raise ValueError(
             "a step without probes takes kappa from a calibration: pass smc.calibrate's result as sigmas, or at "

@@ -387,6 +387,13 @@ def test_a_denoiser_without_a_graph_is_refused(levels):
             ValueError,
             "mixture",
         ),
+        (Product([Denoiser(LEFT)] * 9), {}, ValueError, "up to 8 models"),
+        (
+            Tilted(Product([Denoiser(LEFT)] * 8), lambda x: x[:, 0], 1.0, gradient="approximate"),
+            {"sigma_range": (0.0, 1.0)},
+            ValueError,
+            "7 where the moves follow",
+        ),
         (LEFT, {"weights": "reversed"}, ValueError, "unknown weights"),
         (LEFT, {"weights": 3}, TypeError, "smc.Reversal"),
     ],
@@ -394,6 +401,31 @@ def test_a_denoiser_without_a_graph_is_refused(levels):
 def test_refusals(levels, target, options, error, text):
     with pytest.raises(error, match=text):
         smc.sample(target, (1,), levels(4), particles=4, **options)
+
+
+def test_any_sequence_of_probes_is_taken():
+    wanted = (0, 1, 2)
+    for probes in ([0, 1, 2], range(3), torch.arange(3), torch.arange(3).numpy()):
+        assert smc.Reversal(probes).counts == wanted
+    with pytest.raises(TypeError, match=r"Reversal\.probes"):
+        smc.Reversal("12")
+
+
+def test_steps_of_energies_need_no_probes(levels):
+    """Only the steps below the switch take probes, so the others may have none."""
+    sigmas = levels(6)
+    probes = [0, 0, 0, 0, 1, 1]
+    weights = smc.Hybrid(above=float(sigmas[4]), probes=probes)
+    run = smc.sample(Tempered(TWO_MODES, 2.0), (2,), sigmas, particles=20, weights=weights)
+    assert run.law.startswith("energies weigh")
+
+
+def test_a_model_may_say_that_it_has_no_trace(levels):
+    class WithoutTrace(Denoiser):
+        jacobian_trace = None
+
+    run = smc.sample(Tempered(WithoutTrace(TWO_MODES), 2.0), (2,), levels(4), particles=20)
+    assert "estimated traces" in run.law
 
 
 @pytest.mark.parametrize("make", [lambda: smc.Reversal(-1), lambda: smc.Hybrid(above=0.0)])
