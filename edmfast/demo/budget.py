@@ -19,7 +19,7 @@ class Budget:
     """Noise levels of the runs on the smooth digits."""
     particles: int = 256
     """Particles of each population on the smooth digits."""
-    populations: int = 8
+    populations: int = 16
     """Independent populations on the smooth digits."""
     composed_populations: int = 4
     """Independent populations of each product."""

@@ -125,8 +125,12 @@ def run_law(
     particles: int,
     populations: int,
     seed: int,
+    calibration: smc.Calibration | None = None,
 ) -> Populations:
-    """Return the populations that a law makes of a target prod_i p_i^(a_i) with the exponents a_i."""
+    """Return the populations that a law makes of a target prod_i p_i^(a_i) with the exponents a_i.
+
+    calibration: levels and probes of weighted runs, in place of `noise_levels`.
+    """
     started = time.perf_counter()
     levels = noise_levels(steps)
     if law.weights is None:
@@ -140,7 +144,7 @@ def run_law(
     run = smc.sample(
         target,
         (DIM,),
-        levels,
+        levels if calibration is None else calibration,
         particles=particles,
         populations=populations,
         weights=law.weights,

@@ -1,8 +1,9 @@
 """Part (c), composition from a plain denoiser: products of two classes, and guidance, beside the exact answers.
 
 The denoiser is that of the smooth model, whose energy and traces are hidden. The last row of each table takes the
-learned denoiser of part (b) instead. It does worse, because a product lies between its classes, where the network
-has seen no draws of either of them.
+learned denoiser of part (b) instead, and it is wrong. A product lies in the tails of both classes, of which the
+network has seen few draws: at noise level .3 the error of its denoised states is .18 sigma on exact draws of the
+products, and .13 sigma on draws of the classes.
 
 - Product: p(x | a) p(x | b) for five pairs of classes. Each class is two Gaussians, so the exact answer is four.
 - Guidance: p(x)^(1-w) p(x | c)^w for every class c, see `guided_answer`.
@@ -105,9 +106,12 @@ def _of_classes(denoiser: nn.Module, labels: Sequence[int], repeats: int) -> Con
     return Conditioned(denoiser, class_label=torch.tensor(labels).repeat_interleave(repeats))
 
 
-def exact_products_panel(family: Family) -> Panel:
-    """Return the panel of the exact products, with as many images of every pair."""
-    images = [_images(answer, answer.draws) for answer in family.answers]
+def exact_products_panel(family: Family, shown: int = _SHOWN_OF_PAIR) -> Panel:
+    """Return the panel of the exact products, with `shown` images of every pair."""
+    images = []
+    for answer in family.answers:
+        equal = answer.draws.new_ones(len(answer.draws))
+        images.append(drawn_images(answer.judge, answer.draws, equal, shown))
     masses = torch.cat([answer.masses for answer in family.answers])
     return Panel("exact answer", EXACT, torch.cat(images), masses, row_names=family.names)
 
@@ -159,7 +163,10 @@ def _run(law: Law, family: Family, denoiser: nn.Module, budget: Budget, seed: in
 
 def _panel_of(family: Family, law: Law, made: Populations, measures: Sequence[Measures]) -> Panel:
     states, weights = made.x.split(family.repeats), made.weights.split(family.repeats)
-    images = [_images(*each) for each in zip(family.answers, states, weights, strict=True)]
+    images = [
+        drawn_images(answer.judge, x, of_x, _SHOWN_OF_PAIR)
+        for answer, x, of_x in zip(family.answers, states, weights, strict=True)
+    ]
     masses = torch.cat([each.masses.mean(0) for each in measures])
     return Panel(
         law.name,
@@ -178,11 +185,6 @@ def _densities(family: Family, made: Populations) -> tuple[Tensor, Tensor]:
         for answer, x in zip(family.answers, made.x.split(family.repeats), strict=True)
     ]
     return torch.cat(values), made.weights.flatten() / len(made.weights)
-
-
-def _images(answer: KnownAnswer, x: Tensor, weights: Tensor | None = None) -> Tensor:
-    equal = x.new_ones(x.shape[:-1]) if weights is None else weights
-    return drawn_images(answer.judge, x, equal, _SHOWN_OF_PAIR)
 
 
 def _variation(measures: Sequence[Measures]) -> float:
@@ -220,7 +222,7 @@ def _section(family: Family, runs: Sequence[Run], learned: Run, budget: Budget) 
     )
     notes = [
         f"TV: total variation of the masses of components, as the mean over {len(family.answers)} targets",
-        "learned: from the denoiser of part (b), which has seen no draws between the classes",
+        "learned: from the denoiser of part (b), which has seen few draws in the tails of the classes",
     ]
     name, *cells = _row(*learned)
     rows = [*(_row(*run) for run in runs), [f"{name}, learned", *cells]]

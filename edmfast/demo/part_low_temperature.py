@@ -7,14 +7,16 @@ of each law, sorted by component.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from torch import nn
 
+from edmfast import smc
 from edmfast.analytic import MixtureOfGaussians
 from edmfast.demo.budget import Budget
 from edmfast.demo.known_answer import KnownAnswer, power_answer
-from edmfast.demo.laws import OF_DENOISERS, Law, Populations, run_law
+from edmfast.demo.laws import DIM, OF_DENOISERS, REVERSAL, Law, Populations, noise_levels, run_law
 from edmfast.demo.part_model import CLASSES
 from edmfast.demo.pictures import EXACT, Panel, draw_comparison, drawn_images
 from edmfast.demo.table import Cell, Section
@@ -23,6 +25,8 @@ from edmfast.targets import Tempered
 
 GAMMAS = (2.0, 1.25)
 """The exponents of the tables. The picture shows the first of them."""
+PILOT_STEPS = 64
+"""Steps of the pilot run that calibrates the levels and probes of matched reversals."""
 _SHOWN = 100
 
 
@@ -44,19 +48,32 @@ def report_low_temperature(
         exact = measures_of_draws(answer, budget.particles, populations=budget.populations)
         rows: list[list[Cell]] = [["exact draws", *exact.row(), None]]
         panels = [exact_panel(answer)]
+        target = Tempered(denoiser, gamma)
+        run = functools.partial(
+            run_law,
+            target=target,
+            exponents=(gamma,),
+            steps=budget.steps,
+            particles=budget.particles,
+            populations=budget.populations,
+            seed=seed,
+        )
         for law in OF_DENOISERS:
-            made = run_law(
-                law,
-                Tempered(denoiser, gamma),
-                (gamma,),
-                steps=budget.steps,
-                particles=budget.particles,
-                populations=budget.populations,
-                seed=seed,
-            )
+            made = run(law)
             measures = made.measures(answer)
             rows.append([law.name, *measures.row(), made.seconds])
             panels.append(panel_of(law, answer, made, measures))
+        calibration = smc.calibrate(
+            target,
+            (DIM,),
+            noise_levels(budget.steps),
+            particles=budget.particles,
+            pilot_steps=PILOT_STEPS,
+            seed=seed,
+        )
+        made = run(REVERSAL, calibration=calibration)
+        name = f"{REVERSAL.name}, calibrated"
+        rows.insert(2, [name, *made.measures(answer).row(), made.seconds])
         if gamma == GAMMAS[0]:
             title = "Low temperature p² from a plain denoiser"
             draw_comparison(title, panels, answer.masses, CLASSES, out / "b_low_temperature.png")

@@ -104,8 +104,8 @@ def smc_masses(case: Case, law: Law, budget: Budget, *, seed: int) -> Tensor:
 
 def report_mixtures(budget: Budget, out: Path, *, seed: int = 0) -> list[Section]:
     """Return a table of mode masses beside the exact ones, and draw out/e_mixtures.png."""
-    figure = new_figure(10, 4)
-    figure.suptitle("Modes in the plane, 40 steps", fontsize=17)
+    figure = new_figure(10, 4.4)
+    figure.suptitle("Masses of modes in the plane", fontsize=17)
     axes = figure.subplots(1, 2)
     rows: list[list[Cell]] = []
     width = 0.8 / len(LAWS)
@@ -134,7 +134,8 @@ def report_mixtures(budget: Budget, out: Path, *, seed: int = 0) -> list[Section
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     axes[0].set_ylabel("mass", fontsize=12)
-    axes[0].legend(fontsize=11, loc="upper left", frameon=False)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=12, loc="outside lower center", ncols=4, frameon=False)
     save(figure, out / "e_mixtures.png")
     header = ["target: law", "mode 1", "mode 2", "mode 3", "largest error", "± standard error"]
     title = f"(e) mode masses in the plane, 40 steps, {budget.mixture_particles} particles"
