@@ -1,1 +1,1 @@
-"""The demonstration on handwritten digits: a teacher, a distilled energy and controlled sampling."""
+"""The demonstration on handwritten digits: control of a plain denoiser, beside the exact answer."""

@@ -47,7 +47,8 @@ def train_energy(
 ) -> EnergyModel:
     """Distil the denoiser of the whole mixture into an energy, and save it as out/energy.safetensors.
 
-    Ctrl-C leaves a checkpoint in the folder, and the message of KeyboardInterrupt says where it is.
+    Ctrl-C leaves a checkpoint in the folder, and the message of KeyboardInterrupt says where it is. The next run
+    with the same settings continues from it.
     """
     draws = mixture.sample(_DRAWS, seed=seed).float()
     backbone = without_classes(denoiser)
@@ -69,9 +70,24 @@ def train_energy(
         value_paths=budget.value_paths,
         checkpoint=out / "energy.checkpoint.safetensors",
     )
-    distill(denoiser, energy, draws, config=settings)
+    _distill(denoiser, energy, draws, settings)
     save_model(energy, out / "energy.safetensors")
     return energy
+
+
+def _distill(
+    denoiser: Denoiser, energy: EnergyModel, draws: Tensor, settings: DistillConfig
+) -> None:
+    """Train the energy, from the checkpoint of an earlier run with the same settings where there is one."""
+    path = settings.checkpoint
+    if path is not None and Path(path).is_file():
+        try:
+            distill(denoiser, energy, draws, config=settings, resume_from=path)
+            return
+        except ValueError:
+            # the checkpoint belongs to a run with other settings, and nothing was done yet
+            pass
+    distill(denoiser, energy, draws, config=settings, overwrite=True)
 
 
 def report_energy(

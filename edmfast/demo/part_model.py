@@ -33,7 +33,7 @@ def report_model(mixture: MixtureOfGaussians, out: Path, *, seed: int = 0) -> li
         (dataclasses.replace(composed, name="p(x|a) p(x|b)"), PAIR_GROUPS),
     ]
     figure = new_figure(11, 6)
-    figure.suptitle("A smooth model of digits, whose p² and products are exact", fontsize=17)
+    figure.suptitle("A model of digits whose p² and products are known exactly", fontsize=17)
     grid = figure.subplots(2, len(panels), height_ratios=[10, 4])
     for column, (panel, groups) in enumerate(panels):
         draw_panel(grid[:, column], panel, panel.masses, groups)

@@ -96,9 +96,9 @@ def report_proposals(budget: Budget, out: Path, *, seed: int = 0) -> list[Sectio
             ]
         )
         levels, sd = result.sigmas[1:].tolist(), result.log_weight_sd[1:, 0].tolist()
-        label = f"{name.replace('_', ' ')}: {digits} digits"
+        label = f"{name.replace('_', ' ')}: {digits} left"
         axis.loglog(levels, sd, "o-", markersize=3, lw=2, color=_COLOURS[name], label=label)
-    axis.set_title("Digits left after a run on p² of all 1,797", fontsize=15)
+    axis.set_title("Digits left of 1,797 after a run on p²", fontsize=15)
     axis.set_xlabel("noise level σ", fontsize=12)
     axis.set_ylabel("sd of the log-weight of a step, nats", fontsize=12)
     axis.legend(fontsize=12, frameon=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,24 @@ def test_reversal_weights_are_right_for_the_learned_denoiser(
 ) -> None:
     assert variation(REVERSAL, denoiser, mixture, gamma, 8) <= most
     assert variation(SCALED, denoiser, mixture, gamma, 8) > 2 * most
+
+
+def test_training_again_continues_or_starts_anew(
+    mixture: MixtureOfGaussians, denoiser: Denoiser, tmp_path: Path
+) -> None:
+    budget = Budget(distill_steps=3, distill_batch=16, value_paths=16)
+    first = train_energy(denoiser, mixture, budget, tmp_path)
+    again = train_energy(denoiser, mixture, budget, tmp_path)
+    assert all(
+        torch.equal(*pair) for pair in zip(first.parameters(), again.parameters(), strict=True)
+    )
+    longer = dataclasses.replace(budget, distill_steps=4)
+    other = train_energy(denoiser, mixture, longer, tmp_path)
+    (tmp_path / "fresh").mkdir()
+    fresh = train_energy(denoiser, mixture, longer, tmp_path / "fresh")
+    assert all(
+        torch.equal(*pair) for pair in zip(other.parameters(), fresh.parameters(), strict=True)
+    )
 
 
 @pytest.mark.slow
