@@ -75,6 +75,10 @@ def train(
     student = EnergyModel(backbone, potential=recipe.potential, sigma_data=SIGMA_DATA)
     chosen = teacher if teacher is not None else DenoiserOf(exact)
     if recipe.start == "teacher":
+        if teacher is None:
+            raise ValueError(
+                f"the student {recipe.name!r} starts from a learned teacher: pass --teacher"
+            )
         initialise_from(student, chosen, draws[:512], weights_from=without_classes(teacher))
     if recipe.rne:
         return train_with_rne(student, chosen, draws, config, recipe.rne)
