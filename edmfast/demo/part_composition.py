@@ -7,6 +7,8 @@ products, and .13 sigma on draws of the classes.
 
 - Product: p(x | a) p(x | b) for five pairs of classes. Each class is two Gaussians, so the exact answer is four.
 - Guidance: p(x)^(1-w) p(x | c)^w for every class c, see `guided_answer`.
+  Matched reversals get its log-densities right. In a third of the populations a single particle takes most of
+  the weight at some level, so that the masses of the two components vary, and scaled scores have better ones.
 """
 
 from __future__ import annotations
