@@ -102,7 +102,8 @@ def energy_error(
     Raises:
         TypeError: a number of the wrong type, or a model without an energy.
         ValueError: levels that are not positive, another number of draws than levels, fewer than two draws, no
-            draws from an exact model that cannot be sampled, or responsibilities of another shape.
+            draws from an exact model that cannot be sampled or squared, or responsibilities of another
+            shape.
     """
     levels = [as_float(f"sigmas[{i}]", s, positive=True) for i, s in enumerate(sigmas)]
     if not levels:
@@ -159,7 +160,13 @@ def _squared(exact: Any, count: int, sigma: float, seed: int) -> Tensor | None:
     """Return draws of p(.; sigma)², or None where the exact model has no powers."""
     if not hasattr(exact, "power"):
         return None
-    x: Tensor = exact.power(2, sigma).sample(count, seed=seed)
+    try:
+        square = exact.power(2, sigma)
+    except ValueError as error:
+        raise ValueError(
+            f"p² cannot be formed ({error}): pass squared_draws=, one tensor [B, *shape] for each level"
+        ) from error
+    x: Tensor = square.sample(count, seed=seed)
     return x
 
 

@@ -192,6 +192,7 @@ class Run:
             evaluations=evaluations_of_run(
                 self.fk.scored_models,
                 len(self.levels) + corrector_nfe,
+                probed=self.fk.probed_models,
                 probes=sum(map(self.phases.probes_at, range(len(self.steps)))),
             ),
             one_target=self.one_target,

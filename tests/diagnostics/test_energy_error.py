@@ -114,3 +114,15 @@ def test_what_cannot_be_measured_is_refused():
         energy_error(PAIR, PAIR, [])
     with pytest.raises(TypeError, match="has no energy"):
         energy_error(lambda x, sigma: x, PAIR, [1.0])
+
+
+def test_a_square_of_too_many_components_names_the_way_out():
+    class Huge(GaussianMixture):
+        def power(self, n, sigma=0.0):
+            raise ValueError("too many components")
+
+    huge = Huge([[0.0]], [1.0])
+    with pytest.raises(ValueError, match=r"squared_draws=.*"):
+        energy_error(huge, huge, SIGMAS, count=10)
+    squared = [torch.randn(10, 1)] * 2
+    assert max(energy_error(huge, huge, SIGMAS, count=10, squared_draws=squared).on_p) < 1e-6

@@ -205,9 +205,9 @@ def test_a_plain_denoiser_has_nothing_to_weigh(mixture, levels):
 @pytest.mark.parametrize(
     ("lost", "noise", "per_step", "counts"),
     [
-        # the two least losses are below 0.1 together, and the noise is shared out by v/K
-        ([0.04, 0.05, 1.0, 1.0], [9.0, 9.0, 1.0, 2.0], 1.0, (0, 0, 1, 3)),
-        ([0.04, 0.07, 1.0, 1.0], [9.0, 9.0, 1.0, 1.0], 1.5, (0, 4, 1, 1)),
+        # the two least losses are below 0.01 together, and the noise is shared out by v/K
+        ([0.004, 0.005, 1.0, 1.0], [9.0, 9.0, 1.0, 2.0], 1.0, (0, 0, 1, 3)),
+        ([0.004, 0.007, 1.0, 1.0], [9.0, 9.0, 1.0, 1.0], 1.5, (0, 4, 1, 1)),
         ([1.0, 1.0, 1.0], [1.0, 2.0, 4.0], 2.0, (1, 2, 3)),
         ([1.0, 1.0], [0.0, 0.0], 3.0, (1, 1)),
         ([0.0, 0.0], [1.0, 1.0], 1.0, (0, 0)),

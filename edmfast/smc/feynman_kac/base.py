@@ -60,6 +60,11 @@ class FeynmanKac(ABC):
         return (self.target,)
 
     @property
+    def probed_models(self) -> tuple[Any, ...]:
+        """The models whose scores a curvature probe differentiates."""
+        return self.scored_models
+
+    @property
     def memory_columns(self) -> int:
         """The number of columns that the model itself keeps in the memory of a particle."""
         return 0

@@ -17,7 +17,7 @@ from edmfast.smc.feynman_kac.choice import (
     check_no_inner_rewards,
     guide_of,
 )
-from edmfast.smc.feynman_kac.choose_reversal import from_reversals, hybrid
+from edmfast.smc.feynman_kac.choose_reversal import from_reversals, hybrid, is_learned
 from edmfast.smc.feynman_kac.energy import EXACT_LAW, EnergyFeynmanKac
 from edmfast.smc.feynman_kac.phases import Phases
 from edmfast.smc.feynman_kac.rewards import PathRewards, outer_rewards
@@ -125,7 +125,7 @@ def kind_of_weights(target: Any, weights: str | Reversal, proposal: str | Propos
     if weights != "auto":
         return weights
     if has_energy(target):
-        return "energy"
+        return "hybrid" if proposal is None and is_learned(target) else "energy"
     if proposal is not None:
         return "score"
     inner, _ = outer_rewards(target, (*_ALONG_PATHS, "difference"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from edmfast.models.energy import EnergyModel
 from edmfast.smc.feynman_kac import notes
 from edmfast.smc.feynman_kac.choice import (
     Choice,
@@ -57,7 +58,8 @@ def from_reversals(choice: Choice) -> ReversalFeynmanKac:
     table = 1 if choice.table is None else choice.table
     kernel = ReversalMatched(table if choice.probes is None else choice.probes, choice.kappa)
     steps = len(choice.levels) - 1
-    _check_tables(kernel, range(_first_reversal(choice, models), steps), steps, exact)
+    weighed = range(_first_reversal(choice, models), steps)
+    _check_tables(kernel, weighed, steps, exact)
     guide = guide_of(choice.rewards.tilted)
     if len(models) + (guide is not None) > _MOST_SCORES:
         raise ValueError(
@@ -65,6 +67,9 @@ def from_reversals(choice: Choice) -> ReversalFeynmanKac:
             f"gradient of a reward, and this target has {len(models)}"
         )
     traces = "exact traces" if exact else "estimated traces"
+    without = [kernel.probes_at(index) for index in weighed].count(0)
+    if without and not exact:
+        traces += f" ({without} of {steps} steps take a mean trace from a table, which biases what differs there)"
     log_z_note = notes.of_reversals(rewarded=bool(choice.rewards))
     return ReversalFeynmanKac(
         **choice.fields(kernel, MATCHED.format(traces=traces), log_z_note),
@@ -90,9 +95,24 @@ def hybrid(choice: Choice, upper: EnergyFeynmanKac) -> Phases:
     lower = from_reversals(choice)
     switch = _switch(choice, lower.models)
     first_steps = _first_reversal(choice, lower.models)
+    if first_steps == 0:
+        # no step ends above the switch, so that no energy weighs
+        return Phases((lower,))
     description = SWITCHED.format(switch=switch) + lower.description
-    fields: dict[str, Any] = {"description": description, "log_z_note": upper.log_z_note}
+    log_z_note = upper.log_z_note
+    if first_steps < len(choice.levels) - 1:
+        log_z_note += "; up to the error of the steps that reversals weigh"
+    fields: dict[str, Any] = {"description": description, "log_z_note": log_z_note}
     return Phases((replace(upper, **fields), replace(lower, **fields)), first_steps)
+
+
+def is_learned(target: Any) -> bool:
+    """Return whether a target is a product of powers of learned energies, without rewards or mixtures.
+
+    Their differences are noise at low noise levels, so hybrid weights are the default for them.
+    """
+    models = [_unwrapped(model) for _, model in terms_of(target)]
+    return len(models) <= _MOST_SCORES and all(isinstance(m, EnergyModel) for m in models)
 
 
 def _switch(choice: Choice, models: tuple[Any, ...]) -> float:
@@ -104,9 +124,14 @@ def _switch(choice: Choice, models: tuple[Any, ...]) -> float:
 
 def _data_std(model: Any) -> float:
     """Return the standard deviation of the data that a model names as sigma_data, or 0.5."""
+    return float(getattr(_unwrapped(model), "sigma_data", 0.5))
+
+
+def _unwrapped(model: Any) -> Any:
+    """Return the model inside conditions and other names of conditions."""
     while isinstance(model, (Conditioned, Renamed)):
         model = model.model
-    return float(getattr(model, "sigma_data", 0.5))
+    return model
 
 
 def _first_reversal(choice: Choice, models: tuple[Any, ...]) -> int:

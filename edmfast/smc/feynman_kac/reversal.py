@@ -74,6 +74,10 @@ class ReversalFeynmanKac(FeynmanKac):
         return self.models if self.guide is None else (*self.models, self.guide)
 
     @property
+    def probed_models(self) -> tuple[Any, ...]:
+        return self.models
+
+    @property
     def evaluates_after_correction(self) -> bool:
         return True
 

@@ -73,16 +73,17 @@ def evaluations_of_score(model: Model) -> Evaluations:
     return Evaluations(1, int(has_energy(model)))
 
 
-def evaluations_of_run(models: Iterable[Model], visits: float, *, probes: int = 0) -> Evaluations:
+def evaluations_of_run(
+    models: Iterable[Model], visits: float, *, probed: Iterable[Model] = (), probes: int = 0
+) -> Evaluations:
     """Return what one particle costs in a run.
 
     models: those whose scores are evaluated at every visit. visits: how often, the steps of correctors included;
-    it may be a fraction where only a part of the particles are moved. probes: the curvature probes of every
-    score, over the whole run.
+    it may be a fraction where only a part of the particles are moved. probed, probes: the models whose scores are
+    probed, and the number of curvature probes of each over the whole run.
     """
-    models = tuple(models)
     each = _total(models)
-    each_probe = sum(map(_backward_of_probe, models))
+    each_probe = sum(map(_backward_of_probe, probed))
     # With waste-free correctors only a part of the particles move, so visits may be a fraction.
     return Evaluations(
         math.ceil(each.forward * visits), math.ceil(each.backward * visits) + probes * each_probe

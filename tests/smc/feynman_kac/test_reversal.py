@@ -8,6 +8,7 @@ import torch
 
 from edmfast import smc
 from edmfast.analytic import GaussianMixture
+from edmfast.models import EnergyModel, ResidualMLP
 from edmfast.targets import Conditioned, Guided, LinearInverse, Mixture, Product, Tempered, Tilted
 
 DOUBLE = smc.RunOptions(dtype=torch.float64)
@@ -311,7 +312,7 @@ def test_hybrid_weights(levels, above):
     )
     error = float(right_mass(run).std()) / math.sqrt(12)
     assert abs(float(right_mass(run).mean()) - 0.9) < 3 * error + 0.006
-    assert "energies weigh" in run.law
+    assert ("energies weigh" in run.law) == (above < 10.0)
 
 
 def test_a_hybrid_run_without_lower_steps_is_the_run_of_energies(levels):
@@ -322,6 +323,48 @@ def test_a_hybrid_run_without_lower_steps_is_the_run_of_energies(levels):
     energies = smc.sample(Tempered(TWO_MODES, 2.0), (2,), levels(10), weights="energy", **options)
     assert torch.equal(hybrid.x, energies.x)
     assert torch.equal(hybrid.log_weights, energies.log_weights)
+
+
+def test_hybrid_weights_are_the_default_of_learned_energies(levels):
+    torch.manual_seed(0)
+    learned = EnergyModel(ResidualMLP(2, width=8, depth=1), sigma_data=1.0)
+    options = {"particles": 20}
+    run = smc.sample(Tempered(learned, 2.0), (2,), levels(6), **options)
+    assert run.law.startswith("energies weigh the steps to sigma >= 0.6")
+    rewarded = Tilted(learned, lambda x: x[:, 0], 1.0)
+    for target, more in (
+        (rewarded, {}),
+        (Tempered(TWO_MODES, 2.0), {}),
+        (learned, {"proposal": "euler"}),
+        (learned, {"weights": "energy"}),
+    ):
+        assert smc.sample(target, (2,), levels(6), **options, **more).law.startswith("exact")
+
+
+def test_a_switch_above_all_levels_leaves_reversals_alone(levels):
+    target, options = Tempered(TWO_MODES, 2.0), {"particles": 20, "options": DOUBLE}
+    hybrid = smc.sample(target, (2,), levels(6), weights=smc.Hybrid(above=1e3), **options)
+    reversal = smc.sample(target, (2,), levels(6), weights="reversal", **options)
+    assert torch.equal(hybrid.log_weights, reversal.log_weights)
+    assert (hybrid.law, hybrid.log_z_note) == (reversal.law, reversal.log_z_note)
+
+
+def test_the_law_names_steps_without_probes(levels):
+    sigmas = [float(level) for level in levels(4)]
+    calibration = smc.Calibration(sigmas, [0.9] * 4, [0.1] * 4)
+    target = Tempered(Denoiser(TWO_MODES), 2.0)
+    weights = smc.Reversal([0, 0, 1, 1])
+    run = smc.sample(target, (2,), calibration, particles=20, weights=weights)
+    assert "2 of 4 steps take a mean trace" in run.law
+    assert run.evaluations == smc.Evaluations(5, 2)
+
+
+def test_a_guide_is_not_probed(levels):
+    target = Tilted(
+        Tempered(Denoiser(TWO_MODES), 2.0), lambda x: x[:, 0], 1.0, gradient="approximate"
+    )
+    run = smc.sample(target, (2,), levels(8), particles=20)
+    assert run.evaluations == smc.Evaluations(2 * 9, 8)
 
 
 def test_a_calibration_says_where_hybrid_weights_switch(levels):
