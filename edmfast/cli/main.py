@@ -11,6 +11,7 @@ import typer
 
 from edmfast._version import __version__
 from edmfast.cli.errors import errors_on_one_line
+from edmfast.smc.options import WEIGHTS
 from edmfast.smc.proposals import PROPOSALS
 
 app = typer.Typer(
@@ -151,6 +152,9 @@ def sample(
             help=f"Proposal of the moves: {', '.join(PROPOSALS)} [default: by the target]."
         ),
     ] = None,
+    weights: Annotated[
+        str, typer.Option(help=f"Weights of the particles: {', '.join(WEIGHTS)}.")
+    ] = "auto",
     calibrate: Annotated[
         # with a name of its own, typer adds no --no-calibrate
         bool, typer.Option("--calibrate", help="Fit the noise levels by a pilot run first.")
@@ -198,6 +202,7 @@ def sample(
             class_label=class_label,
             conditions=condition or (),
             proposal=proposal,
+            weights=weights,
             calibrate=calibrate,
             pilot_steps=pilot_steps,
             calibration=calibration,

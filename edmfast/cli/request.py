@@ -48,6 +48,7 @@ class Request:
     class_label: str | None = None
     conditions: Sequence[str] = field(default_factory=tuple)
     proposal: str | None = None
+    weights: str = "auto"
     calibrate: bool = False
     pilot_steps: int = 128
     calibration: Path | None = None

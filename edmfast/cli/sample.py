@@ -24,6 +24,7 @@ from edmfast.cli.report import report
 from edmfast.cli.request import Request, check_sizes, load_models, read_conditions, read_shape
 from edmfast.plotting import is_image, new_figure, samples_figure
 from edmfast.sampling import get_sigmas_karras
+from edmfast.smc.options import as_weights
 from edmfast.smc.proposals import PROPOSALS
 from edmfast.targets import Conditioned
 
@@ -59,6 +60,7 @@ def sample_command(request: Request) -> str:
             particles=request.particles,
             populations=populations,
             proposal=request.proposal,
+            weights=request.weights,
             sigma_range=_weighted_range(request),
             seed=request.seed,
             progress=True,
@@ -153,6 +155,7 @@ def _check_outputs(request: Request, shape: tuple[int, ...]) -> None:
 
 def _check_options(request: Request) -> None:
     """Raise ValueError for options that the library would refuse only after the pilot run."""
+    as_weights(request.weights)
     if request.proposal is not None and request.proposal not in PROPOSALS:
         raise ValueError(f"unknown proposal {request.proposal!r}; known: {', '.join(PROPOSALS)}")
     if request.weighted_above is not None and not 0 <= request.weighted_above < math.inf:

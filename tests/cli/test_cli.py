@@ -44,7 +44,7 @@ def sample(*arguments):
 def test_a_tempered_model(folder):
     done = sample(
         *("half", "--target", "tempered(model, 2)", "--particles", 200, "--populations", 20),
-        *("--out", "s.safetensors", "--png", "s.png", "--seed", 3, *LEVELS),
+        *("--out", "s.safetensors", "--png", "s.png", "--seed", 3, "--weights", "energy", *LEVELS),
     )
     assert done.exit_code == 0, done.output
     result = smc.Particles.load("s.safetensors")
@@ -68,7 +68,7 @@ def test_a_tempered_model(folder):
 
 def test_several_models_and_one_exponent_for_each_population(folder):
     target = "product([a, b], exponents=[1, [0, 1, 3]])"
-    options = ["--particles", "2000", "--out", "p", *LEVELS]
+    options = ["--particles", "2000", "--weights", "energy", "--out", "p", *LEVELS]
     done = sample("--model", "a=half", "--model", "b=wide", "--target", target, *options)
     assert done.exit_code == 0, done.output
     assert "±" not in done.output  # populations of different targets have no common log Z
@@ -94,6 +94,17 @@ def test_class_labels_are_one_for_each_population(folder):
     guided = sample("labelled", "--target", target, *options)
     assert guided.exit_code == 0, guided.output
     assert smc.Particles.load("p").x.shape == (3, 8, 1, 4, 4)
+
+
+def test_weights_are_those_of_the_option(folder):
+    laws = {"auto": "energies weigh the steps", "reversal": "reversal-matched", "energy": "exact"}
+    for weights, law in laws.items():
+        done = sample("half", "--particles", 8, "--weights", weights, "--out", "p", *LEVELS)
+        assert done.exit_code == 0, done.output
+        assert f"law: {law}" in done.output
+    refused = sample("half", "--weights", "heavy", "--out", "p", *LEVELS)
+    assert refused.exit_code != 0
+    assert "unknown weights 'heavy'" in refused.output
 
 
 def test_a_denoiser_is_sampled_without_weights(folder):

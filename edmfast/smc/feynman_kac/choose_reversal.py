@@ -101,7 +101,10 @@ def hybrid(choice: Choice, upper: EnergyFeynmanKac) -> Phases:
     description = SWITCHED.format(switch=switch) + lower.description
     log_z_note = upper.log_z_note
     if first_steps < len(choice.levels) - 1:
-        log_z_note += "; up to the error of the steps that reversals weigh"
+        log_z_note += (
+            f"; below sigma = {switch:g} it changes as that of normalised densities, up to the "
+            "error of the steps"
+        )
     fields: dict[str, Any] = {"description": description, "log_z_note": log_z_note}
     return Phases((replace(upper, **fields), replace(lower, **fields)), first_steps)
 
