@@ -79,9 +79,11 @@ struct ReversalProduct {
     }
   }
 
-  // `spread` is sum_i (a_i / kappa_i) |s_i - m|^2, which is sum_i (a_i / kappa_i) |s_i|^2 - P |m|^2.
+  // `spread` is sum_i (a_i / kappa_i) |s_i - m|^2, which is sum_i (a_i / kappa_i) |s_i|^2 - P |m|^2. It is negative only
+  // where exponents are, and its gain then comes from the tails of Gaussians, which the reversals do not have.
   EDMFAST_HD double log_weight(const ReversalStep& step, double spread) const {
-    return -0.5 * step.elements * volume - 0.5 * step.variance * spread;
+    const double gain = -0.5 * step.variance * spread;
+    return -0.5 * step.elements * volume + (gain > 0 ? gain / (1.0 + gain / 3.0) : gain);
   }
 
   // Writes the row that the proposal step reads: the drift of each score, v_M and v_L.

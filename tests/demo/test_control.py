@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from edmfast import smc
 from edmfast.analytic import MixtureOfGaussians
 from edmfast.demo.budget import Budget
 from edmfast.demo.guided_answer import guided_answer
@@ -17,6 +18,7 @@ from edmfast.demo.part_low_temperature import report_low_temperature
 from edmfast.demo.part_model import report_model
 from edmfast.demo.pictures import drawn_images
 from edmfast.demo.smooth_digits import load_smooth_digits
+from edmfast.targets import Conditioned, Guided
 from edmfast.targets.scores import has_energy
 from edmfast.targets.traces import has_exact_trace
 
@@ -49,6 +51,33 @@ def test_guided_answer_agrees_with_a_grid() -> None:
     mean = float((density * answer.log_target(x)).sum() / density.sum())
     assert answer.log_density == pytest.approx(mean, abs=0.01)
     assert float(answer.log_target(answer.draws).mean()) == pytest.approx(mean, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("w", "most"), [(2.0, 0.09), (4.0, 0.12)])
+def test_guidance_keeps_its_particles(mixture: MixtureOfGaussians, w: float, most: float) -> None:
+    """No particle takes all weight, and the masses are right. Unbounded gains give .09 and .23, and an ESS of 1."""
+    labels = torch.arange(10)
+    base = Conditioned(mixture, class_label=torch.tensor([10]))
+    classes = Conditioned(mixture, class_label=labels.repeat_interleave(2))
+    levels = torch.linspace(20 ** (1 / 7), 0.05 ** (1 / 7), 33, dtype=torch.float64) ** 7
+    run = smc.sample(
+        Guided(base, classes, w),
+        (DIM,),
+        levels,
+        particles=256,
+        populations=20,
+        weights="reversal",
+        ess_threshold=0.4,
+    )
+    assert float(run.ess.min()) > 10
+    off = []
+    for label, x, weights in zip(labels, run.x.split(2), run.weights.split(2), strict=True):
+        answer = guided_answer(mixture, int(label), w, draws=4000, seed=int(label))
+        shares = answer.judge.responsibilities(x.flatten(0, 1)).reshape(*weights.shape, -1)
+        masses = (weights[..., None] * shares).sum(1).mean(0)
+        off.append(0.5 * float((masses - answer.masses).abs().sum()))
+    assert sum(off) / len(off) < most
 
 
 def test_guidance_of_strength_one_is_the_class(mixture: MixtureOfGaussians) -> None:

@@ -7,8 +7,12 @@ m = Σ (a_i/κ_i) s_i/P it is N(x + τ² m, (τ²/P) I), and the weight depends 
 
 log G = -(d/2) [Σ a_i log κ_i + log(P/A)] - (τ²/2) [Σ (a_i/κ_i) |s_i|² - P |m|²].
 
+With negative exponents the last term, with its sign, may be a gain g > 0. It is taken as g/(1 + g/3), because the
+tails of the Gaussians exaggerate it.
+
 So particles can be weighed and resampled before they move, and `propagate` moves them by the coefficients that
-this operator returns. The weights are exact for isotropic Gaussians; otherwise their error over a run is O(τ²).
+this operator returns. The weights are exact for isotropic Gaussians and positive exponents; otherwise their error
+over a run is O(τ²).
 Scores, products and probes are read once, and all sums are float64.
 
 There is no derivative: inputs that require grad raise under grad mode, and inputs with a tangent always do.
@@ -81,8 +85,9 @@ def reversal(
     The coefficients are (τ² a_i/(κ_i P) for each model, v_M = τ²/P, v_L = τ²/A), with κ_i = 1 + τ² t_i/d clamped
     to [u²/(2 s²), 1.5]. P < A/2 is possible only with negative exponents, where the product is locally far from
     log-concave. There the particle uses one κ for all models, that of the mean trace Σ |a_i| t_i / Σ |a_i|, and
-    P = A/κ. NaN in a trace, a score, a product or a probe of a particle makes its log-weight NaN. The bits of a
-    particle depend neither on other particles nor on the number of threads.
+    P = A/κ. Where the differences of the scores add g > 0 to the log-weight, they add g/(1 + g/3). NaN in a trace,
+    a score, a product or a probe of a particle makes its log-weight NaN. The bits of a particle depend neither on
+    other particles nor on the number of threads.
 
     Raises TypeError for dtypes, ValueError for shapes, devices, the number of scores or both traces and products,
     RuntimeError for inputs that require grad or carry a tangent.

@@ -141,7 +141,10 @@ def reversal_kernel(
         for i in tl.static_range(MODELS):
             gap = values[i] - mean
             spread += weights[i][:, None] * (gap * gap)
-    value = -0.5 * tl.cast(elements, tl.float64) * volume - 0.5 * variance * tl.sum(spread, axis=1)
+    gain = -0.5 * variance * tl.sum(spread, axis=1)
+    # the bound of MOST_GAIN in the reference
+    gain = tl.where(gain > 0, gain / (1.0 + gain / 3.0), gain)
+    value = -0.5 * tl.cast(elements, tl.float64) * volume + gain
     tl.store(log_weights + row, value, mask=exists)
     table = coefficients + (MODELS + 2) * row
     for i in tl.static_range(MODELS):

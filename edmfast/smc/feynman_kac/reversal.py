@@ -15,7 +15,8 @@ m = sum (a_i/kappa_i) s_i/P:
 
 For one model log G = -(d/2) (gamma - 1) log kappa. The weights are exact for isotropic Gaussians. In general they
 are off by the anisotropy and the higher moments of q, an error that falls as tau² over a run. A particle at which
-P < A/2 uses one kappa for all models, see `edmfast.ops.reversal`.
+P < A/2 uses one kappa for all models, and with negative exponents the gain of a weight is bounded: see
+`edmfast.ops.reversal`.
 
 Sources: He et al. 2025, arXiv 2506.05668 (the identity of path ratios); the proposal and the weights follow from
 it by the second-order Tweedie formula.
