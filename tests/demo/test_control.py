@@ -56,7 +56,7 @@ def test_guided_answer_agrees_with_a_grid() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("w", "most"), [(2.0, 0.09), (4.0, 0.12)])
 def test_guidance_keeps_its_particles(mixture: MixtureOfGaussians, w: float, most: float) -> None:
-    """No particle takes all weight, and the masses are right. Unbounded gains give .09 and .23, and an ESS of 1."""
+    """No particle takes all weight, and masses are right. Unbounded gains give .09 and .23, and an ESS of 1."""
     labels = torch.arange(10)
     base = Conditioned(mixture, class_label=torch.tensor([10]))
     classes = Conditioned(mixture, class_label=labels.repeat_interleave(2))

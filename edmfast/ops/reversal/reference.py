@@ -21,7 +21,7 @@ MOST_GAIN = 3.0
 anything: the weight then is large where the mean of one reversal lies in the tail of another. Gaussian tails are
 much thinner than those of a reversal with several modes, so that a gain g is taken as g/(1 + g/3), which is g to
 first order. On the digits of the demonstration (32 steps, 2 populations of 256 particles for each class) this
-lowers the total variation of the masses from .09 to .05 for guidance of weight 2, and from .23 to .07 for weight 4."""
+lowers the total variation of the masses from .09 to .05 for guidance of weight 2, and from .23 to .07 for 4."""
 
 
 def traces_of(products: Sequence[Tensor], probes: Tensor) -> Tensor:
