@@ -73,7 +73,10 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
 @app.command()
 def demo(
     quick: Annotated[
-        bool, typer.Option(help="Take fewer samples and steps, for a run of under a minute.")
+        bool,
+        typer.Option(
+            help="Take fewer samples and steps, for a run of about a minute on an idle core."
+        ),
     ] = False,
     retrain: Annotated[
         bool,

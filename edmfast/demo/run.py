@@ -40,8 +40,9 @@ def run(
 ) -> str:
     """Run all parts, write pictures, the energy and table.txt to the folder out, and return the table.
 
-    quick: do less of everything, in under a minute. retrain: first train the denoiser again, which takes eight
-    minutes and replaces its shipped weights. Ctrl-C during training leaves a checkpoint and says where it is.
+    quick: do less of everything, in about a minute on an idle core. retrain: first train the denoiser again,
+    which takes eight minutes and replaces its shipped weights. Ctrl-C during training leaves a checkpoint and
+    says where it is.
 
     Raises ValueError, OSError or ImportError for a bad seed or folder or a missing package, before any work is
     done.

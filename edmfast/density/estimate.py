@@ -64,8 +64,9 @@ class LogDensity:
 
     Attributes:
         mean: the mean over paths, float64 [B].
-        standard_error: its standard error over paths, float64 [B]; NaN for a single path. It holds the noise of
-            paths and probes, but neither the bias of few levels nor the error of the model.
+        standard_error: its standard error over paths, float64 [B]; NaN for a single path. It contains the
+            noise of paths and probes, but neither the bias of few levels nor the error of the model. With four
+            paths, three standard errors are needed for 95 %.
         paths: the estimate of every path, float64 [B, paths].
         evaluations: the evaluations of models that each sample took.
         products: the vector-Jacobian products of models that each sample took.

@@ -76,7 +76,8 @@ def guide_of(tilts: Sequence[Any]) -> Any:
         return None
     if len(tilts) > 1:
         raise ValueError(
-            "without energies the moves can follow the gradient of a single reward: use gradient='none', or "
-            "energies"
+            "without energies the moves can follow the gradient of a reward only where it is the only one, and "
+            f"the target has {len(tilts)} rewards or constraints: pass gradient='none' to every one of them, or "
+            "use energies"
         )
     return guiding[0]

@@ -29,7 +29,9 @@ def of_scores(*, weighed: bool, rewarded: bool) -> str:
 
 def of_reversals(*, rewarded: bool) -> str:
     """Return the note on weights from matched reversals. rewarded: rewards are part of the target."""
-    return f"{OF_REVERSALS}, times exp(strength · reward)" if rewarded else OF_REVERSALS
+    return (
+        f"{OF_REVERSALS}; the target includes exp(strength · reward)" if rewarded else OF_REVERSALS
+    )
 
 
 def caveats(resampling: str, weights_end: float, last: float, unadjusted: bool) -> str:

@@ -16,8 +16,8 @@ WEIGHTS_STOP = "weights stop at"
 NO_LOG_Z = "nothing was weighed, so log Z is 0 whatever the model is"
 OF_REWARDS = "log of the mean of exp(strength · reward) under the sampler's own law"
 OF_REVERSALS = (
-    "relative to the start, of the models' normalised densities, up to the error of the steps and of the start, "
-    "which takes every density as N(0, sigma_max² I): comparable between targets of one sigma_max and one exponent"
+    "relative to the start, of the models' normalised densities, up to the errors of the steps and of the start: "
+    "comparable at equal sigma_max and exponent"
 )
 OF_CORRECTOR = (
     "from the corrector's weights: known up to a constant of the models and the start, and up to the error of "

@@ -24,7 +24,7 @@ ESS is the effective sample size and sd the standard deviation.
 - The number of populations that carry the evidence is (sum Z)²/sum Z².
 - k̂ is the index of a Pareto tail, see `edmfast.smc.verdict.pareto`.
 
-A mode that no particle has visited leaves no trace in any of this. docs/verdict.md, made by
+None of this shows a mode that no particle has visited. docs/verdict.md, made by
 `python -m bench.studies.verdict`, shows on targets with known answers what these bounds find and what they miss.
 """
 

@@ -48,8 +48,8 @@ def not_judged(particles: ParticleData) -> tuple[str, ...]:
         )
     if not law.startswith(EXACT):
         gaps.append(
-            "the error of the steps and the size of sigma_max, because the weights come from scores, in which "
-            "neither leaves a trace"
+            "the error of the steps and the size of sigma_max, because the weights come from scores, which show "
+            "neither: compare with twice as many levels, and with a larger sigma_max"
         )
     if size < FEWEST_PARTICLES:
         gaps.append(
