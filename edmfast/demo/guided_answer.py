@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
 from edmfast.analytic import MixtureOfGaussians
 from edmfast.demo.known_answer import KnownAnswer, systematic
 from edmfast.demo.smooth_digits import SIGMA_MIN
@@ -63,3 +65,14 @@ def guided_answer(
         log_density=mean,
         log_density_error=float((weights.square() @ (log_targets - mean).square()).sqrt()),
     )
+
+
+def guided_draws(answer: KnownAnswer, count: int, *, seed: int) -> Tensor:
+    """Return other draws [count, D] of the target of a `guided_answer`, resampled from eight times as many.
+
+    seed: 64 bits that determine the draws, other ones than those of the answer.
+    """
+    w = answer.exponents[1]
+    x = answer.judge.sample(8 * count, seed=seed)
+    log_ratio = answer.judge.log_prob(x) - answer.models[0].log_prob(x, answer.sigma)
+    return x[systematic(((w - 1) * log_ratio).softmax(0), count)]

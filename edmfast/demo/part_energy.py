@@ -17,7 +17,7 @@ from edmfast.demo.budget import Budget
 from edmfast.demo.digits import SIGMA_DATA
 from edmfast.demo.known_answer import power_answer
 from edmfast.demo.laws import DIM, ENERGIES, HYBRID, REVERSAL, run_law
-from edmfast.demo.part_low_temperature import exact_panel, panel_of
+from edmfast.demo.part_low_temperature import exact_measures, exact_panel, panel_of
 from edmfast.demo.part_model import CLASSES
 from edmfast.demo.pictures import EXACT, draw_comparison, save
 from edmfast.demo.smooth_denoiser import without_classes
@@ -102,7 +102,8 @@ def report_energy(
     errors = energy_error(energy, mixture, LEVELS, seed=seed)
     _draw_errors(errors, out / "d_nats.png")
     answer = power_answer(mixture, GAMMA, seed=seed)
-    rows: list[list[Cell]] = []
+    exact = exact_measures(answer, budget, seed)
+    rows: list[list[Cell]] = [["exact draws", *exact.row(), None]]
     panels = [exact_panel(answer)]
     for law in LAWS:
         made = run_law(
@@ -118,7 +119,14 @@ def report_energy(
         rows.append([law.name, *measures.row(), made.seconds])
         panels.append(panel_of(law, answer, made, measures))
     title = "Low temperature p² from a distilled energy"
-    draw_comparison(title, panels, answer.masses, CLASSES, out / "d_energy.png")
+    draw_comparison(
+        title,
+        panels,
+        answer.masses,
+        CLASSES,
+        out / "d_energy.png",
+        noise=exact.total_variation_of_mean,
+    )
     return [_nats(errors, budget), _laws(rows, budget)]
 
 
@@ -129,8 +137,11 @@ def _nats(errors: EnergyError, budget: Budget) -> Section:
         ("between components", errors.between),
     )
     rows: list[list[Cell]] = [[name, *values.tolist()] for name, values in named]
-    title = f"(d) the distilled energy after {budget.distill_steps} steps: sd of its error in nats"
-    notes = ["between components: what moves mass from one component to another"]
+    title = f"(d) the distilled energy after {budget.distill_steps} steps: standard deviation of its error"
+    notes = [
+        "σ: the noise level; numbers are in nats, over draws of p and of p², and over the means of the components",
+        "between components: this error moves mass from one component to another",
+    ]
     return Section(title, ["states", *(f"σ {sigma:g}" for sigma in LEVELS)], rows, notes)
 
 
@@ -139,7 +150,11 @@ def _laws(rows: list[list[Cell]], budget: Budget) -> Section:
         f"(d) low temperature from the distilled energy: p^{GAMMA:g}, {budget.steps} steps, "
         f"{budget.populations} populations of {budget.particles} particles"
     )
-    return Section(title, ["law", *HEADER, "seconds"], rows, NOTES[:1])
+    notes = [
+        *NOTES,
+        "    log Z from energies has an unknown constant too, since a learned energy is not normalised",
+    ]
+    return Section(title, ["law", *HEADER, "seconds"], rows, notes)
 
 
 def _draw_errors(errors: EnergyError, path: Path) -> None:
@@ -161,7 +176,7 @@ def _draw_errors(errors: EnergyError, path: Path) -> None:
     )
     axis.set_title("Error of the distilled energy", fontsize=15)
     axis.set_xlabel("noise level σ", fontsize=12)
-    axis.set_ylabel("sd, nats", fontsize=12)
+    axis.set_ylabel("standard deviation, nats", fontsize=12)
     axis.legend(fontsize=12, frameon=False)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)

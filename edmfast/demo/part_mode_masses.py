@@ -105,7 +105,9 @@ def smc_masses(case: Case, law: Law, budget: Budget, *, seed: int) -> Tensor:
 def report_mixtures(budget: Budget, out: Path, *, seed: int = 0) -> list[Section]:
     """Return a table of mode masses beside the exact ones, and draw out/e_mixtures.png."""
     figure = new_figure(10, 4.4)
-    figure.suptitle("Masses of modes in the plane", fontsize=17)
+    figure.suptitle(
+        "Masses of modes in the plane: right where a bar ends at its black line", fontsize=17
+    )
     axes = figure.subplots(1, 2)
     rows: list[list[Cell]] = []
     width = 0.8 / len(LAWS)
@@ -126,20 +128,25 @@ def report_mixtures(budget: Budget, out: Path, *, seed: int = 0) -> list[Section
             row: list[Cell] = [f"{case.name}: {law.name}", *_masses(mean), gap, float(error[worst])]
             rows.append(row)
         left, right = (place - 0.45).tolist(), (place + 0.45).tolist()
-        axis.hlines(exact.tolist(), left, right, color=EXACT, lw=2.5, label="exact answer")
+        axis.hlines(exact.tolist(), left, right, color=EXACT, lw=2.5, label="exact mass")
         axis.set_title(case.name, fontsize=14)
         axis.set_xticks(place.tolist(), [f"mode {i + 1}" for i in place.tolist()], fontsize=12)
         axis.tick_params(axis="x", length=0)
         axis.set_ylim(0, 1.15 * float(exact.max()))
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
-    axes[0].set_ylabel("mass", fontsize=12)
+    axes[0].set_ylabel("mass ± standard deviation", fontsize=12)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, fontsize=12, loc="outside lower center", ncols=4, frameon=False)
     save(figure, out / "e_mixtures.png")
     header = ["target: law", "mode 1", "mode 2", "mode 3", "largest error", "± standard error"]
     title = f"(e) mode masses in the plane, 40 steps, {budget.mixture_particles} particles"
-    return [Section(title, header, rows, [f"mean of {budget.mixture_seeds} populations"])]
+    notes = [
+        f"mode 1, mode 2, mode 3: masses, mean over {budget.mixture_seeds} populations; -: p² has two modes",
+        "largest error: mean less exact mass, for the mode where they differ most",
+        "± standard error: of this mean, from the spread of the populations",
+    ]
+    return [Section(title, header, rows, notes)]
 
 
 def _masses(masses: Tensor) -> list[str]:

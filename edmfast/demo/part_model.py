@@ -17,7 +17,11 @@ from edmfast.demo.smooth_digits import COMPONENTS_PER_CLASS, SIGMA_MIN
 from edmfast.demo.table import Cell, Section
 from edmfast.plotting import new_figure
 
-CLASSES = Groups([str(label) for label in range(NUM_CLASSES)], COMPONENTS_PER_CLASS, "digits")
+CLASSES = Groups(
+    [str(label) for label in range(NUM_CLASSES)],
+    COMPONENTS_PER_CLASS,
+    "two components of each digit",
+)
 _SHOWN, _DRAWS = 100, 2000
 
 
@@ -37,6 +41,10 @@ def report_model(mixture: MixtureOfGaussians, out: Path, *, seed: int = 0) -> li
     grid = figure.subplots(2, len(panels), height_ratios=[10, 4])
     for column, (panel, groups) in enumerate(panels):
         draw_panel(grid[:, column], panel, panel.masses, groups)
+        # the same scale shows that p² and products concentrate on few components
+        grid[1, column].set_ylim(0, 1.05)
+        if column:
+            grid[1, column].set_yticklabels([])
     grid[1, 0].set_ylabel("mass", fontsize=12)
     save(figure, out / "a_model.png")
     rows: list[list[Cell]] = [
@@ -46,7 +54,12 @@ def report_model(mixture: MixtureOfGaussians, out: Path, *, seed: int = 0) -> li
     for name, answer in zip(family.names, family.answers, strict=True):
         rows.append([f"product {name}", *_largest(answer.masses), answer.log_z])
     changed = 0.5 * float((square.masses - mixture.weights).abs().sum())
-    notes = [f"{100 * changed:.0f} % of the mass lies in other components in p² than in p"]
+    notes = [
+        f"{100 * changed:.0f} % of the mass lies in other components in p² than in p",
+        "product a·b: p(x | a) p(x | b), of the classes a and b",
+        "first, second, third, fourth: the largest masses of components, and of pairs of components in a product",
+        "log Z: log of the integral of the density, in nats; -: p is normalised, so that its log Z is 0",
+    ]
     title = f"(a) a smooth model: {len(mixture.weights)} Gaussians in 64 dimensions, largest masses"
     header = ["density", "first", "second", "third", "fourth", "log Z"]
     return [Section(title, header, rows, notes)]

@@ -98,10 +98,12 @@ def report_proposals(budget: Budget, out: Path, *, seed: int = 0) -> list[Sectio
         levels, sd = result.sigmas[1:].tolist(), result.log_weight_sd[1:, 0].tolist()
         label = f"{name.replace('_', ' ')}: {digits} left"
         axis.loglog(levels, sd, "o-", markersize=3, lw=2, color=_COLOURS[name], label=label)
-    axis.set_title("Digits left of 1,797 after a run on p²", fontsize=15)
+    axis.set_title("Noise of the weights in a run on p²: low is good", fontsize=15)
     axis.set_xlabel("noise level σ", fontsize=12)
-    axis.set_ylabel("sd of the log-weight of a step, nats", fontsize=12)
-    axis.legend(fontsize=12, frameon=False)
+    axis.set_ylabel("standard deviation of the\nlog-weight of a step, nats", fontsize=12)
+    axis.legend(
+        fontsize=12, frameon=False, title="proposal: digits left of 1,797", title_fontsize=12
+    )
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     save(figure, out / "f_proposals.png")
@@ -119,4 +121,13 @@ def report_proposals(budget: Budget, out: Path, *, seed: int = 0) -> list[Sectio
         f"(f) exact energies: kernel density of the digits, p^{GAMMA:g}, {STEPS} steps, "
         f"{budget.exact_particles} particles"
     )
-    return [Section(title, header, rows)]
+    notes = [
+        "calibrated: at the levels that smc.calibrate proposes, from a pilot run",
+        "digits: how many of the 1,797 digits are nearest to some particle at the end; more is better",
+        "total var log G: variance of the log-weights, summed over the steps, in nats²; less is better",
+        "median sd: median over the steps of the standard deviation of the log-weights of a step, in nats",
+        "resampled: steps after which the population was resampled; lowest ESS: the least effective sample size",
+        "ancestors: starting particles that have descendants at the end",
+        "NFE/s: evaluations of the energy for one particle, in each second of the run",
+    ]
+    return [Section(title, header, rows, notes)]

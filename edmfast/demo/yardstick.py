@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from edmfast import smc
+from edmfast.demo.guided_answer import guided_draws
 from edmfast.demo.known_answer import KnownAnswer, in_blocks, power_answer, systematic
 from edmfast.demo.table import Cell
 from edmfast.diagnostics import frechet_distance, sliced_wasserstein
@@ -41,10 +42,18 @@ HEADER = (
 )
 """The columns of `Measures.row`."""
 NOTES = (
-    "TV: total variation of the masses of components, of the mean over runs and of each run; classes: of the mean",
-    "log Z error and Δ log-density: in nats, estimate less truth; the truth of the latter is that of exact draws",
-    "Fréchet, sliced W: distances to exact draws, in units of x; var log G: summed over the steps, in nats²",
-    "NFE: evaluations of models for one particle, with vector-Jacobian products",
+    "exact draws: as many independent draws of the answer as particles, which show the noise of the measures",
+    "TV: total variation of the masses of components, which is the share of the mass in wrong components,",
+    "    for the mean over populations; TV of classes: the same for the masses of classes",
+    "TV per run: the mean of each population's own TV, which is larger because single populations scatter",
+    "log Z error: log of the mean estimate of the integral of the target, less the exact log, in nats",
+    "Δ log-density: mean log-density of the target less that of exact draws, in nats; 0 is right",
+    "Fréchet: squared Fréchet distance to exact draws, in squared units of x",
+    "sliced W: sliced Wasserstein distance to exact draws, in units of x",
+    "var log G: variance of the log-weights, summed over the steps, in nats²",
+    "ancestors %: share of the starting particles that have descendants at the end",
+    "NFE: evaluations of models for one particle, with vector-Jacobian products; seconds: duration of the run",
+    "-: a law has no such number: without weights there is neither log Z nor a variance, and draws need no model",
 )
 
 
@@ -215,7 +224,9 @@ def measures_of_draws(
     seed: another one than that of the answer, whose own draws have a distance of 0 to themselves.
     """
     count = n * populations
-    if answer.masses_error.any():
+    if len(answer.models) == 2 and answer.masses_error.any():
+        x = guided_draws(answer, count, seed=seed)
+    elif answer.masses_error.any():
         (gamma,) = answer.exponents
         other = power_answer(
             answer.models[0], gamma, answer.sigma, draws=count, importance=20 * count, seed=seed

@@ -10,10 +10,11 @@ import torch
 
 from edmfast import smc
 from edmfast.analytic import MixtureOfGaussians
+from edmfast.demo import pictures
 from edmfast.demo.budget import Budget
-from edmfast.demo.guided_answer import guided_answer
+from edmfast.demo.guided_answer import guided_answer, guided_draws
 from edmfast.demo.laws import CORRECTOR, DIM, REVERSAL, SCALED, PlainDenoiser, run_law
-from edmfast.demo.part_composition import PAIRS, products, report_composition
+from edmfast.demo.part_composition import PAIRS, guided, products, report_composition
 from edmfast.demo.part_low_temperature import report_low_temperature
 from edmfast.demo.part_model import report_model
 from edmfast.demo.pictures import drawn_images
@@ -51,6 +52,10 @@ def test_guided_answer_agrees_with_a_grid() -> None:
     mean = float((density * answer.log_target(x)).sum() / density.sum())
     assert answer.log_density == pytest.approx(mean, abs=0.01)
     assert float(answer.log_target(answer.draws).mean()) == pytest.approx(mean, abs=0.01)
+    others = guided_draws(answer, 20_000, seed=7)
+    assert others.shape == (20_000, 1)
+    assert (answer.judge.responsibilities(others).mean(0) - exact).abs().max() < 0.02
+    assert float(answer.log_target(others).mean()) == pytest.approx(mean, abs=0.03)
 
 
 @pytest.mark.slow
@@ -86,6 +91,34 @@ def test_guidance_of_strength_one_is_the_class(mixture: MixtureOfGaussians) -> N
     assert (answer.masses - mixture.conditional(3).weights).abs().max() < 0.05
     with pytest.raises(ValueError, match=r"must be at least 1, given 0\.5"):
         guided_answer(mixture, 3, 0.5)
+
+
+def test_exact_draws_of_guidance_show_the_noise_of_the_measures(
+    mixture: MixtureOfGaussians,
+) -> None:
+    (small, large) = (guided(mixture, repeats).exact_measures(64, seed=0) for repeats in (1, 8))
+    for each in small:
+        assert 0 < each.total_variation_of_mean < 0.25
+        assert abs(float(each.log_density_gap.mean())) < 3
+    mean = [sum(each.total_variation_of_mean for each in few) / len(few) for few in (small, large)]
+    assert mean[1] < 0.6 * mean[0]
+
+
+def test_the_picture_of_log_densities_tells_the_side_of_an_error_and_the_wrong_mass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = []
+    monkeypatch.setattr(pictures, "save", lambda figure, path: figures.append(figure))
+    exact, equal = torch.linspace(-5, 5, 101), torch.ones(101)
+    curves = [
+        pictures.Curve("low", "blue", exact - 8.3, equal, 0.17),
+        pictures.Curve("high", "red", exact + 6.4, equal, 0.06),
+    ]
+    pictures.draw_densities("title", exact, curves, tmp_path / "picture.png", noise=0.02)
+    low, high = [axis.texts[0].get_text() for axis in figures[0].axes]
+    assert low == "mean log-density is 8.3 nats too low\nmass in wrong components: 17 %"
+    assert high == "mean log-density is 6.4 nats too high\nmass in wrong components: 6 %"
+    assert "2 %" in figures[0].legends[0].get_texts()[0].get_text()
 
 
 def test_images_of_a_component_are_as_many_as_its_weight(mixture: MixtureOfGaussians) -> None:
@@ -144,7 +177,7 @@ def test_the_pictures_and_tables_tell_which_law_is_right(
     assert variation[SCALED.name] > 0.6
     composed, guided = report_composition(mixture, plain, budget, tmp_path)
     variation = {row[0]: row[1] for row in composed.rows}
-    assert variation[REVERSAL.name] < 0.12
+    assert variation["exact draws"] < variation[REVERSAL.name] < 0.12
     assert variation[SCALED.name] > 0.3
     # guidance by scores alone is too likely, and that by corrector weights too unlikely
     gap = {row[0]: row[4] for row in guided.rows}

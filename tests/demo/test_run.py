@@ -8,6 +8,7 @@ import pytest
 
 from edmfast.demo import run as demo
 from edmfast.demo.budget import Budget
+from edmfast.demo.table import Section, render
 from edmfast.models import EnergyModel, load_model
 
 _TINY = Budget(
@@ -28,7 +29,14 @@ _TINY = Budget(
 def test_leaves_pictures_an_energy_and_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    sections: list[Section] = []
+
+    def render_and_keep(shown: list[Section]) -> str:
+        sections.extend(shown)
+        return render(shown)
+
     monkeypatch.setattr(demo, "QUICK", _TINY)
+    monkeypatch.setattr(demo, "render", render_and_keep)
     table = demo.run(tmp_path / "out", quick=True)
     assert table in capsys.readouterr().out
     for part in "abcdef":
@@ -37,6 +45,13 @@ def test_leaves_pictures_an_energy_and_a_table(
         assert len(pictures) == (2 if part in "cd" else 1)
         assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
     assert isinstance(load_model(tmp_path / "out" / "energy.safetensors"), EnergyModel)
+    for section in sections:
+        explained = " ".join(section.notes)
+        # a column for each noise level is explained once, by σ
+        columns = {"σ" if name.startswith("σ ") else name for name in section.header[1:]}
+        assert all(f"{name}:" in explained or f"{name}, " in explained for name in columns)
+        has_gap = any(cell in (None, "-") for row in section.rows for cell in row)
+        assert not has_gap or "-: " in explained
 
 
 def test_interrupted_training_leaves_a_checkpoint_and_says_where(

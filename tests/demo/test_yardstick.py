@@ -10,7 +10,7 @@ import torch
 from edmfast import Product, Tempered, smc
 from edmfast.demo.known_answer import power_answer, product_answer, systematic
 from edmfast.demo.smooth_digits import load_smooth_digits
-from edmfast.demo.yardstick import HEADER, measure, measure_run, measures_of_draws
+from edmfast.demo.yardstick import HEADER, NOTES, measure, measure_run, measures_of_draws
 from edmfast.sampling import get_sigmas_karras
 from tests.mixtures import F64, mixture
 
@@ -91,6 +91,11 @@ def test_draws_of_another_density_are_far():
     corrected = measure(answer, x, weights)
     assert corrected.total_variation_of_mean < 0.3 * measures.total_variation_of_mean
     assert corrected.log_density_gap.mean().abs() < 0.2
+
+
+def test_every_column_is_explained():
+    explained = " ".join(NOTES)
+    assert all(f"{column}:" in explained or f"{column}, " in explained for column in HEADER)
 
 
 def test_equal_weights_and_states_of_any_shape_give_the_same_measures():
