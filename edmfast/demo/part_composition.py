@@ -7,8 +7,9 @@ products, and .13 sigma on draws of the classes.
 
 - Product: p(x | a) p(x | b) for five pairs of classes. Each class is two Gaussians, so the exact answer is four.
 - Guidance: p(x)^(1-w) p(x | c)^w for every class c, see `guided_answer`.
-  Matched reversals get its log-densities right. In a third of the populations a single particle takes most of
-  the weight at some level, so that the masses of the two components vary, and scaled scores have better ones.
+  Each target is a class of two Gaussians. The mean total variation of their masses is .05 for matched reversals,
+  .07 for scaled scores and .02 for as many exact draws, so that masses alone hardly tell the laws apart. The mean
+  log-density of scaled scores is 6 nats too high, and that of matched reversals .4 nats too low.
 """
 
 from __future__ import annotations
