@@ -40,7 +40,15 @@ def run(
     device = sigmas.device
     schedule = sigmas if probe else calibration(dim, device)
     model = target(dim, device)
-    return smc.sample(model, (dim,), schedule, particles=particles, populations=populations)
+    # the rival weighs by energies at all levels too
+    return smc.sample(
+        model,
+        (dim,),
+        schedule,
+        particles=particles,
+        populations=populations,
+        weights="energy",
+    )
 
 
 def network_alone(particles: int, dim: int, probe: bool, sigmas: Tensor) -> None:

@@ -88,7 +88,9 @@ def _states(shape: tuple[int, ...], device: torch.device) -> Tensor:
 def run(setup: Setup, particles: int, sigmas: Tensor) -> smc.Particles:
     # the network is untrained, so noise of the right variance needs no calibration
     model, proposal = setup.model(sigmas.device), smc.NoiseMatched(DATA_STD)
-    return smc.sample(model, setup.shape, sigmas, particles=particles, proposal=proposal)
+    return smc.sample(
+        model, setup.shape, sigmas, particles=particles, proposal=proposal, weights="energy"
+    )
 
 
 def reference(setup: Setup, particles: int, sigmas: Tensor) -> plain_smc.Run:

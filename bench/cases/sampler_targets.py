@@ -102,6 +102,7 @@ def truth(dim: int, particles: int) -> Truth:
         calibration(dim, torch.device("cpu")),
         particles=size,
         populations=POPULATIONS,
+        weights="energy",
         seed=1,
     )
     answers = answer(runs)

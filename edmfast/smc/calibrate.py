@@ -122,7 +122,8 @@ def _kind(target: Model, weights: str) -> str:
             f"{name_of(target)} has no energy, and no power or product for reversals to weigh: there is nothing "
             "to calibrate, unless weights='reversal' is given"
         )
-    return kind
+    # the pilot of energies finds the level below which their differences are noise, where hybrid weights switch
+    return "energy" if kind == "hybrid" else kind
 
 
 def _check_end(sigma_lo: float | None, levels: list[float], kind: str) -> float | None:

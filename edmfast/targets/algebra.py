@@ -286,7 +286,7 @@ class Guided(WeightedSum):
     A weight of 1 gives the model, and a weight above 1 sharpens it. With sequences of M models and M weights the
     target is base prod_i (model_i/base)^{w_i}. Source: Ho & Salimans 2022, arXiv 2207.12598.
 
-    Strong guidance of denoisers has heavy-tailed weights: use more steps and more populations, or an energy.
+    Strong guidance has heavy-tailed weights: use more steps and more populations.
 
     Args:
         base: a target or a plain denoiser, such as an unconditional model.

@@ -8,6 +8,7 @@ import torch
 
 from edmfast import smc
 from edmfast.analytic import GaussianMixture
+from edmfast.models import EnergyModel, ResidualMLP
 from edmfast.targets import Constrained, Tempered
 from edmfast.targets.constrained import box
 
@@ -131,3 +132,13 @@ def test_the_highest_seed_has_room_for_the_probes(modes, levels):
     assert results[0] == results[1]
     with pytest.raises(ValueError, match="seed must fit 64 bits"):
         smc.calibrate(*arguments, seed=2**64)
+
+
+def test_a_learned_energy_is_fitted_by_its_energies(levels):
+    """Hybrid weights, its default, switch where the pilot of energies finds that their differences are noise."""
+    torch.manual_seed(0)
+    model = EnergyModel(ResidualMLP(2, width=8, depth=1), sigma_data=1.0)
+    options = {"particles": 50, "pilot_steps": 12}
+    found = smc.calibrate(model, (2,), levels(6), **options)
+    assert found == smc.calibrate(model, (2,), levels(6), weights="energy", **options)
+    assert found.probes is None

@@ -146,6 +146,7 @@ def sample(name: str, plan: Plan, model: EnergyModel, reference: Tensor) -> list
         calibration,
         particles=plan.particles,
         populations=plan.populations,
+        weights="energy",
         seed=1,
     )
     x = run_result.x.flatten(0, 1)
