@@ -31,7 +31,7 @@ def test_the_integrals_are_those_of_a_finer_run(truth):
     """A run with four times as many levels and no calibration reaches the same numbers another way."""
     model, few = sampler_targets.target(2, CPU), sampler_targets.levels(2)
     sigmas = torch.logspace(1, -1, 4 * len(few))
-    run = smc.sample(model, (2,), sigmas, particles=2048, populations=8)
+    run = smc.sample(model, (2,), sigmas, particles=2048, populations=8, weights="energy")
     integrals = sampler_targets.answer(run)
     error = integrals.std(0) / 8**0.5
     assert ((integrals.mean(0) - truth.value).abs() < 5 * error).all()
