@@ -28,7 +28,7 @@ RIVALS = (
     Goal("scaled scores, no weights", "tv", at_least=0.6),
     Goal("FKC, target score", "tv", at_least=0.4),
 )
-"""What the hardest task, p², must show of laws that are wrong: otherwise it would be no test."""
+"""The errors that wrong laws must show on the hardest task, p², since it would be no test otherwise."""
 _PARTICLES = 256
 
 

@@ -1,4 +1,4 @@
-"""What the kinds of Feynman–Kac models have in common when one is chosen, and the checks that they share."""
+"""The choices that all kinds of Feynman–Kac models have in common, and the checks that they share."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 
 _LOST = 0.01
-"""What all steps without a probe may lose together, as a standard deviation in nats. What they lose may point the
-same way at all of them, so standard deviations are added and not variances. It is a bias, which more particles do
+"""The standard deviation in nats that all steps without a probe may lose together. The losses may point the same
+way at all of them, so standard deviations are added and not variances. It is a bias, which more particles do
 not lower, so it must stay below the error of the steps: 0.1 shifted the log-odds of two modes by 0.13."""
 
 
