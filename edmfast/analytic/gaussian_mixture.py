@@ -122,7 +122,7 @@ class GaussianMixture(nn.Module):
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         super()._load_from_state_dict(*args, **options)
-        # what followed from the mixture before would give a density that is neither of the two
+        # numbers derived from the mixture before would give a density that is neither of the two
         self._derive()
 
     def log_prob(self, x: torch.Tensor, sigma: float | torch.Tensor = 0.0) -> torch.Tensor:

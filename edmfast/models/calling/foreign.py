@@ -118,7 +118,8 @@ def call_jacobian_trace(
     x: [B, *shape]. sigma: a float, [] or [B]. Raises TypeError where the model returns no tensor of real numbers,
     and ValueError where its shape is not [B].
     """
-    method: Any = model.jacobian_trace  # type: ignore[union-attr]
+    # the protocols do not name this method, because it is optional
+    method = cast(Any, model).jacobian_trace
     if is_ours(model):
         return check_row_numbers("jacobian_trace", model, method(x, sigma, **condition), x)
     # the trace belongs to a denoiser, which receives one level per sample

@@ -43,12 +43,10 @@ class Phases:
 
     def with_notes(self, notes: str) -> Phases:
         """Return the same models with a text added to the description of their law."""
-        return self._replaced(description=self.first.description + notes)
+        description = self.first.description + notes
+        parts = tuple(dataclasses.replace(part, description=description) for part in self.parts)
+        return dataclasses.replace(self, parts=parts)
 
     def for_correctors(self) -> Phases:
         """Return the same models as they run beside correctors."""
         return dataclasses.replace(self, parts=tuple(part.for_correctors() for part in self.parts))
-
-    def _replaced(self, **fields: str) -> Phases:
-        parts = tuple(dataclasses.replace(part, **fields) for part in self.parts)  # type: ignore[arg-type]
-        return dataclasses.replace(self, parts=parts)
