@@ -69,7 +69,7 @@ def mlp_potential_backward(
     The weights are shifts, entry, entry_bias, layers [K, depth, W, W], exit and exit_bias. The first two are empty
     unless `inputs` is set, the others unless `weights` is.
     """
-    to_x, columns, gradients = torch.zeros_like(x), [], []
+    to_x, columns, gradients = x.new_zeros(x.shape), [], []
     for k, net in enumerate(_networks(entry, entry_bias, layers, exit, exit_bias)):
         W_in, _, middle, W_out, b_out = net
         c, w, a, b = _columns(coefficients[k])

@@ -84,7 +84,9 @@ def mlp_potential_backward(
         plain: Any = reference.mlp_potential_backward
         first = grad_energy, grad_field, x, coefficients
         gradients = plain(*first, *_of_type(lists, x), saved, inputs, weights)
-        return *gradients[:2], *(gradient.to(entry[0].dtype) for gradient in gradients[2:])
+        # empty results, which stand for gradients that are not requested, have the dtype of the states
+        dtype = entry[0].dtype if weights else x.dtype
+        return *gradients[:2], *(gradient.to(dtype) for gradient in gradients[2:])
     job = _Backward(_shared(coefficients, shifts), _stacked(*lists), depth)
     nothing = [x.new_empty(0) for _ in range(8)]
     if weights:
@@ -174,7 +176,9 @@ class _Backward:
             # half precisions are summed in float32 and rounded once
             to_shifts = q.sum(2, dtype=torch.float32).to(dtype).flatten(1)[:, None]
         else:
-            to_shifts = q.transpose(1, 2).flatten(2)
+            # always a copy, because a view would keep all slopes in memory
+            rows_first = q.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+            to_shifts = rows_first.flatten(2)
         return [
             to_shifts,
             _product(entry_left, entry_right),

@@ -92,7 +92,9 @@ def noise(
     counter = block, step, particle & _MASK, (word & _MASK).expand_as(block)
     a, b, c, d = philox(counter, rng[0])
     normals = torch.cat([*box_muller(a, b), *box_muller(c, d)], dim=-1)
-    return normals[..., :elements].to(like.dtype)
+    # a copy, because a view of the first elements would keep all of them in memory
+    dense = torch.contiguous_format
+    return normals[..., :elements].to(like.dtype, copy=True, memory_format=dense)
 
 
 def uniform(rng: Tensor, populations: int, first_population: int = 0, stream: int = 3) -> Tensor:

@@ -98,8 +98,9 @@ def numbers(tensor: Tensor) -> tuple[int, int, int]:
 
 
 def dense(x: Tensor) -> Tensor:
-    """Return x where its numbers fill their memory in some order, which results then keep, or else a copy."""
-    return x if _agree(x, torch.empty_like(x)) else x.contiguous()
+    """Return x where its channels are slowest or fastest in memory, which results then keep, or else a copy."""
+    # results of any other layout would contradict the shapes that tracing assumes
+    return x if x.is_contiguous() or x.mT.is_contiguous() else x.contiguous()
 
 
 def matched(tensor: Tensor, x: Tensor) -> Tensor:

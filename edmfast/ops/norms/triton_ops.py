@@ -24,7 +24,7 @@ from edmfast.ops.norms.triton_launch import dense, launch, matched, summed, weig
 def group_norm_silu(
     x: Tensor, scale: Tensor, shift: Tensor, groups: int, eps: float, centred: bool, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `edmfast.ops.norms.reference.group_norm_silu`; y has the strides of x where x is dense."""
+    """See `edmfast.ops.norms.reference.group_norm_silu`; y has the layout of x: channels slowest or fastest."""
     # there is nothing to launch for an empty batch, and the reference returns empty results
     if x.numel() == 0:
         return reference.group_norm_silu(x, scale, shift, groups, eps, centred, silu)

@@ -18,10 +18,10 @@ def _dot(left: Tensor, right: Tensor) -> Tensor:
 
 
 def potential(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (E [B], w y)."""
+    """Return (E [B], w y). The results of all functions here are contiguous, whatever the inputs are."""
     # the two terms may nearly cancel, so they are subtracted in float64
     energy = 0.5 * _dot(y, y) - weight.double() * _dot(h, y)
-    return energy.to(y.dtype), weight[:, None] * y
+    return energy.to(y.dtype), (weight[:, None] * y).contiguous()
 
 
 def _or_zeros(
@@ -45,7 +45,8 @@ def potential_backward(
     e, v = _or_zeros(grad_energy, grad_cotangent, y)
     w, ew = weight[:, None], (e * weight)[:, None]
     to_weight = _dot(v, y) - e.double() * _dot(h, y)
-    return -ew * y, e[:, None] * y - ew * h + w * v, to_weight.to(y.dtype)
+    to_y = e[:, None] * y - ew * h + w * v
+    return (-ew * y).contiguous(), to_y.contiguous(), to_weight.to(y.dtype)
 
 
 def potential_double_backward(
@@ -67,9 +68,9 @@ def potential_double_backward(
     to_weight = _dot(b, v) - e.double() * crossed
     return (
         to_e.to(y.dtype),
-        w * b + c[:, None] * y,
-        -ew * b - ce * y,
-        to_y,
+        (w * b + c[:, None] * y).contiguous(),
+        (-ew * b - ce * y).contiguous(),
+        to_y.contiguous(),
         to_weight.to(y.dtype),
     )
 
@@ -77,7 +78,7 @@ def potential_double_backward(
 def potential_assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Tensor) -> Tensor:
     """Return c_0 h + c_1 pullback + c_2 y, [B, d]."""
     c0, c1, c2 = (column[:, None] for column in coefficients.unbind(1))
-    return c0 * h + c1 * pullback + c2 * y
+    return (c0 * h + c1 * pullback + c2 * y).contiguous()
 
 
 def potential_assemble_backward(
@@ -86,4 +87,5 @@ def potential_assemble_backward(
     """Return the cotangents of h, pullback, y and the coefficients."""
     c0, c1, c2 = (column[:, None] for column in coefficients.unbind(1))
     sums = torch.stack([_dot(grad, h), _dot(grad, pullback), _dot(grad, y)], 1)
-    return c0 * grad, c1 * grad, c2 * grad, sums.to(y.dtype)
+    to_h, to_pullback, to_y = ((column * grad).contiguous() for column in (c0, c1, c2))
+    return to_h, to_pullback, to_y, sums.to(y.dtype)

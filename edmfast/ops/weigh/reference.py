@@ -69,7 +69,7 @@ def weigh_and_resample(
         log_weights, rng, log_weights.shape[1], ess_threshold, scheme, first_population
     )
     return (
-        log_weights,
+        log_weights.contiguous(),
         log_z + torch.where(resampled, log_mean, 0.0),
         ancestors,
         root.gather(1, ancestors.long()),

@@ -158,7 +158,7 @@ def test_large_arguments_and_nan(run, generator):
 
 
 def test_any_strides(run, generator):
-    """Any strides give the bits of contiguous tensors, and results have the strides of a dense x."""
+    """Any strides give the bits of contiguous tensors, and results are contiguous."""
     v, b, c, grad, x, scale, shift, groups = make(generator, (2, 6, 35, 3, 2), torch.float32)
     options = groups, True, True
     plain = run(poisoned, v, b, c, grad, x, scale, shift, *options)
@@ -182,7 +182,7 @@ def test_any_strides(run, generator):
         assert torch.equal(ours, wanted)
         assert torch.equal(results[index], plain[index])
         if index in (0, 3, 6, 7):
-            assert results[index].stride() == turned.stride()
+            assert results[index].is_contiguous()
 
 
 @pytest.mark.parametrize("shape", [(0, 6, 4, 3, 1), (0, 6, 4, 3, 0), (2, 6, 0, 3, 1)], ids=str)
