@@ -118,15 +118,19 @@ def architecture_flags(nvcc: str) -> list[str]:
     return flags
 
 
-def build_cuda(nvcc: str, target: Path, scratch: Path) -> None:
-    """Compile every csrc/cuda/*.cu and link them. This needs no GPU and no CUDA build of torch."""
+def build_cuda(nvcc: str, target: Path, scratch: Path, jobs: int) -> None:
+    """Compile every csrc/cuda/*.cu, `jobs` at once, and link them.
+
+    This needs no GPU and no CUDA build of torch.
+    """
     from torch.utils.cpp_extension import include_paths
 
     includes = [f"-I{path}" for path in (*include_paths(), ROOT / "csrc" / "include")]
     common = [nvcc, "-O3", "-std=c++20", "-Xcompiler=-fPIC", *architecture_flags(nvcc)]
     # multiplications and additions stay separate: the CPU and the GPU must round alike
     compile_flags = [STABLE_ABI, "-DUSE_CUDA", "--fmad=false", *includes]
-    scratch.mkdir(parents=True, exist_ok=True)
+    for folder in (scratch, target.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
     objects = [scratch / f"{source.stem}.o" for source in sources]
 
@@ -134,7 +138,6 @@ def build_cuda(nvcc: str, target: Path, scratch: Path) -> None:
         source, output = pair
         subprocess.run([*common, *compile_flags, "-c", str(source), "-o", str(output)], check=True)
 
-    jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(compile_one, zip(sources, objects, strict=True)))
     libraries = torch_libraries(nvcc, scratch)
@@ -204,7 +207,7 @@ def write_build_info(package: Path, nvcc: str | None) -> None:
 
 
 def kernel_builder() -> type:
-    """Return a build_ext that builds the CUDA library after the C++ one.
+    """Return a build_ext that builds the CUDA library beside the C++ one.
 
     An error in build_ext fails every kind of install. An editable install would swallow one raised in build_py.
     """
@@ -213,19 +216,42 @@ def kernel_builder() -> type:
     class BuildKernels(BuildExtension):
         def run(self) -> None:
             check_compiler()
-            super().run()
             nvcc = None if SKIP_CUDA else find_nvcc()
             if FORCE_CUDA and nvcc is None:
                 raise RuntimeError("EDMFAST_FORCE_CUDA=1, but no nvcc: set CUDA_HOME or PATH")
             package = ROOT / "edmfast" if self.inplace else Path(self.build_lib) / "edmfast"
-            if nvcc is not None:
-                build_cuda(nvcc, package / "_cuda.so", ROOT / "build" / "cuda")
-            else:
+            library = package / "_cuda.so"
+            if nvcc is None:
+                super().run()
                 # a library of an earlier build does not belong to these sources
-                (package / "_cuda.so").unlink(missing_ok=True)
+                library.unlink(missing_ok=True)
+            else:
+                cpp, cuda = shared_jobs()
+                with ThreadPoolExecutor(1) as pool:
+                    scratch = ROOT / "build" / "cuda"
+                    built = pool.submit(build_cuda, nvcc, library, scratch, max(cuda, 1))
+                    if not cuda:
+                        built.result()
+                    if cpp is not None:
+                        os.environ["MAX_JOBS"] = str(cpp)  # torch reads it from there
+                    super().run()
+                    built.result()
             write_build_info(package, nvcc)
 
     return BuildKernels
+
+
+def shared_jobs() -> tuple[int | None, int]:
+    """Return how many compilers of C++ (None: torch's own default) and of CUDA may run at once.
+
+    Without MAX_JOBS each kind has one for every core: a core may then have two, for a few seconds. One job in all
+    is 1 of C++ after 0 of CUDA, which then come first.
+    """
+    asked = os.environ.get("MAX_JOBS")
+    if not asked:
+        return None, os.cpu_count() or 1
+    cuda = int(asked) // 2
+    return max(int(asked) - cuda, 1), cuda
 
 
 def cpp_arguments() -> dict[str, Any]:

@@ -104,7 +104,8 @@ def main(arguments: Sequence[str] | None = None, cases: Sequence[Case] | None = 
     if device.type == "cuda" and not torch.cuda.is_available():
         print("bench: no CUDA device is available to torch", file=sys.stderr)
         return 2
-    chosen = registry.select(registry.load() if cases is None else cases, device.type, options.only)
+    listed = registry.load() if cases is None else cases
+    chosen = registry.select(listed, device.type, options.only, options.without)
     first = [part for part in options.first.split(",") if part]
     chosen.sort(key=lambda case: not any(part in case.name for part in first))
     if not chosen:
@@ -159,6 +160,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SUBSTR,...",
         help="start with cases whose name contains one of these",
     )
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave out this baseline, and cases that have no other one",
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a result")
     parser.add_argument(
         "--graphs",
@@ -192,6 +200,7 @@ def _header(
         "threads": options.threads,
         "quick": options.quick,
         "only": options.only,
+        "without": options.without,
         "left_out": [],
         "complete": False,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -134,3 +134,15 @@ def test_where_nvcc_is_found(tmp_path, monkeypatch):
     assert find() is None
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
     assert find() is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "shared"), [("1", (1, 0)), ("2", (1, 1)), ("5", (3, 2)), ("16", (8, 8))]
+)
+def test_compilers_of_both_libraries_share_the_jobs(monkeypatch, asked, shared):
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    jobs = runpy.run_path(str(LIBRARY.parents[1] / "setup.py"))["shared_jobs"]
+    monkeypatch.setenv("MAX_JOBS", asked)
+    assert jobs() == shared
+    monkeypatch.delenv("MAX_JOBS")
+    assert jobs() == (None, os.cpu_count())

@@ -1,200 +1,154 @@
-"""Run everything that needs a GPU in less than nine minutes: `python -m bench.gpu.check [FOLDER] [--in-place]`.
+"""Run what needs a GPU, in two acts: `python -m bench.gpu.check [FOLDER] [--act one|two|both]`.
 
-The check builds for the present GPU, runs the tests marked gpu, compute-sanitizer over the CUDA kernels, and the
-benchmarks. `summary.json` in FOLDER (default out/gpu-check) holds the outcome of each. Without a GPU it still
-builds, runs Triton kernels in their interpreter, lists their registers, and calls the rest unmeasured. It needs
-no network. Exit status: 0 where no stage failed, else 1.
+Act one builds for the present GPU, asks which kernels are live, compares every operator with the CPU and times
+the core, in 150 s at most. Act two uses that build for all tests, benchmarks and whole runs, and for
+compute-sanitizer. After every stage `summary.json` and `results.tar.gz` in FOLDER (default out/gpu-check) are
+rewritten: they hold the outcomes, the records and the logs. Without a GPU the check builds, runs kernels in the
+emulator and the interpreter and calls the rest unmeasured, unless --require-gpu ends it. It needs no network.
+Exit status: 0 where no stage failed, 1 where one did, 2 where a required GPU is missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
-import re
-import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from bench.gpu.stages import UNMEASURED, Outcome, Stage, run, summary
-from bench.harness import machine
+from bench.gpu import acts, rehearsal
+from bench.gpu.acts import Setting
+from bench.gpu.archive import Archive
+from bench.gpu.stages import NOT_RUN, UNMEASURED, Outcome, Plan, run, summary
 
-TOTAL = 530.0
-_REFUSED = (
-    "device not supported|not supported on this|unsupported (?:device|driver)|insufficient privileges|"
-    "requires a newer|failed to (?:initialize|load)|unable to find"
-)
-_FIRST = "sampler/,energy/,resample,propagate,weigh"
-"""The cases that the goals for a GPU are about: the stage has no time for all."""
-_INTERPRETED = ("noise", "potential", "propagate", "reversal", "systematic_resample", "weigh")
-_PROBE = """
-import json, torch
-available = torch.cuda.is_available() and torch.version.cuda is not None
-device = torch.cuda.get_device_properties(0) if available else None
-print(json.dumps(device and {
-    "name": device.name, "capability": f"{device.major}.{device.minor}",
-    "memory": device.total_memory, "count": torch.cuda.device_count(),
-}))
-"""
+ROOT = Path(__file__).resolve().parents[2]
+WORK = ROOT / "out" / "gpu-work"
+"""The folder of the logs and records of a check, which the archive is made of."""
+_SECONDS = {"one": acts.ONE, "two": acts.TWO, "both": acts.BOTH}
 
 
-def probe() -> dict[str, Any] | None:
-    """Find the first GPU that torch sees, in another process, so that this one allocates nothing on it."""
-    answer = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True)
-    if answer.returncode:
+def facts() -> dict[str, Any]:
+    """Return where the check runs; the GPU is None where torch sees none or cannot be imported."""
+    command = acts.module("bench.gpu.facts")
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    try:
+        content: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    except (IndexError, json.JSONDecodeError):
         print(answer.stderr, file=sys.stderr)
-        return None
-    content: dict[str, Any] | None = json.loads(answer.stdout.splitlines()[-1])
+        return {"gpu": None, "error": answer.stderr[-500:]}
     return content
 
 
-def tool_version(*command: str) -> str:
-    """Return the last line that a program prints, or "absent"."""
-    if shutil.which(command[0]) is None:
-        return "absent"
-    answer = subprocess.run(command, capture_output=True, text=True)
-    lines = answer.stdout.strip().splitlines()
-    return lines[-1] if lines else "unknown"
+def names(plan: Plan) -> list[str]:
+    """Return the names of the stages of a plan."""
+    groups = [each if isinstance(each, tuple) else (each,) for each in plan]
+    return [stage.name for group in groups for stage in group]
 
 
-def kernel_option() -> str:
-    """Return the option by which this compute-sanitizer selects kernels; empty where it names none."""
-    if shutil.which("compute-sanitizer") is None:
-        return ""
-    command = ["compute-sanitizer", "--help"]
-    answer = subprocess.run(command, capture_output=True, text=True)
-    named = re.findall(r"--kernel-[a-z-]+", answer.stdout + answer.stderr)
-    # the second is an older name of the first
-    return next((option for option in ("--kernel-name", "--kernel-regex") if option in named), "")
+def perform(act: str, setting: Setting, seconds: float, archive: Archive) -> list[Outcome]:
+    """Run an act, or both, within a time, and return the outcomes of its stages."""
+    end = time.monotonic() + seconds
+
+    earlier: list[Outcome] = []
+
+    def keep(done: Sequence[Outcome]) -> None:
+        archive.keep([*earlier, *done])
+
+    if act in ("one", "both"):
+        first = acts.ONE if act == "both" and not setting.rehearsed else seconds
+        earlier = run(acts.act_one(setting), setting.work, first, keep)
+    if act == "one":
+        return earlier
+    if any(outcome.name == "build" and outcome.bad for outcome in earlier):
+        missing = names(acts.act_two(setting, built=True))
+        return earlier + [Outcome(name, NOT_RUN, 0.0, "the build failed") for name in missing]
+    plan = acts.act_two(setting, built=act == "both")
+    return earlier + run(plan, setting.work, end - time.monotonic(), keep)
 
 
-def build_stage(gpu: dict[str, Any] | None, in_place: bool) -> Stage:
-    """Return the build for the present GPU only, or for the H100 without one.
+def unmeasured(setting: Setting, seconds: float, archive: Archive) -> list[Outcome]:
+    """Check what can be checked without a GPU."""
 
-    nvcc may be absent only where there is no GPU.
-    """
-    python = sys.executable
-    environment = {
-        "EDMFAST_SKIP_CUDA": "0",
-        "EDMFAST_FORCE_CUDA": str(int(gpu is not None)),
-        "TORCH_CUDA_ARCH_LIST": gpu["capability"] if gpu else "9.0",
-        "MAX_JOBS": str(len(os.sched_getaffinity(0))),
-    }
-    plain = [python, "setup.py", "build_ext", "--inplace"]
-    pip = [python, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
-    pip += ["--no-build-isolation", "--no-deps", "-e", "."]
-    first, second = (plain, ()) if in_place else (pip, plain)
-    return Stage("build", first, 180, 60, environment, second)
+    def keep(done: Sequence[Outcome]) -> None:
+        archive.keep(done)
 
-
-def gpu_stages(folder: Path) -> list[Stage]:
-    python, environment = sys.executable, {"PYTHONUNBUFFERED": "1"}
-    tests = [python, "-m", "bench.gpu.tests", str(folder / "tests"), "--seconds", "{seconds}"]
-    timed = [python, "-m", "bench.run", "--device", "cuda", "--budget", "{seconds}"]
-    timed += ["--first", _FIRST, "--graphs", "--threads", str(len(os.sched_getaffinity(0)))]
-    scaling = [python, "-m", "bench.studies.scaling", "--device", "cuda", "--quick"]
-    scaling += ["--json", str(folder / "scaling.json")]
-    absent = importlib.util.find_spec("bench.studies.scaling") is None
-    return [
-        Stage("tests", tests, 190, 60, environment),
-        sanitizer_stage("memcheck", 60, 20),
-        sanitizer_stage("racecheck", 45, 15),
-        Stage("bench", [*timed, "--json", str(folder / "bench.json")], 255, 120, environment),
-        Stage(
-            "scaling",
-            scaling,
-            60,
-            30,
-            environment,
-            instead=(UNMEASURED, "there is no bench.studies.scaling") if absent else None,
-        ),
-    ]
-
-
-def sanitizer_stage(tool: str, most: float, least: float) -> Stage:
-    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-    if tool == "racecheck" and (
-        option := kernel_option()
-    ):  # only our own kernels, because the tool is slow
-        command += [option, "kns=edmfast"]
-    command += [sys.executable, "-m", "bench.gpu.sanitize"]
-    command += ["--few"] if tool == "racecheck" else []
-    # each tensor gets its own memory from the driver, or gaps between tensors would count as theirs
-    environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONUNBUFFERED": "1"}
-    missing = shutil.which("compute-sanitizer") is None
-    instead = ("skipped", "compute-sanitizer is not installed") if missing else None
-    return Stage(tool, command, most, least, environment, refusal=_REFUSED, instead=instead)
-
-
-def cpu_stages() -> list[Stage]:
-    """Return the checks of GPU kernels that need no GPU."""
-    python = sys.executable
-    files = [f"tests/ops/triton/test_{stem}.py" for stem in _INTERPRETED]
-    tests = [python, "-m", "pytest", "-p", "no:cacheprovider", "-m", "not gpu and not slow"]
-    return [
-        Stage("emulated", [*tests, "tests/cuda", "tests/test_cuda_build.py"], 120, 30),
-        Stage("interpreted", [*tests, *files], 200, 30),
-        Stage("compiled", [python, "-m", "bench.gpu.compile_report"], 300, 30),
-    ]
-
-
-def without_gpu(stages: Sequence[Stage]) -> list[Outcome]:
-    return [Outcome(stage.name, UNMEASURED, 0.0, "no GPU is here") for stage in stages]
-
-
-def report(
-    gpu: dict[str, Any] | None, outcomes: Sequence[Outcome], seconds: float
-) -> dict[str, Any]:
-    """Return the content of summary.json."""
-    driver = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return {
-        "kind": "gpu-check",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": machine.commit(),
-        "gpu": gpu,
-        "driver": tool_version(*driver),
-        "versions": {
-            **machine.versions(),
-            "nvcc": tool_version("nvcc", "--version"),
-            "compute-sanitizer": tool_version("compute-sanitizer", "--version"),
-        },
-        "seconds": round(seconds, 1),
-        "stages": [outcome._asdict() for outcome in outcomes],
-        "failures": [outcome.name for outcome in outcomes if outcome.bad],
-    }
+    outcomes = run(acts.without_gpu(setting), setting.work, seconds, keep)
+    missing = [*names(acts.act_one(setting))[1:], *names(acts.act_two(setting, built=True))]
+    return outcomes + [Outcome(name, UNMEASURED, 0.0, "no GPU is here") for name in missing]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu.check", description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, help="where what is found is written")
-    parser.add_argument("--in-place", action="store_true", help="build without pip")
-    options = parser.parse_args(arguments)
+    options = _parse(arguments)
+    environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    _clear(WORK)
+    if options.rehearse:
+        environment = rehearsal.environment(ROOT, WORK)
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    known = facts()
+    gpu = known["gpu"]
+    if gpu is None and options.require_gpu:
+        print("gpu_check: torch sees no GPU here, and --require-gpu asks for one", file=sys.stderr)
+        return 2
+    # bench.report.history copies what is to be kept to bench/results, where names hold a date and a commit
+    folder = (options.folder or ROOT / "out" / "gpu-check").resolve()
+    known |= {
+        "act": options.act if gpu else "without a GPU",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "rehearsed": options.rehearse,
+    }
+    archive = Archive(folder, WORK, known)
+    signal.signal(signal.SIGTERM, _interrupted)
+    print(f"gpu_check: {gpu['name'] if gpu else 'no GPU'}; results in {folder}", flush=True)
+    setting = Setting(WORK, gpu["capability"] if gpu else "", options.in_place, options.rehearse)
+    seconds = options.seconds or _SECONDS[options.act] * (10 if options.rehearse else 1)
     start = time.monotonic()
-    gpu = probe()
-    # bench.report.history copies it to bench/results, where names hold a date and a commit
-    folder = (options.folder or machine.ROOT / "out" / "gpu-check").resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    os.chdir(machine.ROOT)
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, (str(machine.ROOT), os.environ.get("PYTHONPATH")))
+    outcomes = (
+        perform(options.act, setting, seconds, archive)
+        if gpu
+        else unmeasured(setting, seconds, archive)
     )
-    print(f"gpu_check: {gpu['name'] if gpu else 'no GPU'}; logs in {folder}", flush=True)
-    stages = [build_stage(gpu, options.in_place), *(gpu_stages(folder) if gpu else cpu_stages())]
-    outcomes = run(stages, folder, TOTAL)
-    if gpu is None:
-        outcomes += without_gpu(gpu_stages(folder))
-    content = report(gpu, outcomes, time.monotonic() - start)
-    (folder / "summary.json").write_text(json.dumps(content, indent=1) + "\n")
-    print(summary(outcomes))
-    failures = content["failures"]
+    failures = archive.keep(outcomes, complete=True)["failures"]
+    print(f"\n{summary(outcomes)}\n{time.monotonic() - start:.0f} s")
     print(f"{len(failures)} failed: {', '.join(failures)}" if failures else "none failed")
     return int(bool(failures))
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    """Make the signal that ends a command an interrupt, so that stages end with it."""
+    raise KeyboardInterrupt
+
+
+def _clear(folder: Path) -> None:
+    """Remove the files of an earlier check."""
+    if folder.exists():
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu.check", description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, help="where what is found is written")
+    parser.add_argument("--act", choices=["one", "two", "both"], default="both")
+    parser.add_argument("--seconds", type=float, help="the most that it may take in all")
+    parser.add_argument(
+        "--require-gpu", action="store_true", help="end at once where torch sees no GPU"
+    )
+    parser.add_argument("--in-place", action="store_true", help="build without pip")
+    parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="run every stage at small sizes on a stand-in for a GPU, which needs a CUDA build of torch",
+    )
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,18 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 _CHUNK = 20
+_SMALL_CHUNK = 6
+"""The size where each test compiles kernels of its own, which takes several seconds."""
 _NOTHING_RAN = 5  # pytest's exit status when all tests were deselected
-_FIRST = ("tests/ops/triton/test_attention", "tests/ops/triton/", "tests/gpu/")
-"""The tests that take longest start first."""
+_FIRST = (
+    "tests/gpu/test_live",
+    "tests/ops/test_cuda",
+    "tests/gpu/",
+    "tests/ops/triton/test_attention",
+    "tests/ops/triton/",
+)
+"""The tests that tell most start first, then those that take longest."""
+_SLOW = "attention"
 _OFF = ("CUDA kernels", "no CUDA device", "needs a CUDA device")
 """Beginnings of the reasons for which a test may not be skipped on a GPU."""
 _SHOWN_LINES = 10
@@ -63,16 +72,18 @@ def collect(expression: str, paths: Sequence[str] = ()) -> list[str]:
     return [line for line in collected.stdout.splitlines() if "::" in line]
 
 
-def chunks(tests: Sequence[str], size: int = _CHUNK) -> Iterator[list[str]]:
-    """Return neighbours from one file, at most `size` of them."""
+def chunks(
+    tests: Sequence[str], size: int = _CHUNK, small: int = _SMALL_CHUNK
+) -> Iterator[list[str]]:
+    """Return neighbours from one file, at most `size` of them, or `small` of tests of attention."""
 
     def rank(test: str) -> int:
         return next((i for i, start in enumerate(_FIRST) if test.startswith(start)), len(_FIRST))
 
     ordered = sorted(tests, key=rank)
-    for _, group in groupby(ordered, key=lambda test: test.split("::", 1)[0]):
-        names = list(group)
-        yield from (names[start : start + size] for start in range(0, len(names), size))
+    for file, group in groupby(ordered, key=lambda test: test.split("::", 1)[0]):
+        names, most = list(group), min(size, small) if _SLOW in file else size
+        yield from (names[start : start + most] for start in range(0, len(names), most))
 
 
 def run_chunk(names: Sequence[str], stem: Path, end: float) -> str:
@@ -137,12 +148,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--marker", default="gpu", help="which tests (default gpu)")
-    parser.add_argument("--jobs", type=int, default=min(8, max(1, (os.cpu_count() or 1) // 2)))
+    parser.add_argument("--jobs", type=int, default=min(12, max(1, (os.cpu_count() or 1) - 2)))
     parser.add_argument("--path", action="append", default=[], help="of tests (default all)")
+    parser.add_argument("--ignore", action="append", default=[], help="a path to leave out")
     options = parser.parse_args(arguments)
     end = time.monotonic() + options.seconds
     options.folder.mkdir(parents=True, exist_ok=True)
-    tests = collect(options.marker, options.path)
+    left_out = [f"--ignore={path}" for path in options.ignore]
+    tests = collect(options.marker, [*options.path, *left_out])
     if not tests:
         print(f"no test is marked {options.marker}", file=sys.stderr)
         return 2

@@ -155,11 +155,21 @@ def load(modules: Sequence[str] = MODULES) -> list[Case]:
     return cases
 
 
-def select(cases: Sequence[Case], device: str, only: str = "") -> list[Case]:
+def select(
+    cases: Sequence[Case], device: str, only: str = "", without: Sequence[str] = ()
+) -> list[Case]:
     """Return the cases that run on a device type and whose name contains `only`, without baselines that do not
-    run there."""
+    run there.
+
+    without: baselines that are left out everywhere, and with them the cases that have no other rival.
+    """
     chosen = [case for case in cases if device in case.devices and only in case.name]
-    return chosen if device == "cpu" else [_without(case, case.cpu_only) for case in chosen]
+    if device != "cpu":
+        chosen = [_without(case, case.cpu_only) for case in chosen]
+    if without:
+        others = [case for case in chosen if {*case.baselines} - {*without, *case.bounds}]
+        chosen = [_without(case, without) for case in others]
+    return chosen
 
 
 def _without(case: Case, names: Sequence[str]) -> Case:
