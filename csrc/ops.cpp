@@ -59,5 +59,5 @@ EDMFAST_LIBRARY(m) {
       "weigh_and_resample(Tensor log_weights, Tensor log_z, Tensor ancestors, Tensor root, Tensor resampled, "
       "Tensor degenerate, Tensor ratio, Tensor[] energies, Tensor[] energies_before, Tensor? exponents, Tensor rng, "
       "bool weigh, float ess_threshold, int scheme, int first_population) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

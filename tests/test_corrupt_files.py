@@ -128,6 +128,16 @@ def test_a_newer_version_is_refused(files, tmp_path):
         load_model(path)
 
 
+def test_a_run_of_an_earlier_version(files, tmp_path):
+    """Checkpoints did not hold the count of survivors twice; the trace has it."""
+    whole, earlier = tmp_path / "whole", tmp_path / "earlier"
+    whole.write_bytes(files["run"])
+    without_checksum(earlier, files["run"], lambda tensors, _: tensors.pop("weights.survivors"))
+    wanted, resumed = run(resume_from=whole), run(resume_from=earlier)
+    assert torch.equal(resumed.survivors, wanted.survivors)
+    assert torch.equal(resumed.x, wanted.x)
+
+
 def filled(name, value):
     return lambda tensors, _: tensors[name].fill_(value)
 
@@ -151,6 +161,7 @@ RUN_DAMAGE = [
     filled("weights.degenerate", 64),
     filled("ancestors", 8),
     filled("survivors", -1),
+    filled("weights.survivors", -1),
     cast("weights.ancestors", torch.int64),
     cast("x", torch.float32),
     cast("weights.log_weights", torch.float32),

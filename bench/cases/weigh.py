@@ -52,16 +52,18 @@ def eager(weights: Weights, ratio: Tensor, now: Tensor, past: Tensor, rng: Tenso
     every = identity.repeat(populations)
     chosen = torch.repeat_interleave(every, counts.flatten(), output_size=populations * n)
     ancestors = torch.where(resampled[:, None], chosen.view(populations, n), identity)
+    root = weights.root.gather(1, ancestors)
     return Weights(
         log_weights,
         weights.log_z + torch.where(resampled, log_mean, 0.0),
         ancestors.int(),
-        weights.root.gather(1, ancestors),
+        root,
         ess,
         log_mean,
         resampled,
         weights.degenerate | log_weights.isnan().any(1),
         increments.std(1, correction=0),
+        1 + (root[:, 1:] != root[:, :-1]).sum(1),
     )
 
 
@@ -88,6 +90,8 @@ def check(result: Weights, truth: Weights) -> None:
     # the increments are rounded to float32 before the sum
     check_systematic(result.ancestors, truth.ancestors, tolerance=1e-3)
     assert torch.equal(result.root, truth.root.gather(1, result.ancestors.long())), "wrong roots"
+    alive = torch.tensor([row.unique().numel() for row in result.root.cpu()])
+    assert torch.equal(result.survivors.cpu(), alive), "wrong survivors"
 
 
 def make_case(populations: int, particles: int) -> Case:

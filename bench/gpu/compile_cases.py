@@ -86,6 +86,8 @@ def _weighing(models: int, dtype: str, powers: bool) -> Case:
     return _exact(weigh.weigh_kernel, constants | absent, types, 4)
 
 
+_ROOTS: dict[str, Any] = dict.fromkeys(["before", "ancestors", "root"], "*i32")
+_ROOTS |= {"survivors": "*i64"}
 _POTENTIAL = {
     "potential": potential.potential_kernel,
     "potential backward": potential.backward_kernel,
@@ -124,6 +126,7 @@ CASES: dict[str, Case] = {
     "weigh 0": _weighing(0, "*fp64", False),
     "weigh 1": _weighing(1, "*fp32", False),
     "weigh 8": _weighing(8, "*fp64", True),
+    "weigh roots": _exact(weigh.roots_kernel, {"TILE": weigh.TILE}, _ROOTS, 4),
 }
 CASES |= {
     f"{name} {dtype} {elements}": _states(kernel, f"*{dtype}", elements)

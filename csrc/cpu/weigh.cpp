@@ -1,7 +1,9 @@
 // Adds the log-weight increments of a step of sequential Monte Carlo, and resamples, in one operator.
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <numeric>
 #include <tuple>
 #include <vector>
 
@@ -43,7 +45,32 @@ Increments<E> increments_of(const WeighArguments& in, bool weigh, double* out, S
   return source;
 }
 
-using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+// Writes the roots [P, N] that the slots descend from, and the number of different ones in each population.
+void descend(const int32_t* old_root, const int32_t* ancestors, int64_t populations, int64_t n, bool sorted,
+             int32_t* root, int64_t* survivors) {
+  if (populations == 0) return;
+  const int64_t chunks = (n + kChunk - 1) / kChunk;
+  std::vector<int64_t> changes(populations * chunks);
+  in_parallel(populations * chunks, grain_of(n), [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t row = task / chunks * n, first = row + task % chunks * kChunk;
+      changes[task] = gather_roots(old_root + row, ancestors + first, root + first, std::min(kChunk, row + n - first));
+      // other threads may not have written the root before this chunk yet
+      if (first > row) changes[task] += root[first] != old_root[row + ancestors[first - 1]] ? 1 : 0;
+    }
+  });
+  for (int64_t p = 0; p < populations; ++p) {
+    if (sorted) {
+      survivors[p] = std::accumulate(changes.begin() + p * chunks, changes.begin() + (p + 1) * chunks, int64_t{1});
+    } else {
+      std::vector<int32_t> own(root + p * n, root + (p + 1) * n);
+      std::sort(own.begin(), own.end());
+      survivors[p] = std::unique(own.begin(), own.end()) - own.begin();
+    }
+  }
+}
+
+using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Outputs weigh_and_resample(Tensor log_weights, Tensor log_z, Tensor ancestors, Tensor root, Tensor resampled,
                            Tensor degenerate, Tensor ratio, std::vector<Tensor> energies,
@@ -58,6 +85,7 @@ Outputs weigh_and_resample(Tensor log_weights, Tensor log_z, Tensor ancestors, T
   const Tensor new_log_z = empty_cpu({populations}, ScalarType::Double);
   const Tensor new_root = empty_cpu({populations, particles}, ScalarType::Int);
   const Tensor deviation = empty_cpu({populations}, ScalarType::Double);
+  const Tensor survivors = empty_cpu({populations}, ScalarType::Long);
 
   double* weights = static_cast<double*>(new_weights.data_ptr());
   std::vector<Spread> spreads(populations * ((particles + kWeighBlock - 1) / kWeighBlock));
@@ -81,20 +109,11 @@ Outputs weigh_and_resample(Tensor log_weights, Tensor log_z, Tensor ancestors, T
     sum[p] = chosen[p] ? old_log_z[p] + log_mean[p] : old_log_z[p];
     flags[p] |= old_flags[p];
   }
-  const int32_t* old_root = static_cast<const int32_t*>(in.root.data_ptr());
-  const int32_t* parents = static_cast<const int32_t*>(out.ancestors.data_ptr());
-  int32_t* roots = static_cast<int32_t*>(new_root.data_ptr());
-  const int64_t chunks = (particles + kChunk - 1) / kChunk;
-  if (populations * particles > 0)
-    in_parallel(populations * chunks, grain_of(particles), [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t row = task / chunks * particles, first = task % chunks * kChunk;
-        const int64_t n = std::min(kChunk, particles - first);
-        gather_roots(old_root + row, parents + row + first, roots + row + first, n);
-      }
-    });
-  return {new_weights,  new_log_z,     out.ancestors,  new_root, out.ess,
-          out.log_mean, out.resampled, out.degenerate, deviation};
+  descend(static_cast<const int32_t*>(in.root.data_ptr()), static_cast<const int32_t*>(out.ancestors.data_ptr()),
+          populations, particles, choice.scheme != kKilling, static_cast<int32_t*>(new_root.data_ptr()),
+          static_cast<int64_t*>(survivors.data_ptr()));
+  return {new_weights,  new_log_z,     out.ancestors,  new_root,  out.ess,
+          out.log_mean, out.resampled, out.degenerate, deviation, survivors};
 }
 
 }  // namespace

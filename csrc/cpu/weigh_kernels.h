@@ -97,8 +97,14 @@ EDMFAST_MULTIVERSION inline void add_increments(const double* before, const doub
   for (int64_t i = 0; i < n; ++i) after[i] = before[i] == -kInfinity ? -kInfinity : before[i] + increments[i];
 }
 
-EDMFAST_MULTIVERSION inline void gather_roots(const int32_t* root, const int32_t* ancestors, int32_t* out, int64_t n) {
+// Writes the roots of n >= 1 slots and returns how often they change from one slot to the next.
+EDMFAST_MULTIVERSION inline int64_t gather_roots(const int32_t* root, const int32_t* ancestors, int32_t* out,
+                                                 int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] = root[ancestors[i]];
+  int32_t changes = 0;
+#pragma omp simd reduction(+ : changes)
+  for (int64_t i = 1; i < n; ++i) changes += out[i] != out[i - 1] ? 1 : 0;
+  return changes;
 }
 
 // Writes log-weights before they are resampled: the source of a resampling job.

@@ -57,6 +57,7 @@ __device__ __forceinline__ T block_reduce(T value, const T& identity, const Comb
 template <class T>
 struct Scan {
   T inclusive;  // over the threads up to this one
+  T before;     // over the warps before this one
   T all;        // over the block
 };
 
@@ -74,7 +75,7 @@ __device__ __forceinline__ Scan<T> block_scan(T value, const T& identity, const 
   const T before = of_lane(warp > 0 ? warp - 1 : 0);
   const T all = of_lane(kWarp - 1);
   __syncthreads();
-  return {warp > 0 ? combine(before, value) : value, all};
+  return {warp > 0 ? combine(before, value) : value, warp > 0 ? before : identity, all};
 }
 
 }  // namespace edmfast

@@ -24,11 +24,13 @@ struct LargeJob : ResampleJob<T> {
   int64_t* offsets;   // for each tile of each population: its sum, then the sum of those before it
   uint64_t* squares;  // for each tile: high and low word of its sum of squares
   Spread* spreads;    // for each tile, where weights are written: of its increments
+  // For each tile: 0, or 1 + a root, left by the first of the two blocks that write the slots around its last one.
+  unsigned* seams;
   int bits;           // fraction_bits, whose loop not every thread should run
 };
 
 EDMFAST_HD int64_t scratch_words(int64_t populations, int64_t particles) {
-  return populations * (int64_t{sizeof(Population) / 8} + 6 * tiles_of(particles));
+  return populations * (int64_t{sizeof(Population) / 8} + 7 * tiles_of(particles));
 }
 
 // Divides the scratch words; the states come first.
@@ -37,11 +39,13 @@ LargeJob<T> large_job(const ResampleJob<T>& job, int64_t* scratch) {
   int64_t* offsets = scratch + job.populations * int64_t{sizeof(Population) / 8};
   int64_t* squares = offsets + job.populations * tiles_of(job.particles);
   int64_t* spreads = squares + 2 * job.populations * tiles_of(job.particles);
+  int64_t* seams = spreads + 3 * job.populations * tiles_of(job.particles);
   return {job,
           reinterpret_cast<Population*>(scratch),
           offsets,
           reinterpret_cast<uint64_t*>(squares),
           reinterpret_cast<Spread*>(spreads),
+          reinterpret_cast<unsigned*>(seams),
           fraction_bits(job.particles)};
 }
 
@@ -137,6 +141,8 @@ __device__ __forceinline__ void finish_population(const LargeJob<T>& job, int64_
   largest = block_reduce(largest, int64_t{0}, [](int64_t a, int64_t b) { return a > b ? a : b; }, shared_sums);
   if (job.carried.increment_sd != nullptr) finish_spread(job, p);
   if (threadIdx.x > 0) return;
+  // the next launch adds the changes of the root from slot to slot
+  if (job.carried.survivors != nullptr) job.carried.survivors[p] = 1;
   Population& state = job.state[p];
   if (!decide_population(job, p, Maximum{maximum, state.has_nan}, totals)) return;
   state.total = totals.total;
@@ -164,6 +170,7 @@ __global__ void __launch_bounds__(kThreads, kResident) sum_kernel(LargeJob<T> jo
   const auto sum = [](const Totals& a, const Totals& b) { return combined(a, b); };
   own = block_reduce(own, Totals{0, 0, 0}, sum, shared);
   if (threadIdx.x == 0) {
+    job.seams[index] = 0;
     job.offsets[index] = own.total;
     job.squares[2 * int64_t{index}] = own.high;
     job.squares[2 * int64_t{index} + 1] = own.low;

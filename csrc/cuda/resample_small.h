@@ -40,7 +40,12 @@ __global__ void __launch_bounds__(kTinyThreads) resample_warp_kernel(ResampleJob
     for (int step = kWarp / 2; step > 0; step /= 2)
       if (__shfl_sync(kAllLanes, first, owner + step) <= lane) owner += step;
   }
-  if (lane < n) store_ancestor(job, p, lane, owner);
+  const int32_t root = lane < n ? store_ancestor(job, p, lane, owner) : 0;
+  if constexpr (Source::kSpreads) {
+    const int32_t left = __shfl_up_sync(kAllLanes, root, 1);
+    const unsigned changes = __ballot_sync(kAllLanes, lane > 0 && lane < n && root != left);
+    if (lane == 0) job.carried.survivors[p] = 1 + __popc(changes);
+  }
 }
 
 template <class Source>
@@ -84,20 +89,26 @@ __device__ void mark_first_slots(const T* log_weights, int64_t n, double maximum
   }
 }
 
-// A running maximum carries every mark over the slots that follow it.
+// A running maximum carries every mark over the slots that follow it. Returns how many slots of this thread have
+// another root than the slot before.
 template <class T>
-__device__ void fill_slots(const ResampleJob<T>& job, int64_t p) {
+__device__ int fill_slots(const ResampleJob<T>& job, int64_t p) {
   __shared__ int32_t shared[kWarp];
   const int64_t n = job.particles;
   const int32_t* marks = job.ancestors + p * n;
   const auto later = [](int32_t a, int32_t b) { return a > b ? a : b; };
   int32_t before = 0;
+  int changes = 0;
   for (int64_t tile = 0; tile < n; tile += blockDim.x) {
     const int64_t slot = tile + threadIdx.x;
     const Scan<int32_t> scan = block_scan(slot < n ? marks[slot] : 0, 0, later, shared);
-    if (slot < n) store_ancestor(job, p, slot, later(before, scan.inclusive));
+    const int32_t owner = later(before, scan.inclusive);
+    const int32_t neighbour = __shfl_up_sync(kAllLanes, owner, 1);
+    const int32_t left = threadIdx.x % kWarp > 0 ? neighbour : later(before, scan.before);
+    if (slot < n && store_ancestor(job, p, slot, owner) != root_of(job, p, left) && slot > 0) changes += 1;
     before = later(before, scan.all);
   }
+  return changes;
 }
 
 template <class T, class Source>
@@ -119,19 +130,24 @@ __global__ void __launch_bounds__(kSmallThreads, 1) resample_kernel(ResampleJob<
   __shared__ bool resampled;
   if (threadIdx.x == 0) resampled = decide_population(job, p, maximum, sums);
   __syncthreads();
-  const bool active = resampled;
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
-    if (active) {
-      ancestors[i] = 0;
-    } else {
-      store_ancestor(job, p, i, static_cast<int32_t>(i));
+  int changes = 0;
+  if (resampled) {
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) ancestors[i] = 0;
+    __syncthreads();
+    mark_first_slots(log_weights, n, maximum.value, bits, SlotMap(n, sums.total, uniform_of(job, p)), ancestors);
+    __syncthreads();
+    changes = fill_slots(job, p);
+  } else {
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+      const int32_t root = store_ancestor(job, p, i, static_cast<int32_t>(i));
+      if (i > 0 && root != root_of(job, p, i - 1)) changes += 1;
     }
   }
-  if (!active) return;
-  __syncthreads();
-  mark_first_slots(log_weights, n, maximum.value, bits, SlotMap(n, sums.total, uniform_of(job, p)), ancestors);
-  __syncthreads();
-  fill_slots(job, p);
+  if constexpr (Source::kSpreads) {
+    __shared__ int shared[kWarp];
+    changes = block_reduce(changes, 0, [](int a, int b) { return a + b; }, shared);
+    if (threadIdx.x == 0) job.carried.survivors[p] = 1 + changes;
+  }
 }
 
 }  // namespace edmfast

@@ -59,14 +59,16 @@ __device__ __forceinline__ void load_weights(const T* log_weights, int64_t tile,
 // it.
 struct Piece {
   int64_t tile, before, begin, end;
+  bool starts, ends;  // whether these are the first and the last slots of the tile
 };
 
-// Every particle marks its first slot of the piece, and a running maximum carries the marks on. So the work does not
-// depend on how the particles share the slots. There are at most kStrip slots.
+// The owners of the slots of a piece, numbered within the tile, in shared memory. Every particle marks its first slot
+// of the piece, and a running maximum carries the marks on. So the work does not depend on how the particles share the
+// slots. There are at most kStrip + 1 slots.
 template <class T>
-__device__ __forceinline__ void fill_piece(const ResampleJob<T>& job, int64_t p, const Piece& piece, double maximum,
-                                           int bits, const SlotMap& map) {
-  __shared__ int32_t marks[kStrip];
+__device__ __forceinline__ const int32_t* fill_piece(const ResampleJob<T>& job, int64_t p, const Piece& piece,
+                                                     double maximum, int bits, const SlotMap& map) {
+  __shared__ int32_t marks[kStrip + 1];
   __shared__ int64_t shared_sums[kWarp];
   __shared__ int32_t shared_marks[kWarp];
   const int64_t n = job.particles;
@@ -101,9 +103,7 @@ __device__ __forceinline__ void fill_piece(const ResampleJob<T>& job, int64_t p,
   mark = block_scan(mark, 0, later, shared_marks).inclusive;
   for (int k = from; k < to; ++k) marks[k] = mark = later(mark, marks[k]);
   __syncthreads();
-
-  const int32_t first = static_cast<int32_t>(piece.tile * kTile);
-  for (int k = threadIdx.x; k < count; k += kThreads) store_ancestor(job, p, piece.begin + k, first + marks[k]);
+  return marks;
 }
 
 }  // namespace edmfast

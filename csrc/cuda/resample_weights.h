@@ -18,6 +18,7 @@ struct Carried {
   const int32_t* root_before;
   int32_t* root;
   double* increment_sd;
+  int64_t* survivors;
 };
 
 template <class T>
@@ -44,12 +45,20 @@ __device__ __forceinline__ double uniform_of(const ResampleJob<T>& job, int64_t 
   return mul(static_cast<double>(bits), 1.1102230246251565e-16);
 }
 
-// Slot k of population p takes the particle `owner`.
+// The starting particle that a particle of population p descends from; 0 where roots are not carried.
 template <class T>
-__device__ __forceinline__ void store_ancestor(const ResampleJob<T>& job, int64_t p, int64_t k, int32_t owner) {
+__device__ __forceinline__ int32_t root_of(const ResampleJob<T>& job, int64_t p, int64_t particle) {
+  return job.carried.root != nullptr ? job.carried.root_before[p * job.particles + particle] : 0;
+}
+
+// Slot k of population p takes the particle `owner`. Returns the root of that particle.
+template <class T>
+__device__ __forceinline__ int32_t store_ancestor(const ResampleJob<T>& job, int64_t p, int64_t k, int32_t owner) {
   const int64_t row = p * job.particles;
   job.ancestors[row + k] = owner;
-  if (job.carried.root != nullptr) job.carried.root[row + k] = job.carried.root_before[row + owner];
+  const int32_t root = root_of(job, p, owner);
+  if (job.carried.root != nullptr) job.carried.root[row + k] = root;
+  return root;
 }
 
 // Members have no default values here and below, because shared memory takes no constructors.

@@ -20,7 +20,7 @@ namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 template <class T>
 T* data(const Tensor& tensor) {
@@ -50,14 +50,16 @@ Outputs weigh_and_resample(Tensor log_weights, Tensor log_z, Tensor ancestors, T
   const Tensor new_root = per_particle(ScalarType::Int), new_log_z = per_population(ScalarType::Double);
   const Tensor ess = per_population(ScalarType::Double), log_mean = per_population(ScalarType::Double);
   const Tensor deviation = per_population(ScalarType::Double), chosen = per_population(ScalarType::Bool);
-  const Tensor flags = per_population(ScalarType::Int);
-  const Outputs outputs{new_weights, new_log_z, new_ancestors, new_root, ess, log_mean, chosen, flags, deviation};
+  const Tensor flags = per_population(ScalarType::Int), survivors = per_population(ScalarType::Long);
+  const Outputs outputs{new_weights, new_log_z, new_ancestors, new_root,  ess,
+                        log_mean,    chosen,    flags,         deviation, survivors};
   if (populations == 0) return outputs;
 
   const Carried carried{data<const int64_t>(in.rng),        first_population,
                         data<const double>(in.log_z),       data<double>(new_log_z),
                         data<const int32_t>(in.degenerate), data<const int32_t>(in.root),
-                        data<int32_t>(new_root),            data<double>(deviation)};
+                        data<int32_t>(new_root),            data<double>(deviation),
+                        data<int64_t>(survivors)};
   const ResampleJob<double> job{data<const double>(new_weights),
                                 nullptr,
                                 ess_threshold,

@@ -152,7 +152,7 @@ class Run:
         weights, corrected = particles.weights, particles.parents.numel() > 0
         state.ess[index], state.resampled[index] = weights.ess, weights.resampled
         state.log_weight_sd[index] = weights.increment_sd
-        state.survivors[index] = self.populations.survivors(weights.root)
+        state.survivors[index] = weights.survivors
         if state.ancestors is not None:
             # Correctors have applied the ancestors, and left the identity in the weights.
             state.ancestors[index] = particles.parents if corrected else weights.ancestors

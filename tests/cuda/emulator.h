@@ -114,6 +114,14 @@ inline unsigned __shfl_up_sync(unsigned, unsigned value, int offset) {
   const int lane = static_cast<int>(emulator::current % emulator::kWarpSize);
   return emulator::shuffle(value, static_cast<unsigned>(lane >= offset ? lane - offset : lane));
 }
+// Bit i of the result is the predicate of lane i.
+inline unsigned __ballot_sync(unsigned, bool predicate) {
+  unsigned bits = 0;
+  for (unsigned lane = 0; lane < emulator::kWarpSize; ++lane)
+    bits |= emulator::shuffle(predicate ? 1 : 0, lane) << lane;
+  return bits;
+}
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline void __threadfence() {}
 template <class T>
 T __ldcg(const T* from) {
@@ -129,6 +137,12 @@ template <class T>
 T atomicOr(T* to, T value) {
   const T before = *to;
   *to = before | value;
+  return before;
+}
+template <class T>
+T atomicExch(T* to, T value) {
+  const T before = *to;
+  *to = value;
   return before;
 }
 template <class T>

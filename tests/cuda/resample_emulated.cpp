@@ -60,8 +60,9 @@ void weigh(const double* log_weights, const double* log_z, const int32_t* ancest
            const float* const* energies_before, const double* exponents, const int64_t* rng, int weigh_it,
            double ess_threshold, int64_t first_population, int64_t populations, int64_t particles, int models,
            int large, double* new_weights, double* new_log_z, int32_t* new_ancestors, int32_t* new_root, double* ess,
-           double* log_mean, bool* resampled, int32_t* new_degenerate, double* increment_sd) {
-  const Carried carried{rng, first_population, log_z, new_log_z, degenerate, root, new_root, increment_sd};
+           double* log_mean, bool* resampled, int32_t* new_degenerate, double* increment_sd, int64_t* survivors) {
+  const Carried carried{rng,  first_population, log_z,        new_log_z, degenerate,
+                        root, new_root,         increment_sd, survivors};
   const ResampleJob<double> job{new_weights, nullptr,        ess_threshold, new_ancestors, log_mean, ess,
                                 resampled,   new_degenerate, populations,   particles,     carried};
   Increments<float> source{log_weights, reset,  ancestors, ratio,         {},         {}, exponents,

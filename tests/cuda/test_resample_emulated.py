@@ -57,6 +57,7 @@ def weigh(library, before, ratio, now, past, exponents, rng, add, threshold, lar
         empty(p, dtype=torch.bool),
         empty(p, dtype=torch.int32),
         empty(p, dtype=torch.float64),
+        empty(p, dtype=torch.int64),
     )
     state = (before.log_weights, before.log_z, before.ancestors, before.root, before.resampled)
     library.weigh(
@@ -149,3 +150,31 @@ def test_weigh(library, generator, shape, large, models):
                 torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, equal_nan=True)
             else:
                 assert same(a, b), name
+
+
+@pytest.mark.parametrize("kind", ["plain", "one holds all", "two hold all", "gaps", "bad"])
+@pytest.mark.parametrize(
+    ("shape", "large"), [((9, 5), False), ((2, 2500), False), ((3, 100), True), ((2, 14_000), True)]
+)
+def test_survivors(library, generator, shape, large, kind):
+    """The count of different roots crosses tiles, also empty ones and those that own many slots."""
+    start = weights_of(kind, shape, generator)
+    if kind == "gaps":  # the heavy particles are far apart
+        start[:] = -500.0
+        start[:, :: shape[1] // 3] = torch.randn(
+            start[:, :: shape[1] // 3].shape, generator=generator
+        )
+    ratio = start.double()
+    # few families, so that neighbours are often of the same one
+    families = torch.randint(0, 1 + shape[1] // 2, shape, generator=generator, dtype=torch.int32)
+    before = Weights.start(*shape)._replace(root=families.sort(1).values)
+    for threshold in (1.0, 0.0):
+        rng = rng_state(5, 2)
+        ours = weigh(library, before, start, [], [], None, rng, True, threshold, large)
+        alive = torch.tensor([len(row.unique()) for row in ours.root])
+        assert torch.equal(ours.survivors, alive)
+        theirs = weigh_and_resample(
+            before, ratio, [], [], rng, ess_threshold=threshold, first_population=3
+        )
+        assert torch.equal(ours.root, theirs.root)
+        assert torch.equal(theirs.survivors, alive)

@@ -96,6 +96,30 @@ def test_decides_as_resample_does(generator):
     assert torch.equal(ours.root, alone.ancestors)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (33, 5), (3, 300), (2, 40_000)])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_survivors_are_the_different_roots(scheme, shape, generator):
+    weights, spread = Weights.start(*shape), torch.linspace(0.1, 3.0, shape[0]).double()[:, None]
+    assert weights.survivors.tolist() == [shape[1]] * shape[0]
+    for step in range(4):
+        ratio = torch.randn(shape, dtype=torch.float64, generator=generator) * spread
+        # at the third step nothing is resampled
+        threshold = 0.0 if step == 2 else 0.9
+        weights = weigh_and_resample(
+            weights, ratio, [], [], rng_state(6, step), scheme=scheme, ess_threshold=threshold
+        )
+        alive = [len(set(row)) for row in weights.root.tolist()]
+        assert weights.survivors.dtype == torch.int64
+        assert weights.survivors.tolist() == alive
+
+
+def test_survivors_of_collapsed_and_infinite_weights():
+    values = torch.zeros(3, 20_000, dtype=torch.float64)
+    values[0], values[1, 12_345] = -INF, INF
+    weights = weigh_and_resample(Weights.start(3, 20_000), values, [], [], rng_state(0, 0))
+    assert weights.survivors.tolist() == [20_000, 1, 20_000]
+
+
 def test_two_steps_against_a_loop(generator):
     """Two steps equal the definition, particle by particle in Python floats."""
     first, ratio, (now,), (past,), _ = example(2, 12, 1, generator, torch.float64)

@@ -23,6 +23,7 @@ from edmfast import _extension
 from edmfast._internal.derivatives import refuse_derivatives
 from edmfast._internal.numbers import as_float
 from edmfast.ops._shared.counters import check_populations
+from edmfast.ops._shared.roots import count_roots
 from edmfast.ops.resample.operator import SCHEMES, resample
 from edmfast.ops.weigh import reference
 
@@ -44,6 +45,9 @@ class Weights(NamedTuple):
     degenerate: int32 [P]: a sum of NAN_SEEN (1), COLLAPSED (2) and INFINITE (4), over all levels so far.
     increment_sd: float64 [P], in nats: the standard deviation of the finite increments of the move to this level,
         NaN where there are none.
+    survivors: int64 [P], the number of starting particles that have descendants, which is the number of different
+        roots. All schemes but "killing" count runs of equal roots. That is the same unless an earlier level used
+        "killing", which leaves equal roots apart.
     """
 
     log_weights: Tensor
@@ -55,6 +59,7 @@ class Weights(NamedTuple):
     resampled: Tensor
     degenerate: Tensor
     increment_sd: Tensor
+    survivors: Tensor
 
     @classmethod
     def start(cls, populations: int, particles: int, device: torch.device | str = "cpu") -> Weights:
@@ -73,6 +78,7 @@ class Weights(NamedTuple):
             flags,
             flags.int(),
             zeros.clone(),
+            full_size.long(),
         )
 
 
@@ -98,6 +104,7 @@ def _fake(
         new(resampled),
         new(degenerate),
         numbers[3],
+        new(log_z, dtype=torch.int64),
     )
 
 
@@ -105,7 +112,7 @@ _extension.define(
     "weigh_and_resample(Tensor log_weights, Tensor log_z, Tensor ancestors, Tensor root, Tensor resampled, "
     "Tensor degenerate, Tensor ratio, Tensor[] energies, Tensor[] energies_before, Tensor? exponents, Tensor rng, "
     "bool weigh, float ess_threshold, int scheme, int first_population) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference.weigh_and_resample,
     _fake,
     triton="weigh",
@@ -199,11 +206,13 @@ def _by_another_scheme(
         ess_threshold=ess_threshold,
         first_population=first_population,
     )
+    root = weighed.root.gather(1, chosen.ancestors.long())
     return weighed._replace(
         log_z=weighed.log_z + torch.where(chosen.resampled, chosen.log_mean, 0.0),
         ancestors=chosen.ancestors,
-        root=weighed.root.gather(1, chosen.ancestors.long()),
+        root=root,
         resampled=chosen.resampled,
+        survivors=count_roots(root, together=scheme != "killing"),
     )
 
 

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from edmfast.ops._shared.roots import count_roots
 from edmfast.ops._shared.sums import population_sd
-from edmfast.ops.resample.reference import resample
+from edmfast.ops.resample.reference import SCHEMES, resample
 
 
 def accumulate(
@@ -68,14 +69,16 @@ def weigh_and_resample(
     ancestors, log_mean, ess, resampled, seen = resample(
         log_weights, rng, log_weights.shape[1], ess_threshold, scheme, first_population
     )
+    root = root.gather(1, ancestors.long())
     return (
         log_weights.contiguous(),
         log_z + torch.where(resampled, log_mean, 0.0),
         ancestors,
-        root.gather(1, ancestors.long()),
+        root,
         ess,
         log_mean,
         resampled,
         degenerate | seen,
         population_sd(increments),
+        count_roots(root, together=SCHEMES[scheme] != "killing"),
     )

@@ -1,8 +1,8 @@
 """Weights of a step and their resampling on a GPU by Triton, with the bits of `edmfast.ops.weigh.reference`.
 
-One launch writes the log-weights, and the launches of `systematic_resample` follow; plain torch does the rest,
-which is one number for each population. The standard deviation of the increments is summed in another order than
-in the reference.
+One launch writes the log-weights, the launches of `systematic_resample` follow, and one more writes the roots and
+counts those that survive; plain torch does the rest, which is one number for each population. The standard
+deviation of the increments is summed in another order than in the reference.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -114,6 +114,26 @@ def weigh_kernel(
     tl.store(out + row + lane, kept, mask=inside)
 
 
+@triton.jit(do_not_specialize=["particles", "tiles"])
+def roots_kernel(before, ancestors, root, survivors, particles, tiles, TILE: tl.constexpr):
+    """Write the root of every slot, and count runs of equal roots.
+
+    before, ancestors, root: int32 [P, N]. survivors: int64 [P], zeros at the start.
+    """
+    program = tl.program_id(0)
+    p = program // tiles
+    row = p.to(tl.int64) * particles
+    slot = (program % tiles) * TILE + tl.arange(0, TILE)
+    inside = slot < particles
+    own = tl.load(before + row + tl.load(ancestors + row + slot, mask=inside, other=0))
+    tl.store(root + row + slot, own, mask=inside)
+    # the slot before may belong to another program, so its root is looked up again
+    follows = inside & (slot > 0)
+    left = tl.load(before + row + tl.load(ancestors + row + slot - 1, mask=follows, other=0))
+    begins = inside & ((slot == 0) | (own != left))
+    tl.atomic_add(survivors + p, tl.sum(begins.to(tl.int64)))
+
+
 def weigh_and_resample(
     log_weights: Tensor,
     log_z: Tensor,
@@ -158,6 +178,20 @@ def weigh_and_resample(
             )
     point = uniform(rng, populations, first_population)
     ancestors, log_mean, ess, resampled, seen = systematic_resample(out, point, ess_threshold)
+    new_root = torch.empty_like(root, memory_format=torch.contiguous_format)
+    survivors = torch.zeros_like(log_z, dtype=torch.int64)
+    with on_device_of(log_weights):
+        if populations > 0:
+            roots_kernel[(populations * tiles,)](
+                root.contiguous(),
+                ancestors,
+                new_root,
+                survivors,
+                particles,
+                tiles,
+                TILE=TILE,
+                num_warps=4,
+            )
     total, squares, count = (population_sum(part) for part in spreads)
     # rounding can make the variance of nearly equal increments negative, hence the clamp below
     variance = (squares - total * total / count) / count
@@ -165,10 +199,11 @@ def weigh_and_resample(
         out,
         log_z + torch.where(resampled, log_mean, 0.0),
         ancestors,
-        root.gather(1, ancestors.long()),
+        new_root,
         ess,
         log_mean,
         resampled,
         degenerate | seen,
         variance.clamp(min=0.0).sqrt(),
+        survivors,
     )

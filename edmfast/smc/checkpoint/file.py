@@ -36,6 +36,7 @@ _SPECS = {
     "weights.resampled": TensorSpec((torch.bool,), "P"),
     "weights.degenerate": TensorSpec(_INDEX, "P", 0, 15),
     "weights.increment_sd": TensorSpec(_DOUBLE, "P"),
+    "weights.survivors": TensorSpec((torch.int64,), "P", 0),
     "ess": TensorSpec(_DOUBLE, "TP"),
     "resampled": TensorSpec((torch.bool,), "TP"),
     "log_weight_sd": TensorSpec(_DOUBLE, "TP"),
@@ -44,6 +45,7 @@ _SPECS = {
     "ancestors": TensorSpec(_INDEX, "TPN", 0, "N"),
 }
 """The dtype, shape and range of every tensor in a file."""
+_ADDED = "weights.survivors"
 
 
 def save_state(path: str | os.PathLike[str], state: State, run: dict[str, Any]) -> None:
@@ -60,8 +62,9 @@ def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.
     tensors, metadata = read_tensors(path)
     names = {*PARTICLES, *TRACES}
     saved = metadata.get("run")
-    # Only runs that record a genealogy hold ancestors.
-    if metadata.get("kind") != "smc" or set(tensors) - {"ancestors"} != names:
+    # Only runs that record a genealogy hold ancestors, and files of earlier versions lack a count.
+    held = set(tensors) - {"ancestors"} | {_ADDED}
+    if metadata.get("kind") != "smc" or held != names:
         raise ValueError(f"{path} is not a checkpoint of smc.sample")
     if not isinstance(saved, dict):
         raise ValueError(f"{path} is corrupt: it does not say of what run it is")
@@ -75,6 +78,8 @@ def load_state(path: str | os.PathLike[str], run: dict[str, Any], device: torch.
         check_probes(path, saved["probes"], run["probes"], run["tolerance"])
     index = _index(path, metadata.get("index"), run)
     _check_tensors(path, tensors, run)
+    # the trace has the same count
+    tensors.setdefault(_ADDED, tensors["survivors"][index])
     return state_of(index, {name: tensor.to(device) for name, tensor in tensors.items()})
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast.ops._shared.roots import count_roots
 from edmfast.smc.correctors import (
     Corrector,
     as_correctors,
@@ -99,7 +100,7 @@ class CorrectorMoves:
         }
         chains = Chains(state.x, state.energy, fk.combined_score(state.score, state.memory))
         parents = weights.ancestors
-        root, memory = weights.root, state.memory
+        root, memory, survivors = weights.root, state.memory, weights.survivors
         if self.length == 1:
             chains = Chains(*(take(tensor, parents) for tensor in chains))
             x, energy, score, *tuning = correct(self.correctors, evaluate, *chains, **options)
@@ -114,6 +115,7 @@ class CorrectorMoves:
                 **options,
             )
             parents, root = parents.gather(1, slots), root.gather(1, slots)
+            survivors = count_roots(root, together=populations.resampling != "killing")
         kernel = state.kernel
         if kernel.numel() > 0:  # it belongs to the states before: proposals use its mean only
             kernel = take(kernel, parents)
@@ -128,6 +130,7 @@ class CorrectorMoves:
             # more.
             ancestors=identity.expand_as(parents).contiguous(),
             root=root,
+            survivors=survivors,
         )
         return state._replace(
             x=x,

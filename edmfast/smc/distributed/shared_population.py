@@ -57,7 +57,8 @@ class SharedPopulations(Populations):
     def start(self, populations: int, particles: int, device: torch.device) -> Weights:
         # Roots are counted over all ranks.
         weights = super().start(populations, particles, device)
-        return weights._replace(root=weights.root + self.first_particle)
+        survivors = torch.full_like(weights.survivors, self.all)
+        return weights._replace(root=weights.root + self.first_particle, survivors=survivors)
 
     def weigh_and_resample(
         self,
@@ -93,7 +94,7 @@ class SharedPopulations(Populations):
         # A population without any weight has no ancestors to choose from.
         resampled = (ess < ess_threshold * self.all) & (maximum != -torch.inf)
         identity = torch.arange(self.held, device=q.device) + self.first_particle
-        ancestors, root = identity.expand_as(q), before.root.long()
+        ancestors, root, survivors = identity.expand_as(q), before.root.long(), before.survivors
         if ess_threshold > 0 and bool(resampled.any()):
             point = uniform(rng, len(q), self.first_population)
             # Slots are counted over all ranks, and the weights of the ranks before come first.
@@ -104,6 +105,7 @@ class SharedPopulations(Populations):
                 torch.where(resampled[:, None], new, old)
                 for new, old in zip(chosen, (ancestors, root), strict=True)
             )
+            survivors = self._survivors(root.int())
         return Weights(
             log_weights=log_weights,
             log_z=before.log_z + torch.where(resampled, log_mean, 0.0),
@@ -114,6 +116,7 @@ class SharedPopulations(Populations):
             resampled=resampled,
             degenerate=before.degenerate | integers.flags(nan, maximum),
             increment_sd=increment_sd,
+            survivors=survivors,
         )
 
     def _summits(
@@ -213,7 +216,7 @@ class SharedPopulations(Populations):
         unpacked = unpack(received[inverse], [tensor.flatten(0, 1) for tensor in tensors])
         return [part.reshape(tensor.shape) for part, tensor in zip(unpacked, tensors, strict=True)]
 
-    def survivors(self, root: Tensor) -> Tensor:
+    def _survivors(self, root: Tensor) -> Tensor:
         """Return the number of different roots of all ranks, int64 [P]; root: int32 [P, n], sorted."""
         changes = (root[:, 1:] != root[:, :-1]).sum(1).int()
         ends = torch.stack([root[:, 0], root[:, -1], changes])

@@ -83,9 +83,3 @@ class Populations:
         if select and ess_threshold > 0:
             weights = select_one(weights, rng, self.first_population)
         return weights
-
-    def survivors(self, root: Tensor) -> Tensor:
-        """Return the number of starting particles that have descendants: int64 [P], from root int32 [P, N]."""
-        # every other scheme leaves the roots sorted
-        roots = root.sort(1).values if self.resampling == "killing" else root
-        return 1 + (roots[:, 1:] != roots[:, :-1]).sum(1)

@@ -25,4 +25,5 @@ def select_one(weights: Weights, rng: Tensor, first_population: int) -> Weights:
         ancestors=ancestors,
         root=weights.root.gather(1, ancestors.long()),
         resampled=chosen.resampled,
+        survivors=torch.where(chosen.resampled, 1, weights.survivors),
     )

@@ -203,7 +203,7 @@ def weights_of_a_level():
             "x": (x[:, mine], here)
         }
         distinct = torch.tensor([len(row.unique()) for row in whole.root])
-        pairs["survivors"] = distinct, shared.survivors(part.root)
+        pairs["distinct roots"] = distinct, part.survivors
         for name, (a, b) in pairs.items():
             if a.dtype != b.dtype or not torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)):
                 wrong.append(f"{name} at step {step}")
