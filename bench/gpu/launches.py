@@ -3,9 +3,9 @@
 Command: `python -m bench.gpu.launches [--names] [NAME ...]`.
 
 A step of `smc.sample` is one call of `Run.advance` between two levels in the middle of a run: the move, the
-evaluation, the weights, and what the run keeps of each level. A step of training is one call of the loss with the
-gradients, their clipping, Adam and the average of the weights. Tensors are those of `bench.harness.stand_in`, and
-`bench.harness.launches` says what counts as a launch, and which launches are the network's own.
+evaluation, the weights, and what the run keeps of each level. A step of training makes a batch, the loss and its
+gradients, and an update of Adam and of the average of the weights. Tensors are those of `bench.harness.stand_in`,
+and `bench.harness.launches` says what counts as a launch, and which launches are the network's own.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import nn
 
 from bench.harness.launches import Launches
 from bench.harness.stand_in import DEVICE, stand_in
 from edmfast import smc
 from edmfast.analytic import GaussianMixture
+from edmfast.distill.batch import BatchMaker
 from edmfast.distill.config import DistillConfig
-from edmfast.distill.gradients import gradient_function
-from edmfast.distill.loss import TrainingLoss
+from edmfast.distill.data import TrainingData
+from edmfast.distill.run import TrainingRun
 from edmfast.distill.state import RunState
 from edmfast.models import Denoiser, DiT, EnergyModel, ResidualMLP, UNet
 from edmfast.models.compiling import flat_graph
-from edmfast.ops import rng_state
 from edmfast.smc.run import Run
 from edmfast.targets import Guided, Product, Tempered, Tilted
 
@@ -77,6 +77,20 @@ STEPS: dict[str, Step] = {
     "perceptron, reversal table": Step(
         perceptron, sigmas=_table(probes=(0,) * 5), options={"weights": "reversal"}
     ),
+    "perceptron, stratified": Step(
+        perceptron, options={"proposal": "ancestral", "resampling": "stratified"} | _ENERGY
+    ),
+    "perceptron, select": Step(
+        perceptron, options={"proposal": "ancestral", "resampling": "select"} | _ENERGY
+    ),
+    "perceptron, genealogy": Step(
+        perceptron,
+        options={"proposal": "ancestral", "options": smc.RunOptions(genealogy=True)} | _ENERGY,
+    ),
+    "superdiff": Step(
+        lambda: Product([perceptron(Denoiser), perceptron(Denoiser)]),
+        options={"proposal": "superdiff"},
+    ),
     "power": Step(lambda: Tempered(perceptron(), 2.0), options={"proposal": "ancestral"} | _ENERGY),
     "product of two, ancestral": Step(
         lambda: Product([perceptron(), perceptron()]), options={"proposal": "ancestral"} | _ENERGY
@@ -113,14 +127,20 @@ STEPS: dict[str, Step] = {
 }
 
 
+Machine = Callable[[], AbstractContextManager[None]]
+"""A context in which tensors of a CUDA device can be made."""
+
+
 class _Counted(Exception):
     """The step that is counted has been made, and the rest of the run is not needed."""
 
 
-def of_step(step: Step, *, compile: bool = False) -> Launches:
-    """Return the launches of a step. compile: trace it as `compile=True` does, and let the graph run as it is.
+def of_step(step: Step, *, compile: bool = False, machine: Machine = stand_in) -> Launches:
+    """Return the launches of a step of a run on a machine.
 
-    The launches of a graph are then `captured`, and what is left is what a step needs outside the replay.
+    compile: trace the step as `compile=True` does, and run the graph as it was traced. Its launches are then
+    `captured`, and the others are those that a step needs outside the replay. Tensors on the CPU that the trace
+    has made count as `constants`: each splits the graph that is captured, and is copied at every step.
     """
     launches, advance = Launches(), Run.advance
     target = step.target()
@@ -135,6 +155,9 @@ def of_step(step: Step, *, compile: bool = False) -> Launches:
         raise _Counted
 
     def not_compiled(graph: Any, *_: Any) -> Callable[..., Any]:
+        held = [getattr(graph, n.target) for n in graph.graph.nodes if n.op == "get_attr"]
+        launches.constants["in the graph"] += sum(tensor.device.type == "cpu" for tensor in held)
+
         def call(*inputs: Any) -> Any:
             with launches.replay():
                 return graph(*inputs)
@@ -142,7 +165,7 @@ def of_step(step: Step, *, compile: bool = False) -> Launches:
         return call
 
     with (
-        stand_in(),
+        machine(),
         launches,
         launches.watching(backbones),
         mock.patch.object(Run, "advance", advance_and_count),
@@ -163,23 +186,19 @@ def of_step(step: Step, *, compile: bool = False) -> Launches:
     raise AssertionError("the run ended before the step that is counted")
 
 
-def of_training(student: nn.Module, shape: tuple[int, ...], *, rows: int = 16) -> Launches:
-    """Return the launches of one step of training a student by distillation, without those of its batch."""
-    launches, config = Launches(), DistillConfig(batch_size=rows)
-    with stand_in(), launches, launches.watching([student.backbone]):  # type: ignore[list-item]
+def of_training(*, machine: Machine = stand_in, **settings: Any) -> Launches:
+    """Return the launches of one step of distillation of a perceptron. settings: fields of `DistillConfig`."""
+    launches, config = Launches(), DistillConfig(batch_size=16, **settings)
+    student, teacher = perceptron(), perceptron(Denoiser)
+    with machine(), launches, launches.watching([student.backbone]):
         student.to(DEVICE)
-        state = RunState(student, [rows, *shape], config)
-        loss = TrainingLoss(student, config.difference_weight, config.autocast_dtype, 0.0)
-        named = {f"student.{name}": p for name, p in state.trained.items()}
-        gradients = gradient_function(loss, named, compile=False)
-        x = torch.empty(rows, *shape, device=DEVICE)
-        batch = {"x": x, "target": x.clone(), "sigma": torch.empty(rows, device=DEVICE)}
-        batch["rng"] = rng_state(0, 0, DEVICE)
-        for step in range(2):
-            # the first step makes the state of Adam
-            with launches.counting() if step else mock.MagicMock():
-                state.record(*gradients(dict(batch)))
-                state.update()
+        data = TrainingData(torch.empty(50, 2, device=DEVICE), None, 0)
+        state = RunState(student, [*data.samples.shape], config)
+        run = TrainingRun(state, BatchMaker(data, teacher.to(DEVICE), config), None)
+        bar = mock.MagicMock()
+        run._do_step(bar)  # the first step makes the state of Adam
+        with launches.counting():
+            run._do_step(bar)
     return launches
 
 

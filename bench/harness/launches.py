@@ -161,11 +161,11 @@ def _on_device(tensor: Tensor) -> bool:
 
 
 def _is_free(function: Any, name: str) -> bool:
-    """Return whether an operation only makes a view or reserves memory."""
-    written = [r.alias_info for r in function._schema.returns if r.alias_info is not None]
-    views = written and not all(alias.is_write for alias in written)
-    in_place = torch.Tag.inplace_view in function.tags
-    return bool(views) or in_place or name in _ALLOCATIONS or name.startswith("aten::empty")
+    """Return whether an operation only makes a view, reserves memory, or asks for a property."""
+    if name.startswith(("prim::", "aten::empty")) or name in _ALLOCATIONS:
+        return True
+    aliases = [r.alias_info for r in function._schema.returns if r.alias_info is not None]
+    return torch.Tag.inplace_view in function.tags or not all(a.is_write for a in aliases)
 
 
 def _from_host(inputs: list[Tensor], outputs: list[Tensor]) -> bool:

@@ -2,10 +2,12 @@
 
 Inside `stand_in` a request for a CUDA device makes tensors on torch's meta device, and these tensors say that they
 are on "cuda:0". Code that asks for the device therefore goes the way that it goes on a GPU, and shapes, dtypes and
-derivatives are right, but nothing is computed and no GPU is needed. It works with every build of torch. The
-operators of edmfast count as live on the GPU there where Triton is installed, as `kernel_status` says.
+derivatives are right, but nothing is computed and no GPU is needed. It works with every build of torch. Layouts
+that a library of convolutions would choose are unknown, and with them some copies inside a U-Net. Operators with
+Triton kernels count as live there.
 
-torch's own fake tensors of a CUDA device cannot do this: their derivatives ask the driver for the device.
+torch's own fake tensors of a CUDA device need a CUDA build of torch, since their derivatives ask the driver for
+the device: see `bench.harness.fake_cuda`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -21,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
 
 from edmfast import _library
+from edmfast._internal import generators as generators_module
 
 DEVICE = torch.device("cuda", 0)
 _IS_CUDA: Any = torch.Tensor.is_cuda.__get__  # type: ignore[attr-defined]
@@ -29,14 +33,14 @@ _MAKERS = (torch.tensor, torch.as_tensor, torch.asarray)
 _OPERATORS = "attention, mlp_potential, norms, potential"
 
 
-class Generator:
-    """A stand-in for a random generator of the device, which draws nothing."""
+class Generator(torch.Generator):
+    """A random generator of the CPU that says it is one of the device."""
 
     device = DEVICE
 
-    def get_state(self) -> torch.Tensor:
-        """Return an empty state."""
-        return torch.empty(0, dtype=torch.uint8)
+
+def _generator(device: Any = "cpu") -> torch.Generator:
+    return Generator() if torch.device(device).type == "cuda" else torch.Generator(device)
 
 
 class _StandIn(TorchFunctionMode):
@@ -48,6 +52,8 @@ class _StandIn(TorchFunctionMode):
         if function == _GET_DEVICE:
             device = function(*args)
             return DEVICE if device.type == "meta" else device
+        if function is torch.device:
+            return function(*args, **(kwargs or {}))
         options = {name: _meta(value) for name, value in (kwargs or {}).items()}
         if isinstance(options.get("generator"), Generator):
             del options["generator"]
@@ -77,5 +83,8 @@ def stand_in() -> Iterator[None]:
     # where torch asks a tensor in C++ for its device, it still learns the true one
     supported = "_get_foreach_kernels_supported_devices"
     lists = mock.patch.object(_foreach_utils, supported, return_value=["cuda", "meta"])
-    with live, lists, _StandIn():
+    generators = mock.patch.object(
+        generators_module, "torch", SimpleNamespace(Generator=_generator)
+    )
+    with live, lists, generators, _StandIn():
         yield

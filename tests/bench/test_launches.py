@@ -81,7 +81,7 @@ def test_the_stand_in_passes_for_a_gpu_until_the_block_ends():
     with stand_in():
         x = nn.Linear(3, 4).to("cuda").weight
         assert x.is_cuda
-        assert x.device == DEVICE
+        assert x.device == DEVICE == torch.device("cuda", 0)
         assert torch.ones_like(x).device.type == torch.empty(2, device="cuda:0").device.type
         assert not torch.ones(3).is_cuda
         # a tensor of the host does not meet one of the device unnoticed

@@ -17,7 +17,7 @@ def test_no_step_waits_for_the_device_or_copies_to_it(name):
 
 
 def test_a_step_of_training_neither():
-    counted = launches.of_training(launches.perceptron(), (2,))
+    counted = launches.of_training()
     # the loss, the gradients, their clipping, Adam, and the average of the weights
     assert counted.own["edmfast::mlp_potential_backward"] == 1
     assert (
