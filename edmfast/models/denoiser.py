@@ -16,9 +16,9 @@ from edmfast.models.backbones.embedding import check_conditions_of
 from edmfast.models.calling.foreign import call_backbone
 from edmfast.models.preconditioning import (
     check_sigma_data,
-    edm_scaling,
-    expand_sigma,
+    noise_levels,
     refuse_zero,
+    shared_scaling,
 )
 
 
@@ -54,12 +54,13 @@ class Denoiser(nn.Module):
             TypeError: an x that is not floating, or a backbone that returns no floating tensor.
             ValueError: other shapes, a level that is not positive, or conditions with another number of rows.
         """
-        batch, levels = x.shape[0], expand_sigma(sigma, x)
+        batch, levels = x.shape[0], noise_levels(x, sigma)
         refuse_zero(self, sigma)
         # errors name the caller's sizes, so the checks come before the padding
         check_conditions_of(self.backbone, condition, batch)
         x, levels, condition = pad_rows(x, levels, condition, shared_names(self.backbone))
-        scaling = edm_scaling(levels, self.sigma_data)
-        output = call_backbone(self.backbone, scaling.c_in * x, scaling.c_noise, **condition)
+        _, scaling = shared_scaling(levels, x.shape[0], self.sigma_data)
+        c_noise = scaling.c_noise.expand(x.shape[0])
+        output = call_backbone(self.backbone, scaling.c_in * x, c_noise, **condition)
         denoised: torch.Tensor = scaling.c_skip * x + scaling.c_out * output
         return denoised[:batch]

@@ -27,6 +27,7 @@ from edmfast.models.backbones.embedding import check_conditions_of
 from edmfast.models.backbones.residual_mlp import ResidualMLP
 from edmfast.models.calling.foreign import call_backbone
 from edmfast.models.compiling.methods import CompiledMethods, Method
+from edmfast.models.level_table import of_level
 from edmfast.models.potentials import Network, Potential, side_by_side
 from edmfast.models.preconditioning import (
     Scaling,
@@ -220,11 +221,11 @@ class EnergyModel(nn.Module):
     def _denoised(
         self, x: torch.Tensor, levels: torch.Tensor, condition: dict[str, Any]
     ) -> tuple[torch.Tensor]:
-        def coefficients(sigma: torch.Tensor, c_in: torch.Tensor) -> Pair:
-            # D = x + sigma² score with x = y/c_in, so that the terms in y add up to sigma_data² c_in y
-            return sigma.square() * c_in, self.sigma_data**2 * c_in
+        return (self._evaluate(x, levels, condition, self._denoised_coefficients)[1],)
 
-        return (self._evaluate(x, levels, condition, coefficients)[1],)
+    def _denoised_coefficients(self, sigma: torch.Tensor, c_in: torch.Tensor) -> Pair:
+        # D = x + sigma² score with x = y/c_in, so that the terms in y add up to sigma_data² c_in y
+        return sigma.square() * c_in, self.sigma_data**2 * c_in
 
     def _evaluate(
         self,
@@ -246,7 +247,7 @@ class EnergyModel(nn.Module):
                 member = self._member(network, x, levels, scaling, condition, coefficients)
                 return member.evaluate()
             y, weight = scaling.c_in * x, self._weight(x, levels, scaling).expand(x.shape[0])
-            a, b = coefficients(levels.flatten(), scaling.c_in.flatten())
+            a, b = self._field_coefficients(levels, scaling, coefficients)
             energy, field = self._potential.energy_and_field(
                 self._network(scaling, condition), y, weight, recorded
             )
@@ -270,15 +271,37 @@ class EnergyModel(nn.Module):
         coefficients: Coefficients,
     ) -> Member:
         """Return the arguments of the operator that computes what `_evaluate` returns."""
-        batch, c_in = x.shape[0], scaling.c_in.flatten()
-        a, b = coefficients(levels.flatten(), c_in)
-        weight = self._weight(x, levels, scaling)
-        numbers = side_by_side(c_in, weight, a, b)
+
+        def numbers_of(levels: torch.Tensor, c_in: torch.Tensor, weight: torch.Tensor) -> Any:
+            a, b = coefficients(levels.flatten(), c_in.flatten())
+            return (side_by_side(c_in.flatten(), weight, a, b),)
+
+        batch = x.shape[0]
+        rows = levels, scaling.c_in, self._weight(x, levels, scaling)
+        # equal methods of one model are one name
+        name = ("numbers", coefficients, self.sigma_data)
+        (numbers,) = of_level(rows, name, (), numbers_of) or numbers_of(*rows)
         # shifts depend on noise level and class only, so that they stay outside of the operator
         backbone = cast(ResidualMLP, self.backbone)
         shifts = backbone.shifts_of(scaling.c_noise.expand(batch), **condition)
         shifts = per_sample(shifts, batch).to(network.entry.dtype)
         return Member(x, numbers, shifts, network)
+
+    def _field_coefficients(
+        self, levels: torch.Tensor, scaling: Scaling, coefficients: Coefficients
+    ) -> Pair:
+        """Return (a, b), each [B], or [1] for one level."""
+        rows = levels, scaling.c_in
+        prepared = of_level(
+            rows,
+            ("field", coefficients, self.sigma_data),
+            (),
+            lambda levels, c_in: coefficients(levels.flatten(), c_in.flatten()),
+        )
+        if prepared is not None:
+            a, b = prepared
+            return a, b
+        return coefficients(levels.flatten(), scaling.c_in.flatten())
 
     def _network(self, scaling: Scaling, condition: dict[str, Any]) -> Network:
         def network(y: torch.Tensor) -> torch.Tensor:
@@ -288,7 +311,14 @@ class EnergyModel(nn.Module):
 
     def _weight(self, y: torch.Tensor, levels: torch.Tensor, scaling: Scaling) -> torch.Tensor:
         """Return the potential's weight in the energy, (sigma_data/sigma) scale: [B], or [1] for one level."""
+
+        def weight_of(levels: torch.Tensor, c_noise: torch.Tensor) -> tuple[torch.Tensor]:
+            return (self.sigma_data / levels.flatten() * self.scale(c_noise),)
+
         c_noise = scaling.c_noise
+        name, table = ("weight", self.sigma_data, id(self.scale)), (self.scale.values,)
+        if prepared := of_level((levels, c_noise), name, table, weight_of):
+            return prepared[0]
         # one row is computed among several, so that it has the bits of any batch
         if c_noise.shape[0] != y.shape[0]:
             c_noise = shared_rows(c_noise)

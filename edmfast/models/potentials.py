@@ -21,6 +21,7 @@ from torch import Tensor
 from edmfast._internal.broadcast import unsqueeze_like
 from edmfast._internal.derivatives import leaf_of, values_and_slope
 from edmfast._internal.dispatch import operators_work
+from edmfast.models.level_table import of_level
 from edmfast.ops import potential, potential_assemble
 
 Head = Callable[[Tensor, Tensor], Tensor]
@@ -105,7 +106,12 @@ def _inner_field(
         wide, y = wide.detach(), y.detach()
 
     def field(a: Tensor, b: Tensor) -> Tensor:
-        return potential_assemble(wide, pullback, y, side_by_side(a * weight, a, b))
+        def numbers_of(a: Tensor, b: Tensor, weight: Tensor) -> tuple[Tensor]:
+            return (side_by_side(a * weight, a, b),)
+
+        prepared = of_level((a, b, weight[:1]), "assemble", (), numbers_of)
+        (numbers,) = prepared or numbers_of(a, b, weight)
+        return potential_assemble(wide, pullback, y, numbers.expand(y.shape[0], 3))
 
     return energy, field
 

@@ -16,6 +16,7 @@ from edmfast._internal.broadcast import unsqueeze_like
 from edmfast._internal.noise_levels import check_level
 from edmfast._internal.numbers import as_float
 from edmfast._internal.rows import per_sample, shared_rows
+from edmfast.models.level_table import level_row, of_level
 
 
 def expand_sigma(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -37,6 +38,8 @@ def expand_sigma(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         raise TypeError(f"x must be a floating-point tensor [B, *shape], given {kind}")
     if x.dim() < 2:
         raise ValueError(f"x must be [B, *shape] with at least 2 dimensions, given {[*x.shape]}")
+    if (row := level_row(sigma, x)) is not None:
+        return row.reshape([1] * x.dim()).expand(x.shape[0], *[1] * (x.dim() - 1))
     if not isinstance(sigma, torch.Tensor):
         level = _as_level(sigma, x.dtype)
         # one element that is expanded to B rows takes no memory for the rows
@@ -125,6 +128,10 @@ def shared_scaling(
     levels: torch.Tensor, batch: int, sigma_data: float
 ) -> tuple[torch.Tensor, Scaling]:
     """Return (levels, coefficients) for a batch: one row per sample, or one row for all where levels has one."""
+    name = ("scaling", sigma_data)
+    prepared = of_level((levels,), name, (), lambda rows: edm_scaling(rows, sigma_data))
+    if prepared is not None:
+        return levels, Scaling(*prepared)
     # the coefficients of one level are computed on few rows, with the bits of any batch
     if levels.shape[0] != batch:
         levels = shared_rows(levels)

@@ -18,6 +18,7 @@ from torch import Tensor
 from edmfast._internal.derivatives import is_recorded
 from edmfast._internal.dispatch import operators_work
 from edmfast._internal.rows import pad_rows
+from edmfast.models.level_table import of_level
 from edmfast.models.preconditioning import Scaling, noise_levels, shared_scaling
 from edmfast.ops.mlp_potential.operator import Perceptron, mlp_potentials
 
@@ -67,7 +68,10 @@ def evaluate_members(members: Sequence[Member]) -> tuple[Tensor, Tensor]:
     """Return (E [K, B], fields [K, B, *shape]) of K members with the same x and networks of one shape."""
     rows = max(member.shifts.shape[0] for member in members)
     shifts = [member.shifts.expand(rows, -1) for member in members]
-    coefficients = torch.stack([member.coefficients for member in members])
+    numbers = [member.coefficients for member in members]
+    name = ("together", len(members))
+    prepared = of_level(numbers, name, (), lambda *rows: (torch.stack(rows, 1),))
+    coefficients = torch.stack(numbers) if prepared is None else prepared[0].transpose(0, 1)
     return mlp_potentials(members[0].x, coefficients, shifts, [m.network for m in members])
 
 

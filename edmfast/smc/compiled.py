@@ -1,7 +1,7 @@
 """The step traced as one flat graph and compiled, once for each mode of a run.
 
 The score is a gradient, which torch.compile cannot trace; see `edmfast.models.compiling.flat_graph`. On a GPU the
-graph is captured as a CUDA graph.
+graph is captured as a CUDA graph, see `edmfast.smc.captured`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,32 @@ from torch import Tensor, nn
 
 from edmfast.models.compiling.attributes import Attributes
 from edmfast.models.compiling.flat_graph import FlatGraph, Tensors
+from edmfast.models.level_table import LevelTable
+from edmfast.smc.captured import CapturedSteps
 from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.populations.particle_state import ParticleState
 from edmfast.smc.proposals import Step
+from edmfast.smc.state import Row
 from edmfast.smc.step import Advance, Mode
+from edmfast.smc.step_table import StepTable
+
+Key = tuple[Mode, bool]
 
 
 class CompiledStep:
-    """A compiled `Advance`, called in the same way."""
+    """A compiled `Advance`, called in the same way.
 
-    def __init__(self, advance: Advance) -> None:
-        self.advance = advance
-        self.flats: dict[tuple[Mode, bool], FlatGraph] = {}
+    steps: of the run. table: the numbers of its noise levels.
+    """
+
+    def __init__(self, advance: Advance, steps: StepTable, table: LevelTable) -> None:
+        self.advance, self.steps, self.table = advance, steps, table
+        self.flats: dict[Key, FlatGraph] = {}
         self.watched = Watched(advance.phases.parts)
         self.given_up = False
+        device = steps.rng.device
+        self.captured = CapturedSteps(len(steps.steps), device) if captures(device) else None
+        self._recorded = -1
 
     def __call__(
         self,
@@ -40,6 +52,7 @@ class CompiledStep:
         mode: Mode,
     ) -> ParticleState:
         def eager() -> tuple[Tensor, ...]:
+            self._recorded = -1
             return self.advance(state, step, next_step, rng, next_rng, mode).tensors()
 
         if not self.given_up and (changed := self.watched.change()):
@@ -54,21 +67,72 @@ class CompiledStep:
         # each mode is a graph of its own, since its branches are decided at tracing
         key = (mode, next_step is None)
         if key not in self.flats:
-            self.flats[key] = self._flat(*key)
-        # The graph would hold plain numbers as constants, so what changes from step to step is a
-        # tensor.
-        numbers = _as_tensors(step, next_step, state.x.device)
-        inputs = (*numbers, rng, next_rng, *state.tensors())
-        return ParticleState.from_tensors(self.flats[key]([], inputs, eager))
+            self.flats[key] = self._flat(mode, step, next_step)
+        flat, index = self.flats[key], int(step.index)
 
-    def _flat(self, mode: Mode, ends: bool) -> FlatGraph:
+        def compiled() -> tuple[Tensor, ...]:
+            if self.captured is None:
+                return flat.call([], (self.steps.index[index], *state.tensors()))
+            return self._replayed(self.captured, flat, key, index, state)
+
+        return ParticleState.from_tensors(flat.attempt(compiled, eager))
+
+    def recorded(self, index: int) -> Row | None:
+        """Return what the graph of the last step has recorded of level `index`, or None where no graph did."""
+        if self.captured is None or self._recorded != index:
+            return None
+        return Row(*self.captured.trace[index].unbind(0))
+
+    def settled(self, index: int, state: ParticleState) -> tuple[int, ParticleState]:
+        """Return the level and the particles of a state after a step that may have been interrupted.
+
+        index, state: what the run holds. A captured step overwrites it before the run knows of the new level.
+        """
+        if self.captured is None or not self.captured.holds(state.x):
+            return index, state
+        level = self.captured.level()
+        if level == index:
+            return index, state
+        self._recorded = level
+        return level, ParticleState.from_tensors(self.captured.state)
+
+    def _replayed(
+        self,
+        captured: CapturedSteps,
+        flat: FlatGraph,
+        key: Key,
+        index: int,
+        state: ParticleState,
+    ) -> tuple[Tensor, ...]:
+        inputs = captured.inputs(state.tensors())
+        if key not in captured:
+            captured.capture(key, lambda *tensors: flat.call([], tensors), inputs, _recorded)
+        outputs = captured.replay(key, index)
+        self._recorded = index + 1
+        return tuple(outputs)
+
+    def _flat(self, mode: Mode, step: Step, next_step: Step | None) -> FlatGraph:
         def traced(_: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-            index, s, u, after, rng, next_rng, *rest = inputs
-            state, step = ParticleState.from_tensors(rest), Step(index, s, u)
-            next_step = None if ends else Step(index + 1, u, after)
-            return self.advance(state, step, next_step, rng, next_rng, mode).tensors()
+            index, *rest = inputs
+            at = self.steps.traced(index, step, next_step)
+            assert isinstance(at.step.u, Tensor)
+            with self.table.traced(at.step.u, at.level):
+                state = ParticleState.from_tensors(rest)
+                after = self.advance(state, at.step, at.next_step, at.rng, at.next_rng, mode)
+            return after.tensors()
 
-        return FlatGraph(traced, otherwise="the run goes on eagerly", mode="reduce-overhead")
+        return FlatGraph(traced, otherwise="the run goes on eagerly")
+
+
+def _recorded(outputs: tuple[Tensor, ...]) -> Tensor:
+    """Return the numbers of a `Row`, float64 [4, P], of the tensors of a state."""
+    weights = ParticleState.from_tensors(outputs).weights
+    return torch.stack([number.double() for number in Row.of(weights)])
+
+
+def captures(device: torch.device) -> bool:
+    """Return whether steps on a device are captured as CUDA graphs."""
+    return device.type == "cuda"
 
 
 class Watched:
@@ -108,13 +172,3 @@ def _modules(value: Any) -> Iterator[nn.Module]:
     elif isinstance(value, (list, tuple)):
         for part in value:
             yield from _modules(part)
-
-
-def _as_tensors(step: Step, next_step: Step | None, device: torch.device) -> tuple[Tensor, ...]:
-    """Return index int64 [], and s, u and the level after u float64 []; a fill on the device does not wait for it.
-
-    At the last level nothing follows, and u stands in for the level after it.
-    """
-    index = torch.empty((), dtype=torch.int64, device=device).fill_(step.index)
-    levels = (step.s, step.u, step.u if next_step is None else next_step.u)
-    return index, *(torch.empty((), dtype=torch.float64, device=device).fill_(v) for v in levels)

@@ -52,6 +52,8 @@ class Step:
     them during the run takes several times as long, because the network has emptied the caches."""
     levels: Tensor | None = None
     """The levels (s, u) as float64 [2] on the device of the run, where they were prepared before it."""
+    kappa: Tensor | None = None
+    """The kappa of the proposal's table, float64 [] on the device of the run, where it was prepared before it."""
 
     @property
     def tau2(self) -> float | Tensor:
@@ -172,7 +174,7 @@ class CurvatureMatched(Proposal):
             kappa = 1.0 + step.tau2 * curvature.double()
             kappa = torch.maximum(kappa, torch.ones_like(kappa) * lowest).clamp(max=1.0)
         else:
-            kappa = _entry(self.kappa, step.index, curvature.device).expand(len(curvature))
+            kappa = kappa_of(self.kappa, step, curvature.device).expand(len(curvature))
         # kappa has one entry for each population, and tau2/exponent may be one number
         v_l = torch.ones_like(kappa) * (step.tau2 / exponent)
         return torch.stack([v_l, kappa * v_l, v_l], dim=1)
@@ -247,7 +249,7 @@ class ReversalMatched(Proposal):
     def kappa_at(self, step: Step, device: torch.device) -> Tensor:
         """Return the kappa of the table for a step, float64 []."""
         assert self.kappa is not None
-        return _entry(self.kappa, step.index, device)
+        return kappa_of(self.kappa, step, device)
 
 
 PROPOSALS = {
@@ -261,14 +263,13 @@ PROPOSALS = {
 """The proposals by their names."""
 
 
-def _entry(table: tuple[float, ...], index: int | Tensor, device: torch.device) -> Tensor:
-    """Return an entry of a table as float64 []."""
-    if isinstance(index, int):
-        # a fill on the device does not wait for it
-        return torch.full((), table[index], dtype=torch.float64, device=device)
-    # a traced step takes the table as a constant; indexing by a tensor would read it on the host
-    numbers = torch.tensor(table, dtype=torch.float64, device=device)
-    return numbers.index_select(0, index.reshape(1))[0]
+def kappa_of(table: tuple[float, ...], step: Step, device: torch.device) -> Tensor:
+    """Return the kappa of a step as float64 [], prepared or taken from the table of all steps."""
+    if step.kappa is not None:
+        return step.kappa
+    assert isinstance(step.index, int), "a traced step needs its kappa prepared"
+    # a fill on the device does not wait for it
+    return torch.full((), table[step.index], dtype=torch.float64, device=device)
 
 
 def coefficients_of(kernel: Proposal, step: Step, exponent: Exponent, curvature: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.broadcast import population_factors
+from edmfast.models.level_table import LevelTable
 from edmfast.ops import rng_state, standard_normal
 from edmfast.smc.compiled import CompiledStep
 from edmfast.smc.correctors.correction import CorrectorMoves
@@ -20,8 +21,9 @@ from edmfast.smc.populations.local import Increments, Populations
 from edmfast.smc.populations.particle_state import ParticleState
 from edmfast.smc.proposals import Step
 from edmfast.smc.schedule import Schedule
-from edmfast.smc.state import State
+from edmfast.smc.state import Row, State
 from edmfast.smc.step import Advance, Mode, particles_of
+from edmfast.smc.step_table import StepTable
 
 _START_STREAM = 1
 
@@ -58,11 +60,18 @@ class Run:
         pairs = enumerate(itertools.pairwise(self.levels))
         steps = [Step(i, s, u) for i, (s, u) in pairs]
         self.steps = [phases.at(i).prepare(step, count, device) for i, step in enumerate(steps)]
+        self.table = LevelTable(self.levels)
         self.eager = Advance(phases, populations, moves)
-        self.advance_particles = CompiledStep(self.eager) if compile else self.eager
+        self.compiled: CompiledStep | None = None
+        if compile and self.steps:
+            self.compiled = CompiledStep(self.eager, StepTable(self.steps, self.rng), self.table)
 
     def start(self, like: Tensor) -> State:
         """Draw the particles of the first level. like: gives shape [P, N, *shape], dtype and device."""
+        with self.table.active():
+            return self._start(like)
+
+    def _start(self, like: Tensor) -> State:
         fk, sigma = self.phases.at(0), self.levels[0]
         z = standard_normal(
             like,
@@ -98,18 +107,16 @@ class Run:
         acceptance = particles.tuning[1]
         if mode.correct:
             particles = self.eager.correct(particles, sigma, next_step, self.rng[0], mode)
-        shape = (len(self.levels), *weights.ancestors.shape)
-        trace = torch.zeros(shape[:2], dtype=torch.float64, device=x.device)
         state = State(
             index=0,
             particles=particles,
-            ess=trace,
-            resampled=torch.zeros_like(trace, dtype=torch.bool),
-            log_weight_sd=trace.clone(),
-            survivors=torch.zeros_like(trace, dtype=torch.int64),
+            rows=[],
             acceptance=acceptance.repeat(len(self.levels), 1, 1),
-            ancestors=weights.ancestors.new_zeros(shape) if self.genealogy else None,
+            ancestors=None,
         )
+        if self.genealogy:
+            shape = (len(self.levels), *weights.ancestors.shape)
+            state.ancestors = weights.ancestors.new_zeros(shape)
         self._record(state, 0, particles)
         return state
 
@@ -117,17 +124,27 @@ class Run:
         """Move to the next level, weigh, and decide whether to resample there."""
         i = state.index
         before = self.populations.collect(state.particles)
-        particles = self.advance_particles(
-            before,
-            self.steps[i],
-            self._step(i + 1),
-            self.rng[i],
-            self.rng[i + 1],
-            self._mode(i + 1),
-        )
+        with self.table.active():
+            particles = (self.compiled or self.eager)(
+                before,
+                self.steps[i],
+                self._step(i + 1),
+                self.rng[i],
+                self.rng[i + 1],
+                self._mode(i + 1),
+            )
         self._record(state, i + 1, particles)
         # one update, after the traces: an interrupt must not leave a half-made step
         vars(state).update(particles=particles, index=i + 1)
+
+    def settle(self, state: State) -> None:
+        """Make a state whole after a step that may have been interrupted."""
+        if self.compiled is None:
+            return
+        index, particles = self.compiled.settled(state.index, state.particles)
+        if index != state.index:
+            self._record(state, index, particles)
+            vars(state).update(particles=particles, index=index)
 
     def _step(self, index: int) -> Step | None:
         """Return the step that leaves a level, None at the last one."""
@@ -150,9 +167,8 @@ class Run:
 
     def _record(self, state: State, index: int, particles: ParticleState) -> None:
         weights, corrected = particles.weights, particles.parents.numel() > 0
-        state.ess[index], state.resampled[index] = weights.ess, weights.resampled
-        state.log_weight_sd[index] = weights.increment_sd
-        state.survivors[index] = weights.survivors
+        row = None if self.compiled is None else self.compiled.recorded(index)
+        state.record(index, row or Row.of(weights))
         if state.ancestors is not None:
             # Correctors have applied the ancestors, and left the identity in the weights.
             state.ancestors[index] = particles.parents if corrected else weights.ancestors
@@ -166,7 +182,8 @@ class Run:
         x, weights = particles.x, particles.weights
         all_levels = self.schedule.all_levels
         if all_levels[-1] == 0:
-            x = fk.denoised(x, self.levels[-1], particles.score, particles.memory)
+            with self.table.active():
+                x = fk.denoised(x, self.levels[-1], particles.score, particles.memory)
         # weights alone do not tell: the moves of a sampler without weights carry a NaN to the end
         lost = ~x.isfinite().flatten(2).all(2) & (weights.log_weights != -torch.inf)
         corrector_nfe = self.moves.nfe * self._corrected_levels() + self._evaluated_again()

@@ -260,6 +260,7 @@ def _advance_to_the_end(
             _report(callback, state, run)
     # Ctrl-C, which is no Exception, must leave a checkpoint too.
     except BaseException as error:
+        run.settle(state)
         keeper.rescue(error, state, description)
         raise
     finally:

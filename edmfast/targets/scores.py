@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from edmfast._internal.broadcast import row_factors
 from edmfast.models.calling.foreign import call_denoiser, call_energy
-from edmfast.models.preconditioning import expand_sigma, refuse_zero
+from edmfast.models.level_table import of_level
+from edmfast.models.preconditioning import expand_sigma, noise_levels, refuse_zero
 from edmfast.targets.exponents import exponent_of
 from edmfast.targets.protocols import Model
 
@@ -53,7 +54,12 @@ def score_of(model: Model, x: Tensor, sigma: float | Tensor, **condition: Any) -
     # At sigma = 0 the quotient (D - x)/sigma² would be NaN or infinite.
     refuse_zero(model, sigma)
     denoised = call_denoiser(model, x, sigma, **condition)
-    return row_factors(exponent_of(model), x) / expand_sigma(sigma, x).square() * (denoised - x)
+    exponent, levels = exponent_of(model), noise_levels(x, sigma)
+    if not isinstance(exponent, Tensor):
+        name, a = ("score of denoiser", exponent), exponent
+        if row := of_level((levels,), name, (), lambda rows: (a / rows.square(),)):
+            return row[0] * (denoised - x)
+    return row_factors(exponent, x) / levels.square() * (denoised - x)
 
 
 def denoised_from(model: Model, x: Tensor, sigma: float | Tensor, score: Tensor) -> Tensor:

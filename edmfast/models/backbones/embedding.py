@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from edmfast._internal.dispatch import as_written
 from edmfast._internal.numbers import as_int
 from edmfast._internal.rows import check_conditions, shared_rows
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.linear import Linear
+from edmfast.models.level_table import of_level
 
 FREQUENCIES, HIGHEST_FREQUENCY = 8, 30.0
 
@@ -70,21 +72,20 @@ class Embedding(nn.Module):
         class_label None means "unconditional". `per_sample` turns results computed from the equal rows into one
         row that serves all samples. Raises ValueError for a label out of range.
         """
+        if self.label is None and class_label is not None:
+            raise ValueError(
+                "a backbone built with num_classes=None takes no class_label, given one"
+            )
         # a stride of zero shows that one level was expanded, so that all rows are equal
-        if class_label is None and c_noise.shape[0] > 1 and c_noise.stride(0) == 0:
-            c_noise = shared_rows(c_noise[:1])
-        # cosine and sine together determine the angle, so that no level is confused with another
-        angle = c_noise[:, None] * self._frequencies
-        embedded = self.level(torch.cat([angle.cos(), angle.sin()], 1))
-        if self.label is None:
-            if class_label is not None:
-                raise ValueError(
-                    "a backbone built with num_classes=None takes no class_label, given one"
-                )
-            return silu(embedded)
+        alone = c_noise.shape[0] == 1 or c_noise.stride(0) == 0
+        embedded = self._prepared(c_noise[:1], class_label is None) if alone else None
+        if embedded is None:
+            if class_label is None and alone and c_noise.shape[0] > 1:
+                c_noise = shared_rows(c_noise[:1])
+            embedded = self._of_level(c_noise, class_label is None)
         if class_label is None:
-            # the last row of the table means unconditional
-            return silu(embedded + self.label.weight[-1])
+            return embedded
+        assert self.label is not None
         _check_label(class_label, len(c_noise))
         try:
             return silu(embedded + self.label(class_label))
@@ -94,3 +95,23 @@ class Embedding(nn.Module):
                 f"class_label must lie in 0..{self.num_classes} ({self.num_classes} means "
                 f"unconditional), given {class_label.min()}..{class_label.max()}"
             ) from error
+
+    def _of_level(self, c_noise: torch.Tensor, whole: bool) -> torch.Tensor:
+        """Return the part that depends on c_noise [R] alone, [R, width]. whole: embed "unconditional" too."""
+        # cosine and sine together determine the angle, so that no level is confused with another
+        angle = c_noise[:, None] * self._frequencies
+        embedded: torch.Tensor = self.level(torch.cat([angle.cos(), angle.sin()], 1))
+        if not whole:
+            return embedded
+        # the last row of the table means unconditional
+        return silu(embedded if self.label is None else embedded + self.label.weight[-1])
+
+    def _prepared(self, c_noise: torch.Tensor, whole: bool) -> torch.Tensor | None:
+        """Return `_of_level` of one level [1] where a run has prepared it, else None."""
+        labels = [self.label] if whole and self.label is not None else []
+        if type(self.level) is not Linear or not all(map(as_written, (self.level, *labels))):
+            return None
+        weights = [self.level.weight, self.level.bias, *(label.weight for label in labels)]
+        name = ("embedding", id(self), whole)
+        found = of_level((c_noise,), name, weights, lambda rows: (self._of_level(rows, whole),))
+        return None if found is None else found[0]

@@ -83,15 +83,16 @@ class FlatGraph:
 
         eager: computes the same without a graph. key: identifies everything else that the trace depends on.
         """
+        return self.attempt(lambda: self.call(fixed, inputs, key), eager)
+
+    def attempt(
+        self, compiled: Callable[[], tuple[Tensor, ...]], eager: Callable[[], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """Return compiled(), or eager() after the first failure, of which one warning tells."""
         if self.failed:
             return eager()
-        # a graph holds for one order of strides only
-        dense = [tensor.contiguous() for tensor in inputs]
         try:
-            graph = self._graph(fixed, dense, key)
-            if graph is not None:
-                return self._run(graph, fixed, dense)
-            reason = f"more than {MOST_GRAPHS} sizes of inputs"
+            return compiled()
         # the tracer and the compiler may fail in any way, while the function itself is still right
         except Exception as error:
             message = (str(error).strip() or "no message").splitlines()[0]
@@ -100,8 +101,17 @@ class FlatGraph:
         # a mistake of the caller raises here, before the graphs are given up for it
         outputs = eager()
         self.failed = True
-        warnings.warn(f"compile=True failed, {self.otherwise}: {reason}", stacklevel=3)
+        warnings.warn(f"compile=True failed, {self.otherwise}: {reason}", stacklevel=4)
         return outputs
+
+    def call(self, fixed: Tensors, inputs: Tensors, key: Hashable = None) -> tuple[Tensor, ...]:
+        """Return function(fixed, inputs) by a graph. Raises whatever the tracer or the compiler raises."""
+        # a graph holds for one order of strides only
+        dense = [tensor.contiguous() for tensor in inputs]
+        graph = self._graph(fixed, dense, key)
+        if graph is None:
+            raise RuntimeError(f"more than {MOST_GRAPHS} sizes of inputs")
+        return self._run(graph, fixed, dense)
 
     def _graph(self, fixed: Tensors, inputs: Tensors, key: Hashable) -> _Graph | None:
         state = key, _state_of(fixed, inputs)

@@ -95,7 +95,9 @@ class ReversalFeynmanKac(FeynmanKac):
 
     def prepare(self, step: Step, populations: int, device: torch.device) -> Step:
         levels = torch.tensor([step.s, step.u], dtype=torch.float64).to(device)
-        return dataclasses.replace(step, levels=levels)
+        table = self._kernel.kappa
+        kappa = None if table is None else self._kernel.kappa_at(step, device)
+        return dataclasses.replace(step, levels=levels, kappa=kappa)
 
     def evaluate(
         self,
