@@ -34,17 +34,15 @@ _thread = threading.local()
 
 
 class _Columns(NamedTuple):
-    """The results [T, ...] of a function for all levels, and what they were computed from."""
+    """The results [T, ...] of a function for all levels, and the tensors besides its arguments that it read."""
 
     results: list[Tensor]
-    arguments: list[Tensor]
     sources: Sequence[Tensor]
     versions: list[tuple[int, int]]
 
-    def are_current(self, arguments: list[Tensor], sources: Sequence[Tensor]) -> bool:
-        """Return whether these arguments and sources are those of the results, unchanged."""
-        before, now = [*self.arguments, *self.sources], [*arguments, *sources]
-        same = len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
+    def are_current(self, sources: Sequence[Tensor]) -> bool:
+        """Return whether these sources are those of the results, unchanged."""
+        same = all(a is b for a, b in zip(self.sources, sources, strict=True))
         return same and self.versions == _versions(sources)
 
 
@@ -95,7 +93,7 @@ class LevelTable:
             if tracing:
                 return None
             levels = torch.tensor([*self.places], dtype=torch.float64)
-            columns = self._store(key, [levels.to(x.dtype).to(x.device)], [], ())
+            columns = self._store(key, [levels.to(x.dtype).to(x.device)], ())
         return self._row(columns.results[0], None if tracing else self.places[float(sigma)])
 
     def derive(
@@ -109,14 +107,15 @@ class LevelTable:
         arguments, place = [column for column, _ in found], found[0][1]
         kind, shapes = rows[0].device.type, tuple(row.shape[1:] for row in rows)
         cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
-        key = (name, shapes, tuple(row.dtype for row in rows), cast)
+        # columns are kept for as long as the table, so that no other tensor has the same number
+        key = (name, tuple(map(id, arguments)), shapes, cast)
         columns = self._columns.get(key)
-        if columns is None or not columns.are_current(arguments, sources):
+        if columns is None or not columns.are_current(sources):
             # what a trace computes belongs to its graph
             if tracing:
                 return None
             results = self._results(arguments, shapes, compute)
-            columns = self._store(key, results, arguments, sources)
+            columns = self._store(key, results, sources)
         return tuple(self._row(column, None if tracing else place) for column in columns.results)
 
     def _results(
@@ -133,14 +132,8 @@ class LevelTable:
                 for result in compute(*whole)
             ]
 
-    def _store(
-        self,
-        key: Hashable,
-        results: list[Tensor],
-        arguments: list[Tensor],
-        sources: Sequence[Tensor],
-    ) -> _Columns:
-        columns = _Columns(results, arguments, sources, _versions(sources))
+    def _store(self, key: Hashable, results: list[Tensor], sources: Sequence[Tensor]) -> _Columns:
+        columns = _Columns(results, sources, _versions(sources))
         self._columns[key] = columns
         for column in results:
             self._places_of[_memory(column)] = column, max(1, column[:1].numel())

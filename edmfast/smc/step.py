@@ -77,7 +77,9 @@ class Advance:
         )
         ratio, (energies, energies_before) = move.log_ratio, fk.energies(evaluation, state)
         if mode.ahead and evaluation.increment is not None:
-            ratio = ratio + evaluation.increment
+            ratio = evaluation.increment if ratio is None else ratio + evaluation.increment
+        if ratio is None:
+            ratio = before.log_weights.new_zeros(before.log_weights.shape)
         memory = fk.remember(move, evaluation, state, step)
         if fk.rewards:
             collected = fk.rewards.inherited(state.memory, before.ancestors)

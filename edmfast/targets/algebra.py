@@ -222,7 +222,8 @@ def terms_of(target: Model) -> list[tuple[Exponent, Model]]:
 def _times(a: Exponent, values: Tensor) -> Tensor:
     """Return a times values [B] or [B, *shape]. Energies whose exponent is 0 become 0, even infinite ones."""
     if not isinstance(a, Tensor):
-        return a * values
+        # most models have the exponent 1, and a product with it would cost a pass over the values
+        return values if a == 1 else a * values
     if values.dim() > 1:
         return row_factors(a, values) * values
     rows = row_numbers(a, values)

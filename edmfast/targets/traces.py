@@ -141,13 +141,13 @@ def _of_one(
     model: Any, x: Tensor, sigma: float | Tensor, probes: Tensor, condition: dict[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return `energy_score_and_products` of an energy, or of a denoiser that is no sum."""
-    plain, energy = not has_energy(model), x.new_zeros(len(x))
+    plain = not has_energy(model)
     with torch.enable_grad(), detached_tilts():
         point = x.detach().requires_grad_()
         if plain:
             # The score (D - x)/sigma² of a denoiser has a graph even where D has lost its own.
             refuse_zero(model, sigma)
-            result = call_denoiser(model, point, sigma, **condition)
+            energy, result = x.new_zeros(len(x)), call_denoiser(model, point, sigma, **condition)
         else:
             energy, result = call_energy(model, point, sigma, **condition)
         products = _products(model, result, point, probes)

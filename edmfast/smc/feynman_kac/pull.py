@@ -15,14 +15,22 @@ from edmfast.smc.populations.particle_state import ParticleState
 from edmfast.targets.exponents import Exponent
 
 
-def sum_of_scores(exponents: Sequence[Exponent], scores: Tensor) -> Tensor:
-    """Return S = sum_i a_i s_i [P, N, *shape] from the first entries of scores [M, P, N, *shape].
+def weighted_sum(exponents: Sequence[Exponent], values: Tensor) -> Tensor:
+    """Return sum_i a_i v_i [P, N, ...] from the first entries of values [M, P, N, ...], scores or energies.
 
-    exponents: M of them, each a float or float64 [P]. A pull, which may be one more entry, is no part of S.
+    exponents: M of them, each a float or float64 [P]. A pull, which may be one more entry, is no part of the sum.
     """
-    total = torch.zeros_like(scores[0])
-    for a, score in zip(exponents, scores, strict=False):
-        total = total + population_factors(a, score, score.dtype) * score
+    total: Tensor | None = None
+    for a, value in zip(exponents, values, strict=False):
+        factor = population_factors(a, value, value.dtype)
+        # a number costs no pass of its own, and that of most models is 1
+        if total is None:
+            total = value if not isinstance(factor, Tensor) and factor == 1 else factor * value
+        elif isinstance(factor, Tensor):
+            total = total + factor * value
+        else:
+            total = torch.add(total, value, alpha=factor)
+    assert total is not None
     return total
 
 

@@ -26,19 +26,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edmfast._internal.broadcast import population_factors
 from edmfast.ops import propagate, reversal
 from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.feynman_kac.evaluate import Evaluation, in_groups
-from edmfast.smc.feynman_kac.pull import log_ratio_without_pull, sum_of_scores
+from edmfast.smc.feynman_kac.pull import log_ratio_without_pull, weighted_sum
 from edmfast.smc.feynman_kac.signs import random_signs
 from edmfast.smc.feynman_kac.terms import Terms, evaluate_terms
+from edmfast.smc.populations.exponents import ExponentTable
 from edmfast.smc.populations.gather import take
 from edmfast.smc.populations.local import Populations
 from edmfast.smc.populations.particle_state import Move, ParticleState
@@ -56,7 +56,8 @@ class ReversalFeynmanKac(FeynmanKac):
     a step after its move, as correctors need it, since they leave the law of a level without that weight
     invariant.
 
-    The kernel [P, N, M + 3] of a particle holds the M drifts, v_M, v_L and log G of its next move.
+    The kernel [P, N, M + 2] of a particle holds the M drifts, v_M and v_L of its next move. Where the weight is
+    delayed, log G is one more column.
     """
 
     models: tuple[object, ...] = ()
@@ -65,6 +66,7 @@ class ReversalFeynmanKac(FeynmanKac):
     guide: Any = None
     with_energy: bool = False
     delayed: bool = False
+    table: ExponentTable = field(default_factory=ExponentTable, init=False, repr=False)
 
     @property
     def has_energy(self) -> bool:
@@ -125,8 +127,9 @@ class ReversalFeynmanKac(FeynmanKac):
         if step is None:
             return Evaluation(energy, scores)
         coefficients, increment = self._match(x, terms, signs, step)
-        kernel = torch.cat([coefficients, increment[..., None]], 2)
-        return Evaluation(energy, scores, kernel, None if self.delayed else increment)
+        if not self.delayed:
+            return Evaluation(energy, scores, coefficients, increment)
+        return Evaluation(energy, scores, torch.cat([coefficients, increment[..., None]], 2))
 
     def _match(
         self, x: Tensor, terms: Terms, signs: Tensor | None, step: Step
@@ -142,7 +145,7 @@ class ReversalFeynmanKac(FeynmanKac):
             sources = {"traces": terms.traces}
         else:
             sources = {"traces": self._table(x, step, levels)}
-        exponents = torch.stack([self._factor(a, x) for a in self.exponents], 1)
+        exponents = self.table.prepare(self.exponents, x.shape[0], x.device)
         coefficients, log_weight = reversal(list(terms.scores), exponents, levels, **sources)
         return coefficients, log_weight
 
@@ -156,10 +159,7 @@ class ReversalFeynmanKac(FeynmanKac):
     def _energy(self, x: Tensor, energies: Tensor | None) -> Tensor:
         if not self.with_energy or energies is None:
             return x.new_zeros(x.shape[:2])
-        total = torch.zeros_like(energies[0])
-        for a, energy in zip(self.exponents, energies, strict=True):
-            total = total + population_factors(a, energy, energy.dtype) * energy
-        return total
+        return weighted_sum(self.exponents, energies)
 
     def _factor(self, a: Exponent, like: Tensor) -> Tensor:
         """Return an exponent as float64 [P] on the device of like [P, ...]."""
@@ -175,7 +175,7 @@ class ReversalFeynmanKac(FeynmanKac):
         return pull
 
     def combined_score(self, score: Tensor, memory: Tensor) -> Tensor:
-        return sum_of_scores(self.exponents, score)
+        return weighted_sum(self.exponents, score)
 
     def start(self, x: Tensor, sigma: float, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
         # With energies log G_0 = -U + A |x|²/(2 sigma²). Here every p_i is N(0, sigma² I) at the first level, and
@@ -201,12 +201,11 @@ class ReversalFeynmanKac(FeynmanKac):
             first_population=populations.first_population,
             first_particle=populations.first_particle,
         )
-        log_ratio = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
-        if self.delayed:
-            log_ratio = take(state.kernel[..., -1], ancestors)
+        log_ratio = take(state.kernel[..., -1], ancestors) if self.delayed else None
         if self.guide is not None:
             v_m = take(state.kernel[..., count], ancestors)
-            log_ratio = log_ratio + log_ratio_without_pull(state, v_m, v_m, rng, populations)
+            pulled = log_ratio_without_pull(state, v_m, v_m, rng, populations)
+            log_ratio = pulled if log_ratio is None else log_ratio + pulled
         return Move(x, log_ratio, self.inherited_memory(state))
 
     def energies(

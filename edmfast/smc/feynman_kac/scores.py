@@ -18,8 +18,9 @@ move, the weight -(|m|² + 2 sqrt(v) <m, z>)/(2 v) keeps the law of the plain sa
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ from torch import Tensor
 from edmfast.ops import propagate, score_gram
 from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.feynman_kac.evaluate import Evaluation, evaluate_scores, in_groups
-from edmfast.smc.feynman_kac.pull import log_ratio_without_pull, sum_of_scores
+from edmfast.smc.feynman_kac.pull import log_ratio_without_pull, weighted_sum
+from edmfast.smc.populations.exponents import ExponentTable
 from edmfast.smc.populations.gather import take
 from edmfast.smc.populations.local import Populations
 from edmfast.smc.populations.particle_state import Move, ParticleState
@@ -53,6 +55,7 @@ class ScoreFeynmanKac(FeynmanKac):
     models: tuple[object, ...] = ()
     exponents: tuple[Exponent, ...] = ()
     guide: Any = None
+    table: ExponentTable = field(default_factory=ExponentTable, init=False, repr=False)
 
     @property
     def scored_models(self) -> tuple[Any, ...]:
@@ -92,11 +95,20 @@ class ScoreFeynmanKac(FeynmanKac):
 
     def _exponents(self, like: Tensor) -> Tensor:
         """Return a_i as float64 [P, 1, M] on the device of like [P, ...]."""
-        ones = torch.ones(like.shape[0], dtype=torch.float64, device=like.device)
-        return torch.stack([ones * a for a in self.exponents], 1)[:, None]
+        return self.table.prepare(self.exponents, like.shape[0], like.device)[:, None]
+
+    def prepare(self, step: Step, populations: int, device: torch.device) -> Step:
+        unused = torch.zeros(populations, dtype=torch.float64, device=device)
+        numbers = coefficients_of(self.proposal, step, self.exponent, unused)
+        exponents = self.table.prepare(self.exponents, populations, device)
+        # A pull moves the particles by the same drift as the score beside it.
+        scores = exponents if self.guide is None else exponents.expand(-1, 2)
+        return dataclasses.replace(
+            step, coefficients=torch.cat([numbers[:, :1] * scores, numbers[:, 1:]], 1)
+        )
 
     def combined_score(self, score: Tensor, memory: Tensor) -> Tensor:
-        return sum_of_scores(self.exponents, score)
+        return weighted_sum(self.exponents, score)
 
     def start(self, x: Tensor, sigma: float, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
         # The weight of the start is unknown without an energy, so the particles start from equal
@@ -106,12 +118,8 @@ class ScoreFeynmanKac(FeynmanKac):
 
     def move(self, state: ParticleState, step: Step, rng: Tensor, populations: Populations) -> Move:
         ancestors = state.weights.ancestors
-        # log_z stands in for the curvature: it has the right shape, and the proposal ignores it
-        numbers = coefficients_of(self.proposal, step, self.exponent, state.weights.log_z)
-        drift, v_m, v_l = numbers.unbind(1)
-        # A pull moves the particles by the same drift as the score beside it.
-        exponents = self._exponents(state.x)[:, 0].expand(-1, len(state.score))
-        coefficients = torch.cat([drift[:, None] * exponents, torch.stack([v_m, v_l], 1)], 1)
+        coefficients = step.coefficients
+        assert coefficients is not None, "a step of scores needs its coefficients prepared"
         x, log_ratio = propagate(
             state.x,
             list(state.score),
@@ -125,12 +133,11 @@ class ScoreFeynmanKac(FeynmanKac):
             # The corrector's weight is that of the state before the move, which is the ancestor's.
             log_ratio = (-step.tau2 / 2) * take(state.energy, ancestors)
         elif self.guide is not None:
-            log_ratio = log_ratio_without_pull(
-                state, drift[:, None], v_m[:, None], rng, populations
-            )
+            drift, v_m = coefficients[:, :1], coefficients[:, -2:-1]
+            log_ratio = log_ratio_without_pull(state, drift, v_m, rng, populations)
         else:
             # the moves of the plain sampler define its law, whatever their kernel
-            log_ratio = torch.zeros_like(log_ratio)
+            return Move(x, None, self.inherited_memory(state))
         return Move(x, log_ratio, self.inherited_memory(state))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,3 +34,20 @@ def population_exponents(target: Any, populations: int, device: torch.device) ->
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"the target's exponent A must be positive and finite, got {number}")
     return number
+
+
+class ExponentTable:
+    """The exponents a_i of M models as one tensor for every device, made once for a run."""
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[int, torch.device], Tensor] = {}
+
+    def prepare(
+        self, exponents: Sequence[Exponent], populations: int, device: torch.device
+    ) -> Tensor:
+        """Return a_i as float64 [P, M]. exponents: M of them, each a float or float64 [P]."""
+        key = populations, device
+        if key not in self._tables:
+            ones = torch.ones(populations, dtype=torch.float64, device=device)
+            self._tables[key] = torch.stack([ones * a for a in exponents], 1)
+        return self._tables[key]

@@ -50,10 +50,11 @@ class Move(NamedTuple):
 
     x: the new states [P, N, *shape].
     log_ratio: [P, N] in nats, log(density of the backward kernel / density of the proposal).
-        For models without energies it is the whole increment of the log-weights, apart from rewards.
+        For models without energies it is the whole increment of the log-weights, apart from rewards. None where it
+        is 0 for all particles.
     memory: float64 [P, N, C], the columns of the Feynman–Kac model for the slots that the particles moved to.
     """
 
     x: Tensor
-    log_ratio: Tensor
+    log_ratio: Tensor | None
     memory: Tensor
