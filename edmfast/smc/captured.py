@@ -34,8 +34,7 @@ class CapturedSteps:
         self._known = -1
         self._buffers: dict[Hashable, Tensor] = {}
         self._graphs: dict[Hashable, tuple[Replay, list[Tensor]]] = {}
-        # one pool serves all graphs, since what outlives a step lies in the buffers
-        self._pool: Any = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self._captures = CudaGraphs(device)
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._graphs
@@ -47,6 +46,12 @@ class CapturedSteps:
         if moved:
             torch._foreach_copy_([to for to, _ in moved], [of for _, of in moved])
         return buffers
+
+    def seek(self, index: int) -> None:
+        """Let the next step be the one of a number, which costs a launch where it does not follow the last one."""
+        if self._known != index:
+            self.index.fill_(index)
+            self._known = index
 
     def capture(
         self,
@@ -60,7 +65,7 @@ class CapturedSteps:
         call: (index, *inputs) -> the tensors of the next state. record: makes the row [C, P] of the trace of them.
         """
         # the first call compiles kernels and chooses among them, which cannot be captured
-        outputs = _on_another_stream(lambda: call(self.index, *inputs), self.index.device)
+        outputs = self._captures.warmed_up(lambda: call(self.index, *inputs))
         row = record(outputs)
         if self.trace.dim() != 3:
             self.trace = row.new_zeros((self.steps + 1, *row.shape))
@@ -72,13 +77,12 @@ class CapturedSteps:
             self.trace.index_copy_(0, self.index, record(outputs)[None])
             _store(outputs, buffers)
 
-        self._graphs[key] = capture_graph(step, self._pool), buffers
+        self._graphs[key] = self._captures.captured(step), buffers
 
-    def replay(self, key: Hashable, index: int) -> list[Tensor]:
-        """Make step `index` from the numbers in the buffers, and return the buffers of the next state."""
+    def replay(self, key: Hashable) -> list[Tensor]:
+        """Make the next step from the numbers in the buffers, and return the buffers of the state after it."""
         replay, buffers = self._graphs[key]
-        if self._known != index:
-            self.index.fill_(index)
+        index = self._known
         # an interrupt on the way leaves a number that agrees with no step
         self.state, self._known = buffers, -1
         replay()
@@ -100,26 +104,33 @@ class CapturedSteps:
         return self._buffers[key]
 
 
-def capture_graph(step: Callable[[], None], pool: Any) -> Replay:
-    """Return a function that repeats a step on the GPU, captured as a CUDA graph. pool: the memory to share."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        step()
-    return graph.replay
+class CudaGraphs:
+    """Captures functions as CUDA graphs of a device, which share one pool of memory."""
 
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        # one pool serves all graphs, since what outlives a step lies in the buffers
+        self.pool: Any = None
 
-def _on_another_stream(
-    call: Callable[[], tuple[Tensor, ...]], device: torch.device
-) -> tuple[Tensor, ...]:
-    """Return call(), made on a stream apart from the current one, as capturing requires it."""
-    if device.type != "cuda":
-        return call()
-    current, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-    stream.wait_stream(current)
-    with torch.cuda.stream(stream):
-        outputs = call()
-    current.wait_stream(stream)
-    return outputs
+    def warmed_up(self, call: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Return call(), made on a stream of its own, as the first call of what is captured later must be."""
+        current, stream = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            outputs = call()
+        current.wait_stream(stream)
+        return outputs
+
+    def captured(self, step: Callable[[], None]) -> Replay:
+        """Return a function that repeats a step on the GPU. The step itself has no effect."""
+        graph = torch.cuda.CUDAGraph()
+        with (
+            torch.cuda.device(self.device),
+            torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"),
+        ):
+            step()
+        self.pool = self.pool or graph.pool()
+        return graph.replay
 
 
 def _store(outputs: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:

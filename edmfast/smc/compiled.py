@@ -105,9 +105,10 @@ class CompiledStep:
         state: ParticleState,
     ) -> tuple[Tensor, ...]:
         inputs = captured.inputs(state.tensors())
+        captured.seek(index)
         if key not in captured:
             captured.capture(key, lambda *tensors: flat.call([], tensors), inputs, _recorded)
-        outputs = captured.replay(key, index)
+        outputs = captured.replay(key)
         self._recorded = index + 1
         return tuple(outputs)
 

@@ -1,0 +1,170 @@
+"""Test that prepared numbers of noise levels are those of separate calls, and that nothing stale is ever used."""
+
+import pytest
+import torch
+
+from edmfast.models import Denoiser, DiT, EnergyModel, PairwiseMLP, ResidualMLP, UNet
+from edmfast.models.level_table import LevelTable, level_row, of_level
+from edmfast.targets import Conditioned, Guided, Product, Tempered
+from edmfast.targets.scores import score_of
+
+LEVELS = [8.0, 3.0, 1.0, 0.3]
+
+
+def energy(backbone):
+    torch.manual_seed(0)
+    model = EnergyModel(backbone)
+    # zero outputs would hide what depends on the level
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        model.scale.values.copy_(torch.linspace(0.5, 1.5, 17))
+    return model
+
+
+def perceptron(**arguments):
+    return energy(ResidualMLP(2, 16, 2, embedding_width=8, **arguments))
+
+
+def denoiser(backbone):
+    return Denoiser(energy(backbone).backbone)
+
+
+IMAGE = (1, 8, 8)
+MODELS = {
+    "perceptron": (perceptron, (2,)),
+    "classes": (lambda: Conditioned(perceptron(num_classes=3), class_label=1), (2,)),
+    "no class": (lambda: perceptron(num_classes=3), (2,)),
+    "denoiser": (lambda: denoiser(ResidualMLP(2, 16, 2)), (2,)),
+    "unet": (lambda: energy(UNet(1, (8, 16))), IMAGE),
+    "unet denoiser": (lambda: denoiser(UNet(1, (8, 16), num_classes=2)), IMAGE),
+    "dit": (lambda: energy(DiT(1, 8, width=16, depth=2, heads=2)), IMAGE),
+    "pairs": (lambda: energy(PairwiseMLP(3, 2, width=16, depth=2)), (6,)),
+    "product": (lambda: Product([perceptron(), perceptron()], [1.0, 2.0]), (2,)),
+    "scores": (lambda: Product([denoiser(ResidualMLP(2, 16, 2)), perceptron()]), (2,)),
+    "guided": (lambda: Guided(Tempered(perceptron(), 2.0), perceptron(), 1.5), (2,)),
+}
+
+
+def results(model, x, sigma):
+    with torch.no_grad():
+        if getattr(model, "has_energy", hasattr(model, "energy_and_score")):
+            return (*model.energy_and_score(x, sigma), model(x, sigma))
+        return score_of(model, x, sigma), model(x, sigma)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 32])
+@pytest.mark.parametrize("name", MODELS)
+def test_bits_are_those_of_separate_calls(name, rows):
+    make, shape = MODELS[name]
+    model, x = make(), torch.randn(rows, *shape, generator=torch.Generator().manual_seed(1))
+    table = LevelTable(LEVELS)
+    for sigma in (*LEVELS, *LEVELS):
+        with table.active():
+            prepared = results(model, x, sigma)
+        alone = results(model, x, sigma)
+        assert all(torch.equal(a, b) for a, b in zip(prepared, alone, strict=True)), sigma
+
+
+def test_a_perceptron_computes_nothing_of_the_level_again(monkeypatch):
+    model, x, table = perceptron(), torch.randn(4, 2), LevelTable(LEVELS)
+    calls = []
+    embed = model.backbone.embedding._of_level
+    monkeypatch.setattr(
+        model.backbone.embedding, "_of_level", lambda *given: calls.append(1) or embed(*given)
+    )
+    with torch.no_grad(), table.active():
+        for sigma in LEVELS:
+            model.energy_and_score(x, sigma)
+    assert len(calls) == 1
+
+
+def test_a_level_outside_the_table_is_computed():
+    model, x, table = perceptron(), torch.randn(4, 2), LevelTable(LEVELS)
+    with table.active():
+        assert level_row(2.0, x) is None
+        prepared = results(model, x, 2.0)
+    assert all(torch.equal(a, b) for a, b in zip(prepared, results(model, x, 2.0), strict=True))
+
+
+def changed_in_place(model):
+    with torch.no_grad():
+        model.backbone.embedding.level.weight.mul_(1.5)
+
+
+def replaced(model):
+    weight = model.backbone.embedding.level.weight
+    model.backbone.embedding.level.weight = torch.nn.Parameter(1.5 * weight.detach())
+
+
+def replaced_data(model):
+    model.backbone.shifts.bias.data = model.backbone.shifts.bias.data + 1
+
+
+def rescaled(model):
+    model.scale.values.mul_(2)
+
+
+def other_data_scale(model):
+    model.sigma_data = 0.9
+
+
+def other_layer(model):
+    model.backbone.embedding.level = type(model.backbone.embedding.level)(16, 8)
+
+
+CHANGES = [changed_in_place, replaced, replaced_data, rescaled, other_data_scale, other_layer]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_of_a_model_are_noticed(change):
+    model, x, table = perceptron(), torch.randn(4, 2), LevelTable(LEVELS)
+    with table.active():
+        before = results(model, x, 1.0)
+    change(model)
+    with table.active():
+        prepared = results(model, x, 1.0)
+    alone = results(model, x, 1.0)
+    assert not torch.equal(before[0], alone[0])
+    assert all(torch.equal(a, b) for a, b in zip(prepared, alone, strict=True))
+
+
+def test_derivatives_of_the_states_are_those_of_separate_calls():
+    model, table = perceptron(), LevelTable(LEVELS)
+    slopes = []
+    for context in (table.active(), torch.enable_grad()):
+        x = torch.ones(4, 2, requires_grad=True)
+        with context:
+            score = model.energy_and_score(x, 1.0)[1]
+        slopes.append(torch.autograd.grad(score.square().sum(), x)[0])
+    assert torch.equal(*slopes)
+
+
+def test_rows_are_known_by_their_memory():
+    x, table = torch.zeros(3, 2), LevelTable(LEVELS)
+    with table.active():
+        row = level_row(1.0, x)
+        (double,) = of_level((row.expand(7)[:1],), "double", (), lambda rows: (2 * rows,))
+        assert double.item() == 2.0
+        (sum_,) = of_level((row, double), "sum", (), lambda a, b: (a + b,))
+        assert sum_.item() == 3.0
+        # neither a copy, nor two levels together, nor rows of different levels
+        other = level_row(3.0, x)
+        assert of_level((row.clone(),), "double", (), lambda rows: (2 * rows,)) is None
+        assert of_level((row, other), "sum", (), lambda a, b: (a + b,)) is None
+    assert level_row(1.0, x) is None
+    assert of_level((row,), "double", (), lambda rows: (2 * rows,)) is None
+
+
+def test_a_compiled_model_serves_all_levels_of_a_table(monkeypatch):
+    from edmfast.models.compiling import flat_graph
+
+    monkeypatch.setattr(flat_graph, "compile_graph", lambda graph, *_: graph)
+    model, x, table = perceptron(), torch.randn(4, 2), LevelTable(LEVELS)
+    alone = [results(model, x, sigma) for sigma in LEVELS]
+    model.compile()
+    with table.active():
+        compiled = [results(model, x, sigma) for sigma in LEVELS]
+    for pairs in zip(compiled, alone, strict=True):
+        for a, b in zip(*pairs, strict=True):
+            torch.testing.assert_close(a, b)
