@@ -8,8 +8,8 @@
 | `sample`, `options`, `arguments`    | the arguments of a run and their checks; `Distribution` says how a run   |
 |                                     | is spread over the ranks of a process group                              |
 | `schedule`, `calibration`           | the noise levels of a run, and levels that a pilot run measured          |
-| `run`, `step`, `state`, `compiled`  | all levels of a run, one step, the state between two steps, and a step   |
-|                                     | as one compiled graph                                                    |
+| `run`, `step`, `state`, `compiling` | all levels of a run, one step, the state between two steps, and a step   |
+|                                     | as one compiled graph, which a GPU captures                              |
 | `feynman_kac`                       | how particles move and what they weigh, one file for each kind of model  |
 | `proposals`                         | the kernels of the moves; `FeynmanKacProposal` is the kernel that the    |
 |                                     | Feynman–Kac corrector uses                                               |

@@ -11,7 +11,8 @@ from torch import Tensor
 from edmfast._internal.broadcast import population_factors
 from edmfast.models.level_table import LevelTable
 from edmfast.ops import rng_state, standard_normal
-from edmfast.smc.compiled import CompiledStep
+from edmfast.smc.compiling.compiled import CompiledStep
+from edmfast.smc.compiling.step_table import StepTable
 from edmfast.smc.correctors.correction import CorrectorMoves
 from edmfast.smc.feynman_kac.phases import Phases
 from edmfast.smc.particles.data import NOT_FINITE
@@ -23,7 +24,6 @@ from edmfast.smc.proposals import Step
 from edmfast.smc.schedule import Schedule
 from edmfast.smc.state import Row, State
 from edmfast.smc.step import Advance, Mode, particles_of
-from edmfast.smc.step_table import StepTable
 
 _START_STREAM = 1
 

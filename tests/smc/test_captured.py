@@ -10,7 +10,7 @@ from edmfast import smc
 from edmfast._internal.files import read_tensors
 from edmfast.models import EnergyModel, ResidualMLP
 from edmfast.models.compiling import flat_graph
-from edmfast.smc import captured, compiled
+from edmfast.smc.compiling import captured, compiled
 from edmfast.targets import Product, Tempered, Tilted
 from tests.grouped import grouped
 

@@ -1,7 +1,7 @@
 """The step traced as one flat graph and compiled, once for each mode of a run.
 
 The score is a gradient, which torch.compile cannot trace; see `edmfast.models.compiling.flat_graph`. On a GPU the
-graph is captured as a CUDA graph, see `edmfast.smc.captured`.
+graph is captured as a CUDA graph, see `edmfast.smc.compiling.captured`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from edmfast.models.compiling.attributes import Attributes
 from edmfast.models.compiling.flat_graph import FlatGraph, Tensors
 from edmfast.models.level_table import LevelTable
-from edmfast.smc.captured import CapturedSteps
+from edmfast.smc.compiling.captured import CapturedSteps
+from edmfast.smc.compiling.step_table import StepTable
 from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.populations.particle_state import ParticleState
 from edmfast.smc.proposals import Step
 from edmfast.smc.state import Row
 from edmfast.smc.step import Advance, Mode
-from edmfast.smc.step_table import StepTable
 
 Key = tuple[Mode, bool]
 
