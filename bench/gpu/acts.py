@@ -69,12 +69,17 @@ def act_one(setting: Setting) -> Plan:
         (
             build_stage(setting, reuse=setting.rehearsed),
             Stage(
-                "triton", [*compare, "--kind", "triton"], 80 * slow, 20, triton_environment(setting)
+                "triton",
+                [*compare, "--kind", "triton"],
+                85 * slow,
+                20,
+                triton_environment(setting),
+                shown=20,
             ),
         ),
         Stage("live", module("bench.gpu.live", setting.work), 30, 10, _UNBUFFERED),
-        Stage("cuda", [*compare, "--kind", "cuda"], 40 * slow, 15, _UNBUFFERED),
-        Stage("core", core_command(setting), 110 * slow, 40, _UNBUFFERED),
+        Stage("cuda", [*compare, "--kind", "cuda"], 40 * slow, 15, _UNBUFFERED, shown=25),
+        Stage("core", core_command(setting), 110 * slow, 40, _UNBUFFERED, shown=14),
     ]
 
 

@@ -35,8 +35,8 @@ from bench.gpu.sanitize import OPERATORS
 KINDS = ("triton", "cuda")
 _WARM = "warm: "
 """The beginning of the name of an item that calls a job of `bench.gpu.core` once, so that it is compiled."""
-_SECONDS = {True: 75.0, False: 40.0}
-"""The longest time of an item: of one to be warmed, which compiles larger kernels, and of any other."""
+_SECONDS = 70.0
+"""The longest time of an item, in which it may compile half a dozen kernels."""
 
 
 def _tested() -> Any:
@@ -109,7 +109,8 @@ def call(name: str, device: str, small: bool) -> Record:
     if name.startswith(_WARM):
         job = next(job for job in JOBS if job.name == name.removeprefix(_WARM))
         job.warm(torch.device(device), small)
-        torch.cuda.synchronize() if device == "cuda" else None
+        if device == "cuda":
+            torch.cuda.synchronize()
         return {"ok": True}
     make, outputs = calls()[name], _tested().outputs
     record = compared(outputs(make(device)), outputs(make("cpu")))
@@ -175,9 +176,7 @@ def _in_processes(
 
     def supervised(group: tuple[str, list[str]]) -> dict[str, Record]:
         path = options.folder / f"compare-{group[0]}.jsonl"
-        return listed.supervise(
-            command, path, group[1], end, lambda name: _SECONDS[name.startswith(_WARM)]
-        )
+        return listed.supervise(command, path, group[1], end, lambda _: _SECONDS)
 
     records: dict[str, Record] = {}
     with ThreadPoolExecutor(max(1, options.jobs)) as pool:

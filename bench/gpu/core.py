@@ -27,6 +27,8 @@ from bench.harness.timing import QUICK
 
 FLOORS = "floors"
 _FLOOR_SECONDS = 30.0
+_PATIENCE = 5
+"""The factor of the times of jobs in a rehearsal, which compiles C++ on a few processors."""
 
 
 def known_floors(path: Path) -> Floors | None:
@@ -41,7 +43,9 @@ def item(name: str, path: Path, device: torch.device, small: bool) -> Record:
     """Measure the floors or a job."""
     if name == FLOORS:
         dtypes = [torch.float32, torch.bfloat16]
-        record: Record = {"ok": True, **asdict(bench_floors.measure(device, dtypes, QUICK))}
+        # the sizes for a GPU would take minutes in a rehearsal
+        place = torch.device("cpu") if small else device
+        record: Record = {"ok": True, **asdict(bench_floors.measure(place, dtypes, QUICK))}
     else:
         job = next(job for job in JOBS if job.name == name)
         record = job.run(device, known_floors(path), small)
@@ -85,10 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return listed.work(path, options.list, lambda n: item(n, path, device, options.small))
     end = time.monotonic() + options.seconds
     seconds = {FLOORS: _FLOOR_SECONDS, **{job.name: job.seconds for job in JOBS}}
+    patience = _PATIENCE if options.small else 1
     names = [name for name in seconds if name == FLOORS or options.only in name]
     command = [sys.executable, "-m", "bench.gpu.core", str(options.folder)]
     command += ["--device", options.device, *(["--small"] if options.small else [])]
-    records = listed.supervise(command, path, names, end, lambda name: seconds[name])
+    records = listed.supervise(command, path, names, end, lambda n: patience * seconds[n])
     print(*(line(name, records[name]) for name in names), sep="\n")
     return int(any(r["state"] != DONE or not r["ok"] for r in records.values()))
 

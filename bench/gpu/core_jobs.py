@@ -140,7 +140,7 @@ def of_step(how: str, seconds: float, warmed: bool = False) -> Job:
         f"smc step {how}",
         seconds,
         lambda device, floors, small: smc_step.measured(how, device, floors, small),
-        lambda device, small: smc_step.run("eager", device, small=True),
+        lambda device, small: smc_step.run(how, device, small),
         warmed,
     )
 
@@ -159,6 +159,6 @@ JOBS = (
         warmed=True,
     ),
     of_step("eager", 25, warmed=True),
-    of_step("captured", 60),
+    of_step("captured", 60, warmed=True),
     of_step("compiled", 60),
 )

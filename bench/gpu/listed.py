@@ -12,6 +12,7 @@ import json
 import signal
 import subprocess
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ _BROKEN = (
     "device-side assert",
 )
 _POLL = 0.1
-_START_SECONDS = 60.0
+_START_SECONDS = 90.0
+"""Many processes import torch at the same time, beside the compilers, from a disk that has just been mounted."""
 
 Record = dict[str, Any]
 
@@ -72,6 +74,7 @@ def work(path: Path, names: Sequence[str], call: Callable[[str], Record]) -> int
             facts = call(name)
         except Exception as error:  # the other items go on
             print(f"{name}: {first_line(error)}", flush=True)
+            traceback.print_exc()
             seconds = round(time.monotonic() - start, 2)
             write(path, name, FAILED, seconds=seconds, error=first_line(error))
             if any(words in str(error) for words in _BROKEN):
@@ -101,7 +104,10 @@ def supervise(
         why = _child(command, path, left, end, limit, start_seconds)
         finished = {name for name, record in records(path).items() if record["state"] != STARTED}
         begun = [name for name in left if name in records(path) and name not in finished]
-        fruitless = 0 if begun or finished & {*left} else fruitless + 1
+        if begun or finished & {*left}:
+            fruitless = 0
+        elif time.monotonic() < end:  # the time has not ended while the child was starting
+            fruitless += 1
         if begun:
             write(path, begun[0], LATE if why.startswith("more than") else CRASHED, error=why)
         left = [name for name in left if name not in finished and name not in begun]

@@ -131,9 +131,8 @@ def _network_alone(device: torch.device, small: bool) -> Callable[[], object]:
 
 def measured(how: str, device: torch.device, floors: Floors | None, small: bool) -> dict[str, Any]:
     """Return the record of a step, with the seconds of the step in plain torch and of the network alone."""
-    run("eager", device, small=True)  # this compiles the kernels
     if how == "eager":
-        run(how, device, small)
+        run(how, device, small)  # this compiles the kernels
     gaps = run(how, device, small)
     alone, plain = _network_alone(device, small), _plain(device, small)
     timer, call, copies = "events", alone, [()]

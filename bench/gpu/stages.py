@@ -29,6 +29,8 @@ _GRACE = 5.0
 _TICK = 15.0
 """Seconds between two calls of `keep` while a stage runs."""
 _POLL = 0.1
+_SHOWN, _WIDEST = 25, 400
+"""The number of lines that are printed of a stage that fails, and their greatest length."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Stage:
     most, least: the seconds that it may take, and those reserved for it. otherwise: a second command, for the
     case that the first fails. refusal: a pattern of the message by which compute-sanitizer says that it cannot
     work here; see `refused`. instead: a status and the reason, for a stage that is not to run. essential: where
-    it fails, the stages beside it are ended and later ones are not run.
+    it fails, the stages beside it are ended and later ones are not run. shown: the lines at the end of its output
+    that are printed where it passes.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Stage:
     refusal: str = ""
     instead: tuple[str, str] | None = None
     essential: bool = False
+    shown: int = 0
 
     @property
     def reserved(self) -> float:
@@ -155,16 +159,23 @@ def _run(stage: Stage, log: Path, end: float, stop: threading.Event) -> Outcome:
             break
     seconds = time.monotonic() - start
     if code == 0:
+        if stage.shown:
+            print("\n".join(_end_of(log, stage.shown)), flush=True)
         return Outcome(stage.name, PASSED, seconds)
     if code is None and stop.is_set():
         return Outcome(stage.name, NOT_RUN, seconds, "ended, as another stage failed")
-    text = log.read_text(errors="replace")
-    if why := refused(stage.refusal, code, text):
+    if why := refused(stage.refusal, code, log.read_text(errors="replace")):
         return Outcome(stage.name, SKIPPED, seconds, why)
-    print("\n".join(text.splitlines()[-25:]), flush=True)
+    print("\n".join(_end_of(log, max(stage.shown, _SHOWN))), flush=True)
     if code is None:
         return Outcome(stage.name, TIMED_OUT, seconds, f"more than {limit:.0f} s; see {log.name}")
     return Outcome(stage.name, FAILED, seconds, f"exit status {code}; see {log.name}")
+
+
+def _end_of(log: Path, lines: int) -> list[str]:
+    """Return the last lines of a log, cut at a length that a terminal shows well."""
+    found = log.read_text(errors="replace").splitlines()
+    return [line[:_WIDEST] for line in found[-lines:]]
 
 
 def refused(pattern: str, code: int | None, text: str) -> str:

@@ -179,6 +179,7 @@ def test_a_rehearsal_replaces_the_gpu(tmp_path):
     program = """
 import torch
 assert torch.cuda.is_available() and torch.cuda.get_device_properties(0).major == 9
+assert torch.device("cuda").type == "cuda"
 x = torch.ones(3, device="cuda")
 y = x.to(torch.device("cuda"), torch.float64)
 assert y.device.type == "cpu" and y.dtype == torch.float64 and x.cuda().sum() == 3

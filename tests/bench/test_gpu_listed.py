@@ -73,6 +73,11 @@ def test_the_time_of_all_items_ends(supervised):
     assert [records[name]["state"] for name in ("hangs", "a")] == [LATE, LEFT]
 
 
+def test_a_child_that_is_still_starting_has_not_failed(supervised):
+    records = supervised(["a", "b"], seconds=1, child="import time; time.sleep(60)")
+    assert [record["state"] for record in records.values()] == [LEFT, LEFT]
+
+
 def test_a_child_that_cannot_start_is_not_started_for_ever(supervised):
     records = supervised(["a", "b"], child="raise SystemExit('no such module')")
     assert {record["state"] for record in records.values()} == {CRASHED}

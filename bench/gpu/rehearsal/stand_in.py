@@ -90,6 +90,8 @@ class _Redirected(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if func is torch.device:  # programs ask a device for its type
+            return func(*args, **(kwargs or {}))
         kwargs = {key: _on_cpu(value) for key, value in (kwargs or {}).items()}
         kwargs.pop("pin_memory", None)
         if func is torch.Tensor.cuda:
@@ -107,6 +109,19 @@ _torch_generator: Any = torch.Generator
 class _Generator(torch.Generator):
     def __new__(cls, device: Any = "cpu") -> Any:
         return _torch_generator.__new__(cls, device=_on_cpu(device))
+
+
+def _without_gpu_profiler() -> None:
+    """Let the profiler record the CPU only, as there is no driver that it could ask."""
+    from torch import profiler
+
+    begin: Any = profiler.profile.__init__
+
+    def init(self: Any, *, activities: Any = (), **options: Any) -> None:
+        kept = [each for each in activities if each != profiler.ProfilerActivity.CUDA]
+        begin(self, activities=kept, **options)
+
+    profiler.profile.__init__ = init  # type: ignore[method-assign]
 
 
 def install() -> None:
@@ -145,4 +160,5 @@ def install() -> None:
     cuda.current_stream = cuda.default_stream = lambda *_: Stream()
     cuda.stream = cuda.graph = cuda.device = cuda.device_of = _nothing
     torch.Generator = _Generator  # type: ignore[misc]
+    _without_gpu_profiler()
     _Redirected().__enter__()
