@@ -35,8 +35,8 @@ from bench.gpu.sanitize import OPERATORS
 KINDS = ("triton", "cuda")
 _WARM = "warm: "
 """The beginning of the name of an item that calls a job of `bench.gpu.core` once, so that it is compiled."""
-_SECONDS = 70.0
-"""The longest time of an item, in which it may compile half a dozen kernels."""
+_SECONDS, _PATIENCE = 70.0, 5.0
+"""The longest time of an item, in which it may compile half a dozen kernels, and its factor in a rehearsal."""
 
 
 def _tested() -> Any:
@@ -172,11 +172,12 @@ def _in_processes(
 ) -> dict[str, Record]:
     command = [sys.executable, "-m", "bench.gpu.compare", str(options.folder)]
     command += ["--device", options.device, *(["--small"] if options.small else [])]
+    most = _SECONDS * (_PATIENCE if options.small else 1)
     groups = [(key, [*group]) for key, group in groupby(names, process_of)]
 
     def supervised(group: tuple[str, list[str]]) -> dict[str, Record]:
         path = options.folder / f"compare-{group[0]}.jsonl"
-        return listed.supervise(command, path, group[1], end, lambda _: _SECONDS)
+        return listed.supervise(command, path, group[1], end, lambda _: most)
 
     records: dict[str, Record] = {}
     with ThreadPoolExecutor(max(1, options.jobs)) as pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -110,6 +111,7 @@ def install() -> None:
     driver.set_active(Driver())
     library: Any = torch.library.Library("edmfast", "IMPL")
     _kept.append(library)
+    warnings.filterwarnings("ignore", message="Warning only once for all operators")
     live = _extension.kernel_status()["triton"].split(", ")
     for folder in FOLDERS:
         operators = importlib.import_module(f"edmfast.ops.{folder}.triton_ops")
