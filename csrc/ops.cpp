@@ -12,6 +12,10 @@ EDMFAST_LIBRARY(m) {
       "attention_double_backward(Tensor a, Tensor b, Tensor c, Tensor grad, Tensor q, Tensor k, Tensor v, "
       "Tensor out, Tensor lse, Tensor? key_mask, float scale, bool causal) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("curvature(Tensor products, Tensor probes, Tensor? exponents, float exponent) -> Tensor");
+  m.def(
+      "curvature_matched(Tensor curvature, Tensor ancestors, Tensor? exponents, float exponent, Tensor levels) "
+      "-> Tensor");
   m.def(
       "group_norm_silu(Tensor x, Tensor scale, Tensor shift, int groups, float eps, bool centred, bool silu) "
       "-> (Tensor, Tensor, Tensor)");
@@ -52,6 +56,9 @@ EDMFAST_LIBRARY(m) {
       "reversal(Tensor[] scores, Tensor exponents, Tensor levels, Tensor? traces, Tensor[] products, "
       "Tensor? probes) -> (Tensor, Tensor)");
   m.def("score_gram(Tensor scores, Tensor? displacement) -> (Tensor, Tensor)");
+  m.def(
+      "signs(Tensor like, Tensor rng, int count, int rows, int columns, int stream, int first_population, "
+      "int first_particle) -> Tensor");
   m.def(
       "systematic_resample(Tensor log_weights, Tensor uniform, float ess_threshold) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");

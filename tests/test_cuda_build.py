@@ -16,6 +16,9 @@ from torch.utils import cpp_extension
 from bench.gpu.compile_report import LIBRARY, cuobjdump, usage_of
 
 KERNELS = (
+    "curvature_kernel",
+    "fold_kernel",
+    "matched_kernel",
     "score_gram_kernel",
     "maximum_kernel",
     "noise_kernel",
@@ -23,6 +26,7 @@ KERNELS = (
     "resample_kernel",
     "resample_warp_kernel",
     "reversal_kernel",
+    "signs_kernel",
     "slots_kernel",
     "sum_kernel",
     "weigh_kernel",
@@ -81,7 +85,7 @@ def test_its_symbols_are_found(architectures, tmp_path):
     options = ["-shared", "-fPIC", "-Wl,-soname,libtorch_cuda.so", "-o", str(library)]
     subprocess.run([compiler, str(tmp_path / "stand_in.c"), *options], check=True)
     wanted = ("noise", "propagate", "reversal", "score_gram", "systematic_resample")
-    wanted += ("weigh_and_resample",)
+    wanted += ("curvature", "curvature_matched", "signs", "weigh_and_resample")
     answer = subprocess.run(
         [sys.executable, "-c", LOADED, str(library), str(LIBRARY), *wanted],
         capture_output=True,

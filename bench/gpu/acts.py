@@ -27,7 +27,16 @@ REFUSED = (
 )
 FIRST = "weigh,propagate,resample,attention,mlp_potential,norm,energy/,potential"
 """The cases that the goals for a GPU are about: the stage may have no time for all."""
-_INTERPRETED = ("noise", "potential", "propagate", "reversal", "systematic_resample", "weigh")
+_INTERPRETED = (
+    "curvature",
+    "noise",
+    "potential",
+    "propagate",
+    "reversal",
+    "signs",
+    "systematic_resample",
+    "weigh",
+)
 _UNBUFFERED = {"PYTHONUNBUFFERED": "1"}
 _REHEARSED_TESTS = ("tests/gpu/test_live.py", "tests/gpu/test_graphs.py")
 

@@ -9,11 +9,14 @@ from triton.compiler import ASTSource, compile
 
 from bench.gpu import compile_attention, compile_mlp, compile_norm
 from edmfast.ops._shared.triton_tiling import tiling
+from edmfast.ops.curvature import triton_ops as curvature
 from edmfast.ops.noise import triton_ops as noise
 from edmfast.ops.potential import triton_kernels as potential
 from edmfast.ops.propagate import triton_ops as propagate
 from edmfast.ops.reversal import triton_ops as reversal
 from edmfast.ops.reversal.reference import LARGEST
+from edmfast.ops.signs import triton_ops as signs
+from edmfast.ops.signs.reference import PATTERNS
 from edmfast.ops.systematic_resample import triton_large as large
 from edmfast.ops.systematic_resample import triton_ops as resample
 from edmfast.ops.weigh import triton_ops as weigh
@@ -78,6 +81,25 @@ def _reversing(models: int, dtype: str, longest: int, estimated: bool, **sizes: 
     return _sampled(reversal.reversal_kernel, constants, types, 1000, longest)
 
 
+def _signing(dtype: str, blocks: int, coloured: bool, paired: bool) -> Case:
+    constants = {"COLOURED": coloured, "PAIRED": paired, "PATTERNS": PATTERNS}
+    return _sampled(signs.signs_kernel, constants, {"out": dtype}, 1000, blocks)
+
+
+def _curving(dtype: str, longest: int, powers: bool) -> Case:
+    types = {"products": dtype, "probes": dtype} | dict.fromkeys(["exponents", "out"], "*fp64")
+    types["exponent"] = "fp64"
+    absent: dict[str, Any] = {} if powers else {"exponents": None}
+    return _sampled(curvature.curvature_kernel, absent, types, 1000, longest)
+
+
+def _matching(powers: bool) -> Case:
+    types = dict.fromkeys(["curvature", "exponents", "levels", "out"], "*fp64")
+    types["exponent"] = "fp64"
+    absent: dict[str, Any] = {} if powers else {"exponents": None}
+    return _exact(curvature.matched_kernel, {"WIDTH": curvature.WIDTH} | absent, types, 8)
+
+
 def _weighing(models: int, dtype: str, powers: bool) -> Case:
     types: dict[str, Any] = dict.fromkeys(["log_weights", "out", "spreads", "exponents"], "*fp64")
     types |= {"reset": "*u1", "ratio": dtype, "now": (dtype,) * models, "past": (dtype,) * models}
@@ -114,6 +136,13 @@ CASES: dict[str, Case] = {
     "resample large owner": _exact(large.owner_kernel, _TILE | {"LEVELS": 20}, {}, 8),
     "noise rows": _sampled(noise.noise_kernel, {}, {"out": "*fp32"}, 1000, 16),
     "noise columns": _sampled(noise.noise_kernel, {}, {"out": "*fp64"}, 1000, 3072),
+    "signs rows": _signing("*fp32", 16, False, False),
+    "signs patterns": _signing("*fp32", 3072, True, False),
+    "signs pair": _signing("*bf16", 3072, True, True),
+    "curvature 1": _curving("*fp32", 1, False),
+    "curvature columns": _curving("*bf16", 12_288, True),
+    "curvature matched": _matching(False),
+    "curvature matched powers": _matching(True),
     "propagate 1": _step(1, "*fp32", 1000, 1),
     "propagate 3": _step(3, "*bf16", 1000, 16),
     "propagate 8": _step(8, "*fp64", 1000, 3072),

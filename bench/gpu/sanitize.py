@@ -20,6 +20,9 @@ from edmfast import _extension, ops
 
 OPERATORS = (
     "noise",
+    "signs",
+    "curvature",
+    "curvature_matched",
     "propagate",
     "systematic_resample",
     "weigh_and_resample",
@@ -64,6 +67,37 @@ def noises() -> Iterator[Call]:
 
 def _noise(like: Tensor, rng: Tensor) -> Tensor:
     return ops.standard_normal(like, rng=rng, stream=3, first_population=2, first_particle=5)
+
+
+def probes() -> Iterator[Call]:
+    for shape in ((1, 1, 1, 1), (2, 37, 3, 5), (1, 2, 64, 65)):
+        for dtype in (*FLOATS, *HALVES):
+            for count in (1, 2, 5):
+                like = torch.empty(shape, dtype=dtype)
+                yield f"signs {shape} {count} {dtype}", _signs, (like, ops.rng_state(7, 3), count)
+
+
+def _signs(like: Tensor, rng: Tensor, count: int) -> tuple[Tensor, ...]:
+    options: dict[str, Any] = {"count": count, "rng": rng, "stream": 3, "first_particle": 5}
+    return tuple(ops.random_signs(like, coloured=coloured, **options) for coloured in (False, True))
+
+
+def curvatures(few: bool = False) -> Iterator[Call]:
+    for d in (9, 2049) if few else (1, 8, 9, 2048, 2049):
+        for dtype in FLOATS[:1] if few else (*FLOATS, *HALVES):
+            # sums of whole numbers are exact
+            products, probes = (
+                _shifted(torch.randint(-1, 2, (2, 37, d)).to(dtype)) for _ in range(2)
+            )
+            yield f"curvature {d} {dtype}", ops.curvature, (products, probes)
+    # populations that a block folds alone, with every number of folds, and those that are folded before
+    for particles in (1, 33, 1025, 8193, 32_768, 40_001):
+        shape = 2, particles
+        ancestors = torch.randint(0, particles, shape, dtype=torch.int32)
+        levels = torch.tensor([1.0, 0.75], dtype=torch.float64)
+        exponents = torch.rand(2, dtype=torch.float64) + 0.5
+        arguments = (_normal(*shape), ancestors, levels, exponents)
+        yield f"curvature_matched {particles}", ops.curvature_matched, arguments
 
 
 def proposals(few: bool = False) -> Iterator[Call]:
@@ -214,6 +248,8 @@ def calls(few: bool = False) -> Iterator[Call]:
     few: leave out dtypes and numbers of scores that share memory among threads alike, because racecheck is slow.
     """
     yield from noises()
+    yield from probes()
+    yield from curvatures(few)
     yield from proposals(few)
     yield from resamplings()
     yield from weighings()

@@ -21,6 +21,21 @@ def check_normals(z: Tensor) -> None:
     variances = torch.tensor([1.0, 2.0, 15.0, 96.0], dtype=torch.float64)
     off = (powers - wanted).abs() / (variances / size).sqrt()
     assert off.max() < WRONG, f"moments {powers.tolist()}"
+    check_apart(flat)
+
+
+def check_signs(z: Tensor) -> None:
+    """Check independent signs, each 1 or -1 with equal probability."""
+    flat = z.double().flatten()
+    assert bool((flat.abs() == 1).all()), "a number that is neither 1 nor -1"
+    mean = float(flat.mean())
+    assert abs(mean) < WRONG / math.sqrt(flat.numel()), f"the mean of the signs is {mean}"
+    check_apart(flat)
+
+
+def check_apart(flat: Tensor) -> None:
+    """Check numbers of mean 0 and variance 1, float64 [K]: no correlation at any distance."""
+    size = flat.numel()
     # distance 1 compares neighbouring elements, the size of a state neighbouring particles, and half of all
     # elements shows a stream that was used twice
     power = torch.fft.rfft(flat).abs().square()

@@ -11,6 +11,7 @@ import torch
 
 MODULES: tuple[str, ...] = (
     "bench.cases.attention",
+    "bench.cases.curvature",
     "bench.cases.distill",
     "bench.cases.energy",
     "bench.cases.energy_images",
@@ -28,6 +29,7 @@ MODULES: tuple[str, ...] = (
     "bench.cases.resample",
     "bench.cases.reversal",
     "bench.cases.score_gram",
+    "bench.cases.signs",
     "bench.cases.startup",
     "bench.cases.threads",
     "bench.cases.weigh",

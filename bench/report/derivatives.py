@@ -106,6 +106,12 @@ CASES = {
     ),
 }
 REFUSING = {
+    "curvature": lambda x: ops.curvature(x, torch.zeros_like(x)),
+    "curvature_matched": lambda x: ops.curvature_matched(
+        x[..., 0].double(),
+        torch.zeros(2, 3, dtype=torch.int32),
+        torch.tensor([1.0, 0.5], dtype=torch.float64),
+    ),
     "propagate": lambda x: ops.propagate(
         x,
         x,

@@ -20,10 +20,7 @@ EDMFAST_MULTIVERSION inline void box_muller_tile(const uint32_t* radius_bits, co
 }
 
 // `pairs` is 1 where a sample has at most two elements, so that words 2 and 3 are never read.
-inline void normal_tile(const Offsets& offsets, Philox4 start, uint64_t seed, int64_t n, int pairs,
-                        const Ahead& ahead, float* normals) {
-  Bits bits;
-  philox_tile(offsets, start, seed, n, pairs, ahead, bits);
+inline void normal_tile(const Bits& bits, int64_t n, int pairs, float* normals) {
   n = (n + 15) / 16 * 16;
   box_muller_tile(bits.a, bits.b, n, normals, normals + kTile);
   if (pairs == 2) box_muller_tile(bits.c, bits.d, n, normals + 2 * kTile, normals + 3 * kTile);
@@ -45,11 +42,11 @@ inline void fill_offsets(Offsets& offsets, int64_t particle, int64_t rows, int64
   }
 }
 
-// Calls consume(row, rows, first_block, size, normals) over the rows in [begin, end), in pieces that fit a tile: word
-// j of block first_block + b of sample row + r is normals[j * kTile + r * size + b]. ahead(row, rows, first_block)
-// names the memory that consume is about to use, of one population.
+// Calls consume(row, rows, first_block, size, bits) over the rows in [begin, end), in pieces that fit a tile: block
+// first_block + b of sample row + r has the words of counter r * size + b. ahead(row, rows, first_block) names the
+// memory that consume is about to use, of one population.
 template <class Consume, class Fetch>
-void for_each_tile(int64_t begin, int64_t end, int64_t particles, int64_t elements, const int64_t* rng,
+void for_each_bits(int64_t begin, int64_t end, int64_t particles, int64_t elements, const int64_t* rng,
                    int64_t stream, int64_t first_population, int64_t first_particle, const Consume& consume,
                    const Fetch& ahead) {
   const int64_t blocks = blocks_of(elements);
@@ -59,7 +56,7 @@ void for_each_tile(int64_t begin, int64_t end, int64_t particles, int64_t elemen
   const int64_t rows_per_tile = blocks > 0 && blocks < kTile ? kTile / blocks : 1;
   Offsets offsets{};
   bool usual = false;  // whether the offsets are those of a tile in which no population ends
-  float normals[4 * kTile];
+  Bits bits;
   for (int64_t row = begin; row < end; row += rows_per_tile) {
     const int64_t rows = std::min(rows_per_tile, end - row);
     const int64_t population = row / particles, particle = row % particles;
@@ -72,11 +69,26 @@ void for_each_tile(int64_t begin, int64_t end, int64_t particles, int64_t elemen
     do {
       const int64_t size = std::min(blocks - first_block, kTile);
       start.a = static_cast<uint32_t>(first_block);
-      normal_tile(offsets, start, seed, rows * size, pairs, ends ? Ahead{} : ahead(row, rows, first_block), normals);
-      consume(row, rows, first_block, size, normals);
+      philox_tile(offsets, start, seed, rows * size, pairs, ends ? Ahead{} : ahead(row, rows, first_block), bits);
+      consume(row, rows, first_block, size, bits);
       first_block += size;
     } while (first_block < blocks);
   }
+}
+
+// The same with normals in place of bits: word j of counter t is normals[j * kTile + t].
+template <class Consume, class Fetch>
+void for_each_tile(int64_t begin, int64_t end, int64_t particles, int64_t elements, const int64_t* rng,
+                   int64_t stream, int64_t first_population, int64_t first_particle, const Consume& consume,
+                   const Fetch& ahead) {
+  const int pairs = elements <= 2 ? 1 : 2;
+  float normals[4 * kTile];
+  for_each_bits(begin, end, particles, elements, rng, stream, first_population, first_particle,
+                [&](int64_t row, int64_t rows, int64_t first_block, int64_t size, const Bits& bits) {
+                  normal_tile(bits, rows * size, pairs, normals);
+                  consume(row, rows, first_block, size, normals);
+                },
+                ahead);
 }
 
 }  // namespace edmfast

@@ -37,7 +37,7 @@ from edmfast._internal.numbers import as_int, as_seed
 from edmfast._internal.rows import for_rows, pad_rows, spread_rows
 from edmfast.models.calling.foreign import name_of
 from edmfast.models.preconditioning import expand_sigma
-from edmfast.ops import score_gram, standard_normal
+from edmfast.ops import random_signs, score_gram, standard_normal
 from edmfast.targets.constrained import Constrained
 from edmfast.targets.exponents import Exponent, exponent_of
 from edmfast.targets.inverse import LinearInverse
@@ -199,8 +199,12 @@ class _Walk:
             basis = basis.mul_(math.sqrt(self.dim)).reshape(self.dim, *self.x.shape[1:])
             return basis.expand(rows, *basis.shape)
         first = level * self.probes
-        normals = [self.normals(_PROBE_STREAM, first + k) for k in range(self.probes)]
-        return torch.stack([torch.ones_like(z).copysign(z) for z in normals], 1)
+        like = self.x.expand(self.paths, *self.x.shape)
+        signs = [
+            random_signs(like, seed=self.seed, step=first + k, stream=_PROBE_STREAM)
+            for k in range(self.probes)
+        ]
+        return torch.stack(signs, 2).transpose(0, 1).flatten(0, 1)
 
     def log_density(self, part: Part) -> Tensor:
         """Return the log-density of x by one model along every path, float64 [B, paths]."""

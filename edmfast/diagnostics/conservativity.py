@@ -26,7 +26,7 @@ from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.calling.second_order import second_derivatives
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.protocols import Denoiser
-from edmfast.ops import standard_normal
+from edmfast.ops import random_signs
 
 _PROBE_STREAM = 2
 
@@ -155,9 +155,7 @@ def _probe(value: Tensor, point: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _signs(like: Tensor, seed: int, step: int) -> Tensor:
-    normals = standard_normal(like[None], seed=seed, step=step, stream=_PROBE_STREAM)[0]
-    # copysign never gives 0, as sign does for a normal that is exactly 0.
-    return torch.ones_like(normals).copysign(normals)
+    return random_signs(like[None], seed=seed, step=step, stream=_PROBE_STREAM)[0]
 
 
 def _tiny(like: Tensor) -> float:

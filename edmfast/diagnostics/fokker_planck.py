@@ -28,7 +28,7 @@ from edmfast._internal.numbers import as_float, as_int, as_seed
 from edmfast.models.calling.foreign import call_energy
 from edmfast.models.calling.second_order import second_derivatives
 from edmfast.models.protocols import Target
-from edmfast.ops import standard_normal
+from edmfast.ops import random_signs
 
 _DIAGNOSTICS_STREAM = 5
 _PROBE_STEP = 3 << 30
@@ -205,9 +205,8 @@ def _trace(score: Tensor, point: Tensor, probes: int | None, seed: int) -> tuple
     for i in range(probes):
         step = _PROBE_STEP + i
         like = point.detach()[None]
-        normals = standard_normal(like, seed=seed, step=step, stream=_DIAGNOSTICS_STREAM)[0]
         # Among probes of independent entries with variance 1, signs give the least variance.
-        signs = torch.ones_like(normals).copysign(normals)
+        signs = random_signs(like, seed=seed, step=step, stream=_DIAGNOSTICS_STREAM)[0]
         (product,) = torch.autograd.grad((score * signs).sum(), point, retain_graph=True)
         estimates.append((product * signs).double().flatten(1).sum(1))
     stacked = torch.stack(estimates)

@@ -14,6 +14,7 @@ operators use.
 """
 
 from edmfast.ops.attention import attention
+from edmfast.ops.curvature import curvature, curvature_matched
 from edmfast.ops.mlp_potential import Perceptron, mlp_potential, mlp_potentials
 from edmfast.ops.noise import rng_state, standard_normal
 from edmfast.ops.norms import group_norm, layer_norm, rms_norm
@@ -22,6 +23,7 @@ from edmfast.ops.propagate import propagate
 from edmfast.ops.resample import resample
 from edmfast.ops.reversal import reversal
 from edmfast.ops.score_gram import score_gram
+from edmfast.ops.signs import random_signs
 from edmfast.ops.systematic_resample import Resampled, systematic_resample
 from edmfast.ops.weigh import Weights, weigh_and_resample
 
@@ -30,6 +32,8 @@ __all__ = [
     "Resampled",
     "Weights",
     "attention",
+    "curvature",
+    "curvature_matched",
     "group_norm",
     "layer_norm",
     "mlp_potential",
@@ -37,6 +41,7 @@ __all__ = [
     "potential",
     "potential_assemble",
     "propagate",
+    "random_signs",
     "resample",
     "reversal",
     "rms_norm",

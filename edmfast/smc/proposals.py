@@ -168,15 +168,20 @@ class CurvatureMatched(Proposal):
         return self.kappa is None
 
     def coefficients(self, step: Step, exponent: Exponent, curvature: Tensor) -> Tensor:
+        # products and powers of Python's numbers may differ in the last bit, and the operator
+        # curvature_matched multiplies
+        tau2 = step.s * step.s - step.u * step.u
         if self.kappa is None:
             # noisy probes must not make the variance too small or negative
-            lowest = 0.5 * (step.u / step.s) ** 2
-            kappa = 1.0 + step.tau2 * curvature.double()
+            ratio = step.u / step.s
+            lowest = 0.5 * (ratio * ratio)
+            kappa = 1.0 + tau2 * curvature.double()
             kappa = torch.maximum(kappa, torch.ones_like(kappa) * lowest).clamp(max=1.0)
         else:
             kappa = kappa_of(self.kappa, step, curvature.device).expand(len(curvature))
-        # kappa has one entry for each population, and tau2/exponent may be one number
-        v_l = torch.ones_like(kappa) * (step.tau2 / exponent)
+        # kappa has one entry for each population. torch would multiply a number by the reciprocals of a
+        # tensor, but it divides a tensor.
+        v_l = torch.ones_like(kappa) * tau2 / exponent
         return torch.stack([v_l, kappa * v_l, v_l], dim=1)
 
 

@@ -16,6 +16,8 @@ NO_OPERATORS = {"Perceptron", "Resampled", "Weights", "rng_state"}
 """Names of the package that compute no tensors."""
 NAMES = {
     "attention": r"attention/",
+    "curvature": r"curvature/",
+    "curvature_matched": r"curvature matched/",
     "group_norm": r"group_norm_silu/group ",
     "layer_norm": r"group_norm_silu/layer ",
     "mlp_potential": r"mlp_potential[ /]",
@@ -23,6 +25,7 @@ NAMES = {
     "potential": r"potential/(?!assemble)",
     "potential_assemble": r"potential/assemble ",
     "propagate": r"propagate/",
+    "random_signs": r"signs/",
     "resample": r"schemes/",
     "reversal": r"reversal/",
     "rms_norm": r"group_norm_silu/rms ",

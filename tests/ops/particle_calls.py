@@ -15,6 +15,10 @@ SIZES = [(2, 5, 7), (1, 1, 1), (3, 4, 1), (1, 6, 64), (0, 5, 7), (2, 5, 0)]
 """Populations, particles and elements of a sample."""
 
 
+POPULATIONS = [(2, 5), (1, 1), (3, 70), (1, 5000), (0, 5)]
+"""Populations and particles."""
+
+
 def _rng() -> Tensor:
     return torch.zeros(2, dtype=I64)
 
@@ -32,6 +36,38 @@ def noises() -> Iterator[Call]:
     for sizes, layout, dtype in itertools.product(SIZES, LAYOUTS, (F32, F64)):
         like = laid_out(layout, *sizes, dtype=dtype)
         yield Call(*named("noise", sizes, layout, dtype), (like, _rng(), 1, 2, 3))
+
+
+def signs() -> Iterator[Call]:
+    """Yield calls of the random signs."""
+    for sizes, layout, dtype, count, coloured in itertools.product(
+        SIZES, LAYOUTS, (F32, BF16, F64), (1, 3, 6), (False, True)
+    ):
+        like = laid_out(layout, *sizes, dtype=dtype)
+        image = (1, sizes[2]) if coloured else (0, 0)
+        label = sizes, layout, dtype, f"count {count}", f"coloured {coloured}"
+        yield Call(*named("signs", *label), (like, _rng(), count, *image, 1, 2, 3))
+
+
+def curvatures() -> Iterator[Call]:
+    """Yield calls of the curvatures, and of the coefficients that follow them."""
+    for (p, n, d), layout, dtype, powers in itertools.product(
+        [*SIZES, (2, 0, 7)], LAYOUTS, (F32, BF16, F64), (False, True)
+    ):
+        products, probes = (laid_out(layout, p, n, d, dtype=dtype) for _ in range(2))
+        exponents = laid_out(layout, p, dtype=F64) if powers else None
+        label = (p, n, d), layout, dtype, f"exponents {powers}"
+        yield Call(*named("curvature", *label), (products, probes, exponents, 1.5))
+    for (p, n), layout, powers in itertools.product(POPULATIONS, LAYOUTS, (False, True)):
+        arguments = (
+            laid_out(layout, p, n, dtype=F64),
+            _zeros(layout, p, n, dtype=I32),
+            laid_out(layout, p, dtype=F64) if powers else None,
+            1.5,
+            torch.tensor([2.0, 1.0], dtype=F64),
+        )
+        label = (p, n), layout, f"exponents {powers}"
+        yield Call(*named("curvature_matched", *label), arguments)
 
 
 def proposals() -> Iterator[Call]:
@@ -73,10 +109,6 @@ def reversals() -> Iterator[Call]:
         )
         label = (p, n, d), layout, dtype, f"{models} scores", f"{probes} probes"
         yield Call(*named("reversal", *label), arguments)
-
-
-POPULATIONS = [(2, 5), (1, 1), (3, 70), (1, 5000), (0, 5)]
-"""Populations and particles."""
 
 
 def systematic_resamplings() -> Iterator[Call]:

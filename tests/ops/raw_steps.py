@@ -221,6 +221,94 @@ def noises() -> Iterator[Case]:
     yield from variants(RAW.noise, plain, changes)
 
 
+def sign_draws() -> Iterator[Case]:
+    def plain(like: torch.Tensor | None = None) -> dict[str, Any]:
+        state = {"like": f(2, 3, 12) if like is None else like, "rng": ops.rng_state(0, 0)}
+        image = {"count": 5, "rows": 2, "columns": 3}
+        return {**state, **image, "stream": 0, "population": 0, "particle": 0}
+
+    changes = {
+        "two dimensions": bad(like=f(2, 12)),
+        "half": good(like=f(2, 3, 12).half()),
+        "integers": bad(like=torch.ones(2, 3, 12, dtype=INT)),
+        "stream 99": bad(stream=99),
+        "population -5": bad(population=-5),
+        "particle -7": bad(particle=-7),
+        "rng int32": bad(rng=torch.zeros(2, dtype=INT)),
+        "rng on meta": bad(rng=torch.zeros(2, dtype=LONG, device="meta")),
+        **{f"count {count}": bad(count=count) for count in (0, -1, 2**31, -(2**63), 2**62)},
+        "rows alone": bad(columns=0),
+        "columns alone": bad(rows=0),
+        "negative rows": bad(rows=-2, columns=-3),
+        "wide image": bad(rows=2, columns=7),
+        "huge image": bad(rows=2**62, columns=2**62),
+        "no image": good(rows=0, columns=0),
+        **{
+            f"{shape}": good(like=torch.empty(shape))
+            for shape in ((0, 0, 0), (0, 3, 12), (3, 0, 12), (3, 4, 0))
+        },
+    }
+    yield from variants(RAW.signs, plain, changes)
+
+
+def curvatures() -> Iterator[Case]:
+    def plain() -> dict[str, Any]:
+        return {
+            "products": f(P, N, D),
+            "probes": f(P, N, D),
+            "exponents": torch.ones(P, dtype=DOUBLE),
+            "exponent": 1.0,
+        }
+
+    changes = {
+        "no exponents": good(exponents=None),
+        "one exponent": bad(exponents=torch.ones(1, dtype=DOUBLE)),
+        "exponents float32": bad(exponents=torch.ones(P)),
+        "exponent NaN": good(exponents=None, exponent=math.nan),
+        "two dimensions": bad(products=f(P, N), probes=f(P, N)),
+        "integers": bad(
+            products=torch.ones(P, N, D, dtype=INT), probes=torch.ones(P, N, D, dtype=INT)
+        ),
+        "probes float64": bad(probes=f(P, N, D, dtype=DOUBLE)),
+        "probes of one row": bad(probes=f(P, 1, D)),
+        "probes without memory": bad(probes=emptied(P, N, D)),
+        "products on meta": bad(products=f(P, N, D).to("meta")),
+        "no elements": good(products=f(P, N, 0), probes=f(P, N, 0)),
+        "no particles": good(products=f(P, 0, D), probes=f(P, 0, D)),
+    }
+    yield from variants(RAW.curvature, plain, changes)
+
+
+def matched_proposals() -> Iterator[Case]:
+    def plain(p: int = P, n: int = N) -> dict[str, Any]:
+        return {
+            "curvature": f(p, n, dtype=DOUBLE),
+            "ancestors": torch.zeros(p, n, dtype=INT),
+            "exponents": torch.ones(p, dtype=DOUBLE),
+            "exponent": 1.0,
+            "levels": torch.tensor([1.0, 0.5], dtype=DOUBLE),
+        }
+
+    changes = {
+        "no exponents": good(exponents=None),
+        "one exponent": bad(exponents=torch.ones(1, dtype=DOUBLE)),
+        "curvature float32": bad(curvature=f(P, N)),
+        "three dimensions": bad(curvature=f(P, N, 1, dtype=DOUBLE)),
+        "ancestors N": bad(ancestors=torch.full((P, N), N, dtype=INT)),
+        "ancestors -1": bad(ancestors=torch.full((P, N), -1, dtype=INT)),
+        "ancestors least": bad(ancestors=torch.full((P, N), -(2**31), dtype=INT)),
+        "ancestors int64": bad(ancestors=torch.zeros(P, N, dtype=LONG)),
+        "one ancestor": bad(ancestors=torch.zeros(1, 1, dtype=INT)),
+        "one level": bad(levels=torch.ones(1, dtype=DOUBLE)),
+        "levels of zero": good(levels=torch.zeros(2, dtype=DOUBLE)),
+        "levels on meta": bad(levels=torch.ones(2, dtype=DOUBLE, device="meta")),
+        "no particles": (False, lambda: plain(n=0)),
+        "no populations": (True, lambda: plain(p=0)),
+        "nothing": (True, lambda: plain(p=0, n=0)),
+    }
+    yield from variants(RAW.curvature_matched, plain, changes)
+
+
 def grams() -> Iterator[Case]:
     def plain() -> dict[str, Any]:
         return {"scores": f(2, 3, 4, 5), "displacement": f(3, 4, 5)}

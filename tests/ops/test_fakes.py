@@ -30,6 +30,8 @@ CALLS: dict[str, Callable[[], Iterator[Call]]] = {
     "potential": operator_calls.potentials,
     "mlp_potential": operator_calls.perceptrons,
     "noise": particle_calls.noises,
+    "signs": particle_calls.signs,
+    "curvature": particle_calls.curvatures,
     "propagate": particle_calls.proposals,
     "reversal": particle_calls.reversals,
     "systematic_resample": particle_calls.systematic_resamplings,

@@ -51,8 +51,23 @@ def reversal(**arguments):
     )[1]
 
 
+def matched(**arguments):
+    inputs = {"curvature": numbers(2, 3), "ancestors": torch.zeros(2, 3, dtype=torch.int32)}
+    inputs |= {"levels": numbers(2), "exponent": numbers(2)} | arguments
+    return ops.curvature_matched(**inputs)
+
+
 # each operator has a function of one input, and an example of that input
 WITHOUT = {
+    "curvature products": (lambda p: ops.curvature(p, numbers(2, 3, 4)), numbers(2, 3, 4)),
+    "curvature probes": (lambda v: ops.curvature(numbers(2, 3, 4), v), numbers(2, 3, 4)),
+    "curvature exponent": (
+        lambda a: ops.curvature(numbers(2, 3, 4), numbers(2, 3, 4), a),
+        numbers(2),
+    ),
+    "curvature_matched curvature": (lambda c: matched(curvature=c), numbers(2, 3)),
+    "curvature_matched levels": (lambda v: matched(levels=v), numbers(2)),
+    "curvature_matched exponent": (lambda a: matched(exponent=a), numbers(2)),
     "propagate x": (lambda x: propagate(x, numbers(2, 3, 4), numbers(2, 4)), numbers(2, 3, 4)),
     "propagate score": (lambda s: propagate(numbers(2, 3, 4), s, numbers(2, 4)), numbers(2, 3, 4)),
     "propagate coefficients": (

@@ -29,6 +29,27 @@ CASES = [
         first_population=(COUNT, 3, -1, 2**28),
         first_particle=(COUNT, 3, -1),
     ),
+    *table(
+        "random_signs",
+        lambda **o: ops.random_signs(X[None], **o),
+        count=(COUNT, 3, 0),
+        seed=(SEED, 7),
+        step=(COUNT, 3, -1),
+        stream=(COUNT, 3, -1, 16),
+        first_population=(COUNT, 3, -1, 2**28),
+        first_particle=(COUNT, 3, -1),
+    ),
+    row("curvature", "exponent", REAL, 0.5, lambda a: ops.curvature(X[None], X[None], a), math.inf),
+    row(
+        "curvature_matched",
+        "exponent",
+        REAL,
+        0.5,
+        lambda a: ops.curvature_matched(
+            LOGITS.double(), torch.zeros(2, 4, dtype=torch.int32), torch.ones(2).double(), a
+        ),
+        math.inf,
+    ),
     row(
         "systematic_resample",
         "ess_threshold",

@@ -107,6 +107,28 @@ def _noise(draw: Draw) -> Arguments:
     ]
 
 
+def _signs(draw: Draw) -> Arguments:
+    rows, columns = draw.size(9), draw.size(9)
+    p, n, d = draw.size(4, 0), draw.size(300, 0), draw.size(9) * rows * columns
+    image = [rows, columns] if draw.flag() else [0, 0]
+    like = draw.normal(p, n, d, dtype=draw.float())
+    return [like, draw.rng(), draw.size(6), *image, draw.size(15, 0), 0, 0]
+
+
+def _curvature(draw: Draw) -> Arguments:
+    p, n, d, dtype = draw.size(4, 0), draw.size(300, 0), draw.size(600, 0), draw.float()
+    exponents = draw.normal(p, dtype=torch.float64) if draw.flag() else None
+    return [*(draw.normal(p, n, d, dtype=dtype) for _ in range(2)), exponents, 1.5]
+
+
+def _matched(draw: Draw) -> Arguments:
+    p, n = draw.size(4, 0), draw.size(3000)
+    exponents = draw.normal(p, dtype=torch.float64) if draw.flag() else None
+    levels = torch.tensor([1.0, draw.random.random()], dtype=torch.float64)
+    ancestors = draw.whole(n, p, n, dtype=torch.int32)
+    return [draw.normal(p, n, dtype=torch.float64), ancestors, exponents, 1.5, levels]
+
+
 def _score_gram(draw: Draw) -> Arguments:
     models, p, n, d = draw.random.randint(1, 8), draw.size(3), draw.size(70), draw.size(600, 0)
     dtype = draw.float()
@@ -222,6 +244,9 @@ OPERATORS: dict[str, Callable[[Draw], Arguments]] = {
     "resample": _resample,
     "systematic_resample": _systematic,
     "noise": _noise,
+    "signs": _signs,
+    "curvature": _curvature,
+    "curvature_matched": _matched,
     "score_gram": _score_gram,
     "reversal": _reversal,
     "mlp_potential": _mlp,

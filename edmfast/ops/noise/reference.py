@@ -75,22 +75,34 @@ def box_muller(radius_bits: Tensor, angle_bits: Tensor) -> tuple[Tensor, Tensor]
     return radius * x, radius * y
 
 
+def counter_words(
+    shape: tuple[int, int, int],
+    rng: Tensor,
+    stream: int,
+    first_population: int,
+    first_particle: int,
+) -> tuple[Tensor, ...]:
+    """Return the four words of every counter of samples [P, N, d], each [P, N, ceil(d / 4)] and int64."""
+    populations, particles, elements = shape
+    blocks, device = (elements + 3) // 4, rng.device
+    block = torch.arange(blocks, device=device)
+    particle = torch.arange(first_particle, first_particle + particles, device=device)[:, None]
+    population = torch.arange(first_population, first_population + populations, device=device)
+    word = (stream << 28) | population[:, None, None]
+    block, particle = (part.expand(populations, particles, blocks) for part in (block, particle))
+    step = (rng[1] & _MASK).expand_as(block)
+    counter = block, step, particle & _MASK, (word & _MASK).expand_as(block)
+    return philox(counter, rng[0])
+
+
 def noise(
     like: Tensor, rng: Tensor, stream: int, first_population: int, first_particle: int
 ) -> Tensor:
     """Return standard normals [P, N, d] in the dtype of `like`; `rng` is int64 [2] = (seed, step)."""
     populations, particles, elements = like.shape
-    blocks = (elements + 3) // 4
-    device = like.device
-    block = torch.arange(blocks, device=device)
-    particle = torch.arange(first_particle, first_particle + particles, device=device)[:, None]
-    population = torch.arange(first_population, first_population + populations, device=device)
-    word = (stream << 28) | population[:, None, None]
+    shape = populations, particles, elements
+    a, b, c, d = counter_words(shape, rng, stream, first_population, first_particle)
     # word j of block b is element j * blocks + b, so the four results are joined along elements
-    block, particle = (part.expand(populations, particles, blocks) for part in (block, particle))
-    step = (rng[1] & _MASK).expand_as(block)
-    counter = block, step, particle & _MASK, (word & _MASK).expand_as(block)
-    a, b, c, d = philox(counter, rng[0])
     normals = torch.cat([*box_muller(a, b), *box_muller(c, d)], dim=-1)
     # a copy, because a view of the first elements would keep all of them in memory
     dense = torch.contiguous_format

@@ -31,6 +31,8 @@ class SharedPopulations(Populations):
     Raises ValueError where the particles do not divide by the ranks.
     """
 
+    whole = False
+
     def __init__(self, ranks: Ranks, particles: int, first_population: int = 0) -> None:
         super().__init__(first_population)
         if particles % ranks.size:

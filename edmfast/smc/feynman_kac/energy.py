@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.broadcast import population_factors
-from edmfast.ops import propagate
+from edmfast.ops import curvature_matched, propagate
 from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.feynman_kac.evaluate import Evaluation, evaluate
+from edmfast.smc.feynman_kac.levels import levels_of, with_levels
 from edmfast.smc.particles.law_notes import EXACT
 from edmfast.smc.populations.gather import take
 from edmfast.smc.populations.local import Populations
 from edmfast.smc.populations.particle_state import Move, ParticleState
-from edmfast.smc.proposals import Step, coefficients_of
+from edmfast.smc.proposals import CurvatureMatched, Step, coefficients_of
 
 EXACT_LAW = (
     f"{EXACT}: weights from energies, for the target at the last noise level and any step size"
@@ -66,21 +67,16 @@ class EnergyFeynmanKac(FeynmanKac):
     def prepare(self, step: Step, populations: int, device: torch.device) -> Step:
         # The curvature is the only number that is not known before the run.
         if self.needs_curvature:
-            return step
+            return with_levels(step, device)
         unused = torch.zeros(populations, dtype=torch.float64, device=device)
         coefficients = coefficients_of(self.proposal, step, self.exponent, unused)
         return dataclasses.replace(step, coefficients=coefficients)
 
     def move(self, state: ParticleState, step: Step, rng: Tensor, populations: Populations) -> Move:
         ancestors = state.weights.ancestors
-        if self.needs_curvature:
-            # The move starts from the ancestors, so the mean is over their curvatures.
-            curvature = populations.mean(take(state.kernel, ancestors))
-        else:
-            curvature = state.weights.log_z  # it has the right shape, and the proposal ignores it
         coefficients = step.coefficients
         if coefficients is None:
-            coefficients = coefficients_of(self.proposal, step, self.exponent, curvature)
+            coefficients = self._coefficients(state, step, populations)
         x, log_ratio = propagate(
             state.x,
             state.score,
@@ -91,6 +87,19 @@ class EnergyFeynmanKac(FeynmanKac):
             first_particle=populations.first_particle,
         )
         return Move(x, log_ratio, self.inherited_memory(state))
+
+    def _coefficients(self, state: ParticleState, step: Step, populations: Populations) -> Tensor:
+        """Return the coefficients of a step, float64 [P, 3]."""
+        if not self.needs_curvature:
+            # log Z has the right shape, and the proposal ignores it
+            return coefficients_of(self.proposal, step, self.exponent, state.weights.log_z)
+        ancestors = state.weights.ancestors
+        # The move starts from the ancestors, so the mean is over their curvatures.
+        if type(self.proposal) is CurvatureMatched and populations.whole:
+            levels = levels_of(step, state.kernel.device)
+            return curvature_matched(state.kernel, ancestors, levels, self.exponent)
+        curvature = populations.mean(take(state.kernel, ancestors))
+        return coefficients_of(self.proposal, step, self.exponent, curvature)
 
     def energies(
         self, evaluation: Evaluation, state: ParticleState

@@ -35,6 +35,7 @@ from torch import Tensor
 from edmfast.ops import propagate, reversal
 from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.feynman_kac.evaluate import Evaluation, in_groups
+from edmfast.smc.feynman_kac.levels import levels_of, with_levels
 from edmfast.smc.feynman_kac.pull import log_ratio_without_pull, weighted_sum
 from edmfast.smc.feynman_kac.signs import random_signs
 from edmfast.smc.feynman_kac.terms import Terms, evaluate_terms
@@ -96,10 +97,9 @@ class ReversalFeynmanKac(FeynmanKac):
         return dataclasses.replace(self, delayed=True)
 
     def prepare(self, step: Step, populations: int, device: torch.device) -> Step:
-        levels = torch.tensor([step.s, step.u], dtype=torch.float64).to(device)
         table = self._kernel.kappa
         kappa = None if table is None else self._kernel.kappa_at(step, device)
-        return dataclasses.replace(step, levels=levels, kappa=kappa)
+        return dataclasses.replace(with_levels(step, device), kappa=kappa)
 
     def evaluate(
         self,
@@ -135,10 +135,7 @@ class ReversalFeynmanKac(FeynmanKac):
         self, x: Tensor, terms: Terms, signs: Tensor | None, step: Step
     ) -> tuple[Tensor, Tensor]:
         """Return the coefficients [P, N, M + 2] and the log-weights [P, N] of a step, both float64."""
-        levels = step.levels
-        if levels is None:
-            levels = torch.stack([torch.as_tensor(level).double() for level in (step.s, step.u)])
-            levels = levels.to(x.device)
+        levels = levels_of(step, x.device)
         if terms.products:
             sources: dict[str, Any] = {"products": list(terms.products), "probes": signs}
         elif terms.traces is not None:

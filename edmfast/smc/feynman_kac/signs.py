@@ -13,14 +13,12 @@ matrix".
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from edmfast.ops import standard_normal
+from edmfast import ops
 from edmfast.smc.feynman_kac.evaluate import PROBE_STREAM
 from edmfast.smc.populations.local import Populations
 
-_PATTERNS = 4
 _PAIR_STREAM = 14
 """The stream of draws that two levels share; it is apart from that of the draws of one level."""
 
@@ -33,40 +31,13 @@ def random_signs(
     rng: int64 [2], the state of the noise of a level, whose second number is the index of the level. coloured:
     False makes all probes independent, as an estimate of their noise needs it.
     """
-    shape = x.shape[2:]
-    if not coloured or len(shape) < 2:
-        return _signs(x, count, rng, PROBE_STREAM, populations)
-    patterns = _patterns(x)
-    if count > 1:
-        draws = -(-count // _PATTERNS)
-        signs = _signs(x, draws, rng, PROBE_STREAM, populations)[:, :, :, None] * patterns
-        return signs.flatten(2, 3)[:, :, :count]
-    # levels 2 k and 2 k + 1 share a draw, and the second of them takes the chequered pattern
-    second = rng[1] % 2
-    shared = torch.stack([rng[0], rng[1] - second])
-    signs = _signs(x, count, shared, _PAIR_STREAM, populations)
-    return signs * (1 + second * (patterns[1] - 1))
-
-
-def _signs(x: Tensor, count: int, rng: Tensor, stream: int, populations: Populations) -> Tensor:
-    """Return independent signs [P, N, count, *shape]."""
-    like = x[:, :, None].expand(*x.shape[:2], count, *x.shape[2:])
-    normal = standard_normal(
-        like,
+    coloured = coloured and x.dim() >= 4
+    return ops.random_signs(
+        x,
+        count=count,
+        coloured=coloured,
         rng=rng,
-        stream=stream,
+        stream=_PAIR_STREAM if coloured and count == 1 else PROBE_STREAM,
         first_population=populations.first_population,
         first_particle=populations.first_particle,
     )
-    # torch.where of two numbers takes fifteen times as long
-    return torch.ones_like(normal).copysign(normal)
-
-
-def _patterns(x: Tensor) -> Tensor:
-    """Return the patterns of the last two axes, [4, 1, ..., H, W] with the axes of one state of x."""
-    rows, columns = (1 - 2 * (torch.arange(size, device=x.device) % 2) for size in x.shape[-2:])
-    vertical, horizontal = rows[:, None].expand(x.shape[-2:]), columns.expand(x.shape[-2:])
-    patterns = torch.stack(
-        [torch.ones_like(vertical), vertical * horizontal, vertical, horizontal]
-    ).to(x.dtype)
-    return patterns.reshape(_PATTERNS, *[1] * (x.dim() - 4), *x.shape[-2:])

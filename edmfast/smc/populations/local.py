@@ -33,6 +33,9 @@ class Populations:
     are spread over ranks.
     """
 
+    whole = True
+    """True where this process holds all particles of every population that it knows."""
+
     def __init__(self, first_population: int = 0, resampling: str = "systematic") -> None:
         self.first_population, self.resampling = first_population, resampling
         self.first_particle = 0
