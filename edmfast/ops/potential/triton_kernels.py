@@ -27,7 +27,7 @@ def _number(pointer, row, exists):
     return tl.load(pointer + row, mask=exists, other=0.0)[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def potential_kernel(
     h, y, weight, energy, cotangent, rows, elements, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
@@ -53,7 +53,7 @@ def potential_kernel(
     tl.store(energy + row[:, None], total.to(energy.dtype.element_ty), mask=exists[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def backward_kernel(
     grad_energy,
     grad_cotangent,
@@ -94,7 +94,7 @@ def backward_kernel(
     tl.store(to_weight + row[:, None], total.to(to_weight.dtype.element_ty), mask=exists[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def double_backward_kernel(
     a,
     b,
@@ -154,7 +154,7 @@ def double_backward_kernel(
     tl.store(to_weight + number, total.to(to_weight.dtype.element_ty), mask=exists[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def assemble_kernel(
     h, pullback, y, coefficients, out, rows, elements, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
@@ -174,7 +174,7 @@ def assemble_kernel(
         tl.store(out + at, value, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def assemble_backward_kernel(
     grad,
     h,
