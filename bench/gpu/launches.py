@@ -31,6 +31,7 @@ from edmfast.distill.run import TrainingRun
 from edmfast.distill.state import RunState
 from edmfast.models import Denoiser, DiT, EnergyModel, ResidualMLP, UNet
 from edmfast.models.compiling import flat_graph
+from edmfast.smc.compiling import captured
 from edmfast.smc.run import Run
 from edmfast.targets import Guided, Product, Tempered, Tilted
 
@@ -154,43 +155,66 @@ def of_step(step: Step, *, compile: bool = False, machine: Machine = stand_in) -
             advance(run, state)
         raise _Counted
 
-    def not_compiled(graph: Any, *_: Any) -> Callable[..., Any]:
-        held = [getattr(graph, n.target) for n in graph.graph.nodes if n.op == "get_attr"]
-        launches.constants["in the graph"] += sum(tensor.device.type == "cpu" for tensor in held)
+    class Graphs:
+        """Repeat steps in place of CUDA graphs, with their launches counted apart."""
 
-        def call(*inputs: Any) -> Any:
-            with launches.replay():
-                return graph(*inputs)
+        def __init__(self, _: torch.device) -> None: ...
 
-        return call
+        def warmed_up(self, call: Callable[[], Any]) -> Any:
+            return call()
+
+        def captured(self, step: Callable[[], None]) -> Callable[[], None]:
+            def replay() -> None:
+                with launches.replay():
+                    step()
+
+            return replay
 
     with (
         machine(),
         launches,
         launches.watching(backbones),
         mock.patch.object(Run, "advance", advance_and_count),
-        mock.patch.object(flat_graph, "compile_graph", not_compiled),
+        mock.patch.object(flat_graph, "compile_graph", _as_traced(launches)),
+        mock.patch.object(captured, "CudaGraphs", Graphs),
     ):
         try:
-            smc.sample(
-                target.to(DEVICE),
-                step.shape,
-                step.sigmas,
-                particles=16,
-                populations=2,
-                compile=compile,
-                **step.options,
-            )
+            _sample(step, target, compile=compile)
         except _Counted:
             return launches
     raise AssertionError("the run ended before the step that is counted")
+
+
+def _as_traced(launches: Launches) -> Callable[..., Any]:
+    """Return a function that takes the place of `compile_graph`, and counts tensors of the CPU in the graphs."""
+
+    def not_compiled(graph: Any, *_: Any) -> Any:
+        held = [getattr(graph, n.target) for n in graph.graph.nodes if n.op == "get_attr"]
+        if on_host := sum(tensor.device.type == "cpu" for tensor in held):
+            launches.constants["in the graph"] += on_host
+        return graph
+
+    return not_compiled
+
+
+def whole_run(step: Step, *, machine: Machine = stand_in) -> smc.Particles:
+    """Return the result of a run to its end, with every read of the device answered by some number."""
+    target = step.target()
+    with machine(), Launches():
+        return _sample(step, target)
+
+
+def _sample(step: Step, target: Any, **options: Any) -> smc.Particles:
+    options = {"particles": 16, "populations": 2, **options, **step.options}
+    return smc.sample(target.to(DEVICE), step.shape, step.sigmas, **options)
 
 
 def of_training(*, machine: Machine = stand_in, **settings: Any) -> Launches:
     """Return the launches of one step of distillation of a perceptron. settings: fields of `DistillConfig`."""
     launches, config = Launches(), DistillConfig(batch_size=16, **settings)
     student, teacher = perceptron(), perceptron(Denoiser)
-    with machine(), launches, launches.watching([student.backbone]):
+    as_traced = mock.patch.object(flat_graph, "compile_graph", _as_traced(launches))
+    with machine(), launches, launches.watching([student.backbone]), as_traced:
         student.to(DEVICE)
         data = TrainingData(torch.empty(50, 2, device=DEVICE), None, 0)
         state = RunState(student, [*data.samples.shape], config)

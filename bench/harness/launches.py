@@ -25,12 +25,14 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+_ITEM = "aten::_local_scalar_dense"
 _NETWORK = ("edmfast::mlp_potential",)
 _READS = {
-    "aten::_local_scalar_dense",  # item(), tolist(), float() and bool() call it
+    _ITEM,  # item(), tolist(), float() and bool() call it
     "aten::_unique2",
     "aten::bincount",
     "aten::equal",
@@ -120,6 +122,9 @@ class Launches(TorchDispatchMode):
             if self._counting:
                 self.reads[read] += 1
             return _answer(name, function, args, options)
+        if name == _ITEM and _has_no_number(args[0]):
+            # a copy of what was read before, so that it is no read of its own
+            return _answer(name, function, args, options)
         result = function(*args, **options)
         if self._counting:
             self._record(function, name, inputs, tree_leaves(result), own)
@@ -160,6 +165,10 @@ def _on_device(tensor: Tensor) -> bool:
     return tensor.device.type != "cpu"
 
 
+def _has_no_number(tensor: Tensor) -> bool:
+    return isinstance(tensor, FakeTensor) and tensor.constant is None
+
+
 def _is_free(function: Any, name: str) -> bool:
     """Return whether an operation only makes a view, reserves memory, or asks for a property."""
     if name.startswith(("prim::", "aten::empty")) or name in _ALLOCATIONS:
@@ -191,8 +200,10 @@ def _read(name: str, args: Any, options: dict[str, Any], inputs: list[Tensor]) -
 
 def _answer(name: str, function: Any, args: Any, options: dict[str, Any]) -> Any:
     """Return an answer of the right kind for a read of a tensor that has no numbers."""
-    if name == "aten::_local_scalar_dense":
-        return torch.ones((), dtype=args[0].dtype).item()
+    if name == _ITEM:
+        dtype = args[0].dtype
+        # flags that nothing raised, counts of nothing, and numbers that may be divided by
+        return 1.0 if dtype.is_floating_point else False if dtype == torch.bool else 0
     if name == "aten::is_nonzero":
         return True
     if name == "aten::_to_copy":

@@ -55,8 +55,6 @@ class _StandIn(TorchFunctionMode):
         if function is torch.device:
             return function(*args, **(kwargs or {}))
         options = {name: _meta(value) for name, value in (kwargs or {}).items()}
-        if isinstance(options.get("generator"), Generator):
-            del options["generator"]
         if function in _MAKERS and str(options.get("device")) == "meta":
             # torch makes the tensor on the host first, which it would leave out for the meta device
             del options["device"]

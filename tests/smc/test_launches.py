@@ -16,8 +16,38 @@ def test_no_step_waits_for_the_device_or_copies_to_it(name):
     assert counted.reads + counted.copies + counted.constants == {}
 
 
-def test_a_step_of_training_neither():
-    counted = launches.of_training()
+# tracing images takes seconds; tests/cuda_build does it
+PLANE = [name for name, step in launches.STEPS.items() if step.shape == (2,)]
+# outside of the replay the host keeps the ancestors of a genealogy, or the acceptances of a corrector
+KEPT = {"perceptron, genealogy": 1, "MALA": 1}
+
+
+@pytest.mark.parametrize("name", PLANE)
+@pytest.mark.filterwarnings("error:compile=True failed")
+def test_a_captured_step_leaves_nothing_to_the_host(name):
+    counted = launches.of_step(launches.STEPS[name], compile=True)
+    assert counted.captured["edmfast::weigh_and_resample"] == 1
+    assert counted.reads + counted.copies + counted.constants == {}
+    assert counted.total == KEPT.get(name, 0)
+
+
+BUDGETS = {
+    "perceptron, ancestral": 4,
+    "perceptron, calibrated": 4,
+    "product of two, ancestral": 6,
+}
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_launches_beside_the_network(name):
+    counted = launches.of_step(launches.STEPS[name])
+    assert counted.beside.total() <= BUDGETS[name], counted.beside
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.filterwarnings("error:compile=True failed")
+def test_a_step_of_training_neither(compile):
+    counted = launches.of_training(compile=compile)
     # the loss, the gradients, their clipping, Adam, and the average of the weights
     assert counted.own["edmfast::mlp_potential_backward"] == 1
     assert (
