@@ -99,6 +99,12 @@ def per_sample(rows: torch.Tensor, batch: int) -> torch.Tensor:
     return rows if rows.shape[0] == batch else rows[:1]
 
 
+def without_padding(rows: torch.Tensor, batch: int) -> torch.Tensor:
+    """Return the first rows of a padded result, one per sample, or the result itself where nothing was padded."""
+    # the derivative of a slice fills zeros and copies, even where it takes all rows
+    return rows if rows.shape[0] == batch else rows[:batch]
+
+
 def rows_of(y: torch.Tensor) -> str:
     """Return the shape of states for an error message, [B, ...], because the batch may have been padded."""
     return str(["B", *y.shape[1:]]).replace("'", "")

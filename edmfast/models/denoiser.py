@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edmfast._internal.rows import pad_rows, shared_names
+from edmfast._internal.rows import pad_rows, shared_names, without_padding
 from edmfast.models.backbones.embedding import check_conditions_of
 from edmfast.models.calling.foreign import call_backbone
 from edmfast.models.preconditioning import (
@@ -63,4 +63,4 @@ class Denoiser(nn.Module):
         c_noise = scaling.c_noise.expand(x.shape[0])
         output = call_backbone(self.backbone, scaling.c_in * x, c_noise, **condition)
         denoised: torch.Tensor = scaling.c_skip * x + scaling.c_out * output
-        return denoised[:batch]
+        return without_padding(denoised, batch)

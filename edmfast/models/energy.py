@@ -22,7 +22,13 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from edmfast._internal.derivatives import is_recorded, is_transformed
-from edmfast._internal.rows import pad_rows, per_sample, shared_names, shared_rows
+from edmfast._internal.rows import (
+    pad_rows,
+    per_sample,
+    shared_names,
+    shared_rows,
+    without_padding,
+)
 from edmfast.models.backbones.embedding import check_conditions_of
 from edmfast.models.backbones.residual_mlp import ResidualMLP
 from edmfast.models.calling.foreign import call_backbone
@@ -202,7 +208,7 @@ class EnergyModel(nn.Module):
         # padding comes after the checks, so that errors name the sizes that the caller passed
         x, levels, condition = pad_rows(x, levels, condition, shared_names(self.backbone))
         results = method(self, x, levels, condition)
-        return tuple(tensor[:batch] for tensor in results)
+        return tuple(without_padding(tensor, batch) for tensor in results)
 
     def _energy(
         self, x: torch.Tensor, levels: torch.Tensor, condition: dict[str, Any]

@@ -57,7 +57,8 @@ class Member(NamedTuple):
     def evaluate(self) -> tuple[Tensor, Tensor]:
         """Return (E [B], field like x) of this model alone."""
         energies, fields = evaluate_members([self])
-        return energies[0], fields[0]
+        # a squeeze has a derivative without a launch, which indexing has not
+        return energies.squeeze(0), fields.squeeze(0)
 
 
 Candidate = tuple[Perceptron, Callable[[], Member]]
@@ -116,6 +117,8 @@ def energies_and_scores(
             candidates.append(candidate)
         energies, scores = evaluate_members([member() for _, member in candidates])
     batch = x.shape[0]
+    if energies.shape[1] == batch:
+        return energies, scores
     return energies[:, :batch], scores[:, :batch]
 
 

@@ -54,12 +54,18 @@ def score_of(model: Model, x: Tensor, sigma: float | Tensor, **condition: Any) -
     # At sigma = 0 the quotient (D - x)/sigma² would be NaN or infinite.
     refuse_zero(model, sigma)
     denoised = call_denoiser(model, x, sigma, **condition)
+    return score_scale(model, x, sigma) * (denoised - x)
+
+
+def score_scale(model: Model, x: Tensor, sigma: float | Tensor) -> Tensor:
+    """Return the factor A/sigma² of D - x in a denoiser's score, [B, 1, ...], or [1, 1, ...] for one level."""
     exponent, levels = exponent_of(model), noise_levels(x, sigma)
     if not isinstance(exponent, Tensor):
-        name, a = ("score of denoiser", exponent), exponent
-        if row := of_level((levels,), name, (), lambda rows: (a / rows.square(),)):
-            return row[0] * (denoised - x)
-    return row_factors(exponent, x) / levels.square() * (denoised - x)
+        a = exponent
+        prepared = of_level((levels,), ("score", a), (), lambda rows: (a / rows.square(),))
+        if prepared is not None:
+            return prepared[0]
+    return row_factors(exponent, x) / levels.square()
 
 
 def denoised_from(model: Model, x: Tensor, sigma: float | Tensor, score: Tensor) -> Tensor:

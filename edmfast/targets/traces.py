@@ -36,7 +36,7 @@ from edmfast.targets.exponents import exponent_of
 from edmfast.targets.parts import parts_of
 from edmfast.targets.protocols import Model
 from edmfast.targets.renamed import Renamed
-from edmfast.targets.scores import has_energy, score_of
+from edmfast.targets.scores import has_energy, score_of, score_scale
 from edmfast.targets.tilt_gradients import detached_tilts
 
 
@@ -112,8 +112,8 @@ def score_and_products(
 
 def energy_score_and_products(
     model: Model, x: Tensor, sigma: float | Tensor, probes: Tensor, **condition: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (U [B] in nats, S, products) by one forward pass, all detached; U is 0 where the model has no energy.
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Return (U [B] in nats, S, products) by one forward pass, all detached; U is None without an energy.
 
     See `score_and_products`.
     """
@@ -125,7 +125,6 @@ def energy_score_and_products(
     # The models of an energy are evaluated together, which is faster.
     if has_energy(model):
         return _of_one(model, x, sigma, probes, condition)
-    energy = x.new_zeros(len(x))
     total: tuple[Tensor, Tensor] | None = None
     for a, leaf, its_condition in parts_of(model, x, condition):
         _, score, products = _of_one(leaf, x, sigma, probes, its_condition)
@@ -134,32 +133,32 @@ def energy_score_and_products(
             score, products = row_factors(a, score) * score, row_factors(a, products) * products
         total = (score, products) if total is None else (total[0] + score, total[1] + products)
     assert total is not None
-    return energy, *total
+    return None, *total
 
 
 def _of_one(
     model: Any, x: Tensor, sigma: float | Tensor, probes: Tensor, condition: dict[str, Any]
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor | None, Tensor, Tensor]:
     """Return `energy_score_and_products` of an energy, or of a denoiser that is no sum."""
-    plain = not has_energy(model)
+    plain, energy = not has_energy(model), None
     with torch.enable_grad(), detached_tilts():
         point = x.detach().requires_grad_()
         if plain:
             # The score (D - x)/sigma² of a denoiser has a graph even where D has lost its own.
             refuse_zero(model, sigma)
-            energy, result = x.new_zeros(len(x)), call_denoiser(model, point, sigma, **condition)
+            result = call_denoiser(model, point, sigma, **condition)
         else:
             energy, result = call_energy(model, point, sigma, **condition)
         products = _products(model, result, point, probes)
     # The results are detached, so a tangent in the model's numbers would be lost.
     refuse_tangents("score_and_trace", result)
     result = result.detach()
-    if not plain:
+    if energy is not None:
         return energy.detach(), result, products
-    scale = row_factors(exponent_of(model), x) / expand_sigma(sigma, x).square()
+    scale = score_scale(model, x, sigma)
     # The differences are new tensors, so scaling them in place saves two passes over memory.
     score, pushed = (result - x).mul_(scale), products - probes.to(x.dtype)
-    return energy, score, pushed.mul_(scale[:, None] if isinstance(scale, Tensor) else scale)
+    return None, score, pushed.mul_(scale[:, None])
 
 
 def _products(model: Any, result: Tensor, point: Tensor, probes: Tensor) -> Tensor:

@@ -58,34 +58,38 @@ def evaluate_terms(
         parts = models_and_rows[: len(models)]
         rows, *vectors = models_and_rows[len(models) :]
         results = [_evaluate_rows(part, rows, sigma, *vectors, exact=exact) for part in parts]
-        # by kind and then by model: energies, scores, and traces or products
-        return tuple(result for kind in zip(*results, strict=True) for result in kind)
+        # by kind and then by model: energies where all have one, scores, and traces or products
+        kinds = [*zip(*results, strict=True)][0 if with_energies else 1 :]
+        return tuple(result for kind in kinds for result in kind)
 
     tensors = [x] if probes is None else [x, probes]
     results = in_groups(call, models, tensors, batch_size)
-    kinds = [results[i : i + len(models)] for i in range(0, len(results), len(models))]
     # A run detaches what it computes, so a tangent in the model's numbers would be lost.
-    refuse_tangents("a run", *kinds[0], *kinds[1])
-    energies = torch.stack([_widened(energy) for energy in kinds[0]]) if with_energies else None
-    # the scores of a single model need no copy
-    scores = torch.stack(kinds[1]) if len(models) > 1 else kinds[1][0][None]
+    refuse_tangents("a run", *results)
+    kinds = [results[i : i + len(models)] for i in range(0, len(results), len(models))]
+    energies = _stacked([*map(_widened, kinds.pop(0))]) if with_energies else None
+    scores, *more = kinds
     if exact:
-        return Terms(energies, scores, traces=torch.stack(kinds[2]))
-    return Terms(energies, scores, products=tuple(kinds[2]) if probes is not None else ())
+        return Terms(energies, _stacked(scores), traces=_stacked(more[0]))
+    return Terms(energies, _stacked(scores), products=tuple(more[0]) if more else ())
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the results [M, ...] of M models; those of a single model need no copy."""
+    return torch.stack([*tensors]) if len(tensors) > 1 else tensors[0][None]
 
 
 def _evaluate_rows(
     model: Any, x: Tensor, sigma: float | Tensor, v: Tensor | None = None, *, exact: bool
-) -> tuple[Tensor, ...]:
-    """Return (energy, score) of every row, and then its exact trace, or its products with v where v is given."""
+) -> tuple[Tensor | None, ...]:
+    """Return (energy or None, score) of every row, then its exact trace, or its products with v, if given."""
     if v is not None:
         return energy_score_and_products(model, x, sigma, v)
     with torch.no_grad():
         if has_energy(model):
             energy, score = call_energy(model, x, sigma)
         else:
-            # a denoiser has no energy, and nothing reads this number
-            energy, score = x.new_zeros(len(x)), score_of(model, x, sigma)
+            energy, score = None, score_of(model, x, sigma)
         return (energy, score, exact_trace(model, x, sigma)) if exact else (energy, score)
 
 
