@@ -15,7 +15,7 @@ CUDA_TORCH ?= torch==2.11.0
 # in a process that sees a CUDA device which does nothing; see bench/gpu/no_device.py
 CUDA_TESTS ?= tests/cuda_build tests/smc/test_launches.py tests/bench/test_launches.py tests/test_cuda_build.py
 # the launch code of the Triton kernels, with the Triton of that torch
-CUDA_LAUNCHES ?= tests/ops/test_fakes.py
+CUDA_LAUNCHES ?= tests/ops/test_fakes.py tests/ops/triton/test_launches.py
 
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check

@@ -34,7 +34,17 @@ def test_a_captured_step_leaves_nothing_to_the_host(name):
 BUDGETS = {
     "perceptron, ancestral": 4,
     "perceptron, calibrated": 4,
+    "perceptron, genealogy": 4,
+    "perceptron, probed": 8,
+    "perceptron, hybrid above": 8,
+    "perceptron, hybrid below": 8,
+    "perceptron, reversal probed": 8,
+    "power": 6,
     "product of two, ancestral": 6,
+    "product of two, probed": 8,
+    "guided": 6,
+    "U-Net, ancestral": 6,
+    "DiT, ancestral": 6,
 }
 
 
