@@ -107,7 +107,9 @@ def main(arguments: Sequence[str] | None = None, cases: Sequence[Case] | None = 
     listed = registry.load() if cases is None else cases
     chosen = registry.select(listed, device.type, options.only, options.without)
     first = [part for part in options.first.split(",") if part]
-    chosen.sort(key=lambda case: not any(part in case.name for part in first))
+    chosen.sort(
+        key=lambda case: next((i for i, part in enumerate(first) if part in case.name), len(first))
+    )
     if not chosen:
         print(f"bench: no case for {device.type} contains {options.only!r}", file=sys.stderr)
         return 2
@@ -158,7 +160,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--first",
         default="",
         metavar="SUBSTR,...",
-        help="start with cases whose name contains one of these",
+        help="start with cases whose name contains one of these, in this order",
     )
     parser.add_argument(
         "--without",

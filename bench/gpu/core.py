@@ -9,6 +9,7 @@ status: 0 where all jobs were timed and right, 1 otherwise.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import time
@@ -49,6 +50,9 @@ def item(name: str, path: Path, device: torch.device, small: bool) -> Record:
     else:
         job = next(job for job in JOBS if job.name == name)
         record = job.run(device, known_floors(path), small)
+    gc.collect()  # the next job finds the memory of this one free
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     print(line(name, {"state": DONE, **record}), flush=True)
     return record
 

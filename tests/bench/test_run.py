@@ -170,5 +170,5 @@ def test_what_comes_first_and_that_the_run_came_to_its_end(case, tmp_path, monke
     monkeypatch.setattr(run, "run_case", watched)
     cases = [case(name=name) for name in ("a/1", "b/1", "c/1", "d/1")]
     assert run.main(["--quick", "--first", "d/,b/", "--json", str(path)], cases) == 0
-    assert ends == [("b/1", False), ("d/1", False), ("a/1", False), ("c/1", False)]
+    assert ends == [("d/1", False), ("b/1", False), ("a/1", False), ("c/1", False)]
     assert json.loads(path.read_text())["complete"]
