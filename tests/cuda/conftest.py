@@ -6,7 +6,7 @@ import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,20 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(1)
 
 
+ORDERS = ("first to last", "last to first", "drawn")
+"""The orders in which the emulator runs blocks, warps and lanes, by their numbers in emulator.h."""
+_loaded: list[ctypes.CDLL] = []
+
+
+@pytest.fixture(params=range(len(ORDERS)), ids=ORDERS.__getitem__)
+def order(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run every launch of a test in one of the orders, and fail where threads leave others waiting."""
+    for library in _loaded:
+        library.emulator_order(request.param)
+    yield
+    assert not any([library.emulator_failed() for library in _loaded]), "see the lines on stderr"
+
+
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ctypes.CDLL]:
     """Return a function that compiles a file of this folder by the first C++ compiler there is, and loads it."""
@@ -33,6 +47,9 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ctypes
         target = tmp_path_factory.mktemp("emulated") / f"{name}.so"
         source = FOLDER / f"{name}.cpp"
         subprocess.run([compiler, *FLAGS, str(source), "-o", str(target)], check=True)
-        return ctypes.CDLL(str(target))
+        library = ctypes.CDLL(str(target))
+        if hasattr(library, "emulator_order"):
+            _loaded.append(library)
+        return library
 
     return load

@@ -1,13 +1,21 @@
 // Runs CUDA kernels on the host, one block after the other, with a fiber for every thread. It checks the
 // arithmetic, the barriers and the indices where there is no GPU, but not races between blocks.
+//
+// Between two barriers a GPU may run the threads of a block in any order. Here every warp runs as far as it can before
+// the next one does, so that a thread that needs a barrier which is not there reads too early, or writes too early.
+// The order of the warps, of the lanes of a warp and of the blocks is the first to the last, the last to the first, or
+// one that is drawn anew at every turn.
 #pragma once
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <functional>
-#include <stdexcept>
+#include <memory>
+#include <numeric>
 #include <vector>
 
 #define __global__
@@ -30,79 +38,186 @@ namespace emulator {
 constexpr unsigned kWarpSize = 32;
 constexpr size_t kStack = size_t{1} << 16;
 
-struct Fiber {
-  ucontext_t context;
-  std::vector<char> stack = std::vector<char>(kStack);
-  bool done = false;
-  uint64_t block_waits = 0, warp_waits = 0;  // barriers reached so far
+enum class Order { kForward, kBackward, kDrawn };
+inline Order order = Order::kForward;
+inline bool failed = false;
+
+// The threads that meet at a barrier: a warp, or the block. `phase` counts the barriers that all have reached.
+struct Group {
+  unsigned running = 0, arrived = 0;
+  uint64_t phase = 0;
+
+  // Those that have ended are not waited for.
+  void release() {
+    if (arrived == 0 || arrived < running) return;
+    arrived = 0;
+    ++phase;
+  }
 };
 
-inline std::vector<Fiber> fibers;
+// A fiber lives on from block to block. Jumps change between fibers, since changes of context are calls of the system.
+struct Fiber {
+  ucontext_t context;
+  jmp_buf place;
+  std::vector<char> stack = std::vector<char>(kStack);
+  bool started = false, done = false;
+  const Group* waits_for = nullptr;
+  uint64_t phase = 0;  // the one that it waits to see the end of
+  unsigned shuffles = 0;
+
+  bool ready() const { return !done && (waits_for == nullptr || waits_for->phase != phase); }
+};
+
+inline std::vector<std::unique_ptr<Fiber>> fibers;
+inline unsigned threads = 0;  // of the present launch, which may be fewer than there are fibers
+inline std::vector<Group> warps;
+inline Group block;
 inline std::vector<unsigned> exchanged;  // for each thread, two values in turn
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline std::function<void()> body;
 inline unsigned current = 0;
+inline uint32_t drawn = 1;
 
-inline void run_body() {
-  body();
-  fibers[current].done = true;
+// Gives the processor back to the scheduler until the fiber is resumed.
+inline void pause(Fiber& own) {
+  if (_setjmp(own.place) == 0) _longjmp(scheduler, 1);
 }
 
-inline void yield() { swapcontext(&fibers[current].context, &scheduler); }
+inline void run_bodies() {
+  for (;;) {
+    body();
+    Fiber& own = *fibers[current];
+    own.done = true;
+    for (Group* group : {&warps[current / kWarpSize], &block}) {
+      --group->running;
+      group->release();
+    }
+    pause(own);
+  }
+}
 
-// Waits until every thread in [begin, end) that still runs has reached as many barriers.
-template <class Count>
-void wait(unsigned begin, unsigned end, const Count& count) {
-  const uint64_t mine = ++count(fibers[current]);
-  const auto all_here = [&] {
-    return std::all_of(fibers.begin() + begin, fibers.begin() + end,
-                       [&](Fiber& fiber) { return fiber.done || count(fiber) >= mine; });
-  };
-  while (!all_here()) yield();
+inline void resume(Fiber& fiber) {
+  if (_setjmp(scheduler) != 0) return;
+  if (fiber.started) _longjmp(fiber.place, 1);
+  fiber.started = true;
+  setcontext(&fiber.context);
+}
+
+inline void fail(const char* why) {
+  std::fprintf(stderr, "emulator: block %u, thread %u: %s\n", blockIdx.x, current, why);
+  failed = true;
+}
+
+// Waits until every thread of the group that still runs has reached the barrier.
+inline void wait(Group& group) {
+  Fiber& own = *fibers[current];
+  own.waits_for = &group;
+  own.phase = group.phase;
+  ++group.arrived;
+  group.release();
+  while (group.phase == own.phase) pause(own);
+  own.waits_for = nullptr;
 }
 
 inline unsigned shuffle(unsigned value, unsigned source) {
   const unsigned begin = current / kWarpSize * kWarpSize;
-  const unsigned turn = fibers[current].warp_waits % 2;
+  Group& warp = warps[current / kWarpSize];
+  if (warp.running < std::min(kWarpSize, threads - begin)) fail("a lane has left the warp");
+  const unsigned turn = fibers[current]->shuffles++ % 2;
   exchanged[2 * current + turn] = value;
-  wait(begin, std::min<unsigned>(begin + kWarpSize, fibers.size()),
-       [](Fiber& fiber) -> uint64_t& { return fiber.warp_waits; });
+  wait(warp);
   return exchanged[2 * (begin + source % kWarpSize) + turn];
 }
 
+// The numbers from 0 to n - 1 in the present order.
+inline const std::vector<unsigned>& turns(unsigned n, std::vector<unsigned>& room) {
+  room.resize(n);
+  std::iota(room.begin(), room.end(), 0u);
+  if (order == Order::kBackward) std::reverse(room.begin(), room.end());
+  if (order != Order::kDrawn) return room;
+  for (unsigned i = n; i > 1; --i) {
+    drawn = drawn * 1664525u + 1013904223u;
+    std::swap(room[i - 1], room[(drawn >> 8) % i]);
+  }
+  return room;
+}
+
+// Lets a warp run as far as it can. Returns whether it did anything.
+inline bool run_warp(unsigned warp) {
+  static std::vector<unsigned> room;
+  const unsigned begin = warp * kWarpSize, size = std::min(kWarpSize, threads - begin);
+  bool moved = false;
+  for (bool again = true; again;) {
+    again = false;
+    for (const unsigned lane : turns(size, room)) {
+      current = begin + lane;
+      if (!fibers[current]->ready()) continue;
+      threadIdx.x = current;
+      resume(*fibers[current]);
+      moved = again = true;
+    }
+  }
+  return moved;
+}
+
+inline void add_fiber() {
+  fibers.push_back(std::make_unique<Fiber>());
+  Fiber& fiber = *fibers.back();
+  getcontext(&fiber.context);
+  fiber.context.uc_stack = {fiber.stack.data(), 0, kStack};
+  makecontext(&fiber.context, run_bodies, 0);
+}
+
+inline void run_block() {
+  static std::vector<unsigned> room;
+  block = {threads};
+  warps.assign((threads + kWarpSize - 1) / kWarpSize, Group{});
+  for (unsigned thread = 0; thread < threads; ++thread) {
+    if (thread == fibers.size()) add_fiber();
+    Fiber& fiber = *fibers[thread];
+    fiber.done = false;
+    fiber.waits_for = nullptr;
+    fiber.shuffles = 0;
+    ++warps[thread / kWarpSize].running;
+  }
+  for (bool moved = true; moved;) {
+    moved = false;
+    for (const unsigned warp : turns(warps.size(), room)) moved |= run_warp(warp);
+  }
+  if (block.running == 0) return;
+  fail("some threads wait at a barrier that others never reach");
+  fibers.clear();  // those that wait would go on from there in the next block
+}
+
 template <class Kernel, class... Arguments>
-void launch(unsigned grid, unsigned threads, const Kernel& kernel, const Arguments&... arguments) {
+void launch(unsigned grid, unsigned block_threads, const Kernel& kernel, const Arguments&... arguments) {
+  static std::vector<unsigned> room;
   body = [&] { kernel(arguments...); };
   gridDim.x = grid;
-  blockDim.x = threads;
+  blockDim.x = threads = block_threads;
   exchanged.assign(2 * threads, 0);
-  for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x) {
-    fibers.resize(threads);
-    for (Fiber& fiber : fibers) {
-      getcontext(&fiber.context);
-      fiber.context.uc_stack = {fiber.stack.data(), 0, kStack};
-      fiber.context.uc_link = &scheduler;
-      fiber.done = false;
-      fiber.block_waits = fiber.warp_waits = 0;
-      makecontext(&fiber.context, run_body, 0);
-    }
-    for (bool running = true; running;) {
-      running = false;
-      for (current = 0; current < threads; ++current) {
-        if (fibers[current].done) continue;
-        running = true;
-        threadIdx.x = current;
-        swapcontext(&scheduler, &fibers[current].context);
-      }
-    }
+  for (const unsigned index : turns(grid, room)) {
+    blockIdx.x = index;
+    run_block();
   }
 }
 
 }  // namespace emulator
 
-inline void __syncthreads() {
-  emulator::wait(0, emulator::fibers.size(), [](emulator::Fiber& f) -> uint64_t& { return f.block_waits; });
+// Chooses the order in which all launches from here on run: 0, 1 or 2 of the list above.
+extern "C" __attribute__((used)) inline void emulator_order(int order) {
+  emulator::order = static_cast<emulator::Order>(order);
+  emulator::drawn = 1;
 }
+// Returns whether a launch since the last call has failed.
+extern "C" __attribute__((used)) inline int emulator_failed() {
+  const bool failed = emulator::failed;
+  emulator::failed = false;
+  return failed;
+}
+
+inline void __syncthreads() { emulator::wait(emulator::block); }
+inline void __syncwarp(unsigned = 0xffffffffu) { emulator::wait(emulator::warps[emulator::current / emulator::kWarpSize]); }
 template <class T>
 T __shfl_sync(unsigned, T value, int source) {
   return static_cast<T>(emulator::shuffle(static_cast<unsigned>(value), static_cast<unsigned>(source)));

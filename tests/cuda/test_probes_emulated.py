@@ -12,6 +12,7 @@ import torch
 
 from edmfast.ops import curvature, curvature_matched, random_signs, rng_state
 
+pytestmark = pytest.mark.usefixtures("order")
 F64 = torch.float64
 LEVELS = torch.tensor([1.3, 0.9], dtype=F64)
 

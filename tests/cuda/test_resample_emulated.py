@@ -10,6 +10,7 @@ import torch
 
 from edmfast.ops import Weights, rng_state, systematic_resample, weigh_and_resample
 
+pytestmark = pytest.mark.usefixtures("order")
 INF, NAN = math.inf, math.nan
 POISON = -7
 

@@ -13,6 +13,7 @@ import torch
 
 from edmfast.ops import propagate, reversal, rng_state, score_gram, standard_normal
 
+pytestmark = pytest.mark.usefixtures("order")
 FIRST = {"first_population": 4, "first_particle": 2**20}
 
 
