@@ -32,21 +32,25 @@ def order(request: pytest.FixtureRequest) -> Iterator[None]:
     for library in _loaded:
         library.emulator_order(request.param)
     yield
-    assert not any([library.emulator_failed() for library in _loaded]), "see the lines on stderr"
+    failed = [library.emulator_failed() for library in _loaded]
+    assert not any(failed), "see the lines on stderr"
 
 
 @pytest.fixture(scope="session")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ctypes.CDLL]:
-    """Return a function that compiles a file of this folder by the first C++ compiler there is, and loads it."""
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ctypes.CDLL]:
+    """Return a function that compiles a file of this folder by the first C++ compiler there is, and loads it.
+
+    It takes the name of the file and further flags of the compiler.
+    """
     names = [os.environ.get("CXX"), "c++", "g++", "clang++"]
     compiler = next((results for name in names if name and (results := shutil.which(name))), None)
     if compiler is None:
         pytest.skip("no C++ compiler")
 
-    def load(name: str) -> ctypes.CDLL:
+    def load(name: str, *flags: str) -> ctypes.CDLL:
         target = tmp_path_factory.mktemp("emulated") / f"{name}.so"
         source = FOLDER / f"{name}.cpp"
-        subprocess.run([compiler, *FLAGS, str(source), "-o", str(target)], check=True)
+        subprocess.run([compiler, *FLAGS, *flags, str(source), "-o", str(target)], check=True)
         library = ctypes.CDLL(str(target))
         if hasattr(library, "emulator_order"):
             _loaded.append(library)

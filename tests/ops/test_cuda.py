@@ -14,7 +14,10 @@ import torch
 from edmfast import _extension
 from edmfast.ops import (
     Weights,
+    curvature,
+    curvature_matched,
     propagate,
+    random_signs,
     resample,
     reversal,
     rng_state,
@@ -85,6 +88,44 @@ def test_noise_is_normal_beyond_a_block_of_threads():
     noise = standard_normal(torch.empty(4, 1000, 1000, device="cuda"), seed=1, step=0)
     assert abs(noise.mean().item()) < 5 / math.sqrt(noise.numel())
     assert abs(noise.var().item() - 1) < 5 * math.sqrt(2 / noise.numel())
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 300, 4, 9), (1, 2, 64, 65)])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_signs_have_the_bits_of_the_cpu(dtype, shape, count):
+    like = torch.empty(shape, dtype=dtype)
+    keys = {"seed": 5, "stream": 3, "first_population": 11, "first_particle": 9, "count": count}
+    for step in (6, 7):
+        for coloured in (False, True):
+            names = {**keys, "step": step, "coloured": coloured}
+            host = random_signs(like, **names)
+            assert torch.equal(random_signs(like.cuda(), **names).cpu(), host)
+
+
+@pytest.mark.parametrize("d", [1, 8, 9, 2048, 2049, 12_288])
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.float16, torch.bfloat16])
+def test_curvature(generator, d, dtype):
+    products = torch.randn(2, 37, d, generator=generator, dtype=torch.float64).to(dtype)
+    probes = torch.randn(2, 37, d, generator=generator, dtype=torch.float64).to(dtype)
+    host = curvature(products, probes, 1.5)
+    device = curvature(products.cuda(), probes.cuda(), 1.5)
+    size = curvature(products.abs(), probes.abs(), 1.5)
+    # the products are exact in float64, and each sum of d of them rounds d times at most
+    assert ((device.cpu() - host).abs() <= d * torch.finfo(torch.float64).eps * size).all()
+    assert torch.equal(curvature(products[1:].cuda(), probes[1:].cuda(), 1.5), device[1:])
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (2, 33), (5, 1000), (2, 1025), (1, 32_768), *LARGE])
+def test_matched_coefficients_have_the_bits_of_the_cpu(generator, shape):
+    values = torch.randn(shape, generator=generator, dtype=torch.float64)
+    ancestors = torch.randint(0, shape[1], shape, generator=generator, dtype=torch.int32)
+    levels = torch.tensor([1.3, 0.9], dtype=torch.float64)
+    for exponent in (1.5, torch.rand(shape[0], generator=generator, dtype=torch.float64) + 0.5):
+        there = exponent.cuda() if isinstance(exponent, torch.Tensor) else exponent
+        host = curvature_matched(values, ancestors, levels, exponent)
+        device = curvature_matched(values.cuda(), ancestors.cuda(), levels.cuda(), there)
+        assert torch.equal(device.cpu(), host)
 
 
 def propagate_inputs(generator, shape, dtype):
