@@ -20,8 +20,8 @@ EDMFAST_HD Philox4 philox(Philox4 counter, uint64_t seed) {
   uint32_t key0 = static_cast<uint32_t>(seed);
   uint32_t key1 = static_cast<uint32_t>(seed >> 32);
   for (int round = 0; round < 10; ++round) {
-    const uint64_t first = uint64_t{kPhiloxFirst} * counter.a;
-    const uint64_t second = uint64_t{kPhiloxSecond} * counter.c;
+    const uint64_t first = wide_product(counter.a, kPhiloxFirst);
+    const uint64_t second = wide_product(counter.c, kPhiloxSecond);
     counter = {static_cast<uint32_t>(second >> 32) ^ counter.b ^ key0, static_cast<uint32_t>(second),
                static_cast<uint32_t>(first >> 32) ^ counter.d ^ key1, static_cast<uint32_t>(first)};
     key0 += kPhiloxKey0;

@@ -36,7 +36,7 @@ def float64_box_muller(radius_bits, angle_bits):
         np.float32(np.float32(radius_bits >> 1) * np.float32(2.0**-31)) + np.float32(2.0**-32)
     )
     signed = angle_bits - 2**32 if angle_bits >= 2**31 else angle_bits
-    angle = math.pi * float(np.float32(signed)) * 2.0**-31
+    angle = math.pi * signed * 2.0**-31
     radius = math.sqrt(-2 * math.log(u))
     return radius * math.cos(angle), radius * math.sin(angle)
 
@@ -73,6 +73,15 @@ def test_layout_and_accuracy_against_float64(elements):
         for j, value in enumerate(expected):
             if (e := j * blocks + b) < elements:
                 assert results[p, n, e].item() == pytest.approx(value, abs=1e-6, rel=1e-6)
+
+
+@pytest.mark.parametrize("angle", [0, 1, 2**30, 2**31 - 1, 2**31, 2**31 + 2**30, MASK])
+@pytest.mark.parametrize("radius", [0, 1, 2, 2**31, MASK - 128, MASK])
+def test_extreme_words(radius, angle):
+    """The radius is finite for the least uniform and 0 for the largest, and the angle keeps its quadrant."""
+    pair = reference.box_muller(torch.tensor([radius]), torch.tensor([angle]))
+    wanted = float64_box_muller(radius, angle)
+    assert [value.item() for value in pair] == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -13,50 +13,40 @@ import triton.language as tl
 
 
 @triton.jit
-def _negative_log(u):
-    """Return -log(u) for float32 u in [2^-32, 1]."""
-    bits = u.to(tl.int32, bitcast=True)
-    exponent = (bits - 0x3F3504F3) >> 23
-    mantissa = (bits - (exponent << 23)).to(tl.float32, bitcast=True)
+def _squared_radius(v):
+    """Return -2 log(v / 2^31) for float32 v in [1/2, 2^31]."""
+    bits = v.to(tl.int32, bitcast=True)
+    # the exponent, where it stands in the bits: times 2^23
+    exponent = (bits - 0x4EB504F3) & -0x800000
+    mantissa = (bits - 0x0F800000 - exponent).to(tl.float32, bitcast=True)
     # a plain / would be approximate in float32
     s = tl.div_rn(mantissa - 1.0, mantissa + 1.0)
     s2 = s * s
-    series = s2 * 0.22222222 + 0.28571430
-    series = series * s2 + 0.40000001
-    series = series * s2 + 0.66666669
-    series = series * s2 + 2.0
-    # a product keeps the sign of zero, while Triton's minus is 0 - x, which loses it
-    return (exponent.to(tl.float32) * 0.69314718 + series * s) * -1.0
+    series = s2 * -0.82592744 + -1.3330445
+    series = series * s2 + -4.0000005
+    return exponent.to(tl.float32) * -1.6525917e-7 + series * s
 
 
 @triton.jit
 def _box_muller(radius_bits, angle_bits):
     """Return two independent float32 normals made of two uint32 words."""
-    # half a step is added, so u is never 0 and its logarithm is finite
-    u = (radius_bits >> 1).to(tl.int32).to(tl.float32) * 4.656612873e-10 + 2.328306437e-10
-    radius = tl.sqrt_rn(_negative_log(u) * 2.0)
-    turn = angle_bits.to(tl.int32, bitcast=True).to(tl.float32) * 4.656612873e-10
-    # the angle is reduced to 45 degrees around an axis, where short polynomials are accurate
-    twice = turn * 2.0
-    quarter = (twice + tl.where(twice < 0, -0.5, 0.5)).to(tl.int32)
-    f = turn + quarter.to(tl.float32) * -0.5
+    # half a step is added, so v is never 0 and its logarithm is finite
+    v = (radius_bits >> 1).to(tl.int32).to(tl.float32) + 0.5
+    radius = tl.sqrt_rn(_squared_radius(v))
+    # the upper bit is half a turn; a product keeps the sign of zero, while Triton's minus is 0 - x, which loses it
+    radius = tl.where((angle_bits >> 31) != 0, radius * -1.0, radius)
+    # the rest of the angle is pi / 2 + f pi / 2
+    f = (angle_bits * 2 + 0x80000000).to(tl.int32, bitcast=True).to(tl.float32) * 4.656612873e-10
     f2 = f * f
-    sine = f2 * 0.082145887 + -0.59926453
-    sine = sine * f2 + 2.5501640
-    sine = sine * f2 + -5.1677128
-    sine = sine * f2 + 3.1415927
-    sine = sine * f
-    cosine = f2 * -0.025806891 + 0.23533063
-    cosine = cosine * f2 + -1.3352628
-    cosine = cosine * f2 + 4.0587121
-    cosine = cosine * f2 + -4.9348022
+    minus_sine = f2 * -1.5148513e-4 + 4.6737664e-3
+    minus_sine = minus_sine * f2 + -7.968968e-2
+    minus_sine = minus_sine * f2 + 6.459637e-1
+    minus_sine = (minus_sine * f2 + -1.5707964) * f
+    cosine = f2 * 8.5819064e-4 + -2.0810628e-2
+    cosine = cosine * f2 + 2.5365075e-1
+    cosine = cosine * f2 + -1.2336982
     cosine = cosine * f2 + 1.0
-    swapped = (quarter & 1) != 0
-    x = tl.where(swapped, sine, cosine)
-    y = tl.where(swapped, cosine, sine)
-    x = tl.where(((quarter + 1) & 2) != 0, x * -1.0, x)
-    y = tl.where((quarter & 2) != 0, y * -1.0, y)
-    return radius * x, radius * y
+    return radius * minus_sine, radius * cosine
 
 
 @triton.jit

@@ -14,8 +14,9 @@ from torch import Tensor
 
 _MASK = 0xFFFFFFFF
 _LOG = (0.22222222, 0.28571430, 0.40000001, 0.66666669, 2.0)
-_SINE = (0.082145887, -0.59926453, 2.5501640, -5.1677128, 3.1415927)
-_COSINE = (-0.025806891, 0.23533063, -1.3352628, 4.0587121, -4.9348022, 1.0)
+_RADIUS = (-0.82592744, -1.3330445, -4.0000005)
+_MINUS_SINE = (-1.5148513e-4, 4.6737664e-3, -7.968968e-2, 6.459637e-1, -1.5707964)
+_COSINE = (8.5819064e-4, -2.0810628e-2, 2.5365075e-1, -1.2336982, 1.0)
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor) -> tuple[Tensor, ...]:
@@ -54,25 +55,31 @@ def negative_log(u: Tensor) -> Tensor:
     return -(exponent.float() * 0.69314718 + _horner(_LOG, s * s) * s)
 
 
+def squared_radius(v: Tensor) -> Tensor:
+    """Return -2 log(v / 2^31) for float32 v in [1/2, 2^31]."""
+    bits = v.view(torch.int32)
+    # the exponent, where it stands in the bits: times 2^23
+    exponent = (bits - 0x4EB504F3) & -0x800000
+    mantissa = (bits - 0x0F800000 - exponent).view(torch.float32)
+    s = (mantissa - 1.0) / (mantissa + 1.0)
+    return exponent.float() * -1.6525917e-7 + _horner(_RADIUS, s * s) * s
+
+
 def box_muller(radius_bits: Tensor, angle_bits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two independent float32 normals made of two 32-bit words held in int64."""
-    # half a step is added, so u is never 0 and its logarithm is finite
-    u = (radius_bits >> 1).to(torch.int32).float() * 4.656612873e-10 + 2.328306437e-10
+    """Return two independent float32 normals made of two 32-bit words held in int64.
+
+    The angle is ``angle_bits pi / 2^31``. Its upper bit is half a turn, which turns both signs. The rest is
+    ``pi / 2 + f pi / 2`` with f in [-1, 1), so that the cosine of the angle is a sine of f.
+    """
+    # half a step is added, so v is never 0 and its logarithm is finite
+    v = (radius_bits >> 1).to(torch.int32).float() + 0.5
     # torch's square root is not correctly rounded in float32, but it is through float64
-    radius = (negative_log(u) * 2.0).double().sqrt().float()
-    turn = angle_bits.to(torch.int32).float() * 4.656612873e-10
-    # the angle is reduced to 45 degrees around an axis, where short polynomials are accurate
-    twice = turn * 2.0
-    quarter = torch.where(twice < 0, twice - 0.5, twice + 0.5).to(torch.int32)
-    f = turn + quarter.float() * -0.5
-    sine = _horner(_SINE, f * f) * f
-    cosine = _horner(_COSINE, f * f)
-    swapped = (quarter & 1) != 0
-    x = torch.where(swapped, sine, cosine)
-    y = torch.where(swapped, cosine, sine)
-    x = torch.where(((quarter + 1) & 2) != 0, -x, x)
-    y = torch.where((quarter & 2) != 0, -y, y)
-    return radius * x, radius * y
+    radius = squared_radius(v).double().sqrt().float()
+    radius = torch.where((angle_bits >> 31) != 0, -radius, radius)
+    # the sum of twice the bits and 2^31, without the bits beyond the 32nd, is read as a signed number
+    rest = ((2 * angle_bits + 0x80000000) & _MASK).to(torch.int32)
+    f = rest.float() * 4.656612873e-10
+    return radius * (_horner(_MINUS_SINE, f * f) * f), radius * _horner(_COSINE, f * f)
 
 
 def counter_words(
