@@ -38,7 +38,8 @@ class Work(NamedTuple):
     `symbol` is a part of its name in the binary. A block has `block` threads, and a thread has `share` elements.
     `moved` is the bytes that an element must move. `unit` is the bytes that one element loads ("load") or stores
     ("store") in one turn of the main loop, from which follow the elements of a turn. Loops other than the main one
-    turn `others` times. `most` chooses the path (see flow.Path).
+    turn `others` times. `most` chooses the path (see flow.Path). One warp of a block runs what follows its last
+    barrier, where `last_warp` says so. The compiler has put `peeled` turns before the main loop.
     """
 
     source: str
@@ -51,6 +52,8 @@ class Work(NamedTuple):
     block: int = 256
     others: int = 1
     most: int = 1 << 20
+    last_warp: bool = False
+    peeled: int = 0
 
 
 class Account(NamedTuple):
@@ -70,12 +73,47 @@ class Account(NamedTuple):
     floor: float
 
 
+def _propagate(variant: str, rows: int, size: int, budget: Budget, models: int = 1) -> Work:
+    moved = (models + 2) * size
+    return Work(
+        source="propagate",
+        symbol=f"propagate_kernel{variant}",
+        elements=rows * 12288,
+        share=48,
+        moved=moved,
+        unit=("store", size),
+        budget=budget,
+        last_warp=True,
+        peeled=1,
+    )
+
+
 _ROWS = 4096 * 12288
 _PARTICLES = 2**26
 
 WORKS = {
+    "propagate float32 256x12288": _propagate("IfLi1ELi256ELi2E", 256, 4, Budget(55, 8, 1, 3)),
+    "propagate float32 4096x12288": _propagate("IfLi1ELi256ELi2E", 4096, 4, Budget(55, 8, 1, 3)),
+    "propagate bfloat16 256x12288": _propagate(
+        "I13__nv_bfloat16Li1ELi256ELi4E", 256, 2, Budget(54, 7, 1, 3)
+    ),
+    "propagate bfloat16 4096x12288": _propagate(
+        "I13__nv_bfloat16Li1ELi256ELi4E", 4096, 2, Budget(54, 7, 1, 3)
+    ),
+    "propagate 2 models 4096x12288": _propagate(
+        "IfLi2ELi256ELi2E", 4096, 4, Budget(59, 8, 1, 2), models=2
+    ),
+    "propagate float32 2^22x2": Work(
+        "propagate",
+        "propagate_kernelIfLi1ELi1ELi1E",
+        2**23,
+        2,
+        12,
+        ("store", 4),
+        Budget(215, 3, 0, 3),
+    ),
     "noise float32 4096x12288": Work(
-        "noise", "noise_kernelIfE", _ROWS, 4, 4, ("store", 4), Budget(99, 1, 0, 8)
+        "noise", "noise_kernelIfE", _ROWS, 4, 4, ("store", 4), Budget(78, 1, 0, 8)
     ),
     "reversal 2 models 4096x12288": Work(
         "reversal",
@@ -112,7 +150,7 @@ WORKS = {
         8,
         20,
         ("store", 8),
-        Budget(243, 16, 7, 5),
+        Budget(470, 46, 11, 5),
         most=200,
         others=2,
     ),
@@ -126,9 +164,12 @@ def account(name: str, work: Work, listing: Listing, usage: Usage) -> Account:
     turn, whole, kind = way.repeated, way.whole, work.unit[0]
     moved = sum(step.bytes for step in turn if (step.stores if kind == "store" else step.loads))
     at_once = moved / work.unit[1]
-    turns = max(1.0, ceil(work.share / at_once)) if way.main else 1.0
+    turns = max(1.0, ceil(work.share / at_once) - work.peeled) if way.main else 1.0
     count, issued = weighted(whole), float(len(whole))
     extra = [(turn, turns - 1)] if way.main else []
+    if work.last_warp:
+        last = max(i for i, step in enumerate(whole) if step.name == "BAR")
+        extra.append((whole[last + 1 :], 32 / work.block - 1))
     main = way.main.body if way.main else frozenset()
     for loop in way.loops:
         if loop.body.isdisjoint(main):

@@ -17,14 +17,19 @@ FLAGS = ("-O3", "-std=c++20", "--fmad=false")
 _BF16 = "__nv_bfloat16"
 
 
-def _propagate(state: str, team: str) -> str:
-    return f"template __global__ void propagate_kernel<{state}, {team}>(PropagateJob<{state}>);"
+def _propagate(state: str, models: int, team: int, width: int) -> str:
+    variant = f"propagate_kernel<{state}, {models}, {team}, {width}>"
+    return f"template __global__ void {variant}(PropagateJob<{state}>);"
 
 
 SOURCES = {
-    "propagate": ["propagate_kernel.h"]
-    + [_propagate(state, "256") for state in ("float", _BF16, "double")]
-    + [_propagate("float", team) for team in ("1", "32")],
+    "propagate": [
+        "propagate_kernel.h",
+        _propagate("float", 1, 256, 2),
+        _propagate(_BF16, 1, 256, 4),
+        _propagate("float", 2, 256, 2),
+        _propagate("float", 1, 1, 1),
+    ],
     "noise": ["noise_kernel.h", "template __global__ void noise_kernel<float>(NoiseJob<float>);"],
     "reversal": [
         "reversal_kernel.h",

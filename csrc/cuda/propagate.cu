@@ -19,23 +19,48 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-template <int kTeam, class S>
-void launch_team(const PropagateJob<S>& job, cudaStream_t stream) {
+template <class S, int kModels, int kTeam, int kWidth>
+void launch_kernel(const PropagateJob<S>& job, cudaStream_t stream) {
   const unsigned grid = grid_of(job.rows, kThreads / kTeam);
-  propagate_kernel<S, kTeam><<<grid, kThreads, 0, stream>>>(job);
+  propagate_kernel<S, kModels, kTeam, kWidth><<<grid, kThreads, 0, stream>>>(job);
+}
+
+// Long rows are read in packs where all packs are whole and aligned.
+template <class S, int kModels, int kTeam>
+void launch_long(const PropagateJob<S>& job, cudaStream_t stream) {
+  constexpr int kWidth = kModels == kAny ? 1 : kNeighbours<S>;
+  if constexpr (kWidth > 1) {
+    const auto aligned = [](const S* tensor) { return reinterpret_cast<uintptr_t>(tensor) % (kWidth * sizeof(S)) == 0; };
+    bool packs = job.elements % (4 * kWidth) == 0 && aligned(job.x) && aligned(job.moved);
+    for (int k = 0; k < kModels; ++k) packs = packs && aligned(job.scores[k]);
+    if (packs) return launch_kernel<S, kModels, kTeam, kWidth>(job, stream);
+  }
+  launch_kernel<S, kModels, kTeam, 1>(job, stream);
+}
+
+// The threads of a row depend on its length alone, so that a particle gets the same R in every batch.
+template <class S, int kModels>
+void launch_models(const PropagateJob<S>& job, cudaStream_t stream) {
+  const int64_t blocks = blocks_of(job.elements);
+  if (blocks <= 2) {
+    launch_kernel<S, kModels, 1, 1>(job, stream);
+  } else if (blocks <= 16) {
+    launch_kernel<S, kModels, 4, 1>(job, stream);
+  } else if (blocks <= 512) {
+    launch_long<S, kModels, kWarp>(job, stream);
+  } else {
+    launch_long<S, kModels, kThreads>(job, stream);
+  }
 }
 
 template <class S>
 void launch_propagate(const PropagateJob<S>& job, cudaStream_t stream) {
-  const int64_t blocks = blocks_of(job.elements);
-  if (blocks <= 2) {
-    launch_team<1>(job, stream);
-  } else if (blocks <= 16) {
-    launch_team<4>(job, stream);
-  } else if (blocks <= 512) {
-    launch_team<kWarp>(job, stream);
+  if (job.mask == nullptr && job.models == 1) {
+    launch_models<S, 1>(job, stream);
+  } else if (job.mask == nullptr && job.models == 2) {
+    launch_models<S, 2>(job, stream);
   } else {
-    launch_team<kThreads>(job, stream);
+    launch_models<S, kAny>(job, stream);
   }
   check_launch("propagate");
 }
@@ -55,6 +80,9 @@ std::tuple<Tensor, Tensor> propagate(Tensor x, std::vector<Tensor> scores, Tenso
   Tensor ratio = torch::stable::new_empty(x, {in.populations, in.particles}, in.ratio_dtype());
   const int64_t rows = in.populations * in.particles;
   if (rows == 0) return {moved, ratio};
+  STD_TORCH_CHECK(rows < kMostRows, "too many particles for one launch: ", rows);
+  STD_TORCH_CHECK(in.elements < kMostElements, "a particle must have fewer than 2^28 elements on CUDA, got ",
+                  in.elements);
 
   const auto run = [&](auto sample) {
     using S = decltype(sample);

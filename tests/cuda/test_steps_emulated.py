@@ -62,10 +62,11 @@ def test_noise(noise_library, shape, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("team", [1, 4, 32, 256])
 @pytest.mark.parametrize(
-    ("models", "masked", "each"), [(1, False, True), (3, True, False), (8, True, True)]
+    ("models", "masked", "each"),
+    [(1, False, True), (2, False, False), (3, False, True), (1, True, False), (8, True, True)],
 )
-@pytest.mark.parametrize("d", [1, 150])
-def test_propagate(propagate_library, generator, d, models, masked, each, team, dtype):
+@pytest.mark.parametrize(("d", "packs"), [(1, False), (150, False), (152, True), (1304, True)])
+def test_propagate(propagate_library, generator, d, packs, models, masked, each, team, dtype):
     shape = 2, 7, d
     x, *scores = torch.randn(models + 1, *shape, generator=generator, dtype=dtype)
     ancestors = torch.randint(0, 7, shape[:2], generator=generator, dtype=torch.int32)
@@ -85,6 +86,7 @@ def test_propagate(propagate_library, generator, d, models, masked, each, team, 
         *map(pointer, (mask, rng, moved, ratio)),
         *longs(*FIRST.values(), *shape),
         ctypes.c_int(team),
+        ctypes.c_bool(packs),
     )
     wanted, wanted_ratio = propagate(x, scores, ancestors, numbers, rng, mask=mask, **FIRST)
     assert torch.equal(moved, wanted)
@@ -167,6 +169,7 @@ def test_nothing_is_read_through_an_ancestor_that_names_no_particle(
         *map(pointer, (None, rng_state(1, 2), moved, ratio)),
         *longs(*FIRST.values(), 2, 7, 5),
         ctypes.c_int(team),
+        ctypes.c_bool(False),
     )
     # the weights report the NaN
     assert ratio.isnan().nonzero().tolist() == [[1, 3]]
