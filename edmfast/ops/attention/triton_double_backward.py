@@ -22,8 +22,9 @@ from torch import Tensor
 from edmfast.ops.attention.triton_launch import launch
 from edmfast.ops.attention.triton_row_sums import row_sums_kernel
 from edmfast.ops.attention.triton_tiles import (
+    LOG2_E,
     accumulate,
-    key_end,
+    key_ranges,
     load_lse,
     load_row,
     load_side,
@@ -31,9 +32,73 @@ from edmfast.ops.attention.triton_tiles import (
     place,
     probability_tile,
     product,
-    query_begin,
+    query_ranges,
     store,
 )
+
+
+@triton.jit
+def _query_second_block(
+    gq_tile,
+    g_grad_tile,
+    first,
+    sides,
+    rows,
+    inputs,
+    at,
+    scale,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    PADDED_D: tl.constexpr,
+    PADDED_E: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    UNIT: tl.constexpr,
+    CHECKED: tl.constexpr,
+):
+    """Return (gq_tile, g_grad_tile) with the terms of the block of keys from `first`."""
+    b, c, k, v, mask = inputs
+    q_side, a_side, grad_side = sides
+    row_lse, row_delta, row_t, row_g = rows
+    batch, head, query, keys = at
+    zero = tl.zeros([QUERIES, KEYS], tl.float32)
+    key = first + tl.arange(0, KEYS)
+    k_side = load_side(k, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT, CHECKED)
+    b_side = load_side(b, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT, CHECKED)
+    v_side = load_side(v, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT, CHECKED)
+    c_side = load_side(c, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT, CHECKED)
+    where = batch, query[:, None], key[None, :], keys, mask
+    p = probability_tile(
+        zero,
+        q_side,
+        k_side,
+        row_lse[:, None],
+        where,
+        scale * LOG2_E,
+        D,
+        PADDED_D,
+        CHUNK,
+        PRECISION,
+        CAUSAL,
+        CHECKED,
+    )
+    g_grad_tile = accumulate(g_grad_tile, p, c_side, E, PADDED_E, CHUNK, PRECISION)
+    tangent = product(zero, a_side, k_side, D, PADDED_D, CHUNK, PRECISION)
+    tangent = product(tangent, q_side, b_side, D, PADDED_D, CHUNK, PRECISION)
+    tangent = tangent * scale - row_t[:, None]
+    g_grad_tile = accumulate(g_grad_tile, p * tangent, v_side, E, PADDED_E, CHUNK, PRECISION)
+    off = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
+    # only D = dP - δ is needed of dP
+    off -= row_delta[:, None]
+    gq_tile = accumulate(gq_tile, p * off, b_side, D, PADDED_D, CHUNK, PRECISION)
+    r = product(zero, grad_side, c_side, E, PADDED_E, CHUNK, PRECISION) - row_g[:, None]
+    # g and the terms before it differ from the reference's by the same δ t, so ds2 agrees
+    ds2 = p * (off * tangent + r)
+    gq_tile = accumulate(gq_tile, ds2, k_side, D, PADDED_D, CHUNK, PRECISION)
+    return gq_tile, g_grad_tile
 
 
 @triton.jit(do_not_specialize=["heads", "queries", "keys"])
@@ -68,43 +133,130 @@ def query_second_kernel(
     UNIT: tl.constexpr,
 ):
     """Write g_grad like grad and gq like q."""
-    batch, head, start = place(queries, heads, QUERIES)
+    batch, head, start = place(queries, heads, QUERIES, CAUSAL)
     query = start + tl.arange(0, QUERIES)
-    zero = tl.zeros([QUERIES, KEYS], tl.float32)
-    q_side = load_side(q, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT)
-    a_side = load_side(a, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT)
-    grad_side = load_side(grad, batch, head, query, queries, E, PADDED_E, CHUNK, UNIT)
-    row_lse = load_lse(lse, batch, head, query, queries)
-    row_delta = load_row(delta, batch, head, query, queries)
-    row_t = load_row(t, batch, head, query, queries)
-    row_g = load_row(g, batch, head, query, queries)
+    q_side = load_side(q, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT, True)
+    a_side = load_side(a, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT, True)
+    grad_side = load_side(grad, batch, head, query, queries, E, PADDED_E, CHUNK, UNIT, True)
+    row_lse = load_lse(lse, batch, head, query, queries, True)
+    row_delta = load_row(delta, batch, head, query, queries, True)
+    row_t = load_row(t, batch, head, query, queries, True)
+    row_g = load_row(g, batch, head, query, queries, True)
+    sides = q_side, a_side, grad_side
+    rows = row_lse, row_delta, row_t, row_g
+    inputs = b, c, k, v, mask
+    at = batch, head, query, keys
     gq_tile = tl.zeros([QUERIES, PADDED_D], tl.float32)
     g_grad_tile = tl.zeros([QUERIES, PADDED_E], tl.float32)
-    for first in range(0, key_end(start, keys, QUERIES, CAUSAL), KEYS):
-        key = first + tl.arange(0, KEYS)
-        k_side = load_side(k, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT)
-        b_side = load_side(b, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT)
-        v_side = load_side(v, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
-        c_side = load_side(c, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
-        at = batch, query[:, None], key[None, :], keys, mask
-        p = probability_tile(
-            zero, q_side, k_side, row_lse[:, None], at, scale, D, PADDED_D, CHUNK, PRECISION, CAUSAL
+    full, end = key_ranges(start, keys, mask, QUERIES, KEYS, CAUSAL)
+    for first in range(0, full, KEYS):
+        gq_tile, g_grad_tile = _query_second_block(
+            gq_tile,
+            g_grad_tile,
+            first,
+            sides,
+            rows,
+            inputs,
+            at,
+            scale,
+            D,
+            E,
+            PADDED_D,
+            PADDED_E,
+            CAUSAL,
+            PRECISION,
+            QUERIES,
+            KEYS,
+            CHUNK,
+            UNIT,
+            False,
         )
-        g_grad_tile = accumulate(g_grad_tile, p, c_side, E, PADDED_E, CHUNK, PRECISION)
-        tangent = product(zero, a_side, k_side, D, PADDED_D, CHUNK, PRECISION)
-        tangent = product(tangent, q_side, b_side, D, PADDED_D, CHUNK, PRECISION)
-        tangent = tangent * scale - row_t[:, None]
-        g_grad_tile = accumulate(g_grad_tile, p * tangent, v_side, E, PADDED_E, CHUNK, PRECISION)
-        off = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
-        # only D = dP - δ is needed of dP
-        off -= row_delta[:, None]
-        gq_tile = accumulate(gq_tile, p * off, b_side, D, PADDED_D, CHUNK, PRECISION)
-        r = product(zero, grad_side, c_side, E, PADDED_E, CHUNK, PRECISION) - row_g[:, None]
-        # g and the terms before it differ from the reference's by the same δ t, so ds2 agrees
-        ds2 = p * (off * tangent + r)
-        gq_tile = accumulate(gq_tile, ds2, k_side, D, PADDED_D, CHUNK, PRECISION)
+    for first in range(full, end, KEYS):
+        gq_tile, g_grad_tile = _query_second_block(
+            gq_tile,
+            g_grad_tile,
+            first,
+            sides,
+            rows,
+            inputs,
+            at,
+            scale,
+            D,
+            E,
+            PADDED_D,
+            PADDED_E,
+            CAUSAL,
+            PRECISION,
+            QUERIES,
+            KEYS,
+            CHUNK,
+            UNIT,
+            True,
+        )
     store(of_head(gq, batch, head, UNIT), gq_tile * scale, query, queries, D, PADDED_D)
     store(of_head(g_grad, batch, head, UNIT), g_grad_tile, query, queries, E, PADDED_E)
+
+
+@triton.jit
+def _key_second_block(
+    gk_tile,
+    gv_tile,
+    first,
+    sides,
+    inputs,
+    at,
+    scale,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    PADDED_D: tl.constexpr,
+    PADDED_E: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    UNIT: tl.constexpr,
+    CHECKED: tl.constexpr,
+):
+    """Return (gk_tile, gv_tile) with the terms of the block of queries from `first`."""
+    a, grad, q, lse, delta, t, g, mask = inputs
+    k_side, b_side, v_side, c_side = sides
+    batch, head, key, queries, keys = at
+    zero = tl.zeros([KEYS, QUERIES], tl.float32)
+    query = first + tl.arange(0, QUERIES)
+    q_side = load_side(q, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT, CHECKED)
+    a_side = load_side(a, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT, CHECKED)
+    grad_side = load_side(grad, batch, head, query, queries, E, PADDED_E, CHUNK, UNIT, CHECKED)
+    row_lse = load_lse(lse, batch, head, query, queries, CHECKED)
+    row_delta = load_row(delta, batch, head, query, queries, CHECKED)
+    row_t = load_row(t, batch, head, query, queries, CHECKED)
+    row_g = load_row(g, batch, head, query, queries, CHECKED)
+    where = batch, query[None, :], key[:, None], keys, mask
+    p = probability_tile(
+        zero,
+        k_side,
+        q_side,
+        row_lse[None, :],
+        where,
+        scale * LOG2_E,
+        D,
+        PADDED_D,
+        CHUNK,
+        PRECISION,
+        CAUSAL,
+        CHECKED,
+    )
+    tangent = product(zero, k_side, a_side, D, PADDED_D, CHUNK, PRECISION)
+    tangent = product(tangent, b_side, q_side, D, PADDED_D, CHUNK, PRECISION)
+    tangent = tangent * scale - row_t[None, :]
+    gv_tile = accumulate(gv_tile, p * tangent, grad_side, E, PADDED_E, CHUNK, PRECISION)
+    off = product(zero, v_side, grad_side, E, PADDED_E, CHUNK, PRECISION)
+    off -= row_delta[None, :]
+    gk_tile = accumulate(gk_tile, p * off, a_side, D, PADDED_D, CHUNK, PRECISION)
+    r = product(zero, c_side, grad_side, E, PADDED_E, CHUNK, PRECISION) - row_g[None, :]
+    ds2 = p * (off * tangent + r)
+    gk_tile = accumulate(gk_tile, ds2, q_side, D, PADDED_D, CHUNK, PRECISION)
+    return gk_tile, gv_tile
 
 
 @triton.jit(do_not_specialize=["heads", "queries", "keys"])
@@ -139,38 +291,62 @@ def key_second_kernel(
     UNIT: tl.constexpr,
 ):
     """Write gk like k and gv like v. Tiles of scores are transposed here: keys by queries."""
-    batch, head, start = place(keys, heads, KEYS)
+    batch, head, start = place(keys, heads, KEYS, False)
     key = start + tl.arange(0, KEYS)
-    zero = tl.zeros([KEYS, QUERIES], tl.float32)
-    k_side = load_side(k, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT)
-    b_side = load_side(b, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT)
-    v_side = load_side(v, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
-    c_side = load_side(c, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
+    k_side = load_side(k, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT, True)
+    b_side = load_side(b, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT, True)
+    v_side = load_side(v, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT, True)
+    c_side = load_side(c, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT, True)
+    sides = k_side, b_side, v_side, c_side
+    inputs = a, grad, q, lse, delta, t, g, mask
+    at = batch, head, key, queries, keys
     gk_tile = tl.zeros([KEYS, PADDED_D], tl.float32)
     gv_tile = tl.zeros([KEYS, PADDED_E], tl.float32)
-    for first in range(query_begin(start, QUERIES, CAUSAL), queries, QUERIES):
-        query = first + tl.arange(0, QUERIES)
-        q_side = load_side(q, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT)
-        a_side = load_side(a, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT)
-        grad_side = load_side(grad, batch, head, query, queries, E, PADDED_E, CHUNK, UNIT)
-        row_lse = load_lse(lse, batch, head, query, queries)
-        row_delta = load_row(delta, batch, head, query, queries)
-        row_t = load_row(t, batch, head, query, queries)
-        row_g = load_row(g, batch, head, query, queries)
-        at = batch, query[None, :], key[:, None], keys, mask
-        p = probability_tile(
-            zero, k_side, q_side, row_lse[None, :], at, scale, D, PADDED_D, CHUNK, PRECISION, CAUSAL
+    first, begin, end, last = query_ranges(start, queries, keys, mask, QUERIES, KEYS, CAUSAL)
+    for index in range(begin, end, QUERIES):
+        gk_tile, gv_tile = _key_second_block(
+            gk_tile,
+            gv_tile,
+            index,
+            sides,
+            inputs,
+            at,
+            scale,
+            D,
+            E,
+            PADDED_D,
+            PADDED_E,
+            CAUSAL,
+            PRECISION,
+            QUERIES,
+            KEYS,
+            CHUNK,
+            UNIT,
+            False,
         )
-        tangent = product(zero, k_side, a_side, D, PADDED_D, CHUNK, PRECISION)
-        tangent = product(tangent, b_side, q_side, D, PADDED_D, CHUNK, PRECISION)
-        tangent = tangent * scale - row_t[None, :]
-        gv_tile = accumulate(gv_tile, p * tangent, grad_side, E, PADDED_E, CHUNK, PRECISION)
-        off = product(zero, v_side, grad_side, E, PADDED_E, CHUNK, PRECISION)
-        off -= row_delta[None, :]
-        gk_tile = accumulate(gk_tile, p * off, a_side, D, PADDED_D, CHUNK, PRECISION)
-        r = product(zero, c_side, grad_side, E, PADDED_E, CHUNK, PRECISION) - row_g[None, :]
-        ds2 = p * (off * tangent + r)
-        gk_tile = accumulate(gk_tile, ds2, q_side, D, PADDED_D, CHUNK, PRECISION)
+    for index in range(first, last - end + begin, QUERIES):
+        # the blocks that were summed above are skipped
+        index += tl.where(index < begin, 0, end - begin)
+        gk_tile, gv_tile = _key_second_block(
+            gk_tile,
+            gv_tile,
+            index,
+            sides,
+            inputs,
+            at,
+            scale,
+            D,
+            E,
+            PADDED_D,
+            PADDED_E,
+            CAUSAL,
+            PRECISION,
+            QUERIES,
+            KEYS,
+            CHUNK,
+            UNIT,
+            True,
+        )
     store(of_head(gk, batch, head, UNIT), gk_tile * scale, key, keys, D, PADDED_D)
     store(of_head(gv, batch, head, UNIT), gv_tile, key, keys, E, PADDED_E)
 

@@ -1,7 +1,7 @@
 """Device side: the functions on tiles that attention's kernels share.
 
 They say where a program works, load and multiply tiles, and make the tile of scores with which every pass begins
-(`score_tile`, `probability_tile`). A tensor comes to a kernel as a tuple of its pointer and its strides, so that
+(`probability_tile`). A tensor comes to a kernel as a tuple of its pointer and its strides, so that
 no view is copied; addresses are int64. `query` and `key` are positions: one is a column of a tile of scores, the
 other a row.
 """
@@ -12,14 +12,23 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+
 
 @triton.jit
-def place(length, heads, BLOCK: tl.constexpr):
-    """Return (batch, head, first position) of a program. The blocks of one head follow each other."""
+def place(length, heads, BLOCK: tl.constexpr, LAST_FIRST: tl.constexpr):
+    """Return (batch, head, first position) of a program. The blocks of one head follow each other.
+
+    LAST_FIRST: the last block comes first. Where it has the most work, short programs then end the launch.
+    """
     # neighbouring programs share a head, whose tiles then stay in the cache
     blocks = tl.cdiv(length, BLOCK)
     head = tl.program_id(0) // blocks
-    first = tl.program_id(0) % blocks * BLOCK
+    block = tl.program_id(0) % blocks
+    if LAST_FIRST:
+        block = blocks - 1 - block
+    first = block * BLOCK
     return (head // heads).to(tl.int64), (head % heads).to(tl.int64), first
 
 
@@ -43,10 +52,20 @@ def of_head(tensor, batch, head, UNIT: tl.constexpr):
 
 
 @triton.jit
-def load(tensor, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    """Return the tile [positions, PADDED] of a head, 0 outside of [length, WIDTH]."""
+def load(
+    tensor, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr, CHECKED: tl.constexpr
+):
+    """Return the tile [positions, PADDED] of a head, 0 outside of [length, WIDTH].
+
+    CHECKED: some of the positions may be length or more.
+    """
     address, exists = _at(tensor, position, length, 0, WIDTH, PADDED)
-    return tl.load(address, mask=exists, other=0.0)
+    # a load without a mask takes fewer registers and instructions
+    if CHECKED or WIDTH % PADDED != 0:
+        tile = tl.load(address, mask=exists, other=0.0)
+    else:
+        tile = tl.load(address)
+    return tile
 
 
 @triton.jit
@@ -59,8 +78,8 @@ def store(tensor, value, position, length, WIDTH: tl.constexpr, PADDED: tl.const
 @triton.jit
 def row_dots(x, y, position, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
     """Return the sum of x y over each row of a head, in float32."""
-    x_tile = load(x, position, length, WIDTH, PADDED).to(tl.float32)
-    return tl.sum(x_tile * load(y, position, length, WIDTH, PADDED).to(tl.float32), axis=1)
+    x_tile = load(x, position, length, WIDTH, PADDED, True).to(tl.float32)
+    return tl.sum(x_tile * load(y, position, length, WIDTH, PADDED, True).to(tl.float32), axis=1)
 
 
 @triton.jit
@@ -74,6 +93,7 @@ def load_side(
     PADDED: tl.constexpr,
     CHUNK: tl.constexpr,
     UNIT: tl.constexpr,
+    CHECKED: tl.constexpr,
 ):
     """Return rows of one head of a tensor [B, H, length, WIDTH] as a side of a product.
 
@@ -82,7 +102,7 @@ def load_side(
     """
     rows = of_head(tensor, batch, head, UNIT)
     where = rows[0], rows[1], rows[2], position, length
-    return where if CHUNK < PADDED else load(rows, position, length, WIDTH, PADDED)
+    return where if CHUNK < PADDED else load(rows, position, length, WIDTH, PADDED, CHECKED)
 
 
 @triton.jit
@@ -109,10 +129,14 @@ def product(
 
 
 @triton.jit
-def load_row(tensor, batch, head, position, length):
+def load_row(tensor, batch, head, position, length, CHECKED: tl.constexpr):
     """Return the values [positions] of a tensor [B, H, length], 0 outside."""
     address = tensor[0] + (batch * tensor[1] + head * tensor[2]) + position.to(tl.int64) * tensor[3]
-    return tl.load(address, mask=position < length, other=0.0)
+    if CHECKED:
+        row = tl.load(address, mask=position < length, other=0.0)
+    else:
+        row = tl.load(address)
+    return row
 
 
 @triton.jit
@@ -123,10 +147,10 @@ def store_row(tensor, value, batch, head, position, length):
 
 
 @triton.jit
-def load_lse(lse, batch, head, position, length):
-    """Return the log-sum-exp [positions], inf for a row without keys, so that its probabilities are 0."""
-    row = load_row(lse, batch, head, position, length)
-    return tl.where(row == float("-inf"), float("inf"), row)
+def load_lse(lse, batch, head, position, length, CHECKED: tl.constexpr):
+    """Return the log-sum-exp [positions] to base 2, inf for a row without keys, whose probabilities are then 0."""
+    row = load_row(lse, batch, head, position, length, CHECKED)
+    return tl.where(row == float("-inf"), float("inf"), row * LOG2_E)
 
 
 @triton.jit
@@ -156,53 +180,51 @@ def accumulate(
 ):
     """Return total + x y, where x is a tile of scores, rounded to the precision of the side y."""
     # all columns are needed here, since the product sums over positions
-    y_tile = load(y, y[3], y[4], WIDTH, PADDED) if CHUNK < PADDED else y
+    y_tile = load(y, y[3], y[4], WIDTH, PADDED, True) if CHUNK < PADDED else y
     return tl.dot(x.to(y_tile.dtype), y_tile, total, input_precision=PRECISION)
 
 
 @triton.jit
-def key_end(start, keys, QUERIES: tl.constexpr, CAUSAL: tl.constexpr):
-    """Return the end of the keys that a block of queries from `start` may attend to."""
+def key_ranges(start, keys, mask, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr):
+    """Return (end of the blocks of keys that all count, end of all keys) of a block of queries from `start`.
+
+    Every key of the first blocks counts for every query, so they need no check. The others do.
+    """
     end = keys
+    full = keys
     if CAUSAL:
         # by causality, later keys count for no query of the block
         end = tl.minimum(keys, start + QUERIES)
-    return end
+        full = tl.minimum(keys, start + 1)
+    full = full // KEYS * KEYS
+    if mask is not None:
+        full = 0
+    return full, end
 
 
 @triton.jit
-def query_begin(start, QUERIES: tl.constexpr, CAUSAL: tl.constexpr):
-    """Return the first block of queries that may attend to a block of keys from `start`."""
+def query_ranges(
+    start, queries, keys, mask, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr
+):
+    """Return (first, begin, end, last) of the blocks of queries that may attend to a block of keys from `start`.
+
+    Blocks from `begin` to `end` need no check. Those from `first` to `begin` and from `end` to `last` do.
+    """
+    last = tl.cdiv(queries, QUERIES) * QUERIES
+    first = 0
     begin = 0
     if CAUSAL:
         # by causality, earlier queries attend to no key of the block
-        begin = start // QUERIES * QUERIES
-    return begin
-
-
-@triton.jit
-def score_tile(
-    zero,
-    left,
-    right,
-    at,
-    scale,
-    D: tl.constexpr,
-    PADDED_D: tl.constexpr,
-    CHUNK: tl.constexpr,
-    PRECISION: tl.constexpr,
-    CAUSAL: tl.constexpr,
-):
-    """Return (S = scale · left rightᵀ, which scores count) of a tile.
-
-    The sides left and right are queries and keys, or keys and queries where the tile is transposed. at:
-    (batch, positions of the queries, positions of the keys, number of keys, key mask), the positions shaped
-    as the column and the row of the tile. zero: a tile of zeros, which the product starts from.
-    """
-    batch, query, key, keys, mask = at
-    counts = attended(mask, batch, query, key, keys, CAUSAL)
-    scores = product(zero, left, right, D, PADDED_D, CHUNK, PRECISION) * scale
-    return scores, counts
+        first = tl.minimum(start // QUERIES * QUERIES, last)
+        begin = tl.minimum(tl.cdiv(start + KEYS - 1, QUERIES) * QUERIES, last)
+    end = tl.maximum(queries // QUERIES * QUERIES, begin)
+    every = start + KEYS <= keys
+    if mask is not None:
+        every = False
+    # a block of keys that is not full is checked for all queries
+    begin = tl.where(every, begin, first)
+    end = tl.where(every, end, first)
+    return first, begin, end, last
 
 
 @triton.jit
@@ -218,7 +240,19 @@ def probability_tile(
     CHUNK: tl.constexpr,
     PRECISION: tl.constexpr,
     CAUSAL: tl.constexpr,
+    CHECKED: tl.constexpr,
 ):
-    """Return P = exp(S - lse) of a tile, 0 where a score does not count; lse has the shape of the queries."""
-    scores, counts = score_tile(zero, left, right, at, scale, D, PADDED_D, CHUNK, PRECISION, CAUSAL)
-    return tl.where(counts, tl.exp(scores - lse), 0.0)
+    """Return P = exp2(scale · left rightᵀ - lse) of a tile, 0 where a score does not count.
+
+    The sides left and right are queries and keys, or keys and queries where the tile is transposed. lse has the
+    shape of the queries; it and scale are to base 2. at: (batch, positions of the queries, positions of the keys,
+    number of keys, key mask), the positions shaped as the column and the row of the tile. zero: a tile of zeros,
+    which the product starts from. CHECKED: some score may not count.
+    """
+    scores = product(zero, left, right, D, PADDED_D, CHUNK, PRECISION)
+    # the exponential to base 2 is one instruction, and this product and difference are another
+    p = tl.exp2(scores * scale - lse)
+    if CHECKED:
+        batch, query, key, keys, mask = at
+        p = tl.where(attended(mask, batch, query, key, keys, CAUSAL), p, 0.0)
+    return p
