@@ -93,10 +93,13 @@ def _query_second_block(
     off = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
     # only D = dP - δ is needed of dP
     off -= row_delta[:, None]
-    gq_tile = accumulate(gq_tile, p * off, b_side, D, PADDED_D, CHUNK, PRECISION)
-    r = product(zero, grad_side, c_side, E, PADDED_E, CHUNK, PRECISION) - row_g[:, None]
+    ds = p * off
+    gq_tile = accumulate(gq_tile, ds, b_side, D, PADDED_D, CHUNK, PRECISION)
+    # this product comes before r, so that the registers of both factors are free again
+    ds2 = ds * tangent
+    r = product(zero, grad_side, c_side, E, PADDED_E, CHUNK, PRECISION)
     # g and the terms before it differ from the reference's by the same δ t, so ds2 agrees
-    ds2 = p * (off * tangent + r)
+    ds2 += p * (r - row_g[:, None])
     gq_tile = accumulate(gq_tile, ds2, k_side, D, PADDED_D, CHUNK, PRECISION)
     return gq_tile, g_grad_tile
 
@@ -252,9 +255,11 @@ def _key_second_block(
     gv_tile = accumulate(gv_tile, p * tangent, grad_side, E, PADDED_E, CHUNK, PRECISION)
     off = product(zero, v_side, grad_side, E, PADDED_E, CHUNK, PRECISION)
     off -= row_delta[None, :]
-    gk_tile = accumulate(gk_tile, p * off, a_side, D, PADDED_D, CHUNK, PRECISION)
-    r = product(zero, c_side, grad_side, E, PADDED_E, CHUNK, PRECISION) - row_g[None, :]
-    ds2 = p * (off * tangent + r)
+    ds = p * off
+    gk_tile = accumulate(gk_tile, ds, a_side, D, PADDED_D, CHUNK, PRECISION)
+    ds2 = ds * tangent
+    r = product(zero, c_side, grad_side, E, PADDED_E, CHUNK, PRECISION)
+    ds2 += p * (r - row_g[None, :])
     gk_tile = accumulate(gk_tile, ds2, q_side, D, PADDED_D, CHUNK, PRECISION)
     return gk_tile, gv_tile
 

@@ -80,10 +80,13 @@ def _row_sums_block(
     off = product(zero, grad_side, v_side, E, PADDED_E, CHUNK, PRECISION)
     off -= row_delta[:, None]
     # this sum is zero up to the rounding of out, which other sums that use g have as well
-    sum_off += tl.sum(p * off, axis=1)
+    ds = p * off
+    sum_off += tl.sum(ds, axis=1)
+    # this product comes before r, so that the registers of both factors are free again
+    terms = ds * tangent
     c_side = load_side(c, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT, CHECKED)
     r = product(zero, grad_side, c_side, E, PADDED_E, CHUNK, PRECISION)
-    sum_g += tl.sum(p * (off * tangent + r), axis=1)
+    sum_g += tl.sum(terms + p * r, axis=1)
     return sum_t, sum_off, sum_g
 
 
