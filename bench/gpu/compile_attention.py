@@ -31,12 +31,12 @@ _ALIGNED = [["tt.divisibility", 16]]
 
 
 def arguments(
-    kernel: Any, dtype: torch.dtype, width: int, causal: bool, masked: bool
+    kernel: Any, dtype: torch.dtype, width: int, causal: bool, masked: bool, capability: int
 ) -> tuple[dict[Any, Any], dict[str, Any], dict[str, Any], dict[Any, Any]]:
     """Return (constants, types, options, attributes) of a compilation."""
     name = kernel.__name__.removesuffix("_kernel")
     unit = math.gcd(16 // dtype.itemsize, width)
-    sizes, options = configuration(name, dtype, width, width, causal, unit)
+    sizes, options = configuration(name, dtype, width, width, causal, unit, capability)
     constants: dict[Any, Any] = dict(sizes)
     types: dict[str, Any] = {"scale": "fp32"}
     attributes: dict[Any, Any] = {}
@@ -58,16 +58,21 @@ def arguments(
     return constants, types, options, attributes
 
 
-def cases() -> dict[str, tuple[Any, ...]]:
-    """Return named (kernel, constants, types, options, attributes)."""
+def cases(capability: int) -> dict[str, tuple[Any, ...]]:
+    """Return named (kernel, constants, types, options, attributes) for a compute capability such as 90.
+
+    Kernels without a mask of keys have two loops, of which the second checks which scores count; those with a
+    mask have only that one.
+    """
     named = {}
     for kernel in KERNELS:
         name = "attention " + kernel.__name__.removesuffix("_kernel").replace("_", " ")
         for dtype in (torch.bfloat16, torch.float32):
             for width in (64, 128):
                 key = f"{name} {str(dtype).removeprefix('torch.')} {width}"
-                named[key] = (kernel, *arguments(kernel, dtype, width, True, True))
-        constants, *rest = arguments(kernel, torch.float32, 128, True, True)
-        named[f"{name} tf32 128"] = (kernel, constants | {"PRECISION": "tf32"}, *rest)
-        named[f"{name} float16 40"] = (kernel, *arguments(kernel, torch.float16, 40, False, False))
+                named[key] = (kernel, *arguments(kernel, dtype, width, True, False, capability))
+        constants, *rest = arguments(kernel, torch.float32, 128, True, True, capability)
+        named[f"{name} tf32 128 masked"] = (kernel, constants | {"PRECISION": "tf32"}, *rest)
+        half = arguments(kernel, torch.float16, 40, False, True, capability)
+        named[f"{name} float16 40 masked"] = (kernel, *half)
     return named

@@ -162,13 +162,20 @@ CASES |= {
     for name, kernel in _POTENTIAL.items()
     for dtype, elements in (("fp32", 2), ("fp32", 64), ("fp64", 12_288))
 }
-for _stem in (compile_attention, compile_mlp, compile_norm):
+for _stem in (compile_mlp, compile_norm):
     CASES |= {name: Case(*case) for name, case in _stem.cases().items()}
+# the sizes of attention's tiles depend on the GPU
+_OF_CAPABILITY = {
+    capability: {name: Case(*case) for name, case in compile_attention.cases(capability).items()}
+    for capability in (80, 90)
+}
+CASES |= _OF_CAPABILITY[90]
 
 
 def compiled(case: str, capability: int) -> Any:
     """Compile a case for a compute capability such as 90."""
-    kernel, constants, types, options, attributes = CASES[case]
+    chosen = _OF_CAPABILITY[capability].get(case, CASES[case])
+    kernel, constants, types, options, attributes = chosen
     signature = {
         name: "constexpr" if name in constants else (_TYPES | types).get(name, "i32")
         for name in kernel.arg_names

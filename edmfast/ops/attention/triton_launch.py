@@ -1,7 +1,11 @@
 """Host side: the sizes of the blocks of attention's kernels, and the launch of the kernels.
 
-The sizes are the largest that spill no register on sm_80 and sm_90 and that fit the 99 KB of shared memory of
-sm_86 and sm_89; `python -m bench.gpu.compile_report` lists both.
+The sizes are the largest that spill no register and that fit the 99 KB of shared memory of sm_86 and sm_89, or the
+227 KB of sm_90; `python -m bench.gpu.compile_report` lists both. On Hopper (sm_90) half precisions have sizes of
+their own. There a matrix instruction (wgmma) works for four warps on 64 rows and reads its right side from shared
+memory. Programs of four warps never wait for each other, so one computes exponentials while another multiplies, and
+the sizes leave room for two programs or more on a multiprocessor. Larger tiles with eight warps would read
+less from the cache, but one barrier follows each of their products.
 """
 
 from __future__ import annotations
@@ -39,35 +43,43 @@ _HALF = {
     "query_gradient": ((128, 64, 8, 2), (128, 64, 8, 2), (128, 64, 8, 2), (128, 32, 8, 2)),
     "key_gradients": ((64, 128, 8, 2), (64, 128, 8, 2), (32, 128, 8, 2), (32, 64, 8, 2)),
     "row_sums": ((128, 64, 8), (128, 32, 8, 2), (128, 32, 8, 2), (64, 64, 8, 1, 64)),
-    "query_second": ((128, 64, 8), (128, 32, 8), (32, 64, 4, 2), (32, 64, 8, 1, 64)),
-    "key_second": ((64, 128, 8), (32, 128, 8), (32, 64, 8, 2), (32, 64, 8, 1, 32)),
+    "query_second": ((128, 64, 8), (128, 32, 8), (32, 64, 4, 2), (32, 32, 4, 1, 64)),
+    "key_second": ((64, 128, 8), (32, 128, 8), (16, 64, 4, 2), (32, 64, 8, 1, 32)),
+}
+_HOPPER = {
+    "forward": ((128, 64, 4, 3), (128, 64, 4, 3), (128, 64, 4, 3), (128, 64, 8, 2)),
+    "query_gradient": ((128, 64, 4, 2), (128, 64, 4, 2), (128, 32, 4, 2), (64, 64, 4, 2)),
+    "key_gradients": ((64, 64, 4, 2), (64, 64, 4, 2), (32, 64, 4, 2), (32, 64, 4, 1)),
+    "row_sums": ((64, 64, 4, 2), (64, 64, 4, 2), (64, 32, 4, 2), (64, 32, 4, 2)),
+    "query_second": ((64, 32, 4, 2), (64, 32, 4, 2), (64, 32, 4, 2), (32, 32, 4, 1, 64)),
+    "key_second": ((32, 64, 4, 2), (32, 64, 4, 2), (32, 64, 4, 2), (32, 64, 8, 1, 32)),
 }
 _SINGLE = {
     "forward": ((128, 64, 8), (128, 64, 8), (128, 32, 8), (64, 32, 8, 1, 16)),
     "query_gradient": ((128, 32, 8), (128, 64, 8, 1, 16), (128, 32, 8, 1, 16), (64, 32, 8, 1, 16)),
     "key_gradients": ((32, 128, 4), (32, 128, 8, 1, 16), (64, 32, 8, 1, 16), (64, 32, 8, 1, 16)),
     "row_sums": ((128, 32, 8), (128, 64, 8, 1, 16), (128, 32, 8, 1, 16), (128, 32, 8, 1, 16)),
-    "query_second": ((32, 16, 4), (64, 32, 8, 1, 16), (32, 64, 8, 1, 16), (32, 16, 8, 1, 16)),
+    "query_second": ((32, 16, 4), (64, 32, 8, 1, 16), (32, 64, 8, 1, 16), (32, 16, 8, 1, 32)),
     "key_second": ((32, 64, 8), (32, 64, 4, 1, 16), (64, 32, 8, 1, 16), (32, 16, 4, 1, 16)),
 }
 
 
-def blocks(kernel: str, dtype: torch.dtype, width: int) -> Blocks:
-    """Return the blocks of a kernel for heads of a padded width."""
-    table = _SINGLE if dtype == torch.float32 else _HALF
+def blocks(kernel: str, dtype: torch.dtype, width: int, capability: int) -> Blocks:
+    """Return the blocks of a kernel for heads of a padded width, on a compute capability such as 90."""
+    table = _SINGLE if dtype == torch.float32 else _HOPPER if capability == 90 else _HALF
     return Blocks(*table[kernel][_WIDTHS.index(width)])
 
 
 def configuration(
-    kernel: str, dtype: torch.dtype, d: int, e: int, causal: bool, unit: int
+    kernel: str, dtype: torch.dtype, d: int, e: int, causal: bool, unit: int, capability: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (constants of a kernel, options of its compilation) for heads of d and e columns.
 
-    unit: the number of elements in which strides are given, see `launch`.
+    unit: the number of elements in which strides are given, see `launch`. capability: such as 90.
     """
     # tl.dot needs at least 16 columns, and tiles have powers of two
     padded_d, padded_e = (max(16, triton.next_power_of_2(width)) for width in (d, e))
-    chosen = blocks(kernel, dtype, max(padded_d, padded_e))
+    chosen = blocks(kernel, dtype, max(padded_d, padded_e), capability)
     constants = {
         "D": d,
         "E": e,
@@ -83,6 +95,14 @@ def configuration(
     # no bits are promised between devices here, so fused multiply-adds are welcome
     options = {"num_warps": chosen.warps, "num_stages": chosen.stages, "enable_fp_fusion": True}
     return constants, options
+
+
+def _capability() -> int:
+    """Return the compute capability of the current GPU, such as 90; 80 where kernels are interpreted."""
+    if triton.knobs.runtime.interpret:
+        return 80
+    target: int = triton.runtime.driver.active.get_current_target().arch
+    return target
 
 
 def _strided(tensor: Tensor | None, unit: int) -> tuple[Any, ...] | None:
@@ -109,13 +129,19 @@ def launch(
     name = kernel.__name__.removesuffix("_kernel")
     outer = [s for t in tensors if t is not None and t.dim() == 4 for s in t.stride()[:3]]
     unit = math.gcd(16 // q.itemsize, *outer)
-    constants, options = configuration(name, q.dtype, q.shape[3], v.shape[3], causal, unit)
     (batch, heads, queries), keys = q.shape[:3], v.shape[2]
-    if name.startswith("key"):
-        programs = batch * heads * triton.cdiv(keys, constants["KEYS"])
-    else:
-        programs = batch * heads * triton.cdiv(queries, constants["QUERIES"])
-    if programs:
-        operands = [_strided(tensor, unit) for tensor in tensors]
-        with on_device_of(q):
-            kernel[(programs,)](*operands, scale, heads, queries, keys, **constants, **options)
+    by_keys = name.startswith("key")
+    if batch * heads * (keys if by_keys else queries) == 0:
+        return
+    widths = q.shape[3], v.shape[3]
+    operands = [_strided(tensor, unit) for tensor in tensors]
+    with on_device_of(q):
+        constants, options = configuration(name, q.dtype, *widths, causal, unit, _capability())
+        blocks_of_head = (
+            triton.cdiv(keys, constants["KEYS"])
+            if by_keys
+            else triton.cdiv(queries, constants["QUERIES"])
+        )
+        kernel[(batch * heads * blocks_of_head,)](
+            *operands, scale, heads, queries, keys, **constants, **options
+        )

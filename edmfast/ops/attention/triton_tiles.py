@@ -61,11 +61,8 @@ def load(
     """
     address, exists = _at(tensor, position, length, 0, WIDTH, PADDED)
     # a load without a mask takes fewer registers and instructions
-    if CHECKED or WIDTH % PADDED != 0:
-        tile = tl.load(address, mask=exists, other=0.0)
-    else:
-        tile = tl.load(address)
-    return tile
+    masked = CHECKED or WIDTH % PADDED != 0
+    return tl.load(address, mask=exists, other=0.0) if masked else tl.load(address)
 
 
 @triton.jit
@@ -132,11 +129,8 @@ def product(
 def load_row(tensor, batch, head, position, length, CHECKED: tl.constexpr):
     """Return the values [positions] of a tensor [B, H, length], 0 outside."""
     address = tensor[0] + (batch * tensor[1] + head * tensor[2]) + position.to(tl.int64) * tensor[3]
-    if CHECKED:
-        row = tl.load(address, mask=position < length, other=0.0)
-    else:
-        row = tl.load(address)
-    return row
+    exists = position < length
+    return tl.load(address, mask=exists, other=0.0) if CHECKED else tl.load(address)
 
 
 @triton.jit
