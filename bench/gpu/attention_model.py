@@ -50,7 +50,7 @@ BYTES = 2
 
 
 class Pass(NamedTuple):
-    """One kernel: its products for a tile, the tensors that each turn loads, and whether its blocks are of keys."""
+    """A kernel: its products for a tile, the tensors that each turn loads, and whether its blocks are of keys."""
 
     kernel: str
     products: int

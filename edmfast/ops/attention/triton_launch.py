@@ -1,11 +1,10 @@
 """Host side: the sizes of the blocks of attention's kernels, and the launch of the kernels.
 
 The sizes are the largest that spill no register and that fit the 99 KB of shared memory of sm_86 and sm_89, or the
-227 KB of sm_90; `python -m bench.gpu.compile_report` lists both. On Hopper (sm_90) half precisions have sizes of
-their own. There a matrix instruction (wgmma) works for four warps on 64 rows and reads its right side from shared
-memory. Programs of four warps never wait for each other, so one computes exponentials while another multiplies, and
-the sizes leave room for two programs or more on a multiprocessor. Larger tiles with eight warps would read
-less from the cache, but one barrier follows each of their products.
+227 KB of sm_90; `python -m bench.gpu.compile_report` lists both. Half precisions have sizes of their own on Hopper
+(sm_90), whose matrix instruction (wgmma) works for four warps on 64 rows. The sizes leave room for two programs of
+four warps or more on a multiprocessor, so that one computes exponentials while another multiplies. Programs of
+eight warps would read less from the cache, but Triton 3.9 puts a barrier after each of their products.
 """
 
 from __future__ import annotations
