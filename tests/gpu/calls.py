@@ -67,6 +67,38 @@ def _noise(device: str) -> Call:
     ]
 
 
+def _signs(device: str) -> Call:
+    like = torch.empty(2, 5, 3, 8, 8, device=device)
+    return lambda rng: (ops.random_signs(like, count=6, coloured=True, rng=rng, stream=2),), [
+        ops.rng_state(5, 2, device)
+    ]
+
+
+def _curvature(device: str) -> Call:
+    products, normal = _particles(2, 3, 50, 12, device=device)
+    probes = torch.ones_like(normal).copysign(normal)
+
+    def run(products: Tensor, probes: Tensor, exponents: Tensor) -> Sequence[Tensor]:
+        return (ops.curvature(products, probes, exponents),)
+
+    return run, [products, probes, _exponents(device)]
+
+
+def _curvature_matched(device: str) -> Call:
+    curvature = _particles(3, 50, device=device, dtype=torch.float64)
+    levels = torch.tensor([1.0, 0.7], dtype=torch.float64, device=device)
+    ancestors = torch.arange(50, dtype=torch.int32, device=device).flip(0).repeat(3, 1)
+
+    def run(curvature: Tensor, levels: Tensor, exponents: Tensor) -> Sequence[Tensor]:
+        return (ops.curvature_matched(curvature, ancestors, levels, exponents),)
+
+    return run, [curvature, levels, _exponents(device)]
+
+
+def _exponents(device: str) -> Tensor:
+    return torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64, device=device)
+
+
 def _propagate(device: str) -> Call:
     x, score = _particles(2, 3, 50, 12, device=device)
     ancestors = torch.arange(50, dtype=torch.int32, device=device).flip(0).repeat(3, 1)
@@ -108,6 +140,9 @@ def _reversal(device: str) -> Call:
 CALLS: dict[str, Callable[[str], Call]] = {
     **{name: lambda device, name=name: _derivable(name, device) for name in derivatives.CASES},
     "noise": _noise,
+    "signs": _signs,
+    "curvature": _curvature,
+    "curvature_matched": _curvature_matched,
     "propagate": _propagate,
     "score_gram": _gram,
     "reversal": _reversal,
