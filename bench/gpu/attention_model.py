@@ -189,9 +189,7 @@ def main() -> int:
         print("attention_model: no cuobjdump, neither beside nvcc nor from Triton", file=sys.stderr)
         return 2
     kernels = [kernel_of(of) for of in PASSES]
-    print(
-        "thread instructions, and clocks of a multiprocessor in sixteenths, for a score; predicted"
-    )
+    print("held: programs on a multiprocessor; from issue on: its clocks for 128 scores, predicted")
     print(
         f"{'kernel':15} {'tile':>7} regs spill held wgmma instr issue matrix shared special cache clocks"
     )

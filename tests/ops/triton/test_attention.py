@@ -110,6 +110,23 @@ def test_three_orders(run, generator, dtype, shape, masked, causal):
     assert_close(run(kernels, *tensors, *options), tensors, *options)
 
 
+def on_hopper(*arguments):
+    from edmfast.ops.attention import triton_launch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_launch, "_capability", lambda: 90)
+        return kernels(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("length", "keys", "causal"), [(150, 210, True), (210, 150, True), (150, 130, False)]
+)
+def test_blocks_of_hopper(run, generator, length, keys, causal):
+    """Blocks that need no check, those at the diagonal, and those that are not full, for queries and for keys."""
+    tensors = make(generator, torch.bfloat16, 1, 1, length, keys, 64, 64)
+    assert_close(run(on_hopper, *tensors, None, 0.125, causal), tensors, None, 0.125, causal)
+
+
 def test_many_blocks(run, generator):
     tensors = make(generator, torch.bfloat16, 1, 1, 1000, 1010, 16, 16)
     mask = torch.rand(1, 1010, generator=generator) < 0.9
