@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,13 +49,15 @@ class Setting(NamedTuple):
     """What the stages depend on.
 
     work: the folder of their files. capability: of the present GPU, empty without one. in_place: without pip.
-    rehearsed: run small sizes on a stand-in for a GPU; see `bench.gpu.rehearsal`.
+    rehearsed: run small sizes on a stand-in for a GPU; see `bench.gpu.rehearsal`. only: the names of the wanted
+    stages, empty for all.
     """
 
     work: Path
     capability: str
     in_place: bool = False
     rehearsed: bool = False
+    only: Sequence[str] = ()
 
 
 def module(name: str, *arguments: object) -> list[str]:
@@ -74,12 +77,12 @@ def build_stage(setting: Setting, reuse: bool) -> Stage:
 
 def act_one(setting: Setting) -> Plan:
     small = ["--small"] if setting.rehearsed else []
-    compare = [*module("bench.gpu.compare", setting.work, "--seconds", "{seconds}"), *small]
+    compare = [*module("bench.gpu.compare", setting.work, "--until", "{until}"), *small]
     slow = 10.0 if setting.rehearsed else 1.0
     return [
         # Triton compiles on processors that the compilers of the build leave idle
         (
-            build_stage(setting, reuse=setting.rehearsed),
+            build_stage(setting, reuse=setting.rehearsed or bool(setting.only)),
             Stage(
                 "triton",
                 [*compare, "--kind", "triton"],
@@ -99,7 +102,7 @@ def act_one(setting: Setting) -> Plan:
 
 def core_command(setting: Setting) -> list[str]:
     small = ["--small"] if setting.rehearsed else []
-    return [*module("bench.gpu.core", setting.work, "--seconds", "{seconds}"), *small]
+    return [*module("bench.gpu.core", setting.work, "--until", "{until}"), *small]
 
 
 def triton_environment(setting: Setting) -> dict[str, str]:
@@ -146,6 +149,15 @@ def act_two(setting: Setting, built: bool = False) -> Plan:
             "compiled", [*timed, *bench, "--graphs", "--json", str(work / "compiled.json")], 200, 20
         ),
     ]
+
+
+def chosen(plan: Plan, only: Sequence[str]) -> Plan:
+    """Return the stages of a plan with one of these names, and what all others need; all where none is named."""
+    groups = [each if isinstance(each, tuple) else (each,) for each in plan]
+    kept = [
+        tuple(s for s in group if not only or s.essential or s.name in only) for group in groups
+    ]
+    return [group for group in kept if group]
 
 
 def kernel_option() -> str:

@@ -63,13 +63,13 @@ def perform(act: str, setting: Setting, seconds: float, archive: Archive) -> lis
 
     if act in ("one", "both"):
         first = acts.ONE if act == "both" and not setting.rehearsed else seconds
-        earlier = run(acts.act_one(setting), setting.work, first, keep)
+        earlier = run(acts.chosen(acts.act_one(setting), setting.only), setting.work, first, keep)
     if act == "one":
         return earlier
     if any(outcome.name == "build" and outcome.bad for outcome in earlier):
         missing = names(acts.act_two(setting, built=True))
         return earlier + [Outcome(name, NOT_RUN, 0.0, "the build failed") for name in missing]
-    plan = acts.act_two(setting, built=act == "both")
+    plan = acts.chosen(acts.act_two(setting, built=act == "both"), setting.only)
     return earlier + run(plan, setting.work, end - time.monotonic(), keep)
 
 
@@ -107,7 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     archive = Archive(folder, WORK, known)
     signal.signal(signal.SIGTERM, _interrupted)
     print(f"gpu_check: {gpu['name'] if gpu else 'no GPU'}; results in {folder}", flush=True)
-    setting = Setting(WORK, gpu["capability"] if gpu else "", options.in_place, options.rehearse)
+    only = [name for name in options.only.split(",") if name]
+    setting = Setting(
+        WORK, gpu["capability"] if gpu else "", options.in_place, options.rehearse, only
+    )
     seconds = options.seconds or _SECONDS[options.act] * (10 if options.rehearse else 1)
     start = time.monotonic()
     outcomes = (
@@ -138,6 +141,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.check", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="where what is found is written")
     parser.add_argument("--act", choices=["one", "two", "both"], default="both")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="STAGE,...",
+        help="run these stages of the act and keep an earlier build of the same sources",
+    )
     parser.add_argument("--seconds", type=float, help="the most that it may take in all")
     parser.add_argument(
         "--require-gpu", action="store_true", help="end at once where torch sees no GPU"

@@ -17,7 +17,6 @@ import math
 import os
 import re
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -139,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kind", choices=KINDS, action="append", help="default: both")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
-    parser.add_argument("--seconds", type=float, default=120.0)
+    listed.add_time(parser)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
         "--small", action="store_true", help="warm the jobs of the core at small sizes"
@@ -151,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list is not None:
         path = options.folder / f"compare-{process_of(options.list[0])}.jsonl"
         return listed.work(path, options.list, lambda n: call(n, options.device, options.small))
-    end = time.monotonic() + options.seconds
+    end = listed.end_of(options)
     kinds = options.kind or KINDS
     names = items(kinds, warm=not options.no_warm and not options.one_process)
     path = options.folder / "compare-one-process.jsonl"

@@ -12,7 +12,6 @@ import argparse
 import gc
 import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -83,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.core", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
-    parser.add_argument("--seconds", type=float, default=120.0)
+    listed.add_time(parser)
     parser.add_argument("--small", action="store_true", help="small sizes, for a rehearsal")
     parser.add_argument("--only", default="", help="jobs with this in their names")
     parser.add_argument("--list", type=json.loads, default=None, help="of a child: a JSON list")
@@ -91,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path, device = options.folder / "core.jsonl", torch.device(options.device)
     if options.list is not None:
         return listed.work(path, options.list, lambda n: item(n, path, device, options.small))
-    end = time.monotonic() + options.seconds
+    end = listed.end_of(options)
     seconds = {FLOORS: _FLOOR_SECONDS, **{job.name: job.seconds for job in JOBS}}
     patience = _PATIENCE if options.small else 1
     names = [name for name in seconds if name == FLOORS or options.only in name]

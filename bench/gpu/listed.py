@@ -7,6 +7,7 @@ file, ends a child whose item takes too long, and starts a new child with the it
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import signal
@@ -60,6 +61,17 @@ def first_line(error: BaseException) -> str:
     """Return the kind of an error and the first line of its message."""
     message = (str(error).strip() or "no message").splitlines()[0]
     return f"{type(error).__name__}: {message}"[:300]
+
+
+def add_time(parser: argparse.ArgumentParser) -> None:
+    """Add the options that limit the time of a command."""
+    parser.add_argument("--seconds", type=float, default=120.0, help="the most that it may take")
+    parser.add_argument("--until", type=float, help="the same as a time of time.monotonic")
+
+
+def end_of(options: argparse.Namespace) -> float:
+    """Return the time at which a command should end."""
+    return time.monotonic() + options.seconds if options.until is None else options.until
 
 
 def work(path: Path, names: Sequence[str], call: Callable[[str], Record]) -> int:

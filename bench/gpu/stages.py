@@ -28,6 +28,8 @@ _GRACE = 5.0
 """Seconds between asking a stage to end and ending it."""
 _TICK = 15.0
 """Seconds between two calls of `keep` while a stage runs."""
+_MARGIN = 4.0
+"""Seconds between the time at which a stage should end by itself and that at which it is ended."""
 _POLL = 0.1
 _SHOWN, _WIDEST = 25, 400
 """The number of lines that are printed of a stage that fails, and their greatest length."""
@@ -35,7 +37,10 @@ _SHOWN, _WIDEST = 25, 400
 
 @dataclass(frozen=True)
 class Stage:
-    """A command, in which "{seconds}" is replaced by most of its time, and its settings.
+    """A command and its settings.
+
+    "{seconds}" in the command is replaced by most of its time, and "{until}" by the end of its time on the clock
+    of `time.monotonic`, which all processes share on Linux: importing torch may take ten seconds of it.
 
     most, least: the seconds that it may take, and those reserved for it. otherwise: a second command, for the
     case that the first fails. refusal: a pattern of the message by which compute-sanitizer says that it cannot
@@ -197,8 +202,12 @@ def _call(
     stop: threading.Event,
 ) -> int | None:
     """Return the exit status, or None where the command took longer than `limit` or was stopped."""
-    words = [word.replace("{seconds}", str(int(0.92 * limit))) for word in command]
     end = time.monotonic() + limit
+    places = {
+        "{seconds}": str(int(0.92 * limit)),
+        "{until}": f"{end - min(_MARGIN, 0.1 * limit):.1f}",
+    }
+    words = [places.get(word, word) for word in command]
     with log.open("a") as output:
         output.write(f"$ {' '.join(words)}\n")
         output.flush()

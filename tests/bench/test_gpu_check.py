@@ -211,6 +211,16 @@ def test_the_stages_of_act_two(setting):
     assert acts.TWO < 560
 
 
+def test_single_stages(setting):
+    only = setting._replace(only=["core"])
+    one = stages_of(acts.chosen(acts.act_one(only), only.only))
+    assert [*one] == ["build", "core"]
+    assert "--reuse" in one["build"].command
+    assert [*stages_of(acts.chosen(acts.act_one(setting), ()))] == [
+        *stages_of(acts.act_one(setting))
+    ]
+
+
 def test_racecheck_takes_fewer_calls(setting):
     two = stages_of(acts.act_two(setting))
     assert "--few" in two["racecheck"].command

@@ -64,6 +64,14 @@ def test_time_is_kept_for_later_stages(tmp_path):
     assert outcome[:2] == ("none", TIMED_OUT)
 
 
+def test_a_command_learns_when_its_time_ends(tmp_path):
+    code = "import sys, time; print(float(sys.argv[1]) - time.monotonic())"
+    stage = Stage("timed", [sys.executable, "-c", code, "{until}"], 30)
+    assert statuses(stages.run([stage], tmp_path, 60)) == [PASSED]
+    left = float((tmp_path / "timed.log").read_text().splitlines()[-1])
+    assert 15 < left <= 27
+
+
 def test_refusals_are_skips(tmp_path):
     code = "print('Error: Device not supported. See'); exit(1)"
     outcomes = stages.run(
