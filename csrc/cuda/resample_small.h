@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kSmallThreads, 1) resample_kernel(ResampleJob<
   int changes = 0;
   if (resampled) {
     for (int64_t i = threadIdx.x; i < n; i += blockDim.x) ancestors[i] = 0;
-    __syncthreads();
+    // the barriers of its scan separate the zeros from the marks
     mark_first_slots(log_weights, n, maximum.value, bits, SlotMap(n, sums.total, uniform_of(job, p)), ancestors);
     __syncthreads();
     changes = fill_slots(job, p);

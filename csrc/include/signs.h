@@ -1,13 +1,9 @@
-// Random signs with the bits that Box-Muller gives the signs of its normals, from comparisons of whole numbers.
+// Random signs with the bits that Box-Muller gives the signs of its normals, from the upper bits of their words.
 //
-// The angle is pi t with t = float(angle) 2^-31, where angle is the second word as a signed number. The signs are those
-// of cos(pi t) and sin(pi t). Conversion to float rounds to 64 numbers around 2^30, and to 128 beyond it:
-//
-//   cos is negative from 2^30 - 32 on, which rounds to t = 1/2, up to 2^32 - 2^30 - 65, the last that rounds to less
-//   than t = -1/2; at t = -1/2 itself Box-Muller gives +0;
-//   sin is negative from 2^31 - 64 on, which rounds to t = 1 and gives -0; negative angles are the larger ones there.
-//
-// A first word of 2^32 - 128 or more rounds to u = 1, whose radius is -0 and turns both signs.
+// Box-Muller (normal.h) takes the upper bit of the angle as half a turn, which turns both signs, and the next bit says
+// whether the rest is above a quarter turn, where the cosine is negative. Its sine is not negative. The normals of an
+// angle at a quarter turn are zeros with the signs of these rules. A first word of 2^32 - 128 or more rounds to a
+// radius of -0, which turns both signs.
 #pragma once
 #include "portable.h"
 
@@ -20,7 +16,7 @@ struct SignPair {
 
 EDMFAST_HD SignPair signs_of(uint32_t radius_bits, uint32_t angle_bits) {
   const bool turned = radius_bits >= 0xFFFFFF80u;
-  return {(angle_bits - 0x3FFFFFE0u < 0x7FFFFFE0u) != turned, (angle_bits >= 0x7FFFFFC0u) != turned};
+  return {((angle_bits ^ angle_bits << 1) >> 31 != 0) != turned, (angle_bits >> 31 != 0) != turned};
 }
 
 // Several probes of one particle share a draw and differ by patterns of the last two axes of a state.

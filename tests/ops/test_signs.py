@@ -50,7 +50,7 @@ def negative(normals):
 
 @pytest.mark.parametrize("radius", [0, 2**31, 2**32 - 129, 2**32 - 128, 2**32 - 1])
 def test_comparisons_of_words_agree_with_box_muller_around_every_edge(radius):
-    """Signs change at multiples of a quarter turn; eighths are where Box-Muller changes its polynomial."""
+    """Signs change at multiples of a quarter turn."""
     angle = torch.cat([around(EDGES, 2000), torch.arange(0, 2**32, 2**18 - 5)])
     word = torch.full_like(angle, radius)
     ours = reference.negatives(word, angle)

@@ -1,9 +1,8 @@
 """Random signs from a counter in plain torch: the signs of the normals of `edmfast.ops.noise.reference`.
 
-Box-Muller makes cos(pi t) and sin(pi t) of a word, t = float(word) 2^-31 with the word as a signed number. Their
-signs follow from comparisons of that word. The conversion to float rounds to 64 whole numbers around 2^30 and to
-128 beyond it. So cos is negative from 2^30 - 32 to 2^32 - 2^30 - 65, and sin from 2^31 - 64 on. A radius word of
-2^32 - 128 or more rounds to u = 1, whose radius -0 turns both signs.
+The upper bit of an angle is half a turn, which turns the signs of its cosine and sine. The next bit says whether
+the rest is above a quarter turn, where the cosine is negative. A radius word of 2^32 - 128 or more rounds to a
+radius of -0, which turns both signs.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ PATTERNS = 4
 def negatives(radius_bits: Tensor, angle_bits: Tensor) -> tuple[Tensor, Tensor]:
     """Return whether each normal of a Box-Muller pair is negative, from two 32-bit words held in int64."""
     turned = radius_bits >= 2**32 - 128
-    first = (angle_bits >= 2**30 - 32) & (angle_bits < 2**32 - 2**30 - 64)
-    return first ^ turned, (angle_bits >= 2**31 - 64) ^ turned
+    half, quarter = angle_bits >> 31 != 0, angle_bits >> 30 & 1 != 0
+    return half ^ quarter ^ turned, half ^ turned
 
 
 def patterns(elements: int, rows: int, columns: int, device: torch.device) -> Tensor:

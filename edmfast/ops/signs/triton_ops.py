@@ -16,11 +16,11 @@ from edmfast.ops.signs.reference import PATTERNS
 @triton.jit
 def _negatives(radius_bits, angle_bits):
     """Return whether each normal of a Box-Muller pair is negative, int32 0 or 1, from two uint32 words."""
-    radius, angle = radius_bits.to(tl.int64), angle_bits.to(tl.int64)
-    turned = (radius >= 4294967168).to(tl.int32)
-    first = ((angle >= 1073741792) & (angle < 3221225408)).to(tl.int32)
-    second = (angle >= 2147483584).to(tl.int32)
-    return first ^ turned, second ^ turned
+    # a radius word of 2^32 - 128 or more has these 25 bits
+    turned = ((radius_bits >> 7) == 33554431).to(tl.int32)
+    half = (angle_bits >> 31).to(tl.int32)
+    quarter = ((angle_bits >> 30) & 1).to(tl.int32)
+    return half ^ quarter ^ turned, half ^ turned
 
 
 # Triton would compile the kernel again for some of these numbers, such as 1 and multiples of 16
