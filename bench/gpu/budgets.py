@@ -110,7 +110,7 @@ WORKS = {
         2,
         12,
         ("store", 4),
-        Budget(215, 3, 0, 3),
+        Budget(220, 3, 0, 4),
     ),
     "noise float32 4096x12288": Work(
         "noise", "noise_kernelIfE", _ROWS, 4, 4, ("store", 4), Budget(78, 1, 0, 8)

@@ -1,4 +1,5 @@
-// The four normals of one Philox counter, element j * blocks_of(d) + block of a sample for word j.
+// The four normals of one Philox counter, element j * blocks_of(d) + block of a sample for word j. Short samples need
+// no second pair of them.
 #pragma once
 #include "../include/normal.h"
 #include "../include/philox.h"
@@ -12,10 +13,10 @@ struct Normals {
 };
 
 EDMFAST_HD Normals normals_of(uint32_t block, uint32_t step, uint32_t particle, uint32_t stream_and_population,
-                              uint64_t seed) {
+                              uint64_t seed, bool second_pair = true) {
   const Philox4 bits = philox({block, step, particle, stream_and_population}, seed);
   const NormalPair first = box_muller(bits.a, bits.b);
-  const NormalPair second = box_muller(bits.c, bits.d);
+  const NormalPair second = second_pair ? box_muller(bits.c, bits.d) : NormalPair{0.0f, 0.0f};
   return {{first.first, first.second, second.first, second.second}};
 }
 

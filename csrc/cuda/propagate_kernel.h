@@ -17,9 +17,16 @@ constexpr int kNeighbours = 8 / static_cast<int>(sizeof(S));
 // A number of models that stands for any, with or without a mask.
 constexpr int kAny = 0;
 
+// From sm_100 on, the compiler needs more registers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr bool kManyRegisters = false;
+#else
+constexpr bool kManyRegisters = true;
+#endif
 // The blocks of a multiprocessor, which bound the registers of a thread. With one block more, registers spill.
-template <class S, int kModels>
-constexpr int kResident = sizeof(S) == 8 || kModels == 2 ? 2 : 3;
+// The kernel of short rows has only a few waits, and needs more blocks to fill them.
+template <class S, int kModels, int kTeam>
+constexpr int kResident = sizeof(S) == 8 || kModels == 2 ? 2 : kTeam < kWarp && kManyRegisters ? 4 : 3;
 
 // |z|^2, <m, z>, |m|^2. Members have no default values, because shared memory takes no constructors.
 struct Moments {
@@ -141,7 +148,8 @@ __device__ __forceinline__ Moments move_row(const PropagateJob<S>& job, uint32_t
     }
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      const Normals normals = normals_of(at.block + i, stream.step, stream.particle, stream.word, stream.seed);
+      const Normals normals =
+          normals_of(at.block + i, stream.step, stream.particle, stream.word, stream.seed, at.holds(2));
       if constexpr (kModels != kAny) drifts(i);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -192,7 +200,7 @@ __device__ __forceinline__ Value team_sum(Value value, const Combine& combine) {
 
 // A team of kTeam threads takes a row: part of a warp, a warp, or the block.
 template <class S, int kModels, int kTeam, int kWidth>
-__global__ void __launch_bounds__(kThreads, kResident<S, kModels>) propagate_kernel(PropagateJob<S> job) {
+__global__ void __launch_bounds__(kThreads, kResident<S, kModels, kTeam>) propagate_kernel(PropagateJob<S> job) {
   const uint32_t row = blockIdx.x * (kThreads / kTeam) + threadIdx.x / kTeam;
   Parent parent{};
   Moments moments{0, 0, 0};
