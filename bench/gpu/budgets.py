@@ -38,8 +38,8 @@ class Work(NamedTuple):
     `symbol` is a part of its name in the binary. A block has `block` threads, and a thread has `share` elements.
     `moved` is the bytes that an element must move. `unit` is the bytes that one element loads ("load") or stores
     ("store") in one turn of the main loop, from which follow the elements of a turn. Loops other than the main one
-    turn `others` times. `most` chooses the path (see flow.Path). One warp of a block runs what follows its last
-    barrier, where `last_warp` says so. The compiler has put `peeled` turns before the main loop.
+    turn `others` times. `most` and `avoided` choose the path (see flow.Path). One warp of a block runs what
+    follows its last barrier, where `last_warp` says so. The compiler has put `peeled` turns before the main loop.
     """
 
     source: str
@@ -54,6 +54,7 @@ class Work(NamedTuple):
     most: int = 1 << 20
     last_warp: bool = False
     peeled: int = 0
+    avoided: str = ""
 
 
 class Account(NamedTuple):
@@ -135,24 +136,25 @@ WORKS = {
         Budget(34, 19, 1, 5),
     ),
     "weigh 2^26": Work(
-        "weigh", "weigh_kernelIfE", _PARTICLES, 8, 24, ("store", 8), Budget(150, 52, 4, 6), most=90
+        "weigh", "weigh_kernelIfE", _PARTICLES, 8, 24, ("store", 8), Budget(110, 8, 1, 4), most=280
     ),
     "resample maximum 2^26": Work(
         "resample", "maximum_kernelIdE", _PARTICLES, 128, 8, ("load", 8), Budget(11, 16, 2, 8)
     ),
     "resample sum 2^26": Work(
-        "resample", "sum_kernelIdE", _PARTICLES, 8, 8, ("load", 8), Budget(180, 4, 11, 5), most=96
+        "resample", "sum_kernelIdE", _PARTICLES, 32, 8, ("load", 8), Budget(66, 6, 11, 4), most=80
     ),
+    # searches for the owner of a slot, and boundaries that need integers, are the loops that the path avoids
     "resample slots 2^26": Work(
         "resample",
-        "slots_kernelIdE",
+        "slots_kernelILb1Ed",
         _PARTICLES,
         8,
         20,
         ("store", 8),
-        Budget(470, 46, 11, 5),
-        most=200,
-        others=2,
+        Budget(130, 10, 7, 4),
+        most=189,
+        avoided="fp64",
     ),
 }
 """The launches that the table shows, with their budgets."""
@@ -160,7 +162,7 @@ WORKS = {
 
 def account(name: str, work: Work, listing: Listing, usage: Usage) -> Account:
     """Count what a launch costs, and predict its time."""
-    way = Way(listing, work.most, work.unit[0] == "store")
+    way = Way(listing, work.most, work.unit[0] == "store", work.avoided)
     turn, whole, kind = way.repeated, way.whole, work.unit[0]
     moved = sum(step.bytes for step in turn if (step.stores if kind == "store" else step.loads))
     at_once = moved / work.unit[1]

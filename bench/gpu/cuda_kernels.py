@@ -47,7 +47,7 @@ SOURCES = {
         "resample_slots.h",
         "template __global__ void maximum_kernel<double>(LargeJob<double>, unsigned);",
         "template __global__ void sum_kernel<double>(LargeJob<double>);",
-        "template __global__ void slots_kernel<double>(LargeJob<double>);",
+        "template __global__ void slots_kernel<true, double>(LargeJob<double>);",
     ],
 }
 """For each source, the header in csrc/cuda and the kernels that it instantiates."""

@@ -71,6 +71,24 @@ class Flow:
                     waiting += before.get(node, [])
         return [Loop(head, frozenset(body)) for head, body in bodies.items()]
 
+    def avoid_loops(self, pipe: str) -> None:
+        """Leave out the edges into innermost loops that use a pipe, where another edge leaves the same block."""
+        inner = [one for one in self.loops if not any(o.body < one.body for o in self.loops)]
+        uses = [
+            any(step.pipe == pipe for n in one.body for step in self.blocks[n]) for one in inner
+        ]
+        rare = {node for one, used in zip(inner, uses, strict=True) if used for node in one.body}
+        # a block that leads nowhere else belongs to the loop
+        for node in reversed(self.order):
+            if node and self.after[node] and rare.issuperset(self.after[node]):
+                rare.add(node)
+        self.after = [
+            [s for s in onward if s not in rare or node in rare] or onward
+            for node, onward in enumerate(self.after)
+        ]
+        for name in ("order", "back", "loops"):
+            vars(self).pop(name, None)
+
     def chain(self, start: int, allowed: Iterable[int], most: int) -> list[int]:
         """Return the blocks of the chosen path from a block through allowed ones, each once.
 
@@ -92,6 +110,9 @@ class Flow:
                 way = (few - accesses, length + len(block)), following
                 if moved + number not in ways or ways[moved + number][0] < way[0]:
                     ways[moved + number] = way
+            # most threads leave before the work of the first thread or of the last block
+            if block[-1].name == "EXIT" and onward:
+                ways[moved] = (-accesses, len(block)), -1
         number = max((n for n in best[start] if n <= most), default=min(best[start]))
         nodes = [start]
         while (following := best[nodes[-1]][number][1]) >= 0:
@@ -108,11 +129,16 @@ class Path:
         most: the most bytes that the path may move, each loop taken once. With fewer than the longest path moves,
             it leaves out work that a usual thread has not, such as that of the last block.
         stores: whether the main loop is the one with the most stores; otherwise it has the most loads.
+        avoided: a pipe. The path avoids innermost loops that use it, which few threads need.
     """
 
-    def __init__(self, listing: Listing, most: int = 1 << 20, stores: bool = False) -> None:
+    def __init__(
+        self, listing: Listing, most: int = 1 << 20, stores: bool = False, avoided: str = ""
+    ) -> None:
         self.kind = "stores" if stores else "loads"
         self.flow = Flow(listing)
+        if avoided:
+            self.flow.avoid_loops(avoided)
         self.nodes = self.flow.chain(0, self.flow.order, most)
         on_path = set(self.nodes)
         self.loops = [loop for loop in self.flow.loops if loop.head in on_path]

@@ -47,8 +47,9 @@ void launch_resample(const ResampleJob<T>& job, const Source& source, const torc
   STD_TORCH_CHECK(error == cudaSuccess, "cannot clear scratch memory: ", cudaGetErrorString(error));
   const unsigned grid = grid_of(job.populations * tiles_of(job.particles), 1);
   launch_first(large, source, stream);
-  sum_kernel<T><<<grid, kThreads, 0, stream>>>(large);
-  slots_kernel<T><<<grid, kThreads, 0, stream>>>(large);
+  const int64_t sums = job.populations * sums_of(tiles_of(job.particles), large.together);
+  sum_kernel<T><<<grid_of(sums, 1), kThreads, 0, stream>>>(large);
+  slots_kernel<Source::kSpreads><<<grid, kThreads, 0, stream>>>(large);
 }
 
 }  // namespace edmfast

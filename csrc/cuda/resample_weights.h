@@ -5,6 +5,7 @@
 #include "../include/decision.h"
 #include "../include/philox.h"
 #include "collective.h"
+#include "quick_fixed_point.h"
 
 namespace edmfast {
 
@@ -91,7 +92,7 @@ template <class T>
 __device__ __forceinline__ int64_t integer_weight(T log_weight, double maximum, int bits) {
   const double value = static_cast<double>(log_weight);
   // the comparison makes the difference 0 also where the maximum is +inf
-  return quantised_exp(value == maximum ? 0.0 : value - maximum, bits);
+  return quantised_decay(value == maximum ? 0.0 : maximum - value, bits);
 }
 
 // Runs in one thread for each population: writes its outputs and returns whether it is resampled.
@@ -120,6 +121,14 @@ struct Spread {
 
 __device__ __forceinline__ Spread combined(const Spread& a, const Spread& b) {
   return {a.sum + b.sum, a.squares + b.squares, a.count + b.count};
+}
+
+// Adds a number where it is finite.
+__device__ __forceinline__ void note_spread(Spread& spread, double off) {
+  // the exponent tells, without arithmetic on doubles
+  const bool finite = (static_cast<uint32_t>(double_to_bits(off) >> 32) & 0x7ff00000) != 0x7ff00000;
+  const double own = finite ? off : 0.0;
+  spread = {spread.sum + own, spread.squares + own * own, spread.count + (finite ? 1.0 : 0.0)};
 }
 
 __device__ __forceinline__ double standard_deviation(const Spread& spread) {

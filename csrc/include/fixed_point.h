@@ -16,17 +16,8 @@ EDMFAST_HD int fraction_bits(int64_t particles) {
 constexpr double kRounder = 6755399441055744.0;
 constexpr int64_t kRounderBits = 0x4338000000000000;
 
-// floor(exp(x) 2^bits) for x <= 0, with exp to 1.2e-15 by a near-minimax polynomial that is exact at 0. Below 2^-63
-// the result is 0; NaN and -inf give 0. kConverts: whether to use an instruction from double to int64. Without one,
-// the mantissa is shifted, which vectors without such an instruction do 2.7 times as fast; the integers are the same.
-template <bool kConverts = true>
-EDMFAST_HD int64_t quantised_exp(double x, int bits) {
-  const bool counts = x > (kConverts ? -43.66827237527655 : -0.6931471805599453 * (bits + 0.5));
-  const double safe = counts ? x : 0.0;
-  const double shifted = add(mul(safe, 1.4426950408889634), kRounder);
-  const double n = add(shifted, -kRounder);
-  double r = add(safe, mul(n, -0.693147180369123816490));
-  r = add(r, mul(n, -1.90821492927058770002e-10));
+// exp(r) of a remainder after multiples of log 2, to 1.2e-15, by a near-minimax polynomial that is exact at 0.
+EDMFAST_HD double exp_series(double r) {
   double p = 2.7613852100963253e-07;
   p = add(mul(p, r), 2.7625169883520667e-06);
   p = add(mul(p, r), 2.480153630713628e-05);
@@ -37,7 +28,21 @@ EDMFAST_HD int64_t quantised_exp(double x, int bits) {
   p = add(mul(p, r), 0.1666666666664823);
   p = add(mul(p, r), 0.5);
   p = add(mul(p, r), 1.0);
-  p = add(mul(p, r), 1.0);
+  return add(mul(p, r), 1.0);
+}
+
+// floor(exp(x) 2^bits) for x <= 0, with exp to 1.2e-15. Below 2^-63 the result is 0; NaN and -inf give 0. kConverts:
+// whether to use an instruction from double to int64. Without one, the mantissa is shifted, which vectors without such
+// an instruction do 2.7 times as fast; the integers are the same.
+template <bool kConverts = true>
+EDMFAST_HD int64_t quantised_exp(double x, int bits) {
+  const bool counts = x > (kConverts ? -43.66827237527655 : -0.6931471805599453 * (bits + 0.5));
+  const double safe = counts ? x : 0.0;
+  const double shifted = add(mul(safe, 1.4426950408889634), kRounder);
+  const double n = add(shifted, -kRounder);
+  double r = add(safe, mul(n, -0.693147180369123816490));
+  r = add(r, mul(n, -1.90821492927058770002e-10));
+  const double p = exp_series(r);
   if constexpr (kConverts) {
     const int64_t exponent = static_cast<int64_t>(n) + bits;
     const double value = mul(p, bits_to_double((exponent + 1023) << 52));
@@ -129,9 +134,13 @@ struct SlotMap {
   int64_t threshold;  // floor(u W), u as a 64-bit fraction
   double ratio;       // N / W, for an estimate that the integers then correct
 
+  // The nearest uniform in [0, 1), and 0 for NaN.
+  EDMFAST_HD static double inside(double uniform) {
+    return uniform >= 0.0 && uniform < 1.0 ? uniform : (uniform >= 1.0 ? 0.9999999999999999 : 0.0);
+  }
+
   EDMFAST_HD SlotMap(int64_t n, int64_t w, double uniform) : particles(n), total(w) {
-    const double inside = uniform >= 0.0 && uniform < 1.0 ? uniform : (uniform >= 1.0 ? 0.9999999999999999 : 0.0);
-    const uint64_t fraction = static_cast<uint64_t>(mul(inside, 9007199254740992.0)) << 11;
+    const uint64_t fraction = static_cast<uint64_t>(mul(inside(uniform), 9007199254740992.0)) << 11;
     threshold = static_cast<int64_t>(high_product_by_halves(fraction, static_cast<uint64_t>(w)));
     ratio = divide(static_cast<double>(n), static_cast<double>(w));
   }

@@ -243,6 +243,10 @@ T __ldcg(const T* from) {
   return *from;
 }
 template <class T>
+T __ldg(const T* from) {
+  return *from;
+}
+template <class T>
 T atomicMax(T* to, T value) {
   const T before = *to;
   *to = std::max(before, value);

@@ -21,9 +21,9 @@ void first_pass(const LargeJob<double>& job, const Increments<E>& source) {
   launch(static_cast<unsigned>(job.populations * tiles_of(job.particles)), kThreads, weigh_kernel<E>, job, source);
 }
 
-// `large` gives every population many blocks, whatever its size.
+// `large` gives every population many blocks, whatever its size, of which each sums so many tiles; 0 is for one block.
 template <class T, class Source>
-void run(const ResampleJob<T>& job, const Source& source, bool large) {
+void run(const ResampleJob<T>& job, const Source& source, int large) {
   const unsigned populations = static_cast<unsigned>(job.populations);
   if (!large && job.particles <= kWarp) {
     const unsigned per_block = kTinyThreads / kWarp;
@@ -35,11 +35,13 @@ void run(const ResampleJob<T>& job, const Source& source, bool large) {
     // only the states are cleared, as on the device
     std::vector<int64_t> scratch(scratch_words(job.populations, job.particles), -1);
     std::fill_n(scratch.begin(), job.populations * sizeof(Population) / 8, 0);
-    const LargeJob<T> whole = large_job(job, scratch.data());
+    LargeJob<T> whole = large_job(job, scratch.data());
+    whole.together = large;
     const unsigned grid = static_cast<unsigned>(job.populations * tiles_of(job.particles));
     first_pass(whole, source);
-    launch(grid, kThreads, sum_kernel<T>, whole);
-    launch(grid, kThreads, slots_kernel<T>, whole);
+    const int64_t sums = job.populations * sums_of(tiles_of(job.particles), large);
+    launch(static_cast<unsigned>(sums), kThreads, sum_kernel<T>, whole);
+    launch(grid, kThreads, slots_kernel<Source::kSpreads, T>, whole);
   }
 }
 
@@ -52,7 +54,7 @@ void resample(const float* log_weights, const double* uniform, double ess_thresh
               int32_t* degenerate) {
   const ResampleJob<float> job{log_weights, uniform,    ess_threshold, ancestors, log_mean, ess,
                                resampled,   degenerate, populations,   particles, {}};
-  run(job, Given<float>{log_weights, particles}, large != 0);
+  run(job, Given<float>{log_weights, particles}, large);
 }
 
 void weigh(const double* log_weights, const double* log_z, const int32_t* ancestors, const int32_t* root,
@@ -71,6 +73,6 @@ void weigh(const double* log_weights, const double* log_z, const int32_t* ancest
     source.energies[k] = energies[k];
     source.energies_before[k] = energies_before[k];
   }
-  run(job, source, large != 0);
+  run(job, source, large);
 }
 }
