@@ -36,6 +36,7 @@ EDMFAST_LIBRARY(m) {
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("noise(Tensor like, Tensor rng, int stream, int first_population, int first_particle) -> Tensor");
   m.def("potential(Tensor h, Tensor y, Tensor weight) -> (Tensor, Tensor)");
+  m.def("potential_field(Tensor h, Tensor pullback, Tensor y, Tensor numbers) -> (Tensor, Tensor)");
   m.def("potential_assemble(Tensor h, Tensor pullback, Tensor y, Tensor coefficients) -> Tensor");
   m.def(
       "potential_assemble_backward(Tensor grad, Tensor h, Tensor pullback, Tensor y, Tensor coefficients) "

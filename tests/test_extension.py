@@ -81,8 +81,8 @@ names = [
     *("group_norm_silu_backward", "group_norm_silu_double_backward", "mlp_potential"),
     *("mlp_potential_backward", "noise", "potential"),
     *("potential_assemble", "potential_assemble_backward", "potential_backward"),
-    *("potential_double_backward", "propagate", "reversal", "score_gram", "systematic_resample"),
-    "weigh_and_resample",
+    *("potential_double_backward", "potential_field", "propagate", "reversal", "score_gram"),
+    *("systematic_resample", "weigh_and_resample"),
 ]
 facts = {
     "status": _extension.kernel_status(),
@@ -128,6 +128,7 @@ def test_triton_stands_in_for_a_missing_cuda_library(reference):
             "potential_assemble_backward",
             "potential_backward",
             "potential_double_backward",
+            "potential_field",
             "propagate",
             "reversal",
             "systematic_resample",

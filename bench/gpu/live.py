@@ -16,7 +16,9 @@ from bench.gpu.sanitize import OPERATORS
 from edmfast import _extension, info, ops
 
 CUDA = set(OPERATORS)
-TRITON = {"attention", "group_norm_silu", "mlp_potential", "potential", "potential_assemble"}
+TRITON = {"attention", "group_norm_silu", "mlp_potential", "potential", "potential_assemble"} | {
+    "potential_field"
+}
 """The operators that have Triton kernels and no CUDA kernel; their derivatives are operators too."""
 
 

@@ -147,6 +147,21 @@ Tensor potential_assemble(Tensor h, Tensor pullback, Tensor y, Tensor coefficien
   return out;
 }
 
+std::tuple<Tensor, Tensor> potential_field(Tensor h, Tensor pullback, Tensor y, Tensor numbers) {
+  const Rows rows(y);
+  const Tensor hs = rows.rows(h), ps = rows.rows(pullback), ys = rows.rows(y);
+  const bool shared = numbers.dim() == 2 && numbers.size(0) == 1;
+  const Tensor cs = taken(numbers, "numbers", rows.dtype, {shared ? 1 : rows.count, 4}, numbers);
+  const Tensor energy = rows.new_numbers(), out = rows.new_rows();
+  rows.split([&](int64_t first, int64_t count, auto sample) {
+    using T = decltype(sample);
+    const int64_t d = rows.elements, start = first * d, stride = shared ? 0 : 4;
+    field_rows(FieldRows<T>{count, d, stride, at<T>(hs, start), at<T>(ps, start), at<T>(ys, start),
+                            at<T>(cs, stride * first), at<T>(energy, first), at<T>(out, start)});
+  });
+  return {energy, out};
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> potential_assemble_backward(Tensor grad, Tensor h, Tensor pullback,
                                                                        Tensor y, Tensor coefficients) {
   const Rows rows(y);
@@ -172,5 +187,6 @@ EDMFAST_KERNELS(CPU, m) {
   m.impl("potential_backward", TORCH_BOX(&edmfast::potential_backward));
   m.impl("potential_double_backward", TORCH_BOX(&edmfast::potential_double_backward));
   m.impl("potential_assemble", TORCH_BOX(&edmfast::potential_assemble));
+  m.impl("potential_field", TORCH_BOX(&edmfast::potential_field));
   m.impl("potential_assemble_backward", TORCH_BOX(&edmfast::potential_assemble_backward));
 }

@@ -112,6 +112,35 @@ EDMFAST_HD void assemble_body(const AssembleRows<T>& job) {
   }
 }
 
+// Numbers (w, c_0, c_1, c_2), `stride` apart from those of the next row, or 0 apart where one set serves all rows.
+template <class T>
+struct FieldRows {
+  int64_t rows, d, stride;
+  const T *h, *pullback, *y, *numbers;
+  T *to_energy, *out;
+};
+
+// E = |y|^2/2 - w <h, y>, and c_0 h + c_1 pullback + c_2 y.
+template <int kElements, class T>
+EDMFAST_HD void field_body(const FieldRows<T>& job) {
+  const int64_t d = kElements ? kElements : job.d;
+  for (int64_t row = 0; row < job.rows; ++row) {
+    const int64_t start = row * d;
+    const T *__restrict h = job.h + start, *__restrict p = job.pullback + start, *__restrict y = job.y + start;
+    T* __restrict out = job.out + start;
+    const T *c = job.numbers + job.stride * row, w = c[0], c0 = c[1], c1 = c[2], c2 = c[3];
+    double square = 0, inner = 0;
+#pragma omp simd reduction(+ : square, inner)
+    for (int64_t k = 0; k < d; ++k) {
+      const double wide = y[k];
+      square += wide * wide;
+      inner += wide * h[k];
+      out[k] = c0 * h[k] + c1 * p[k] + c2 * y[k];
+    }
+    job.to_energy[row] = static_cast<T>(0.5 * square - w * inner);
+  }
+}
+
 // c_i grad, and <grad, h>, <grad, pullback>, <grad, y>.
 template <class T>
 EDMFAST_HD void assemble_backward_body(const AssembleRows<T>& job) {
@@ -151,6 +180,9 @@ EDMFAST_HD void assemble_backward_body(const AssembleRows<T>& job) {
   }                                                                                                        \
   EDMFAST_MULTIVERSION inline void assemble_rows(const AssembleRows<T>& job) {                              \
     job.d == 2 ? assemble_body<2>(job) : assemble_body<0>(job);                                            \
+  }                                                                                                        \
+  EDMFAST_MULTIVERSION inline void field_rows(const FieldRows<T>& job) {                                    \
+    job.d == 2 ? field_body<2>(job) : field_body<0>(job);                                                  \
   }                                                                                                        \
   EDMFAST_MULTIVERSION inline void assemble_backward_rows(const AssembleRows<T>& job) {                    \
     assemble_backward_body(job);                                                                           \

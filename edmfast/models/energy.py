@@ -34,7 +34,7 @@ from edmfast.models.backbones.residual_mlp import ResidualMLP
 from edmfast.models.calling.foreign import call_backbone
 from edmfast.models.compiling.methods import CompiledMethods, Method
 from edmfast.models.level_table import of_level
-from edmfast.models.potentials import Network, Potential, side_by_side
+from edmfast.models.potentials import FieldNumbers, Network, Potential, side_by_side
 from edmfast.models.preconditioning import (
     Scaling,
     check_sigma_data,
@@ -248,16 +248,14 @@ class EnergyModel(nn.Module):
         # the parameters require grad and would record a part of what must not be recorded as a whole
         with torch.set_grad_enabled(recorded):
             levels, scaling = shared_scaling(levels, x.shape[0], self.sigma_data)
-            network = self._perceptron(x, condition)
-            if network is not None:
-                member = self._member(network, x, levels, scaling, condition, coefficients)
+            perceptron = self._perceptron(x, condition)
+            if perceptron is not None:
+                member = self._member(perceptron, x, levels, scaling, condition, coefficients)
                 return member.evaluate()
-            y, weight = scaling.c_in * x, self._weight(x, levels, scaling).expand(x.shape[0])
             a, b = self._field_coefficients(levels, scaling, coefficients)
-            energy, field = self._potential.energy_and_field(
-                self._network(scaling, condition), y, weight, recorded
-            )
-            return energy, field(a, b)
+            numbers = FieldNumbers(scaling.c_in, self._weight(x, levels, scaling), a, b)
+            network = self._network(scaling, condition)
+            return self._potential.energy_and_field(network, x, numbers, recorded)
 
     def _perceptron(self, x: torch.Tensor, condition: dict[str, Any]) -> Perceptron | None:
         """Return the network's weights where one operator can evaluate the whole network, else None."""

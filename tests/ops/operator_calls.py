@@ -125,6 +125,9 @@ def potentials() -> Iterator[Call]:
             second = h, y, weight, e, v, h, y, weight
             yield Call(*named("potential_double_backward", *full), second)
         yield Call(*named("potential_assemble", *label), (h, h, y, numbers))
+        for rows in (batch, 1):
+            row = laid_out(layout, rows, 4, dtype=dtype)
+            yield Call(*named("potential_field", *label, rows), (h, h, y, row))
         yield Call(*named("potential_assemble_backward", *label), (y, h, h, y, numbers))
 
 

@@ -148,6 +148,19 @@ def potentials() -> Iterator[Case]:
     }
     yield from variants(RAW.potential_assemble, assembly, changes)
 
+    def field() -> dict[str, Any]:
+        return {"h": f(3, 4), "pullback": f(3, 4), "y": f(3, 4), "numbers": f(3, 4)}
+
+    changes = {
+        "one row": good(numbers=f(1, 4)),
+        "two rows": bad(numbers=f(2, 4)),
+        "three numbers": bad(numbers=f(3, 3)),
+        "numbers float64": bad(numbers=f(3, 4, dtype=DOUBLE)),
+        "wide pullback": bad(pullback=f(3, 5)),
+        "h without memory": bad(h=emptied(3, 4)),
+    }
+    yield from variants(RAW.potential_field, field, changes)
+
 
 def norms() -> Iterator[Case]:
     def plain() -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 
 from edmfast.ops import potential, potential_assemble
 from edmfast.ops.potential import reference
+from edmfast.ops.potential.operator import potential_field
 
 DOUBLE = torch.float64
 OPERATORS = {
@@ -14,6 +15,7 @@ OPERATORS = {
     "potential_backward": ("e", "v", "h", "y", "weight"),
     "potential_double_backward": ("a", "b", "c", "e", "v", "h", "y", "weight"),
     "potential_assemble": ("h", "v", "y", "coefficients"),
+    "potential_field": ("h", "v", "y", "numbers"),
     "potential_assemble_backward": ("a", "h", "v", "y", "coefficients"),
 }
 SHAPES = [(0, 3), (3, 0), (1, 1), (31, 2), (7, 15), (7, 16), (5, 37), (1000, 64), (3, 12_288)]
@@ -25,6 +27,7 @@ def draw(generator, *shape, dtype=DOUBLE):
 
 def arguments(name, shape, generator, dtype=DOUBLE):
     numbers = dict.fromkeys("ce", shape[:1]) | {"weight": shape[:1], "coefficients": (shape[0], 3)}
+    numbers["numbers"] = (shape[0], 4)
     return [draw(generator, *numbers.get(key, shape), dtype=dtype) for key in OPERATORS[name]]
 
 
@@ -73,6 +76,40 @@ def test_literal_values():
     assert cotangent.tolist() == [[1.5, -0.5]]
     out = potential_assemble(h, torch.tensor([[10.0, 20.0]]), y, torch.tensor([[2.0, 0.5, -1.0]]))
     assert out.tolist() == [[4.0, 15.0]]
+    numbers = torch.tensor([[0.5, 2.0, 0.5, -1.0]])
+    energy, out = potential_field(h, torch.tensor([[10.0, 20.0]]), y, numbers)
+    assert energy.tolist() == [4.5]
+    assert out.tolist() == [[4.0, 15.0]]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, DOUBLE])
+def test_energy_and_field_in_one_pass(generator, shape, dtype):
+    """They have the bits of two passes, and one row of numbers serves all rows."""
+    h, pullback, y, numbers = arguments("potential_field", shape, generator, dtype)
+    numbers = numbers[:1] if len(numbers) else draw(generator, 1, 4, dtype=dtype)
+    rows = numbers.expand(len(y), 4).contiguous()
+    energy, field = potential_field(h, pullback, y, numbers)
+    assert torch.equal(energy, potential(h, y, rows[:, 0].contiguous())[0])
+    assert torch.equal(field, potential_assemble(h, pullback, y, rows[:, 1:].contiguous()))
+    for ours, again in zip(potential_field(h, pullback, y, rows), (energy, field), strict=True):
+        assert torch.equal(ours, again)
+
+
+def test_energy_and_field_have_no_derivative(generator):
+    inputs = arguments("potential_field", (3, 4), generator)
+    inputs[0].requires_grad_()
+    with pytest.raises(RuntimeError, match="potential_field has no derivative"):
+        potential_field(*inputs)
+    with torch.no_grad():
+        assert potential_field(*inputs)[1].shape == (3, 4)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 4), (4,)])
+def test_wrong_shapes_of_numbers_are_refused(generator, shape):
+    *states, _ = arguments("potential_field", (3, 4), generator)
+    with pytest.raises(ValueError, match=r"numbers must be \[3, 4\] or \[1, 4\]"):
+        potential_field(*states, draw(generator, *shape))
 
 
 @pytest.mark.parametrize("elements", [1, 5, 16, 37])

@@ -2,7 +2,8 @@
 
 `potential` returns E and the cotangent w y in one pass. The backward of the network turns the cotangent into
 J_hᵀ (w y), and `potential_assemble` makes the score c_in (w h + J_hᵀ (w y) - y) of it in a second pass. So two
-launches surround the forward and the backward of the network.
+launches surround the forward and the backward of the network. Where no derivative is recorded, `potential_field`
+computes E and the score together, after the backward of the network.
 
 Every derivative is an operator too. `potential` is differentiable twice, and a third derivative raises;
 `potential_assemble` has derivatives of all orders.
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
-from edmfast._internal.derivatives import refuse_transforms
+from edmfast._internal.derivatives import refuse_derivatives, refuse_transforms
 from edmfast.ops._shared.dtypes import DTYPES, HALVES, widened
 from edmfast.ops.potential import reference
 
@@ -53,6 +54,10 @@ def _fake_assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Tensor)
     return _like(y)
 
 
+def _fake_field(h: Tensor, pullback: Tensor, y: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    return y.new_empty(y.shape[0]), _like(y)
+
+
 def _fake_assemble_backward(
     grad: Tensor, h: Tensor, pullback: Tensor, y: Tensor, coefficients: Tensor
 ) -> tuple[Tensor, ...]:
@@ -83,6 +88,12 @@ _extension.define(
     "potential_assemble(Tensor h, Tensor pullback, Tensor y, Tensor coefficients) -> Tensor",
     reference.potential_assemble,
     _fake_assemble,
+    triton="potential",
+)
+_extension.define(
+    "potential_field(Tensor h, Tensor pullback, Tensor y, Tensor numbers) -> (Tensor, Tensor)",
+    reference.potential_field,
+    _fake_field,
     triton="potential",
 )
 _extension.define(
@@ -201,6 +212,31 @@ def potential_assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Ten
         _rows(h), _rows(pullback), _rows(y), widened(coefficients)
     )
     return out.to(y.dtype).view(y.shape)
+
+
+def potential_field(
+    h: Tensor, pullback: Tensor, y: Tensor, numbers: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return (E [B] in nats, c_0 h + c_1 pullback + c_2 y, like y), with E = |y|²/2 - w <h, y>, in one pass.
+
+    h, pullback, y: [B, *shape], of one dtype, as in `potential`. numbers: (w, c_0, c_1, c_2) of that dtype, [B, 4]
+    or, for all rows, [1, 4]. With pullback = J_hᵀ (w y), the coefficients (c_in w, c_in, -c_in) give a score, in
+    units of 1/x. Sums are taken in float64.
+
+    There is no derivative: inputs that require grad raise under grad mode, and inputs with a tangent always do.
+    Raises TypeError for dtypes, ValueError for shapes, RuntimeError for requested derivatives.
+    Source: Thornton et al. 2025, arXiv 2502.12786.
+    """
+    _check("potential_field", (h, pullback, y), (numbers,))
+    if tuple(numbers.shape) not in ((y.shape[0], 4), (1, 4)):
+        raise ValueError(f"numbers must be [{len(y)}, 4] or [1, 4], got {tuple(numbers.shape)}")
+    refuse_derivatives("potential_field", h, pullback, y, numbers)
+    energy, field = torch.ops.edmfast.potential_field(
+        _rows(h), _rows(pullback), _rows(y), widened(numbers)
+    )
+    if y.dtype in HALVES:
+        energy, field = energy.to(y.dtype), field.to(y.dtype)
+    return energy, field.view(y.shape)
 
 
 def _rows(states: Tensor) -> Tensor:

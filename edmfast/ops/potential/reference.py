@@ -81,6 +81,14 @@ def potential_assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Ten
     return (c0 * h + c1 * pullback + c2 * y).contiguous()
 
 
+def potential_field(
+    h: Tensor, pullback: Tensor, y: Tensor, numbers: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return (E [B], c_0 h + c_1 pullback + c_2 y [B, d]). numbers: (w, c_0, c_1, c_2), [B, 4] or [1, 4]."""
+    weight, coefficients = numbers[:, 0].expand(len(y)), numbers[:, 1:].expand(len(y), 3)
+    return potential(h, y, weight)[0], potential_assemble(h, pullback, y, coefficients)
+
+
 def potential_assemble_backward(
     grad: Tensor, h: Tensor, pullback: Tensor, y: Tensor, coefficients: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

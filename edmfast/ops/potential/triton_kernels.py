@@ -175,6 +175,50 @@ def assemble_kernel(
 
 
 @triton.jit(do_not_specialize=["rows"])
+def field_kernel(
+    h,
+    pullback,
+    y,
+    numbers,
+    energy,
+    out,
+    rows,
+    elements,
+    STRIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Write energy [B] and out [B, d] of h, pullback, y [B, d] and numbers (w, c_0, c_1, c_2).
+
+    The numbers of a row are STRIDE apart from those of the next: 4, or 0 where one set serves all rows.
+    """
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    exists = row < rows
+    w = _number(numbers, STRIDE * row, exists)
+    c0 = _number(numbers, STRIDE * row + 1, exists)
+    c1 = _number(numbers, STRIDE * row + 2, exists)
+    c2 = _number(numbers, STRIDE * row + 3, exists)
+    square = tl.zeros([ROWS, COLUMNS], tl.float64)
+    inner = tl.zeros([ROWS, COLUMNS], tl.float64)
+    for begin in range(0, elements, COLUMNS):
+        column = begin + tl.arange(0, COLUMNS)[None, :]
+        at = row[:, None] * elements + column
+        inside = exists[:, None] & (column < elements)
+        hs = tl.load(h + at, mask=inside, other=0.0)
+        ps = tl.load(pullback + at, mask=inside, other=0.0)
+        ys = tl.load(y + at, mask=inside, other=0.0)
+        value = c0 * hs
+        value += c1 * ps
+        value += c2 * ys
+        tl.store(out + at, value, mask=inside)
+        wide = ys.to(tl.float64)
+        square += wide * wide
+        inner += wide * hs.to(tl.float64)
+    total = 0.5 * tl.sum(square, 1)[:, None] - w.to(tl.float64) * tl.sum(inner, 1)[:, None]
+    tl.store(energy + row[:, None], total.to(energy.dtype.element_ty), mask=exists[:, None])
+
+
+@triton.jit(do_not_specialize=["rows"])
 def assemble_backward_kernel(
     grad,
     h,

@@ -14,12 +14,18 @@ from edmfast.ops.potential.triton_kernels import (
     assemble_kernel,
     backward_kernel,
     double_backward_kernel,
+    field_kernel,
     potential_kernel,
     tile,
 )
 
 
-def _launch(kernel: Any, inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor, ...]) -> None:
+def _launch(
+    kernel: Any,
+    inputs: tuple[Tensor | None, ...],
+    outputs: tuple[Tensor, ...],
+    **constants: int,
+) -> None:
     """Launch a kernel on contiguous inputs, the last but one of which are the states y [B, d]."""
     y = inputs[-2]
     assert y is not None
@@ -30,7 +36,14 @@ def _launch(kernel: Any, inputs: tuple[Tensor | None, ...], outputs: tuple[Tenso
     tiles = tile(rows, elements)
     with on_device_of(y):
         kernel[(triton.cdiv(rows, tiles["ROWS"]),)](
-            *operands, *outputs, rows, elements, **tiles, num_warps=WARPS, enable_fp_fusion=False
+            *operands,
+            *outputs,
+            rows,
+            elements,
+            **constants,
+            **tiles,
+            num_warps=WARPS,
+            enable_fp_fusion=False,
         )
 
 
@@ -77,6 +90,14 @@ def potential_assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Ten
     outputs = _empty(y)
     _launch(assemble_kernel, (h, pullback, y, coefficients), outputs)
     return outputs[0]
+
+
+def potential_field(h: Tensor, pullback: Tensor, y: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:
+    """See `edmfast.ops.potential.reference.potential_field`."""
+    outputs = y.new_empty(len(y)), y.new_empty(y.shape)
+    stride = 0 if len(numbers) == 1 else 4
+    _launch(field_kernel, (h, pullback, y, numbers), outputs, STRIDE=stride)
+    return outputs
 
 
 def potential_assemble_backward(

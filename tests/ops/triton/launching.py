@@ -69,6 +69,8 @@ def potential(batch: int = 5, elements: int = 768) -> None:
     ops.potential_backward(w, y, y, y, w)
     ops.potential_double_backward(y, y, w, w, y, y, y, w)
     ops.potential_assemble(y, y, y, numbers)
+    for rows in (batch, 1):
+        ops.potential_field(y, y, y, _empty(rows, 4))
     ops.potential_assemble_backward(y, y, y, y, numbers)
 
 

@@ -15,6 +15,7 @@ STATES = {
     "potential_backward": ("e", "v", "h", "y", "weight"),
     "potential_double_backward": ("a", "b", "c", "e", "v", "h", "y", "weight"),
     "potential_assemble": ("h", "v", "y", "coefficients"),
+    "potential_field": ("h", "v", "y", "numbers"),
     "potential_assemble_backward": ("a", "h", "v", "y", "coefficients"),
 }
 CLOSE = {
@@ -28,6 +29,7 @@ def arguments(name, shape, dtype, generator):
         return torch.randn(size, generator=generator, dtype=torch.float64).to(dtype)
 
     numbers = dict.fromkeys("ce", shape[:1]) | {"weight": shape[:1], "coefficients": (shape[0], 3)}
+    numbers["numbers"] = (shape[0], 4)
     return [draw(*numbers.get(argument, shape)) for argument in STATES[name]]
 
 
@@ -73,3 +75,8 @@ def test_empty_and_strided(run, generator, name):
     strided = [t.repeat_interleave(2, dim=-1)[..., ::2] for t in inputs]
     assert not strided[0].is_contiguous()
     compare(run, name, strided)
+
+
+def test_one_row_of_numbers_serves_all_rows(run, generator):
+    *states, numbers = arguments("potential_field", (70, 5), torch.float32, generator)
+    compare(run, "potential_field", (*states, numbers[:1].clone()))
