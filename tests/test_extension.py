@@ -82,7 +82,7 @@ names = [
     *("mlp_potential_backward", "noise", "potential"),
     *("potential_assemble", "potential_assemble_backward", "potential_backward"),
     *("potential_double_backward", "potential_field", "propagate", "reversal", "score_gram"),
-    *("systematic_resample", "weigh_and_resample"),
+    *("systematic_resample", "weigh_and_resample", "signs", "curvature", "curvature_matched"),
 ]
 facts = {
     "status": _extension.kernel_status(),
@@ -133,6 +133,9 @@ def test_triton_stands_in_for_a_missing_cuda_library(reference):
             "reversal",
             "systematic_resample",
             "weigh_and_resample",
+            "signs",
+            "curvature",
+            "curvature_matched",
         ]
         assert set(facts["registered"]) == set(facts["status"]["triton"].split(", "))
         assert facts["status"]["cuda"].startswith("off: no compiled library")
