@@ -6,7 +6,6 @@ The process is separate because Triton decides at import, for the whole process,
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -21,9 +20,19 @@ def interpreter() -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool, pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        pool.submit(os.getpid).result(timeout=120)  # this starts the process
+        # this starts the process
+        reason = pool.submit(_why_not_interpreted).result(timeout=120)
         patch.undo()
+        if reason:
+            pytest.skip(reason)
         yield pool
+
+
+def _why_not_interpreted() -> str:
+    # Triton must not be imported in the process of the tests, where it does not interpret
+    from tests.ops.triton.interpreter_probe import why_not
+
+    return why_not()
 
 
 def _moved(value: Any, device: str) -> Any:
