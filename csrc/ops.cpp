@@ -17,6 +17,9 @@ EDMFAST_LIBRARY(m) {
       "curvature_matched(Tensor curvature, Tensor ancestors, Tensor? exponents, float exponent, Tensor levels) "
       "-> Tensor");
   m.def(
+      "attention_jvp(Tensor? q_tangent, Tensor? k_tangent, Tensor? v_tangent, Tensor q, Tensor k, Tensor v, "
+      "Tensor? key_mask, float scale, bool causal) -> (Tensor, Tensor)");
+  m.def(
       "group_norm_silu(Tensor x, Tensor scale, Tensor shift, int groups, float eps, bool centred, bool silu) "
       "-> (Tensor, Tensor, Tensor)");
   m.def(

@@ -14,11 +14,13 @@ import torch
 from edmfast.ops.attention import triton_backward as backward
 from edmfast.ops.attention import triton_double_backward as double
 from edmfast.ops.attention.triton_forward import forward_kernel
+from edmfast.ops.attention.triton_jvp import jvp_kernel
 from edmfast.ops.attention.triton_launch import configuration
 from edmfast.ops.attention.triton_row_sums import row_sums_kernel
 
 KERNELS = (
     forward_kernel,
+    jvp_kernel,
     backward.query_gradient_kernel,
     backward.key_gradients_kernel,
     row_sums_kernel,

@@ -101,6 +101,24 @@ def carries_tangent(*tensors: Tensor | None) -> bool:
     )
 
 
+def is_only_forward(*tensors: Tensor | None) -> bool:
+    """Return whether one level of forward mode is all that differentiates the tensors.
+
+    A tangent of the result then needs no derivative of its own. False inside vmap, inside a second transform, and
+    where grad mode is on and a tensor or its tangent requires grad.
+    """
+    if torch.compiler.is_dynamo_compiling() or forward_ad._current_level != 0:
+        return False
+    stack = _functorch.get_interpreter_stack() or []
+    if [interpreter.key() for interpreter in stack] not in ([], [_functorch.TransformType.Jvp]):
+        return False
+    if not torch.is_grad_enabled():
+        return True
+    unpack: Callable[[Tensor], Any] = forward_ad.unpack_dual
+    parts = [part for tensor in tensors if tensor is not None for part in unpack(tensor)]
+    return not any(part is not None and _requires_grad(part) for part in parts)
+
+
 def refuse_derivatives(name: str, *tensors: Tensor | None) -> None:
     """Raise RuntimeError where an operator without derivatives would lose a requested derivative."""
     if torch.is_grad_enabled():

@@ -75,6 +75,9 @@ def attentions() -> Iterator[Call]:
         rest = grad, q, k, v, out, lse, *options
         yield Call(*named("attention_backward", *label), rest)
         yield Call(*named("attention_double_backward", *label), (q, k, v, *rest))
+        for tangents in ((q, k, v), (None, k, None)):
+            full = *label, f"tangents of {'all' if tangents[2] is v else 'k'}"
+            yield Call(*named("attention_jvp", *full), (*tangents, q, k, v, *options))
 
 
 def _states(shape: tuple[int, int, int], layout: str, dtype: torch.dtype) -> Tensor:

@@ -243,6 +243,19 @@ def attentions() -> Iterator[Case]:
     changes |= {"short a": bad(a=f(2, 3, 1, 8)), "short c": bad(c=f(2, 3, 1, 8))}
     yield from variants(RAW.attention_double_backward, double, changes)
 
+    def along() -> dict[str, Any]:
+        return {f"{name}_tangent": f(*heads) for name in "qkv"} | plain()
+
+    changes = {
+        "no tangents": good(q_tangent=None, k_tangent=None, v_tangent=None),
+        "a tangent of k alone": good(q_tangent=None, v_tangent=None),
+        "a tangent of one query": bad(q_tangent=f(2, 3, 1, 8)),
+        "a tangent of one head": bad(k_tangent=f(2, 1, 32, 8)),
+        "a tangent in float64": bad(v_tangent=f(*heads, dtype=DOUBLE)),
+        "k of a smaller batch": bad(k=f(1, 3, 32, 8), v=f(1, 3, 32, 8)),
+    }
+    yield from variants(RAW.attention_jvp, along, changes)
+
 
 def _inserted(states: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     """Return the operands of attention with others inserted between v and the mask."""

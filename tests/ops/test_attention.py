@@ -169,12 +169,6 @@ def test_a_third_derivative_raises(generator):
         torch.autograd.grad(second.sum(), q)
 
 
-def test_forward_mode_raises(generator):
-    q, k, v = (t.detach() for t in inputs(generator, (1,), 4, 4, 4, 4))
-    with pytest.raises(RuntimeError, match="no forward-mode derivative"):
-        torch.func.jvp(lambda q: attention(q, k, v), (q,), (q,))
-
-
 def test_drop_in_for_scaled_dot_product_attention(generator):
     q, k, v = inputs(generator, (2, 3), 9, 9, 8, 8)
     sdpa = torch.nn.functional.scaled_dot_product_attention

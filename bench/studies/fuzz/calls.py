@@ -233,7 +233,9 @@ def _attentions(order: int) -> Callable[[Draw], Arguments]:
         mask = draw.whole(2, b, keys, dtype=torch.bool) if draw.flag() else None
         rest = [mask, 0.3, draw.flag()]
         backward = [grad, q, k, v, out, lse, *rest]
-        return [[q, k, v, *rest], backward, [a, e, c, *backward]][order]
+        tangents = [tangent if draw.flag() else None for tangent in (a, e, c)]
+        forward = [q, k, v, *rest]
+        return [forward, backward, [a, e, c, *backward], [*tangents, *forward]][order]
 
     return make
 
@@ -261,6 +263,7 @@ OPERATORS: dict[str, Callable[[Draw], Arguments]] = {
     "attention": _attentions(0),
     "attention_backward": _attentions(1),
     "attention_double_backward": _attentions(2),
+    "attention_jvp": _attentions(3),
 }
 
 

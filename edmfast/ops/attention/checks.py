@@ -43,6 +43,18 @@ def check_double_backward(a: Tensor, b: Tensor, c: Tensor, *rest: Any) -> None:
         _check(name, tensor, like, like.shape)
 
 
+def check_jvp(*operands: Tensor | None) -> None:
+    """Raise ValueError unless tangents are like q, k and v, or None, and `check_forward` passes for the rest."""
+    *tangents, q, k, v, mask = operands
+    assert q is not None
+    assert k is not None
+    assert v is not None
+    check_forward(q, k, v, mask)
+    for name, tangent, like in zip("qkv", tangents, (q, k, v), strict=True):
+        if tangent is not None:
+            _check(f"the tangent of {name}", tangent, like, like.shape)
+
+
 def _check(
     name: str,
     tensor: Tensor,

@@ -4,7 +4,8 @@ The formulas of the derivatives are in `edmfast.ops.attention.reference`. Each o
 block by block from Q, K and the log-sum-exp of the rows, so no tensor of size L x M is kept. Training an energy
 that holds attention needs the double backward, for which torch has no fused kernel (pytorch issue 116350).
 
-Forward, backward and double backward are three operators; a third derivative raises. They take q [B, H, L, D],
+Forward, backward and double backward are three operators, and a fourth returns O with its forward-mode tangent. A
+third derivative raises. They take q [B, H, L, D],
 k [B, H, M, D], v [B, H, M, E] and key_mask [B, M] of any strides, so q, k and v of a network that holds positions
 before heads are passed as views.
 
@@ -20,10 +21,11 @@ import torch
 from torch import Tensor
 
 from edmfast import _extension
-from edmfast._internal.derivatives import refuse_transforms
+from edmfast._internal.derivatives import carries_tangent, refuse_transforms
 from edmfast._internal.numbers import as_float
 from edmfast.ops._shared.dtypes import DTYPES, arithmetic
 from edmfast.ops.attention import cpu, reference
+from edmfast.ops.attention.forward_mode import attention_along
 
 
 def _new(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -36,6 +38,19 @@ def _fake(
     # the log-sum-exp keeps the dtype of the arithmetic, since every derivative starts from it
     dtype = arithmetic(q.dtype)
     return _new(q, *q.shape[:3], v.shape[3]), _new(q, *q.shape[:3], dtype=dtype)
+
+
+def _fake_jvp(
+    q_tangent: Tensor | None,
+    k_tangent: Tensor | None,
+    v_tangent: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *_: object,
+) -> tuple[Tensor, Tensor]:
+    shape = *q.shape[:3], v.shape[3]
+    return _new(q, *shape), _new(q, *shape)
 
 
 def _fake_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, ...]:
@@ -54,6 +69,13 @@ _extension.define(
     reference.attention,
     _fake,
     cpu=cpu.attention,
+    triton="attention",
+)
+_extension.define(
+    "attention_jvp(Tensor? q_tangent, Tensor? k_tangent, Tensor? v_tangent, Tensor q, Tensor k, Tensor v, "
+    "Tensor? key_mask, float scale, bool causal) -> (Tensor, Tensor)",
+    reference.attention_jvp,
+    _fake_jvp,
     triton="attention",
 )
 _extension.define(
@@ -118,9 +140,16 @@ def _double_backward(
     return (*slopes, None, None, None, None, None)
 
 
-def _set_up_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    # the third derivative raises, so it needs nothing
+def _set_up_nothing(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    # a derivative that raises needs nothing
     pass
+
+
+def _backward_of_jvp(ctx: Any, *_: Tensor | None) -> NoReturn:
+    raise RuntimeError(
+        "the operator attention_jvp has no derivative: call edmfast.ops.attention, which uses plain formulas "
+        "where one is needed"
+    )
 
 
 def _triple_backward(ctx: Any, *_: Tensor | None) -> NoReturn:
@@ -132,7 +161,8 @@ def _triple_backward(ctx: Any, *_: Tensor | None) -> NoReturn:
 for _name, _derivative, _context in (
     ("attention", _backward, _set_up),
     ("attention_backward", _double_backward, _set_up_backward),
-    ("attention_double_backward", _triple_backward, _set_up_double_backward),
+    ("attention_double_backward", _triple_backward, _set_up_nothing),
+    ("attention_jvp", _backward_of_jvp, _set_up_nothing),
 ):
     _extension.differentiate(_name, _derivative, _context)
 
@@ -156,7 +186,10 @@ def attention(
     A query that may attend to no key gives 0 and has no gradient. Under autocast every input but float64 is
     computed in the lower precision.
 
-    Derivatives: first and second order in q, k and v. A third derivative and forward mode raise RuntimeError.
+    Derivatives: first and second order in q, k and v, and one order in forward mode, where one operator returns O
+    and its tangent. Plain formulas, whose memory grows with L M, give gradients of tangents, tangents of tangents and
+    forward mode inside vmap. They also run in forward mode where grad mode is on and an input requires grad. A third
+    derivative, and reverse mode of torch.func without forward mode, raise RuntimeError.
     Raises TypeError for dtypes, ValueError for shapes, devices or a scale that is not finite.
     Sources: Vaswani et al. 2017, arXiv 1706.03762; Dao et al. 2022, arXiv 2205.14135.
     """
@@ -170,6 +203,8 @@ def attention(
         # heads of no width have scores of 0 whatever the scale
         scale = 1.0 / math.sqrt(max(1, q.shape[-1]))
     scale = as_float("scale", scale)
+    if carries_tangent(q, k, v):
+        return attention_along(q, k, v, key_mask, scale, causal)
     refuse_transforms("attention", q, k, v)
     # the operators take four dimensions, [batch, heads, positions, width], with any strides
     lead = q.shape[0], math.prod(q.shape[1:-2])

@@ -5,6 +5,8 @@ dQ = c dS K, dK = c dSᵀ Q, dV = Pᵀ dO. For cotangents A, B, C of dQ, dK, dV 
 R = dO Cᵀ, row sums t = Σ P ∘ T and g = Σ P ∘ (dP ∘ T + R) - 2 δ t:
   gQ = c (dS₂ K + dS B), gK = c (dS₂ᵀ Q + dSᵀ A), gV = Ṗᵀ dO, g_dO = Ṗ V + P C
 with Ṗ = P ∘ (T - t), dS₂ = P ∘ (dP ∘ T - t dP - δ T + R - g).
+Forward mode: along Q', K', V' the tangent of S is T = c (Q' Kᵀ + Q K'ᵀ), so that O' = (P ∘ (T - t)) V + P V' with
+the row sums t = Σ P ∘ T.
 The memory is that of one block of rows of P, whatever the number of queries. A row without a key to attend to has
 output 0, log-sum-exp -inf and no derivative.
 
@@ -21,7 +23,12 @@ import torch
 from torch import Tensor
 
 from edmfast.ops._shared.dtypes import arithmetic
-from edmfast.ops.attention.checks import check_backward, check_double_backward, check_forward
+from edmfast.ops.attention.checks import (
+    check_backward,
+    check_double_backward,
+    check_forward,
+    check_jvp,
+)
 
 # numbers in a block of P, which then stays in the second-level cache
 _BLOCK = 1 << 18
@@ -91,6 +98,48 @@ def attention(
         scores.sub_(sums.masked_fill(sums == -math.inf, math.inf)).exp_()
         out[heads, rows] = (scores @ values).to(out.dtype)
     return _by_head(out, lead), _by_head(lse, lead)
+
+
+def attention_jvp(
+    q_tangent: Tensor | None,
+    k_tangent: Tensor | None,
+    v_tangent: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_mask: Tensor | None,
+    scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return (O [B, H, L, e] like q, its tangent along those of q, k and v). A tangent of None is zero."""
+    check_jvp(q_tangent, k_tangent, v_tangent, q, k, v, key_mask)
+    lead, dtype = q.shape[:2], arithmetic(q.dtype)
+    key_mask = _mask_by_head(key_mask, q)
+    along_q, along_k, along_v = (
+        None if tangent is None else tangent.flatten(0, 1)
+        for tangent in (q_tangent, k_tangent, v_tangent)
+    )
+    q, k, v = (tensor.flatten(0, 1) for tensor in (q, k, v))
+    out, moved = (q.new_empty(*q.shape[:2], v.shape[2]) for _ in range(2))
+    for heads, rows in _blocks(q, k):
+        queries, keys, values = q[heads, rows].to(dtype), k[heads].to(dtype), v[heads].to(dtype)
+        mask = _mask_of(key_mask, heads)
+        p = _scores(queries, keys, rows.start, scale, causal, mask)
+        sums = p.logsumexp(2, keepdim=True)
+        # a row without keys gives exp(-inf - inf) = 0
+        p.sub_(sums.masked_fill(sums == -math.inf, math.inf)).exp_()
+        tangent = torch.zeros_like(p)
+        if along_q is not None:
+            tangent.add_(along_q[heads, rows].to(dtype) @ keys.mT)
+        if along_k is not None:
+            tangent.add_(queries @ along_k[heads].to(dtype).mT)
+        tangent.mul_(scale)
+        tangent.sub_(torch.einsum("nij,nij->ni", p, tangent)[..., None]).mul_(p)
+        change = tangent @ values
+        if along_v is not None:
+            change.add_(p @ along_v[heads].to(dtype))
+        out[heads, rows], moved[heads, rows] = (p @ values).to(q.dtype), change.to(q.dtype)
+    return _by_head(out, lead), _by_head(moved, lead)
 
 
 def _recomputed(

@@ -1,4 +1,4 @@
-"""Host side of attention and its two derivatives on a GPU by Triton, in memory linear in the length.
+"""Host side of attention and its derivatives on a GPU by Triton, in memory linear in the length.
 
 Tiles of P, and of what is computed from P, live in registers. Every pass recomputes them, with sums in float32. A
 product with a half precision rounds such a tile to that precision first. float64 and heads wider than 128 (or of
@@ -19,8 +19,14 @@ from edmfast.ops.attention import (
     triton_backward,
     triton_double_backward,
     triton_forward,
+    triton_jvp,
 )
-from edmfast.ops.attention.checks import check_backward, check_double_backward, check_forward
+from edmfast.ops.attention.checks import (
+    check_backward,
+    check_double_backward,
+    check_forward,
+    check_jvp,
+)
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WIDEST = 128
@@ -44,6 +50,7 @@ def _where_it_fits(kernels: Callable[..., Any], check: Callable[..., None]) -> C
 
 
 attention = _where_it_fits(triton_forward.attention, check_forward)
+attention_jvp = _where_it_fits(triton_jvp.attention_jvp, check_jvp)
 attention_backward = _where_it_fits(triton_backward.attention_backward, check_backward)
 attention_double_backward = _where_it_fits(
     triton_double_backward.attention_double_backward, check_double_backward

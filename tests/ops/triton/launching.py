@@ -29,7 +29,7 @@ def attention(
     dtype: torch.dtype = BF16,
     causal: bool = False,
 ) -> None:
-    """Launch all orders of attention, on views as networks make them."""
+    """Launch all orders of attention and its forward mode, on views as networks make them."""
 
     def view(positions: int) -> Tensor:
         return _empty(batch, positions, heads, width, dtype=dtype).transpose(1, 2)
@@ -39,6 +39,7 @@ def attention(
     out, lse = ops.attention(q, k, k, *options)
     ops.attention_backward(out, q, k, k, out, lse, *options)
     ops.attention_double_backward(q, k, k, out, q, k, k, out, lse, *options)
+    ops.attention_jvp(q, k, k, q, k, k, *options)
 
 
 def norms(
