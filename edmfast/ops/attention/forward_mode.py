@@ -1,4 +1,4 @@
-"""Attention of tensors with forward-mode tangents: one operator, or plain formulas where more derivatives follow."""
+"""Attention of tensors with forward-mode tangents: one operator, or plain formulas for more derivatives."""
 
 from __future__ import annotations
 

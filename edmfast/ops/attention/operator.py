@@ -187,9 +187,9 @@ def attention(
     computed in the lower precision.
 
     Derivatives: first and second order in q, k and v, and one order in forward mode, where one operator returns O
-    and its tangent. Plain formulas, whose memory grows with L M, give gradients of tangents, tangents of tangents and
-    forward mode inside vmap. They also run in forward mode where grad mode is on and an input requires grad. A third
-    derivative, and reverse mode of torch.func without forward mode, raise RuntimeError.
+    and its tangent. Plain formulas, whose memory grows with L M, give gradients of tangents, tangents of tangents,
+    and forward mode inside vmap. They also run in forward mode where grad mode is on and an input requires grad. A
+    third derivative, and reverse mode of torch.func without forward mode, raise RuntimeError.
     Raises TypeError for dtypes, ValueError for shapes, devices or a scale that is not finite.
     Sources: Vaswani et al. 2017, arXiv 1706.03762; Dao et al. 2022, arXiv 2205.14135.
     """
