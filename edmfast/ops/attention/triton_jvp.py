@@ -16,15 +16,82 @@ from torch import Tensor
 
 from edmfast.ops.attention.triton_launch import launch
 from edmfast.ops.attention.triton_tiles import (
+    LOG2_E,
     accumulate,
-    key_end,
+    attended,
+    key_ranges,
     load_side,
     of_head,
     place,
     product,
-    score_tile,
     store,
 )
+
+
+@triton.jit
+def _jvp_block(
+    sums,
+    rows,
+    first,
+    sides,
+    inputs,
+    at,
+    scale,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    PADDED_D: tl.constexpr,
+    PADDED_E: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    UNIT: tl.constexpr,
+    CHECKED: tl.constexpr,
+):
+    """Return (sums, rows) with the terms of the block of keys from `first`.
+
+    sums: Σ p V and Σ (p ∘ T) V + p V'. rows: the highest scores, Σ p and Σ p ∘ T.
+    """
+    weighted, change = sums
+    best, total, turned = rows
+    q_side, along = sides
+    k_tangent, v_tangent, k, v, mask = inputs
+    batch, head, query, keys = at
+    zero = tl.zeros([QUERIES, KEYS], tl.float32)
+    key = first + tl.arange(0, KEYS)
+    k_side = load_side(k, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT, CHECKED)
+    scores = product(zero, q_side, k_side, D, PADDED_D, CHUNK, PRECISION) * (scale * LOG2_E)
+    if CHECKED:
+        counts = attended(mask, batch, query[:, None], key[None, :], keys, CAUSAL)
+        scores = tl.where(counts, scores, float("-inf"))
+    highest = tl.maximum(best, tl.max(scores, axis=1))
+    # a row without keys so far gives exp(-inf - 0) = 0
+    centre = tl.where(highest == float("-inf"), 0.0, highest)
+    p = tl.exp2(scores - centre[:, None])
+    # the sums so far are relative to the previous maximum
+    shrink = tl.exp2(best - centre)
+    total = total * shrink + tl.sum(p, axis=1)
+    weighted *= shrink[:, None]
+    change *= shrink[:, None]
+    v_side = load_side(v, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT, CHECKED)
+    weighted = accumulate(weighted, p, v_side, E, PADDED_E, CHUNK, PRECISION)
+    if v_tangent is not None:
+        v_along = load_side(v_tangent, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT, CHECKED)
+        change = accumulate(change, p, v_along, E, PADDED_E, CHUNK, PRECISION)
+    if along is not None or k_tangent is not None:
+        tangent = zero
+        if along is not None:
+            tangent = product(tangent, along, k_side, D, PADDED_D, CHUNK, PRECISION)
+        if k_tangent is not None:
+            k_along = load_side(
+                k_tangent, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT, CHECKED
+            )
+            tangent = product(tangent, q_side, k_along, D, PADDED_D, CHUNK, PRECISION)
+        tangent = p * (tangent * scale)
+        turned = turned * shrink + tl.sum(tangent, axis=1)
+        change = accumulate(change, tangent, v_side, E, PADDED_E, CHUNK, PRECISION)
+    return (weighted, change), (highest, total, turned)
 
 
 @triton.jit(do_not_specialize=["heads", "queries", "keys"])
@@ -54,50 +121,64 @@ def jvp_kernel(
     UNIT: tl.constexpr,
 ):
     """Write out and its tangent `moved`, both [B, H, L, E]; an absent tangent is None."""
-    batch, head, start = place(queries, heads, QUERIES)
+    batch, head, start = place(queries, heads, QUERIES, CAUSAL)
     query = start + tl.arange(0, QUERIES)
-    zero = tl.zeros([QUERIES, KEYS], tl.float32)
-    q_side = load_side(q, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT)
+    q_side = load_side(q, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT, True)
+    along = None
     if q_tangent is not None:
-        along = load_side(q_tangent, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT)
-    best = tl.full([QUERIES], float("-inf"), tl.float32)
-    total = tl.zeros([QUERIES], tl.float32)
-    turned = tl.zeros([QUERIES], tl.float32)
-    weighted = tl.zeros([QUERIES, PADDED_E], tl.float32)
-    change = tl.zeros([QUERIES, PADDED_E], tl.float32)
-    for first in range(0, key_end(start, keys, QUERIES, CAUSAL), KEYS):
-        key = first + tl.arange(0, KEYS)
-        k_side = load_side(k, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT)
-        at = batch, query[:, None], key[None, :], keys, mask
-        scores, counts = score_tile(
-            zero, q_side, k_side, at, scale, D, PADDED_D, CHUNK, PRECISION, CAUSAL
+        along = load_side(q_tangent, batch, head, query, queries, D, PADDED_D, CHUNK, UNIT, True)
+    sides = q_side, along
+    inputs = k_tangent, v_tangent, k, v, mask
+    at = batch, head, query, keys
+    none = tl.zeros([QUERIES], tl.float32)
+    nothing = tl.zeros([QUERIES, PADDED_E], tl.float32)
+    sums = nothing, nothing
+    rows = tl.full([QUERIES], float("-inf"), tl.float32), none, none
+    full, end = key_ranges(start, keys, mask, QUERIES, KEYS, CAUSAL)
+    for first in range(0, full, KEYS):
+        sums, rows = _jvp_block(
+            sums,
+            rows,
+            first,
+            sides,
+            inputs,
+            at,
+            scale,
+            D,
+            E,
+            PADDED_D,
+            PADDED_E,
+            CAUSAL,
+            PRECISION,
+            QUERIES,
+            KEYS,
+            CHUNK,
+            UNIT,
+            False,
         )
-        scores = tl.where(counts, scores, float("-inf"))
-        highest = tl.maximum(best, tl.max(scores, axis=1))
-        # a row without keys so far gives exp(-inf - 0) = 0
-        centre = tl.where(highest == float("-inf"), 0.0, highest)
-        p = tl.exp(scores - centre[:, None])
-        # the sums so far are relative to the previous maximum
-        shrink = tl.exp(best - centre)
-        best = highest
-        total = total * shrink + tl.sum(p, axis=1)
-        weighted *= shrink[:, None]
-        change *= shrink[:, None]
-        v_side = load_side(v, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
-        weighted = accumulate(weighted, p, v_side, E, PADDED_E, CHUNK, PRECISION)
-        if v_tangent is not None:
-            v_along = load_side(v_tangent, batch, head, key, keys, E, PADDED_E, CHUNK, UNIT)
-            change = accumulate(change, p, v_along, E, PADDED_E, CHUNK, PRECISION)
-        if q_tangent is not None or k_tangent is not None:
-            tangent = zero
-            if q_tangent is not None:
-                tangent = product(tangent, along, k_side, D, PADDED_D, CHUNK, PRECISION)
-            if k_tangent is not None:
-                k_along = load_side(k_tangent, batch, head, key, keys, D, PADDED_D, CHUNK, UNIT)
-                tangent = product(tangent, q_side, k_along, D, PADDED_D, CHUNK, PRECISION)
-            tangent = p * (tangent * scale)
-            turned = turned * shrink + tl.sum(tangent, axis=1)
-            change = accumulate(change, tangent, v_side, E, PADDED_E, CHUNK, PRECISION)
+    for first in range(full, end, KEYS):
+        sums, rows = _jvp_block(
+            sums,
+            rows,
+            first,
+            sides,
+            inputs,
+            at,
+            scale,
+            D,
+            E,
+            PADDED_D,
+            PADDED_E,
+            CAUSAL,
+            PRECISION,
+            QUERIES,
+            KEYS,
+            CHUNK,
+            UNIT,
+            True,
+        )
+    weighted, change = sums
+    _, total, turned = rows
     # a row without keys has a total of 0, and both of its results are 0
     total = tl.where(total == 0.0, 1.0, total)
     weighted /= total[:, None]
