@@ -52,7 +52,8 @@ def compiled(launches: list[Launch]) -> dict[str, int]:
         ("norms", {"own": True, "last": True}, "batch", LARGE, 1),
         # tiles of 1 to 32 tokens, in 1 to 16 steps
         ("norms", {"positions": 1, "groups": 1}, "batch", LARGE, 6),
-        ("potential", {}, "batch", LARGE, 1),
+        # the numbers of a field are one row for all, or a row for each state
+        ("potential", {}, "batch", LARGE, 2),
         ("mlp_potential", {}, "batch", LARGE, 2),
         # a single row shares its coefficients with all rows
         ("mlp_potential", {"rows": True}, "batch", LARGE, 4),
