@@ -47,7 +47,15 @@ def _replace_driver() -> None:
     triton_driver.install()
 
 
+def _launch_kernels() -> None:
+    from bench.gpu.rehearsal import triton_driver
+
+    triton_driver.launch_on_cpu()
+
+
 if os.environ.get("EDMFAST_REHEARSED") == "1":
     sys.meta_path.insert(0, _After("torch", _replace_device))
+    # torch's own compiler asks Triton for a driver, too
+    sys.meta_path.insert(0, _After("triton", _replace_driver))
     if os.environ.get("EDMFAST_REHEARSED_TRITON") == "1":
-        sys.meta_path.insert(0, _After("edmfast", _replace_driver))
+        sys.meta_path.insert(0, _After("edmfast", _launch_kernels))

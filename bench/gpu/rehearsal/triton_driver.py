@@ -100,15 +100,19 @@ def _launched(name: str, launch: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def install() -> None:
-    """Set the driver, and let Triton's operators answer for tensors on the CPU.
+    """Set the driver. Called after triton has been imported."""
+    from triton.runtime import driver
+
+    driver.set_active(Driver())
+
+
+def launch_on_cpu() -> None:
+    """Let Triton's operators answer for tensors on the CPU.
 
     Called after edmfast has been imported, which registers its operators.
     """
-    from triton.runtime import driver
-
     from edmfast import _extension
 
-    driver.set_active(Driver())
     library: Any = torch.library.Library("edmfast", "IMPL")
     _kept.append(library)
     warnings.filterwarnings("ignore", message="Warning only once for all operators")
