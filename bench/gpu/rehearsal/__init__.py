@@ -2,9 +2,9 @@
 
 The folder of this module is put in front of PYTHONPATH, so that every Python process of the check runs
 `sitecustomize` at its start. That module replaces the device of torch (`stand_in`): what asks for "cuda" gets
-the CPU, and events and graphs read the clock of the host. It replaces Triton's driver too (`triton_driver`). In the
-stage that calls Triton's operators, kernels are specialised and compiled for the GPU in earnest, and a launch does
-nothing. So a rehearsal finds errors of Python, of arguments and of paths, and kernels that do not compile.
+the CPU, and events and graphs read the clock of the host. It replaces Triton's driver too (`triton_driver`). In
+the stage that calls Triton's operators, kernels are specialised and compiled for the GPU in earnest, and a launch
+does nothing. So a rehearsal finds errors of Python, of arguments and of paths, and kernels that do not compile.
 Its numbers and times mean nothing.
 """
 
