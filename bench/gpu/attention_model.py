@@ -10,8 +10,9 @@ matrix   matrix products at the rate that large products of bfloat16 reach (790 
 shared   bytes that matrix instructions read from shared memory / (128 a clock);
 special  exponentials / (16 a clock);
 cache    bytes of operands that come from the second-level cache / (24 a clock, 6 TB/s in all);
-alone    the sum of the first two and 60 clocks for each barrier of the block, over the blocks that a
-         multiprocessor holds at once: the warps of a block wait for their own products.
+alone    the sum of issue and matrix, and 60 clocks for each barrier, over the number of warpgroups that a
+         multiprocessor holds at once: a warpgroup waits for its own products. Warpgroups of one program count as
+         one where a barrier follows most products, as Triton 3.9 has it.
 
 The programs of a launch start in order wherever there is room, which gives the time of the launch with its uneven
 end. Each launch adds 4 microseconds to start and to end.
@@ -45,6 +46,8 @@ LEGACY = 0.62
 """The share of that rate which the matrix instructions of earlier GPUs (HMMA) reach on Hopper."""
 SHARED, SPECIAL, CACHE = 128, 16, 24
 BARRIER = 60
+FEW = 2
+"""The most barriers of a turn that leave the warpgroups of a program independent of each other."""
 LAUNCH = 4e-6
 BYTES = 2
 
@@ -78,11 +81,13 @@ class Turn(NamedTuple):
     shared: float
     special: float
     barriers: int
+    independent: int
 
     def clocks(self, cache: float, resident: int) -> float:
         """Return the clocks of a turn while a multiprocessor holds `resident` blocks."""
         alone = self.issue + max(self.matrix, self.shared) + BARRIER * self.barriers
-        return max(self.issue, self.matrix, self.shared, self.special, cache, alone / resident)
+        apart = resident * self.independent
+        return max(self.issue, self.matrix, self.shared, self.special, cache, alone / apart)
 
 
 def loops(listing: Listing) -> Iterator[list[Instruction]]:
@@ -112,6 +117,7 @@ def turn_of(listing: Listing, warps: int) -> Turn:
     bodies = [body for body in loops(listing) if any(s.name in ("HGMMA", "HMMA") for s in body)]
     body = min(bodies, key=len)
     work = [_matrix(step) for step in body if step.name in ("HGMMA", "HMMA")]
+    barriers = sum(step.name == "BAR" for step in body)
     exponentials = sum(step.opcode.startswith("MUFU.EX2") for step in body)
     return Turn(
         instructions=len(body),
@@ -120,7 +126,8 @@ def turn_of(listing: Listing, warps: int) -> Turn:
         matrix=sum(clocks for clocks, _ in work) * warps / 4,
         shared=sum(read for _, read in work) * warps / 4 / SHARED,
         special=exponentials * warps * 32 / SPECIAL,
-        barriers=sum(step.name == "BAR" for step in body),
+        barriers=barriers,
+        independent=1 if barriers > FEW else warps // 4,
     )
 
 

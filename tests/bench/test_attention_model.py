@@ -48,6 +48,16 @@ def test_a_turn_takes_the_longest_of_what_it_needs(turn):
     assert turn.clocks(1000, 2) == 1000
 
 
+def test_warpgroups_that_wait_for_each_other_count_as_one(turn):
+    (listing,) = parse(TEXT)
+    line = "        /*0050*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;\n"
+    check = "        /*0090*/                   ISETP.GE.AND P1, PT, R4, R5, PT ;\n"
+    (often,) = parse(TEXT.replace(line, line * 3).replace(check, check * 3))
+    together, apart = turn_of(often, 8), turn_of(listing, 8)
+    assert (together.independent, apart.independent) == (1, 2)
+    assert together.clocks(0, 1) == together.issue + together.matrix + 3 * 60
+
+
 def test_one_wave_of_programs_lasts_as_long_as_its_longest(turn):
     kernel = Kernel(PASSES[0], 64, 32, 128, 0, 3, turn)
     # 11 blocks of each of 12 heads fill 132 multiprocessors once, and the last block sees 22 blocks of keys
