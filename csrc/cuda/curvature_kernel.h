@@ -72,7 +72,7 @@ __device__ __forceinline__ double folded(const MatchedJob& job, int64_t populati
 }
 
 // Folds large populations kFolds times; each thread makes one of the numbers that are left.
-__global__ inline void __launch_bounds__(kThreads) fold_kernel(MatchedJob job) {
+__global__ void __launch_bounds__(kThreads) fold_kernel(MatchedJob job) {
   const int64_t width = width_of<kFolds>(job.n);
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index < job.populations * width) job.out[index] = folded<kFolds>(job, index / width, index % width);
