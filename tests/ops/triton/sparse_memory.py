@@ -109,6 +109,10 @@ def sparse_memory(**values: float) -> Iterator[Memory]:
         size = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
         memory.use(pointers.data, mask.data, size, "store")
 
+    def atomic(builder: Any, _: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        store(builder, pointers, value, mask)
+        return handle(np.zeros_like(value.data), value.dtype)
+
     def few(*bounds: int) -> Any:
         if len(bounds) == 1 and bounds[0] > _MANY:
             # some kernels take the blocks of a row in reverse, so the end of memory is not the last program's
@@ -120,5 +124,6 @@ def sparse_memory(**values: float) -> Iterator[Memory]:
         patch.setattr(interpreter.GridExecutor, "_restore_args_dev", lambda *_: None)
         patch.setattr(interpreter.InterpreterBuilder, "create_masked_load", load)
         patch.setattr(interpreter.InterpreterBuilder, "create_masked_store", store)
+        patch.setattr(interpreter.InterpreterBuilder, "create_atomic_rmw", atomic)
         patch.setattr(interpreter, "range", few, raising=False)
         yield memory
