@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -21,8 +22,9 @@ _STATES = (
     "to_x",
     "to_numbers",
 )
-NETWORKS = [(2, 64, 3), (64, 128, 4), (30, 32, 8), (39, 100, 5), (256, 256, 8)]
-"""Elements, width and depth: a toy, the network of the benchmarks, a narrow one, one that needs masks, and the
+KERNELS = forward_kernel, backward_kernel
+NETWORKS = [(2, 32, 2), (2, 64, 3), (64, 128, 4), (30, 32, 8), (39, 100, 5), (256, 256, 8)]
+"""Elements, width and depth: two toys, the network of the benchmarks, a narrow one, one that needs masks, and the
 largest there is."""
 
 
@@ -49,17 +51,15 @@ def arguments(
 
 
 def cases() -> dict[str, tuple[Any, ...]]:
-    """Return named (kernel, constants, types, options, attributes)."""
+    """Return named (kernel, constants, types, options, attributes) for every entry of the table of tiles."""
+    precisions = (
+        ("bfloat16", torch.bfloat16, None),
+        ("float32", torch.float32, "tf32x3"),
+        ("tf32", torch.float32, "tf32"),
+    )
     named = {}
-    for kernel in (forward_kernel, backward_kernel):
+    for kernel, sizes, (title, dtype, own) in itertools.product(KERNELS, NETWORKS, precisions):
         name = "mlp " + kernel.__name__.removesuffix("_kernel")
-        for sizes in NETWORKS:
-            shape = "x".join(map(str, sizes))
-            for title, dtype, precision in (
-                ("bfloat16", torch.bfloat16, None),
-                ("float32", torch.float32, None),
-                ("tf32", torch.float32, "tf32"),
-            ):
-                case = kernel, *arguments(kernel, dtype, *sizes, precision)
-                named[f"{name} {title} {shape}"] = case
+        key = f"{name} {title} " + "x".join(map(str, sizes))
+        named[key] = kernel, *arguments(kernel, dtype, *sizes, own)
     return named

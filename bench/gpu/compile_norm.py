@@ -1,6 +1,6 @@
 """The kernels of the norms as they are launched, with tiles from the function that the launch uses.
 
-Tensors are aligned, and strides that are multiples of 16 in models are known to be so.
+Tensors are aligned, and strides that are multiples of 16 are known to be so.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Shape(NamedTuple):
 SHAPES = {
     "feature maps": (Shape(32, 1, 32, 4, 1024), True, True),
     "feature maps channels_last": (Shape(32, 1, 32, 4, 1024, True), True, False),
+    "feature maps 16": (Shape(64, 64, 32, 16, 256), True, True),
+    "feature maps 31": (Shape(64, 64, 32, 8, 961), True, True),
     "middle groups": (Shape(32, 1, 8, 8, 1024), True, True),
     "large groups": (Shape(4, 4, 8, 16, 4096), True, False),
     "large groups channels_last": (Shape(4, 1, 8, 16, 4096, True), True, True),
@@ -64,20 +66,20 @@ def arguments(
     types["strides"] = tuple("constexpr" if i == side_by_side else "i32" for i in range(3))
     place = names.index("strides")
     constants[place, side_by_side] = 1
-    attributes |= {(place, i): _ALIGNED for i in range(3) if i != side_by_side}
+    aligned = shape.positions == 1 or shape.channels_last or shape.positions % 16 == 0
+    attributes |= {(place, i): _ALIGNED for i in range(3) if i != side_by_side and aligned}
     if stage == "held":
         constants["sums"] = None
     if shape.positions == 1:
         constants["positions"] = 1
     else:
-        attributes[(names.index("positions"),)] = _ALIGNED
+        attributes |= {(names.index("positions"),): _ALIGNED} if aligned else {}
     for index, argument in enumerate(names):
         if argument in constants or argument in types or argument in _SIZES:
             continue
         types[argument] = _POINTERS[dtype] if argument in _LIKE_X else wide
         attributes[(index,)] = _ALIGNED
-    options = {"num_warps": tiles.warps, "enable_fp_fusion": True}
-    return constants, types, options, attributes
+    return constants, types, sizes.options(tiles), attributes
 
 
 def cases(every_flag: bool = False) -> dict[str, tuple[Any, ...]]:

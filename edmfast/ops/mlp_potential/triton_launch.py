@@ -25,13 +25,13 @@ class Tiles(NamedTuple):
 
 
 # For each kernel, and for weights in float32 or not: entries for up to 32, 64, 128 and 256 numbers in the wider of
-# states and layers. They have the most rows that spill no register on sm_80 and sm_90, in float32 with three TF32
-# products, because with more rows the weights are read less often.
+# states and layers. They have the most rows that spill no register on sm_80 and sm_90 by Triton 3.6 and 3.9, in
+# float32 with three TF32 products, because with more rows the weights are read less often.
 _TILES = {
-    ("forward", False): ((128, 64, 8), (64, 64, 8), (64, 64, 8), (16, 64, 8)),
-    ("backward", False): ((128, 64, 8), (32, 32, 4), (32, 64, 8), (16, 64, 8)),
-    ("forward", True): ((128, 32, 8), (32, 32, 4), (32, 32, 8), (16, 32, 8)),
-    ("backward", True): ((32, 32, 8), (32, 32, 8), (16, 32, 8), (16, 16, 8, 1)),
+    ("forward", False): ((128, 64, 8), (64, 64, 8), (64, 32, 8), (16, 64, 8)),
+    ("backward", False): ((128, 64, 8), (32, 32, 4), (32, 64, 8), (16, 32, 8)),
+    ("forward", True): ((128, 32, 8), (32, 32, 4), (64, 16, 8), (16, 16, 8)),
+    ("backward", True): ((16, 32, 4), (32, 32, 8), (16, 32, 8), (16, 16, 8, 1)),
 }
 
 
@@ -64,7 +64,11 @@ def configuration(
         "PADDED_W": padded,
         "PRECISION": precision,
     }
-    tiles = _tiles(kernel, dtype == torch.float32, max(padded, padded_state))
+    widest = max(padded, padded_state)
+    # reading such weights for 16 rows takes as long as three products, and one would spill on sm_80 by Triton 3.6
+    if kernel == "backward" and widest == WIDEST and precision == "tf32":
+        precision = constants["PRECISION"] = "tf32x3"
+    tiles = _tiles(kernel, dtype == torch.float32, widest)
     # a mask of more than a few columns takes registers, so such a block has fewer rows
     masked = padded != width or (padded_state != elements and padded_state > 16)
     rows = max(16, tiles.rows // 2) if masked else tiles.rows

@@ -54,12 +54,12 @@ def backward_kernel(
     """
     dtype: tl.constexpr = scale.dtype.element_ty
     of_scale, first, end, group, part, block = place(
-        shared, groups, positions, WIDTH, ROWS, STEPS, CHANNELS, POSITIONS
+        shared, groups, positions, WIDTH, STAGE, ROWS, STEPS, CHANNELS, POSITIONS
     )
     channel, position, real, within = channels_and_positions(
-        group, part, positions, WIDTH, CHANNELS, POSITIONS
+        group, part, positions, WIDTH, STAGE, CHANNELS, POSITIONS
     )
-    pieces = tl.cdiv(positions, POSITIONS)
+    pieces = tl.cdiv(positions, POSITIONS) if STAGE != "held" else 1
     parts = tl.cdiv(WIDTH, CHANNELS) * pieces
     weight = of_scale * groups * WIDTH + channel
     a = load(scale, weight, real, dtype)

@@ -106,12 +106,12 @@ def double_backward_kernel(
     """
     dtype: tl.constexpr = scale.dtype.element_ty
     of_scale, first, end, group, part, block = place(
-        shared, groups, positions, WIDTH, ROWS, STEPS, CHANNELS, POSITIONS
+        shared, groups, positions, WIDTH, STAGE, ROWS, STEPS, CHANNELS, POSITIONS
     )
     channel, position, real, within = channels_and_positions(
-        group, part, positions, WIDTH, CHANNELS, POSITIONS
+        group, part, positions, WIDTH, STAGE, CHANNELS, POSITIONS
     )
-    pieces = tl.cdiv(positions, POSITIONS)
+    pieces = tl.cdiv(positions, POSITIONS) if STAGE != "held" else 1
     parts = tl.cdiv(WIDTH, CHANNELS) * pieces
     weight = of_scale * groups * WIDTH + channel
     a = load(scale, weight, real, dtype)
@@ -132,47 +132,57 @@ def double_backward_kernel(
         h, r = normalised(xs, mean, rstd, row, groups, group, end, dtype)
         slope, bend = slopes(a * h + offset, SILU)
         u, e = g * slope, g * bend
-        w = a * u
-        # the parts of the derivative of z, and of the cotangent of h, that do not depend on v
-        moved = tl.zeros([ROWS, CHANNELS, POSITIONS], dtype)
-        if b is not None:
-            moved += b_own * h
-        if c is not None:
-            moved += c_own
-        to_h = tl.zeros([ROWS, CHANNELS, POSITIONS], dtype)
-        if b is not None:
-            to_h += u * b_own
         if STAGE == "sums":
+            # the parts of the derivative of z, and of the cotangent of h, that do not depend on v
+            moved = tl.zeros([ROWS, CHANNELS, POSITIONS], dtype)
+            to_h = tl.zeros([ROWS, CHANNELS, POSITIONS], dtype)
+            if b is not None:
+                moved += b_own * h
+                to_h += u * b_own
+            if c is not None:
+                moved += c_own
             fixed = e * moved * a + to_h
             # t needs the means of the whole group, which no part knows yet, so products are summed
             # from which the means of the cotangent follow
-            _store_sums(sums, parts, row, groups, group, part, vs, h, w, e, a, fixed)
+            _store_sums(sums, parts, row, groups, group, part, vs, h, a * u, e, a, fixed)
         else:
-            count = WIDTH * positions
+            share = tl.full([1, 1, 1], 1.0, dtype) / (WIDTH * positions)
             if STAGE == "apply":
-                level = total(sums, 0, SUMS, row, groups, group) / count
-                along_v = total(sums, 1, SUMS, row, groups, group) / count
-                along_w = total(sums, 2, SUMS, row, groups, group) / count
+                level = total(sums, 0, SUMS, row, groups, group) * share
+                along_v = total(sums, 1, SUMS, row, groups, group) * share
+                along_w = total(sums, 2, SUMS, row, groups, group) * share
             else:
-                level = over_group(vs) / count
-                along_v, along_w = over_group(vs * h) / count, over_group(w * h) / count
+                level, along_v = over_group(vs) * share, over_group(vs * h) * share
+                along_w = over_group(a * (u * h)) * share
             if not CENTRED:
                 # RMS norm subtracts no mean, so t has no term for it
                 level = tl.zeros([ROWS, 1, 1], dtype)
-            t = r * (vs - level - h * along_v)
-            moved += a * t
-            q = e * moved
-            scale_sum += summand(q * h + u * t, STEPS)
-            shift_sum += summand(q, STEPS)
+            t = r * vs - r * level - h * (r * along_v)
+            # the order below keeps few tiles in registers: five while threads sum the first time, four later
+            moved = a * t
+            of_h = a * (r * along_v)
+            if b is not None:
+                moved += b_own * h
+                of_h -= b_own
+            if c is not None:
+                moved += c_own
             tl.store(to_grad + where, (slope * moved).to(to_grad.dtype.element_ty), mask=inside)
-            to_h += q * a - r * (along_v * w + along_w * vs)
+            q = e * moved
+            ut = u * t
+            # written with t instead of v, whose tile is then not needed any more
+            to_h = a * q - u * of_h - along_w * t - h * (along_w * (r * along_v))
+            to_h -= along_w * (r * level)
             if STAGE == "apply":
                 plain, along = _sums_after(sums, row, groups, group, r, level, along_v, along_w)
             else:
-                plain, along = over_group(to_h), over_group(to_h * h + w * t)
-            to_h -= h * (along / count)
+                along = over_group(to_h * h + a * ut)
+            scale_sum += summand(q * h + ut, STEPS)
+            if STAGE == "held":
+                plain = over_group(to_h)
+            shift_sum += summand(q, STEPS)
+            to_h -= h * (along * share)
             if CENTRED:
-                to_h -= plain / count
+                to_h -= plain * share
             tl.store(second + where, (r * to_h).to(second.dtype.element_ty), mask=inside)
     if STAGE != "sums":
         # every program has a place of its own, so the order of the sums is fixed without atomics

@@ -84,10 +84,10 @@ def forward_kernel(
     """
     dtype: tl.constexpr = scale.dtype.element_ty
     of_scale, first, end, group, part, _block = place(
-        shared, groups, positions, WIDTH, ROWS, STEPS, CHANNELS, POSITIONS
+        shared, groups, positions, WIDTH, STAGE, ROWS, STEPS, CHANNELS, POSITIONS
     )
     channel, position, real, inside = channels_and_positions(
-        group, part, positions, WIDTH, CHANNELS, POSITIONS
+        group, part, positions, WIDTH, STAGE, CHANNELS, POSITIONS
     )
     parts = tl.cdiv(WIDTH, CHANNELS) * tl.cdiv(positions, POSITIONS)
     row = first + tl.arange(0, ROWS)[:, None, None]

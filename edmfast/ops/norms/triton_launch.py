@@ -28,6 +28,10 @@ _PART = {"forward": 4096, "backward": 2048, "double_backward": 2048}
 that one loads while another sums."""
 _PER_THREAD = {"forward": 16, "backward": 8, "double_backward": 8}
 """The numbers of a tile for each thread, for float64 half as many."""
+_WIDE = 16
+"""The numbers of a tile for each thread where `_wide` allows it, which takes a third off the instructions."""
+_WIDE_REGISTERS = 128
+"""The registers of such a thread. Two programs of 4096 numbers then fit a multiprocessor, and compute in turns."""
 _PROGRAMS = 512
 """Small groups are taken together as long as this many programs remain, about four for each multiprocessor."""
 _ROWS = 64
@@ -39,7 +43,8 @@ _LINE = 32
 class Tiling(NamedTuple):
     """A tile [rows, channels, positions], all powers of two.
 
-    A program works on `steps` tiles one after the other, and `parts` tiles make up a group.
+    A program works on `steps` tiles one after the other, and `parts` tiles make up a group. registers: the most
+    that the compiler may give to a thread, or None for no limit.
     """
 
     rows: int
@@ -48,6 +53,7 @@ class Tiling(NamedTuple):
     positions: int
     parts: int
     warps: int
+    registers: int | None = None
 
 
 def tiling(
@@ -70,6 +76,9 @@ def tiling(
         held, part, per_thread = held // 4, part // 2, per_thread // 2
     # tiles are powers of two, and what exceeds the group is masked
     channels, pieces = triton.next_power_of_2(width), triton.next_power_of_2(positions)
+    registers = None
+    if _wide(order, dtype, width, positions, channels_last):
+        held, per_thread, registers = 2 * held, _WIDE, _WIDE_REGISTERS
     together = steps = 1
     if channels * pieces > held:
         # a tile takes neighbours in memory first, and these are channels or positions
@@ -88,7 +97,26 @@ def tiling(
             steps = max(1, min(most, _ROWS // positions) // together)
     parts = triton.cdiv(width, channels) * triton.cdiv(positions, pieces)
     threads = together * channels * pieces // per_thread
-    return Tiling(together, steps, channels, pieces, parts, min(16, max(1, threads // 32)))
+    warps = min(16, max(1, threads // 32))
+    return Tiling(together, steps, channels, pieces, parts, warps, registers)
+
+
+def _wide(order: str, dtype: torch.dtype, width: int, positions: int, channels_last: bool) -> bool:
+    """Return whether a thread of the double backward may hold sixteen numbers of a whole group.
+
+    These are the groups of which every array fits the registers without a spill.
+    """
+    channels, pieces = triton.next_power_of_2(width), triton.next_power_of_2(positions)
+    aligned = channels == width and positions % 16 == 0 and not channels_last
+    fits = 4096 <= channels * pieces <= 8192 and 256 <= pieces <= 1024
+    return order == "double_backward" and dtype != torch.float64 and aligned and fits
+
+
+def options(tiles: Tiling) -> dict[str, Any]:
+    """Return the options of a compilation."""
+    # no bits are promised between devices here, so fused multiply-adds are welcome
+    most = {} if tiles.registers is None else {"maxnreg": tiles.registers}
+    return {"num_warps": tiles.warps, "enable_fp_fusion": True} | most
 
 
 def numbers(tensor: Tensor) -> tuple[int, int, int]:
@@ -189,7 +217,5 @@ def launch(
             kernel[(blocks * groups * tiles.parts,)](
                 *(*tensors, sums, numbers(x), shared, groups, positions, *rest),
                 **constants(kernel, stage, tiles, width, centred, silu),
-                num_warps=tiles.warps,
-                # no bits are promised between devices here, so fused multiply-adds are welcome
-                enable_fp_fusion=True,
+                **options(tiles),
             )

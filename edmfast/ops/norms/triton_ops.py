@@ -2,9 +2,10 @@
 
 For N C S numbers of k bytes each, memory moves 2 k N C S bytes in forward (x; y), 3 k N C S in backward (grad, x;
 to_x) and 5 k N C S in double backward (to_x, grad, x; to_grad, second), where programs hold whole groups. A group
-that has more than 8192 numbers (4096 in double backward, a quarter of these for float64) when its sizes are
-rounded up to powers of two is read twice, the second time from the cache as far as it reaches: 3, 5 and 8 k N C
-S. Partial sums of the gradients of scale and shift, and of parts of groups, add a few percent.
+that has more than 8192 numbers (in double backward 4096, except for the shapes of `triton_launch`; a quarter of
+these for float64) when its sizes are rounded up to powers of two is read twice, the second time from the cache as
+far as it reaches: 3, 5 and 8 k N C S. Partial sums of the gradients of scale and shift, and of parts of groups,
+add a few percent.
 
 There are no atomics: the shapes alone fix the order of sums.
 """

@@ -19,6 +19,7 @@ def place(
     groups,
     positions,
     WIDTH: tl.constexpr,
+    STAGE: tl.constexpr,
     ROWS: tl.constexpr,
     STEPS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -28,9 +29,11 @@ def place(
 
     The parts of a group follow each other, and then the groups of a block of rows, in the order of memory.
     """
-    parts = tl.cdiv(WIDTH, CHANNELS) * tl.cdiv(positions, POSITIONS)
-    part = tl.program_id(0) % parts
-    rest = tl.program_id(0) // parts
+    part, rest = 0, tl.program_id(0)
+    # a whole group has one part, which saves a division
+    if STAGE != "held":
+        parts = tl.cdiv(WIDTH, CHANNELS) * tl.cdiv(positions, POSITIONS)
+        part, rest = rest % parts, rest // parts
     group = rest % groups
     block = rest // groups
     blocks = tl.cdiv(shared, ROWS * STEPS)
@@ -45,13 +48,17 @@ def channels_and_positions(
     part,
     positions,
     WIDTH: tl.constexpr,
+    STAGE: tl.constexpr,
     CHANNELS: tl.constexpr,
     POSITIONS: tl.constexpr,
 ):
     """Return (channel [1, K, 1], position [1, 1, P], whether the channel exists, whether both do)."""
-    pieces = tl.cdiv(positions, POSITIONS)
-    within = part // pieces * CHANNELS + tl.arange(0, CHANNELS)[None, :, None]
-    position = part % pieces * POSITIONS + tl.arange(0, POSITIONS)[None, None, :]
+    within = tl.arange(0, CHANNELS)[None, :, None]
+    position = tl.arange(0, POSITIONS)[None, None, :]
+    if STAGE != "held":
+        pieces = tl.cdiv(positions, POSITIONS)
+        within += part // pieces * CHANNELS
+        position += part % pieces * POSITIONS
     exists = within < WIDTH
     return group * WIDTH + within, position, exists, exists & (position < positions)
 
@@ -89,7 +96,9 @@ def normalised(x, mean, rstd, row, groups, group, end, dtype: tl.constexpr):
 @triton.jit
 def over_group(tile):
     """Return the sum [R, 1, 1] of a tile [R, K, P] over its group."""
-    return tl.sum(tl.sum(tile, 2, keep_dims=True), 1, keep_dims=True)
+    # one axis is summed within threads first, which leaves one number of each for the sums between them
+    flat = tl.reshape(tile, [tile.shape[0], tile.shape[1] * tile.shape[2]])
+    return tl.sum(flat, 1)[:, None, None]
 
 
 @triton.jit
@@ -145,6 +154,7 @@ def slopes(z, SILU: tl.constexpr):
     if SILU:
         # written with the sigmoid and without an exponential, both are finite at every finite z
         s = tl.sigmoid(z)
-        first = s * (1.0 + z * (1.0 - s))
-        second = s * (1.0 - s) * (2.0 + z * (1.0 - 2.0 * s))
+        change = s * (1.0 - s)
+        first = s + z * change
+        second = change * (2.0 + z * (1.0 - 2.0 * s))
     return first, second

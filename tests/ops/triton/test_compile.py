@@ -43,6 +43,14 @@ def test_nothing_spills(usages, case, capability):
     assert usage.shared <= allowed * 1024
 
 
+@pytest.mark.parametrize("shape", ["feature maps", "feature maps 16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_two_programs_of_the_double_backward_of_norms_share_a_multiprocessor(shape, dtype):
+    usage, warps = usage_of_case(f"norm double backward {shape} {dtype} held", 90)
+    assert usage.spilled == 0
+    assert 2 * usage.registers * 32 * warps <= 65536
+
+
 @pytest.mark.parametrize(
     "case", ["resample large sum", "resample large slot", "noise rows", "weigh 8"]
 )

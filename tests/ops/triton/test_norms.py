@@ -23,6 +23,9 @@ ROWS = {1, 2, 4, 5, 8, 9}
 EPS = 1e-5
 # N, C, S, G, M
 SHAPES = [
+    # groups that a thread of the double backward holds sixteen numbers of
+    (2, 8, 1024, 1, 1),
+    (3, 32, 256, 2, 3),
     (2, 6, 35, 3, 2),
     (4, 6, 35, 3, 2),
     (2, 6, 35, 2, 1),
