@@ -39,12 +39,14 @@ BUDGETS = {
     "perceptron, hybrid above": 8,
     "perceptron, hybrid below": 8,
     "perceptron, reversal probed": 8,
-    "power": 6,
+    "power": 4,
     "product of two, ancestral": 6,
     "product of two, probed": 8,
     "guided": 6,
-    "U-Net, ancestral": 6,
-    "DiT, ancestral": 6,
+    "U-Net, ancestral": 4,
+    "U-Net, probed": 13,
+    "DiT, ancestral": 4,
+    "DiT, probed": 13,
 }
 
 
