@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -24,6 +24,7 @@ from bench.harness.networks import mlp_flops, network
 from bench.harness.timing import Effort, Timing, captured, time_side_by_side
 from bench.rivals import plain_smc
 from edmfast import smc
+from edmfast.smc.compiling import compiled
 from edmfast.smc.run import Run
 
 DIM, PARTICLES, SMALL = 64, 4096, 64
@@ -60,15 +61,6 @@ class _Marks:
         return [b - a for a, b in pairs]
 
 
-@contextlib.contextmanager
-def _without_cuda_graphs() -> Iterator[None]:
-    """Let the compiled step launch its kernels one by one."""
-    from torch import _inductor
-
-    with mock.patch.object(_inductor, "list_mode_options", return_value={}):
-        yield
-
-
 def run(how: str, device: torch.device, small: bool) -> list[float]:
     """Run once, and return the seconds of each step but the first.
 
@@ -80,7 +72,9 @@ def run(how: str, device: torch.device, small: bool) -> list[float]:
         advance(self, *arguments)
         marks.add()
 
-    within: Any = _without_cuda_graphs() if how == "compiled" else contextlib.nullcontext()
+    # without captures a compiled step launches its kernels one by one
+    alone: Any = mock.patch.object(compiled, "captures", return_value=False)
+    within = alone if how == "compiled" else contextlib.nullcontext()
     with mock.patch.object(Run, "advance", marked), within, warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=smc.DoubtfulWeightsWarning)
         warnings.filterwarnings("ignore", category=smc.DegenerateWeightsWarning)
