@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from bench.report import derivatives
 from edmfast import ops
+from edmfast.ops.potential.operator import potential_field
 
 Call = tuple[Callable[..., Sequence[Tensor]], list[Tensor]]
 
@@ -37,6 +38,21 @@ def _derivable(name: str, device: str) -> Call:
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(shape, generator=generator).to(device) for shape in case.shapes]
     return two_orders(case.ours), inputs
+
+
+def _attention_forward_mode(device: str) -> Call:
+    tensors = [*_particles(6, 1, 2, 33, 16, device=device)]
+
+    def run(*tensors: Tensor) -> Sequence[Tensor]:
+        return torch.func.jvp(ops.attention, tensors[:3], tensors[3:])
+
+    return run, tensors
+
+
+def _field(device: str) -> Call:
+    states = [*_particles(3, 6, 40, device=device)]
+    numbers = _particles(6, 4, device=device)
+    return potential_field, [*states, numbers]
 
 
 def _particles(*shape: int, device: str, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -139,6 +155,8 @@ def _reversal(device: str) -> Call:
 
 CALLS: dict[str, Callable[[str], Call]] = {
     **{name: lambda device, name=name: _derivable(name, device) for name in derivatives.CASES},
+    "attention_jvp": _attention_forward_mode,
+    "potential_field": _field,
     "noise": _noise,
     "signs": _signs,
     "curvature": _curvature,
