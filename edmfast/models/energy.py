@@ -22,6 +22,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from edmfast._internal.derivatives import is_recorded, is_transformed
+from edmfast._internal.dispatch import as_written
 from edmfast._internal.rows import (
     pad_rows,
     per_sample,
@@ -320,8 +321,11 @@ class EnergyModel(nn.Module):
             return (self.sigma_data / levels.flatten() * self.scale(c_noise),)
 
         c_noise = scaling.c_noise
-        name, table = ("weight", self.sigma_data, id(self.scale)), (self.scale.values,)
-        if prepared := of_level((levels, c_noise), name, table, weight_of):
+        # hooks and modules of a caller may do anything
+        plain = type(self.scale) is ScaleTable and as_written(self.scale)
+        name = ("weight", self.sigma_data, id(self.scale))
+        table = (self.scale.values, self.scale._ramp_starts) if plain else ()
+        if plain and (prepared := of_level((levels, c_noise), name, table, weight_of)):
             return prepared[0]
         # one row is computed among several, so that it has the bits of any batch
         if c_noise.shape[0] != y.shape[0]:

@@ -8,7 +8,9 @@ result, which is a view and launches nothing.
 
 A row is recognised by its memory, so that it may pass through code that knows nothing of tables. The models work
 as before on every other tensor. A table notices when a tensor that its numbers were computed from is replaced or
-changed in place, and computes them anew. Its numbers carry no derivatives with respect to such tensors.
+changed in place, and computes them anew. A change in place through `.data` counts no version and cannot be
+noticed. Numbers that a caller changes in place are not used again. The numbers carry no derivatives with respect
+to the tensors that they were computed from.
 
 Inside a trace the rows of a known level would become constants. There only the level that `traced` names is looked
 up, by an index on the device.
@@ -38,12 +40,36 @@ class _Columns(NamedTuple):
 
     results: list[Tensor]
     sources: Sequence[Tensor]
+    memories: list[torch.UntypedStorage]
+    """The memory of the sources. Holding it keeps its number from being used again."""
     versions: list[tuple[int, int]]
+    results_versions: list[tuple[int, int]]
 
     def are_current(self, sources: Sequence[Tensor]) -> bool:
-        """Return whether these sources are those of the results, unchanged."""
+        """Return whether these sources are those of the results, and neither has changed."""
         same = all(a is b for a, b in zip(self.sources, sources, strict=True))
-        return same and self.versions == _versions(sources)
+        return same and self.versions == _versions(sources) and self.are_intact()
+
+    def are_intact(self) -> bool:
+        """Return whether no caller has changed a row of the results in place."""
+        return self.results_versions == _versions(self.results)
+
+
+class _Key(NamedTuple):
+    """A name of columns: a function, the numbers of its arguments, their shapes, and the dtype of autocast."""
+
+    name: Hashable
+    arguments: tuple[int, ...]
+    shapes: tuple[torch.Size, ...]
+    cast: torch.dtype | bool
+
+
+class _Place(NamedTuple):
+    """A column [T, ...], the number of elements of its rows, and the version at which it was computed."""
+
+    column: Tensor
+    size: int
+    version: int
 
 
 class LevelTable:
@@ -54,9 +80,9 @@ class LevelTable:
         # rows are computed in the numbers at which a row has the same bits as in any batch
         self._missing = max(MIN_ROWS - len(levels), -len(levels) % ROW_TILE)
         self._columns: dict[Hashable, _Columns] = {}
-        self._places_of: dict[int, tuple[Tensor, int]] = {}
+        self._places_of: dict[int, _Place] = {}
         self._traced: tuple[Tensor, Tensor] | None = None
-        self._taken: dict[int, tuple[Tensor, Tensor]] = {}
+        self._taken: dict[int, tuple[Tensor, Tensor, int]] = {}
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -85,15 +111,16 @@ class LevelTable:
         if tracing:
             if self._traced is None or sigma is not self._traced[0]:
                 return None
-        elif isinstance(sigma, Tensor) or sigma not in self.places:
+        elif type(sigma) not in (float, int) or sigma not in self.places:
             return None
         key = ("level", x.dtype, x.device)
         columns = self._columns.get(key)
-        if columns is None:
+        if columns is None or not columns.are_intact():
             if tracing:
                 return None
-            levels = torch.tensor([*self.places], dtype=torch.float64)
-            columns = self._store(key, [levels.to(x.dtype).to(x.device)], ())
+            with torch.inference_mode(False), torch.no_grad():
+                levels = torch.tensor([*self.places], dtype=torch.float64)
+                columns = self._store(key, [levels.to(x.dtype).to(x.device)], ())
         return self._row(columns.results[0], None if tracing else self.places[float(sigma)])
 
     def derive(
@@ -107,8 +134,8 @@ class LevelTable:
         arguments, place = [column for column, _ in found], found[0][1]
         kind, shapes = rows[0].device.type, tuple(row.shape[1:] for row in rows)
         cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
-        # columns are kept for as long as the table, so that no other tensor has the same number
-        key = (name, tuple(map(id, arguments)), shapes, cast)
+        # a column is dropped together with those that were computed from it, so that its number is unique
+        key = _Key(name, tuple(map(id, arguments)), shapes, cast)
         columns = self._columns.get(key)
         if columns is None or not columns.are_current(sources):
             # what a trace computes belongs to its graph
@@ -125,7 +152,8 @@ class LevelTable:
         whole = [c.reshape(count, *shape) for c, shape in zip(arguments, shapes, strict=True)]
         if whole[0].device.type == "cpu":
             whole = [torch.cat([c, c[-1:].expand(self._missing, *c.shape[1:])]) for c in whole]
-        with torch.no_grad():
+        # tensors of inference mode could take part in no derivative of a later call
+        with torch.inference_mode(False), torch.no_grad():
             # each result needs memory of its own, by which it is recognised
             return [
                 result[:count].clone(memory_format=torch.contiguous_format)
@@ -133,23 +161,41 @@ class LevelTable:
             ]
 
     def _store(self, key: Hashable, results: list[Tensor], sources: Sequence[Tensor]) -> _Columns:
-        columns = _Columns(results, sources, _versions(sources))
+        self._drop(key)
+        memories = [source.untyped_storage() for source in sources]
+        columns = _Columns(results, sources, memories, _versions(sources), _versions(results))
         self._columns[key] = columns
         for column in results:
-            self._places_of[_memory(column)] = column, max(1, column[:1].numel())
+            size = max(1, column[:1].numel())
+            self._places_of[_memory(column)] = _Place(column, size, column._version)
         return columns
+
+    def _drop(self, key: Hashable) -> None:
+        """Drop columns, and all that were computed from them."""
+        columns = self._columns.pop(key, None)
+        if columns is None:
+            return
+        for column in columns.results:
+            del self._places_of[_memory(column)]
+        gone = {id(column) for column in columns.results}
+        for other in [*self._columns]:
+            if isinstance(other, _Key) and gone.intersection(other.arguments):
+                self._drop(other)
 
     def _find(self, row: Tensor, tracing: bool) -> tuple[Tensor, int] | None:
         """Return the column that a row lies in and its number, or None for any other tensor."""
+        # other views of the memory of a row, such as a transposed one, hold other numbers
+        if row.requires_grad or row.shape[0] != 1 or not row.is_contiguous() or row.is_neg():
+            return None
         if tracing:
             taken = self._taken.get(_memory(row))
-            return None if taken is None else (taken[1], 0)
+            return None if taken is None or taken[2] != taken[0]._version else (taken[1], 0)
         found = self._places_of.get(_memory(row))
-        if found is None or row.shape[0] != 1:
+        if found is None or found.version != found.column._version:
             return None
-        column, size = found
-        place, rest = divmod(int(row.storage_offset()), size)
-        return (column, place) if rest == 0 and row.numel() == size else None
+        place, rest = divmod(int(row.storage_offset()), found.size)
+        known = rest == 0 and row.numel() == found.size and row.dtype == found.column.dtype
+        return (found.column, place) if known else None
 
     def _row(self, column: Tensor, place: int | None) -> Tensor:
         if place is not None:
@@ -157,7 +203,7 @@ class LevelTable:
         assert self._traced is not None
         row = column.index_select(0, self._traced[1])
         # holding the row keeps its memory, by which it is recognised, from being used again
-        self._taken[_memory(row)] = row, column
+        self._taken[_memory(row)] = row, column, row._version
         return row
 
 

@@ -2,8 +2,17 @@
 
 import pytest
 import torch
+from torch import Tensor
 
-from edmfast.models import Denoiser, DiT, EnergyModel, PairwiseMLP, ResidualMLP, UNet
+from edmfast.models import (
+    Denoiser,
+    DiT,
+    EnergyModel,
+    PairwiseMLP,
+    ResidualMLP,
+    UNet,
+    expand_sigma,
+)
 from edmfast.models.level_table import LevelTable, level_row, of_level
 from edmfast.targets import Conditioned, Guided, Product, Tempered
 from edmfast.targets.scores import score_of
@@ -101,6 +110,14 @@ def replaced_data(model):
     model.backbone.shifts.bias.data = model.backbone.shifts.bias.data + 1
 
 
+def hooked(model):
+    model.scale.register_forward_hook(lambda module, given, result: 2 * result)
+
+
+def other_frequencies(model):
+    model.backbone.embedding._frequencies.mul_(1.5)
+
+
 def rescaled(model):
     model.scale.values.mul_(2)
 
@@ -113,20 +130,42 @@ def other_layer(model):
     model.backbone.embedding.level = type(model.backbone.embedding.level)(16, 8)
 
 
-CHANGES = [changed_in_place, replaced, replaced_data, rescaled, other_data_scale, other_layer]
+CHANGES = [
+    changed_in_place,
+    replaced,
+    replaced_data,
+    hooked,
+    other_frequencies,
+    rescaled,
+    other_data_scale,
+    other_layer,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_changes_of_a_model_are_noticed(change):
     model, x, table = perceptron(), torch.randn(4, 2), LevelTable(LEVELS)
     with table.active():
-        before = results(model, x, 1.0)
+        before = results(model, x, 3.0)
     change(model)
     with table.active():
-        prepared = results(model, x, 1.0)
-    alone = results(model, x, 1.0)
+        prepared = results(model, x, 3.0)
+    alone = results(model, x, 3.0)
     assert not torch.equal(before[0], alone[0])
     assert all(torch.equal(a, b) for a, b in zip(prepared, alone, strict=True))
+
+
+def test_a_weight_replaced_twice_is_noticed():
+    # the memory that the first replacement frees may have the number of the second
+    model, x, table = perceptron(), torch.randn(4, 2), LevelTable(LEVELS)
+    weight = model.backbone.shifts.weight
+    for _ in range(8):
+        with table.active():
+            prepared = results(model, x, 3.0)
+        assert all(map(torch.equal, prepared, results(model, x, 3.0)))
+        replacement = torch.randn_like(weight)
+        weight.data = torch.empty(0)
+        weight.data = replacement.clone()
 
 
 def test_derivatives_of_the_states_are_those_of_separate_calls():
@@ -168,3 +207,66 @@ def test_a_compiled_model_serves_all_levels_of_a_table(monkeypatch):
     for pairs in zip(compiled, alone, strict=True):
         for a, b in zip(*pairs, strict=True):
             torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("change", [Tensor.neg_, Tensor.zero_])
+def test_rows_that_a_caller_changes_in_place_are_not_used_again(change):
+    x, table = torch.zeros(1, 2), LevelTable(LEVELS)
+    with table.active():
+        (double,) = of_level((level_row(3.0, x),), "double", (), lambda rows: (2 * rows,))
+        change(double)
+        assert of_level((double,), "more", (), lambda rows: (rows + 1,)) is None
+        (double,) = of_level((level_row(3.0, x),), "double", (), lambda rows: (2 * rows,))
+        assert double.item() == 6.0
+        # the levels of a batch of one can be changed in place
+        change(expand_sigma(3.0, x))
+        assert expand_sigma(3.0, x).item() == 3.0
+        (double,) = of_level((level_row(3.0, x),), "double", (), lambda rows: (2 * rows,))
+        assert double.item() == 6.0
+
+
+def test_other_views_of_the_memory_of_a_row_are_no_rows():
+    x, table = torch.zeros(3, 2), LevelTable(LEVELS)
+    with table.active():
+        squares = lambda rows: (rows[:, None, None] * torch.arange(4.0).reshape(2, 2),)  # noqa: E731
+        (square,) = of_level((level_row(3.0, x),), "square", (), squares)
+        for view in (square.mT, square.view(torch.int32), square.detach().requires_grad_()):
+            assert of_level((view,), "more", (), lambda rows: (rows + 1,)) is None
+        assert of_level((square,), "more", (), lambda rows: (rows + 1,)) is not None
+
+
+def test_memory_does_not_grow_with_changes_of_the_weights():
+    model, x, table = perceptron(), torch.randn(4, 2), LevelTable(LEVELS)
+    sizes = set()
+    for _ in range(3):
+        with table.active():
+            results(model, x, 1.0)
+        sizes.add((len(table._columns), len(table._places_of)))
+        changed_in_place(model)
+    assert len(sizes) == 1
+
+
+def test_numbers_made_in_inference_mode_take_part_in_derivatives():
+    model, table = denoiser(ResidualMLP(2, 16, 2)), LevelTable(LEVELS)
+    x = torch.ones(4, 2, requires_grad=True)
+    with table.active():
+        with torch.inference_mode():
+            model(torch.ones(4, 2), 1.0)
+        (slope,) = torch.autograd.grad(model(x, 1.0).sum(), x)
+    (alone,) = torch.autograd.grad(model(x, 1.0).sum(), x)
+    assert torch.equal(slope, alone)
+
+
+def test_another_scale_is_called():
+    model, x, table = perceptron(), torch.randn(4, 2), LevelTable(LEVELS)
+    model.scale = torch.nn.Identity()
+    with table.active():
+        prepared = results(model, x, 3.0)
+    assert all(torch.equal(a, b) for a, b in zip(prepared, results(model, x, 3.0), strict=True))
+
+
+@pytest.mark.parametrize("sigma", [True, [1.0], "1"])
+def test_errors_for_levels_are_those_of_separate_calls(sigma):
+    table = LevelTable(LEVELS)
+    with table.active(), pytest.raises(TypeError, match="must be a real number"):
+        expand_sigma(sigma, torch.zeros(3, 2))

@@ -111,7 +111,8 @@ class Embedding(nn.Module):
         labels = [self.label] if whole and self.label is not None else []
         if type(self.level) is not Linear or not all(map(as_written, (self.level, *labels))):
             return None
-        weights = [self.level.weight, self.level.bias, *(label.weight for label in labels)]
+        weights = [self._frequencies, self.level.weight, self.level.bias]
+        weights += [label.weight for label in labels]
         name = ("embedding", id(self), whole)
         found = of_level((c_noise,), name, weights, lambda rows: (self._of_level(rows, whole),))
         return None if found is None else found[0]
