@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
@@ -30,8 +32,20 @@ def usages(request) -> Iterator[dict[tuple[str, int], Future]]:
         pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("case", CASES)
+# the large kernels take minutes in all: the nightly tests and the job "cuda" compile every one of them
+_LARGE = re.compile("attention|mlp|norm")
+_QUICK = re.compile(
+    r"attention .* (bfloat16|float32) 64$|mlp .* 64x128x4$|norm .* (feature maps|large groups) float32"
+)
+
+
+def _every_case() -> Iterator[Any]:
+    for case, capability in itertools.product(CASES, (80, 90)):
+        quick = not _LARGE.match(case) or (capability == 90 and _QUICK.match(case))
+        yield pytest.param(case, capability, marks=() if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("case", "capability"), [*_every_case()])
 def test_nothing_spills(usages, case, capability):
     usage, warps = usages[case, capability].result(timeout=600)
     assert usage.spilled == 0
