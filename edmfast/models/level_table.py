@@ -207,6 +207,17 @@ class LevelTable:
         return row
 
 
+@contextlib.contextmanager
+def no_table() -> Iterator[None]:
+    """Let models of this thread compute their levels within the block, with all derivatives."""
+    before = getattr(_thread, "table", None)
+    _thread.table = None
+    try:
+        yield
+    finally:
+        _thread.table = before
+
+
 def level_row(sigma: float | Tensor, x: Tensor) -> Tensor | None:
     """Return one noise level as a row [1] of the active table, or None where there is no such row."""
     table = _active()

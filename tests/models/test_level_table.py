@@ -13,6 +13,7 @@ from edmfast.models import (
     UNet,
     expand_sigma,
 )
+from edmfast.models.calling.foreign import call_reward
 from edmfast.models.level_table import LevelTable, level_row, of_level
 from edmfast.targets import Conditioned, Guided, Product, Tempered
 from edmfast.targets.scores import score_of
@@ -255,6 +256,25 @@ def test_numbers_made_in_inference_mode_take_part_in_derivatives():
         (slope,) = torch.autograd.grad(model(x, 1.0).sum(), x)
     (alone,) = torch.autograd.grad(model(x, 1.0).sum(), x)
     assert torch.equal(slope, alone)
+
+
+def test_rewards_of_a_run_can_ask_for_derivatives_in_weights():
+    model, slopes = perceptron(), []
+
+    def reward(x0):
+        with torch.enable_grad():
+            point = torch.ones(4, 2, requires_grad=True)
+            score = model.energy_and_score(point, 3.0)[1]
+            slopes.append(
+                torch.autograd.grad(score.square().sum(), model.backbone.shifts.weight)[0]
+            )
+        return x0[:, 0]
+
+    reward(torch.ones(4, 2))
+    with LevelTable(LEVELS).active():
+        call_reward(reward, torch.ones(4, 2))
+    assert torch.equal(*slopes)
+    assert slopes[0].abs().max() > 0
 
 
 def test_another_scale_is_called():
