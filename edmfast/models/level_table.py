@@ -9,8 +9,8 @@ result, which is a view and launches nothing.
 A row is recognised by its memory, so that it may pass through code that knows nothing of tables. The models work
 as before on every other tensor. A table notices when a tensor that its numbers were computed from is replaced or
 changed in place, and computes them anew. A change in place through `.data` counts no version and cannot be
-noticed. Numbers that a caller changes in place are not used again. The numbers carry no derivatives with respect
-to the tensors that they were computed from.
+noticed, so a run forgets its numbers after every callback. Numbers that a caller changes in place are not used
+again. The numbers carry no derivatives with respect to the tensors that they were computed from.
 
 Inside a trace the rows of a known level would become constants. There only the level that `traced` names is looked
 up, by an index on the device.
@@ -93,6 +93,11 @@ class LevelTable:
             yield
         finally:
             _thread.table = before
+
+    def forget(self) -> None:
+        """Drop all numbers, where code of a caller may have changed a model in a way that shows nowhere."""
+        self._columns.clear()
+        self._places_of.clear()
 
     @contextlib.contextmanager
     def traced(self, level: Tensor, index: Tensor) -> Iterator[None]:

@@ -137,6 +137,12 @@ class Run:
         # one update, after the traces: an interrupt must not leave a half-made step
         vars(state).update(particles=particles, index=i + 1)
 
+    def after_callback(self) -> None:
+        """Forget the numbers of noise levels that a callback may have made stale."""
+        # the graphs of a compiled run hold those that they were traced with
+        if self.compiled is None:
+            self.table.forget()
+
     def settle(self, state: State) -> None:
         """Make a state whole after a step that may have been interrupted."""
         if self.compiled is None:

@@ -284,3 +284,4 @@ def _report(callback: Callback | None, state: State, run: Run) -> None:
             "log_z": None if run.fk.log_z_note == NO_LOG_Z else log_z,
         }
     )
+    run.after_callback()

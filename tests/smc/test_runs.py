@@ -416,3 +416,33 @@ def test_paths_are_checked_before_any_step(path, levels, tmp_path, cold):
             cold, (2,), levels(10), particles=16, checkpoint=tmp_path / path, callback=calls.append
         )
     assert not calls
+
+
+def test_a_callback_may_change_weights_in_any_way(levels):
+    """A change through `.data` shows nowhere, and still no step uses numbers of the old weights."""
+
+    def run(change):
+        model = network()
+
+        def callback(info):
+            if info["i"] == 3:
+                change(model.backbone.shifts.weight)
+
+        return smc.sample(
+            model,
+            (2,),
+            levels(8),
+            **grouped(particles=20, weights="energy", proposal="ancestral", callback=callback),
+        )
+
+    def through_data(weight):
+        weight.data.mul_(3)
+
+    def in_place(weight):
+        with torch.no_grad():
+            weight.mul_(3)
+
+    unseen, seen, unchanged = run(through_data), run(in_place), run(lambda weight: None)
+    assert torch.equal(unseen.x, seen.x)
+    assert torch.equal(unseen.log_weights, seen.log_weights)
+    assert not torch.equal(unseen.x, unchanged.x)
