@@ -12,7 +12,7 @@ def test_every_operator_with_a_cuda_kernel_is_called_under_the_sanitizer(few):
     names = {name.split()[0] for name, _, _ in sanitize.calls(few)}
     assert names == set(sanitize.OPERATORS)
     registered = {file.stem for file in (machine.ROOT / "csrc" / "cuda").glob("*.cu")}
-    stems = {"weigh_and_resample": "weigh"}
+    stems = {"weigh_and_resample": "weigh", "curvature_matched": "curvature"}
     assert {stems.get(name, name) for name in names} == registered
 
 
@@ -45,6 +45,9 @@ def test_the_sanitizer_driver_sees_other_bits(wrong):
     assert sanitize.differs(lambda: next(outputs), (), "cpu")
 
 
+ALL = ", ".join(sanitize.OPERATORS)
+
+
 @pytest.fixture
 def kernels(monkeypatch):
     """Return a function that imitates a GPU for which torch reports kernels of these operators."""
@@ -67,8 +70,8 @@ def kernels(monkeypatch):
     ("kernel_options", "absent"),
     [
         # Triton's kernels are registered for CUDA too, even when the library is absent or lacks some.
-        (("off: no compiled library", ", ".join(sanitize.OPERATORS)), "noise, propagate"),
-        (("off: _cuda.so did not load", "off: triton is not installed"), "noise, propagate"),
+        (("off: no compiled library", ALL), ALL),
+        (("off: _cuda.so did not load", "off: triton is not installed"), ALL),
         (("_cuda.so", "attention, propagate"), "propagate"),
         (("_cuda.so", "attention", sanitize.OPERATORS[:-1]), "score_gram"),
     ],

@@ -345,7 +345,7 @@ def test_what_two_ranks_send_is_what_is_counted():
     moved = int(scaling_traffic.counted_states(truth.ancestors[here], 2).sum())
     assert states == moved
     sums = 2 * scaling_traffic.sums_bytes(scaling_worker.POPULATIONS, 2)
-    counts = 2 * scaling_traffic.counts_bytes(2)
+    counts = 2 * scaling_traffic.counts_bytes(scaling_worker.POPULATIONS, 2)
     expected = (len(here) - 1) * sums + int(here.any(1).sum()) * counts
     assert steps == expected + moved * scaling_traffic.state_bytes(2)
     assert before > 0

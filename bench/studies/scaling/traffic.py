@@ -84,16 +84,18 @@ def simulated_ancestors(particles: int, populations: int, sd: float, seed: int =
 def sums_bytes(populations: int, ranks: int) -> int:
     """Return the bytes that each rank sends at a level, resampled or not.
 
-    For each population these are, to all others: four numbers for the largest weight and the spread, six
-    integers of sums, and three int32 of roots.
+    For each population these are, to all others: four numbers for the largest weight and the spread, and six
+    integers of sums.
     """
-    return (4 * 8 + 6 * 8 + 3 * 4) * populations * (ranks - 1)
+    return (4 * 8 + 6 * 8) * populations * (ranks - 1)
 
 
-def counts_bytes(ranks: int) -> int:
-    """Return the bytes that each rank sends where any population is resampled: counts of rows, for offspring
-    and states."""
-    return 2 * 8 * (ranks - 1)
+def counts_bytes(populations: int, ranks: int) -> int:
+    """Return the bytes that each rank sends where any population is resampled, besides offspring and states.
+
+    These are the counts of rows of both, and for each population three int32 of roots.
+    """
+    return (2 * 8 + 3 * 4 * populations) * (ranks - 1)
 
 
 def state_bytes(elements: int, *, probed: bool = False) -> int:
