@@ -26,6 +26,9 @@ KERNELS = forward_kernel, backward_kernel
 NETWORKS = [(2, 32, 2), (2, 64, 3), (64, 128, 4), (30, 32, 8), (39, 100, 5), (256, 256, 8)]
 """Elements, width and depth: two toys, the network of the benchmarks, a narrow one, one that needs masks, and the
 largest there is."""
+_FORMS = {"row shifts": (True, False), "row numbers": (False, True), "rows": (False, False)}
+"""Whether all rows share coefficients and shifts, by the name of a form of the forward kernel."""
+_NETWORKS_OF_ROWS = [(2, 32, 2), (2, 64, 3), (64, 128, 4), (256, 256, 8)]
 
 
 def arguments(
@@ -35,11 +38,18 @@ def arguments(
     width: int,
     depth: int,
     precision: str | None = None,
+    form: tuple[bool, bool] | None = None,
 ) -> tuple[dict[Any, Any], dict[str, Any], dict[str, Any], dict[Any, Any]]:
-    """Return (constants, types, options, attributes) of a compilation."""
+    """Return (constants, types, options, attributes) of a compilation.
+
+    form: whether all rows share their coefficients, and their shifts; by default they share both in the forward
+    kernel, and only coefficients in the backward kernel.
+    """
     name = kernel.__name__.removesuffix("_kernel")
-    constants, options = configuration(name, dtype, elements, width, depth, precision)
-    constants |= {"SHARED_NUMBERS": True, "SHARED_SHIFTS": name == "forward"}
+    numbers, shifts = form or (True, name == "forward")
+    shared = numbers and shifts
+    constants, options = configuration(name, dtype, elements, width, depth, precision, shared)
+    constants |= {"SHARED_NUMBERS": numbers, "SHARED_SHIFTS": shifts}
     types: dict[str, Any] = {}
     attributes: dict[Any, Any] = {}
     for index, argument in enumerate(kernel.arg_names):
@@ -62,4 +72,10 @@ def cases() -> dict[str, tuple[Any, ...]]:
         name = "mlp " + kernel.__name__.removesuffix("_kernel")
         key = f"{name} {title} " + "x".join(map(str, sizes))
         named[key] = kernel, *arguments(kernel, dtype, *sizes, own)
+    every = itertools.product(_FORMS.items(), _NETWORKS_OF_ROWS, precisions)
+    for (form, shared), sizes, (title, dtype, own) in every:
+        # bfloat16 and one TF32 product have the same tiles in every form, so that one form is enough
+        if title == "float32" or form == "rows":
+            key = f"mlp forward {form} {title} " + "x".join(map(str, sizes))
+            named[key] = forward_kernel, *arguments(forward_kernel, dtype, *sizes, own, shared)
     return named

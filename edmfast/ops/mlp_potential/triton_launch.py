@@ -33,6 +33,9 @@ _TILES = {
     ("forward", True): ((128, 32, 8), (32, 32, 4), (64, 16, 8), (16, 16, 8)),
     ("backward", True): ((16, 32, 4), (32, 32, 8), (16, 32, 8), (16, 16, 8, 1)),
 }
+# The forward kernel with three TF32 products needs more registers where every row has its own coefficients or
+# shifts. These entries replace those that would then spill; blocks with masks have few enough rows already.
+_OF_ROWS = {32: (128, 16, 8), 128: (32, 16, 8)}
 
 
 def fits(dtype: torch.dtype, elements: int, width: int, depth: int) -> bool:
@@ -48,10 +51,12 @@ def configuration(
     width: int,
     depth: int,
     precision: str | None = None,
+    shared: bool = True,
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Return (constants of a kernel, options of its launch) for weights of a dtype.
 
     precision: of float32 products; by default as torch's own, see `_shared.triton_precision`.
+    shared: whether all rows share their coefficients and their shifts.
     """
     precision = precision or precision_of(dtype)
     # tl.dot needs at least 16 columns, and tiles have powers of two
@@ -72,6 +77,9 @@ def configuration(
     # a mask of more than a few columns takes registers, so such a block has fewer rows
     masked = padded != width or (padded_state != elements and padded_state > 16)
     rows = max(16, tiles.rows // 2) if masked else tiles.rows
+    if kernel == "forward" and not (shared or masked) and precision == "tf32x3":
+        tiles = Tiles(*_OF_ROWS.get(max(32, widest), tiles))
+        rows = tiles.rows
     constants |= {"ROWS": rows, "CHUNK": tiles.chunk}
     stages = 2 if precision == "tf32" else tiles.stages
     return constants, {"num_warps": tiles.warps, "num_stages": stages}

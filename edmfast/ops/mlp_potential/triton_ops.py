@@ -47,14 +47,16 @@ def mlp_potential(
     weights = _stacked(*lists)
     energy, field = x.new_empty(models, batch), x.new_empty(models, batch, elements)
     if batch:
-        constants, options = configuration("forward", entry[0].dtype, elements, width, depth)
+        shared = _shared(coefficients, shifts)
+        constants, options = configuration(
+            "forward", entry[0].dtype, elements, width, depth, shared=all(shared.values())
+        )
         inputs = x.contiguous(), coefficients.contiguous(), *weights
         rows = constants["ROWS"]
         # each program has its own scratch memory, so there are only as many as run at once
         programs = min(triton.cdiv(batch, rows), _programs(x))
         wide, wider = constants["PADDED_W"], max(constants["PADDED_W"], constants["PADDED_D"])
         scratch = entry[0].new_empty(models, programs, rows * (wider + depth * wide))
-        shared = _shared(coefficients, shifts)
         with on_device_of(x):
             forward_kernel[programs, models](
                 *inputs, energy, field, scratch, batch, **constants, **shared, **options

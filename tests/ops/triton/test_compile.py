@@ -35,7 +35,8 @@ def usages(request) -> Iterator[dict[tuple[str, int], Future]]:
 # the large kernels take minutes in all: the nightly tests and the job "cuda" compile every one of them
 _LARGE = re.compile("attention|mlp|norm")
 _QUICK = re.compile(
-    r"attention .* (bfloat16|float32) 64$|mlp .* 64x128x4$|norm .* (feature maps|large groups) float32"
+    r"attention .* (bfloat16|float32) 64$|mlp (forward|backward) \w+ 64x128x4$|mlp forward rows float32 64x128x4$"
+    r"|norm .* (feature maps|large groups) float32"
 )
 
 

@@ -21,6 +21,7 @@ SIZES = [
     (2, 37, 3, 20, 3, False, False),
     (1, 1, 17, 37, 1, True, False),
     (3, 33, 5, 32, 0, False, True),
+    (1, 33, 2, 32, 2, False, False),
 ]
 
 
@@ -90,6 +91,23 @@ def test_programs_that_take_several_blocks(run, generator):
     for ours, truth in both(run, size, generator):
         atol = 2e-5 * max(1.0, truth.abs().max().item())
         torch.testing.assert_close(ours.double(), truth, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+@pytest.mark.parametrize("shifts", [False, True])
+def test_the_forward_kernel_has_tiles_for_what_rows_share(generator, monkeypatch, numbers, shifts):
+    launched = {}
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *_, **constants: launched.update(constants)
+
+    monkeypatch.setattr(kernels, "forward_kernel", Kernel())
+    kernels.mlp_potential(*draw((1, 5, 2, 32, 2, numbers, shifts), generator), True)
+    shared = numbers and shifts
+    constants, options = kernels.configuration("forward", torch.float32, 2, 32, 2, shared=shared)
+    assert launched == constants | options | {"SHARED_NUMBERS": numbers, "SHARED_SHIFTS": shifts}
+    assert launched["CHUNK"] == (32 if shared else 16)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
