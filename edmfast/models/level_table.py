@@ -124,7 +124,7 @@ class LevelTable:
             if tracing:
                 return None
             with torch.inference_mode(False), torch.no_grad():
-                levels = torch.tensor([*self.places], dtype=torch.float64)
+                levels = torch.tensor([*self.places], dtype=torch.float64, device="cpu")
                 columns = self._store(key, [levels.to(x.dtype).to(x.device)], ())
         return self._row(columns.results[0], None if tracing else self.places[float(sigma)])
 

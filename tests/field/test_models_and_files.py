@@ -11,6 +11,8 @@ import torch
 from edmfast import analytic, models, sampling, smc
 from edmfast.distill import DistillConfig, distill
 from edmfast.models import Denoiser, EnergyModel, ResidualMLP, load_model, save_model
+from edmfast.models.compiling import flat_graph
+from edmfast.targets import Tempered
 
 MIXTURE = analytic.GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], [0.3, 0.6])
 
@@ -116,19 +118,23 @@ def test_extreme_levels_stay_finite(sigma):
         assert torch.isfinite(value).all()
 
 
-def test_another_default_device_or_dtype_changes_nothing():
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("weights", ["energy", "reversal", "score"])
+def test_another_default_device_or_dtype_changes_nothing(weights, compile, monkeypatch):
     """deepmd-kit 3307: another default device broke code that creates tensors. Here the defaults do not matter."""
-    sigmas = torch.tensor([2.0, 1.0, 0.5])
-    sampled = smc.sample(MIXTURE, (2,), sigmas, particles=16, seed=1).x
+    monkeypatch.setattr(flat_graph, "compile_graph", lambda graph, *_: graph)
+    sigmas, target = torch.tensor([2.0, 1.0, 0.5]), Tempered(MIXTURE, 2.0)
+    settings = {"particles": 16, "seed": 1, "weights": weights, "compile": compile}
+    sampled = smc.sample(target, (2,), sigmas, **settings).x
     old = torch.get_default_dtype()
     try:
         with torch.device("meta"):
             elsewhere = smc.sample(
-                MIXTURE, (2,), sigmas, particles=16, seed=1, options=smc.RunOptions(device="cpu")
+                target, (2,), sigmas, **settings, options=smc.RunOptions(device="cpu")
             ).x
         torch.set_default_dtype(torch.float64)
         wide = smc.sample(
-            MIXTURE, (2,), sigmas, particles=16, seed=1, options=smc.RunOptions(dtype=sampled.dtype)
+            target, (2,), sigmas, **settings, options=smc.RunOptions(dtype=sampled.dtype)
         ).x
     finally:
         torch.set_default_dtype(old)

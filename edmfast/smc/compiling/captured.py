@@ -29,7 +29,7 @@ class CapturedSteps:
 
     def __init__(self, steps: int, device: torch.device) -> None:
         self.index = torch.zeros(1, dtype=torch.int64, device=device)
-        self.steps, self.trace = steps, torch.empty(0)
+        self.steps, self.trace = steps, torch.empty(0, device=device)
         self.state: list[Tensor] = []
         self._known = -1
         self._buffers: dict[Hashable, Tensor] = {}

@@ -35,7 +35,7 @@ class StepTable:
     def __init__(self, steps: Sequence[Step], rng: Tensor) -> None:
         self.steps, self.rng, device = steps, rng, rng.device
         levels = [step.s for step in steps] + [step.u for step in steps[-1:]]
-        self.levels = torch.tensor(levels, dtype=torch.float64).to(device)
+        self.levels = torch.tensor(levels, dtype=torch.float64, device="cpu").to(device)
         self.index = torch.arange(len(steps), device=device)[:, None]
         self.columns = {name: _column(steps, name) for name in _PREPARED}
 

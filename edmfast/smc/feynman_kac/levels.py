@@ -12,7 +12,7 @@ from edmfast.smc.proposals import Step
 
 def with_levels(step: Step, device: torch.device) -> Step:
     """Return a step of plain numbers with its levels on a device, which a run calls before it starts."""
-    levels = torch.tensor([step.s, step.u], dtype=torch.float64).to(device)
+    levels = torch.tensor([step.s, step.u], dtype=torch.float64, device="cpu").to(device)
     return dataclasses.replace(step, levels=levels)
 
 
