@@ -95,9 +95,11 @@ class LevelTable:
             _thread.table = before
 
     def forget(self) -> None:
-        """Drop all numbers, where code of a caller may have changed a model in a way that shows nowhere."""
-        self._columns.clear()
-        self._places_of.clear()
+        """Drop what was computed from a model, where a caller may have changed it in a way that shows nowhere."""
+        # the levels themselves stay: making them anew would wait for the device
+        for key, columns in [*self._columns.items()]:
+            if columns.sources:
+                self._drop(key)
 
     @contextlib.contextmanager
     def traced(self, level: Tensor, index: Tensor) -> Iterator[None]:

@@ -65,9 +65,8 @@ def test_energy_and_score(graphs, name):
         same(model.energy_and_score(x, sigma), eager.energy_and_score(x, sigma))
     assert len(graphs) == 1
     names = [str(node.target) for node in graphs[0].graph.nodes]
-    operators = ["mlp_potential"] if name == "mlp" else ["potential", "potential_assemble"]
-    for operator in operators:
-        assert names.count(f"edmfast.{operator}.default") == 1
+    operator = "mlp_potential" if name == "mlp" else "potential_field"
+    assert names.count(f"edmfast.{operator}.default") == 1
 
 
 def test_every_method_and_any_batch(graphs):
