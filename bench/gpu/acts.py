@@ -123,7 +123,9 @@ def act_two(setting: Setting, built: bool = False) -> Plan:
         first, timed = [*_REHEARSED_TESTS], [*timed, "--quick"]
     bench = ["--only", "weigh/256"] if setting.rehearsed else []
     runs = ["--only", "weigh/64" if setting.rehearsed else "sampler/"]
-    scaling = module("bench.studies.scaling", "--device", "cuda", "--quick")
+    # a stand-in has no time for the sizes of a GPU
+    device = "cpu" if setting.rehearsed else "cuda"
+    scaling = module("bench.studies.scaling", "--device", device, "--quick")
     scaling += ["--json", str(work / "scaling.json")]
     scaling += ["--axes", "N", "--no-projection"] if setting.rehearsed else []
     plain = [*tests, *(word for path in first for word in ("--path", path))]
