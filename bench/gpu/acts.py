@@ -46,7 +46,7 @@ _REHEARSED_TESTS = ("tests/gpu/test_live.py",)
 
 
 class Setting(NamedTuple):
-    """What the stages depend on.
+    """The settings that the stages depend on.
 
     work: the folder of their files. capability: of the present GPU, empty without one. in_place: without pip.
     rehearsed: run small sizes on a stand-in for a GPU; see `bench.gpu.rehearsal`. only: the names of the wanted

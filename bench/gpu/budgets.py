@@ -58,7 +58,7 @@ class Work(NamedTuple):
 
 
 class Account(NamedTuple):
-    """What the machine code of a kernel says about one launch; counts are those of one thread."""
+    """The numbers that the machine code of a kernel gives for one launch; counts are those of one thread."""
 
     name: str
     usage: Usage

@@ -27,7 +27,7 @@ NETWORKS = [(2, 32, 2), (2, 64, 3), (64, 128, 4), (30, 32, 8), (39, 100, 5), (25
 """Elements, width and depth: two toys, the network of the benchmarks, a narrow one, one that needs masks, and the
 largest there is."""
 _FORMS = {"row shifts": (True, False), "row numbers": (False, True), "rows": (False, False)}
-"""Whether all rows share coefficients and shifts, by the name of a form of the forward kernel."""
+"""The forms of the forward kernel: they tell whether all rows share coefficients and shifts."""
 _NETWORKS_OF_ROWS = [(2, 32, 2), (2, 64, 3), (64, 128, 4), (256, 256, 8)]
 
 

@@ -50,7 +50,7 @@ SOURCES = {
         "template __global__ void slots_kernel<true, double>(LargeJob<double>);",
     ],
 }
-"""For each source, the header in csrc/cuda and the kernels that it instantiates."""
+"""The header in csrc/cuda and the kernels that each source instantiates."""
 
 
 def compiler() -> str | None:

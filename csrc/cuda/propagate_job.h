@@ -1,4 +1,4 @@
-// What one launch of the proposal step reads and writes, and the particle that a row is moved from.
+// The tensors that one launch of the proposal step reads and writes, and the particle that a row is moved from.
 #pragma once
 #include "../include/models.h"
 #include "collective.h"
@@ -34,7 +34,7 @@ struct PropagateJob {
 // Rows, and the bytes of one row, are counted in 32 bits, in which a division is not a function call.
 constexpr int64_t kMostRows = int64_t{1} << 31, kMostElements = int64_t{1} << 28;
 
-// What the counters of a row have in common.
+// The part that the counters of a row have in common.
 struct Stream {
   uint64_t seed;
   uint32_t step, particle, word;

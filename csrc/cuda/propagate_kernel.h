@@ -33,7 +33,7 @@ struct Moments {
   double noise, cross, shift;
 };
 
-// What a thread reads in one turn. Item i of pack j belongs to element j * blocks + block + i.
+// The elements that a thread reads in one turn. Item i of pack j belongs to element j * blocks + block + i.
 template <class S, int kModels, int kWidth>
 struct Values {
   Pack<S, kWidth> x[4], score[kModels == kAny ? 1 : kModels][4];
@@ -69,7 +69,7 @@ struct Cursor {
   }
 
   __device__ __forceinline__ bool inside() const { return block < blocks; }
-  // Whether the row has element j of block `block`. Rows of whole packs have all.
+  // True where the row has element j of block `block`. Rows of whole packs have all.
   __device__ __forceinline__ bool holds(int j) const { return kWidth > 1 || j * blocks + block < elements; }
 
   __device__ __forceinline__ void load(const S* from, Pack<S, kWidth> (&packs)[4]) const {

@@ -55,7 +55,7 @@ struct QuickSlots {
   EDMFAST_HD static int32_t slot(uint64_t position) {
     return static_cast<int32_t>(static_cast<uint32_t>(position >> 19));
   }
-  // Whether c N/W - u may be a whole number, or on the other side of one: then only integers can tell.
+  // True where c N/W - u may be a whole number, or on the other side of one: then only integers can tell.
   EDMFAST_HD static bool unsure(uint64_t position) { return (position & 0x7fffc) == 0; }
 };
 

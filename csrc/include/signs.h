@@ -22,8 +22,8 @@ EDMFAST_HD SignPair signs_of(uint32_t radius_bits, uint32_t angle_bits) {
 // Several probes of one particle share a draw and differ by patterns of the last two axes of a state.
 constexpr int64_t kPatterns = 4;
 
-// Whether pattern 0 to 3 turns the sign in this row and column: nowhere, as on a chequered board, in odd rows, in odd
-// columns.
+// True where pattern 0 to 3 turns the sign in this row and column: nowhere, as on a chequered board, in odd rows, in
+// odd columns.
 EDMFAST_HD bool turns(int64_t pattern, int64_t row, int64_t column) {
   const int64_t in_row = row & (pattern != 3), in_column = column & (pattern != 2);
   return pattern != 0 && ((in_row ^ in_column) & 1) != 0;

@@ -1,4 +1,4 @@
-"""What counts as a launch, a read by the host, a copy or a constant, and which launches are the network's own."""
+"""Test what counts as a launch, a read, a copy or a constant, and which launches are the network's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step of a run asks of a GPU, counted on tensors that stand in for those of a GPU."""
+"""Test what a step of a run asks of a GPU, counted on tensors that stand in for those of a GPU."""
 
 import pytest
 import torch
