@@ -129,9 +129,10 @@ def measured(how: str, device: torch.device, floors: Floors | None, small: bool)
         run(how, device, small)  # this compiles the kernels
     gaps = run(how, device, small)
     alone, plain = _network_alone(device, small), _plain(device, small)
-    timer, call, copies = "events", alone, [()]
+    timer, call = "events", alone
+    copies: list[Any] = [()]
     if device.type == "cuda" and (replays := captured({"network alone": alone}, [()])):
-        timer, call, copies = "graphs", replays[0]["network alone"], [*replays[1]]  # type: ignore[list-item]
+        timer, call, copies = "graphs", replays[0]["network alone"], [*replays[1]]
     inner = time_side_by_side({"network alone": call}, copies, device, _EFFORT)["network alone"]
     loop = time_side_by_side({"plain torch": plain}, [()], device, _EFFORT)["plain torch"]
     timings = {"ours": _summary(gaps), "network alone": inner}

@@ -27,6 +27,7 @@ from edmfast import _library
 from edmfast._internal import generators as generators_module
 
 DEVICE = torch.device("cuda", 0)
+# torch's annotations call this property a bool
 _IS_CUDA: Any = torch.Tensor.is_cuda.__get__  # type: ignore[attr-defined]
 _GET_DEVICE: Any = torch.Tensor.device.__get__
 _MAKERS = (torch.tensor, torch.as_tensor, torch.asarray)

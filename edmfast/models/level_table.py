@@ -145,7 +145,7 @@ class LevelTable:
         key = _Key(name, tuple(map(id, arguments)), shapes, cast)
         columns = self._columns.get(key)
         if columns is None or not columns.are_current(sources):
-            # what a trace computes belongs to its graph
+            # a trace computes them itself, inside its graph
             if tracing:
                 return None
             results = self._results(arguments, shapes, compute)

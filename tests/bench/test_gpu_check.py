@@ -69,7 +69,7 @@ def test_one_act(check, tmp_path):
     assert statuses(check(GPU, "", "", "--act", "one")[1]) == {"build": PASSED, "core": PASSED}
     summary = check(GPU, "", "", "--act", "two")[1]
     assert statuses(summary) == {"build": PASSED, "tests": PASSED}
-    # what an earlier act has found stays
+    # the results of an earlier act are kept
     earlier = json.loads((tmp_path / "found" / "earlier-summary.json").read_text())
     assert earlier["act"] == "one"
     assert (tmp_path / "found" / "earlier-results.tar.gz").exists()

@@ -31,6 +31,7 @@ class _After(importlib.abc.MetaPathFinder):
             run(module)
             then()
 
+        # the loader of one module is replaced on purpose, so that something runs after it
         spec.loader.exec_module = executed  # type: ignore[method-assign]
         return spec
 

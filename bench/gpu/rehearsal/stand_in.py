@@ -121,6 +121,7 @@ def _without_gpu_profiler() -> None:
         kept = [each for each in activities if each != profiler.ProfilerActivity.CUDA]
         begin(self, activities=kept, **options)
 
+    # torch has no other place at which all profilers could leave out the device
     profiler.profile.__init__ = init  # type: ignore[method-assign]
 
 
@@ -159,6 +160,7 @@ def install() -> None:
     cuda.Event, cuda.Stream, cuda.CUDAGraph = Event, Stream, CUDAGraph
     cuda.current_stream = cuda.default_stream = lambda *_: Stream()
     cuda.stream = cuda.graph = cuda.device = cuda.device_of = _nothing
+    # a class takes the place of another, as its callers ask for it by name
     torch.Generator = _Generator  # type: ignore[misc]
     _without_gpu_profiler()
     _Redirected().__enter__()

@@ -16,7 +16,7 @@ from tests.ops.triton.sparse_memory import sparse_memory
 pytest.importorskip("triton")
 
 ROWS = 2**31 // 1031 + 5_000
-"""As many rows of 1031 numbers exceed 31 bits."""
+"""This many rows of 1031 numbers have more elements than 31 bits can count."""
 MANY, LONG = {"particles": ROWS, "elements": 1031}, 2**29 + 5
 
 

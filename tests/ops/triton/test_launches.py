@@ -154,7 +154,7 @@ def test_a_probe_of_many_rows_takes_pieces(launches):
 
 
 ROWS = 2**31 // 1031 + 5_000
-"""As many rows of 1031 numbers exceed 31 bits."""
+"""This many rows of 1031 numbers have more elements than 31 bits can count."""
 
 
 @pytest.mark.parametrize(
