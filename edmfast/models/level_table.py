@@ -84,15 +84,9 @@ class LevelTable:
         self._traced: tuple[Tensor, Tensor] | None = None
         self._taken: dict[int, tuple[Tensor, Tensor, int]] = {}
 
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
+    def active(self) -> contextlib.AbstractContextManager[None]:
         """Let models of this thread look up rows within the block."""
-        before = getattr(_thread, "table", None)
-        _thread.table = self
-        try:
-            yield
-        finally:
-            _thread.table = before
+        return _using(self)
 
     def forget(self) -> None:
         """Drop what was computed from a model, where a caller may have changed it in a way that shows nowhere."""
@@ -214,11 +208,15 @@ class LevelTable:
         return row
 
 
-@contextlib.contextmanager
-def no_table() -> Iterator[None]:
+def no_table() -> contextlib.AbstractContextManager[None]:
     """Let models of this thread compute their levels within the block, with all derivatives."""
+    return _using(None)
+
+
+@contextlib.contextmanager
+def _using(table: LevelTable | None) -> Iterator[None]:
     before = getattr(_thread, "table", None)
-    _thread.table = None
+    _thread.table = table
     try:
         yield
     finally:
