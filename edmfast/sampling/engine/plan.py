@@ -1,0 +1,91 @@
+"""The plan of a run: the model calls and the linear combinations of every step, with all their coefficients.
+
+A register is a named tensor like the states. "x" holds the states at the start of a step and, when the step has
+ended, those at its end. A step does its work in order:
+
+    Call(sigma, state="x", out="D")   D = denoiser(x; sigma), one NFE
+    Combine("x", expression)          x = the expression, one pass over the states, with fresh noise where it asks
+                                      for some
+
+After the last piece of work `keep` renames registers for the next step, all at once: (("D1", "D"), ("D2", "D1"))
+makes the present D the next step's D1. "x" is always kept, and every other register is dropped.
+
+The callback of a sampler is called after the first `Call` of each step, as k-diffusion does.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from edmfast.sampling.engine.expression import Expression
+
+
+@dataclass(frozen=True)
+class Call:
+    """One evaluation of the denoiser: the register `out` gets D(state; sigma)."""
+
+    sigma: float
+    state: str = "x"
+    out: str = "D"
+
+
+@dataclass(frozen=True)
+class Combine:
+    """One linear combination: the register `out` gets value + noise * xi, with xi standard normal.
+
+    interval: the noise levels (from, to) that the fresh noise spans. A Brownian path gives its increment over
+        them, scaled to unit variance. Needed where noise is not 0.
+    """
+
+    out: str
+    value: Expression
+    noise: float = 0.0
+    interval: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a plan, from the level sigma; sigma_hat is the level after the churn, which is sigma without."""
+
+    sigma: float
+    work: tuple[Call | Combine, ...]
+    keep: tuple[tuple[str, str], ...] = ()
+    sigma_hat: float = field(default=-1.0)
+
+    def __post_init__(self) -> None:
+        if self.sigma_hat < 0:
+            object.__setattr__(self, "sigma_hat", self.sigma)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run.
+
+    slope_first: the sampler computes its slopes before the callback, as Euler, Heun, DPM-2 and LMS of k-diffusion
+        do. A callback that changes x in place then moves the start of the step, and a change of the denoised states
+        has no effect.
+    """
+
+    steps: tuple[Step, ...]
+    slope_first: bool = False
+
+
+class Solver:
+    """The base class of solvers, which are frozen dataclasses whose fields are their settings.
+
+    A subclass yields the steps of a run over levels (sigma_0, ..., sigma_T), of which the last may be 0.
+    """
+
+    slope_first = False
+
+    def steps(self, levels: tuple[float, ...]) -> Iterable[Step]:
+        """Yield the T steps of a run over the T + 1 levels."""
+        raise NotImplementedError
+
+
+@functools.lru_cache(maxsize=64)
+def plan_of(solver: Solver, levels: tuple[float, ...]) -> Plan:
+    """Return the plan of a solver over levels, which is kept for the next run over the same levels."""
+    return Plan(tuple(solver.steps(levels)), solver.slope_first)
