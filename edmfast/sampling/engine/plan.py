@@ -64,8 +64,8 @@ class Plan:
     """The steps of a run.
 
     slope_first: the sampler computes its slopes before the callback, as Euler, Heun, DPM-2 and LMS of k-diffusion
-        do. A callback that changes x in place then moves the start of the step, and a change of the denoised states
-        has no effect.
+        do. A callback that changes x in place then moves the start of the step, and a change of the denoised
+        states has no effect.
     """
 
     steps: tuple[Step, ...]
