@@ -1,5 +1,7 @@
 """Drop-in samplers for a denoiser, under the names of k-diffusion and of the EDM projects."""
 
+from edmfast.sampling import solvers
+from edmfast.sampling.any_solver import sample
 from edmfast.sampling.checks import NonFiniteWarning
 from edmfast.sampling.edm import edm2_sampler, edm_sampler
 from edmfast.sampling.multistep import sample_dpmpp_2m
@@ -24,9 +26,11 @@ __all__ = [
     "get_sigmas_polyexponential",
     "get_sigmas_vp",
     "noise_sampler",
+    "sample",
     "sample_dpmpp_2m",
     "sample_euler",
     "sample_euler_ancestral",
     "sample_heun",
+    "solvers",
     "to_d",
 ]

@@ -11,7 +11,8 @@ every denoiser of this package (bind its conditions with `edmfast.Conditioned`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,9 +24,18 @@ from edmfast._internal.numbers import as_float
 from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.protocols import Denoiser
 from edmfast.sampling.checks import bind, check_state, checked_end
-from edmfast.sampling.noise import or_default
-from edmfast.sampling.ode import heun_step
+from edmfast.sampling.engine import (
+    Combine,
+    Machine,
+    Solver,
+    Step,
+    plan_of,
+    register,
+    requests_of,
+)
+from edmfast.sampling.noise import draws_for
 from edmfast.sampling.schedules import karras_levels
+from edmfast.sampling.solvers.heun import heun_work
 from edmfast.sampling.steps import as_churn, churn_factors
 
 RandnLike = Callable[[Tensor], Tensor]
@@ -190,18 +200,31 @@ def _integrate(
     """Run algorithm 2 from unit noise over levels [T + 1], with step i starting from raised[i]."""
     # torch.randn_like is only the default of NVlabs' signature; its numbers would depend on the
     # batch.
-    source = None if randn_like is torch.randn_like else randn_like
-    # The last level, 0, starts no step, so `raised` is one shorter.
-    churned = any(hat > sigma for hat, sigma in zip(raised, levels, strict=False))
-    draw = or_default(source, latents, needed=churned)
-    x = latents * levels[0]
-    for sigma, sigma_hat, sigma_next in zip(levels, raised, levels[1:], strict=False):
-        if every_step or sigma_hat > sigma:
+    source = None if randn_like is torch.randn_like else (lambda *_: randn_like(latents))
+    plan = plan_of(_Algorithm2(tuple(raised), s_noise, every_step), tuple(levels))
+    draws = draws_for(requests_of(plan), latents, latents, source, None)
+    machine = Machine(plan, latents * levels[0], draws)
+    while (call := machine.next_call()) is not None:
+        machine.feed(denoise(machine.registers[call.state], call.sigma))
+    return checked_end(machine.registers["x"])
+
+
+@dataclass(frozen=True)
+class _Algorithm2(Solver):
+    """Heun's method from raised levels, which the network may have rounded, with fresh noise up to them."""
+
+    raised: tuple[float, ...]
+    s_noise: float
+    every_step: bool
+
+    def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
+        for sigma, sigma_hat, sigma_next in zip(levels, self.raised, levels[1:], strict=False):
             # round_sigma of a network may round a raised level below the level itself.
-            fresh = s_noise * math.sqrt(max(sigma_hat**2 - sigma**2, 0.0))
-            x = x + draw(x) * fresh
-        x = heun_step(denoise, x, denoise(x, sigma_hat), sigma_hat, sigma_next)
-    return checked_end(x)
+            fresh = self.s_noise * math.sqrt(max(sigma_hat**2 - sigma**2, 0.0))
+            noisy = self.every_step or sigma_hat > sigma
+            churn = Combine("x", register("x"), fresh, (sigma, sigma_next), always=noisy)
+            work = (churn,) if noisy else ()
+            yield Step(sigma, (*work, *heun_work(sigma_hat, sigma_next)), sigma_hat=sigma_hat)
 
 
 def _bound_of(net: Denoiser, name: str, absent: float) -> float:

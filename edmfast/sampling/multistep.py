@@ -10,17 +10,15 @@ Because exp(-h) = sigma_next / sigma, a step moves x towards the extrapolated D'
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
 
 from edmfast._internal.derivatives import without_gradients
-from edmfast._internal.progress import count_steps
 from edmfast.models.protocols import Denoiser
-from edmfast.sampling.callbacks import Callback, first_state, report
-from edmfast.sampling.checks import bind, check_start, checked_end
-from edmfast.sampling.steps import move_towards
+from edmfast.sampling.callbacks import Callback
+from edmfast.sampling.engine.run import run
+from edmfast.sampling.solvers.dpmpp_2m import DPMSolverPP2M
 
 
 @without_gradients
@@ -59,21 +57,4 @@ def sample_dpmpp_2m(
     Warns:
         NonFiniteWarning: some samples are NaN or infinite at the end.
     """
-    levels = check_start(x, sigmas)
-    x = first_state(x, callback)
-    denoise = bind(model, extra_args)
-    previous: Tensor | None = None
-    for i in count_steps(len(levels) - 1, disable):
-        sigma, sigma_next = levels[i], levels[i + 1]
-        denoised = denoise(x, sigma)
-        report(callback, x, i, sigmas[i], sigmas[i], denoised)
-        extrapolated = denoised
-        # A step to 0 has an infinite h, for which the extrapolation diverges.
-        if previous is not None and sigma_next > 0:
-            h, h_previous = math.log(sigma / sigma_next), math.log(levels[i - 1] / sigma)
-            # D + (D - D_previous)/(2 r) is a move of the ratio -1/(2 r) away from the previous
-            # state.
-            extrapolated = move_towards(denoised, previous, -h / (2 * h_previous))
-        x = move_towards(extrapolated, x, sigma_next / sigma)
-        previous = denoised
-    return checked_end(x)
+    return run(DPMSolverPP2M(), model, x, sigmas, extra_args, callback, disable)

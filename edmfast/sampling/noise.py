@@ -7,7 +7,8 @@ the number of the call are in the counter, so the normals depend neither on the 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,12 @@ from torch import Tensor
 from edmfast._internal.numbers import as_int, as_seed
 from edmfast.models.calling.foreign import name_of
 from edmfast.ops import standard_normal
+from edmfast.sampling.engine.draws import (
+    Draw,
+    Requests,
+    draws_from_counters,
+    draws_from_function,
+)
 
 NoiseSampler = Callable[..., Tensor]
 
@@ -59,6 +66,31 @@ def noise_sampler(x: Tensor, *, seed: int, first_sample: int = 0) -> NoiseSample
         return normals[0]
 
     return draw
+
+
+@dataclass(frozen=True)
+class Independent:
+    """Independent normals at every draw, as a source of the engine."""
+
+    seeds: Tensor
+    first_sample: int = 0
+    stream: int = _PLAIN_SAMPLERS
+
+    def nodes(self, call: int, sigma_from: float, sigma_to: float) -> tuple[list[int], list[float]]:
+        """Return the number of the draw as the only node, with weight 1."""
+        return [call], [1.0]
+
+
+def draws_for(
+    requests: Requests, x: Tensor, sigmas: Tensor, noise_sampler: NoiseSampler | None, seed: Any
+) -> Iterator[Draw]:
+    """Return the draws of a run: from the caller's function, or from counters where it is None."""
+    if noise_sampler is not None:
+        return draws_from_function(_checked(noise_sampler, x), requests, sigmas)
+    if not requests:
+        return iter(())
+    drawn = torch.randint(2**63 - 1, (), device="cpu") if seed is None else torch.tensor(seed)
+    return draws_from_counters(Independent(drawn.reshape(-1).to(x.device)), requests)
 
 
 def or_default(noise: NoiseSampler | None, x: Tensor, *, needed: bool) -> NoiseSampler:

@@ -9,19 +9,20 @@ and the callback are k-diffusion's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from edmfast._internal.derivatives import without_gradients
-from edmfast._internal.progress import count_steps
 from edmfast.models.protocols import Denoiser
-from edmfast.sampling.callbacks import Callback, first_state, report
-from edmfast.sampling.checks import bind, check_start, checked_end
-from edmfast.sampling.noise import NoiseSampler, or_default
-from edmfast.sampling.steps import as_churn, churn_factors, move_towards, to_d
+from edmfast.sampling.callbacks import Callback
+from edmfast.sampling.engine.run import run
+from edmfast.sampling.noise import NoiseSampler
+from edmfast.sampling.solvers.churn import Churn
+from edmfast.sampling.solvers.euler import Euler
+from edmfast.sampling.solvers.heun import Heun
+from edmfast.sampling.steps import as_churn
 
 
 @without_gradients
@@ -38,6 +39,7 @@ def sample_euler(
     s_noise: float = 1.0,
     *,
     noise_sampler: NoiseSampler | None = None,
+    seed: int | Sequence[int] | Tensor | None = None,
 ) -> Tensor:
     """Sample with Euler's method, of first order, in T model calls for sigmas [T + 1].
 
@@ -59,6 +61,8 @@ def sample_euler(
         s_noise: a factor on the fresh noise.
         noise_sampler: a function (sigma, sigma_next) -> standard normals like x, called at churned steps only; by
             default noise that depends on torch's seed and the sample's index alone, see `noise_sampler`.
+        seed: the seed of that noise, an integer or one for each sample [B]; by default a draw of torch's
+            generator.
 
     Returns:
         The states [B, *shape] at the noise level sigmas[-1], without gradients.
@@ -71,27 +75,18 @@ def sample_euler(
     Warns:
         NonFiniteWarning: some samples are NaN or infinite at the end.
     """
-    levels = check_start(x, sigmas)
-    x = first_state(x, callback)
-    s_churn, s_tmin, s_tmax, s_noise = as_churn("s", s_churn, s_tmin, s_tmax, s_noise)
-    gammas = churn_factors(levels, s_churn, s_tmin, s_tmax)
-    noise = or_default(noise_sampler, x, needed=any(gammas))
-    denoise = bind(model, extra_args)
-    for i in count_steps(len(gammas), disable):
-        sigma_hat = levels[i] * (1 + gammas[i])
-        if gammas[i]:
-            fresh = s_noise * math.sqrt(sigma_hat**2 - levels[i] ** 2)
-            x = x + noise(sigmas[i], sigmas[i + 1]) * fresh
-        denoised = denoise(x, sigma_hat)
-        if callback is None:
-            x = move_towards(denoised, x, levels[i + 1] / sigma_hat)
-            continue
-        # The callback may change x, so the usual step is computed before it and compared afterwards.
-        start, slope = x.clone(), to_d(x, sigma_hat, denoised)
-        end = move_towards(denoised, x, levels[i + 1] / sigma_hat)
-        report(callback, x, i, sigmas[i], sigmas[i] * (1 + gammas[i]), denoised)
-        x = _from_changed(start, end, x, slope, levels[i + 1] - sigma_hat)
-    return checked_end(x)
+    solver = Euler(Churn(*as_churn("s", s_churn, s_tmin, s_tmax, s_noise)))
+    return run(
+        solver,
+        model,
+        x,
+        sigmas,
+        extra_args,
+        callback,
+        disable,
+        noise_sampler=noise_sampler,
+        seed=seed,
+    )
 
 
 @without_gradients
@@ -108,6 +103,7 @@ def sample_heun(
     s_noise: float = 1.0,
     *,
     noise_sampler: NoiseSampler | None = None,
+    seed: int | Sequence[int] | Tensor | None = None,
 ) -> Tensor:
     """Sample with Heun's method, of second order, in two model calls per step, or one where the step ends at 0.
 
@@ -129,6 +125,8 @@ def sample_heun(
         s_noise: a factor on the fresh noise.
         noise_sampler: a function (sigma, sigma_next) -> standard normals like x, called at churned steps only; by
             default noise that depends on torch's seed and the sample's index alone, see `noise_sampler`.
+        seed: the seed of that noise, an integer or one for each sample [B]; by default a draw of torch's
+            generator.
 
     Returns:
         The states [B, *shape] at the noise level sigmas[-1], without gradients.
@@ -141,65 +139,15 @@ def sample_heun(
     Warns:
         NonFiniteWarning: some samples are NaN or infinite at the end.
     """
-    levels = check_start(x, sigmas)
-    x = first_state(x, callback)
-    s_churn, s_tmin, s_tmax, s_noise = as_churn("s", s_churn, s_tmin, s_tmax, s_noise)
-    gammas = churn_factors(levels, s_churn, s_tmin, s_tmax)
-    noise = or_default(noise_sampler, x, needed=any(gammas))
-    denoise = bind(model, extra_args)
-    for i in count_steps(len(gammas), disable):
-        sigma_hat = levels[i] * (1 + gammas[i])
-        if gammas[i]:
-            fresh = s_noise * math.sqrt(sigma_hat**2 - levels[i] ** 2)
-            x = x + noise(sigmas[i], sigmas[i + 1]) * fresh
-        denoised = denoise(x, sigma_hat)
-        if callback is None:
-            x = heun_step(denoise, x, denoised, sigma_hat, levels[i + 1])
-            continue
-        slope, start, end = to_d(x, sigma_hat, denoised), x, denoised
-        if levels[i + 1] == 0:
-            # The step to 0 ends at denoised, which the callback may change without an effect.
-            start, end = x.clone(), denoised.clone()
-        report(callback, x, i, sigmas[i], sigmas[i] * (1 + gammas[i]), denoised)
-        if levels[i + 1] == 0:
-            x = _from_changed(start, end, x, slope, -sigma_hat)
-        else:
-            x = _trapezoidal(denoise, x, slope, sigma_hat, levels[i + 1])
-    return checked_end(x)
-
-
-def heun_step(
-    denoise: Callable[[Tensor, float], Tensor],
-    x: Tensor,
-    denoised: Tensor,
-    sigma: float,
-    sigma_next: float,
-) -> Tensor:
-    """Return the state at sigma_next after a step by the trapezoidal rule, given denoised = D(x; sigma)."""
-    if sigma_next == 0:
-        # A model may return a tensor that it keeps, and the caller may change the result in place.
-        return denoised.clone()
-    return _trapezoidal(denoise, x, to_d(x, sigma, denoised), sigma, sigma_next)
-
-
-def _trapezoidal(
-    denoise: Callable[[Tensor, float], Tensor],
-    x: Tensor,
-    slope: Tensor,
-    sigma: float,
-    sigma_next: float,
-) -> Tensor:
-    """Return the state at sigma_next. The slope dx/dsigma at the start of the step is changed in place."""
-    # The Euler step is a new tensor, because the slope is needed again below.
-    end = (slope * (sigma_next - sigma)).add_(x)
-    slope.add_(to_d(end, sigma_next, denoise(end, sigma_next)))
-    return slope.mul_((sigma_next - sigma) / 2).add_(x)
-
-
-def _from_changed(start: Tensor, end: Tensor, x: Tensor, slope: Tensor, step: float) -> Tensor:
-    """Return x + step * slope where a callback changed x, and elsewhere `end`, the usual step from `start`.
-
-    Both are the same number but round differently, and a callback that only reads must not change any bit. The
-    version counter of a tensor would not show a change through NumPy or in inference mode.
-    """
-    return torch.where(x == start, end, slope.mul_(step).add_(x))
+    solver = Heun(Churn(*as_churn("s", s_churn, s_tmin, s_tmax, s_noise)))
+    return run(
+        solver,
+        model,
+        x,
+        sigmas,
+        extra_args,
+        callback,
+        disable,
+        noise_sampler=noise_sampler,
+        seed=seed,
+    )

@@ -8,18 +8,18 @@ callback are k-diffusion's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from edmfast._internal.derivatives import without_gradients
 from edmfast._internal.numbers import as_float
-from edmfast._internal.progress import count_steps
 from edmfast.models.protocols import Denoiser
-from edmfast.sampling.callbacks import Callback, first_state, report
-from edmfast.sampling.checks import bind, check_start, checked_end
-from edmfast.sampling.noise import NoiseSampler, or_default
-from edmfast.sampling.steps import get_ancestral_step, move_towards
+from edmfast.sampling.callbacks import Callback
+from edmfast.sampling.engine.run import run
+from edmfast.sampling.noise import NoiseSampler
+from edmfast.sampling.solvers.euler import AncestralEuler
 
 
 @without_gradients
@@ -33,6 +33,8 @@ def sample_euler_ancestral(
     eta: float = 1.0,
     s_noise: float = 1.0,
     noise_sampler: NoiseSampler | None = None,
+    *,
+    seed: int | Sequence[int] | Tensor | None = None,
 ) -> Tensor:
     """Sample ancestrally with Euler steps, in one model call per step.
 
@@ -52,6 +54,8 @@ def sample_euler_ancestral(
         s_noise: a factor on the fresh noise.
         noise_sampler: a function (sigma, sigma_next) -> standard normals like x, called where noise is added; by
             default noise that depends on torch's seed and the sample's index alone, see `noise_sampler`.
+        seed: the seed of that noise, an integer or one for each sample [B]; by default a draw of torch's
+            generator.
 
     Returns:
         The states [B, *shape] at the noise level sigmas[-1], without gradients.
@@ -67,17 +71,15 @@ def sample_euler_ancestral(
     eta = as_float("eta", eta, least=0, finite=False)
     s_noise = as_float("s_noise", s_noise, least=0)
     # Only the ODE can run upwards: the ancestral split has no real value for a level that rises.
-    levels = check_start(x, sigmas, rising=eta == 0)
-    x = first_state(x, callback)
-    noise = or_default(noise_sampler, x, needed=eta > 0)
-    denoise = bind(model, extra_args)
-    for i in count_steps(len(levels) - 1, disable):
-        denoised = denoise(x, levels[i])
-        report(callback, x, i, sigmas[i], sigmas[i], denoised)
-        sigma_down, sigma_up = get_ancestral_step(levels[i], levels[i + 1], eta)
-        x = move_towards(denoised, x, sigma_down / levels[i])
-        # A step without noise must not advance the noise source.
-        if sigma_up > 0:
-            # move_towards has just made x, so no caller or callback holds it.
-            x = x.add_(noise(sigmas[i], sigmas[i + 1]) * (s_noise * sigma_up))
-    return checked_end(x)
+    return run(
+        AncestralEuler(eta, s_noise),
+        model,
+        x,
+        sigmas,
+        extra_args,
+        callback,
+        disable,
+        noise_sampler=noise_sampler,
+        seed=seed,
+        rising=eta == 0,
+    )

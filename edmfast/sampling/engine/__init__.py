@@ -6,6 +6,18 @@ same levels. Each combination is one pass over the states by `edmfast.ops.linear
 """
 
 from edmfast.sampling.engine.expression import Expression, register
+from edmfast.sampling.engine.machine import Machine, requests_of
 from edmfast.sampling.engine.plan import Call, Combine, Plan, Solver, Step, plan_of
 
-__all__ = ["Call", "Combine", "Expression", "Plan", "Solver", "Step", "plan_of", "register"]
+__all__ = [
+    "Call",
+    "Combine",
+    "Expression",
+    "Machine",
+    "Plan",
+    "Solver",
+    "Step",
+    "plan_of",
+    "register",
+    "requests_of",
+]

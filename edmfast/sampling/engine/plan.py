@@ -16,8 +16,11 @@ The callback of a sampler is called after the first `Call` of each step, as k-di
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
 
 from edmfast.sampling.engine.expression import Expression
 
@@ -37,12 +40,19 @@ class Combine:
 
     interval: the noise levels (from, to) that the fresh noise spans. A Brownian path gives its increment over
         them, scaled to unit variance. Needed where noise is not 0.
+    always: draw the noise even where its coefficient is 0, for a source that counts its calls.
     """
 
     out: str
     value: Expression
     noise: float = 0.0
     interval: tuple[float, float] = (0.0, 0.0)
+    always: bool = False
+
+    @property
+    def draws(self) -> bool:
+        """Whether the combination asks the source of noise for a draw."""
+        return self.noise != 0 or self.always
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Step:
     sigma: float
     work: tuple[Call | Combine, ...]
     keep: tuple[tuple[str, str], ...] = ()
-    sigma_hat: float = field(default=-1.0)
+    sigma_hat: float = -1.0
 
     def __post_init__(self) -> None:
         if self.sigma_hat < 0:
@@ -70,6 +80,8 @@ class Plan:
 
     steps: tuple[Step, ...]
     slope_first: bool = False
+    prepared: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    """The plan in the forms that runs need, by device. It is kept with the plan."""
 
 
 class Solver:
@@ -79,6 +91,8 @@ class Solver:
     """
 
     slope_first = False
+    threshold: Callable[[Tensor], Tensor] | None = None
+    """A function that the machine applies to the denoised states of every call."""
 
     def steps(self, levels: tuple[float, ...]) -> Iterable[Step]:
         """Yield the T steps of a run over the T + 1 levels."""

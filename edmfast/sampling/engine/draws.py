@@ -1,0 +1,115 @@
+"""Fresh noise inside linear combinations: drawn from counters in the same pass, or asked from a foreign source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from edmfast.sampling.engine.combine import linear_combination
+
+Coefficients = Sequence[float] | Tensor
+
+
+class NoiseSource(Protocol):
+    """A source of normals that a counter-based generator draws, so that a sample has the same ones in any batch.
+
+    seeds: int64 [1], or [B] with one seed for each sample, on the states' device.
+    stream: the part of the counter that keeps these numbers apart from those of other uses.
+    first_sample: the index of the first sample of the batch, where all samples share a seed.
+    """
+
+    @property
+    def seeds(self) -> Tensor: ...
+
+    @property
+    def stream(self) -> int: ...
+
+    @property
+    def first_sample(self) -> int: ...
+
+    def nodes(
+        self, call: int, sigma_from: float, sigma_to: float
+    ) -> tuple[Sequence[int], Sequence[float]]:
+        """Return the node numbers and weights of a unit normal for an interval. call counts the draws of a run."""
+        ...
+
+
+class Draw(Protocol):
+    """The fresh noise of one combination."""
+
+    def combined(self, tensors: list[Tensor], coefficients: Coefficients) -> Tensor:
+        """Return sum_k coefficient_k tensor_k + noise coefficient * xi."""
+        ...
+
+
+@dataclass
+class CounterDraw:
+    """Noise that the operator draws from counters while it combines the tensors."""
+
+    source: NoiseSource
+    nodes: Tensor
+    weights: Tensor
+
+    def combined(self, tensors: list[Tensor], coefficients: Coefficients) -> Tensor:
+        return linear_combination(
+            tensors,
+            coefficients,
+            seeds=self.source.seeds,
+            nodes=self.nodes,
+            weights=self.weights,
+            stream=self.source.stream,
+            first_sample=self.source.first_sample,
+        )
+
+
+@dataclass
+class ForeignDraw:
+    """Noise from a function (sigma, sigma_next) -> standard normals like x, which is called when it is needed."""
+
+    function: Callable[..., Tensor]
+    interval: tuple[Tensor, Tensor]
+    coefficient: float
+
+    def combined(self, tensors: list[Tensor], coefficients: Coefficients) -> Tensor:
+        fresh = self.function(*self.interval)
+        # The coefficients of a run on an accelerator lie there already, without a place for the noise.
+        if isinstance(coefficients, Tensor) or len(tensors) == 8:
+            return linear_combination(tensors, coefficients).add_(fresh * self.coefficient)
+        return linear_combination([*tensors, fresh], (*coefficients, self.coefficient))
+
+
+Requests = Sequence[tuple[float, tuple[float, float]]]
+"""The draws of a plan in their order: the coefficient of each and its interval of noise levels."""
+
+
+def draws_from_counters(source: NoiseSource, requests: Requests) -> Iterator[Draw]:
+    """Yield one draw for each request. The nodes and weights of a run reach the device in two copies."""
+    nodes: list[int] = []
+    weights: list[float] = []
+    sizes: list[int] = []
+    for number, (coefficient, interval) in enumerate(requests):
+        names, shares = source.nodes(number, *interval)
+        nodes += names
+        weights += [coefficient * share for share in shares]
+        sizes.append(len(names))
+    if not sizes:
+        return
+    device = source.seeds.device
+    all_nodes = torch.tensor(nodes, dtype=torch.int64, device=device).split(sizes)
+    all_weights = torch.tensor(weights, dtype=torch.float64, device=device).split(sizes)
+    for pair in zip(all_nodes, all_weights, strict=True):
+        yield CounterDraw(source, *pair)
+
+
+def draws_from_function(
+    function: Callable[..., Tensor], requests: Requests, like: Tensor
+) -> Iterator[Draw]:
+    """Yield one draw for each request, with its levels as 0-dimensional tensors like `like`."""
+    levels = [level for _, interval in requests for level in interval]
+    tensors = like.new_tensor(levels).unbind()
+    for k, (coefficient, _) in enumerate(requests):
+        yield ForeignDraw(function, (tensors[2 * k], tensors[2 * k + 1]), coefficient)

@@ -1,0 +1,152 @@
+"""The machine that executes a plan. It stops at every model call, and goes on when it is fed the denoised states.
+
+    machine = Machine(plan, x, draws)
+    while (call := machine.next_call()) is not None:
+        machine.feed(denoiser(machine.registers[call.state], call.sigma))
+    x = machine.registers["x"]
+
+A sampler runs this loop at once. A scheduler feeds one model output at each of its steps, and may replace
+registers
+in between: the machine does nothing of the next step before it is asked for its call. It reads no value of a
+    tensor, so a step on an accelerator never waits for the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from edmfast.sampling.engine.combine import linear_combination
+from edmfast.sampling.engine.draws import Coefficients, Draw
+from edmfast.sampling.engine.plan import Call, Combine, Plan
+
+
+class Pass(NamedTuple):
+    """A combination that is ready to run.
+
+    names: the registers that it reads. coefficients: floats for states on the CPU, and a tensor elsewhere.
+    noisy: it adds fresh noise.
+    moved: the factor of what a callback adds to the start of the step, 1 for states and 0 for slopes.
+    """
+
+    out: str
+    names: tuple[str, ...]
+    coefficients: Coefficients
+    noisy: bool
+    moved: float
+
+
+class End(NamedTuple):
+    """The end of a step: the registers that are kept, by their new and their old names."""
+
+    keep: tuple[tuple[str, str], ...]
+
+
+class Machine:
+    """One run of a plan over states x [B, *shape].
+
+    Args:
+        plan: the steps.
+        x: the states at the first level, [B, *shape]. They are read and never changed.
+        draws: the fresh noise of the plan, in the order of its requests; see `requests_of`.
+        threshold: a function that is applied to the denoised states of every call, or None.
+
+    Attributes:
+        registers: the tensors by name; "x" holds the states.
+        step: the number of the step that the machine is in, from 0.
+        moved: what a callback added to the start of the present step, or None. The runner of a plan whose slopes
+            come first sets it, and it enters all states of the step.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        x: Tensor,
+        draws: Iterator[Draw] | None = None,
+        threshold: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.registers: dict[str, Tensor] = {"x": x}
+        self.step = 0
+        self.moved: Tensor | None = None
+        self._threshold = threshold
+        self._draws = iter(()) if draws is None else draws
+        self._items = prepared(plan, x.device)
+        self._next = 0
+
+    def next_call(self) -> Call | None:
+        """Return the next model call after the work before it, or None where the plan has ended."""
+        while self._next < len(self._items):
+            item = self._items[self._next]
+            if isinstance(item, Call):
+                return item
+            self._do(item)
+        return None
+
+    def feed(self, denoised: Tensor) -> None:
+        """Take the denoised states of the next call, and work until another call or until the step has ended."""
+        call = self._items[self._next]
+        assert isinstance(call, Call), "feed follows next_call"
+        self.registers[call.out] = self._threshold(denoised) if self._threshold else denoised
+        self._next += 1
+        while not isinstance(item := self._items[self._next], Call):
+            self._do(item)
+            if isinstance(item, End):
+                return
+
+    def _do(self, item: Pass | End) -> None:
+        self._next += 1
+        registers = self.registers
+        if isinstance(item, End):
+            kept = {new: registers[old] for new, old in item.keep}
+            self.registers = {"x": registers["x"], **kept}
+            self.step += 1
+            self.moved = None
+            return
+        tensors = [registers[name] for name in item.names]
+        if item.noisy:
+            result = next(self._draws).combined(tensors, item.coefficients)
+        else:
+            result = linear_combination(tensors, item.coefficients)
+        if self.moved is not None and item.moved:
+            result.add_(self.moved)
+        registers[item.out] = result
+
+
+def requests_of(plan: Plan) -> list[tuple[float, tuple[float, float]]]:
+    """Return the coefficient and the interval of noise levels of every draw of a plan, in order."""
+    return [
+        (work.noise, work.interval)
+        for step in plan.steps
+        for work in step.work
+        if isinstance(work, Combine) and work.draws
+    ]
+
+
+def prepared(plan: Plan, device: torch.device) -> list[Call | Pass | End]:
+    """Return the work of all steps as one list, with coefficients for states on a device. The plan keeps it."""
+    items: list[Call | Pass | End] | None = plan.prepared.get(device)
+    if items is None:
+        items = []
+        for step in plan.steps:
+            items += [
+                work if isinstance(work, Call) else _pass_of(work, device) for work in step.work
+            ]
+            items.append(End(step.keep))
+        plan.prepared[device] = items
+    return items
+
+
+def _pass_of(combine: Combine, device: torch.device) -> Pass:
+    terms = combine.value.terms
+    # A term without weight would cost a pass over its tensor; one term must stay to give the shape.
+    names = tuple(name for name, value in terms.items() if value) or tuple(terms)[:1]
+    coefficients: Coefficients = tuple(terms[name] for name in names)
+    # A kernel on an accelerator reads its coefficients there, so that no step copies from the host.
+    if device.type != "cpu":
+        coefficients = torch.tensor(coefficients, dtype=torch.float64, device=device)
+    # States are averages of states, so their coefficients sum to 1; those of a slope sum to 0.
+    moved = float(round(sum(terms.values())))
+    return Pass(combine.out, names, coefficients, combine.draws, moved)

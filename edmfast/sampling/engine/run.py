@@ -1,0 +1,94 @@
+"""The loop of a sampler: it checks the start, calls the model and the callback, and feeds the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from edmfast._internal.progress import progress_bar
+from edmfast.models.protocols import Denoiser
+from edmfast.sampling.callbacks import Callback, first_state, report
+from edmfast.sampling.checks import check_start, checked_end
+from edmfast.sampling.engine.calls import Evaluate, evaluator
+from edmfast.sampling.engine.machine import Machine, requests_of
+from edmfast.sampling.engine.plan import Call, Plan, Solver, plan_of
+from edmfast.sampling.noise import NoiseSampler, draws_for
+
+
+def run(
+    solver: Solver,
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    *,
+    noise_sampler: NoiseSampler | None = None,
+    seed: Any = None,
+    rising: bool = True,
+) -> Tensor:
+    """Return the states at sigmas[-1] after a solver's plan, with k-diffusion's arguments and effects.
+
+    noise_sampler: a function (sigma, sigma_next) -> standard normals like x, or None for noise from counters.
+    seed: an integer, or one for each sample, of the noise from counters; None takes one draw of torch's generator.
+    rising: the solver also takes levels that increase strictly.
+    Raises and warns as the samplers say.
+    """
+    levels = check_start(x, sigmas, rising=rising)
+    plan = plan_of(solver, tuple(levels))
+    requests = requests_of(plan)
+    draws = draws_for(requests, x, sigmas, noise_sampler, seed)
+    evaluate = evaluator(model, extra_args)
+    machine = Machine(plan, first_state(x, callback), draws, solver.threshold)
+    return checked_end(_loop(machine, plan, evaluate, sigmas, callback, disable))
+
+
+def _loop(
+    machine: Machine,
+    plan: Plan,
+    evaluate: Evaluate,
+    sigmas: Tensor,
+    callback: Callback | None,
+    disable: bool | None,
+) -> Tensor:
+    levels = _levels_of_calls(plan, machine.registers["x"])
+    reported = -1
+    with progress_bar(len(plan.steps), disable=disable) as bar:
+        while (call := machine.next_call()) is not None:
+            step = machine.step
+            denoised = evaluate(machine.registers[call.state], next(levels))
+            if callback is not None and reported < step:
+                reported = step
+                denoised = _reported(callback, machine, plan, sigmas, denoised)
+            machine.feed(denoised)
+            if machine.step > step:
+                bar.update()
+    return machine.registers["x"]
+
+
+def _reported(
+    callback: Callback, machine: Machine, plan: Plan, sigmas: Tensor, denoised: Tensor
+) -> Tensor:
+    """Call the callback at the machine's step, and return the denoised states with which the step goes on."""
+    i, x = machine.step, machine.registers["x"]
+    step = plan.steps[i]
+    sigma_hat = (
+        sigmas[i] if step.sigma_hat == step.sigma else sigmas[i] * (step.sigma_hat / step.sigma)
+    )
+    if not plan.slope_first:
+        report(callback, x, i, sigmas[i], sigma_hat, denoised)
+        return denoised
+    # The slope is a function of these copies, which the callback cannot reach.
+    start, result = x.clone(), denoised.clone()
+    report(callback, x, i, sigmas[i], sigma_hat, denoised)
+    machine.registers["x"], machine.moved = start, x - start
+    return result
+
+
+def _levels_of_calls(plan: Plan, x: Tensor) -> Iterator[Tensor]:
+    """Return the noise levels [B] of all calls. Each has its own memory, because a model may write to it."""
+    sigmas = [work.sigma for step in plan.steps for work in step.work if isinstance(work, Call)]
+    return iter(x.new_tensor(sigmas)[:, None].repeat(1, len(x)).unbind())

@@ -1,0 +1,41 @@
+"""Karras et al.'s churn: before a step the noise is raised, by fresh noise of the variance that is missing.
+
+A step from sigma in [s_tmin, s_tmax] begins at sigma_hat = (1 + gamma) sigma with
+gamma = min(s_churn / T, sqrt(2) - 1), after noise of variance s_noise² (sigma_hat² - sigma²) was added.
+Source: Karras et al. 2022, arXiv 2206.00364, algorithm 2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from edmfast.sampling.engine import Combine, register
+
+
+@dataclass(frozen=True)
+class Churn:
+    """The settings of the churn. The default does nothing.
+
+    s_churn: its strength. s_tmin, s_tmax: the noise levels between which there is churn, in units of x.
+    s_noise: a factor on the fresh noise.
+    """
+
+    s_churn: float = 0.0
+    s_tmin: float = 0.0
+    s_tmax: float = math.inf
+    s_noise: float = 1.0
+
+    def at(self, levels: tuple[float, ...], i: int) -> tuple[float, tuple[Combine, ...]]:
+        """Return (sigma_hat, the work that raises the states of step i to it)."""
+        sigma = levels[i]
+        # The bound keeps the fresh noise of a step from exceeding the noise that is there already.
+        gamma = min(self.s_churn / (len(levels) - 1), math.sqrt(2) - 1)
+        if not gamma or not self.s_tmin <= sigma <= self.s_tmax:
+            return sigma, ()
+        raised = sigma * (1 + gamma)
+        fresh = self.s_noise * math.sqrt(raised**2 - sigma**2)
+        return raised, (Combine("x", register("x"), fresh, (sigma, levels[i + 1]), always=True),)
+
+
+NO_CHURN = Churn()
