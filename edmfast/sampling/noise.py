@@ -7,7 +7,7 @@ the number of the call are in the counter, so the normals depend neither on the 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +89,29 @@ def draws_for(
         return draws_from_function(_checked(noise_sampler, x), requests, sigmas)
     if not requests:
         return iter(())
-    drawn = torch.randint(2**63 - 1, (), device="cpu") if seed is None else torch.tensor(seed)
-    return draws_from_counters(Independent(drawn.reshape(-1).to(x.device)), requests)
+    return draws_from_counters(Independent(as_seeds(seed, len(x)).to(x.device)), requests)
+
+
+def as_seeds(seed: Any, samples: int) -> Tensor:
+    """Return the seeds of a run on the CPU, int64: [1] for an integer, or one for each sample, [B].
+
+    None is one draw of torch's generator. Raises TypeError for what is not an integer, ValueError for a number of
+    seeds other than the number of samples.
+    """
+    if seed is None:
+        return torch.randint(2**63 - 1, (1,), device="cpu")
+    if getattr(seed, "ndim", 0) == 1 and hasattr(seed, "tolist"):
+        seed = seed.tolist()
+    if isinstance(seed, Sequence) and not isinstance(seed, (str, bytes)):
+        if len(seed) != samples:
+            raise ValueError(
+                f"seed must be an integer or one for each of the {samples} samples of x, got {len(seed)} seeds"
+            )
+        seeds = [as_seed(value, f"seed[{k}]") for k, value in enumerate(seed)]
+    else:
+        seeds = [as_seed(seed)]
+    # The tensor is signed, so the upper half of the seeds wraps.
+    return torch.tensor([value - 2**64 if value >= 2**63 else value for value in seeds])
 
 
 def or_default(noise: NoiseSampler | None, x: Tensor, *, needed: bool) -> NoiseSampler:

@@ -22,6 +22,11 @@ def solved(sampler, **options):
     return sampler(PAIR, X, TENSOR, disable=True, **(churned | options))
 
 
+def seeded(name, **options):
+    churned = {} if "ancestral" in name else {"s_churn": 1.0}
+    return solved(getattr(sampling, name), noise_sampler=None, **(churned | options))
+
+
 def edm(sampler=sampling.edm_sampler, **options):
     torch.manual_seed(0)
     arguments = {"num_steps": 4} | options
@@ -40,6 +45,10 @@ CASES = [
             s_tmax=(REAL, 2.0, -1.0),
             s_noise=(REAL, 0.5, -1.0, math.inf),
         )
+    ],
+    *[
+        row(name, "seed", SEED, 7, lambda s, name=name, **o: seeded(name, seed=s))
+        for name in ("sample_euler", "sample_heun", "sample_euler_ancestral")
     ],
     *table(
         "sample_euler_ancestral",
