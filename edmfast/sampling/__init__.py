@@ -5,7 +5,11 @@ from edmfast.sampling.any_solver import sample
 from edmfast.sampling.checks import NonFiniteWarning
 from edmfast.sampling.edm import edm2_sampler, edm_sampler
 from edmfast.sampling.multistep import sample_dpmpp_2m
-from edmfast.sampling.noise import noise_sampler
+from edmfast.sampling.noise import (
+    BatchedBrownianTree,
+    BrownianTreeNoiseSampler,
+    noise_sampler,
+)
 from edmfast.sampling.ode import sample_euler, sample_heun
 from edmfast.sampling.schedules import (
     get_sigmas_exponential,
@@ -17,6 +21,8 @@ from edmfast.sampling.sde import sample_euler_ancestral
 from edmfast.sampling.steps import get_ancestral_step, to_d
 
 __all__ = [
+    "BatchedBrownianTree",
+    "BrownianTreeNoiseSampler",
     "NonFiniteWarning",
     "edm2_sampler",
     "edm_sampler",

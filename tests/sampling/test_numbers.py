@@ -110,6 +110,24 @@ CASES = [
         -1,
     ),
     *table(
+        "BrownianTreeNoiseSampler",
+        lambda **o: sampling.BrownianTreeNoiseSampler(
+            X, **({"sigma_min": 0.5, "sigma_max": 8.0, "seed": 2} | o)
+        )(4.0, 2.0),
+        sigma_min=(REAL, 16.0),
+        sigma_max=(REAL, 0.25),
+        seed=(SEED, 7),
+    ),
+    *table(
+        "BatchedBrownianTree",
+        lambda **o: sampling.BatchedBrownianTree(X, **({"t0": 0.5, "t1": 8.0, "seed": 2} | o))(
+            4, 2
+        ),
+        t0=(REAL, 16.0),
+        t1=(REAL, 0.25),
+        seed=(SEED, 7),
+    ),
+    *table(
         "edm_sampler",
         edm,
         num_steps=(COUNT, 3, 0),

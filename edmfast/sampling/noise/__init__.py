@@ -1,0 +1,18 @@
+"""The noise of samplers: independent normals or a Brownian path from counters, and noise of other projects."""
+
+from edmfast.sampling.noise.brownian import BrownianPath
+from edmfast.sampling.noise.choice import draws_for, noise_of_run
+from edmfast.sampling.noise.foreign import NoiseSampler
+from edmfast.sampling.noise.independent import Independent, noise_sampler
+from edmfast.sampling.noise.trees import BatchedBrownianTree, BrownianTreeNoiseSampler
+
+__all__ = [
+    "BatchedBrownianTree",
+    "BrownianPath",
+    "BrownianTreeNoiseSampler",
+    "Independent",
+    "NoiseSampler",
+    "draws_for",
+    "noise_of_run",
+    "noise_sampler",
+]

@@ -1,0 +1,143 @@
+"""A Brownian path W as a function of (seed, time) by counters alone, the same at every number of steps.
+
+In a cell [s, s + L] of `edmfast.sampling.noise.octaves` the path is Lévy's sum of independent normals z,
+
+    W(s + L u) - W(s) = sqrt(L) (u z_0 + sum_j 2^(-j/2 - 1) hat(2^j u - k_j) z_(j, k_j)),   hat(v) = 1 - |2 v - 1|
+
+over levels j = 0 ... 15, where k_j = floor(2^j u) is the dyadic interval of length 2^-j that holds u. At points of
+the grid the sum is exact, and it ends early at points with few binary digits. The increment W(b) - W(a) is the
+difference of two such sums plus one normal for each whole cell between. So increments add up exactly, disjoint
+ones are independent, and each has the variance |b - a|. It takes at most 34 nodes, and one more for each cell
+between.
+
+Octaves make the precision relative: one path serves every noise range, and its nodes do not depend on the range.
+Source: Lévy 1948, "Processus stochastiques et mouvement brownien" (the construction by midpoints); Ciesielski 1961
+(its Schauder functions).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from edmfast.sampling.noise.independent import STREAM
+from edmfast.sampling.noise.octaves import DEPTH, Point, length_of, nearest, time_of
+from edmfast.sampling.noise.source import Nodes
+
+# Independent draws have nodes below 2^32, so a path may share their stream and their seed.
+_PATH, _TINY = 1 << 58, 1 << 59
+_SIDE = 11  # bits of the number of a cell
+
+Weights = dict[int, float]
+"""The weight of every node of a linear combination of normals."""
+
+
+def identity(sigma: float) -> float:
+    """Return the noise level itself, the clock of k-diffusion's paths."""
+    return sigma
+
+
+@dataclass(frozen=True, eq=False)
+class BrownianPath:
+    """A source whose draw for an interval is the scaled increment (W(t) - W(s)) / sqrt(|t - s|) of one path.
+
+    s = clock(sigma_from) and t = clock(sigma_to) are the times of the two noise levels, moved to the grid. Where
+    both move to one point, the draw is a normal that belongs to the interval. A reversed interval has the negative
+    draw. A sampler that goes up and down over the same levels therefore meets the same path.
+
+    seeds, first_sample: see `NoiseSource`. clock: a monotone function from noise levels to times.
+    sign: 1, or -1 for the negative path.
+    """
+
+    seeds: Tensor
+    first_sample: int = 0
+    clock: Callable[[float], float] = identity
+    sign: int = 1
+    stream: int = STREAM
+
+    def nodes(self, call: int, sigma_from: float, sigma_to: float) -> Nodes:
+        """Return the nodes and weights of the interval's unit normal, whatever the number of the call is.
+
+        Raises ValueError where the clock gives a time that is not finite.
+        """
+        start, end = self.time("sigma_from", sigma_from), self.time("sigma_to", sigma_to)
+        weights, variance = increment(start, end)
+        if not variance:
+            return (_own_node(start, end),), (1.0,)
+        scale = self.sign / math.sqrt(variance)
+        return tuple(weights), tuple(scale * weight for weight in weights.values())
+
+    def time(self, name: str, sigma: float) -> float:
+        """Return the time of a noise level. name: the name of the level in errors."""
+        time = float(self.clock(sigma))
+        if not math.isfinite(time):
+            raise ValueError(f"{name} must have a finite time, got {time} at noise level {sigma}")
+        return time
+
+
+def increment(start: float, end: float) -> tuple[Weights, float]:
+    """Return (weights of nodes, variance) of W(end) - W(start), with both times moved to the grid.
+
+    Where both times move to one point, the increment is a normal of the interval's own of variance |end - start|.
+    """
+    a, b = nearest(start), nearest(end)
+    if a == b:
+        length = abs(end - start)
+        return {_own_node(start, end): math.copysign(math.sqrt(length), end - start)}, length
+    weights: Weights = dict(cells_between(a, b))
+    for sign, point in ((1.0, b), (-1.0, a)):
+        for node, weight in bridge(point):
+            weights[node] = weights.get(node, 0.0) + sign * weight
+    return {node: weight for node, weight in weights.items() if weight}, abs(
+        time_of(b) - time_of(a)
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def bridge(point: Point) -> tuple[tuple[int, float], ...]:
+    """Return the nodes and weights of W(point) - W(start of its cell)."""
+    if not point.place:
+        return ()
+    root = math.sqrt(length_of(point.cell))
+    pairs = [(_node(point, 0), root * math.ldexp(point.place, -DEPTH))]
+    for level in range(DEPTH):
+        interval, rest = divmod(point.place, 1 << (DEPTH - level))
+        # The point is a corner of this level, so the hats of all further levels vanish there.
+        if not rest:
+            break
+        hat = 1.0 - abs(math.ldexp(rest, level + 1 - DEPTH) - 1.0)
+        pairs.append((_node(point, (1 << level) + interval), root * 2 ** (-level / 2 - 1) * hat))
+    return tuple(pairs)
+
+
+def cells_between(a: Point, b: Point) -> list[tuple[int, float]]:
+    """Return the nodes and weights of the path from the start of a's cell to the start of b's cell."""
+    if a.negative == b.negative:
+        first, last = sorted((a.cell, b.cell))
+        sign = 1.0 if a.cell <= b.cell else -1.0
+        return [_whole(b.negative, cell, sign) for cell in range(first, last)]
+    # The two sides of 0 are independent, and the path starts at 0.
+    towards_zero = [_whole(a.negative, cell, -1.0) for cell in range(a.cell)]
+    return towards_zero + [_whole(b.negative, cell, 1.0) for cell in range(b.cell)]
+
+
+def _whole(negative: bool, cell: int, sign: float) -> tuple[int, float]:
+    return _node(Point(negative, cell, 0), 0), sign * math.sqrt(length_of(cell))
+
+
+def _node(point: Point, index: int) -> int:
+    """Return a node of the point's cell: 0 is its whole increment, and 2^j + k the hat of level j at k 2^-j."""
+    cell = (int(point.negative) << _SIDE) + point.cell
+    return _PATH | cell << DEPTH | index
+
+
+def _own_node(start: float, end: float) -> int:
+    """Return the node of an interval that is too short for the grid, in either direction."""
+    key = struct.pack("<2d", *sorted((start, end)))
+    return _TINY | int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) >> 6
