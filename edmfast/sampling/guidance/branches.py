@@ -126,7 +126,7 @@ def _with_rows(name: str, value: Any, given: Any, batch: int) -> Any:
     if _is_number(value):
         if not isinstance(given, Tensor):
             return value
-        return torch.full((batch,), value, dtype=given.dtype, device=given.device)
+        return given.new_full((batch, *given.shape[1:]), value)
     places = iter(like)
 
     def rows(tensor: Tensor) -> Tensor:

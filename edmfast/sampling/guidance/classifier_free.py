@@ -42,7 +42,7 @@ class ClassifierFreeGuidance(WeightedGuidance):
         weight: a number, or a tensor [K] with one number for each of K equal runs of consecutive samples. 1 is no
             guidance and one call of B rows, as 0 is for the unconditional states.
         unconditional: the conditions of the unconditional branch by name, such as {"class_label": 10} for the
-            label of no class, or the embedding of a negative prompt. A number fills [B] in the dtype of the
+            label of no class, or the embedding of a negative prompt. A number fills a tensor like the
             caller's condition, tensors are [], [1, ...] or [B, ...], and None leaves the condition out. Conditions
             of the caller that are not named here go to both branches.
         interval: noise levels (lo, hi) in units of x. There is guidance where lo < sigma <= hi, and only the
