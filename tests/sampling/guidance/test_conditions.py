@@ -46,9 +46,7 @@ def test_a_number_fills_the_shape_of_the_condition():
     guidance.ClassifierFreeGuidance(model, 2.0, unconditional={"label": 0})(
         X, torch.ones(4), label=torch.ones(4, 2)
     )
-    assert torch.equal(
-        model.calls[0]["label"], torch.cat([torch.ones(4, 2), torch.zeros(4, 2)])
-    )
+    assert torch.equal(model.calls[0]["label"], torch.cat([torch.ones(4, 2), torch.zeros(4, 2)]))
 
 
 def test_nested_conditions_are_stacked_where_they_differ():
@@ -141,9 +139,7 @@ def test_tensors_of_other_sizes_need_two_calls():
 
 def test_conditions_that_the_model_does_not_accept_are_refused_at_once():
     with pytest.raises(TypeError, match="accepts the conditions label, given labels"):
-        guidance.ClassifierFreeGuidance(
-            lambda x, sigma, label: x, 2.0, unconditional={"labels": 0}
-        )
+        guidance.ClassifierFreeGuidance(lambda x, sigma, label: x, 2.0, unconditional={"labels": 0})
     with pytest.raises(TypeError, match="unconditional must be a dictionary of conditions"):
         guidance.ClassifierFreeGuidance(lambda x, sigma, label: x, 2.0, unconditional=3)
     with pytest.raises(TypeError, match="must be an energy, or callable"):

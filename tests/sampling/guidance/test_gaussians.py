@@ -44,7 +44,9 @@ def test_reinforcement_learning_guidance_of_normals_is_a_normal():
     assert ((guided(one, SIGMA) - one) / SIGMA**2).item() == pytest.approx(0.4, rel=1e-14)
     x = states(dim=1)
     for sigma in (0.01, 0.5, 3.0, 80.0):
-        torch.testing.assert_close(guided(x, sigma), normal([3.0])(x, sigma), rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(
+            guided(x, sigma), normal([3.0])(x, sigma), rtol=1e-13, atol=1e-13
+        )
 
 
 def test_a_guided_denoiser_goes_through_a_sampler():
@@ -145,8 +147,8 @@ def test_a_wrapper_proposes_the_moves_of_the_guided_density():
     wrapper = guidance.ReinforcementLearningGuidance(base, tuned, 2.0)
     sigmas = get_sigmas_karras(12, 0.05, 20.0)[:-1]
     runs = [smc.sample(target, (1,), sigmas, particles=500, seed=1)]
+    moved = targets.ProposedBy(target, wrapper)
     with pytest.warns(smc.MixedModelsWarning):
-        moved = targets.ProposedBy(target, wrapper)
         runs.append(smc.sample(moved, (1,), sigmas, particles=500, seed=1))
     # The score of the wrapper is the score of the target, so the moves and the weights are the same.
     torch.testing.assert_close(runs[0].x, runs[1].x, rtol=1e-4, atol=1e-4)
