@@ -1,99 +1,24 @@
-"""The asymmetry of a vector field's Jacobian J, estimated by random probes: is the field a gradient?
+"""The asymmetry of the Jacobian of a denoiser's score, at random probes: is the score a gradient?
 
-    Asym = tr(J J^T) - tr(J²) = |J - J^T|² / 2,   NAsym = Asym / (2 tr(J J^T)) in [0, 1].
-
-NAsym is the share of the antisymmetric part in the squared norm of J. It is 0 for a gradient field, such as the
-score of every energy model, and 1 for a pure rotation. With a probe v of independent signs, one vector-Jacobian
-product J^T v and one Jacobian-vector product J v (by a second reverse pass) give E|J v|² = E|J^T v|² = tr(J J^T)
-and E<J v, J^T v> = tr(J²). So |J v - J^T v|² / 2 estimates Asym, is never negative, and is 0 up to rounding for a
-symmetric J. Sources: Hutchinson 1990; Chao et al. 2023, "On investigating the conservative property of score-based
-generative models", arXiv 2209.12753.
+The measure is that of `edmfast.models.asymmetry`. For a perfect denoiser of Gaussian noise it is 0, because the
+score is the gradient of a log-density. The perfect denoiser of PFGM++ at finite D is no such gradient, so that it
+has an asymmetry of its own, which no energy can follow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, as_tensor
 
-from edmfast._internal.derivatives import refuse_run
 from edmfast._internal.noise_levels import check_level
-from edmfast._internal.numbers import as_float, as_int, as_seed
+from edmfast._internal.numbers import as_float
+from edmfast.models.asymmetry import Asymmetry, field_asymmetry
 from edmfast.models.calling.foreign import call_denoiser
-from edmfast.models.calling.second_order import second_derivatives
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.protocols import Denoiser
-from edmfast.ops import random_signs
 
-_PROBE_STREAM = 2
-
-
-@dataclass(frozen=True)
-class Asymmetry:
-    """The estimated asymmetry of the Jacobian J of a field, per sample.
-
-    Attributes:
-        asymmetry: |J - J^T|² / 2, [B].
-        squared_norm: tr(J J^T), [B].
-    """
-
-    asymmetry: Tensor
-    squared_norm: Tensor
-
-    @property
-    def normalised(self) -> Tensor:
-        """NAsym per sample, [B] in [0, 1], and 0 where the Jacobian is 0."""
-        scale = 2 * self.squared_norm
-        # A constant field has J = 0 and is a gradient, where the plain quotient would be 0/0.
-        return torch.where(scale > 0, self.asymmetry / scale.clamp_min(_tiny(scale)), 0 * scale)
-
-    @property
-    def overall(self) -> float:
-        """NAsym of the batch as the ratio of the two means, which is less noisy than the mean of the ratios."""
-        total = float(self.squared_norm.sum())
-        return float(self.asymmetry.sum()) / (2 * total) if total else 0.0
-
-
-def field_asymmetry(
-    field: Callable[[Tensor], Tensor], x: Tensor, *, probes: int = 1, seed: int = 0
-) -> Asymmetry:
-    """Estimate the asymmetry of the Jacobian of `field` at every sample of x.
-
-    Sources: Hutchinson 1990; Chao et al. 2023, arXiv 2209.12753.
-
-    Args:
-        field: a function [B, *shape] -> [B, *shape] whose samples are independent, twice differentiable in reverse
-            mode.
-        x: the points [B, *shape].
-        probes: the number of random probes per sample, at least 1.
-        seed: the seed of the probes; those of sample k depend on (seed, k) alone.
-
-    Returns:
-        An `Asymmetry` of tensors [B] in the dtype of x.
-
-    Raises:
-        TypeError: probes or a seed that is no integer.
-        ValueError: probes < 1, or a field that returns another shape or is not differentiable.
-        RuntimeError: a derivative of the call is requested by torch.func or forward mode.
-    """
-    refuse_run("field_asymmetry", field, x)
-    probes, seed = as_int("probes", probes, least=1), as_seed(seed)
-    # The measurement needs a graph also where its caller has switched grad mode off.
-    with torch.enable_grad():
-        point = x.detach().requires_grad_(True)
-        value = field(point)
-        if value.shape != x.shape:
-            raise ValueError(
-                f"the field must keep the shape {tuple(x.shape)}, got {tuple(value.shape)}"
-            )
-        if not value.requires_grad:
-            raise ValueError("the field's value does not depend differentiably on x")
-        estimates = [_probe(value, point, _signs(x, seed, i)) for i in range(probes)]
-    asymmetry, squared_norm = (torch.stack(part).mean(0) for part in zip(*estimates, strict=True))
-    return Asymmetry(asymmetry, squared_norm)
+__all__ = ["Asymmetry", "field_asymmetry", "score_asymmetry"]
 
 
 def score_asymmetry(
@@ -130,7 +55,7 @@ def score_asymmetry(
     if not isinstance(sigma, Tensor) or sigma.dim() == 0:
         sigma = as_float("sigma", sigma, positive=True)
         check_level("sigma", sigma, x.dtype)
-    levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
+    levels = as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
     if not (levels > 0).all():
         raise ValueError(f"sigma must be positive, got {float(levels.min())}")
     variance = expand_sigma(levels, x) ** 2
@@ -139,24 +64,3 @@ def score_asymmetry(
         return (call_denoiser(model, point, levels, **condition) - point) / variance
 
     return field_asymmetry(score, x, probes=probes, seed=seed)
-
-
-def _probe(value: Tensor, point: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the estimates (|J - J^T|² / 2, tr(J J^T)) of one probe, each [B]."""
-    # J^T w is linear in w, so differentiating <J^T w, v> with respect to w gives J v, whatever w is.
-    dual = probe.clone().requires_grad_(True)
-    (vjp,) = torch.autograd.grad(value, point, dual, create_graph=True)
-    with second_derivatives():
-        (jvp,) = torch.autograd.grad(vjp, dual, probe, retain_graph=True)
-    vjp, jvp = vjp.detach().flatten(1), jvp.flatten(1)
-    asymmetry = (jvp - vjp).square().sum(1) / 2
-    # Both squares estimate tr(J J^T), and with their mean NAsym cannot exceed 1.
-    return asymmetry, (jvp.square().sum(1) + vjp.square().sum(1)) / 2
-
-
-def _signs(like: Tensor, seed: int, step: int) -> Tensor:
-    return random_signs(like[None], seed=seed, step=step, stream=_PROBE_STREAM)[0]
-
-
-def _tiny(like: Tensor) -> float:
-    return torch.finfo(like.dtype).tiny

@@ -2,7 +2,15 @@
 
 from edmfast.distill.checkpoint import load_ema
 from edmfast.distill.config import DistillConfig
+from edmfast.distill.conservative import NonConservativeWarning
 from edmfast.distill.data import DataScaleWarning
 from edmfast.distill.trainer import DistillResult, distill
 
-__all__ = ["DataScaleWarning", "DistillConfig", "DistillResult", "distill", "load_ema"]
+__all__ = [
+    "DataScaleWarning",
+    "DistillConfig",
+    "DistillResult",
+    "NonConservativeWarning",
+    "distill",
+    "load_ema",
+]

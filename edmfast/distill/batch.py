@@ -1,8 +1,9 @@
 """Training batches: noised data, the teacher's answers, and all random draws of a step.
 
 A batch holds x = x_0 + sigma n with ln(sigma) ~ N(p_mean, p_std²), and as target D_teacher(x; sigma), or x_0 in
-mode "dsm". For the energy-difference loss it also holds noising pairs x_to = x_0 + u n', x_from = x_to + tau z.
-They share one step s -> u of a log-spaced schedule, with tau² = s² - u², and their target is the log-ratio
+mode "dsm". The noise n is Gaussian, or the Student-t noise of PFGM++ (see `edmfast.models.student_t`). For the
+energy-difference loss it also holds noising pairs x_to = x_0 + u n', x_from = x_to + tau z. They share one step
+s -> u of a log-spaced schedule, with tau² = s² - u², and their target is the log-ratio
   log M(x_to | x_from) - log L(x_from | x_to),
   M = N(x_from + tau² score, kappa tau² I), L = N(x_to, tau² I).
 M is the curvature-matched reversal of the teacher: it has the teacher's score, and
@@ -13,11 +14,12 @@ comes from the teacher's own energy where there is one, and else from a pool of 
 `edmfast.distill.path_values`).
 
 Sources: Karras et al. 2022, arXiv 2206.00364 (noise levels); Thornton et al. 2025, arXiv 2502.12786 (energy
-distillation, Feynman–Kac weights).
+distillation, Feynman–Kac weights); Xu et al. 2023, arXiv 2302.04265 (Student-t noise).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +32,7 @@ from edmfast.distill.frozen_teacher import FrozenTeacher
 from edmfast.distill.path_values import PathPool, make_pool, path_levels, reversal_log_ratio
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.protocols import Denoiser
+from edmfast.models.student_t import student_t_scale
 
 Batch = dict[str, torch.Tensor]
 """The tensors of a batch by name.
@@ -84,7 +87,7 @@ class BatchMaker:
             batch["class_label"] = self._dropped(self.data.labels[index])
         sigma = (config.p_mean + config.p_std * self._normal(size)).exp()
         batch["sigma"] = sigma
-        batch["x"] = clean + expand_sigma(sigma, clean) * self._normal(*clean.shape)
+        batch["x"] = clean + expand_sigma(sigma, clean) * self._noise(*clean.shape)
         if config.mode == "dsm":
             batch["target"] = clean
         else:
@@ -169,6 +172,17 @@ class BatchMaker:
         # the label num_classes means unconditional, as guidance needs it
         dropped = self._uniform(*labels.shape) < self.config.label_dropout
         return torch.where(dropped, self.data.num_classes, labels)
+
+    def _noise(self, *shape: int) -> torch.Tensor:
+        """Return the noise n of a batch: Gaussian, or Student-t where the configuration has a finite noise_dof."""
+        normals, dof = self._normal(*shape), self.config.noise_dof
+        if dof == math.inf:
+            return normals
+        # the scale needs all digits of a float64 uniform, since its tail is heavy
+        device = self.data.samples.device
+        u = torch.rand(shape[0], generator=self.generator, dtype=torch.float64, device=device)
+        scale = student_t_scale(u.clamp_min(2.0**-54), dof).to(normals.dtype)
+        return normals * scale.reshape(-1, *[1] * (len(shape) - 1))
 
     def _normal(self, *shape: int) -> torch.Tensor:
         samples, generator = self.data.samples, self.generator

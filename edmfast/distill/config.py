@@ -40,7 +40,7 @@ class DistillConfig:
     times value_paths samples.
 
     Sources: Karras et al. 2022, arXiv 2206.00364 (noise levels); Thornton et al. 2025, arXiv 2502.12786; He et al.
-    2025, arXiv 2506.05668 (the path-ratio identity behind the values).
+    2025, arXiv 2506.05668 (the path-ratio identity behind the values); Xu et al. 2023, arXiv 2302.04265 (PFGM++).
 
     Args:
         mode: "distill" regresses on the teacher's denoiser, "dsm" on the clean data without a teacher.
@@ -49,6 +49,10 @@ class DistillConfig:
         seed: 64 bits, for all random draws of the run.
         p_mean: mean of ln(sigma) at training, where sigma is in the units of the data.
         p_std: standard deviation of ln(sigma) at training, which is normally distributed.
+        noise_dof: D, the degrees of freedom of the noise. math.inf is Gaussian noise. A finite D is the Student-t
+            noise of PFGM++, sigma z/sqrt(c/D) with one chi-square draw c of D degrees of freedom for each sample;
+            samplers then start from `edmfast.sampling.student_t_prior`. The losses of energy differences and of
+            values belong to Gaussian noise, and need math.inf.
         label_dropout: probability that a class label is replaced by num_classes ("unconditional").
         learning_rate: the learning rate of Adam after warm-up.
         warmup_steps: steps over which the learning rate rises linearly.
@@ -86,6 +90,7 @@ class DistillConfig:
 
     p_mean: float = -1.2
     p_std: float = 1.2
+    noise_dof: float = math.inf
     label_dropout: float = 0.0
 
     learning_rate: float = 1e-3
@@ -132,6 +137,7 @@ class DistillConfig:
             "seed": as_seed(self.seed),
             "p_mean": as_float("p_mean", self.p_mean),
             "p_std": as_float("p_std", self.p_std, positive=True),
+            "noise_dof": as_float("noise_dof", self.noise_dof, positive=True, finite=False),
             "learning_rate": as_float("learning_rate", self.learning_rate, positive=True),
             "difference_weight": as_float("difference_weight", self.difference_weight, least=0),
             "value_weight": as_float("value_weight", self.value_weight, least=0),
@@ -176,6 +182,11 @@ class DistillConfig:
         for name, least in (("difference_weight", 4), ("value_weight", 8)):
             if getattr(self, name) > 0 and self.batch_size < least:
                 raise ValueError(f"{name} > 0 needs batch_size >= {least}, given {self.batch_size}")
+            # the reversals and the paths behind both losses are those of Gaussian noise
+            if getattr(self, name) > 0 and self.noise_dof < math.inf:
+                raise ValueError(
+                    f"{name} > 0 needs Gaussian noise, noise_dof=math.inf, given {self.noise_dof:g}"
+                )
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
@@ -203,6 +214,9 @@ class DistillConfig:
         # these settings do not change the weights, so a resumed run may change them
         for name in ("checkpoint", "checkpoint_every", "compile"):
             del settings[name]
+        if self.noise_dof == math.inf:
+            # JSON has no infinity, and checkpoints of earlier versions have Gaussian noise
+            del settings["noise_dof"]
         if self.value_weight == 0:
             # without the loss its settings change nothing, and checkpoints of earlier versions have none of them
             for name in [name for name in settings if name.startswith("value_")]:

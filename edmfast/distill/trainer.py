@@ -24,6 +24,7 @@ from edmfast._internal.inference_mode import without_inference_mode
 from edmfast._internal.interrupts import warn_if_ignored
 from edmfast.distill.batch import BatchMaker
 from edmfast.distill.config import DistillConfig
+from edmfast.distill.conservative import teacher_asymmetry, warn_of_asymmetry
 from edmfast.distill.data import check_data, warn_of_scale
 from edmfast.distill.interrupt import deferred_interrupt
 from edmfast.distill.run import TrainingRun
@@ -47,6 +48,9 @@ class DistillResult:
         checkpoint: the last checkpoint written, or the one resumed from where no step was left to do. None where
             there is neither.
         step: the number of steps done.
+        teacher_asymmetry: for an energy that was distilled with the noise of PFGM++, the share NAsym of the
+            antisymmetric part in the teacher's Jacobian, in [0, 1], which no energy can follow. None for Gaussian
+            noise, for a student without an energy, and for a teacher without second derivatives.
     """
 
     model: nn.Module
@@ -54,12 +58,15 @@ class DistillResult:
     steps_per_second: float
     checkpoint: Path | None
     step: int
+    teacher_asymmetry: float | None = None
 
     def __repr__(self) -> str:
         loss = f"{float(self.losses[-1]):.4g}" if len(self.losses) else "none"
+        known = self.teacher_asymmetry is not None
+        asymmetry = f", teacher asymmetry {self.teacher_asymmetry:.2g}" if known else ""
         return (
             f"DistillResult({type(self.model).__name__}, {self.step} steps, last loss {loss}, "
-            f"{self.steps_per_second:.3g} steps/s, checkpoint {self.checkpoint})"
+            f"{self.steps_per_second:.3g} steps/s, checkpoint {self.checkpoint}{asymmetry})"
         )
 
 
@@ -105,6 +112,10 @@ def distill(
         FileExistsError: a file of another run at config.checkpoint, without overwrite, before any work is done.
         FloatingPointError: a loss or gradient that is not finite; the error names the step.
         KeyboardInterrupt: an interrupt of the program, after the checkpoint is saved.
+
+    Warns:
+        NonConservativeWarning: an energy was distilled with finite config.noise_dof from a teacher whose field is
+            noticeably no gradient.
     """
     # tensors made in inference mode could never have a gradient
     if torch.is_inference_mode_enabled():
@@ -147,7 +158,9 @@ def distill(
             if path is not None:
                 run.save_after(error)
             raise
+        asymmetry = teacher_asymmetry(make_batch) if hasattr(student, "energy") else None
+    warn_of_asymmetry(asymmetry, stacklevel=2)
     # the average is less noisy than the last weights
     state.use_ema()
     losses = state.losses.cpu()
-    return DistillResult(student.eval(), losses, speed, run.written, state.step)
+    return DistillResult(student.eval(), losses, speed, run.written, state.step, asymmetry)

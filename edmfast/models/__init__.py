@@ -2,6 +2,8 @@
 
 energy, denoiser     the two models; potentials, preconditioning and scale_table hold their formulas
 backbones/           the networks inside them
+potential_denoiser   the denoiser of an energy of PFGM++; student_t holds its noise
+asymmetry            the measure of how far a field is from a gradient
 protocols            what any model, ours or not, must offer to be used: `Denoiser` and `Target`
 calling/             calls to models of any origin, with checks of what they return
 compiling/           the methods of an energy as compiled graphs
@@ -16,6 +18,7 @@ from edmfast.models.denoiser import Denoiser
 from edmfast.models.energy import EnergyModel
 from edmfast.models.initialise import initialise_from
 from edmfast.models.patching.attention import patch_attention
+from edmfast.models.potential_denoiser import PotentialDenoiser
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.saving.register import register_backbone
 from edmfast.models.saving.save_load import load_model, save_model
@@ -26,6 +29,7 @@ __all__ = [
     "DiT",
     "EnergyModel",
     "PairwiseMLP",
+    "PotentialDenoiser",
     "ResidualMLP",
     "UNet",
     "expand_sigma",

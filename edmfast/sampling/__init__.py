@@ -1,6 +1,6 @@
 """Drop-in samplers for a denoiser, under the names of k-diffusion and of the EDM projects."""
 
-from edmfast.sampling import guidance, solvers
+from edmfast.sampling import solvers
 from edmfast.sampling.any_solver import sample
 from edmfast.sampling.checks import NonFiniteWarning
 from edmfast.sampling.edm import edm2_sampler, edm_sampler
@@ -11,6 +11,7 @@ from edmfast.sampling.noise import (
     noise_sampler,
 )
 from edmfast.sampling.ode import sample_euler, sample_heun
+from edmfast.sampling.pfgm import student_t_prior
 from edmfast.sampling.schedules import (
     get_sigmas_exponential,
     get_sigmas_karras,
@@ -31,7 +32,6 @@ __all__ = [
     "get_sigmas_karras",
     "get_sigmas_polyexponential",
     "get_sigmas_vp",
-    "guidance",
     "noise_sampler",
     "sample",
     "sample_dpmpp_2m",
@@ -39,5 +39,6 @@ __all__ = [
     "sample_euler_ancestral",
     "sample_heun",
     "solvers",
+    "student_t_prior",
     "to_d",
 ]

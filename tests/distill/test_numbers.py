@@ -22,6 +22,7 @@ CASES = [
         seed=(SEED, 7),
         p_mean=(REAL, 0.5, 1e3),
         p_std=(REAL, 0.5, 0.0, 1e3),
+        noise_dof=(REAL, 3.0, 0.0, -1.0),
         label_dropout=(REAL, 0.5, 2.0),
         learning_rate=(REAL, 0.5, 0.0, math.inf),
         warmup_steps=(COUNT, 3, -1),

@@ -21,7 +21,6 @@ PACKAGES = (
     "edmfast.smc",
     "edmfast.sampling",
     "edmfast.sampling.solvers",
-    "edmfast.sampling.guidance",
     "edmfast.density",
     "edmfast.diagnostics",
     "edmfast.distill",

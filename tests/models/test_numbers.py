@@ -50,6 +50,14 @@ def built(kind, *sizes, **options):
     return kind(*sizes, **options)
 
 
+def points(value=0.5, kind=analytic.PointSet, **options):
+    return kind([[value, 0.0]], **({"dof": 3.0} | options))
+
+
+def potential(value=0.5, **options):
+    return points(value, analytic.PointPotential, **options)
+
+
 def mlp(**options):
     return built(models.ResidualMLP, **({"dim": 2, "width": 8, "depth": 1} | options))
 
@@ -83,6 +91,24 @@ CASES = [
     row("GaussianMixture.sample", "n", COUNT, 3, lambda n: PAIR.sample(n, seed=0), -1),
     row("GaussianMixture.sample", "sigma", REAL, 0.5, lambda s: PAIR.sample(3, s, seed=0), -1.0),
     row("GaussianMixture.sample", "seed", SEED, 7, lambda s: PAIR.sample(3, seed=s)),
+    row("PointSet", "points", REAL, 0.5, lambda v: evaluated(points(v)), math.inf),
+    row("PointSet", "weights", REAL, 0.5, lambda v: evaluated(points(weights=[v])), -1.0),
+    row("PointSet", "dof", REAL, 3, lambda v: evaluated(points(dof=v)), 0.0, -1.0),
+    row("PointSet.sample", "n", COUNT, 3, lambda n: points().sample(n, seed=0), -1),
+    row("PointSet.sample", "sigma", REAL, 0.5, lambda s: points().sample(3, s, seed=0), -1.0),
+    row("PointSet.sample", "seed", SEED, 7, lambda s: points().sample(3, seed=s)),
+    row("PointPotential", "points", REAL, 0.5, lambda v: evaluated(potential(v)), math.inf),
+    row("PointPotential", "weights", REAL, 0.5, lambda v: evaluated(potential(weights=[v])), -1.0),
+    row("PointPotential", "dof", REAL, 3, lambda v: evaluated(potential(dof=v)), 0.0, -1.0),
+    row(
+        "PotentialDenoiser",
+        "dof",
+        REAL,
+        3,
+        lambda v: models.PotentialDenoiser(potential(), dof=v)(X, 0.5),
+        0.0,
+        -1.0,
+    ),
     row(
         "MixtureOfGaussians",
         "means",

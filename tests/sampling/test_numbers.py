@@ -57,6 +57,24 @@ CASES = [
         s_noise=(REAL, 0.5, -1.0),
     ),
     *table(
+        "student_t_prior",
+        lambda **o: sampling.student_t_prior(
+            **({"shape": (3, 2), "sigma_max": 8.0, "dof": 3.0, "seed": 0} | o)
+        ),
+        sigma_max=(REAL, 0.5, 0.0, -1.0, math.inf),
+        dof=(REAL, 5.0, 0.0, -1.0),
+        seed=(SEED, 7),
+        first_sample=(COUNT, 3, -1),
+    ),
+    row(
+        "student_t_prior",
+        "shape",
+        COUNT,
+        4,
+        lambda n: sampling.student_t_prior((n, 2), 8.0, 3.0, seed=0),
+        0,
+    ),
+    *table(
         "get_sigmas_karras",
         lambda **o: sampling.get_sigmas_karras(
             **({"n": 4, "sigma_min": 0.5, "sigma_max": 8.0} | o)
