@@ -30,6 +30,9 @@ EDMFAST_LIBRARY(m) {
       "Tensor scale, Tensor shift, Tensor mean, Tensor rstd, bool centred, bool silu) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
+      "linear_combination(Tensor[] tensors, Tensor coefficients, Tensor? seeds, Tensor? nodes, Tensor? weights, "
+      "int stream, int first_sample) -> Tensor");
+  m.def(
       "mlp_potential(Tensor x, Tensor coefficients, Tensor[] shifts, Tensor[] entry, Tensor[] entry_bias, "
       "Tensor[] layers, Tensor[] exit, Tensor[] exit_bias, bool save) -> (Tensor, Tensor, Tensor)");
   m.def(

@@ -78,7 +78,7 @@ from edmfast.ops.noise.reference import noise
 has = torch._C._dispatch_has_kernel_for_dispatch_key
 names = [
     *("attention", "attention_backward", "attention_double_backward", "attention_jvp"),
-    *("curvature", "curvature_matched", "group_norm_silu", "signs"),
+    *("curvature", "curvature_matched", "group_norm_silu", "linear_combination", "signs"),
     *("group_norm_silu_backward", "group_norm_silu_double_backward", "mlp_potential"),
     *("mlp_potential_backward", "noise", "potential"),
     *("potential_assemble", "potential_assemble_backward", "potential_backward"),
@@ -122,6 +122,7 @@ def test_triton_stands_in_for_a_missing_cuda_library(reference):
             "curvature",
             "curvature_matched",
             "group_norm_silu",
+            "linear_combination",
             "signs",
             "group_norm_silu_backward",
             "group_norm_silu_double_backward",

@@ -8,6 +8,7 @@ import re
 
 import edmfast
 from edmfast import analytic, diagnostics, models, ops, sampling, smc
+from edmfast.sampling import guidance
 from edmfast.targets import constrained as constraints
 from edmfast.targets import measurements
 
@@ -19,6 +20,7 @@ TABLES = (
     "models.backbones",
     "ops",
     "sampling",
+    "sampling.guidance",
     "smc",
 )
 # Functions return these, and users do not construct them.
@@ -33,7 +35,7 @@ def tables():
 
 
 def public():
-    for module in (edmfast, smc, sampling, ops, models, analytic, diagnostics):
+    for module in (edmfast, smc, sampling, guidance, ops, models, analytic, diagnostics):
         yield from ((name, getattr(module, name)) for name in module.__all__)
     for module in (constraints, measurements):
         for name, member in vars(module).items():

@@ -1,8 +1,8 @@
 """Time operators in each order of derivative, against their formulas in torch, eager and compiled.
 
-The operators are attention, the two passes of the potential and perceptrons; `bench.cases.norms` has the orders
-of norms. A case computes all orders up to its own, in all inputs together. The baselines get the same from
-autograd on the plain formula.
+The operators are attention, the two passes of the potential, linear combinations and perceptrons;
+`bench.cases.norms` has the orders of norms. A case computes all orders up to its own, in all inputs together. The
+baselines get the same from autograd on the plain formula.
 """
 
 from __future__ import annotations
@@ -41,6 +41,14 @@ def _potential(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 def _assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Tensor) -> Tensor:
     a, b, c = coefficients[:, :, None].unbind(1)
     return a * h + b * pullback + c * y
+
+
+def _combined(*states: Tensor) -> Tensor:
+    return ops.linear_combination(states, (0.5, -2.0, 3.0))
+
+
+def _combined_plain(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    return 0.5 * x - 2.0 * y + 3.0 * z
 
 
 def _networks(weights: Sequence[Tensor]) -> list[Perceptron]:
@@ -197,6 +205,15 @@ CASES = [
         ops.potential_assemble,
         _assemble,
         DIRECTIONS,
+        1.0,
+    ),
+    *_cases(
+        "linear_combination/three",
+        _ROWS,
+        partial(_draw_all, lambda s: [s] * 3),
+        _combined,
+        _combined_plain,
+        (BACKWARD, DOUBLE_BACKWARD),
         1.0,
     ),
     *_cases(

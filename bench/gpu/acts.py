@@ -33,6 +33,7 @@ FIRST = (
 """The cases in the order of their importance, since there is no time for all: the goals for a GPU first."""
 _INTERPRETED = (
     "curvature",
+    "linear_combination",
     "noise",
     "potential",
     "propagate",

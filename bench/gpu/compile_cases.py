@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
 from bench.gpu import compile_attention, compile_mlp, compile_norm
 from edmfast.ops._shared.triton_tiling import tiling
 from edmfast.ops.curvature import triton_ops as curvature
+from edmfast.ops.linear_combination import triton_ops as combination
 from edmfast.ops.noise import triton_ops as noise
 from edmfast.ops.potential import triton_kernels as potential
 from edmfast.ops.propagate import triton_ops as propagate
@@ -81,6 +83,21 @@ def _reversing(models: int, dtype: str, longest: int, estimated: bool, **sizes: 
     return _sampled(reversal.reversal_kernel, constants, types, 1000, longest)
 
 
+def _combining(terms: int, dtype: str) -> Case:
+    wide = tl.float64 if dtype == "*fp64" else tl.float32
+    constants = {"TERMS": terms, "DTYPE": wide, "BLOCK": combination.BLOCK}
+    types = {"out": dtype, "tensors": (dtype,) * terms}
+    return _exact(combination.sum_kernel, constants, types, 4)
+
+
+def _combining_noise(terms: int, dtype: str, blocks: int, each: bool) -> Case:
+    wide = tl.float64 if dtype == "*fp64" else tl.float32
+    constants = {"TERMS": terms, "DTYPE": wide, "EACH": each}
+    types = {"out": dtype, "tensors": (dtype,) * terms, "weights": "*fp64"}
+    types |= dict.fromkeys(["seeds", "nodes"], "*i64")
+    return _sampled(combination.noisy_kernel, constants, types, 1000, blocks)
+
+
 def _signing(dtype: str, blocks: int, coloured: bool, paired: bool) -> Case:
     constants = {"COLOURED": coloured, "PAIRED": paired, "PATTERNS": PATTERNS}
     return _sampled(signs.signs_kernel, constants, {"out": dtype}, 1000, blocks)
@@ -136,6 +153,10 @@ CASES: dict[str, Case] = {
     "resample large owner": _exact(large.owner_kernel, _TILE | {"LEVELS": 20}, {}, 8),
     "noise rows": _sampled(noise.noise_kernel, {}, {"out": "*fp32"}, 1000, 16),
     "noise columns": _sampled(noise.noise_kernel, {}, {"out": "*fp64"}, 1000, 3072),
+    "combine 3": _combining(3, "*fp32"),
+    "combine 8": _combining(8, "*bf16"),
+    "combine noise 3": _combining_noise(3, "*fp32", 3072, False),
+    "combine noise 8": _combining_noise(8, "*fp64", 16, True),
     "signs rows": _signing("*fp32", 16, False, False),
     "signs patterns": _signing("*fp32", 3072, True, False),
     "signs pair": _signing("*bf16", 3072, True, True),

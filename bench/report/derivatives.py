@@ -89,6 +89,11 @@ CASES = {
         lambda x, s, t: (ops.layer_norm(x, scale=s, shift=t),),
         lambda x, s, t: (functional.layer_norm(x, x.shape[-1:]) * (1 + s[:, None]) + t[:, None],),
     ),
+    "linear_combination": Case(
+        [(3, 7)] * 3,
+        lambda *inputs: (ops.linear_combination(inputs, (0.5, -2.0, 3.0)),),
+        lambda x, y, z: (0.5 * x - 2.0 * y + 3.0 * z,),
+    ),
     "mlp_potential": Case(
         [(5, 4), (5, 4), (5, 8), (8, 4), (8,), (8, 8), (4, 8), (4,)],
         _small(_perceptron),

@@ -28,6 +28,18 @@ inline void ask_for_huge_pages(void* start, uint64_t bytes) {
 #endif
 }
 
+// The strides are those of a tensor that fills its memory with so many elements.
+inline torch::stable::Tensor empty_cpu_strided(int64_t dims, const int64_t* sizes, const int64_t* strides,
+                                               int64_t elements, torch::headeronly::ScalarType dtype) {
+  AtenTensorHandle handle = nullptr;
+  const auto error = aoti_torch_empty_strided(dims, sizes, strides, static_cast<int32_t>(dtype),
+                                              aoti_torch_device_type_cpu(), 0, &handle);
+  STD_TORCH_CHECK(error == 0, "out of memory");
+  torch::stable::Tensor tensor(handle);
+  ask_for_huge_pages(tensor.data_ptr(), static_cast<uint64_t>(elements) * tensor.element_size());
+  return tensor;
+}
+
 inline torch::stable::Tensor empty_cpu(std::initializer_list<int64_t> sizes, torch::headeronly::ScalarType dtype) {
   STD_TORCH_CHECK(sizes.size() <= 4, "at most four dimensions");
   int64_t strides[4] = {};
@@ -41,14 +53,7 @@ inline torch::stable::Tensor empty_cpu(std::initializer_list<int64_t> sizes, tor
                     "a tensor of more than 2^63 elements");
     empty |= size == 0;
   }
-  const int64_t elements = empty ? 0 : stride;
-  AtenTensorHandle handle = nullptr;
-  const auto error = aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
-                                              static_cast<int32_t>(dtype), aoti_torch_device_type_cpu(), 0, &handle);
-  STD_TORCH_CHECK(error == 0, "out of memory");
-  torch::stable::Tensor tensor(handle);
-  ask_for_huge_pages(tensor.data_ptr(), static_cast<uint64_t>(elements) * tensor.element_size());
-  return tensor;
+  return empty_cpu_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides, empty ? 0 : stride, dtype);
 }
 
 }  // namespace edmfast

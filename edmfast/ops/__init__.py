@@ -15,6 +15,7 @@ operators use.
 
 from edmfast.ops.attention import attention
 from edmfast.ops.curvature import curvature, curvature_matched
+from edmfast.ops.linear_combination import linear_combination
 from edmfast.ops.mlp_potential import Perceptron, mlp_potential, mlp_potentials
 from edmfast.ops.noise import rng_state, standard_normal
 from edmfast.ops.norms import group_norm, layer_norm, rms_norm
@@ -36,6 +37,7 @@ __all__ = [
     "curvature_matched",
     "group_norm",
     "layer_norm",
+    "linear_combination",
     "mlp_potential",
     "mlp_potentials",
     "potential",

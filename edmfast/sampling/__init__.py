@@ -1,6 +1,6 @@
 """Drop-in samplers for a denoiser, under the names of k-diffusion and of the EDM projects."""
 
-from edmfast.sampling import solvers
+from edmfast.sampling import guidance, solvers
 from edmfast.sampling.any_solver import sample
 from edmfast.sampling.checks import NonFiniteWarning
 from edmfast.sampling.edm import edm2_sampler, edm_sampler
@@ -32,6 +32,7 @@ __all__ = [
     "get_sigmas_karras",
     "get_sigmas_polyexponential",
     "get_sigmas_vp",
+    "guidance",
     "noise_sampler",
     "sample",
     "sample_dpmpp_2m",

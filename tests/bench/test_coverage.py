@@ -20,6 +20,7 @@ NAMES = {
     "curvature_matched": r"curvature matched/",
     "group_norm": r"group_norm_silu/group ",
     "layer_norm": r"group_norm_silu/layer ",
+    "linear_combination": r"linear_combination/",
     "mlp_potential": r"mlp_potential[ /]",
     "mlp_potentials": r"mlp_potentials/",
     "potential": r"potential/(?!assemble)",

@@ -83,6 +83,18 @@ def _noise(device: str) -> Call:
     ]
 
 
+def _combination(device: str) -> Call:
+    tensors = [*_particles(3, 2, 5, 37, device=device)]
+    numbers = torch.tensor([1.0, -0.5, 0.25, 2.0], dtype=torch.float64, device=device)
+
+    def run(*inputs: Tensor) -> Sequence[Tensor]:
+        *tensors, numbers, words = inputs
+        noise = {"seeds": words[:1], "nodes": words[1:], "weights": numbers[3:]}
+        return (ops.linear_combination(tensors, numbers[:3], **noise),)
+
+    return run, [*tensors, numbers, torch.tensor([3, 4], device=device)]
+
+
 def _signs(device: str) -> Call:
     like = torch.empty(2, 5, 3, 8, 8, device=device)
     return lambda rng: (ops.random_signs(like, count=6, coloured=True, rng=rng, stream=2),), [
@@ -157,6 +169,7 @@ CALLS: dict[str, Callable[[str], Call]] = {
     **{name: lambda device, name=name: _derivable(name, device) for name in derivatives.CASES},
     "attention_jvp": _attention_forward_mode,
     "potential_field": _field,
+    "linear_combination noise": _combination,
     "noise": _noise,
     "signs": _signs,
     "curvature": _curvature,

@@ -38,6 +38,22 @@ def noises() -> Iterator[Call]:
         yield Call(*named("noise", sizes, layout, dtype), (like, _rng(), 1, 2, 3))
 
 
+def combinations() -> Iterator[Call]:
+    """Yield calls of linear combinations of tensors that lie alike, or one in another way than the others."""
+    name = "linear_combination"
+    for sizes, layout, dtype, count in itertools.product(SIZES, LAYOUTS, (F32, BF16, F64), (1, 3)):
+        tensors = [laid_out(layout, *sizes, dtype=dtype) for _ in range(count)]
+        mixed = [laid_out("contiguous", *sizes, dtype=dtype), *tensors]
+        numbers, more = torch.ones(count, dtype=F64), torch.ones(count + 1, dtype=F64)
+        nothing = None, None, None, 0, 0
+        label = sizes, layout, dtype, f"count {count}"
+        yield Call(*named(name, *label), (tensors, numbers, *nothing))
+        yield Call(*named(name, *label, "mixed"), (mixed, more, *nothing))
+        for seeds in (1, sizes[0]):
+            noise = torch.zeros(seeds, dtype=I64), torch.zeros(2, dtype=I64), numbers.new_ones(2)
+            yield Call(*named(name, *label, f"seeds {seeds}"), (tensors, numbers, *noise, 1, 0))
+
+
 def signs() -> Iterator[Call]:
     """Yield calls of the random signs."""
     for sizes, layout, dtype, count, coloured in itertools.product(

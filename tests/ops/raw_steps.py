@@ -221,6 +221,46 @@ def noises() -> Iterator[Case]:
     yield from variants(RAW.noise, plain, changes)
 
 
+def combinations() -> Iterator[Case]:
+    def plain() -> dict[str, Any]:
+        state = {"tensors": [f(2, 3, 4) for _ in range(3)], "coefficients": f(3, dtype=DOUBLE)}
+        noise = {"seeds": torch.zeros(1, dtype=LONG), "nodes": torch.zeros(5, dtype=LONG)}
+        return {**state, **noise, "weights": f(5, dtype=DOUBLE), "stream": 0, "first_sample": 0}
+
+    changes = {
+        "no tensors": bad(tensors=[]),
+        "nine tensors": bad(tensors=[f(2, 3, 4)] * 9, coefficients=f(9, dtype=DOUBLE)),
+        "eight tensors": good(tensors=[f(2, 3, 4)] * 8, coefficients=f(8, dtype=DOUBLE)),
+        "no dimensions": bad(tensors=[torch.ones(())] * 3),
+        "another shape": bad(tensors=[f(2, 3, 4), f(2, 3, 4), f(2, 3, 5)]),
+        "a broadcast shape": bad(tensors=[f(2, 3, 4), f(2, 3, 1), f(2, 3, 4)]),
+        "fewer dimensions": bad(tensors=[f(2, 3, 4), f(3, 4), f(2, 3, 4)]),
+        "another dtype": bad(tensors=[f(2, 3, 4), f(2, 3, 4), f(2, 3, 4).half()]),
+        "integers": bad(tensors=[torch.ones(2, 3, 4, dtype=INT)] * 3),
+        "two coefficients": bad(coefficients=f(2, dtype=DOUBLE)),
+        "float32 coefficients": bad(coefficients=f(3)),
+        "coefficients on meta": bad(coefficients=f(3, dtype=DOUBLE).to("meta")),
+        "no seeds": bad(seeds=None),
+        "no noise": good(seeds=None, nodes=None, weights=None),
+        "three seeds": bad(seeds=torch.zeros(3, dtype=LONG)),
+        "no seed": bad(seeds=torch.zeros(0, dtype=LONG)),
+        "own seeds": good(seeds=torch.zeros(2, dtype=LONG)),
+        "own seeds of later samples": bad(seeds=torch.zeros(2, dtype=LONG), first_sample=1),
+        "seeds int32": bad(seeds=torch.zeros(1, dtype=INT)),
+        "nodes int32": bad(nodes=torch.zeros(5, dtype=INT)),
+        "nodes of two dimensions": bad(nodes=torch.zeros(5, 1, dtype=LONG)),
+        "four weights": bad(weights=f(4, dtype=DOUBLE)),
+        "stream 99": bad(stream=99),
+        "sample -7": bad(first_sample=-7),
+        "sample 2^32": bad(first_sample=2**32),
+        **{
+            f"{shape}": good(tensors=[torch.empty(shape)] * 3)
+            for shape in ((0, 0, 0), (0, 3, 4), (3, 0, 4), (3,))
+        },
+    }
+    yield from variants(RAW.linear_combination, plain, changes)
+
+
 def sign_draws() -> Iterator[Case]:
     def plain(like: torch.Tensor | None = None) -> dict[str, Any]:
         state = {"like": f(2, 3, 12) if like is None else like, "rng": ops.rng_state(0, 0)}

@@ -5,7 +5,7 @@ import torch
 
 from bench.report import derivatives
 
-ALL = {"mlp_potential", "potential_assemble"}
+ALL = {"linear_combination", "mlp_potential", "potential_assemble"}
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -29,6 +29,7 @@ CALLS: dict[str, Callable[[], Iterator[Call]]] = {
     "norms": operator_calls.norms,
     "potential": operator_calls.potentials,
     "mlp_potential": operator_calls.perceptrons,
+    "linear_combination": particle_calls.combinations,
     "noise": particle_calls.noises,
     "signs": particle_calls.signs,
     "curvature": particle_calls.curvatures,

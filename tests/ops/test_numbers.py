@@ -15,6 +15,11 @@ CHAINS = X[None].repeat(2, 1, 1)
 LOGITS = torch.linspace(-1, 1, 8).reshape(2, 4)
 RNG = ops.rng_state(0, 0)
 WEIGHTS = ops.Weights.start(2, 4, torch.device("cpu"))
+NOISE = {
+    "seeds": torch.tensor([3]),
+    "nodes": torch.tensor([4]),
+    "weights": torch.ones(1, dtype=torch.float64),
+}
 
 
 CASES = [
@@ -38,6 +43,20 @@ CASES = [
         stream=(COUNT, 3, -1, 16),
         first_population=(COUNT, 3, -1, 2**28),
         first_particle=(COUNT, 3, -1),
+    ),
+    *table(
+        "linear_combination",
+        lambda **o: ops.linear_combination([X], [1.0], **NOISE, **o),
+        stream=(COUNT, 3, -1, 16),
+        first_sample=(COUNT, 3, -1, 2**32 - 1),
+    ),
+    row(
+        "linear_combination",
+        "coefficients",
+        REAL,
+        0.5,
+        lambda c: ops.linear_combination([X], [c]),
+        math.inf,
     ),
     row("curvature", "exponent", REAL, 0.5, lambda a: ops.curvature(X[None], X[None], a), math.inf),
     row(

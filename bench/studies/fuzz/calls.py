@@ -107,6 +107,18 @@ def _noise(draw: Draw) -> Arguments:
     ]
 
 
+def _combination(draw: Draw) -> Arguments:
+    count, nodes, dtype = draw.random.randint(1, 8), draw.size(4, 0), draw.float()
+    shape = draw.size(300, 0), draw.size(1100, 0)
+    tensors = [draw.normal(*shape, dtype=dtype) for _ in range(count)]
+    numbers = draw.normal(count, dtype=torch.float64)
+    if draw.flag():
+        return [tensors, numbers, None, None, None, 0, 0]
+    seeds = draw.whole(1000, shape[0] if draw.flag() else 1, dtype=torch.int64)
+    words = draw.whole(1000, nodes, dtype=torch.int64)
+    return [tensors, numbers, seeds, words, draw.normal(nodes, dtype=torch.float64), 3, 0]
+
+
 def _signs(draw: Draw) -> Arguments:
     rows, columns = draw.size(9), draw.size(9)
     p, n, d = draw.size(4, 0), draw.size(300, 0), draw.size(9) * rows * columns
@@ -245,6 +257,7 @@ OPERATORS: dict[str, Callable[[Draw], Arguments]] = {
     "weigh_and_resample": _weigh,
     "resample": _resample,
     "systematic_resample": _systematic,
+    "linear_combination": _combination,
     "noise": _noise,
     "signs": _signs,
     "curvature": _curvature,

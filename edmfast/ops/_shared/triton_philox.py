@@ -61,9 +61,14 @@ def normals(block, particle, word, rng):
 
     Tile j holds elements j ceil(d/4) + block of the samples. rng: a pointer to int64 (seed, step).
     """
-    step = tl.load(rng + 1).to(tl.uint32)
+    return normals_of(block, tl.load(rng + 1), particle, word, tl.load(rng))
+
+
+@triton.jit
+def normals_of(block, step, particle, word, seed):
+    """Return the tiles of `normals` for given words of the counter and an int64 seed, which may differ by row."""
     block, particle = tl.broadcast(block.to(tl.uint32), particle.to(tl.uint32))
-    a, b, c, d = tl.philox(tl.load(rng), block, step, particle, word)
+    a, b, c, d = tl.philox(seed, block, step.to(tl.uint32), particle, word)
     first, second = _box_muller(a, b)
     third, fourth = _box_muller(c, d)
     return first, second, third, fourth

@@ -91,6 +91,8 @@ class Solver:
     """
 
     slope_first = False
+    brownian = False
+    """The default noise is that of a Brownian path over the noise levels, and otherwise independent draws."""
     threshold: Callable[[Tensor], Tensor] | None = None
     """A function that the machine applies to the denoised states of every call."""
 

@@ -40,7 +40,7 @@ def run(
     levels = check_start(x, sigmas, rising=rising)
     plan = plan_of(solver, tuple(levels))
     requests = requests_of(plan)
-    draws = draws_for(requests, x, sigmas, noise_sampler, seed)
+    draws = draws_for(requests, x, sigmas, noise_sampler, seed, path=solver.brownian)
     evaluate = evaluator(model, extra_args)
     machine = Machine(plan, first_state(x, callback), draws, solver.threshold)
     return checked_end(_loop(machine, plan, evaluate, sigmas, callback, disable))
