@@ -3,7 +3,11 @@
 from edmfast.sampling import guidance, solvers
 from edmfast.sampling.any_solver import sample
 from edmfast.sampling.checks import NonFiniteWarning
+from edmfast.sampling.dpm_2 import sample_dpm_2, sample_dpm_2_ancestral
+from edmfast.sampling.dpmpp_multistep_sde import sample_dpmpp_2m_sde, sample_dpmpp_3m_sde
+from edmfast.sampling.dpmpp_sde import sample_dpmpp_2s_ancestral, sample_dpmpp_sde
 from edmfast.sampling.edm import edm2_sampler, edm_sampler
+from edmfast.sampling.lms import sample_lms
 from edmfast.sampling.multistep import sample_dpmpp_2m
 from edmfast.sampling.noise import (
     BatchedBrownianTree,
@@ -35,10 +39,17 @@ __all__ = [
     "guidance",
     "noise_sampler",
     "sample",
+    "sample_dpm_2",
+    "sample_dpm_2_ancestral",
     "sample_dpmpp_2m",
+    "sample_dpmpp_2m_sde",
+    "sample_dpmpp_2s_ancestral",
+    "sample_dpmpp_3m_sde",
+    "sample_dpmpp_sde",
     "sample_euler",
     "sample_euler_ancestral",
     "sample_heun",
+    "sample_lms",
     "solvers",
     "student_t_prior",
     "to_d",

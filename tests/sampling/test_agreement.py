@@ -17,6 +17,19 @@ K_DIFFUSION = [
     ("sample_euler_ancestral", "_eta05", {"eta": 0.5, "s_noise": 1.003}),
     ("sample_euler", "_churn", CHURN),
     ("sample_heun", "_churn", CHURN),
+    ("sample_dpm_2", "", {}),
+    ("sample_dpm_2", "_churn", CHURN),
+    ("sample_lms", "", {}),
+    ("sample_lms", "_order2", {"order": 2}),
+    ("sample_dpm_2_ancestral", "", {}),
+    ("sample_dpmpp_2s_ancestral", "", {}),
+    ("sample_dpmpp_2s_ancestral", "_eta0", {"eta": 0.0}),
+    ("sample_dpmpp_sde", "", {}),
+    ("sample_dpmpp_2m_sde", "", {}),
+    ("sample_dpmpp_2m_sde", "_eta0", {"eta": 0.0}),
+    ("sample_dpmpp_2m_sde", "_heun_eta0", {"eta": 0.0, "solver_type": "heun"}),
+    ("sample_dpmpp_3m_sde", "", {}),
+    ("sample_dpmpp_3m_sde", "_eta0", {"eta": 0.0}),
 ]
 
 
@@ -26,7 +39,7 @@ def assert_agrees(got, expected):
 
 @pytest.mark.parametrize(("name", "variant", "arguments"), K_DIFFUSION)
 def test_k_diffusion_trajectory(stored, denoiser, name, variant, arguments):
-    if "ancestral" in name:
+    if "ancestral" in name or "sde" in name:
         arguments = arguments | {"noise_sampler": stored.noise_by_call()}
     if "churn" in variant:
         arguments = arguments | {"noise_sampler": stored.noise_by_step()}

@@ -23,7 +23,7 @@ def solved(sampler, **options):
 
 
 def seeded(name, **options):
-    churned = {} if "ancestral" in name else {"s_churn": 1.0}
+    churned = {} if "ancestral" in name or "sde" in name else {"s_churn": 1.0}
     return solved(getattr(sampling, name), noise_sampler=None, **(churned | options))
 
 
@@ -36,7 +36,7 @@ def edm(sampler=sampling.edm_sampler, **options):
 CASES = [
     *[
         case
-        for sampler in (sampling.sample_euler, sampling.sample_heun)
+        for sampler in (sampling.sample_euler, sampling.sample_heun, sampling.sample_dpm_2)
         for case in table(
             sampler.__name__,
             lambda sampler=sampler, **options: solved(sampler, **({"s_churn": 1.0} | options)),
@@ -48,13 +48,38 @@ CASES = [
     ],
     *[
         row(name, "seed", SEED, 7, lambda s, name=name, **o: seeded(name, seed=s))
-        for name in ("sample_euler", "sample_heun", "sample_euler_ancestral")
+        for name in (
+            *("sample_euler", "sample_heun", "sample_euler_ancestral", "sample_dpm_2"),
+            *("sample_dpm_2_ancestral", "sample_dpmpp_2s_ancestral", "sample_dpmpp_sde"),
+            *("sample_dpmpp_2m_sde", "sample_dpmpp_3m_sde"),
+        )
     ],
-    *table(
-        "sample_euler_ancestral",
-        lambda **o: solved(sampling.sample_euler_ancestral, **o),
-        eta=(REAL, 0.5, -1.0),
-        s_noise=(REAL, 0.5, -1.0),
+    *[
+        case
+        for sampler in (
+            sampling.sample_euler_ancestral,
+            sampling.sample_dpm_2_ancestral,
+            sampling.sample_dpmpp_2s_ancestral,
+            sampling.sample_dpmpp_sde,
+            sampling.sample_dpmpp_2m_sde,
+            sampling.sample_dpmpp_3m_sde,
+        )
+        for case in table(
+            sampler.__name__,
+            lambda sampler=sampler, **options: solved(sampler, **options),
+            eta=(REAL, 0.5, -1.0),
+            s_noise=(REAL, 0.5, -1.0),
+        )
+    ],
+    row("sample_dpmpp_sde", "r", REAL, 0.25, lambda r: solved(sampling.sample_dpmpp_sde, r=r), 0.0),
+    row(
+        "sample_lms",
+        "order",
+        COUNT,
+        2,
+        lambda n: sampling.sample_lms(PAIR, X, TENSOR, disable=True, order=n),
+        0,
+        8,
     ),
     *table(
         "student_t_prior",
