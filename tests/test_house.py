@@ -30,6 +30,7 @@ FLOOR = {
     "diagnostics": 6,
     "_info": 6,
     "demo": 7,
+    "k_diffusion": 7,
     "__init__": 7,
     "cli": 8,
 }

@@ -8,6 +8,7 @@ import re
 
 import edmfast
 from edmfast import analytic, diagnostics, models, ops, sampling, smc
+from edmfast.k_diffusion import utils
 from edmfast.sampling import guidance
 from edmfast.targets import constrained as constraints
 from edmfast.targets import measurements
@@ -16,6 +17,7 @@ TABLES = (
     "density",
     "diagnostics",
     "distill",
+    "k_diffusion",
     "models",
     "models.backbones",
     "ops",
@@ -35,7 +37,7 @@ def tables():
 
 
 def public():
-    for module in (edmfast, smc, sampling, guidance, ops, models, analytic, diagnostics):
+    for module in (edmfast, smc, sampling, guidance, ops, models, analytic, diagnostics, utils):
         yield from ((name, getattr(module, name)) for name in module.__all__)
     for module in (constraints, measurements):
         for name, member in vars(module).items():

@@ -12,6 +12,7 @@ from edmfast.sampling.multistep import sample_dpmpp_2m
 from edmfast.sampling.noise import (
     BatchedBrownianTree,
     BrownianTreeNoiseSampler,
+    default_noise_sampler,
     noise_sampler,
 )
 from edmfast.sampling.ode import sample_euler, sample_heun
@@ -29,6 +30,7 @@ __all__ = [
     "BatchedBrownianTree",
     "BrownianTreeNoiseSampler",
     "NonFiniteWarning",
+    "default_noise_sampler",
     "edm2_sampler",
     "edm_sampler",
     "get_ancestral_step",

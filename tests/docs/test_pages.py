@@ -21,6 +21,7 @@ PACKAGES = (
     "edmfast.smc",
     "edmfast.sampling",
     "edmfast.sampling.solvers",
+    "edmfast.k_diffusion",
     "edmfast.sampling.guidance",
     "edmfast.density",
     "edmfast.diagnostics",

@@ -3,7 +3,7 @@
 from edmfast.sampling.noise.brownian import BrownianPath
 from edmfast.sampling.noise.choice import draws_for, noise_of_run
 from edmfast.sampling.noise.foreign import NoiseSampler
-from edmfast.sampling.noise.independent import Independent, noise_sampler
+from edmfast.sampling.noise.independent import Independent, default_noise_sampler, noise_sampler
 from edmfast.sampling.noise.trees import BatchedBrownianTree, BrownianTreeNoiseSampler
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "BrownianTreeNoiseSampler",
     "Independent",
     "NoiseSampler",
+    "default_noise_sampler",
     "draws_for",
     "noise_of_run",
     "noise_sampler",

@@ -86,3 +86,11 @@ def noise_sampler(x: Tensor, *, seed: Any, first_sample: int = 0) -> CountedNois
     if seed is None:
         raise TypeError("seed must be an integer, or one for each sample, got None")
     return CountedNoise(x, as_seeds(seed, x), first_sample)
+
+
+def default_noise_sampler(x: Tensor) -> CountedNoise:
+    """Return independent noise for states x [B, *shape], with a seed that is one draw of torch's CPU generator.
+
+    See `noise_sampler`, which takes the seed as an argument.
+    """
+    return CountedNoise(x, as_seeds(None, x), 0)

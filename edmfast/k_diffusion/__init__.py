@@ -1,0 +1,11 @@
+"""The modules of k-diffusion under their own names, so that code written for it needs one other import.
+
+import edmfast.k_diffusion as K
+
+model = K.external.CompVisDenoiser(network)
+x = K.sampling.sample_dpmpp_2m(model, x, model.get_sigmas(20))
+"""
+
+from edmfast.k_diffusion import external, sampling, utils
+
+__all__ = ["external", "sampling", "utils"]
