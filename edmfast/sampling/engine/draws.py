@@ -73,9 +73,11 @@ class ForeignDraw:
     function: Callable[..., Tensor]
     interval: tuple[Tensor, Tensor]
     coefficient: float
+    drawn: Tensor | None = None
 
     def combined(self, tensors: list[Tensor], coefficients: Coefficients) -> Tensor:
-        fresh = self.function(*self.interval)
+        # A combination that is computed once more needs the same noise.
+        fresh = self.drawn = self.function(*self.interval) if self.drawn is None else self.drawn
         # The coefficients of a run on an accelerator lie there already, without a place for the noise.
         if isinstance(coefficients, Tensor) or len(tensors) == 8:
             return linear_combination(tensors, coefficients).add_(fresh * self.coefficient)
@@ -86,8 +88,22 @@ Requests = Sequence[tuple[float, tuple[float, float]]]
 """The draws of a plan in their order: the coefficient of each and its interval of noise levels."""
 
 
-def draws_from_counters(source: NoiseSource, requests: Requests) -> Iterator[Draw]:
-    """Yield one draw for each request. The nodes and weights of a run reach the device in two copies."""
+@dataclass
+class NodeTable:
+    """The nodes and weights of all draws of a run, one after the other: int64 [M] and float64 [M]."""
+
+    nodes: Tensor
+    weights: Tensor
+    sizes: list[int]
+
+    def draws(self, source: NoiseSource) -> Iterator[Draw]:
+        """Yield the draws of the run in their order."""
+        pairs = zip(self.nodes.split(self.sizes), self.weights.split(self.sizes), strict=True)
+        return (CounterDraw(source, *pair) for pair in pairs)
+
+
+def node_table(source: NoiseSource, requests: Requests) -> NodeTable:
+    """Return the nodes of all draws. They reach the device in two copies for the whole run."""
     nodes: list[int] = []
     weights: list[float] = []
     sizes: list[int] = []
@@ -96,13 +112,17 @@ def draws_from_counters(source: NoiseSource, requests: Requests) -> Iterator[Dra
         nodes += names
         weights += [coefficient * share for share in shares]
         sizes.append(len(names))
-    if not sizes:
-        return
     device = source.seeds.device
-    all_nodes = torch.tensor(nodes, dtype=torch.int64, device=device).split(sizes)
-    all_weights = torch.tensor(weights, dtype=torch.float64, device=device).split(sizes)
-    for pair in zip(all_nodes, all_weights, strict=True):
-        yield CounterDraw(source, *pair)
+    return NodeTable(
+        torch.tensor(nodes, dtype=torch.int64, device=device),
+        torch.tensor(weights, dtype=torch.float64, device=device),
+        sizes,
+    )
+
+
+def draws_from_counters(source: NoiseSource, requests: Requests) -> Iterator[Draw]:
+    """Yield one draw for each request."""
+    return node_table(source, requests).draws(source)
 
 
 def draws_from_function(

@@ -14,6 +14,8 @@ in between: the machine does nothing of the next step before it is asked for its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from edmfast.sampling.engine.combine import linear_combination
 from edmfast.sampling.engine.draws import Coefficients, Draw
-from edmfast.sampling.engine.plan import Call, Combine, Plan
+from edmfast.sampling.engine.plan import Call, Combine, Plan, Step
 
 
 class Pass(NamedTuple):
@@ -45,6 +47,9 @@ class End(NamedTuple):
     keep: tuple[tuple[str, str], ...]
 
 
+Item = Call | Pass | End
+
+
 class Machine:
     """One run of a plan over states x [B, *shape].
 
@@ -53,6 +58,7 @@ class Machine:
         x: the states at the first level, [B, *shape]. They are read and never changed.
         draws: the fresh noise of the plan, in the order of its requests; see `requests_of`.
         threshold: a function that is applied to the denoised states of every call, or None.
+        items: the work of the plan with coefficients of the caller's own, for a trace.
 
     Attributes:
         registers: the tensors by name; "x" holds the states.
@@ -67,14 +73,19 @@ class Machine:
         x: Tensor,
         draws: Iterator[Draw] | None = None,
         threshold: Callable[[Tensor], Tensor] | None = None,
+        items: list[Item] | None = None,
     ) -> None:
         self.registers: dict[str, Tensor] = {"x": x}
         self.step = 0
         self.moved: Tensor | None = None
         self._threshold = threshold
         self._draws = iter(()) if draws is None else draws
-        self._items = prepared(plan, x.device)
+        self._items = prepared(plan, x.device) if items is None else items
         self._next = 0
+        # Only calls on the CPU go without a copy of the state, see `calls`.
+        self._remembers = x.device.type == "cpu"
+        self._last: Callable[[], Tensor] | None = None
+        self._last_out = ""
 
     def next_call(self) -> Call | None:
         """Return the next model call after the work before it, or None where the plan has ended."""
@@ -96,6 +107,21 @@ class Machine:
             if isinstance(item, End):
                 return
 
+    def again(self) -> Callable[[], Tensor] | None:
+        """Return a function that computes the state of the next call once more, None where no pass has made it.
+
+        A model may have changed the state in place. The function holds what the state was made of.
+        """
+        call = self._items[self._next]
+        made = isinstance(call, Call) and self._last_out == call.state
+        return self._last if made else None
+
+    def replace(self, tensor: Tensor, by: Tensor) -> None:
+        """Put another tensor into every register that holds `tensor`."""
+        for name, value in self.registers.items():
+            if value is tensor:
+                self.registers[name] = by
+
     def _do(self, item: Pass | End) -> None:
         self._next += 1
         registers = self.registers
@@ -106,13 +132,20 @@ class Machine:
             self.moved = None
             return
         tensors = [registers[name] for name in item.names]
-        if item.noisy:
-            result = next(self._draws).combined(tensors, item.coefficients)
-        else:
-            result = linear_combination(tensors, item.coefficients)
-        if self.moved is not None and item.moved:
-            result.add_(self.moved)
-        registers[item.out] = result
+        draw = next(self._draws) if item.noisy else None
+        moved = self.moved if item.moved else None
+        made = partial(_combined, tensors, item.coefficients, draw, moved)
+        registers[item.out] = made()
+        if self._remembers:
+            self._last, self._last_out = made, item.out
+
+
+def _combined(
+    tensors: list[Tensor], coefficients: Coefficients, draw: Draw | None, moved: Tensor | None
+) -> Tensor:
+    combine = linear_combination if draw is None else draw.combined
+    result = combine(tensors, coefficients)
+    return result if moved is None else result.add_(moved)
 
 
 def requests_of(plan: Plan) -> list[tuple[float, tuple[float, float]]]:
@@ -125,18 +158,31 @@ def requests_of(plan: Plan) -> list[tuple[float, tuple[float, float]]]:
     ]
 
 
-def prepared(plan: Plan, device: torch.device) -> list[Call | Pass | End]:
+def prepared(plan: Plan, device: torch.device) -> list[Item]:
     """Return the work of all steps as one list, with coefficients for states on a device. The plan keeps it."""
-    items: list[Call | Pass | End] | None = plan.prepared.get(device)
+    items: list[Item] | None = plan.prepared.get(device)
     if items is None:
         items = []
         for step in plan.steps:
-            items += [
-                work if isinstance(work, Call) else _pass_of(work, device) for work in step.work
-            ]
+            for k, work in enumerate(step.work):
+                if isinstance(work, Call):
+                    items.append(replace(work, kept=_is_kept(work.out, step, k)))
+                else:
+                    items.append(_pass_of(work, device))
             items.append(End(step.keep))
         plan.prepared[device] = items
     return items
+
+
+def _is_kept(name: str, step: Step, k: int) -> bool:
+    """Return whether the result of the call that is work number k of a step is read after a later call."""
+    later_call = False
+    for work in step.work[k + 1 :]:
+        if isinstance(work, Call):
+            later_call = True
+        elif later_call and name in work.value.terms:
+            return True
+    return any(old == name for _, old in step.keep)
 
 
 def _pass_of(combine: Combine, device: torch.device) -> Pass:

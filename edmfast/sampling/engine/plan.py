@@ -27,11 +27,15 @@ from edmfast.sampling.engine.expression import Expression
 
 @dataclass(frozen=True)
 class Call:
-    """One evaluation of the denoiser: the register `out` gets D(state; sigma)."""
+    """One evaluation of the denoiser: the register `out` gets D(state; sigma).
+
+    kept: the result is read after a later call. The engine finds this out.
+    """
 
     sigma: float
     state: str = "x"
     out: str = "D"
+    kept: bool = False
 
 
 @dataclass(frozen=True)

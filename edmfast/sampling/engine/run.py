@@ -11,10 +11,16 @@ from edmfast._internal.progress import progress_bar
 from edmfast.models.protocols import Denoiser
 from edmfast.sampling.callbacks import Callback, first_state, report
 from edmfast.sampling.checks import check_start, checked_end
-from edmfast.sampling.engine.calls import Evaluate, evaluator
+from edmfast.sampling.engine.calls import Evaluate
+from edmfast.sampling.engine.compiled import runs_of
+from edmfast.sampling.engine.draws import (
+    draws_from_counters,
+    draws_from_function,
+    node_table,
+)
 from edmfast.sampling.engine.machine import Machine, requests_of
 from edmfast.sampling.engine.plan import Call, Plan, Solver, plan_of
-from edmfast.sampling.noise import NoiseSampler, draws_for
+from edmfast.sampling.noise import NoiseSampler, is_source, noise_of_run
 
 
 def run(
@@ -29,21 +35,41 @@ def run(
     noise_sampler: NoiseSampler | None = None,
     seed: Any = None,
     rising: bool = True,
+    compile: bool = False,
 ) -> Tensor:
     """Return the states at sigmas[-1] after a solver's plan, with k-diffusion's arguments and effects.
 
     noise_sampler: a function (sigma, sigma_next) -> standard normals like x, or None for noise from counters.
     seed: an integer, or one for each sample, of the noise from counters; None takes one draw of torch's generator.
     rising: the solver also takes levels that increase strictly.
+    compile: run all steps as one compiled graph, with noise from counters and without a callback.
     Raises and warns as the samplers say.
     """
     levels = check_start(x, sigmas, rising=rising)
     plan = plan_of(solver, tuple(levels))
     requests = requests_of(plan)
-    draws = draws_for(requests, x, sigmas, noise_sampler, seed, path=solver.brownian)
-    evaluate = evaluator(model, extra_args)
-    machine = Machine(plan, first_state(x, callback), draws, solver.threshold)
-    return checked_end(_loop(machine, plan, evaluate, sigmas, callback, disable))
+    noise = noise_of_run(noise_sampler, x, seed=seed, path=solver.brownian, calls=len(requests))
+    condition = dict(extra_args or {})
+
+    def eager() -> Tensor:
+        draws = (
+            draws_from_counters(noise, requests)
+            if is_source(noise)
+            else draws_from_function(noise, requests, sigmas)
+        )
+        machine = Machine(plan, first_state(x, callback), draws, solver.threshold)
+        return _loop(machine, plan, Evaluate(model, condition, x), sigmas, callback, disable)
+
+    if not compile:
+        return checked_end(eager())
+    if callback is not None or not is_source(noise):
+        name = "callback" if callback is not None else "noise_sampler"
+        raise ValueError(
+            f"compile=True runs all steps as one graph, which cannot call the {name}: leave out one of the two"
+        )
+    table = node_table(noise, requests)
+    graph = runs_of(model)
+    return checked_end(graph.run(plan, model, x, noise, table, solver.threshold, condition, eager))
 
 
 def _loop(
@@ -59,7 +85,11 @@ def _loop(
     with progress_bar(len(plan.steps), disable=disable) as bar:
         while (call := machine.next_call()) is not None:
             step = machine.step
-            denoised = evaluate(machine.registers[call.state], next(levels))
+            state = machine.registers[call.state]
+            kept = call.kept or callback is not None
+            denoised, unchanged = evaluate(state, next(levels), machine.again(), kept=kept)
+            if unchanged is not state:
+                machine.replace(state, unchanged)
             if callback is not None and reported < step:
                 reported = step
                 denoised = _reported(callback, machine, plan, sigmas, denoised)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import TypeIs
 
 from edmfast.sampling.engine.draws import (
     Draw,
@@ -46,6 +47,11 @@ def noise_of_run(
     return checked(noise, x)
 
 
+def is_source(noise: Any) -> TypeIs[Independent | BrownianPath]:
+    """Return whether noise comes from counters, and not from a function of the caller."""
+    return isinstance(noise, (Independent, BrownianPath))
+
+
 def draws_for(
     requests: Requests,
     x: Tensor,
@@ -60,6 +66,6 @@ def draws_for(
     sigmas: levels in the dtype and on the device that a foreign noise sampler receives its levels in.
     """
     noise = noise_of_run(noise_sampler, x, seed=seed, path=path, calls=len(requests))
-    if isinstance(noise, (Independent, BrownianPath)):
+    if is_source(noise):
         return draws_from_counters(noise, requests)
     return draws_from_function(noise, requests, sigmas)

@@ -7,18 +7,15 @@ graph is captured as a CUDA graph, see `edmfast.smc.compiling.captured`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from edmfast.models.compiling.attributes import Attributes
 from edmfast.models.compiling.flat_graph import FlatGraph, Tensors
+from edmfast.models.compiling.watched import Watched, modules_in
 from edmfast.models.level_table import LevelTable
 from edmfast.smc.compiling.captured import CapturedSteps
 from edmfast.smc.compiling.step_table import StepTable
-from edmfast.smc.feynman_kac.base import FeynmanKac
 from edmfast.smc.populations.particle_state import ParticleState
 from edmfast.smc.proposals import Step
 from edmfast.smc.state import Row
@@ -36,7 +33,8 @@ class CompiledStep:
     def __init__(self, advance: Advance, steps: StepTable, table: LevelTable) -> None:
         self.advance, self.steps, self.table = advance, steps, table
         self.flats: dict[Key, FlatGraph] = {}
-        self.watched = Watched(advance.phases.parts)
+        parts = advance.phases.parts
+        self.watched = Watched(module for fk in parts for module in modules_in(vars(fk)))
         self.given_up = False
         device = steps.rng.device
         self.captured = CapturedSteps(len(steps.steps), device) if captures(device) else None
@@ -134,42 +132,3 @@ def _recorded(outputs: tuple[Tensor, ...]) -> Tensor:
 def captures(device: torch.device) -> bool:
     """Return whether steps on a device are captured as CUDA graphs."""
     return device.type == "cuda"
-
-
-class Watched:
-    """The plain attributes and the weights of all modules that Feynman–Kac models evaluate."""
-
-    def __init__(self, models: Sequence[FeynmanKac]) -> None:
-        modules = {id(m): m for fk in models for part in _modules(vars(fk)) for m in part.modules()}
-        self.attributes = Attributes(modules.values())
-        self.tensors = [
-            tensor
-            for module in modules.values()
-            for place in (module._parameters, module._buffers)
-            for tensor in place.values()
-            # Tensors of inference mode count no versions.
-            if tensor is not None and not tensor.is_inference()
-        ]
-        self.versions = self._versions()
-
-    def change(self) -> str | None:
-        """Return a name for what has changed since the start, None where nothing has."""
-        if self._versions() != self.versions:
-            return "a parameter or buffer"
-        attribute = self.attributes.change()
-        return None if attribute is None else f"the attribute {attribute}"
-
-    def _versions(self) -> list[tuple[int, int]]:
-        # A change in place raises the version, and a replaced tensor has another address.
-        return [(tensor.data_ptr(), tensor._version) for tensor in self.tensors]
-
-
-def _modules(value: Any) -> Iterator[nn.Module]:
-    if isinstance(value, nn.Module):
-        yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _modules(part)
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _modules(part)

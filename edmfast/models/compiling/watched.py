@@ -1,0 +1,50 @@
+"""A watch over everything of a model that a compiled graph holds as constant: its weights and plain attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import nn
+
+from edmfast.models.compiling.attributes import Attributes
+
+
+class Watched:
+    """The plain attributes and the weights of modules, and of all modules inside them."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        members = {id(m): m for module in modules for m in module.modules()}
+        self.attributes = Attributes(members.values())
+        self.tensors = [
+            tensor
+            for module in members.values()
+            for place in (module._parameters, module._buffers)
+            for tensor in place.values()
+            # Tensors of inference mode count no versions.
+            if tensor is not None and not tensor.is_inference()
+        ]
+        self.versions = self._versions()
+
+    def change(self) -> str | None:
+        """Return a name for what has changed since the start, None where nothing has."""
+        if self._versions() != self.versions:
+            return "a parameter or buffer"
+        attribute = self.attributes.change()
+        return None if attribute is None else f"the attribute {attribute}"
+
+    def _versions(self) -> list[tuple[int, int]]:
+        # A change in place raises the version, and a replaced tensor has another address.
+        return [(tensor.data_ptr(), tensor._version) for tensor in self.tensors]
+
+
+def modules_in(value: Any) -> Iterator[nn.Module]:
+    """Yield the modules in a value, also those inside lists, tuples and dictionaries."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from modules_in(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from modules_in(part)
