@@ -3,6 +3,7 @@
 from edmfast.sampling import guidance, solvers
 from edmfast.sampling.any_solver import sample
 from edmfast.sampling.checks import NonFiniteWarning
+from edmfast.sampling.compiled_sampler import compiled
 from edmfast.sampling.dpm_2 import sample_dpm_2, sample_dpm_2_ancestral
 from edmfast.sampling.dpmpp_multistep_sde import sample_dpmpp_2m_sde, sample_dpmpp_3m_sde
 from edmfast.sampling.dpmpp_sde import sample_dpmpp_2s_ancestral, sample_dpmpp_sde
@@ -30,6 +31,7 @@ __all__ = [
     "BatchedBrownianTree",
     "BrownianTreeNoiseSampler",
     "NonFiniteWarning",
+    "compiled",
     "default_noise_sampler",
     "edm2_sampler",
     "edm_sampler",

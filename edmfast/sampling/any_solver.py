@@ -27,6 +27,7 @@ def sample(
     disable: bool | None = None,
     noise_sampler: NoiseSampler | None = None,
     seed: int | Sequence[int] | Tensor | None = None,
+    compile: bool = False,
 ) -> Tensor:
     """Sample with any solver, for example `sample(model, x, sigmas, solvers.Heun())`.
 
@@ -47,6 +48,7 @@ def sample(
             default noise from counters.
         seed: the seed of that noise, an integer or one for each sample [B]; by default a draw of torch's
             generator.
+        compile: run all steps as one compiled graph, without a callback; see `compiled`.
 
     Returns:
         The states [B, *shape] at the noise level sigmas[-1], without gradients.
@@ -73,4 +75,5 @@ def sample(
         disable,
         noise_sampler=noise_sampler,
         seed=seed,
+        compile=compile,
     )

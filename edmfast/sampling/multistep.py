@@ -29,6 +29,8 @@ def sample_dpmpp_2m(
     extra_args: dict[str, Any] | None = None,
     callback: Callback | None = None,
     disable: bool | None = None,
+    *,
+    compile: bool = False,
 ) -> Tensor:
     """Sample with DPM-Solver++(2M), of second order, in one model call per step.
 
@@ -45,6 +47,7 @@ def sample_dpmpp_2m(
             and denoised in place. Both changes act on the step, and a changed denoised also acts on the next one.
         disable: True shows no progress, None shows a bar on a terminal or in a notebook only, and False also
             writes lines where there is no terminal.
+        compile: run all steps as one compiled graph, without a callback; see `compiled`.
 
     Returns:
         The states [B, *shape] at the noise level sigmas[-1], without gradients.
@@ -57,4 +60,4 @@ def sample_dpmpp_2m(
     Warns:
         NonFiniteWarning: some samples are NaN or infinite at the end.
     """
-    return run(DPMSolverPP2M(), model, x, sigmas, extra_args, callback, disable)
+    return run(DPMSolverPP2M(), model, x, sigmas, extra_args, callback, disable, compile=compile)

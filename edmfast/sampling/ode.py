@@ -40,6 +40,7 @@ def sample_euler(
     *,
     noise_sampler: NoiseSampler | None = None,
     seed: int | Sequence[int] | Tensor | None = None,
+    compile: bool = False,
 ) -> Tensor:
     """Sample with Euler's method, of first order, in T model calls for sigmas [T + 1].
 
@@ -63,6 +64,7 @@ def sample_euler(
             default noise that depends on torch's seed and the sample's index alone, see `noise_sampler`.
         seed: the seed of that noise, an integer or one for each sample [B]; by default a draw of torch's
             generator.
+        compile: run all steps as one compiled graph, without a callback; see `compiled`.
 
     Returns:
         The states [B, *shape] at the noise level sigmas[-1], without gradients.
@@ -86,6 +88,7 @@ def sample_euler(
         disable,
         noise_sampler=noise_sampler,
         seed=seed,
+        compile=compile,
     )
 
 
@@ -104,6 +107,7 @@ def sample_heun(
     *,
     noise_sampler: NoiseSampler | None = None,
     seed: int | Sequence[int] | Tensor | None = None,
+    compile: bool = False,
 ) -> Tensor:
     """Sample with Heun's method, of second order, in two model calls per step, or one where the step ends at 0.
 
@@ -127,6 +131,7 @@ def sample_heun(
             default noise that depends on torch's seed and the sample's index alone, see `noise_sampler`.
         seed: the seed of that noise, an integer or one for each sample [B]; by default a draw of torch's
             generator.
+        compile: run all steps as one compiled graph, without a callback; see `compiled`.
 
     Returns:
         The states [B, *shape] at the noise level sigmas[-1], without gradients.
@@ -150,4 +155,5 @@ def sample_heun(
         disable,
         noise_sampler=noise_sampler,
         seed=seed,
+        compile=compile,
     )

@@ -35,6 +35,7 @@ def sample_euler_ancestral(
     noise_sampler: NoiseSampler | None = None,
     *,
     seed: int | Sequence[int] | Tensor | None = None,
+    compile: bool = False,
 ) -> Tensor:
     """Sample ancestrally with Euler steps, in one model call per step.
 
@@ -56,6 +57,7 @@ def sample_euler_ancestral(
             default noise that depends on torch's seed and the sample's index alone, see `noise_sampler`.
         seed: the seed of that noise, an integer or one for each sample [B]; by default a draw of torch's
             generator.
+        compile: run all steps as one compiled graph, without a callback; see `compiled`.
 
     Returns:
         The states [B, *shape] at the noise level sigmas[-1], without gradients.
@@ -81,5 +83,6 @@ def sample_euler_ancestral(
         disable,
         noise_sampler=noise_sampler,
         seed=seed,
+        compile=compile,
         rising=eta == 0,
     )
