@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from edmfast.ops import linear_combination
+from edmfast.ops.linear_combination import linear_combination
 
 Coefficients = Sequence[float] | Tensor
 

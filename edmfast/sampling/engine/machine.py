@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from edmfast.ops import linear_combination
+from edmfast.ops.linear_combination import linear_combination
 from edmfast.sampling.engine.draws import Coefficients, Draw
 from edmfast.sampling.engine.plan import Call, Combine, Plan, Step
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from edmfast.ops import linear_combination
+from edmfast.ops.linear_combination import linear_combination
 from edmfast.sampling.engine.draws import NoiseSource
 
 Nodes = tuple[Sequence[int], Sequence[float]]
