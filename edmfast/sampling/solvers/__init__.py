@@ -3,12 +3,19 @@
 from edmfast.sampling.solvers.churn import Churn
 from edmfast.sampling.solvers.dpm_2 import DPM2, AncestralDPM2
 from edmfast.sampling.solvers.dpm_fast import DPMSolverFast
+from edmfast.sampling.solvers.dpm_multistep import DPMSolverMultistep
+from edmfast.sampling.solvers.dpm_singlestep import DPMSolverSinglestep
 from edmfast.sampling.solvers.dpmpp_2m import DPMSolverPP2M
 from edmfast.sampling.solvers.dpmpp_multistep_sde import DPMSolverPP2MSDE, DPMSolverPP3MSDE
 from edmfast.sampling.solvers.dpmpp_sde import AncestralDPMSolverPP2S, DPMSolverPPSDE
 from edmfast.sampling.solvers.euler import AncestralEuler, Euler
 from edmfast.sampling.solvers.heun import Heun
 from edmfast.sampling.solvers.linear_multistep import LinearMultistep
+from edmfast.sampling.solvers.orders import singlestep_orders
+from edmfast.sampling.solvers.taylor import Derivative
+from edmfast.sampling.solvers.taylor_schedule import TaylorSchedule, TaylorStep
+from edmfast.sampling.solvers.thresholding import DynamicThreshold
+from edmfast.sampling.solvers.unipc import UniPC
 
 __all__ = [
     "DPM2",
@@ -17,11 +24,19 @@ __all__ = [
     "AncestralEuler",
     "Churn",
     "DPMSolverFast",
+    "DPMSolverMultistep",
     "DPMSolverPP2M",
     "DPMSolverPP2MSDE",
     "DPMSolverPP3MSDE",
     "DPMSolverPPSDE",
+    "DPMSolverSinglestep",
+    "Derivative",
+    "DynamicThreshold",
     "Euler",
     "Heun",
     "LinearMultistep",
+    "TaylorSchedule",
+    "TaylorStep",
+    "UniPC",
+    "singlestep_orders",
 ]
