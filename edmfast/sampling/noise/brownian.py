@@ -67,11 +67,8 @@ class BrownianPath:
         Raises ValueError where the clock gives a time that is not finite.
         """
         start, end = self.time("sigma_from", sigma_from), self.time("sigma_to", sigma_to)
-        weights, variance = increment(start, end)
-        if not variance:
-            return (_own_node(start, end),), (1.0,)
-        scale = self.sign / math.sqrt(variance)
-        return tuple(weights), tuple(scale * weight for weight in weights.values())
+        names, weights = unit_normal(start, end)
+        return names, weights if self.sign == 1 else tuple(-weight for weight in weights)
 
     def time(self, name: str, sigma: float) -> float:
         """Return the time of a noise level. name: the name of the level in errors."""
@@ -79,6 +76,17 @@ class BrownianPath:
         if not math.isfinite(time):
             raise ValueError(f"{name} must have a finite time, got {time} at noise level {sigma}")
         return time
+
+
+# Runs of other seeds have the same weights, which take longer to compute than a draw of small states.
+@functools.lru_cache(maxsize=4096)
+def unit_normal(start: float, end: float) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return the nodes and weights of (W(end) - W(start)) / sqrt(its variance)."""
+    weights, variance = increment(start, end)
+    if not variance:
+        return (_own_node(start, end),), (1.0,)
+    scale = 1 / math.sqrt(variance)
+    return tuple(weights), tuple(scale * weight for weight in weights.values())
 
 
 def increment(start: float, end: float) -> tuple[Weights, float]:
