@@ -260,7 +260,11 @@ def cpp_arguments() -> dict[str, Any]:
         return {}
     from torch.utils.cpp_extension import CppExtension
 
-    sources = ["csrc/ops.cpp", *(f"csrc/cpu/{path.name}" for path in CPU_SOURCES)]
+    sources = [
+        "csrc/ops.cpp",
+        "csrc/python/module.cpp",
+        *(f"csrc/cpu/{path.name}" for path in CPU_SOURCES),
+    ]
     extension = CppExtension(
         "edmfast._C",
         sources,

@@ -1,12 +1,14 @@
 """Load the compiled libraries, or remember why one could not be loaded.
 
-The libraries hold no Python module: they register operators with torch when they are loaded, in the namespace
-NAMESPACE. `torch-ext/library.py` takes the place of this module in a build for the Hugging Face hub.
+The libraries register operators with torch when they are loaded, in the namespace NAMESPACE. The library of the
+CPU is a Python module as well, which `module` imports. `torch-ext/library.py` takes the place of this file in a build
+for the Hugging Face hub.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import warnings
 from pathlib import Path
@@ -71,6 +73,17 @@ def load() -> None:
         reasons["cuda"] = "the CPU library, which it builds on, is not live"
     if why := why_no_triton():
         reasons["triton"] = why
+
+
+def module() -> Any | None:
+    """Return the CPU library as a Python module, or None where it is not live or no module."""
+    load()
+    if "cpu" not in loaded:
+        return None
+    try:
+        return importlib.import_module("._C", __package__)
+    except ImportError:
+        return None
 
 
 def _why_not_built() -> str:

@@ -7,6 +7,7 @@
 #include "../include/arguments.h"
 #include "../include/library.h"
 #include "allocate.h"
+#include "linear_combination.h"
 #include "linear_combination_kernels.h"
 #include "parallel.h"
 
@@ -16,32 +17,13 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The normals of a call: sample b has the counter index first_sample + b, or, where every sample has its own seed, the
-// index 0.
-struct Noise {
-  const int64_t* seeds;
-  const int64_t* nodes;
-  const double* weights;
-  int64_t count, stream, first_sample;
-  bool each;
-
-  uint64_t key(int64_t row) const { return static_cast<uint64_t>(seeds[each ? row : 0]); }
-  Philox4 start(int64_t node, int64_t row, int64_t block) const {
-    const uint64_t bits = static_cast<uint64_t>(nodes[node]);
-    constexpr uint64_t kPopulations = (uint64_t{1} << 28) - 1;
-    return {static_cast<uint32_t>(block), static_cast<uint32_t>(bits),
-            static_cast<uint32_t>(each ? 0 : first_sample + row),
-            stream_word(stream, static_cast<int64_t>(bits >> 32 & kPopulations))};
-  }
-};
-
 // Adds noise to samples in tiles of at most kTile counters: several whole rows, or a piece of a large row.
 template <class S>
 class Tiles {
  public:
   using T = typename Terms<S>::T;
 
-  Tiles(const Terms<S>& terms, const Noise& noise, int64_t rows, int64_t elements, S* out)
+  Tiles(const Terms<S>& terms, const CombinationNoise& noise, int64_t rows, int64_t elements, S* out)
       : terms_(terms), noise_(noise), rows_(rows), elements_(elements), blocks_(blocks_of(elements)), out_(out) {
     pieces_ = (blocks_ + kTile - 1) / kTile;
     // a tile has one key
@@ -91,14 +73,14 @@ class Tiles {
     int64_t first, count;
   };
   const Terms<S>& terms_;
-  const Noise& noise_;
+  const CombinationNoise& noise_;
   int64_t rows_, elements_, blocks_, pieces_, rows_of_tile_;
   S* out_;
   Offsets offsets_;
 };
 
 template <class S>
-void combine(const Terms<S>& terms, const Noise* noise, int64_t rows, int64_t elements, S* out) {
+void run(const Terms<S>& terms, const CombinationNoise* noise, int64_t rows, int64_t elements, S* out) {
   if (noise == nullptr || noise->count == 0) {
     in_parallel(rows * elements, 32768, [&](int64_t begin, int64_t end) {
       sum_terms(terms, begin, end - begin, out + begin);
@@ -115,20 +97,6 @@ void combine(const Terms<S>& terms, const Noise* noise, int64_t rows, int64_t el
 bool same_strides(const Tensor& a, const Tensor& b) {
   for (int64_t i = 0; i < a.dim(); ++i)
     if (a.stride(i) != b.stride(i)) return false;
-  return true;
-}
-
-// Returns whether the elements fill a block of memory, each place once.
-bool fills_memory(const Tensor& tensor) {
-  std::vector<std::pair<int64_t, int64_t>> axes;
-  for (int64_t i = 0; i < tensor.dim(); ++i)
-    if (tensor.size(i) != 1) axes.emplace_back(tensor.stride(i), tensor.size(i));
-  std::sort(axes.begin(), axes.end());
-  int64_t stride = 1;
-  for (const auto& [at, size] : axes) {
-    if (at != stride) return false;
-    stride *= size;
-  }
   return true;
 }
 
@@ -157,7 +125,7 @@ Tensor linear_combination(std::vector<Tensor> tensors, Tensor coefficients, std:
   STD_TORCH_CHECK(seeds.has_value() == nodes.has_value() && seeds.has_value() == weights.has_value(),
                   "seeds, nodes and weights are needed together");
   const int64_t rows = like.size(0), elements = rows > 0 ? like.numel() / rows : 0;
-  Noise noise{nullptr, nullptr, nullptr, 0, stream, first_sample, false};
+  CombinationNoise noise{nullptr, nullptr, nullptr, 0, stream, first_sample, false};
   if (seeds) {
     STD_TORCH_CHECK(stream >= 0 && stream < 16, "stream must be in 0 to 15, got ", stream);
     check_particles(first_sample, rows);
@@ -176,38 +144,68 @@ Tensor linear_combination(std::vector<Tensor> tensors, Tensor coefficients, std:
     noise.weights = static_cast<const double*>(weights->data_ptr());
   }
   // the place of an element in memory is its place in the sample only where the memory is contiguous
-  const bool kept = !seeds && alike && fills_memory(like);
-  if (!kept)
-    for (Tensor& tensor : tensors) tensor = torch::stable::contiguous(tensor);
   std::vector<int64_t> sizes(dims), strides(dims);
-  for (int64_t i = dims - 1, stride = 1; i >= 0; --i) {
-    sizes[i] = like.size(i);
-    strides[i] = kept ? like.stride(i) : stride;
-    stride *= std::max<int64_t>(1, sizes[i]);
+  for (int64_t i = 0; i < dims; ++i) sizes[i] = like.size(i), strides[i] = like.stride(i);
+  if (seeds || !alike || !fills_memory(dims, sizes.data(), strides.data())) {
+    for (Tensor& tensor : tensors) tensor = torch::stable::contiguous(tensor);
+    for (int64_t i = dims - 1, stride = 1; i >= 0; --i) {
+      strides[i] = stride;
+      stride *= std::max<int64_t>(1, sizes[i]);
+    }
   }
   Tensor out = empty_cpu_strided(dims, sizes.data(), strides.data(), rows * elements, like.scalar_type());
-  if (rows * elements == 0) return out;
-  const auto run = [&](auto sample) {
-    using S = decltype(sample);
-    Terms<S> sum{{}, {}, static_cast<int>(terms)};
-    for (int64_t k = 0; k < terms; ++k) {
-      sum.tensors[k] = static_cast<const S*>(tensors[k].data_ptr());
-      sum.coefficients[k] = static_cast<typename Terms<S>::T>(static_cast<const double*>(coefficients.data_ptr())[k]);
-    }
-    combine(sum, seeds ? &noise : nullptr, rows, elements, static_cast<S*>(out.data_ptr()));
-  };
-  switch (like.scalar_type()) {
-    case ScalarType::Float: run(float{}); break;
-    case ScalarType::Double: run(double{}); break;
-    case ScalarType::Half: run(Half{}); break;
-    case ScalarType::BFloat16: run(BFloat16{}); break;
-    default:
-      STD_TORCH_CHECK(false, "tensors must be float16, bfloat16, float32 or float64, got ", like.scalar_type());
+  Combination all{{}, {}, static_cast<int>(terms), like.scalar_type(), rows, elements, seeds ? &noise : nullptr,
+                  out.data_ptr()};
+  for (int64_t k = 0; k < terms; ++k) {
+    all.tensors[k] = tensors[k].data_ptr();
+    all.coefficients[k] = static_cast<const double*>(coefficients.data_ptr())[k];
   }
+  combine(all);
   return out;
 }
 
 }  // namespace
+
+bool fills_memory(int64_t dims, const int64_t* sizes, const int64_t* strides) {
+  std::vector<std::pair<int64_t, int64_t>> axes;
+  int64_t dense = 1;
+  for (int64_t i = dims - 1; i >= 0; --i) {
+    if (sizes[i] == 1) continue;
+    if (axes.empty() && strides[i] == dense) {
+      dense *= sizes[i];  // the usual order needs no memory
+    } else {
+      axes.emplace_back(strides[i], sizes[i]);
+    }
+  }
+  if (axes.empty()) return true;
+  std::sort(axes.begin(), axes.end());
+  for (const auto& [stride, size] : axes) {
+    if (stride != dense) return false;
+    dense *= size;
+  }
+  return true;
+}
+
+void combine(const Combination& all) {
+  if (all.rows * all.elements == 0) return;
+  const auto start = [&](auto sample) {
+    using S = decltype(sample);
+    Terms<S> terms{{}, {}, all.terms};
+    for (int k = 0; k < all.terms; ++k) {
+      terms.tensors[k] = static_cast<const S*>(all.tensors[k]);
+      terms.coefficients[k] = static_cast<typename Terms<S>::T>(all.coefficients[k]);
+    }
+    run(terms, all.noise, all.rows, all.elements, static_cast<S*>(all.out));
+  };
+  switch (all.dtype) {
+    case ScalarType::Float: return start(float{});
+    case ScalarType::Double: return start(double{});
+    case ScalarType::Half: return start(Half{});
+    case ScalarType::BFloat16: return start(BFloat16{});
+    default: STD_TORCH_CHECK(false, "tensors must be float16, bfloat16, float32 or float64, got ", all.dtype);
+  }
+}
+
 }  // namespace edmfast
 
 EDMFAST_KERNELS(CPU, m) { m.impl("linear_combination", TORCH_BOX(&edmfast::linear_combination)); }

@@ -4,12 +4,11 @@
 #include <algorithm>
 
 #include "../include/multiversion.h"
-#include "noise_tile.h"
+#include "linear_combination.h"
 #include "low_precision.h"
+#include "noise_tile.h"
 
 namespace edmfast {
-
-constexpr int kMaxTerms = 8;
 
 // The first `count` tensors and their coefficients. The tensors are flat arrays of one layout.
 template <class S>
