@@ -1,8 +1,8 @@
 """Load the compiled libraries, or remember why one could not be loaded.
 
 The libraries register operators with torch when they are loaded, in the namespace NAMESPACE. The library of the
-CPU is a Python module as well, which `module` imports. `torch-ext/library.py` takes the place of this file in a build
-for the Hugging Face hub.
+CPU is a Python module as well, which `module` imports. `torch-ext/library.py` takes the place of this file in a
+build for the Hugging Face hub.
 """
 
 from __future__ import annotations

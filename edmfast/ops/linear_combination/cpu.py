@@ -2,8 +2,8 @@
 
 The dispatcher takes some 10 µs for a call with a list of tensors, more than the kernel does for a batch of latent
 images. The door takes 1.5 µs. It answers None wherever the dispatcher is needed: for tensors on other devices,
-with requested derivatives or with unequal layouts, for subclasses of torch.Tensor, under transforms, modes, tracers
-and profilers, and for wrong arguments.
+with requested derivatives or with unequal layouts, for subclasses of torch.Tensor, for wrong arguments, and under
+transforms, modes, tracers and profilers.
 """
 
 from __future__ import annotations
