@@ -1,12 +1,13 @@
 """Run plans of solvers on a one-dimensional Gaussian, where every register is an affine function of the start.
 
-With data from N(mean, std²) the denoised states are D = (std² x + sigma² mean) / (std² + sigma²). A register is then
-a x_0 + b + sum_i g_i xi_i with the standard normals xi_i of the draws, kept as the vector (a, b, g_1, g_2, ...).
+With data from N(mean, std²) the denoised states are D = (std² x + sigma² mean) / (std² + sigma²). A register is
+then a x_0 + b + sum_i g_i xi_i with the standard normals xi_i of the draws, kept as the vector (a, b, g_1, g_2, ...).
 The law of a solver follows without sampling.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -61,7 +62,7 @@ def exact_gain(first, last, std=1.0):
 
 def slopes(errors):
     """Return the orders of convergence between errors whose numbers of steps double."""
-    return [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
+    return [math.log2(coarse / fine) for coarse, fine in itertools.pairwise(errors)]
 
 
 def uniform(first, last, steps):

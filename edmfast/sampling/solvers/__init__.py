@@ -11,7 +11,10 @@ from edmfast.sampling.solvers.dpmpp_sde import AncestralDPMSolverPP2S, DPMSolver
 from edmfast.sampling.solvers.euler import AncestralEuler, Euler
 from edmfast.sampling.solvers.heun import Heun
 from edmfast.sampling.solvers.linear_multistep import LinearMultistep
+from edmfast.sampling.solvers.momentum import GHVB, IPNDM, HeavyBall, Nesterov
+from edmfast.sampling.solvers.momentum_2m import DPMSolverPP2MHeavyBall
 from edmfast.sampling.solvers.orders import singlestep_orders
+from edmfast.sampling.solvers.stability import stability_end
 from edmfast.sampling.solvers.taylor import Derivative
 from edmfast.sampling.solvers.taylor_schedule import TaylorSchedule, TaylorStep
 from edmfast.sampling.solvers.thresholding import DynamicThreshold
@@ -19,6 +22,8 @@ from edmfast.sampling.solvers.unipc import UniPC
 
 __all__ = [
     "DPM2",
+    "GHVB",
+    "IPNDM",
     "AncestralDPM2",
     "AncestralDPMSolverPP2S",
     "AncestralEuler",
@@ -26,6 +31,7 @@ __all__ = [
     "DPMSolverFast",
     "DPMSolverMultistep",
     "DPMSolverPP2M",
+    "DPMSolverPP2MHeavyBall",
     "DPMSolverPP2MSDE",
     "DPMSolverPP3MSDE",
     "DPMSolverPPSDE",
@@ -33,10 +39,13 @@ __all__ = [
     "Derivative",
     "DynamicThreshold",
     "Euler",
+    "HeavyBall",
     "Heun",
     "LinearMultistep",
+    "Nesterov",
     "TaylorSchedule",
     "TaylorStep",
     "UniPC",
     "singlestep_orders",
+    "stability_end",
 ]

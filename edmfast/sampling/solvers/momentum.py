@@ -1,7 +1,7 @@
 """Multistep solvers with momentum, of fractional order: generalised heavy ball, heavy ball and Nesterov.
 
-With the slope eps = (x - D) / sigma, its Adams–Bashforth mean p of order k, and a damping beta in (0, 1], a step is
-x' = x + (sigma_next - sigma) u, where
+With the slope eps = (x - D) / sigma, its Adams–Bashforth mean p of order k, and a damping beta in (0, 1], a step
+is x' = x + (sigma_next - sigma) u, where
 
     GHVB        v = (1 - beta) v + beta eps,  u = the mean of the last k velocities v
     heavy ball  v = (1 - beta) v + beta p,    u = v
@@ -9,8 +9,8 @@ x' = x + (sigma_next - sigma) u, where
 
 The first v is the first slope. An order o stands for k = ceil(o) and beta = o - (k - 1), and an integer order for
 k = o and beta = 1, which is the plain Adams–Bashforth method. Momentum enlarges the region of stability, so that
-high guidance diverges later. The coefficients are those of a uniform grid: the orders of accuracy, k for GHVB,
-hold on grids with equal steps in sigma.
+high guidance diverges later. The coefficients are those of a uniform grid, and orders of accuracy hold on grids
+with equal steps in sigma: k for GHVB and for integer orders, and 1 for the other two with beta < 1.
 Source: Wizadwongsa et al. 2023, arXiv 2307.11118.
 """
 
@@ -84,7 +84,7 @@ class Nesterov(Solver):
 class IPNDM(Solver):
     """The improved pseudo numerical method: Adams–Bashforth on slopes, with coefficients of a uniform grid.
 
-    One call a step, and lower orders at the start. `LMS` has the coefficients of the actual grid.
+    One call a step, and lower orders at the start. `LinearMultistep` has the coefficients of the actual grid.
     Sources: Liu et al. 2022, arXiv 2202.09778; Zhang & Chen 2022, arXiv 2204.13902.
 
     order: from 1 to 4.
@@ -105,7 +105,8 @@ def _steps_of_mean(order: float, levels: tuple[float, ...], *, nesterov: bool) -
     for i, sigma in enumerate(levels[:-1]):
         known = min(whole, i + 1)
         slope = Combine("e", (X - D) / sigma)
-        mean, work = _mean("e", coefficients(known)), [Call(sigma), slope]
+        mean = _mean("e", coefficients(known))
+        work: list[Call | Combine] = [Call(sigma), slope]
         update, keep = mean, _history("e", known)
         if beta < 1:
             work.append(Combine("v", _damped(beta, mean, first=i == 0)))

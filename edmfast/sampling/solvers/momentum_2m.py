@@ -39,7 +39,9 @@ class DPMSolverPP2MHeavyBall(Solver):
             work: list[Call | Combine] = [Call(sigma)]
             keep, target = [("D1", "D")], D
             if i > 0 and ratio > 0:
-                extrapolated = D - 0.5 * math.log(ratio) / math.log(levels[i - 1] / sigma) * (D - D1)
+                extrapolated = D - 0.5 * math.log(ratio) / math.log(levels[i - 1] / sigma) * (
+                    D - D1
+                )
                 if i > 1:
                     extrapolated = (1 - self.beta) * V1 + self.beta * extrapolated
                 work.append(Combine("v", extrapolated))

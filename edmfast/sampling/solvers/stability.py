@@ -1,7 +1,7 @@
 """The end of the real interval of stability of multistep solvers.
 
-On x' = lambda x with steps h, a solver is a recurrence with z = h lambda: x_{n+1} - x_n = z U(w) x_n, where w shifts
-one step back and U(w) = N(w) / (1 - (1 - beta) w). It is stable where all roots zeta = 1 / w are within the unit
+On x' = lambda x with steps h, a solver is a recurrence with z = h lambda: x_{n+1} - x_n = z U(w) x_n, where w
+shifts one step back and U(w) = N(w) / (1 - (1 - beta) w). It is stable where all roots zeta = 1 / w are within the unit
 circle. As z falls from 0, the first root leaves the circle at the negative real value of
 
     z(theta) = (exp(i theta) - 1) / U(exp(-i theta))
@@ -25,8 +25,8 @@ _ANGLES = 4096
 def stability_end(solver: Solver) -> float:
     """Return the least z = h lambda < 0 up to which a solver is stable on x' = lambda x with equal steps h.
 
-    The ends are -2 (2 - beta) / beta for GHVB(beta), -(2 - beta) for GHVB(1 + beta), and -6 (2 - beta) / (12 - beta)
-    for GHVB(2 + beta); others are found to the accuracy of float64.
+    The ends are -2 (2 - beta) / beta for GHVB(beta), -(2 - beta) for GHVB(1 + beta), -6 (2 - beta) / (12 - beta)
+    for GHVB(2 + beta), and -3 (2 - beta) / (11 - beta) for GHVB(3 + beta). All are found numerically.
     Source: Wizadwongsa et al. 2023, arXiv 2307.11118.
 
     Args:
