@@ -1,7 +1,7 @@
 """Run plans of solvers on a one-dimensional Gaussian, where every register is an affine function of the start.
 
 With data from N(mean, std²) the denoised states are D = (std² x + sigma² mean) / (std² + sigma²). A register is
-then a x_0 + b + sum_i g_i xi_i with the standard normals xi_i of the draws, kept as the vector (a, b, g_1, g_2, ...).
+then a x_0 + b + sum_i g_i xi_i with the standard normals xi_i of the draws, kept as the vector (a, b, g_1, ...).
 The law of a solver follows without sampling.
 """
 

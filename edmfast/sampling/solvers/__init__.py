@@ -14,6 +14,8 @@ from edmfast.sampling.solvers.linear_multistep import LinearMultistep
 from edmfast.sampling.solvers.momentum import GHVB, IPNDM, HeavyBall, Nesterov
 from edmfast.sampling.solvers.momentum_2m import DPMSolverPP2MHeavyBall
 from edmfast.sampling.solvers.orders import singlestep_orders
+from edmfast.sampling.solvers.reverse_sde import ReverseSDE
+from edmfast.sampling.solvers.seeds import SEEDS
 from edmfast.sampling.solvers.stability import stability_end
 from edmfast.sampling.solvers.taylor import Derivative
 from edmfast.sampling.solvers.taylor_schedule import TaylorSchedule, TaylorStep
@@ -24,6 +26,7 @@ __all__ = [
     "DPM2",
     "GHVB",
     "IPNDM",
+    "SEEDS",
     "AncestralDPM2",
     "AncestralDPMSolverPP2S",
     "AncestralEuler",
@@ -43,6 +46,7 @@ __all__ = [
     "Heun",
     "LinearMultistep",
     "Nesterov",
+    "ReverseSDE",
     "TaylorSchedule",
     "TaylorStep",
     "UniPC",

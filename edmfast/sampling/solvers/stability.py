@@ -1,8 +1,8 @@
 """The end of the real interval of stability of multistep solvers.
 
 On x' = lambda x with steps h, a solver is a recurrence with z = h lambda: x_{n+1} - x_n = z U(w) x_n, where w
-shifts one step back and U(w) = N(w) / (1 - (1 - beta) w). It is stable where all roots zeta = 1 / w are within the unit
-circle. As z falls from 0, the first root leaves the circle at the negative real value of
+shifts one step back and U(w) = N(w) / (1 - (1 - beta) w). It is stable where all roots zeta = 1 / w are within the
+unit circle. As z falls from 0, the first root leaves the circle at the negative real value of
 
     z(theta) = (exp(i theta) - 1) / U(exp(-i theta))
 

@@ -1,0 +1,52 @@
+"""The family of reverse SDEs that have the marginal densities of the ODE, by the method of Euler and Maruyama.
+
+With the score s(x) = (D - x) / sigma², a step from sigma to u and delta = (sigma² - u²) / 2,
+
+    x' = x + (1 + eta) delta s(x) + sqrt(2 eta delta) z,   z standard normal.
+
+eta = 0 is the ODE in the variable sigma², and eta = 1 the reverse of the diffusion.
+Source: Song et al. 2021, arXiv 2011.13456; Karras et al. 2022, arXiv 2206.00364, equation 6 (the family).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from edmfast._internal.numbers import as_float
+from edmfast.sampling.engine import Call, Combine, Solver, Step, register
+
+X, D = register("x"), register("D")
+
+
+@dataclass(frozen=True)
+class ReverseSDE(Solver):
+    """The reverse SDE of a noise rate eta, of order 1 in law, in one call a step.
+
+    eta: how much noise is added and removed: 0 for the ODE, where levels may increase, and 1 for the reverse of
+        the diffusion; more is possible. s_noise: a factor on the fresh noise. A step to 0 ends at the denoised states.
+    """
+
+    eta: float = 1.0
+    s_noise: float = 1.0
+    brownian = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eta", as_float("eta", self.eta, least=0))
+        object.__setattr__(self, "s_noise", as_float("s_noise", self.s_noise, least=0))
+
+    def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
+        for sigma, level in pairwise(levels):
+            delta = (sigma - level) * (sigma + level) / 2
+            if delta < 0 and self.eta:
+                raise ValueError(
+                    f"eta must be 0 where sigmas increase, got eta={self.eta} in a step from {sigma} to {level}"
+                )
+            if level == 0:
+                yield Step(sigma, (Call(sigma), Combine("x", D)))
+                continue
+            move = X + (1 + self.eta) * delta / sigma**2 * (D - X)
+            noise = self.s_noise * math.sqrt(2 * self.eta * delta) if self.eta else 0.0
+            yield Step(sigma, (Call(sigma), Combine("x", move, noise, (sigma, level))))
