@@ -26,7 +26,8 @@ class ReverseSDE(Solver):
     """The reverse SDE of a noise rate eta, of order 1 in law, in one call a step.
 
     eta: how much noise is added and removed: 0 for the ODE, where levels may increase, and 1 for the reverse of
-        the diffusion; more is possible. s_noise: a factor on the fresh noise. A step to 0 ends at the denoised states.
+        the diffusion; more is possible. A step to 0 ends at the denoised states.
+    s_noise: a factor on the fresh noise.
     """
 
     eta: float = 1.0
