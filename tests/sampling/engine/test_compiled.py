@@ -1,0 +1,139 @@
+"""A run as one compiled graph gives the samples of the eager run, and draws the same noise."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from edmfast import EnergyModel, sampling
+from edmfast.sampling.engine import compiled
+from tests.small_models import mlp
+
+SIGMAS = sampling.get_sigmas_karras(3, 0.05, 10.0)
+
+
+class Calls:
+    """The number of runs of `Network.forward`, outside the module, whose attributes are constants of a graph."""
+
+    count = 0
+
+
+class Network(torch.nn.Module):
+    """A denoiser with weights, which records each run by Python."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+
+    def forward(self, x, sigma, shift=0.0, scale=1.0):
+        Calls.count += 1
+        return self.layer(x).tanh() * scale / (1 + sigma[:, None]) + shift
+
+
+def network(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Network()
+
+
+def start():
+    return torch.linspace(-8, 8, 8).reshape(4, 2)
+
+
+def graphs(model):
+    return sum(
+        len(g) for flat in compiled.runs_of(model).graphs.values() for g in flat.graphs.values()
+    )
+
+
+def close(result, expected):
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_one_graph_serves_every_grid_of_a_length():
+    model = network()
+    heun = sampling.compiled(sampling.sample_heun)
+    options = {"s_churn": 2.0, "seed": 3, "disable": True}
+    traced = []
+    for sigmas in (SIGMAS, sampling.get_sigmas_karras(3, 0.1, 20.0)):
+        expected = sampling.sample_heun(model, start(), sigmas, **options)
+        before = Calls.count
+        close(heun(model, start(), sigmas, **options), expected)
+        traced.append(Calls.count > before)
+    assert traced == [True, False]
+    assert graphs(model) == 1
+
+
+def test_seeds_of_samples_do_not_depend_on_the_batch():
+    model = network()
+    seeds = [5, 9, 5, 2]
+    run = sampling.compiled(sampling.sample_euler_ancestral)
+    together = run(model, start(), SIGMAS, seed=seeds, disable=True)
+    expected = sampling.sample_euler_ancestral(model, start(), SIGMAS, seed=seeds, disable=True)
+    close(together, expected)
+    for k, seed in enumerate(seeds):
+        alone = sampling.sample_euler_ancestral(
+            model, start()[k : k + 1], SIGMAS, seed=seed, disable=True
+        )
+        close(together[k : k + 1], alone)
+
+
+def test_new_weights_and_conditions():
+    model = network()
+    run = sampling.compiled(sampling.sample_dpmpp_2m)
+    shift = torch.tensor([[1.0, 2.0]])
+
+    def check(**conditions):
+        arguments = (model, start(), SIGMAS, conditions)
+        close(run(*arguments, disable=True), sampling.sample_dpmpp_2m(*arguments, disable=True))
+
+    check(shift=shift)
+    check(shift=2 * shift)
+    check(shift=shift, scale=0.5)
+    with torch.no_grad():
+        model.layer.weight.mul_(2.0)
+    check(shift=shift)
+
+
+def test_an_energy_is_traced_with_its_gradient():
+    model = EnergyModel(mlp())
+    torch.nn.init.ones_(model.backbone.output.weight)
+    expected = sampling.sample_euler(model, start(), SIGMAS[1:], disable=True)
+    close(sampling.sample_euler(model, start(), SIGMAS[1:], disable=True, compile=True), expected)
+    assert graphs(model) == 1
+
+
+def test_graphs_do_not_keep_their_model_alive():
+    model = network()
+    sampling.sample_euler(model, start(), SIGMAS, disable=True, compile=True)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("name", ["callback", "noise_sampler"])
+def test_what_a_graph_cannot_call_is_refused(name):
+    with pytest.raises(ValueError, match=name):
+        sampling.sample_euler(
+            network(), start(), SIGMAS, s_churn=1.0, compile=True, **{name: lambda *_: start()}
+        )
+
+
+def test_a_model_that_cannot_be_traced_runs_eagerly_and_says_so():
+    def branching(x, sigma):
+        return x * 0.5 if float(sigma[0]) > 1 else x * 0.25
+
+    expected = sampling.sample_euler(branching, start(), SIGMAS, disable=True)
+    with pytest.warns(UserWarning, match="compile=True failed, the run goes on eagerly"):
+        result = sampling.sample_euler(branching, start(), SIGMAS, disable=True, compile=True)
+    assert torch.equal(result, expected)
+
+
+def test_compiled_takes_samplers_of_this_package():
+    assert sampling.compiled(sampling.sample_heun).__name__ == "sample_heun"
+    with pytest.raises(TypeError, match="compile"):
+        sampling.compiled(torch.nn.functional.relu)
