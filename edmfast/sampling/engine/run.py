@@ -13,14 +13,10 @@ from edmfast.sampling.callbacks import Callback, first_state, report
 from edmfast.sampling.checks import check_start, checked_end
 from edmfast.sampling.engine.calls import Evaluate
 from edmfast.sampling.engine.compiled import runs_of
-from edmfast.sampling.engine.draws import (
-    draws_from_counters,
-    draws_from_function,
-    node_table,
-)
+from edmfast.sampling.engine.draws import node_table
 from edmfast.sampling.engine.machine import Machine, requests_of
 from edmfast.sampling.engine.plan import Call, Plan, Solver, plan_of
-from edmfast.sampling.noise import NoiseSampler, is_source, noise_of_run
+from edmfast.sampling.noise import NoiseSampler, draws_of, is_source, noise_of_run
 
 
 def run(
@@ -52,11 +48,7 @@ def run(
     condition = dict(extra_args or {})
 
     def eager() -> Tensor:
-        draws = (
-            draws_from_counters(noise, requests)
-            if is_source(noise)
-            else draws_from_function(noise, requests, sigmas)
-        )
+        draws = draws_of(noise, requests, x, sigmas)
         machine = Machine(plan, first_state(x, callback), draws, solver.threshold)
         return _loop(machine, plan, Evaluate(model, condition, x), sigmas, callback, disable)
 

@@ -21,7 +21,7 @@ import functools
 import hashlib
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -70,6 +70,11 @@ class BrownianPath:
         names, weights = unit_normal(start, end)
         return names, weights if self.sign == 1 else tuple(-weight for weight in weights)
 
+    def points(self, sigma_from: float, sigma_to: float) -> tuple[Point, Point]:
+        """Return the points of the grid next to the times of two noise levels."""
+        start, end = self.time("sigma_from", sigma_from), self.time("sigma_to", sigma_to)
+        return nearest(start), nearest(end)
+
     def time(self, name: str, sigma: float) -> float:
         """Return the time of a noise level. name: the name of the level in errors."""
         time = float(self.clock(sigma))
@@ -99,12 +104,17 @@ def increment(start: float, end: float) -> tuple[Weights, float]:
         length = abs(end - start)
         return {_own_node(start, end): math.copysign(math.sqrt(length), end - start)}, length
     weights: Weights = dict(cells_between(a, b))
-    for sign, point in ((1.0, b), (-1.0, a)):
-        for node, weight in bridge(point):
-            weights[node] = weights.get(node, 0.0) + sign * weight
+    add(weights, bridge(b), 1.0)
+    add(weights, bridge(a), -1.0)
     return {node: weight for node, weight in weights.items() if weight}, abs(
         time_of(b) - time_of(a)
     )
+
+
+def add(weights: Weights, pairs: Iterable[tuple[int, float]], sign: float) -> None:
+    """Add the pairs (node, weight) with a sign to the weights of a combination."""
+    for node, weight in pairs:
+        weights[node] = weights.get(node, 0.0) + sign * weight
 
 
 @functools.lru_cache(maxsize=4096)

@@ -15,6 +15,7 @@ from edmfast.sampling.engine.draws import (
     draws_from_function,
 )
 from edmfast.sampling.noise.brownian import BrownianPath
+from edmfast.sampling.noise.carried import draws_along, pays
 from edmfast.sampling.noise.foreign import NoiseSampler, checked, like_states
 from edmfast.sampling.noise.independent import CountedNoise, Independent
 from edmfast.sampling.noise.seeds import as_seeds
@@ -66,6 +67,15 @@ def draws_for(
     sigmas: levels in the dtype and on the device that a foreign noise sampler receives its levels in.
     """
     noise = noise_of_run(noise_sampler, x, seed=seed, path=path, calls=len(requests))
-    if is_source(noise):
-        return draws_from_counters(noise, requests)
-    return draws_from_function(noise, requests, sigmas)
+    return draws_of(noise, requests, x, sigmas)
+
+
+def draws_of(
+    noise: Independent | BrownianPath | NoiseSampler, requests: Requests, x: Tensor, sigmas: Tensor
+) -> Iterator[Draw]:
+    """Return the draws of a run over states x from the result of `noise_of_run`; see `draws_for`."""
+    if not is_source(noise):
+        return draws_from_function(noise, requests, sigmas)
+    if isinstance(noise, BrownianPath) and pays(x):
+        return draws_along(noise, requests)
+    return draws_from_counters(noise, requests)
