@@ -31,6 +31,7 @@ FLOOR = {
     "_info": 6,
     "demo": 7,
     "k_diffusion": 7,
+    "diffusers": 7,
     "__init__": 7,
     "cli": 8,
 }

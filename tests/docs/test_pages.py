@@ -26,6 +26,7 @@ PACKAGES = (
     "edmfast.density",
     "edmfast.diagnostics",
     "edmfast.distill",
+    "edmfast.diffusers",
 )
 PAGES = sorted(DOCS.rglob("*.md"))
 WITH_CODE = [page for page in PAGES if python_blocks(page)]
