@@ -1,6 +1,12 @@
 """Drop-in samplers for a denoiser, under the names of k-diffusion and of the EDM projects."""
 
 from edmfast.sampling import guidance, solvers
+from edmfast.sampling.adaptive import (
+    DPMSolver,
+    PIDStepSizeController,
+    sample_dpm_adaptive,
+    sample_dpm_fast,
+)
 from edmfast.sampling.any_solver import sample
 from edmfast.sampling.checks import NonFiniteWarning
 from edmfast.sampling.compiled_sampler import compiled
@@ -30,7 +36,9 @@ from edmfast.sampling.steps import get_ancestral_step, to_d
 __all__ = [
     "BatchedBrownianTree",
     "BrownianTreeNoiseSampler",
+    "DPMSolver",
     "NonFiniteWarning",
+    "PIDStepSizeController",
     "compiled",
     "default_noise_sampler",
     "edm2_sampler",
@@ -45,6 +53,8 @@ __all__ = [
     "sample",
     "sample_dpm_2",
     "sample_dpm_2_ancestral",
+    "sample_dpm_adaptive",
+    "sample_dpm_fast",
     "sample_dpmpp_2m",
     "sample_dpmpp_2m_sde",
     "sample_dpmpp_2s_ancestral",

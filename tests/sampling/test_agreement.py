@@ -65,6 +65,25 @@ def test_k_diffusion_trajectory(stored, denoiser, name, variant, arguments):
         torch.testing.assert_close(step["sigma_hat"], step["sigma"] * (1 + gamma if churned else 1))
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("sample_dpm_fast", {"n": 18}), ("sample_dpm_adaptive", {"return_info": True})],
+)
+def test_k_diffusion_trajectory_over_a_range(stored, denoiser, name, arguments):
+    meta = stored.meta
+    result = getattr(sampling, name)(
+        denoiser,
+        stored.start(),
+        meta["sigma_min"],
+        meta["sigma_max"],
+        disable=True,
+        **arguments,
+    )
+    x, info = result if name == "sample_dpm_adaptive" else (result, {"nfe": 18})
+    assert_agrees(x, stored[f"kd_{name}"])
+    assert len(denoiser.sigmas) == meta[f"kd_{name}"]["nfe"] == info["nfe"]
+
+
 @pytest.mark.parametrize(("key", "churn"), [("edm_sampler", {}), ("edm_sampler_churn", EDM_CHURN)])
 def test_edm_trajectory(stored, denoiser, key, churn):
     meta = stored.meta

@@ -27,6 +27,17 @@ def seeded(name, **options):
     return solved(getattr(sampling, name), noise_sampler=None, **(churned | options))
 
 
+def over_a_range(sampler, **options):
+    options = {"sigma_min": 0.5, "sigma_max": 4.0, "eta": 1.0, "seed": 3} | options
+    return sampler(PAIR, X, disable=True, **options)
+
+
+def stepped(**options):
+    options = {"h": 0.25, "pcoeff": 0.0, "icoeff": 1.0, "dcoeff": 0.0} | options
+    controller = sampling.PIDStepSizeController(**options)
+    return controller.propose_step(0.5), controller.h, controller.errs
+
+
 def edm(sampler=sampling.edm_sampler, **options):
     torch.manual_seed(0)
     arguments = {"num_steps": 4} | options
@@ -98,6 +109,44 @@ CASES = [
         4,
         lambda n: sampling.student_t_prior((n, 2), 8.0, 3.0, seed=0),
         0,
+    ),
+    *table(
+        "sample_dpm_fast",
+        lambda **o: over_a_range(sampling.sample_dpm_fast, **({"n": 4} | o)),
+        sigma_min=(REAL, 0.25, 0.0, 1e-30, 4.0),
+        sigma_max=(REAL, 8.0, -1.0, 1e30, 0.5),
+        n=(COUNT, 5, 0),
+        eta=(REAL, 0.5, -1.0),
+        s_noise=(REAL, 0.5, -1.0),
+        seed=(SEED, 7),
+    ),
+    *table(
+        "sample_dpm_adaptive",
+        lambda **o: over_a_range(sampling.sample_dpm_adaptive, **o),
+        sigma_min=(REAL, 0.25, 0.0, 1e-30),
+        sigma_max=(REAL, 8.0, -1.0, 1e30),
+        order=(COUNT, 2, 1, 4),
+        rtol=(REAL, 0.25, -1.0),
+        atol=(REAL, 0.125, -1.0),
+        h_init=(REAL, 0.5, 0.0, math.inf),
+        pcoeff=(REAL, 0.25, math.inf),
+        icoeff=(REAL, 0.5, math.inf),
+        dcoeff=(REAL, 0.125, math.inf),
+        accept_safety=(REAL, 0.5, math.inf),
+        eta=(REAL, 0.5, -1.0),
+        s_noise=(REAL, 0.5, -1.0),
+        seed=(SEED, 7),
+    ),
+    *table(
+        "PIDStepSizeController",
+        lambda **o: stepped(**o),
+        h=(REAL, 0.5, math.inf),
+        pcoeff=(REAL, 0.25, math.inf),
+        icoeff=(REAL, 0.5, math.inf),
+        dcoeff=(REAL, 0.125, math.inf),
+        order=(REAL, 3.0, 0.0),
+        accept_safety=(REAL, 0.5, math.inf),
+        eps=(REAL, 0.5, 0.0),
     ),
     *table(
         "get_sigmas_karras",

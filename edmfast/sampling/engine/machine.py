@@ -163,12 +163,16 @@ def prepared(plan: Plan, device: torch.device) -> list[Item]:
     items: list[Item] | None = plan.prepared.get(device)
     if items is None:
         items = []
+        slopes: set[str] = set()
         for step in plan.steps:
             for k, work in enumerate(step.work):
                 if isinstance(work, Call):
                     items.append(replace(work, kept=_is_kept(work.out, step, k)))
                 else:
-                    items.append(_pass_of(work, device))
+                    item = _pass_of(work, device, slopes)
+                    slopes = slopes - {item.out} if item.moved else slopes | {item.out}
+                    items.append(item)
+            slopes = {new for new, old in step.keep if old in slopes}
             items.append(End(step.keep))
         plan.prepared[device] = items
     return items
@@ -185,7 +189,8 @@ def _is_kept(name: str, step: Step, k: int) -> bool:
     return any(old == name for _, old in step.keep)
 
 
-def _pass_of(combine: Combine, device: torch.device) -> Pass:
+def _pass_of(combine: Combine, device: torch.device, slopes: set[str]) -> Pass:
+    """Return a combination that is ready to run. slopes: the registers that hold slopes."""
     terms = combine.value.terms
     # A term without weight would cost a pass over its tensor; one term must stay to give the shape.
     names = tuple(name for name, value in terms.items() if value) or tuple(terms)[:1]
@@ -193,6 +198,7 @@ def _pass_of(combine: Combine, device: torch.device) -> Pass:
     # A kernel on an accelerator reads its coefficients there, so that no step copies from the host.
     if device.type != "cpu":
         coefficients = torch.tensor(coefficients, dtype=torch.float64, device=device)
-    # States are averages of states, so their coefficients sum to 1; those of a slope sum to 0.
-    moved = float(round(sum(terms.values())))
+    # States are averages of states plus slopes, so the coefficients of states sum to 1; those of a
+    # slope sum to 0.
+    moved = float(round(sum(value for name, value in terms.items() if name not in slopes)))
     return Pass(combine.out, names, coefficients, combine.draws, moved)
