@@ -5,7 +5,17 @@
 
 from __future__ import annotations
 
-from edmfast import analytic, density, diagnostics, models, ops, sampling, smc, targets
+from edmfast import (
+    analytic,
+    density,
+    diagnostics,
+    interpolants,
+    models,
+    ops,
+    sampling,
+    smc,
+    targets,
+)
 from edmfast._info import info
 from edmfast._version import __version__
 from edmfast.density import log_density
@@ -41,6 +51,7 @@ __all__ = [
     "diagnostics",
     "distill",
     "info",
+    "interpolants",
     "log_density",
     "models",
     "ops",

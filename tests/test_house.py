@@ -22,6 +22,7 @@ FLOOR = {
     "ops": 3,
     "models": 4,
     "analytic": 5,
+    "interpolants": 5,
     "targets": 5,
     "distill": 6,
     "smc": 6,

@@ -7,7 +7,7 @@ import inspect
 import re
 
 import edmfast
-from edmfast import analytic, diagnostics, models, ops, sampling, smc
+from edmfast import analytic, diagnostics, interpolants, models, ops, sampling, smc
 from edmfast.k_diffusion import utils
 from edmfast.sampling import guidance
 from edmfast.targets import constrained as constraints
@@ -17,6 +17,7 @@ TABLES = (
     "density",
     "diagnostics",
     "distill",
+    "interpolants",
     "k_diffusion",
     "models",
     "models.backbones",
@@ -37,7 +38,18 @@ def tables():
 
 
 def public():
-    for module in (edmfast, smc, sampling, guidance, ops, models, analytic, diagnostics, utils):
+    for module in (
+        edmfast,
+        smc,
+        sampling,
+        guidance,
+        ops,
+        models,
+        analytic,
+        diagnostics,
+        utils,
+        interpolants,
+    ):
         yield from ((name, getattr(module, name)) for name in module.__all__)
     for module in (constraints, measurements):
         for name, member in vars(module).items():

@@ -77,7 +77,7 @@ def refuse_zero(model: object, sigma: float | torch.Tensor) -> None:
     refused = None
     if not isinstance(sigma, torch.Tensor):
         refused = "0" if sigma == 0 else None
-    elif _can_be_read(sigma) and bool((sigma <= 0).any()):
+    elif can_be_read(sigma) and bool((sigma <= 0).any()):
         refused = f"{float(sigma.min()):g} in a tensor"
     if refused is not None:
         raise ValueError(
@@ -86,7 +86,8 @@ def refuse_zero(model: object, sigma: float | torch.Tensor) -> None:
         )
 
 
-def _can_be_read(sigma: torch.Tensor) -> bool:
+def can_be_read(sigma: torch.Tensor) -> bool:
+    """Return whether reading the numbers of a tensor waits for no device and breaks no trace or transform."""
     return (
         type(sigma) is torch.Tensor
         and sigma.device.type == "cpu"

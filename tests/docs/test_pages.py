@@ -24,6 +24,7 @@ PACKAGES = (
     "edmfast.k_diffusion",
     "edmfast.sampling.guidance",
     "edmfast.density",
+    "edmfast.interpolants",
     "edmfast.diagnostics",
     "edmfast.distill",
     "edmfast.diffusers",

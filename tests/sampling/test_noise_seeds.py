@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from edmfast import sampling
+from edmfast._internal.seeds import as_seeds
 from edmfast.sampling.noise import BrownianPath, Independent, noise_of_run
-from edmfast.sampling.noise.seeds import as_seeds
 
 X = torch.zeros(3, 2)
 

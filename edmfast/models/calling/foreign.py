@@ -131,20 +131,25 @@ def call_jacobian_trace(
 
 
 def call_backbone(
-    backbone: Callable[..., Any], y: Tensor, c_noise: Tensor, **condition: Any
+    backbone: Callable[..., Any],
+    y: Tensor,
+    c_noise: Tensor,
+    noun: str = "the backbone",
+    **condition: Any,
 ) -> Tensor:
     """Return the output h, like y, of the network inside a model, in the floating dtype that it computes.
 
-    y: [B, *shape], scaled states. c_noise: [B]. A foreign network works on copies, since the model goes on to use
-    y and c_noise. Raises TypeError where it returns no floating tensor, and ValueError where the shape is not that
-    of y.
+    y: [B, *shape], scaled states. c_noise: [B]. noun: the name of the network in errors. A foreign network works
+    on copies, since the model goes on to use y and c_noise. Raises TypeError where it returns no floating tensor,
+    and ValueError where the shape is not that of y.
     """
     # torch.compile cannot trace the context managers of the ordinary path
     if torch.compiler.is_compiling():
-        return check_backbone_output(backbone, _run_backbone(backbone, y, c_noise, condition), y)
+        returned = _run_backbone(backbone, y, c_noise, condition)
+        return check_backbone_output(backbone, returned, y, noun)
     with _calling(backbone, y, condition), watched_attention():
         returned = _run_backbone(backbone, y, c_noise, condition)
-    return check_backbone_output(backbone, returned, y)
+    return check_backbone_output(backbone, returned, y, noun)
 
 
 def _run_backbone(

@@ -85,22 +85,24 @@ def check_row_numbers(what: str, model: Any, returned: Any, x: Tensor) -> Tensor
     return returned
 
 
-def check_backbone_output(backbone: Any, returned: Any, y: Tensor) -> Tensor:
-    """Return the result of a backbone, like y.
+def check_backbone_output(
+    backbone: Any, returned: Any, y: Tensor, noun: str = "the backbone"
+) -> Tensor:
+    """Return the result of a backbone, like y. noun: the name of the network in errors.
 
     Raises TypeError unless it is a floating tensor, and ValueError for another shape.
     """
     if not isinstance(returned, Tensor):
         raise TypeError(
-            f"the backbone must return a tensor like its input, {name_of(backbone)} returned {_kind(returned)}: "
+            f"{noun} must return a tensor like its input, {name_of(backbone)} returned {_kind(returned)}: "
             "wrap it in a module that takes the tensor out of it"
         )
     if returned.shape != y.shape:
         raise ValueError(
-            f"the backbone must return {_shape_of(y, y)} like its input: {name_of(backbone)} returned "
+            f"{noun} must return {_shape_of(y, y)} like its input: {name_of(backbone)} returned "
             f"{_shape_of(returned, y)}"
         )
-    _check_floating("the backbone", backbone, returned)
+    _check_floating(noun, backbone, returned)
     return returned
 
 

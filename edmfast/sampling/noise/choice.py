@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import TypeIs
 
+from edmfast._internal.seeds import as_seeds
 from edmfast.sampling.engine.draws import (
     Draw,
     Requests,
@@ -18,7 +19,6 @@ from edmfast.sampling.noise.brownian import BrownianPath
 from edmfast.sampling.noise.carried import draws_along, pays
 from edmfast.sampling.noise.foreign import NoiseSampler, checked, like_states
 from edmfast.sampling.noise.independent import CountedNoise, Independent
-from edmfast.sampling.noise.seeds import as_seeds
 from edmfast.sampling.noise.trees import BrownianTreeNoiseSampler
 
 

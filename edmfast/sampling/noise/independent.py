@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from edmfast._internal.numbers import as_int
-from edmfast.sampling.noise.seeds import as_seeds
+from edmfast._internal.seeds import as_seeds
 from edmfast.sampling.noise.source import Nodes, evaluate
 
 # Other users of the generator have other streams, so equal seeds draw different numbers there.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.numbers import as_float
+from edmfast._internal.seeds import as_seeds
 from edmfast.sampling.noise.brownian import BrownianPath, identity, increment
-from edmfast.sampling.noise.seeds import as_seeds
 from edmfast.sampling.noise.source import evaluate
 
 # The settings of torchsde's tree that cannot change its increments, or that only say how it is computed.
