@@ -9,8 +9,9 @@ import torch
 
 from edmfast import sampling
 from edmfast.analytic import GaussianMixture
-from edmfast.sampling.engine.draws import draws_from_counters
+from edmfast.sampling.engine.draws import draws_from_counters, node_table
 from edmfast.sampling.noise import BrownianPath, draws_of
+from edmfast.sampling.noise.brownian import COMMON_NODES
 from edmfast.sampling.noise.carried import PathDraw, draws_along, pays
 
 LEVELS = sampling.get_sigmas_karras(12, 0.03, 20.0)[:-1].double().tolist()
@@ -70,6 +71,19 @@ def test_ends_fit_beside_eight_tensors():
     for one, other in draws:
         expected = other.combined([X] * 8, numbers)
         torch.testing.assert_close(one.combined([X] * 8, numbers), expected, rtol=0, atol=1e-11)
+
+
+def test_tables_of_two_grids_have_equal_sizes_and_the_same_draws():
+    """A compiled graph is chosen by the sizes of its draws."""
+    grids = [sampling.get_sigmas_karras(9, low, 20.0)[:-1].tolist() for low in (0.02, 0.1)]
+    requests = [[(1.5, interval) for interval in pairwise(levels)] for levels in grids]
+    first, second = (node_table(path(), each, COMMON_NODES) for each in requests)
+    assert first.sizes == second.sizes == [COMMON_NODES] * 8
+    for filled, single in zip(
+        first.draws(path()), draws_from_counters(path(), requests[0]), strict=True
+    ):
+        assert len(single.nodes) < COMMON_NODES
+        assert torch.equal(filled.combined([X], (1.0,)), single.combined([X], (1.0,)))
 
 
 def test_large_states_on_the_cpu_keep_ends_whatever_their_batch_is():

@@ -12,9 +12,21 @@ import torch
 from edmfast import sampling
 from edmfast.analytic import GaussianMixture
 from edmfast.sampling.engine import Call, Combine, Solver, Step, register
+from edmfast.sampling.engine.compiled import runs_of
 
 NORMAL = GaussianMixture([[0.5, -1.0, 2.0]], [0.7])
 X = 8.0 * torch.randn(16, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+class SmallNetwork(torch.nn.Module):
+    """A denoiser that a graph can hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(0.4))
+
+    def forward(self, x, sigma):
+        return (self.scale * x).tanh() / (1 + sigma[:, None])
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,22 @@ def test_the_solver_says_which_noise_is_the_default():
     apart = ReverseSde(independent=True)
     assert torch.equal(solved(10, apart, noise_sampler=single), solved(10, apart, seed=7))
     assert not torch.equal(solved(10, apart, seed=7), solved(10, seed=7))
+
+
+@pytest.mark.slow
+def test_one_graph_serves_the_paths_of_every_grid_of_a_length():
+    """Increments have other numbers of nodes on other grids, and a graph has room for all of them."""
+    model = SmallNetwork()
+    runs = []
+    for last in (0.5, 0.3):
+        levels = torch.exp(torch.linspace(math.log(8.0), math.log(last), 4))
+        arguments = model, X[:2].float(), levels, ReverseSde()
+        eager = sampling.sample(*arguments, seed=7, disable=True)
+        runs.append(sampling.sample(*arguments, seed=7, disable=True, compile=True))
+        torch.testing.assert_close(runs[-1], eager, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(*runs)
+    graphs = runs_of(model).graphs.values()
+    assert sum(len(flat.graphs) for flat in graphs) == 1
 
 
 def test_torch_seed_repeats_a_run_along_a_path():

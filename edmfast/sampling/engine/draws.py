@@ -102,16 +102,20 @@ class NodeTable:
         return (CounterDraw(source, *pair) for pair in pairs)
 
 
-def node_table(source: NoiseSource, requests: Requests) -> NodeTable:
-    """Return the nodes of all draws. They reach the device in two copies for the whole run."""
+def node_table(source: NoiseSource, requests: Requests, least: int = 0) -> NodeTable:
+    """Return the nodes of all draws. They reach the device in two copies for the whole run.
+
+    least: fill up shorter draws to this number of nodes, with nodes of weight 0.
+    """
     nodes: list[int] = []
     weights: list[float] = []
     sizes: list[int] = []
     for number, (coefficient, interval) in enumerate(requests):
         names, shares = source.nodes(number, *interval)
-        nodes += names
-        weights += [coefficient * share for share in shares]
-        sizes.append(len(names))
+        missing = max(least - len(names), 0)
+        nodes += [*names, *[0] * missing]
+        weights += [*(coefficient * share for share in shares), *[0.0] * missing]
+        sizes.append(len(names) + missing)
     device = source.seeds.device
     return NodeTable(
         torch.tensor(nodes, dtype=torch.int64, device=device),

@@ -16,7 +16,8 @@ from edmfast.sampling.engine.compiled import runs_of
 from edmfast.sampling.engine.draws import node_table
 from edmfast.sampling.engine.machine import Machine, requests_of
 from edmfast.sampling.engine.plan import Call, Plan, Solver, plan_of
-from edmfast.sampling.noise import NoiseSampler, draws_of, is_source, noise_of_run
+from edmfast.sampling.noise import BrownianPath, NoiseSampler, draws_of, is_source, noise_of_run
+from edmfast.sampling.noise.brownian import COMMON_NODES
 
 
 def run(
@@ -59,7 +60,9 @@ def run(
         raise ValueError(
             f"compile=True runs all steps as one graph, which cannot call the {name}: leave out one of the two"
         )
-    table = node_table(noise, requests)
+    # Draws of equal sizes let all grids of one length share a graph.
+    least = COMMON_NODES if isinstance(noise, BrownianPath) else 0
+    table = node_table(noise, requests, least)
     graph = runs_of(model)
     return checked_end(graph.run(plan, model, x, noise, table, solver.threshold, condition, eager))
 

@@ -34,6 +34,9 @@ from edmfast.sampling.noise.source import Nodes
 _PATH, _TINY = 1 << 58, 1 << 59
 _SIDE = 11  # bits of the number of a cell
 
+COMMON_NODES = 40
+"""A number of nodes that holds those of almost every increment: 34, and 6 cells between its ends."""
+
 Weights = dict[int, float]
 """The weight of every node of a linear combination of normals."""
 
