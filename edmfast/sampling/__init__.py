@@ -32,15 +32,22 @@ from edmfast.sampling.schedules import (
 )
 from edmfast.sampling.sde import sample_euler_ancestral
 from edmfast.sampling.steps import get_ancestral_step, to_d
+from edmfast.sampling.vp_grids import discrete_time_labels, get_sigmas_vp_grid
+from edmfast.sampling.vp_schedules import CosineVP, DiscreteVP, LinearVP, VPSchedule
 
 __all__ = [
     "BatchedBrownianTree",
     "BrownianTreeNoiseSampler",
+    "CosineVP",
     "DPMSolver",
+    "DiscreteVP",
+    "LinearVP",
     "NonFiniteWarning",
     "PIDStepSizeController",
+    "VPSchedule",
     "compiled",
     "default_noise_sampler",
+    "discrete_time_labels",
     "edm2_sampler",
     "edm_sampler",
     "get_ancestral_step",
@@ -48,6 +55,7 @@ __all__ = [
     "get_sigmas_karras",
     "get_sigmas_polyexponential",
     "get_sigmas_vp",
+    "get_sigmas_vp_grid",
     "guidance",
     "noise_sampler",
     "sample",

@@ -69,7 +69,7 @@ def get_sigmas_karras(
         ValueError: n < 1, sigma_min <= 0, sigma_min > sigma_max, rho <= 0, NaN, or levels that do not fit torch's
             default dtype.
     """
-    return _finish(karras_levels(n, sigma_min, sigma_max, rho), device)
+    return finished(karras_levels(n, sigma_min, sigma_max, rho), device)
 
 
 def get_sigmas_exponential(
@@ -127,7 +127,7 @@ def get_sigmas_polyexponential(
     rho = as_float("rho", rho, positive=True)
     # The quotient sigma_max / sigma_min may overflow.
     span = math.log(sigma_max) - math.log(sigma_min)
-    return _finish(torch.exp(math.log(sigma_min) + (1 - _ramp(n)) ** rho * span), device)
+    return finished(torch.exp(math.log(sigma_min) + (1 - _ramp(n)) ** rho * span), device)
 
 
 def get_sigmas_vp(
@@ -165,7 +165,7 @@ def get_sigmas_vp(
         raise ValueError(f"eps_s must lie in (0, 1], got {eps_s}")
     time = 1 + _ramp(n) * (eps_s - 1)
     # expm1 keeps the digits at small times, where exp - 1 would cancel.
-    return _finish(torch.sqrt(torch.expm1(beta_d * time**2 / 2 + beta_min * time)), device)
+    return finished(torch.sqrt(torch.expm1(beta_d * time**2 / 2 + beta_min * time)), device)
 
 
 def _ramp(n: int) -> Tensor:
@@ -173,15 +173,19 @@ def _ramp(n: int) -> Tensor:
     return torch.linspace(0, 1, n, dtype=torch.float64, device="cpu")
 
 
-def _finish(levels: Tensor, device: torch.device | str) -> Tensor:
-    ended = torch.cat([levels, levels.new_zeros(1)]).to(torch.get_default_dtype())
+def finished(levels: Tensor, device: torch.device | str, *, zero: bool = True) -> Tensor:
+    """Return float64 levels in torch's default dtype on a device, with a final 0 where it is asked for.
+
+    Raises ValueError for levels that are not positive and finite in that dtype.
+    """
+    rounded = levels.to(torch.get_default_dtype())
     # A level that float64 holds may vanish or overflow when it is rounded.
-    if not bool(((ended[:-1] > 0) & ended[:-1].isfinite()).all()):
+    if not bool(((rounded > 0) & rounded.isfinite()).all()):
         raise ValueError(
-            f"every level but the last must be positive and finite in torch's default dtype {ended.dtype}, "
-            f"got levels from {float(levels[0]):g} to {float(levels[-1]):g}"
+            "every level but the last must be positive and finite in torch's default dtype "
+            f"{rounded.dtype}, got levels from {float(levels[0]):g} to {float(levels[-1]):g}"
         )
-    return ended.to(device)
+    return (torch.cat([rounded, rounded.new_zeros(1)]) if zero else rounded).to(device)
 
 
 def _as_range(

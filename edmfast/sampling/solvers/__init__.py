@@ -1,6 +1,7 @@
 """Solvers for `edmfast.sampling.sample`: each describes its steps, and the engine runs them."""
 
 from edmfast.sampling.solvers.churn import Churn
+from edmfast.sampling.solvers.deis import DEIS
 from edmfast.sampling.solvers.dpm_2 import DPM2, AncestralDPM2
 from edmfast.sampling.solvers.dpm_fast import DPMSolverFast
 from edmfast.sampling.solvers.dpm_multistep import DPMSolverMultistep
@@ -15,6 +16,7 @@ from edmfast.sampling.solvers.momentum import GHVB, IPNDM, HeavyBall, Nesterov
 from edmfast.sampling.solvers.momentum_2m import DPMSolverPP2MHeavyBall
 from edmfast.sampling.solvers.orders import singlestep_orders
 from edmfast.sampling.solvers.reverse_sde import ReverseSDE
+from edmfast.sampling.solvers.rho_runge_kutta import RhoRungeKutta
 from edmfast.sampling.solvers.seeds import SEEDS
 from edmfast.sampling.solvers.stability import stability_end
 from edmfast.sampling.solvers.taylor import Derivative
@@ -23,6 +25,7 @@ from edmfast.sampling.solvers.thresholding import DynamicThreshold
 from edmfast.sampling.solvers.unipc import UniPC
 
 __all__ = [
+    "DEIS",
     "DPM2",
     "GHVB",
     "IPNDM",
@@ -47,6 +50,7 @@ __all__ = [
     "LinearMultistep",
     "Nesterov",
     "ReverseSDE",
+    "RhoRungeKutta",
     "TaylorSchedule",
     "TaylorStep",
     "UniPC",

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edmfast._internal.numbers import as_bool
-from edmfast.sampling.engine import Call, Combine, Expression, Solver, Step, register
+from edmfast.sampling.engine import Call, Combine, Solver, Step, register
 from edmfast.sampling.solvers.fields import check_choice, hold
+from edmfast.sampling.solvers.history import evaluation, renamed
 from edmfast.sampling.solvers.passes import passes
 from edmfast.sampling.solvers.taylor import (
     PREDICTIONS,
     Derivative,
-    Point,
     Prediction,
     step_noise,
     taylor_step,
@@ -104,7 +104,9 @@ def taylor_steps(
     start = X
     for i, kind in enumerate(kinds):
         sigma, sigma_next = levels[i], levels[i + 1]
-        points = [_point(levels, i, k, start_at_zero) for k in range(min(depth, i) + 1)]
+        points = [
+            evaluation(levels, i, k, first_is_zero=start_at_zero) for k in range(min(depth, i) + 1)
+        ]
         work: list[Call | Combine] = [] if start_at_zero and i == 0 else [Call(sigma)]
         base = X
         if i and (corrector := kinds[i - 1].corrector) is not None:
@@ -125,32 +127,14 @@ def taylor_steps(
         # end.
         keep = [("x", "y")]
         if i < last:
-            keep += _kept("D", depth, i, 0 if start_at_zero else -1)
-            keep += _kept("x", depth, i, -1) if states else []
+            keep += renamed("D", depth, i, missing=0 if start_at_zero else -1)
+            keep += renamed("x", depth, i) if states else []
             if kind.corrector is not None:
                 # Without an earlier correction the start is also the state of the last evaluation.
                 start = register("x1" if states and base is X else "start")
                 if start.terms.keys() == {"start"}:
                     keep.append(("start", "c" if base is C else "x"))
         yield Step(sigma, tuple(work), tuple(keep))
-
-
-def _point(levels: Sequence[float], i: int, k: int, start_at_zero: bool) -> Point:
-    """Return the evaluation k levels before level i."""
-    suffix = str(k) if k else ""
-    denoised = Expression({}) if start_at_zero and k == i else register(f"D{suffix}")
-    return Point(levels[i - k], register(f"x{suffix}"), denoised)
-
-
-def _kept(name: str, depth: int, i: int, missing: int) -> list[tuple[str, str]]:
-    """Return the renaming of a step's history, in which the register of level `missing` does not exist."""
-    chain = [name, *(f"{name}{k}" for k in range(1, depth + 1))]
-    levels_of = range(i, -1, -1)
-    return [
-        (new, old)
-        for old, new, level in zip(chain, chain[1:], levels_of, strict=False)
-        if level != missing
-    ]
 
 
 def _check(rule: Derivative, order: int, new: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edmfast import sampling
 
-HIGH, LOW = 10.0, 0.2
+HIGH, LOW = 20.0, 0.18
 MEANS = torch.tensor([[-1.0, 0.3], [0.8, -0.5], [0.1, 1.0]], dtype=torch.float64)
 STDS = torch.tensor([0.3, 0.4, 0.25], dtype=torch.float64)
 

@@ -49,7 +49,7 @@ def test_unipc_has_its_order(order, form, prediction):
     # The first steps have lower orders, which shows on finer grids.
     assert slope(predictor, 32, 128) == pytest.approx(order, abs=0.15)
     corrected = UniPC(order, form, prediction, lower_order_final=False)
-    assert slope(corrected, 64, 256) == pytest.approx(order + 1, abs=0.3)
+    assert slope(corrected, 64, 256) > order + 1 - 0.1
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "denoised"])
