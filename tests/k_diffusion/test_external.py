@@ -221,6 +221,15 @@ def test_a_wrong_schedule_is_refused(products, error, words):
         K.external.DiscreteEpsDDPMDenoiser(Linear(), products, False)
 
 
+def test_weights_of_the_multistep_method_are_those_of_adams_and_bashforth():
+    """On an equal grid of steps -1 the weights are -(55, -59, 37, -9) / 24."""
+    t = torch.tensor([6.0, 5.0, 4.0, 3.0, 2.0])
+    weights = [K.sampling.linear_multistep_coeff(4, t, 3, j) for j in range(4)]
+    assert weights == pytest.approx([-55 / 24, 59 / 24, -37 / 24, 9 / 24], rel=1e-12)
+    with pytest.raises(ValueError, match="order must be at most 2 at step 1, got 3"):
+        K.sampling.linear_multistep_coeff(3, t, 1, 0)
+
+
 def test_a_sampler_runs_over_a_wrapper():
     model = discrete()
     x = 2.0 * torch.randn(4, 2, generator=torch.Generator().manual_seed(1))

@@ -124,6 +124,15 @@ def test_the_module_of_samplers_has_the_names_of_k_diffusion():
     assert public - {*K.sampling.__all__} == set()
 
 
+def test_weights_of_the_multistep_method_agree():
+    theirs = k_diffusion("sampling")
+    t = K.sampling.get_sigmas_karras(6, 0.1, 10.0).double()
+    for order in (1, 2, 3, 4):
+        for j in range(order):
+            a, b = (s.linear_multistep_coeff(order, t, 3, j) for s in (K.sampling, theirs))
+            assert a == pytest.approx(b, rel=1e-6)
+
+
 def arguments(constructor):
     parameters = inspect.signature(constructor).parameters.values()
     return [(parameter.name, parameter.default) for parameter in parameters]
