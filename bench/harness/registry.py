@@ -26,6 +26,7 @@ MODULES: tuple[str, ...] = (
     "bench.cases.systematic_resample",
     "bench.cases.sampler",
     "bench.cases.sampler_images",
+    "bench.cases.sampler_overhead",
     "bench.cases.sampling",
     "bench.cases.resample",
     "bench.cases.reversal",

@@ -25,7 +25,7 @@ Sampler = Callable[[Model, Tensor, Tensor], Tensor]
 def samplers(name: str) -> dict[str, Sampler]:
     """Return the functions for one of "euler", "heun", "dpmpp_2m", "euler_ancestral", by project."""
     installed: dict[str, Sampler] = {}
-    theirs = getattr(_load("k_diffusion.sampling"), f"sample_{name}", None)
+    theirs = k_diffusion_sampler(name)
     if theirs is not None:
         installed["k-diffusion"] = functools.partial(_k_diffusion, theirs)
     diffusers = _load("diffusers")
@@ -35,6 +35,14 @@ def samplers(name: str) -> dict[str, Sampler]:
             for title, (run, make) in _DIFFUSERS.get(name, {}).items()
         }
     return installed
+
+
+def k_diffusion_sampler(name: str) -> Callable[..., Tensor] | None:
+    """Return k-diffusion's function sample_<name>, or None where the project is not installed."""
+    function: Callable[..., Tensor] | None = getattr(
+        _load("k_diffusion.sampling"), f"sample_{name}", None
+    )
+    return function
 
 
 @functools.cache
