@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from edmfast._internal.numbers import as_float, as_int
 from edmfast.diffusers.betas import alphas_cumprod_of
@@ -90,7 +91,8 @@ class Training:
             skip = (alpha * self.sigma_data).square()
             return skip * x + (sign * self.sigma_data) * (alpha * sigma) * output
         if self.prediction == "sample":
-            return output
+            # a compiled network may use the memory of its output again
+            return output.clone()
         if self.prediction == "epsilon":
             return x - sigma * output
         if self.prediction == "v_prediction":
@@ -129,9 +131,13 @@ class Training:
     def _table(self, device: torch.device) -> Tensor:
         """Return ln(sigma) of all timesteps on a device, to which it is copied once."""
         assert self.log_sigmas is not None
-        if device not in self._tables:
-            self._tables[device] = self.log_sigmas.to(device)
-        return self._tables[device]
+        table = self._tables.get(device)
+        if table is None:
+            table = self.log_sigmas.to(device)
+            # a tensor of a trace is of no use after it
+            if type(table) is Tensor and get_proxy_mode() is None:
+                self._tables[device] = table
+        return table
 
 
 def training_of(scheduler: Any) -> Training:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from edmfast import sampling
 from edmfast.diffusers import as_denoiser, networks
@@ -256,6 +257,33 @@ def test_networks_of_half_precision_take_states_of_float32(dtype):
         half = as_denoiser(network.to(dtype), config)(x, 14.0, encoder_hidden_states=texts)
     assert half.dtype == torch.float32
     assert (half - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["DDIMScheduler", "EDMEulerScheduler"])
+def test_a_trace_holds_for_other_states_and_levels(kind):
+    """No number is read on the host, so that the graph of one run serves other noise levels."""
+    denoiser = as_denoiser(unet(), getattr(diffusers, kind)())
+    x, sigma = images(2), torch.tensor([0.5, 3.0])
+    with torch.no_grad():
+        graph = make_fx(denoiser)(torch.zeros_like(x), torch.ones(2))
+        traced, expected = graph(x, sigma), denoiser(x, sigma)
+    torch.testing.assert_close(traced, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_result_is_no_memory_of_the_network():
+    class Reusing(torch.nn.Module):
+        """A network that writes every output to one buffer, as compiled ones do."""
+
+        def forward(self, x, t, return_dict=False):
+            self.buffer = getattr(self, "buffer", torch.empty_like(x))
+            return (self.buffer.copy_(x),)
+
+    settings = {"beta_schedule": "linear", "prediction_type": "sample"}
+    denoiser = as_denoiser(Reusing(), settings)
+    first = denoiser(images(2), 1.0)
+    kept = first.clone()
+    denoiser(images(2, seed=5), 1.0)
+    assert torch.equal(first, kept)
 
 
 def test_a_network_is_distilled():
