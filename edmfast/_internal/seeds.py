@@ -30,6 +30,12 @@ def as_seeds(seed: Any, x: Tensor) -> Tensor:
     return torch.tensor(seeds, dtype=torch.int64).to(x.device, non_blocking=True)
 
 
+def one_each(seed: Any) -> bool:
+    """Return whether a seed is a sequence, array or tensor, which has one seed for each sample."""
+    sequence = isinstance(seed, Sequence) and not isinstance(seed, (str, bytes))
+    return sequence or getattr(seed, "ndim", 0) > 0
+
+
 def signed(seed: int) -> int:
     """Return the signed integer with the 64 bits of a seed."""
     return seed - 2**64 if seed >= 2**63 else seed

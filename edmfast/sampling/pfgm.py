@@ -15,8 +15,8 @@ from torch import Tensor
 
 from edmfast._internal.noise_levels import check_level
 from edmfast._internal.numbers import as_float, as_int, as_shape
+from edmfast._internal.seeds import as_seeds
 from edmfast.models.student_t import as_dof, student_t
-from edmfast.sampling.noise.seeds import as_seeds
 
 
 def student_t_prior(

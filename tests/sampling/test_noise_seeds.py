@@ -58,6 +58,9 @@ def test_samples_with_their_own_seeds_have_the_noise_of_runs_of_their_own():
     alone = [sampling.noise_sampler(X[:1], seed=seed) for seed in (4, 6, 4)]
     for _ in range(2):
         assert torch.equal(drawn(2.0, 1.0), torch.cat([noise(2.0, 1.0) for noise in alone]))
+    for first in (0, 9):
+        single = sampling.noise_sampler(X[:1], seed=[4], first_sample=first)
+        assert torch.equal(single(2.0, 1.0), sampling.noise_sampler(X[:1], seed=4)(2.0, 1.0))
     with pytest.raises(TypeError, match="seed must be an integer, or one for each sample"):
         sampling.noise_sampler(X, seed=None)
 

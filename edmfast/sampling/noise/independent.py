@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from edmfast._internal.numbers import as_int
-from edmfast._internal.seeds import as_seeds
-from edmfast.sampling.noise.source import Nodes, evaluate
+from edmfast._internal.seeds import as_seeds, one_each
+from edmfast.sampling.noise.source import Nodes, evaluate, shape_of
 
 # Other users of the generator have other streams, so equal seeds draw different numbers there.
 STREAM = 4
@@ -37,7 +37,7 @@ class CountedNoise:
     """The noise sampler that `noise_sampler` returns. It counts its calls, and its n-th call draws node n."""
 
     def __init__(self, x: Tensor, seeds: Tensor, first_sample: int) -> None:
-        self._like = x.detach()
+        self._like = shape_of(x)
         self._seeds, self._first_sample = seeds, first_sample
         self._calls = 0
 
@@ -85,7 +85,7 @@ def noise_sampler(x: Tensor, *, seed: Any, first_sample: int = 0) -> CountedNois
     first_sample = as_int("first_sample", first_sample, least=0)
     if seed is None:
         raise TypeError("seed must be an integer, or one for each sample, got None")
-    return CountedNoise(x, as_seeds(seed, x), first_sample)
+    return CountedNoise(x, as_seeds(seed, x), 0 if one_each(seed) else first_sample)
 
 
 def default_noise_sampler(x: Tensor) -> CountedNoise:

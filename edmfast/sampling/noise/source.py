@@ -21,6 +21,16 @@ Nodes = tuple[Sequence[int], Sequence[float]]
 """The numbers of nodes and their weights, which are Python numbers."""
 
 
+def shape_of(x: Tensor) -> Tensor:
+    """Return a tensor of the shape, dtype and device of x that takes no memory for its elements.
+
+    Raises TypeError where x is no tensor.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be the states [B, *shape] as a tensor, got {type(x).__name__}")
+    return x.new_empty(()).expand(x.shape)
+
+
 def evaluate(source: NoiseSource, nodes: Nodes, like: Tensor) -> Tensor:
     """Return sum_m w_m z(seed, node_m) in the shape, dtype and device of `like` [B, *shape].
 

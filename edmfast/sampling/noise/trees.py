@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.numbers import as_float
-from edmfast._internal.seeds import as_seeds
+from edmfast._internal.seeds import as_seeds, one_each
 from edmfast.sampling.noise.brownian import BrownianPath, identity, increment
-from edmfast.sampling.noise.source import evaluate
+from edmfast.sampling.noise.source import evaluate, shape_of
 
 # The settings of torchsde's tree that cannot change its increments, or that only say how it is computed.
 _WITHOUT_EFFECT = {"w0", "tol", "pool_size", "cache_depth", "safety"}
@@ -50,10 +50,10 @@ class BatchedBrownianTree:
             raise TypeError(
                 f"BatchedBrownianTree takes {', '.join(sorted(_WITHOUT_EFFECT))}, got {', '.join(unknown)}"
             )
-        self._like = x.detach()
+        self._like = shape_of(x)
         sign = 1 if _number("t0", t0) < _number("t1", t1) else -1
         self.source = BrownianPath(as_seeds(seed, x), sign=sign)
-        self.batched = getattr(seed, "ndim", 0) == 1 or isinstance(seed, (list, tuple))
+        self.batched = one_each(seed)
 
     def __call__(self, t0: Any, t1: Any) -> Tensor:
         """Return W(t1) - W(t0) like x, times the sign of the path. Times are numbers or 0-dimensional tensors."""
@@ -93,7 +93,7 @@ class BrownianTreeNoiseSampler:
         seed: Any = None,
         transform: Callable[[Tensor], Any] = _identity,
     ) -> None:
-        self._like = x.detach()
+        self._like = shape_of(x)
         self.transform = transform
         low = self._time(_number("sigma_min", sigma_min))
         high = self._time(_number("sigma_max", sigma_max))
