@@ -38,13 +38,14 @@ def sample_dpm_2(
     *,
     noise_sampler: NoiseSampler | None = None,
     seed: int | Sequence[int] | Tensor | None = None,
+    compile: bool = False,
 ) -> Tensor:
     """Sample with DPM-2, of second order, in two model calls per step, or one where the step ends at 0.
 
     Sources: Lu et al. 2022, arXiv 2206.00927; Karras et al. 2022, arXiv 2206.00364, algorithm 2 (churn).
 
     Args:
-        model, x, sigmas, extra_args, callback, disable, noise_sampler, seed: as for `sample_euler`.
+        model, x, sigmas, extra_args, callback, disable, noise_sampler, seed, compile: as for `sample_euler`.
         s_churn, s_tmin, s_tmax, s_noise: the churn, as for `sample_euler`.
 
     Returns:
@@ -69,6 +70,7 @@ def sample_dpm_2(
         disable,
         noise_sampler=noise_sampler,
         seed=seed,
+        compile=compile,
     )
 
 
@@ -85,13 +87,14 @@ def sample_dpm_2_ancestral(
     noise_sampler: NoiseSampler | None = None,
     *,
     seed: int | Sequence[int] | Tensor | None = None,
+    compile: bool = False,
 ) -> Tensor:
     """Sample ancestrally with steps of DPM-2, in two model calls per step, or one where the step ends at 0.
 
     Sources: Lu et al. 2022, arXiv 2206.00927; Song et al. 2021, arXiv 2010.02502 (eta).
 
     Args:
-        model, x, extra_args, disable, seed: as for `sample_euler`.
+        model, x, extra_args, disable, seed, compile: as for `sample_euler`.
         sigmas: the noise levels [T + 1] in units of x, strictly decreasing, of which the last may be 0. With eta
             = 0 they may also increase strictly from a positive level.
         callback: called once per step with a dictionary of x, i, sigma, sigma_hat and denoised. It may change x
@@ -124,5 +127,6 @@ def sample_dpm_2_ancestral(
         disable,
         noise_sampler=noise_sampler,
         seed=seed,
+        compile=compile,
         rising=eta == 0,
     )

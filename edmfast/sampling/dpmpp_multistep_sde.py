@@ -34,6 +34,7 @@ def sample_dpmpp_2m_sde(
     solver_type: str = "midpoint",
     *,
     seed: int | Sequence[int] | Tensor | None = None,
+    compile: bool = False,
 ) -> Tensor:
     """Sample the SDE with DPM-Solver++(2M), in one model call per step.
 
@@ -41,7 +42,7 @@ def sample_dpmpp_2m_sde(
     Source: Lu et al. 2022, arXiv 2211.01095, section 5 and algorithm 2.
 
     Args:
-        model, x, extra_args, disable, seed: as for `sample_euler`.
+        model, x, extra_args, disable, seed, compile: as for `sample_euler`.
         sigmas: the noise levels [T + 1] in units of x, strictly decreasing, of which the last may be 0. With eta
             = 0 they may also increase strictly from a positive level.
         callback: called once per step with a dictionary of x, i, sigma, sigma_hat and denoised. It may change x
@@ -78,6 +79,7 @@ def sample_dpmpp_2m_sde(
         disable,
         noise_sampler=noise_sampler,
         seed=seed,
+        compile=compile,
         rising=eta == 0,
     )
 
@@ -95,6 +97,7 @@ def sample_dpmpp_3m_sde(
     noise_sampler: NoiseSampler | None = None,
     *,
     seed: int | Sequence[int] | Tensor | None = None,
+    compile: bool = False,
 ) -> Tensor:
     """Sample the SDE with DPM-Solver++(3M) in its published form, in one model call per step.
 
@@ -104,7 +107,7 @@ def sample_dpmpp_3m_sde(
     Source: Lu et al. 2022, arXiv 2211.01095; k-diffusion's function of this name.
 
     Args:
-        model, x, extra_args, disable, seed: as for `sample_euler`.
+        model, x, extra_args, disable, seed, compile: as for `sample_euler`.
         sigmas: the noise levels [T + 1] in units of x, strictly decreasing, of which the last may be 0. With eta
             = 0 they may also increase strictly from a positive level.
         callback: called once per step with a dictionary of x, i, sigma, sigma_hat and denoised. It may change x
@@ -137,5 +140,6 @@ def sample_dpmpp_3m_sde(
         disable,
         noise_sampler=noise_sampler,
         seed=seed,
+        compile=compile,
         rising=eta == 0,
     )

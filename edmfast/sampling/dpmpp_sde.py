@@ -33,13 +33,14 @@ def sample_dpmpp_2s_ancestral(
     noise_sampler: NoiseSampler | None = None,
     *,
     seed: int | Sequence[int] | Tensor | None = None,
+    compile: bool = False,
 ) -> Tensor:
     """Sample ancestrally with DPM-Solver++(2S), in two model calls per step, or one where the step ends at 0.
 
     Sources: Lu et al. 2022, arXiv 2211.01095, algorithm 1; Song et al. 2021, arXiv 2010.02502 (eta).
 
     Args:
-        model, x, extra_args, disable, seed: as for `sample_euler`.
+        model, x, extra_args, disable, seed, compile: as for `sample_euler`.
         sigmas: the noise levels [T + 1] in units of x, strictly decreasing, of which the last may be 0. With eta
             = 0 they may also increase strictly from a positive level.
         callback: called once per step with a dictionary of x, i, sigma, sigma_hat and denoised. It may change x
@@ -72,6 +73,7 @@ def sample_dpmpp_2s_ancestral(
         disable,
         noise_sampler=noise_sampler,
         seed=seed,
+        compile=compile,
         rising=eta == 0,
     )
 
@@ -90,13 +92,14 @@ def sample_dpmpp_sde(
     r: float = 1 / 2,
     *,
     seed: int | Sequence[int] | Tensor | None = None,
+    compile: bool = False,
 ) -> Tensor:
     """Sample the SDE with singlestep DPM-Solver++, in two model calls per step, or one where a step ends at 0.
 
     Source: Lu et al. 2022, arXiv 2211.01095, algorithm 1, with ancestral noise.
 
     Args:
-        model, x, extra_args, disable, seed: as for `sample_euler`.
+        model, x, extra_args, disable, seed, compile: as for `sample_euler`.
         sigmas: the noise levels [T + 1] in units of x, strictly decreasing, of which the last may be 0. With eta
             = 0 they may also increase strictly from a positive level.
         callback: called once per step with a dictionary of x, i, sigma, sigma_hat and denoised. It may change x
@@ -132,5 +135,6 @@ def sample_dpmpp_sde(
         disable,
         noise_sampler=noise_sampler,
         seed=seed,
+        compile=compile,
         rising=eta == 0,
     )

@@ -27,13 +27,15 @@ def sample_lms(
     callback: Callback | None = None,
     disable: bool | None = None,
     order: int = 4,
+    *,
+    compile: bool = False,
 ) -> Tensor:
     """Sample with the linear multistep method in sigma, in one model call per step.
 
     Source: Adams and Bashforth 1883; also called rho-AB in DEIS (Zhang and Chen 2023, arXiv 2204.13902).
 
     Args:
-        model, x, sigmas, extra_args, callback, disable: as for `sample_euler`.
+        model, x, sigmas, extra_args, callback, disable, compile: as for `sample_euler`.
         order: the number of slopes that a step uses, from 1 to 7. The first steps use the slopes that there are.
 
     Returns:
@@ -56,4 +58,5 @@ def sample_lms(
         extra_args,
         callback,
         disable,
+        compile=compile,
     )

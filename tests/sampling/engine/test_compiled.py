@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import weakref
 
 import pytest
@@ -137,3 +138,24 @@ def test_compiled_takes_samplers_of_this_package():
     assert sampling.compiled(sampling.sample_heun).__name__ == "sample_heun"
     with pytest.raises(TypeError, match="compile"):
         sampling.compiled(torch.nn.functional.relu)
+
+
+def with_a_graph():
+    functions = [getattr(sampling, name) for name in sampling.__all__ if name.startswith("sample_")]
+    return [f for f in functions if "compile" in inspect.signature(f).parameters]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", with_a_graph(), ids=lambda f: f.__name__)
+def test_every_sampler_with_a_fixed_grid(sampler):
+    seeded = {"seed": 3} if "seed" in inspect.signature(sampler).parameters else {}
+    model = network()
+    expected = sampler(model, start(), SIGMAS, disable=True, **seeded)
+    close(sampling.compiled(sampler)(model, start(), SIGMAS, disable=True, **seeded), expected)
+    assert graphs(model) == 1
+
+
+def test_only_adaptive_samplers_have_no_graph():
+    without = {name for name in sampling.__all__ if name.startswith("sample_")}
+    without -= {sampler.__name__ for sampler in with_a_graph()}
+    assert without <= {"sample_dpm_adaptive", "sample_dpm_fast"}
