@@ -72,6 +72,27 @@ class LogLines:
         self.close()
 
 
+class Silent:
+    """A progress display that shows nothing. tqdm's own takes as long to make as a step of a small model."""
+
+    disable = True
+
+    def update(self, n: int = 1) -> None:
+        """Do nothing."""
+
+    def set_postfix(self, *, refresh: bool = True, **values: str) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+
 def progress_bar(
     total: int, *, desc: str = "", unit: str = "steps", initial: int = 0, disable: bool | None
 ) -> Any:
@@ -83,12 +104,10 @@ def progress_bar(
     options = {"total": total, "desc": desc or None, "unit": f" {unit}", "initial": initial}
     # Programs without a console, such as pythonw, have no stderr.
     if disable or sys.stderr is None:
-        return tqdm(**options, disable=True)
+        return Silent()
     if _is_notebook() or sys.stderr.isatty():
         return tqdm(**options, disable=False)
-    return (
-        tqdm(**options, disable=True) if disable is None else LogLines(total, desc, unit, initial)
-    )
+    return Silent() if disable is None else LogLines(total, desc, unit, initial)
 
 
 def count_steps(total: int, disable: bool | None) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Checks at the start and at the end of a sampler, and the checked call of the denoiser.
+"""Checks at the start and at the end of a sampler.
 
 x is [B, *shape]. The levels sigmas [T + 1] decrease strictly and may end in 0; the solvers of the ODE also take
 levels that increase strictly from a positive level. Such a run turns a sample into noise. The levels are read into
@@ -9,30 +9,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
 from edmfast._internal.derivatives import carries_tangent
 from edmfast._internal.noise_levels import check_order, check_squares
-from edmfast.models.calling.foreign import call_denoiser
-from edmfast.models.protocols import Denoiser
 
 
 class NonFiniteWarning(UserWarning):
     """Warning that some samples of a plain sampler are NaN or infinite."""
-
-
-def bind(model: Denoiser, extra_args: dict[str, Any] | None) -> Callable[[Tensor, float], Tensor]:
-    """Return `denoise(x, sigma)` with sigma a Python float, which calls the model once and checks its result."""
-    condition = dict(extra_args or {})
-
-    def denoise(x: Tensor, sigma: float) -> Tensor:
-        # A fill on the device needs no copy from the host.
-        return call_denoiser(model, x, x.new_full((x.shape[0],), sigma), **condition)
-
-    return denoise
 
 
 def checked_end(x: Tensor) -> Tensor:

@@ -11,9 +11,8 @@ every denoiser of this package (bind its conditions with `edmfast.Conditioned`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,19 +20,20 @@ from torch import Tensor
 from edmfast._internal.derivatives import without_gradients
 from edmfast._internal.noise_levels import check_level
 from edmfast._internal.numbers import as_float
-from edmfast.models.calling.foreign import call_denoiser
+from edmfast.models.calling.returned import check_denoised
 from edmfast.models.protocols import Denoiser
-from edmfast.sampling.checks import bind, check_state, checked_end
+from edmfast.sampling.checks import check_state, checked_end
 from edmfast.sampling.engine import (
     Combine,
-    Machine,
     Solver,
     Step,
     plan_of,
     register,
     requests_of,
 )
-from edmfast.sampling.noise import draws_for
+from edmfast.sampling.engine.calls import Evaluate
+from edmfast.sampling.engine.run import run_plan
+from edmfast.sampling.noise import noise_of_run
 from edmfast.sampling.schedules import karras_levels
 from edmfast.sampling.solvers.heun import heun_work
 from edmfast.sampling.steps import as_churn, churn_factors
@@ -55,6 +55,8 @@ def edm_sampler(
     S_min: float = 0,
     S_max: float = math.inf,
     S_noise: float = 1,
+    *,
+    seed: int | Sequence[int] | Tensor | None = None,
 ) -> Tensor:
     """Sample with EDM's sampler, in 2 num_steps - 1 calls of the network.
 
@@ -75,6 +77,8 @@ def edm_sampler(
         S_min: the least noise level at which there is churn.
         S_max: the largest noise level at which there is churn.
         S_noise: a factor on the fresh noise.
+        seed: the seed of the counter-based noise, an integer or one for each sample [B]; by default a draw of
+            torch's generator.
 
     Returns:
         The samples [B, *shape] in float64, without gradients. The network gets float32, or float64 where the
@@ -108,11 +112,11 @@ def edm_sampler(
     gammas = grid.new_tensor(churn_factors(levels, S_churn, S_min, S_max))
     # The network rounds raised levels too, so the noise added must match the level that it is told.
     raised = rounded(grid + gammas * grid).double().tolist()
-    denoise = bind(_cast(net, network_dtype, torch.float64, class_labels), None)
+    denoise = _cast(net, network_dtype, torch.float64, class_labels)
     # EDM calls its noise source at every step, which a source of the caller may count on.
     every_step = randn_like is not torch.randn_like
     return _integrate(
-        denoise, latents.double(), levels, raised, S_noise, randn_like, every_step=every_step
+        denoise, latents.double(), levels, raised, S_noise, randn_like, seed, every_step=every_step
     )
 
 
@@ -133,6 +137,8 @@ def edm2_sampler(
     S_noise: float = 1,
     dtype: torch.dtype = torch.float32,
     randn_like: RandnLike = torch.randn_like,
+    *,
+    seed: int | Sequence[int] | Tensor | None = None,
 ) -> Tensor:
     """Sample with EDM2's sampler, in 2 num_steps - 1 calls of the network and as many of the guiding network.
 
@@ -156,6 +162,8 @@ def edm2_sampler(
         dtype: the dtype of the states, of the networks' input and of the result.
         randn_like: the noise source, called at churned steps. By default the noise is counter-based: that of
             sample k depends on k and torch's seed alone.
+        seed: the seed of the counter-based noise, an integer or one for each sample [B]; by default a draw of
+            torch's generator.
 
     Returns:
         The samples [B, *shape] in `dtype`, without gradients.
@@ -183,17 +191,18 @@ def edm2_sampler(
             raise ValueError(f"guidance={guidance} needs a guiding network gnet, got None")
         model = _guided(model, _cast(gnet, dtype, dtype, labels), guidance)
     return _integrate(
-        bind(model, None), noise.to(dtype), levels, raised, S_noise, randn_like, every_step=False
+        model, noise.to(dtype), levels, raised, S_noise, randn_like, seed, every_step=False
     )
 
 
 def _integrate(
-    denoise: Callable[[Tensor, float], Tensor],
+    denoise: Denoiser,
     latents: Tensor,
     levels: list[float],
     raised: list[float],
     s_noise: float,
     randn_like: RandnLike,
+    seed: int | Sequence[int] | Tensor | None,
     *,
     every_step: bool,
 ) -> Tensor:
@@ -202,11 +211,9 @@ def _integrate(
     # batch.
     source = None if randn_like is torch.randn_like else (lambda *_: randn_like(latents))
     plan = plan_of(_Algorithm2(tuple(raised), s_noise, every_step), tuple(levels))
-    draws = draws_for(requests_of(plan), latents, latents, source, None)
-    machine = Machine(plan, latents * levels[0], draws)
-    while (call := machine.next_call()) is not None:
-        machine.feed(denoise(machine.registers[call.state], call.sigma))
-    return checked_end(machine.registers["x"])
+    noise = noise_of_run(source, latents, seed=seed, calls=len(requests_of(plan)))
+    evaluate = Evaluate(denoise, {}, latents)
+    return checked_end(run_plan(plan, evaluate, latents * levels[0], latents, noise))
 
 
 @dataclass(frozen=True)
@@ -241,17 +248,20 @@ def _cast(
     net: Denoiser, inside: torch.dtype, outside: torch.dtype, labels: Tensor | None
 ) -> Denoiser:
     """Return the network as a denoiser that takes and returns the dtype `outside` and computes in `inside`."""
-    extra: tuple[Any, ...] = () if labels is None else (labels,)
+    extra: tuple[Tensor, ...] = () if labels is None else (labels,)
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        return call_denoiser(net, x.to(inside), sigma.to(inside), *extra).to(outside)
+        states, copies = x.to(inside), [label.clone() for label in extra]
+        returned = net(states, sigma.to(inside), *copies)
+        return check_denoised(net, returned, states).to(outside)
 
     return denoiser
 
 
 def _guided(model: Denoiser, guide: Denoiser, weight: float) -> Denoiser:
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        reference = guide(x, sigma)
+        # The first of two networks works on copies, because it may change what it gets.
+        reference = guide(x.clone(), sigma.clone())
         # Single operations keep the bits of a sample in any batch, as fused lerp may not.
         return reference + (model(x, sigma) - reference) * weight
 

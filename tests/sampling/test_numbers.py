@@ -255,6 +255,16 @@ CASES = [
         t1=(REAL, 0.25),
         seed=(SEED, 7),
     ),
+    *[
+        row(
+            name,
+            "seed",
+            SEED,
+            7,
+            lambda s, name=name: edm(getattr(sampling, name), S_churn=1.0, seed=s),
+        )
+        for name in ("edm_sampler", "edm2_sampler")
+    ],
     *table(
         "edm_sampler",
         edm,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +16,14 @@ from edmfast.sampling.engine.compiled import runs_of
 from edmfast.sampling.engine.draws import node_table
 from edmfast.sampling.engine.machine import Machine, requests_of
 from edmfast.sampling.engine.plan import Call, Plan, Solver, plan_of
-from edmfast.sampling.noise import BrownianPath, NoiseSampler, draws_of, is_source, noise_of_run
+from edmfast.sampling.noise import (
+    BrownianPath,
+    Independent,
+    NoiseSampler,
+    draws_of,
+    is_source,
+    noise_of_run,
+)
 from edmfast.sampling.noise.brownian import COMMON_NODES
 
 
@@ -49,9 +56,8 @@ def run(
     condition = dict(extra_args or {})
 
     def eager() -> Tensor:
-        draws = draws_of(noise, requests, x, sigmas)
-        machine = Machine(plan, first_state(x, callback), draws, solver.threshold)
-        return _loop(machine, plan, Evaluate(model, condition, x), sigmas, callback, disable)
+        evaluate = Evaluate(model, condition, x)
+        return run_plan(plan, evaluate, x, sigmas, noise, callback, disable, solver.threshold)
 
     if not compile:
         return checked_end(eager())
@@ -67,15 +73,23 @@ def run(
     return checked_end(graph.run(plan, model, x, noise, table, solver.threshold, condition, eager))
 
 
-def _loop(
-    machine: Machine,
+def run_plan(
     plan: Plan,
     evaluate: Evaluate,
+    x: Tensor,
     sigmas: Tensor,
-    callback: Callback | None,
-    disable: bool | None,
+    noise: Independent | BrownianPath | NoiseSampler,
+    callback: Callback | None = None,
+    disable: bool | None = True,
+    threshold: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    levels = _levels_of_calls(plan, machine.registers["x"])
+    """Return the states at the end of a plan that starts from x, step by step.
+
+    sigmas: the levels for the callback. A foreign noise sampler receives levels of their dtype and device.
+    """
+    draws = draws_of(noise, requests_of(plan), x, sigmas)
+    machine = Machine(plan, first_state(x, callback), draws, threshold)
+    levels = _levels_of_calls(plan, x)
     reported = -1
     with progress_bar(len(plan.steps), disable=disable) as bar:
         while (call := machine.next_call()) is not None:
