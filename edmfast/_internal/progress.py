@@ -76,9 +76,12 @@ class Silent:
     """A progress display that shows nothing. tqdm's own takes as long to make as a step of a small model."""
 
     disable = True
+    n = 0
+    """The steps so far."""
 
     def update(self, n: int = 1) -> None:
-        """Do nothing."""
+        """Count n more steps."""
+        self.n += n
 
     def set_postfix(self, *, refresh: bool = True, **values: str) -> None:
         """Do nothing."""
