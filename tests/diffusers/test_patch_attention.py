@@ -10,9 +10,16 @@ from edmfast.diffusers import as_denoiser
 from edmfast.models import EnergyModel, patch_attention
 from tests.diffusers.networks import diffusers, dit, images, text_unet, unet
 
+TEXTS = torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(2))
+LENGTHS = torch.tensor([[3], [7]])
 CASES = {
     "UNet2DModel": (unet, 3, {}),
-    "UNet2DConditionModel": (text_unet, 4, {"encoder_hidden_states": torch.randn(2, 7, 12)}),
+    "UNet2DConditionModel": (text_unet, 4, {"encoder_hidden_states": TEXTS}),
+    "with a mask of texts": (
+        text_unet,
+        4,
+        {"encoder_hidden_states": TEXTS, "encoder_attention_mask": torch.arange(7) < LENGTHS},
+    ),
     "DiTTransformer2DModel": (dit, 4, {"class_labels": torch.tensor([0, 3])}),
 }
 

@@ -18,6 +18,8 @@ from edmfast._internal.redirect import redirected
 from edmfast.models.backbones.plain_attention import attend as attention
 from edmfast.models.calling.origin import is_ours, name_of
 
+_EXCLUDING = -9000.0
+"""A number of a mask that excludes a key. The -10000 of diffusers is -9984 in bfloat16."""
 _METHODS = ("forward", "energy", "energy_and_score", "denoise")
 """The names of the methods by which models are called."""
 
@@ -68,8 +70,9 @@ def _differs(mask: Tensor) -> bool:
 def _key_mask(mask: Tensor) -> Tensor:
     """Return a mask of keys as bool [.., M], True for keys that take part.
 
-    The mask must have one row for all queries, and be bool or consist of zeros and -inf. Floating masks are read
-    on the host. Raises ValueError for any other mask.
+    The mask must have one row for all queries, and be bool or consist of zeros and numbers that exclude a key:
+    -inf, or the -10000 of diffusers, whose exponential is 0 in every dtype. Floating masks are read on the host.
+    Raises ValueError for any other mask.
     """
     if mask.dim() > 1 and mask.shape[-2] != 1:
         raise ValueError(
@@ -77,11 +80,17 @@ def _key_mask(mask: Tensor) -> Tensor:
             f"given shape {tuple(mask.shape)}"
         )
     if mask.dtype != torch.bool:
-        # an additive mask excludes a key by -inf, and 0 keeps it
+        # an additive mask excludes a key by -inf or by a large number, and 0 keeps it
         kept = mask == 0
-        if not bool((kept | (mask == -math.inf)).all()):
+        if not bool((kept | (mask <= _EXCLUDING)).all()):
             raise ValueError(
-                "patched attention takes masks of bool or of zeros and -inf, given other numbers"
+                "patched attention takes masks of bool, or of zeros and numbers of at most "
+                f"{_EXCLUDING:g}, given other numbers"
+            )
+        # a large number added to all keys excludes none of them
+        if bool((~kept.any(-1) & (mask > -math.inf).any(-1)).any()):
+            raise ValueError(
+                "patched attention takes no floating mask that excludes all keys of a row by finite numbers"
             )
         mask = kept
     return mask.squeeze(-2) if mask.dim() > 1 else mask
