@@ -9,6 +9,7 @@ cost as much as a step of a solver, so they are made only where they are needed:
 the
   tensors that made them, which the machine holds for this purpose, and the model gets copies from then on.
 - A result is copied where the step needs it after another call, unless nothing else refers to it or to its memory.
+  The machine can make the copy in a pass that reads the result anyway.
 """
 
 from __future__ import annotations
@@ -41,15 +42,24 @@ class Evaluate:
         inference = torch.is_inference_mode_enabled() or x.is_inference()
         self.careful = x.device.type != "cpu" or is_ours(model) or inference
         self.first = True
+        self.borrowed = False
 
     def __call__(
-        self, x: Tensor, sigma: Tensor, again: Callable[[], Tensor] | None, *, kept: bool
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        again: Callable[[], Tensor] | None,
+        *,
+        kept: bool,
+        copied: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Return (the denoised states, the states x as they were before the call).
 
         x: [B, *shape]. sigma: [B], which the model may change. again: computes x once more, None where nobody can.
-        kept: the result is needed after the next call.
+        kept: the result is needed after the next call. copied: copy such a result where the model may write to it.
+        Otherwise `borrowed` tells whether the caller must copy it before the next call.
         """
+        self.borrowed = False
         if self.careful or (again is None and not self.first):
             return call_denoiser(self.model, x, sigma, **self.condition), x
         lent = x.clone() if self.first else x
@@ -62,7 +72,8 @@ class Evaluate:
             assert again is not None
             self.careful, x = True, again()
         if kept and not _is_alone(returned):
-            returned = returned.clone()
+            self.borrowed = not copied
+            returned = returned.clone() if copied else returned
         return returned, x
 
     def _returned(self, x: Tensor, sigma: Tensor) -> Tensor:

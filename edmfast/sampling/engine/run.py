@@ -96,13 +96,15 @@ def run_plan(
             step = machine.step
             state = machine.registers[call.state]
             kept = call.kept or callback is not None
-            denoised, unchanged = evaluate(state, next(levels), machine.again(), kept=kept)
+            denoised, unchanged = evaluate(
+                state, next(levels), machine.again(), kept=kept, copied=callback is not None
+            )
             if unchanged is not state:
                 machine.replace(state, unchanged)
             if callback is not None and reported < step:
                 reported = step
                 denoised = _reported(callback, machine, plan, sigmas, denoised)
-            machine.feed(denoised)
+            machine.feed(denoised, borrowed=evaluate.borrowed)
             if machine.step > step:
                 bar.update()
     return machine.registers["x"]
