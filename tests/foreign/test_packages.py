@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import edmfast
+import edmfast.k_diffusion as K
 from edmfast import Conditioned, DistillConfig, EnergyModel, smc
 from edmfast.models import ResidualMLP, patch_attention
 from edmfast.targets import Renamed
@@ -47,6 +48,12 @@ def test_k_diffusion(kind):
     model = wrapped(kind)
     for name, entry in DENOISERS.items():
         assert entry(model).isfinite().all(), name
+
+
+def test_the_wrapper_of_this_package():
+    model = K.external.CompVisDenoiser(Small())
+    for name in QUIET:
+        assert DENOISERS[name](model).isfinite().all(), name
 
 
 @pytest.mark.slow

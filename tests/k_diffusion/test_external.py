@@ -202,8 +202,29 @@ def test_a_wrong_result_of_the_network_is_named(returned, error, words):
         K.external.DiscreteEpsDDPMDenoiser(network, PRODUCTS, False),
         K.external.VDenoiser(network),
     ):
-        with pytest.raises(error, match=words):
-            model(X, SIGMA)
+        for recorded in (True, False):
+            with torch.set_grad_enabled(recorded), pytest.raises(error, match=words):
+                model(X, SIGMA)
+
+
+def test_an_unknown_condition_names_the_network():
+    def network(y, t, label):
+        return y
+
+    model = K.external.VDenoiser(network)
+    for recorded in (True, False):
+        with torch.set_grad_enabled(recorded), pytest.raises(TypeError, match="network accepts"):
+            model(X, SIGMA, labels=torch.ones(2))
+
+
+def test_a_network_may_overwrite_its_conditions():
+    def network(y, t, label):
+        return y + label.zero_()
+
+    label = torch.ones(2, 1)
+    with torch.no_grad():
+        K.external.VDenoiser(network)(X, SIGMA, label=label)
+    assert torch.equal(label, torch.ones(2, 1))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from edmfast._internal.numbers import as_bool
-from edmfast.k_diffusion.external.levels import levels_like
+from edmfast.k_diffusion.external.calling import levels_like, multiply_add, predict
 from edmfast.k_diffusion.external.schedule import DiscreteSchedule, sigmas_of
-from edmfast.models.calling.foreign import call_backbone, name_of
+from edmfast.models.calling.foreign import name_of
 
 
 class DiscreteEpsDDPMDenoiser(DiscreteSchedule):
@@ -36,11 +36,11 @@ class DiscreteEpsDDPMDenoiser(DiscreteSchedule):
 
     def get_scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Return (c_out, c_in) in the shape of sigma: D = x + c_out eps(c_in x, t)."""
-        return -sigma, 1 / (sigma**2 + self.sigma_data**2) ** 0.5
+        return -sigma, (sigma**2 + self.sigma_data**2).rsqrt()
 
     def get_eps(self, x: Tensor, t: Tensor, **kwargs: Any) -> Tensor:
         """Return the predicted noise like scaled states x [B, *shape] at times t [B]. Subclasses replace it."""
-        return call_backbone(self.inner_model, x, t, **kwargs)
+        return predict(self.inner_model, x, t, **kwargs)
 
     def loss(self, input: Tensor, noise: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
         """Return the mean squared error of the predicted noise for each sample, [B].
@@ -48,17 +48,17 @@ class DiscreteEpsDDPMDenoiser(DiscreteSchedule):
         input: clean states [B, *shape]. noise: standard normals like them. sigma: their noise levels [B].
         """
         levels = levels_like(sigma, input)
-        eps = self._eps(input + noise * levels, levels, kwargs)
+        eps = self._eps(input + noise * levels, levels, self.get_scalings(levels)[1], kwargs)
         return (eps - noise).square().flatten(1).mean(1)
 
     def forward(self, input: Tensor, sigma: float | Tensor, **kwargs: Any) -> Tensor:
         """Return the denoised states like input [B, *shape] at noise levels sigma, a float, [] or [B]."""
         levels = levels_like(sigma, input)
-        return input + self._eps(input, levels, kwargs) * self.get_scalings(levels)[0]
+        c_out, c_in = self.get_scalings(levels)
+        return multiply_add(input, c_out, self._eps(input, levels, c_in, kwargs))
 
-    def _eps(self, x: Tensor, levels: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        t = self.sigma_to_t(levels.reshape(-1))
-        return self.get_eps(x * self.get_scalings(levels)[1], t, **kwargs)
+    def _eps(self, x: Tensor, levels: Tensor, c_in: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        return self.get_eps(x * c_in, self.sigma_to_t(levels.reshape(-1)), **kwargs)
 
 
 class OpenAIDenoiser(DiscreteEpsDDPMDenoiser):
@@ -93,7 +93,7 @@ class OpenAIDenoiser(DiscreteEpsDDPMDenoiser):
     def get_eps(self, x: Tensor, t: Tensor, **kwargs: Any) -> Tensor:
         """Return the predicted noise like x, without the predicted variances."""
         network = _noise_of(self.inner_model) if self.has_learned_sigmas else self.inner_model
-        return call_backbone(network, x, t, **kwargs)
+        return predict(network, x, t, **kwargs)
 
 
 class CompVisDenoiser(DiscreteEpsDDPMDenoiser):
@@ -119,7 +119,7 @@ class CompVisDenoiser(DiscreteEpsDDPMDenoiser):
     def get_eps(self, x: Tensor, t: Tensor, **kwargs: Any) -> Tensor:
         """Return the predicted noise like x."""
         apply: Any = self.inner_model.apply_model
-        return call_backbone(apply, x, t, **kwargs)
+        return predict(apply, x, t, **kwargs)
 
 
 def _noise_of(network: Any) -> Any:

@@ -65,15 +65,15 @@ class DiscreteSchedule(nn.Module):
         sigma, as int64. False interpolates. None takes the setting of the schedule.
         """
         quantize = self.quantize if quantize is None else as_bool("quantize", quantize)
-        log_sigma = sigma.log()
         table = self.log_sigmas
-        at = torch.searchsorted(table, log_sigma.to(table.dtype).contiguous(), right=True)
-        low = (at - 1).clamp(0, len(table) - 2)
-        below, above = log_sigma - table[low], table[low + 1] - log_sigma
+        log_sigma = sigma.log().to(table.dtype)
         if quantize:
-            return torch.where(above.abs() < below.abs(), low + 1, low)
-        share = (below / (table[low + 1] - table[low])).clamp(0, 1)
-        return (1 - share) * low + share * (low + 1)
+            # A level in the middle of two has the earlier time.
+            return torch.searchsorted((table[1:] + table[:-1]) / 2, log_sigma)
+        # The number of inner levels up to sigma is the number of the interval that holds it.
+        low = torch.searchsorted(table[1:-1], log_sigma, right=True)
+        start = table[low]
+        return low + ((log_sigma - start) / (table[low + 1] - start)).clamp(0, 1)
 
     def t_to_sigma(self, t: Tensor) -> Tensor:
         """Return the noise levels of times, in the shape of t; times lie between 0 and N - 1."""

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edmfast.k_diffusion.external.levels import levels_like
+from edmfast.k_diffusion.external.calling import levels_like, multiply_add, predict
 from edmfast.k_diffusion.external.schedule import DiscreteSchedule, sigmas_of
-from edmfast.models.calling.foreign import call_backbone, name_of
+from edmfast.models.calling.foreign import name_of
 
 Scalings = tuple[Tensor, Tensor, Tensor]
 
@@ -28,11 +28,12 @@ class _VelocityDenoiser(nn.Module):
     def get_scalings(self, sigma: Tensor) -> Scalings:
         """Return (c_skip, c_out, c_in) in the shape of sigma: D = c_skip x + c_out v(c_in x, t)."""
         total = sigma**2 + self.sigma_data**2
-        return self.sigma_data**2 / total, -sigma * self.sigma_data / total**0.5, 1 / total**0.5
+        c_in = total.rsqrt()
+        return self.sigma_data**2 / total, -self.sigma_data * sigma * c_in, c_in
 
     def get_v(self, x: Tensor, t: Tensor, **kwargs: Any) -> Tensor:
         """Return the predicted v like the scaled states x [B, *shape] at times t [B]. Subclasses replace it."""
-        return call_backbone(self.inner_model, x, t, **kwargs)
+        return predict(self.inner_model, x, t, **kwargs)
 
     @abc.abstractmethod
     def sigma_to_t(self, sigma: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ class _VelocityDenoiser(nn.Module):
         levels = levels_like(sigma, input)
         c_skip, c_out, c_in = self.get_scalings(levels)
         v = self.get_v(input * c_in, self.sigma_to_t(levels.reshape(-1)), **kwargs)
-        return v * c_out + input * c_skip
+        return multiply_add(input * c_skip, c_out, v)
 
 
 class VDenoiser(_VelocityDenoiser):
@@ -121,7 +122,7 @@ class CompVisVDenoiser(DiscreteVDDPMDenoiser):
 
     def get_v(self, x: Tensor, t: Tensor, cond: Any = None, **kwargs: Any) -> Tensor:
         """Return the predicted v like x. The condition cond is passed on by position, and others are dropped."""
-        return call_backbone(_third_by_position(self.inner_model.apply_model), x, t, cond=cond)
+        return predict(_third_by_position(self.inner_model.apply_model), x, t, cond=cond)
 
 
 def _third_by_position(apply: Any) -> Any:
