@@ -23,7 +23,8 @@ from edmfast.models.preconditioning import expand_sigma, refuse_zero
 _LABELS = "class_labels"
 _OUR_LABELS = "class_label"
 """The name that this package gives to class labels, beside that of diffusers."""
-_ADDED = ("text", "text_time", "text_image", "image", "image_hint")
+_ADDED = ("text_time", "text_image", "image", "image_hint")
+"""The embeddings that read added_cond_kwargs."""
 
 
 def as_denoiser(
@@ -151,9 +152,8 @@ class DiffusersDenoiser(nn.Module):
     def _check_complete(self, condition: dict[str, Any]) -> None:
         """Raise TypeError for a condition that the network needs and that is not there."""
         missing = sorted(self._needed - condition.keys())
-        added = _setting(self.network, "addition_embed_type")
-        # the text alone is taken from encoder_hidden_states
-        if added in _ADDED[1:] and "added_cond_kwargs" not in condition:
+        added = _setting(self.network, "addition_embed_type") in _ADDED
+        if added and "added_cond_kwargs" not in condition:
             missing.append("added_cond_kwargs")
         if missing:
             raise TypeError(
