@@ -1,16 +1,19 @@
-"""Distillation: training an energy on a pretrained denoiser, with checkpoints and resuming."""
+"""Training: energies on a pretrained denoiser, and the networks of interpolants, with checkpoints and resuming."""
 
 from edmfast.distill.checkpoint import load_ema
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.conservative import NonConservativeWarning
 from edmfast.distill.data import DataScaleWarning
+from edmfast.distill.interpolant import InterpolantLoss, train_interpolant
 from edmfast.distill.trainer import DistillResult, distill
 
 __all__ = [
     "DataScaleWarning",
     "DistillConfig",
     "DistillResult",
+    "InterpolantLoss",
     "NonConservativeWarning",
     "distill",
     "load_ema",
+    "train_interpolant",
 ]

@@ -19,9 +19,10 @@ distillation, Feynman–Kac weights); Xu et al. 2023, arXiv 2302.04265 (Student-
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -59,12 +60,37 @@ def value_condition_of(batch: Batch) -> dict[str, Any]:
     return {"class_label": batch["value_label"].flatten()}
 
 
-class BatchMaker:
+class BatchSource(Protocol):
     """A source of training batches, whose only state is that of its random generator.
+
+    data: what the batches are drawn from. model: the teacher, or None. compared: the names of the tensors of the
+    first batch that a resumed run compares. between: a function that is called where a batch takes long, and may
+    raise an exception to stop.
+    """
+
+    data: TrainingData
+    model: Denoiser | None
+    compared: tuple[str, ...]
+    generator: torch.Generator
+    between: Callable[[], None]
+
+    def __call__(self, step: int = 0) -> Batch:
+        """Return the next batch, on the device of the data."""
+        ...
+
+    def first_batch(self) -> Batch:
+        """Return the compared tensors of the first batch of a run, without a change of the generator."""
+        ...
+
+
+class BatchMaker:
+    """A source of batches for denoisers and energies, whose only state is that of its random generator.
 
     A pool of paths follows from the seed and the step, so that it is no state. between: a function that is called
     while a pool is made, and may raise an exception to stop.
     """
+
+    compared: tuple[str, ...] = ("x", "target")
 
     def __init__(self, data: TrainingData, teacher: Denoiser | None, config: DistillConfig) -> None:
         self.data, self.config, self.model = data, config, teacher
@@ -72,6 +98,13 @@ class BatchMaker:
         self.generator = generator(config.seed, data.samples.device)
         self.between: Callable[[], None] = lambda: None
         self._pool: tuple[int, PathPool] | None = None
+
+    def first_batch(self) -> Batch:
+        """Return the compared tensors of the first batch of a run, without a change of the generator."""
+        # these draws and targets come before those of the value loss
+        without = dataclasses.replace(self.config, value_weight=0.0)
+        batch = BatchMaker(self.data, self.model, without)()
+        return {name: batch[name] for name in self.compared}
 
     @torch.no_grad()
     def __call__(self, step: int = 0) -> Batch:

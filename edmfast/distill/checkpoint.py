@@ -22,9 +22,12 @@ _FORMAT, _VERSION = "edmfast-distill", 1
 
 def describe(student: nn.Module) -> dict[str, Any]:
     """Return the properties that another student must share to continue from this one's checkpoint."""
+    # an interpolant has no sigma_data, and describes its path instead
+    interpolant = getattr(student, "interpolant", None)
     return {
         "class": type(student).__name__,
-        "sigma_data": student.sigma_data,
+        **({} if interpolant is None else {"interpolant": repr(interpolant)}),
+        "sigma_data": getattr(student, "sigma_data", None),
         "potential": getattr(student, "potential_name", None),
         "tensors": {
             name: [str(tensor.dtype), [*tensor.shape]]

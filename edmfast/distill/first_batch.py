@@ -41,8 +41,8 @@ def data_digest(data: TrainingData) -> str:
 
 
 def numbers_of(batch: Batch) -> list[float]:
-    """Return one number for each row of the states and of the targets, a projection of the whole row."""
-    projections = [_projected(batch[name][:FIRST_ROWS]) for name in ("x", "target")]
+    """Return one number for each row of every tensor of a batch, a projection of the whole row."""
+    projections = [_projected(tensor[:FIRST_ROWS]) for tensor in batch.values()]
     # nine digits identify a number of single precision, and keep the metadata short
     return [float(f"{value:.9g}") for value in torch.cat(projections).tolist()]
 

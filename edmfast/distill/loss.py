@@ -48,18 +48,23 @@ class TrainingLoss(nn.Module):
         # dropout must not draw from torch's generator, which no checkpoint holds
         rng, nothing = batch.get("rng"), contextlib.nullcontext()
         with nothing if rng is None else seeded_dropout(rng), self._precision(batch):
-            loss = denoising_loss(self.student, batch)
-            if self.difference_weight > 0:
-                loss = loss + self.difference_weight * difference_loss(self.student, batch)
-            if self.value_weight > 0:
-                loss = loss + self.value_weight * value_loss(self.student, batch)
-            return loss
+            return self.loss_of(batch)
+
+    def loss_of(self, batch: Batch) -> torch.Tensor:
+        """Return the loss [] of a batch in the precision and with the dropout of the caller."""
+        loss = denoising_loss(self.student, batch)
+        if self.difference_weight > 0:
+            loss = loss + self.difference_weight * difference_loss(self.student, batch)
+        if self.value_weight > 0:
+            loss = loss + self.value_weight * value_loss(self.student, batch)
+        return loss
 
     def _precision(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
         if self.autocast is None:
             return contextlib.nullcontext()  # an autocast of the caller stays in force
         # the cache of casts would be kept by a trace, and would link the derivatives of one step to the next
-        return torch.autocast(batch["x"].device.type, self.autocast, cache_enabled=False)
+        device = next(iter(batch.values())).device.type
+        return torch.autocast(device, self.autocast, cache_enabled=False)
 
 
 def denoising_loss(student: Any, batch: Batch) -> torch.Tensor:

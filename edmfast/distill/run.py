@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from edmfast._internal.atomic_write import write_or_fall_back
 from edmfast._internal.progress import progress_bar
-from edmfast.distill.batch import Batch, BatchMaker
+from edmfast.distill.batch import Batch, BatchSource
 from edmfast.distill.first_batch import FIRST_ROWS, check_first_batch, data_digest, numbers_of
 from edmfast.distill.gradients import gradient_function
 from edmfast.distill.interrupt import Interrupt
@@ -31,15 +32,23 @@ _STEPS_BETWEEN_CHECKS = 20
 class TrainingRun:
     """A training run: the loop over its steps, its checkpoints, and the reports when it stops early.
 
-    path: the checkpoint to write, None to write one only when interrupted. written: the last checkpoint written.
+    path: the checkpoint to write, None to write one only when interrupted. loss: the loss around the student, by
+    default that of denoisers and energies. written: the last checkpoint written.
     """
 
-    def __init__(self, state: RunState, make_batch: BatchMaker, path: Path | None) -> None:
+    def __init__(
+        self,
+        state: RunState,
+        make_batch: BatchSource,
+        path: Path | None,
+        loss: TrainingLoss | None = None,
+    ) -> None:
         self.state, self.make_batch, self.path = state, make_batch, path
         config = state.config
-        loss = TrainingLoss(
-            state.student, config.difference_weight, config.autocast_dtype, config.value_weight
-        )
+        if loss is None:
+            loss = TrainingLoss(
+                state.student, config.difference_weight, config.autocast_dtype, config.value_weight
+            )
         named = {f"student.{name}": p for name, p in state.trained.items()}
         self.gradients = gradient_function(loss, named, compile=config.compile)
         on_cpu = state.parameters[0].device.type == "cpu"
@@ -71,15 +80,29 @@ class TrainingRun:
         if first is None or step == 0:
             return
 
-        def make_first_batch() -> Batch:
-            # the draws and targets that are compared come before those of the value loss
-            without = dataclasses.replace(state.config, value_weight=0.0)
-            return BatchMaker(maker.data, maker.model, without)()
-
         was_training = state.student.training
         with training_modes(state.student, maker.model):
-            check_first_batch(path, first, make_first_batch)
+            check_first_batch(path, first, maker.first_batch)
         state.student.train(was_training)
+
+    def train(self, interrupt: Interrupt, progress: bool) -> float:
+        """Do the remaining steps and return the steps per second; a run that stops early saves what it did.
+
+        Raises what stopped it: KeyboardInterrupt with the place of the checkpoint, or an error.
+        """
+        try:
+            return self.do_remaining_steps(interrupt, progress)
+        except KeyboardInterrupt:
+            message = self.save_interrupted()
+            # the caller may catch the interrupt, so the place of the checkpoint is written as well
+            tqdm.write(message, file=sys.stderr)
+            raise KeyboardInterrupt(message) from None
+        except FloatingPointError:  # its message already says what was kept
+            raise
+        except Exception as error:
+            if self.path is not None:
+                self.save_after(error)
+            raise
 
     def do_remaining_steps(self, interrupt: Interrupt, progress: bool) -> float:
         """Do the remaining steps and return the steps per second, NaN for fewer than two."""
@@ -109,9 +132,10 @@ class TrainingRun:
         state, config = self.state, self.state.config
         batch = self.make_batch(state.step)
         if state.step == 0:
-            self.first = {name: batch[name][:FIRST_ROWS].clone() for name in ("x", "target")}
+            names = self.make_batch.compared
+            self.first = {name: batch[name][:FIRST_ROWS].clone() for name in names}
         # the masks of dropout follow from seed and step, in every resumed run alike
-        batch["rng"] = rng_state(config.seed, state.step, batch["x"].device)
+        batch["rng"] = rng_state(config.seed, state.step, state.parameters[0].device)
         state.record(*self.gradients(batch))
         done = state.step + 1
         saving = done % config.checkpoint_every == 0 or done == config.steps
@@ -160,7 +184,7 @@ class TrainingRun:
             message = self.save_interrupted()
         except Exception as failure:
             message = f"the steps done could not be written: {failure!r}"
-        warnings.warn(f"training stopped by {error!r}: {message}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"training stopped by {error!r}: {message}", RuntimeWarning, stacklevel=4)
 
     def _describe_data(self) -> None:
         """Add the data's digest and the first batch to the metadata of checkpoints, once, as it takes time."""
@@ -196,5 +220,5 @@ class TrainingRun:
             f"the checkpoint of step {self.state.step} could not be written to {path} ({failure}): the run goes "
             f"on, {place}",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from edmfast._internal.atomic_write import check_checkpoint
 from edmfast._internal.file_kinds import TRAINING_CHECKPOINT
@@ -145,19 +143,7 @@ def distill(
     if resume_from is not None:
         run.resume(resume_from)
     with training_modes(student, teacher), deferred_interrupt() as interrupt:
-        try:
-            speed = run.do_remaining_steps(interrupt, progress)
-        except KeyboardInterrupt:
-            message = run.save_interrupted()
-            # the caller may catch the interrupt, so the place of the checkpoint is written as well
-            tqdm.write(message, file=sys.stderr)
-            raise KeyboardInterrupt(message) from None
-        except FloatingPointError:  # its message already says what was kept
-            raise
-        except Exception as error:
-            if path is not None:
-                run.save_after(error)
-            raise
+        speed = run.train(interrupt, progress)
         asymmetry = teacher_asymmetry(make_batch) if hasattr(student, "energy") else None
     warn_of_asymmetry(asymmetry, stacklevel=2)
     # the average is less noisy than the last weights

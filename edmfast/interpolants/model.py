@@ -64,7 +64,7 @@ class InterpolantModel(nn.Module):
     """The drift, velocity, noise and score of an interpolant, from two networks or more.
 
     Each network is called as network(x [B, *shape], t [B], **conditions) and returns a tensor like x. The usual
-    pair is drift and noise.
+    pair is drift and noise. The velocity network of a flow model predicts the drift of a one-sided path.
 
     Args:
         interpolant: the path and gamma of the states.
