@@ -16,12 +16,18 @@ PARTICLES = "file of particles"
 RUN_CHECKPOINT = "checkpoint of smc.sample"
 TRAINING_CHECKPOINT = "checkpoint of distill"
 MIXTURE = "mixture of Gaussians"
+V3_STATISTICS = "file of statistics of DPM-Solver-v3"
 PICTURE = "picture"
 EMPTY = "empty file"
 OTHER = "file that edmfast did not write"
 
 _BY_FORMAT = {"edmfast-model": MODEL, "edmfast-distill": TRAINING_CHECKPOINT}
-_BY_KIND = {"particles": PARTICLES, "smc": RUN_CHECKPOINT, "mixture": MIXTURE}
+_BY_KIND = {
+    "particles": PARTICLES,
+    "smc": RUN_CHECKPOINT,
+    "mixture": MIXTURE,
+    "dpm-solver-v3": V3_STATISTICS,
+}
 _PICTURES = (b"\x89PNG", b"%PDF", b"\xff\xd8\xff", b"<svg", b"<?xml", b"%!PS", b"GIF8")
 _LARGEST_TABLE = 1 << 24
 """The size in bytes up to which a file is read as JSON. The tables that edmfast writes are far smaller."""

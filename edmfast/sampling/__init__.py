@@ -32,6 +32,11 @@ from edmfast.sampling.schedules import (
 )
 from edmfast.sampling.sde import sample_euler_ancestral
 from edmfast.sampling.steps import get_ancestral_step, to_d
+from edmfast.sampling.v3 import (
+    DPMSolverV3Statistics,
+    fit_dpm_solver_v3,
+    sample_dpm_solver_v3,
+)
 from edmfast.sampling.vp_grids import discrete_time_labels, get_sigmas_vp_grid
 from edmfast.sampling.vp_schedules import CosineVP, DiscreteVP, LinearVP, VPSchedule
 
@@ -40,6 +45,7 @@ __all__ = [
     "BrownianTreeNoiseSampler",
     "CosineVP",
     "DPMSolver",
+    "DPMSolverV3Statistics",
     "DiscreteVP",
     "LinearVP",
     "NonFiniteWarning",
@@ -50,6 +56,7 @@ __all__ = [
     "discrete_time_labels",
     "edm2_sampler",
     "edm_sampler",
+    "fit_dpm_solver_v3",
     "get_ancestral_step",
     "get_sigmas_exponential",
     "get_sigmas_karras",
@@ -63,6 +70,7 @@ __all__ = [
     "sample_dpm_2_ancestral",
     "sample_dpm_adaptive",
     "sample_dpm_fast",
+    "sample_dpm_solver_v3",
     "sample_dpmpp_2m",
     "sample_dpmpp_2m_sde",
     "sample_dpmpp_2s_ancestral",

@@ -15,6 +15,7 @@ PAIR = analytic.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], [0.5, 0.5])
 X = torch.linspace(-1, 1, 6).reshape(3, 2)
 SIGMAS = [4.0, 2.0, 1.0, 0.5]
 TENSOR = torch.tensor(SIGMAS)
+V3 = sampling.DPMSolverV3Statistics(TENSOR, *(torch.full((4, 2), v) for v in (0.5, 0.25, 0.0)))
 
 
 def solved(sampler, **options):
@@ -196,6 +197,25 @@ CASES = [
         sampling.LinearVP,
         beta_min=(REAL, 0.5, 0.0, 20.0),
         beta_max=(REAL, 16.0, 0.0, 0.1),
+    ),
+    *table(
+        "fit_dpm_solver_v3",
+        lambda **o: (
+            sampling.fit_dpm_solver_v3(PAIR, X, TENSOR[:2], **({"seed": 1, "probes": 1} | o)).s
+        ),
+        seed=(SEED, 7),
+        probes=(COUNT, 2, 0),
+        batch_size=(COUNT, 2, 0),
+        step=(REAL, 0.125, 0.0, math.inf),
+    ),
+    row(
+        "sample_dpm_solver_v3",
+        "order",
+        COUNT,
+        2,
+        lambda n: sampling.sample_dpm_solver_v3(PAIR, X, TENSOR, V3, disable=True, order=n),
+        0,
+        4,
     ),
     row("CosineVP", "s", REAL, 0.25, sampling.CosineVP, 0.0),
     row(
