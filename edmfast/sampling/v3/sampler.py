@@ -12,9 +12,10 @@ from torch import Tensor
 from edmfast._internal.derivatives import without_gradients
 from edmfast._internal.numbers import as_bool, as_int
 from edmfast._internal.progress import count_steps
+from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.protocols import Denoiser
 from edmfast.sampling.callbacks import Callback, first_state, report
-from edmfast.sampling.checks import bind, check_start, checked_end
+from edmfast.sampling.checks import check_start, checked_end
 from edmfast.sampling.solvers.thresholding import Threshold
 from edmfast.sampling.v3.coefficients import Move, move
 from edmfast.sampling.v3.statistics import DPMSolverV3Statistics
@@ -93,12 +94,12 @@ def sample_dpm_solver_v3(
     corrector = as_bool("corrector", corrector)
     lower = as_bool("lower_order_final", lower_order_final)
     steps = _coefficients(statistics, tuple(levels), order, corrector, lower, x)
-    denoise = bind(model, extra_args)
+    condition = dict(extra_args or {})
     x = base = first_state(x, callback)
     remainders: list[Tensor] = []
     pending: Move | None = None
     for i in count_steps(len(steps), disable):
-        denoised = denoise(x, levels[i])
+        denoised = call_denoiser(model, x, x.new_full((len(x),), levels[i]), **condition)
         if threshold is not None:
             denoised = threshold(denoised)
         report(callback, x, i, sigmas[i], sigmas[i], denoised)
