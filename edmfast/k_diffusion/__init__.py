@@ -6,6 +6,7 @@ model = K.external.CompVisDenoiser(network)
 x = K.sampling.sample_dpmpp_2m(model, x, model.get_sigmas(20))
 """
 
-from edmfast.k_diffusion import external, sampling, utils
+from edmfast.k_diffusion import external, layers, sampling, utils
+from edmfast.k_diffusion.layers import Denoiser
 
-__all__ = ["external", "sampling", "utils"]
+__all__ = ["Denoiser", "external", "layers", "sampling", "utils"]

@@ -35,6 +35,16 @@ CASES = [
         )
         for name, good, bad in (("order", 2, (0, 9)), ("i", 3, (-1, 4)), ("j", 1, (-1, 3)))
     ],
+    row(
+        "Denoiser",
+        "sigma_data",
+        REAL,
+        0.5,
+        lambda s: K.Denoiser(nn.Identity(), s).get_scalings(torch.ones(1))[0],
+        0.0,
+        -1.0,
+    ),
+    row("Denoiser", "scales", COUNT, 1, lambda n: K.Denoiser(nn.Identity(), scales=n).scales, 0, 2),
     row("ema_update", "decay", REAL, 0.5, averaged, -0.5, 1.5),
     row("DiscreteSchedule.get_sigmas", "n", COUNT, 4, SCHEDULE.get_sigmas, 0),
 ]

@@ -83,6 +83,22 @@ def test_denoised_states_and_losses_agree(theirs, kind):
     a.load_state_dict(copy.deepcopy(b.state_dict()))
 
 
+@pytest.mark.parametrize("weighting", ["karras", "soft-min-snr", "snr", lambda sigma: sigma**2])
+def test_the_preconditioned_denoiser_agrees(weighting):
+    layers = k_diffusion("layers")
+    generator = torch.Generator().manual_seed(3)
+    x, noise = (torch.randn(4, 3, 5, 5, generator=generator) for _ in range(2))
+    sigma, condition = torch.tensor([0.02, 0.5, 2.0, 30.0]), {"cond": torch.linspace(-1, 1, 4)}
+    models = [
+        source(Network(), sigma_data=0.6, weighting=weighting)
+        for source in (K.Denoiser, layers.Denoiser)
+    ]
+    torch.testing.assert_close(*(model(x, sigma, **condition) for model in models))
+    losses = (model.loss(x, noise, sigma, **condition) for model in models)
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-6)
+    assert arguments(K.layers.Denoiser) == arguments(layers.Denoiser)
+
+
 @pytest.mark.parametrize("quantize", [True, False])
 def test_times_and_levels_agree(theirs, quantize):
     a = K.external.DiscreteSchedule(((1 - PRODUCTS) / PRODUCTS).sqrt(), quantize)
