@@ -14,6 +14,7 @@ from edmfast.sampling.solvers.heun import Heun
 from edmfast.sampling.solvers.linear_multistep import LinearMultistep
 from edmfast.sampling.solvers.momentum import GHVB, IPNDM, HeavyBall, Nesterov
 from edmfast.sampling.solvers.momentum_2m import DPMSolverPP2MHeavyBall
+from edmfast.sampling.solvers.momentum_unipc import UniPCHeavyBall
 from edmfast.sampling.solvers.orders import singlestep_orders
 from edmfast.sampling.solvers.reverse_sde import ReverseSDE
 from edmfast.sampling.solvers.rho_runge_kutta import RhoRungeKutta
@@ -54,6 +55,7 @@ __all__ = [
     "TaylorSchedule",
     "TaylorStep",
     "UniPC",
+    "UniPCHeavyBall",
     "singlestep_orders",
     "stability_end",
 ]
