@@ -11,6 +11,7 @@ from edmfast.sampling.any_solver import sample
 from edmfast.sampling.checks import NonFiniteWarning
 from edmfast.sampling.compiled_sampler import compiled
 from edmfast.sampling.dpm_2 import sample_dpm_2, sample_dpm_2_ancestral
+from edmfast.sampling.dpm_solver_adaptive import sample_dpm_solver_adaptive
 from edmfast.sampling.dpmpp_multistep_sde import sample_dpmpp_2m_sde, sample_dpmpp_3m_sde
 from edmfast.sampling.dpmpp_sde import sample_dpmpp_2s_ancestral, sample_dpmpp_sde
 from edmfast.sampling.edm import edm2_sampler, edm_sampler
@@ -70,6 +71,7 @@ __all__ = [
     "sample_dpm_2_ancestral",
     "sample_dpm_adaptive",
     "sample_dpm_fast",
+    "sample_dpm_solver_adaptive",
     "sample_dpm_solver_v3",
     "sample_dpmpp_2m",
     "sample_dpmpp_2m_sde",

@@ -239,6 +239,19 @@ CASES = [
         0.5,
         lambda time: sampling.discrete_time_labels([time]),
     ),
+    *table(
+        "sample_dpm_solver_adaptive",
+        lambda **o: sampling.sample_dpm_solver_adaptive(
+            PAIR, X, **({"sigma_min": 0.5, "sigma_max": 4.0, "disable": True} | o)
+        ),
+        sigma_min=(REAL, 0.25, 0.0, 5.0),
+        sigma_max=(REAL, 2.0, 0.25, math.inf),
+        order=(COUNT, 2, 1, 4),
+        rtol=(REAL, 0.125, -1.0),
+        atol=(REAL, 0.5, -1.0),
+        h_init=(REAL, 0.5, 0.0, -1.0),
+        theta=(REAL, 0.5, 0.0, 1.5),
+    ),
     row(
         "get_ancestral_step",
         "eta",

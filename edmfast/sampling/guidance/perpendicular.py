@@ -20,8 +20,8 @@ from edmfast.sampling.guidance.branches import (
     denoised_branches,
     split_branch,
 )
-from edmfast.sampling.guidance.moments import inner_products
 from edmfast.sampling.guidance.weighted import WeightedGuidance, only_inside
+from edmfast.sampling.moments import inner_products
 from edmfast.targets.exponents import Exponent
 from edmfast.targets.protocols import Model
 from edmfast.targets.scores import check_model

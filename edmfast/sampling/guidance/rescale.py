@@ -17,7 +17,7 @@ from torch import Tensor
 
 from edmfast._internal.broadcast import unsqueeze_like
 from edmfast.models.preconditioning import expand_sigma
-from edmfast.sampling.guidance.moments import standard_deviations
+from edmfast.sampling.moments import standard_deviations
 
 PREDICTIONS = ("denoised", "epsilon", "v")
 

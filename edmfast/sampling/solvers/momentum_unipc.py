@@ -90,7 +90,7 @@ class UniPCHeavyBall(UniPC):
         sigma_next: float,
         started: set[str],
     ) -> list[Combine]:
-        """Return the work of a step that would move to `moved` without momentum. started: the velocities so far."""
+        """Return the work of a step that would move to `moved` without momentum. started: known velocities."""
         if sigma_next == 0:
             return [Combine(out, moved)]
         ratio = sigma_next / sigma
