@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from edmfast.interpolants.one_sided import Convention, path_named
+from edmfast.interpolants.one_sided import Convention, Point, path_named
 from edmfast.models.calling.foreign import call_backbone
 from edmfast.models.preconditioning import expand_sigma
 
@@ -40,9 +41,12 @@ class VelocityDenoiser(nn.Module):
             ValueError: other shapes, or a level that is negative or not finite.
         """
         path = path_named(self.convention.path)
-        at = path.at_level(expand_sigma(sigma, x))
+        levels = expand_sigma(sigma, x)
+        # a half precision would round 1 + sigma, and the time from 0 to 1000, to few digits
+        at = path.at_level(levels.to(torch.promote_types(x.dtype, torch.float32)))
+        times = self.convention.network_time(at.t).reshape(-1).to(x.dtype)
+        at = Point(*(numbers.to(x.dtype) for numbers in at))
         state = at.b * x
-        times = self.convention.network_time(at.t).reshape(-1)
         velocity = call_backbone(self.model, state, times, noun="the velocity network", **condition)
         sign = -1.0 if self.convention.reversed else 1.0
         share: Tensor = (sign / path.wronskian * at.a) * velocity.to(x.dtype)

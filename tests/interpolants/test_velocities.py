@@ -154,6 +154,34 @@ def test_samplers_run_on_a_velocity(sampler):
     torch.testing.assert_close(sampler(flow, 40 * Z, sigmas, **options), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precisions_keep_their_digits(dtype):
+    def network(x, t):
+        assert x.dtype == t.dtype == dtype
+        return torch.sin(x) * t[:, None]
+
+    x = X[2:].to(dtype)
+    denoised = interpolants.from_velocity(network)(x, 0.3)
+    assert denoised.dtype == dtype
+    t = 1 / 1.3
+    expected = x.double() * t + (1 - t) * torch.sin(x.double() * t) * t
+    error = (denoised.double() - expected).abs()
+    assert (error <= 4 * torch.finfo(dtype).eps * expected.abs().clamp_min(1)).all()
+
+
+def test_other_parts_of_the_package_take_a_velocity():
+    """Log-densities and products are those of the denoiser itself."""
+    x = DATA.sample(3, seed=2)
+    levels = torch.logspace(2, -1.3, 12)
+    flow = interpolants.from_velocity(exact("linear"))
+    result, expected = (
+        edmfast.log_density(model, x, levels, seed=1, probes=2).mean for model in (flow, plain)
+    )
+    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
+    tempered = edmfast.Product([flow, DATA], exponents=[2, -1])
+    torch.testing.assert_close(tempered(x, 0.5), DATA.denoise(x, 0.5))
+
+
 def test_conditions_pass_through_and_modules_move_along():
     class Labelled(nn.Module):
         def __init__(self):
