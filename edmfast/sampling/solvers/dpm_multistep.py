@@ -50,6 +50,7 @@ class DPMSolverMultistep(Solver):
     euler_at_final: bool = False
     shifted_third: bool = False
     threshold: Threshold | None = None
+    brownian = True
 
     def __post_init__(self) -> None:
         check_choice("prediction", self.prediction, PREDICTIONS)

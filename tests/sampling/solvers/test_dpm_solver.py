@@ -222,6 +222,27 @@ def test_the_reverse_sde_ends_with_the_variance_of_the_data(order, prediction):
     assert (end**2).sum().item() == pytest.approx(0.25 + 1e-4, rel=bound)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("order", "form"), [(2, "midpoint"), (2, "heun"), (3, "heun")])
+def test_the_reverse_sde_is_k_diffusions_samplers(form, order, eta):
+    options = {"eta": eta, "s_noise": 1.003, "seed": 4, "disable": True}
+    grid = torch.tensor(LAST, dtype=torch.float64)
+    if order == 2:
+        want = sampling.sample_dpmpp_2m_sde(mixture, start(8), grid, solver_type=form, **options)
+    else:
+        want = sampling.sample_dpmpp_3m_sde(mixture, start(8), grid, **options)
+    solver = DPMSolverMultistep(order, form=form, eta=eta, s_noise=1.003, lower_order_final=False)
+    torch.testing.assert_close(run(solver, LAST, seed=4), want, rtol=1e-11, atol=1e-12)
+
+
+def test_the_noise_of_a_seed_is_one_path_at_every_number_of_steps():
+    def end(steps, seed):
+        return run(DPMSolverMultistep(2, eta=1.0), karras(steps), seed=seed)
+
+    first = end(16, 1)
+    assert (first - end(32, 1)).abs().mean() < 0.3 * (first - end(16, 2)).abs().mean()
+
+
 def test_eta_and_rising_levels_are_refused_together():
     with pytest.raises(ValueError, match="eta must be 0 where sigmas increase"):
         run(DPMSolverMultistep(2, eta=1.0), GRID.flip(0), seed=0)
