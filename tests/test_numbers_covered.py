@@ -24,6 +24,7 @@ TABLES = (
     "ops",
     "sampling",
     "sampling.guidance",
+    "sampling.solvers",
     "smc",
 )
 # Functions return these, and users do not construct them.

@@ -138,6 +138,20 @@ def test_samples_have_the_law_of_the_plan(solver):
     assert result.var().item() == pytest.approx(variance, rel=4 * math.sqrt(2 / len(x)))
 
 
+@pytest.mark.parametrize("solver", [SEEDS(1), SEEDS(3), SEEDS(3, "epsilon"), ReverseSDE()])
+def test_runs_with_more_steps_follow_the_same_path(solver):
+    mixture = GaussianMixture(torch.tensor([[-1.5, 0.5], [1.0, 1.0]], dtype=F64), [0.5, 0.3])
+    x = 5 * torch.randn(64, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    ends = [
+        sample(mixture, x, torch.from_numpy(geometric(n)), solver, seed=3, disable=True)
+        for n in (16, 128, 1024)
+    ]
+    coarse, fine = ((end - ends[-1]).abs().mean().item() for end in ends[:2])
+    assert fine < coarse / 3
+    # Independent paths end about 0.5 apart.
+    assert coarse < 0.1
+
+
 def test_a_step_to_0_ends_at_the_denoised_states_without_noise():
     for solver in (SEEDS(3), SEEDS(1, "epsilon"), ReverseSDE()):
         gain, offset, variance = law(solver, [2.0, 0.0], mean=1.0)
