@@ -40,6 +40,7 @@ __all__ = [
     "call_denoiser",
     "call_energy",
     "call_jacobian_trace",
+    "call_on_own_states",
     "call_operator",
     "call_reward",
     "energy_of",
@@ -68,6 +69,22 @@ def call_denoiser(
     with _calling(model, x, condition):
         returned = denoiser(x.clone(), levels, *map(_copied, labels), **_copies(condition))
     return check_denoised(model, returned, x).clone()
+
+
+def call_on_own_states(
+    model: Denoiser | Target, x: Tensor, sigma: float | Tensor, **condition: Any
+) -> Tensor:
+    """Return what `call_denoiser` returns, without copies: the caller gives all arguments away.
+
+    The model may change them, and may overwrite the result at its next call.
+    """
+    if is_ours(model):
+        return call_denoiser(model, x, sigma, **condition)
+    levels = expand_sigma(sigma, x).reshape(-1).contiguous()
+    denoiser: Any = model
+    with _calling(model, x, condition):
+        returned = denoiser(x, levels, **condition)
+    return check_denoised(model, returned, x)
 
 
 def call_energy(

@@ -18,7 +18,7 @@ from edmfast._internal.nested import tensors_in, with_tensors
 from edmfast._internal.numbers import as_float, as_int
 from edmfast._internal.rows import shared_names, spread_rows
 from edmfast.models.calling.conditions import check_accepted
-from edmfast.models.calling.foreign import call_denoiser
+from edmfast.models.calling.foreign import call_denoiser, call_on_own_states
 from edmfast.targets.protocols import Model
 
 Conditions = Mapping[str, Any]
@@ -80,14 +80,15 @@ def denoised_branches(
     if not batched or not _can_be_stacked(branches):
         return [call_denoiser(model, x, sigma, **branch) for branch in branches]
     count = len(branches)
+    # All of these are new tensors, so that the model needs no copies of them.
     condition = {
         name: _stacked(name, [branch[name] for branch in branches], batch, name in shared)
         for name in branches[0]
     }
     levels = sigma
-    if isinstance(sigma, Tensor) and sigma.dim() == 1:
-        levels = sigma.repeat(count)
-    denoised = call_denoiser(model, torch.cat([x] * count), levels, **condition)
+    if isinstance(sigma, Tensor):
+        levels = sigma.repeat(count) if sigma.dim() == 1 else sigma.clone()
+    denoised = call_on_own_states(model, torch.cat([x] * count), levels, **condition)
     return denoised.split(batch) if batch else [denoised] * count
 
 
@@ -185,7 +186,9 @@ def _stacked(name: str, values: Sequence[Any], batch: int, shared: bool) -> Any:
     """Return a condition of all branches in one value, with the rows of the branches one after another."""
     first = values[0]
     if all(_same(first, value) for value in values[1:]):
-        return first if shared else with_tensors(first, lambda t: _repeated(t, batch, len(values)))
+        if shared:
+            return with_tensors(first, torch.clone)
+        return with_tensors(first, lambda t: _repeated(t, batch, len(values)))
     if isinstance(first, Tensor):
         return _joined(name, values, batch)
     if type(first) is dict:
@@ -202,7 +205,7 @@ def _stacked(name: str, values: Sequence[Any], batch: int, shared: bool) -> Any:
 def _repeated(tensor: Tensor, batch: int, count: int) -> Tensor:
     """Return the rows of a condition that all branches share, once for each branch."""
     has_rows = tensor.dim() > 0 and tensor.shape[0] == batch
-    return torch.cat([tensor] * count) if has_rows else tensor
+    return torch.cat([tensor] * count) if has_rows else tensor.clone()
 
 
 def _joined(name: str, tensors: Sequence[Tensor], batch: int) -> Tensor:

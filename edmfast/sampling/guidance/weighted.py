@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from edmfast._internal.broadcast import row_factors, unsqueeze_like
 from edmfast._internal.derivatives import is_transformed
 from edmfast._internal.numbers import as_range
 from edmfast._internal.rows import part_of, spread_rows
+from edmfast.ops.linear_combination import linear_combination
 from edmfast.targets.exponents import Exponent, as_exponent
 
 
@@ -34,6 +36,7 @@ class WeightedGuidance(nn.Module):
     def __init__(self, weight: Exponent, interval: tuple[float, float]) -> None:
         super().__init__()
         self.interval = as_range("interval", interval)
+        self._on_device: dict[torch.device, Tensor] = {}
         number = as_exponent(weight, "weight")
         self._number = None if isinstance(number, Tensor) else number
         if isinstance(number, Tensor):
@@ -65,8 +68,21 @@ class WeightedGuidance(nn.Module):
 
     def extrapolated(self, start: Tensor, through: Tensor) -> Tensor:
         """Return start + weight (through - start) like x."""
-        # Single operations keep the bits of a sample in any batch, as fused lerp may not.
-        return start + (through - start) * row_factors(self.weight, start)
+        weight = self.weight
+        # A compiler fuses the plain formula.
+        if isinstance(weight, Tensor) or torch.compiler.is_compiling():
+            # Single operations keep the bits of a sample in any batch, as fused lerp may not.
+            return start + (through - start) * row_factors(weight, start)
+        return linear_combination([through, start], self._shares(weight, start.device))
+
+    def _shares(self, weight: float, device: torch.device) -> Sequence[float] | Tensor:
+        """Return the coefficients of the two denoised states, which an accelerator gets once."""
+        shares = (weight, 1 - weight)
+        if device.type == "cpu":
+            return shares
+        if device not in self._on_device:
+            self._on_device[device] = torch.tensor(shares, dtype=torch.float64, device=device)
+        return self._on_device[device]
 
     def for_rows(self, start: int, stop: int, batch: int) -> Any:
         """Return this denoiser for the samples start to stop - 1 of a batch that is evaluated in pieces."""

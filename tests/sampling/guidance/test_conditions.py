@@ -78,6 +78,24 @@ def test_branches_that_cannot_be_stacked_take_two_calls(other, given, calls):
     assert listed == calls
 
 
+def test_a_model_that_changes_its_arguments_changes_nothing_else():
+    def careless(x, sigma, label, shared):
+        result = x + label + shared
+        for tensor in (x, sigma, label, shared):
+            tensor.zero_()
+        return result
+
+    guided = guidance.ClassifierFreeGuidance(careless, 2.0, unconditional={"label": 0.0})
+    x, sigma = X.clone(), torch.ones(4)
+    label, shared = torch.full((4, 3), 0.5), torch.full((1, 3), 2.0)
+    result = guided(x, sigma, label=label, shared=shared)
+    torch.testing.assert_close(result, X + 3.0)
+    assert torch.equal(x, X)
+    assert torch.equal(sigma, torch.ones(4))
+    assert torch.equal(label, torch.full((4, 3), 0.5))
+    assert torch.equal(shared, torch.full((1, 3), 2.0))
+
+
 def test_the_guide_gets_its_own_conditions():
     model, guide = Recorder(), Recorder()
     guided = guidance.AutoGuidance(model, guide, 2.0, guide_conditions={"label": None, "size": 0})
