@@ -15,6 +15,7 @@ from edmfast.sampling.dpm_solver_adaptive import sample_dpm_solver_adaptive
 from edmfast.sampling.dpmpp_multistep_sde import sample_dpmpp_2m_sde, sample_dpmpp_3m_sde
 from edmfast.sampling.dpmpp_sde import sample_dpmpp_2s_ancestral, sample_dpmpp_sde
 from edmfast.sampling.edm import edm2_sampler, edm_sampler
+from edmfast.sampling.likelihood import log_likelihood
 from edmfast.sampling.lms import sample_lms
 from edmfast.sampling.multistep import sample_dpmpp_2m
 from edmfast.sampling.noise import (
@@ -65,6 +66,7 @@ __all__ = [
     "get_sigmas_vp",
     "get_sigmas_vp_grid",
     "guidance",
+    "log_likelihood",
     "noise_sampler",
     "sample",
     "sample_dpm_2",

@@ -139,6 +139,17 @@ CASES = [
         seed=(SEED, 7),
     ),
     *table(
+        "log_likelihood",
+        lambda **o: sampling.log_likelihood(
+            lambda x, s: PAIR(x, s), X, **({"sigma_min": 0.5, "sigma_max": 4.0, "seed": 3} | o)
+        ),
+        sigma_min=(REAL, 0.25, 0.0, 1e-30, 4.0),
+        sigma_max=(REAL, 8.0, -1.0, 1e30, 0.5),
+        atol=(REAL, 0.125, 0.0, math.inf),
+        rtol=(REAL, 0.25, -1.0, math.inf),
+        seed=(SEED, 7),
+    ),
+    *table(
         "PIDStepSizeController",
         lambda **o: stepped(**o),
         h=(REAL, 0.5, math.inf),

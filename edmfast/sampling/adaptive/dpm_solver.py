@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.protocols import Denoiser
-from edmfast.ops import linear_combination
+from edmfast.ops.linear_combination import linear_combination
 from edmfast.sampling.adaptive.controller import PIDStepSizeController
 from edmfast.sampling.engine import Expression
 from edmfast.sampling.engine.run import run
