@@ -112,6 +112,19 @@ def test_a_model_that_returns_no_states_is_refused(name, model, error, message):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_wrong_number_of_conditions_is_named(name):
+    def model(x, sigma, label):
+        return MIXTURE.denoise(x, sigma) + label[:, None]
+
+    message = "x has 5 samples, and label has 3 rows: a condition has one row per sample"
+    with pytest.raises(RuntimeError, match=message):
+        run(name, model=model, extra_args={"label": torch.zeros(3)})
+    with pytest.raises(TypeError, match="accepts the conditions label, given labels"):
+        run(name, model=model, extra_args={"labels": torch.zeros(5)})
+    run(name, model=model, extra_args={"label": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_nan_of_the_model_is_reported(name):
     def model(x, sigma):
         return torch.where(torch.arange(len(x))[:, None] == 1, math.nan, x / 2)
