@@ -17,31 +17,14 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// A copy of one of the tensors, or of none.
-template <class S>
-struct Copy {
-  const S* from;
-  S* to;
-  void piece(int64_t first, int64_t n) const {
-    if (to != nullptr) std::copy_n(from + first, n, to + first);
-  }
-};
-
 // Adds noise to samples in tiles of at most kTile counters: several whole rows, or a piece of a large row.
 template <class S>
 class Tiles {
  public:
   using T = typename Terms<S>::T;
 
-  Tiles(const Terms<S>& terms, const CombinationNoise& noise, int64_t rows, int64_t elements, S* out,
-        const Copy<S>& copy)
-      : terms_(terms),
-        noise_(noise),
-        rows_(rows),
-        elements_(elements),
-        blocks_(blocks_of(elements)),
-        out_(out),
-        copy_(copy) {
+  Tiles(const Terms<S>& terms, const CombinationNoise& noise, int64_t rows, int64_t elements, S* out)
+      : terms_(terms), noise_(noise), rows_(rows), elements_(elements), blocks_(blocks_of(elements)), out_(out) {
     pieces_ = (blocks_ + kTile - 1) / kTile;
     // a tile has one key
     rows_of_tile_ = noise.each ? 1 : std::max<int64_t>(1, kTile / blocks_);
@@ -64,10 +47,7 @@ class Tiles {
       }
     }
     T sum[4 * kTile];
-    for (int s = 0; s < parts; ++s) {
-      start_sum(terms_, segments[s].first, segments[s].count, sum + s * kTile);
-      copy_.piece(segments[s].first, segments[s].count);
-    }
+    for (int s = 0; s < parts; ++s) start_sum(terms_, segments[s].first, segments[s].count, sum + s * kTile);
     const int pairs = elements_ <= 2 ? 1 : 2;
     Bits bits;
     float normals[4 * kTile], ordered[4 * kTile];
@@ -96,32 +76,18 @@ class Tiles {
   const CombinationNoise& noise_;
   int64_t rows_, elements_, blocks_, pieces_, rows_of_tile_;
   S* out_;
-  const Copy<S>& copy_;
   Offsets offsets_;
 };
 
-// Elements [begin, end) of the sum, and of the copy while the tensor's piece is in the first-level cache.
 template <class S>
-void sum_and_copy(const Terms<S>& terms, int64_t begin, int64_t end, S* out, const Copy<S>& copy) {
-  constexpr int64_t kPiece = 4096 / sizeof(S);
-  for (int64_t at = begin; at < end; at += kPiece) {
-    const int64_t n = std::min(kPiece, end - at);
-    sum_terms(terms, at, n, out + at);
-    copy.piece(at, n);
-  }
-}
-
-template <class S>
-void run(const Terms<S>& terms, const CombinationNoise* noise, int64_t rows, int64_t elements, S* out,
-         const Copy<S>& copy) {
+void run(const Terms<S>& terms, const CombinationNoise* noise, int64_t rows, int64_t elements, S* out) {
   if (noise == nullptr || noise->count == 0) {
     in_parallel(rows * elements, 32768, [&](int64_t begin, int64_t end) {
-      if (copy.to != nullptr) return sum_and_copy(terms, begin, end, out, copy);
       sum_terms(terms, begin, end - begin, out + begin);
     });
     return;
   }
-  const Tiles<S> tiles(terms, *noise, rows, elements, out, copy);
+  const Tiles<S> tiles(terms, *noise, rows, elements, out);
   const int64_t cost = std::max<int64_t>(1, rows * elements / tiles.count()) * noise->count;
   in_parallel(tiles.count(), std::max<int64_t>(1, 8192 / cost), [&](int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; ++tile) tiles.run(tile);
@@ -189,7 +155,7 @@ Tensor linear_combination(std::vector<Tensor> tensors, Tensor coefficients, std:
   }
   Tensor out = empty_cpu_strided(dims, sizes.data(), strides.data(), rows * elements, like.scalar_type());
   Combination all{{}, {}, static_cast<int>(terms), like.scalar_type(), rows, elements, seeds ? &noise : nullptr,
-                  out.data_ptr(), 0, nullptr};
+                  out.data_ptr()};
   for (int64_t k = 0; k < terms; ++k) {
     all.tensors[k] = tensors[k].data_ptr();
     all.coefficients[k] = static_cast<const double*>(coefficients.data_ptr())[k];
@@ -229,8 +195,7 @@ void combine(const Combination& all) {
       terms.tensors[k] = static_cast<const S*>(all.tensors[k]);
       terms.coefficients[k] = static_cast<typename Terms<S>::T>(all.coefficients[k]);
     }
-    const Copy<S> copy{terms.tensors[all.copied], static_cast<S*>(all.copy)};
-    run(terms, all.noise, all.rows, all.elements, static_cast<S*>(all.out), copy);
+    run(terms, all.noise, all.rows, all.elements, static_cast<S*>(all.out));
   };
   switch (all.dtype) {
     case ScalarType::Float: return start(float{});

@@ -36,8 +36,6 @@ struct Combination {
   int64_t rows, elements;
   const CombinationNoise* noise;  // or null
   void* out;
-  int copied;  // the tensor that is copied to `copy` in the same pass
-  void* copy;  // or null
 };
 
 // Throws for a dtype that is not float16, bfloat16, float32 or float64.

@@ -189,23 +189,10 @@ PyObject* none() {
   return Py_None;
 }
 
-// An empty tensor like another that fills its memory, or null with an error of Python.
-PyObject* like(PyObject* tensor, const TensorView& of, void*& memory) {
-  Owned out(PyObject_CallFunctionObjArgs(torch_.empty_like, tensor, nullptr));
-  TensorView view;
-  if (out.get() == nullptr) return nullptr;
-  if (!read(out.get(), false, view) || !same_layout(of, view)) {
-    PyErr_SetString(PyExc_RuntimeError, "torch.empty_like gave another layout");
-    return nullptr;
-  }
-  memory = const_cast<char*>(data_of<char>(view));
-  return out.release();
-}
-
-// combine(tensors, coefficients, seeds, nodes, weights, stream, first_sample[, copied]) -> Tensor, or None where the
-// dispatcher is needed. With `copied`, the number of a tensor, it is a tuple of the sum and a copy of that tensor.
+// combine(tensors, coefficients, seeds, nodes, weights, stream, first_sample) -> Tensor, or None where the dispatcher
+// is needed.
 PyObject* combine_of_python(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  if (count < 7 || count > 8 || torch_.table == nullptr) return none();
+  if (count != 7 || torch_.table == nullptr) return none();
   const Entries tensors(arguments[0]);
   if (tensors.size() < 1 || tensors.size() > kMaxTerms || !nobody_watches()) return none();
   const bool recorded = !Owned(PyObject_CallNoArgs(torch_.records)).is_false();
@@ -224,21 +211,17 @@ PyObject* combine_of_python(PyObject*, PyObject* const* arguments, Py_ssize_t co
   CombinationNoise noise{};
   if (!read_int(arguments[5], 15, noise.stream) || !read_int(arguments[6], (int64_t{1} << 32) - 1, noise.first_sample))
     return none();
-  int64_t copied = -1;
-  if (count == 8 && !read_int(arguments[7], all.terms - 1, copied)) return none();
-  all.copied = static_cast<int>(copied);
   const bool noisy = arguments[2] != Py_None;
   if (noisy && !(read_noise(arguments + 2, recorded, all, noise) && is_contiguous(first))) return none();
   if (!noisy && (arguments[3] != Py_None || arguments[4] != Py_None)) return none();
   if (!noisy && !fills_memory(first.dims, first.sizes, first.strides)) return none();
   all.noise = noisy ? &noise : nullptr;
 
-  // the results are tensors of torch's own, with the strides of the first one, since that fills its memory
-  Owned out(like(tensors[0], first, all.out));
+  // the result is a tensor of torch's own, with the strides of the first one, since that fills its memory
+  Owned out(PyObject_CallFunctionObjArgs(torch_.empty_like, tensors[0], nullptr));
   if (out.get() == nullptr) return nullptr;
-  Owned copy(all.copied < 0 ? nullptr : like(tensors[all.copied], first, all.copy));
-  if (all.copied >= 0 && copy.get() == nullptr) return nullptr;
-  all.copied = std::max(all.copied, 0);
+  if (!read(out.get(), false, view) || !same_layout(first, view)) return none();
+  all.out = const_cast<char*>(data_of<char>(view));
 
   std::exception_ptr error;
   const auto run = [&] {
@@ -255,8 +238,8 @@ PyObject* combine_of_python(PyObject*, PyObject* const* arguments, Py_ssize_t co
   } else {
     run();
   }
-  if (error) return none();  // the dispatcher raises the same error in words
-  return copy.get() == nullptr ? out.release() : PyTuple_Pack(2, out.get(), copy.get());
+  // the dispatcher raises the same error in words
+  return error ? none() : out.release();
 }
 
 // prepare(Tensor, table, empty_like, is_grad_enabled, forward_ad, watchers) -> whether the door is open

@@ -55,7 +55,7 @@ _extension.define(
     triton="linear_combination",
 )
 _OPERATOR = torch.ops.edmfast.linear_combination.default
-DOOR = door()
+_DOOR = door()
 
 
 def _set_up(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -110,9 +110,9 @@ def linear_combination(
     numbers out of range; RuntimeError where coefficients or weights require grad.
     """
     # Dynamo traces the operator
-    if DOOR is not None and not torch.compiler.is_dynamo_compiling():
+    if _DOOR is not None and not torch.compiler.is_dynamo_compiling():
         arguments = tensors, coefficients, seeds, nodes, weights, stream, first_sample
-        quick: Tensor | None = DOOR(*arguments)
+        quick: Tensor | None = _DOOR(*arguments)
         if quick is not None:
             return quick
     tensors = [*tensors]

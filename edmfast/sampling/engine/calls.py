@@ -8,8 +8,8 @@ cost as much as a step of a solver, so they are made only where they are needed:
 - A later change of the input shows in the tensor's version counter. The states are then computed once more from
 the
   tensors that made them, which the machine holds for this purpose, and the model gets copies from then on.
-- A result is copied where the step needs it after another call, unless nothing else refers to it or to its memory.
-  The machine can make the copy in a pass that reads the result anyway.
+- A result that the run needs after another call is protected as `edmfast.sampling.engine.results` says, unless
+  nothing else refers to it or to its memory.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from edmfast.models.calling.conditions import explained
 from edmfast.models.calling.foreign import call_denoiser, is_ours
 from edmfast.models.calling.returned import check_denoised
 from edmfast.models.protocols import Denoiser
+from edmfast.sampling.engine.results import Results
 
 
 class Evaluate:
@@ -42,38 +43,34 @@ class Evaluate:
         inference = torch.is_inference_mode_enabled() or x.is_inference()
         self.careful = x.device.type != "cpu" or is_ours(model) or inference
         self.first = True
-        self.borrowed = False
+        self.results = Results(1)
 
     def __call__(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        again: Callable[[], Tensor] | None,
-        *,
-        kept: bool,
-        copied: bool = True,
+        self, x: Tensor, sigma: Tensor, again: Callable[[], Tensor] | None, *, kept: bool
     ) -> tuple[Tensor, Tensor]:
         """Return (the denoised states, the states x as they were before the call).
 
         x: [B, *shape]. sigma: [B], which the model may change. again: computes x once more, None where nobody can.
-        kept: the result is needed after the next call. copied: copy such a result where the model may write to it.
-        Otherwise `borrowed` tells whether the caller must copy it before the next call.
+        kept: the result is needed after the next call.
+        Raises RuntimeError where the model has changed an earlier result that is lost.
         """
-        self.borrowed = False
         if self.careful or (again is None and not self.first):
-            return call_denoiser(self.model, x, sigma, **self.condition), x
+            returned = call_denoiser(self.model, x, sigma, **self.condition)
+            self.results.check()
+            return returned, x
         lent = x.clone() if self.first else x
         version = lent._version
         returned = self._returned(lent, sigma)
+        changed = not self.first and lent._version != version
+        self.results.check(again=changed)
         if self.first:
             self.first = False
             self.careful = not torch.equal(lent, x)
-        elif lent._version != version:
+        elif changed:
             assert again is not None
             self.careful, x = True, again()
-        if kept and not _is_alone(returned):
-            self.borrowed = not copied
-            returned = returned.clone() if copied else returned
+        if kept and (self.results.trusted or not _is_alone(returned)):
+            returned = self.results.keep(returned)
         return returned, x
 
     def _returned(self, x: Tensor, sigma: Tensor) -> Tensor:

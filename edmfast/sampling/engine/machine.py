@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from edmfast.ops.linear_combination import linear_combination
-from edmfast.ops.linear_combination.copying import combine_and_copy
 from edmfast.sampling.engine.draws import Coefficients, Draw
 from edmfast.sampling.engine.plan import Call, Combine, Plan, Step
 
@@ -87,7 +86,6 @@ class Machine:
         self._remembers = x.device.type == "cpu"
         self._last: Callable[[], Tensor] | None = None
         self._last_out = ""
-        self._borrowed = ""
 
     def next_call(self) -> Call | None:
         """Return the next model call after the work before it, or None where the plan has ended."""
@@ -98,30 +96,16 @@ class Machine:
             self._do(item)
         return None
 
-    def feed(self, denoised: Tensor, *, borrowed: bool = False) -> None:
-        """Take the denoised states of the next call, and work until another call or until the step has ended.
-
-        borrowed: the model may write to the tensor in its next call, so the machine keeps a copy of it.
-        """
+    def feed(self, denoised: Tensor) -> None:
+        """Take the denoised states of the next call, and work until another call or until the step has ended."""
         call = self._items[self._next]
         assert isinstance(call, Call), "feed follows next_call"
-        self.registers[call.out] = denoised
-        self._borrowed = call.out if borrowed else ""
-        if self._threshold:
-            self._own()
-            self.registers[call.out] = self._threshold(self.registers[call.out])
+        self.registers[call.out] = self._threshold(denoised) if self._threshold else denoised
         self._next += 1
         while not isinstance(item := self._items[self._next], Call):
             self._do(item)
             if isinstance(item, End):
                 return
-        self._own()
-
-    def _own(self) -> None:
-        """Copy a borrowed result that no pass has copied."""
-        if self._borrowed:
-            self.registers[self._borrowed] = self.registers[self._borrowed].clone()
-            self._borrowed = ""
 
     def again(self) -> Callable[[], Tensor] | None:
         """Return a function that computes the state of the next call once more, None where no pass has made it.
@@ -142,7 +126,6 @@ class Machine:
         self._next += 1
         registers = self.registers
         if isinstance(item, End):
-            self._own()
             kept = {new: registers[old] for new, old in item.keep}
             self.registers = {"x": registers["x"], **kept}
             self.step += 1
@@ -151,21 +134,8 @@ class Machine:
         tensors = [registers[name] for name in item.names]
         draw = next(self._draws) if item.noisy else None
         moved = self.moved if item.moved else None
-        if self._borrowed in item.names:
-            # The pass that reads the result copies it as well.
-            index = item.names.index(self._borrowed)
-            if draw is None and moved is None:
-                result, tensors[index] = combine_and_copy(tensors, item.coefficients, index)
-                registers[self._borrowed], self._borrowed = tensors[index], ""
-            else:
-                self._own()
-                tensors[index] = registers[item.names[index]]
-                result = _combined(tensors, item.coefficients, draw, moved)
-            made = partial(_combined, tensors, item.coefficients, draw, moved)
-            registers[item.out] = result
-        else:
-            made = partial(_combined, tensors, item.coefficients, draw, moved)
-            registers[item.out] = made()
+        made = partial(_combined, tensors, item.coefficients, draw, moved)
+        registers[item.out] = made()
         if self._remembers:
             self._last, self._last_out = made, item.out
 

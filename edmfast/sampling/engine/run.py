@@ -16,6 +16,7 @@ from edmfast.sampling.engine.compiled import runs_of
 from edmfast.sampling.engine.draws import node_table
 from edmfast.sampling.engine.machine import Machine, requests_of
 from edmfast.sampling.engine.plan import Call, Plan, Solver, plan_of
+from edmfast.sampling.engine.results import Results, lifetime_of
 from edmfast.sampling.noise import (
     BrownianPath,
     Independent,
@@ -89,6 +90,7 @@ def run_plan(
     """
     draws = draws_of(noise, requests_of(plan), x, sigmas)
     machine = Machine(plan, first_state(x, callback), draws, threshold)
+    evaluate.results = Results(lifetime_of(plan), copied=callback is not None)
     levels = _levels_of_calls(plan, x)
     reported = -1
     with progress_bar(len(plan.steps), disable=disable) as bar:
@@ -96,15 +98,13 @@ def run_plan(
             step = machine.step
             state = machine.registers[call.state]
             kept = call.kept or callback is not None
-            denoised, unchanged = evaluate(
-                state, next(levels), machine.again(), kept=kept, copied=callback is not None
-            )
+            denoised, unchanged = evaluate(state, next(levels), machine.again(), kept=kept)
             if unchanged is not state:
                 machine.replace(state, unchanged)
             if callback is not None and reported < step:
                 reported = step
                 denoised = _reported(callback, machine, plan, sigmas, denoised)
-            machine.feed(denoised, borrowed=evaluate.borrowed)
+            machine.feed(denoised)
             if machine.step > step:
                 bar.update()
     return machine.registers["x"]

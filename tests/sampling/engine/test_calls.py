@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+
 import pytest
 import torch
 
@@ -167,3 +170,59 @@ def test_the_levels_that_a_model_receives_are_its_own():
     result = sampling.sample_dpmpp_2m(model, start(), SIGMAS, disable=True)
     assert torch.equal(result, sampling.sample_dpmpp_2m(clean, start(), SIGMAS, disable=True))
     assert torch.equal(torch.stack(seen)[:, 0], SIGMAS[:-1])
+
+
+def in_a_ring(size):
+    """Return a model that returns one of so many buffers in turn."""
+    buffers = itertools.cycle([torch.empty(5, 2, dtype=torch.float64) for _ in range(size)])
+    return lambda x, sigma: next(buffers).copy_(clean(x, sigma))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_a_model_with_several_buffers(size):
+    for sampler in (
+        sampling.sample_dpmpp_2m,
+        sampling.sample_lms,
+        functools.partial(sampling.sample_dpmpp_3m_sde, eta=0.0),
+        functools.partial(sampling.sample_dpmpp_2m_sde, seed=3),
+    ):
+        result = sampler(in_a_ring(size), start(), SIGMAS, disable=True)
+        assert torch.equal(result, sampler(clean, start(), SIGMAS, disable=True))
+
+
+def test_a_result_that_stays_as_it_is_is_copied_only_at_first(monkeypatch):
+    copies = []
+    real = torch.Tensor.clone
+    monkeypatch.setattr(torch.Tensor, "clone", lambda t: copies.append(t) or real(t))
+    kept = start().tanh()
+    long = sampling.get_sigmas_karras(40, 0.05, 10.0).double()
+    sampling.sample_dpmpp_2m(lambda x, sigma: kept, start(), long, disable=True)
+    # the first state, and the first result
+    assert len(copies) == 2
+
+
+def test_a_result_that_is_changed_late_is_an_error():
+    kept = start().tanh()
+    calls = []
+
+    def model(x, sigma):
+        calls.append(sigma)
+        return kept.mul_(0.5) if len(calls) == 5 else kept
+
+    with pytest.raises(RuntimeError, match="in its call number 5, the result of its call number 4"):
+        sampling.sample_dpmpp_2m(model, start(), SIGMAS, disable=True)
+    # a solver without memory needs no earlier result
+    calls.clear()
+    sampling.sample_euler(model, start(), SIGMAS, disable=True)
+
+
+def test_a_state_is_not_computed_again_from_results_that_are_lost():
+    ring, calls = in_a_ring(2), []
+
+    def model(x, sigma):
+        calls.append(sigma)
+        result = ring(x, sigma)
+        return (x.zero_(), result)[1] if len(calls) == 6 else result
+
+    with pytest.raises(RuntimeError, match="in its call number 6, the result of its call number 4"):
+        sampling.sample_dpmpp_2m(model, start(), SIGMAS, disable=True)
