@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 
-from edmfast import smc
+from edmfast import sampling, smc
 from edmfast.analytic import GaussianMixture
 from edmfast.models import Denoiser, EnergyModel, ResidualMLP
+from edmfast.sampling.engine import host
 from edmfast.targets import Product, Tempered
 from tests.gpu.calls import CALLS, outputs
 from tests.gpu.waiting import NoWaiting
@@ -70,6 +73,36 @@ def test_steps_of_a_run(name, device):
         if seen[-1] not in (0, len(LEVELS) - 1):
             watch.stop()
     assert seen == [*range(len(LEVELS))]
+
+
+def samplers():
+    names = [name for name in sampling.__all__ if name.startswith("sample_")]
+    # the adaptive samplers decide on the host, and have no grid
+    return [n for n in names if "sigmas" in inspect.signature(getattr(sampling, n)).parameters]
+
+
+@pytest.mark.parametrize("name", samplers())
+def test_steps_of_a_plain_sampler(name, device, monkeypatch):
+    # a run on the CPU takes the way of one on an accelerator, over levels that no other test has prepared
+    monkeypatch.setattr(host, "is_host", lambda device: False)
+    sigmas = sampling.get_sigmas_karras(5, 0.2512, 8.0, device=device)
+    watch, calls = NoWaiting(device), []
+    sampler = getattr(sampling, name)
+    options = {"s_churn": 1.0} if "s_churn" in inspect.signature(sampler).parameters else {}
+
+    def denoiser(x, sigma):
+        calls.append(len(x))
+        if len(calls) == 3:  # the first calls may compile, and a model's first call is checked
+            watch.start()
+        return x / (1 + sigma[:, None] ** 2)
+
+    def callback(seen):
+        if seen["i"] == len(sigmas) - 2:
+            watch.stop()
+
+    x = torch.linspace(-8, 8, 8, device=device).reshape(4, 2)
+    sampler(denoiser, x, sigmas, callback=callback, disable=True, **options)
+    assert len(calls) >= len(sigmas) - 1
 
 
 @pytest.mark.parametrize("wait", [lambda x: x.sum().item(), lambda x: x[x > 0], bool])

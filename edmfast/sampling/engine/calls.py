@@ -25,6 +25,7 @@ from edmfast.models.calling.conditions import explained
 from edmfast.models.calling.foreign import call_denoiser, is_ours
 from edmfast.models.calling.returned import check_denoised
 from edmfast.models.protocols import Denoiser
+from edmfast.sampling.engine import host
 from edmfast.sampling.engine.results import Results
 
 
@@ -41,7 +42,7 @@ class Evaluate:
         # Copies on an accelerator cost no time of the host, and a comparison would wait for it. Tensors of
         # inference mode count no versions.
         inference = torch.is_inference_mode_enabled() or x.is_inference()
-        self.careful = x.device.type != "cpu" or is_ours(model) or inference
+        self.careful = not host.is_host(x.device) or is_ours(model) or inference
         self.first = True
         self.results = Results(1)
 

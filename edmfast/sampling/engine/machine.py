@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from edmfast.ops.linear_combination import linear_combination
+from edmfast.sampling.engine import host
 from edmfast.sampling.engine.draws import Coefficients, Draw
 from edmfast.sampling.engine.plan import Call, Combine, Plan, Step
 
@@ -83,7 +84,7 @@ class Machine:
         self._items = prepared(plan, x.device) if items is None else items
         self._next = 0
         # Only calls on the CPU go without a copy of the state, see `calls`.
-        self._remembers = x.device.type == "cpu"
+        self._remembers = host.is_host(x.device)
         self._last: Callable[[], Tensor] | None = None
         self._last_out = ""
 
@@ -196,7 +197,7 @@ def _pass_of(combine: Combine, device: torch.device, slopes: set[str]) -> Pass:
     names = tuple(name for name, value in terms.items() if value) or tuple(terms)[:1]
     coefficients: Coefficients = tuple(terms[name] for name in names)
     # A kernel on an accelerator reads its coefficients there, so that no step copies from the host.
-    if device.type != "cpu":
+    if not host.is_host(device):
         coefficients = torch.tensor(coefficients, dtype=torch.float64, device=device)
     # States are averages of states plus slopes, so the coefficients of states sum to 1; those of a
     # slope sum to 0.

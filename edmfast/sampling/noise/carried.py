@@ -21,6 +21,7 @@ from torch import Tensor
 
 from edmfast.ops.linear_combination import linear_combination
 from edmfast.ops.linear_combination.operator import MAX_TENSORS
+from edmfast.sampling.engine import host
 from edmfast.sampling.engine.draws import Coefficients, CounterDraw, Draw, Requests
 from edmfast.sampling.noise.brownian import BrownianPath, Weights, add, bridge, cells_between
 from edmfast.sampling.noise.octaves import time_of
@@ -83,7 +84,7 @@ def pays(x: Tensor) -> bool:
     The answer does not depend on the batch size, so that neither do the bits of a sample.
     """
     # In half precision the kept values would lose the digits that short increments need.
-    return x.device.type == "cpu" and x.dtype.itemsize >= 4 and math.prod(x.shape[1:]) >= _ELEMENTS
+    return host.is_host(x.device) and x.dtype.itemsize >= 4 and math.prod(x.shape[1:]) >= _ELEMENTS
 
 
 def draws_along(path: BrownianPath, requests: Requests) -> Iterator[Draw]:
