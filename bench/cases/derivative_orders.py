@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -44,7 +44,13 @@ def _assemble(h: Tensor, pullback: Tensor, y: Tensor, coefficients: Tensor) -> T
 
 
 def _combined(*states: Tensor) -> Tensor:
-    return ops.linear_combination(states, (0.5, -2.0, 3.0))
+    return ops.linear_combination(states, _combination(states[0].device))
+
+
+@cache
+def _combination(device: torch.device) -> Tensor:
+    # a solver keeps its coefficients where the states are
+    return torch.tensor([0.5, -2.0, 3.0], dtype=torch.float64, device=device)
 
 
 def _combined_plain(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
