@@ -15,6 +15,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +74,11 @@ def _plain_perceptron(
     return 0.5 * y.square().sum(1) - f, a * slope + b * y
 
 
+@cache
+def _numbers_at(device: torch.device) -> Tensor:
+    return torch.tensor([0.5, -2.0, 3.0], dtype=torch.float64, device=device)
+
+
 CASES = {
     "attention": Case(
         [(2, 3, 17, 16), (2, 3, 23, 16), (2, 3, 23, 16)],
@@ -91,7 +97,7 @@ CASES = {
     ),
     "linear_combination": Case(
         [(3, 7)] * 3,
-        lambda *inputs: (ops.linear_combination(inputs, (0.5, -2.0, 3.0)),),
+        lambda *inputs: (ops.linear_combination(inputs, _numbers_at(inputs[0].device)),),
         lambda x, y, z: (0.5 * x - 2.0 * y + 3.0 * z,),
     ),
     "mlp_potential": Case(
