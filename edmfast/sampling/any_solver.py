@@ -38,7 +38,8 @@ def sample(
         model: the denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
         x: the noisy states [B, *shape], at the noise level sigmas[0].
         sigmas: the noise levels [T + 1] in units of x, strictly decreasing, of which the last may be 0; or
-            strictly increasing from a positive level, where the solver allows it.
+            strictly increasing from a positive level, where the solver allows it. The last positive level of
+            three or more may be there twice, where the solver allows it.
         solver: an object of `edmfast.sampling.solvers`, or of another subclass of `engine.Solver`.
         extra_args: keyword conditions for the model, such as {"class_label": labels}.
         callback: called once per step with a dictionary of x, i, sigma, sigma_hat and denoised.
@@ -54,7 +55,8 @@ def sample(
         The states [B, *shape] at the noise level sigmas[-1], without gradients.
 
     Raises:
-        TypeError: x or sigmas is not a floating-point tensor, the solver is none, or the model returns no tensor.
+        TypeError: x or sigmas is not a floating-point tensor, the solver is none, or the model returns no
+            tensor.
         ValueError: x or sigmas of another shape, NaN or infinity in them, levels out of order, or a model that
             returns another shape.
 

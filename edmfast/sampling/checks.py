@@ -39,10 +39,13 @@ def is_finite(x: Tensor) -> bool:
     return math.isfinite(float(x.sum())) or bool(x.isfinite().all())
 
 
-def check_start(x: Tensor, sigmas: Tensor, *, rising: bool = True) -> list[float]:
+def check_start(
+    x: Tensor, sigmas: Tensor, *, rising: bool = True, repeated: bool = False
+) -> list[float]:
     """Check the start of a sampler and return the levels as Python floats.
 
     rising: the sampler also takes levels that increase strictly.
+    repeated: the last positive level of three or more may be there twice, as some projects' grids have it.
 
     Raises:
         TypeError: x or sigmas is not a floating-point tensor.
@@ -67,7 +70,16 @@ def check_start(x: Tensor, sigmas: Tensor, *, rising: bool = True) -> list[float
         if not math.isfinite(sigma) or sigma < 0:
             raise ValueError(f"sigmas must be finite and >= 0, got sigmas[{i}] = {sigma}")
     check_squares(levels, x.dtype)
-    check_order(levels, rising=rising)
+    check_order(_without_repetition(levels) if repeated else levels, rising=rising)
+    return levels
+
+
+def _without_repetition(levels: list[float]) -> list[float]:
+    """Return decreasing levels with the last positive one once, where it is there twice."""
+    ends = levels[-1] == 0
+    *before, last = levels[:-1] if ends else levels
+    if len(before) > 1 and before[0] > before[-1] == last > 0:
+        return [*before, 0.0] if ends else before
     return levels
 
 

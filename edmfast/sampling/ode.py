@@ -50,18 +50,19 @@ def sample_euler(
         model: the denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
         x: the noisy states [B, *shape], at the noise level sigmas[0].
         sigmas: the noise levels [T + 1] in units of x, strictly decreasing, of which the last may be 0; or
-            strictly increasing from a positive level, which carries samples back to their noise (inversion).
+            strictly increasing from a positive level, which carries samples back to their noise (inversion). The
+            last positive level of three or more may be there twice.
         extra_args: keyword conditions for the model, such as {"class_label": labels}.
-        callback: called once per step with a dictionary of x, i, sigma, sigma_hat and denoised. It may change x in
-            place, which moves the point from which the step starts; a change of denoised has no effect.
+        callback: called once per step with a dictionary of x, i, sigma, sigma_hat and denoised. It may change x
+            in place, which moves the point from which the step starts; a change of denoised has no effect.
         disable: True shows no progress, None shows a bar on a terminal or in a notebook only, and False also
             writes lines where there is no terminal.
         s_churn: the strength of the churn, 0 for none: gamma = min(s_churn / T, sqrt(2) - 1).
         s_tmin: the least noise level at which there is churn, in units of x.
         s_tmax: the largest noise level at which there is churn, in units of x.
         s_noise: a factor on the fresh noise.
-        noise_sampler: a function (sigma, sigma_next) -> standard normals like x, called at churned steps only; by
-            default noise that depends on torch's seed and the sample's index alone, see `noise_sampler`.
+        noise_sampler: a function (sigma, sigma_next) -> standard normals like x, called at churned steps only;
+            by default noise that depends on torch's seed and the sample's index alone, see `noise_sampler`.
         seed: the seed of that noise, an integer or one for each sample [B]; by default a draw of torch's
             generator.
         compile: run all steps as one compiled graph, without a callback; see `compiled`.
@@ -119,16 +120,16 @@ def sample_heun(
         sigmas: the noise levels [T + 1] in units of x, strictly decreasing, of which the last may be 0; or
             strictly increasing from a positive level, which carries samples back to their noise (inversion).
         extra_args: keyword conditions for the model, such as {"class_label": labels}.
-        callback: called once per step with a dictionary of x, i, sigma, sigma_hat and denoised. It may change x in
-            place, which moves the point from which the step starts; a change of denoised has no effect.
+        callback: called once per step with a dictionary of x, i, sigma, sigma_hat and denoised. It may change x
+            in place, which moves the point from which the step starts; a change of denoised has no effect.
         disable: True shows no progress, None shows a bar on a terminal or in a notebook only, and False also
             writes lines where there is no terminal.
         s_churn: the strength of the churn, 0 for none: gamma = min(s_churn / T, sqrt(2) - 1).
         s_tmin: the least noise level at which there is churn, in units of x.
         s_tmax: the largest noise level at which there is churn, in units of x.
         s_noise: a factor on the fresh noise.
-        noise_sampler: a function (sigma, sigma_next) -> standard normals like x, called at churned steps only; by
-            default noise that depends on torch's seed and the sample's index alone, see `noise_sampler`.
+        noise_sampler: a function (sigma, sigma_next) -> standard normals like x, called at churned steps only;
+            by default noise that depends on torch's seed and the sample's index alone, see `noise_sampler`.
         seed: the seed of that noise, an integer or one for each sample [B]; by default a draw of torch's
             generator.
         compile: run all steps as one compiled graph, without a callback; see `compiled`.

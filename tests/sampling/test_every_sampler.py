@@ -90,6 +90,21 @@ def test_levels_rise_where_there_is_no_noise(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_last_level_may_be_there_twice(name):
+    # Without noise a step without length changes nothing.
+    once = torch.tensor([10.0, 3.0, 1.0, 0.3], dtype=torch.float64)
+    twice = torch.cat([once, once[-1:]])
+    options = {"eta": 0.0} if name in NOISY else {}
+    expected = run(name, sigmas=once, **options)
+    torch.testing.assert_close(run(name, sigmas=twice, **options), expected, rtol=1e-13, atol=0)
+    with pytest.raises(ValueError, match="decrease strictly"):
+        run(name, sigmas=torch.tensor([3.0, 3.0, 1.0]))
+    if name == "sample_lms":
+        with pytest.raises(ValueError, match="LinearMultistep has no step where a level is there"):
+            run(name, sigmas=torch.cat([twice, torch.zeros(1)]))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_zero_before_the_end_is_refused(name):
     with pytest.raises(ValueError, match=r"sigmas\[1\] = 0.0"):
         run(name, sigmas=torch.tensor([1.0, 0.0, 0.0]))

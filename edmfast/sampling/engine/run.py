@@ -50,7 +50,7 @@ def run(
     compile: run all steps as one compiled graph, with noise from counters and without a callback.
     Raises and warns as the samplers say.
     """
-    levels = check_start(x, sigmas, rising=rising)
+    levels = check_start(x, sigmas, rising=rising, repeated=True)
     plan = plan_of(solver, tuple(levels))
     requests = requests_of(plan)
     noise = noise_of_run(noise_sampler, x, seed=seed, path=solver.brownian, calls=len(requests))

@@ -17,7 +17,9 @@ def phi(k: int, z: float) -> float:
     """Return phi_k(z) for k >= 0."""
     if abs(z) < _NEAR:
         return math.fsum(z**j / math.factorial(j + k) for j in range(24))
-    value = math.exp(z)
-    for j in range(k):
+    if k == 0:
+        return math.exp(z)
+    value = math.expm1(z) / z
+    for j in range(1, k):
         value = (value - 1 / math.factorial(j)) / z
     return value

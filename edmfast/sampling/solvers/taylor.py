@@ -26,6 +26,7 @@ import numpy as np
 from edmfast._internal.numbers import as_float, as_int
 from edmfast.sampling.engine import Expression
 from edmfast.sampling.solvers.fields import check_choice, hold
+from edmfast.sampling.solvers.phi import phi
 
 Prediction = Literal["epsilon", "denoised"]
 PREDICTIONS = ("epsilon", "denoised")
@@ -83,17 +84,6 @@ class Derivative:
         if self.rule == "shifted":
             return self.value * (1 - 1 / abs(z * phi(3, z)))
         return 0.5 * (phi(1, z) if self.rule == "bh2" else 1.0) / phi(2, z)
-
-
-def phi(k: int, z: float) -> float:
-    """Return phi_k(z), whose value at 0 is 1/k!."""
-    if abs(z) < 1:
-        # The recursion divides differences of nearly equal numbers by z.
-        return math.fsum(z**j / math.factorial(j + k) for j in range(20))
-    value = math.expm1(z) / z
-    for j in range(1, k):
-        value = (value - 1 / math.factorial(j)) / z
-    return value
 
 
 def taylor_step(

@@ -17,7 +17,8 @@ from edmfast.sampling.solvers import (
     TaylorStep,
     UniPC,
 )
-from edmfast.sampling.solvers.taylor import difference_weights, phi
+from edmfast.sampling.solvers.phi import phi
+from edmfast.sampling.solvers.taylor import difference_weights
 from tests.sampling.solvers.problem import karras, mixture, slope, solved, start
 
 
