@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,16 @@ def python_blocks(page: Path) -> list[str]:
 
 
 def run_blocks(page: Path, folder: Path, monkeypatch: Any) -> dict[str, Any]:
-    """Run the blocks of a page in order, in one namespace and in an empty folder; return the namespace."""
+    """Run the blocks of a page in order, in one namespace and in an empty folder; return the namespace.
+
+    A block that begins with "# needs NAME" runs only where this package is installed.
+    """
     monkeypatch.chdir(folder)
     torch.manual_seed(0)
     names: dict[str, Any] = {"__name__": "page"}
     for block in python_blocks(page):
+        needed = re.match(r"# needs (\w+)\n", block)
+        if needed and find_spec(needed[1]) is None:
+            continue
         exec(compile(block, str(page), "exec"), names)
     return names

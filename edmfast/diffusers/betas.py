@@ -32,17 +32,26 @@ def alphas_cumprod_of(settings: Mapping[str, Any]) -> Tensor:
         diffusers name them, and optionally rescale_betas_zero_snr.
     Raises ValueError for an unknown beta_schedule.
     """
+    return tables_of(settings)[1]
+
+
+def tables_of(settings: Mapping[str, Any], keep_zero: bool = False) -> tuple[Tensor, Tensor]:
+    """Return (betas, alpha_bar) of all training timesteps; see `alphas_cumprod_of`.
+
+    keep_zero: leave the last alpha_bar of rescale_betas_zero_snr as it is, nearly 0, which DDIM of diffusers does.
+    """
     betas = _betas(settings)
-    if not settings.get("rescale_betas_zero_snr", False):
-        return torch.cumprod(1.0 - betas, dim=0)
-    root = torch.cumprod(1.0 - betas, dim=0).sqrt()
-    first, last = root[0].clone(), root[-1].clone()
-    alpha_bar = ((root - last) * (first / (first - last))) ** 2
-    steps = torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
-    # diffusers goes back to betas here, which rounds
-    alpha_bar = torch.cumprod(1.0 - (1.0 - steps), dim=0)
-    alpha_bar[-1] = _SMALLEST_ALPHA_BAR
-    return alpha_bar
+    zero_snr = settings.get("rescale_betas_zero_snr", False)
+    if zero_snr:
+        root = torch.cumprod(1.0 - betas, dim=0).sqrt()
+        first, last = root[0].clone(), root[-1].clone()
+        alpha_bar = ((root - last) * (first / (first - last))) ** 2
+        betas = 1.0 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
+    # diffusers goes back to betas, which rounds
+    alpha_bar = torch.cumprod(1.0 - betas, dim=0)
+    if zero_snr and not keep_zero:
+        alpha_bar[-1] = _SMALLEST_ALPHA_BAR
+    return betas, alpha_bar
 
 
 def _betas(settings: Mapping[str, Any]) -> Tensor:

@@ -104,6 +104,9 @@ def taylor_step(
     if sigma_next == 0:
         return start.denoised
     sigma, value = start.sigma, start.predicts(prediction)
+    if sigma_next == sigma:
+        # Grids that end at the level of their last call repeat it, as those of diffusers do.
+        return x + 0.0 * value
     h = math.log(sigma / sigma_next)
     if prediction == "epsilon":
         z, scale = h, -sigma_next * (1 + eta) * h
