@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edmfast.diffusers import EdmfastScheduler
-from tests.diffusers.schedulers import diffusers
+from tests.diffusers.schedulers import EdmfastScheduler, diffusers
 
 SD = (
     "EulerDiscreteScheduler",

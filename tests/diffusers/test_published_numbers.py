@@ -9,8 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edmfast.diffusers import EdmfastScheduler
-from tests.diffusers.schedulers import ramp, trajectory
+from tests.diffusers.schedulers import EdmfastScheduler, ramp, trajectory
 
 OLD = {"num_train_timesteps": 1100, "beta_start": 0.0001, "beta_end": 0.02}
 V = {"prediction_type": "v_prediction"}

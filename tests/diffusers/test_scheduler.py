@@ -11,8 +11,15 @@ import sys
 import pytest
 import torch
 
-from edmfast.diffusers import EdmfastScheduler
-from tests.diffusers.schedulers import ALL, diffusers, pair, ramp, toy_model, trajectory
+from tests.diffusers.schedulers import (
+    ALL,
+    EdmfastScheduler,
+    diffusers,
+    pair,
+    ramp,
+    toy_model,
+    trajectory,
+)
 
 
 def test_importing_the_package_does_not_import_diffusers():
