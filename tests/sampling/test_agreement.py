@@ -33,6 +33,13 @@ K_DIFFUSION = [
 ]
 
 
+def test_every_stored_trajectory_has_a_test(stored):
+    tested = {f"kd_{name}{variant}" for name, variant, _ in K_DIFFUSION}
+    tested |= {"kd_sample_dpm_fast", "kd_sample_dpm_adaptive"}
+    keys = {key.removesuffix("_denoised_last") for key in stored.arrays if key.startswith("kd_")}
+    assert tested == keys
+
+
 def assert_agrees(got, expected):
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=0)
 

@@ -1,7 +1,7 @@
 """Callbacks that only read change no bit; callbacks that change tensors in place act as in k-diffusion.
 
 The formulas here are those of the published algorithms, with the callback where k-diffusion has it: after the
-slope in `sample_euler` and `sample_heun`, and before it in `sample_dpmpp_2m` and `sample_euler_ancestral`.
+slope in `sample_euler`, `sample_heun`, `sample_dpm_2` and `sample_lms`, and before it in the others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 from edmfast import sampling
 from edmfast.analytic import GaussianMixture
 
-NAMES = ["sample_euler", "sample_heun", "sample_dpmpp_2m", "sample_euler_ancestral"]
+SLOPE_FIRST = ["sample_euler", "sample_heun", "sample_dpm_2", "sample_lms"]
+NAMES = [*SLOPE_FIRST, "sample_dpmpp_2m", "sample_euler_ancestral", "sample_dpmpp_2m_sde"]
 SIGMAS = sampling.get_sigmas_karras(9, 0.05, 10.0).double()
 MIXTURE = GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], [0.3, 0.2])
 
@@ -49,6 +50,50 @@ def heun(x, callback):
     return x
 
 
+def dpm_2(x, callback):
+    for i, (now, after) in enumerate(pairwise(SIGMAS)):
+        denoised = MIXTURE.denoise(x, now)
+        slope = (x - denoised) / now
+        callback({"x": x, "i": i, "denoised": denoised})
+        if after > 0:
+            middle = (now * after).sqrt()
+            end = x + slope * (middle - now)
+            slope = (end - MIXTURE.denoise(end, middle)) / middle
+        x = x + slope * (after - now)
+    return x
+
+
+def lms(x, callback):
+    slopes = []
+    for i, (now, after) in enumerate(pairwise(SIGMAS)):
+        denoised = MIXTURE.denoise(x, now)
+        slopes.append((x - denoised) / now)
+        callback({"x": x, "i": i, "denoised": denoised})
+        x = x + slopes[-1] * (after - now)
+        if i > 0:
+            # The line through two slopes, integrated from now to after.
+            bend = (slopes[-1] - slopes[-2]) / (now - SIGMAS[i - 1])
+            x = x + bend * (after - now) ** 2 / 2
+    return x
+
+
+def dpmpp_2m_sde(x, callback):
+    previous = None
+    for i, (now, after) in enumerate(pairwise(SIGMAS)):
+        denoised = MIXTURE.denoise(x, now)
+        callback({"x": x, "i": i, "denoised": denoised})
+        if after == 0:
+            return denoised
+        share = 1 - (after / now) ** 2
+        target = denoised
+        if previous is not None:
+            ratio = math.log(now / after) / math.log(SIGMAS[i - 1] / now)
+            target = denoised + ratio / 2 * (denoised - previous)
+        x = (1 - share) * x + share * target + noise() * after * share.sqrt()
+        previous = denoised
+    return x
+
+
 def dpmpp_2m(x, callback):
     previous = None
     for i, (now, after) in enumerate(pairwise(SIGMAS)):
@@ -72,11 +117,14 @@ def euler_ancestral(x, callback):
     return x
 
 
-FORMULAS = dict(zip(NAMES, [euler, heun, dpmpp_2m, euler_ancestral], strict=True))
+FORMULAS = dict(
+    zip(NAMES, [euler, heun, dpm_2, lms, dpmpp_2m, euler_ancestral, dpmpp_2m_sde], strict=True)
+)
 
 
 def run(name, x, callback):
-    arguments = {"noise_sampler": noise} if "ancestral" in name else {}
+    arguments = {"noise_sampler": noise} if "ancestral" in name or "sde" in name else {}
+    arguments |= {"order": 2} if "lms" in name else {}
     sampler = getattr(sampling, name)
     return sampler(MIXTURE.denoise, x, SIGMAS, callback=callback, disable=True, **arguments)
 
@@ -117,7 +165,7 @@ def test_in_place_changes_act_as_in_the_published_order(name, callback):
 def test_a_callback_that_only_reads_changes_no_bit(name):
     plain = run(name, start(), None)
     assert torch.equal(run(name, start(), lambda seen: None), plain)
-    if name in ("sample_euler", "sample_heun"):
+    if name in SLOPE_FIRST:
         assert torch.equal(run(name, start(), preview), plain)
     else:
         assert not torch.equal(run(name, start(), preview), plain)
