@@ -36,6 +36,9 @@ class DPMSolver(nn.Module):
         extra_args: keyword conditions for the model.
         eps_callback: called without arguments after every model call.
         info_callback: called in every step with a dictionary; see `sample_dpm_fast` and `sample_dpm_adaptive`.
+
+    Attributes:
+        time_callback: called with the time after every step of `dpm_solver_adaptive`, None by default.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class DPMSolver(nn.Module):
         self.model: Any = model
         self.extra_args = dict(extra_args or {})
         self.eps_callback, self.info_callback = eps_callback, info_callback
+        self.time_callback: Callable[[Tensor], Any] | None = None
 
     def t(self, sigma: Tensor) -> Tensor:
         """Return the time -ln sigma of a level."""
@@ -199,8 +203,8 @@ class DPMSolver(nn.Module):
                     f"{self.sigma(s):g} meets them"
                 )
             end, fresh = ancestral_move(s, t, t_end, eta)
+            start, sigma = x, float(self.sigma(s))
             eps, cache = self.eps({}, "eps", x, s)
-            denoised = x - float(self.sigma(s)) * eps
             if order == 2:
                 low, cache = self.dpm_solver_1_step(x, s, end, cache)
                 high, cache = self.dpm_solver_2_step(x, s, end, eps_cache=cache)
@@ -226,7 +230,10 @@ class DPMSolver(nn.Module):
                 info["n_reject"] += 1
             info["nfe"] += order
             info["steps"] += 1
+            if self.time_callback is not None:
+                self.time_callback(s)
             if self.info_callback is not None:
+                denoised = linear_combination([start, eps], [1.0, -sigma])
                 seen = {"x": x, "i": info["steps"] - 1, "t": s, "t_up": s, "denoised": denoised}
                 self.info_callback({**seen, "error": error, "h": pid.h, **info})
         return x, info

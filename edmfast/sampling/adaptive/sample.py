@@ -214,16 +214,14 @@ def sample_dpm_adaptive(
     return_info = as_bool("return_info", return_info)
     draw = _draw(noise_sampler, x, seed, needed=eta > 0)
     with progress_bar(100, unit="%", disable=disable) as bar:
-        report = _with_levels(callback, x)
 
-        def inform(seen: dict[str, Any]) -> None:
+        def advance(t: Tensor) -> None:
             # The share of the way is a number on the host already.
-            done = int(100 * float((seen["t"] - start) / (end - start)))
+            done = int(100 * float((t - start) / (end - start)))
             bar.update(done - bar.n)
-            if report is not None:
-                report(seen)
 
-        solver = DPMSolver(model, extra_args, info_callback=inform)
+        solver = DPMSolver(model, extra_args, info_callback=_with_levels(callback, x))
+        solver.time_callback = advance
         result, info = solver.dpm_solver_adaptive(
             x.clone(),
             start,

@@ -14,7 +14,8 @@ does in torch's default dtype, so that both agree to all digits. Source: Lu et a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,8 +32,9 @@ class SingleStep:
 
     t: Tensor
     t_next: Tensor
+    _levels: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
 
-    @property
+    @functools.cached_property
     def h(self) -> Tensor:
         """The length of the step."""
         return self.t_next - self.t
@@ -44,7 +46,9 @@ class SingleStep:
 
     def sigma(self, r: float) -> Tensor:
         """Return the level at the share r of the step."""
-        return self.place(r).neg().exp()
+        if r not in self._levels:
+            self._levels[r] = self.place(r).neg().exp()
+        return self._levels[r]
 
     def first(self, r: float = 1.0) -> Expression:
         """Return the states at the share r, of order 1."""
