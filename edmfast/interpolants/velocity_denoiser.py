@@ -50,7 +50,7 @@ class VelocityDenoiser(nn.Module):
         velocity = call_backbone(self.model, state, times, noun="the velocity network", **condition)
         sign = -1.0 if self.convention.reversed else 1.0
         share: Tensor = (sign / path.wronskian * at.a) * velocity.to(x.dtype)
-        return share - (at.a_dot / path.wronskian) * state
+        return torch.addcmul(share, at.a_dot * (-1 / path.wronskian), state)
 
     def extra_repr(self) -> str:
         """Return the convention for the printed form."""

@@ -188,6 +188,17 @@ def test_noise_depends_on_the_sample_alone():
     assert not torch.equal(first, solve_sde(MIXTURE, x, times, disable=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sample_has_the_same_bits_in_every_batch(dtype):
+    model = InterpolantModel(Interpolant(), drift=lambda x, t: x.sin(), noise=lambda x, t: x.cos())
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(4)).to(dtype)
+    times, seeds = torch.linspace(0.1, 0.9, 6), [7, 1, 2, 7, 3]
+    whole = solve_sde(model, x, times, seed=seeds, disable=True)
+    for k, seed in enumerate(seeds):
+        alone = solve_sde(model, x[k : k + 1], times, seed=seed, disable=True)
+        assert torch.equal(alone[0], whole[k])
+
+
 @pytest.mark.parametrize("epsilon", [None, 1.5], ids=["ode", "sde"])
 def test_a_denoiser_runs_through_both(epsilon):
     """From noise to a mixture, by a denoiser that is made of a velocity network."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -135,23 +136,38 @@ def test_pure_noise_without_a_largest_level_is_refused():
         reversed_velocity(Z, 1000)
 
 
-SAMPLERS = (
-    sampling.sample_euler,
-    sampling.sample_heun,
-    sampling.sample_dpmpp_2m,
-    sampling.sample_euler_ancestral,
-)
+def parameters(name):
+    return inspect.signature(getattr(sampling, name)).parameters
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: s.__name__)
-def test_samplers_run_on_a_velocity(sampler):
+def needed(name):
+    return [p.name for p in parameters(name).values() if p.default is p.empty]
+
+
+# a sampler of fitted statistics or of a chosen solver needs more arguments
+SAMPLERS = [
+    name
+    for name in sampling.__all__
+    if name.startswith("sample_") and needed(name) == ["model", "x", "sigmas"]
+]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_over_levels_runs_on_a_velocity(name):
+    sampler = getattr(sampling, name)
     sigmas = torch.tensor([40.0, 6.0, 1.0, 0.2, 0.0], dtype=torch.float64)
     flow = interpolants.from_velocity(exact("trig"), path="trig")
-    options = {"disable": True}
-    if sampler is sampling.sample_euler_ancestral:
-        options["noise_sampler"] = lambda *_: Z
+    options = {"disable": True} | ({"seed": 3} if "seed" in parameters(name) else {})
     expected = sampler(plain, 40 * Z, sigmas, **options)
     torch.testing.assert_close(sampler(flow, 40 * Z, sigmas, **options), expected)
+
+
+def test_samplers_between_two_levels_run_on_a_velocity():
+    flow = interpolants.from_velocity(exact("linear"))
+    options = {"disable": True, "seed": 3}
+    for sampler, more in ((sampling.sample_dpm_fast, {"n": 7}), (sampling.sample_dpm_adaptive, {})):
+        expected = sampler(plain, 10 * Z, 0.1, 10.0, **more, **options)
+        torch.testing.assert_close(sampler(flow, 10 * Z, 0.1, 10.0, **more, **options), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
