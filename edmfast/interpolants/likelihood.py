@@ -25,8 +25,8 @@ from edmfast._internal.inference_mode import as_ordinary, without_inference_mode
 from edmfast._internal.numbers import as_int, as_seed
 from edmfast._internal.progress import progress_bar
 from edmfast.interpolants.arguments import Times, as_schedule, check_states
-from edmfast.interpolants.model import Fields
-from edmfast.interpolants.solve import Drift, drift_of, ode_step
+from edmfast.interpolants.fields import Drift, Fields, drift_of
+from edmfast.interpolants.solve import ode_step
 from edmfast.interpolants.velocity_denoiser import Velocity
 from edmfast.models.calling.foreign import call_reward
 from edmfast.models.calling.origin import name_of

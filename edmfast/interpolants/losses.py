@@ -22,8 +22,8 @@ from torch import Tensor
 
 from edmfast._internal.broadcast import unsqueeze_like
 from edmfast.interpolants.arguments import expand_times
+from edmfast.interpolants.fields import call_network
 from edmfast.interpolants.interpolant import Coefficients, Interpolant
-from edmfast.interpolants.model import call_network
 from edmfast.interpolants.velocity_denoiser import Velocity
 
 

@@ -13,7 +13,7 @@ Source: Albergo, Boffi and Vanden-Eijnden 2023, arXiv 2303.08797.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,36 +21,15 @@ from edmfast._internal.broadcast import unsqueeze_like
 from edmfast._internal.numbers import as_float
 from edmfast.interpolants.arguments import any_at, expand_times
 from edmfast.interpolants.denoiser_velocity import denoised_and_noise
+from edmfast.interpolants.fields import call_network
 from edmfast.interpolants.interpolant import ONE_SIDED, Interpolant
 from edmfast.interpolants.one_sided import Point, path_named
 from edmfast.interpolants.velocity_denoiser import Velocity
-from edmfast.models.calling.foreign import call_backbone
 from edmfast.models.calling.origin import name_of
 from edmfast.models.preconditioning import can_be_read
 from edmfast.models.protocols import Denoiser, Target
 
 NETWORKS = ("drift", "velocity", "noise", "score")
-
-
-class Fields(Protocol):
-    """A model with the drift and the score of an interpolant, which `solve_sde` takes."""
-
-    def drift(self, x: Tensor, t: float | Tensor, /, **condition: Any) -> Tensor:
-        """Return b(x, t), like x [B, *shape]. t: a float, [] or [B], within [0, 1]."""
-        ...
-
-    def drift_and_score(
-        self, x: Tensor, t: float | Tensor, /, **condition: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Return (b, s), each like x [B, *shape]. t: a float, [] or [B], within [0, 1]."""
-        ...
-
-
-def call_network(network: Any, x: Tensor, t: float | Tensor, condition: dict[str, Any]) -> Tensor:
-    """Return the output of network(x [B, *shape], t [B], **condition) in the dtype of x, with its checks."""
-    times = expand_times(t, x).reshape(-1)
-    output = call_backbone(network, x, times, noun="the network", **condition)
-    return output.to(x.dtype)
 
 
 def as_factors(numbers: Tensor, x: Tensor) -> Tensor:

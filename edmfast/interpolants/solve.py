@@ -18,7 +18,6 @@ Source: Albergo, Boffi and Vanden-Eijnden 2023, arXiv 2303.08797; Kloeden and Pl
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import warnings
@@ -32,12 +31,10 @@ from edmfast._internal.numbers import as_float, as_int
 from edmfast._internal.progress import progress_bar
 from edmfast._internal.seeds import as_seeds
 from edmfast.interpolants.arguments import Times, as_schedule, check_states
-from edmfast.interpolants.model import Fields, call_network
+from edmfast.interpolants.fields import Drift, Fields, drift_and_score_of, drift_of
 from edmfast.interpolants.velocity_denoiser import Velocity
 from edmfast.interpolants.weighted_step import run_noise, weighted_sum
 
-Drift = Callable[[Tensor, float], Tensor]
-"""A function (x, t) -> b(x, t) like x."""
 Epsilon = float | Callable[[float], float]
 
 SDE_METHODS = ("euler", "heun")
@@ -148,15 +145,11 @@ def solve_sde(
     levels = as_schedule(times)
     if method not in SDE_METHODS:
         raise ValueError(f"method must be one of {[*SDE_METHODS]}, given {method!r}")
-    if not hasattr(model, "drift_and_score"):
-        raise TypeError(
-            "model must have drift(x, t) and drift_and_score(x, t), such as an InterpolantModel or a "
-            f"OneSidedModel, given {type(model).__name__}"
-        )
     diffusion = _as_epsilon(epsilon)
     seeds, first = as_seeds(seed, x), as_int("first_sample", first_sample, least=0)
     widths = [_width(diffusion, t, following) for t, following in itertools.pairwise(levels)]
     noise, condition = run_noise(seeds, first, widths), dict(extra_args or {})
+    drift_only, both = drift_of(model, condition), drift_and_score_of(model, condition)
     # a run must not end with an error that its first step could tell
     check: Any = getattr(model, "check_score_at", None)
     ends = [levels[0], levels[-1]] if method == "heun" else levels[:1]
@@ -167,8 +160,8 @@ def solve_sde(
     def force(state: Tensor, t: float) -> Tensor:
         e = diffusion(t)
         if e == 0:
-            return model.drift(state, t, **condition)
-        drift, score = model.drift_and_score(state, t, **condition)
+            return drift_only(state, t)
+        drift, score = both(state, t)
         return weighted_sum([drift, score], [1.0, e if levels[-1] > levels[0] else -e])
 
     with progress_bar(len(levels) - 1, disable=disable) as bar:
@@ -184,19 +177,6 @@ def solve_sde(
                 x = weighted_sum([x, slope, end], [1.0, 0.5 * h, 0.5 * h], noise, i)
             bar.update()
     return _checked_end(x)
-
-
-def drift_of(model: Fields | Velocity, condition: dict[str, Any]) -> Drift:
-    """Return the function (x, t) -> b of a model with drift(x, t), or of a velocity network."""
-    method = getattr(model, "drift", None)
-    if callable(method):
-        return functools.partial(_called, method, condition)
-    if not callable(model) or isinstance(model, type):
-        raise TypeError(
-            "model must have drift(x, t), or be a velocity network called as model(x, t), given "
-            f"{type(model).__name__}"
-        )
-    return lambda x, t: call_network(model, x, t, condition)
 
 
 def ode_step(method: str) -> Callable[[Drift, Tensor, Tensor, float, float], Tensor]:
@@ -226,11 +206,6 @@ def _rk4(drift: Drift, x: Tensor, slope: Tensor, t: float, following: float) -> 
 
 
 ODE_METHODS = {"euler": _euler, "heun": _heun, "rk4": _rk4}
-
-
-def _called(method: Any, condition: dict[str, Any], x: Tensor, t: float) -> Tensor:
-    drift: Tensor = method(x, t, **condition)
-    return drift
 
 
 def _as_epsilon(epsilon: Epsilon) -> Callable[[float], float]:

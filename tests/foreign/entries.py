@@ -15,6 +15,7 @@ from edmfast import (
     Tempered,
     Tilted,
     diagnostics,
+    interpolants,
     models,
     sampling,
     smc,
@@ -140,6 +141,18 @@ DENOISERS = {
     "score_circulation": lambda model: diagnostics.score_circulation(model, DATA, 0.5).strength,
     "conservativity_report": reported,
     "log_density": lambda model: edmfast.log_density(model, DATA, LEVELS, paths=2).paths,
+    "to_velocity": lambda model: interpolants.to_velocity(model)(DATA, 0.4),
+    "solve_ode": lambda model: interpolants.solve_ode(
+        interpolants.OneSidedModel(model), DATA, [0.2, 0.5, 1.0], disable=True
+    ),
+    "solve_sde": lambda model: interpolants.solve_sde(
+        interpolants.OneSidedModel(model), DATA, [0.2, 0.5, 0.9], seed=1, disable=True
+    ),
+    "log_likelihood of a flow": lambda model: (
+        interpolants.log_likelihood(
+            interpolants.OneSidedModel(model), DATA, [0.9, 0.5, 0.2], probes=1, disable=True
+        ).log_prob
+    ),
     "forward of a sum": lambda model: Product([model, NORMAL])(DATA, torch.full((16,), 0.5)),
     "forward of a tilt": lambda model: Tilted(model, reward, 1.0, ramp=None)(DATA, 0.5),
 }
@@ -160,6 +173,10 @@ def offsets(model):
 
 
 ENERGIES = {
+    "to_velocity": lambda model: interpolants.to_velocity(model)(DATA, 0.4),
+    "solve_sde": lambda model: interpolants.solve_sde(
+        interpolants.OneSidedModel(model), DATA, [0.2, 0.5, 0.9], seed=1, disable=True
+    ),
     "plain": run(lambda model: model, proposal="ancestral"),
     "probed": run(lambda model: model),
     "Tempered": run(lambda model: Tempered(model, 2.0)),
