@@ -201,6 +201,17 @@ def test_bad_levels_and_references_are_refused():
         run(Shifted(), reference=X[0] / 0)
 
 
+def test_derivatives_of_the_call_are_refused():
+    with pytest.raises(RuntimeError, match="log_likelihood runs without gradients"):
+        torch.func.grad(lambda x: run(denoiser, x, seed=1)[0].sum())(X)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(X, torch.ones_like(X))
+        with pytest.raises(RuntimeError, match="log_likelihood"):
+            run(denoiser, dual, seed=1)
+    leaf = X.clone().requires_grad_()
+    assert not run(denoiser, leaf, seed=1)[0].requires_grad
+
+
 def test_a_model_for_data_parallelism_is_called_without_its_wrapper(tmp_path, monkeypatch):
     class Network(torch.nn.Module):
         def __init__(self):

@@ -132,7 +132,7 @@ class DPMSolver(nn.Module):
     ) -> Tensor:
         """Return the states at t_end after nfe model calls; see `sample_dpm_fast`.
 
-        options: `disable` and `seed`, as for `sample_dpm_fast`.
+        options: `disable`, `seed` and `compile`, as for `sample_dpm_fast`.
         """
         if eta and not t_end > t_start:
             raise ValueError(
@@ -145,7 +145,8 @@ class DPMSolver(nn.Module):
         solver = DPMSolverFast(nfe, eta, s_noise, t_start.dtype, tuple(ts.tolist()))
         return run(
             solver,
-            self._counted,
+            # The graphs of compiled runs are kept with the model itself.
+            self.model if self.eps_callback is None else self._counted,
             x,
             self.sigma(ts).to(x.device),
             self.extra_args,

@@ -42,13 +42,14 @@ def sample_dpm_fast(
     noise_sampler: NoiseSampler | None = None,
     *,
     seed: Seeds = None,
+    compile: bool = False,
 ) -> Tensor:
     """Sample with DPM-Solver-fast in n model calls: steps of order 3, and a last one or two of lower order.
 
     Source: Lu et al. 2022, arXiv 2206.00927, section 3.4.
 
     Args:
-        model, extra_args, disable, seed: as for `sample_euler`.
+        model, extra_args, disable, seed, compile: as for `sample_euler`.
         x: the noisy states [B, *shape], at the noise level sigma_max.
         sigma_min: the noise level of the result, in units of x, positive. Above sigma_max it carries samples
             back to their noise.
@@ -80,7 +81,16 @@ def sample_dpm_fast(
         raise ValueError(f"sigma_min and sigma_max must differ, got {float(sigma_min):g} for both")
     solver = DPMSolver(model, extra_args, info_callback=_with_levels(callback, x))
     return solver.dpm_solver_fast(
-        x, start, end, n, eta, s_noise, noise_sampler, disable=disable, seed=seed
+        x,
+        start,
+        end,
+        n,
+        eta,
+        s_noise,
+        noise_sampler,
+        disable=disable,
+        seed=seed,
+        compile=compile,
     )
 
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from edmfast._internal.derivatives import without_gradients
+from edmfast._internal.derivatives import refuse_run
 from edmfast._internal.inference_mode import as_ordinary, without_inference_mode
 from edmfast._internal.noise_levels import check_level
 from edmfast._internal.numbers import as_float
@@ -52,7 +52,6 @@ from edmfast.sampling.noise.source import evaluate
 _PROBE_STREAM = 2
 
 
-@without_gradients
 def log_likelihood(
     model: Denoiser,
     x: Tensor,
@@ -100,11 +99,13 @@ def log_likelihood(
             energy.
         ValueError: x or the reference of another shape or not finite, sigma_min >= sigma_max, a number out of
             range, tolerances that no step meets, or a model whose result has no graph.
+        RuntimeError: a derivative of the call is requested by torch.func or forward mode.
 
     Warns:
         NonFiniteWarning: the model returned NaN or infinity for some samples, whose results are NaN.
     """
-    check_state(x, "x")
+    with torch.no_grad():
+        check_state(x, "x")
     low = as_float("sigma_min", sigma_min, positive=True)
     high = as_float("sigma_max", sigma_max, positive=True)
     check_level("sigma_min", low, x.dtype)
@@ -116,6 +117,7 @@ def log_likelihood(
     atol, rtol = as_float("atol", atol, positive=True), as_float("rtol", rtol, least=0)
     # The forward of this wrapper may wait for other processes, which need other numbers of calls.
     inner: Any = model.module if isinstance(model, DistributedDataParallel) else model
+    refuse_run("log_likelihood", inner, x)
     condition = dict(extra_args or {})
     with without_inference_mode(), torch.no_grad():
         x = as_ordinary(x.detach())
