@@ -11,12 +11,17 @@ import torch
 
 from edmfast import sampling
 from edmfast.sampling.noise import BrownianPath, Independent
-from edmfast.sampling.noise.brownian import increment
-from edmfast.sampling.noise.octaves import nearest, time_of
+from edmfast.sampling.noise.brownian import increment, unit_normal
+from edmfast.sampling.noise.octaves import place_of
+
+STEP = 2.0**-18
+"""The longest step of the grid, relative to the time."""
 
 
 def on_grid(time):
-    return time_of(nearest(time))
+    """Return the point of the grid next to a time."""
+    power = 2.0 ** math.floor(math.log2(abs(time)))
+    return round(time / power / STEP) * STEP * power
 
 
 def variance(weights):
@@ -42,64 +47,95 @@ def random_times(count, sides=(1,)):
 
 
 @pytest.mark.parametrize("sides", [(1,), (-1,), (1, -1)], ids=["positive", "negative", "both"])
-def test_increments_add_up_and_have_the_exact_moments(sides):
+def test_increments_on_the_grid_have_the_exact_moments(sides):
     """All moments of Gaussian increments follow from their weights of independent normals."""
+    for times in random_times(200, sides):
+        a, b, c = map(on_grid, times)
+        first, second, whole = increment(a, b), increment(b, c), increment(a, c)
+        assert variance(first) == pytest.approx(b - a, rel=1e-12)
+        assert variance(whole) == pytest.approx(c - a, rel=1e-12)
+        assert abs(covariance(first, second)) < 1e-13 * (c - a)
+        assert covariance(first, whole) == pytest.approx(b - a, rel=1e-10)
+
+
+@pytest.mark.parametrize("sides", [(1,), (-1,), (1, -1)], ids=["positive", "negative", "both"])
+def test_increments_add_up_and_have_nearly_exact_moments_at_all_times(sides):
     for a, b, c in random_times(200, sides):
-        (first, u), (second, v), (whole, w) = increment(a, b), increment(b, c), increment(a, c)
-        assert (u, v, w) == tuple(
-            on_grid(end) - on_grid(start) for start, end in ((a, b), (b, c), (a, c))
-        )
-        assert variance(first) == pytest.approx(u, rel=1e-12)
-        assert variance(whole) == pytest.approx(w, rel=1e-12)
-        assert abs(covariance(first, second)) < 1e-13 * w
-        assert covariance(first, whole) == pytest.approx(u, rel=1e-10)
-        assert difference(total(first, second), whole) < 1e-13 * math.sqrt(w)
-        assert difference(increment(b, a)[0], {k: -weight for k, weight in first.items()}) == 0
+        first, second, whole = increment(a, b), increment(b, c), increment(a, c)
+        assert difference(total(first, second), whole) < 1e-13 * math.sqrt(c - a)
+        assert difference(increment(b, a), {k: -weight for k, weight in first.items()}) == 0
+        step = STEP * max(abs(a), abs(b), abs(c))
+        assert b - a - step / 2 <= variance(first) <= b - a + 1e-12 * (c - a)
+        assert 0 <= covariance(first, second) + 1e-12 * (c - a) <= step / 4 + 2e-12 * (c - a)
+
+
+def test_draws_times_the_root_of_their_length_add_up():
+    for a, b, c in random_times(200):
+        parts = [
+            dict(zip(names, (w * math.sqrt(end - start) for w in weights), strict=True))
+            for start, end in ((a, b), (b, c), (a, c))
+            for names, weights in [unit_normal(start, end)]
+        ]
+        assert difference(total(*parts[:2]), parts[2]) < 1e-12 * math.sqrt(c - a)
 
 
 def test_overlapping_intervals_have_the_covariance_of_their_overlap():
-    first, second = increment(0.3, 5.0)[0], increment(1.7, 40.0)[0]
-    overlap = on_grid(5.0) - on_grid(1.7)
-    assert covariance(first, second) == pytest.approx(overlap, rel=1e-12)
+    first, second = increment(0.25, 5.0), increment(1.75, 40.0)
+    assert covariance(first, second) == pytest.approx(5.0 - 1.75, rel=1e-12)
 
 
-@pytest.mark.parametrize("time", [0.0, 1.0, 0.75, -3.0, 2.0**-40, 1 + 2.0**-16, 80.0])
-def test_a_point_of_the_grid_is_its_own_time(time):
-    assert on_grid(time) == time
+def test_a_path_is_continuous_in_its_times():
+    """A time that is rounded to float32 meets the same path, up to the slope of a step of the grid."""
+    for a, _, c in random_times(100):
+        near = a * (1 + 2.0**-24)
+        moved = total(increment(a, c), {k: -weight for k, weight in increment(near, c).items()})
+        assert variance(moved) <= 1.01 * (near - a) ** 2 / (STEP / 2 * a)
 
 
-def test_times_move_by_a_relative_amount_to_a_point_of_the_grid():
+def test_places_are_exact():
     rng = random.Random(2)
-    for _ in range(500):
-        time = math.exp(rng.uniform(-20, 20))
-        assert abs(on_grid(time) - time) <= 2.0**-17 * time
-        assert on_grid(on_grid(time)) == on_grid(time)
-    below_an_octave = math.nextafter(4.0, 0.0)
-    assert on_grid(below_an_octave) == 4.0
+    for time in [
+        0.0,
+        1.0,
+        -3.0,
+        2.0**-40,
+        math.nextafter(4.0, 0.0),
+        *(rng.expovariate(0.1) for _ in range(99)),
+    ]:
+        place = place_of(time)
+        start = 2.0 ** (place.cell - 31) if place.cell else 0.0
+        assert 0 <= place.steps < 2**18
+        assert start + place.steps * place.spacing == abs(time)
+        assert place.negative == (time < 0)
+        assert place.spacing == 2.0**-18 * (start or 2.0**-30)
 
 
 def test_values_of_octaves_are_single_normals():
     """Whole octaves have one node each, and a midpoint has the two of its Schauder functions."""
-    assert sorted(increment(1.0, 4.0)[0].values()) == [1.0, math.sqrt(2.0)]
-    assert sorted(increment(1.0, 1.5)[0].values()) == [0.5, 0.5]
-    assert len(increment(0.9, 1.1)[0]) <= 2 * 17 + 1
+    assert sorted(increment(1.0, 4.0).values()) == [1.0, math.sqrt(2.0)]
+    assert sorted(increment(1.0, 1.5).values()) == [0.5, 0.5]
+    assert 30 < len(increment(0.9, 1.1)) <= 2 * 19 + 1
 
 
 def test_nodes_are_distinct_and_fit_60_bits():
-    nodes = set(increment(1e-12, 1e6)[0]) | set(increment(-1e6, -1e-12)[0])
-    assert len(nodes) == len(increment(1e-12, 1e6)[0]) + len(increment(-1e6, -1e-12)[0])
-    assert all(2**32 <= node < 2**60 for node in nodes)
-    assert all(2**59 <= node < 2**60 for node in increment(1.0, 1.0 + 1e-9)[0])
+    positive, negative = increment(1e-12, 1e6), increment(-1e6, -1e-12)
+    assert len({*positive, *negative}) == len(positive) + len(negative) > 120
+    assert all(2**32 <= node < 2**60 for node in {*positive, *negative})
+    assert all(2**59 <= node < 2**60 for node in increment(1.0, 1.0 + 1e-9))
 
 
-def test_an_interval_below_the_grid_has_a_normal_of_its_own():
+def test_an_interval_within_a_step_has_a_normal_of_its_own():
     end = 1.0 + 1e-9
-    forth, length = increment(1.0, end)
-    back, _ = increment(end, 1.0)
-    assert length == end - 1.0
-    assert variance(forth) == pytest.approx(length, rel=1e-12)
+    forth, back = increment(1.0, end), increment(end, 1.0)
+    assert variance(forth) == pytest.approx(end - 1.0, rel=1e-12)
     assert back == {node: -weight for node, weight in forth.items()}
-    assert increment(1.0, 1.0 + 2e-9)[0].keys() != forth.keys()
+    assert increment(1.0, 1.0 + 2e-9).keys() != forth.keys()
+
+
+@pytest.mark.parametrize("steps", [0.5, 1.3, 3.7, 40.2, 63.0])
+def test_draws_of_short_intervals_have_variance_one(steps):
+    _, weights = unit_normal(1.0 + 0.4 * STEP, 1.0 + (0.4 + steps) * STEP)
+    assert sum(w * w for w in weights) == pytest.approx(1.0, abs=1e-12)
 
 
 def path(**options):
@@ -151,9 +187,7 @@ def test_draws_of_three_grids_are_those_of_one_path():
 
     def reached(steps):
         noise, levels = brownian(x, seed=4), torch.linspace(40.0, 0.5, steps + 1).tolist()
-        return sum(
-            noise(a, b) * math.sqrt(on_grid(a) - on_grid(b)) for a, b in itertools.pairwise(levels)
-        )
+        return sum(noise(a, b) * math.sqrt(a - b) for a, b in itertools.pairwise(levels))
 
     whole = reached(1)
     assert 2 < whole.std() < 15
@@ -189,7 +223,7 @@ def test_a_tree_returns_increments_with_k_diffusions_signs():
     fallen = brownian(x, seed=8, transform=lambda sigma: sigma.log().neg())
     risen = brownian(x, seed=8, transform=lambda sigma: sigma.log())
     first, last = math.log(8.0), math.log(2.0)
-    root = math.sqrt(on_grid(first) - on_grid(last))
+    root = math.sqrt(first - last)
     torch.testing.assert_close(risen(8.0, 2.0), tree(first, last) / root)
     negated = sampling.BatchedBrownianTree(x, 2.0, -2.0, seed=8)
     torch.testing.assert_close(fallen(8.0, 2.0), negated(-first, -last) / root)

@@ -1,7 +1,7 @@
 """Draws along a Brownian path that keep W at the end of an interval for the next one, which starts there.
 
-An increment is W(b) - W(a), and each of its ends takes up to 17 normals for every element. A run meets nearly
-every end twice, so it draws W(b) once, in its cell of the grid, and keeps it as a tensor of two combinations:
+An increment is W(b) - W(a), and each of its ends takes up to 19 normals for every element. A run meets nearly
+every end twice, so it draws W(b) once, from the start of its cell, and keeps it as a tensor of two combinations:
 
     x = sum_k c_k T_k + c / sqrt(b - a) (W(b) - W(a) + the whole cells between)
 
@@ -23,8 +23,15 @@ from edmfast.ops.linear_combination import linear_combination
 from edmfast.ops.linear_combination.operator import MAX_TENSORS
 from edmfast.sampling.engine import host
 from edmfast.sampling.engine.draws import Coefficients, CounterDraw, Draw, Requests
-from edmfast.sampling.noise.brownian import BrownianPath, Weights, add, bridge, cells_between
-from edmfast.sampling.noise.octaves import time_of
+from edmfast.sampling.noise.brownian import (
+    BrownianPath,
+    Weights,
+    add,
+    bridge,
+    cells_between,
+    is_long,
+)
+from edmfast.sampling.noise.octaves import place_of
 
 _WORTH, _ELEMENTS = 4, 1024
 """More normals than this, for at least so many elements of a sample, cost more than a tensor of their sum."""
@@ -89,26 +96,25 @@ def pays(x: Tensor) -> bool:
 
 def draws_along(path: BrownianPath, requests: Requests) -> Iterator[Draw]:
     """Yield one draw for each request of a run for whose states `pays` holds."""
-    points = [path.points(*interval) for _, interval in requests]
-    uses = Counter(point for pair in points for point in set(pair))
-    shared = [p for p, count in uses.items() if count > 1 and len(bridge(p)) > _WORTH]
-    numbers = {point: k for k, point in enumerate(shared)}
-    sums = [dict(bridge(point)) for point in shared]
+    times = [path.times(*interval) for _, interval in requests]
+    uses = Counter(time for pair in times if is_long(*pair) for time in pair)
+    shared = [t for t, count in uses.items() if count > 1 and len(bridge(place_of(t))) > _WORTH]
+    numbers = {time: k for k, time in enumerate(shared)}
+    sums = [dict(bridge(place_of(time))) for time in shared]
     ends: list[list[tuple[int, float]]] = []
-    for call, ((coefficient, interval), (a, b)) in enumerate(zip(requests, points, strict=True)):
+    for (coefficient, interval), (start, end) in zip(requests, times, strict=True):
         kept: list[tuple[int, float]] = []
-        if a == b:
-            # Such an interval has a normal of its own.
-            names, weights = path.nodes(call, *interval)
-            scale, rest = coefficient, dict(zip(names, weights, strict=True))
-        else:
-            scale = path.sign * coefficient / math.sqrt(abs(time_of(b) - time_of(a)))
-            rest = dict(cells_between(a, b))
-            for sign, point in ((1.0, b), (-1.0, a)):
-                if point in numbers:
-                    kept.append((numbers[point], sign * scale))
+        if is_long(start, end):
+            scale = path.sign * coefficient / math.sqrt(abs(end - start))
+            rest = dict(cells_between(place_of(start), place_of(end)))
+            for sign, time in ((1.0, end), (-1.0, start)):
+                if time in numbers:
+                    kept.append((numbers[time], sign * scale))
                 else:
-                    add(rest, bridge(point), sign)
+                    add(rest, bridge(place_of(time)), sign)
+        else:
+            names, weights = path.nodes(0, *interval)
+            scale, rest = coefficient, dict(zip(names, weights, strict=True))
         sums.append({node: scale * weight for node, weight in rest.items()})
         ends.append(kept)
     normals = _normals(path, sums)
