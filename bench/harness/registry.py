@@ -30,6 +30,7 @@ MODULES: tuple[str, ...] = (
     "bench.cases.sampling",
     "bench.cases.resample",
     "bench.cases.reversal",
+    "bench.cases.scheduler_overhead",
     "bench.cases.score_gram",
     "bench.cases.signs",
     "bench.cases.startup",

@@ -28,7 +28,7 @@ def samplers(name: str) -> dict[str, Sampler]:
     theirs = k_diffusion_sampler(name)
     if theirs is not None:
         installed["k-diffusion"] = functools.partial(_k_diffusion, theirs)
-    diffusers = _load("diffusers")
+    diffusers = load("diffusers")
     if diffusers is not None:
         installed |= {
             f"diffusers {title}": functools.partial(run, make(diffusers))
@@ -40,13 +40,13 @@ def samplers(name: str) -> dict[str, Sampler]:
 def k_diffusion_sampler(name: str) -> Callable[..., Tensor] | None:
     """Return k-diffusion's function sample_<name>, or None where the project is not installed."""
     function: Callable[..., Tensor] | None = getattr(
-        _load("k_diffusion.sampling"), f"sample_{name}", None
+        load("k_diffusion.sampling"), f"sample_{name}", None
     )
     return function
 
 
 @functools.cache
-def _load(name: str) -> Any:
+def load(name: str) -> Any:
     """Return the module, or None where it is absent; one whose own imports fail is reported and left out."""
     if find_spec(name.partition(".")[0]) is None:
         return None

@@ -12,6 +12,8 @@ arXiv 2204.13902 (the improved start).
 
 from __future__ import annotations
 
+import functools
+
 from edmfast.sampling.engine import Call, Combine, Plan, Step, register
 
 WEIGHTS = (
@@ -24,6 +26,7 @@ WEIGHTS = (
 _SMALLEST_ALPHA = 1e-8
 
 
+@functools.lru_cache(maxsize=64)
 def angle_plan(sigmas: tuple[float, ...], alphas: tuple[float, ...]) -> Plan:
     """Return the plan over T + 1 levels, whose calls return the model's v."""
     names = ("eps", "eps1", "eps2", "eps3")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -110,6 +111,7 @@ def solver_for(family: Family, settings: Settings, total: int, begin: int) -> So
     )
 
 
+@functools.lru_cache(maxsize=64)
 def deis(order: int, steps: int, few: bool) -> Solver:
     """Return DEIS with polynomials in ln sigma (log-rho-AB), whose integrals are those of Taylor steps of epsilon.
 
@@ -149,6 +151,7 @@ def blocks(orders: list[int]) -> tuple[int, ...]:
     return tuple(end - start for start, end in pairwise([*starts, len(orders)]))
 
 
+@functools.lru_cache(maxsize=64)
 def _flow_plan(sigmas: tuple[float, ...], stochastic: bool) -> Plan:
     """Return Euler's method for a flow, x' = x + (sigma_next - sigma) v, or its form with fresh noise.
 

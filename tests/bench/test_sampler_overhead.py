@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.cases import linear_combination as combination
-from bench.cases import sampler_overhead
+from bench.cases import sampler_overhead, scheduler_overhead
 
 CPU = torch.device("cpu")
 CASES = {case.name: case for case in sampler_overhead.CASES}
@@ -37,3 +37,16 @@ def test_the_noise_of_a_step_must_have_its_law():
             case.check(wrong.float(), truth)
     with pytest.raises(AssertionError):
         case.check(combination.Noisy((without - noise).float()), truth)
+
+
+@pytest.mark.parametrize("name", scheduler_overhead.GOALS)
+def test_the_schedulers_of_diffusers_end_where_ours_do(name):
+    pytest.importorskip("diffusers", reason="the rival of this benchmark")
+    (case,) = [case for case in scheduler_overhead.CASES if f"/{name} " in case.name]
+    sample, output = case.make_inputs(case.shape, torch.float32, CPU)
+    truth = case.reference(sample, output)
+    for job in (case.ours, *case.baselines.values()):
+        case.check(job(sample, output), truth)
+    for wrong in (case.ours(sample, 1.01 * output), truth + 0.01):
+        with pytest.raises(AssertionError):
+            case.check(wrong, truth)

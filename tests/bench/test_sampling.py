@@ -108,10 +108,10 @@ def test_image_baselines_call_the_network_as_often_as_the_run(monkeypatch):
 
 
 def test_samplers_of_absent_projects_are_left_out(monkeypatch):
-    peers_samplers._load.cache_clear()
+    peers_samplers.load.cache_clear()
     monkeypatch.setattr(peers_samplers, "find_spec", lambda name: None)
     assert peers_samplers.samplers("euler") == {}
-    peers_samplers._load.cache_clear()
+    peers_samplers.load.cache_clear()
 
 
 def test_a_process_or_an_installation_that_fails_is_stopped():
