@@ -6,6 +6,8 @@ TORCH ?= torch==2.13.0
 DEMO ?=
 # the slow ones run every night
 TESTS ?= -m "not slow"
+# processes that share the tests and the cores; JOBS=0 runs all tests in one, which a debugger needs
+JOBS ?= 2
 BENCH ?=
 # test,bench has the projects that benchmarks compare with; an installed .venv keeps those it was made with
 EXTRAS ?= test,lint
@@ -40,7 +42,7 @@ demo: $(STAMP)
 	$(BIN)/edmfast demo $(DEMO)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(TESTS)
 
 $(CUDA_BIN)/python:
 	$(PYTHON) -m venv .venv-cuda

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several processes of pytest-xdist, and the processes that it starts, its share of the threads.
+
+    More threads than cores wait for each other, and then two processes take longer than one.
+    """
+    if hasattr(config, "workerinput"):
+        threads = max(1, torch.get_num_threads() // config.workerinput["workercount"])
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ def suite(monkeypatch, capsys):
 
     def run(cases, *options):
         monkeypatch.setattr(registry, "load", lambda: cases)
+        # pytest-benchmark times nothing in a process of pytest-xdist; these runs are not shared
+        monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
         seen = Outcomes()
         arguments = ["-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", "--capture=no"]
         code = pytest.main([*arguments, str(ROOT / "bench"), *options], plugins=[seen])

@@ -205,20 +205,17 @@ def test_a_part_of_a_population_moves_as_in_the_whole(elements, dtype):
     assert torch.equal(whole[1][:, 137:], part[1])
 
 
-def test_population_does_not_depend_on_company_or_threads():
+def test_population_does_not_depend_on_company_or_threads(with_threads):
     x, score, ancestors, coefficients, rng = make(4, 3000, 5)
     whole = propagate(x, score, ancestors, coefficients, rng)
     part = propagate(x[2:3], score[2:3], ancestors[2:3], coefficients[2:3], rng, first_population=2)
     assert torch.equal(whole[0][2:3], part[0])
     assert torch.equal(whole[1][2:3], part[1])
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        single = propagate(x, score, ancestors, coefficients, rng)
-    finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(whole[0], single[0])
-    assert torch.equal(whole[1], single[1])
+    for threads in (1, 4):
+        with with_threads(threads):
+            again = propagate(x, score, ancestors, coefficients, rng)
+        assert torch.equal(whole[0], again[0])
+        assert torch.equal(whole[1], again[1])
 
 
 def test_any_trailing_shape_and_strides():

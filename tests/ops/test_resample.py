@@ -133,8 +133,9 @@ def test_population_does_not_depend_on_company_or_threads(generator, with_thread
     whole = resample(log_weights, RNG, scheme=scheme).ancestors
     part = resample(log_weights[30:31], RNG, scheme=scheme, first_population=30).ancestors
     assert torch.equal(whole[30:31], part)
-    with with_threads(1):
-        assert torch.equal(whole, resample(log_weights, RNG, scheme=scheme).ancestors)
+    for threads in (1, 4):
+        with with_threads(threads):
+            assert torch.equal(whole, resample(log_weights, RNG, scheme=scheme).ancestors)
 
 
 def test_systematic_is_systematic_resample(generator):
