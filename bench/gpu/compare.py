@@ -55,8 +55,10 @@ def kind(name: str) -> str:
 
 
 def items(kinds: Sequence[str], warm: bool) -> list[str]:
-    """Return the names of the items of these kinds."""
+    """Return the names of the items of these kinds; those of one process follow each other."""
     names = [name for name in calls() if kind(name) in kinds]
+    processes = [*dict.fromkeys(map(process_of, names))]
+    names.sort(key=lambda name: processes.index(process_of(name)))
     if warm and "triton" in kinds:
         names = [_WARM + job.name for job in JOBS if job.warmed] + names
     return names

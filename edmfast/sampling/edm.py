@@ -34,6 +34,7 @@ from edmfast.sampling.engine import (
 from edmfast.sampling.engine.calls import Evaluate
 from edmfast.sampling.engine.run import run_plan
 from edmfast.sampling.noise import noise_of_run
+from edmfast.sampling.noise.foreign import like_states
 from edmfast.sampling.schedules import karras_levels
 from edmfast.sampling.solvers.heun import heun_work
 from edmfast.sampling.steps import as_churn, churn_factors
@@ -209,7 +210,10 @@ def _integrate(
     """Run algorithm 2 from unit noise over levels [T + 1], with step i starting from raised[i]."""
     # torch.randn_like is only the default of NVlabs' signature; its numbers would depend on the
     # batch.
-    source = None if randn_like is torch.randn_like else (lambda *_: randn_like(latents))
+    source = None
+    if randn_like is not torch.randn_like:
+        # An error about the noise names the caller's own function, not the one made here.
+        source = lambda *_: like_states(randn_like(latents), randn_like, latents)  # noqa: E731
     plan = plan_of(_Algorithm2(tuple(raised), s_noise, every_step), tuple(levels))
     noise = noise_of_run(source, latents, seed=seed, calls=len(requests_of(plan)))
     evaluate = Evaluate(denoise, {}, latents)
