@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from edmfast.ops import linear_combination
@@ -15,30 +17,31 @@ class StepOutput:
     RuntimeError. The result can be indexed by name or number, as that of diffusers.
     """
 
-    __slots__ = ("_coefficients", "_known", "_tensors", "_versions", "prev_sample")
+    __slots__ = ("_known", "_output", "_sample", "_versions", "_weights", "prev_sample")
 
     def __init__(
         self,
         prev_sample: Tensor,
-        tensors: tuple[Tensor, ...],
-        coefficients: tuple[float, ...],
+        sample: Tensor,
+        output: Tensor,
+        weights: Any,
         known: Tensor | None = None,
     ) -> None:
         self.prev_sample = prev_sample
+        self._sample, self._output, self._weights = sample, output, weights
         self._known = known
-        self._tensors, self._coefficients = tensors, coefficients
-        self._versions = None if known is not None else _versions(tensors)
+        self._versions = version(sample), version(output)
 
     @property
     def pred_original_sample(self) -> Tensor:
         """The clean samples that the model's output predicts, like `prev_sample`."""
         if self._known is None:
-            if _versions(self._tensors) != self._versions:
+            if (version(self._sample), version(self._output)) != self._versions:
                 raise RuntimeError(
                     "pred_original_sample was first read after the step's sample or model_output was changed in "
                     "place: read it before"
                 )
-            self._known = linear_combination(self._tensors, self._coefficients)
+            self._known = linear_combination((self._sample, self._output), self._weights)
         return self._known
 
     def to_tuple(self) -> tuple[Tensor, Tensor]:
@@ -54,6 +57,6 @@ class StepOutput:
         return self.prev_sample if key == 0 else self.to_tuple()[key]
 
 
-def _versions(tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
-    # tensors of torch.inference_mode count no changes
-    return tuple(-1 if tensor.is_inference() else tensor._version for tensor in tensors)
+def version(tensor: Tensor) -> int:
+    """Return the number of changes in place of a tensor, which those of torch.inference_mode do not count."""
+    return -1 if tensor.is_inference() else tensor._version

@@ -13,11 +13,12 @@ def value_of(timestep: Any, timesteps: Tensor, values: list[float]) -> float:
     A timestep on an accelerator is nearly always an element of `timesteps`. Its place in memory tells which one,
     so that nothing waits for the accelerator.
     """
-    if isinstance(timestep, Tensor) and timestep.device.type not in ("cpu", "meta"):
+    if isinstance(timestep, Tensor) and not timestep.is_cpu:
         own = timesteps.untyped_storage().data_ptr() == timestep.untyped_storage().data_ptr()
         if own and timestep.dtype == timesteps.dtype and timestep.numel() == 1:
             return values[timestep.storage_offset()]
-    return float(timestep)
+    value: float = timestep.item() if isinstance(timestep, Tensor) else float(timestep)
+    return value
 
 
 def place_of(value: float, values: list[float], last_if_missing: bool) -> int:

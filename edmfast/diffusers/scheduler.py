@@ -22,6 +22,7 @@ from edmfast.diffusers.clipping import clip_of
 from edmfast.diffusers.ddim import DDIMStep, ddim_step
 from edmfast.diffusers.families import EDM, VE, VP
 from edmfast.diffusers.grids import Grid
+from edmfast.diffusers.heun import HeunRun
 from edmfast.diffusers.levels import Request
 from edmfast.diffusers.noising import noised, of_timesteps
 from edmfast.diffusers.outputs import StepOutput
@@ -119,6 +120,8 @@ class EdmfastScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             or settings.get("algorithm_type", "").startswith("sde")
             or settings.get("stochastic_sampling", False)
         )
+        self._is_ddim = self._family.name == "DDIMScheduler"
+        self._like_output = self._family.name in _LIKE_OUTPUT
         if self._grid.alphas_cumprod is not None:
             betas: Any = self._grid.betas
             self.betas, self.alphas = betas, 1.0 - betas
@@ -133,7 +136,7 @@ class EdmfastScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _forget(self) -> None:
         self._step_index: int | None = None
         self._begin_index: int | None = None
-        self._run: PlanRun | None = None
+        self._run: PlanRun | HeunRun | None = None
         self._levels: Any = None
         self._of_timestep: dict[float, list[int]] | None = None
         self._ddim_steps: dict[tuple[int, float], DDIMStep] = {}
@@ -247,6 +250,10 @@ class EdmfastScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _init_step_index(self, timestep: Any) -> None:
         if self._levels is None:
             raise ValueError("set_timesteps must be called before the first step")
+        if self._family.name in _NO_INTEGERS and _is_integer(timestep):
+            raise ValueError(
+                f"timestep must be an element of scheduler.timesteps, got the integer {timestep}"
+            )
         if self._begin_index is not None:
             self._step_index = self._begin_index
             return
@@ -298,8 +305,8 @@ class EdmfastScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 does not have.
             TypeError: a model output that is no tensor.
         """
-        sample, output = self._checked(model_output, timestep, sample)
-        if self._family.name == "DDIMScheduler":
+        sample, output = self._checked(model_output, sample)
+        if self._is_ddim:
             options = eta, bool(use_clipped_model_output)
             result = self._ddim(output, timestep, sample, *options, generator, variance_noise)
         else:
@@ -309,16 +316,18 @@ class EdmfastScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 churn = Churn(s_churn, s_tmin, s_tmax, s_noise)
                 result = self._noisy(output, sample, generator, variance_noise, churn)
             else:
-                result = self._current_run().step(sample, output)
-            assert self._step_index is not None
-            self._step_index += 1
-        if self._family.name in _LIKE_OUTPUT and result.prev_sample.dtype != model_output.dtype:
+                run = self._run
+                if run is None or run.place != self._step_index:
+                    run = self._current_run()
+                result = run.step(sample, output)
+            self._step_index = (self._step_index or 0) + 1
+        if self._like_output and result.prev_sample.dtype != model_output.dtype:
             result.prev_sample = result.prev_sample.to(model_output.dtype)
         if return_dict:
             return result
         return result.to_tuple() if self._family.pairs else (result.prev_sample,)
 
-    def _checked(self, output: Tensor, timestep: Any, sample: Tensor) -> tuple[Tensor, Tensor]:
+    def _checked(self, output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
         """Return (samples, outputs) of one shape and precision."""
         if not isinstance(output, Tensor):
             raise TypeError(
@@ -331,15 +340,11 @@ class EdmfastScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(
                 f"model_output must be like sample {[*sample.shape]}, got {[*output.shape]}"
             )
-        if self._family.name in _NO_INTEGERS and _is_integer(timestep):
-            raise ValueError(
-                f"timestep must be an element of scheduler.timesteps, got the integer {timestep}"
-            )
         if output.dtype != sample.dtype:
             sample, output = as_common(sample, output)
         return sample, output
 
-    def _current_run(self) -> PlanRun:
+    def _current_run(self) -> PlanRun | HeunRun:
         """Return the run that stands before the present call. Whoever moves `step_index` starts a new one."""
         run, place = self._run, self._step_index
         assert place is not None
@@ -352,12 +357,14 @@ class EdmfastScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             run = self._run = self._started(place)
         return run
 
-    def _started(self, place: int) -> PlanRun:
+    def _started(self, place: int) -> PlanRun | HeunRun:
         levels, order = self._levels, self._family.order
         if place % order:
             raise ValueError(
                 f"a run of {self._family.name} must begin with an even call, got the number {place}"
             )
+        if self._family.name == "HeunDiscreteScheduler" and self._clip is None:
+            return HeunRun(levels.steps, place, self._frame)
         alphas = () if self._grid.alphas is None else tuple(self._grid.alphas.tolist())
         plan = plan_for(
             self._family,
@@ -410,9 +417,11 @@ class EdmfastScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         step = self._ddim_steps.get(key)
         if step is None:
             step = self._ddim_steps[key] = self._ddim_coefficients(moment, eta)
+        if not eta:
+            return ddim(sample, output, step, self._clip, renewed, self._source.draw)
         self._source.prepare(output, generator, given)
         result = ddim(sample, output, step, self._clip, renewed, self._source.draw)
-        self._source.finish(eta > 0)
+        self._source.finish(True)
         return result
 
     def _ddim_coefficients(self, moment: int, eta: float) -> DDIMStep:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -16,12 +16,15 @@ from edmfast.diffusers.outputs import StepOutput
 from edmfast.diffusers.randomness import Draw, Source
 from edmfast.ops import linear_combination
 from edmfast.sampling.engine import Call, Plan
-from edmfast.sampling.engine.machine import Machine, requests_of
+from edmfast.sampling.engine.machine import End, prepared, requests_of
 from edmfast.sampling.noise import draws_for
 
 
 class PlanRun:
     """A run of a plan from one model call on.
+
+    It does the work of `edmfast.sampling.engine.machine.Machine` from one call to the next at once, since a step
+    of a scheduler is often shorter than the bookkeeping of a machine that can stop anywhere.
 
     Args:
         plan: the plan in the coordinates of the scheduler, whose first call is number `begin`.
@@ -42,44 +45,71 @@ class PlanRun:
         source: Source,
         seed: Any = None,
     ) -> None:
-        self.plan, self.place, self.clip = plan, begin, clip
+        self.plan, self.begin, self.place, self.clip = plan, begin, begin, clip
         self.source, self.seed = source, seed
-        self.clean = [frame.denoised(sigma) for sigma in sigmas]
-        self.machine: Machine | None = None
-        self.call: Call | None = None
+        self.clean: list[Any] = [frame.denoised(sigma) for sigma in sigmas]
+        self.registers: dict[str, Tensor] = {}
+        self.work: list[tuple[str, str, list[Any]]] = []
+        self.draws: Iterator[Any] = iter(())
 
     def step(self, sample: Tensor, output: Tensor) -> StepOutput:
         """Return the samples of the next model call."""
-        if self.machine is None:
+        place = self.place
+        if not self.work:
             self._start(sample)
-        machine, call = self.machine, self.call
-        assert machine is not None
-        if call is None:
-            raise ValueError(
-                f"the run has ended after its {len(self.clean)} model calls: call set_timesteps before another one"
-            )
-        machine.registers[call.state] = sample
-        pair, weights = (sample, output), self.clean[self.place]
-        known = None
+        if place == len(self.clean):
+            raise has_ended(place)
+        weights, known = self.clean[place], None
+        state, out, work = self.work[place - self.begin]
+        registers = self.registers
+        registers[state] = sample
         if self.clip is None:
-            machine.feed(output)
+            registers[out] = output
         else:
-            known = self.clip(linear_combination(pair, weights))
-            machine.feed(known)
-        self.place += 1
-        self.call = call = machine.next_call()
-        after = machine.registers["x" if call is None else call.state]
-        return StepOutput(after, pair, weights, known)
+            known = registers[out] = self.clip(linear_combination((sample, output), weights))
+        for item in work:
+            if isinstance(item, End):
+                kept = {new: registers[old] for new, old in item.keep}
+                self.registers = registers = {"x": registers["x"], **kept}
+                continue
+            tensors = [registers[name] for name in item.names]
+            if item.noisy:
+                registers[item.out] = next(self.draws).combined(tensors, item.coefficients)
+            else:
+                registers[item.out] = linear_combination(tensors, item.coefficients)
+        self.place = place = place + 1
+        following = place - self.begin
+        after = registers[self.work[following][0] if following < len(self.work) else "x"]
+        return StepOutput(after, sample, output, weights, known)
 
     def _start(self, sample: Tensor) -> None:
+        self.clean = on_device(self.clean, sample.device)
+        for item in prepared(self.plan, sample.device):
+            if isinstance(item, Call):
+                self.work.append((item.state, item.out, []))
+            else:
+                self.work[-1][2].append(item)
         requests = requests_of(self.plan)
         if self.seed is None:
             draws: Any = [Draw(self.source, coefficient) for coefficient, _ in requests]
         else:
             draws = draws_for(requests, sample, sample, None, self.seed)
         # a list's iterator can be copied with the scheduler, and a generator cannot
-        self.machine = Machine(self.plan, sample, iter([*draws]))
-        self.call = self.machine.next_call()
+        self.draws = iter([*draws])
+
+
+def on_device(weights: list[Any], device: torch.device) -> list[Any]:
+    """Return the coefficients of many passes, which lie on the device of the samples if it is no CPU."""
+    if device.type == "cpu" or not weights:
+        return weights
+    return [*torch.tensor(weights, dtype=torch.float64, device=device).unbind()]
+
+
+def has_ended(calls: int) -> ValueError:
+    """Return the error for a step after the last one."""
+    return ValueError(
+        f"the run has ended after its {calls} model calls: call set_timesteps before another one"
+    )
 
 
 class Churn(NamedTuple):
@@ -120,7 +150,8 @@ def churned(
     noise = source.draw().to(sample.dtype)
     tensors = (sample, output, noise)
     after = linear_combination(tensors, (of_sample, (1 - ratio) * b, of_sample * fresh))
-    return StepOutput(after, tensors, (a, b, a * fresh))
+    known = linear_combination(tensors, (a, b, a * fresh))
+    return StepOutput(after, sample, output, (a, b), known)
 
 
 def ddim(
@@ -132,17 +163,18 @@ def ddim(
     draw: Callable[[], Tensor],
 ) -> StepOutput:
     """Return a step of DDIM. renewed: the noise is that of the clipped clean samples. draw: makes fresh noise."""
-    pair = (sample, output)
     fresh = (draw().to(sample.dtype),) if step.forward[2] else ()
+    pair = (sample, output)
     if clip is None:
         weights = step.plain()[: 2 + len(fresh)]
-        return StepOutput(linear_combination((*pair, *fresh), weights), pair, step.clean)
+        after = linear_combination((*pair, *fresh), weights)
+        return StepOutput(after, sample, output, step.clean)
     known = clip(linear_combination(pair, step.clean))
     weights = step.clipped(renewed)
     tensors = (known, *pair, *fresh)
     terms = [(t, w) for t, w in zip(tensors, weights, strict=False) if w]
     after = linear_combination([t for t, _ in terms], [w for _, w in terms])
-    return StepOutput(after, pair, step.clean, known)
+    return StepOutput(after, sample, output, step.clean, known)
 
 
 def as_common(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -395,3 +396,41 @@ def test_samples_that_are_changed_between_steps():
                     x = x + 0.1
             ends.append(x)
         torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-5)
+
+
+def heun_between_its_calls(change_output):
+    """Run a step of Heun's method whose middle samples are changed in place, by both schedulers."""
+    ends = []
+    for scheduler in pair("HeunDiscreteScheduler"):
+        scheduler.set_timesteps(4)
+        x = ramp() * scheduler.init_noise_sigma
+        t = scheduler.timesteps
+        output = toy_model(scheduler.scale_model_input(x, t[0]), t[0])
+        y = scheduler.step(output, t[0], x).prev_sample
+        y[:, :, :3] = 1.0
+        if change_output:
+            output.zero_()
+        y = scheduler.step(toy_model(scheduler.scale_model_input(y, t[1]), t[1]), t[1], y)
+        ends.append(y.prev_sample)
+    return ends
+
+
+def test_middle_samples_of_heun_that_are_changed_in_place():
+    torch.testing.assert_close(*heun_between_its_calls(False), rtol=1e-5, atol=1e-4)
+    with pytest.raises(RuntimeError, match="between the two calls"):
+        heun_between_its_calls(True)
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "UniPCMultistepScheduler"])
+def test_a_second_run_begins_anew(name):
+    scheduler, ends = EdmfastScheduler(name), []
+    for _ in range(2):
+        scheduler.set_timesteps(np.int64(4))
+        ends.append(trajectory(scheduler, ramp())[-1])
+    assert torch.equal(*ends)
+    # pipelines that repeat a step set its number back, and the samples go on from there
+    scheduler.set_timesteps(4)
+    x, t = ramp(), scheduler.timesteps
+    once = scheduler.step(toy_model(x, t[0]), t[0], x).prev_sample
+    scheduler._step_index -= 1
+    assert torch.equal(once, scheduler.step(toy_model(x, t[0]), t[0], x).prev_sample)
