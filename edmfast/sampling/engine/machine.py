@@ -129,6 +129,9 @@ class Machine:
         if isinstance(item, End):
             kept = {new: registers[old] for new, old in item.keep}
             self.registers = {"x": registers["x"], **kept}
+            # The states of the next call may have been made under another name.
+            if ("x", self._last_out) in item.keep:
+                self._last_out = "x"
             self.step += 1
             self.moved = None
             return

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from edmfast import sampling
+from edmfast.sampling.engine import Machine, plan_of
 from edmfast.sampling.solvers import (
     Derivative,
     DPMSolverMultistep,
@@ -80,6 +81,31 @@ def test_a_corrector_costs_no_call():
     grid = torch.cat([karras(9), karras(1)[:1] * 0])
     sampling.sample(model, start(4), grid, UniPC(3), disable=True)
     assert levels == pytest.approx(karras(9).tolist())
+
+
+def test_a_state_that_took_another_register_can_be_computed_again():
+    # A model may have changed it in place, and without this the engine must copy it for every call.
+    machine = Machine(plan_of(UniPC(), tuple(karras(4).tolist())), start(4))
+    assert machine.again() is None
+    for _ in range(4):
+        call = machine.next_call()
+        machine.feed(mixture(machine.registers["x"], call.sigma))
+        if machine.next_call() is not None:
+            again = machine.again()
+            assert again is not None
+            assert torch.equal(again(), machine.registers["x"])
+
+
+@pytest.mark.parametrize("solver", [UniPC(), UniPC(prediction="epsilon"), DPMSolverMultistep(3)])
+def test_a_model_that_changes_its_input_changes_no_result(solver):
+    def model(x, sigma):
+        denoised = mixture(x, sigma)
+        x.zero_()
+        return denoised
+
+    got = sampling.sample(model, start(4), karras(6), solver, disable=True)
+    want = sampling.sample(mixture, start(4), karras(6), solver, disable=True)
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
 def predicted(point, kind):
