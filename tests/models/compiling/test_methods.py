@@ -69,13 +69,18 @@ def test_energy_and_score(graphs, name):
     assert names.count(f"edmfast.{operator}.default") == 1
 
 
-def test_every_method_and_any_batch(graphs):
+@pytest.mark.parametrize(
+    ("batches", "sizes"),
+    # these batches are padded to 32, and then to 32, 32, 80, 32 and 80 rows
+    [((5, 1, 32), 1), pytest.param((1, 32, 70, 5, 70), 2, marks=pytest.mark.slow)],
+)
+def test_every_method_and_any_batch(graphs, batches, sizes):
     eager, shape = model_of("mlp")
     model, _ = model_of("mlp")
     model.compile()
     label = torch.arange(70) % 4
     with torch.no_grad():
-        for batch in (1, 32, 70, 5, 70):  # these batches are padded to 32, 32, 80, 32 and 80 rows
+        for batch in batches:
             x, sigma = torch.randn(batch, *shape), torch.rand(batch) + 0.1
             condition = {"class_label": label[:batch]}
             same(
@@ -84,7 +89,7 @@ def test_every_method_and_any_batch(graphs):
             )
             same([model(x, sigma, **condition)], [eager(x, sigma, **condition)])
             same([model.energy(x, sigma, **condition)], [eager.energy(x, sigma, **condition)])
-    assert len(graphs) == 6
+    assert len(graphs) == 3 * sizes
 
 
 def test_recorded_calls_are_eager(graphs):
