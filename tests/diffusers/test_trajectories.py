@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from tests.diffusers.schedulers import ALL, SINGLE, difference
+from tests.diffusers.schedulers import ALL, SINGLE, difference, pair, ramp, trajectory
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 CURVES = ({}, *({key: True} for key in ("use_karras_sigmas", "use_exponential_sigmas")))
@@ -200,3 +200,24 @@ def test_every_prediction_with_every_curve(name, curve, flow):
             assert found < bound
             # The integrals of DEIS and their differences lose digits in the float32 of diffusers.
             assert difference(name, steps, **settings) < 2e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("UniPCMultistepScheduler", {"solver_order": 1, "solver_type": "bh1"}),
+        ("UniPCMultistepScheduler", {"solver_order": 3, "lower_order_final": False}),
+        (
+            "EDMDPMSolverMultistepScheduler",
+            {"solver_type": "heun", "lower_order_final": False, "final_sigmas_type": "sigma_min"},
+        ),
+        ("DEISMultistepScheduler", {"use_karras_sigmas": True, "lower_order_final": False}),
+    ],
+)
+def test_steps_to_zero_and_of_no_length_are_finite(name, settings):
+    """Several of these are NaN in diffusers: infinity times 0, or 0 / 0."""
+    _, ours = pair(name, **settings)
+    for steps in (1, 2, 10):
+        ours.set_timesteps(steps)
+        states = trajectory(ours, ramp() * ours.init_noise_sigma)
+        assert all(state.isfinite().all() for state in states)
