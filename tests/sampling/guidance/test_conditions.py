@@ -10,7 +10,7 @@ from torch import nn
 
 import edmfast
 from edmfast import models
-from edmfast.sampling import guidance, sample_heun
+from edmfast.sampling import guidance, sample_euler, sample_heun
 
 X = torch.linspace(-1, 1, 12).reshape(4, 3)
 SIGMAS = torch.tensor([4.0, 1.0, 0.25])
@@ -215,3 +215,23 @@ def test_guided_denoisers_have_derivatives_and_compile(kind):
         plain = guided(x, sigma, label=label)
         compiled = torch.compile(guided, backend="eager", fullgraph=True)(x, sigma, label=label)
     torch.testing.assert_close(compiled, plain, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prediction", ["denoised", "epsilon", "v"])
+def test_compiled_runs_of_several_steps_are_right(prediction):
+    torch.manual_seed(0)
+    guided = guidance.ClassifierFreeGuidance(
+        edmfast.Denoiser(Conditional()),
+        2.0,
+        unconditional={"label": 0},
+        rescale=0.7,
+        rescale_prediction=prediction,
+    )
+    x = 4 * torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    extra = {"label": torch.arange(5)}
+    runs = [
+        sample_euler(guided, x, SIGMAS, extra_args=extra, disable=True, compile=compiled)
+        for compiled in (False, True)
+    ]
+    torch.testing.assert_close(runs[0], runs[1], rtol=1e-5, atol=1e-5)
