@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
@@ -45,8 +46,8 @@ class StepOutput:
         return self._known
 
     def to_tuple(self) -> tuple[Tensor, Tensor]:
-        """Return (prev_sample, pred_original_sample)."""
-        return self.prev_sample, self.pred_original_sample
+        """Return (prev_sample, pred_original_sample), of which the second is computed when it is first read."""
+        return StepPair((self.prev_sample, self))
 
     def __getitem__(self, key: str | int) -> Tensor:
         if isinstance(key, str):
@@ -55,6 +56,28 @@ class StepOutput:
             value: Tensor = getattr(self, key)
             return value
         return self.prev_sample if key == 0 else self.to_tuple()[key]
+
+
+class StepPair(tuple[Any, Any]):
+    """The pair (prev_sample, pred_original_sample) of a step, which pipelines nearly always index by 0."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: Any) -> Any:
+        return tuple.__getitem__(self, 0) if key == 0 else tuple(self)[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        first, second = tuple.__iter__(self)
+        yield first
+        yield second.pred_original_sample if isinstance(second, StepOutput) else second
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == other
+
+    __hash__ = tuple.__hash__
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
 
 
 def version(tensor: Tensor) -> int:

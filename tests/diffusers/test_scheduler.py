@@ -230,6 +230,7 @@ def test_results_of_a_step(name):
     theirs.set_timesteps(4)
     if hasattr(theirs, "scale_model_input"):
         theirs.scale_model_input(x, t)
+    assert isinstance(plain, tuple)
     assert len(plain) == len(theirs.step(toy_model(scaled, t), t, x, return_dict=False))
     assert plain[0].shape == x.shape
 
@@ -434,3 +435,20 @@ def test_a_second_run_begins_anew(name):
     once = scheduler.step(toy_model(x, t[0]), t[0], x).prev_sample
     scheduler._step_index -= 1
     assert torch.equal(once, scheduler.step(toy_model(x, t[0]), t[0], x).prev_sample)
+
+
+def test_a_tuple_computes_the_clean_samples_when_they_are_read():
+    scheduler, x = EdmfastScheduler("EulerDiscreteScheduler"), ramp()
+    outputs = []
+    for _ in range(4):
+        scheduler.set_timesteps(4)
+        outputs.append(scheduler.step(x, scheduler.timesteps[0], x, return_dict=False))
+    scheduler.set_timesteps(4)
+    clean = scheduler.step(x, scheduler.timesteps[0], x).pred_original_sample
+    after, found = outputs[0]
+    assert torch.equal(after, outputs[0][0])
+    for other in (found, outputs[1][1], outputs[2][-1], [*outputs[3]][1], tuple(outputs[3])[1]):
+        assert torch.equal(other, clean)
+    assert len(outputs[0]) == 2
+    assert outputs[0][:1][0] is after
+    assert torch.equal(copy.deepcopy(outputs[1])[1], clean)
