@@ -1,5 +1,5 @@
 // The Python module of the library: a door to the CPU kernel of linear_combination that costs a tenth of the
-// dispatcher. `edmfast/ops/linear_combination/cpu.py` opens it.
+// dispatcher, and a comparison of two tensors at the speed of memory. `edmfast/ops/_shared/door.py` opens it.
 //
 // Tensors are read by DLPack's table of C functions, which torch offers since 2.10 and which costs some 30 ns for a
 // tensor. The door serves plain calls only: it returns None wherever a call may need more than numbers, so that the
@@ -11,6 +11,7 @@
 #include <Python.h>
 
 #include <algorithm>
+#include <cstring>
 #include <exception>
 
 #include "../cpu/linear_combination.h"
@@ -242,6 +243,17 @@ PyObject* combine_of_python(PyObject*, PyObject* const* arguments, Py_ssize_t co
   return error ? none() : out.release();
 }
 
+// same(a, b) -> whether two tensors hold the same bits, or None where torch has to compare them.
+PyObject* same(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  TensorView a, b;
+  if (count != 2 || torch_.table == nullptr || !nobody_watches()) return none();
+  if (!read(arguments[0], false, a) || !read(arguments[1], false, b)) return none();
+  const bool alike = a.type.code == b.type.code && a.type.bits == b.type.bits && same_layout(a, b);
+  if (!alike || !fills_memory(a.dims, a.sizes, a.strides)) return none();
+  const size_t bytes = static_cast<size_t>(elements_of(a)) * a.type.bits / 8;
+  return PyBool_FromLong(std::memcmp(data_of<char>(a), data_of<char>(b), bytes) == 0);
+}
+
 // prepare(Tensor, table, empty_like, is_grad_enabled, forward_ad, watchers) -> whether the door is open
 PyObject* prepare(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   if (count != 6 || !PyTuple_CheckExact(arguments[5])) {
@@ -266,6 +278,7 @@ PyMethodDef methods[] = {
     {"prepare", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(prepare)), METH_FASTCALL, nullptr},
     {"combine", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(combine_of_python)), METH_FASTCALL,
      nullptr},
+    {"same", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(same)), METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr}};
 PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
 

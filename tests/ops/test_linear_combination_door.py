@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edmfast.ops import linear_combination
+from edmfast.ops._shared.door import opened, same_bits
 from edmfast.ops.linear_combination import operator as combination
 
 OPERATOR = torch.ops.edmfast.linear_combination.default
@@ -198,6 +199,34 @@ def test_its_results_are_tensors_like_others(door):
     torch.save(out, io.BytesIO())
     with torch.inference_mode():
         assert door([X], [1.0], *NOTHING).is_inference()
+
+
+def test_same_bits(door, generator):
+    x = torch.randn(3, 4, 50, 7, generator=generator)
+    last = x.contiguous(memory_format=torch.channels_last)
+    for a in (
+        x,
+        x.double(),
+        x.half(),
+        x.long(),
+        last,
+        x[:, ::2],
+        x[:0],
+        x.clone().requires_grad_(),
+    ):
+        b = a.detach().clone()
+        assert same_bits(a, b)
+        assert same_bits(a, b.contiguous())
+        if b.numel():
+            b.select(0, 2)[-1, -1, -1] += 1
+            assert not same_bits(a, b)
+    assert opened().same(x, x.clone()) is True
+    for a, b in ((x, last), (x, x.double()), (x, x[:1]), (x, 3), (x[:, ::2], x[:, ::2])):
+        assert opened().same(a, b) is None
+    nan = torch.full((3,), float("nan"))
+    assert same_bits(nan, nan.clone())
+    with FakeTensorMode() as fakes:
+        assert opened().same(fakes.from_tensor(x), fakes.from_tensor(x)) is None
 
 
 def test_threads_and_long_arrays(door, with_threads):
