@@ -43,7 +43,7 @@ class Levels:
 
 @dataclass(frozen=True)
 class Request:
-    """What the caller of `set_timesteps` asked for."""
+    """The arguments of `set_timesteps`: a number of steps, timesteps, or noise levels, and a shift mu."""
 
     count: int | None = None
     timesteps: Any = None

@@ -1,4 +1,4 @@
-"""What a network of diffusers receives and predicts at a noise level, by the configuration of its scheduler.
+"""The input and the prediction of a network of diffusers at a noise level, by the configuration of its scheduler.
 
 All solvers work with x = x_0 + sigma eps. A network was trained on states alpha x, at a timestep t:
 
@@ -73,7 +73,7 @@ class Training:
 
     @property
     def counted(self) -> bool:
-        """Whether timesteps are counted, so that they may be rounded, and are no function like ln(sigma)/4."""
+        """True where timesteps are counted and may be rounded; False where they are ln(sigma)/4."""
         return self.kind != EDM and not self.quarter_log
 
     def alpha(self, sigma: Tensor) -> Tensor:

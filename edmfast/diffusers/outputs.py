@@ -1,4 +1,4 @@
-"""What a step of the scheduler returns."""
+"""The result of a step of the scheduler."""
 
 from __future__ import annotations
 

@@ -55,8 +55,8 @@ def sample(
         The states [B, *shape] at the noise level sigmas[-1], without gradients.
 
     Raises:
-        TypeError: x or sigmas is not a floating-point tensor, the solver is none, or the model returns no
-            tensor.
+        TypeError: x or sigmas is not a floating-point tensor, solver is not an `engine.Solver`, or the model
+            returns no tensor.
         ValueError: x or sigmas of another shape, NaN or infinity in them, levels out of order, or a model that
             returns another shape.
 

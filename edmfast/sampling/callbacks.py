@@ -1,10 +1,11 @@
 """Callbacks of the samplers, with the keys and the effects of k-diffusion's.
 
 A callback is called once per step with a dictionary of x, i, sigma, sigma_hat and denoised. It may change the
-tensors x and denoised in place. `sample_euler` and `sample_heun` compute the slope before the callback: a change
-of x moves the point from which the step starts, and a change of denoised has no effect. `sample_dpmpp_2m` and
-`sample_euler_ancestral` compute it afterwards, so both changes have an effect, in `sample_dpmpp_2m` also on the
-next step. The start that the caller passed in stays as it is.
+tensors x and denoised in place. Solvers with `slope_first`, which are those of `sample_euler`, `sample_heun`,
+`sample_dpm_2`, `sample_lms` and `sample_dpm_fast`, compute the slope before the callback: a change of x moves the
+point from which the step starts, and a change of denoised has no effect. All others compute it afterwards, so both
+changes have an effect, and in a multistep solver also on the next step. The start that the caller passed in stays
+as it is.
 """
 
 from __future__ import annotations

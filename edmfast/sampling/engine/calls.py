@@ -6,8 +6,7 @@ cost as much as a step of a solver, so they are made only where they are needed:
 
 - The first call of a run works on a copy of the states. A model that changed the copy gets copies from then on.
 - A later change of the input shows in the tensor's version counter. The states are then computed once more from
-the
-  tensors that made them, which the machine holds for this purpose, and the model gets copies from then on.
+  the tensors that made them, which the machine holds for this purpose, and the model gets copies from then on.
 - A result that the run needs after another call is protected as `edmfast.sampling.engine.results` says, unless
   nothing else refers to it or to its memory.
 """

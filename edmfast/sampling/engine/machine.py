@@ -5,10 +5,9 @@
         machine.feed(denoiser(machine.registers[call.state], call.sigma))
     x = machine.registers["x"]
 
-A sampler runs this loop at once. A scheduler feeds one model output at each of its steps, and may replace
-registers
-in between: the machine does nothing of the next step before it is asked for its call. It reads no value of a
-    tensor, so a step on an accelerator never waits for the host.
+A sampler runs this loop at once. Another caller may feed one result at a time, and may replace registers in
+between: the machine does nothing of the next step before it is asked for its call. It reads no value of a tensor,
+so a step on an accelerator never waits for the host.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Combine:
 
     @property
     def draws(self) -> bool:
-        """Whether the combination asks the source of noise for a draw."""
+        """True where the combination asks the source of noise for a draw."""
         return self.noise != 0 or self.always
 
 

@@ -28,7 +28,7 @@ X, D, E, V = (register(name) for name in ("x", "D", "e", "v"))
 
 @dataclass(frozen=True)
 class GHVB(Solver):
-    """The generalised heavy ball of a fractional order, in one call a step; a start of lower order.
+    """The generalised heavy ball of a fractional order, in one call a step. Its first steps have lower orders.
 
     order: above 0 and at most 5, such as 1.8. The method has the accuracy of the next integer.
     """
@@ -84,8 +84,8 @@ class Nesterov(Solver):
 class IPNDM(Solver):
     """The improved pseudo numerical method: Adams–Bashforth on slopes, with coefficients of a uniform grid.
 
-    One call a step, and lower orders at the start. `LinearMultistep` has the coefficients of the actual grid.
-    Sources: Liu et al. 2022, arXiv 2202.09778; Zhang & Chen 2022, arXiv 2204.13902.
+    It takes one call a step, and the first steps have lower orders. `LinearMultistep` has the coefficients of the
+    actual grid. Sources: Liu et al. 2022, arXiv 2202.09778; Zhang & Chen 2022, arXiv 2204.13902.
 
     order: from 1 to 4.
     """
