@@ -91,11 +91,15 @@ def test_two_lines_in_a_pipeline_that_was_constructed(unconditional):
 
 
 def test_a_saved_pipeline_keeps_the_scheduler(unconditional, tmp_path):
-    pipe = diffusers.DDIMPipeline(unconditional, diffusers.DDIMScheduler())
-    pipe.scheduler = EdmfastScheduler.from_config(pipe.scheduler.config)
+    pipe = diffusers.DDPMPipeline(unconditional, diffusers.DDPMScheduler())
+    family = "EulerAncestralDiscreteScheduler"
+    pipe.scheduler = EdmfastScheduler.from_config(pipe.scheduler.config, family=family)
     pipe.save_pretrained(tmp_path)
-    loaded = EdmfastScheduler.from_pretrained(tmp_path, subfolder="scheduler")
-    assert loaded.config["_diffusers_class"] == "DDIMScheduler"
+    loaded = diffusers.DDPMPipeline.from_pretrained(tmp_path)
+    assert isinstance(loaded.scheduler, EdmfastScheduler)
+    assert loaded.scheduler.config["_diffusers_class"] == family
+    alone = EdmfastScheduler.from_pretrained(tmp_path, subfolder="scheduler")
+    assert dict(alone.config) == dict(loaded.scheduler.config)
 
 
 @pytest.mark.parametrize("name", SD)

@@ -452,3 +452,16 @@ def test_a_tuple_computes_the_clean_samples_when_they_are_read():
     assert len(outputs[0]) == 2
     assert outputs[0][:1][0] is after
     assert torch.equal(copy.deepcopy(outputs[1])[1], clean)
+
+
+def test_steps_keep_the_layout_and_are_differentiable():
+    scheduler = EdmfastScheduler("HeunDiscreteScheduler")
+    scheduler.set_timesteps(2)
+    x = ramp().to(memory_format=torch.channels_last).requires_grad_()
+    y = x
+    for t in scheduler.timesteps:
+        y = scheduler.step(0.5 * y, t, y).prev_sample
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    # the steps are linear in the samples for this network
+    torch.testing.assert_close(slope * x, y)
