@@ -69,8 +69,8 @@ def denoised_branches(
 ) -> Sequence[Tensor]:
     """Return the denoised states [B, *shape] of each branch, by one call of the model where that is possible.
 
-    It is not where a branch lacks a condition of another one, or where branches differ in a value that no
-    tensor. Raises ValueError where a condition has a wrong number of rows, or tensors of different
+    One call is not possible where a branch lacks a condition of another one, or where branches differ in a value
+    that is no tensor. Raises ValueError where a condition has a wrong number of rows, or tensors of different
     sizes in two branches.
     """
     batch = x.shape[0]

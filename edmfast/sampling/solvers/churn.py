@@ -19,6 +19,7 @@ class Churn:
 
     s_churn: its strength. s_tmin, s_tmax: the noise levels between which there is churn, in units of x.
     s_noise: a factor on the fresh noise.
+    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 2.
     """
 
     s_churn: float = 0.0

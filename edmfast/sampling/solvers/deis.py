@@ -47,6 +47,10 @@ class DEIS(Solver):
         schedule: the schedule of the times, for variable="time".
         lower_order_final: among fewer than 15 steps, the last two have orders of at most 2 and 1.
         threshold: a function that is applied to the denoised states, such as `DynamicThreshold`, or None.
+
+    Raises:
+        TypeError: a setting of another type.
+        ValueError: a setting that is not one of those above, or out of range.
     """
 
     order: int = 4

@@ -25,7 +25,10 @@ X, MID, D_MID = register("x"), register("mid"), register("D_mid")
 
 @dataclass(frozen=True)
 class DPM2(Solver):
-    """DPM-2, of second order, in two calls a step, or one where the step ends at 0, with optional churn."""
+    """DPM-2, of second order, in two calls a step, or one where the step ends at 0, with optional churn.
+
+    churn: the settings of the churn. Source: Lu et al. 2022, arXiv 2206.00927.
+    """
 
     churn: Churn = NO_CHURN
     slope_first = True
@@ -41,6 +44,7 @@ class AncestralDPM2(Solver):
     """Ancestral sampling with steps of DPM-2, in two calls a step, or one where the move ends at 0.
 
     eta: 1 gives ancestral sampling, and 0 gives the ODE. s_noise: a factor on the fresh noise.
+    Source: Lu et al. 2022, arXiv 2206.00927 (the midpoint); the method is that of k-diffusion.
     """
 
     eta: float = 1.0

@@ -24,6 +24,7 @@ class DPMSolverFast(Solver):
     eta: 0 gives the ODE, and 1 ancestral noise. s_noise: a factor on the fresh noise.
     dtype: the dtype in which the coefficients are computed.
     times: the levels as -ln sigma, where these are known to more digits than the levels.
+    Source: Lu et al. 2022, arXiv 2206.00927, section 3.4; the ancestral noise is that of k-diffusion.
     """
 
     n: int

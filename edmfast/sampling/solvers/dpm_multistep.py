@@ -39,6 +39,10 @@ class DPMSolverMultistep(Solver):
         shifted_third: subtract 1 from the last coefficient of the third order, as diffusers does with
             sde-dpmsolver++. Use it only to reproduce its results.
         threshold: a function that is applied to the denoised states, such as `DynamicThreshold`, or None.
+
+    Raises:
+        TypeError: a setting of another type.
+        ValueError: a setting that is not one of those above, or out of range.
     """
 
     order: int | Literal["exact"] = 2

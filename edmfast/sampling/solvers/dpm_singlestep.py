@@ -57,6 +57,10 @@ class DPMSolverSinglestep(Solver):
         shifted_third: subtract 1 from the last coefficient of the third order, as diffusers does with
             sde-dpmsolver++ and form="heun". Use it only to reproduce its results.
         threshold: a function that is applied to the denoised states, such as `DynamicThreshold`, or None.
+
+    Raises:
+        TypeError: a setting of another type.
+        ValueError: a setting that is not one of those above, or out of range.
     """
 
     order: int = 3

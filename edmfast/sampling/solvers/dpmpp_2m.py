@@ -20,7 +20,10 @@ X, D, D1 = register("x"), register("D"), register("D1")
 
 @dataclass(frozen=True)
 class DPMSolverPP2M(Solver):
-    """DPM-Solver++(2M), of second order, in one call a step; the first step and a step to 0 are of first order."""
+    """DPM-Solver++(2M), of second order, in one call a step; the first step and a step to 0 are of first order.
+
+    Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2.
+    """
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         for i, sigma in enumerate(levels[:-1]):

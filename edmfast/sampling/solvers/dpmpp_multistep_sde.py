@@ -29,9 +29,9 @@ X, D, D1, D2 = (register(name) for name in ("x", "D", "D1", "D2"))
 class DPMSolverPP2MSDE(Solver):
     """DPM-Solver++(2M) of the SDE, in one call a step; the first step and a step to 0 are of first order.
 
-    eta: 1 gives the SDE, and 0 gives the ODE. s_noise: a factor on the fresh noise. midpoint: which of the two
-        rules
-    for the derivative is used.
+    eta: 1 gives the SDE, and 0 gives the ODE. s_noise: a factor on the fresh noise.
+    midpoint: True takes the rule "midpoint" for the derivative, and False takes "heun".
+    Source: Lu et al. 2022, arXiv 2211.01095, section 3.
     """
 
     eta: float = 1.0
@@ -57,6 +57,7 @@ class DPMSolverPP3MSDE(Solver):
 
     The first step and a step to 0 are of first order, and the second step is of second order.
     eta: 1 gives the SDE, and 0 gives the ODE. s_noise: a factor on the fresh noise.
+    Source: Lu et al. 2022, arXiv 2211.01095; the method is that of k-diffusion.
     """
 
     eta: float = 1.0

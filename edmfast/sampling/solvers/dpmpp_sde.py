@@ -28,6 +28,7 @@ class AncestralDPMSolverPP2S(Solver):
     """Ancestral sampling with steps of DPM-Solver++(2S), in two calls a step, or one where the move ends at 0.
 
     eta: 1 gives ancestral sampling, and 0 gives the ODE. s_noise: a factor on the fresh noise.
+    Source: Lu et al. 2022, arXiv 2211.01095, algorithm 1; Song et al. 2021, arXiv 2010.02502 (eta).
     """
 
     eta: float = 1.0
@@ -55,7 +56,8 @@ class DPMSolverPPSDE(Solver):
     """The singlestep solver of the SDE, in two calls a step, or one where the step ends at 0.
 
     eta: 1 gives the SDE, and 0 gives the ODE. s_noise: a factor on the fresh noise. r: the place of the middle in
-    the step of ln sigma.
+    the step of ln sigma, above 0 and at most 1.
+    Source: Lu et al. 2022, arXiv 2211.01095; the method is that of k-diffusion.
     """
 
     eta: float = 1.0

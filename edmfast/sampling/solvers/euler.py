@@ -29,7 +29,10 @@ def euler_step(sigma: float, sigma_next: float) -> Expression:
 
 @dataclass(frozen=True)
 class Euler(Solver):
-    """Euler's method, of first order, in one call a step, with an optional churn."""
+    """Euler's method, of first order, in one call a step, with an optional churn.
+
+    churn: the settings of the churn. Source: Karras et al. 2022, arXiv 2206.00364.
+    """
 
     churn: Churn = NO_CHURN
     slope_first = True
@@ -46,6 +49,7 @@ class AncestralEuler(Solver):
     """Ancestral sampling with Euler steps, in one call a step.
 
     eta: 1 gives ancestral sampling, and 0 gives Euler's method. s_noise: a factor on the fresh noise.
+    Sources: Ho et al. 2020, arXiv 2006.11239; Song et al. 2021, arXiv 2010.02502 (eta).
     """
 
     eta: float = 1.0

@@ -17,7 +17,10 @@ X, D, END, D_END = (register(name) for name in ("x", "D", "end", "D_end"))
 
 @dataclass(frozen=True)
 class Heun(Solver):
-    """Heun's method, of second order, in two calls a step, or one where the step ends at 0."""
+    """Heun's method, of second order, in two calls a step, or one where the step ends at 0.
+
+    churn: the settings of the churn. Source: Karras et al. 2022, arXiv 2206.00364, algorithms 1 and 2.
+    """
 
     churn: Churn = NO_CHURN
     slope_first = True

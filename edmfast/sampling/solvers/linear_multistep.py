@@ -22,7 +22,10 @@ from edmfast.sampling.engine import Call, Combine, Solver, Step, register
 
 @dataclass(frozen=True)
 class LinearMultistep(Solver):
-    """The linear multistep method of an order from 1 to 7, in one call a step."""
+    """The linear multistep method (Adams–Bashforth) over the actual grid, in one call a step.
+
+    order: from 1 to 7. The first steps have lower orders. Source: Adams and Bashforth 1883.
+    """
 
     order: int = 4
     slope_first = True

@@ -31,6 +31,9 @@ class GHVB(Solver):
     """The generalised heavy ball of a fractional order, in one call a step. Its first steps have lower orders.
 
     order: above 0 and at most 5, such as 1.8. The method has the accuracy of the next integer.
+
+    Source: Wizadwongsa et al. 2023, arXiv 2307.11118. Raises TypeError for an order that is no number, and
+    ValueError for one that is out of range.
     """
 
     order: float = 1.8
@@ -52,7 +55,10 @@ class GHVB(Solver):
 class HeavyBall(Solver):
     """An Adams–Bashforth method with Polyak's heavy ball (PLMS with HB), in one call a step.
 
-    order: above 0 and at most 5; its part after the point is the damping. The start is of lower order.
+    order: above 0 and at most 5; its part after the point is the damping. The first steps have lower orders.
+
+    Source: Wizadwongsa et al. 2023, arXiv 2307.11118. Raises TypeError for an order that is no number, and
+    ValueError for one that is out of range.
     """
 
     order: float = 1.8
@@ -68,7 +74,10 @@ class HeavyBall(Solver):
 class Nesterov(Solver):
     """An Adams–Bashforth method with Nesterov's momentum (PLMS with NT), in one call a step.
 
-    order: above 0 and at most 5; its part after the point is the damping. The start is of lower order.
+    order: above 0 and at most 5; its part after the point is the damping. The first steps have lower orders.
+
+    Source: Wizadwongsa et al. 2023, arXiv 2307.11118. Raises TypeError for an order that is no number, and
+    ValueError for one that is out of range.
     """
 
     order: float = 1.8
@@ -87,7 +96,7 @@ class IPNDM(Solver):
     It takes one call a step, and the first steps have lower orders. `LinearMultistep` has the coefficients of the
     actual grid. Sources: Liu et al. 2022, arXiv 2202.09778; Zhang & Chen 2022, arXiv 2204.13902.
 
-    order: from 1 to 4.
+    order: from 1 to 4. Raises TypeError for one that is no integer, and ValueError for another one.
     """
 
     order: int = 4

@@ -26,6 +26,9 @@ class DPMSolverPP2MHeavyBall(Solver):
 
     beta: the damping, above 0 and at most 1, which is DPM-Solver++(2M) itself. With less than 1 the order of
         accuracy is 1. A step to 0 ends at the denoised states.
+
+    Source: Wizadwongsa et al. 2023, arXiv 2307.11118.
+    Raises TypeError for a beta that is no number, and ValueError for one that is out of range.
     """
 
     beta: float = 0.8

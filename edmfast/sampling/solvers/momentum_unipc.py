@@ -33,6 +33,9 @@ class UniPCHeavyBall(UniPC):
         order: p, from 1 to 6, and the further arguments of `UniPC`, of which prediction must be "denoised".
         beta: the damping, above 0 and at most 1, which is UniPC itself. With less than 1 the order of accuracy
             is 1.
+
+    Source: Wizadwongsa et al. 2023, arXiv 2307.11118.
+    Raises TypeError for a setting of another type, and ValueError for one that is out of range.
     """
 
     beta: float = 0.8

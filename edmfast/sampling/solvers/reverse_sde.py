@@ -28,6 +28,9 @@ class ReverseSDE(Solver):
     eta: how much noise is added and removed: 0 for the ODE, where levels may increase, and 1 for the reverse of
         the diffusion; more is possible. A step to 0 ends at the denoised states.
     s_noise: a factor on the fresh noise.
+
+    Source: Song et al. 2021, arXiv 2011.13456.
+    Raises TypeError for a setting that is no number, and ValueError for one that is negative.
     """
 
     eta: float = 1.0

@@ -39,6 +39,9 @@ class SEEDS(Solver):
     prediction: "denoised", as in the paper's solvers for EDM, or "epsilon", as in those for the
         variance-preserving process.
     eta: 1 gives the SDE, and 0 gives the ODE, where levels may increase. s_noise: a factor on the fresh noise.
+
+    Source: Gonzalez et al. 2023, arXiv 2305.14267.
+    Raises TypeError for a setting of another type, and ValueError for one that is out of range.
     """
 
     order: int = 3

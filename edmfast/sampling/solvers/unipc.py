@@ -35,6 +35,10 @@ class UniPC(Solver):
         lower_order_final: lower the order so that the last step has order 1, the one before it 2, and so on.
         skip_corrector: the numbers of the steps, from 0, that are not corrected.
         threshold: a function that is applied to the denoised states, such as `DynamicThreshold`, or None.
+
+    Raises:
+        TypeError: a setting of another type.
+        ValueError: a setting that is not one of those above, or out of range.
     """
 
     order: int = 3
