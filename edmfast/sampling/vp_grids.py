@@ -46,7 +46,7 @@ def get_sigmas_vp_grid(
         The levels [n + 1], or [n] without the 0, in torch's default dtype, decreasing.
 
     Raises:
-        TypeError: an argument that is no number, or a schedule that is none.
+        TypeError: an argument that is no number, or a schedule that is no `VPSchedule`.
         ValueError: n < 1, an unknown spacing, times out of order, or levels that do not fit torch's default dtype.
     """
     n = as_int("n", n, least=1)
