@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +137,11 @@ def section(states: int = 120, weight: float = 6.0, calls: tuple[int, ...] = CAL
     )
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables, or write them into the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write the tables into the page")
-    text = section()
-    write = parser.parse_args().write
+    write = parser.parse_args(arguments).write
     text = section()
     if not write:
         print(text)
