@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from edmfast._internal.numbers import as_float, as_int
-from edmfast.diffusers.betas import alphas_cumprod_of
+from edmfast.diffusers.levels.betas import alphas_cumprod_of
 
 VP, EDM, FLOW = "vp", "edm", "flow"
 PREDICTIONS = {

@@ -18,19 +18,19 @@ except ImportError as error:
     ) from error
 
 from edmfast._internal.numbers import as_int
-from edmfast.diffusers.clipping import clip_of
-from edmfast.diffusers.ddim import DDIMStep, ddim_step
 from edmfast.diffusers.families import EDM, VE, VP
-from edmfast.diffusers.grids import Grid
-from edmfast.diffusers.heun import HeunRun
-from edmfast.diffusers.levels import Request
-from edmfast.diffusers.noising import noised, of_timesteps
-from edmfast.diffusers.outputs import StepOutput
-from edmfast.diffusers.places import place_of, value_of
-from edmfast.diffusers.plans import plan_for
-from edmfast.diffusers.randomness import Source
+from edmfast.diffusers.levels.grids import Grid
+from edmfast.diffusers.levels.tables import Request
 from edmfast.diffusers.settings import FAMILY_KEY, frame_of, read
-from edmfast.diffusers.steppers import Churn, PlanRun, as_common, churned, ddim
+from edmfast.diffusers.steps.clipping import clip_of
+from edmfast.diffusers.steps.ddim import DDIMStep, ddim_step
+from edmfast.diffusers.steps.heun import HeunRun
+from edmfast.diffusers.steps.noising import noised, of_timesteps
+from edmfast.diffusers.steps.outputs import StepOutput
+from edmfast.diffusers.steps.places import place_of, value_of
+from edmfast.diffusers.steps.plans import plan_for
+from edmfast.diffusers.steps.randomness import Source
+from edmfast.diffusers.steps.steppers import Churn, PlanRun, as_common, churned, ddim
 from edmfast.sampling.engine.machine import prepared
 
 _CHURNS = {"EulerDiscreteScheduler", "EDMEulerScheduler"}

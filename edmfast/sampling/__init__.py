@@ -7,40 +7,40 @@ from edmfast.sampling.adaptive import (
     sample_dpm_adaptive,
     sample_dpm_fast,
 )
-from edmfast.sampling.any_solver import sample
+from edmfast.sampling.adaptive.dpm_solver_adaptive import sample_dpm_solver_adaptive
 from edmfast.sampling.checks import NonFiniteWarning
-from edmfast.sampling.compiled_sampler import compiled
-from edmfast.sampling.dpm_2 import sample_dpm_2, sample_dpm_2_ancestral
-from edmfast.sampling.dpm_solver_adaptive import sample_dpm_solver_adaptive
-from edmfast.sampling.dpmpp_multistep_sde import sample_dpmpp_2m_sde, sample_dpmpp_3m_sde
-from edmfast.sampling.dpmpp_sde import sample_dpmpp_2s_ancestral, sample_dpmpp_sde
-from edmfast.sampling.edm import edm2_sampler, edm_sampler
 from edmfast.sampling.likelihood import log_likelihood
-from edmfast.sampling.lms import sample_lms
-from edmfast.sampling.multistep import sample_dpmpp_2m
 from edmfast.sampling.noise import (
     BatchedBrownianTree,
     BrownianTreeNoiseSampler,
     default_noise_sampler,
     noise_sampler,
 )
-from edmfast.sampling.ode import sample_euler, sample_heun
 from edmfast.sampling.pfgm import student_t_prior
-from edmfast.sampling.schedules import (
+from edmfast.sampling.samplers.any_solver import sample
+from edmfast.sampling.samplers.compiled_sampler import compiled
+from edmfast.sampling.samplers.dpm_2 import sample_dpm_2, sample_dpm_2_ancestral
+from edmfast.sampling.samplers.dpmpp_multistep_sde import sample_dpmpp_2m_sde, sample_dpmpp_3m_sde
+from edmfast.sampling.samplers.dpmpp_sde import sample_dpmpp_2s_ancestral, sample_dpmpp_sde
+from edmfast.sampling.samplers.edm import edm2_sampler, edm_sampler
+from edmfast.sampling.samplers.lms import sample_lms
+from edmfast.sampling.samplers.multistep import sample_dpmpp_2m
+from edmfast.sampling.samplers.ode import sample_euler, sample_heun
+from edmfast.sampling.samplers.sde import sample_euler_ancestral
+from edmfast.sampling.schedules.sigmas import (
     get_sigmas_exponential,
     get_sigmas_karras,
     get_sigmas_polyexponential,
     get_sigmas_vp,
 )
-from edmfast.sampling.sde import sample_euler_ancestral
+from edmfast.sampling.schedules.vp_grids import discrete_time_labels, get_sigmas_vp_grid
+from edmfast.sampling.schedules.vp_schedules import CosineVP, DiscreteVP, LinearVP, VPSchedule
 from edmfast.sampling.steps import get_ancestral_step, to_d
 from edmfast.sampling.v3 import (
     DPMSolverV3Statistics,
     fit_dpm_solver_v3,
     sample_dpm_solver_v3,
 )
-from edmfast.sampling.vp_grids import discrete_time_labels, get_sigmas_vp_grid
-from edmfast.sampling.vp_schedules import CosineVP, DiscreteVP, LinearVP, VPSchedule
 
 __all__ = [
     "BatchedBrownianTree",

@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from edmfast import sampling
 from edmfast.diffusers import as_denoiser, networks
-from edmfast.diffusers.betas import alphas_cumprod_of
+from edmfast.diffusers.levels.betas import alphas_cumprod_of
 from edmfast.distill import DistillConfig, distill
 from edmfast.models import EnergyModel, ResidualMLP
 from tests.diffusers.networks import diffusers, dit, images, text_unet, unet

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edmfast.diffusers.frames import Frame
-from edmfast.diffusers.translate import translated
+from edmfast.diffusers.steps.frames import Frame
+from edmfast.diffusers.steps.translate import translated
 from edmfast.sampling.engine import Combine, plan_of
 from edmfast.sampling.engine.machine import Machine
 from edmfast.sampling.solvers import (

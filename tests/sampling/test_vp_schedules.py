@@ -16,7 +16,7 @@ from edmfast.sampling import (
     get_sigmas_vp,
     get_sigmas_vp_grid,
 )
-from edmfast.sampling.vp_schedules import VPSchedule
+from edmfast.sampling.schedules.vp_schedules import VPSchedule
 
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 DISCRETE = DiscreteVP(tuple(torch.cumprod(1 - BETAS, 0).tolist()))

@@ -1,7 +1,7 @@
 """DPM-Solver as an object whose steps can be taken one by one, under k-diffusion's names.
 
 Times are t = -ln sigma, tensors without dimensions, whose dtype is the one that coefficients are computed in.
-The formulas of the steps are in `edmfast.sampling.solvers.dpm_solver_steps`. Source: Lu et al. 2022,
+The formulas of the steps are in `edmfast.sampling.solvers.shared.dpm_solver_steps`. Source: Lu et al. 2022,
 "DPM-Solver", arXiv 2206.00927; the adaptive method is its algorithm 3 with k-diffusion's controller.
 """
 
@@ -21,7 +21,7 @@ from edmfast.sampling.engine import Expression
 from edmfast.sampling.engine.run import run
 from edmfast.sampling.noise import NoiseSampler
 from edmfast.sampling.solvers.dpm_fast import DPMSolverFast, orders_of
-from edmfast.sampling.solvers.dpm_solver_steps import R1, SingleStep, ancestral_move
+from edmfast.sampling.solvers.shared.dpm_solver_steps import R1, SingleStep, ancestral_move
 
 Cache = dict[str, Tensor]
 _NEAR_END = 1e-5

@@ -15,12 +15,12 @@ from edmfast.sampling.solvers.linear_multistep import LinearMultistep
 from edmfast.sampling.solvers.momentum import GHVB, IPNDM, HeavyBall, Nesterov
 from edmfast.sampling.solvers.momentum_2m import DPMSolverPP2MHeavyBall
 from edmfast.sampling.solvers.momentum_unipc import UniPCHeavyBall
-from edmfast.sampling.solvers.orders import singlestep_orders
 from edmfast.sampling.solvers.reverse_sde import ReverseSDE
 from edmfast.sampling.solvers.rho_runge_kutta import RhoRungeKutta
 from edmfast.sampling.solvers.seeds import SEEDS
+from edmfast.sampling.solvers.shared.orders import singlestep_orders
+from edmfast.sampling.solvers.shared.taylor import Derivative
 from edmfast.sampling.solvers.stability import stability_end
-from edmfast.sampling.solvers.taylor import Derivative
 from edmfast.sampling.solvers.taylor_schedule import TaylorSchedule, TaylorStep
 from edmfast.sampling.solvers.thresholding import DynamicThreshold
 from edmfast.sampling.solvers.unipc import UniPC

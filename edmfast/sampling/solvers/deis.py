@@ -21,11 +21,11 @@ import torch
 
 from edmfast._internal.numbers import as_bool, as_int
 from edmfast.sampling.engine import Call, Combine, Solver, Step
-from edmfast.sampling.solvers.fields import check_choice, hold
-from edmfast.sampling.solvers.history import evaluation, renamed
-from edmfast.sampling.solvers.orders import multistep_order
+from edmfast.sampling.schedules.vp_schedules import LinearVP, VPSchedule
+from edmfast.sampling.solvers.shared.fields import check_choice, hold
+from edmfast.sampling.solvers.shared.history import evaluation, renamed
+from edmfast.sampling.solvers.shared.orders import multistep_order
 from edmfast.sampling.solvers.thresholding import Threshold
-from edmfast.sampling.vp_schedules import LinearVP, VPSchedule
 
 Variable = Literal["time", "rho", "log_rho"]
 

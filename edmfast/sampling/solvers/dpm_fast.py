@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from edmfast.sampling.engine import Call, Combine, Expression, Solver, Step, register
-from edmfast.sampling.solvers.dpm_solver_steps import R1, R2, SingleStep, ancestral_move
+from edmfast.sampling.solvers.shared.dpm_solver_steps import R1, R2, SingleStep, ancestral_move
 
 
 @dataclass(frozen=True)

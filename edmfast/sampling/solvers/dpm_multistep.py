@@ -13,9 +13,9 @@ from typing import Literal
 
 from edmfast._internal.numbers import as_bool, as_float, as_int
 from edmfast.sampling.engine import Solver, Step
-from edmfast.sampling.solvers.fields import check_choice, hold
-from edmfast.sampling.solvers.orders import multistep_order
-from edmfast.sampling.solvers.taylor import PREDICTIONS, Derivative, Prediction
+from edmfast.sampling.solvers.shared.fields import check_choice, hold
+from edmfast.sampling.solvers.shared.orders import multistep_order
+from edmfast.sampling.solvers.shared.taylor import PREDICTIONS, Derivative, Prediction
 from edmfast.sampling.solvers.taylor_schedule import TaylorStep, taylor_steps
 from edmfast.sampling.solvers.thresholding import Threshold
 

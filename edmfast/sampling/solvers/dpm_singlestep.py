@@ -16,9 +16,9 @@ from typing import Literal
 
 from edmfast._internal.numbers import as_bool, as_float, as_int
 from edmfast.sampling.engine import Call, Combine, Expression, Solver, Step, register
-from edmfast.sampling.solvers.fields import check_choice, hold
-from edmfast.sampling.solvers.orders import singlestep_orders
-from edmfast.sampling.solvers.taylor import (
+from edmfast.sampling.solvers.shared.fields import check_choice, hold
+from edmfast.sampling.solvers.shared.orders import singlestep_orders
+from edmfast.sampling.solvers.shared.taylor import (
     PREDICTIONS,
     Derivative,
     Point,

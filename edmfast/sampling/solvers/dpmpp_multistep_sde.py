@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edmfast.sampling.engine import Call, Combine, Expression, Solver, Step, register
-from edmfast.sampling.solvers.phi import phi
+from edmfast.sampling.solvers.shared.phi import phi
 
 X, D, D1, D2 = (register(name) for name in ("x", "D", "D1", "D2"))
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from edmfast._internal.numbers import as_int
 from edmfast.sampling.engine import Call, Combine, Expression, Solver, Step, register
-from edmfast.sampling.solvers.adams_bashforth import as_order, coefficients, fractional
+from edmfast.sampling.solvers.shared.adams_bashforth import as_order, coefficients, fractional
 
 X, D, E, V = (register(name) for name in ("x", "D", "e", "v"))
 

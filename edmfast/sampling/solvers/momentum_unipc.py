@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 from edmfast._internal.numbers import as_float
 from edmfast.sampling.engine import Call, Combine, Expression, Step, register
-from edmfast.sampling.solvers.fields import hold
-from edmfast.sampling.solvers.taylor import Point, taylor_step
+from edmfast.sampling.solvers.shared.fields import hold
+from edmfast.sampling.solvers.shared.taylor import Point, taylor_step
 from edmfast.sampling.solvers.unipc import UniPC
 
 X = register("x")

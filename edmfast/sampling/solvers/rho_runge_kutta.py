@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from edmfast.sampling.engine import Call, Combine, Solver, Step, register
-from edmfast.sampling.solvers.fields import check_choice
+from edmfast.sampling.solvers.shared.fields import check_choice
 from edmfast.sampling.solvers.thresholding import Threshold
 
 Method = Literal[

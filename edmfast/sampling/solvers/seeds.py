@@ -22,7 +22,7 @@ from itertools import pairwise
 
 from edmfast._internal.numbers import as_float, as_int
 from edmfast.sampling.engine import Call, Combine, Expression, Solver, Step, register
-from edmfast.sampling.solvers.phi import phi
+from edmfast.sampling.solvers.shared.phi import phi
 
 X = register("x")
 _PREDICTIONS = ("denoised", "epsilon")

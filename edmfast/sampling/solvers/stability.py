@@ -16,8 +16,8 @@ import math
 from collections.abc import Callable
 
 from edmfast.sampling.engine import Solver
-from edmfast.sampling.solvers.adams_bashforth import coefficients, fractional
 from edmfast.sampling.solvers.momentum import GHVB, IPNDM, HeavyBall, Nesterov
+from edmfast.sampling.solvers.shared.adams_bashforth import coefficients, fractional
 
 _ANGLES = 4096
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from edmfast._internal.numbers import as_bool
 from edmfast.sampling.engine import Call, Combine, Solver, Step, register
-from edmfast.sampling.solvers.fields import check_choice, hold
-from edmfast.sampling.solvers.history import evaluation, renamed
-from edmfast.sampling.solvers.passes import passes
-from edmfast.sampling.solvers.taylor import (
+from edmfast.sampling.solvers.shared.fields import check_choice, hold
+from edmfast.sampling.solvers.shared.history import evaluation, renamed
+from edmfast.sampling.solvers.shared.passes import passes
+from edmfast.sampling.solvers.shared.taylor import (
     PREDICTIONS,
     Derivative,
     Prediction,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.numbers import as_float
-from edmfast.sampling.solvers.fields import hold
+from edmfast.sampling.solvers.shared.fields import hold
 
 Threshold = Callable[[Tensor], Tensor]
 

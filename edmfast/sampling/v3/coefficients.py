@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edmfast.sampling.solvers.taylor import difference_weights
+from edmfast.sampling.solvers.shared.taylor import difference_weights
 from edmfast.sampling.v3.statistics import DPMSolverV3Statistics
 
 LONGEST = 0.5

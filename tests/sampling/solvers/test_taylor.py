@@ -18,8 +18,8 @@ from edmfast.sampling.solvers import (
     TaylorStep,
     UniPC,
 )
-from edmfast.sampling.solvers.phi import phi
-from edmfast.sampling.solvers.taylor import difference_weights
+from edmfast.sampling.solvers.shared.phi import phi
+from edmfast.sampling.solvers.shared.taylor import difference_weights
 from tests.sampling.solvers.problem import karras, mixture, slope, solved, start
 
 

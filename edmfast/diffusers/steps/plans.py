@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from edmfast.diffusers.angles import angle_plan
 from edmfast.diffusers.families import Family
-from edmfast.diffusers.frames import Frame
-from edmfast.diffusers.late_start import LateLinearMultistep
-from edmfast.diffusers.translate import translated
+from edmfast.diffusers.steps.angles import angle_plan
+from edmfast.diffusers.steps.frames import Frame
+from edmfast.diffusers.steps.late_start import LateLinearMultistep
+from edmfast.diffusers.steps.translate import translated
 from edmfast.sampling.engine import Call, Combine, Plan, Solver, Step, plan_of, register
 from edmfast.sampling.solvers import (
     DPM2,
@@ -27,7 +27,7 @@ from edmfast.sampling.solvers import (
     TaylorStep,
     UniPC,
 )
-from edmfast.sampling.solvers.orders import multistep_order
+from edmfast.sampling.solvers.shared.orders import multistep_order
 
 Settings = Mapping[str, Any]
 # Below this number of steps, `lower_order_final` counts.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edmfast.diffusers.curves import (
+from edmfast.diffusers.levels.curves import (
     Array,
     curve_of,
     dynamically_shifted,

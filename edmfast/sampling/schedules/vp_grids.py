@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.numbers import as_bool, as_float, as_int
-from edmfast.sampling.schedules import finished
-from edmfast.sampling.vp_schedules import LinearVP, VPSchedule
+from edmfast.sampling.schedules.sigmas import finished
+from edmfast.sampling.schedules.vp_schedules import LinearVP, VPSchedule
 
 
 def get_sigmas_vp_grid(

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edmfast.diffusers import flow_levels, levels
-from edmfast.diffusers.betas import tables_of
-from edmfast.diffusers.curves import CURVES, Array, training_sigmas
 from edmfast.diffusers.families import EDM, Family
-from edmfast.diffusers.levels import Levels, Request
+from edmfast.diffusers.levels import flow, tables
+from edmfast.diffusers.levels.betas import tables_of
+from edmfast.diffusers.levels.curves import CURVES, Array, training_sigmas
+from edmfast.diffusers.levels.tables import Levels, Request
 
 # The families whose levels can be asked for by timesteps and by sigmas.
 BY_TIMESTEPS = {
@@ -67,12 +67,12 @@ class Grid:
         name, train = self.family.name, self.settings["num_train_timesteps"]
         falling = torch.arange(train - 1, -1, -1)
         if name == "FlowMatchEulerDiscreteScheduler":
-            sigmas = flow_levels.untrained(self.settings)
+            sigmas = flow.untrained(self.settings)
             return sigmas * train, sigmas
         if self.family.frame == EDM:
             kind = "euler" if name == "EDMEulerScheduler" else "dpm"
             ramp = torch.arange(train + 1, dtype=torch.float64) / train
-            found = levels.edm(
+            found = tables.edm(
                 self.settings,
                 Request(sigmas=ramp) if kind == "euler" else Request(count=train),
                 kind,
@@ -116,32 +116,32 @@ class Grid:
         name, settings = self.family.name, self.settings
         if name == "FlowMatchEulerDiscreteScheduler":
             given = request.count, request.sigmas, request.timesteps, request.mu
-            return levels.single(*flow_levels.flow_match(settings, *given, self.shift))
+            return tables.single(*flow.flow_match(settings, *given, self.shift))
         if name == "IPNDMScheduler":
             assert request.count is not None
-            timesteps, sigmas, self.alphas = levels.angles(settings["trained_betas"], request.count)
-            return levels.single(timesteps, sigmas)
+            timesteps, sigmas, self.alphas = tables.angles(settings["trained_betas"], request.count)
+            return tables.single(timesteps, sigmas)
         if name == "DDIMScheduler":
             assert request.count is not None
-            timesteps = levels.whole_timesteps(settings, request.count)
+            timesteps = tables.whole_timesteps(settings, request.count)
             return Levels(timesteps, torch.empty(0), (), ())
         if self.family.frame == EDM:
             kind = "euler" if name == "EDMEulerScheduler" else "dpm"
-            return levels.edm(settings, request, kind)
+            return tables.edm(settings, request, kind)
         training = self.training()
         if name == "EulerDiscreteScheduler":
-            return levels.euler(settings, training, request)
+            return tables.euler(settings, training, request)
         if name in ("EulerAncestralDiscreteScheduler", "LMSDiscreteScheduler"):
-            return levels.ancestral(settings, training, request)
+            return tables.ancestral(settings, training, request)
         if name == "HeunDiscreteScheduler":
-            return levels.heun(settings, training, request)
+            return tables.heun(settings, training, request)
         if name in ("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"):
-            return levels.kdpm2(settings, training, request, "Ancestral" in name)
+            return tables.kdpm2(settings, training, request, "Ancestral" in name)
         if name == "UniPCMultistepScheduler":
-            return levels.unipc(settings, training, request)
+            return tables.unipc(settings, training, request)
         assert self.alphas_cumprod is not None
         signal, noise = self.alphas_cumprod.sqrt(), (1 - self.alphas_cumprod).sqrt()
-        return levels.multistep(settings, training, request, signal.log() - noise.log())
+        return tables.multistep(settings, training, request, signal.log() - noise.log())
 
     def _check(self, request: Request) -> None:
         name, settings = self.family.name, self.settings

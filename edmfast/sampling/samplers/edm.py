@@ -35,7 +35,7 @@ from edmfast.sampling.engine.calls import Evaluate
 from edmfast.sampling.engine.run import run_plan
 from edmfast.sampling.noise import noise_of_run
 from edmfast.sampling.noise.foreign import like_states
-from edmfast.sampling.schedules import karras_levels
+from edmfast.sampling.schedules.sigmas import karras_levels
 from edmfast.sampling.solvers.heun import heun_work
 from edmfast.sampling.steps import as_churn, churn_factors
 

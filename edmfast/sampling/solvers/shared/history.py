@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edmfast.sampling.engine import Expression, register
-from edmfast.sampling.solvers.taylor import Point
+from edmfast.sampling.solvers.shared.taylor import Point
 
 
 def evaluation(levels: Sequence[float], i: int, back: int, *, first_is_zero: bool = False) -> Point:

@@ -25,8 +25,8 @@ import numpy as np
 
 from edmfast._internal.numbers import as_float, as_int
 from edmfast.sampling.engine import Expression
-from edmfast.sampling.solvers.fields import check_choice, hold
-from edmfast.sampling.solvers.phi import phi
+from edmfast.sampling.solvers.shared.fields import check_choice, hold
+from edmfast.sampling.solvers.shared.phi import phi
 
 Prediction = Literal["epsilon", "denoised"]
 PREDICTIONS = ("epsilon", "denoised")

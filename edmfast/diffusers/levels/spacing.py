@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edmfast.diffusers.curves import Array
+from edmfast.diffusers.levels.curves import Array
 
 SPACINGS = ("linspace", "leading", "trailing")
 

@@ -25,10 +25,10 @@ from edmfast._internal.numbers import as_bool, as_float, as_int
 from edmfast._internal.progress import progress_bar
 from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.protocols import Denoiser
+from edmfast.sampling.adaptive.step_size import StepSizes, error_of
 from edmfast.sampling.callbacks import Callback
 from edmfast.sampling.checks import check_state, checked_end
-from edmfast.sampling.solvers.fields import check_choice
-from edmfast.sampling.step_size import StepSizes, error_of
+from edmfast.sampling.solvers.shared.fields import check_choice
 
 _SMALLEST = 1e-6
 """A run fails where a step in lambda would have to be shorter, because it would take millions of them."""

@@ -1,0 +1,1 @@
+"""Formulas and checks that several solvers share."""
