@@ -1,7 +1,7 @@
 """`as_denoiser`: a network of diffusers as a denoiser D(x; sigma), which every sampler and `distill` take.
 
 The network is called as network(alpha x, t, **conditions), and its output becomes the denoised states; see
-`edmfast.diffusers.networks` for the formulas.
+`edmfast.diffusers.training_law` for the formulas.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edmfast._internal.nested import with_tensors
 from edmfast._internal.numbers import as_bool
 from edmfast._internal.rows import check_conditions
-from edmfast.diffusers.networks import Training, training_of
+from edmfast.diffusers.training_law import Training, training_of
 from edmfast.models.calling.origin import name_of
 from edmfast.models.calling.second_order import watched_attention
 from edmfast.models.preconditioning import expand_sigma, refuse_zero

@@ -25,12 +25,12 @@ from edmfast.diffusers.settings import FAMILY_KEY, frame_of, read
 from edmfast.diffusers.steps.clipping import clip_of
 from edmfast.diffusers.steps.ddim import DDIMStep, ddim_step
 from edmfast.diffusers.steps.heun import HeunRun
+from edmfast.diffusers.steps.noise import Source
 from edmfast.diffusers.steps.noising import noised, of_timesteps
 from edmfast.diffusers.steps.outputs import StepOutput
-from edmfast.diffusers.steps.places import place_of, value_of
+from edmfast.diffusers.steps.plan_run import Churn, PlanRun, as_common, churned, ddim
 from edmfast.diffusers.steps.plans import plan_for
-from edmfast.diffusers.steps.randomness import Source
-from edmfast.diffusers.steps.steppers import Churn, PlanRun, as_common, churned, ddim
+from edmfast.diffusers.steps.timestep_index import place_of, value_of
 from edmfast.sampling.engine.machine import prepared
 
 _CHURNS = {"EulerDiscreteScheduler", "EDMEulerScheduler"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edmfast.diffusers.coordinates import Frame
 from edmfast.diffusers.families import FAMILIES, FLOW, VP, Family
 from edmfast.diffusers.levels.curves import CURVES
-from edmfast.diffusers.steps.frames import Frame
 
 FAMILY_KEY = "_diffusers_class"
 """The setting of a saved `EdmfastScheduler` that names the class of diffusers whose results it gives."""

@@ -7,7 +7,7 @@ from edmfast.sampling.adaptive import (
     sample_dpm_adaptive,
     sample_dpm_fast,
 )
-from edmfast.sampling.adaptive.dpm_solver_adaptive import sample_dpm_solver_adaptive
+from edmfast.sampling.adaptive.per_sample import sample_dpm_solver_adaptive
 from edmfast.sampling.checks import NonFiniteWarning
 from edmfast.sampling.likelihood import log_likelihood
 from edmfast.sampling.noise import (
@@ -18,15 +18,15 @@ from edmfast.sampling.noise import (
 )
 from edmfast.sampling.pfgm import student_t_prior
 from edmfast.sampling.samplers.any_solver import sample
-from edmfast.sampling.samplers.compiled_sampler import compiled
+from edmfast.sampling.samplers.compiled import compiled
 from edmfast.sampling.samplers.dpm_2 import sample_dpm_2, sample_dpm_2_ancestral
+from edmfast.sampling.samplers.dpmpp_2m import sample_dpmpp_2m
 from edmfast.sampling.samplers.dpmpp_multistep_sde import sample_dpmpp_2m_sde, sample_dpmpp_3m_sde
 from edmfast.sampling.samplers.dpmpp_sde import sample_dpmpp_2s_ancestral, sample_dpmpp_sde
 from edmfast.sampling.samplers.edm import edm2_sampler, edm_sampler
+from edmfast.sampling.samplers.euler_ancestral import sample_euler_ancestral
+from edmfast.sampling.samplers.euler_heun import sample_euler, sample_heun
 from edmfast.sampling.samplers.lms import sample_lms
-from edmfast.sampling.samplers.multistep import sample_dpmpp_2m
-from edmfast.sampling.samplers.ode import sample_euler, sample_heun
-from edmfast.sampling.samplers.sde import sample_euler_ancestral
 from edmfast.sampling.schedules.sigmas import (
     get_sigmas_exponential,
     get_sigmas_karras,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edmfast.diffusers.steps.places import place_of, value_of
+from edmfast.diffusers.steps.timestep_index import place_of, value_of
 
 VALUES = [999.0, 500.0, 500.0, 10.0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edmfast.diffusers.steps.frames import Frame
+from edmfast.diffusers.coordinates import Frame
 from edmfast.diffusers.steps.translate import translated
 from edmfast.sampling.engine import Combine, plan_of
 from edmfast.sampling.engine.machine import Machine

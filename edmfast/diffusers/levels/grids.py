@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edmfast.diffusers.families import EDM, Family
-from edmfast.diffusers.levels import flow, tables
+from edmfast.diffusers.levels import flow_levels, tables
 from edmfast.diffusers.levels.betas import tables_of
 from edmfast.diffusers.levels.curves import CURVES, Array, training_sigmas
 from edmfast.diffusers.levels.tables import Levels, Request
@@ -67,7 +67,7 @@ class Grid:
         name, train = self.family.name, self.settings["num_train_timesteps"]
         falling = torch.arange(train - 1, -1, -1)
         if name == "FlowMatchEulerDiscreteScheduler":
-            sigmas = flow.untrained(self.settings)
+            sigmas = flow_levels.untrained(self.settings)
             return sigmas * train, sigmas
         if self.family.frame == EDM:
             kind = "euler" if name == "EDMEulerScheduler" else "dpm"
@@ -116,7 +116,7 @@ class Grid:
         name, settings = self.family.name, self.settings
         if name == "FlowMatchEulerDiscreteScheduler":
             given = request.count, request.sigmas, request.timesteps, request.mu
-            return tables.single(*flow.flow_match(settings, *given, self.shift))
+            return tables.single(*flow_levels.flow_match(settings, *given, self.shift))
         if name == "IPNDMScheduler":
             assert request.count is not None
             timesteps, sigmas, self.alphas = tables.angles(settings["trained_betas"], request.count)

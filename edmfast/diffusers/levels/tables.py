@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edmfast.diffusers.levels import flow, spacing
+from edmfast.diffusers.levels import flow_levels, spacing
 from edmfast.diffusers.levels.curves import (
     Array,
     curve_of,
@@ -219,7 +219,7 @@ def multistep(settings: Settings, training: Array, request: Request, lambda_t: T
         curve = "use_lu_lambdas"
     elif settings["use_flow_sigmas"]:
         shift = settings["flow_shift"] if request.mu is None else np.exp(request.mu)
-        sigmas, timesteps = flow.falling(count, train, shift)
+        sigmas, timesteps = flow_levels.falling(count, train, shift)
     else:
         sigmas = np.interp(timesteps, np.arange(0, len(training)), training)
     if curve is not None:
@@ -254,7 +254,7 @@ def unipc(settings: Settings, training: Array, request: Request) -> Levels:
             timesteps = timesteps_of_sigmas(sigmas, np.log(given))
             timesteps = timesteps.round() if curve == "use_karras_sigmas" else timesteps
     elif flow:
-        sigmas = flow.unipc(settings, count, request.sigmas, request.mu)
+        sigmas = flow_levels.unipc(settings, count, request.sigmas, request.mu)
         timesteps = sigmas * train
     else:
         sigmas = np.interp(timesteps, np.arange(0, len(training)), training)

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edmfast.diffusers.steps.frames import Frame
+from edmfast.diffusers.coordinates import Frame
 from edmfast.diffusers.steps.outputs import StepOutput, version
-from edmfast.diffusers.steps.steppers import has_ended, on_device
+from edmfast.diffusers.steps.plan_run import has_ended, on_device
 from edmfast.ops import linear_combination
 
 

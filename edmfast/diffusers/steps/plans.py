@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from edmfast.diffusers.coordinates import Frame
 from edmfast.diffusers.families import Family
-from edmfast.diffusers.steps.angles import angle_plan
-from edmfast.diffusers.steps.frames import Frame
-from edmfast.diffusers.steps.late_start import LateLinearMultistep
+from edmfast.diffusers.steps.ipndm import angle_plan
+from edmfast.diffusers.steps.late_multistep import LateLinearMultistep
 from edmfast.diffusers.steps.translate import translated
 from edmfast.sampling.engine import Call, Combine, Plan, Solver, Step, plan_of, register
 from edmfast.sampling.solvers import (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edmfast.diffusers.steps.frames import Frame
+from edmfast.diffusers.coordinates import Frame
 from edmfast.sampling.engine import Call, Combine, Expression, Plan, Step, register
 
 

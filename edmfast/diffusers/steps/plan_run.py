@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from edmfast.diffusers.coordinates import Frame
 from edmfast.diffusers.steps.clipping import Clip
 from edmfast.diffusers.steps.ddim import DDIMStep
-from edmfast.diffusers.steps.frames import Frame
+from edmfast.diffusers.steps.noise import Draw, Source
 from edmfast.diffusers.steps.outputs import StepOutput
-from edmfast.diffusers.steps.randomness import Draw, Source
 from edmfast.ops import linear_combination
 from edmfast.sampling.engine import Call, Plan
 from edmfast.sampling.engine.machine import End, prepared, requests_of
