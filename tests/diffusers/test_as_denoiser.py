@@ -11,7 +11,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from edmfast import sampling
-from edmfast.diffusers import as_denoiser
+from edmfast.diffusers import as_denoiser, training_law
 from edmfast.diffusers.levels.betas import alphas_cumprod_of
 from edmfast.distill import DistillConfig, distill
 from edmfast.models import EnergyModel, ResidualMLP
