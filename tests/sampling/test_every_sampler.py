@@ -206,7 +206,9 @@ def test_a_midpoint_elsewhere_and_another_rule_change_the_result():
     assert not torch.equal(run("sample_dpmpp_sde", r=0.3, seed=3), run("sample_dpmpp_sde"))
     heun = run("sample_dpmpp_2m_sde", solver_type="heun", seed=3)
     assert not torch.equal(heun, run("sample_dpmpp_2m_sde"))
-    with pytest.raises(ValueError, match="solver_type must be 'midpoint' or 'heun', got 'euler'"):
+    with pytest.raises(
+        ValueError, match="solver_type must be one of 'midpoint', 'heun', got 'euler'"
+    ):
         run("sample_dpmpp_2m_sde", solver_type="euler")
 
 

@@ -95,7 +95,7 @@ def solver_for(family: Family, settings: Settings, total: int, begin: int) -> So
     stochastic = algorithm.startswith("sde")
     shared: dict[str, Any] = {
         "prediction": "denoised" if algorithm.endswith("++") else "epsilon",
-        "form": settings["solver_type"],
+        "solver_type": settings["solver_type"],
         "eta": float(stochastic),
         "shifted_third": stochastic,
     }

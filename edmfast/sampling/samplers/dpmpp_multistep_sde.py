@@ -18,6 +18,7 @@ from edmfast.sampling.callbacks import Callback
 from edmfast.sampling.engine.run import run
 from edmfast.sampling.noise import NoiseSampler
 from edmfast.sampling.solvers.dpmpp_multistep_sde import DPMSolverPP2MSDE, DPMSolverPP3MSDE
+from edmfast.sampling.solvers.shared.fields import SolverType, check_solver_type
 
 
 @without_gradients
@@ -31,7 +32,7 @@ def sample_dpmpp_2m_sde(
     eta: float = 1.0,
     s_noise: float = 1.0,
     noise_sampler: NoiseSampler | None = None,
-    solver_type: str = "midpoint",
+    solver_type: SolverType = "midpoint",
     *,
     seed: int | Sequence[int] | Tensor | None = None,
     compile: bool = False,
@@ -66,11 +67,10 @@ def sample_dpmpp_2m_sde(
     Warns:
         NonFiniteWarning: some samples are NaN or infinite at the end.
     """
-    if solver_type not in ("midpoint", "heun"):
-        raise ValueError(f"solver_type must be 'midpoint' or 'heun', got {solver_type!r}")
+    check_solver_type(solver_type)
     eta, s_noise = as_float("eta", eta, least=0), as_float("s_noise", s_noise, least=0)
     return run(
-        DPMSolverPP2MSDE(eta, s_noise, solver_type == "midpoint"),
+        DPMSolverPP2MSDE(eta, s_noise, solver_type),
         model,
         x,
         sigmas,

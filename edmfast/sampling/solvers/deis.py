@@ -22,7 +22,7 @@ import torch
 from edmfast._internal.numbers import as_bool, as_int
 from edmfast.sampling.engine import Call, Combine, Solver, Step
 from edmfast.sampling.schedules.vp_schedules import LinearVP, VPSchedule
-from edmfast.sampling.solvers.shared.fields import check_choice, hold
+from edmfast.sampling.solvers.shared.fields import check_choice, check_threshold, hold
 from edmfast.sampling.solvers.shared.history import evaluation, renamed
 from edmfast.sampling.solvers.shared.orders import multistep_order
 from edmfast.sampling.solvers.thresholding import Threshold
@@ -60,6 +60,7 @@ class DEIS(Solver):
     threshold: Threshold | None = None
 
     def __post_init__(self) -> None:
+        check_threshold(self.threshold)
         check_choice("variable", self.variable, ("time", "rho", "log_rho"))
         hold(self, order=as_int("order", self.order, least=1, most=4))
         hold(self, lower_order_final=as_bool("lower_order_final", self.lower_order_final))

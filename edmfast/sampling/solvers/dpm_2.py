@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from edmfast.sampling.engine import Call, Combine, Solver, Step, register
-from edmfast.sampling.solvers.churn import NO_CHURN, Churn
+from edmfast.sampling.solvers.churn import NO_CHURN, Churn, check_churn
 from edmfast.sampling.solvers.euler import euler_step
+from edmfast.sampling.solvers.shared.fields import hold_noise
 from edmfast.sampling.steps import get_ancestral_step
 
 X, MID, D_MID = register("x"), register("mid"), register("D_mid")
@@ -28,10 +29,14 @@ class DPM2(Solver):
     """DPM-2, of second order, in two calls a step, or one where the step ends at 0, with optional churn.
 
     churn: the settings of the churn. Source: Lu et al. 2022, arXiv 2206.00927.
+    Raises TypeError for a churn of another type.
     """
 
     churn: Churn = NO_CHURN
     slope_first = True
+
+    def __post_init__(self) -> None:
+        check_churn(self.churn)
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         for i, sigma in enumerate(levels[:-1]):
@@ -45,10 +50,14 @@ class AncestralDPM2(Solver):
 
     eta: 1 gives ancestral sampling, and 0 gives the ODE. s_noise: a factor on the fresh noise.
     Source: Lu et al. 2022, arXiv 2206.00927 (the midpoint); the method is that of k-diffusion.
+    Raises TypeError for a setting of another type, and ValueError for one that is out of range.
     """
 
     eta: float = 1.0
     s_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        hold_noise(self, finite=False)
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         for sigma, sigma_next in pairwise(levels):

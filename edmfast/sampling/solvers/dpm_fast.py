@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
+from edmfast._internal.numbers import as_float, as_int
 from edmfast.sampling.engine import Call, Combine, Expression, Solver, Step, register
 from edmfast.sampling.solvers.shared.dpm_solver_steps import R1, R2, SingleStep, ancestral_move
+from edmfast.sampling.solvers.shared.fields import as_items, hold, hold_noise
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class DPMSolverFast(Solver):
     dtype: the dtype in which the coefficients are computed.
     times: the levels as -ln sigma, where these are known to more digits than the levels.
     Source: Lu et al. 2022, arXiv 2206.00927, section 3.4; the ancestral noise is that of k-diffusion.
+    Raises TypeError for a setting of another type, and ValueError for one that is out of range.
     """
 
     n: int
@@ -33,6 +36,19 @@ class DPMSolverFast(Solver):
     dtype: torch.dtype = torch.float64
     times: tuple[float, ...] = ()
     slope_first = True
+
+    def __post_init__(self) -> None:
+        hold(self, n=as_int("n", self.n, least=1))
+        hold_noise(self)
+        if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
+            raise TypeError(f"dtype must be a floating-point torch.dtype, got {self.dtype!r}")
+        times = tuple(as_float("times", time) for time in as_items("times", self.times))
+        needed = len(orders_of(self.n)) + 1
+        if times and len(times) != needed:
+            raise ValueError(
+                f"times must be empty or [{needed}] for n = {self.n}, got [{len(times)}]"
+            )
+        hold(self, times=times)
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         orders = orders_of(self.n)

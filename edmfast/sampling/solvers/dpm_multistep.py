@@ -11,9 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from edmfast._internal.numbers import as_bool, as_float, as_int
+from edmfast._internal.numbers import as_bool, as_int
 from edmfast.sampling.engine import Solver, Step
-from edmfast.sampling.solvers.shared.fields import check_choice, hold
+from edmfast.sampling.solvers.shared.fields import (
+    SolverType,
+    check_choice,
+    check_solver_type,
+    check_threshold,
+    hold,
+    hold_noise,
+)
 from edmfast.sampling.solvers.shared.orders import multistep_order
 from edmfast.sampling.solvers.shared.taylor import PREDICTIONS, Derivative, Prediction
 from edmfast.sampling.solvers.taylor_schedule import TaylorStep, taylor_steps
@@ -31,7 +38,7 @@ class DPMSolverMultistep(Solver):
         order: 1, 2, 3 or "exact". Order 3 is the published third order, which omits a factor 2 on the second
             derivative and converges with order 2; "exact" has that factor.
         prediction: "denoised" for DPM-Solver++, or "epsilon" for DPM-Solver.
-        form: "midpoint" or "heun": the form of the second order.
+        solver_type: "midpoint" or "heun": the form of the second order.
         eta: 0 for the ODE, 1 for the reverse SDE (diffusers' sde-dpmsolver and sde-dpmsolver++).
         s_noise: a factor on the fresh noise.
         lower_order_final: among fewer than 15 steps, the last two have orders of at most 2 and 1.
@@ -47,7 +54,7 @@ class DPMSolverMultistep(Solver):
 
     order: int | Literal["exact"] = 2
     prediction: Prediction = "denoised"
-    form: Literal["midpoint", "heun"] = "midpoint"
+    solver_type: SolverType = "midpoint"
     eta: float = 0.0
     s_noise: float = 1.0
     lower_order_final: bool = True
@@ -58,13 +65,13 @@ class DPMSolverMultistep(Solver):
 
     def __post_init__(self) -> None:
         check_choice("prediction", self.prediction, PREDICTIONS)
-        check_choice("form", self.form, ("midpoint", "heun"))
+        check_solver_type(self.solver_type)
+        check_threshold(self.threshold)
         if isinstance(self.order, str):
             check_choice("order", self.order, ("exact",))
         else:
             hold(self, order=as_int("order", self.order, least=1, most=3))
-        hold(self, eta=as_float("eta", self.eta, least=0))
-        hold(self, s_noise=as_float("s_noise", self.s_noise, least=0))
+        hold_noise(self)
         for name in ("lower_order_final", "euler_at_final", "shifted_third"):
             hold(self, **{name: as_bool(name, getattr(self, name))})
 
@@ -83,7 +90,7 @@ class DPMSolverMultistep(Solver):
             return ()
         if order == 2:
             # The midpoint form is the second form of UniPC without its corrector.
-            return (Derivative((1,), "bh2" if self.form == "midpoint" else "exact"),)
+            return (Derivative((1,), "bh2" if self.solver_type == "midpoint" else "exact"),)
         points, half = (1, 2), 1.0 if self.order == "exact" else 0.5
         second = Derivative(points, "shifted" if self.shifted_third else "factor", half)
         return (Derivative(points), second)

@@ -16,7 +16,15 @@ from typing import Literal
 
 from edmfast._internal.numbers import as_bool, as_float, as_int
 from edmfast.sampling.engine import Call, Combine, Expression, Solver, Step, register
-from edmfast.sampling.solvers.shared.fields import check_choice, hold
+from edmfast.sampling.solvers.shared.fields import (
+    SolverType,
+    as_items,
+    check_choice,
+    check_solver_type,
+    check_threshold,
+    hold,
+    hold_noise,
+)
 from edmfast.sampling.solvers.shared.orders import singlestep_orders
 from edmfast.sampling.solvers.shared.taylor import (
     PREDICTIONS,
@@ -44,8 +52,8 @@ class DPMSolverSinglestep(Solver):
         prediction: "denoised" for DPM-Solver++, or "epsilon" for DPM-Solver.
         nodes: "inner" for steps over one interval of the grid with inner levels, in `order` model calls a step; or
             "grid" for steps over `order` intervals, in one model call an interval.
-        form: "midpoint" or "heun": the last derivatives come from one inner level, or with "heun" from all of them
-            without a change. The published singlestep solvers are midpoint forms.
+        solver_type: "midpoint" or "heun": the last derivatives come from one inner level, or with "heun" from all
+            of them without a change. The published singlestep solvers are midpoint forms.
         shares: the places of the inner levels in lambda, order - 1 rising numbers in (0, 1); None for 1/2, and for
             1/3 and 2/3. Only for nodes="inner".
         orders: the orders of the steps, which replace `order`. With nodes="grid" their sum is the number of
@@ -55,7 +63,7 @@ class DPMSolverSinglestep(Solver):
             inner state and to the end. Only for nodes="grid".
         s_noise: a factor on the fresh noise.
         shifted_third: subtract 1 from the last coefficient of the third order, as diffusers does with
-            sde-dpmsolver++ and form="heun". Use it only to reproduce its results.
+            sde-dpmsolver++ and solver_type="heun". Use it only to reproduce its results.
         threshold: a function that is applied to the denoised states, such as `DynamicThreshold`, or None.
 
     Raises:
@@ -66,7 +74,7 @@ class DPMSolverSinglestep(Solver):
     order: int = 3
     prediction: Prediction = "denoised"
     nodes: Literal["inner", "grid"] = "inner"
-    form: Literal["midpoint", "heun"] = "midpoint"
+    solver_type: SolverType = "midpoint"
     shares: tuple[float, ...] | None = None
     orders: tuple[int, ...] | None = None
     stages: Literal["exact", "midpoint"] = "exact"
@@ -78,18 +86,20 @@ class DPMSolverSinglestep(Solver):
     def __post_init__(self) -> None:
         check_choice("prediction", self.prediction, PREDICTIONS)
         check_choice("nodes", self.nodes, ("inner", "grid"))
-        check_choice("form", self.form, ("midpoint", "heun"))
+        check_solver_type(self.solver_type)
+        check_threshold(self.threshold)
         check_choice("stages", self.stages, ("exact", "midpoint"))
         hold(self, order=as_int("order", self.order, least=1, most=3))
-        hold(self, eta=as_float("eta", self.eta, least=0))
-        hold(self, s_noise=as_float("s_noise", self.s_noise, least=0))
+        hold_noise(self)
         hold(self, shifted_third=as_bool("shifted_third", self.shifted_third))
         if self.eta and self.nodes == "inner":
             raise ValueError(f"eta must be 0 with nodes='inner', got {self.eta}")
         if self.orders is not None:
-            hold(self, orders=tuple(as_int("orders", p, least=1, most=3) for p in self.orders))
+            orders = as_items("orders", self.orders)
+            hold(self, orders=tuple(as_int("orders", p, least=1, most=3) for p in orders))
         if self.shares is not None:
-            hold(self, shares=tuple(as_float("shares", share) for share in self.shares))
+            shares = as_items("shares", self.shares)
+            hold(self, shares=tuple(as_float("shares", share) for share in shares))
             self._check_shares(self.shares)
 
     def _check_shares(self, shares: tuple[float, ...]) -> None:
@@ -167,9 +177,9 @@ class DPMSolverSinglestep(Solver):
         others = dict(enumerate(points[1:], 1))
         rules: tuple[Derivative, ...] = ()
         if len(others) == 1:
-            relaxed = self.form == "midpoint" if last else self.stages == "midpoint"
+            relaxed = self.solver_type == "midpoint" if last else self.stages == "midpoint"
             rules = (Derivative((1,), "bh2" if relaxed else "exact"),)
-        elif len(others) == 2 and self.form == "midpoint":
+        elif len(others) == 2 and self.solver_type == "midpoint":
             rules = (Derivative((2,)),)
         elif len(others) == 2:
             second = Derivative((1, 2), "shifted" if self.shifted_third else "exact", 1.0)

@@ -20,6 +20,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edmfast.sampling.engine import Call, Combine, Expression, Solver, Step, register
+from edmfast.sampling.solvers.shared.fields import (
+    SolverType,
+    check_solver_type,
+    hold_noise,
+)
 from edmfast.sampling.solvers.shared.phi import phi
 
 X, D, D1, D2 = (register(name) for name in ("x", "D", "D1", "D2"))
@@ -30,14 +35,19 @@ class DPMSolverPP2MSDE(Solver):
     """DPM-Solver++(2M) of the SDE, in one call a step; the first step and a step to 0 are of first order.
 
     eta: 1 gives the SDE, and 0 gives the ODE. s_noise: a factor on the fresh noise.
-    midpoint: True takes the rule "midpoint" for the derivative, and False takes "heun".
+    solver_type: "midpoint" or "heun", the rule for the derivative.
     Source: Lu et al. 2022, arXiv 2211.01095, section 3.
+    Raises TypeError for a setting of another type, and ValueError for one that is out of range.
     """
 
     eta: float = 1.0
     s_noise: float = 1.0
-    midpoint: bool = True
+    solver_type: SolverType = "midpoint"
     brownian = True
+
+    def __post_init__(self) -> None:
+        hold_noise(self)
+        check_solver_type(self.solver_type)
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         for i, sigma in enumerate(levels[:-1]):
@@ -45,7 +55,7 @@ class DPMSolverPP2MSDE(Solver):
             if i > 0 and levels[i + 1] > 0:
                 h, h1 = _length(levels, i), _length(levels, i - 1)
                 z = (1 + self.eta) * h
-                factor = z * (phi(1, -z) / 2 if self.midpoint else phi(2, -z))
+                factor = z * (phi(1, -z) / 2 if self.solver_type == "midpoint" else phi(2, -z))
                 more = factor * (h / h1) * (D - D1)
             move = _exact(sigma, levels[i + 1], self.eta, self.s_noise, more)
             yield Step(sigma, (Call(sigma), move), keep=(("D1", "D"),))
@@ -58,11 +68,15 @@ class DPMSolverPP3MSDE(Solver):
     The first step and a step to 0 are of first order, and the second step is of second order.
     eta: 1 gives the SDE, and 0 gives the ODE. s_noise: a factor on the fresh noise.
     Source: Lu et al. 2022, arXiv 2211.01095; the method is that of k-diffusion.
+    Raises TypeError for a setting of another type, and ValueError for one that is out of range.
     """
 
     eta: float = 1.0
     s_noise: float = 1.0
     brownian = True
+
+    def __post_init__(self) -> None:
+        hold_noise(self)
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         keep = (("D1", "D"), ("D2", "D1"))

@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from edmfast._internal.numbers import as_float
 from edmfast.sampling.engine import Call, Combine, Expression, Solver, Step, register
+from edmfast.sampling.solvers.shared.fields import hold, hold_noise
 from edmfast.sampling.steps import get_ancestral_step
 
 X, D, D_MID = register("x"), register("D"), register("D_mid")
@@ -29,10 +31,14 @@ class AncestralDPMSolverPP2S(Solver):
 
     eta: 1 gives ancestral sampling, and 0 gives the ODE. s_noise: a factor on the fresh noise.
     Source: Lu et al. 2022, arXiv 2211.01095, algorithm 1; Song et al. 2021, arXiv 2010.02502 (eta).
+    Raises TypeError for a setting of another type, and ValueError for one that is out of range.
     """
 
     eta: float = 1.0
     s_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        hold_noise(self, finite=False)
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         for sigma, sigma_next in pairwise(levels):
@@ -56,14 +62,19 @@ class DPMSolverPPSDE(Solver):
     """The singlestep solver of the SDE, in two calls a step, or one where the step ends at 0.
 
     eta: 1 gives the SDE, and 0 gives the ODE. s_noise: a factor on the fresh noise. r: the place of the middle in
-    the step of ln sigma, above 0 and at most 1.
+    the step of ln sigma, positive: 1 is the end of the step.
     Source: Lu et al. 2022, arXiv 2211.01095; the method is that of k-diffusion.
+    Raises TypeError for a setting of another type, and ValueError for one that is out of range.
     """
 
     eta: float = 1.0
     s_noise: float = 1.0
     r: float = 0.5
     brownian = True
+
+    def __post_init__(self) -> None:
+        hold_noise(self, finite=False)
+        hold(self, r=as_float("r", self.r, positive=True))
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         for sigma, sigma_next in pairwise(levels):

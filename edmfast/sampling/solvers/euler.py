@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from edmfast.sampling.engine import Call, Combine, Expression, Solver, Step, register
-from edmfast.sampling.solvers.churn import NO_CHURN, Churn
+from edmfast.sampling.solvers.churn import NO_CHURN, Churn, check_churn
+from edmfast.sampling.solvers.shared.fields import hold_noise
 from edmfast.sampling.steps import get_ancestral_step
 
 X, D = register("x"), register("D")
@@ -32,10 +33,14 @@ class Euler(Solver):
     """Euler's method, of first order, in one call a step, with an optional churn.
 
     churn: the settings of the churn. Source: Karras et al. 2022, arXiv 2206.00364.
+    Raises TypeError for a churn of another type.
     """
 
     churn: Churn = NO_CHURN
     slope_first = True
+
+    def __post_init__(self) -> None:
+        check_churn(self.churn)
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         for i, sigma in enumerate(levels[:-1]):
@@ -50,10 +55,14 @@ class AncestralEuler(Solver):
 
     eta: 1 gives ancestral sampling, and 0 gives Euler's method. s_noise: a factor on the fresh noise.
     Sources: Ho et al. 2020, arXiv 2006.11239; Song et al. 2021, arXiv 2010.02502 (eta).
+    Raises TypeError for a setting of another type, and ValueError for one that is out of range.
     """
 
     eta: float = 1.0
     s_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        hold_noise(self, finite=False)
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         for sigma, sigma_next in pairwise(levels):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edmfast.sampling.engine import Call, Combine, Solver, Step, register
-from edmfast.sampling.solvers.churn import NO_CHURN, Churn
+from edmfast.sampling.solvers.churn import NO_CHURN, Churn, check_churn
 from edmfast.sampling.solvers.euler import euler_step
 
 X, D, END, D_END = (register(name) for name in ("x", "D", "end", "D_end"))
@@ -20,10 +20,14 @@ class Heun(Solver):
     """Heun's method, of second order, in two calls a step, or one where the step ends at 0.
 
     churn: the settings of the churn. Source: Karras et al. 2022, arXiv 2206.00364, algorithms 1 and 2.
+    Raises TypeError for a churn of another type.
     """
 
     churn: Churn = NO_CHURN
     slope_first = True
+
+    def __post_init__(self) -> None:
+        check_churn(self.churn)
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         for i, sigma in enumerate(levels[:-1]):

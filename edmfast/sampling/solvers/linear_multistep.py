@@ -17,7 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edmfast._internal.numbers import as_int
 from edmfast.sampling.engine import Call, Combine, Solver, Step, register
+from edmfast.sampling.solvers.shared.fields import hold
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,14 @@ class LinearMultistep(Solver):
     """The linear multistep method (Adams–Bashforth) over the actual grid, in one call a step.
 
     order: from 1 to 7. The first steps have lower orders. Source: Adams and Bashforth 1883.
+    Raises TypeError for an order that is no integer, and ValueError for one that is out of range.
     """
 
     order: int = 4
     slope_first = True
+
+    def __post_init__(self) -> None:
+        hold(self, order=as_int("order", self.order, least=1, most=7))
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         slopes = ["d", *(f"d{j}" for j in range(1, self.order))]

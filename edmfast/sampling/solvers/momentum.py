@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from edmfast._internal.numbers import as_int
 from edmfast.sampling.engine import Call, Combine, Expression, Solver, Step, register
 from edmfast.sampling.solvers.shared.adams_bashforth import as_order, coefficients, fractional
+from edmfast.sampling.solvers.shared.fields import hold
 
 X, D, E, V = (register(name) for name in ("x", "D", "e", "v"))
 
@@ -39,7 +40,7 @@ class GHVB(Solver):
     order: float = 1.8
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "order", as_order(self.order))
+        hold(self, order=as_order(self.order))
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         whole, beta = fractional(self.order)
@@ -64,7 +65,7 @@ class HeavyBall(Solver):
     order: float = 1.8
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "order", as_order(self.order))
+        hold(self, order=as_order(self.order))
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         yield from _steps_of_mean(self.order, levels, nesterov=False)
@@ -83,7 +84,7 @@ class Nesterov(Solver):
     order: float = 1.8
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "order", as_order(self.order))
+        hold(self, order=as_order(self.order))
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         yield from _steps_of_mean(self.order, levels, nesterov=True)
@@ -102,7 +103,7 @@ class IPNDM(Solver):
     order: int = 4
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "order", as_int("order", self.order, least=1, most=4))
+        hold(self, order=as_int("order", self.order, least=1, most=4))
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         yield from _steps_of_mean(float(self.order), levels, nesterov=False)

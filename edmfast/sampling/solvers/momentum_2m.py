@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from edmfast._internal.numbers import as_float
 from edmfast.sampling.engine import Call, Combine, Solver, Step, register
+from edmfast.sampling.solvers.shared.fields import hold
 
 X, D, D1, V, V1 = (register(name) for name in ("x", "D", "D1", "v", "v1"))
 
@@ -34,7 +35,7 @@ class DPMSolverPP2MHeavyBall(Solver):
     beta: float = 0.8
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "beta", as_float("beta", self.beta, positive=True, most=1))
+        hold(self, beta=as_float("beta", self.beta, positive=True, most=1))
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         for i, sigma in enumerate(levels[:-1]):

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from edmfast._internal.numbers import as_float
 from edmfast.sampling.engine import Call, Combine, Solver, Step, register
+from edmfast.sampling.solvers.shared.fields import hold_noise
 
 X, D = register("x"), register("D")
 
@@ -38,8 +38,7 @@ class ReverseSDE(Solver):
     brownian = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "eta", as_float("eta", self.eta, least=0))
-        object.__setattr__(self, "s_noise", as_float("s_noise", self.s_noise, least=0))
+        hold_noise(self)
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         for sigma, level in pairwise(levels):

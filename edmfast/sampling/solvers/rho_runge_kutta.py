@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from edmfast.sampling.engine import Call, Combine, Solver, Step, register
-from edmfast.sampling.solvers.shared.fields import check_choice
+from edmfast.sampling.solvers.shared.fields import check_choice, check_threshold
 from edmfast.sampling.solvers.thresholding import Threshold
 
 Method = Literal[
@@ -52,12 +52,17 @@ class RhoRungeKutta(Solver):
         method: "euler", "heun2", "kutta3", "ralston3", "heun3", "van_der_houwen3", "ssprk3" or "rk4", where the
             number is the order and the number of calls.
         threshold: a function that is applied to the denoised states, such as `DynamicThreshold`, or None.
+
+    Raises:
+        TypeError: a setting of another type.
+        ValueError: a method that is not one of those above.
     """
 
     method: Method = "kutta3"
     threshold: Threshold | None = None
 
     def __post_init__(self) -> None:
+        check_threshold(self.threshold)
         check_choice("method", self.method, tuple(TABLEAUX))
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:

@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from edmfast._internal.numbers import as_float, as_int
+from edmfast._internal.numbers import as_int
 from edmfast.sampling.engine import Call, Combine, Expression, Solver, Step, register
+from edmfast.sampling.solvers.shared.fields import check_choice, hold, hold_noise
 from edmfast.sampling.solvers.shared.phi import phi
 
 X = register("x")
@@ -51,15 +52,9 @@ class SEEDS(Solver):
     brownian = True
 
     def __post_init__(self) -> None:
-        if self.prediction not in _PREDICTIONS:
-            raise ValueError(f"prediction must be 'denoised' or 'epsilon', got {self.prediction!r}")
-        numbers = {
-            "order": as_int("order", self.order, least=1, most=3),
-            "eta": as_float("eta", self.eta, least=0),
-            "s_noise": as_float("s_noise", self.s_noise, least=0),
-        }
-        for name, value in numbers.items():
-            object.__setattr__(self, name, value)
+        check_choice("prediction", self.prediction, _PREDICTIONS)
+        hold(self, order=as_int("order", self.order, least=1, most=3))
+        hold_noise(self)
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         for sigma, sigma_next in pairwise(levels):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from edmfast._internal.numbers import as_bool
 from edmfast.sampling.engine import Call, Combine, Solver, Step, register
-from edmfast.sampling.solvers.shared.fields import check_choice, hold
+from edmfast.sampling.solvers.shared.fields import as_items, check_choice, check_threshold, hold
 from edmfast.sampling.solvers.shared.history import evaluation, renamed
 from edmfast.sampling.solvers.shared.passes import passes
 from edmfast.sampling.solvers.shared.taylor import (
@@ -31,7 +31,15 @@ X, C, D = register("x"), register("c"), register("D")
 
 @dataclass(frozen=True)
 class TaylorStep:
-    """The kind of one step: its prediction, the rules for its derivatives, and those of its corrector or None."""
+    """The kind of one step: its prediction, the rules for its derivatives, and those of its corrector or None.
+
+    prediction: "denoised" or "epsilon", the prediction that the polynomial interpolates.
+    derivatives, corrector: the rules for the derivatives of order 1, 2 and so on.
+
+    Source: Liu et al. 2024, "A Unified Sampling Framework for Solver Searching", ICLR 2024.
+    Raises TypeError for a setting of another type, and ValueError for points or a rule that such a step
+    cannot have.
+    """
 
     prediction: Prediction = "denoised"
     derivatives: tuple[Derivative, ...] = ()
@@ -39,6 +47,9 @@ class TaylorStep:
 
     def __post_init__(self) -> None:
         check_choice("prediction", self.prediction, PREDICTIONS)
+        hold(self, derivatives=as_items("derivatives", self.derivatives, Derivative))
+        if self.corrector is not None:
+            hold(self, corrector=as_items("corrector", self.corrector, Derivative))
         for new, rules in ((0, self.derivatives), (1, self.corrector or ())):
             for order, rule in enumerate(rules, 1):
                 _check(rule, order, new)
@@ -64,6 +75,11 @@ class TaylorSchedule(Solver):
         kinds: one `TaylorStep` for each step. Its derivatives may use only points that exist at that step.
         start_at_zero: take 0 for the denoised states at the first level, which saves the first model call.
         threshold: a function that is applied to the denoised states, such as `DynamicThreshold`, or None.
+
+    Raises:
+        TypeError: a setting of another type.
+        ValueError: no kinds; and in a run, levels that are not one more than the kinds, or points that do not
+            exist at their step.
     """
 
     kinds: tuple[TaylorStep, ...]
@@ -71,7 +87,10 @@ class TaylorSchedule(Solver):
     threshold: Threshold | None = None
 
     def __post_init__(self) -> None:
-        hold(self, kinds=tuple(self.kinds))
+        hold(self, kinds=as_items("kinds", self.kinds, TaylorStep))
+        if not self.kinds:
+            raise ValueError("kinds must hold at least one TaylorStep, got ()")
+        check_threshold(self.threshold)
         hold(self, start_at_zero=as_bool("start_at_zero", self.start_at_zero))
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:

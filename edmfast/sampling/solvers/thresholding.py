@@ -29,6 +29,10 @@ class DynamicThreshold:
         quantile: the share of the values that stays below s, in [0, 1].
         maximum: the largest magnitude of clean data, positive, in the units of x.
         ceiling: the largest s, at least `maximum`.
+
+    Raises:
+        TypeError: a setting that is no number.
+        ValueError: a setting that is out of range.
     """
 
     quantile: float = 0.995

@@ -14,7 +14,7 @@ from typing import Literal
 
 from edmfast._internal.numbers import as_bool, as_int
 from edmfast.sampling.engine import Solver, Step
-from edmfast.sampling.solvers.shared.fields import check_choice, hold
+from edmfast.sampling.solvers.shared.fields import as_items, check_choice, check_threshold, hold
 from edmfast.sampling.solvers.shared.taylor import PREDICTIONS, Derivative, Prediction
 from edmfast.sampling.solvers.taylor_schedule import TaylorStep, taylor_steps
 from edmfast.sampling.solvers.thresholding import Threshold
@@ -50,12 +50,14 @@ class UniPC(Solver):
     threshold: Threshold | None = None
 
     def __post_init__(self) -> None:
+        check_threshold(self.threshold)
         check_choice("form", self.form, ("bh1", "bh2"))
         check_choice("prediction", self.prediction, PREDICTIONS)
         hold(self, order=as_int("order", self.order, least=1, most=6))
         for name in ("corrector", "lower_order_final"):
             hold(self, **{name: as_bool(name, getattr(self, name))})
-        skipped = [as_int("skip_corrector", number, least=0) for number in self.skip_corrector]
+        numbers = as_items("skip_corrector", self.skip_corrector)
+        skipped = [as_int("skip_corrector", number, least=0) for number in numbers]
         hold(self, skip_corrector=tuple(skipped))
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:

@@ -36,7 +36,7 @@ def run(solver, grid=GRID, model=mixture, **options):
         (DPMSolverSinglestep(3), 2.90),
         (DPMSolverMultistep(1), 1.0),
         (DPMSolverMultistep(2), 1.95),
-        (DPMSolverMultistep(2, form="heun"), 2.0),
+        (DPMSolverMultistep(2, solver_type="heun"), 2.0),
         (DPMSolverMultistep(2, "epsilon"), 2.0),
         (DPMSolverMultistep(3), 2.04),
         (DPMSolverMultistep("exact"), 3.01),
@@ -50,7 +50,7 @@ def test_measured_order(solver, order):
 @pytest.mark.parametrize("prediction", ["epsilon", "denoised"])
 @pytest.mark.parametrize("order", [2, 3])
 def test_a_singlestep_solver_over_the_grid_has_its_order(order, prediction):
-    solver = DPMSolverSinglestep(order, prediction, nodes="grid", form="heun")
+    solver = DPMSolverSinglestep(order, prediction, nodes="grid", solver_type="heun")
     # 50 and 200 intervals leave two for the last step of the plan of order 3.
     assert slope(solver, 50, 200) == pytest.approx(order, abs=0.15)
 
@@ -231,7 +231,9 @@ def test_the_reverse_sde_is_k_diffusions_samplers(form, order, eta):
         want = sampling.sample_dpmpp_2m_sde(mixture, start(8), grid, solver_type=form, **options)
     else:
         want = sampling.sample_dpmpp_3m_sde(mixture, start(8), grid, **options)
-    solver = DPMSolverMultistep(order, form=form, eta=eta, s_noise=1.003, lower_order_final=False)
+    solver = DPMSolverMultistep(
+        order, solver_type=form, eta=eta, s_noise=1.003, lower_order_final=False
+    )
     torch.testing.assert_close(run(solver, LAST, seed=4), want, rtol=1e-11, atol=1e-12)
 
 
@@ -255,7 +257,7 @@ def test_eta_and_rising_levels_are_refused_together():
         (lambda: DPMSolverMultistep(4), "order must be an integer"),
         (lambda: DPMSolverMultistep("third"), "order must be one of 'exact'"),
         (lambda: DPMSolverMultistep(2, "noise"), "prediction must be one of"),
-        (lambda: DPMSolverMultistep(2, form="bh1"), "form must be one of"),
+        (lambda: DPMSolverMultistep(2, solver_type="bh1"), "solver_type must be one of"),
         (lambda: DPMSolverMultistep(2, eta=-1.0), "eta must be"),
         (lambda: DPMSolverSinglestep(3, eta=1.0), "eta must be 0 with nodes='inner'"),
         (lambda: DPMSolverSinglestep(2, shares=(0.5, 0.7)), "shares must be None or order - 1"),

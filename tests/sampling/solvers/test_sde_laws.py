@@ -169,5 +169,7 @@ def test_levels_that_increase_need_the_ode():
 
 
 def test_an_unknown_prediction_is_refused():
-    with pytest.raises(ValueError, match="prediction must be 'denoised' or 'epsilon', got 'v'"):
+    with pytest.raises(
+        ValueError, match="prediction must be one of 'denoised', 'epsilon', got 'v'"
+    ):
         SEEDS(2, "v")

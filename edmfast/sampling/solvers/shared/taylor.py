@@ -25,7 +25,7 @@ import numpy as np
 
 from edmfast._internal.numbers import as_float, as_int
 from edmfast.sampling.engine import Expression
-from edmfast.sampling.solvers.shared.fields import check_choice, hold
+from edmfast.sampling.solvers.shared.fields import as_items, check_choice, hold
 from edmfast.sampling.solvers.shared.phi import phi
 
 Prediction = Literal["epsilon", "denoised"]
@@ -60,6 +60,11 @@ class Derivative:
         B(h) = h or exp(h) - 1, as the first and second forms of UniPC have it; they are for the first derivative.
         "shifted" subtracts 1 from the coefficient of the second derivative and multiplies it by `value`, as the
         third-order SDE steps of diffusers do.
+
+    Sources: Lu et al. 2022, arXiv 2211.01095; Zhao et al. 2023, arXiv 2302.04867 ("bh1", "bh2"); Liu et al. 2024,
+    "A Unified Sampling Framework for Solver Searching", ICLR 2024 ("factor", "linear", "expm1").
+    Raises TypeError for a setting of another type, and ValueError for a rule or points other than those above, or
+    a value that is not finite.
     """
 
     points: tuple[int, ...]
@@ -69,7 +74,10 @@ class Derivative:
     def __post_init__(self) -> None:
         check_choice("rule", self.rule, RULES)
         hold(self, value=as_float("value", self.value))
-        hold(self, points=tuple(as_int("points", point) for point in self.points))
+        points = as_items("points", self.points)
+        hold(self, points=tuple(as_int("points", point, least=-1) for point in points))
+        if not self.points or 0 in self.points:
+            raise ValueError(f"points must be among -1, 1, 2, ..., got {self.points}")
 
     def factor(self, h: float, z: float) -> float:
         """Return the factor on this derivative in a step of length h, with z the argument of phi."""
