@@ -5,36 +5,47 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from edmfast.models.compiling.attributes import Attributes
 
 
 class Watched:
-    """The plain attributes and the weights of modules, and of all modules inside them."""
+    """The plain attributes, weights and buffers of modules, and of all modules inside them."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         members = {id(m): m for module in modules for m in module.modules()}
         self.attributes = Attributes(members.values())
+        # These are the dictionaries of the modules and not the modules, which the watch does not keep alive.
+        self.places: list[dict[str, Any]] = [
+            place
+            for module in members.values()
+            for place in (module._parameters, module._buffers, module._modules)
+        ]
+        # They are kept, so that the identity of one that was replaced cannot pass to another.
+        self.held = self._members()
         self.tensors = [
             tensor
-            for module in members.values()
-            for place in (module._parameters, module._buffers)
-            for tensor in place.values()
+            for tensor in self.held
             # Tensors of inference mode count no versions.
-            if tensor is not None and not tensor.is_inference()
+            if isinstance(tensor, Tensor) and not tensor.is_inference()
         ]
         self.versions = self._versions()
 
     def change(self) -> str | None:
         """Return a name for what has changed since the start, None where nothing has."""
+        if [*map(id, self._members())] != [*map(id, self.held)]:
+            return "a parameter, buffer or submodule"
         if self._versions() != self.versions:
             return "a parameter or buffer"
         attribute = self.attributes.change()
         return None if attribute is None else f"the attribute {attribute}"
 
+    def _members(self) -> list[Any]:
+        return [member for place in self.places for member in place.values()]
+
     def _versions(self) -> list[tuple[int, int]]:
-        # A change in place raises the version, and a replaced tensor has another address.
+        # A change in place raises the version, and new memory (`tensor.data = ...`) has another address.
         return [(tensor.data_ptr(), tensor._version) for tensor in self.tensors]
 
 

@@ -8,6 +8,7 @@ graphs, and a change of them makes new ones.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
@@ -16,15 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.nested import tensors_in
 from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.compiling.flat_graph import FlatGraph, Tensors
 from edmfast.models.compiling.watched import Watched, modules_in
 from edmfast.models.protocols import Denoiser
+from edmfast.sampling.engine.conditions import key_of, with_inputs, without_tensors
 from edmfast.sampling.engine.draws import NodeTable, NoiseSource
 from edmfast.sampling.engine.machine import Item, Machine, Pass, prepared
 from edmfast.sampling.engine.plan import Call, Plan
 
 Threshold = Callable[[Tensor], Tensor]
+_OTHERWISE = "the run goes on eagerly"
 
 
 @dataclass(frozen=True)
@@ -63,22 +67,18 @@ class CompiledRuns:
             owners = [getattr(model, "__self__", model), getattr(model, "__dict__", {})]
             self.graphs, self.watched = {}, Watched(modules_in(owners))
         items = prepared(plan, torch.device("cpu"))
-        fixed = {name: value for name, value in condition.items() if not _is_tensor(value)}
         place = source.stream, source.first_sample
-        key = (
-            _structure(items),
-            tuple(table.sizes),
-            place,
-            threshold,
-            tuple(sorted(fixed.items())),
-        )
-        tensors = {name: value for name, value in condition.items() if _is_tensor(value)}
-        names = tuple(tensors)
-        if (key, names) not in self.graphs:
-            traced = _traced(weakref_to(model), items, table.sizes, place, threshold, fixed, names)
-            self.graphs[key, names] = FlatGraph(traced, otherwise="the run goes on eagerly")
+        try:
+            key = _structure(items), tuple(table.sizes), place, threshold, key_of(condition)
+        except TypeError as error:
+            warnings.warn(f"compile=True failed, {_OTHERWISE}: {error}", stacklevel=5)
+            return eager()
+        if key not in self.graphs:
+            fixed = without_tensors(condition)
+            traced = _traced(weakref_to(model), items, table.sizes, place, threshold, fixed)
+            self.graphs[key] = FlatGraph(traced, otherwise=_OTHERWISE)
         inputs = [x, *_numbers(items, x), source.seeds, table.nodes, table.weights]
-        (result,) = self.graphs[key, names]([], [*inputs, *tensors.values()], lambda: (eager(),))
+        (result,) = self.graphs[key]([], [*inputs, *tensors_in(condition)], lambda: (eager(),))
         return result
 
 
@@ -113,13 +113,12 @@ def _traced(
     place: tuple[int, int],
     threshold: Threshold | None,
     fixed: dict[str, Any],
-    names: tuple[str, ...],
 ) -> Callable[[Tensors, Tensors], tuple[Tensor, ...]]:
     counts = [len(item.names) for item in items if isinstance(item, Pass)]
 
     def run(_: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
         x, coefficients, levels, seeds, nodes, weights, *tensors = inputs
-        condition = fixed | dict(zip(names, tensors, strict=True))
+        condition = with_inputs(fixed, tensors)
         rows = iter(coefficients.split(counts))
         own = [
             item._replace(coefficients=next(rows)) if isinstance(item, Pass) else item
@@ -154,7 +153,3 @@ def _structure(items: list[Item]) -> Hashable:
         else item
         for item in items
     )
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)

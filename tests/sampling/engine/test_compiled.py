@@ -99,6 +99,78 @@ def test_new_weights_and_conditions():
     check(shift=shift)
 
 
+def test_tensors_inside_conditions_are_inputs():
+    text, time = torch.tensor([[0.5, -1.0]]), torch.tensor([[3.0], [1.0], [0.0], [2.0]])
+
+    def check(text, weight):
+        def conditions():
+            return {"added": {"text": text.clone(), "time": time}, "weights": [weight]}
+
+        arguments = (nested_model, start(), SIGMAS)
+        expected = sampling.sample_euler(*arguments, conditions(), disable=True)
+        close(sampling.sample_euler(*arguments, conditions(), disable=True, compile=True), expected)
+
+    def nested_model(x, sigma, added, weights):
+        return (x * weights[0] + added["text"] * added["time"]) / (1 + sigma[:, None])
+
+    check(text, 0.5)
+    check(2 * text, 0.5)
+    assert graphs(nested_model) == 1
+    check(text, 0.25)
+    assert graphs(nested_model) == 2
+
+
+class Scale:
+    """A condition that is no number."""
+
+    value = 0.5
+
+
+def test_conditions_that_a_graph_cannot_watch_run_eagerly():
+    def model(x, sigma, scale):
+        return x * scale.value
+
+    for Scale.value in (0.5, 0.25):
+        expected = sampling.sample_euler(model, start(), SIGMAS, {"scale": Scale()}, disable=True)
+        with pytest.warns(
+            UserWarning, match="the run goes on eagerly: the conditions hold a Scale"
+        ):
+            result = sampling.sample_euler(
+                model, start(), SIGMAS, {"scale": Scale()}, disable=True, compile=True
+            )
+        assert torch.equal(result, expected)
+
+
+class Buffered(Network):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("offset", torch.ones(2))
+
+    def forward(self, x, sigma):
+        return super().forward(x, sigma) + self.offset
+
+
+def with_buffer(model):
+    model.offset = torch.zeros(2)
+
+
+def with_parameter(model):
+    model.layer.weight = torch.nn.Parameter(torch.eye(2))
+
+
+def with_module(model):
+    model.layer = torch.nn.Linear(2, 2, bias=False)
+
+
+@pytest.mark.parametrize("replace", [with_buffer, with_parameter, with_module])
+def test_replaced_members_of_a_model_are_seen(replace):
+    model = Buffered()
+    sampling.sample_euler(model, start(), SIGMAS, disable=True, compile=True)
+    replace(model)
+    expected = sampling.sample_euler(model, start(), SIGMAS, disable=True)
+    close(sampling.sample_euler(model, start(), SIGMAS, disable=True, compile=True), expected)
+
+
 def test_an_energy_is_traced_with_its_gradient():
     model = EnergyModel(mlp())
     torch.nn.init.ones_(model.backbone.output.weight)
