@@ -1,12 +1,7 @@
 """Drop-in samplers for a denoiser, under the names of k-diffusion and of the EDM projects."""
 
 from edmfast.sampling import guidance, solvers
-from edmfast.sampling.adaptive import (
-    DPMSolver,
-    PIDStepSizeController,
-    sample_dpm_adaptive,
-    sample_dpm_fast,
-)
+from edmfast.sampling.adaptive import DPMSolver, PIDStepSizeController, sample_dpm_adaptive
 from edmfast.sampling.adaptive.per_sample import sample_dpm_solver_adaptive
 from edmfast.sampling.checks import NonFiniteWarning
 from edmfast.sampling.likelihood import log_likelihood
@@ -20,6 +15,7 @@ from edmfast.sampling.pfgm import student_t_prior
 from edmfast.sampling.samplers.any_solver import sample
 from edmfast.sampling.samplers.compiled import compiled
 from edmfast.sampling.samplers.dpm_2 import sample_dpm_2, sample_dpm_2_ancestral
+from edmfast.sampling.samplers.dpm_fast import sample_dpm_fast
 from edmfast.sampling.samplers.dpmpp_2m import sample_dpmpp_2m
 from edmfast.sampling.samplers.dpmpp_multistep_sde import sample_dpmpp_2m_sde, sample_dpmpp_3m_sde
 from edmfast.sampling.samplers.dpmpp_sde import sample_dpmpp_2s_ancestral, sample_dpmpp_sde

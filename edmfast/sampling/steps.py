@@ -75,11 +75,6 @@ def get_ancestral_step(
     return (sigma_to**2 - up**2) ** 0.5, up
 
 
-def move_towards(denoised: Tensor, x: Tensor, ratio: float) -> Tensor:
-    """Return denoised + ratio (x - denoised), which is an exact step of the ODE if the denoiser is constant."""
-    return (x - denoised).mul_(ratio).add_(denoised)
-
-
 def churn_factors(levels: list[float], churn: float, low: float, high: float) -> list[float]:
     """Return the factor gamma of every step: a churned step raises the noise to (1 + gamma) sigma first.
 

@@ -100,7 +100,7 @@ def solver_for(family: Family, settings: Settings, total: int, begin: int) -> So
         "shifted_third": stochastic,
     }
     if family.name == "DPMSolverSinglestepScheduler":
-        orders = blocks(singlestep_orders(settings, total)[begin:])
+        orders = blocks(stage_orders(settings, total)[begin:])
         stages: Any = "midpoint" if settings["solver_type"] == "midpoint" else "exact"
         return DPMSolverSinglestep(nodes="grid", orders=orders, stages=stages, **shared)
     return DPMSolverMultistep(
@@ -124,7 +124,7 @@ def deis(order: int, steps: int, few: bool) -> Solver:
     return TaylorSchedule(tuple(kinds))
 
 
-def singlestep_orders(settings: Settings, total: int) -> list[int]:
+def stage_orders(settings: Settings, total: int) -> list[int]:
     """Return the orders of the stages of diffusers' singlestep scheduler: 1, 2, 3, 1, 2, 3 and so on.
 
     A number of steps that the order does not divide, and an end at 0, need lower orders at the end. diffusers then

@@ -1,97 +1,29 @@
-"""The samplers DPM-Solver-fast and the adaptive DPM-Solver, with k-diffusion's arguments.
+"""The adaptive DPM-Solver, with k-diffusion's arguments.
 
-Both take a range of noise levels instead of a grid. Source: Lu et al. 2022, "DPM-Solver", arXiv 2206.00927.
+It takes a range of noise levels instead of a grid. Source: Lu et al. 2022, "DPM-Solver", arXiv 2206.00927.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
-import torch
 from torch import Tensor
 
 from edmfast._internal.derivatives import without_gradients
-from edmfast._internal.noise_levels import check_level
 from edmfast._internal.numbers import as_bool, as_float, as_int
 from edmfast._internal.progress import progress_bar
 from edmfast.models.protocols import Denoiser
 from edmfast.sampling.adaptive.dpm_solver import DPMSolver
+from edmfast.sampling.adaptive.span import times_of, with_levels
 from edmfast.sampling.callbacks import Callback
-from edmfast.sampling.checks import check_state, checked_end
+from edmfast.sampling.checks import checked_end
 from edmfast.sampling.noise import NoiseSampler, noise_of_run
 from edmfast.sampling.noise.foreign import checked
 from edmfast.sampling.noise.source import evaluate
 
 Seeds = int | Sequence[int] | Tensor | None
-
-
-@without_gradients
-def sample_dpm_fast(
-    model: Denoiser,
-    x: Tensor,
-    sigma_min: float,
-    sigma_max: float,
-    n: int,
-    extra_args: dict[str, Any] | None = None,
-    callback: Callback | None = None,
-    disable: bool | None = None,
-    eta: float = 0.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-    *,
-    seed: Seeds = None,
-    compile: bool = False,
-) -> Tensor:
-    """Sample with DPM-Solver-fast in n model calls: steps of order 3, and a last one or two of lower order.
-
-    Source: Lu et al. 2022, arXiv 2206.00927, section 3.4.
-
-    Args:
-        model, extra_args, disable, seed, compile: as for `sample_euler`.
-        x: the noisy states [B, *shape], at the noise level sigma_max.
-        sigma_min: the noise level of the result, in units of x, positive. Above sigma_max it carries samples
-            back to their noise.
-        sigma_max: the noise level of x, positive.
-        n: the number of model calls, at least 1.
-        callback: called once per step with a dictionary of x, i, t = -ln sigma, t_up, sigma, sigma_hat and
-            denoised. It may change x in place, which moves the point from which the step starts; a change of
-            denoised has no effect.
-        eta: 0 gives the ODE without noise, and 1 ancestral noise.
-        s_noise: a factor on the fresh noise.
-        noise_sampler: a function (sigma, sigma_next) -> standard normals like x, called where noise is added; by
-            default independent noise that depends on the seed and the sample's index alone.
-
-    Returns:
-        The states [B, *shape] at the noise level sigma_min, without gradients.
-
-    Raises:
-        TypeError: x is not a floating-point tensor, the model returns no tensor, or a number is none.
-        ValueError: x of another shape or not finite, levels that are not positive or equal, another number out
-            of range, eta > 0 for a noise that rises, or a model that returns another shape.
-
-    Warns:
-        NonFiniteWarning: some samples are NaN or infinite at the end.
-    """
-    start, end = _times(x, sigma_min, sigma_max)
-    n = as_int("n", n, least=1)
-    eta, s_noise = as_float("eta", eta, least=0), as_float("s_noise", s_noise, least=0)
-    if start == end:
-        raise ValueError(f"sigma_min and sigma_max must differ, got {float(sigma_min):g} for both")
-    solver = DPMSolver(model, extra_args, info_callback=_with_levels(callback, x))
-    return solver.dpm_solver_fast(
-        x,
-        start,
-        end,
-        n,
-        eta,
-        s_noise,
-        noise_sampler,
-        disable=disable,
-        seed=seed,
-        compile=compile,
-    )
 
 
 @overload
@@ -209,7 +141,7 @@ def sample_dpm_adaptive(
             eta > 0 for a noise that rises, a model that returns another shape or NaN, or tolerances that no step
             meets.
     """
-    start, end = _times(x, sigma_min, sigma_max)
+    start, end = times_of(x, sigma_min, sigma_max)
     order = as_int("order", order, least=2, most=3)
     rtol, atol = as_float("rtol", rtol, least=0), as_float("atol", atol, least=0)
     if rtol == atol == 0:
@@ -230,7 +162,7 @@ def sample_dpm_adaptive(
             done = int(100 * float((t - start) / (end - start)))
             bar.update(done - bar.n)
 
-        solver = DPMSolver(model, extra_args, info_callback=_with_levels(callback, x))
+        solver = DPMSolver(model, extra_args, info_callback=with_levels(callback, x))
         solver.time_callback = advance
         result, info = solver.dpm_solver_adaptive(
             x.clone(),
@@ -248,31 +180,6 @@ def sample_dpm_adaptive(
         )
     checked_end(result)
     return (result, info) if return_info else result
-
-
-def _times(x: Tensor, sigma_min: float, sigma_max: float) -> tuple[Tensor, Tensor]:
-    """Return the times -ln sigma of the first and the last level, in torch's default dtype as in k-diffusion."""
-    check_state(x, "x")
-    sigma_min = as_float("sigma_min", sigma_min, positive=True)
-    sigma_max = as_float("sigma_max", sigma_max, positive=True)
-    check_level("sigma_min", sigma_min, x.dtype)
-    check_level("sigma_max", sigma_max, x.dtype)
-    # On the CPU whatever the default device is, so that no step waits for an accelerator.
-    first, last = (-torch.tensor(level, device="cpu").log() for level in (sigma_max, sigma_min))
-    return first, last
-
-
-def _with_levels(callback: Callback | None, x: Tensor) -> Callable[[dict[str, Any]], Any] | None:
-    """Return a callback that gives the levels of the times t and t_up too, all of them on the device of x."""
-    if callback is None:
-        return None
-
-    def report(seen: dict[str, Any]) -> None:
-        times = {name: seen[name].to(x.device, copy=True) for name in ("t", "t_up")}
-        levels = {"sigma": times["t"].neg().exp(), "sigma_hat": times["t_up"].neg().exp()}
-        callback({**levels, **seen, **times})
-
-    return report
 
 
 def _draw(

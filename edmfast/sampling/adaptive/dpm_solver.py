@@ -29,7 +29,10 @@ _NEAR_END = 1e-5
 
 
 class DPMSolver(nn.Module):
-    """The steps of DPM-Solver for one model.
+    """The steps of DPM-Solver for one model, one by one or a whole run.
+
+    States x are [B, *shape], and times are t = -ln sigma, tensors without dimensions.
+    Source: Lu et al. 2022, arXiv 2206.00927; names and arguments are those of k-diffusion.
 
     Args:
         model: the denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
@@ -39,6 +42,11 @@ class DPMSolver(nn.Module):
 
     Attributes:
         time_callback: called with the time after every step of `dpm_solver_adaptive`, None by default.
+
+    Raises:
+        TypeError: in a step, the model returns no tensor.
+        ValueError: in a step, the model returns another shape. In a run, eta > 0 where the noise rises, or with
+            adaptive steps a model that returns NaN or infinity, or tolerances that no step meets.
     """
 
     def __init__(

@@ -32,6 +32,7 @@ from edmfast.sampling.engine.expression import Expression
 class Call:
     """One evaluation of the denoiser: the register `out` gets D(state; sigma).
 
+    sigma: the noise level, in units of x. state: the register of the states that are denoised.
     kept: the result is read after a later call. The engine finds this out.
     """
 
@@ -45,6 +46,7 @@ class Call:
 class Combine:
     """One linear combination: the register `out` gets value + noise * xi, with xi standard normal.
 
+    value: a sum of registers, at most 8. noise: the standard deviation of the fresh noise, in units of x.
     interval: the noise levels (from, to) that the fresh noise spans. A Brownian path gives its increment over
         them, scaled to unit variance. Needed where noise is not 0.
     always: draw the noise even where its coefficient is 0, for a source that counts its calls.
@@ -64,7 +66,13 @@ class Combine:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a plan, from the level sigma; sigma_hat is the level after the churn, which is sigma without."""
+    """One step of a plan.
+
+    sigma: the noise level at its start, in units of x.
+    work: its calls and combinations, in order.
+    keep: the registers that the next step reads, as pairs (new name, old name); see the head of this module.
+    sigma_hat: the level after the churn, which the callback is told; sigma without churn.
+    """
 
     sigma: float
     work: tuple[Call | Combine, ...]
@@ -94,7 +102,9 @@ class Plan:
 class Solver:
     """The base class of solvers, which are frozen dataclasses whose fields are their settings.
 
-    A subclass yields the steps of a run over levels (sigma_0, ..., sigma_T), of which the last may be 0.
+    A subclass yields the steps of a run over levels (sigma_0, ..., sigma_T) in units of x, of which the last may
+    be 0. It checks its fields in `__post_init__`. Equal solvers share their plans, so every field is hashable. The
+    states x_0 + sigma eps are those of Karras et al. 2022, arXiv 2206.00364.
     """
 
     slope_first = False
@@ -104,7 +114,10 @@ class Solver:
     """A function that the machine applies to the denoised states of every call."""
 
     def steps(self, levels: tuple[float, ...]) -> Iterable[Step]:
-        """Yield the T steps of a run over the T + 1 levels."""
+        """Yield the T steps of a run over the T + 1 levels.
+
+        Raises ValueError where the solver has no steps over such levels.
+        """
         raise NotImplementedError
 
 

@@ -67,7 +67,7 @@ def integrate(
     u = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
     q = torch.zeros_like(u)
     now = rates(u, y)
-    h = _first_step(rates, u, y, q, now, end - start, atol, rtol)
+    h = _first_step(rates, u, y, now, end - start, atol, rtol)
     evaluations, rejected = 2, torch.zeros_like(u, dtype=torch.bool)
     alive = _finite(now)
     while True:
@@ -141,7 +141,6 @@ def _first_step(
     rates: Callable[[Tensor, Tensor], Rates],
     u: Tensor,
     y: Tensor,
-    q: Tensor,
     now: Rates,
     way: float,
     atol: float,

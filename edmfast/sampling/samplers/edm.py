@@ -213,7 +213,10 @@ def _integrate(
     source = None
     if randn_like is not torch.randn_like:
         # An error about the noise names the caller's own function, not the one made here.
-        source = lambda *_: like_states(randn_like(latents), randn_like, latents)  # noqa: E731
+
+        def source(*_: float) -> Tensor:
+            return like_states(randn_like(latents), randn_like, latents)
+
     plan = plan_of(_Algorithm2(tuple(raised), s_noise, every_step), tuple(levels))
     noise = noise_of_run(source, latents, seed=seed, calls=len(requests_of(plan)))
     evaluate = Evaluate(denoise, {}, latents)

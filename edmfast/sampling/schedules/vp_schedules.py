@@ -23,22 +23,29 @@ LEAST_LOG_SNR = -5.1
 class VPSchedule:
     """The base class of variance-preserving schedules: sigma as a function of time, and its inverse.
 
-    last_time: the time at which the grids begin.
+    A subclass defines `log_alpha` and its inverse. Times have no unit, and tensors of times and levels have any
+    shape. Source: Song et al. 2021, arXiv 2011.13456.
+
+    Attributes:
+        last_time: the time at which the grids begin.
+
+    Raises:
+        NotImplementedError: a use of this class itself.
     """
 
     last_time: float = 1.0
 
     def sigma(self, time: Tensor) -> Tensor:
-        """Return the noise levels at times, in float64."""
+        """Return the noise levels at times, in units of x and float64, of the shape of time."""
         # expm1 keeps the digits at small times, where 1 - alpha² cancels.
         return torch.expm1(-2 * self.log_alpha(time)).sqrt()
 
     def time(self, sigma: Tensor) -> Tensor:
-        """Return the times of noise levels, in float64."""
+        """Return the times of noise levels in units of x, in float64, of the shape of sigma."""
         return self._time_of(-0.5 * torch.log1p(sigma.to(torch.float64) ** 2))
 
     def log_alpha(self, time: Tensor) -> Tensor:
-        """Return ln alpha at times, in float64."""
+        """Return ln alpha at times, in float64, of the shape of time."""
         raise NotImplementedError
 
     def _time_of(self, log_alpha: Tensor) -> Tensor:
@@ -54,6 +61,10 @@ class LinearVP(VPSchedule):
     Args:
         beta_min: the rate at t = 0, positive.
         beta_max: the rate at t = 1, above beta_min.
+
+    Raises:
+        TypeError: a rate that is no number.
+        ValueError: a rate that is not positive and finite, or beta_max that does not exceed beta_min.
     """
 
     beta_min: float = 0.1
@@ -85,6 +96,10 @@ class CosineVP(VPSchedule):
 
     Args:
         s: the offset of the time, positive.
+
+    Raises:
+        TypeError: s is no number.
+        ValueError: s is not positive and finite.
     """
 
     s: float = 0.008
@@ -113,6 +128,10 @@ class DiscreteVP(VPSchedule):
 
     Args:
         alphas_cumprod: the N products alpha², falling from below 1 towards 0.
+
+    Raises:
+        TypeError: alphas_cumprod that are no numbers.
+        ValueError: products that are not positive or do not fall strictly, or fewer than 2 usable levels.
     """
 
     alphas_cumprod: tuple[float, ...]

@@ -60,7 +60,7 @@ def integrals(statistics: DPMSolverV3Statistics, start: float, end: float, count
     for low, high in _pieces(statistics.lambdas, start, end):
         length = high - low
         values = [statistics.at(low + length * place) for place in PLACES.tolist()]
-        l, s, b = (torch.stack(rows) for rows in zip(*values, strict=True))  # noqa: E741
+        l, s, b = (torch.stack(rows) for rows in zip(*values, strict=True))  # noqa: E741, the source's name
         inner_growth = growth + length * torch.tensordot(partial, s, 1)
         flow = b * torch.exp(-inner_growth)
         inner_rest = rest + length * torch.tensordot(partial, flow, 1)

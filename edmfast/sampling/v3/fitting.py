@@ -72,7 +72,7 @@ def fit_dpm_solver_v3(
     generator = torch.Generator().manual_seed(seed % 2**63)
     # The same noise serves all levels, so that the statistics are smooth in lambda.
     noise = torch.randn(data.shape, generator=generator, dtype=data.dtype, device="cpu").to(data)
-    l = torch.stack(  # noqa: E741
+    l = torch.stack(  # noqa: E741, the source's name
         [fit.diagonal(data + sigma * noise, sigma, probes, generator) for sigma in levels]
     )
     grid = torch.tensor(levels, dtype=torch.float64, device=data.device)

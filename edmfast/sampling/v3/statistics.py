@@ -38,7 +38,7 @@ class DPMSolverV3Statistics:
     """
 
     sigmas: Tensor
-    l: Tensor  # noqa: E741
+    l: Tensor  # noqa: E741, the source's name
     s: Tensor
     b: Tensor
     lambdas: tuple[float, ...] = field(default=(), init=False, repr=False)
