@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edmfast.diffusers.coordinates import Frame
@@ -28,6 +28,9 @@ _TRANSLATED = {
 }
 _TRANSLATED["DPMSolverSinglestepScheduler"] = _TRANSLATED["DPMSolverMultistepScheduler"]
 _TRANSLATED["EDMDPMSolverMultistepScheduler"] = _TRANSLATED["DPMSolverMultistepScheduler"]
+
+# Pipelines and runs of diffusers change these, and leave them in the list of settings that have their defaults.
+_CHANGED_LATER = ("steps_offset", "clip_sample", "lower_order_final")
 
 _DPM_CHOICES = {
     "algorithm_type": ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"),
@@ -61,7 +64,8 @@ def family_of(config: Mapping[str, Any], name: str | None) -> Family:
     """Return the family that a configuration names, or the one that the caller names.
 
     A scheduler that was constructed, and not loaded, does not have its class in its configuration. The names of
-    the settings, and the values that are defaults, then tell it for all classes but KDPM2 and its ancestral form.
+    the settings, and the values that are defaults, then tell it. They do not tell KDPM2 from its ancestral form,
+    nor LMS from these two where the betas were given.
     """
     if name is None:
         name = config.get(FAMILY_KEY) or config.get("_class_name")
@@ -69,12 +73,15 @@ def family_of(config: Mapping[str, Any], name: str | None) -> Family:
         family = FAMILIES.get(str(name))
         if family is None:
             raise ValueError(
-                f"EdmfastScheduler does not know {name}: the configuration must be of one of "
-                f"{', '.join(FAMILIES)}, or one of them must be named as family=..."
+                f"EdmfastScheduler does not have the steps of {name}. {_advice(_for_network_of(config))}"
             )
         return family
     keys = {key for key in config if not key.startswith("_")}
-    defaults = {key: config[key] for key in config.get("_use_default_values", ()) if key in config}
+    defaults = {
+        key: config[key]
+        for key in config.get("_use_default_values", ())
+        if key in config and key not in _CHANGED_LATER
+    }
     found = [
         family
         for family in FAMILIES.values()
@@ -82,14 +89,30 @@ def family_of(config: Mapping[str, Any], name: str | None) -> Family:
         and all(family.settings[key] == value for key, value in defaults.items())
     ]
     if len(found) != 1:
-        fitting = (
-            f"it fits {' and '.join(family.name for family in found)}" if found else "none fits"
-        )
+        names = [family.name for family in found]
+        fitting = f"it fits {' and '.join(names)}" if found else "none fits"
         raise ValueError(
-            f"the configuration does not say of which class it is, and {fitting}: name one of "
-            f"{', '.join(FAMILIES)} as family=..."
+            f"the configuration does not say of which class it is, and {fitting}. "
+            f"{_advice(names or _for_network_of(config))}"
         )
     return found[0]
+
+
+def _advice(names: Sequence[str]) -> str:
+    """Return the lines that name a class."""
+    lines = " or ".join(
+        f'EdmfastScheduler.from_config(pipe.scheduler.config, family="{name}")' for name in names
+    )
+    return f"Name a class: {lines or 'family=...'}. The classes are {', '.join(FAMILIES)}"
+
+
+def _for_network_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return classes to suggest for the network of a configuration, or none where its noise levels are others."""
+    if "beta_schedule" in config and "snr_shift_scale" not in config:
+        return "DPMSolverMultistepScheduler", "DDIMScheduler"
+    if "shift" in config and "sigma_data" not in config:
+        return ("FlowMatchEulerDiscreteScheduler",)
+    return ()
 
 
 def read(

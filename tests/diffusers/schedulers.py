@@ -9,6 +9,7 @@ import torch
 
 diffusers = pytest.importorskip("diffusers", reason="its schedulers are what ours must equal")
 
+# the line above skips the tests where diffusers, which this import needs, is absent
 from edmfast.diffusers import EdmfastScheduler  # noqa: E402
 
 ALL = (

@@ -90,6 +90,24 @@ def test_two_lines_in_a_pipeline_that_was_constructed(unconditional):
     assert pipe.scheduler.config.clip_sample_range == 2.0
 
 
+@pytest.mark.parametrize("name", SD)
+def test_two_lines_in_a_pipeline_that_was_loaded(latent, name, tmp_path):
+    parts = {**latent, "requires_safety_checker": False}
+    pipe = diffusers.StableDiffusionPipeline(**parts, scheduler=getattr(diffusers, name)(**LATENT))
+    pipe.scheduler.save_pretrained(tmp_path)
+    pipe.scheduler = getattr(diffusers, name).from_pretrained(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+
+    def run():
+        generator = torch.Generator().manual_seed(1)
+        return pipe(num_inference_steps=4, output_type="pt", generator=generator, **prompts())
+
+    expected = run().images
+    pipe.scheduler = EdmfastScheduler.from_config(pipe.scheduler.config)
+    assert pipe.scheduler.config["_diffusers_class"] == name
+    same([expected, run().images])
+
+
 def test_a_saved_pipeline_keeps_the_scheduler(unconditional, tmp_path):
     pipe = diffusers.DDPMPipeline(unconditional, diffusers.DDPMScheduler())
     family = "EulerAncestralDiscreteScheduler"

@@ -210,13 +210,13 @@ def multistep(settings: Settings, training: Array, request: Request, lambda_t: T
     count = len(timesteps)
     falling, curve = np.flip(training).copy(), curve_of(settings)
     rounds = settings["beta_schedule"] != "squaredcos_cap_v2" or "use_lu_lambdas" not in settings
-    if curve is not None:
-        sigmas = on_curve(curve, falling, count, settings)
-    elif settings.get("use_lu_lambdas"):
+    if settings.get("use_lu_lambdas") and curve != "use_karras_sigmas":
         # Lu et al. 2022: uniform in lambda, the half log-SNR, which is -ln sigma.
         logs = np.log(training)
         sigmas = np.exp(karras(logs[-1].item(), logs[0].item(), count, rho=1.0))
         curve = "use_lu_lambdas"
+    elif curve is not None:
+        sigmas = on_curve(curve, falling, count, settings)
     elif settings["use_flow_sigmas"]:
         shift = settings["flow_shift"] if request.mu is None else np.exp(request.mu)
         sigmas, timesteps = flow_levels.falling(count, train, shift)

@@ -7,13 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from edmfast.diffusers.families import Family
 from edmfast.sampling.solvers import DynamicThreshold
 
 Clip = Callable[[Tensor], Tensor]
 
 
-def clip_of(family: Family, settings: Mapping[str, Any]) -> Clip | None:
+def clip_of(settings: Mapping[str, Any]) -> Clip | None:
     """Return what is done to the predicted clean samples, or None."""
     # diffusers thresholds no noise predictions of UniPC
     if settings.get("thresholding") and settings.get("predict_x0", True):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from edmfast._internal.numbers import as_float
 from edmfast.diffusers.coordinates import Frame
 from edmfast.diffusers.steps.clipping import Clip
 from edmfast.diffusers.steps.ddim import DDIMStep
@@ -108,7 +109,8 @@ def on_device(weights: list[Any], device: torch.device) -> list[Any]:
 def has_ended(calls: int) -> ValueError:
     """Return the error for a step after the last one."""
     return ValueError(
-        f"the run has ended after its {calls} model calls: call set_timesteps before another one"
+        f"the run has ended after its {calls} model calls: call set_timesteps before another one. A run whose "
+        "first timestep occurs twice begins at the second one, unless set_begin_index(0) is called before it"
     )
 
 
@@ -119,6 +121,12 @@ class Churn(NamedTuple):
     least: float
     most: float
     noise: float
+
+    def as_floats(self) -> Churn:
+        """Return the same with Python's floats. Raises TypeError for an entry that is no number."""
+        names = ("s_churn", "s_tmin", "s_tmax", "s_noise")
+        numbers = zip(names, self, strict=True)
+        return Churn(*(as_float(name, value, finite=False) for name, value in numbers))
 
     def gamma(self, sigma: float, steps: int) -> float:
         """Return by which share the level is raised."""
