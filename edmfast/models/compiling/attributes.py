@@ -75,9 +75,14 @@ class _Members(_Place):
 
 
 class Attributes:
-    """The plain attributes of modules and of their classes, and the names that functions of these classes read."""
+    """The plain attributes of modules and of their classes, and the names that functions of these classes read.
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
+    modules: modules, or other objects with attributes. functions: functions whose names are watched too.
+    """
+
+    def __init__(
+        self, modules: Iterable[Any], functions: Iterable[types.FunctionType] = ()
+    ) -> None:
         # ids are compared, so a replaced object is kept alive, lest its id pass to the new one
         self._kept: list[Any] = []
         self._read: set[types.FunctionType] = set()
@@ -119,6 +124,11 @@ class Attributes:
                 for value in vars(kind).values():
                     if isinstance(value, types.FunctionType):
                         self._add_names_of(value)
+
+        for function in functions:
+            self._add_names_of(function)
+        # A watched function may be the model, which a watch must not keep alive.
+        self._read.clear()
 
     def change(self) -> str | None:
         """Return the name of the first changed attribute, None where all are as they were."""

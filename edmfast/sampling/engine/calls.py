@@ -9,6 +9,10 @@ cost as much as a step of a solver, so they are made only where they are needed:
   the tensors that made them, which the machine holds for this purpose, and the model gets copies from then on.
 - A result that the run needs after another call is protected as `edmfast.sampling.engine.results` says, unless
   nothing else refers to it or to its memory.
+- A change of an earlier input that the run still needs is an error.
+
+What is not seen is a change past the version counter, through NumPy or a kernel of the model's own, that a model
+makes at a later call and did not make at the first one.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from torch import Tensor
 from edmfast._internal.nested import tensors_in
 from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.compiling.flat_graph import FlatGraph, Tensors
-from edmfast.models.compiling.watched import Watched, modules_in
+from edmfast.models.compiling.watched import Watched, parts_of
 from edmfast.models.protocols import Denoiser
 from edmfast.sampling.engine.conditions import key_of, with_inputs, without_tensors
 from edmfast.sampling.engine.draws import NodeTable, NoiseSource
@@ -64,8 +64,9 @@ class CompiledRuns:
     ) -> Tensor:
         """Return the states at the end of the plan. eager: computes the same without a graph."""
         if self.watched is None or self.watched.change():
-            owners = [getattr(model, "__self__", model), getattr(model, "__dict__", {})]
-            self.graphs, self.watched = {}, Watched(modules_in(owners))
+            parts = parts_of(model)
+            self.graphs = {}
+            self.watched = Watched(parts.modules, parts.functions, parts.objects)
         items = prepared(plan, torch.device("cpu"))
         place = source.stream, source.first_sample
         try:

@@ -98,7 +98,9 @@ def run_plan(
             step = machine.step
             state = machine.registers[call.state]
             kept = call.kept or callback is not None
+            held = [] if evaluate.careful else _versions(machine, state)
             denoised, unchanged = evaluate(state, next(levels), machine.again(), kept=kept)
+            _refuse_changes(held)
             if unchanged is not state:
                 machine.replace(state, unchanged)
             if callback is not None and reported < step:
@@ -108,6 +110,21 @@ def run_plan(
             if machine.step > step:
                 bar.update()
     return machine.registers["x"]
+
+
+def _versions(machine: Machine, state: Tensor) -> list[tuple[Tensor, int]]:
+    """Return the registers besides the state of a call, with their versions before it."""
+    others = (tensor for tensor in machine.registers.values() if tensor is not state)
+    return [(tensor, tensor._version) for tensor in others]
+
+
+def _refuse_changes(held: list[tuple[Tensor, int]]) -> None:
+    """Raise RuntimeError where a call has changed a register, which may be an earlier input of the model."""
+    if any(tensor._version != version for tensor, version in held):
+        raise RuntimeError(
+            "the model changed in place an input or a result of an earlier call, which the sampler still needs: "
+            "let it write to copies of its own"
+        )
 
 
 def _reported(

@@ -11,8 +11,8 @@ add up exactly. On the grid disjoint ones are independent, and each has the vari
 covariances are off by at most half a step. An increment takes at most 38 nodes, and one for each cell between.
 
 Octaves make the precision relative: one path serves every noise range, and its nodes do not depend on the range.
-Source: Lévy 1948, "Processus stochastiques et mouvement brownien" (the construction by midpoints); Ciesielski 1961
-(its Schauder functions).
+Source: Lévy 1948, his book on stochastic processes and Brownian motion (the construction by midpoints);
+    Ciesielski 1961 (its Schauder functions).
 """
 
 from __future__ import annotations

@@ -226,3 +226,30 @@ def test_a_state_is_not_computed_again_from_results_that_are_lost():
 
     with pytest.raises(RuntimeError, match="in its call number 6, the result of its call number 4"):
         sampling.sample_dpmpp_2m(model, start(), SIGMAS, disable=True)
+
+
+@pytest.mark.parametrize("sampler", [sampling.sample_heun, sampling.sample_dpm_2])
+def test_a_model_that_writes_to_an_earlier_input_is_told(sampler):
+    inputs = []
+
+    def model(x, sigma):
+        if len(inputs) > 2:
+            inputs[-1].zero_()
+        inputs.append(x)
+        return clean(x, sigma)
+
+    with pytest.raises(RuntimeError, match="an earlier call, which the sampler still needs"):
+        sampler(model, start(), SIGMAS, disable=True)
+
+
+def test_a_model_may_write_to_an_earlier_input_that_is_done_with():
+    inputs = []
+
+    def model(x, sigma):
+        if len(inputs) > 2:
+            inputs[-1].zero_()
+        inputs.append(x)
+        return clean(x, sigma)
+
+    result = sampling.sample_euler(model, start(), SIGMAS, disable=True)
+    assert torch.equal(result, sampling.sample_euler(clean, start(), SIGMAS, disable=True))

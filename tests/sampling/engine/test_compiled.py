@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import inspect
 import weakref
@@ -179,9 +180,12 @@ def test_an_energy_is_traced_with_its_gradient():
     assert graphs(model) == 1
 
 
-def test_graphs_do_not_keep_their_model_alive():
-    model = network()
-    sampling.sample_euler(model, start(), SIGMAS, disable=True, compile=True)
+@pytest.mark.parametrize(
+    "wrap", [lambda net: net, lambda net: Wrapper(net), lambda net: lambda x, s: net(x, s)]
+)
+def test_graphs_do_not_keep_their_model_alive(wrap):
+    model = wrap(network())
+    sampling.sample_euler(model, start(), SIGMAS[-2:], disable=True, compile=True)
     gone = weakref.ref(model)
     del model
     gc.collect()
@@ -237,3 +241,112 @@ def test_samplers_with_a_loop_of_their_own_have_no_graph():
         "sample_dpm_solver_adaptive",
         "sample_dpm_solver_v3",
     }
+
+
+class Wrapper:
+    """A callable object that is no module."""
+
+    def __init__(self, net, factor=1.0):
+        self.net, self.factor = net, factor
+
+    def __call__(self, x, sigma):
+        return self.net(x, sigma) * self.factor
+
+
+def replace_a_parameter(net, _):
+    net.layer.weight = torch.nn.Parameter(2.0 * net.layer.weight.detach())
+
+
+def replace_a_submodule(net, _):
+    net.layer = torch.nn.Linear(2, 2)
+
+
+def replace_a_buffer(net, _):
+    net.offset = net.offset + 1.0
+
+
+def fill_a_replaced_buffer(net, _):
+    net.offset = torch.zeros(2)
+    net.offset.fill_(2.0)
+
+
+def change_an_attribute(net, _):
+    net.factor = 3.0
+
+
+def change_a_closure(_, settings):
+    settings["factor"] = 3.0
+
+
+class Scaled(Network):
+    def __init__(self):
+        super().__init__()
+        self.factor = 1.0
+        self.register_buffer("offset", torch.zeros(2))
+
+    def forward(self, x, sigma):
+        return super().forward(x, sigma) * self.factor + self.offset
+
+
+def as_it_is(net, _):
+    return net
+
+
+def inside_an_object(net, _):
+    return Wrapper(net)
+
+
+def inside_a_partial(net, _):
+    return functools.partial(net)
+
+
+def inside_a_lambda(net, settings):
+    return lambda x, sigma: net(x, sigma) * settings["factor"]
+
+
+def inside_guidance(net, _):
+    return sampling.guidance.AutoGuidance(net, net, 1.5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        replace_a_parameter,
+        replace_a_submodule,
+        replace_a_buffer,
+        fill_a_replaced_buffer,
+        change_an_attribute,
+    ],
+)
+@pytest.mark.parametrize("wrap", [as_it_is, inside_a_lambda])
+def test_a_change_of_the_model_reaches_its_graphs(wrap, change):
+    check_change(wrap, change)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "change"),
+    [
+        (inside_an_object, replace_a_parameter),
+        (inside_a_partial, replace_a_submodule),
+        (inside_guidance, replace_a_parameter),
+        (inside_a_lambda, change_a_closure),
+    ],
+)
+def test_a_change_inside_a_wrapper_reaches_its_graphs(wrap, change):
+    check_change(wrap, change)
+
+
+def check_change(wrap, change):
+    torch.manual_seed(0)
+    net, settings = Scaled(), {"factor": 1.0}
+    model = wrap(net, settings)
+    sigmas = SIGMAS[-2:]
+
+    def both():
+        eager = sampling.sample_euler(model, start(), sigmas, disable=True)
+        close(sampling.sample_euler(model, start(), sigmas, disable=True, compile=True), eager)
+        return eager
+
+    first = both()
+    change(net, settings)
+    assert not torch.allclose(both(), first)
