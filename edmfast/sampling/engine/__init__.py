@@ -5,9 +5,10 @@ The coefficients depend on the levels alone, so they are computed once in float6
 same levels. Each combination is one pass over the states by `edmfast.ops.linear_combination`.
 """
 
+from edmfast.sampling.engine.checked_plan import plan_of
 from edmfast.sampling.engine.expression import Expression, register
 from edmfast.sampling.engine.machine import Machine, requests_of
-from edmfast.sampling.engine.plan import Call, Combine, Plan, Solver, Step, plan_of
+from edmfast.sampling.engine.plan import Call, Combine, Plan, Solver, Step
 
 __all__ = [
     "Call",

@@ -15,14 +15,10 @@ The callback of a sampler is called after the first `Call` of each step, as k-di
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from edmfast.sampling.engine.expression import Expression
@@ -119,33 +115,3 @@ class Solver:
         Raises ValueError where the solver has no steps over such levels.
         """
         raise NotImplementedError
-
-
-@functools.lru_cache(maxsize=64)
-def plan_of(solver: Solver, levels: tuple[float, ...]) -> Plan:
-    """Return the plan of a solver over levels, which is kept for the next run over the same levels.
-
-    Raises ValueError where a level is there twice and the solver has no finite step over such levels.
-    """
-    repeated = [i for i, (sigma, after) in enumerate(pairwise(levels)) if sigma == after]
-    if not repeated:
-        return Plan(tuple(solver.steps(levels)), solver.slope_first)
-    try:
-        plan = Plan(tuple(solver.steps(levels)), solver.slope_first)
-    # A step without length divides by it, in Python's numbers or in a linear system of NumPy.
-    except (ZeroDivisionError, np.linalg.LinAlgError):
-        plan = None
-    if plan is None or not _is_finite(plan):
-        i = repeated[0]
-        raise ValueError(
-            f"{type(solver).__name__} has no step where a level is there twice, got sigmas[{i}] = "
-            f"sigmas[{i + 1}] = {levels[i]:g}: leave one of them out"
-        )
-    return plan
-
-
-def _is_finite(plan: Plan) -> bool:
-    combines = [w for step in plan.steps for w in step.work if isinstance(w, Combine)]
-    return all(
-        math.isfinite(value) for w in combines for value in (*w.value.terms.values(), w.noise)
-    )

@@ -12,10 +12,11 @@ from edmfast.models.protocols import Denoiser
 from edmfast.sampling.callbacks import Callback, first_state, report
 from edmfast.sampling.checks import check_start, checked_end
 from edmfast.sampling.engine.calls import Evaluate
+from edmfast.sampling.engine.checked_plan import plan_of
 from edmfast.sampling.engine.compiled import runs_of
 from edmfast.sampling.engine.draws import node_table
 from edmfast.sampling.engine.machine import Machine, requests_of
-from edmfast.sampling.engine.plan import Call, Plan, Solver, plan_of
+from edmfast.sampling.engine.plan import Call, Plan, Solver
 from edmfast.sampling.engine.results import Results, lifetime_of
 from edmfast.sampling.noise import (
     BrownianPath,
