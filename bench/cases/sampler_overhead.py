@@ -78,7 +78,11 @@ def law_of_bridge(x: Tensor, sigmas: Tensor, kept: Tensor) -> Law:
 
 
 class Method(NamedTuple):
-    """A sampler by its k-diffusion name. loop: the same in plain torch, where bench.rivals has it."""
+    """A sampler by its k-diffusion name.
+
+    goal: the ratio (time of k-diffusion / our time) to reach. loop: the same in plain torch, where bench.rivals
+    has it.
+    """
 
     name: str
     goal: float
@@ -88,12 +92,12 @@ class Method(NamedTuple):
 
 
 METHODS = [
-    Method("euler", 3.0, sampler_loops.euler),
-    Method("heun", 3.0, sampler_loops.heun),
+    Method("euler", 1.0, sampler_loops.euler),
+    Method("heun", 1.0, sampler_loops.heun),
     Method("dpmpp_2m", 3.0, sampler_loops.dpmpp_2m),
-    Method("dpmpp_2m_sde", 3.0, random=True),
+    Method("dpmpp_2m_sde", 1.0, random=True),
     Method("dpmpp_3m_sde", 3.0, random=True),
-    Method("dpmpp_2m_sde", 3.0, random=True, independent=True),
+    Method("dpmpp_2m_sde", 1.0, random=True, independent=True),
     Method("dpmpp_3m_sde", 3.0, random=True, independent=True),
 ]
 

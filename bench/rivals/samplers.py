@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.rivals.k_diffusion_parts import k_diffusion
+
 Model = Callable[[Tensor, Tensor], Tensor]
 Sampler = Callable[[Model, Tensor, Tensor], Tensor]
 
@@ -39,9 +41,12 @@ def samplers(name: str) -> dict[str, Sampler]:
 
 def k_diffusion_sampler(name: str) -> Callable[..., Tensor] | None:
     """Return k-diffusion's function sample_<name>, or None where the project is not installed."""
-    function: Callable[..., Tensor] | None = getattr(
-        load("k_diffusion.sampling"), f"sample_{name}", None
-    )
+    try:
+        module = k_diffusion("sampling")
+    except ImportError as error:
+        print(f"bench: k_diffusion is installed but does not import: {error}", file=sys.stderr)
+        return None
+    function: Callable[..., Tensor] | None = getattr(module, f"sample_{name}", None)
     return function
 
 

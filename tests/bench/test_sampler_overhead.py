@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -24,6 +26,18 @@ def test_right_answers_pass_and_wrong_ones_are_stopped(name):
             case.check(wrong, truth)
 
 
+def test_the_samplers_of_k_diffusion_are_found_without_its_training():
+    pytest.importorskip("torchdiffeq", reason="the samplers of k-diffusion import it")
+    pytest.importorskip("torchsde", reason="the samplers of k-diffusion import it")
+    if importlib.util.find_spec("k_diffusion") is None:
+        pytest.skip("k-diffusion is not installed")
+    for case in sampler_overhead.CASES:
+        assert "k-diffusion" in case.baselines
+        least = 3.0 if "dpmpp_2m " in case.name or "dpmpp_3m_sde" in case.name else 1.0
+        assert case.goals == {"k-diffusion": least}
+    assert len(sampler_overhead.CASES) == len(sampler_overhead.METHODS)
+
+
 def test_the_noise_of_a_step_must_have_its_law():
     (case,) = [c for c in combination.CASES if c.name == "linear_combination/noisy 4x3x64x64"]
     inputs = case.make_inputs(case.shape, torch.float32, CPU)
@@ -39,7 +53,7 @@ def test_the_noise_of_a_step_must_have_its_law():
         case.check(combination.Noisy((without - noise).float()), truth)
 
 
-@pytest.mark.parametrize("name", scheduler_overhead.GOALS)
+@pytest.mark.parametrize("name", scheduler_overhead.NAMES)
 def test_the_schedulers_of_diffusers_end_where_ours_do(name):
     pytest.importorskip("diffusers", reason="the rival of this benchmark")
     (case,) = [case for case in scheduler_overhead.CASES if f"/{name} " in case.name]
