@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 from edmfast import (
     analytic,
     density,
@@ -59,3 +62,17 @@ __all__ = [
     "smc",
     "targets",
 ]
+
+# They stand apart from the import of the package, which their users alone pay for.
+_LAZY = ("diffusers", "k_diffusion")
+
+
+def __getattr__(name: str) -> Any:
+    """Import a module for other projects when it is first used."""
+    if name in _LAZY:
+        return importlib.import_module(f"edmfast.{name}")
+    raise AttributeError(f"module 'edmfast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -35,6 +35,32 @@ def test_every_public_name_is_there():
         edmfast.nonsense  # noqa: B018
 
 
+def test_modules_for_other_projects_are_imported_when_they_are_used():
+    program = """
+import sys
+import edmfast
+print({"diffusers", "k_diffusion"} <= set(dir(edmfast)))
+print([name for name in sys.modules if "diffus" in name and name != "edmfast.ops.diffusion"])
+print(edmfast.k_diffusion.sampling.__name__, edmfast.diffusers.__name__, "diffusers" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.split("\n")[:3] == [
+        "True",
+        "[]",
+        "edmfast.k_diffusion.sampling edmfast.diffusers False",
+    ]
+
+
+@pytest.mark.parametrize("name", ["config", "models", "evaluation"])
+def test_modules_of_k_diffusion_that_are_not_here(name):
+    with pytest.raises(AttributeError, match=f"{name}.*external, layers, sampling and utils"):
+        getattr(edmfast.k_diffusion, name)
+    with pytest.raises(AttributeError, match=r"no attribute 'nonsense'$"):
+        edmfast.k_diffusion.nonsense  # noqa: B018
+
+
 def test_distill_is_the_function_and_its_package_still_imports():
     loss = importlib.import_module("edmfast.distill.loss")
     package = importlib.import_module("edmfast.distill")

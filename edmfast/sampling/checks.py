@@ -58,7 +58,14 @@ def check_start(
     if not isinstance(sigmas, Tensor) or not sigmas.is_floating_point():
         raise TypeError(f"sigmas must be a floating-point tensor [T + 1], got {_kind(sigmas)}")
     if sigmas.ndim != 1 or len(sigmas) < 2:
-        raise ValueError(f"sigmas must be [T + 1] with T >= 1, got shape {tuple(sigmas.shape)}")
+        advice = (
+            ": a step goes from one level to the next, so pass the level of x and the one to reach, such as 0"
+            if sigmas.ndim == 1
+            else ""
+        )
+        raise ValueError(
+            f"sigmas must be [T + 1] with T >= 1, got shape {tuple(sigmas.shape)}{advice}"
+        )
     # The levels become Python floats below, which would drop the tangent without an error.
     if carries_tangent(sigmas):
         raise RuntimeError(
@@ -88,7 +95,9 @@ def check_state(x: Tensor, name: str) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor [B, *shape], got {_kind(x)}")
     if x.ndim < 2:
-        raise ValueError(f"{name} must be [B, *shape] with a batch axis, got {tuple(x.shape)}")
+        raise ValueError(
+            f"{name} must be [B, *shape] with a batch axis and at least one more, got {tuple(x.shape)}"
+        )
     if not is_finite(x):
         raise ValueError(f"{name} must be finite, got NaN or infinity in it")
 

@@ -52,6 +52,45 @@ def test_labels_are_the_third_argument_of_both_networks():
     assert all(torch.equal(argument, labels) for argument in seen)
 
 
+class Labelled(torch.nn.Module):
+    """A network that adds its labels."""
+
+    def forward(self, x, sigma, labels):
+        return x + labels
+
+
+class Cut(torch.nn.Module):
+    """A network that returns too few columns."""
+
+    def forward(self, x, sigma):
+        return x[:, :1]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_errors_name_the_labels_and_the_network(sampler):
+    name = "class_labels" if sampler is sampling.edm_sampler else "labels"
+    message = f"^Labelled failed: .* x has 4 samples, and {name} has 3 rows"
+    with pytest.raises(ValueError, match=message):
+        sampler(Labelled(), torch.zeros(4, 2), torch.zeros(3, 2), **RANGE)
+    with pytest.raises(ValueError, match=r"Cut returned \[4, 1\]"):
+        sampler(Cut(), torch.zeros(4, 2), **RANGE)
+
+
+def test_errors_name_the_guiding_network():
+    class Guide(Labelled):
+        pass
+
+    with pytest.raises(ValueError, match=r"^Guide failed: .*labels has 3 rows"):
+        sampling.edm2_sampler(
+            lambda x, sigma, labels: x,
+            torch.zeros(4, 2),
+            torch.zeros(3, 2),
+            Guide(),
+            guidance=2.0,
+            **RANGE,
+        )
+
+
 class LimitedNetwork:
     """A network for integer noise levels from 1 to 4, like networks trained on a discrete grid."""
 

@@ -111,6 +111,19 @@ def test_a_zero_before_the_end_is_refused(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_grid_without_a_step_is_refused_with_advice(name, count):
+    message = rf"got shape \({count},\): .*pass the level of x and the one to reach"
+    with pytest.raises(ValueError, match=message):
+        run(name, sigmas=SIGMAS[:count])
+
+
+def test_states_without_an_axis_beside_the_batch_are_refused():
+    with pytest.raises(ValueError, match=r"a batch axis and at least one more, got \(5,\)"):
+        run("sample_euler", start()[:, 0])
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [

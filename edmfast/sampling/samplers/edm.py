@@ -20,6 +20,7 @@ from torch import Tensor
 from edmfast._internal.derivatives import without_gradients
 from edmfast._internal.noise_levels import check_level
 from edmfast._internal.numbers import as_float
+from edmfast.models.calling.conditions import explained
 from edmfast.models.calling.returned import check_denoised
 from edmfast.models.protocols import Denoiser
 from edmfast.sampling.checks import check_state, checked_end
@@ -88,7 +89,7 @@ def edm_sampler(
     Raises:
         TypeError: latents that are not floating point, or arguments that are no numbers.
         ValueError: latents of another shape or not finite, a number of steps, noise range or churn that is out of
-            range, or a network that returns another shape.
+            range, labels of another number of rows, or a network that returns another shape.
 
     Warns:
         NonFiniteWarning: some samples are NaN or infinite at the end.
@@ -113,7 +114,7 @@ def edm_sampler(
     gammas = grid.new_tensor(churn_factors(levels, S_churn, S_min, S_max))
     # The network rounds raised levels too, so the noise added must match the level that it is told.
     raised = rounded(grid + gammas * grid).double().tolist()
-    denoise = _cast(net, network_dtype, torch.float64, class_labels)
+    denoise = _cast(net, network_dtype, torch.float64, {"class_labels": class_labels})
     # EDM calls its noise source at every step, which a source of the caller may count on.
     every_step = randn_like is not torch.randn_like
     return _integrate(
@@ -185,12 +186,12 @@ def edm2_sampler(
     _check_levels(levels, dtype)
     gammas = churn_factors(levels, S_churn, S_min, S_max)
     raised = [sigma * (1 + gamma) for sigma, gamma in zip(levels, gammas, strict=False)]
-    model = _cast(net, dtype, dtype, labels)
+    model = _cast(net, dtype, dtype, {"labels": labels})
     # At 1 the guide's share is 0, so its evaluations would be wasted.
     if guidance != 1:
         if gnet is None:
             raise ValueError(f"guidance={guidance} needs a guiding network gnet, got None")
-        model = _guided(model, _cast(gnet, dtype, dtype, labels), guidance)
+        model = _guided(model, _cast(gnet, dtype, dtype, {"labels": labels}), guidance)
     return _integrate(
         model, noise.to(dtype), levels, raised, S_noise, randn_like, seed, every_step=False
     )
@@ -252,14 +253,25 @@ def _check_levels(levels: list[float], dtype: torch.dtype) -> None:
 
 
 def _cast(
-    net: Denoiser, inside: torch.dtype, outside: torch.dtype, labels: Tensor | None
+    net: Denoiser, inside: torch.dtype, outside: torch.dtype, labels: dict[str, Tensor | None]
 ) -> Denoiser:
-    """Return the network as a denoiser that takes and returns the dtype `outside` and computes in `inside`."""
-    extra: tuple[Tensor, ...] = () if labels is None else (labels,)
+    """Return the network as a denoiser that takes and returns the dtype `outside` and computes in `inside`.
+
+    labels: the labels, or None, under the name that errors give them.
+    """
+    extra = {name: label for name, label in labels.items() if label is not None}
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        states, copies = x.to(inside), [label.clone() for label in extra]
-        returned = net(states, sigma.to(inside), *copies)
+        states, copies = x.to(inside), [label.clone() for label in extra.values()]
+        try:
+            returned = net(states, sigma.to(inside), *copies)
+        except RuntimeError as error:
+            clearer = explained(error, net, states, extra)
+            if clearer is error:
+                raise
+            # A RuntimeError would be explained once more, with the name of this function.
+            kind = TypeError if isinstance(clearer, TypeError) else ValueError
+            raise kind(str(clearer)) from error
         return check_denoised(net, returned, states).to(outside)
 
     return denoiser

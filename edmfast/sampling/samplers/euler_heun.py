@@ -47,7 +47,8 @@ def sample_euler(
     Source: Karras et al. 2022, arXiv 2206.00364, algorithm 2 without its second-order correction.
 
     Args:
-        model: the denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
+        model: the denoiser, called as model(x, sigma [B], **extra_args) -> x_0. A result of another floating
+            dtype than x is converted to that of x.
         x: the noisy states [B, *shape], at the noise level sigmas[0].
         sigmas: the noise levels [T + 1] in units of x, strictly decreasing, of which the last may be 0; or
             strictly increasing from a positive level, which carries samples back to their noise (inversion). The
@@ -115,7 +116,8 @@ def sample_heun(
     Source: Karras et al. 2022, arXiv 2206.00364, algorithms 1 and 2.
 
     Args:
-        model: the denoiser, called as model(x, sigma [B], **extra_args) -> x_0.
+        model: the denoiser, called as model(x, sigma [B], **extra_args) -> x_0. A result of another floating
+            dtype than x is converted to that of x.
         x: the noisy states [B, *shape], at the noise level sigmas[0].
         sigmas: the noise levels [T + 1] in units of x, strictly decreasing, of which the last may be 0; or
             strictly increasing from a positive level, which carries samples back to their noise (inversion).
