@@ -39,7 +39,8 @@ def sigmas_from_times(
             infinite level and needs it; the samples then change by about 1/sigma_max of their size.
 
     Returns:
-        The levels [T + 1], in torch's default dtype and on the device of the times.
+        The levels [T + 1], on the device of the times, in float64 for float64 tensors and otherwise in torch's
+            default dtype.
 
     Raises:
         TypeError: times or numbers of another type.
@@ -68,7 +69,7 @@ def sigmas_from_times(
             f"times[{first}] = {float(numbers[first]):g} is pure noise, whose noise level is infinite: pass "
             "sigma_max, such as 1e4, which replaces higher levels"
         )
-    return sigmas.to(torch.get_default_dtype())
+    return sigmas.to(_dtype_of(times))
 
 
 def times_from_sigmas(
@@ -82,7 +83,8 @@ def times_from_sigmas(
         direction: "noise_to_data" where time 0 is noise, "data_to_noise" where time 1 is noise.
 
     Returns:
-        The times, within [0, 1], in the shape of sigmas, in torch's default dtype.
+        The times, within [0, 1], in the shape of sigmas, in float64 for float64 tensors and otherwise in torch's
+            default dtype.
 
     Raises:
         TypeError: sigmas that are no real numbers.
@@ -94,4 +96,10 @@ def times_from_sigmas(
     if bool((levels < 0).any()):
         raise ValueError(f"sigmas must be at least 0, given a smallest level of {levels.min():g}")
     t = at_level(levels).t
-    return (t if direction == "noise_to_data" else 1 - t).to(torch.get_default_dtype())
+    return (t if direction == "noise_to_data" else 1 - t).to(_dtype_of(sigmas))
+
+
+def _dtype_of(numbers: Times) -> torch.dtype:
+    """Return float64 for a tensor of float64, and torch's default dtype for anything else."""
+    double = isinstance(numbers, Tensor) and numbers.dtype == torch.float64
+    return torch.float64 if double else torch.get_default_dtype()

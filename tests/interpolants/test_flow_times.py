@@ -66,3 +66,13 @@ def test_times_that_are_no_times_are_refused():
         interpolants.sigmas_from_times([0.5, 1.5])
     with pytest.raises(ValueError, match="sigmas must be at least 0"):
         interpolants.times_from_sigmas([-1.0])
+
+
+@pytest.mark.parametrize("direction", ["noise_to_data", "data_to_noise"])
+def test_float64_times_keep_their_digits(direction):
+    times = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    sigmas = interpolants.sigmas_from_times(times, direction=direction)
+    assert sigmas.dtype == torch.float64
+    back = interpolants.times_from_sigmas(sigmas, direction=direction)
+    torch.testing.assert_close(back, times, rtol=1e-14, atol=0)
+    assert interpolants.sigmas_from_times(times.float(), direction=direction).dtype == torch.float32

@@ -195,3 +195,8 @@ def test_the_number_of_levels_belongs_to_the_number_of_calls():
     assert len(calls) == 7
     with pytest.raises(ValueError, match=r"makes 3 steps: sigmas must be \[4\], got \[3\]"):
         sampling.sample(model, start(), sigmas[:-1], solver, disable=True)
+
+
+@pytest.mark.parametrize("sampler", BOTH)
+def test_an_empty_batch_gives_an_empty_result(sampler):
+    assert run(sampler, x=start()[:0]).shape == (0, 2)

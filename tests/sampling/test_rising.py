@@ -143,3 +143,12 @@ def test_churn_raises_each_level_first_as_for_falling_levels(sampler):
         x = x + noise * math.sqrt((1.1 * sigma) ** 2 - sigma**2)
         x = formula(x, torch.tensor([1.1 * sigma, following], dtype=torch.float64))
     torch.testing.assert_close(result, x, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name", ["DPMSolverPP2MSDE", "DPMSolverPP3MSDE", "DPMSolverMultistep", "SEEDS", "ReverseSDE"]
+)
+def test_a_solver_of_the_sde_names_eta_where_levels_rise(name):
+    solver = getattr(sampling.solvers, name)(eta=0.5)
+    with pytest.raises(ValueError, match=r"eta must be 0 where sigmas increase, got eta=0\.5"):
+        sampling.sample(gaussian, start(), levels(3), solver, disable=True)

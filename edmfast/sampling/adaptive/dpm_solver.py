@@ -202,6 +202,9 @@ class DPMSolver(nn.Module):
         # The tolerances are rounded as k-diffusion rounds them.
         rtol, atol = (float(torch.tensor(value, device="cpu")) for value in (rtol, atol))
         info = {"steps": 0, "nfe": 0, "n_accept": 0, "n_reject": 0}
+        # The error of no states is unknown, and there is nothing to do.
+        if not x.numel():
+            return x, info
         s, previous = t_start, x
         while s < t_end - _NEAR_END if forward else s > t_end + _NEAR_END:
             t = s + pid.h

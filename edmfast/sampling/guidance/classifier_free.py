@@ -40,7 +40,7 @@ class ClassifierFreeGuidance(WeightedGuidance):
     Args:
         model: a denoiser, or a target.
         weight: a number, or a tensor [K] with one number for each of K equal runs of consecutive samples. 1 is no
-            guidance and one call of B rows, as 0 is for the unconditional states.
+            guidance and one call of B rows, as 0 without a rescale is for the unconditional states.
         unconditional: the conditions of the unconditional branch by name, such as {"class_label": 10} for the
             label of no class, or the embedding of a negative prompt. A number fills a tensor like the
             caller's condition, tensors are [], [1, ...] or [B, ...], and None leaves the condition out. Conditions
@@ -85,7 +85,8 @@ class ClassifierFreeGuidance(WeightedGuidance):
         other = branch_of("unconditional", condition, self.unconditional, x.shape[0])
         if inside is False or self._number == 1:
             return call_denoiser(self.model, x, sigma, **condition)
-        if self._number == 0 and inside is True:
+        # The rescale needs the conditional states, whose standard deviation it gives to the others.
+        if self._number == 0 and not self.rescale and inside is True:
             return call_denoiser(self.model, x, sigma, **other)
         conditional, unconditional = denoised_branches(
             self.model, x, sigma, [condition, other], batched=self.batched

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from edmfast.sampling.engine import Call, Combine, Expression, Solver, Step, register
 from edmfast.sampling.solvers.shared.fields import (
     SolverType,
+    check_falling,
     check_solver_type,
     hold_noise,
 )
@@ -105,6 +106,7 @@ def _exact(
     sigma: float, sigma_next: float, eta: float, s_noise: float, more: Expression
 ) -> Combine:
     """Return the step that is exact for constant denoised states, plus the terms `more`."""
+    check_falling(eta, sigma, sigma_next)
     if sigma_next == 0:
         return Combine("x", 0.0 * X + D)
     h = math.log(sigma) - math.log(sigma_next)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from edmfast.sampling.engine import Call, Combine, Solver, Step, register
-from edmfast.sampling.solvers.shared.fields import hold_noise
+from edmfast.sampling.solvers.shared.fields import check_falling, hold_noise
 
 X, D = register("x"), register("D")
 
@@ -43,10 +43,7 @@ class ReverseSDE(Solver):
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         for sigma, level in pairwise(levels):
             delta = (sigma - level) * (sigma + level) / 2
-            if delta < 0 and self.eta:
-                raise ValueError(
-                    f"eta must be 0 where sigmas increase, got eta={self.eta} in a step from {sigma} to {level}"
-                )
+            check_falling(self.eta, sigma, level)
             if level == 0:
                 yield Step(sigma, (Call(sigma), Combine("x", D)))
                 continue

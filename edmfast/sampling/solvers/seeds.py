@@ -22,7 +22,7 @@ from itertools import pairwise
 
 from edmfast._internal.numbers import as_int
 from edmfast.sampling.engine import Call, Combine, Expression, Solver, Step, register
-from edmfast.sampling.solvers.shared.fields import check_choice, hold, hold_noise
+from edmfast.sampling.solvers.shared.fields import check_choice, check_falling, hold, hold_noise
 from edmfast.sampling.solvers.shared.phi import phi
 
 X = register("x")
@@ -58,11 +58,7 @@ class SEEDS(Solver):
 
     def steps(self, levels: tuple[float, ...]) -> Iterator[Step]:
         for sigma, sigma_next in pairwise(levels):
-            if sigma_next > sigma and self.eta:
-                raise ValueError(
-                    f"eta must be 0 where sigmas increase, got eta={self.eta} in a step from {sigma} to "
-                    f"{sigma_next}"
-                )
+            check_falling(self.eta, sigma, sigma_next)
             if sigma_next == 0:
                 yield Step(sigma, (Call(sigma), Combine("x", register("D"))))
             else:

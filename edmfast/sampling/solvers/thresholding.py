@@ -46,11 +46,11 @@ class DynamicThreshold:
 
     def __call__(self, denoised: Tensor) -> Tensor:
         """Return the denoised states [B, *shape], of which every value lies in [-maximum, maximum]."""
-        size = denoised[0].numel()
+        size = denoised.shape[1:].numel()
         # The quantile lies between two of the largest values, so a full sort would be wasted.
         place = self.quantile * (size - 1)
         above = size - math.floor(place)
-        largest = denoised.reshape(len(denoised), -1).abs().topk(above).values
+        largest = denoised.flatten(1).abs().topk(above).values
         high, low = largest[:, max(above - 2, 0)], largest[:, above - 1]
         scale = torch.lerp(low, high, place - math.floor(place))
         scale = scale.clamp(self.maximum, self.ceiling).reshape(-1, *[1] * (denoised.ndim - 1))

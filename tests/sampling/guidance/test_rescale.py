@@ -60,3 +60,16 @@ def test_an_unknown_prediction_is_refused_with_the_known_ones():
         guidance.ClassifierFreeGuidance(
             denoiser, 2.0, unconditional={"shift": 0.0}, rescale=0.5, rescale_prediction="x0"
         )
+
+
+def test_the_rescale_has_no_jump_at_weight_zero():
+    def model(x, sigma, label):
+        return x / 2 + label * torch.cos(x)
+
+    def guided(weight):
+        options = {"unconditional": {"label": 0.5}, "rescale": 0.7}
+        wrapped = guidance.ClassifierFreeGuidance(model, weight, **options)
+        return wrapped(x, 2.0, label=torch.full_like(x, 3.0))
+
+    x = torch.linspace(-2, 3, 12, dtype=torch.float64).reshape(3, 4)
+    torch.testing.assert_close(guided(0.0), guided(1e-12), rtol=1e-10, atol=1e-10)

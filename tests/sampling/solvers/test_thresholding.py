@@ -66,3 +66,11 @@ def test_solvers_apply_it_to_every_evaluation(solver):
 def test_bad_settings_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         DynamicThreshold(**options)
+
+
+def test_an_empty_batch_stays_empty():
+    x = torch.zeros(0, 3, 4)
+    assert DynamicThreshold()(x).shape == (0, 3, 4)
+    solver = DPMSolverMultistep(threshold=DynamicThreshold())
+    end = sampling.sample(lambda x, sigma: x / 2, x, karras(3), solver, disable=True)
+    assert end.shape == x.shape

@@ -22,6 +22,14 @@ def hold_noise(solver: Any, *, finite: bool = True) -> None:
     hold(solver, eta=eta, s_noise=as_float("s_noise", solver.s_noise, least=0))
 
 
+def check_falling(eta: float, sigma: float, sigma_next: float) -> None:
+    """Raise ValueError where a level rises with eta > 0, because the reverse SDE runs downwards."""
+    if eta and sigma_next > sigma:
+        raise ValueError(
+            f"eta must be 0 where sigmas increase, got eta={eta} in a step from {sigma} to {sigma_next}"
+        )
+
+
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise TypeError or ValueError unless value is one of the choices."""
     accepted = ", ".join(map(repr, choices))

@@ -25,7 +25,7 @@ import numpy as np
 
 from edmfast._internal.numbers import as_float, as_int
 from edmfast.sampling.engine import Expression
-from edmfast.sampling.solvers.shared.fields import as_items, check_choice, hold
+from edmfast.sampling.solvers.shared.fields import as_items, check_choice, check_falling, hold
 from edmfast.sampling.solvers.shared.phi import phi
 
 Prediction = Literal["epsilon", "denoised"]
@@ -137,10 +137,7 @@ def step_noise(sigma: float, sigma_next: float, prediction: Prediction, eta: flo
 
     Raises ValueError where the levels increase, because the reverse SDE runs downwards.
     """
-    if sigma_next > sigma:
-        raise ValueError(
-            f"eta must be 0 where sigmas increase, got eta={eta} in a step from {sigma} to {sigma_next}"
-        )
+    check_falling(eta, sigma, sigma_next)
     if prediction == "epsilon":
         return math.sqrt(eta * (sigma - sigma_next) * (sigma + sigma_next)) if sigma_next else 0.0
     ratio = sigma_next / sigma
