@@ -78,7 +78,7 @@ def check_states(x: Tensor, name: str = "x") -> None:
         raise TypeError(f"{name} must be a floating-point tensor [B, *shape], given {kind}")
     if x.dim() < 2:
         raise ValueError(
-            f"{name} must be [B, *shape] with at least one axis after the batch axis, given {[*x.shape]}"
+            f"{name} must be [B, *shape] with a batch axis and at least one more, given {[*x.shape]}"
         )
     if not bool(x.isfinite().all()):
         raise ValueError(f"{name} must be finite, given NaN or infinity in it")
