@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-_BETAS: dict[str, Any] = {
+BETAS: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
     "beta_end": 0.02,
     "beta_schedule": "linear",
     "trained_betas": None,
 }
-_LATENT_BETAS = {**_BETAS, "beta_start": 0.00085, "beta_end": 0.012}
+LATENT_BETAS = {**BETAS, "beta_start": 0.00085, "beta_end": 0.012}
 _SPACING = {"timestep_spacing": "linspace", "steps_offset": 0}
 _CURVES = {
     "use_karras_sigmas": False,
@@ -53,7 +53,7 @@ _DPM = {
     "euler_at_final": False,
     "final_sigmas_type": "zero",
 }
-_SECOND_ORDER = {**_LATENT_BETAS, **_CURVES, "prediction_type": "epsilon", **_SPACING}
+_SECOND_ORDER = {**LATENT_BETAS, **_CURVES, "prediction_type": "epsilon", **_SPACING}
 
 VP, VE, EDM, FLOW = "vp", "ve", "edm", "flow"
 
@@ -90,7 +90,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "EulerDiscreteScheduler",
                 VE,
                 {
-                    **_BETAS,
+                    **BETAS,
                     **_CURVES,
                     **_SPACING,
                     "prediction_type": "epsilon",
@@ -106,7 +106,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "EulerAncestralDiscreteScheduler",
                 VE,
                 {
-                    **_BETAS,
+                    **BETAS,
                     **_SPACING,
                     "prediction_type": "epsilon",
                     "rescale_betas_zero_snr": False,
@@ -123,7 +123,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             _family(
                 "LMSDiscreteScheduler",
                 VE,
-                {**_BETAS, **_CURVES, "prediction_type": "epsilon", **_SPACING},
+                {**BETAS, **_CURVES, "prediction_type": "epsilon", **_SPACING},
             ),
             _family("EDMEulerScheduler", EDM, _EDM),
             _family("EDMDPMSolverMultistepScheduler", EDM, {**_EDM, **_ORDER, **_DPM}, pairs=False),
@@ -131,7 +131,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "DPMSolverMultistepScheduler",
                 VP,
                 {
-                    **_BETAS,
+                    **BETAS,
                     **_ORDER,
                     **_DPM,
                     **_CURVES,
@@ -149,7 +149,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "DPMSolverSinglestepScheduler",
                 VP,
                 {
-                    **_BETAS,
+                    **BETAS,
                     **_ORDER,
                     "algorithm_type": "dpmsolver++",
                     "solver_type": "midpoint",
@@ -167,7 +167,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "UniPCMultistepScheduler",
                 VP,
                 {
-                    **_BETAS,
+                    **BETAS,
                     **_ORDER,
                     "predict_x0": True,
                     "solver_type": "bh2",
@@ -190,7 +190,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "DEISMultistepScheduler",
                 VP,
                 {
-                    **_BETAS,
+                    **BETAS,
                     **_ORDER,
                     "algorithm_type": "deis",
                     "solver_type": "logrho",
@@ -206,7 +206,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "DDIMScheduler",
                 VP,
                 {
-                    **_BETAS,
+                    **BETAS,
                     "clip_sample": True,
                     "set_alpha_to_one": True,
                     "steps_offset": 0,

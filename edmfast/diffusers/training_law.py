@@ -31,22 +31,12 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from edmfast._internal.numbers import as_float, as_int
+from edmfast.diffusers.coordinates import PREDICTIONS
+from edmfast.diffusers.families import BETAS, EDM, FLOW, LATENT_BETAS, VE, VP
 from edmfast.diffusers.levels.betas import alphas_cumprod_of
 
-VP, EDM, FLOW = "vp", "edm", "flow"
-PREDICTIONS = {
-    VP: ("epsilon", "v_prediction", "sample"),
-    EDM: ("epsilon", "v_prediction"),
-    FLOW: ("flow_prediction", "epsilon", "v_prediction", "sample"),
-}
-_BETAS = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.0001,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "trained_betas": None,
-}
-_LATENT = {"beta_start": 0.00085, "beta_end": 0.012}
+# a network of a "vp" law predicts a flow for no scheduler whose networks are known here
+_PREDICTIONS = {**PREDICTIONS, VP: PREDICTIONS[VE]}
 _WITH_LATENT = ("HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSDE")
 """The schedulers whose configuration has the betas of latent diffusion where it names none."""
 
@@ -155,19 +145,19 @@ def training_of(scheduler: Any) -> Training:
     own = "" if scheduler is config else type(scheduler).__name__
     name = str(config.get("_class_name", own))
     settings = {**config}
-    betas, edm = "beta_schedule" in settings, "sigma_data" in settings
-    if settings.get("use_flow_sigmas") or ("shift" in settings and not (betas or edm)):
+    has_betas, edm = "beta_schedule" in settings, "sigma_data" in settings
+    if settings.get("use_flow_sigmas") or ("shift" in settings and not (has_betas or edm)):
         return _flow(settings, own="use_flow_sigmas" not in settings)
     # the scheduler of Stable Audio has the settings of EDM and another timestep, and no algorithm_type
-    if edm and not betas and ("algorithm_type" in settings or "solver_order" not in settings):
+    if edm and not has_betas and ("algorithm_type" in settings or "solver_order" not in settings):
         return _edm(settings)
-    if not betas or "snr_shift_scale" in settings:
+    if not has_betas or "snr_shift_scale" in settings:
         raise ValueError(
             f"the networks of {name or 'this scheduler'} are not known here: its configuration must have a "
             "beta_schedule (DDPM, DDIM, Euler, DPM-Solver and others), be that of EDM, or be that of a flow"
         )
-    latent = _LATENT if name.removesuffix("Scheduler") in _WITH_LATENT else {}
-    return _vp({**_BETAS, **latent, **settings})
+    betas = LATENT_BETAS if name.removesuffix("Scheduler") in _WITH_LATENT else BETAS
+    return _vp({**betas, **settings})
 
 
 def _vp(settings: Mapping[str, Any]) -> Training:
@@ -203,8 +193,9 @@ def _flow(settings: Mapping[str, Any], own: bool) -> Training:
 def _prediction(kind: str, settings: Mapping[str, Any]) -> str:
     prediction = settings.get("prediction_type", "epsilon")
     prediction = "sample" if prediction == "original_sample" else prediction
-    if prediction not in PREDICTIONS[kind]:
+    if prediction not in _PREDICTIONS[kind]:
         raise ValueError(
-            f"prediction_type must be one of {', '.join(PREDICTIONS[kind])} for this scheduler, got {prediction!r}"
+            f"prediction_type must be one of {', '.join(_PREDICTIONS[kind])} for this scheduler, "
+            f"got {prediction!r}"
         )
     return str(prediction)

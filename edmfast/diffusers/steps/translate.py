@@ -126,5 +126,6 @@ class _Step:
         last = dict(self.step.keep).get("x", "x")
         if work.out == last and not any(item.out == last for item in later):
             return after
-        # Samples are averages of samples, and slopes are differences.
+        # Samples are averages of samples, and slopes are differences. For what is neither, any level is right,
+        # since `scales` remembers the factor; a fitting one keeps the numbers of one size.
         return level if round(sum(work.value.terms.values())) == 1 else 0.0
