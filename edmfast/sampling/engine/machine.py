@@ -202,6 +202,6 @@ def _pass_of(combine: Combine, device: torch.device, slopes: set[str]) -> Pass:
     if not host.is_host(device):
         coefficients = torch.tensor(coefficients, dtype=torch.float64, device=device)
     # States are averages of states plus slopes, so the coefficients of states sum to 1; those of a
-    # slope sum to 0.
+    # slope sum to 0. `plan_of` refuses other sums where a callback may move the start.
     moved = float(round(sum(value for name, value in terms.items() if name not in slopes)))
     return Pass(combine.out, names, coefficients, combine.draws, moved)

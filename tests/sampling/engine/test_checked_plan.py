@@ -64,6 +64,7 @@ TYPE_ERRORS = {
 VALUE_ERRORS = {
     "divided by 0": (combined(lambda: X / 0), "step 1 of Own cannot be computed.* in x is divided by 0"),
     "log of 0": (combined(lambda: math.log(0) * X), "step 1 of Own cannot be computed"),
+    "out of range": (combined(lambda: math.sqrt(-1) * X), "step 1 of Own cannot be computed"),
     "nan": (combined(math.nan * D), "coefficient of 'D' in the formula of 'x' in step 1 of Own .*got nan"),
     "infinite": (combined(math.inf * D), "coefficient of 'D' .*step 1 of Own must be finite, got inf"),
     "noise": (combined(D, noise=math.nan), "noise of 'x' in step 1 of Own must be finite, got nan"),
@@ -113,8 +114,3 @@ def test_states_and_slopes_are_recognised():
         return Step(s, (Call(s), slope, Combine("x", X - 0.25 * register("slope"))))
 
     assert len(plan_of(Own(with_a_slope, slope_first=True), LEVELS).steps) == 2
-
-
-def test_rising_levels_of_a_solver_with_noise():
-    with pytest.raises(ValueError, match="DPMSolverPP3MSDE cannot be computed over these levels"):
-        plan_of(sampling.solvers.DPMSolverPP3MSDE(), (1e-3, 1.0, 50.0))
