@@ -11,6 +11,8 @@ The first v is the first slope. An order o stands for k = ceil(o) and beta = o -
 k = o and beta = 1, which is the plain Adams–Bashforth method. Momentum enlarges the region of stability, so that
 high guidance diverges later. The coefficients are those of a uniform grid, and orders of accuracy hold on grids
 with equal steps in sigma: k for GHVB and for integer orders, and 1 for the other two with beta < 1.
+The first step is Euler's, whose error is of the second power of the step: from a high level it is small, and
+otherwise the order in the limit of small steps is at most 2.
 Source: Wizadwongsa et al. 2023, arXiv 2307.11118.
 """
 
