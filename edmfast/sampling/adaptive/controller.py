@@ -66,9 +66,9 @@ class PIDStepSizeController:
     def propose_step(self, error: Any) -> bool:
         """Return whether the step is accepted, and set h for the next one.
 
-        error: a number or a tensor without dimensions, 1 where the error just fits the tolerances. Raises
-            ValueError
-        for NaN.
+        error: a number or a tensor without dimensions, 1 where the error just fits the tolerances.
+
+        Raises TypeError for an error that is no number, and ValueError for a negative one or NaN.
         """
         # An infinite error counts as a huge one, because the powers of 0 may not exist.
         inverse = max(1 / (as_float("error", error, least=0, finite=False) + self.eps), _SMALLEST)

@@ -1,6 +1,6 @@
 """Test the order of every solver: the slope of its error from 32 to 256 steps on a mixture of Gaussians.
 
-The grid is that of Karras et al. The momentum methods have coefficients of equal steps in sigma, and take such steps.
+The grid is that of Karras et al. The momentum methods have coefficients of equal steps in sigma and take those.
 Solvers of SDEs are measured on the ODE, with eta = 0. Their laws are the subject of `test_sde_laws`.
 """
 
