@@ -70,8 +70,11 @@ class Checked:
             )
         terms = work.value.terms
         for name, coefficient in terms.items():
-            self._known(name, formula)
-            self._finite(f"the coefficient of {name!r} in {formula}", coefficient)
+            # Texts for errors are made where there is one, because a grid has thousands of coefficients.
+            if name not in self.there:
+                self._known(name, formula)
+            if type(coefficient) is not float or not math.isfinite(coefficient):
+                self._finite(f"the coefficient of {name!r} in {formula}", coefficient)
         self._finite(f"the noise of {work.out!r}", work.noise)
         read = sum(value != 0 for value in terms.values())
         if not terms or read > MOST_REGISTERS:

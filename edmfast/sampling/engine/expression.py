@@ -82,7 +82,8 @@ def _check_expression(sign: str, other: Any) -> None:
 
 
 def _check_number(sign: str, number: Any) -> None:
-    if not isinstance(number, Real):
+    # The test of abstract classes is slow, and nearly all numbers are floats.
+    if type(number) is not float and not isinstance(number, Real):
         raise TypeError(
             f"a formula is linear in its registers, so that {sign} takes a float, got a {_described(number)}"
         )
