@@ -38,7 +38,7 @@ def test_denoisers_that_return_no_floating_tensor(entry):
     ):
 
         def culprit(x, sigma):
-            return wrong(plain(x, sigma))  # noqa: B023
+            return wrong(plain(x, sigma))  # noqa: B023, it is called in this round only
 
         with pytest.raises(TypeError, match=f"culprit returned {message}"):
             entry(culprit)
@@ -117,7 +117,7 @@ def test_rewards(entry):
     ):
 
         def culprit(x):
-            return wrong(x)  # noqa: B023
+            return wrong(x)  # noqa: B023, it is called in this round only
 
         with pytest.raises(ValueError, match=r"one number for each row of x.*culprit returned"):
             entry(culprit)
@@ -131,7 +131,7 @@ def test_measurements(many):
     for wrong in (lambda x: x.flatten(1)[:1, :3], lambda x: x.flatten(1)[0, :3], lambda x: x.sum()):
 
         def culprit(x):
-            return wrong(x)  # noqa: B023
+            return wrong(x)  # noqa: B023, it is called in this round only
 
         target = LinearInverse(
             NORMAL, culprit, observation, 0.5, per_population=many, full_below=0.3
@@ -160,7 +160,7 @@ def test_proposals(target):
 
         class Culprit(smc.Ancestral):
             def coefficients(self, step, exponent, curvature):
-                return torch.full(shape, 0.1, dtype=torch.float64)  # noqa: B023
+                return torch.full(shape, 0.1, dtype=torch.float64)  # noqa: B023, it is called in this round only
 
         with pytest.raises(ValueError, match="Culprit returned"):
             run(target, proposal=Culprit(), populations=2)
@@ -178,7 +178,7 @@ def test_noise(sampler):
     for wrong in WRONG.values():
 
         def culprit(*_):
-            return wrong(DATA)  # noqa: B023
+            return wrong(DATA)  # noqa: B023, it is called in this round only
 
         with pytest.raises(ValueError, match="culprit returned"):
             if sampler in NOISES:

@@ -58,7 +58,7 @@ def test_the_formulas_of_the_tables():
     assert float(at.a) == pytest.approx(math.cos(0.3 * math.pi) ** 2)
     assert float(at.b) == 0
     assert float(at.gamma) == pytest.approx(math.sin(0.3 * math.pi) ** 2)
-    sigmoid = lambda u: 1 / (1 + math.exp(-u))  # noqa: E731
+    sigmoid = lambda u: 1 / (1 + math.exp(-u))  # noqa: E731, it is one formula
     expected = sigmoid(-1) - sigmoid(-3) - sigmoid(-4) + sigmoid(-6)
     at = Interpolant("mirror", "sigmoid").coefficients(t)
     assert float(at.gamma) == pytest.approx(expected, rel=1e-12)

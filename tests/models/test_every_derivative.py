@@ -212,7 +212,7 @@ def test_batches_of_single_samples_by_vmap(name):
     weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=F64)
     gradients = torch.autograd.grad((vmap(single)(leaf, level) * weights).sum(), (leaf, level))
     close((gradients[0] * v).sum() + (gradients[1] * along).sum(), (wanted * weights).sum())
-    energy = lambda x: model.energy_and_score(x[None], sigma[0])[0][0]  # noqa: E731
+    energy = lambda x: model.energy_and_score(x[None], sigma[0])[0][0]  # noqa: E731, it is one formula
     hessian = jacfwd(jacrev(energy))(x[0]).reshape(x[0].numel(), -1)
     slope = central(
         lambda x, s: torch.func.grad(lambda z: model.energy_and_score(z, sigma[:1])[0].sum())(x),

@@ -229,7 +229,7 @@ def test_rows_that_a_caller_changes_in_place_are_not_used_again(change):
 def test_other_views_of_the_memory_of_a_row_are_no_rows():
     x, table = torch.zeros(3, 2), LevelTable(LEVELS)
     with table.active():
-        squares = lambda rows: (rows[:, None, None] * torch.arange(4.0).reshape(2, 2),)  # noqa: E731
+        squares = lambda rows: (rows[:, None, None] * torch.arange(4.0).reshape(2, 2),)  # noqa: E731, it is one formula
         (square,) = of_level((level_row(3.0, x),), "square", (), squares)
         for view in (square.mT, square.view(torch.int32), square.detach().requires_grad_()):
             assert of_level((view,), "more", (), lambda rows: (rows + 1,)) is None

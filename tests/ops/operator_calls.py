@@ -151,7 +151,7 @@ def perceptrons(weights: tuple[torch.dtype, ...] = (F32, F64)) -> Iterator[Call]
             rows = 1 if shared else batch
 
             def each(count: int, *shape: int, layout: str = layout) -> list[Tensor]:
-                return [laid_out(layout, *shape, dtype=dtype) for _ in range(count)]  # noqa: B023
+                return [laid_out(layout, *shape, dtype=dtype) for _ in range(count)]  # noqa: B023, it is called in this round only
 
             lists = (
                 each(models, rows, depth * width),

@@ -15,7 +15,7 @@ from tests.sampling.solvers.problem import karras, mixture, start, truth
 DOUBLE = torch.float64
 
 
-def constant(l, s, b=0.0, levels=(25.0, 2.0, 0.1)):  # noqa: E741
+def constant(l, s, b=0.0, levels=(25.0, 2.0, 0.1)):  # noqa: E741, the source's name
     ones = torch.ones(len(levels), 2, dtype=DOUBLE)
     return DPMSolverV3Statistics(torch.tensor(levels, dtype=DOUBLE), l * ones, s * ones, b * ones)
 
@@ -34,7 +34,7 @@ def taylor(steps, prediction, order, corrector):
 @pytest.mark.parametrize("corrector", [False, True])
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize(("l", "s", "prediction"), [(1, 0, "denoised"), (0, -1, "epsilon")])
-def test_two_statistics_are_the_predictions(l, s, prediction, order, corrector):  # noqa: E741
+def test_two_statistics_are_the_predictions(l, s, prediction, order, corrector):  # noqa: E741, the source's name
     got = sample_dpm_solver_v3(
         mixture,
         start(8),

@@ -92,7 +92,7 @@ def counting() -> Iterator[Sent]:
     finally:
         for name, original in originals.items():
             setattr(dist, name, original)
-        setattr(Ranks, "exchange", exchange)  # noqa: B010
+        setattr(Ranks, "exchange", exchange)  # noqa: B010, as above
 
 
 def traffic(group: dist.ProcessGroup, split: str) -> tuple[smc.Particles, list[int]]:
