@@ -65,6 +65,9 @@ class Machine:
         step: the number of the step that the machine is in, from 0.
         moved: what a callback added to the start of the present step, or None. The runner of a plan whose slopes
             come first sets it, and it enters all states of the step.
+
+    Raises:
+        RuntimeError: denoised states that no call waits for.
     """
 
     def __init__(
@@ -97,9 +100,15 @@ class Machine:
         return None
 
     def feed(self, denoised: Tensor) -> None:
-        """Take the denoised states of the next call, and work until another call or until the step has ended."""
-        call = self._items[self._next]
-        assert isinstance(call, Call), "feed follows next_call"
+        """Take the denoised states of the next call, and work until another call or until the step has ended.
+
+        Raises RuntimeError where no call is pending.
+        """
+        call = self._items[self._next] if self._next < len(self._items) else None
+        if not isinstance(call, Call):
+            raise RuntimeError(
+                "feed takes the denoised states of the call that next_call has returned, and none is pending"
+            )
         self.registers[call.out] = self._threshold(denoised) if self._threshold else denoised
         self._next += 1
         while not isinstance(item := self._items[self._next], Call):

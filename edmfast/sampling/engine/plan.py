@@ -30,6 +30,7 @@ class Call:
 
     sigma: the noise level, in units of x. state: the register of the states that are denoised.
     kept: the result is read after a later call. The engine finds this out.
+    `plan_of` checks the entries and raises TypeError or ValueError with the step and the solver.
     """
 
     sigma: float
@@ -46,6 +47,7 @@ class Combine:
     interval: the noise levels (from, to) that the fresh noise spans. A Brownian path gives its increment over
         them, scaled to unit variance. Needed where noise is not 0.
     always: draw the noise even where its coefficient is 0, for a source that counts its calls.
+    `plan_of` checks the entries and raises TypeError or ValueError with the step and the solver.
     """
 
     out: str
@@ -68,6 +70,7 @@ class Step:
     work: its calls and combinations, in order.
     keep: the registers that the next step reads, as pairs (new name, old name); see the head of this module.
     sigma_hat: the level after the churn, which the callback is told; sigma without churn.
+    `plan_of` checks the entries and raises TypeError or ValueError with the step and the solver.
     """
 
     sigma: float

@@ -111,3 +111,15 @@ def test_a_plan_is_made_once_for_each_grid():
 def test_a_solver_without_steps_says_so():
     with pytest.raises(NotImplementedError):
         plan_of(Solver(), (1.0, 0.0))
+
+
+def test_a_machine_refuses_states_that_no_call_waits_for():
+    plan = Plan((Step(1.0, (Combine("x", 2.0 * X), Call(1.0), Combine("x", D))),))
+    machine = Machine(plan, states())
+    with pytest.raises(RuntimeError, match="next_call has returned, and none is pending"):
+        machine.feed(states(5.0))
+    machine.next_call()
+    machine.feed(states(5.0))
+    with pytest.raises(RuntimeError, match="none is pending"):
+        machine.feed(states(5.0))
+    assert torch.equal(machine.registers["x"], states(5.0))
