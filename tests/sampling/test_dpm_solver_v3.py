@@ -25,7 +25,7 @@ def taylor(steps, prediction, order, corrector):
     kinds = []
     for i in range(steps):
         points = tuple(range(1, min(order, i + 1)))
-        rules = (Derivative(points),) * len(points)
+        rules = tuple(Derivative(points) for _ in points)
         ends = (Derivative((*points, -1)),) * (len(points) + 1)
         kinds.append(TaylorStep(prediction, rules, ends if corrector and i < steps - 1 else None))
     return TaylorSchedule(tuple(kinds))
