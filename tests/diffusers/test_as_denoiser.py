@@ -312,7 +312,7 @@ def test_a_network_is_distilled():
         (lambda: as_denoiser(unet(), {"a": 1}), ValueError, "not known here"),
         (lambda: as_denoiser(unet(), diffusers.IPNDMScheduler()), ValueError, "IPNDM"),
         (
-            lambda: as_denoiser(unet(), diffusers.CosineDPMSolverMultistepScheduler()),
+            lambda: as_denoiser(unet(), {"_class_name": "CosineDPMSolverMultistepScheduler"}),
             ValueError,
             "CosineDPMSolverMultistepScheduler are not known here",
         ),

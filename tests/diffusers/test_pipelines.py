@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -17,6 +19,10 @@ SD = (
     "UniPCMultistepScheduler",
     "DEISMultistepScheduler",
     "DDIMScheduler",
+)
+TEXTS = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None,
+    reason="pipelines with texts need transformers, from the extra test",
 )
 LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -93,6 +99,7 @@ def test_two_lines_in_a_pipeline_that_was_constructed(unconditional):
     assert pipe.scheduler.config.clip_sample_range == 2.0
 
 
+@TEXTS
 @pytest.mark.parametrize("name", SD)
 def test_two_lines_in_a_pipeline_that_was_loaded(latent, name, tmp_path):
     parts = {**latent, "requires_safety_checker": False}
@@ -123,6 +130,7 @@ def test_a_saved_pipeline_keeps_the_scheduler(unconditional, tmp_path):
     assert dict(alone.config) == dict(loaded.scheduler.config)
 
 
+@TEXTS
 @pytest.mark.parametrize("name", SD)
 def test_stable_diffusion(latent, name):
     scheduler = getattr(diffusers, name)(**LATENT)
@@ -132,6 +140,7 @@ def test_stable_diffusion(latent, name):
     same(images(pipe, num_inference_steps=4, guidance_scale=3.0, **prompts()))
 
 
+@TEXTS
 @pytest.mark.parametrize("name", SD)
 def test_stable_diffusion_from_an_image(latent, name):
     scheduler = getattr(diffusers, name)(**LATENT)
@@ -143,6 +152,7 @@ def test_stable_diffusion_from_an_image(latent, name):
     same(images(pipe, **arguments, guidance_scale=3.0, **prompts()))
 
 
+@TEXTS
 def test_inpainting(latent):
     scheduler = diffusers.DPMSolverMultistepScheduler(**LATENT)
     pipe = diffusers.StableDiffusionInpaintPipeline(
@@ -173,6 +183,7 @@ def test_diffusion_transformers(latent):
     same(images(pipe, class_labels=[1, 2], num_inference_steps=3))
 
 
+@TEXTS
 def test_stable_diffusion_3(latent):
     torch.manual_seed(0)
     transformer = diffusers.SD3Transformer2DModel(
