@@ -148,6 +148,7 @@ def make_case(method: Method, rivals: dict[str, Job]) -> Case:
         # a step reads the states and D, and writes the states
         bytes=4 * 3 * STEPS * math.prod(SHAPE),
         devices=("cpu",),
+        needs="k-diffusion",
     )
 
 

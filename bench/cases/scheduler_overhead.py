@@ -62,6 +62,7 @@ def make_case(name: str, ours: Any, theirs: Any) -> Case:
         # a step reads the samples and the output, and writes the samples
         bytes=4 * 3 * STEPS * math.prod(SHAPE),
         devices=("cpu",),
+        needs="diffusers",
     )
 
 

@@ -91,7 +91,7 @@ def refused(record: Record) -> str:
 def not_run(record: Record, cases: Sequence[Case]) -> str:
     """Return the registered cases that this run lacks: newer ones, or those for which no time was left."""
     measured = {case["name"] for case in record.content["cases"]}
-    waiting = [case for case in cases if case.name not in measured]
+    waiting = [case for case in cases if case.name not in measured and not case.needs]
     return unmeasured(waiting, record.content["device"]) if waiting else ""
 
 

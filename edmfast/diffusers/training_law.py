@@ -43,7 +43,7 @@ _WITH_LATENT = ("HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMS
 
 @dataclass(frozen=True)
 class Training:
-    """How a network was trained.
+    """The training of a network: its kind of levels and what it predicts.
 
     kind: "vp", "edm" or "flow". prediction: what it predicts. log_sigmas: for vp, float64 [T], rising; ln(sigma)
     of all timesteps. timesteps: T. sigma_data: for edm. sigma_range: the lowest and the highest noise level of

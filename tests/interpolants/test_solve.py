@@ -204,7 +204,7 @@ def test_a_sample_has_the_same_bits_in_every_batch(dtype):
 
 @pytest.mark.parametrize("epsilon", [None, 1.5], ids=["ode", "sde"])
 def test_a_denoiser_runs_through_both(epsilon):
-    """From noise to a mixture, by a denoiser that is made of a velocity network."""
+    """A denoiser that is made of a velocity network carries noise to a mixture."""
     data = analytic.GaussianMixture([[-2.0], [2.0]], [0.3, 0.3])
     exact = GaussianMixtureInterpolant(None, data, Interpolant("one-sided-linear"))
     model = OneSidedModel(from_velocity(exact.drift), sigma_max=1e4)

@@ -1,4 +1,4 @@
-"""What all samplers with levels share: callbacks, grids of every kind, models that fail, seeds and dtypes."""
+"""Test what all samplers with levels share: callbacks, grids of every kind, models that fail, seeds and dtypes."""
 
 from __future__ import annotations
 
