@@ -69,7 +69,8 @@ def test_a_command_learns_when_its_time_ends(tmp_path):
     stage = Stage("timed", [sys.executable, "-c", code, "{until}"], 30)
     assert statuses(stages.run([stage], tmp_path, 60)) == [PASSED]
     left = float((tmp_path / "timed.log").read_text().splitlines()[-1])
-    assert 15 < left <= 27
+    # the end is rounded to tenths of a second, so that a quick start may see half of one more
+    assert 15 < left <= 27.05
 
 
 def test_refusals_are_skips(tmp_path):
