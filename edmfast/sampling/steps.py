@@ -75,15 +75,19 @@ def get_ancestral_step(
     return (sigma_to**2 - up**2) ** 0.5, up
 
 
-def churn_factors(levels: list[float], churn: float, low: float, high: float) -> list[float]:
-    """Return the factor gamma of every step: a churned step raises the noise to (1 + gamma) sigma first.
+def churn_factor(sigma: float, steps: int, churn: float, low: float, high: float) -> float:
+    """Return the factor gamma of a step: a churned step raises the noise to (1 + gamma) sigma first.
 
-    gamma = min(S_churn / T, sqrt(2) - 1) where sigma is in [S_min, S_max], and 0 elsewhere.
+    gamma = min(S_churn / T, sqrt(2) - 1) where sigma is in [S_min, S_max], and 0 elsewhere. steps: T.
     Source: Karras et al. 2022, arXiv 2206.00364, algorithm 2.
     """
     # The bound keeps the fresh noise of a step from exceeding the noise that is there already.
-    gamma = min(churn / (len(levels) - 1), math.sqrt(2) - 1)
-    return [gamma if low <= sigma <= high else 0.0 for sigma in levels[:-1]]
+    return min(churn / steps, math.sqrt(2) - 1) if low <= sigma <= high else 0.0
+
+
+def churn_factors(levels: list[float], churn: float, low: float, high: float) -> list[float]:
+    """Return the factors of all steps over levels [T + 1], see `churn_factor`."""
+    return [churn_factor(sigma, len(levels) - 1, churn, low, high) for sigma in levels[:-1]]
 
 
 def as_churn(

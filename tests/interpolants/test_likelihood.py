@@ -78,7 +78,7 @@ def test_probes_estimate_the_exact_divergence():
     error = many.log_prob.std() / math.sqrt(2000)
     assert error > 0
     assert (many.log_prob.mean() - exact.log_prob).abs() < 4.5 * error
-    # as many probes as elements are exact
+    # the estimate is exact with as many probes as there are elements
     full = log_likelihood(mixture, X[:1], times, probes=2, disable=True)
     torch.testing.assert_close(full.log_prob, exact.log_prob)
     # the probes of a sample depend on the seed and its index alone

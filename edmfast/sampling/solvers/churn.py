@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from edmfast._internal.numbers import as_float
 from edmfast.sampling.engine import Combine, register
 from edmfast.sampling.solvers.shared.fields import hold
+from edmfast.sampling.steps import churn_factor
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,8 @@ class Churn:
     def at(self, levels: tuple[float, ...], i: int) -> tuple[float, tuple[Combine, ...]]:
         """Return (sigma_hat, the work that raises the states of step i to it)."""
         sigma = levels[i]
-        # The bound keeps the fresh noise of a step from exceeding the noise that is there already.
-        gamma = min(self.s_churn / (len(levels) - 1), math.sqrt(2) - 1)
-        if not gamma or not self.s_tmin <= sigma <= self.s_tmax:
+        gamma = churn_factor(sigma, len(levels) - 1, self.s_churn, self.s_tmin, self.s_tmax)
+        if not gamma:
             return sigma, ()
         raised = sigma * (1 + gamma)
         fresh = self.s_noise * math.sqrt(raised**2 - sigma**2)
