@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from edmfast._internal.tables import Cell, Section
 from edmfast.analytic import MixtureOfGaussians
 from edmfast.demo.budget import Budget
 from edmfast.demo.guided_answer import guided_answer
@@ -35,7 +36,6 @@ from edmfast.demo.pictures import (
     draw_densities,
     drawn_images,
 )
-from edmfast.demo.table import Cell, Section
 from edmfast.demo.yardstick import Measures, measures_of_draws
 from edmfast.targets import Conditioned, Guided, Product
 from edmfast.targets.protocols import Model

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from edmfast._internal.tables import Cell, Section
 from edmfast.analytic import MixtureOfGaussians
 from edmfast.demo.budget import Budget
 from edmfast.demo.digits import SIGMA_DATA
@@ -21,7 +22,6 @@ from edmfast.demo.part_low_temperature import exact_measures, exact_panel, panel
 from edmfast.demo.part_model import CLASSES
 from edmfast.demo.pictures import EXACT, draw_comparison, save
 from edmfast.demo.smooth_denoiser import without_classes
-from edmfast.demo.table import Cell, Section
 from edmfast.demo.yardstick import HEADER, NOTES
 from edmfast.diagnostics import EnergyError, energy_error
 from edmfast.distill import DistillConfig, distill

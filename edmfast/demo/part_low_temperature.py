@@ -13,13 +13,13 @@ from pathlib import Path
 from torch import nn
 
 from edmfast import smc
+from edmfast._internal.tables import Cell, Section
 from edmfast.analytic import MixtureOfGaussians
 from edmfast.demo.budget import Budget
 from edmfast.demo.known_answer import KnownAnswer, power_answer
 from edmfast.demo.laws import DIM, OF_DENOISERS, REVERSAL, Law, Populations, noise_levels, run_law
 from edmfast.demo.part_model import CLASSES
 from edmfast.demo.pictures import EXACT, Panel, draw_comparison, drawn_images
-from edmfast.demo.table import Cell, Section
 from edmfast.demo.yardstick import HEADER, NOTES, Measures, measures_of_draws
 from edmfast.targets import Tempered
 

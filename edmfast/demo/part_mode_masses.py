@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from edmfast import smc
+from edmfast._internal.tables import Cell, Section
 from edmfast.analytic.gaussian_mixture import GaussianMixture
 from edmfast.demo.budget import Budget
 from edmfast.demo.laws import ENERGIES, REVERSAL, SCALED, Law, PlainDenoiser
 from edmfast.demo.pictures import EXACT, save
 from edmfast.demo.score_scaling import score_scaled_samples
-from edmfast.demo.table import Cell, Section
 from edmfast.diagnostics import mode_masses
 from edmfast.plotting import new_figure
 from edmfast.sampling import get_sigmas_karras

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from edmfast._internal.tables import Cell, Section
 from edmfast.analytic import MixtureOfGaussians
 from edmfast.demo.digits import NUM_CLASSES
 from edmfast.demo.known_answer import power_answer
 from edmfast.demo.part_composition import PAIR_GROUPS, exact_products_panel, products
 from edmfast.demo.pictures import EXACT, Groups, Panel, draw_panel, drawn_images, save
 from edmfast.demo.smooth_digits import COMPONENTS_PER_CLASS, SIGMA_MIN
-from edmfast.demo.table import Cell, Section
 from edmfast.plotting import new_figure
 
 CLASSES = Groups(

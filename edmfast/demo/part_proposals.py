@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from edmfast import smc
+from edmfast._internal.tables import Cell, Section
 from edmfast.analytic.gaussian_mixture import GaussianMixture
 from edmfast.demo.budget import Budget
 from edmfast.demo.digits import all_digits
 from edmfast.demo.pictures import save
-from edmfast.demo.table import Cell, Section
 from edmfast.plotting import new_figure
 from edmfast.sampling import get_sigmas_karras
 from edmfast.targets import Tempered

@@ -18,6 +18,7 @@ import torch
 
 from edmfast._internal.atomic_write import replacing
 from edmfast._internal.numbers import as_int
+from edmfast._internal.tables import render
 from edmfast.demo.budget import FULL, QUICK
 from edmfast.demo.digits import all_digits
 from edmfast.demo.part_composition import report_composition
@@ -28,7 +29,6 @@ from edmfast.demo.part_model import report_model
 from edmfast.demo.part_proposals import report_proposals
 from edmfast.demo.smooth_denoiser import SHIPPED, load_smooth_denoiser, train_smooth_denoiser
 from edmfast.demo.smooth_digits import load_smooth_digits
-from edmfast.demo.table import render
 from edmfast.plotting import new_figure
 
 _HIGHEST_SEED = 2**62

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from edmfast import smc
+from edmfast._internal.tables import Cell
 from edmfast.demo.guided_answer import guided_draws
 from edmfast.demo.known_answer import KnownAnswer, in_blocks, power_answer, systematic
-from edmfast.demo.table import Cell
 from edmfast.diagnostics import frechet_distance, sliced_wasserstein
 from edmfast.smc.particles.law_notes import OF_CORRECTOR, OF_REVERSALS
 from edmfast.targets.gauges import OF_NORMALISED

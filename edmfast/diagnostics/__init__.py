@@ -7,6 +7,7 @@ from edmfast.diagnostics.circulation import (
 )
 from edmfast.diagnostics.conservativity import Asymmetry, field_asymmetry, score_asymmetry
 from edmfast.diagnostics.energies import energy_wasserstein, log_z_error
+from edmfast.diagnostics.energy_distance import energy_distance
 from edmfast.diagnostics.energy_error import EnergyError, energy_error
 from edmfast.diagnostics.fokker_planck import FokkerPlanck, fokker_planck
 from edmfast.diagnostics.quality import (
@@ -32,6 +33,7 @@ __all__ = [
     "SelfCheck",
     "ancestral_trajectory",
     "conservativity_report",
+    "energy_distance",
     "energy_error",
     "energy_wasserstein",
     "field_asymmetry",

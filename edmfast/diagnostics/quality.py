@@ -39,7 +39,7 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     Raises:
         ValueError: fewer than two samples, different shapes of a sample, or features that are not finite.
     """
-    a, b = _pair(features_a, features_b, at_least=2)
+    a, b = pair_of_sets(features_a, features_b, at_least=2)
     root_a, root_b = _covariance_factor(a), _covariance_factor(b)
     # tr (C_a C_b)^(1/2) is the sum of the singular values of R_a R_b^T.
     overlap = torch.linalg.svdvals(root_a @ root_b.T).sum()
@@ -69,7 +69,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, projections: int = 256, seed: in
         ValueError: an empty set, different shapes of a sample, values that are not finite, or projections < 1.
     """
     projections, seed = as_int("projections", projections, least=1), as_seed(seed)
-    a, b = _pair(a, b)
+    a, b = pair_of_sets(a, b)
     # A normalised normal vector is a direction uniform on the sphere.
     like = a.new_empty(1, projections, a.shape[1])
     directions = standard_normal(like, seed=seed, step=_DIRECTION_STEP, stream=_DIAGNOSTICS_STREAM)[
@@ -109,7 +109,7 @@ def maximum_mean_discrepancy(a: Tensor, b: Tensor, *, bandwidth: float | None = 
         ValueError: fewer than two samples, different shapes of a sample, values that are not finite, or a
             bandwidth that is not positive, as the default is where most samples coincide.
     """
-    a, b = _pair(a, b, at_least=2)
+    a, b = pair_of_sets(a, b, at_least=2)
     pooled = torch.cat([a, b])
     # A matrix product would lose the digits of small distances.
     distance = torch.cdist(pooled, pooled, compute_mode="donot_use_mm_for_euclid_dist")
@@ -142,7 +142,7 @@ def mode_masses(samples: Tensor, centres: Tensor, weights: Tensor | None = None)
     Raises:
         ValueError: an empty set, different shapes of a sample, values that are not finite, or bad weights.
     """
-    samples, centres = _pair(samples, centres)
+    samples, centres = pair_of_sets(samples, centres)
     if weights is None:
         weights = samples.new_ones(len(samples))
     share = weights.double()
@@ -165,7 +165,8 @@ def _covariance_factor(samples: Tensor) -> Tensor:
     return factor
 
 
-def _pair(a: Tensor, b: Tensor, at_least: int = 1) -> tuple[Tensor, Tensor]:
+def pair_of_sets(a: Tensor, b: Tensor, at_least: int = 1) -> tuple[Tensor, Tensor]:
+    """Return two sets [n, *shape] as float64 [n, D], or raise ValueError for sets that cannot be compared."""
     if a.ndim < 2 or b.ndim < 2 or a.shape[1:] != b.shape[1:] or min(len(a), len(b)) < at_least:
         raise ValueError(
             f"expected two sets [n, *shape] of at least {at_least} samples of one shape, "

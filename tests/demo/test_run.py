@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from edmfast._internal.tables import Section, render
 from edmfast.demo import run as demo
 from edmfast.demo.budget import Budget
-from edmfast.demo.table import Section, render
 from edmfast.models import EnergyModel, load_model
 
 _TINY = Budget(

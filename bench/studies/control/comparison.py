@@ -10,7 +10,7 @@ from typing import Any
 from bench.rivals.control import Outcome
 from bench.studies.control.laws import LAWS, Law, Size
 from bench.studies.control.tasks import Task
-from edmfast.demo.table import Cell, Section
+from edmfast._internal.tables import Cell, Section
 
 Measures = Callable[[Outcome], dict[str, list[float]]]
 """Numbers of an outcome, by the names of columns: lists over groups of populations or over populations."""

@@ -8,7 +8,7 @@ from bench.studies.control.comparison import mean_and_error
 from bench.studies.control.laws import Size, levels, run_ours
 from bench.studies.control.tasks import Task
 from edmfast import smc
-from edmfast.demo.table import Cell, Section
+from edmfast._internal.tables import Cell, Section
 
 KERNELS = ("euler", "ancestral", "noise_matched", "curvature_matched")
 STEPS = (16, 32)

@@ -29,7 +29,7 @@ from bench.studies.control.goals import judge
 from bench.studies.control.laws import Size
 from bench.studies.control.measures import COLUMNS, NOTES, answer_of, note_on_draws, numbers_of
 from bench.studies.control.tasks import digit_tasks
-from edmfast.demo.table import Section, render
+from edmfast._internal.tables import Section, render
 
 
 @dataclasses.dataclass(frozen=True)

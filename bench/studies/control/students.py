@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from bench.studies.control.comparison import mean_and_error
 from bench.studies.control.laws import levels
 from edmfast import smc
+from edmfast._internal.tables import Section
 from edmfast.analytic import GaussianMixture
 from edmfast.demo.digits import SIGMA_DATA, all_digits
-from edmfast.demo.table import Section
 from edmfast.distill import DistillConfig, distill
 from edmfast.models import EnergyModel, ResidualMLP, load_model, save_model
 from edmfast.smc.feynman_kac.choose import MixedModelsWarning

@@ -1,10 +1,10 @@
-"""Test how the table of the demonstration is laid out."""
+"""Test how tables of numbers are laid out."""
 
 from __future__ import annotations
 
 import pytest
 
-from edmfast.demo.table import Section, render
+from edmfast._internal.tables import Section, render
 
 
 def test_columns_are_aligned() -> None:
