@@ -52,6 +52,11 @@ def redirected(**functions: Callable[..., Any]) -> Iterator[None]:
                     setattr(functional, name, _originals.pop(name))
 
 
+def current() -> dict[str, Callable[..., Any]]:
+    """Return the functions to which this thread's calls are redirected now, by their names."""
+    return {name: stack[-1] for name, stack in vars(_thread).items() if stack}
+
+
 def is_redirected(name: str) -> bool:
     """Return whether this thread's calls of a function of torch.nn.functional are redirected now."""
     return bool(getattr(_thread, name, None))

@@ -9,6 +9,7 @@ calling/             calls to models of any origin, with checks of what they ret
 compiling/           the methods of an energy as compiled graphs
 saving/              models in safetensors files
 patching/            attention and dropout of foreign networks made fit for training an energy
+recomputing/         blocks that recompute their activations, for energies that need too much memory in training
 initialise           an energy started from a denoiser's weights
 together             several perceptron energies evaluated by one operator
 """
@@ -20,6 +21,7 @@ from edmfast.models.initialise import initialise_from
 from edmfast.models.patching.attention import patch_attention
 from edmfast.models.potential_denoiser import PotentialDenoiser
 from edmfast.models.preconditioning import expand_sigma
+from edmfast.models.recomputing.blocks import checkpoint_blocks
 from edmfast.models.saving.register import register_backbone
 from edmfast.models.saving.save_load import load_model, save_model
 
@@ -32,6 +34,7 @@ __all__ = [
     "PotentialDenoiser",
     "ResidualMLP",
     "UNet",
+    "checkpoint_blocks",
     "expand_sigma",
     "initialise_from",
     "load_model",

@@ -12,6 +12,7 @@ import torch
 
 import edmfast
 from edmfast import analytic, models, targets
+from edmfast.models.recomputing.blocks import recomputing_blocks
 from edmfast.targets import constrained as constraints
 from edmfast.targets import measurements
 from tests.spellings import CONDITION, COUNT, REAL, SEED, check_bad, check_good, row, table
@@ -54,6 +55,11 @@ def points(value=0.5, kind=analytic.PointSet, **options):
     return kind([[value, 0.0]], **({"dof": 3.0} | options))
 
 
+def recomputing(every):
+    model = models.checkpoint_blocks(models.UNet(1, (4, 4), groups=2), every=every)
+    return torch.tensor(len(recomputing_blocks(model)))
+
+
 def potential(value=0.5, **options):
     return points(value, analytic.PointPotential, **options)
 
@@ -91,6 +97,7 @@ CASES = [
     row("GaussianMixture.sample", "n", COUNT, 3, lambda n: PAIR.sample(n, seed=0), -1),
     row("GaussianMixture.sample", "sigma", REAL, 0.5, lambda s: PAIR.sample(3, s, seed=0), -1.0),
     row("GaussianMixture.sample", "seed", SEED, 7, lambda s: PAIR.sample(3, seed=s)),
+    row("checkpoint_blocks", "every", COUNT, 2, recomputing, 0),
     row("PointSet", "points", REAL, 0.5, lambda v: evaluated(points(v)), math.inf),
     row("PointSet", "weights", REAL, 0.5, lambda v: evaluated(points(weights=[v])), -1.0),
     row("PointSet", "dof", REAL, 3, lambda v: evaluated(points(dof=v)), 0.0, -1.0),

@@ -1,0 +1,1 @@
+"""Activation checkpointing that carries the double backward: blocks recompute instead of keeping activations."""
