@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edmfast._internal.nested import tensors_in, with_tensors
+from edmfast._internal.nested import with_tensors
 
 MIN_ROWS, ROW_TILE = 32, 16
 _thread = threading.local()
@@ -114,25 +114,6 @@ def shared_names(backbone: Any) -> frozenset[str]:
     """Return the names of the conditions without rows, which a backbone declares in `shared_conditions`."""
     names = getattr(backbone, "shared_conditions", ())
     return frozenset([names] if isinstance(names, str) else names)
-
-
-def check_conditions(condition: dict[str, Any], batch: int, backbone: Any = None) -> None:
-    """Raise ValueError for a condition that has neither one row per sample nor one row for all samples.
-
-    batch: the number of samples of the caller, before any padding. backbone: an object that may declare conditions
-    without rows.
-    """
-    shared = shared_names(backbone) if condition else ()
-    for name, value in condition.items():
-        if name in shared:
-            continue
-        for tensor in tensors_in(value):
-            if tensor.dim() > 0 and tensor.shape[0] != batch and tensor.shape[0] != 1:
-                raise ValueError(
-                    f"{name} has {tensor.shape[0]} rows for a batch of {batch}: a condition has one row per "
-                    f"sample. One that all samples share has one row ({name}[None]), or is named in the "
-                    f"backbone's attribute shared_conditions, as in shared_conditions = ({name!r},)"
-                )
 
 
 def pad_rows(

@@ -35,6 +35,7 @@ from edmfast._internal.inference_mode import as_ordinary, without_inference_mode
 from edmfast._internal.noise_levels import as_noise_levels, check_squares
 from edmfast._internal.numbers import as_int, as_seed
 from edmfast._internal.rows import for_rows, pad_rows, spread_rows
+from edmfast.models.calling.condition_rows import check_condition_rows
 from edmfast.models.calling.foreign import name_of
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.ops import random_signs, score_gram, standard_normal
@@ -140,6 +141,8 @@ def log_density(
     paths, probes = as_int("paths", paths, least=1), as_int("probes", probes, least=1)
     seed = as_seed(seed)
     batch_size = None if batch_size is None else as_int("batch_size", batch_size, least=1)
+    # rows that divide the batch would serve several samples each
+    check_condition_rows(model, condition, len(x))
     with without_inference_mode(), torch.no_grad():
         walk = _Walk(
             as_ordinary(x.detach()), tuple(reversed(levels)), paths, probes, seed, batch_size

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from edmfast._internal.derivatives import refuse_run, without_gradients
 from edmfast._internal.numbers import as_float, as_int, as_pair, as_seed
+from edmfast.models.calling.condition_rows import check_condition_rows
 from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.protocols import Denoiser
@@ -138,6 +139,8 @@ def score_circulation(
         RuntimeError: a derivative of the call is requested by torch.func or forward mode.
     """
     level = as_float("sigma", sigma, positive=True)
+    # an error of the repeated rows would name sizes that the caller did not pass
+    check_condition_rows(model, condition or {}, len(x))
 
     def score(points: Tensor) -> Tensor:
         # The field is called with several points per sample, so levels and conditions are repeated

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from edmfast._internal.nested import with_tensors
 from edmfast._internal.numbers import as_bool
-from edmfast._internal.rows import check_conditions
 from edmfast.diffusers.training_law import Training, training_of
+from edmfast.models.calling.condition_rows import check_condition_rows
 from edmfast.models.calling.origin import name_of
 from edmfast.models.calling.second_order import watched_attention
 from edmfast.models.preconditioning import expand_sigma, refuse_zero
@@ -124,7 +124,7 @@ class DiffusersDenoiser(nn.Module):
         batch, dtype = x.shape[0], _dtype_of(self.network, x)
         named = {**self._named(self._bound), **self._named(condition)}
         self._check_complete(named)
-        check_conditions(named, batch)
+        check_condition_rows(self.network, named, batch)
         rows = {name: with_tensors(v, lambda t: _row(t, batch, dtype)) for name, v in named.items()}
         # half precisions cannot hold the squares of large levels
         wide = levels.to(torch.promote_types(x.dtype, torch.float32))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edmfast.interpolants.arguments import expand_times
 from edmfast.interpolants.velocity_denoiser import Velocity
+from edmfast.models.calling.condition_rows import check_condition_rows
 from edmfast.models.calling.foreign import call_backbone
 from edmfast.models.calling.origin import is_ours, name_of
 from edmfast.models.calling.returned import check_backbone_output
@@ -86,6 +87,7 @@ def drift_and_score_of(
         return lambda x, t: model.drift_and_score(x, t, **condition)
 
     def call(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        check_condition_rows(model, condition, len(x))
         pair: Any = model.drift_and_score(x.clone(), t, **condition)
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(

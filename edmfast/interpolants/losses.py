@@ -25,6 +25,7 @@ from edmfast.interpolants.arguments import expand_times
 from edmfast.interpolants.fields import call_network
 from edmfast.interpolants.interpolant import Coefficients, Interpolant
 from edmfast.interpolants.velocity_denoiser import Velocity
+from edmfast.models.calling.condition_rows import check_condition_rows
 
 
 def _drift(at: Coefficients, motion: Tensor, z: Tensor, sign: int) -> Tensor:
@@ -81,7 +82,8 @@ def interpolant_loss(
 
     Raises:
         TypeError: a network that returns no floating tensor.
-        ValueError: an unknown field, other shapes, or an x0 that is missing or not needed.
+        ValueError: an unknown field, other shapes, conditions with another number of rows, or an x0 that is
+            missing or not needed.
     """
     if field not in TARGETS:
         raise ValueError(f"field must be one of {[*TARGETS]}, given {field!r}")
@@ -97,6 +99,8 @@ def interpolant_loss(
     if x0 is not None:
         mean, motion = mean + at.a * x0, motion + at.a_dot * x0
     states = torch.cat([mean + at.gamma * z, mean - at.gamma * z])
+    # an error of the doubled batch would name sizes that the caller did not pass
+    check_condition_rows(network, condition, len(x1))
     twice = {name: _twice(value, len(x1)) for name, value in condition.items()}
     fields = call_network(network, states, torch.cat([t, t]), twice)
     targets = torch.cat([TARGETS[field](at, motion, z, sign) for sign in (1, -1)])

@@ -67,20 +67,20 @@ class Cut(torch.nn.Module):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_errors_name_the_labels_and_the_network(sampler):
+def test_errors_name_the_labels_or_the_network(sampler):
     name = "class_labels" if sampler is sampling.edm_sampler else "labels"
-    message = f"^Labelled failed: .* x has 4 samples, and {name} has 3 rows"
+    message = f"^{name} has 3 rows for a batch of 4: a condition has one row per sample"
     with pytest.raises(ValueError, match=message):
         sampler(Labelled(), torch.zeros(4, 2), torch.zeros(3, 2), **RANGE)
     with pytest.raises(ValueError, match=r"Cut returned \[4, 1\]"):
         sampler(Cut(), torch.zeros(4, 2), **RANGE)
 
 
-def test_errors_name_the_guiding_network():
+def test_labels_of_a_guide_are_checked():
     class Guide(Labelled):
         pass
 
-    with pytest.raises(ValueError, match=r"^Guide failed: .*labels has 3 rows"):
+    with pytest.raises(ValueError, match=r"^labels has 3 rows for a batch of 4"):
         sampling.edm2_sampler(
             lambda x, sigma, labels: x,
             torch.zeros(4, 2),

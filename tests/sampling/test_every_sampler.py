@@ -144,8 +144,8 @@ def test_a_wrong_number_of_conditions_is_named(name):
     def model(x, sigma, label):
         return MIXTURE.denoise(x, sigma) + label[:, None]
 
-    message = "x has 5 samples, and label has 3 rows: a condition has one row per sample"
-    with pytest.raises(RuntimeError, match=message):
+    message = "^label has 3 rows for a batch of 5: a condition has one row per sample"
+    with pytest.raises(ValueError, match=message):
         run(name, model=model, extra_args={"label": torch.zeros(3)})
     with pytest.raises(TypeError, match="accepts the conditions label, given labels"):
         run(name, model=model, extra_args={"labels": torch.zeros(5)})

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.broadcast import unsqueeze_like
+from edmfast.models.calling.condition_rows import check_condition_rows
 from edmfast.models.calling.conditions import explained
 from edmfast.models.calling.foreign import call_backbone, is_ours
 from edmfast.models.calling.returned import check_backbone_output
@@ -27,6 +28,7 @@ def predict(network: Any, y: Tensor, t: Tensor, **condition: Any) -> Tensor:
         name: value.clone() if isinstance(value, Tensor) else value
         for name, value in condition.items()
     }
+    check_condition_rows(network, condition, len(y))
     try:
         returned = network(y, t, **copies)
     except (TypeError, RuntimeError) as error:

@@ -16,9 +16,10 @@ from torch import nn
 
 from edmfast._internal.dispatch import as_written
 from edmfast._internal.numbers import as_int
-from edmfast._internal.rows import check_conditions, shared_rows
+from edmfast._internal.rows import shared_rows
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.linear import Linear
+from edmfast.models.calling.condition_rows import check_condition_rows
 from edmfast.models.level_table import of_level
 
 FREQUENCIES, HIGHEST_FREQUENCY = 8, 30.0
@@ -35,7 +36,7 @@ def check_conditions_of(backbone: Any, condition: dict[str, Any], batch: int) ->
     embedding = getattr(backbone, "embedding", None)
     if label is not None and isinstance(embedding, Embedding) and embedding.label is not None:
         _check_label(label, batch)
-    check_conditions(condition, batch, backbone)
+    check_condition_rows(backbone, condition, batch)
 
 
 def _check_label(label: Any, batch: int) -> None:

@@ -16,7 +16,6 @@ _DTYPES = re.compile(
     r"same dtype|expected scalar type|should be the same|mixed dtype", re.IGNORECASE
 )
 _SIZES = re.compile(r"must match the size of tensor")
-_ROWS = re.compile(r"must match|expanded size|cannot be multiplied|shape", re.IGNORECASE)
 
 
 def accepted_conditions(model: Any) -> set[str] | None:
@@ -77,29 +76,12 @@ def explained(error: Exception, model: Any, x: Tensor, condition: dict[str, Any]
                 "dtype (to smc.sample by options=smc.RunOptions(dtype=...)), or convert the model by "
                 f"model.to({x.dtype}) ({message})"
             )
-    rows = _other_rows(condition, len(x))
-    if rows and isinstance(error, RuntimeError) and _ROWS.search(message):
-        return RuntimeError(
-            f"{name_of(model)} failed: {message}. x has {len(x)} samples, and {rows}: a condition has one row "
-            "per sample, or one for all"
-        )
     if isinstance(error, RuntimeError) and _SIZES.search(message):
         return RuntimeError(
             f"{name_of(model)} failed: {message}. It receives the noise levels as a tensor [B], one per row of x: "
             f"reshape them with sigma.view(-1{', 1' * (x.dim() - 1)}) before combining them with x"
         )
     return error
-
-
-def _other_rows(condition: dict[str, Any], batch: int) -> str:
-    """Return the sizes of the conditions whose first axis is neither that of the batch nor 1, in words."""
-    tensors = {name: value for name, value in condition.items() if isinstance(value, Tensor)}
-    others = [
-        f"{name} has {len(value)} rows"
-        for name, value in tensors.items()
-        if value.dim() > 0 and len(value) not in (1, batch)
-    ]
-    return ", ".join(others)
 
 
 def _common(members: Iterable[Any]) -> set[str] | None:

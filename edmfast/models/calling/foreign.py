@@ -9,6 +9,9 @@ of k-diffusion and diffusers expect. An energy receives the noise level in the c
 
 A foreign model works on copies of its arguments, and its results are copied too. So a model that changes its input
 in place, or that reuses its output buffers, changes nothing else. Our own models keep that promise without copies.
+
+A condition has one row per sample, or one row for all; see `edmfast.models.calling.condition_rows`. Our own models
+check that themselves, and all others are called after the check.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from edmfast.models.calling.condition_rows import check_condition_rows
 from edmfast.models.calling.conditions import explained
 from edmfast.models.calling.origin import is_ours, name_of
 from edmfast.models.calling.returned import (
@@ -59,11 +63,13 @@ def call_denoiser(
     """Return the denoised states x0 of a denoiser, in the shape and dtype of x.
 
     x: [B, *shape]. sigma: a float, [] or [B]. labels: passed by position, as the networks of EDM take them.
-    Raises TypeError where the model returns no floating tensor, and ValueError where the shape is not that of x.
+    Raises TypeError where the model returns no floating tensor, and ValueError where the shape is not that of x,
+    and for a condition whose rows are neither B nor 1.
     """
     denoiser: Any = model
     if is_ours(model):
         return check_denoised(model, denoiser(x, sigma, *labels, **condition), x)
+    check_condition_rows(model, {"labels": labels}, len(x))
     # a dense copy, since foreign code may write to the levels or view them
     levels = expand_sigma(sigma, x).reshape(-1).clone(memory_format=torch.contiguous_format)
     with _calling(model, x, condition):
@@ -202,7 +208,8 @@ def call_reward(reward: Callable[[Tensor], Tensor], x: Tensor, name: str = "rewa
 
 @contextlib.contextmanager
 def _calling(model: Any, x: Tensor, condition: dict[str, Any]) -> Iterator[None]:
-    """Replace an error of a model's call by a clearer one that names the model and what it accepts."""
+    """Check the rows of the conditions, and replace an error of the call by a clearer one that names the model."""
+    check_condition_rows(model, condition, len(x))
     try:
         yield
     except (TypeError, RuntimeError) as error:

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast.models.calling.condition_rows import check_condition_rows
 from edmfast.models.calling.conditions import explained
 from edmfast.models.calling.foreign import call_denoiser, is_ours
 from edmfast.models.calling.returned import check_denoised
@@ -42,6 +43,9 @@ class Evaluate:
 
     def __init__(self, model: Denoiser, condition: dict[str, Any], x: Tensor) -> None:
         self.model, self.condition = model, condition
+        # our own models check their conditions themselves, and know which of them have no rows
+        if not is_ours(model):
+            check_condition_rows(model, condition, len(x))
         self.like = x.shape, x.dtype, x.device
         # Copies on an accelerator cost no time of the host, and a comparison would wait for it. Tensors of
         # inference mode count no versions.

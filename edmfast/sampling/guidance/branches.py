@@ -16,7 +16,11 @@ from torch import Tensor
 
 from edmfast._internal.nested import tensors_in, with_tensors
 from edmfast._internal.numbers import as_float, as_int
-from edmfast._internal.rows import shared_names, spread_rows
+from edmfast._internal.rows import spread_rows
+from edmfast.models.calling.condition_rows import (
+    check_condition_rows,
+    conditions_without_rows,
+)
 from edmfast.models.calling.conditions import check_accepted
 from edmfast.models.calling.foreign import call_denoiser, call_on_own_states
 from edmfast.targets.protocols import Model
@@ -74,9 +78,9 @@ def denoised_branches(
     sizes in two branches.
     """
     batch = x.shape[0]
-    shared = shared_names(getattr(model, "backbone", model))
+    shared = conditions_without_rows(model)
     for branch in branches:
-        _check_rows(branch, batch, shared)
+        check_condition_rows(model, branch, batch)
     if not batched or not _can_be_stacked(branches):
         return [call_denoiser(model, x, sigma, **branch) for branch in branches]
     count = len(branches)
@@ -146,16 +150,6 @@ def _with_rows(name: str, value: Any, given: Any, batch: int) -> Any:
         return tensor.expand(batch, *tensor.shape[1:])
 
     return with_tensors(value, rows)
-
-
-def _check_rows(branch: dict[str, Any], batch: int, shared: frozenset[str]) -> None:
-    for name, value in branch.items():
-        for tensor in () if name in shared else tensors_in(value):
-            if tensor.dim() > 0 and tensor.shape[0] not in (1, batch):
-                raise ValueError(
-                    f"{name} has {tensor.shape[0]} rows for a batch of {batch}: a condition has one row per "
-                    "sample, or one row for all samples"
-                )
 
 
 def _can_be_stacked(branches: Sequence[dict[str, Any]]) -> bool:

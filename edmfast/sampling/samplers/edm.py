@@ -20,6 +20,7 @@ from torch import Tensor
 from edmfast._internal.derivatives import without_gradients
 from edmfast._internal.noise_levels import check_level
 from edmfast._internal.numbers import as_float
+from edmfast.models.calling.condition_rows import check_condition_rows
 from edmfast.models.calling.conditions import explained
 from edmfast.models.calling.returned import check_denoised
 from edmfast.models.protocols import Denoiser
@@ -262,6 +263,7 @@ def _cast(
     extra = {name: label for name, label in labels.items() if label is not None}
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+        check_condition_rows(net, extra, len(x))
         states, copies = x.to(inside), [label.clone() for label in extra.values()]
         try:
             returned = net(states, sigma.to(inside), *copies)
