@@ -26,7 +26,7 @@ from edmfast import smc
 from edmfast.analytic import GaussianMixture
 from edmfast.distill.batch import BatchMaker
 from edmfast.distill.config import DistillConfig
-from edmfast.distill.data import TrainingData
+from edmfast.distill.data import TensorData
 from edmfast.distill.run import TrainingRun
 from edmfast.distill.state import RunState
 from edmfast.models import Denoiser, DiT, EnergyModel, ResidualMLP, UNet
@@ -216,7 +216,7 @@ def of_training(*, machine: Machine = stand_in, **settings: Any) -> Launches:
     as_traced = mock.patch.object(flat_graph, "compile_graph", _as_traced(launches))
     with machine(), launches, launches.watching([student.backbone]), as_traced:
         student.to(DEVICE)
-        data = TrainingData(torch.empty(50, 2, device=DEVICE), None, 0)
+        data = TensorData(torch.empty(50, 2, device=DEVICE), None, 0)
         state = RunState(student, [*data.samples.shape], config)
         run = TrainingRun(state, BatchMaker(data, teacher.to(DEVICE), config), None)
         bar = mock.MagicMock()

@@ -38,14 +38,15 @@ from edmfast.models.student_t import student_t_scale
 Batch = dict[str, torch.Tensor]
 """The tensors of a batch by name.
 
-Always: x and target [B, *shape], sigma [B]. With labels: class_label int64 [B]. With the energy-difference loss:
-pair_from and pair_to [B/2, *shape], pair_sigma_from and pair_sigma_to [], pair_target [B/2]; the pairs reuse the
-first class labels of the batch. With the value loss: value_x [L n, *shape], value_sigma [L n] and value_target
-[L, n], for n states at each of L levels, one level after the other, and with labels value_label int64 [L, n]. For
-the student's dropout: rng int64 [2]."""
+Always: x and target [B, *shape], sigma [B]. With labels: class_label int64 [B]. The batch has G groups, for which
+    see `DistillConfig.variance_groups`. With the energy-difference loss: pair_from and pair_to [G, n, *shape],
+    pair_sigma_from and pair_sigma_to [G], pair_target [G, n], for n = B/(2 G) pairs, and with labels pair_label
+    int64 [G, n]. With the value loss: value_x [4 G n, *shape], value_sigma [4 G n] and value_target [4 G, n], for
+    n = B/(4 G) states at each of four levels of each group, one level after the other, and with labels
+    value_label int64 [4 G, n]. For the student's dropout: dropout_seeds int64 [B]."""
 
 VALUE_LEVELS = 4
-"""The number of noise levels in each batch of values, which has as many states as the batch."""
+"""The number of noise levels in each group of values, which has as many states as the group has rows."""
 
 
 def condition_of(batch: Batch, rows: int | None = None) -> dict[str, Any]:
@@ -64,8 +65,8 @@ class BatchSource(Protocol):
     """A source of training batches, whose only state is that of its random generator.
 
     data: what the batches are drawn from. model: the teacher, or None. compared: the names of the tensors of the
-    first batch that a resumed run compares. between: a function that is called where a batch takes long, and may
-    raise an exception to stop.
+    first batch that a resumed run compares. generator: the source of all draws. between: a function that is called
+    where a batch takes long, and may raise an exception to stop.
     """
 
     data: TrainingData
@@ -74,13 +75,41 @@ class BatchSource(Protocol):
     generator: torch.Generator
     between: Callable[[], None]
 
-    def __call__(self, step: int = 0) -> Batch:
-        """Return the next batch, on the device of the data."""
+    def draw(self, step: int) -> Any:
+        """Return the random draws of a whole batch, which are equal on all ranks. step: the training step."""
         ...
 
-    def first_batch(self) -> Batch:
-        """Return the compared tensors of the first batch of a run, without a change of the generator."""
+    def part(self, drawn: Any, rows: slice) -> Batch:
+        """Return the tensors of some rows of a batch, on the device of the data."""
         ...
+
+    def first_batch(self, rows: int) -> Batch:
+        """Return the compared tensors of the first rows of the first batch; the generator is not used."""
+        ...
+
+
+@dataclasses.dataclass
+class Draws:
+    """The random draws of one batch of B rows in G groups.
+
+    clean and value_rows: what the data say. sigma: [B]. noise: [B, *shape]. dropped: bool [B], or None without
+        label dropout. The pairs have positions uniform [2, G], noises [B/2, *shape] and signs like them. The
+        values have levels int64 [4 G], and where the teacher has its own energy dropped labels and noises of
+        their own.
+    """
+
+    step: int
+    clean: Any
+    dropped: torch.Tensor | None
+    sigma: torch.Tensor
+    noise: torch.Tensor
+    pair_steps: torch.Tensor | None = None
+    pair_noises: tuple[torch.Tensor, torch.Tensor] | None = None
+    pair_probe: torch.Tensor | None = None
+    value_levels: torch.Tensor | None = None
+    value_rows: Any = None
+    value_dropped: torch.Tensor | None = None
+    value_noise: torch.Tensor | None = None
 
 
 class BatchMaker:
@@ -95,95 +124,154 @@ class BatchMaker:
     def __init__(self, data: TrainingData, teacher: Denoiser | None, config: DistillConfig) -> None:
         self.data, self.config, self.model = data, config, teacher
         self.teacher = None if teacher is None else FrozenTeacher(teacher, config, data.num_classes)
-        self.generator = generator(config.seed, data.samples.device)
+        self.generator = generator(config.seed, data.device)
         self.between: Callable[[], None] = lambda: None
         self._pool: tuple[int, PathPool] | None = None
+        self._value_sigmas: torch.Tensor | None = None
 
-    def first_batch(self) -> Batch:
-        """Return the compared tensors of the first batch of a run, without a change of the generator."""
-        # these draws and targets come before those of the value loss
-        without = dataclasses.replace(self.config, value_weight=0.0)
-        batch = BatchMaker(self.data, self.model, without)()
+    def first_batch(self, rows: int) -> Batch:
+        """Return x and target of the first rows of the first batch of a run; the generator is not used."""
+        # these draws and targets come before those of the other losses
+        without = dataclasses.replace(self.config, value_weight=0.0, difference_weight=0.0)
+        maker = BatchMaker(self.data, self.model, without)
+        batch = maker.part(maker.draw(0), slice(0, rows))
         return {name: batch[name] for name in self.compared}
 
-    @torch.no_grad()
     def __call__(self, step: int = 0) -> Batch:
-        """Return the next batch, on the device of the data. step: the training step, which decides on the pool."""
-        config, size = self.config, self.config.batch_size
-        # rows are drawn with replacement, so that the generator's state is the only state
-        index = torch.randint(
-            len(self.data.samples), (size,), generator=self.generator, device=self.generator.device
+        """Return the next whole batch, on the device of the data."""
+        return self.part(self.draw(step), slice(0, self.config.batch_size))
+
+    @torch.no_grad()
+    def draw(self, step: int) -> Draws:
+        """Return the draws of the next batch. step: the training step, which decides on the pool."""
+        config, size, groups = self.config, self.config.batch_size, self.config.variance_groups
+        drawn = Draws(
+            step,
+            clean=self.data.draw(step, size, self.generator),
+            dropped=self._drop(size),
+            sigma=(config.p_mean + config.p_std * self._normal(size)).exp(),
+            noise=self._noise(size, *self.data.shape),
         )
-        clean = self.data.samples[index]
-        batch: Batch = {}
-        if self.data.labels is not None:
-            batch["class_label"] = self._dropped(self.data.labels[index])
-        sigma = (config.p_mean + config.p_std * self._normal(size)).exp()
-        batch["sigma"] = sigma
-        batch["x"] = clean + expand_sigma(sigma, clean) * self._noise(*clean.shape)
-        if config.mode == "dsm":
+        if config.difference_weight > 0:
+            # half as many pairs have as many states as the batch
+            pairs = (size // (2 * groups) * groups, *self.data.shape)
+            drawn.pair_steps = self._uniform(2, groups)
+            drawn.pair_noises = self._normal(*pairs), self._normal(*pairs)
+            drawn.pair_probe = self._uniform(*pairs).lt(0.5).to(self.data.dtype) * 2 - 1
+        if config.value_weight > 0:
+            self._draw_values(drawn, size // (VALUE_LEVELS * groups) * VALUE_LEVELS * groups)
+        return drawn
+
+    @torch.no_grad()
+    def part(self, drawn: Draws, rows: slice) -> Batch:
+        """Return the batch of some rows, which are whole groups where a loss of energies needs them."""
+        clean, labels = self.data.rows(drawn.clean, rows)
+        sigma = drawn.sigma[rows]
+        batch: Batch = {"sigma": sigma}
+        if labels is not None:
+            batch["class_label"] = self._with_dropped(
+                labels, None if drawn.dropped is None else drawn.dropped[rows]
+            )
+        batch["x"] = clean + expand_sigma(sigma, clean) * drawn.noise[rows]
+        if self.config.mode == "dsm":
             batch["target"] = clean
         else:
             assert self.teacher is not None
             batch["target"] = self.teacher.denoised(batch["x"], sigma, condition_of(batch))
-        if config.difference_weight > 0:
-            # half as many pairs have as many states as the batch
-            batch |= self._pair(clean[: size // 2], condition_of(batch, size // 2))
-        if config.value_weight > 0:
-            batch |= self._values(step)
+        size = self.config.batch_size // self.config.variance_groups
+        groups = slice(rows.start // size, rows.stop // size)
+        if self.config.difference_weight > 0:
+            batch |= self._pairs(drawn, groups, clean, batch.get("class_label"))
+        if self.config.value_weight > 0:
+            batch |= self._values(drawn, groups)
         return batch
 
-    def _pair(self, clean: torch.Tensor, condition: dict[str, Any]) -> Batch:
+    def _pairs(
+        self, drawn: Draws, groups: slice, clean: torch.Tensor, labels: torch.Tensor | None
+    ) -> Batch:
+        """Return the noising pairs of some groups. clean and labels: those of all rows of these groups."""
         assert self.teacher is not None
+        assert drawn.pair_steps is not None
+        assert drawn.pair_noises is not None
+        assert drawn.pair_probe is not None
         (low, high), (fewest, most) = self.config.difference_sigmas, self.config.difference_steps
-        draws = self._uniform(2)
+        count = groups.stop - groups.start
+        pairs = len(drawn.pair_probe) // self.config.variance_groups
+        rows = slice(groups.start * pairs, groups.stop * pairs)
+        draws = drawn.pair_steps[:, groups]
         # the draws stay on the device, so that no step waits for the host
         steps = torch.floor(fewest + draws[0] * (most + 1 - fewest)).clamp(max=most)
         place = torch.floor(draws[1] * steps).clamp(max=steps - 1)
         s = high * (low / high) ** (place / steps)
         u = high * (low / high) ** ((place + 1) / steps)
-        to = clean + u * self._normal(*clean.shape)
-        start = to + (s.square() - u.square()).sqrt() * self._normal(*clean.shape)
-        probe = self._uniform(*clean.shape).lt(0.5).to(clean.dtype) * 2 - 1
-        denoised, traces = self.teacher.denoised_and_trace(start, s, condition, probe)
-        # one kappa for all pairs makes it a constant, which drops out of the variance
-        target = reversal_log_ratio(start, to, s, u, denoised, traces.mean(), most=1.0)
-        return {
-            "pair_from": start,
-            "pair_to": to,
-            "pair_sigma_from": s,
-            "pair_sigma_to": u,
-            "pair_target": target,
-        }
+        # the first half of each group gives the pairs
+        clean = clean.unflatten(0, (count, -1))[:, :pairs].flatten(0, 1)
+        to_noise, step_noise = (noise[rows] for noise in drawn.pair_noises)
+        s_rows, u_rows = s.repeat_interleave(pairs), u.repeat_interleave(pairs)
+        to = clean + expand_sigma(u_rows, clean) * to_noise
+        tau = (s_rows.square() - u_rows.square()).sqrt()
+        start = to + expand_sigma(tau, clean) * step_noise
+        batch: Batch = {"pair_sigma_from": s, "pair_sigma_to": u}
+        condition: dict[str, Any] = {}
+        if labels is not None:
+            batch["pair_label"] = labels.unflatten(0, (count, -1))[:, :pairs]
+            condition["class_label"] = batch["pair_label"].flatten()
+        denoised, traces = self.teacher.denoised_and_trace(
+            start, s_rows, condition, drawn.pair_probe[rows]
+        )
+        # one kappa for all pairs of a group makes it a constant, which drops out of the variance
+        trace = traces.view(count, pairs).mean(1).repeat_interleave(pairs)
+        target = reversal_log_ratio(start, to, s_rows, u_rows, denoised, trace, most=1.0)
+        batch["pair_from"], batch["pair_to"] = (x.unflatten(0, (count, -1)) for x in (start, to))
+        return batch | {"pair_target": target.view(count, pairs)}
 
-    def _values(self, step: int) -> Batch:
-        """Return states at a few noise levels with the log-density of the teacher there, up to a constant."""
+    def _draw_values(self, drawn: Draws, count: int) -> None:
+        """Add the draws of the value loss for `count` states."""
         assert self.teacher is not None
-        data, size = self.data, self.config.batch_size // VALUE_LEVELS
-        own = self.teacher.has_own_energy()
-        pool = None if own else self._pool_at(step)
-        sigmas = path_levels(self.config, data.samples) if pool is None else pool.sigmas
-        count = len(data.samples) if pool is None else len(pool.clean)
+        own, config = self.teacher.has_own_energy(), self.config
+        levels = (VALUE_LEVELS * config.variance_groups,)
         device = self.generator.device
-        levels = torch.randint(
-            len(sigmas), (VALUE_LEVELS,), generator=self.generator, device=device
+        drawn.value_levels = torch.randint(
+            config.value_levels, levels, generator=self.generator, device=device
         )
         # the levels of one path depend on each other, so that each level takes paths of its own
-        index = torch.randint(count, (VALUE_LEVELS, size), generator=self.generator, device=device)
-        sigma = sigmas[levels].repeat_interleave(size)
-        batch: Batch = {}
-        if pool is not None and pool.labels is not None:
-            batch["value_label"] = pool.labels[index]
-        elif pool is None and data.labels is not None:
-            batch["value_label"] = self._dropped(data.labels[index])
-        if pool is None:
-            clean = data.samples[index.flatten()]
-            x = clean + expand_sigma(sigma, clean) * self._normal(*clean.shape)
-            energy = self.teacher.energy(x, sigma, value_condition_of(batch))
-            target = -energy.to(x.dtype).view(VALUE_LEVELS, size)
-        else:
+        if not own:
+            drawn.value_rows = torch.randint(
+                config.value_paths, (count,), generator=self.generator, device=device
+            )
+            return
+        drawn.value_rows = self.data.draw(drawn.step, count, self.generator)
+        drawn.value_dropped = self._drop(count)
+        drawn.value_noise = self._normal(count, *self.data.shape)
+
+    def _values(self, drawn: Draws, groups: slice) -> Batch:
+        """Return states at a few noise levels with the log-density of the teacher there, up to a constant."""
+        assert self.teacher is not None
+        assert drawn.value_levels is not None
+        levels = drawn.value_levels[groups.start * VALUE_LEVELS : groups.stop * VALUE_LEVELS]
+        size = self.config.batch_size // (VALUE_LEVELS * self.config.variance_groups)
+        states = VALUE_LEVELS * size
+        part = slice(groups.start * states, groups.stop * states)
+        if not self.teacher.has_own_energy():
+            pool = self._pool_at(drawn.step)
+            index = drawn.value_rows[part].view(len(levels), size)
+            sigma = pool.sigmas[levels].repeat_interleave(size)
+            labels = {} if pool.labels is None else {"value_label": pool.labels[index]}
             x = pool.states(sigma, index.flatten())
             target = pool.values[levels[:, None], index]
+            return labels | {"value_x": x, "value_sigma": sigma, "value_target": target}
+        assert drawn.value_noise is not None
+        clean, given = self.data.rows(drawn.value_rows, part)
+        if self._value_sigmas is None:
+            self._value_sigmas = path_levels(self.config, self.data)
+        sigma = self._value_sigmas[levels].repeat_interleave(size)
+        batch: Batch = {}
+        if given is not None:
+            dropped = None if drawn.value_dropped is None else drawn.value_dropped[part]
+            batch["value_label"] = self._with_dropped(given, dropped).view(len(levels), size)
+        x = clean + expand_sigma(sigma, clean) * drawn.value_noise[part]
+        energy = self.teacher.energy(x, sigma, value_condition_of(batch))
+        target = -energy.to(x.dtype).view(len(levels), size)
         return batch | {"value_x": x, "value_sigma": sigma, "value_target": target}
 
     def _pool_at(self, step: int) -> PathPool:
@@ -198,12 +286,16 @@ class BatchMaker:
             self._pool = number, pool
         return self._pool[1]
 
-    def _dropped(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return labels, some of which label_dropout replaces by num_classes."""
-        if self.config.label_dropout == 0:
+    def _drop(self, count: int) -> torch.Tensor | None:
+        """Return which labels label_dropout replaces, bool [count], or None for none of them."""
+        if not self.data.has_labels or self.config.label_dropout == 0:
+            return None
+        return self._uniform(count) < self.config.label_dropout
+
+    def _with_dropped(self, labels: torch.Tensor, dropped: torch.Tensor | None) -> torch.Tensor:
+        if dropped is None:
             return labels
         # the label num_classes means unconditional, as guidance needs it
-        dropped = self._uniform(*labels.shape) < self.config.label_dropout
         return torch.where(dropped, self.data.num_classes, labels)
 
     def _noise(self, *shape: int) -> torch.Tensor:
@@ -212,15 +304,15 @@ class BatchMaker:
         if dof == math.inf:
             return normals
         # the scale needs all digits of a float64 uniform, since its tail is heavy
-        device = self.data.samples.device
+        device = self.data.device
         u = torch.rand(shape[0], generator=self.generator, dtype=torch.float64, device=device)
         scale = student_t_scale(u.clamp_min(2.0**-54), dof).to(normals.dtype)
         return normals * scale.reshape(-1, *[1] * (len(shape) - 1))
 
     def _normal(self, *shape: int) -> torch.Tensor:
-        samples, generator = self.data.samples, self.generator
-        return torch.randn(shape, generator=generator, dtype=samples.dtype, device=samples.device)
+        data, generator = self.data, self.generator
+        return torch.randn(shape, generator=generator, dtype=data.dtype, device=data.device)
 
     def _uniform(self, *shape: int) -> torch.Tensor:
-        samples, generator = self.data.samples, self.generator
-        return torch.rand(shape, generator=generator, dtype=samples.dtype, device=samples.device)
+        data, generator = self.data, self.generator
+        return torch.rand(shape, generator=generator, dtype=data.dtype, device=data.device)

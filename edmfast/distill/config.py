@@ -46,6 +46,9 @@ class DistillConfig:
         mode: "distill" regresses on the teacher's denoiser, "dsm" on the clean data without a teacher.
         steps: number of optimiser steps.
         batch_size: samples per step.
+        accumulate: rounds in which a step evaluates its batch, each with an equal part of it. The gradient is the
+            mean over all parts, so that the result is the same up to rounding, in less memory. With several ranks
+            each of them has batch_size/ranks rows.
         seed: 64 bits, for all random draws of the run.
         p_mean: mean of ln(sigma) at training, where sigma is in the units of the data.
         p_std: standard deviation of ln(sigma) at training, which is normally distributed.
@@ -63,6 +66,9 @@ class DistillConfig:
         difference_weight: weight of the energy-difference loss; 0 does not compute it.
         difference_sigmas: lowest and highest noise level of the log-spaced schedules of its pairs.
         difference_steps: smallest and largest number of steps of those schedules.
+        variance_groups: number of equal groups of the batch within which the losses of energy differences and of
+            values take their variances. Each group lies in one part of the batch, so it must be a multiple of
+            accumulate times the number of ranks where one of these losses is used.
         value_weight: weight of the value loss; 0 does not compute it.
         value_paths: number of noising paths in the pool from which values come. A pool holds a sample, its noise
             and the values of all levels for each path. A teacher with an energy of its own needs no paths.
@@ -86,6 +92,7 @@ class DistillConfig:
     mode: str = "distill"
     steps: int = 2000
     batch_size: int = 128
+    accumulate: int = 1
     seed: int = 0
 
     p_mean: float = -1.2
@@ -103,6 +110,7 @@ class DistillConfig:
     difference_weight: float = 0.0
     difference_sigmas: tuple[float, float] = (0.05, 20.0)
     difference_steps: tuple[int, int] = (16, 128)
+    variance_groups: int = 1
 
     value_weight: float = 0.0
     value_paths: int = 2048
@@ -132,6 +140,8 @@ class DistillConfig:
         numbers: dict[str, Any] = {
             "steps": as_int("steps", self.steps, least=1),
             "batch_size": as_int("batch_size", self.batch_size, least=1),
+            "accumulate": as_int("accumulate", self.accumulate, least=1),
+            "variance_groups": as_int("variance_groups", self.variance_groups, least=1),
             "checkpoint_every": as_int("checkpoint_every", self.checkpoint_every, least=1),
             "warmup_steps": as_int("warmup_steps", self.warmup_steps, least=0),
             "seed": as_seed(self.seed),
@@ -178,15 +188,27 @@ class DistillConfig:
             check_level(
                 "exp(p_mean ± 6 p_std), the noise levels of training,", level, torch.float32
             )
-        # the pairs are half a batch and the states of one level a quarter, and both need a variance
+        groups = self.variance_groups
+        if self.groups_needed and self.batch_size % groups:
+            raise ValueError(
+                f"batch_size must be a multiple of variance_groups={groups}, given {self.batch_size}"
+            )
+        # the pairs are half a group and the states of one level a quarter, and both need a variance
         for name, least in (("difference_weight", 4), ("value_weight", 8)):
-            if getattr(self, name) > 0 and self.batch_size < least:
-                raise ValueError(f"{name} > 0 needs batch_size >= {least}, given {self.batch_size}")
+            if getattr(self, name) > 0 and self.batch_size < least * groups:
+                raise ValueError(
+                    f"{name} > 0 needs batch_size >= {least * groups}, given {self.batch_size}"
+                )
             # the reversals and the paths behind both losses are those of Gaussian noise
             if getattr(self, name) > 0 and self.noise_dof < math.inf:
                 raise ValueError(
                     f"{name} > 0 needs Gaussian noise, noise_dof=math.inf, given {self.noise_dof:g}"
                 )
+
+    @property
+    def groups_needed(self) -> int:
+        """The number of groups of a batch that must stay whole, 0 where rows are independent."""
+        return self.variance_groups if self.difference_weight > 0 or self.value_weight > 0 else 0
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
@@ -212,11 +234,14 @@ class DistillConfig:
         """Return the settings on which the weights at a given step depend, as JSON can hold them."""
         settings = dataclasses.asdict(self)
         # these settings do not change the weights, so a resumed run may change them
-        for name in ("checkpoint", "checkpoint_every", "compile"):
+        for name in ("checkpoint", "checkpoint_every", "compile", "accumulate"):
             del settings[name]
         if self.noise_dof == math.inf:
             # JSON has no infinity, and checkpoints of earlier versions have Gaussian noise
             del settings["noise_dof"]
+        if self.variance_groups == 1:
+            # checkpoints of earlier versions have one group
+            del settings["variance_groups"]
         if self.value_weight == 0:
             # without the loss its settings change nothing, and checkpoints of earlier versions have none of them
             for name in [name for name in settings if name.startswith("value_")]:

@@ -7,8 +7,6 @@ data is compared as well.
 
 from __future__ import annotations
 
-import hashlib
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,28 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edmfast._internal.checksum import checksum
 from edmfast.distill.batch import Batch
-from edmfast.distill.data import TrainingData
 
 FIRST_ROWS = 256
 """The number of rows of the first batch that are compared, each at its own noise level."""
-_BYTES = 1 << 28
-"""Data up to this size are hashed as a whole. Of larger data, equally spaced rows and the mean are hashed."""
-
-
-def data_digest(data: TrainingData) -> str:
-    """Return a checksum of samples and labels."""
-    samples, labels = data.samples.detach(), data.labels
-    # hashing all of a large data set would delay the first checkpoint
-    stride = math.ceil(samples.numel() * samples.element_size() / _BYTES)
-    parts = {"samples": samples[::stride].cpu()}
-    if labels is not None:
-        parts["labels"] = labels.cpu()
-    text = f"{[*samples.shape]}"
-    if stride > 1:
-        text += f" {samples.double().mean().item():.4g}"
-    return hashlib.sha256(checksum(parts, text).encode()).hexdigest()[:32]
 
 
 def numbers_of(batch: Batch) -> list[float]:
@@ -47,22 +27,25 @@ def numbers_of(batch: Batch) -> list[float]:
     return [float(f"{value:.9g}") for value in torch.cat(projections).tolist()]
 
 
-def check_first_batch(path: Any, saved: Any, make: Callable[[], Batch]) -> None:
-    """Raise ValueError where the first batch that make returns is not the one of a checkpoint.
+def check_first_batch(path: Any, saved: Any, make: Callable[[int], Batch], tensors: int) -> None:
+    """Raise ValueError where the first batch is not the one of a checkpoint.
 
-    saved: the numbers in the checkpoint, from `numbers_of`. Where the teacher is random and returns two different
-    answers to the same batch, the comparison is impossible, and there is a warning instead.
+    saved: the numbers in the checkpoint, from `numbers_of`, for so many tensors. make: returns these tensors for
+        the given number of first rows, which depends on the number of ranks that wrote the checkpoint. Where the
+        teacher is random and returns two different answers to the same batch, the comparison is impossible, and
+        there is a warning instead.
     """
     if not isinstance(saved, list) or not all(isinstance(value, float) for value in saved):
         raise ValueError(f"{path} is corrupt: the entry of its first batch holds no list of floats")
+    rows = len(saved) // tensors
     # fork_rng would otherwise visit every GPU of the machine
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     # the check must not change the random numbers that the run will draw
     with torch.random.fork_rng(devices):
-        current = numbers_of(make())
+        current = numbers_of(make(rows))
         if _close(saved, current):
             return
-        random = not _close(current, numbers_of(make()))
+        random = not _close(current, numbers_of(make(rows)))
     if random:
         warnings.warn(
             f"{path}: the teacher returns two different answers to the same batch, so it cannot be compared with "

@@ -72,7 +72,7 @@ class FrozenTeacher:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (D(x; sigma) like x, the trace of its Jacobian divided by the number of elements, [B]).
 
-        sigma: []. probe: independent signs, like x, which an exact trace does not need.
+        sigma: [] or [B]. probe: independent signs, like x, which an exact trace does not need.
         """
         if self.has_exact_trace():
             return self._denoised_and_exact_trace(x, sigma, condition)
@@ -122,4 +122,4 @@ class FrozenTeacher:
         # the three evaluations go to the teacher as one batch
         rows = torch.cat([x, *(x + width * probe for probe in probes)])
         repeated = {name: value.repeat(3) for name, value in condition.items()}
-        return self.denoised(rows, sigma.expand(len(rows)), repeated).chunk(3)
+        return self.denoised(rows, sigma.expand(len(x)).repeat(3), repeated).chunk(3)

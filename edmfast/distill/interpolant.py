@@ -19,7 +19,7 @@ from edmfast._internal.interrupts import warn_if_ignored
 from edmfast._internal.numbers import as_bool
 from edmfast.distill.batch import Batch, condition_of
 from edmfast.distill.config import DistillConfig
-from edmfast.distill.data import TrainingData, check_data
+from edmfast.distill.data import TensorData, check_data
 from edmfast.distill.interpolant_batch import InterpolantBatches
 from edmfast.distill.interrupt import deferred_interrupt
 from edmfast.distill.loss import TrainingLoss
@@ -149,7 +149,7 @@ def train_interpolant(
 
 
 def _check_base(
-    base: Tensor | None, data: TrainingData, model: InterpolantModel, paired: bool
+    base: Tensor | None, data: TensorData, model: InterpolantModel, paired: bool
 ) -> Tensor | None:
     """Return the samples of the base on the device of the data, or None for N(0, I)."""
     samples, path = data.samples, model.interpolant.path

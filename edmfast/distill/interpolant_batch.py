@@ -7,6 +7,7 @@ infinite. Source: Albergo, Boffi and Vanden-Eijnden 2023, arXiv 2303.08797.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,16 @@ from edmfast.distill.data import TrainingData
 from edmfast.models.protocols import Denoiser
 
 _FIRST_TIME = 1e-4
+
+
+class InterpolantDraws(NamedTuple):
+    """The random draws of a batch: the rows of data and base, z and perhaps x0 [B, *shape], and the times [B]."""
+
+    data_rows: Any
+    z: Tensor
+    t: Tensor
+    base_rows: Tensor | None
+    x0: Tensor | None
 
 
 class InterpolantBatches:
@@ -41,11 +52,11 @@ class InterpolantBatches:
         self.data, self.config = data, config
         self.one_sided, self.base, self.paired = one_sided, base, paired
         self.compared: tuple[str, ...] = ("x1", "z") if one_sided else ("x0", "x1", "z")
-        self.generator = generator(config.seed, data.samples.device)
+        self.generator = generator(config.seed, data.device)
         self.between: Callable[[], None] = lambda: None
 
-    def first_batch(self) -> Batch:
-        """Return the compared tensors of the first batch of a run, without a change of the generator."""
+    def first_batch(self, rows: int) -> Batch:
+        """Return the compared tensors of the first rows of the first batch; the generator is not used."""
         first = InterpolantBatches(
             self.data,
             self.config,
@@ -53,33 +64,51 @@ class InterpolantBatches:
             base=self.base,
             paired=self.paired,
         )
-        batch = first()
+        batch = first.part(first.draw(0), slice(0, rows))
         return {name: batch[name] for name in self.compared}
 
-    @torch.no_grad()
     def __call__(self, step: int = 0) -> Batch:
-        """Return the next batch, on the device of the data."""
-        samples, size = self.data.samples, self.config.batch_size
-        # rows are drawn with replacement, so that the generator's state is the only state
-        index = self._rows(len(samples), size)
-        x1 = samples[index]
-        batch: Batch = {"x1": x1, "z": self._normal(x1)}
-        uniform = torch.rand(size, generator=self.generator, dtype=x1.dtype, device=x1.device)
-        batch["t"] = _FIRST_TIME + (1 - 2 * _FIRST_TIME) * uniform
-        if self.data.labels is not None:
-            batch["class_label"] = self.data.labels[index]
-        if self.one_sided:
-            return batch
-        if self.base is None:
-            return batch | {"x0": self._normal(x1)}
-        rows = index if self.paired else self._rows(len(self.base), size)
-        return batch | {"x0": self.base[rows]}
+        """Return the next whole batch, on the device of the data."""
+        return self.part(self.draw(step), slice(0, self.config.batch_size))
 
-    def _rows(self, count: int, size: int) -> Tensor:
-        device = self.generator.device
-        return torch.randint(count, (size,), generator=self.generator, device=device)
+    @torch.no_grad()
+    def draw(self, step: int) -> InterpolantDraws:
+        """Return the draws of the next batch. step: the training step."""
+        size, data = self.config.batch_size, self.data
+        rows = data.draw(step, size, self.generator)
+        z = self._normal(size)
+        t = torch.rand(size, generator=self.generator, dtype=data.dtype, device=data.device)
+        t = _FIRST_TIME + (1 - 2 * _FIRST_TIME) * t
+        base_rows = x0 = None
+        if not self.one_sided:
+            if self.base is None:
+                x0 = self._normal(size)
+            elif self.paired:
+                base_rows = rows
+            else:
+                base_rows = torch.randint(
+                    len(self.base), (size,), generator=self.generator, device=data.device
+                )
+        return InterpolantDraws(rows, z, t, base_rows, x0)
 
-    def _normal(self, like: Tensor) -> Tensor:
+    @torch.no_grad()
+    def part(self, drawn: InterpolantDraws, rows: slice) -> Batch:
+        """Return the batch of some rows."""
+        x1, labels = self.data.rows(drawn.data_rows, rows)
+        batch: Batch = {"x1": x1, "z": drawn.z[rows], "t": drawn.t[rows]}
+        if labels is not None:
+            batch["class_label"] = labels
+        if drawn.x0 is not None:
+            batch["x0"] = drawn.x0[rows]
+        elif drawn.base_rows is not None:
+            assert self.base is not None
+            batch["x0"] = self.base[drawn.base_rows[rows]]
+        return batch
+
+    def _normal(self, size: int) -> Tensor:
         return torch.randn(
-            like.shape, generator=self.generator, dtype=like.dtype, device=like.device
+            (size, *self.data.shape),
+            generator=self.generator,
+            dtype=self.data.dtype,
+            device=self.data.device,
         )

@@ -5,10 +5,10 @@ lambda = (sigma² + sigma_data²)/(sigma sigma_data)². For an energy, D contain
 the projection of the teacher's field onto gradient fields (Thornton et al. 2025, arXiv 2502.12786). The weight is
 that of Karras et al. 2022, arXiv 2206.00364, table 1.
 
-The energy-difference loss is the variance over noising pairs of -(E(x_to, u) - E(x_from, s)) - target. It is a
-variance because an energy is known up to a constant per noise level and class, and constants drop out of it. The
-value loss is the mean over noise levels of the variance of -E(x, sigma) - value, where the value is the teacher's
-log-density up to a constant. Neither needs a derivative of E with respect to x.
+The energy-difference loss is the variance over noising pairs of -(E(x_to, u) - E(x_from, s)) - target, within each
+group of the batch. It is a variance because an energy is known up to a constant per noise level and class, and
+constants drop out of it. The value loss is the mean over noise levels of the variance of -E(x, sigma) - value,
+where the value is the teacher's log-density up to a constant. Neither needs a derivative of E with respect to x.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class TrainingLoss(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return the loss [] of a batch."""
         # dropout must not draw from torch's generator, which no checkpoint holds
-        rng, nothing = batch.get("rng"), contextlib.nullcontext()
-        with nothing if rng is None else seeded_dropout(rng), self._precision(batch):
+        seeds, nothing = batch.get("dropout_seeds"), contextlib.nullcontext()
+        with nothing if seeds is None else seeded_dropout(seeds), self._precision(batch):
             return self.loss_of(batch)
 
     def loss_of(self, batch: Batch) -> torch.Tensor:
@@ -79,19 +79,21 @@ def denoising_loss(student: Any, batch: Batch) -> torch.Tensor:
 
 
 def difference_loss(student: Any, batch: Batch) -> torch.Tensor:
-    """Return the variance [], in nats², of the error of -ΔE over the noising pairs of a batch."""
-    start, to = batch["pair_from"], batch["pair_to"]
-    size = start.shape[0]
-    condition = condition_of(batch, size)
+    """Return the mean over groups of the variance [], in nats², of the error of -ΔE over the noising pairs."""
+    start, to = batch["pair_from"].flatten(0, 1), batch["pair_to"].flatten(0, 1)
+    target, label = batch["pair_target"], batch.get("pair_label")
+    size, pairs = start.shape[0], target.shape[1]
+    levels = (batch["pair_sigma_to"], batch["pair_sigma_from"])
+    condition = {} if label is None else {"class_label": label.flatten().repeat(2)}
     # both ends of the pairs go through the network as one batch
     energies = energy_of(
         student,
         torch.cat([to, start]),
-        torch.cat([batch["pair_sigma_to"].expand(size), batch["pair_sigma_from"].expand(size)]),
-        **{name: value.repeat(2) for name, value in condition.items()},
+        torch.cat([level[:, None].expand(-1, pairs).flatten() for level in levels]),
+        **condition,
     )
-    error = energies[size:] - energies[:size] - batch["pair_target"]
-    return variance_within(error, condition.get("class_label"))
+    error = (energies[size:] - energies[:size]).view(target.shape) - target
+    return variance_within(error, label).mean()
 
 
 def value_loss(student: Any, batch: Batch) -> torch.Tensor:

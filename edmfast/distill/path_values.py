@@ -30,7 +30,7 @@ import torch
 
 from edmfast._internal.generators import generator
 from edmfast.distill.config import DistillConfig
-from edmfast.distill.data import TrainingData
+from edmfast.distill.data import TrainingData, spread_of
 from edmfast.distill.frozen_teacher import FrozenTeacher
 from edmfast.distill.path_probes import PathProbes
 from edmfast.models.preconditioning import expand_sigma
@@ -75,17 +75,17 @@ class _Slopes(NamedTuple):
     trace: torch.Tensor
 
 
-def path_levels(config: DistillConfig, samples: torch.Tensor) -> torch.Tensor:
+def path_levels(config: DistillConfig, data: TrainingData) -> torch.Tensor:
     """Return the rising noise levels of the paths, [L], spaced as those of Karras et al. 2022."""
     if config.value_sigmas is None:
-        spread = float(samples.double().std(correction=0))
+        spread = spread_of(data)
         low, high = _LOWEST * spread, _HIGHEST * spread
     else:
         low, high = config.value_sigmas
     ends = low ** (1 / _KARRAS_RHO), high ** (1 / _KARRAS_RHO)
     place = torch.linspace(0, 1, config.value_levels, dtype=torch.float64)
     levels: torch.Tensor = (ends[0] + place * (ends[1] - ends[0])) ** _KARRAS_RHO
-    return levels.to(device=samples.device, dtype=samples.dtype)
+    return levels.to(device=data.device, dtype=data.dtype)
 
 
 @torch.no_grad()
@@ -100,23 +100,23 @@ def make_pool(
 
     between: called after each level; it may raise an exception to stop.
     """
-    samples, count = data.samples, config.value_paths
-    draws = generator((config.seed + _SEED_STRIDE * (index + 1)) % 2**64, samples.device)
+    count = config.value_paths
+    draws = generator((config.seed + _SEED_STRIDE * (index + 1)) % 2**64, data.device)
 
     def normal(like: torch.Tensor) -> torch.Tensor:
         return torch.randn(like.shape, generator=draws, dtype=like.dtype, device=like.device)
 
-    rows = torch.randint(len(samples), (count,), generator=draws, device=samples.device)
-    labels = None if data.labels is None else data.labels[rows]
+    drawn = data.draw(index * config.value_refresh, count, draws)
+    clean, labels = data.rows(drawn, slice(0, count))
     if labels is not None and config.label_dropout > 0:
-        chosen = torch.rand(count, generator=draws, device=samples.device)
+        chosen = torch.rand(count, generator=draws, device=data.device)
         labels = torch.where(chosen < config.label_dropout, data.num_classes, labels)
-    clean, sigmas = samples[rows], path_levels(config, samples)
-    values = samples.new_empty(len(sigmas), count)
+    sigmas = path_levels(config, data)
+    values = clean.new_empty(len(sigmas), count)
     pool = PathPool(clean, normal(clean), values, sigmas, labels)
     probes = PathProbes(clean, draws)
     upper: _Slopes | None = None
-    total = torch.zeros(count, dtype=torch.float64, device=samples.device)
+    total = torch.zeros(count, dtype=torch.float64, device=data.device)
     for level in range(len(sigmas) - 1, -1, -1):
         signs = probes(2 * level), probes(2 * level + 1)
         slopes = _slopes(pool, level, signs, teacher, config.batch_size)
@@ -189,14 +189,14 @@ def reversal_log_ratio(
 ) -> torch.Tensor:
     """Return log N(x_u; x_s + tau² score, kappa tau² I) - log N(x_s; x_u, tau² I), [B] in nats.
 
-    start and to: x_s and x_u [B, *shape]. s and u: the levels []. denoised: D(x_s; s). trace: tr(dD/dx)/d, [B] or
-    []. most: the upper bound of kappa; the lower one, u²/(2 s²), keeps the variance meaningful where the trace is
-    random.
+    start and to: x_s and x_u [B, *shape]. s and u: the levels, [] or [B]. denoised: D(x_s; s). trace:
+        tr(dD/dx)/d, [B] or []. most: the upper bound of kappa; the lower one, u²/(2 s²), keeps the variance
+        meaningful where the trace is random.
     """
     tau2, elements = s.square() - u.square(), start[0].numel()
     kappa = 1 + tau2 * ((trace - 1) / s.square())
     kappa = torch.maximum(kappa, 0.5 * (u / s).square()).clamp(max=most)
-    mean = start + tau2 / s.square() * (denoised - start)
+    mean = start + expand_sigma(tau2 / s.square(), start) * (denoised - start)
     forward = (to - mean).square().flatten(1).sum(1) / (2 * kappa * tau2)
     backward = (start - to).square().flatten(1).sum(1) / (2 * tau2)
     return backward - forward - 0.5 * elements * kappa.log()

@@ -17,13 +17,14 @@ from tqdm.auto import tqdm
 from edmfast._internal.atomic_write import write_or_fall_back
 from edmfast._internal.progress import progress_bar
 from edmfast.distill.batch import Batch, BatchSource
-from edmfast.distill.first_batch import FIRST_ROWS, check_first_batch, data_digest, numbers_of
-from edmfast.distill.gradients import gradient_function
+from edmfast.distill.first_batch import FIRST_ROWS, check_first_batch, numbers_of
+from edmfast.distill.gradients import Gradients, gradient_function
 from edmfast.distill.interrupt import Interrupt
 from edmfast.distill.loss import TrainingLoss
+from edmfast.distill.parallel import Replicas, parts_of
 from edmfast.distill.state import RunState
 from edmfast.distill.teacher_and_student import training_modes
-from edmfast.ops import rng_state
+from edmfast.models.patching.dropout import row_seeds
 
 _STEPS_BETWEEN_CHECKS = 20
 """Steps between checks of the losses on a device for which a check makes the host wait."""
@@ -33,7 +34,8 @@ class TrainingRun:
     """A training run: the loop over its steps, its checkpoints, and the reports when it stops early.
 
     path: the checkpoint to write, None to write one only when interrupted. loss: the loss around the student, by
-    default that of denoisers and energies. written: the last checkpoint written.
+    default that of denoisers and energies. replicas: the ranks of the run, of which the first one writes. written:
+    the last checkpoint written.
     """
 
     def __init__(
@@ -42,17 +44,25 @@ class TrainingRun:
         make_batch: BatchSource,
         path: Path | None,
         loss: TrainingLoss | None = None,
+        replicas: Replicas | None = None,
     ) -> None:
         self.state, self.make_batch, self.path = state, make_batch, path
-        config = state.config
+        config, device = state.config, state.parameters[0].device
+        self.replicas = Replicas(None, device) if replicas is None else replicas
+        self.rows = parts_of(
+            config.batch_size,
+            config.accumulate,
+            self.replicas.rank,
+            self.replicas.size,
+            config.groups_needed,
+        )
         if loss is None:
             loss = TrainingLoss(
                 state.student, config.difference_weight, config.autocast_dtype, config.value_weight
             )
         named = {f"student.{name}": p for name, p in state.trained.items()}
         self.gradients = gradient_function(loss, named, compile=config.compile)
-        on_cpu = state.parameters[0].device.type == "cpu"
-        self.check_every = 1 if on_cpu else _STEPS_BETWEEN_CHECKS
+        self.check_every = 1 if device.type == "cpu" else _STEPS_BETWEEN_CHECKS
         self.generator_state = make_batch.generator.get_state()
         self.written: Path | None = None
         self.write_failed = False
@@ -72,7 +82,7 @@ class TrainingRun:
         state, maker = self.state, self.make_batch
         # the digest finds other data without a call of the teacher
         digest, first = metadata.get("data_digest"), metadata.get("first_batch")
-        if digest is not None and digest != data_digest(maker.data):
+        if digest is not None and digest != maker.data.digest():
             raise ValueError(
                 f"{path} belongs to another run: the numbers of its data differ from these"
             )
@@ -82,7 +92,7 @@ class TrainingRun:
 
         was_training = state.student.training
         with training_modes(state.student, maker.model):
-            check_first_batch(path, first, maker.first_batch)
+            check_first_batch(path, first, maker.first_batch, len(maker.compared))
         state.student.train(was_training)
 
     def train(self, interrupt: Interrupt, progress: bool) -> float:
@@ -130,13 +140,7 @@ class TrainingRun:
 
     def _do_step(self, bar: Any) -> None:
         state, config = self.state, self.state.config
-        batch = self.make_batch(state.step)
-        if state.step == 0:
-            names = self.make_batch.compared
-            self.first = {name: batch[name][:FIRST_ROWS].clone() for name in names}
-        # the masks of dropout follow from seed and step, in every resumed run alike
-        batch["rng"] = rng_state(config.seed, state.step, state.parameters[0].device)
-        state.record(*self.gradients(batch))
+        state.record(*self._loss_and_gradients())
         done = state.step + 1
         saving = done % config.checkpoint_every == 0 or done == config.steps
         # a check before each save keeps bad weights out of checkpoints
@@ -146,6 +150,29 @@ class TrainingRun:
         bar.update()
         if saving and self.path is not None:
             self._save(self.path, self.make_batch.generator.get_state(), last=done == config.steps)
+
+    def _loss_and_gradients(self) -> Gradients:
+        """Return the loss [] of the next batch and its gradients, as means over all parts and ranks."""
+        state, device = self.state, self.state.parameters[0].device
+        # all ranks draw the whole batch, and each evaluates its own rows
+        drawn = self.make_batch.draw(state.step)
+        total: list[torch.Tensor] = []
+        for rows in self.rows:
+            batch = self.make_batch.part(drawn, rows)
+            if state.step == 0 and rows.start == 0:
+                names = self.make_batch.compared
+                self.first = {name: batch[name][:FIRST_ROWS].clone() for name in names}
+            # the masks of dropout follow from seed, step and row, in every resumed run alike
+            batch["dropout_seeds"] = row_seeds(state.config.seed, state.step, rows, device)
+            loss, gradients = self.gradients(batch)
+            if len(self.rows) == 1:
+                total = [loss, *gradients]
+            elif total:
+                torch._foreach_add_(total, [loss, *gradients], alpha=1 / len(self.rows))
+            else:
+                total = [*torch._foreach_div([loss, *gradients], len(self.rows))]
+        self.replicas.average(total)
+        return total[0], total[1:]
 
     def _check_losses(self, bar: Any) -> None:
         """Show the recent loss. Raises FloatingPointError where a loss or gradient is not finite."""
@@ -190,7 +217,7 @@ class TrainingRun:
         """Add the data's digest and the first batch to the metadata of checkpoints, once, as it takes time."""
         metadata = self.state.metadata
         if "data_digest" not in metadata:
-            metadata["data_digest"] = data_digest(self.make_batch.data)
+            metadata["data_digest"] = self.make_batch.data.digest()
         if self.first is not None:
             metadata["first_batch"], self.first = numbers_of(self.first), None
 

@@ -65,7 +65,7 @@ def with_our_names(
     if names and teacher is None:
         raise ValueError("condition_names needs a teacher, given teacher=None")
     renamed = Renamed(teacher, **names) if names and teacher is not None else teacher
-    if data.labels is not None:
+    if data.has_labels:
         check_accepted(student, ["class_label"], f"the student {type(student).__name__}")
         if renamed is not None:
             check_accepted(renamed, ["class_label"], f"the teacher {name_of(teacher)}")

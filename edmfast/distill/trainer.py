@@ -131,14 +131,14 @@ def distill(
     check_models(teacher, student, config)
     training_data = check_data(data, student, config)
     named_teacher = with_our_names(teacher, student, training_data, condition_names)
-    warn_of_scale(training_data.samples, student, stacklevel=3)
+    warn_of_scale(training_data, student, stacklevel=3)
     path = None if config.checkpoint is None else Path(config.checkpoint)
     if path is not None:
         options: dict[str, Any] = {"resume_name": "resume_from", "overwrite": overwrite}
         check_checkpoint(path, TRAINING_CHECKPOINT, resume_from, **options)
     warn_if_ignored(stacklevel=3)
     make_batch = BatchMaker(training_data, named_teacher, config)
-    state = RunState(student, [*training_data.samples.shape], config)
+    state = RunState(student, [training_data.size, *training_data.shape], config)
     run = TrainingRun(state, make_batch, path)
     if resume_from is not None:
         run.resume(resume_from)

@@ -14,7 +14,7 @@ from edmfast.analytic import GaussianMixture
 from edmfast.demo.smooth_digits import load_smooth_digits
 from edmfast.distill import DistillConfig
 from edmfast.distill.batch import BatchMaker
-from edmfast.distill.data import TrainingData
+from edmfast.distill.data import TensorData
 from edmfast.distill.loss import denoising_loss
 from edmfast.models import Denoiser, EnergyModel, ResidualMLP, save_model
 
@@ -26,7 +26,7 @@ def loss_of(student, batch, weight=0.0):
 
 def pairs(samples, teacher):
     config = DistillConfig(difference_weight=1.0, batch_size=16)
-    return BatchMaker(TrainingData(samples, None, 0), teacher, config)()
+    return BatchMaker(TensorData(samples, None, 0), teacher, config)()
 
 
 def test_the_regulariser_vanishes_for_a_gaussian_and_not_for_another_energy():

@@ -8,7 +8,7 @@ import torch
 from edmfast.analytic import GaussianMixture
 from edmfast.distill.batch import BatchMaker
 from edmfast.distill.config import DistillConfig
-from edmfast.distill.data import TrainingData
+from edmfast.distill.data import TensorData
 from edmfast.distill.loss import difference_loss
 from edmfast.models import EnergyModel, ResidualMLP
 
@@ -16,7 +16,7 @@ GAUSSIAN = GaussianMixture([[0.0] * 8], [0.7], [1.0])
 
 
 def maker(samples, teacher=None, labels=None, num_classes=0, **settings):
-    data = TrainingData(samples, labels, num_classes)
+    data = TensorData(samples, labels, num_classes)
     return BatchMaker(data, teacher, DistillConfig(**settings))
 
 

@@ -91,7 +91,7 @@ def test_a_transformer_with_dropout_trains_compiled_as_it_does_eagerly(graphs):
         "attention": 1,
         "attention_backward": 2,
         "attention_double_backward": 1,
-        "noise": 2,
+        "linear_combination": 2,
         "potential_assemble": 1,
         "potential_assemble_backward": 1,
     }.items():

@@ -46,11 +46,11 @@ def test_difference_term_is_added_with_its_weight():
         "x": torch.randn(8, 3),
         "sigma": torch.ones(8),
         "target": torch.randn(8, 3),
-        "pair_from": pairs[0],
-        "pair_to": pairs[1],
-        "pair_sigma_from": torch.tensor(0.6),
-        "pair_sigma_to": torch.tensor(0.4),
-        "pair_target": torch.randn(4),
+        "pair_from": pairs[0][None],
+        "pair_to": pairs[1][None],
+        "pair_sigma_from": torch.tensor([0.6]),
+        "pair_sigma_to": torch.tensor([0.4]),
+        "pair_target": torch.randn(1, 4),
     }
     plain, half, full = (TrainingLoss(model, weight)(batch) for weight in (0.0, 0.5, 1.0))
     change = model.energy(pairs[1], 0.4) - model.energy(pairs[0], 0.6)

@@ -19,6 +19,8 @@ CASES = [
         DistillConfig,
         steps=(COUNT, 3, 0),
         batch_size=(COUNT, 8, 0),
+        accumulate=(COUNT, 2, 0),
+        variance_groups=(COUNT, 2, 0),
         seed=(SEED, 7),
         p_mean=(REAL, 0.5, 1e3),
         p_std=(REAL, 0.5, 0.0, 1e3),

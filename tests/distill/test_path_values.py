@@ -12,7 +12,7 @@ from edmfast.analytic import GaussianMixture, MixtureOfGaussians
 from edmfast.diagnostics import energy_error
 from edmfast.distill import DistillConfig, distill
 from edmfast.distill.batch import VALUE_LEVELS, BatchMaker
-from edmfast.distill.data import TrainingData
+from edmfast.distill.data import TensorData
 from edmfast.distill.frozen_teacher import FrozenTeacher
 from edmfast.distill.loss import value_loss
 from edmfast.distill.path_values import make_pool, reversal_log_ratio
@@ -36,7 +36,7 @@ class DenoiserOf(torch.nn.Module):
 
 def pool_of(teacher, samples, labels=None, num_classes=0, **settings):
     config = DistillConfig(value_weight=1.0, **settings)
-    data = TrainingData(samples, labels, num_classes)
+    data = TensorData(samples, labels, num_classes)
     return make_pool(data, FrozenTeacher(teacher, config, num_classes), config, 0, lambda: None)
 
 
@@ -185,7 +185,7 @@ def test_values_of_classes_and_of_no_class():
 
 def batch_of(teacher, samples, step=0, **settings):
     config = DistillConfig(value_weight=1.0, **{"batch_size": 40, "value_paths": 64} | settings)
-    return BatchMaker(TrainingData(samples, None, 0), teacher, config)(step)
+    return BatchMaker(TensorData(samples, None, 0), teacher, config)(step)
 
 
 def test_a_teacher_with_an_energy_needs_no_paths(monkeypatch):
@@ -224,7 +224,7 @@ def test_the_levels_of_a_batch_take_different_paths_and_their_own_labels():
     config = DistillConfig(
         value_weight=1.0, batch_size=64, value_paths=64, value_levels=4, value_sigmas=(0.1, 1.0)
     )
-    batch = BatchMaker(TrainingData(samples, labels, 64), Constant(), config)(0)
+    batch = BatchMaker(TensorData(samples, labels, 64), Constant(), config)(0)
     found = batch["value_label"]
     assert found.shape == (VALUE_LEVELS, 16)
     assert not torch.equal(found[0], found[1])
@@ -235,13 +235,13 @@ def test_the_levels_of_a_batch_take_different_paths_and_their_own_labels():
 def test_a_new_pool_comes_when_it_is_due():
     samples = PAIR.sample(100, seed=0)
     config = DistillConfig(value_weight=1.0, value_paths=16, value_levels=4, value_refresh=3)
-    make = BatchMaker(TrainingData(samples, None, 0), DenoiserOf(PAIR), config)
+    make = BatchMaker(TensorData(samples, None, 0), DenoiserOf(PAIR), config)
     pools = [make._pool_at(step).noise for step in range(7)]
     assert pools[0] is pools[2]
     assert pools[3] is pools[5]
     assert not torch.equal(pools[2], pools[3])
     assert not torch.equal(pools[5], pools[6])
-    fresh = BatchMaker(TrainingData(samples, None, 0), DenoiserOf(PAIR), config)
+    fresh = BatchMaker(TensorData(samples, None, 0), DenoiserOf(PAIR), config)
     assert torch.equal(fresh._pool_at(4).values, make._pool_at(3).values)
 
 

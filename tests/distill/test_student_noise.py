@@ -11,14 +11,14 @@ import torch
 from edmfast.analytic import PointSet
 from edmfast.distill import DistillConfig, NonConservativeWarning, distill
 from edmfast.distill.batch import BatchMaker
-from edmfast.distill.data import TrainingData
+from edmfast.distill.data import TensorData
 from edmfast.models import Denoiser, ResidualMLP
 
 POINTS, WEIGHTS = [[1.0, 0.0], [-1.0, 0.5], [0.0, -1.0]], [0.5, 0.3, 0.2]
 
 
 def maker(samples, **settings):
-    return BatchMaker(TrainingData(samples, None, 0), None, DistillConfig(mode="dsm", **settings))
+    return BatchMaker(TensorData(samples, None, 0), None, DistillConfig(mode="dsm", **settings))
 
 
 @pytest.mark.parametrize("dof", [1.0, 6.0])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from edmfast.distill import DistillConfig
 from edmfast.distill.batch import Batch, BatchMaker
-from edmfast.distill.data import TrainingData
+from edmfast.distill.data import TensorData
 from edmfast.distill.gradients import gradient_function
 from edmfast.distill.loss import denoising_loss, difference_loss
 from edmfast.distill.path_values import reversal_log_ratio
@@ -35,15 +35,16 @@ class _Loss(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the denoising loss plus the weighted regulariser, []."""
-        start, s, u = batch["pair_from"], batch["pair_sigma_from"], batch["pair_sigma_to"]
+        start, to = batch["pair_from"][0], batch["pair_to"][0]
+        s, u = batch["pair_sigma_from"][0], batch["pair_sigma_to"][0]
         with torch.no_grad():
             denoised = self.student(start, s)
             width = self.student.sigma_data**2
             kappa = (u.square() + width) / (s.square() + width)
             # this trace gives that kappa
             trace = 1 + (kappa - 1) * s.square() / (s.square() - u.square())
-            target = reversal_log_ratio(start, batch["pair_to"], s, u, denoised, trace)
-        batch = {**batch, "pair_target": target}
+            target = reversal_log_ratio(start, to, s, u, denoised, trace)
+        batch = {**batch, "pair_target": target[None]}
         return denoising_loss(self.student, batch) + self.weight * difference_loss(
             self.student, batch
         )
@@ -54,7 +55,7 @@ def train_with_rne(
 ) -> EnergyModel:
     """Return the student after config.steps steps with the regulariser, with its averaged weights."""
     pairs = DistillConfig(**{**vars(config), "difference_weight": 1.0})
-    make_batch = BatchMaker(TrainingData(draws, None, 0), teacher, pairs)
+    make_batch = BatchMaker(TensorData(draws, None, 0), teacher, pairs)
     state = RunState(student, [*draws.shape], pairs)
     named = {f"student.{name}": p for name, p in state.trained.items()}
     gradients = gradient_function(_Loss(student, weight), named, compile=False)

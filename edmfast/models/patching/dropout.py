@@ -1,10 +1,10 @@
-"""Dropout whose masks depend only on seed, step, layer and sample.
+"""Dropout whose masks depend only on the seed of a sample and on the layer.
 
 torch draws masks from a global generator, whose state neither a checkpoint nor a compiled graph carries. Here the
-k-th dropout of a step compares the counter-based normals of `edmfast.ops.standard_normal` (population k, particle
-= sample) with the quantile of the dropout probability. So a sample has the same mask eagerly and compiled, on
-every device, and in every batch. Source: Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks
-from overfitting".
+k-th dropout of a step compares the counter-based normals of a sample's seed and the node k (see
+`edmfast.ops.linear_combination`) with the quantile of the dropout probability. So a sample has the same mask
+eagerly and compiled, on every device, and in every part of a batch. Source: Srivastava et al. 2014, "Dropout: a
+simple way to prevent neural networks from overfitting".
 """
 
 from __future__ import annotations
@@ -18,19 +18,33 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.redirect import redirected
-from edmfast.ops import standard_normal
+from edmfast.ops import linear_combination
 
 _STREAM = 8
+_STEP_STRIDE = 0x9E3779B97F4A7C15
+"""The seeds of two steps are far from each other, and those of the rows of one step follow one another."""
+
+
+def row_seeds(seed: int, step: int, rows: slice, device: torch.device | str = "cpu") -> Tensor:
+    """Return the seeds of the masks of some rows of a training step's batch, int64 [n].
+
+    seed: 64 bits, of the run. step: the training step. rows: the rows of the whole batch.
+    """
+    first = (seed + (step + 1) * _STEP_STRIDE + rows.start) % 2**64
+    # the tensor is signed, so that the upper half of the seeds wraps
+    signed = first - 2**64 if first >= 2**63 else first
+    seeds: Tensor = torch.arange(rows.stop - rows.start, device=device) + signed
+    return seeds
 
 
 class SeededDropout:
     """Replacements for torch's dropout functions.
 
-    rng: int64 [2], as `edmfast.ops.rng_state` makes it. calls: number of masks drawn so far.
+    seeds: int64 [B], one for each sample, as `row_seeds` makes them. calls: number of masks drawn so far.
     """
 
-    def __init__(self, rng: Tensor) -> None:
-        self.rng, self.calls = rng, 0
+    def __init__(self, seeds: Tensor) -> None:
+        self.seeds, self.calls = seeds, 0
 
     def dropout(
         self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
@@ -64,10 +78,8 @@ class SeededDropout:
         if not training or p == 0 or input.dim() == 0:
             return input
         shape = input.shape[:leading]
-        # float32 for every input dtype, so that a mask does not depend on the precision
-        like = torch.empty((1, *shape), dtype=torch.float32, device=input.device)
-        normal = standard_normal(like, rng=self.rng, stream=_STREAM, first_population=self.calls)[0]
-        # each dropout of a step is its own population of the counter-based generator
+        normal = self._normal(shape, input.device)
+        # each dropout of a step has a node of its own
         self.calls += 1
         # a normal lies below its p-quantile with probability p
         threshold = NormalDist().inv_cdf(p) if p < 1 else math.inf
@@ -76,16 +88,37 @@ class SeededDropout:
         # torch's in-place dropout changes its input, and modules may rely on that
         return input.copy_(scaled) if inplace else scaled
 
+    def _normal(self, shape: torch.Size, device: torch.device) -> Tensor:
+        """Return independent normals of a shape for the current call."""
+        seeds, size = self.seeds, shape[0]
+        if size % len(seeds):
+            # the rows are no samples of the batch, so that they are counted under one seed
+            seeds, groups = seeds[:1], size
+        else:
+            # several rows of one sample, such as the heads of attention, have its seed
+            groups = len(seeds)
+        rest = shape.numel() // groups if groups else 0
+        # float32 for every input dtype, so that a mask does not depend on the precision
+        like = torch.zeros((groups, rest), dtype=torch.float32, device=device)
+        return linear_combination(
+            [like],
+            torch.zeros(1, dtype=torch.float64, device=device),
+            seeds=seeds,
+            nodes=torch.full((1,), self.calls, dtype=torch.int64, device=device),
+            weights=torch.ones(1, dtype=torch.float64, device=device),
+            stream=_STREAM,
+        ).reshape(shape)
+
 
 @contextlib.contextmanager
-def seeded_dropout(rng: Tensor) -> Iterator[SeededDropout]:
-    """Let `torch.nn.functional.dropout`, dropout1d, 2d and 3d draw their masks from rng in this context.
+def seeded_dropout(seeds: Tensor) -> Iterator[SeededDropout]:
+    """Let `torch.nn.functional.dropout`, dropout1d, 2d and 3d draw their masks from seeds in this context.
 
-    Modules that call these functions are covered too. rng: int64 [2], as `edmfast.ops.rng_state` makes it. Inputs
-    are [B, ...] with the sample first. Other random functions keep torch's generator: alpha dropout, and dropout
-    inside torch's scaled_dot_product_attention (MultiheadAttention without weights).
+    Modules that call these functions are covered too. seeds: int64 [B], one for each sample, as `row_seeds` makes
+    them. Inputs are [B, ...] with the sample first. Other random functions keep torch's generator: alpha dropout,
+    and dropout inside torch's scaled_dot_product_attention (MultiheadAttention without weights).
     """
-    seeded = SeededDropout(rng)
+    seeded = SeededDropout(seeds)
     with redirected(
         dropout=seeded.dropout,
         dropout1d=seeded.dropout1d,

@@ -7,12 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edmfast.models.patching.dropout import seeded_dropout
-from edmfast.ops import rng_state
+from edmfast.models.patching.dropout import row_seeds, seeded_dropout
 
 
 def drop(x, p=0.3, seed=1, step=2, function="dropout", **options):
-    with seeded_dropout(rng_state(seed, step)) as drawn:
+    with seeded_dropout(row_seeds(seed, step, slice(0, len(x)))) as drawn:
         out = getattr(F, function)(x, p, **options)
     return out, drawn.calls
 
@@ -42,7 +41,7 @@ def test_masks_follow_seed_step_and_call_and_nothing_else():
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(drop(x, seed=2)[0], first)
     assert not torch.equal(drop(x, step=3)[0], first)
-    with seeded_dropout(rng_state(1, 2)):
+    with seeded_dropout(row_seeds(1, 2, slice(0, 8))):
         pair = F.dropout(x, 0.3), F.dropout(x, 0.3)
     assert torch.equal(pair[0], first)
     assert not torch.equal(pair[1], first)
@@ -72,7 +71,7 @@ def test_whole_channels(function, shape, trailing):
 def test_modules_modes_and_places():
     x = torch.ones(4, 30)
     layer = nn.Dropout(0.5)
-    with seeded_dropout(rng_state(0, 0)) as drawn:
+    with seeded_dropout(row_seeds(0, 0, slice(0, 4))) as drawn:
         assert (layer(x) == 0).any()
         assert layer.eval()(x) is x
         again = torch.ones(4, 30)
@@ -86,7 +85,7 @@ def test_inside_torchs_own_layers_and_in_this_thread_only():
     x = torch.randn(2, 5, 8)
     outputs = []
     for _ in range(2):
-        with seeded_dropout(rng_state(0, 0)) as drawn:
+        with seeded_dropout(row_seeds(0, 0, slice(0, 4))) as drawn:
             outputs.append(layer(x, x, x)[0])
             there = threading.Thread(target=F.dropout, args=(x,))
             there.start()
@@ -94,7 +93,7 @@ def test_inside_torchs_own_layers_and_in_this_thread_only():
         assert drawn.calls == 1
     assert torch.equal(*outputs)
     original = F.dropout
-    with seeded_dropout(rng_state(0, 0)), pytest.raises(ValueError, match="given 2"):
+    with seeded_dropout(row_seeds(0, 0, slice(0, 4))), pytest.raises(ValueError, match="given 2"):
         F.dropout(x, 2)
     assert F.dropout is original
 

@@ -1,20 +1,23 @@
-"""The training data: their checks before any work is done, and a warning where their scale does not fit."""
+"""Training data that lie on the device as tensors, and their checks before any work is done."""
 
 from __future__ import annotations
 
-import warnings
+import hashlib
+import math
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from edmfast._internal.checksum import checksum
 from edmfast.distill.config import DistillConfig
 
-_SCALES = 2.5
+_BYTES = 1 << 28
+"""Data up to this size are hashed as a whole. Of larger data, equally spaced rows and the mean are hashed."""
 
 
-class TrainingData(NamedTuple):
-    """The training data on the student's device: samples [n, *shape], and labels int64 [n] or None.
+class TensorData(NamedTuple):
+    """Training data on the student's device: samples [n, *shape], and labels int64 [n] or None.
 
     num_classes: the number of classes that the student knows, 0 without labels.
     """
@@ -23,12 +26,68 @@ class TrainingData(NamedTuple):
     labels: torch.Tensor | None
     num_classes: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return tuple(self.samples.shape[1:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the samples."""
+        return self.samples.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the samples."""
+        return self.samples.device
+
+    @property
+    def size(self) -> int:
+        """The number of samples."""
+        return len(self.samples)
+
+    @property
+    def has_labels(self) -> bool:
+        """True where there are labels."""
+        return self.labels is not None
+
+    def draw(self, step: int, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Return the indices of `count` random samples, drawn with replacement.
+
+        So the state of the generator is the only state of the data.
+        """
+        return torch.randint(
+            len(self.samples), (count,), generator=generator, device=generator.device
+        )
+
+    def rows(self, drawn: torch.Tensor, part: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the samples [n, *shape] of a part of the indices, and their labels int64 [n] or None."""
+        index = drawn[part]
+        return self.samples[index], None if self.labels is None else self.labels[index]
+
+    def some(self, count: int) -> torch.Tensor:
+        """Return equally spaced samples, up to count of them."""
+        return self.samples[:: max(1, math.ceil(len(self.samples) / count))]
+
+    def digest(self) -> str:
+        """Return a checksum of samples and labels."""
+        samples, labels = self.samples.detach(), self.labels
+        # hashing all of a large data set would delay the first checkpoint
+        stride = math.ceil(samples.numel() * samples.element_size() / _BYTES)
+        parts = {"samples": samples[::stride].cpu()}
+        if labels is not None:
+            parts["labels"] = labels.cpu()
+        text = f"{[*samples.shape]}"
+        if stride > 1:
+            text += f" {samples.double().mean().item():.4g}"
+        return hashlib.sha256(checksum(parts, text).encode()).hexdigest()[:32]
+
 
 def check_data(
     data: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
     student: nn.Module,
     config: DistillConfig,
-) -> TrainingData:
+) -> TensorData:
     """Return the data as tensors on the student's device.
 
     data: samples [n, *shape], or (samples, labels int64 [n]). Raises TypeError for a dtype that is not the
@@ -61,38 +120,11 @@ def check_data(
     if labels is None:
         if config.label_dropout > 0:
             raise ValueError("label_dropout > 0 needs data=(samples, labels), given samples only")
-        return TrainingData(samples, None, 0)
+        return TensorData(samples, None, 0)
     labels = _check_labels(labels, len(samples), known)
     if config.label_dropout > 0 and known is None:
         raise ValueError("label_dropout > 0 needs a backbone with num_classes, given one without")
-    return TrainingData(samples, labels.to(parameter.device), known or 0)
-
-
-class DataScaleWarning(UserWarning):
-    """A warning that the scale of the training data does not fit the student's sigma_data."""
-
-
-def warn_of_scale(samples: torch.Tensor, student: nn.Module, *, stacklevel: int) -> None:
-    """Warn where the standard deviation of all numbers of the data is 2.5 times sigma_data, or 1/2.5 of it.
-
-    sigma_data sets the preconditioning and the loss weights, and so the noise levels that are learned. Training
-    compensates for a factor of up to 2, such as data of unit variance with the default sigma_data of 0.5.
-    """
-    sigma_data = float(getattr(student, "sigma_data", 0.0))
-    std = float(samples.double().std(correction=0))
-    if sigma_data <= 0 or sigma_data / _SCALES <= std <= sigma_data * _SCALES:
-        return
-    scale = (
-        "all numbers of the data are equal"
-        if std == 0
-        else f"the data have a standard deviation of {std:.3g}"
-    )
-    warnings.warn(
-        f"{scale}, but the student has sigma_data={sigma_data:g}: rescale the data, or build the student with the "
-        "standard deviation of the data as sigma_data",
-        DataScaleWarning,
-        stacklevel=stacklevel,
-    )
+    return TensorData(samples, labels.to(parameter.device), known or 0)
 
 
 def _check_labels(labels: torch.Tensor, count: int, known: int | None) -> torch.Tensor:
