@@ -6,14 +6,11 @@ Source: Albergo, Boffi and Vanden-Eijnden 2023, arXiv 2303.08797.
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from edmfast._internal.atomic_write import check_checkpoint
-from edmfast._internal.file_kinds import TRAINING_CHECKPOINT
 from edmfast._internal.inference_mode import without_inference_mode
 from edmfast._internal.interrupts import warn_if_ignored
 from edmfast._internal.numbers import as_bool
@@ -23,8 +20,7 @@ from edmfast.distill.data import TensorData, check_data
 from edmfast.distill.interpolant_batch import InterpolantBatches
 from edmfast.distill.interrupt import deferred_interrupt
 from edmfast.distill.loss import TrainingLoss
-from edmfast.distill.run import TrainingRun
-from edmfast.distill.state import RunState
+from edmfast.distill.prepare import prepared_run
 from edmfast.distill.teacher_and_student import training_modes
 from edmfast.distill.trainer import DistillResult
 from edmfast.interpolants import InterpolantModel, interpolant_loss
@@ -80,6 +76,7 @@ def train_interpolant(
     resume_from: str | os.PathLike[str] | None = None,
     progress: bool = True,
     overwrite: bool = False,
+    group: dist.ProcessGroup | None = None,
 ) -> DistillResult:
     """Train all networks of an interpolant on samples of its base and of the data.
 
@@ -100,6 +97,7 @@ def train_interpolant(
         resume_from: a checkpoint of this very run.
         progress: show a bar, or a line now and then where stderr is no terminal.
         overwrite: replace the file at config.checkpoint even if it belongs to another run or is no checkpoint.
+        group: a process group of torch.distributed, whose ranks evaluate parts of every batch; see `distill`.
 
     Raises:
         TypeError: a model, data or base of another kind, before any work is done.
@@ -123,10 +121,6 @@ def train_interpolant(
         if training_data.labels is not None:
             for name, network in model.networks().items():
                 check_accepted(network, ["class_label"], f"the network of the {name}")
-        path = None if config.checkpoint is None else Path(config.checkpoint)
-        if path is not None:
-            options: dict[str, Any] = {"resume_name": "resume_from", "overwrite": overwrite}
-            check_checkpoint(path, TRAINING_CHECKPOINT, resume_from, **options)
         warn_if_ignored(stacklevel=3)
         batches = InterpolantBatches(
             training_data,
@@ -135,17 +129,21 @@ def train_interpolant(
             base=base,
             paired=paired,
         )
-        state = RunState(model, [*training_data.samples.shape], config)
-        loss = InterpolantLoss(model, config.autocast_dtype)
-        run = TrainingRun(state, batches, path, loss)
-        if resume_from is not None:
-            run.resume(resume_from)
+        run = prepared_run(
+            model,
+            batches,
+            config,
+            loss=InterpolantLoss(model, config.autocast_dtype),
+            resume_from=resume_from,
+            overwrite=overwrite,
+            group=group,
+        )
         with training_modes(model, None), deferred_interrupt() as interrupt:
             speed = run.train(interrupt, progress)
         # the average is less noisy than the last weights
-        state.use_ema()
-    losses = state.losses.cpu()
-    return DistillResult(model.eval(), losses, speed, run.written, state.step)
+        run.state.use_ema()
+    losses = run.state.losses.cpu()
+    return DistillResult(model.eval(), losses, speed, run.written, run.state.step)
 
 
 def _check_base(

@@ -18,7 +18,7 @@ from edmfast._internal.atomic_write import write_or_fall_back
 from edmfast._internal.progress import progress_bar
 from edmfast.distill.batch import Batch, BatchSource
 from edmfast.distill.first_batch import FIRST_ROWS, check_first_batch, numbers_of
-from edmfast.distill.gradients import Gradients, gradient_function
+from edmfast.distill.gradients import gradient_function
 from edmfast.distill.interrupt import Interrupt
 from edmfast.distill.loss import TrainingLoss
 from edmfast.distill.parallel import Replicas, parts_of
@@ -67,6 +67,7 @@ class TrainingRun:
         self.written: Path | None = None
         self.write_failed = False
         self.first: Batch | None = None
+        self.interrupt = Interrupt()
 
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Continue from a checkpoint of this run. Raises ValueError where it belongs to another run."""
@@ -118,10 +119,13 @@ class TrainingRun:
         """Do the remaining steps and return the steps per second, NaN for fewer than two."""
         state, steps = self.state, self.state.config.steps
         first, started = state.step, time.perf_counter()
+        progress = progress and self.replicas.speaks
         bar = progress_bar(steps, desc=state.config.mode, initial=first, disable=not progress)
+        self.interrupt = interrupt
 
         def stop_if_requested() -> None:
-            if interrupt.requested:
+            # one rank alone must not stop, because the others would wait for its gradients
+            if interrupt.requested and self.replicas.size == 1:
                 raise KeyboardInterrupt
 
         # a pool of paths takes long, so that it must not delay an interrupt
@@ -140,19 +144,27 @@ class TrainingRun:
 
     def _do_step(self, bar: Any) -> None:
         state, config = self.state, self.state.config
-        state.record(*self._loss_and_gradients())
+        loss, gradients, interrupted = self._loss_and_gradients()
+        state.record(loss, gradients)
         done = state.step + 1
         saving = done % config.checkpoint_every == 0 or done == config.steps
+        checking = saving or done % self.check_every == 0
         # a check before each save keeps bad weights out of checkpoints
-        if saving or done % self.check_every == 0:
+        if checking:
             self._check_losses(bar)
         state.update()
         bar.update()
         if saving and self.path is not None:
             self._save(self.path, self.make_batch.generator.get_state(), last=done == config.steps)
+        if checking and interrupted is not None and bool(interrupted > 0):
+            self.generator_state = self.make_batch.generator.get_state()
+            raise KeyboardInterrupt
 
-    def _loss_and_gradients(self) -> Gradients:
-        """Return the loss [] of the next batch and its gradients, as means over all parts and ranks."""
+    def _loss_and_gradients(self) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
+        """Return the loss [] of the next batch and its gradients, as means over all parts and ranks.
+
+        The third number [] is positive where an interrupt was requested on any of several ranks.
+        """
         state, device = self.state, self.state.parameters[0].device
         # all ranks draw the whole batch, and each evaluates its own rows
         drawn = self.make_batch.draw(state.step)
@@ -171,8 +183,13 @@ class TrainingRun:
                 torch._foreach_add_(total, [loss, *gradients], alpha=1 / len(self.rows))
             else:
                 total = [*torch._foreach_div([loss, *gradients], len(self.rows))]
-        self.replicas.average(total)
-        return total[0], total[1:]
+        if self.replicas.size == 1:
+            return total[0], total[1:], None
+        requested = float(self.interrupt.requested)
+        # the flag travels with the gradients, and costs no message of its own
+        interrupted = torch.full_like(total[0], requested)
+        self.replicas.average([*total, interrupted])
+        return total[0], total[1:], interrupted
 
     def _check_losses(self, bar: Any) -> None:
         """Show the recent loss. Raises FloatingPointError where a loss or gradient is not finite."""
@@ -224,8 +241,12 @@ class TrainingRun:
     def _save(self, path: Path, generator: torch.Tensor, *, last: bool) -> None:
         """Write a checkpoint, and warn where that fails: once for those before the last, and for the last.
 
-        The last checkpoint goes to the folder for temporary files where it cannot be written to path.
+        The last checkpoint goes to the folder for temporary files where it cannot be written to path. Rank 0
+        writes alone, because all ranks have the same state.
         """
+        if not self.replicas.speaks:
+            self.written = path
+            return
         self._describe_data()
         failure: OSError | None = None
         try:

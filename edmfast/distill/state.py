@@ -20,12 +20,14 @@ class RunState:
     whole: False while an update is half done. metadata: further entries for the checkpoints of this run.
     """
 
-    def __init__(self, student: nn.Module, data_shape: list[int], config: DistillConfig) -> None:
+    def __init__(
+        self, student: nn.Module, data_shape: list[int | None], config: DistillConfig
+    ) -> None:
         self.student, self.config, self.data_shape = student, config, data_shape
         # frozen parameters take part in the forward only
         self.trained = {n: p for n, p in student.named_parameters() if p.requires_grad}
         self.parameters = [*self.trained.values()]
-        self.ema = [parameter.detach().clone() for parameter in self.parameters]
+        self.start_average()
         self.optimiser = torch.optim.Adam(
             self.parameters, lr=config.learning_rate, betas=config.betas, fused=True
         )
@@ -38,6 +40,10 @@ class RunState:
         self.whole = True
         self._checked = 0
         self.metadata: dict[str, Any] = {}
+
+    def start_average(self) -> None:
+        """Let the average start at the current weights."""
+        self.ema = [parameter.detach().clone() for parameter in self.parameters]
 
     def record(self, loss: torch.Tensor, gradients: list[torch.Tensor]) -> None:
         """Record a step's loss, and its gradients clipped to the largest norm."""

@@ -11,13 +11,11 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from edmfast._internal.atomic_write import check_checkpoint
-from edmfast._internal.file_kinds import TRAINING_CHECKPOINT
 from edmfast._internal.inference_mode import without_inference_mode
 from edmfast._internal.interrupts import warn_if_ignored
 from edmfast.distill.batch import BatchMaker
@@ -25,8 +23,7 @@ from edmfast.distill.config import DistillConfig
 from edmfast.distill.conservative import teacher_asymmetry, warn_of_asymmetry
 from edmfast.distill.data import check_data, warn_of_scale
 from edmfast.distill.interrupt import deferred_interrupt
-from edmfast.distill.run import TrainingRun
-from edmfast.distill.state import RunState
+from edmfast.distill.prepare import prepared_run
 from edmfast.distill.teacher_and_student import check_models, training_modes, with_our_names
 from edmfast.models.protocols import Denoiser
 
@@ -78,10 +75,14 @@ def distill(
     progress: bool = True,
     condition_names: Mapping[str, str] | None = None,
     overwrite: bool = False,
+    group: dist.ProcessGroup | None = None,
 ) -> DistillResult:
     """Train a student on a teacher's denoiser (mode "distill") or on data alone (mode "dsm").
 
     The student is changed in place, and its weights at the end are the running average of the run.
+
+    With a process group, each rank evaluates a part of every batch, and the gradients are averaged. The result is
+    that of one process with the same batch_size up to rounding, and a checkpoint resumes on any number of ranks.
 
     A KeyboardInterrupt first saves a checkpoint and says where it is. So does any other exception where the
     configuration names a checkpoint. A checkpoint that cannot be written does not end a run: there is a warning,
@@ -103,6 +104,9 @@ def distill(
             {"class_label": "class_labels"}.
         overwrite: replace the file at config.checkpoint even if it belongs to another run or is no checkpoint. The
             file that the run resumes from is always replaced.
+        group: a process group of torch.distributed, such as torch.distributed.group.WORLD in a program that
+            torchrun starts, or None for one process. All ranks call with the same arguments, each with the student
+            on its own device. Rank 0 writes the checkpoints and shows the progress.
 
     Raises:
         TypeError: models or data of another kind, before any work is done.
@@ -127,26 +131,22 @@ def distill(
                 progress=progress,
                 condition_names=condition_names,
                 overwrite=overwrite,
+                group=group,
             )
     check_models(teacher, student, config)
     training_data = check_data(data, student, config)
     named_teacher = with_our_names(teacher, student, training_data, condition_names)
     warn_of_scale(training_data, student, stacklevel=3)
-    path = None if config.checkpoint is None else Path(config.checkpoint)
-    if path is not None:
-        options: dict[str, Any] = {"resume_name": "resume_from", "overwrite": overwrite}
-        check_checkpoint(path, TRAINING_CHECKPOINT, resume_from, **options)
     warn_if_ignored(stacklevel=3)
     make_batch = BatchMaker(training_data, named_teacher, config)
-    state = RunState(student, [training_data.size, *training_data.shape], config)
-    run = TrainingRun(state, make_batch, path)
-    if resume_from is not None:
-        run.resume(resume_from)
+    run = prepared_run(
+        student, make_batch, config, resume_from=resume_from, overwrite=overwrite, group=group
+    )
     with training_modes(student, teacher), deferred_interrupt() as interrupt:
         speed = run.train(interrupt, progress)
         asymmetry = teacher_asymmetry(make_batch) if hasattr(student, "energy") else None
     warn_of_asymmetry(asymmetry, stacklevel=2)
     # the average is less noisy than the last weights
-    state.use_ema()
-    losses = state.losses.cpu()
-    return DistillResult(student.eval(), losses, speed, run.written, state.step, asymmetry)
+    run.state.use_ema()
+    losses = run.state.losses.cpu()
+    return DistillResult(student.eval(), losses, speed, run.written, run.state.step, asymmetry)

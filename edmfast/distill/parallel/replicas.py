@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,13 +60,22 @@ class Replicas:
             for tensor, mean in zip(bucket, flat.split(sizes), strict=True):
                 tensor.copy_(mean.view(tensor.shape))
 
-    def any(self, flag: bool) -> bool:
-        """Return whether the flag is set on any rank. All ranks must call."""
-        if self.group is None:
-            return flag
-        tensor = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(tensor, group=self.group)
-        return bool(tensor > 0)
+    def first_only(self, work: Callable[[], object]) -> None:
+        """Run work on rank 0, whose exception makes the other ranks raise RuntimeError."""
+        failure: Exception | None = None
+        if self.speaks:
+            try:
+                work()
+            except Exception as error:
+                failure = error
+        if self.group is not None:
+            # the other ranks would wait for a rank that has failed
+            flag = torch.tensor(float(failure is not None), device=self.device)
+            dist.broadcast(flag, group=self.group, group_src=0)
+            if failure is None and bool(flag > 0):
+                raise RuntimeError("rank 0 of the group failed, and its error says why")
+        if failure is not None:
+            raise failure
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors by those of rank 0, in place."""

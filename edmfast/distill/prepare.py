@@ -1,0 +1,61 @@
+"""The preparation of a training run that all objectives share: its ranks, its checkpoint, and resuming."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+
+from edmfast._internal.atomic_write import check_checkpoint
+from edmfast._internal.file_kinds import TRAINING_CHECKPOINT
+from edmfast.distill.batch import BatchSource
+from edmfast.distill.config import DistillConfig
+from edmfast.distill.loss import TrainingLoss
+from edmfast.distill.parallel import Replicas
+from edmfast.distill.run import TrainingRun
+from edmfast.distill.state import RunState
+
+
+def prepared_run(
+    student: nn.Module,
+    make_batch: BatchSource,
+    config: DistillConfig,
+    *,
+    loss: TrainingLoss | None = None,
+    resume_from: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    group: dist.ProcessGroup | None = None,
+) -> TrainingRun:
+    """Return a run that is ready to train, from the start or from a checkpoint.
+
+    On several ranks the students start with the weights of rank 0. loss: the loss around the student, by default
+    that of denoisers and energies. The other arguments are those of `distill`.
+
+    Raises ValueError for ranks that differ in their settings or their data, for a batch that does not divide, and
+    for a checkpoint of another run. Raises FileExistsError for a file of another run at config.checkpoint.
+    """
+    data = make_batch.data
+    replicas = Replicas(group, data.device)
+    path = None if config.checkpoint is None else Path(config.checkpoint)
+    if path is not None:
+        options: dict[str, Any] = {"resume_name": "resume_from", "overwrite": overwrite}
+        check = functools.partial(
+            check_checkpoint, path, TRAINING_CHECKPOINT, resume_from, **options
+        )
+        replicas.first_only(check)
+    state = RunState(student, [data.size, *data.shape], config)
+    if replicas.size > 1:
+        settings = {**config.trajectory(), "accumulate": config.accumulate, "steps": config.steps}
+        settings["checkpoint_every"] = config.checkpoint_every
+        names = {name: [*tensor.shape] for name, tensor in student.state_dict().items()}
+        replicas.agree({**settings, "their data": data.digest(), "the student": names})
+        replicas.share(student.state_dict().values())
+        state.start_average()
+    run = TrainingRun(state, make_batch, path, loss, replicas)
+    if resume_from is not None:
+        run.resume(resume_from)
+    return run
