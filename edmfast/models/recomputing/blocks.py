@@ -73,10 +73,15 @@ def checkpointed_blocks(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for block in recomputing_blocks(model):
-            before = vars(block).pop("forward").before
-            if before is not None:
-                block.__dict__["forward"] = before
+        restore_blocks(model)
+
+
+def restore_blocks(model: nn.Module) -> None:
+    """Undo `checkpoint_blocks`."""
+    for block in recomputing_blocks(model):
+        before = vars(block).pop("forward").before
+        if before is not None:
+            block.__dict__["forward"] = before
 
 
 def recomputing_blocks(model: nn.Module) -> list[nn.Module]:
@@ -84,10 +89,11 @@ def recomputing_blocks(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(vars(m).get("forward"), Recomputing)]
 
 
-def blocks_of(model: nn.Module, classes: Collection[str | type[nn.Module]] = ()) -> list[nn.Module]:
-    """Return the blocks that `checkpoint_blocks` would choose, in the order of their registration."""
-    # a name alone is a collection of letters
-    classes = [classes] if isinstance(classes, (str, type)) else [*classes]
+def find_blocks(
+    model: nn.Module, classes: Collection[str | type[nn.Module]] = ()
+) -> list[nn.Module]:
+    """Return the blocks that `checkpoint_blocks` would choose, in the order of their registration, or none."""
+    classes = _listed(classes)
     names = {kind for kind in classes if isinstance(kind, str)}
     kinds = tuple(kind for kind in classes if not isinstance(kind, str))
     blocks: dict[nn.Module, None] = {}
@@ -105,15 +111,28 @@ def blocks_of(model: nn.Module, classes: Collection[str | type[nn.Module]] = ())
             collect(child, is_list)
 
     collect(model, False)
+    return [*blocks]
+
+
+def blocks_of(model: nn.Module, classes: Collection[str | type[nn.Module]] = ()) -> list[nn.Module]:
+    """Return what `find_blocks` returns. Raises ValueError where there is no block."""
+    blocks = find_blocks(model, classes)
     if not blocks:
-        sought = sorted({*names, *(kind.__name__ for kind in kinds)})
+        sought = sorted(
+            kind if isinstance(kind, str) else kind.__name__ for kind in _listed(classes)
+        )
         known = sorted({type(module).__name__ for module in model.modules()} - {"ModuleList"})
         raise ValueError(
             f"{name_of(type(model))} has no blocks that could recompute their activations"
             f"{f', sought are modules of {sought}' if sought else ''}: name classes of its modules, as in "
             f"checkpoint_blocks(model, [name]). Its classes are {known[:30]}"
         )
-    return [*blocks]
+    return blocks
+
+
+def _listed(classes: Collection[str | type[nn.Module]]) -> list[str | type[nn.Module]]:
+    # a name alone is a collection of letters
+    return [classes] if isinstance(classes, (str, type)) else [*classes]
 
 
 class Recomputing:

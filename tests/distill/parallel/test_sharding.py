@@ -1,0 +1,75 @@
+"""Shared-out parameters train as whole ones do, through the double backward, and take half of the memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+if not dist.is_available() or not dist.is_gloo_available():
+    pytest.skip("torch has no gloo", allow_module_level=True)
+
+from edmfast.distill.parallel.gather import piece_of
+from tests.distill.parallel import sharding_worker as worker
+
+SCRIPT = Path(worker.__file__)
+RANKS = 2
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """Return what each rank wrote, after one launch for all cases."""
+    folder, root = tmp_path_factory.mktemp("sharding"), SCRIPT.parents[3]
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(folder)],
+            env=os.environ
+            | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+            | {"RANK": str(rank), "WORLD_SIZE": str(RANKS)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(RANKS)
+    ]
+    output = [process.communicate(timeout=100)[0] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], "\n".join(output)[-5000:]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(RANKS)]
+
+
+@pytest.mark.parametrize("case", ["transformer", "perceptron", "chosen"])
+def test_training_is_that_of_one_process(reports, case):
+    for rank, report in enumerate(reports):
+        found = report[case]
+        names = ["pieces", "released", "norm"]
+        names += ["gradients", "moments", "whole"] if rank == 0 else []
+        for name in names:
+            assert found[name] < 1e-9, (rank, name, found)
+        assert found["names"]
+        assert found["same parameters"]
+        assert found["forwards"]
+
+
+def test_each_rank_holds_its_share(reports):
+    for report in reports:
+        # padding adds a number here and there
+        assert 0.5 <= report["transformer"]["numbers"] < 0.52
+
+
+def test_blocks_free_what_they_gather(reports):
+    """Of six blocks, at most the matrices of two live: those of one block, and their gradients."""
+    for report in reports:
+        assert 1 <= report["live wholes"] <= 3
+
+
+def test_pieces_are_padded():
+    tensor = torch.arange(5.0).reshape(1, 5)
+    pieces = [piece_of(tensor, rank, 3).tolist() for rank in range(3)]
+    assert pieces == [[0, 1], [2, 3], [4, 0]]
+    assert piece_of(torch.ones(2, 1), 3, 4).tolist() == [0]
+    assert piece_of(torch.tensor(2.0), 0, 1).tolist() == [2]
