@@ -33,6 +33,18 @@ def pairwise(**options):
     return built(models.PairwiseMLP, **(arguments | options))
 
 
+def song(**options):
+    arguments = {"img_resolution": 4, "in_channels": 1, "out_channels": 1, "model_channels": 4}
+    arguments |= {"channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": (2,)}
+    return built(models.SongUNet, **(arguments | options))
+
+
+def dhariwal(**options):
+    arguments = {"img_resolution": 4, "in_channels": 1, "out_channels": 1, "model_channels": 4}
+    arguments |= {"channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": (2,)}
+    return built(models.DhariwalUNet, **(arguments | options))
+
+
 def initialised(seed):
     energy = edmfast.EnergyModel(mlp())
     teacher = edmfast.Denoiser(mlp())

@@ -14,7 +14,15 @@ initialise           an energy started from a denoiser's weights
 together             several perceptron energies evaluated by one operator
 """
 
-from edmfast.models.backbones import BACKBONES, DiT, PairwiseMLP, ResidualMLP, UNet
+from edmfast.models.backbones import (
+    BACKBONES,
+    DhariwalUNet,
+    DiT,
+    PairwiseMLP,
+    ResidualMLP,
+    SongUNet,
+    UNet,
+)
 from edmfast.models.denoiser import Denoiser
 from edmfast.models.energy import EnergyModel
 from edmfast.models.initialise import initialise_from
@@ -28,11 +36,13 @@ from edmfast.models.saving.save_load import load_model, save_model
 __all__ = [
     "BACKBONES",
     "Denoiser",
+    "DhariwalUNet",
     "DiT",
     "EnergyModel",
     "PairwiseMLP",
     "PotentialDenoiser",
     "ResidualMLP",
+    "SongUNet",
     "UNet",
     "checkpoint_blocks",
     "expand_sigma",

@@ -25,6 +25,7 @@ from edmfast.targets import (
 )
 from edmfast.targets.constrained import box
 from edmfast.targets.measurements import deblurring
+from tests.small_models import dhariwal, song
 
 F64 = torch.float64
 STEP = 1e-5
@@ -67,6 +68,21 @@ ENERGIES = {
     "pairs": (randomised(EnergyModel(PairwiseMLP(3, 2, width=4, depth=1))), (3, 2)),
     "unet": (randomised(EnergyModel(UNet(1, (4,), groups=2))), (1, 4, 4)),
     "dit": (randomised(EnergyModel(DiT(1, (3, 5), 1, width=8, depth=1, heads=2))), (1, 3, 5)),
+    "song": (randomised(EnergyModel(song())), (1, 4, 4)),
+    "song skip": (
+        randomised(
+            EnergyModel(
+                song(
+                    embedding_type="fourier",
+                    encoder_type="skip",
+                    decoder_type="skip",
+                    resample_filter=(1, 3, 3, 1),
+                )
+            )
+        ),
+        (1, 4, 4),
+    ),
+    "dhariwal": (randomised(EnergyModel(dhariwal())), (1, 4, 4)),
     "dit norm": (
         randomised(EnergyModel(DiT(1, 4, width=4, depth=1, heads=1), potential="norm")),
         (1, 4, 4),

@@ -20,6 +20,7 @@ from edmfast._internal.rows import shared_rows
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.linear import Linear
 from edmfast.models.calling.condition_rows import check_condition_rows
+from edmfast.models.calling.origin import is_ours
 from edmfast.models.level_table import of_level
 
 FREQUENCIES, HIGHEST_FREQUENCY = 8, 30.0
@@ -32,6 +33,9 @@ def as_classes(num_classes: int | None) -> int | None:
 
 def check_conditions_of(backbone: Any, condition: dict[str, Any], batch: int) -> None:
     """Raise ValueError for conditions whose rows do not fit the caller's batch, which is not yet padded."""
+    # networks with other labels check them themselves
+    if condition and (check := getattr(backbone, "check_condition", None)) and is_ours(backbone):
+        check(condition, batch)
     label = condition.get("class_label") if condition else None
     embedding = getattr(backbone, "embedding", None)
     if label is not None and isinstance(embedding, Embedding) and embedding.label is not None:

@@ -8,9 +8,21 @@ import torch
 
 import edmfast
 from edmfast import models
-from tests.small_models import dit, initialised, mlp, pairwise, unet
+from tests.small_models import dhariwal, dit, initialised, mlp, pairwise, song, unet
 from tests.spellings import COUNT, REAL, SEED, check_bad, check_good, row, same, table
 
+U_NET = {
+    "img_resolution": (COUNT, 8, 0),
+    "in_channels": (COUNT, 2, 0),
+    "out_channels": (COUNT, 2, 0),
+    "label_dim": (COUNT, 3, -1),
+    "augment_dim": (COUNT, 3, -1),
+    "model_channels": (COUNT, 8, 0),
+    "channel_mult_emb": (COUNT, 2, 0),
+    "num_blocks": (COUNT, 2, 0),
+    "dropout": (REAL, 0.5, 1.0),
+    "label_dropout": (REAL, 0.5, 1.0),
+}
 CASES = [
     row(
         "EnergyModel",
@@ -68,6 +80,13 @@ CASES = [
         longest=(REAL, 2.0, 0.0),
         embedding_width=(COUNT, 4, 0),
     ),
+    *table("SongUNet", song, **U_NET, channel_mult_noise=(COUNT, 2, 0)),
+    row("SongUNet", "channel_mult", COUNT, 2, lambda n: song(channel_mult=(1, n)), 0),
+    row("SongUNet", "attn_resolutions", COUNT, 4, lambda n: song(attn_resolutions=(n,)), 0),
+    row("SongUNet", "resample_filter", REAL, 3.0, lambda f: song(resample_filter=(f, 1)), -1.0),
+    *table("DhariwalUNet", dhariwal, **U_NET),
+    row("DhariwalUNet", "channel_mult", COUNT, 2, lambda n: dhariwal(channel_mult=(1, n)), 0),
+    row("DhariwalUNet", "attn_resolutions", COUNT, 4, lambda n: dhariwal(attn_resolutions=(n,)), 0),
     row("initialise_from", "seed", SEED, 7, initialised),
 ]
 
@@ -90,6 +109,25 @@ BUILT = [
     lambda n: models.ResidualMLP(n(2), n(8), n(1), n(3), n(4)),
     lambda n: models.UNet(n(1), [n(4), n(4)], n(1), n(3), n(2), n(4), n(2)),
     lambda n: models.DiT(n(1), n(4), n(2), n(8), n(1), n(2), n(3), n(2), n(4), n(0)),
+    lambda n: models.SongUNet(
+        n(4),
+        n(1),
+        n(1),
+        n(3),
+        n(2),
+        n(4),
+        [n(1), n(2)],
+        n(2),
+        n(1),
+        [n(2)],
+        n(0),
+        n(0),
+        channel_mult_noise=n(1),
+        resample_filter=[n(1), n(2)],
+    ),
+    lambda n: models.DhariwalUNet(
+        n(4), n(1), n(1), n(3), n(2), n(4), [n(1), n(2)], n(2), n(1), [n(2)], n(0), n(0)
+    ),
     lambda n: models.PairwiseMLP(n(3), n(2), n(8), n(1), n(3), n(4), n(2), n(4)),
 ]
 
