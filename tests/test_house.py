@@ -31,6 +31,7 @@ FLOOR = {
     "diagnostics": 6,
     "_info": 6,
     "demo": 7,
+    "evaluation": 7,
     "k_diffusion": 7,
     "diffusers": 7,
     "__init__": 7,

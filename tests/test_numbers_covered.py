@@ -7,7 +7,7 @@ import inspect
 import re
 
 import edmfast
-from edmfast import analytic, diagnostics, interpolants, models, ops, sampling, smc
+from edmfast import analytic, diagnostics, evaluation, interpolants, models, ops, sampling, smc
 from edmfast.k_diffusion import utils
 from edmfast.sampling import guidance, solvers
 from edmfast.targets import constrained as constraints
@@ -17,6 +17,7 @@ TABLES = (
     "density",
     "diagnostics",
     "distill",
+    "evaluation",
     "interpolants",
     "k_diffusion",
     "models",
@@ -28,7 +29,15 @@ TABLES = (
     "smc",
 )
 # Functions return these, and users do not construct them.
-RESULTS = {"ChainResult", "ConservativityReport", "DistillResult", "Evaluations", "Particles"}
+RESULTS = {
+    "ChainResult",
+    "ConservativityReport",
+    "DistillResult",
+    "Evaluations",
+    "FrechetDistance",
+    "Likelihood",
+    "Particles",
+}
 # These numbers may be tensors, and then the results are tensors.
 MIXED = {("get_ancestral_step", "sigma_from"), ("get_ancestral_step", "sigma_to")}
 NUMBER = re.compile(r"\b(int|float|Exponent|Bound|Strength|Numbers)\b")
@@ -51,6 +60,7 @@ def public():
         diagnostics,
         utils,
         interpolants,
+        evaluation,
     ):
         yield from ((name, getattr(module, name)) for name in module.__all__)
     for module in (constraints, measurements):

@@ -16,6 +16,7 @@ PARTICLES = "file of particles"
 RUN_CHECKPOINT = "checkpoint of smc.sample"
 TRAINING_CHECKPOINT = "checkpoint of distill"
 MIXTURE = "mixture of Gaussians"
+FEATURES = "network of features"
 V3_STATISTICS = "file of statistics of DPM-Solver-v3"
 PICTURE = "picture"
 EMPTY = "empty file"
@@ -27,6 +28,7 @@ _BY_KIND = {
     "smc": RUN_CHECKPOINT,
     "mixture": MIXTURE,
     "dpm-solver-v3": V3_STATISTICS,
+    "features": FEATURES,
 }
 _PICTURES = (b"\x89PNG", b"%PDF", b"\xff\xd8\xff", b"<svg", b"<?xml", b"%!PS", b"GIF8")
 _LARGEST_TABLE = 1 << 24

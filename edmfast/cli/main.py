@@ -1,4 +1,4 @@
-"""The command line: `edmfast info`, `edmfast demo` and `edmfast sample`."""
+"""The command line: `edmfast info`, `edmfast demo`, `edmfast sample` and `edmfast evaluate`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from edmfast._version import __version__
 from edmfast.cli.errors import errors_on_one_line
+from edmfast.cli.evaluate import evaluate_command
 from edmfast.smc.options import WEIGHTS
 from edmfast.smc.proposals import PROPOSALS
 
@@ -218,6 +219,9 @@ def sample(
             device=device,
         )
         typer.echo(sample_command(request))
+
+
+app.command("evaluate")(evaluate_command)
 
 
 def main() -> None:

@@ -77,11 +77,11 @@ def load_models(request: Request) -> dict[str, Any]:
         paths[name] = Path(path)
     if not paths:
         raise ValueError("no model was given: name a file, or use --model NAME=PATH")
-    device = _device(request.device)
+    device = device_of(request.device)
     return {name: load_model(path).to(device) for name, path in paths.items()}
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     """Return the device of that name. Raises ValueError where it is not there or holds no numbers."""
     try:
         # some devices, such as meta, can be named but hold no numbers

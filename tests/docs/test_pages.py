@@ -27,6 +27,7 @@ PACKAGES = (
     "edmfast.density",
     "edmfast.interpolants",
     "edmfast.diagnostics",
+    "edmfast.evaluation",
     "edmfast.distill",
     "edmfast.diffusers",
 )
