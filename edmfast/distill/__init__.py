@@ -5,6 +5,7 @@ from edmfast.distill.config import DistillConfig
 from edmfast.distill.conservative import NonConservativeWarning
 from edmfast.distill.data import DataScaleWarning
 from edmfast.distill.interpolant import InterpolantLoss, train_interpolant
+from edmfast.distill.recording import JsonLines, Logger, TensorBoard, WeightsAndBiases
 from edmfast.distill.trainer import DistillResult, distill
 
 __all__ = [
@@ -12,7 +13,11 @@ __all__ = [
     "DistillConfig",
     "DistillResult",
     "InterpolantLoss",
+    "JsonLines",
+    "Logger",
     "NonConservativeWarning",
+    "TensorBoard",
+    "WeightsAndBiases",
     "distill",
     "load_ema",
     "train_interpolant",

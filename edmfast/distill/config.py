@@ -83,6 +83,9 @@ class DistillConfig:
             U-Net.
         checkpoint: the safetensors file to write; None writes one only where the run is interrupted.
         checkpoint_every: steps between checkpoints; there is always one at the end.
+        keep_last: number of checkpoints that stay, with their steps in their names where it is more than 1.
+        keep_best: also keep the checkpoint with the lowest mean loss since the one before.
+        log_every: steps between the records that loggers receive.
 
     Raises:
         TypeError: a value that is not a number where one is needed.
@@ -122,6 +125,9 @@ class DistillConfig:
     compile: bool = False
     checkpoint: str | os.PathLike[str] | None = None
     checkpoint_every: int = 500
+    keep_last: int = 1
+    keep_best: bool = False
+    log_every: int = 50
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -143,6 +149,8 @@ class DistillConfig:
             "accumulate": as_int("accumulate", self.accumulate, least=1),
             "variance_groups": as_int("variance_groups", self.variance_groups, least=1),
             "checkpoint_every": as_int("checkpoint_every", self.checkpoint_every, least=1),
+            "keep_last": as_int("keep_last", self.keep_last, least=1),
+            "log_every": as_int("log_every", self.log_every, least=1),
             "warmup_steps": as_int("warmup_steps", self.warmup_steps, least=0),
             "seed": as_seed(self.seed),
             "p_mean": as_float("p_mean", self.p_mean),
@@ -234,7 +242,8 @@ class DistillConfig:
         """Return the settings on which the weights at a given step depend, as JSON can hold them."""
         settings = dataclasses.asdict(self)
         # these settings do not change the weights, so a resumed run may change them
-        for name in ("checkpoint", "checkpoint_every", "compile", "accumulate"):
+        kept = ("checkpoint", "checkpoint_every", "keep_last", "keep_best", "log_every")
+        for name in (*kept, "compile", "accumulate"):
             del settings[name]
         if self.noise_dof == math.inf:
             # JSON has no infinity, and checkpoints of earlier versions have Gaussian noise

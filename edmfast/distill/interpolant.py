@@ -6,6 +6,7 @@ Source: Albergo, Boffi and Vanden-Eijnden 2023, arXiv 2303.08797.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from edmfast.distill.interpolant_batch import InterpolantBatches
 from edmfast.distill.interrupt import deferred_interrupt
 from edmfast.distill.loss import TrainingLoss
 from edmfast.distill.prepare import prepared_run
+from edmfast.distill.recording import Logger
 from edmfast.distill.teacher_and_student import training_modes
 from edmfast.distill.trainer import DistillResult
 from edmfast.interpolants import InterpolantModel, interpolant_loss
@@ -77,6 +79,7 @@ def train_interpolant(
     progress: bool = True,
     overwrite: bool = False,
     group: dist.ProcessGroup | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> DistillResult:
     """Train all networks of an interpolant on samples of its base and of the data.
 
@@ -98,6 +101,7 @@ def train_interpolant(
         progress: show a bar, or a line now and then where stderr is no terminal.
         overwrite: replace the file at config.checkpoint even if it belongs to another run or is no checkpoint.
         group: a process group of torch.distributed, whose ranks evaluate parts of every batch; see `distill`.
+        loggers: receivers of the measures of the run; see `distill`.
 
     Raises:
         TypeError: a model, data or base of another kind, before any work is done.
@@ -137,6 +141,7 @@ def train_interpolant(
             resume_from=resume_from,
             overwrite=overwrite,
             group=group,
+            loggers=loggers,
         )
         with training_modes(model, None), deferred_interrupt() as interrupt:
             speed = run.train(interrupt, progress)

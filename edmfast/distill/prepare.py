@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from edmfast.distill.batch import BatchSource
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.loss import TrainingLoss
 from edmfast.distill.parallel import Replicas
+from edmfast.distill.recording import Logger
 from edmfast.distill.run import TrainingRun
 from edmfast.distill.state import RunState
 
@@ -29,6 +31,7 @@ def prepared_run(
     resume_from: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     group: dist.ProcessGroup | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> TrainingRun:
     """Return a run that is ready to train, from the start or from a checkpoint.
 
@@ -55,7 +58,7 @@ def prepared_run(
         replicas.agree({**settings, "their data": data.digest(), "the student": names})
         replicas.share(student.state_dict().values())
         state.start_average()
-    run = TrainingRun(state, make_batch, path, loss, replicas)
+    run = TrainingRun(state, make_batch, path, loss, replicas, loggers)
     if resume_from is not None:
         run.resume(resume_from)
     return run

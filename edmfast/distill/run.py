@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 import tempfile
 import time
 import warnings
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,15 @@ from tqdm.auto import tqdm
 from edmfast._internal.atomic_write import write_or_fall_back
 from edmfast._internal.progress import progress_bar
 from edmfast.distill.batch import Batch, BatchSource
+from edmfast.distill.blame import blame
 from edmfast.distill.first_batch import FIRST_ROWS, check_first_batch, numbers_of
 from edmfast.distill.gradients import gradient_function
 from edmfast.distill.interrupt import Interrupt
+from edmfast.distill.keeping import keep_best, keep_step
 from edmfast.distill.loss import TrainingLoss
 from edmfast.distill.parallel import Replicas, parts_of
+from edmfast.distill.recording import Logger
+from edmfast.distill.recording.measures import Recorder
 from edmfast.distill.state import RunState
 from edmfast.distill.teacher_and_student import training_modes
 from edmfast.models.patching.dropout import row_seeds
@@ -34,8 +41,8 @@ class TrainingRun:
     """A training run: the loop over its steps, its checkpoints, and the reports when it stops early.
 
     path: the checkpoint to write, None to write one only when interrupted. loss: the loss around the student, by
-    default that of denoisers and energies. replicas: the ranks of the run, of which the first one writes. written:
-    the last checkpoint written.
+    default that of denoisers and energies. replicas: the ranks of the run, of which the first one writes.
+    loggers: receivers of the measures. written: the last checkpoint written.
     """
 
     def __init__(
@@ -45,6 +52,7 @@ class TrainingRun:
         path: Path | None,
         loss: TrainingLoss | None = None,
         replicas: Replicas | None = None,
+        loggers: Sequence[Logger] = (),
     ) -> None:
         self.state, self.make_batch, self.path = state, make_batch, path
         config, device = state.config, state.parameters[0].device
@@ -68,6 +76,10 @@ class TrainingRun:
         self.write_failed = False
         self.first: Batch | None = None
         self.interrupt = Interrupt()
+        speaking = loggers if self.replicas.speaks else ()
+        self.recorder = Recorder(state, speaking, config.log_every)
+        # a bad step is noticed at the next check, and its batch is then drawn again
+        self.recent: deque[tuple[int, torch.Tensor]] = deque(maxlen=self.check_every)
 
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Continue from a checkpoint of this run. Raises ValueError where it belongs to another run."""
@@ -87,7 +99,8 @@ class TrainingRun:
             raise ValueError(
                 f"{path} belongs to another run: the numbers of its data differ from these"
             )
-        state.metadata |= {} if first is None else {"first_batch": first}
+        kept = {"first_batch": first, "best_loss": metadata.get("best_loss")}
+        state.metadata |= {name: value for name, value in kept.items() if value is not None}
         if first is None or step == 0:
             return
 
@@ -134,11 +147,14 @@ class TrainingRun:
             while state.step < steps:
                 # an interrupted step is repeated, so that its draws must be those of the first try
                 self.generator_state = self.make_batch.generator.get_state()
+                self.recent.append((state.step, self.generator_state))
                 stop_if_requested()
                 self._do_step(bar)
                 # the clock starts after the first step, which may warm up and compile
                 if state.step == first + 1:
                     started = time.perf_counter()
+                    self.recorder.start_clock()
+                self.recorder.after_step()
         done = state.step - first - 1
         return done / (time.perf_counter() - started) if done > 0 else float("nan")
 
@@ -203,14 +219,28 @@ class TrainingRun:
             )
             # the bad gradients must not remain in the caller's parameters
             state.optimiser.zero_grad()
+            cause = self._blame(bad)
             raise FloatingPointError(
                 f"step {bad}: loss {state.losses[bad].item():g}, gradient norm "
-                f"{state.norms[bad].item():g}; training stopped, {kept}"
+                f"{state.norms[bad].item():g}; {cause}training stopped, {kept}"
             )
         if not bar.disable:
             # single losses vary with the noise levels of their batch
             recent = state.losses[max(0, state.step - 50) : state.step + 1]
             bar.set_postfix(loss=f"{recent.mean().item():.4g}", refresh=False)
+
+    def _blame(self, bad: int) -> str:
+        """Return what was not finite in a step that is not long past, followed by a semicolon."""
+        for step, generator_state in self.recent:
+            if step != bad:
+                continue
+            self.make_batch.generator.set_state(generator_state)
+            drawn = self.make_batch.draw(bad)
+            for rows in self.rows:
+                found = blame(self.state.student, self.make_batch.part(drawn, rows), rows)
+                if found is not None:
+                    return f"{found}; "
+        return ""
 
     def save_interrupted(self) -> str:
         """Write a checkpoint of the steps done, and return a sentence that says where it is."""
@@ -238,6 +268,19 @@ class TrainingRun:
         if self.first is not None:
             metadata["first_batch"], self.first = numbers_of(self.first), None
 
+    def _keep(self, path: Path) -> None:
+        """Keep the checkpoint just written among the last ones, and as the best one if its loss is the lowest."""
+        state, config = self.state, self.state.config
+        keep_step(path, state.step, config.keep_last)
+        if not config.keep_best or state.step == 0:
+            return
+        # a single loss varies with the noise levels of its batch
+        recent = state.losses[max(0, state.step - config.checkpoint_every) : state.step]
+        loss = float(recent.mean())
+        if loss < state.metadata.get("best_loss", math.inf):
+            state.metadata["best_loss"] = loss
+            keep_best(path)
+
     def _save(self, path: Path, generator: torch.Tensor, *, last: bool) -> None:
         """Write a checkpoint, and warn where that fails: once for those before the last, and for the last.
 
@@ -256,6 +299,8 @@ class TrainingRun:
             else:
                 self.state.save(path, generator)
                 self.written = path
+            if failure is None:
+                self._keep(path)
         except OSError as error:
             failure = error
         if failure is None or (self.write_failed and not last):

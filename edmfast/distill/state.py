@@ -57,6 +57,10 @@ class RunState:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm, norm)
         self.losses[self.step] = loss
         self.norms[self.step] = norm
+        if norm.device.type != "cpu":
+            # a bad step is noticed later there, and must not change the weights until then
+            finite = loss.isfinite() & norm.isfinite()
+            self.optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]
 
     def first_bad_step(self) -> int | None:
         """Return the first recorded step whose loss or gradient is not finite, or None. Waits for the device."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from edmfast.distill.conservative import teacher_asymmetry, warn_of_asymmetry
 from edmfast.distill.data import check_data, warn_of_scale
 from edmfast.distill.interrupt import deferred_interrupt
 from edmfast.distill.prepare import prepared_run
+from edmfast.distill.recording import Logger
 from edmfast.distill.teacher_and_student import check_models, training_modes, with_our_names
 from edmfast.models.protocols import Denoiser
 
@@ -76,6 +77,7 @@ def distill(
     condition_names: Mapping[str, str] | None = None,
     overwrite: bool = False,
     group: dist.ProcessGroup | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> DistillResult:
     """Train a student on a teacher's denoiser (mode "distill") or on data alone (mode "dsm").
 
@@ -107,6 +109,9 @@ def distill(
         group: a process group of torch.distributed, such as torch.distributed.group.WORLD in a program that
             torchrun starts, or None for one process. All ranks call with the same arguments, each with the student
             on its own device. Rank 0 writes the checkpoints and shows the progress.
+        loggers: callables logger(step, values) that receive loss, gradient norm, learning rate, speed, time left
+            and
+            memory every config.log_every steps, such as `edmfast.distill.JsonLines("run.jsonl")`.
 
     Raises:
         TypeError: models or data of another kind, before any work is done.
@@ -132,6 +137,7 @@ def distill(
                 condition_names=condition_names,
                 overwrite=overwrite,
                 group=group,
+                loggers=loggers,
             )
     check_models(teacher, student, config)
     training_data = check_data(data, student, config)
@@ -140,7 +146,13 @@ def distill(
     warn_if_ignored(stacklevel=3)
     make_batch = BatchMaker(training_data, named_teacher, config)
     run = prepared_run(
-        student, make_batch, config, resume_from=resume_from, overwrite=overwrite, group=group
+        student,
+        make_batch,
+        config,
+        resume_from=resume_from,
+        overwrite=overwrite,
+        group=group,
+        loggers=loggers,
     )
     with training_modes(student, teacher), deferred_interrupt() as interrupt:
         speed = run.train(interrupt, progress)

@@ -36,6 +36,8 @@ CASES = [
         value_levels=(COUNT, 4, 1),
         value_refresh=(COUNT, 4, -1),
         checkpoint_every=(COUNT, 3, 0),
+        keep_last=(COUNT, 3, 0),
+        log_every=(COUNT, 3, 0),
     ),
     row(
         "DistillConfig",
