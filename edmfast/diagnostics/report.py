@@ -90,12 +90,28 @@ def conservativity_report(
             probed = score_asymmetry(model, x, sigma, probes=probes, seed=seed, **condition)
             # A ratio of means is less noisy than a mean of ratios.
             asymmetries.append(probed.overall)
-            around = score_circulation(model, x, sigma, seed=seed, condition=condition)
-            strength = around.strength.square().mean().sqrt()
-            # Signs differ between random planes, so a plain mean would cancel.
-            value = around.value.square().mean().sqrt()
-            # A field without strength is 0 on every rectangle, and a gradient.
-            circulations.append(float(value / strength) if strength > 0 else 0.0)
+            circulations.append(relative_circulation(model, x, sigma, seed, condition))
         asymmetry[name] = torch.tensor(asymmetries, dtype=torch.float64)
         circulation[name] = torch.tensor(circulations, dtype=torch.float64)
     return ConservativityReport(tuple(levels), asymmetry, circulation)
+
+
+def relative_circulation(
+    model: Denoiser,
+    x: Tensor,
+    sigma: float,
+    seed: int,
+    condition: dict[str, Any],
+    **options: Any,
+) -> float:
+    """Return the root mean square circulation of the score around rectangles, relative to its strength.
+
+    See `ConservativityReport` for the measure, `conservativity_report` for the arguments, and
+    `rectangle_circulation` for the options.
+    """
+    around = score_circulation(model, x, sigma, seed=seed, condition=condition, **options)
+    strength = around.strength.square().mean().sqrt()
+    # Signs differ between random planes, so a plain mean would cancel.
+    value = around.value.square().mean().sqrt()
+    # A field without strength is 0 on every rectangle, and a gradient.
+    return float(value / strength) if strength > 0 else 0.0

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.numbers import as_float, as_int, as_seed
+from edmfast._internal.seeds import signed
 from edmfast.density import log_density
 from edmfast.models.calling.foreign import call_denoiser, call_jacobian_trace, energy_of
 from edmfast.sampling import log_likelihood
@@ -76,6 +77,7 @@ def likelihoods(
     paths: int = 4,
     probes: int = 1,
     tolerance: float = 1e-4,
+    batch_size: int | None = None,
     seed: int = 0,
     condition: Mapping[str, Tensor] | None = None,
     reference_condition: Mapping[str, Tensor] | None = None,
@@ -97,7 +99,8 @@ def likelihoods(
         paths: the number of paths for each state.
         probes: the number of random signs for each trace along the paths.
         tolerance: the absolute and relative tolerance of a step of the ODE.
-        seed: the seed of all random numbers.
+        batch_size: the largest number of states that the model receives at once; by default all of them.
+        seed: the seed of all random numbers, of which those of a state do not depend on the batches.
         condition: keyword conditions [n] for the model, one for each state.
         reference_condition: those of the references, [R]. Energies have a constant for each class_label, so every
             label of the states must be among those of two references.
@@ -119,28 +122,38 @@ def likelihoods(
     given: dict[str, Any] = dict(condition or {})
     known: dict[str, Any] = dict(reference_condition or {})
 
+    size = len(x) if batch_size is None else as_int("batch_size", batch_size, least=1)
+
     def by_ode(states: Tensor, seed: int, own: dict[str, Any]) -> tuple[Tensor, int]:
-        values, info = log_likelihood(
-            _Denoising(model), states, low, high, own, tolerance, tolerance, seed=seed
-        )
-        return values.double().cpu(), info["fevals"]
+        parts, calls = [], 0
+        for first in range(0, len(states), size):
+            rows = slice(first, min(first + size, len(states)))
+            seeds = torch.tensor([signed((seed + k) % 2**64) for k in range(first, rows.stop)])
+            part = {name: value[rows] for name, value in own.items()}
+            values, info = log_likelihood(
+                _Denoising(model), states[rows], low, high, part, tolerance, tolerance, seed=seeds
+            )
+            parts.append(values.double().cpu())
+            calls += info["fevals"] * len(values)
+        return torch.cat(parts), calls
 
     values, calls = by_ode(x, seed, given)
-    found = {ODE: Likelihood(values, 0.0, calls * len(x))}
+    found = {ODE: Likelihood(values, 0.0, calls)}
     finished(ODE)
     if references is not None and has_energy(model):
         # the signs of the references are independent of those of the states
-        known_values, calls = by_ode(references, (seed + 1) % 2**64, known)
-        constants = known_values + _energies(model, references, low, known)
+        known_values, calls = by_ode(references, seed + len(x), known)
+        constants = known_values + _energies(model, references, low, known, size)
         groups = given.get("class_label"), known.get("class_label")
         constant, error = _constants(constants, *groups, len(x))
-        energies = _energies(model, x, low, given)
-        found[ENERGIES] = Likelihood(
-            constant - energies, error, (calls + 1) * len(references) + len(x)
-        )
+        energies = _energies(model, x, low, given, size)
+        calls += len(references) + len(x)
+        found[ENERGIES] = Likelihood(constant - energies, error, calls)
         finished(ENERGIES)
     sigmas = karras_levels(levels, low, high, _RHO)
-    estimate = log_density(model, x, sigmas, paths=paths, probes=probes, seed=seed, **given)
+    estimate = log_density(
+        model, x, sigmas, paths=paths, probes=probes, seed=seed, batch_size=batch_size, **given
+    )
     found[PATHS] = Likelihood(estimate.mean.cpu(), 0.0, estimate.evaluations * len(x))
     finished(PATHS)
     return found
@@ -169,8 +182,15 @@ class _Denoising:
 
 
 @torch.no_grad()
-def _energies(model: Any, x: Tensor, sigma: float, condition: dict[str, Tensor]) -> Tensor:
-    return energy_of(model, x, sigma, **condition).double().cpu()
+def _energies(
+    model: Any, x: Tensor, sigma: float, condition: dict[str, Tensor], size: int
+) -> Tensor:
+    parts = []
+    for first in range(0, len(x), size):
+        rows = slice(first, first + size)
+        given = {name: value[rows] for name, value in condition.items()}
+        parts.append(energy_of(model, x[rows], sigma, **given).double().cpu())
+    return torch.cat(parts)
 
 
 def _constants(

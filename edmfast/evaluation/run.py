@@ -23,7 +23,6 @@ from edmfast.models.calling.conditions import accepted_conditions
 
 _SIGMA_MIN, _SIGMA_MAX = 0.004, 160.0
 """The range of the noise levels of Karras et al. 2022, 0.002 to 80, in units of their sigma_data of 0.5."""
-_LEVEL_STATES, _LIKELIHOOD_STATES = 64, 64
 _SPREAD_ROWS, _MOST_CALLS = 4096, 10_000
 _BATCH_NUMBERS = 1 << 18
 
@@ -41,8 +40,8 @@ def evaluate(
     sigma_min: float | None = None,
     sigma_max: float | None = None,
     levels: Sequence[float] | None = None,
-    level_states: int = _LEVEL_STATES,
-    likelihood_states: int = _LIKELIHOOD_STATES,
+    level_states: int = 64,
+    likelihood_states: int = 64,
     bin_width: float | None = None,
     conditional: bool | None = None,
     bootstrap: int = 20,
@@ -62,7 +61,8 @@ def evaluate(
     - likelihood: the log-density of held-out data by the ODE, by energies and by path ratios.
       `likelihood_states=0` leaves it out.
 
-    Equal arguments give equal results, and another batch size changes them by rounding only.
+    Equal arguments give equal results. Another batch size changes distances and likelihoods by rounding only, and
+    the levels by the noise of their probes.
 
     Sources: Heusel et al. 2017, arXiv 1706.08500; and those of `edmfast.diagnostics` and `edmfast.sampling`.
 
@@ -167,7 +167,15 @@ def evaluate(
         if settings.level_states:
             like |= {name: _like(entry) for name, entry in compared.items()}
             found["levels"] = _level_table(
-                compared, held, chosen, truth, settings, like, labelled, finished
+                compared,
+                held,
+                settings.level_states,
+                by_level.LevelOptions(
+                    tuple(chosen), truth, batch_size=options.batch_size, seed=settings.seed
+                ),
+                like,
+                labelled,
+                finished,
             )
         if settings.likelihood_states:
             found["likelihood"] = held_out.likelihood_table(
@@ -177,6 +185,7 @@ def evaluate(
                 count=settings.likelihood_states,
                 sigma_min=low,
                 sigma_max=high,
+                batch_size=options.batch_size,
                 seed=settings.seed,
                 like=like,
                 conditional=labelled,
@@ -217,14 +226,13 @@ class _Settings:
 def _level_table(
     models: dict[str, Any],
     held: EvaluationData,
-    levels: list[float],
-    truth: Any,
-    settings: _Settings,
+    count: int,
+    options: by_level.LevelOptions,
     like: dict[str, Tensor],
     labelled: bool,
     finished: Any,
 ) -> Table:
-    index = held.order(settings.seed)[: settings.level_states]
+    index = held.order(options.seed)[:count]
     tables = []
     for name, model in models.items():
         own = like[name]
@@ -235,9 +243,7 @@ def _level_table(
             by_level.level_table(
                 {name: model},
                 held.rows(index, own),
-                levels,
-                truth=truth,
-                seed=settings.seed,
+                options,
                 condition=condition,
                 finished=finished,
             )

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
+from edmfast._internal.file_kinds import MIXTURE
+from edmfast._internal.files import write_tensors
 from edmfast.cli.main import app
-from edmfast.demo.smooth_digits import SHIPPED
 from edmfast.evaluation import Evaluation
 from edmfast.models import Denoiser, EnergyModel, ResidualMLP, save_model
 
@@ -31,6 +32,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_model(EnergyModel(ResidualMLP(64, width=8, depth=1), sigma_data=0.75), "energy")
     save_model(Denoiser(ResidualMLP(64, width=8, depth=1), sigma_data=0.75), "denoiser")
+    means = torch.stack([torch.full((64,), -0.5), torch.full((64,), 0.5)])
+    parts = {"means": means, "covariances": 0.3 * torch.eye(64).expand(2, 64, 64)}
+    write_tensors("truth", parts, {"kind": "mixture"}, kind=MIXTURE)
     images = torch.randint(0, 256, (50, 1, 8, 8), dtype=torch.uint8)
     np.savez("data.npz", images=images.numpy(), labels=np.arange(50) % 10)
     return tmp_path
@@ -41,7 +45,7 @@ def evaluate(*arguments):
 
 
 def test_an_energy_beside_its_teacher_and_the_truth(folder):
-    done = evaluate("energy", "--teacher", SHIPPED, "--truth", SHIPPED, "--out", "out", *QUICK)
+    done = evaluate("energy", "--teacher", "truth", "--truth", "truth", "--out", "out", *QUICK)
     assert done.exit_code == 0, done.output
     result = Evaluation.load(folder / "out")
     assert str(result) in done.output
@@ -52,7 +56,7 @@ def test_an_energy_beside_its_teacher_and_the_truth(folder):
     assert result.levels.column("sigma") == [3.0, 1.0, 3.0, 1.0]
     assert "error between" in result.levels.columns
     # the same command gives the same numbers, and replaces its files
-    again = evaluate("energy", "--teacher", SHIPPED, "--truth", SHIPPED, "--out", "out", *QUICK)
+    again = evaluate("energy", "--teacher", "truth", "--truth", "truth", "--out", "out", *QUICK)
     assert again.output == done.output
 
 
@@ -90,19 +94,19 @@ def test_features_from_files(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing", "--truth", SHIPPED], "no file "),
+        (["missing", "--truth", "truth"], "no file "),
         (["energy"], "give --data, --truth or both"),
         (["energy", "--truth", "energy"], "energy holds no mixture of Gaussians"),
         (["energy", "--data", "energy"], "no readable .npz"),
-        (["energy", "--truth", SHIPPED, "--solvers", "rk4"], "unknown solver 'rk4'"),
-        (["energy", "--truth", SHIPPED, "--nfe", "2.5"], "--nfe takes integers such as 5,10,18"),
-        (["energy", "--truth", SHIPPED, "--nfe", "x"], "--nfe takes numbers"),
-        (["energy", "--truth", SHIPPED, "--levels", "1,2"], "levels that decrease"),
-        (["energy", "--truth", SHIPPED, "--features", "none.pt"], "no file none.pt"),
-        (["energy", "--truth", SHIPPED, "--features-as-bytes"], "need --features"),
-        (["energy", "--truth", SHIPPED, "--device", "abacus"], "no device 'abacus'"),
-        (["energy", "--truth", SHIPPED, "--out", "data.npz"], "File exists"),
-        (["energy", "--truth", SHIPPED, "--samples", "1"], "samples must be 0 or at least 2"),
+        (["energy", "--truth", "truth", "--solvers", "rk4"], "unknown solver 'rk4'"),
+        (["energy", "--truth", "truth", "--nfe", "2.5"], "--nfe takes integers such as 5,10,18"),
+        (["energy", "--truth", "truth", "--nfe", "x"], "--nfe takes numbers"),
+        (["energy", "--truth", "truth", "--levels", "1,2"], "levels that decrease"),
+        (["energy", "--truth", "truth", "--features", "none.pt"], "no file none.pt"),
+        (["energy", "--truth", "truth", "--features-as-bytes"], "need --features"),
+        (["energy", "--truth", "truth", "--device", "abacus"], "no device 'abacus'"),
+        (["energy", "--truth", "truth", "--out", "data.npz"], "File exists"),
+        (["energy", "--truth", "truth", "--samples", "1"], "samples must be 0 or at least 2"),
     ],
 )
 def test_mistakes_are_one_line(folder, arguments, message):

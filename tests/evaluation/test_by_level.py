@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from edmfast.diagnostics import noising_trajectory, score_asymmetry, self_check
-from edmfast.evaluation.by_level import _refined, default_levels, level_table, parts_of
+from edmfast.evaluation.by_level import (
+    LevelOptions,
+    _refined,
+    default_levels,
+    level_table,
+    parts_of,
+)
+from edmfast.models import EnergyModel, UNet
 from tests.evaluation.models import Gauged, Turned, exact
 
 LEVELS = [4.0, 1.0, 0.25]
@@ -17,7 +24,9 @@ LEVELS = [4.0, 1.0, 0.25]
 def table_of(models, truth=None, data=None, **options):
     truth = truth or exact()
     data = truth.sample(32, seed=1) if data is None else data
-    return level_table(models, data, LEVELS, truth=truth, draws=256, **options)
+    own = {name: options.pop(name) for name in ("probes", "batch_size") if name in options}
+    chosen = LevelOptions(tuple(LEVELS), truth, draws=256, **own)
+    return level_table(models, data, chosen, **options)
 
 
 def test_an_exact_model_has_no_errors():
@@ -98,3 +107,30 @@ def test_default_levels():
     assert default_levels(0.5, 0.05, 4.0)[-1] == pytest.approx(0.05)
     ratios = torch.tensor(levels).log().diff()
     torch.testing.assert_close(ratios, ratios[:1].expand(7), rtol=1e-4, atol=0)
+
+
+def test_batches_change_the_probes_alone():
+    truth = exact(classes=[0, 1, 1])
+    data = truth.sample(24, seed=1)
+    labels = truth.responsibilities(data).argmax(1).clamp(max=1)
+    given = {"condition": {"class_label": labels}}
+    whole = table_of({"tilted": Gauged(truth, tilt=0.5)}, truth, data, **given)
+    parts = table_of({"tilted": Gauged(truth, tilt=0.5)}, truth, data, batch_size=7, **given)
+    for column in ("Fokker-Planck sd", "self-check sd", "error on p", "error between"):
+        assert parts.column(column)[1:] == pytest.approx(whole.column(column)[1:], rel=1e-9)
+    turned = [
+        table_of({"turned": Turned(truth, 0.3)}, truth, data, batch_size=size) for size in (24, 7)
+    ]
+    assert turned[1].column("circulation") == pytest.approx(turned[0].column("circulation"))
+    assert turned[1].column("NAsym") == pytest.approx(turned[0].column("NAsym"), rel=0.5)
+
+
+def test_an_energy_without_third_derivatives_has_no_asymmetry():
+    torch.manual_seed(0)
+    network = UNet(1, channels=(8,), groups=4)
+    torch.nn.init.normal_(network.output.weight, std=0.1)
+    data = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    table = level_table({"m": EnergyModel(network)}, data, LevelOptions((2.0, 0.5), batch_size=3))
+    assert all(math.isnan(value) for value in table.column("NAsym"))
+    assert max(table.column("circulation")) < 1e-5
+    assert min(table.column("Fokker-Planck sd")) > 0

@@ -91,6 +91,19 @@ def test_a_denoiser_has_no_energies():
         torch.testing.assert_close(likelihood.values, exactly.double(), atol=5e-3, rtol=0)
 
 
+def test_batches_make_no_difference():
+    truth = exact()
+    x, references = truth.sample(10, LOW, seed=0), truth.sample(5, LOW, seed=1)
+    whole, parts = (
+        likelihoods(
+            Gauged(truth), x, references, sigma_min=LOW, sigma_max=HIGH, batch_size=size, levels=8
+        )
+        for size in (None, 3)
+    )
+    for way in whole:
+        torch.testing.assert_close(parts[way].values, whole[way].values, rtol=1e-9, atol=1e-9)
+
+
 def test_the_errors():
     found = Likelihood(torch.tensor([1.0, 3.0], dtype=F64), 0.5, 7)
     assert found.mean == 2

@@ -74,6 +74,7 @@ CASES = [
         paths=(COUNT, 2, 0),
         probes=(COUNT, 2, 0),
         tolerance=(REAL, 0.5, 0.0),
+        batch_size=(COUNT, 4, 0),
         seed=(SEED, 7),
     ),
 ]
