@@ -3,7 +3,7 @@
 from edmfast.distill.checkpoint import load_ema
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.conservative import NonConservativeWarning
-from edmfast.distill.data import DataScaleWarning
+from edmfast.distill.data import DataScaleWarning, TrainingData, open_data
 from edmfast.distill.interpolant import InterpolantLoss, train_interpolant
 from edmfast.distill.recording import JsonLines, Logger, TensorBoard, WeightsAndBiases
 from edmfast.distill.trainer import DistillResult, distill
@@ -17,8 +17,10 @@ __all__ = [
     "Logger",
     "NonConservativeWarning",
     "TensorBoard",
+    "TrainingData",
     "WeightsAndBiases",
     "distill",
     "load_ema",
+    "open_data",
     "train_interpolant",
 ]

@@ -17,7 +17,7 @@ from edmfast._internal.interrupts import warn_if_ignored
 from edmfast._internal.numbers import as_bool
 from edmfast.distill.batch import Batch, condition_of
 from edmfast.distill.config import DistillConfig
-from edmfast.distill.data import TensorData, check_data
+from edmfast.distill.data import DataLike, TensorData, TrainingData, check_data
 from edmfast.distill.interpolant_batch import InterpolantBatches
 from edmfast.distill.interrupt import deferred_interrupt
 from edmfast.distill.loss import TrainingLoss
@@ -70,7 +70,7 @@ class InterpolantLoss(TrainingLoss):
 
 def train_interpolant(
     model: InterpolantModel,
-    data: Tensor | tuple[Tensor, Tensor],
+    data: DataLike,
     *,
     base: Tensor | None = None,
     paired: bool = False,
@@ -90,11 +90,11 @@ def train_interpolant(
 
     Args:
         model: the networks and their interpolant.
-        data: samples [n, *shape] in the dtype of the networks, or (samples, labels int64 [n]). The networks
-            receive labels as the condition class_label.
+        data: samples [n, *shape] in the dtype of the networks, or (samples, labels int64 [n]), or anything else
+            that `open_data` accepts. The networks receive labels as the condition class_label.
         base: samples of the base [m, *shape]; None is N(0, I), and the only base of a one-sided path.
-        paired: row k of the base belongs to row k of the data, as in image restoration or after a coupling.
-            Otherwise rows are drawn independently.
+        paired: row k of the base belongs to row k of the data, as in image restoration or after a coupling. The
+            data must be a tensor. Otherwise rows are drawn independently.
         config: the settings of the run. mode, the noise levels and the losses of energies have no effect.
             label_dropout is refused.
         resume_from: a checkpoint of this very run.
@@ -122,7 +122,7 @@ def train_interpolant(
         training_data = check_data(data, model, config)
         paired = as_bool("paired", paired)
         base = _check_base(base, training_data, model, paired)
-        if training_data.labels is not None:
+        if training_data.has_labels:
             for name, network in model.networks().items():
                 check_accepted(network, ["class_label"], f"the network of the {name}")
         warn_if_ignored(stacklevel=3)
@@ -152,27 +152,30 @@ def train_interpolant(
 
 
 def _check_base(
-    base: Tensor | None, data: TensorData, model: InterpolantModel, paired: bool
+    base: Tensor | None, data: TrainingData, model: InterpolantModel, paired: bool
 ) -> Tensor | None:
     """Return the samples of the base on the device of the data, or None for N(0, I)."""
-    samples, path = data.samples, model.interpolant.path
+    path = model.interpolant.path
     if base is None:
         if paired:
             raise ValueError("paired=True needs samples of the base, given base=None")
         return None
     if model.interpolant.one_sided:
         raise ValueError(f"base must be None for the path {path!r}, whose base is N(0, I)")
-    if not isinstance(base, Tensor) or base.dtype != samples.dtype:
+    if not isinstance(base, Tensor) or base.dtype != data.dtype:
         kind = base.dtype if isinstance(base, Tensor) else type(base).__name__
-        raise TypeError(f"base must be a tensor of {samples.dtype} like the data, given {kind}")
-    if base.shape[1:] != samples.shape[1:] or len(base) == 0:
+        raise TypeError(f"base must be a tensor of {data.dtype} like the data, given {kind}")
+    if tuple(base.shape[1:]) != data.shape or len(base) == 0:
         raise ValueError(
-            f"base must be [m, *shape] with the shape of the data, {[*samples.shape[1:]]}, given {[*base.shape]}"
+            f"base must be [m, *shape] with the shape of the data, {[*data.shape]}, given {[*base.shape]}"
         )
-    if paired and len(base) != len(samples):
+    # other data may be doubled by mirror images or have no rows, so that a row of the base has no partner
+    if paired and not isinstance(data, TensorData):
+        raise ValueError("paired=True needs data as a tensor in the dtype of the networks")
+    if paired and len(base) != data.size:
         raise ValueError(
-            f"base must have as many rows as the data, {len(samples)}, with paired=True, given {len(base)}"
+            f"base must have as many rows as the data, {data.size}, with paired=True, given {len(base)}"
         )
     if not bool(base.isfinite().all()):
         raise ValueError("base must be finite, given NaN or infinity in it")
-    return base.to(samples.device)
+    return base.to(data.device)

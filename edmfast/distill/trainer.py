@@ -21,7 +21,7 @@ from edmfast._internal.interrupts import warn_if_ignored
 from edmfast.distill.batch import BatchMaker
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.conservative import teacher_asymmetry, warn_of_asymmetry
-from edmfast.distill.data import check_data, warn_of_scale
+from edmfast.distill.data import DataLike, check_data, warn_of_scale
 from edmfast.distill.interrupt import deferred_interrupt
 from edmfast.distill.prepare import prepared_run
 from edmfast.distill.recording import Logger
@@ -69,7 +69,7 @@ class DistillResult:
 def distill(
     teacher: Denoiser | None,
     student: nn.Module,
-    data: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+    data: DataLike = None,
     *,
     config: DistillConfig = _DEFAULTS,
     resume_from: str | os.PathLike[str] | None = None,
@@ -96,8 +96,9 @@ def distill(
         teacher: a denoiser teacher(x [B, *shape], sigma [B], **condition) -> x0 like x, which is frozen. It may be
             None for mode "dsm".
         student: an `EnergyModel`, a `Denoiser` or another module with a sigma_data.
-        data: clean samples [n, *shape] in the dtype of the student, or (samples, labels int64 [n]). Teacher and
-            student both receive the labels as the condition class_label.
+        data: clean samples [n, *shape] in the dtype of the student, or (samples, labels int64 [n]), or anything
+            else that `open_data` accepts: arrays, data sets, iterables, and paths of images or files of arrays.
+            Teacher and student both receive the labels as the condition class_label.
         config: the settings of the run; see `DistillConfig`.
         resume_from: a checkpoint of this very run. On the CPU, with the same number of threads, the result then
             equals that of an uninterrupted run bit for bit.

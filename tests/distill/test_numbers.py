@@ -10,8 +10,15 @@ import torch
 
 import edmfast
 from edmfast import DistillConfig
+from edmfast.distill import open_data
 from tests.small_models import PAIR, X, distilled, mlp
 from tests.spellings import COUNT, REAL, SEED, check_bad, check_good, row, table
+
+
+def opened(**settings):
+    """Return the samples of data that are opened with some settings."""
+    return open_data(X, **settings).some(3)
+
 
 CASES = [
     *table(
@@ -65,6 +72,14 @@ CASES = [
         4,
         lambda n: DistillConfig(difference_steps=(n, 8)),
         0,
+    ),
+    *table(
+        "open_data",
+        opened,
+        workers=(COUNT, 3, -1),
+        scale=(REAL, 0.5, 0.0, math.inf),
+        mean=(REAL, 0.5, math.inf),
+        std=(REAL, 0.5, 0.0, math.inf),
     ),
     *table("distill", distilled, learning_rate=(REAL, 0.5), seed=(SEED, 7), steps=(COUNT, 2)),
 ]

@@ -7,10 +7,8 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from edmfast._internal.checksum import checksum
-from edmfast.distill.config import DistillConfig
 
 _BYTES = 1 << 28
 """Data up to this size are hashed as a whole. Of larger data, equally spaced rows and the mean are hashed."""
@@ -83,29 +81,22 @@ class TensorData(NamedTuple):
         return hashlib.sha256(checksum(parts, text).encode()).hexdigest()[:32]
 
 
-def check_data(
+def checked_tensors(
     data: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
-    student: nn.Module,
-    config: DistillConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_classes: int | None,
 ) -> TensorData:
-    """Return the data as tensors on the student's device.
+    """Return tensors as training data on a device.
 
-    data: samples [n, *shape], or (samples, labels int64 [n]). Raises TypeError for a dtype that is not the
-    student's and for labels that are not int64. Raises ValueError for empty, non-finite or misshapen data, for
-    labels out of range, and for label dropout without labels or without a known number of classes.
+    data: samples [n, *shape] of this dtype, or (samples, labels int64 [n]). num_classes: None where the student
+    does not say. Raises TypeError for another dtype and for labels that are not int64. Raises ValueError for
+    empty, non-finite or misshapen data, and for labels out of range.
     """
     samples, labels = data if isinstance(data, tuple) else (data, None)
-    # the first trained parameter sets dtype and device of the run
-    parameter = next((p for p in student.parameters() if p.requires_grad), None)
-    if parameter is None:
-        raise ValueError("the student has no parameter that requires grad: nothing to train")
-    if not isinstance(samples, torch.Tensor):
+    if samples.dtype != dtype:
         raise TypeError(
-            f"data must be a tensor or (tensor, labels), given {type(samples).__name__}"
-        )
-    if samples.dtype != parameter.dtype:
-        raise TypeError(
-            f"data must have the dtype of the student's parameters, {parameter.dtype}, given {samples.dtype}"
+            f"data must have the dtype of the student's parameters, {dtype}, given {samples.dtype}"
         )
     if samples.dim() < 2 or len(samples) == 0:
         raise ValueError(f"data must be [n, *shape] with n >= 1, given {[*samples.shape]}")
@@ -113,25 +104,20 @@ def check_data(
         raise ValueError(
             f"data must be finite, given {int((~samples.isfinite()).sum())} non-finite numbers"
         )
-    samples = samples.to(parameter.device)
-    backbone = getattr(student, "backbone", student)
-    # a foreign backbone may take labels without declaring how many there are
-    known = getattr(backbone, "num_classes", None)
+    samples = samples.to(device)
     if labels is None:
-        if config.label_dropout > 0:
-            raise ValueError("label_dropout > 0 needs data=(samples, labels), given samples only")
         return TensorData(samples, None, 0)
-    labels = _check_labels(labels, len(samples), known)
-    if config.label_dropout > 0 and known is None:
-        raise ValueError("label_dropout > 0 needs a backbone with num_classes, given one without")
-    return TensorData(samples, labels.to(parameter.device), known or 0)
+    labels = _check_labels(labels, len(samples), num_classes)
+    return TensorData(samples, labels.to(device), num_classes or 0)
 
 
 def _check_labels(labels: torch.Tensor, count: int, known: int | None) -> torch.Tensor:
     if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64:
         raise TypeError(f"labels must be an int64 tensor, given {getattr(labels, 'dtype', labels)}")
     if labels.shape != (count,):
-        raise ValueError(f"labels must be [n] = [{count}], given {[*labels.shape]}")
+        raise ValueError(
+            f"labels must be [n] = [{count}], one for each sample, given {[*labels.shape]}"
+        )
     # an embedding would fail later with an index error that names no label
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or (known is not None and high >= known):
