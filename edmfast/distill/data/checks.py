@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -36,7 +36,7 @@ def check_data(data: DataLike, student: nn.Module, config: DistillConfig) -> Tra
     if _is_protocol(data):
         checked = _checked_protocol(data, device, dtype)
     elif _is_float_tensor(data):
-        checked = checked_tensors(data, device, dtype, known)
+        checked = checked_tensors(cast(Any, data), device, dtype, known)
     else:
         opened = data if isinstance(data, (StoredData, StreamData)) else open_data(data)
         assert isinstance(opened, (StoredData, StreamData))

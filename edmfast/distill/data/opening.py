@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
@@ -124,7 +124,7 @@ def open_data(
             raise ValueError("flip=True needs data whose rows can be drawn, given a stream")
         if keep_in_memory:
             raise ValueError("keep_in_memory=True needs data of a known size, given a stream")
-        return StreamData(Tape(data, reader), scaling, workers=workers)
+        return StreamData(Tape(cast(Iterable[Any], data), reader), scaling, workers=workers)
     store: Store
     if isinstance(data, (str, os.PathLike)):
         path = Path(os.fspath(data))
