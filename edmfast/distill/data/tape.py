@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -27,7 +28,7 @@ class Tape:
 
     def __init__(self, data: Iterable[Any], read: ItemReader) -> None:
         self._data, self._read = data, read
-        self._name = type(data).__name__
+        self._name, self._lock = type(data).__name__, threading.Lock()
         self._items = self._start(0)
         if self._items is data:
             raise TypeError(
@@ -49,7 +50,9 @@ class Tape:
     def window(self, start: int, stop: int) -> list[Item]:
         """Return the items from one position to another, without the latter."""
         kept = self.head[start:stop]
-        return kept + [self._at(position) for position in range(start + len(kept), stop)]
+        # a run that has ended may still read ahead while the next one starts
+        with self._lock:
+            return kept + [self._at(position) for position in range(start + len(kept), stop)]
 
     def _at(self, position: int) -> Item:
         if position < self._position:
