@@ -64,15 +64,17 @@ __all__ = [
 ]
 
 # They stand apart from the import of the package, which their users alone pay for.
-_LAZY = ("diffusers", "k_diffusion")
+_LAZY = ("diffusers", "k_diffusion", "teachers")
 
 
 def __getattr__(name: str) -> Any:
-    """Import a module for other projects when it is first used."""
+    """Import a module for other projects, or the function that loads their models, when it is first used."""
     if name in _LAZY:
         return importlib.import_module(f"edmfast.{name}")
+    if name == "load_teacher":
+        return importlib.import_module("edmfast.teachers").load_teacher
     raise AttributeError(f"module 'edmfast' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY, "load_teacher"})

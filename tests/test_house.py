@@ -34,8 +34,9 @@ FLOOR = {
     "evaluation": 7,
     "k_diffusion": 7,
     "diffusers": 7,
-    "__init__": 7,
-    "cli": 8,
+    "teachers": 8,
+    "__init__": 8,
+    "cli": 9,
 }
 TEXT = {".py", ".cpp", ".cu", ".h", ".md", ".toml", ".yml"}
 

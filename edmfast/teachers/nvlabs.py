@@ -1,0 +1,143 @@
+"""Networks in the pickles of EDM and EDM2: their classes and states as denoisers of this package.
+
+A file holds a dictionary with the averaged network under "ema", or the network itself. The network is a
+preconditioning, whose record has the numbers of the scaling, around the U-Net, whose record has the arguments of
+its constructor and the state. Classes that are read:
+
+| class in the file | U-Net inside | denoiser here |
+|---|---|---|
+| EDMPrecond | SongUNet, DhariwalUNet | Denoiser(the same) |
+| Precond (EDM2) | UNet | Denoiser(EDM2UNet) |
+
+Sources: Karras et al. 2022, arXiv 2206.00364, table 1; Karras et al. 2024, arXiv 2312.02696.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from edmfast._internal.json_text import shortened
+from edmfast.models.saving.register import known_backbones
+from edmfast.teachers.description import Description, check_description
+from edmfast.teachers.pickles.stand_ins import Record
+
+_KEYS = ("ema", "net", "model")
+"""The names under which a file may hold its network, the first one first."""
+_UNETS = {"SongUNet": "SongUNet", "DhariwalUNet": "DhariwalUNet", "UNet": "EDM2UNet"}
+_INSIDE = {"EDMPrecond": "model", "Precond": "unet"}
+_ORDER = {
+    "EDMPrecond": (
+        *("img_resolution", "img_channels", "label_dim", "use_fp16", "sigma_min", "sigma_max"),
+        *("sigma_data", "model_type"),
+    ),
+    "Precond": (
+        *("img_resolution", "img_channels", "label_dim", "use_fp16", "sigma_data"),
+        "logvar_channels",
+    ),
+}
+_MOST_TENSORS, _DEEPEST = 100_000, 64
+
+
+def network_of(content: Any, key: str | None) -> Record:
+    """Return the record of the network in the content of a file.
+
+    key: its name in the file's dictionary; by default the first of ema, net and model. Raises ValueError where
+    there is none.
+    """
+    if isinstance(content, Record) and key is None:
+        return content
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"the file holds a {type(content).__name__}, and no dictionary with a network"
+        )
+    networks = {name: value for name, value in content.items() if isinstance(value, Record)}
+    for name in _KEYS if key is None else (key,):
+        if name in networks:
+            return networks[name]
+    wanted = " or ".join(_KEYS) if key is None else key
+    raise ValueError(
+        f"the file has no network named {wanted}; its objects are {shortened(sorted(map(str, networks)))}: "
+        "pass key= one of them"
+    )
+
+
+def described(record: Record) -> tuple[Description, dict[str, Tensor]]:
+    """Return the description of a network in this package, and the state of its U-Net.
+
+    Raises ValueError for a class that is not read, and for arguments that the U-Net here does not take.
+    """
+    name = record.class_name
+    if name not in _INSIDE:
+        raise ValueError(
+            f"the network is a {name}, which is not read; read are {', '.join(sorted(_INSIDE))}"
+        )
+    unet = _members(record, "_modules").get(_INSIDE[name])
+    if not isinstance(unet, Record) or unet.class_name not in _UNETS:
+        kind = unet.class_name if isinstance(unet, Record) else type(unet).__name__
+        raise ValueError(
+            f"the {name} holds a {kind} as {_INSIDE[name]}, which is not read; read are {', '.join(_UNETS)}"
+        )
+    arguments = _arguments(record, _ORDER[name])
+    sigma_data = record.state.get("sigma_data", arguments.get("sigma_data", 0.5))
+    cls = known_backbones(None)[_UNETS[unet.class_name]]
+    config = _arguments(unet, [*inspect.signature(cls).parameters])
+    description = check_description(_UNETS[unet.class_name], config, sigma_data, None)
+    return description, dict(_tensors(unet))
+
+
+def _arguments(record: Record, order: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments of a record's constructor by name. order: the names of positional ones."""
+    positional = record.state.get("_init_args", ())
+    named = record.state.get("_init_kwargs", {})
+    if not isinstance(positional, (list, tuple)) or not isinstance(named, dict):
+        raise ValueError(f"the {record.class_name} has no arguments of a constructor")
+    if len(positional) > len(order):
+        raise ValueError(
+            f"the {record.class_name} has {len(positional)} positional arguments, at most {len(order)} are read"
+        )
+    arguments = {**dict(zip(order, positional, strict=False)), **named}
+    return {str(name): _plain(value) for name, value in arguments.items()}
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Return an argument as JSON can hold it. Raises ValueError for other values."""
+    if isinstance(value, np.ndarray) and value.size <= 1000:
+        value = value.tolist()
+    if isinstance(value, (list, tuple)) and depth < 4 and len(value) <= 1000:
+        return [_plain(part, depth + 1) for part in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ValueError(f"an argument of the network is a {type(value).__name__}, which is not read")
+
+
+def _tensors(record: Record) -> Iterator[tuple[str, Tensor]]:
+    """Yield the names and tensors of a module's state, parameters and kept buffers, as state_dict names them."""
+    count = 0
+    pending = [("", record, 0)]
+    # modules may hold each other in circles, and share parts
+    while pending:
+        prefix, module, depth = pending.pop()
+        left_out = module.state.get("_non_persistent_buffers_set") or ()
+        own = {**_members(module, "_parameters"), **_members(module, "_buffers")}
+        for name, tensor in own.items():
+            if isinstance(tensor, Tensor) and name not in left_out:
+                yield f"{prefix}{name}", tensor
+        for name, child in _members(module, "_modules").items():
+            if not isinstance(child, Record):
+                continue
+            count += 1
+            if count > _MOST_TENSORS or depth > _DEEPEST:
+                raise ValueError("the network has more modules than any that is read")
+            pending.append((f"{prefix}{name}.", child, depth + 1))
+
+
+def _members(record: Record, kind: str) -> dict[str, Any]:
+    members = record.state.get(kind, {})
+    if not isinstance(members, dict):
+        raise ValueError(f"the {kind} of a {record.class_name} are no dictionary")
+    return members
