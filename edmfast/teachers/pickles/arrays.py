@@ -51,6 +51,13 @@ def make_array(kind: Any, *_: Any) -> Array:
     return Array()
 
 
+def array_of_bytes(budget: Budget, raw: Any, dtype: Any, shape: Any, order: Any) -> Array:
+    """Return an array as protocol 5 writes it, with its bytes and shape as arguments."""
+    array = Array()
+    give_state(array, (1, shape, dtype, order == "F", raw), budget)
+    return array
+
+
 def make_number(dtype: Any, raw: Any) -> Any:
     """Return a number of NumPy as a number of Python."""
     if type(dtype) is not Dtype:

@@ -100,8 +100,12 @@ _CALLS: dict[Name, Callable[..., Any]] = {
 _COPIES: dict[Name, Callable[..., Any]] = {
     Name("torch.storage", "_load_from_bytes"): lambda budget, data: load_storage(data, budget),
     Name("builtins", "set"): _set,
+    Name("builtins", "frozenset"): _set,
     Name("__builtin__", "set"): _set,
+    Name("__builtin__", "frozenset"): _set,
     Name("_codecs", "encode"): _bytes,
+    Name("numpy.core.numeric", "_frombuffer"): arrays.array_of_bytes,
+    Name("numpy._core.numeric", "_frombuffer"): arrays.array_of_bytes,
 }
 """Calls that copy their arguments, for which a budget pays."""
 _VALUES = {Name("torch", name): getattr(torch, name) for name in _DTYPES}
