@@ -17,6 +17,7 @@ from edmfast.models import Denoiser
 from edmfast.models.saving.rebuild import rebuilt
 from edmfast.models.saving.register import known_backbones
 
+_LONGEST = 400
 HALVES = (torch.float16, torch.bfloat16)
 _PREFIXES = re.compile(r"(backbone|model|module|net|network|unet|ema|_orig_mod)\.")
 # the uncertainty that EDM2 learns for its loss weights, which no denoiser needs
@@ -104,4 +105,5 @@ def without_halves(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _shown(description: Description) -> str:
     arguments = ", ".join(f"{name}={value!r}" for name, value in description.config.items())
-    return shortened(f"{description.network}({arguments})")
+    text = f"{description.network}({arguments})"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -23,6 +23,7 @@ _MOST_OPCODES, _MOST_ARGUMENTS = 2_000_000, 16
 _LONGEST_INTEGER = 16
 _LONGEST_NAME = 300
 _LARGEST_KEY = 2**31
+_Steps = dict[int, Callable[["_Machine"], None]]
 _DAMAGE = (
     IndexError,
     TypeError,
@@ -34,15 +35,6 @@ _DAMAGE = (
 )
 _MARK = object()
 
-# sizes of the numbers after an opcode that say how many bytes follow
-_TEXTS = {0x8C: "<B", 0x58: "<I", 0x8D: "<Q"}
-_BYTES = {0x43: "<B", 0x42: "<I", 0x8E: "<Q", 0x96: "<Q"}
-_NUMBERS = {0x4A: "<i", 0x4B: "<B", 0x4D: "<H", 0x47: ">d"}
-_INTEGERS = {0x8A: "<B", 0x8B: "<I"}
-_PUT, _GET = {0x71: "<B", 0x72: "<I"}, {0x68: "<B", 0x6A: "<I"}
-_CONSTANTS = {0x4E: None, 0x88: True, 0x89: False}
-_EMPTY: dict[int, Callable[[], Any]] = {0x5D: list, 0x29: tuple, 0x7D: dict, 0x8F: set}
-_SHORT_TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
 _REFUSED = {
     **dict.fromkeys((0x82, 0x83, 0x84), "an entry of the extension registry"),
     **dict.fromkeys((0x69, 0x6F), "a call by the opcode INST or OBJ"),
@@ -82,10 +74,15 @@ def run(data: memoryview, meanings: Meanings, start: int = 0) -> tuple[Any, int]
     machine = _Machine(data, meanings, start)
     try:
         for _ in range(_MOST_OPCODES):
-            opcode = machine.take(1)[0]
-            if opcode == 0x2E:
+            opcode = data[machine.position]
+            machine.position += 1
+            if opcode == _STOP:
                 return machine.pop(), machine.position
-            machine.step(opcode)
+            step = _STEPS.get(opcode)
+            if step is None:
+                what = _REFUSED.get(opcode, f"the opcode {opcode:#04x}")
+                raise UnsafePickleError(f"the pickle holds {what}, which is not read")
+            step(machine)
     except _DAMAGE as error:
         raise DamagedPickleError(
             f"the pickle is damaged at byte {machine.position}: {type(error).__name__}"
@@ -94,6 +91,8 @@ def run(data: memoryview, meanings: Meanings, start: int = 0) -> tuple[Any, int]
 
 
 class _Machine:
+    """The state of a run: what is left of the data, the stack and the memo. Each method is a step."""
+
     def __init__(self, data: memoryview, meanings: Meanings, start: int) -> None:
         self.data, self.meanings, self.position = data, meanings, start
         self.stack: list[Any] = []
@@ -135,42 +134,42 @@ class _Machine:
         del stack[place:]
         return items
 
-    def step(self, opcode: int) -> None:
-        """Do what an opcode says."""
-        push = self.stack.append
-        if opcode in _TEXTS:
-            push(str(self.take(self.number(_TEXTS[opcode])), "utf-8", "surrogatepass"))
-        elif opcode in _BYTES:
-            push(self.take(self.number(_BYTES[opcode])))
-        elif opcode in _NUMBERS:
-            push(self.number(_NUMBERS[opcode]))
-        elif opcode in _INTEGERS:
-            push(self._integer(_INTEGERS[opcode]))
-        elif opcode in _PUT:
-            self.memo[self.number(_PUT[opcode])] = self.top()
-        elif opcode == 0x94:
-            self.memo[len(self.memo)] = self.top()
-        elif opcode in _GET:
-            push(self.memo[self.number(_GET[opcode])])
-        elif opcode in _CONSTANTS:
-            push(_CONSTANTS[opcode])
-        elif opcode in _EMPTY:
-            push(_EMPTY[opcode]())
-        elif opcode in _SHORT_TUPLES:
-            push(tuple(reversed([self.pop() for _ in range(_SHORT_TUPLES[opcode])])))
-        elif opcode in _OTHERS:
-            _OTHERS[opcode](self)
-        else:
-            what = _REFUSED.get(opcode, f"the opcode {opcode:#04x}")
-            raise UnsafePickleError(f"the pickle holds {what}, which is not read")
+    def text(self, kind: str) -> None:
+        """BINUNICODE. kind: the format of the number of bytes that follow."""
+        self.stack.append(str(self.take(self.number(kind)), "utf-8", "surrogatepass"))
 
-    def _integer(self, kind: str) -> int:
+    def raw(self, kind: str) -> None:
+        """BINBYTES."""
+        self.stack.append(self.take(self.number(kind)))
+
+    def plain_number(self, kind: str) -> None:
+        """BININT and BINFLOAT."""
+        self.stack.append(self.number(kind))
+
+    def integer(self, kind: str) -> None:
+        """LONG."""
         size = self.number(kind)
         if size > _LONGEST_INTEGER:
             raise UnsafePickleError(
                 f"the pickle holds an integer of {size} bytes, which is not read"
             )
-        return int.from_bytes(self.take(size), "little", signed=True)
+        self.stack.append(int.from_bytes(self.take(size), "little", signed=True))
+
+    def put(self, kind: str) -> None:
+        """BINPUT."""
+        self.memo[self.number(kind)] = self.top()
+
+    def get(self, kind: str) -> None:
+        """BINGET."""
+        self.stack.append(self.memo[self.number(kind)])
+
+    def memoize(self) -> None:
+        """MEMOIZE."""
+        self.memo[len(self.memo)] = self.top()
+
+    def short_tuple(self, count: int) -> None:
+        """TUPLE1, TUPLE2 and TUPLE3."""
+        self.stack.append(tuple(reversed([self.pop() for _ in range(count)])))
 
     def protocol(self) -> None:
         """PROTO: check the version."""
@@ -308,7 +307,32 @@ class _Machine:
         return make()
 
 
-_OTHERS: dict[int, Callable[[_Machine], None]] = {
+def _with(step: Callable[[_Machine, Any], None], kinds: dict[int, Any]) -> _Steps:
+    """Return a step for each opcode, with its own second argument."""
+
+    def bound(kind: Any) -> Callable[[_Machine], None]:
+        return lambda machine: step(machine, kind)
+
+    return {opcode: bound(kind) for opcode, kind in kinds.items()}
+
+
+def _pushing(makers: dict[int, Callable[[], Any]]) -> _Steps:
+    """Return steps that push a new value."""
+    return _with(lambda machine, make: machine.stack.append(make()), makers)
+
+
+_STOP = 0x2E
+_STEPS: _Steps = {
+    **_with(_Machine.text, {0x8C: "<B", 0x58: "<I", 0x8D: "<Q"}),
+    **_with(_Machine.raw, {0x43: "<B", 0x42: "<I", 0x8E: "<Q", 0x96: "<Q"}),
+    **_with(_Machine.plain_number, {0x4A: "<i", 0x4B: "<B", 0x4D: "<H", 0x47: ">d"}),
+    **_with(_Machine.integer, {0x8A: "<B", 0x8B: "<I"}),
+    **_with(_Machine.put, {0x71: "<B", 0x72: "<I"}),
+    **_with(_Machine.get, {0x68: "<B", 0x6A: "<I"}),
+    **_with(_Machine.short_tuple, {0x85: 1, 0x86: 2, 0x87: 3}),
+    **_pushing({0x4E: lambda: None, 0x88: lambda: True, 0x89: lambda: False}),
+    **_pushing({0x5D: list, 0x29: tuple, 0x7D: dict, 0x8F: set}),
+    0x94: _Machine.memoize,
     0x80: _Machine.protocol,
     0x95: _Machine.frame,
     0x28: _Machine.mark,
