@@ -35,7 +35,7 @@ FLOOR = {
     "k_diffusion": 7,
     "diffusers": 7,
     "teachers": 8,
-    "__init__": 8,
+    "__init__": 7,
     "cli": 9,
 }
 TEXT = {".py", ".cpp", ".cu", ".h", ".md", ".toml", ".yml"}

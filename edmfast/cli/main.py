@@ -1,4 +1,4 @@
-"""The command line: `edmfast info`, `edmfast demo`, `edmfast sample` and `edmfast evaluate`."""
+"""The command line: `edmfast info`, `demo`, `sample`, `evaluate` and `convert`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from edmfast._version import __version__
+from edmfast.cli.convert import convert_command
 from edmfast.cli.errors import errors_on_one_line
 from edmfast.cli.evaluate import evaluate_command
 from edmfast.smc.options import WEIGHTS
@@ -222,6 +223,7 @@ def sample(
 
 
 app.command("evaluate")(evaluate_command)
+app.command("convert")(convert_command)
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ PACKAGES = (
     "edmfast.evaluation",
     "edmfast.distill",
     "edmfast.diffusers",
+    "edmfast.teachers",
 )
 PAGES = sorted(DOCS.rglob("*.md"))
 WITH_CODE = [page for page in PAGES if python_blocks(page)]
