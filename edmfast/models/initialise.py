@@ -21,6 +21,7 @@ from edmfast.models.calling.foreign import call_backbone, call_denoiser, name_of
 from edmfast.models.denoiser import Denoiser
 from edmfast.models.energy import EnergyModel
 from edmfast.models.preconditioning import edm_scaling, expand_sigma
+from edmfast.models.saving.fit import check_state
 
 
 def initialise_from(
@@ -70,9 +71,13 @@ def initialise_from(
             f"data must be a finite batch [B, *shape] of at least one sample, given {[*data.shape]} with "
             f"{infinite} numbers that are not finite"
         )
+    state = source.state_dict()
     try:
-        model.backbone.load_state_dict(source.state_dict())
-    except RuntimeError as error:
+        check_state(
+            model.backbone.state_dict(), state, source="the teacher", owner="the energy's backbone"
+        )
+        model.backbone.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"the backbones of model and teacher must agree: {error}") from error
     # a generator of its own leaves the program's random numbers as they are
     draws = generator(as_seed(seed), data.device)

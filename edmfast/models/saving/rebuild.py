@@ -18,7 +18,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from edmfast.models.saving.fit import check_state
 
 
 def rebuilt(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -47,26 +47,7 @@ def check_fits(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) ->
         if "meta" not in str(error):
             raise
         return
-    for name in expected_state.keys() & tensors.keys():
-        expected, tensor = expected_state[name], tensors[name]
-        if expected.shape != tensor.shape:
-            raise ValueError(
-                f"size mismatch: {name} is {[*tensor.shape]} in the file and {[*expected.shape]} in the model"
-            )
-        # a model may have been converted to another floating dtype after it was built
-        both = expected.is_floating_point() and tensor.dtype in _FLOATS
-        if expected.dtype != tensor.dtype and not both:
-            raise ValueError(
-                f"{name} is {tensor.dtype} in the file and {expected.dtype} in the model"
-            )
-    missing, surplus = (
-        expected_state.keys() - tensors.keys(),
-        tensors.keys() - expected_state.keys(),
-    )
-    if missing or surplus:
-        raise ValueError(
-            f"the file lacks the tensors {_few(missing)}, and the model lacks {_few(surplus)}"
-        )
+    check_state(expected_state, tensors)
 
 
 @contextmanager
@@ -95,8 +76,3 @@ def _at_most(tensors: int) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _few(names: set[str]) -> str:
-    shown = ", ".join(sorted(names)[:3])
-    return f"{shown}, … ({len(names)})" if len(names) > 3 else shown or "none"

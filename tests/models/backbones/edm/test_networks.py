@@ -12,7 +12,7 @@ from edmfast import DistillConfig, EnergyModel, distill
 from edmfast._internal.rows import unpadded
 from edmfast.distill.gradients import gradient_function
 from edmfast.distill.loss import TrainingLoss
-from edmfast.models import Denoiser, DhariwalUNet, load_model, save_model
+from edmfast.models import Denoiser, DhariwalUNet, initialise_from, load_model, save_model
 from edmfast.models.backbones.edm.block import Block
 from edmfast.ops import rng_state
 from tests.small_models import dhariwal, song
@@ -200,6 +200,17 @@ def test_saved_models_are_loaded_again(kind, tmp_path):
     assert torch.equal(loaded(x, 0.5), model(x, 0.5))
     assert loaded.backbone.config == model.backbone.config
     assert loaded.backbone.num_classes == 3
+
+
+def test_another_configuration_is_told_by_the_tensors_that_differ():
+    small, large = song(label_dim=3), song(label_dim=3, model_channels=8)
+    message = r"map_label.weight is \[4, 3\] in the teacher and \[8, 3\] in the energy's backbone; .*… \(\d+\)"
+    with pytest.raises(ValueError, match=message):
+        initialise_from(EnergyModel(large), Denoiser(small), torch.zeros(1, 1, 4, 4))
+    with pytest.raises(
+        ValueError, match=r"lacks the tensors map_label.bias \[4\], map_label.weight \[4, 3\]"
+    ):
+        initialise_from(EnergyModel(small), Denoiser(song()), torch.zeros(1, 1, 4, 4))
 
 
 def test_heads_are_neighbouring_channels():
