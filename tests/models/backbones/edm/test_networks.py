@@ -14,7 +14,7 @@ from edmfast.distill.gradients import gradient_function
 from edmfast.distill.loss import TrainingLoss
 from edmfast.models import Denoiser, DhariwalUNet, initialise_from, load_model, save_model
 from edmfast.models.backbones.edm.block import Block
-from edmfast.ops import rng_state
+from edmfast.models.patching.dropout import row_seeds
 from tests.small_models import dhariwal, song
 
 NCSN = {"embedding_type": "fourier", "channel_mult_noise": 2, "resample_filter": (1, 3, 3, 1)}
@@ -141,7 +141,7 @@ def trained(model, compile, autocast=None):
     x, target = torch.randn(2, 6, 1, 4, 4, generator=draws)
     label = torch.arange(6) % 4
     batch = {"x": x, "sigma": torch.linspace(0.3, 2, 6), "target": target, "class_label": label}
-    batch["rng"] = rng_state(3, 5)
+    batch["dropout_seeds"] = row_seeds(3, 5, slice(0, 6))
     loss = TrainingLoss(model, 0.0, autocast)
     step = gradient_function(loss, dict(loss.named_parameters()), compile=compile)
     value, gradients = step(batch)
