@@ -27,6 +27,7 @@ from edmfast._internal.derivatives import refuse_run
 from edmfast._internal.numbers import as_float, as_int, as_seed
 from edmfast.models.calling.foreign import call_energy
 from edmfast.models.calling.second_order import second_derivatives
+from edmfast.models.fokker_planck import fokker_planck_residual
 from edmfast.models.protocols import Target
 from edmfast.ops import random_signs
 
@@ -186,8 +187,8 @@ def _residual(
         slope, slope_error = _difference(model, x, sigma, condition, step)
     # In float64, because the two terms nearly cancel: at usual states of a Gaussian they are about
     # -d/sigma² and d/sigma².
-    growth = trace + score.detach().double().flatten(1).square().sum(1)
-    return -slope.double() - sigma * growth, sigma * trace_error, slope_error
+    residual = fokker_planck_residual(-slope.double(), score.detach().double(), trace, sigma)
+    return residual, sigma * trace_error, slope_error
 
 
 def _trace(score: Tensor, point: Tensor, probes: int | None, seed: int) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,7 @@ import torch
 from edmfast._internal.generators import generator
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.data import TrainingData
+from edmfast.distill.fokker_planck_states import StateDraws, draw_states, states_of
 from edmfast.distill.frozen_teacher import FrozenTeacher
 from edmfast.distill.path_values import PathPool, make_pool, path_levels, reversal_log_ratio
 from edmfast.models.preconditioning import expand_sigma
@@ -43,7 +44,8 @@ Always: x and target [B, *shape], sigma [B]. With labels: class_label int64 [B].
     pair_sigma_from and pair_sigma_to [G], pair_target [G, n], for n = B/(2 G) pairs, and with labels pair_label
     int64 [G, n]. With the value loss: value_x [4 G n, *shape], value_sigma [4 G n] and value_target [4 G, n], for
     n = B/(4 G) states at each of four levels of each group, one level after the other, and with labels
-    value_label int64 [4 G, n]. For the student's dropout: dropout_seeds int64 [B]."""
+    value_label int64 [4 G, n]. With the Fokker–Planck loss: its
+tensors in `edmfast.distill.fokker_planck_loss`. For the student's dropout: dropout_seeds int64 [B]."""
 
 VALUE_LEVELS = 4
 """The number of noise levels in each group of values, which has as many states as the group has rows."""
@@ -110,6 +112,7 @@ class Draws:
     value_rows: Any = None
     value_dropped: torch.Tensor | None = None
     value_noise: torch.Tensor | None = None
+    residual_states: StateDraws | None = None
 
 
 class BatchMaker:
@@ -132,7 +135,9 @@ class BatchMaker:
     def first_batch(self, rows: int) -> Batch:
         """Return x and target of the first rows of the first batch of a run; the generator is not used."""
         # these draws and targets come before those of the other losses
-        without = dataclasses.replace(self.config, value_weight=0.0, difference_weight=0.0)
+        without = dataclasses.replace(
+            self.config, value_weight=0.0, difference_weight=0.0, fokker_planck_weight=0.0
+        )
         maker = BatchMaker(self.data, self.model, without)
         batch = maker.part(maker.draw(0), slice(0, rows))
         return {name: batch[name] for name in self.compared}
@@ -160,6 +165,9 @@ class BatchMaker:
             drawn.pair_probe = self._uniform(*pairs).lt(0.5).to(self.data.dtype) * 2 - 1
         if config.value_weight > 0:
             self._draw_values(drawn, size // (VALUE_LEVELS * groups) * VALUE_LEVELS * groups)
+        if config.fokker_planck_weight > 0:
+            data = self.data
+            drawn.residual_states = draw_states(config, data.shape, data.dtype, self.generator)
         return drawn
 
     @torch.no_grad()
@@ -184,6 +192,9 @@ class BatchMaker:
             batch |= self._pairs(drawn, groups, clean, batch.get("class_label"))
         if self.config.value_weight > 0:
             batch |= self._values(drawn, groups)
+        if drawn.residual_states is not None:
+            labels = batch.get("class_label")
+            batch |= states_of(drawn.residual_states, groups, clean, labels)
         return batch
 
     def _pairs(

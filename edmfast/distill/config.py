@@ -77,6 +77,9 @@ class DistillConfig:
             Gaussian, so it must be many times the width of the data. None takes 1/15 and 30 times the standard
             deviation of the data.
         value_refresh: steps after which a new pool replaces the old one; 0 keeps the first.
+        fokker_planck_weight: weight of the loss of the Fokker–Planck residual, see
+            `edmfast.distill.fokker_planck_loss`; 0 does not compute it. A quarter as many states as the batch has
+            rows are evaluated at three points each.
         autocast: "bfloat16" runs the student's matrix products and convolutions in that dtype, as torch.autocast
             does; loss, energy and weights keep theirs. None runs everything in the dtype of the student.
         compile: trace the loss and its parameter gradients as one graph and compile it, which takes minutes for a
@@ -121,6 +124,8 @@ class DistillConfig:
     value_sigmas: tuple[float, float] | None = None
     value_refresh: int = 0
 
+    fokker_planck_weight: float = 0.0
+
     autocast: str | None = None
     compile: bool = False
     checkpoint: str | os.PathLike[str] | None = None
@@ -159,6 +164,9 @@ class DistillConfig:
             "learning_rate": as_float("learning_rate", self.learning_rate, positive=True),
             "difference_weight": as_float("difference_weight", self.difference_weight, least=0),
             "value_weight": as_float("value_weight", self.value_weight, least=0),
+            "fokker_planck_weight": as_float(
+                "fokker_planck_weight", self.fokker_planck_weight, least=0
+            ),
             "value_paths": as_int("value_paths", self.value_paths, least=2),
             "value_levels": as_int("value_levels", self.value_levels, least=2),
             "value_refresh": as_int("value_refresh", self.value_refresh, least=0),
@@ -201,13 +209,15 @@ class DistillConfig:
             raise ValueError(
                 f"batch_size must be a multiple of variance_groups={groups}, given {self.batch_size}"
             )
-        # the pairs are half a group and the states of one level a quarter, and both need a variance
-        for name, least in (("difference_weight", 4), ("value_weight", 8)):
+        # the pairs are half a group and the states of one level a quarter, and both need a variance; the residual
+        # has four states at each level for 16 rows
+        needed = {"difference_weight": 4, "value_weight": 8, "fokker_planck_weight": 16}
+        for name, least in needed.items():
             if getattr(self, name) > 0 and self.batch_size < least * groups:
                 raise ValueError(
                     f"{name} > 0 needs batch_size >= {least * groups}, given {self.batch_size}"
                 )
-            # the reversals and the paths behind both losses are those of Gaussian noise
+            # the reversals, the paths and the heat equation behind these losses are those of Gaussian noise
             if getattr(self, name) > 0 and self.noise_dof < math.inf:
                 raise ValueError(
                     f"{name} > 0 needs Gaussian noise, noise_dof=math.inf, given {self.noise_dof:g}"
@@ -216,7 +226,8 @@ class DistillConfig:
     @property
     def groups_needed(self) -> int:
         """The number of groups of a batch that must stay whole, 0 where rows are independent."""
-        return self.variance_groups if self.difference_weight > 0 or self.value_weight > 0 else 0
+        weights = self.difference_weight, self.value_weight, self.fokker_planck_weight
+        return self.variance_groups if max(weights) > 0 else 0
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
@@ -255,6 +266,9 @@ class DistillConfig:
             # without the loss its settings change nothing, and checkpoints of earlier versions have none of them
             for name in [name for name in settings if name.startswith("value_")]:
                 del settings[name]
+        if self.fokker_planck_weight == 0:
+            # checkpoints of earlier versions do not have it
+            del settings["fokker_planck_weight"]
         if self.schedule == "constant":
             # a constant schedule does not depend on its end, so that a run can be extended
             del settings["steps"]

@@ -20,6 +20,8 @@ import torch
 from torch import nn
 
 from edmfast.distill.batch import Batch, condition_of, value_condition_of
+from edmfast.distill.covariance import variance_within
+from edmfast.distill.fokker_planck_loss import fokker_planck_loss
 from edmfast.models.calling.foreign import call_denoiser, energy_of
 from edmfast.models.patching.dropout import seeded_dropout
 from edmfast.models.preconditioning import expand_sigma
@@ -37,10 +39,12 @@ class TrainingLoss(nn.Module):
         difference_weight: float,
         autocast: torch.dtype | None = None,
         value_weight: float = 0.0,
+        fokker_planck_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.student = student
         self.difference_weight, self.value_weight = difference_weight, value_weight
+        self.fokker_planck_weight = fokker_planck_weight
         self.autocast = autocast
 
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -57,6 +61,8 @@ class TrainingLoss(nn.Module):
             loss = loss + self.difference_weight * difference_loss(self.student, batch)
         if self.value_weight > 0:
             loss = loss + self.value_weight * value_loss(self.student, batch)
+        if self.fokker_planck_weight > 0:
+            loss = loss + self.fokker_planck_weight * fokker_planck_loss(self.student, batch)
         return loss
 
     def _precision(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
@@ -103,18 +109,3 @@ def value_loss(student: Any, batch: Batch) -> torch.Tensor:
     energies = energy_of(student, batch["value_x"], batch["value_sigma"], **condition)
     error = -energies.view(target.shape) - target
     return variance_within(error, batch.get("value_label")).mean()
-
-
-def variance_within(values: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
-    """Return the unbiased variance [...] of values [..., n].
-
-    It is that around the mean of each label where label [n] or [..., n] is not None.
-    """
-    if label is None:
-        return values.var(-1)
-    same = (label[..., :, None] == label[..., None, :]).to(values.dtype)
-    count = same.sum(-1)
-    deviation = values - (same @ values[..., None])[..., 0] / count
-    # each label's mean takes one degree of freedom
-    freedom = values.shape[-1] - count.reciprocal().sum(-1)
-    return deviation.square().sum(-1) / freedom.clamp_min(1)

@@ -66,7 +66,11 @@ class TrainingRun:
         )
         if loss is None:
             loss = TrainingLoss(
-                state.student, config.difference_weight, config.autocast_dtype, config.value_weight
+                state.student,
+                config.difference_weight,
+                config.autocast_dtype,
+                config.value_weight,
+                config.fokker_planck_weight,
             )
         named = {f"student.{name}": p for name, p in state.trained.items()}
         self.gradients = gradient_function(loss, named, compile=config.compile)

@@ -45,6 +45,7 @@ CASES = [
         checkpoint_every=(COUNT, 3, 0),
         keep_last=(COUNT, 3, 0),
         log_every=(COUNT, 3, 0),
+        fokker_planck_weight=(REAL, 0.5, -1.0),
     ),
     row(
         "DistillConfig",

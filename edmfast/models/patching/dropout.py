@@ -13,6 +13,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,3 +127,16 @@ def seeded_dropout(seeds: Tensor) -> Iterator[SeededDropout]:
         dropout3d=seeded.dropout3d,
     ):
         yield seeded
+
+
+@contextlib.contextmanager
+def without_dropout() -> Iterator[None]:
+    """Let the same functions return their inputs in this context, as in eval mode."""
+
+    def unchanged(input: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        return input
+
+    with redirected(
+        dropout=unchanged, dropout1d=unchanged, dropout2d=unchanged, dropout3d=unchanged
+    ):
+        yield
