@@ -8,6 +8,7 @@ import re
 
 import edmfast
 from edmfast import analytic, diagnostics, evaluation, interpolants, models, ops, sampling, smc
+from edmfast.distill import objectives
 from edmfast.k_diffusion import utils
 from edmfast.sampling import guidance, solvers
 from edmfast.targets import constrained as constraints
@@ -18,6 +19,7 @@ TABLES = (
     "diagnostics",
     "distill",
     "evaluation",
+    "distill.objectives",
     "interpolants",
     "k_diffusion",
     "models",
@@ -61,6 +63,7 @@ def public():
         utils,
         interpolants,
         evaluation,
+        objectives,
     ):
         yield from ((name, getattr(module, name)) for name in module.__all__)
     for module in (constraints, measurements):

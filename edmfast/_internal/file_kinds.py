@@ -18,6 +18,7 @@ TRAINING_CHECKPOINT = "checkpoint of distill"
 MIXTURE = "mixture of Gaussians"
 FEATURES = "network of features"
 V3_STATISTICS = "file of statistics of DPM-Solver-v3"
+NOISE_PAIRS = "file of pairs of noise and sample"
 PICTURE = "picture"
 EMPTY = "empty file"
 OTHER = "file that edmfast did not write"
@@ -29,6 +30,7 @@ _BY_KIND = {
     "mixture": MIXTURE,
     "dpm-solver-v3": V3_STATISTICS,
     "features": FEATURES,
+    "noise-pairs": NOISE_PAIRS,
 }
 _PICTURES = (b"\x89PNG", b"%PDF", b"\xff\xd8\xff", b"<svg", b"<?xml", b"%!PS", b"GIF8")
 _LARGEST_TABLE = 1 << 24

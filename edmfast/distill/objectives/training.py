@@ -1,0 +1,103 @@
+"""The part of a run that all objectives share: checkpoints, resuming, the loop, and the averaged weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edmfast._internal.atomic_write import check_checkpoint
+from edmfast._internal.file_kinds import TRAINING_CHECKPOINT
+from edmfast._internal.inference_mode import without_inference_mode
+from edmfast._internal.interrupts import warn_if_ignored
+from edmfast.distill.batch import BatchSource
+from edmfast.distill.config import DistillConfig
+from edmfast.distill.interrupt import deferred_interrupt
+from edmfast.distill.loss import TrainingLoss
+from edmfast.distill.run import TrainingRun
+from edmfast.distill.state import RunState
+from edmfast.distill.teacher_and_student import training_modes
+from edmfast.distill.trainer import DistillResult
+
+
+class ObjectiveState(RunState):
+    """The state of a run whose checkpoints also name the objective and its settings.
+
+    objective: the settings on which the weights depend, as JSON can hold them.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        data_shape: list[int],
+        config: DistillConfig,
+        objective: dict[str, Any],
+    ) -> None:
+        super().__init__(student, data_shape, config)
+        self.objective = objective
+
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity(), "objective": self.objective}
+
+
+def check_student(student: Any, config: Any) -> torch.nn.Parameter:
+    """Return the first trained parameter, which sets dtype and device of the run.
+
+    Raises TypeError for a student or a config of another kind, and ValueError for losses of energies, which only
+    `distill` computes.
+    """
+    if not isinstance(config, DistillConfig):
+        raise TypeError(
+            "config must be a DistillConfig, for example DistillConfig(steps=1000), given "
+            f"{type(config).__name__}"
+        )
+    if not isinstance(student, nn.Module) or not hasattr(student, "sigma_data"):
+        raise TypeError(
+            "the student must be a Denoiser, an EnergyModel or another module with sigma_data, given "
+            f"{type(student).__name__}"
+        )
+    for name in ("difference_weight", "value_weight", "fokker_planck_weight"):
+        if getattr(config, name) > 0:
+            raise ValueError(
+                f"config.{name} must be 0 here, since only distill has that loss, given {getattr(config, name):g}"
+            )
+    parameter = next((p for p in student.parameters() if p.requires_grad), None)
+    if parameter is None:
+        raise ValueError("the student has no parameter that requires grad: nothing to train")
+    return parameter
+
+
+def train_objective(
+    student: nn.Module,
+    batches: BatchSource,
+    loss: TrainingLoss,
+    config: DistillConfig,
+    objective: dict[str, Any],
+    *,
+    resume_from: str | os.PathLike[str] | None,
+    progress: bool,
+    overwrite: bool,
+) -> DistillResult:
+    """Train the student by a loss on batches, and return it with its averaged weights.
+
+    objective: the name and the settings of the objective, which a checkpoint must share to be resumed.
+    """
+    path = None if config.checkpoint is None else Path(config.checkpoint)
+    if path is not None:
+        options: dict[str, Any] = {"resume_name": "resume_from", "overwrite": overwrite}
+        check_checkpoint(path, TRAINING_CHECKPOINT, resume_from, **options)
+    warn_if_ignored(stacklevel=4)
+    data = batches.data
+    with without_inference_mode():
+        state = ObjectiveState(student, [data.size or 0, *data.shape], config, objective)
+        run = TrainingRun(state, batches, path, loss)
+        if resume_from is not None:
+            run.resume(resume_from)
+        with training_modes(student, None), deferred_interrupt() as interrupt:
+            speed = run.train(interrupt, progress)
+        # the average is less noisy than the last weights
+        state.use_ema()
+    return DistillResult(student.eval(), state.losses.cpu(), speed, run.written, state.step)
