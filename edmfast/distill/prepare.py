@@ -32,11 +32,13 @@ def prepared_run(
     overwrite: bool = False,
     group: dist.ProcessGroup | None = None,
     loggers: Sequence[Logger] = (),
+    objective: dict[str, Any] | None = None,
 ) -> TrainingRun:
     """Return a run that is ready to train, from the start or from a checkpoint.
 
     On several ranks the students start with the weights of rank 0. loss: the loss around the student, by default
-    that of denoisers and energies. The other arguments are those of `distill`.
+    that of denoisers and energies. objective: its settings, which ranks and checkpoints must share. The other
+    arguments are those of `distill`.
 
     Raises ValueError for ranks that differ in their settings or their data, for a batch that does not divide, and
     for a checkpoint of another run. Raises FileExistsError for a file of another run at config.checkpoint.
@@ -50,12 +52,13 @@ def prepared_run(
             check_checkpoint, path, TRAINING_CHECKPOINT, resume_from, **options
         )
         replicas.first_only(check)
-    state = RunState(student, [data.size, *data.shape], config)
+    state = RunState(student, [data.size, *data.shape], config, objective)
     if replicas.size > 1:
         settings = {**config.trajectory(), "accumulate": config.accumulate, "steps": config.steps}
         settings["checkpoint_every"] = config.checkpoint_every
         names = {name: [*tensor.shape] for name, tensor in student.state_dict().items()}
-        replicas.agree({**settings, "their data": data.digest(), "the student": names})
+        described = {"their data": data.digest(), "the student": names, "the objective": objective}
+        replicas.agree({**settings, **described})
         replicas.share(student.state_dict().values())
         state.start_average()
     run = TrainingRun(state, make_batch, path, loss, replicas, loggers)

@@ -17,13 +17,20 @@ class RunState:
     """The state of a run: Adam (Kingma & Ba 2014, arXiv 1412.6980) and a moving average of the weights.
 
     losses and norms: [steps], on the device, written up to `step`. norms are those of the gradients.
-    whole: False while an update is half done. metadata: further entries for the checkpoints of this run.
+    objective: the settings of another objective than that of `distill`, as JSON can hold them, which a checkpoint
+    must share. whole: False while an update is half done. metadata: further entries for the checkpoints of this
+    run.
     """
 
     def __init__(
-        self, student: nn.Module, data_shape: list[int | None], config: DistillConfig
+        self,
+        student: nn.Module,
+        data_shape: list[int | None],
+        config: DistillConfig,
+        objective: dict[str, Any] | None = None,
     ) -> None:
         self.student, self.config, self.data_shape = student, config, data_shape
+        self.objective = objective
         # frozen parameters take part in the forward only
         self.trained = {n: p for n, p in student.named_parameters() if p.requires_grad}
         self.parameters = [*self.trained.values()]
@@ -149,7 +156,9 @@ class RunState:
         return run["generator"]
 
     def _identity(self) -> dict[str, Any]:
+        named = {} if self.objective is None else {"objective": self.objective}
         return {
+            **named,
             "student": describe(self.student),
             "config": self.config.trajectory(),
             "data": self.data_shape,

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from edmfast._internal.noise_levels import check_order, check_squares
@@ -120,6 +121,7 @@ def train_pso(
     resume_from: str | os.PathLike[str] | None = None,
     progress: bool = True,
     overwrite: bool = False,
+    group: dist.ProcessGroup | None = None,
 ) -> DistillResult:
     """Train a few-step model towards a higher reward, on pairs of its own samples.
 
@@ -147,6 +149,7 @@ def train_pso(
         resume_from: a checkpoint of this very run.
         progress: show a bar, or a line now and then where stderr is no terminal.
         overwrite: replace the file at config.checkpoint even if it belongs to another run or is no checkpoint.
+        group: a process group of torch.distributed, whose ranks evaluate parts of every batch; see `distill`.
 
     Raises:
         TypeError: a student, reward, labels or numbers of another kind, before any work is done.
@@ -164,7 +167,9 @@ def train_pso(
     if labels is not None:
         labels = check_labels(labels, student).to(parameter.device)
     prompts = Prompts(labels, as_shape("shape", shape), parameter.dtype, parameter.device)
-    batches = PSOBatches(prompts, student, Reference(reference, student), reward, levels, config)
+    batches = PSOBatches(
+        prompts, student, Reference(reference, student, group), reward, levels, config
+    )
     objective = {"name": "pso", "beta": loss.beta, "clip": loss.clip, "sigmas": levels}
     return train_objective(
         student,
@@ -175,6 +180,7 @@ def train_pso(
         resume_from=resume_from,
         progress=progress,
         overwrite=overwrite,
+        group=group,
     )
 
 

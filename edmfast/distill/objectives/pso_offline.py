@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from edmfast._internal.numbers import as_float
@@ -119,6 +120,7 @@ def train_pso_offline(
     resume_from: str | os.PathLike[str] | None = None,
     progress: bool = True,
     overwrite: bool = False,
+    group: dist.ProcessGroup | None = None,
 ) -> DistillResult:
     """Train a few-step model on given pairs of a better and a worse sample.
 
@@ -147,6 +149,7 @@ def train_pso_offline(
         resume_from: a checkpoint of this very run.
         progress: show a bar, or a line now and then where stderr is no terminal.
         overwrite: replace the file at config.checkpoint even if it belongs to another run or is no checkpoint.
+        group: a process group of torch.distributed, whose ranks evaluate parts of every batch; see `distill`.
 
     Raises:
         TypeError: a student, samples, labels or numbers of another kind, before any work is done.
@@ -181,7 +184,7 @@ def train_pso_offline(
     settings |= {"prior_weight": prior_weight, "loss": loss}
     module = OfflinePSOLoss(student, autocast=config.autocast_dtype, **settings)
     data = Preferences(torch.stack([winners, losers], 1).to(parameter.device), labels)
-    frozen = Reference(reference, student) if loss == "logistic" else None
+    frozen = Reference(reference, student, group) if loss == "logistic" else None
     batches = OfflineBatches(data, student, frozen, levels, config)
     objective: dict[str, Any] = {"name": "pso-offline", "loss": module.loss, "sigmas": levels}
     for name in ("beta", "loser_weight", "prior_weight"):
@@ -195,4 +198,5 @@ def train_pso_offline(
         resume_from=resume_from,
         progress=progress,
         overwrite=overwrite,
+        group=group,
     )

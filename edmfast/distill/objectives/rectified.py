@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from edmfast._internal.generators import generator
@@ -153,6 +154,7 @@ def train_rectified(
     resume_from: str | os.PathLike[str] | None = None,
     progress: bool = True,
     overwrite: bool = False,
+    group: dist.ProcessGroup | None = None,
 ) -> DistillResult:
     """Train a denoiser on pairs of a teacher's ODE, so that it samples in one or a few steps.
 
@@ -173,6 +175,7 @@ def train_rectified(
         resume_from: a checkpoint of this very run.
         progress: show a bar, or a line now and then where stderr is no terminal.
         overwrite: replace the file at config.checkpoint even if it belongs to another run or is no checkpoint.
+        group: a process group of torch.distributed, whose ranks evaluate parts of every batch; see `distill`.
 
     Raises:
         TypeError: a student, pairs or numbers of another kind, or a student without labels where the pairs have
@@ -203,4 +206,5 @@ def train_rectified(
         resume_from=resume_from,
         progress=progress,
         overwrite=overwrite,
+        group=group,
     )

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from edmfast.distill.parallel import Replicas
 from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.protocols import Denoiser
 
@@ -18,10 +20,12 @@ class Reference:
     """A frozen denoiser: a model of the caller, the student without its adapters, or a copy of the student.
 
     model: None takes the student itself inside its context manager `disable_adapter()`, as models with adapters of
-    PEFT have one, and else a copy of the student in eval mode.
+    PEFT have one, and else a copy of the student in eval mode, on all ranks of a group that of rank 0.
     """
 
-    def __init__(self, model: Denoiser | None, student: nn.Module) -> None:
+    def __init__(
+        self, model: Denoiser | None, student: nn.Module, group: dist.ProcessGroup | None = None
+    ) -> None:
         self.switch: Any = None
         if model is None and callable(getattr(student, "disable_adapter", None)):
             self.switch = student.disable_adapter
@@ -31,6 +35,11 @@ class Reference:
         )
         if isinstance(self.model, nn.Module) and self.model is not student:
             self.model.eval()
+        if model is None and self.switch is None and group is not None:
+            state = self.model.state_dict()
+            device = next(iter(state.values())).device
+            # the run starts all students with the weights of rank 0
+            Replicas(group, device).share(state.values())
 
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:

@@ -3,44 +3,21 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from edmfast._internal.atomic_write import check_checkpoint
-from edmfast._internal.file_kinds import TRAINING_CHECKPOINT
 from edmfast._internal.inference_mode import without_inference_mode
 from edmfast._internal.interrupts import warn_if_ignored
 from edmfast.distill.batch import BatchSource
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.interrupt import deferred_interrupt
 from edmfast.distill.loss import TrainingLoss
-from edmfast.distill.run import TrainingRun
-from edmfast.distill.state import RunState
+from edmfast.distill.prepare import prepared_run
 from edmfast.distill.teacher_and_student import training_modes
 from edmfast.distill.trainer import DistillResult
-
-
-class ObjectiveState(RunState):
-    """The state of a run whose checkpoints also name the objective and its settings.
-
-    objective: the settings on which the weights depend, as JSON can hold them.
-    """
-
-    def __init__(
-        self,
-        student: nn.Module,
-        data_shape: list[int],
-        config: DistillConfig,
-        objective: dict[str, Any],
-    ) -> None:
-        super().__init__(student, data_shape, config)
-        self.objective = objective
-
-    def _identity(self) -> dict[str, Any]:
-        return {**super()._identity(), "objective": self.objective}
 
 
 def check_student(student: Any, config: Any) -> torch.nn.Parameter:
@@ -80,24 +57,27 @@ def train_objective(
     resume_from: str | os.PathLike[str] | None,
     progress: bool,
     overwrite: bool,
+    group: dist.ProcessGroup | None,
 ) -> DistillResult:
     """Train the student by a loss on batches, and return it with its averaged weights.
 
     objective: the name and the settings of the objective, which a checkpoint must share to be resumed.
     """
-    path = None if config.checkpoint is None else Path(config.checkpoint)
-    if path is not None:
-        options: dict[str, Any] = {"resume_name": "resume_from", "overwrite": overwrite}
-        check_checkpoint(path, TRAINING_CHECKPOINT, resume_from, **options)
     warn_if_ignored(stacklevel=4)
-    data = batches.data
     with without_inference_mode():
-        state = ObjectiveState(student, [data.size or 0, *data.shape], config, objective)
-        run = TrainingRun(state, batches, path, loss)
-        if resume_from is not None:
-            run.resume(resume_from)
+        run = prepared_run(
+            student,
+            batches,
+            config,
+            loss=loss,
+            resume_from=resume_from,
+            overwrite=overwrite,
+            group=group,
+            objective=objective,
+        )
         with training_modes(student, None), deferred_interrupt() as interrupt:
             speed = run.train(interrupt, progress)
         # the average is less noisy than the last weights
-        state.use_ema()
-    return DistillResult(student.eval(), state.losses.cpu(), speed, run.written, state.step)
+        run.state.use_ema()
+    losses = run.state.losses.cpu()
+    return DistillResult(student.eval(), losses, speed, run.written, run.state.step)

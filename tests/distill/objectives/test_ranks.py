@@ -1,0 +1,35 @@
+"""Every objective on two ranks gives the weights of one process with the same batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+if not dist.is_available() or not dist.is_gloo_available():
+    pytest.skip("torch has no gloo", allow_module_level=True)
+
+from tests.distill.objectives import ranks_worker as worker
+
+SCRIPT = Path(worker.__file__)
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_result_of_one_process(tmp_path):
+    root = SCRIPT.parents[3]
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", str(SCRIPT), str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-6000:]
+    for case in worker.CASES:
+        worker.write(worker.train(case, None), tmp_path / "alone.safetensors")
+        alone, found = (load_file(tmp_path / f"{name}.safetensors") for name in ("alone", case))
+        assert alone.keys() == found.keys()
+        difference = max(float((found[name] - alone[name]).abs().max()) for name in alone)
+        # in float64, which leaves only the order of sums, and that magnified by Adam
+        assert difference < 1e-9, case
