@@ -8,7 +8,7 @@ from edmfast import DistillConfig, EnergyModel, distill
 from edmfast.analytic import GaussianMixture
 from edmfast.models import ResidualMLP
 
-WIDTH, DEPTH = 24, 2
+WIDTH, DEPTH = 12, 2
 """The size of a student. A larger one would leave no residual to reduce."""
 SIGMA_DATA = 0.9
 
