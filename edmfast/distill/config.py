@@ -66,9 +66,10 @@ class DistillConfig:
         difference_weight: weight of the energy-difference loss; 0 does not compute it.
         difference_sigmas: lowest and highest noise level of the log-spaced schedules of its pairs.
         difference_steps: smallest and largest number of steps of those schedules.
-        variance_groups: number of equal groups of the batch within which the losses of energy differences and of
-            values take their variances. Each group lies in one part of the batch, so it must be a multiple of
-            accumulate times the number of ranks where one of these losses is used.
+        variance_groups: number of equal groups of the batch within which the losses of energy differences, of
+            values and of the Fokker–Planck residual take their variances. Each group lies in one part of the
+            batch, so it must be a multiple of accumulate times the number of ranks where one of these losses is
+            used.
         value_weight: weight of the value loss; 0 does not compute it.
         value_paths: number of noising paths in the pool from which values come. A pool holds a sample, its noise
             and the values of all levels for each path. A teacher with an energy of its own needs no paths.
