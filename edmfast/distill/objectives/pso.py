@@ -36,6 +36,7 @@ from edmfast.distill.objectives.prompts import Prompts
 from edmfast.distill.objectives.pso_batch import PSOBatches
 from edmfast.distill.objectives.reference import Reference
 from edmfast.distill.objectives.training import check_student, train_objective
+from edmfast.distill.recording import Logger
 from edmfast.distill.trainer import DistillResult
 from edmfast.models.calling.conditions import check_accepted
 from edmfast.models.calling.foreign import call_denoiser
@@ -75,21 +76,21 @@ class PSOLoss(TrainingLoss):
         """Return the loss [] of a batch of B pairs over S steps.
 
         batch: x, next and reference [B, 2, S, *shape], of which the first of two is the winner: the states before
-        and after a step, and the denoised states of the reference before it; sigma and sigma_next [B, 2, S];
-        decided [B], 0 for pairs of equal rewards, which do not count; class_label int64 [B] where there are
-        labels.
+        and after a step, and the denoised states of the reference before it; levels and next_levels [B, 2, S], the
+        noise levels of both; decided [B], 0 for pairs of equal rewards, which do not count; class_label int64 [B]
+        where there are labels.
         """
         x = batch["x"].flatten(0, 2).detach().requires_grad_()
         steps = batch["x"].shape[1] * batch["x"].shape[2]
         condition: dict[str, Any] = {}
         if "class_label" in batch:
             condition["class_label"] = batch["class_label"].repeat_interleave(steps)
-        denoised = call_denoiser(self.student, x, batch["sigma"].flatten(), **condition)
+        denoised = call_denoiser(self.student, x, batch["levels"].flatten(), **condition)
         ratios = log_ratio(
             batch["next"],
             denoised.view(batch["x"].shape),
             batch["reference"],
-            batch["sigma_next"],
+            batch["next_levels"],
         )
         clipped = ratios.clamp(math.log1p(-self.clip), math.log1p(self.clip))
         logits = self.beta * (clipped[:, 0] - clipped[:, 1])
@@ -122,6 +123,7 @@ def train_pso(
     progress: bool = True,
     overwrite: bool = False,
     group: dist.ProcessGroup | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> DistillResult:
     """Train a few-step model towards a higher reward, on pairs of its own samples.
 
@@ -150,6 +152,7 @@ def train_pso(
         progress: show a bar, or a line now and then where stderr is no terminal.
         overwrite: replace the file at config.checkpoint even if it belongs to another run or is no checkpoint.
         group: a process group of torch.distributed, whose ranks evaluate parts of every batch; see `distill`.
+        loggers: receivers of the measures of the run; see `distill`.
 
     Raises:
         TypeError: a student, reward, labels or numbers of another kind, before any work is done.
@@ -181,6 +184,7 @@ def train_pso(
         progress=progress,
         overwrite=overwrite,
         group=group,
+        loggers=loggers,
     )
 
 

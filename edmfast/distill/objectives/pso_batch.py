@@ -119,8 +119,8 @@ class PSOBatches:
             "x": by_pair(states[:count])[index, order],
             "next": by_pair(states[1 : count + 1])[index, order],
             "reference": by_pair(references)[index, order],
-            "sigma": sigmas[:count].expand(size).contiguous(),
-            "sigma_next": sigmas[1 : count + 1].expand(size).contiguous(),
+            "levels": sigmas[:count].expand(size).contiguous(),
+            "next_levels": sigmas[1 : count + 1].expand(size).contiguous(),
             # a pair of equal rewards, or with a NaN, has no winner
             "decided": ((first > second) | (second > first)).to(x.dtype),
             "reward": rewards,

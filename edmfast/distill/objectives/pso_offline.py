@@ -31,6 +31,7 @@ from edmfast.distill.objectives.preferences import OfflineBatches, Preferences
 from edmfast.distill.objectives.pso import check_labels, few_step_levels
 from edmfast.distill.objectives.reference import Reference
 from edmfast.distill.objectives.training import check_student, train_objective
+from edmfast.distill.recording import Logger
 from edmfast.distill.trainer import DistillResult
 from edmfast.models.calling.foreign import call_denoiser
 from edmfast.models.protocols import Denoiser
@@ -121,6 +122,7 @@ def train_pso_offline(
     progress: bool = True,
     overwrite: bool = False,
     group: dist.ProcessGroup | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> DistillResult:
     """Train a few-step model on given pairs of a better and a worse sample.
 
@@ -150,6 +152,7 @@ def train_pso_offline(
         progress: show a bar, or a line now and then where stderr is no terminal.
         overwrite: replace the file at config.checkpoint even if it belongs to another run or is no checkpoint.
         group: a process group of torch.distributed, whose ranks evaluate parts of every batch; see `distill`.
+        loggers: receivers of the measures of the run; see `distill`.
 
     Raises:
         TypeError: a student, samples, labels or numbers of another kind, before any work is done.
@@ -199,4 +202,5 @@ def train_pso_offline(
         progress=progress,
         overwrite=overwrite,
         group=group,
+        loggers=loggers,
     )

@@ -13,7 +13,7 @@ Source: Wang et al. 2024, "Rectified Diffusion: Straightness Is Not Your Need in
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ from edmfast.distill.data import TrainingData
 from edmfast.distill.loss import TrainingLoss
 from edmfast.distill.objectives.pairs import NoisePairs
 from edmfast.distill.objectives.training import check_student, train_objective
+from edmfast.distill.recording import Logger
 from edmfast.distill.trainer import DistillResult
 from edmfast.models.calling.conditions import check_accepted
 from edmfast.models.calling.foreign import call_denoiser
@@ -155,6 +156,7 @@ def train_rectified(
     progress: bool = True,
     overwrite: bool = False,
     group: dist.ProcessGroup | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> DistillResult:
     """Train a denoiser on pairs of a teacher's ODE, so that it samples in one or a few steps.
 
@@ -176,6 +178,7 @@ def train_rectified(
         progress: show a bar, or a line now and then where stderr is no terminal.
         overwrite: replace the file at config.checkpoint even if it belongs to another run or is no checkpoint.
         group: a process group of torch.distributed, whose ranks evaluate parts of every batch; see `distill`.
+        loggers: receivers of the measures of the run; see `distill`.
 
     Raises:
         TypeError: a student, pairs or numbers of another kind, or a student without labels where the pairs have
@@ -207,4 +210,5 @@ def train_rectified(
         progress=progress,
         overwrite=overwrite,
         group=group,
+        loggers=loggers,
     )

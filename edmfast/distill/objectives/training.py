@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from edmfast.distill.config import DistillConfig
 from edmfast.distill.interrupt import deferred_interrupt
 from edmfast.distill.loss import TrainingLoss
 from edmfast.distill.prepare import prepared_run
+from edmfast.distill.recording import Logger
 from edmfast.distill.teacher_and_student import training_modes
 from edmfast.distill.trainer import DistillResult
 
@@ -58,6 +60,7 @@ def train_objective(
     progress: bool,
     overwrite: bool,
     group: dist.ProcessGroup | None,
+    loggers: Sequence[Logger],
 ) -> DistillResult:
     """Train the student by a loss on batches, and return it with its averaged weights.
 
@@ -73,6 +76,7 @@ def train_objective(
             resume_from=resume_from,
             overwrite=overwrite,
             group=group,
+            loggers=loggers,
             objective=objective,
         )
         with training_modes(student, None), deferred_interrupt() as interrupt:

@@ -44,8 +44,8 @@ def batch_of(winner, loser, reference, sigma=0.5, decided=1.0):
         "x": torch.zeros_like(following),
         "next": following,
         "reference": torch.tensor(reference, dtype=torch.float64).expand(following.shape),
-        "sigma": levels,
-        "sigma_next": levels,
+        "levels": levels,
+        "next_levels": levels,
         "decided": torch.tensor([decided], dtype=torch.float64),
     }
 
@@ -68,7 +68,7 @@ def test_there_is_no_gradient_outside_the_clip(winner, loser, moving):
     student = Constant((shift, shift))
     batch = batch_of(winner, loser, (0.0, 0.0))
     ratios = log_ratio(
-        batch["next"], student.answer.expand(batch["x"].shape), batch["reference"], batch["sigma"]
+        batch["next"], student.answer.expand(batch["x"].shape), batch["reference"], batch["levels"]
     )
     inside = (ratios.exp() > 0.9) & (ratios.exp() < 1.1)
     loss = PSOLoss(student, beta=5.0)(batch)
@@ -122,8 +122,8 @@ def test_trajectories_are_those_of_the_few_step_model_with_the_winner_first():
     drawn = source.draw(0)
     batch = source.part(drawn, slice(0, 16))
     assert batch["x"].shape == batch["next"].shape == (16, 2, 3, 2)
-    assert batch["sigma"][3, 1].tolist() == pytest.approx(LEVELS[:3])
-    assert batch["sigma_next"][3, 1].tolist() == pytest.approx(LEVELS[1:4])
+    assert batch["levels"][3, 1].tolist() == pytest.approx(LEVELS[:3])
+    assert batch["next_levels"][3, 1].tolist() == pytest.approx(LEVELS[1:4])
     assert torch.equal(batch["x"][:, :, 1:], batch["next"][:, :, :-1])
     rewards = batch["reward"]
     # the last of four steps ends at 0 and has no density, and its end is what the reward sees
@@ -235,6 +235,19 @@ def test_a_run_raises_the_reward_and_beta_bounds_the_divergence():
             assert float(gain.mean()) > max(0.03, 5 * float(gain.std()) / 2000**0.5)
     assert 1e-4 < divergences[50.0] < 0.005
     assert 3 * divergences[50.0] < divergences[10.0] < 0.05
+
+
+def test_loggers_receive_the_loss_and_a_loss_that_is_not_finite_ends_the_run():
+    records = []
+    config = DistillConfig(log_every=4, **SETTINGS)
+    options = {"config": config, "progress": False}
+    loggers = [lambda step, values: records.append((step, values))]
+    train_pso(student(), first_coordinate, (2,), LEVELS, loggers=loggers, **options)
+    assert len(records) == 3
+    broken = student()
+    nn.init.constant_(broken.backbone.output.weight, math.nan)
+    with pytest.raises(FloatingPointError, match="the x of row 0 of the batch"):
+        train_pso(broken, first_coordinate, (2,), LEVELS, **options)
 
 
 @pytest.mark.parametrize("kind", [Denoiser, EnergyModel])
