@@ -52,6 +52,12 @@ def initialised(seed):
     return models.initialise_from(energy, teacher, X, seed=seed).scale.values
 
 
+def taught(**options):
+    teacher = edmfast.Denoiser(mlp())
+    nn.init.ones_(teacher.backbone.output.weight)
+    return models.student_from(teacher, X, **options).energy(X, 0.5)
+
+
 def distilled(**settings):
     torch.manual_seed(0)
     student = edmfast.EnergyModel(mlp())

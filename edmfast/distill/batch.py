@@ -181,10 +181,9 @@ class BatchMaker:
                 labels, None if drawn.dropped is None else drawn.dropped[rows]
             )
         batch["x"] = clean + expand_sigma(sigma, clean) * drawn.noise[rows]
-        if self.config.mode == "dsm":
+        if self.config.mode == "dsm" or self.teacher is None:
             batch["target"] = clean
         else:
-            assert self.teacher is not None
             batch["target"] = self.teacher.denoised(batch["x"], sigma, condition_of(batch))
         size = self.config.batch_size // self.config.variance_groups
         groups = slice(rows.start // size, rows.stop // size)

@@ -12,6 +12,7 @@ from edmfast.distill.data import TrainingData
 from edmfast.models.calling.conditions import check_accepted
 from edmfast.models.calling.origin import name_of
 from edmfast.models.protocols import Denoiser
+from edmfast.models.two_heads import TwoHeads
 from edmfast.targets.renamed import Renamed
 
 
@@ -27,6 +28,11 @@ def check_models(teacher: Denoiser | None, student: nn.Module, config: DistillCo
             f"the student must be an EnergyModel, a Denoiser or another module with sigma_data, "
             f"given {type(student).__name__}"
         )
+    if isinstance(student, TwoHeads) != (config.mode == "two_heads"):
+        raise ValueError(
+            f'mode="two_heads" and a student TwoHeads need each other, given mode={config.mode!r} and '
+            f"{type(student).__name__}"
+        )
     # a student that learns from itself would stay where it is
     if teacher is student:
         raise ValueError("teacher and student must be two objects, given the same object twice")
@@ -34,7 +40,7 @@ def check_models(teacher: Denoiser | None, student: nn.Module, config: DistillCo
     needed = config.mode == "distill" or config.difference_weight > 0 or config.value_weight > 0
     if teacher is None and needed:
         raise ValueError(
-            'training without a teacher needs mode="dsm", difference_weight=0 and value_weight=0'
+            'training without a teacher needs mode="dsm" or "two_heads", difference_weight=0 and value_weight=0'
         )
     if teacher is not None and not callable(teacher):
         raise TypeError(f"the teacher must be callable, given {type(teacher).__name__}")

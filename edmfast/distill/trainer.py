@@ -26,7 +26,9 @@ from edmfast.distill.interrupt import deferred_interrupt
 from edmfast.distill.prepare import prepared_run
 from edmfast.distill.recording import Logger
 from edmfast.distill.teacher_and_student import check_models, training_modes, with_our_names
+from edmfast.distill.two_heads import TwoHeadsLoss
 from edmfast.models.protocols import Denoiser
+from edmfast.models.two_heads import TwoHeads
 
 # the configuration is frozen, so that one object can serve as the default
 _DEFAULTS = DistillConfig()
@@ -79,7 +81,7 @@ def distill(
     group: dist.ProcessGroup | None = None,
     loggers: Sequence[Logger] = (),
 ) -> DistillResult:
-    """Train a student on a teacher's denoiser (mode "distill") or on data alone (mode "dsm").
+    """Train a student on a teacher's denoiser (mode "distill") or on data alone (modes "dsm" and "two_heads").
 
     The student is changed in place, and its weights at the end are the running average of the run.
 
@@ -94,8 +96,9 @@ def distill(
 
     Args:
         teacher: a denoiser teacher(x [B, *shape], sigma [B], **condition) -> x0 like x, which is frozen. It may be
-            None for mode "dsm".
-        student: an `EnergyModel`, a `Denoiser` or another module with a sigma_data.
+            None for the modes "dsm" and "two_heads".
+        student: an `EnergyModel`, a `Denoiser` or another module with a sigma_data; a `TwoHeads` for mode
+            "two_heads".
         data: clean samples [n, *shape] in the dtype of the student, or (samples, labels int64 [n]), or anything
             else that `open_data` accepts: arrays, data sets, iterables, and paths of images or files of arrays.
             Teacher and student both receive the labels as the condition class_label.
@@ -146,10 +149,12 @@ def distill(
     warn_of_scale(training_data, student, stacklevel=3)
     warn_if_ignored(stacklevel=3)
     make_batch = BatchMaker(training_data, named_teacher, config)
+    loss = TwoHeadsLoss(student, config) if isinstance(student, TwoHeads) else None
     run = prepared_run(
         student,
         make_batch,
         config,
+        loss=loss,
         resume_from=resume_from,
         overwrite=overwrite,
         group=group,

@@ -10,7 +10,8 @@ compiling/           the methods of an energy as compiled graphs
 saving/              models in safetensors files
 patching/            attention and dropout of foreign networks made fit for training an energy
 recomputing/         blocks that recompute their activations, for energies that need too much memory in training
-initialise           an energy started from a denoiser's weights
+two_heads            a denoiser and an energy from one network
+initialise           an energy started from a denoiser's weights; students makes such energies
 together             several perceptron energies evaluated by one operator
 """
 
@@ -32,6 +33,8 @@ from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.recomputing.blocks import checkpoint_blocks
 from edmfast.models.saving.register import register_backbone
 from edmfast.models.saving.save_load import load_model, save_model
+from edmfast.models.students import student_from
+from edmfast.models.two_heads import TwoHeads
 
 __all__ = [
     "BACKBONES",
@@ -43,6 +46,7 @@ __all__ = [
     "PotentialDenoiser",
     "ResidualMLP",
     "SongUNet",
+    "TwoHeads",
     "UNet",
     "checkpoint_blocks",
     "expand_sigma",
@@ -51,4 +55,5 @@ __all__ = [
     "patch_attention",
     "register_backbone",
     "save_model",
+    "student_from",
 ]

@@ -19,9 +19,8 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from edmfast._internal.derivatives import is_recorded, is_transformed
+from edmfast._internal.derivatives import is_recorded
 from edmfast._internal.dispatch import as_written
 from edmfast._internal.rows import (
     pad_rows,
@@ -33,7 +32,7 @@ from edmfast._internal.rows import (
 from edmfast.models.backbones.embedding import check_conditions_of
 from edmfast.models.backbones.residual_mlp import ResidualMLP
 from edmfast.models.calling.foreign import call_backbone
-from edmfast.models.compiling.methods import CompiledMethods, Method
+from edmfast.models.compiling.methods import CompiledMethods, Method, is_called_plainly
 from edmfast.models.level_table import of_level
 from edmfast.models.potentials import FieldNumbers, Network, Potential, side_by_side
 from edmfast.models.preconditioning import (
@@ -203,7 +202,7 @@ class EnergyModel(nn.Module):
         refuse_zero(self, sigma)
         check_conditions_of(self.backbone, condition, x.shape[0])
         # a graph has no derivatives, and tracers cannot see inside it, so those calls stay eager
-        if self._compiled is not None and not recorded and _is_called_plainly():
+        if self._compiled is not None and not recorded and is_called_plainly():
             return self._compiled(method, x, levels, condition)
         batch = x.shape[0]
         # padding comes after the checks, so that errors name the sizes that the caller passed
@@ -340,11 +339,6 @@ def _refuse_inference_mode() -> None:
             "a score is a gradient, which torch.inference_mode() does not allow: call an EnergyModel under "
             "torch.no_grad() instead"
         )
-
-
-def _is_called_plainly() -> bool:
-    """Return whether neither a tracer nor a transform is active: both would miss what a graph computes."""
-    return get_proxy_mode() is None and not is_transformed()
 
 
 def _score_coefficients(sigma: torch.Tensor, c_in: torch.Tensor) -> Pair:

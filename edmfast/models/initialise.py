@@ -9,6 +9,8 @@ Source of the copied start: Thornton et al. 2025, arXiv 2502.12786.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,6 +36,8 @@ def initialise_from(
     **condition: Any,
 ) -> EnergyModel:
     """Copy the teacher's weights into model, fit its scale table, and return the changed model.
+
+    Dropout is off during the fit, whatever the modes of teacher and model.
 
     Source of the copied start: Thornton et al. 2025, arXiv 2502.12786.
 
@@ -84,9 +88,10 @@ def initialise_from(
     # the fit measures the unscaled potential
     model.scale.values.fill_(1.0)
     fitted = []
-    for sigma in model.scale.sigmas:
-        noise = torch.randn(data.shape, generator=draws, dtype=data.dtype, device=data.device)
-        fitted.append(_fit(model, teacher, data + sigma * noise, sigma, condition))
+    with in_eval_mode(model, teacher):
+        for sigma in model.scale.sigmas:
+            noise = torch.randn(data.shape, generator=draws, dtype=data.dtype, device=data.device)
+            fitted.append(_fit(model, teacher, data + sigma * noise, sigma, condition))
     model.scale.values.copy_(torch.stack(fitted))
     return model
 
@@ -116,3 +121,17 @@ def _fit(
     # a last layer of zeros has no slope, so that every scale fits: keep 1
     scale = torch.where(squared > 0, (slope * target).sum() / squared, torch.ones_like(squared))
     return scale.clamp(0.5, 1.0)
+
+
+@contextmanager
+def in_eval_mode(*models: Any) -> Iterator[None]:
+    """Turn off dropout within the block; each module gets its own mode back."""
+    modules = [m for model in models if isinstance(model, nn.Module) for m in model.modules()]
+    before = [module.training for module in modules]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in zip(modules, before, strict=True):
+            module.training = training

@@ -107,7 +107,7 @@ def sample(
         weights: "energy" (exact); "reversal" (matched reversals of denoisers or energies, whose error falls as
             tau²); "hybrid" (energies at high noise, reversals below a level); "score" (Feynman–Kac correctors,
             exact for small steps only); or `Reversal` or `Hybrid` with their probes and level. "auto" takes
-            energies where there are any, hybrid weights for learned energies (`EnergyModel`) and their
+            energies where there are any, hybrid weights for learned energies (`EnergyModel`, `TwoHeads`) and their
             products of powers, and reversals for a power, product or guidance of denoisers. The result's `law`
             says what was done and what is known of it.
         resampling: a scheme of `edmfast.ops.resample`, or "select": all slots take one particle, drawn with

@@ -37,6 +37,7 @@ CASES = [
         warmup_steps=(COUNT, 3, -1),
         clip_norm=(REAL, 0.5, 0.0),
         ema_decay=(REAL, 0.5, 1.0),
+        energy_weight=(REAL, 0.5, 0.0),
         difference_weight=(REAL, 0.5, -1.0),
         value_weight=(REAL, 0.5, -1.0),
         value_paths=(COUNT, 4, 1),

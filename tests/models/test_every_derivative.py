@@ -12,7 +12,7 @@ from edmfast.analytic import (
     ManyWell,
     MixtureOfGaussians,
 )
-from edmfast.models import Denoiser, DiT, EnergyModel, PairwiseMLP, ResidualMLP, UNet
+from edmfast.models import Denoiser, DiT, EnergyModel, PairwiseMLP, ResidualMLP, TwoHeads, UNet
 from edmfast.targets import (
     Conditioned,
     Constrained,
@@ -87,6 +87,7 @@ ENERGIES = {
         randomised(EnergyModel(DiT(1, 4, width=4, depth=1, heads=1), potential="norm")),
         (1, 4, 4),
     ),
+    "two heads": (randomised(TwoHeads(ResidualMLP(2, width=8, depth=1, out_dim=4))), (2,)),
     "conditioned": (Conditioned(BASE, class_label=1), (2,)),
     "product": (Product([Conditioned(BASE, class_label=1), OTHER], [1.0, -0.3]), (2,)),
     "product of two": (Product([BASE, WHITE]), (2,)),

@@ -23,6 +23,7 @@ from edmfast.models.backbones.dit_blocks import (
     modulated_norm,
 )
 from edmfast.models.backbones.embedding import Embedding, as_classes
+from edmfast.models.backbones.heads import heads_of
 from edmfast.models.backbones.linear import Linear
 from edmfast.models.backbones.pixel_folding import fold, unfold
 
@@ -45,10 +46,13 @@ class DiT(nn.Module):
         mlp_ratio: hidden width of a block's mlp, as a multiple of width.
         embedding_width: numbers of the embedding of noise level and class; None for width.
         dropout: probability, in training mode, that a number which a block's branch adds is set to zero.
+        out_channels: channels of the output, a multiple of in_channels; None for in_channels. `TwoHeads` needs
+            2 in_channels.
 
     Raises:
         ValueError: sizes that are not positive, an H or W that is not a multiple of patch, a width that is not a
-            multiple of 4 and of heads, or a dropout outside [0, 1).
+            multiple of 4 and of heads, a dropout outside [0, 1), or out_channels that are no multiple of
+            in_channels.
     """
 
     PRESETS: ClassVar[dict[str, dict[str, int]]] = {
@@ -71,6 +75,7 @@ class DiT(nn.Module):
         mlp_ratio: float = 4.0,
         embedding_width: int | None = None,
         dropout: float = 0.0,
+        out_channels: int | None = None,
     ) -> None:
         super().__init__()
         in_channels = as_int("in_channels", in_channels, least=1)
@@ -92,6 +97,7 @@ class DiT(nn.Module):
             "embedding_width": embedding_width,
             "dropout": dropout,
         }
+        outputs = in_channels * heads_of(self.config, "out_channels", out_channels, in_channels)
         # config is complete before the checks, so that errors can name all its entries
         _check(self.config)
         self.num_classes, self.patch = num_classes, patch
@@ -106,13 +112,13 @@ class DiT(nn.Module):
             TransformerBlock(width, heads, hidden, embedding_width, dropout) for _ in range(depth)
         )
         self.modulation = Linear(embedding_width, 2 * width)
-        self.output = Linear(width, in_channels * patch**2)
+        self.output = Linear(width, outputs * patch**2)
         self._initialise()
 
     def forward(
         self, y: torch.Tensor, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return a tensor like y.
+        """Return a tensor like y, with out_channels channels.
 
         Args:
             y: [B, C, H, W], scaled states.
@@ -134,7 +140,8 @@ class DiT(nn.Module):
         modulation = per_sample(self.modulation(embedding), y.shape[0])
         shift, scale = modulation[:, None].chunk(2, 2)
         output = self.output(modulated_norm(h, shift, scale))
-        return unfold(output.transpose(1, 2).reshape(patches.shape), self.patch)
+        grid = output.transpose(1, 2).unflatten(2, [*patches.shape[2:]])
+        return unfold(grid, self.patch)
 
     def _initialise(self) -> None:
         """Initialise the weights, with zeros where the energy must start as the Gaussian one.

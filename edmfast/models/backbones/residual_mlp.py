@@ -18,6 +18,7 @@ from edmfast._internal.numbers import as_int
 from edmfast._internal.rows import per_sample, rows_of
 from edmfast.models.backbones.activation import silu
 from edmfast.models.backbones.embedding import Embedding, as_classes
+from edmfast.models.backbones.heads import heads_of
 from edmfast.models.backbones.linear import Linear
 from edmfast.ops.mlp_potential.operator import Perceptron, takes
 
@@ -36,9 +37,10 @@ class ResidualMLP(nn.Module):
         depth: number of residual layers.
         num_classes: the number of classes that class_label distinguishes, or None for no labels.
         embedding_width: numbers of the embedding of noise level and class.
+        out_dim: numbers of the output for each sample, a multiple of dim; None for dim. `TwoHeads` needs 2 dim.
 
     Raises:
-        ValueError: sizes that are not positive.
+        ValueError: sizes that are not positive, or an out_dim that is no multiple of dim.
     """
 
     PRESETS: ClassVar[dict[str, dict[str, int]]] = {
@@ -55,6 +57,7 @@ class ResidualMLP(nn.Module):
         depth: int = 4,
         num_classes: int | None = None,
         embedding_width: int = 64,
+        out_dim: int | None = None,
     ) -> None:
         super().__init__()
         dim, width = as_int("dim", dim, least=1), as_int("width", width, least=1)
@@ -68,11 +71,12 @@ class ResidualMLP(nn.Module):
             "embedding_width": embedding_width,
         }
         self.dim, self.num_classes = dim, num_classes
+        self.heads = heads_of(self.config, "out_dim", out_dim, dim)
         self.embedding = Embedding(embedding_width, num_classes)
         self.shifts = Linear(embedding_width, depth * width)
         self.input = Linear(dim, width)
         self.layers = nn.ModuleList(Linear(width, width, bias=False) for _ in range(depth))
-        self.output = Linear(width, dim)
+        self.output = Linear(width, dim * self.heads)
         # a zero output makes an inner-product energy start as the Gaussian one
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
@@ -80,7 +84,7 @@ class ResidualMLP(nn.Module):
     def forward(
         self, y: torch.Tensor, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return a tensor like y.
+        """Return a tensor like y, with out_dim/dim times as many numbers on axis 1.
 
         Args:
             y: [B, *shape] with prod(shape) = dim, scaled states.
@@ -100,7 +104,7 @@ class ResidualMLP(nn.Module):
         for layer, shift in zip(self.layers, shifts.chunk(len(self.layers), 1), strict=True):
             h = h + silu(layer(h) + shift)
         output: torch.Tensor = self.output(h)
-        return output.reshape(y.shape)
+        return output.reshape(y.shape[0], self.heads * y.shape[1], *y.shape[2:])
 
     def shifts_of(
         self, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
@@ -129,7 +133,8 @@ class ResidualMLP(nn.Module):
         biases: list[Any] = [part._parameters.get("bias") for part in (parts[0], parts[-1])]
         if any(tensor is None for tensor in (*weights, *biases)):
             return None
-        if math.prod(x.shape[1:]) != self.dim:
+        # the operator's energy takes an output like x
+        if math.prod(x.shape[1:]) != self.dim or self.heads != 1:
             return None
         # autocast would cast the layers to its dtype, so the operator must run in it too
         dtype, device = weights[0].dtype, x.device.type

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from edmfast._internal.numbers import as_int, as_shape
 from edmfast._internal.rows import rows_of
 from edmfast.models.backbones.embedding import Embedding, as_classes
+from edmfast.models.backbones.heads import heads_of
 from edmfast.models.backbones.normalisation import group_norm
 from edmfast.models.backbones.pixel_folding import fold, unfold
 from edmfast.models.backbones.unet_blocks import Attention, ResidualBlock
@@ -41,9 +42,12 @@ class UNet(nn.Module):
         groups: groups of the group norms. Every entry of channels must be a multiple of it.
         embedding_width: numbers of the embedding of noise level and class.
         patch: side of the square of pixels that is folded into channels; 1 folds nothing.
+        out_channels: channels of the output, a multiple of in_channels; None for in_channels. `TwoHeads` needs
+            2 in_channels.
 
     Raises:
-        ValueError: sizes that are not positive, or channels that are not multiples of groups.
+        ValueError: sizes that are not positive, channels that are not multiples of groups, or out_channels that
+            are no multiple of in_channels.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class UNet(nn.Module):
         groups: int = 8,
         embedding_width: int = 64,
         patch: int = 1,
+        out_channels: int | None = None,
     ) -> None:
         super().__init__()
         in_channels = as_int("in_channels", in_channels, least=1)
@@ -71,6 +76,7 @@ class UNet(nn.Module):
             "embedding_width": embedding_width,
             "patch": patch,
         }
+        heads = heads_of(self.config, "out_channels", out_channels, in_channels)
         if any(width % groups for width in channels):
             raise ValueError(f"channels must be multiples of groups={groups}, given {channels}")
         self.num_classes, self.patch = num_classes, patch
@@ -89,7 +95,7 @@ class UNet(nn.Module):
             self.up.append(Level(entry, level_width, blocks, groups, embedding_width))
             width = level_width
         self.output_norm = nn.GroupNorm(groups, width)
-        self.output = nn.Conv2d(width, in_channels * patch**2, 3, padding=1)
+        self.output = nn.Conv2d(width, heads * in_channels * patch**2, 3, padding=1)
         # a zero output makes an inner-product energy start as the Gaussian one
         for parameter in self.output.parameters():
             nn.init.zeros_(parameter)
@@ -97,7 +103,7 @@ class UNet(nn.Module):
     def forward(
         self, y: torch.Tensor, c_noise: torch.Tensor, class_label: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return a tensor like y.
+        """Return a tensor like y, with out_channels channels.
 
         Args:
             y: [B, C, H, W], scaled states.

@@ -158,21 +158,23 @@ def call_backbone(
     y: Tensor,
     c_noise: Tensor,
     noun: str = "the backbone",
+    *,
+    heads: int = 1,
     **condition: Any,
 ) -> Tensor:
     """Return the output h, like y, of the network inside a model, in the floating dtype that it computes.
 
-    y: [B, *shape], scaled states. c_noise: [B]. noun: the name of the network in errors. A foreign network works
-    on copies, since the model goes on to use y and c_noise. Raises TypeError where it returns no floating tensor,
-    and ValueError where the shape is not that of y.
+    y: [B, *shape], scaled states. c_noise: [B]. noun: the name of the network in errors. heads: how often the
+    output has the numbers of y on axis 1. A foreign network works on copies, since the model goes on to use y and
+    c_noise. Raises TypeError where it returns no floating tensor, and ValueError for another shape.
     """
     # torch.compile cannot trace the context managers of the ordinary path
     if torch.compiler.is_compiling():
         returned = _run_backbone(backbone, y, c_noise, condition)
-        return check_backbone_output(backbone, returned, y, noun)
+        return check_backbone_output(backbone, returned, y, noun, heads)
     with _calling(backbone, y, condition), watched_attention():
         returned = _run_backbone(backbone, y, c_noise, condition)
-    return check_backbone_output(backbone, returned, y, noun)
+    return check_backbone_output(backbone, returned, y, noun, heads)
 
 
 def _run_backbone(

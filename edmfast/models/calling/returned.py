@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -86,21 +87,26 @@ def check_row_numbers(what: str, model: Any, returned: Any, x: Tensor) -> Tensor
 
 
 def check_backbone_output(
-    backbone: Any, returned: Any, y: Tensor, noun: str = "the backbone"
+    backbone: Any, returned: Any, y: Tensor, noun: str = "the backbone", heads: int = 1
 ) -> Tensor:
-    """Return the result of a backbone, like y. noun: the name of the network in errors.
+    """Return the result of a backbone, like y with `heads` times as many numbers on axis 1.
 
-    Raises TypeError unless it is a floating tensor, and ValueError for another shape.
+    noun: the name of the network in errors. Raises TypeError unless it is a floating tensor, and ValueError for
+    another shape.
     """
     if not isinstance(returned, Tensor):
         raise TypeError(
             f"{noun} must return a tensor like its input, {name_of(backbone)} returned {_kind(returned)}: "
             "wrap it in a module that takes the tensor out of it"
         )
-    if returned.shape != y.shape:
+    if returned.shape != (y.shape[0], heads * y.shape[1], *y.shape[2:]):
+        like = "like its input"
+        if heads > 1:
+            like = f"for an input {_shape_of(y.shape, y)}, {heads} heads side by side on axis 1"
+        accepted = y.shape[0], heads * y.shape[1], *y.shape[2:]
         raise ValueError(
-            f"{noun} must return {_shape_of(y, y)} like its input: {name_of(backbone)} returned "
-            f"{_shape_of(returned, y)}"
+            f"{noun} must return {_shape_of(accepted, y)} {like}: {name_of(backbone)} returned "
+            f"{_shape_of(returned.shape, y)}"
         )
     _check_floating(noun, backbone, returned)
     return returned
@@ -140,10 +146,10 @@ def _check_device(model: Any, returned: Tensor, x: Tensor) -> None:
         )
 
 
-def _shape_of(tensor: Tensor, y: Tensor) -> str:
+def _shape_of(shape: Sequence[int], y: Tensor) -> str:
     """Return a shape for an error, with B for the rows of y: they may have been padded beyond the caller's."""
-    sizes = [str(size) for size in tensor.shape]
-    if sizes and tensor.shape[0] == y.shape[0]:
+    sizes = [str(size) for size in shape]
+    if sizes and shape[0] == y.shape[0]:
         sizes[0] = "B"
     return f"[{', '.join(sizes)}]"
 

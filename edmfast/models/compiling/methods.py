@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from edmfast._internal.derivatives import is_transformed
 from edmfast._internal.nested import tensors_in
 from edmfast._internal.rows import pad_rows, shared_names, unpadded
 from edmfast.models.compiling.attributes import MOST_STATES, Attributes, refuse_changed
@@ -26,6 +28,11 @@ from edmfast.models.compiling.flat_graph import FlatGraph, Tensors
 
 Method = Callable[[Any, Tensor, Tensor, dict[str, Any]], tuple[Tensor, ...]]
 """A method of the model's class, called as method(model, x, levels, conditions)."""
+
+
+def is_called_plainly() -> bool:
+    """Return whether neither a tracer nor a transform is active: both would miss what a graph computes."""
+    return get_proxy_mode() is None and not is_transformed()
 
 
 class _Method(nn.Module):

@@ -20,19 +20,22 @@ from edmfast.models.denoiser import Denoiser
 from edmfast.models.energy import EnergyModel
 from edmfast.models.saving.rebuild import check_fits, rebuilt
 from edmfast.models.saving.register import known_backbones
+from edmfast.models.two_heads import TwoHeads
 
 _FORMAT, _VERSION = "edmfast-model", 1
+Model = EnergyModel | Denoiser | TwoHeads
+"""The models that can be saved."""
 
 
-def describe_model(model: EnergyModel | Denoiser) -> dict[str, Any]:
+def describe_model(model: Model) -> dict[str, Any]:
     """Return the description from which a model is rebuilt, a dictionary that JSON can hold.
 
     Raises ValueError for a model of another class, for a backbone whose class is not registered or whose `config`
     is missing, and for a model whose tensors differ from those of a model rebuilt from the description.
     """
-    if type(model) not in (EnergyModel, Denoiser):
+    if type(model) not in (EnergyModel, Denoiser, TwoHeads):
         raise ValueError(
-            f"only an EnergyModel or a Denoiser can be saved, given {type(model).__name__}"
+            f"only an EnergyModel, a Denoiser or TwoHeads can be saved, given {type(model).__name__}"
         )
     name = type(model.backbone).__name__
     if BACKBONES.get(name) is not type(model.backbone):
@@ -81,9 +84,7 @@ def _number(value: Any) -> Any:
     raise TypeError(f"it holds a {type(value).__name__}")
 
 
-def save_model(
-    model: EnergyModel | Denoiser, path: str | os.PathLike[str], *, overwrite: bool = False
-) -> None:
+def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write a model to path as one safetensors file.
 
     A saved model that is already there is replaced in one step, so that no reader sees half a file. A backbone of
@@ -106,7 +107,7 @@ def save_model(
 
 def load_model(
     path: str | os.PathLike[str], *, backbones: Mapping[str, type[nn.Module]] | None = None
-) -> EnergyModel | Denoiser:
+) -> Model:
     """Return the model saved at path: on the CPU, in the saved dtypes and in eval mode.
 
     Nothing that a file names is imported.
@@ -145,14 +146,12 @@ def load_model(
     # a constructor may raise anything for the arguments that a file holds
     except Exception as error:
         raise ValueError(f"{path} does not describe a loadable model: {error!r}") from error
-    assert isinstance(model, (EnergyModel, Denoiser))
+    assert isinstance(model, (EnergyModel, Denoiser, TwoHeads))
     # a loaded model is for inference, and dropout must be off
     return model.eval()
 
 
-def _built(
-    metadata: dict[str, Any], known: Mapping[str, type[nn.Module]]
-) -> EnergyModel | Denoiser:
+def _built(metadata: dict[str, Any], known: Mapping[str, type[nn.Module]]) -> Model:
     config, kind = metadata.get("config"), metadata.get("kind")
     if not isinstance(config, dict):
         raise ValueError(f"config must be a dictionary, given {shortened(config)}")
@@ -160,9 +159,11 @@ def _built(
     sigma_data = as_float("sigma_data", metadata.get("sigma_data"), positive=True)
     if kind == "Denoiser":
         return Denoiser(backbone, sigma_data=sigma_data)
+    if kind == "TwoHeads":
+        return TwoHeads(backbone, sigma_data=sigma_data)
     if kind == "EnergyModel":
         potential = metadata.get("potential")
         if not isinstance(potential, str):
             raise ValueError(f"potential must be a name, given {shortened(potential)}")
         return EnergyModel(backbone, potential=potential, sigma_data=sigma_data)
-    raise ValueError(f"kind must be EnergyModel or Denoiser, given {shortened(kind)}")
+    raise ValueError(f"kind must be EnergyModel, Denoiser or TwoHeads, given {shortened(kind)}")

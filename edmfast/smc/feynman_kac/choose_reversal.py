@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from edmfast.models.energy import EnergyModel
+from edmfast.models.two_heads import TwoHeads
 from edmfast.smc.feynman_kac import notes
 from edmfast.smc.feynman_kac.choice import (
     Choice,
@@ -115,7 +116,8 @@ def is_learned(target: Any) -> bool:
     Their differences are noise at low noise levels, so hybrid weights are the default for them.
     """
     models = [_unwrapped(model) for _, model in terms_of(target)]
-    return len(models) <= _MOST_SCORES and all(isinstance(m, EnergyModel) for m in models)
+    learned = all(isinstance(model, (EnergyModel, TwoHeads)) for model in models)
+    return learned and len(models) <= _MOST_SCORES
 
 
 def _switch(choice: Choice, models: tuple[Any, ...]) -> float:

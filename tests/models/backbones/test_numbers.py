@@ -8,7 +8,7 @@ import torch
 
 import edmfast
 from edmfast import models
-from tests.small_models import dhariwal, dit, initialised, mlp, pairwise, song, unet
+from tests.small_models import dhariwal, dit, initialised, mlp, pairwise, song, taught, unet
 from tests.spellings import COUNT, REAL, SEED, check_bad, check_good, row, same, table
 
 U_NET = {
@@ -42,6 +42,7 @@ CASES = [
         depth=(COUNT, 2, 0),
         num_classes=(COUNT, 3, 0),
         embedding_width=(COUNT, 4, 0),
+        out_dim=(COUNT, 4, 0),
     ),
     *table(
         "UNet",
@@ -52,6 +53,7 @@ CASES = [
         groups=(COUNT, 4, 0),
         embedding_width=(COUNT, 4, 0),
         patch=(COUNT, 2, 0),
+        out_channels=(COUNT, 2, 0),
     ),
     row("UNet", "channels", COUNT, 4, lambda n: unet(channels=(n, 4)), 0),
     *table(
@@ -67,6 +69,7 @@ CASES = [
         mlp_ratio=(REAL, 2.0, 0.0),
         embedding_width=(COUNT, 4, 0),
         dropout=(REAL, 0.5, 1.0),
+        out_channels=(COUNT, 2, 0),
     ),
     *table(
         "PairwiseMLP",
@@ -87,7 +90,17 @@ CASES = [
     *table("DhariwalUNet", dhariwal, **U_NET),
     row("DhariwalUNet", "channel_mult", COUNT, 2, lambda n: dhariwal(channel_mult=(1, n)), 0),
     row("DhariwalUNet", "attn_resolutions", COUNT, 4, lambda n: dhariwal(attn_resolutions=(n,)), 0),
+    row(
+        "TwoHeads",
+        "sigma_data",
+        REAL,
+        0.5,
+        lambda s: edmfast.models.TwoHeads(mlp(), sigma_data=s),
+        0.0,
+    ),
     row("initialise_from", "seed", SEED, 7, initialised),
+    row("student_from", "seed", SEED, 7, lambda n: taught(seed=n)),
+    row("student_from", "sigma_data", REAL, 0.5, lambda s: taught(sigma_data=s), 0.0),
 ]
 
 
@@ -129,6 +142,9 @@ BUILT = [
         n(4), n(1), n(1), n(3), n(2), n(4), [n(1), n(2)], n(2), n(1), [n(2)], n(0), n(0)
     ),
     lambda n: models.PairwiseMLP(n(3), n(2), n(8), n(1), n(3), n(4), n(2), n(4)),
+    lambda n: models.ResidualMLP(2, 8, 1, out_dim=n(2)),
+    lambda n: models.UNet(1, (4, 4), groups=2, out_channels=n(1)),
+    lambda n: models.DiT(1, 4, 2, 8, 1, 2, out_channels=n(1)),
 ]
 
 

@@ -75,7 +75,7 @@ def relabelled(**changes):
         (foreign, "not written by edmfast"),
         (relabelled(format="other"), "holds 'other'"),
         (relabelled(version=9), "version 9"),
-        (relabelled(kind="Flow"), "kind must be EnergyModel or Denoiser"),
+        (relabelled(kind="Flow"), "kind must be EnergyModel, Denoiser or TwoHeads"),
         (relabelled(backbone="ResNet"), "needs backbone 'ResNet'"),
         (relabelled(potential="cubic"), "given 'cubic'"),
         (relabelled(config={"dim": 3}), "size mismatch"),

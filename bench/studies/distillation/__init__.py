@@ -1,0 +1,1 @@
+"""Measure what students of an exact teacher learn, against each other at equal steps."""

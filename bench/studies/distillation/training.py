@@ -1,0 +1,127 @@
+"""The training of a student of `bench.studies.distillation`, with its errors on the way; it can be interrupted."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.studies.distillation.measures import errors_of
+from bench.studies.distillation.recipes import SETTINGS, SHAPE, Recipe
+from edmfast.demo.smooth_digits import load_smooth_digits
+from edmfast.distill import DistillConfig
+from edmfast.distill.batch import BatchMaker, Draws
+from edmfast.distill.data import TrainingData, check_data
+from edmfast.distill.interrupt import deferred_interrupt
+from edmfast.distill.prepare import prepared_run
+from edmfast.distill.two_heads import TwoHeadsLoss
+from edmfast.models import TwoHeads
+from edmfast.models.protocols import Denoiser
+
+POINTS = (0.1, 0.2, 0.4, 0.6, 0.8)
+"""The parts of a training after which its errors are measured, besides its end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """The amount of training and measurement. count: draws for each measurement; more: those at the end."""
+
+    steps: int
+    data: int
+    count: int
+    more: int
+    width: int = 32
+
+
+class _WatchedBatches(BatchMaker):
+    """Batches of a run that calls a function with the number of steps done before each of them."""
+
+    def __init__(
+        self,
+        data: TrainingData,
+        teacher: Denoiser | None,
+        config: DistillConfig,
+        watch: Callable[[int], None],
+    ) -> None:
+        super().__init__(data, teacher, config)
+        self.watch = watch
+
+    def draw(self, step: int) -> Draws:
+        self.watch(step)
+        return super().draw(step)
+
+
+def train(recipe: Recipe, folder: Path, size: Size) -> dict[str, Any]:
+    """Return the row of a student: its errors by steps, and those at the end.
+
+    A row that the folder holds is returned as it is, and a training that was interrupted goes on from its last
+    checkpoint there.
+    """
+    stem = recipe.name.replace(", ", "_").replace(" ", "_")
+    path, checkpoint = folder / f"{stem}.json", folder / f"{stem}.checkpoint.safetensors"
+    row: dict[str, Any] = json.loads(path.read_text()) if path.exists() else _new_row(recipe, size)
+    if "end" in row:
+        return row
+    exact = load_smooth_digits()
+    data = exact.sample(size.data, seed=5).float().reshape(-1, *SHAPE)
+    student = recipe.model(size.width)
+    config = DistillConfig(
+        **{**SETTINGS, **recipe.settings},
+        steps=size.steps,
+        checkpoint=checkpoint,
+        checkpoint_every=max(1, size.steps // 20),
+    )
+    at = {round(part * size.steps) for part in POINTS}
+
+    def watch(step: int) -> None:
+        if step in at and str(step) not in row["curve"]:
+            row["curve"][str(step)] = errors_of(averaged(), size.count)
+            path.write_text(json.dumps(row))
+
+    def averaged() -> nn.Module:
+        model = copy.deepcopy(student).eval()
+        with torch.no_grad():
+            for parameter, average in zip(model.parameters(), run.state.ema, strict=True):
+                parameter.copy_(average)
+        return model
+
+    batches = _WatchedBatches(
+        check_data(data, student, config), exact if recipe.taught else None, config, watch
+    )
+    run = prepared_run(
+        student,
+        batches,
+        config,
+        loss=TwoHeadsLoss(student, config) if isinstance(student, TwoHeads) else None,
+        resume_from=checkpoint if checkpoint.exists() else None,
+    )
+    started = time.process_time()
+    student.train()
+    with deferred_interrupt() as interrupt:
+        run.train(interrupt, False)
+    row["cpu_seconds"] += round(time.process_time() - started)
+    row["end"] = errors_of(averaged(), size.more)
+    path.write_text(json.dumps(row))
+    return row
+
+
+def _new_row(recipe: Recipe, size: Size) -> dict[str, Any]:
+    parameters = sum(p.numel() for p in recipe.model(size.width).parameters())
+    return {
+        "name": recipe.name,
+        "kind": recipe.kind,
+        "teacher": "exact" if recipe.taught else "none",
+        "settings": recipe.settings,
+        "parameters": parameters,
+        "steps": size.steps,
+        "passes": recipe.passes,
+        "cpu_seconds": 0,
+        "curve": {},
+    }
