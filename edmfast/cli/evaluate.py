@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ import typer
 from torch import nn
 
 from edmfast._internal.atomic_write import check_output
-from edmfast._internal.file_kinds import MIXTURE, kind_of
+from edmfast._internal.file_kinds import MIXTURE, MODEL, kind_of
 from edmfast._internal.files import read_tensors
 from edmfast.analytic import MixtureOfGaussians
 from edmfast.cli.errors import errors_on_one_line
@@ -24,16 +25,22 @@ from edmfast.evaluation.data import as_data
 from edmfast.evaluation.evaluation import JSON, KIND
 from edmfast.evaluation.features import DIGITS, SAMPLES
 from edmfast.models import load_model
+from edmfast.teachers import load_teacher
 
 _NAMES = ", ".join(SOLVERS)
 
 
 def evaluate_command(
     model: Annotated[
-        Path, typer.Argument(help="File of the model: a saved energy, denoiser or mixture.")
+        str,
+        typer.Argument(
+            help="Model: a saved energy, denoiser or mixture, or what load_teacher reads: a .pkl, .pt or "
+            "safetensors file, a folder of diffusers, or module:name."
+        ),
     ],
     teacher: Annotated[
-        Path | None, typer.Option(help="File of a teacher, which is measured beside the model.")
+        str | None,
+        typer.Option(help="Teacher, which is measured beside the model; see MODEL."),
     ] = None,
     data: Annotated[
         Path | None,
@@ -136,9 +143,9 @@ def evaluate_command(
             _check_folder(out)
         # a file that is named twice is one model, which has its rows once
         read = functools.cache(functools.partial(_read, device=place))
-        student = read(model.resolve())
-        guide = None if teacher is None else read(teacher.resolve())
-        exact = None if truth is None else _as_mixture(truth, read(truth.resolve()))
+        student = read(_resolved(model))
+        guide = None if teacher is None else read(_resolved(teacher))
+        exact = None if truth is None else _as_mixture(truth, read(_resolved(str(truth))))
         if data is None and exact is None:
             raise ValueError("there is nothing to compare with: give --data, --truth or both")
         held = None if data is None else as_data(data, bin_width)
@@ -176,12 +183,32 @@ def evaluate_command(
             typer.echo(f"wrote {', '.join(map(str, result.save(out)))}")
 
 
-def _read(path: Path, device: torch.device) -> Any:
-    """Return the model in a file, on the device."""
-    if path.is_file() and kind_of(path) == MIXTURE:
+def _resolved(name: str) -> str:
+    """Return one spelling for all paths of a file, and any other name as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _read(name: str, device: torch.device) -> Any:
+    """Return the model of a file, a folder or the program, on the device."""
+    path = Path(name)
+    kind = kind_of(path) if path.is_file() else None
+    if kind == MIXTURE:
         tensors, _ = read_tensors(path)
         return MixtureOfGaussians(**tensors).to(device)
-    return load_model(path).to(device)
+    with _working_folder():
+        loaded: Any = load_model(path) if kind == MODEL else load_teacher(name)
+    return loaded.to(device) if isinstance(loaded, nn.Module) else loaded
+
+
+@contextlib.contextmanager
+def _working_folder() -> Iterator[None]:
+    """Import from the working folder too within the block, which a console script does not search by itself."""
+    folder = str(Path.cwd())
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
 
 
 def _as_mixture(path: Path, model: Any) -> MixtureOfGaussians:
@@ -196,14 +223,11 @@ def _network(text: str) -> Callable[[], nn.Module]:
     module, colon, name = text.partition(":")
     if not colon or not name.isidentifier():
         raise ValueError(f"--features-network takes MODULE:NAME, got {text!r}")
-    # a console script does not search the working folder by itself
-    sys.path.append(str(Path.cwd()))
     try:
-        built: Callable[[], nn.Module] = getattr(importlib.import_module(module), name)
+        with _working_folder():
+            built: Callable[[], nn.Module] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"--features-network {text}: {error}") from error
-    finally:
-        sys.path.remove(str(Path.cwd()))
     return built
 
 

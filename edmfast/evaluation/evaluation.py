@@ -13,7 +13,7 @@ from edmfast._internal.files import read_json, write_json
 from edmfast.evaluation.plots import distance_figure, level_figure, likelihood_figure
 from edmfast.evaluation.tables import Table, joined
 
-KIND = "evaluation"
+KIND = "file of an evaluation"
 JSON = "evaluation.json"
 
 

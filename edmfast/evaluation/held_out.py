@@ -146,7 +146,8 @@ def _notes(data: EvaluationData, count: int, sigma_min: float) -> tuple[str, ...
     if data.bin_width is not None:
         noise = f"uniform noise of the width {data.bin_width:.3g}"
     return (
-        f"mean log p(x; {sigma_min:.3g}) of {count} held-out data with {noise}, ± standard error of the mean",
+        f"mean log p(x; {sigma_min:.3g}) of {count} held-out data with {noise}, ± standard error of the mean,",
+        "    which contains no bias of the steps of the ODE or of the levels of the paths",
         "minus truth, minus ode: mean difference for the same states, ± its standard error",
         "calls: evaluations of the model for all states and references together",
     )

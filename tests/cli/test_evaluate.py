@@ -69,6 +69,19 @@ def test_a_denoiser_on_a_file_of_bytes(folder):
     assert "Fokker-Planck sd" not in done.output
 
 
+def test_models_of_other_programs(folder):
+    model = Denoiser(ResidualMLP(64, width=8, depth=1), sigma_data=0.75)
+    torch.save(model.state_dict(), "state.pt")
+    (folder / "my_denoisers.py").write_text("def zero(x, sigma):\n    return 0 * x\n")
+    only = [*QUICK, "--likelihood-states", "0", "--data", "data.npz"]
+    done = evaluate("my_denoisers:zero", "--teacher", "denoiser", *only)
+    assert done.exit_code == 0, done.output
+    assert "student" in done.output
+    done = evaluate("state.pt", *only)
+    assert done.exit_code == 2
+    assert "is a bare state" in done.stderr
+
+
 def test_features_from_files(folder):
     torch.jit.script(Rows()).save("rows.pt")
     only = [*QUICK, "--level-states", "0", "--likelihood-states", "0"]
@@ -94,7 +107,7 @@ def test_features_from_files(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing", "--truth", "truth"], "no file "),
+        (["missing", "--truth", "truth"], "no file or folder missing"),
         (["energy"], "give --data, --truth or both"),
         (["energy", "--truth", "energy"], "energy holds no mixture of Gaussians"),
         (["energy", "--data", "energy"], "no readable .npz"),

@@ -81,7 +81,7 @@ def test_it_prints_and_is_saved(result, tmp_path, monkeypatch):
     monkeypatch.setattr("edmfast.evaluation.plots.new_figure", _no_matplotlib)
     assert result.save(tmp_path / "new" / "folder") == written[:1]
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(ValueError, match="not a evaluation"):
+    with pytest.raises(ValueError, match="not a file of an evaluation"):
         Evaluation.load(tmp_path / "other.json")
 
 
