@@ -29,6 +29,7 @@ TABLES = (
     "sampling.guidance",
     "sampling.solvers",
     "smc",
+    "teachers",
 )
 # Functions return these, and users do not construct them.
 RESULTS = {

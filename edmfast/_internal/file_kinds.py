@@ -19,6 +19,7 @@ MIXTURE = "mixture of Gaussians"
 FEATURES = "network of features"
 V3_STATISTICS = "file of statistics of DPM-Solver-v3"
 NOISE_PAIRS = "file of pairs of noise and sample"
+GENERATED = "file of generated samples"
 PICTURE = "picture"
 EMPTY = "empty file"
 OTHER = "file that edmfast did not write"
@@ -28,6 +29,7 @@ _BY_KIND = {
     "particles": PARTICLES,
     "smc": RUN_CHECKPOINT,
     "mixture": MIXTURE,
+    "generated-samples": GENERATED,
     "dpm-solver-v3": V3_STATISTICS,
     "features": FEATURES,
     "noise-pairs": NOISE_PAIRS,

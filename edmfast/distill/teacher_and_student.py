@@ -72,9 +72,15 @@ def with_our_names(
         raise ValueError("condition_names needs a teacher, given teacher=None")
     renamed = Renamed(teacher, **names) if names and teacher is not None else teacher
     if data.has_labels:
-        check_accepted(student, ["class_label"], f"the student {type(student).__name__}")
-        if renamed is not None:
-            check_accepted(renamed, ["class_label"], f"the teacher {name_of(teacher)}")
+        try:
+            check_accepted(student, ["class_label"], f"the student {type(student).__name__}")
+            if renamed is not None:
+                check_accepted(renamed, ["class_label"], f"the teacher {name_of(teacher)}")
+        except TypeError as error:
+            # a file or a folder may have labels that the caller does not know of
+            raise TypeError(
+                f"{error}. The data have labels: open_data(data, labels=False) leaves them out"
+            ) from error
     return renamed
 
 

@@ -7,9 +7,11 @@ pickles/      a reader of pickles that runs nothing of the file
 state_files   states in safetensors and .pt files
 description   which network a state belongs to
 folder        local folders of diffusers
+generate      `generated_data`, which draws training data from a teacher
 """
 
 from edmfast.teachers.conversion import Converted, convert
+from edmfast.teachers.generate import generated_data
 from edmfast.teachers.load import load_teacher
 from edmfast.teachers.pickles.errors import DamagedPickleError, UnsafePickleError
 
@@ -18,5 +20,6 @@ __all__ = [
     "DamagedPickleError",
     "UnsafePickleError",
     "convert",
+    "generated_data",
     "load_teacher",
 ]

@@ -70,6 +70,25 @@ def test_a_checkpoint_refuses_other_data(kind, tmp_path):
             run(open_data(kind([*other])), resume_from=tmp_path / "run")
 
 
+def test_a_student_without_classes_is_told_how_to_leave_labels_out(tmp_path):
+    np.savez(tmp_path / "x.npz", x=SAMPLES.numpy(), y=np.zeros(300, np.int64))
+    torch.manual_seed(0)
+    with pytest.raises(
+        TypeError, match=r"class_label.*open_data\(data, labels=False\) leaves them out"
+    ):
+        distill(PAIR, edmfast.Denoiser(Unconditional()), tmp_path / "x.npz", progress=False)
+    assert_same(run(open_data(tmp_path / "x.npz", labels=False)), run(SAMPLES))
+
+
+class Unconditional(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 2)
+
+    def forward(self, y, c_noise):
+        return self.linear(y)
+
+
 def test_an_interpolant_takes_other_data():
     def train(data, **options):
         torch.manual_seed(0)

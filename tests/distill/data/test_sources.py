@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from edmfast._internal.generators import generator
 from edmfast.distill import open_data
 from edmfast.distill.data import TensorData
-from tests.distill.data.forms import FORMS, IMAGES, WITHOUT_LABELS
+from tests.distill.data.forms import FORMS, IMAGES, WITHOUT_LABELS, write_folder
 
 SEED, SIZE, STEPS = 11, 8, 4
 
@@ -216,3 +218,52 @@ def test_labels_can_be_left_out(forms):
     for form in ("tensor", "npz", "dataset", "mappings", "safetensors"):
         given, options, _ = forms(form)
         assert not open_data(given, labels=False, **options).has_labels
+
+
+def test_single_arrays_in_folders_and_zip_files(tmp_path):
+    latents = torch.randn(7, 4, 2, 3, generator=generator(0))
+    folder = tmp_path / "latents"
+    folder.mkdir()
+    with zipfile.ZipFile(tmp_path / "latents.zip", "w") as archive:
+        for i, latent in enumerate(latents.numpy()):
+            # half of them in the order of Fortran
+            np.save(folder / f"{i}.npy", np.asfortranarray(latent) if i % 2 else latent)
+            archive.write(folder / f"{i}.npy", f"00000/{i}.npy")
+    for path in (folder, tmp_path / "latents.zip"):
+        for keep in (True, False):
+            data = open_data(path, mean=0.5, std=2.0, scale=0.5, keep_in_memory=keep)
+            torch.testing.assert_close(data.some(7), (latents - 0.5) / 4)
+    (folder / "9.npy").write_bytes((folder / "0.npy").read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"9\.npy is truncated or corrupt: it has 92 of 96 bytes"):
+        open_data(folder)
+    np.save(folder / "9.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"9\.npy holds Python objects"):
+        open_data(folder)
+
+
+def test_images_of_pillow_are_items(images):
+    image = pytest.importorskip("PIL.Image", reason="images need Pillow")
+    pixels = images[0]
+    coloured = [image.fromarray(x.movedim(0, -1).numpy()) for x in pixels]
+    assert torch.equal(open_data(coloured).some(10), pixels.float() / 127.5 - 1)
+    grey = [(image.fromarray(x[0].numpy()), 1) for x in pixels]
+    assert torch.equal(open_data(grey).some(10), pixels[:, :1].float() / 127.5 - 1)
+
+
+@pytest.mark.parametrize(
+    ("form", "held"), [("npy", True), ("mapped-npy", False), ("mapped-npz", False), ("npz", True)]
+)
+def test_mapped_files_stay_on_the_disk(form, held, forms):
+    given, options, _ = forms(form)
+    store = open_data(given, **options)._store
+    assert (store.resident is not None) == held
+
+
+def test_class_folders_have_names(images, tmp_path):
+    pytest.importorskip("PIL", reason="images need Pillow")
+    write_folder(tmp_path, *images)
+    assert open_data(tmp_path).class_names == ("a", "b", "c")
+    assert not open_data(tmp_path, labels=False).has_labels
+    # a hidden copy of an image is none
+    (tmp_path / "a" / "._00.png").write_bytes(b"")
+    assert open_data(tmp_path).size == 10
