@@ -84,8 +84,10 @@ def described(record: Record) -> tuple[Description, dict[str, Tensor]]:
         )
     arguments = _arguments(record, _ORDER[name])
     sigma_data = record.state.get("sigma_data", arguments.get("sigma_data", 0.5))
-    cls = known_backbones(None)[_UNETS[unet.class_name]]
-    config = _arguments(unet, [*inspect.signature(cls).parameters])
+    cls = known_backbones(None).get(_UNETS[unet.class_name])
+    # an unknown class is refused below, with the names of the others
+    order = [] if cls is None else [*inspect.signature(cls).parameters]
+    config = _arguments(unet, order)
     description = check_description(_UNETS[unet.class_name], config, sigma_data, None)
     return description, dict(_tensors(unet))
 

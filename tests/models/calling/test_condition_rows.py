@@ -192,7 +192,7 @@ def test_a_condition_without_rows_is_declared_by_the_model(wrap):
 
 def test_labels_of_another_length_than_the_training_data_are_refused():
     student = EnergyModel(Careless())
-    with pytest.raises(ValueError, match=r"labels must be \[n\] = \[20\], given \[32\]"):
+    with pytest.raises(ValueError, match=r"labels must be \[n\] = \[20\].*, given \[32\]"):
         edmfast.distill(
             CarelessDenoiser(), student, (X, torch.zeros(32, dtype=torch.int64)), progress=False
         )
