@@ -56,7 +56,7 @@ class TrainingLoss(nn.Module):
 
     def loss_of(self, batch: Batch) -> torch.Tensor:
         """Return the loss [] of a batch in the precision and with the dropout of the caller."""
-        loss = denoising_loss(self.student, batch)
+        loss = self.fit_of(batch)
         if self.difference_weight > 0:
             loss = loss + self.difference_weight * difference_loss(self.student, batch)
         if self.value_weight > 0:
@@ -64,6 +64,10 @@ class TrainingLoss(nn.Module):
         if self.fokker_planck_weight > 0:
             loss = loss + self.fokker_planck_weight * fokker_planck_loss(self.student, batch)
         return loss
+
+    def fit_of(self, batch: Batch) -> torch.Tensor:
+        """Return the loss [] of the student's denoiser, to which the losses of energies are added."""
+        return denoising_loss(self.student, batch)
 
     def _precision(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
         if self.autocast is None:

@@ -1,6 +1,6 @@
 """The training loss of a model with two heads, a denoiser F and an energy <h, y>, from one call of the network.
 
-loss = mean |F - F_target|² + energy_weight mean |grad_y <h, y> - sg[F]|² + the losses of differences and values
+loss = mean |F - F_target|² + energy_weight mean |grad_y <h, y> - sg[F]|² + the other losses of energies
 
 The first term is the denoising loss in the units of the network, so that its weight is that of Karras et al. 2022
 (arXiv 2206.00364): denoising score matching without a teacher, and distillation with one. The second is the
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from edmfast.distill.batch import Batch, condition_of
 from edmfast.distill.config import DistillConfig
-from edmfast.distill.loss import TrainingLoss, difference_loss, value_loss
+from edmfast.distill.loss import TrainingLoss
 from edmfast.models.preconditioning import edm_scaling, expand_sigma
 from edmfast.models.two_heads import TwoHeads
 
@@ -28,19 +28,18 @@ class TwoHeadsLoss(TrainingLoss):
 
     def __init__(self, student: TwoHeads, config: DistillConfig) -> None:
         super().__init__(
-            student, config.difference_weight, config.autocast_dtype, config.value_weight
+            student,
+            config.difference_weight,
+            config.autocast_dtype,
+            config.value_weight,
+            config.fokker_planck_weight,
         )
         self.energy_weight = config.energy_weight
 
-    def loss_of(self, batch: Batch) -> Tensor:
-        """Return the loss [] of a batch in the precision and with the dropout of the caller."""
+    def fit_of(self, batch: Batch) -> Tensor:
+        """Return the loss [] of both heads, to which the losses of energies are added."""
         student: Any = self.student
-        loss = two_heads_loss(student, batch, self.energy_weight)
-        if self.difference_weight > 0:
-            loss = loss + self.difference_weight * difference_loss(student, batch)
-        if self.value_weight > 0:
-            loss = loss + self.value_weight * value_loss(student, batch)
-        return loss
+        return two_heads_loss(student, batch, self.energy_weight)
 
 
 def two_heads_loss(student: TwoHeads, batch: Batch, energy_weight: float) -> Tensor:

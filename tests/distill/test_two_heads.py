@@ -8,6 +8,7 @@ import torch
 from edmfast.distill import DistillConfig, distill
 from edmfast.distill.batch import BatchMaker
 from edmfast.distill.data import TensorData
+from edmfast.distill.fokker_planck_loss import fokker_planck_loss
 from edmfast.distill.gradients import gradient_function
 from edmfast.distill.loss import denoising_loss, difference_loss, value_loss
 from edmfast.distill.two_heads import TwoHeadsLoss, two_heads_loss
@@ -112,12 +113,14 @@ def test_denoiser_and_energy_are_learned_together(taught, teacher, data):
 def test_energies_of_a_teacher_are_regressed_too(teacher, data):
     model = randomised(two_heads(16, 1))
     weights = {"value_weight": 0.3, "difference_weight": 0.2, "energy_weight": 0.7}
+    weights["fokker_planck_weight"] = 0.1
     config = DistillConfig(value_sigmas=(0.1, 10.0), **weights, **SETTINGS)
     batch = BatchMaker(TensorData(data, None, 0), teacher, config)()
     expected = (
         two_heads_loss(model, batch, 0.7)
         + 0.2 * difference_loss(model, batch)
         + 0.3 * value_loss(model, batch)
+        + 0.1 * fokker_planck_loss(model, batch)
     )
     torch.testing.assert_close(TwoHeadsLoss(model, config)(batch), expected)
     assert torch.equal(batch["target"], teacher(batch["x"], batch["sigma"]))
