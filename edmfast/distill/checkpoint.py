@@ -8,7 +8,8 @@ the trajectory, and descriptions of the student and the data. Nothing is unpickl
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import types
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,8 +21,13 @@ from edmfast._internal.files import read_tensors, write_tensors
 _FORMAT, _VERSION = "edmfast-distill", 1
 
 
-def describe(student: nn.Module) -> dict[str, Any]:
-    """Return the properties that another student must share to continue from this one's checkpoint."""
+def describe(
+    student: nn.Module, shapes: Mapping[str, torch.Size] = types.MappingProxyType({})
+) -> dict[str, Any]:
+    """Return the properties that another student must share to continue from this one's checkpoint.
+
+    shapes: the whole shapes of tensors of which the student holds pieces.
+    """
     # an interpolant has no sigma_data, and describes its path instead
     interpolant = getattr(student, "interpolant", None)
     return {
@@ -30,7 +36,7 @@ def describe(student: nn.Module) -> dict[str, Any]:
         "sigma_data": getattr(student, "sigma_data", None),
         "potential": getattr(student, "potential_name", None),
         "tensors": {
-            name: [str(tensor.dtype), [*tensor.shape]]
+            name: [str(tensor.dtype), [*shapes.get(name, tensor.shape)]]
             for name, tensor in student.state_dict().items()
         },
     }

@@ -11,9 +11,11 @@ from torch.func import functional_call
 
 from edmfast._internal.rows import unpadded
 from edmfast.distill.batch import Batch
+from edmfast.distill.config import ONE_OF_BOTH
 from edmfast.models.calling.second_order import second_derivatives
 from edmfast.models.compiling.attributes import MOST_STATES, Attributes
 from edmfast.models.compiling.flat_graph import FlatGraph, Tensors
+from edmfast.models.recomputing.blocks import recomputing_blocks
 
 Gradients = tuple[torch.Tensor, list[torch.Tensor]]
 GradientFunction = Callable[[Batch], Gradients]
@@ -22,7 +24,12 @@ GradientFunction = Callable[[Batch], Gradients]
 def gradient_function(
     loss: nn.Module, parameters: dict[str, nn.Parameter], *, compile: bool
 ) -> GradientFunction:
-    """Return a function batch -> (loss [], gradients of the named parameters of `loss`, in their order)."""
+    """Return a function batch -> (loss [], gradients of the named parameters of `loss`, in their order).
+
+    Raises ValueError where compile is asked for and blocks of the student recompute their activations.
+    """
+    if compile and recomputing_blocks(loss):
+        raise ValueError(f"a student with blocks that recompute their activations: {ONE_OF_BOTH}")
     return _CompiledStep(loss, parameters) if compile else _EagerStep(loss, parameters)
 
 

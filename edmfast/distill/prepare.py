@@ -17,6 +17,7 @@ from edmfast.distill.batch import BatchSource
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.loss import TrainingLoss
 from edmfast.distill.parallel import Replicas
+from edmfast.distill.parallel.sharding import Sharding
 from edmfast.distill.recording import Logger
 from edmfast.distill.run import TrainingRun
 from edmfast.distill.state import RunState
@@ -52,7 +53,6 @@ def prepared_run(
             check_checkpoint, path, TRAINING_CHECKPOINT, resume_from, **options
         )
         replicas.first_only(check)
-    state = RunState(student, [data.size, *data.shape], config, objective)
     if replicas.size > 1:
         settings = {**config.trajectory(), "accumulate": config.accumulate, "steps": config.steps}
         settings["checkpoint_every"] = config.checkpoint_every
@@ -60,8 +60,18 @@ def prepared_run(
         described = {"their data": data.digest(), "the student": names, "the objective": objective}
         replicas.agree({**settings, **described})
         replicas.share(student.state_dict().values())
-        state.start_average()
-    run = TrainingRun(state, make_batch, path, loss, replicas, loggers)
-    if resume_from is not None:
-        run.resume(resume_from)
+    if config.shard and group is None:
+        raise ValueError(
+            "shard=True shares the weights out over the ranks of a group: pass group=..."
+        )
+    # the state belongs to the pieces of the weights, so that it is made after them
+    sharding = Sharding(student, group) if config.shard and group is not None else None
+    state = RunState(student, [data.size, *data.shape], config, objective, sharding)
+    try:
+        run = TrainingRun(state, make_batch, path, loss, replicas, loggers)
+        if resume_from is not None:
+            run.resume(resume_from)
+    except Exception:
+        state.release()
+        raise
     return run

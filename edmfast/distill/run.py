@@ -11,10 +11,12 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from edmfast._internal.atomic_write import write_or_fall_back
@@ -32,6 +34,7 @@ from edmfast.distill.recording.measures import Recorder
 from edmfast.distill.state import RunState
 from edmfast.distill.teacher_and_student import training_modes
 from edmfast.models.patching.dropout import row_seeds
+from edmfast.models.recomputing.blocks import blocks_of, checkpointed_blocks, recomputing_blocks
 
 _STEPS_BETWEEN_CHECKS = 20
 """Steps between checks of the losses on a device for which a check makes the host wait."""
@@ -64,6 +67,9 @@ class TrainingRun:
             self.replicas.size,
             config.groups_needed,
         )
+        recomputing = recomputing_blocks(state.student) or state.sharding is not None
+        if config.activation_checkpointing and not recomputing:
+            blocks_of(state.student)  # it raises for a student without blocks
         if loss is None:
             loss = TrainingLoss(
                 state.student,
@@ -72,8 +78,9 @@ class TrainingRun:
                 config.value_weight,
                 config.fokker_planck_weight,
             )
+        module: nn.Module = loss if state.sharding is None else state.sharding.around(loss)
         named = {f"student.{name}": p for name, p in state.trained.items()}
-        self.gradients = gradient_function(loss, named, compile=config.compile)
+        self.gradients = gradient_function(module, named, compile=config.compile)
         self.check_every = 1 if device.type == "cpu" else _STEPS_BETWEEN_CHECKS
         self.generator_state = make_batch.generator.get_state()
         self.written: Path | None = None
@@ -118,17 +125,22 @@ class TrainingRun:
 
         Raises what stopped it: KeyboardInterrupt with the place of the checkpoint, or an error.
         """
+        config, sharded = self.state.config, self.state.sharding is not None
+        recomputing = config.activation_checkpointing and not sharded
         try:
-            return self.do_remaining_steps(interrupt, progress)
+            with checkpointed_blocks(self.state.student) if recomputing else nullcontext():
+                return self.do_remaining_steps(interrupt, progress)
         except KeyboardInterrupt:
             message = self.save_interrupted()
             # the caller may catch the interrupt, so the place of the checkpoint is written as well
             tqdm.write(message, file=sys.stderr)
+            self.state.release()
             raise KeyboardInterrupt(message) from None
         except FloatingPointError:  # its message already says what was kept
             raise
         except Exception as error:
-            if self.path is not None:
+            # a rank that fails alone cannot gather the shares of the others
+            if self.path is not None and not sharded:
                 self.save_after(error)
             raise
 
@@ -208,7 +220,9 @@ class TrainingRun:
         requested = float(self.interrupt.requested)
         # the flag travels with the gradients, and costs no message of its own
         interrupted = torch.full_like(total[0], requested)
-        self.replicas.average([*total, interrupted])
+        # gradients of pieces are averages already
+        gradients = total[1:] if state.sharding is None else []
+        self.replicas.average([total[0], *gradients, interrupted])
         return total[0], total[1:], interrupted
 
     def _check_losses(self, bar: Any) -> None:
@@ -223,6 +237,7 @@ class TrainingRun:
             )
             # the bad gradients must not remain in the caller's parameters
             state.optimiser.zero_grad()
+            state.release()
             cause = self._blame(bad)
             raise FloatingPointError(
                 f"step {bad}: loss {state.losses[bad].item():g}, gradient norm "
@@ -291,6 +306,9 @@ class TrainingRun:
         The last checkpoint goes to the folder for temporary files where it cannot be written to path. Rank 0
         writes alone, because all ranks have the same state.
         """
+        # shares of the state are gathered by all ranks
+        shared = self.state.sharding is None and not self.replicas.speaks
+        groups = {} if shared else self.state.groups(generator)
         if not self.replicas.speaks:
             self.written = path
             return
@@ -298,10 +316,10 @@ class TrainingRun:
         failure: OSError | None = None
         try:
             if last:
-                save = functools.partial(self.state.save, generator=generator)
+                save = functools.partial(self.state.save, groups=groups)
                 self.written, failure = write_or_fall_back(save, path)
             else:
-                self.state.save(path, generator)
+                self.state.save(path, groups)
                 self.written = path
             if failure is None:
                 self._keep(path)

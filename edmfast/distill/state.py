@@ -11,6 +11,10 @@ from torch import nn
 
 from edmfast.distill.checkpoint import copy_group, describe, read_checkpoint, write_checkpoint
 from edmfast.distill.config import DistillConfig
+from edmfast.distill.parallel.sharding import Sharding
+
+Groups = dict[str, dict[str, torch.Tensor]]
+"""Named tensors by the name of their group."""
 
 
 class RunState:
@@ -18,8 +22,9 @@ class RunState:
 
     losses and norms: [steps], on the device, written up to `step`. norms are those of the gradients.
     objective: the settings of another objective than that of `distill`, as JSON can hold them, which a checkpoint
-    must share. whole: False while an update is half done. metadata: further entries for the checkpoints of this
-    run.
+    must share. sharding: the shares of the ranks where the student's parameters are pieces; each state then
+    belongs to pieces. whole: False while an update is half done. metadata: further entries for the checkpoints of
+    this run.
     """
 
     def __init__(
@@ -28,13 +33,14 @@ class RunState:
         data_shape: list[int | None],
         config: DistillConfig,
         objective: dict[str, Any] | None = None,
+        sharding: Sharding | None = None,
     ) -> None:
         self.student, self.config, self.data_shape = student, config, data_shape
-        self.objective = objective
+        self.objective, self.sharding = objective, sharding
         # frozen parameters take part in the forward only
         self.trained = {n: p for n, p in student.named_parameters() if p.requires_grad}
         self.parameters = [*self.trained.values()]
-        self.start_average()
+        self.ema = [parameter.detach().clone() for parameter in self.parameters]
         self.optimiser = torch.optim.Adam(
             self.parameters, lr=config.learning_rate, betas=config.betas, fused=True
         )
@@ -48,10 +54,6 @@ class RunState:
         self._checked = 0
         self.metadata: dict[str, Any] = {}
 
-    def start_average(self) -> None:
-        """Let the average start at the current weights."""
-        self.ema = [parameter.detach().clone() for parameter in self.parameters]
-
     def record(self, loss: torch.Tensor, gradients: list[torch.Tensor]) -> None:
         """Record a step's loss, and its gradients clipped to the largest norm."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -59,7 +61,8 @@ class RunState:
             # backward of a convolution returns transposed weights
             same = gradient.stride() == parameter.stride()
             parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm_of = torch.nn.utils.get_total_norm if self.sharding is None else self.sharding.norm
+        norm = norm_of(gradients)
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm, norm)
         self.losses[self.step] = loss
@@ -95,12 +98,23 @@ class RunState:
 
     @torch.no_grad()
     def use_ema(self) -> None:
-        """Give the student its averaged weights."""
+        """Give the student its averaged weights, as a whole."""
         for parameter, average in zip(self.parameters, self.ema, strict=True):
             parameter.copy_(average)
+        self.release()
 
-    def save(self, path: str | os.PathLike[str], generator: torch.Tensor) -> None:
-        """Write a checkpoint of the steps done. generator: the state of the generator before the next step."""
+    def release(self) -> None:
+        """Give the student its whole weights where each rank holds a share of them. All ranks must call."""
+        if self.sharding is not None:
+            self.sharding.release()
+            self.sharding = None
+
+    def groups(self, generator: torch.Tensor) -> Groups:
+        """Return the tensors of a checkpoint of the steps done, by group.
+
+        generator: the state of the generator before the next step. Where each rank holds a share, all ranks must
+        call, and only the first one receives tensors.
+        """
         names = [*self.trained]
         moments = [self.optimiser.state[parameter] for parameter in self.parameters]
         groups = {
@@ -111,6 +125,13 @@ class RunState:
         if self.step:
             for group, key in (("first_moment", "exp_avg"), ("second_moment", "exp_avg_sq")):
                 groups[group] = {n: m[key] for n, m in zip(names, moments, strict=True)}
+        if self.sharding is not None:
+            # all ranks gather in the order of the dictionary
+            groups |= {g: self.sharding.whole(named) for g, named in groups.items() if g != "run"}
+        return groups
+
+    def save(self, path: str | os.PathLike[str], groups: Groups) -> None:
+        """Write a checkpoint. groups: from `groups`."""
         write_checkpoint(path, groups, {"step": self.step, **self._identity(), **self.metadata})
 
     @torch.no_grad()
@@ -132,6 +153,8 @@ class RunState:
             )
         # everything is checked before the first tensor changes
         check(metadata, step)
+        if self.sharding is not None:
+            groups |= {g: self.sharding.pieces(named) for g, named in groups.items() if g != "run"}
         names = [*self.trained]
         copy_group(path, groups, "student", self.student.state_dict().items())
         copy_group(path, groups, "ema", zip(names, self.ema, strict=True))
@@ -159,7 +182,9 @@ class RunState:
         named = {} if self.objective is None else {"objective": self.objective}
         return {
             **named,
-            "student": describe(self.student),
+            "student": describe(
+                self.student, {} if self.sharding is None else self.sharding.shapes
+            ),
             "config": self.config.trajectory(),
             "data": self.data_shape,
         }

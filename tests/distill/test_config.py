@@ -82,7 +82,7 @@ def test_averaging_warms_up():
 
 def test_trajectory_is_json_and_leaves_out_what_does_not_matter():
     first = DistillConfig(checkpoint="a", checkpoint_every=3, compile=True)
-    second = DistillConfig(checkpoint=None, checkpoint_every=7)
+    second = DistillConfig(checkpoint=None, checkpoint_every=7, activation_checkpointing=True)
     assert json.loads(json.dumps(first.trajectory())) == first.trajectory() == second.trajectory()
     assert first.trajectory() != DistillConfig(steps=1).trajectory()
     constant = DistillConfig(schedule="constant")

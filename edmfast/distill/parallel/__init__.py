@@ -1,4 +1,9 @@
-"""Training on several processes: each rank has a part of every batch, and the gradients are averaged."""
+"""Training on several processes: each rank has a part of every batch, and the gradients are averaged.
+
+parts      the rows of a rank
+replicas   ranks that hold the same model
+sharding   ranks that hold a share of the model each; gather has its collectives
+"""
 
 from edmfast.distill.parallel.parts import parts_of
 from edmfast.distill.parallel.replicas import Replicas

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 
+from edmfast.distill import DistillConfig, distill
 from edmfast.distill.gradients import gradient_function
 from edmfast.distill.loss import TrainingLoss
 from edmfast.distill.parallel.sharding import Sharding
@@ -117,6 +119,30 @@ def compare(make, rank, ranks):
     return report
 
 
+IMAGES = torch.randn(40, 1, 4, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+HALF, WHOLE = 3, 6
+
+
+def distilled(steps, folder, name, group=None, start=None):
+    """Return the weights and losses of a run, whose checkpoint is named after it."""
+    config = DistillConfig(
+        mode="dsm",
+        steps=steps,
+        batch_size=8,
+        accumulate=2,
+        schedule="constant",
+        clip_norm=0.5,
+        checkpoint=folder / f"{name}.safetensors",
+        shard=group is not None,
+    )
+    model, resume = transformer(), None if start is None else folder / f"{start}.safetensors"
+    result = distill(
+        None, model, IMAGES, config=config, progress=False, group=group, resume_from=resume
+    )
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return {"losses": result.losses, **weights}
+
+
 def live_wholes():
     """Return the largest number of whole matrices of one kind that lived while a deep student took a step."""
     torch.manual_seed(0)
@@ -147,6 +173,11 @@ def main(folder):
         make.__name__: compare(make, rank, ranks) for make in (transformer, perceptron, chosen)
     }
     report["live wholes"] = live_wholes()
+    whole = distilled(WHOLE, folder, "whole by two", dist.group.WORLD)
+    distilled(HALF, folder, "half by two", dist.group.WORLD)
+    resumed = distilled(WHOLE, folder, "two after one", dist.group.WORLD, "half by one")
+    save_file(whole, folder / f"whole-{rank}.st")
+    save_file(resumed, folder / f"resumed-{rank}.st")
     (folder / f"{rank}.json").write_text(json.dumps(report))
     dist.destroy_process_group()
 

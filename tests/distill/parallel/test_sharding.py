@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 
 if not dist.is_available() or not dist.is_gloo_available():
     pytest.skip("torch has no gloo", allow_module_level=True)
 
+from edmfast.distill import DistillConfig, distill
 from edmfast.distill.parallel.gather import piece_of
 from tests.distill.parallel import sharding_worker as worker
 
@@ -21,9 +23,15 @@ RANKS = 2
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("sharding")
+
+
+@pytest.fixture(scope="module")
+def reports(folder):
     """Return what each rank wrote, after one launch for all cases."""
-    folder, root = tmp_path_factory.mktemp("sharding"), SCRIPT.parents[3]
+    worker.distilled(worker.HALF, folder, "half by one")
+    root = SCRIPT.parents[3]
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     ranks = [
         subprocess.Popen(
@@ -37,7 +45,7 @@ def reports(tmp_path_factory):
         )
         for rank in range(RANKS)
     ]
-    output = [process.communicate(timeout=100)[0] for process in ranks]
+    output = [process.communicate(timeout=200)[0] for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0], "\n".join(output)[-5000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(RANKS)]
 
@@ -65,6 +73,27 @@ def test_blocks_free_what_they_gather(reports):
     """Of six blocks, at most the matrices of two live: those of one block, and their gradients."""
     for report in reports:
         assert 1 <= report["live wholes"] <= 3
+
+
+def test_runs_and_checkpoints_are_those_of_one_process(reports, folder):
+    """A run goes on with another number of ranks, and its checkpoint holds whole tensors."""
+    expected = worker.distilled(worker.WHOLE, folder, "whole by one")
+    runs = [load_file(folder / f"{kind}-{r}.st") for kind in ("whole", "resumed") for r in (0, 1)]
+    runs.append(worker.distilled(worker.WHOLE, folder, "one after two", start="half by two"))
+    for found in runs:
+        assert worker.difference(found, expected) < 1e-9
+    checkpoints = ["whole by one", "whole by two", "two after one", "one after two"]
+    first, *others = (load_file(folder / f"{name}.safetensors") for name in checkpoints)
+    for other in others:
+        assert worker.difference(other, first) < 1e-9
+
+
+def test_sharing_out_needs_ranks():
+    config = DistillConfig(mode="dsm", shard=True)
+    with pytest.raises(ValueError, match="shard=True shares the weights out over the ranks"):
+        distill(None, worker.perceptron(), torch.randn(64, 16).double(), config=config)
+    with pytest.raises(ValueError, match="compile=True with shard=True"):
+        DistillConfig(shard=True, compile=True)
 
 
 def test_pieces_are_padded():

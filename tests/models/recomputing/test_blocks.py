@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from edmfast.models import DiT, EnergyModel, UNet, checkpoint_blocks, patch_attention
+from edmfast.models import (
+    DiT,
+    EnergyModel,
+    SongUNet,
+    UNet,
+    checkpoint_blocks,
+    patch_attention,
+)
 from edmfast.models.patching.dropout import seeded_dropout
 from edmfast.models.recomputing.blocks import blocks_of, checkpointed_blocks, recomputing_blocks
 
@@ -33,6 +40,12 @@ def transformer(dropout=0.0, depth=2):
     torch.manual_seed(0)
     network = DiT(1, 8, width=16, depth=depth, heads=2, num_classes=3, dropout=dropout)
     return filled(EnergyModel(network))
+
+
+def song():
+    torch.manual_seed(0)
+    sizes = {"model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1, "label_dim": 3}
+    return filled(EnergyModel(SongUNet(8, 1, 1, attn_resolutions=(4,), **sizes)))
 
 
 class ForeignBlock(nn.Module):
@@ -93,13 +106,16 @@ def difference(actual, expected):
     return max(float((a - e).detach().norm() / e.detach().norm().clamp_min(1e-9)) for a, e in pairs)
 
 
-@pytest.mark.parametrize("make", [unet, transformer, foreign])
+@pytest.mark.parametrize("make", [unet, transformer, song, foreign])
 def test_gradients_are_those_of_the_plain_model(make):
     classes = [ForeignBlock] if make is foreign else ()
     model = make().double()
     expected, _ = gradients(model, torch.float64)
     assert checkpoint_blocks(model, classes) is model
-    assert len(recomputing_blocks(model)) == (3 if make is unet else 2)
+    count = {unet: 3, transformer: 2, song: 10, foreign: 2}[make]
+    assert len(recomputing_blocks(model)) == count
+    kinds = {type(block).__name__ for block in recomputing_blocks(model)}
+    assert len(kinds) == 1, kinds
     actual, _ = gradients(model, torch.float64)
     assert difference(actual, expected) < 1e-11
 
