@@ -66,9 +66,13 @@ def named_solvers(solvers: Any) -> dict[str, Solver]:
     names = [solvers] if isinstance(solvers, (str, Solver)) else list(solvers)
     if not names:
         raise ValueError("solvers must hold at least one solver, got none")
-    return {
-        name if isinstance(name, str) else type(name).__name__: as_solver(name) for name in names
-    }
+    named: dict[str, Solver] = {}
+    for entry in names:
+        solver = as_solver(entry)
+        name = entry if isinstance(entry, str) else type(entry).__name__
+        # two solvers of one class differ in their settings
+        named[repr(solver) if name in named else name] = solver
+    return named
 
 
 def distance_table(
@@ -128,7 +132,9 @@ class _Compared:
         like: Tensor,
         finished: Callable[[str], Any],
     ) -> None:
-        self.data, self.options, self.like = data, options, like
+        self.data, self.options = data, options
+        # data are not rounded to the half precision of a model
+        self.like = like.float()
         self.order = data.order(options.seed)
         self.features: Tensor | None = None
         if options.features is not None:

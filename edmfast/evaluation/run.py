@@ -17,13 +17,15 @@ from edmfast._internal.progress import progress_bar
 from edmfast.evaluation import by_level, distances, held_out
 from edmfast.evaluation.data import EvaluationData, as_data
 from edmfast.evaluation.evaluation import Evaluation
-from edmfast.evaluation.features import default_features, load_features
+from edmfast.evaluation.features import Features, default_features, load_features
 from edmfast.evaluation.tables import Table
 from edmfast.models.calling.conditions import accepted_conditions
 
 _SIGMA_MIN, _SIGMA_MAX = 0.004, 160.0
 """The range of the noise levels of Karras et al. 2022, 0.002 to 80, in units of their sigma_data of 0.5."""
 _SPREAD_ROWS, _MOST_CALLS = 4096, 10_000
+_FEWEST = 4
+"""The fewest data that can be compared with each other, in two parts of two."""
 _BATCH_NUMBERS = 1 << 18
 
 
@@ -62,7 +64,7 @@ def evaluate(
       `likelihood_states=0` leaves it out.
 
     Equal arguments give equal results. Another batch size changes distances and likelihoods by rounding only, and
-    the levels by the noise of their probes.
+    the levels by the noise of their probes. The features of all data and samples are kept in memory.
 
     Sources: Heusel et al. 2017, arXiv 1706.08500; and those of `edmfast.diagnostics` and `edmfast.sampling`.
 
@@ -114,6 +116,8 @@ def evaluate(
         seed=as_seed(seed),
     )
     held = _data_of(data, truth, settings, bin_width)
+    if settings.samples and len(held) < _FEWEST:
+        raise ValueError(f"distances need at least {_FEWEST} data, got {len(held)}: pass samples=0")
     like = {name: _like(entry) for name, entry in models.items()}
     spread = float(held.rows(slice(_SPREAD_ROWS), torch.empty(0, dtype=torch.float64)).std())
     unit = float(getattr(model, "sigma_data", 0.0)) or spread
@@ -123,13 +127,8 @@ def evaluate(
         raise ValueError(f"sigma_min must be below sigma_max, got {low:g} and {high:g}")
     chosen = by_level.default_levels(spread, low, high) if levels is None else _levels(levels)
     labelled = _is_conditional(conditional, models, held)
-    device = next(iter(like.values())).device
+    extractor = _extractor(features, held.shape, next(iter(like.values())).device)
     notes = []
-    extractor = default_features(held.shape) if features is None else None
-    if features is not None:
-        extractor = load_features(features, device=device)
-    elif isinstance(extractor, torch.nn.Module):
-        extractor = extractor.to(device)
     if extractor is None and settings.samples:
         notes.append(
             f"no Fréchet distance: samples of shape {held.shape} have no built-in features, so pass features="
@@ -149,7 +148,7 @@ def evaluate(
         seed=settings.seed,
     )
     total = distances.parts_of(models, held, options) if settings.samples and calls else 0
-    compared = _with_truth(models, truth)
+    compared = _with_truth(models, truth, labelled)
     total += by_level.parts_of(compared, truth) if settings.level_states else 0
     total += held_out.parts_of(models) if settings.likelihood_states else 0
     found: dict[str, Table | None] = {"distances": None, "levels": None, "likelihood": None}
@@ -252,10 +251,20 @@ def _level_table(
     return Table(tables[0].title, tuple(rows), tables[0].notes)
 
 
-def _with_truth(models: dict[str, Any], truth: Any) -> dict[str, Any]:
-    """Return the models, with the truth beside them where it is another model and a denoiser too."""
+def _with_truth(models: dict[str, Any], truth: Any, labelled: bool) -> dict[str, Any]:
+    """Return the models, with the truth beside them where it is another denoiser that takes what they take."""
     known = truth is None or any(model is truth for model in models.values())
-    return models if known or not callable(truth) else {"truth": truth, **models}
+    if known or not callable(truth) or (labelled and not _takes_labels(truth)):
+        return models
+    return {"truth": truth, **models}
+
+
+def _extractor(features: Any, shape: tuple[int, ...], device: torch.device) -> Features | None:
+    """Return the features that the caller names, or those of the shape, on the device."""
+    if features is not None:
+        return load_features(features, device=device)
+    found = default_features(shape)
+    return found.to(device) if isinstance(found, torch.nn.Module) else found
 
 
 def _count(name: str, value: Any) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from edmfast.evaluation import Evaluation, Table, evaluate
 from edmfast.models import Denoiser, EnergyModel, ResidualMLP
+from edmfast.sampling import solvers
 from tests.evaluation.models import DIM, Gauged, Turned, exact
 
 SMALL = {
@@ -183,10 +184,32 @@ def test_large_samples_without_features_are_noted():
     assert named.notes == ()
 
 
+def test_solvers_of_one_class_keep_their_settings():
+    truth = exact()
+    options = SMALL | {"level_states": 0, "likelihood_states": 0, "nfe": (6,)}
+    chosen = [solvers.DPMSolverMultistep(order=2), solvers.DPMSolverMultistep(order=3)]
+    result = evaluate(truth, truth=truth, **(options | {"solvers": chosen}))
+    first, second = result.distances.column("solver")[1:]
+    assert first == "DPMSolverMultistep"
+    assert "order=3" in second
+    assert result.distances.rows[1]["FD"] != result.distances.rows[2]["FD"]
+
+
+def test_a_truth_without_classes_is_left_out_beside_labels():
+    truth = exact(classes=[0, 1, 1])
+    data = truth.sample(40, seed=3)
+    labels = truth.responsibilities(data).argmax(1).clamp(max=1)
+    options = SMALL | {"samples": 0}
+    result = evaluate(truth, data=(data, labels), truth=exact(), **options)
+    assert set(result.levels.column("model")) == {"model"}
+    assert "minus truth" not in result.likelihood.columns
+
+
 def test_wrong_arguments_are_refused():
     truth = exact()
     for options, match in (
         ({}, "pass data=, samples to compare"),
+        ({"data": truth.sample(3, seed=0)}, "at least 4 data, got 3"),
         ({"truth": truth, "samples": 1}, "samples must be 0 or at least 2"),
         ({"truth": truth, "solvers": ()}, "at least one solver"),
         ({"truth": truth, "solvers": "none"}, "unknown solver 'none'"),
