@@ -45,8 +45,8 @@ def evaluate_command(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="File of clean samples that the models were not trained on, .npz, .npy or safetensors "
-            "[default: draws of the truth]."
+            help="Clean samples that the models were not trained on: a folder or .zip of images, or an .npz, .npy "
+            "or safetensors file [default: draws of the truth]."
         ),
     ] = None,
     truth: Annotated[

@@ -72,8 +72,8 @@ def evaluate(
         model: an energy or a denoiser, called as model(x [B, *shape], sigma [B], **condition) -> x_0.
         teacher: another one, which is measured in the same way.
         data: clean samples that the models were not trained on: a tensor or array [N, *shape], a pair (samples,
-            labels [N]), a data set with a length, or the path of an .npz, .npy or safetensors file. Bytes are
-            images, x/127.5 - 1. By default 2 `samples` draws of the truth.
+            labels [N]), a data set with a length, or the path of a folder or .zip of images or of an .npz, .npy or
+            safetensors file. Bytes are images, x/127.5 - 1. By default 2 `samples` draws of the truth.
         truth: the exact energy of the data, such as a mixture of `edmfast.analytic`.
         features: the extractor of features, see `load_features`. By default the built-in classifier for digits
             [1, 8, 8], the samples themselves where they have at most 256 numbers, and otherwise none.

@@ -110,7 +110,7 @@ def test_features_from_files(folder):
         (["missing", "--truth", "truth"], "no file or folder missing"),
         (["energy"], "give --data, --truth or both"),
         (["energy", "--truth", "energy"], "energy holds no mixture of Gaussians"),
-        (["energy", "--data", "energy"], "no readable .npz"),
+        (["energy", "--data", "energy"], "accepted are a folder or .zip"),
         (["energy", "--truth", "truth", "--solvers", "rk4"], "unknown solver 'rk4'"),
         (["energy", "--truth", "truth", "--nfe", "2.5"], "--nfe takes integers such as 5,10,18"),
         (["energy", "--truth", "truth", "--nfe", "x"], "--nfe takes numbers"),
