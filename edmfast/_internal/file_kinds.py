@@ -15,6 +15,7 @@ MODEL = "model"
 PARTICLES = "file of particles"
 RUN_CHECKPOINT = "checkpoint of smc.sample"
 TRAINING_CHECKPOINT = "checkpoint of distill"
+EMA_SNAPSHOT = "snapshot of an average"
 MIXTURE = "mixture of Gaussians"
 FEATURES = "network of features"
 V3_STATISTICS = "file of statistics of DPM-Solver-v3"
@@ -24,7 +25,11 @@ PICTURE = "picture"
 EMPTY = "empty file"
 OTHER = "file that edmfast did not write"
 
-_BY_FORMAT = {"edmfast-model": MODEL, "edmfast-distill": TRAINING_CHECKPOINT}
+_BY_FORMAT = {
+    "edmfast-model": MODEL,
+    "edmfast-distill": TRAINING_CHECKPOINT,
+    "edmfast-ema-snapshot": EMA_SNAPSHOT,
+}
 _BY_KIND = {
     "particles": PARTICLES,
     "smc": RUN_CHECKPOINT,

@@ -74,6 +74,29 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     return tensors, _verified(path, tensors, header)
 
 
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the metadata of a file that `write_tensors` wrote, without its tensors and without a checksum.
+
+    Nothing in it may be trusted before `read_tensors` has returned the same. Raises as `read_tensors` does.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    if KEY not in header:
+        raise ValueError(f"{path} was not written by edmfast: it has no {KEY!r} metadata")
+    text = header[KEY]
+    if text.startswith(_MARK):
+        text = "{" + text[len(_MARK) + 64 + len(_SEPARATOR) :]
+    metadata = parse_json(path, text)
+    metadata.pop(_VERSION, None)
+    return metadata
+
+
 def _verified(
     path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]
 ) -> dict[str, Any]:

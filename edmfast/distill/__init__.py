@@ -1,5 +1,6 @@
 """Training: energies on a pretrained denoiser, networks of interpolants, and few-step models, with checkpoints."""
 
+from edmfast.distill.averages.post_hoc import post_hoc_ema
 from edmfast.distill.checkpoint import load_ema
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.conservative import NonConservativeWarning
@@ -39,6 +40,7 @@ __all__ = [
     "load_pairs",
     "make_pairs",
     "open_data",
+    "post_hoc_ema",
     "train_interpolant",
     "train_pso",
     "train_pso_offline",

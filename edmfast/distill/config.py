@@ -11,10 +11,24 @@ import torch
 
 from edmfast._internal.noise_levels import check_level
 from edmfast._internal.numbers import as_float, as_int, as_pair, as_seed
+from edmfast.distill.averages.power_function import as_widths
 
 MODES = ("distill", "dsm", "two_heads")
 SCHEDULES = ("cosine", "constant")
 AUTOCAST = {None: None, "bfloat16": torch.bfloat16}
+_WITHOUT_EFFECT = (
+    "checkpoint",
+    "checkpoint_every",
+    "compile",
+    "accumulate",
+    "keep_last",
+    "keep_best",
+    "log_every",
+    "activation_checkpointing",
+    "shard",
+    "snapshot_every",
+    "snapshot_folder",
+)
 
 # the compiler orders and fuses the whole graph, so that recomputed activations live as long as others: for a
 # transformer of 14 blocks it needs 0.43 times the memory of a plain step, with and without recomputation
@@ -47,7 +61,8 @@ class DistillConfig:
     times value_paths samples.
 
     Sources: Karras et al. 2022, arXiv 2206.00364 (noise levels); Thornton et al. 2025, arXiv 2502.12786; He et al.
-    2025, arXiv 2506.05668 (the path-ratio identity behind the values); Xu et al. 2023, arXiv 2302.04265 (PFGM++).
+    2025, arXiv 2506.05668 (the path-ratio identity behind the values); Xu et al. 2023, arXiv 2302.04265 (PFGM++);
+    Karras et al. 2024, arXiv 2312.02696 (power-function averages).
 
     Args:
         mode: "distill" regresses on the teacher's denoiser, "dsm" on the clean data without a teacher. "two_heads"
@@ -75,6 +90,11 @@ class DistillConfig:
         energy_weight: weight of the loss of the energy in mode "two_heads", beside that of the denoiser. At 0.1 a
             perceptron on a mixture in the plane learns its scores as fast as without an energy. At 1 the two
             heads compete, and after 400 steps the error of its scores is two to three times as large.
+        ema_profiles: sigma_rel of power-function averages that the run keeps besides, such as (0.05, 0.10). Their
+            snapshots give averages of any width after training; see `post_hoc_ema`. Each takes the memory of the
+            weights.
+        snapshot_every: steps between snapshots of these averages; there is always one at the end.
+        snapshot_folder: the folder of the snapshots; None is <name of the checkpoint>-ema beside the checkpoint.
         difference_weight: weight of the energy-difference loss; 0 does not compute it.
         difference_sigmas: lowest and highest noise level of the log-spaced schedules of its pairs.
         difference_steps: smallest and largest number of steps of those schedules.
@@ -130,6 +150,9 @@ class DistillConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float | None = 1.0
     ema_decay: float = 0.999
+    ema_profiles: tuple[float, ...] = ()
+    snapshot_every: int = 500
+    snapshot_folder: str | os.PathLike[str] | None = None
 
     energy_weight: float = 0.1
 
@@ -198,6 +221,8 @@ class DistillConfig:
             "value_refresh": as_int("value_refresh", self.value_refresh, least=0),
             "label_dropout": as_float("label_dropout", self.label_dropout, least=0, most=1),
             "ema_decay": as_float("ema_decay", self.ema_decay, least=0),
+            "ema_profiles": as_widths("ema_profiles", self.ema_profiles),
+            "snapshot_every": as_int("snapshot_every", self.snapshot_every, least=1),
         }
         betas = as_pair("betas", self.betas)
         numbers["betas"] = tuple(as_float("betas", beta, least=0) for beta in betas)
@@ -214,6 +239,8 @@ class DistillConfig:
     def _check(self) -> None:
         _require("ema_decay", self.ema_decay, self.ema_decay < 1, "within [0, 1)")
         _require("betas", self.betas, max(self.betas) < 1, "two numbers within [0, 1)")
+        if self.ema_profiles and self.snapshot_folder is None and self.checkpoint is None:
+            raise ValueError("ema_profiles needs a snapshot_folder or a checkpoint, given neither")
         for name in ("difference_sigmas", "value_sigmas"):
             if (sigmas := getattr(self, name)) is not None:
                 _require(name, sigmas, 0 < sigmas[0] < sigmas[1], "0 < lowest < highest")
@@ -279,12 +306,14 @@ class DistillConfig:
         """Return the settings on which the weights at a given step depend, as JSON can hold them."""
         settings = dataclasses.asdict(self)
         # these settings do not change the weights, so a resumed run may change them
-        kept = ("checkpoint", "checkpoint_every", "keep_last", "keep_best", "log_every")
-        for name in (*kept, "compile", "accumulate", "activation_checkpointing", "shard"):
+        for name in _WITHOUT_EFFECT:
             del settings[name]
         if self.mode != "two_heads":
             # other modes have no such loss, and checkpoints of earlier versions lack its weight
             del settings["energy_weight"]
+        if not self.ema_profiles:
+            # checkpoints of earlier versions have no such averages
+            del settings["ema_profiles"]
         if self.noise_dof == math.inf:
             # JSON has no infinity, and checkpoints of earlier versions have Gaussian noise
             del settings["noise_dof"]

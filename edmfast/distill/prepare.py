@@ -13,6 +13,7 @@ from torch import nn
 
 from edmfast._internal.atomic_write import check_checkpoint
 from edmfast._internal.file_kinds import TRAINING_CHECKPOINT
+from edmfast.distill.averages.snapshots import prepare_folder
 from edmfast.distill.batch import BatchSource
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.loss import TrainingLoss
@@ -42,7 +43,8 @@ def prepared_run(
     arguments are those of `distill`.
 
     Raises ValueError for ranks that differ in their settings or their data, for a batch that does not divide, and
-    for a checkpoint of another run. Raises FileExistsError for a file of another run at config.checkpoint.
+    for a checkpoint of another run. Raises FileExistsError for a file of another run at config.checkpoint
+    and for snapshots of another run.
     """
     data = make_batch.data
     replicas = Replicas(group, data.device)
@@ -53,9 +55,12 @@ def prepared_run(
             check_checkpoint, path, TRAINING_CHECKPOINT, resume_from, **options
         )
         replicas.first_only(check)
+    new = resume_from is None
+    replicas.first_only(functools.partial(prepare_folder, config, new=new, overwrite=overwrite))
     if replicas.size > 1:
         settings = {**config.trajectory(), "accumulate": config.accumulate, "steps": config.steps}
         settings["checkpoint_every"] = config.checkpoint_every
+        settings["snapshot_every"] = config.snapshot_every
         names = {name: [*tensor.shape] for name, tensor in student.state_dict().items()}
         described = {"their data": data.digest(), "the student": names, "the objective": objective}
         replicas.agree({**settings, **described})

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from edmfast._internal.atomic_write import write_or_fall_back
 from edmfast._internal.progress import progress_bar
+from edmfast.distill.averages.snapshots import Snapshots
 from edmfast.distill.batch import Batch, BatchSource
 from edmfast.distill.blame import blame
 from edmfast.distill.first_batch import FIRST_ROWS, check_first_batch, numbers_of
@@ -81,6 +82,7 @@ class TrainingRun:
         module: nn.Module = loss if state.sharding is None else state.sharding.around(loss)
         named = {f"student.{name}": p for name, p in state.trained.items()}
         self.gradients = gradient_function(module, named, compile=config.compile)
+        self.snapshots = Snapshots(state, self.replicas.speaks)
         self.check_every = 1 if device.type == "cpu" else _STEPS_BETWEEN_CHECKS
         self.generator_state = make_batch.generator.get_state()
         self.written: Path | None = None
@@ -180,12 +182,14 @@ class TrainingRun:
         state.record(loss, gradients)
         done = state.step + 1
         saving = done % config.checkpoint_every == 0 or done == config.steps
-        checking = saving or done % self.check_every == 0
+        checking = saving or self.snapshots.due(done) or done % self.check_every == 0
         # a check before each save keeps bad weights out of checkpoints
         if checking:
             self._check_losses(bar)
         state.update()
         bar.update()
+        if self.snapshots.due(done):
+            self.snapshots.write()
         if saving and self.path is not None:
             self._save(self.path, self.make_batch.generator.get_state(), last=done == config.steps)
         if checking and interrupted is not None and bool(interrupted > 0):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edmfast.distill.averages.profiles import Profiles
 from edmfast.distill.checkpoint import copy_group, describe, read_checkpoint, write_checkpoint
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.parallel.sharding import Sharding
@@ -18,7 +19,9 @@ Groups = dict[str, dict[str, torch.Tensor]]
 
 
 class RunState:
-    """The state of a run: Adam (Kingma & Ba 2014, arXiv 1412.6980) and a moving average of the weights.
+    """The state of a run: Adam (Kingma & Ba 2014, arXiv 1412.6980) and moving averages of the weights.
+
+    A module of the student that has a method `after_update` is called by it after every step of Adam.
 
     losses and norms: [steps], on the device, written up to `step`. norms are those of the gradients.
     objective: the settings of another objective than that of `distill`, as JSON can hold them, which a checkpoint
@@ -41,6 +44,10 @@ class RunState:
         self.trained = {n: p for n, p in student.named_parameters() if p.requires_grad}
         self.parameters = [*self.trained.values()]
         self.ema = [parameter.detach().clone() for parameter in self.parameters]
+        self.profiles = Profiles(self.parameters, config.ema_profiles)
+        # a network that keeps its weights normalised does so after each step
+        methods = (getattr(module, "after_update", None) for module in student.modules())
+        self.after_update = [method for method in methods if callable(method)]
         self.optimiser = torch.optim.Adam(
             self.parameters, lr=config.learning_rate, betas=config.betas, fused=True
         )
@@ -90,10 +97,13 @@ class RunState:
             group["lr"] = self.config.learning_rate_at(self.step)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        for method in self.after_update:
+            method()
         # lerp_ moves the average by one minus the decay
         weight = 1 - self.config.ema_decay_at(self.step)
         torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], weight)
         self.step += 1
+        self.profiles.update(self.step)
         self.whole = True
 
     @torch.no_grad()
@@ -121,6 +131,7 @@ class RunState:
             "student": self.student.state_dict(),
             "ema": dict(zip(names, self.ema, strict=True)),
             "run": {"losses": self.losses[: self.step], "generator": generator},
+            **self.profiles.groups(names),
         }
         if self.step:
             for group, key in (("first_moment", "exp_avg"), ("second_moment", "exp_avg_sq")):
@@ -132,7 +143,7 @@ class RunState:
 
     def save(self, path: str | os.PathLike[str], groups: Groups) -> None:
         """Write a checkpoint. groups: from `groups`."""
-        write_checkpoint(path, groups, {"step": self.step, **self._identity(), **self.metadata})
+        write_checkpoint(path, groups, {"step": self.step, **self.identity(), **self.metadata})
 
     @torch.no_grad()
     def load(
@@ -142,7 +153,7 @@ class RunState:
 
         check: called with the metadata and the step before anything changes; it raises for another run.
         """
-        groups, metadata = read_checkpoint(path, self._identity())
+        groups, metadata = read_checkpoint(path, self.identity())
         step = metadata.get("step")
         run = groups.get("run", {})
         if not isinstance(step, int) or step < 0 or not {"losses", "generator"} <= run.keys():
@@ -158,6 +169,7 @@ class RunState:
         names = [*self.trained]
         copy_group(path, groups, "student", self.student.state_dict().items())
         copy_group(path, groups, "ema", zip(names, self.ema, strict=True))
+        self.profiles.load(path, groups, names)
         if step:
             moments = [
                 {
@@ -178,7 +190,8 @@ class RunState:
         self.step = self._checked = step
         return run["generator"]
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """Return the descriptions that another run must share to continue this one."""
         named = {} if self.objective is None else {"objective": self.objective}
         return {
             **named,

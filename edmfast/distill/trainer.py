@@ -108,8 +108,8 @@ def distill(
         progress: show a bar, or a line now and then where stderr is no terminal.
         condition_names: a mapping from our name of a condition to the teacher's, such as
             {"class_label": "class_labels"}.
-        overwrite: replace the file at config.checkpoint even if it belongs to another run or is no checkpoint. The
-            file that the run resumes from is always replaced.
+        overwrite: replace the file at config.checkpoint even if it belongs to another run or is no checkpoint, and
+            remove snapshots of another run. The file that the run resumes from is always replaced.
         group: a process group of torch.distributed, such as torch.distributed.group.WORLD in a program that
             torchrun starts, or None for one process. All ranks call with the same arguments, each with the student
             on its own device. Rank 0 writes the checkpoints and shows the progress.
@@ -120,7 +120,8 @@ def distill(
     Raises:
         TypeError: models or data of another kind, before any work is done.
         ValueError: models, data, settings or checkpoints that do not fit each other, before any work is done.
-        FileExistsError: a file of another run at config.checkpoint, without overwrite, before any work is done.
+        FileExistsError: a file of another run at config.checkpoint, or snapshots of another run, without
+            overwrite, before any work is done.
         FloatingPointError: a loss or gradient that is not finite; the error names the step.
         KeyboardInterrupt: an interrupt of the program, after the checkpoint is saved.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 import edmfast
 from edmfast import DistillConfig
-from edmfast.distill import open_data
+from edmfast.distill import open_data, post_hoc_ema
 from tests.small_models import PAIR, X, distilled, mlp
 from tests.spellings import COUNT, REAL, SEED, check_bad, check_good, row, table
 
@@ -18,6 +19,12 @@ from tests.spellings import COUNT, REAL, SEED, check_bad, check_good, row, table
 def opened(**settings):
     """Return the samples of data that are opened with some settings."""
     return open_data(X, **settings).some(3)
+
+
+def post_hoc(sigma_rel=0.1, **options):
+    with tempfile.TemporaryDirectory() as folder:
+        distilled(ema_profiles=(0.1,), snapshot_folder=folder, snapshot_every=1)
+        return post_hoc_ema(folder, sigma_rel, **options)
 
 
 CASES = [
@@ -47,7 +54,19 @@ CASES = [
         keep_last=(COUNT, 3, 0),
         log_every=(COUNT, 3, 0),
         fokker_planck_weight=(REAL, 0.5, -1.0),
+        snapshot_every=(COUNT, 3, 0),
     ),
+    row(
+        "DistillConfig",
+        "ema_profiles",
+        REAL,
+        0.25,
+        lambda s: DistillConfig(ema_profiles=(s, 0.125), checkpoint="run"),
+        0.0,
+        0.5,
+    ),
+    row("post_hoc_ema", "sigma_rel", REAL, 0.125, lambda s: post_hoc(sigma_rel=s), 0.0, 0.5),
+    row("post_hoc_ema", "at_step", COUNT, 2, lambda n: post_hoc(at_step=n), 0),
     row(
         "DistillConfig",
         "value_sigmas",
