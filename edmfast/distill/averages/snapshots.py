@@ -55,7 +55,8 @@ def prepare_folder(config: DistillConfig, *, new: bool, overwrite: bool) -> None
             "that run with resume_from, give another snapshot_folder, or pass overwrite=True"
         )
     for path in earlier:
-        path.unlink()
+        # another rank may have removed it
+        path.unlink(missing_ok=True)
 
 
 def snapshots_in(folder: Path) -> list[Path]:
