@@ -56,7 +56,9 @@ def student_from(
         data: one batch [B, *shape] of clean samples, in the units of sigma_data, on the device of the student. A
             few hundred samples are enough. They decide on the scalars of start="weights", and try the network of
             start="zero".
-        start: "weights", "zero" or "given"; see the table at the top of this module.
+        start: "weights" copies the teacher's weights and fits one scalar per noise level, see `initialise_from`.
+            "zero" takes an untrained network that returns zeros, so that the energy is exactly Gaussian,
+            |x|²/(2 (sigma² + sigma_data²)). "given" keeps the weights of backbone.
         backbone: the network of the student, which the student takes over. None takes the architecture of the
             teacher: a copy of its `backbone` for "weights", and a new one of the same class and `config` for
             "zero".

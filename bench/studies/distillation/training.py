@@ -104,9 +104,12 @@ def train(recipe: Recipe, folder: Path, size: Size) -> dict[str, Any]:
     )
     started = time.process_time()
     student.train()
-    with deferred_interrupt() as interrupt:
-        run.train(interrupt, False)
-    row["cpu_seconds"] += round(time.process_time() - started)
+    try:
+        with deferred_interrupt() as interrupt:
+            run.train(interrupt, False)
+    finally:
+        row["cpu_seconds"] += round(time.process_time() - started)
+        path.write_text(json.dumps(row))
     row["end"] = errors_of(averaged(), size.more)
     path.write_text(json.dumps(row))
     return row
