@@ -23,7 +23,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         points.append((row["steps"], row["end"]))
         steps = [step for step, _ in points]
         style: dict[str, Any] = {"color": f"C{index}", "marker": "o", "markersize": 3}
-        style["linestyle"] = "--" if row["teacher"] == "none" else "-"
+        style["linestyle"] = "--" if row["teacher"] != "exact" else "-"
         scores.plot(
             steps, [_mean(errors["score"]) for _, errors in points], label=row["name"], **style
         )

@@ -34,8 +34,9 @@ SETTINGS: dict[str, Any] = {
 VALUES: dict[str, Any] = {"value_weight": 7e-4, "value_sigmas": (0.04, 2.0)}
 """The teacher knows its energy, so that values need no paths, and no levels at which the density is a Gaussian."""
 
-SCORE_OF_DENOISER, SCORE_OF_ENERGY, VALUE = 3, 6, 3
-"""Passes: forward and backward; forward, backward to the states, and both of these backward to the weights."""
+FORWARD, SCORE_OF_DENOISER, SCORE_OF_ENERGY, VALUE = 1, 3, 6, 3
+"""Passes: forward; forward and backward; forward, backward to the states, and both of these backward to the
+weights; and forward and backward of energies alone."""
 
 
 class FoldedSongUNet(nn.Module):
@@ -64,15 +65,17 @@ class FoldedSongUNet(nn.Module):
 class Recipe:
     """A student and its training.
 
-    kind: "denoiser", "two heads", or the potential of an energy. taught: whether it learns from the teacher.
-    settings: those of `DistillConfig` besides the shared ones. passes: those of one step.
+    kind: "denoiser", "two heads", or the potential of an energy. passes: those of one step. teacher: "exact",
+    "none", or the name of an earlier student that teaches this one. settings: those of `DistillConfig` besides the
+    shared ones. part: the part of the steps of the others that it takes.
     """
 
     name: str
     kind: str
     passes: int
-    taught: bool = True
+    teacher: str = "exact"
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    part: float = 1.0
 
     def model(self, width: int) -> Denoiser | EnergyModel | TwoHeads:
         """Return the untrained student, the same at every call."""
@@ -92,11 +95,15 @@ def _recipes() -> list[Recipe]:
         Recipe("denoiser", "denoiser", SCORE_OF_DENOISER),
         Recipe("inner", "inner", energy, settings=VALUES),
         Recipe("two heads", "two heads", energy, settings={"mode": "two_heads", **VALUES}),
-        Recipe("score matching", "inner", SCORE_OF_ENERGY, False, alone),
+        Recipe("score matching", "inner", SCORE_OF_ENERGY, "none", alone),
         Recipe("norm", "norm", energy, settings=VALUES),
         Recipe("residual", "residual", energy, settings=VALUES),
-        Recipe("two heads, data", "two heads", SCORE_OF_ENERGY, False, {"mode": "two_heads"}),
-        Recipe("denoiser, data", "denoiser", SCORE_OF_DENOISER, False, alone),
+        Recipe("two heads, data", "two heads", SCORE_OF_ENERGY, "none", {"mode": "two_heads"}),
+        Recipe("denoiser, data", "denoiser", SCORE_OF_DENOISER, "none", alone),
+        # both trainings together have the passes of two heads
+        Recipe(
+            "two stages, data", "inner", FORWARD + SCORE_OF_ENERGY, "denoiser, data", part=3 / 7
+        ),
     ]
 
 

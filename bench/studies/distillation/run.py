@@ -66,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(not all(met for _, met in goals))
 
 
+def _passes(name: str, rows: Sequence[dict[str, Any]]) -> int:
+    """Return the passes of a student's training, 0 for a teacher that was not trained here."""
+    return sum(row["passes"] * row["steps"] for row in rows if row["name"] == name)
+
+
 def _section(rows: Sequence[dict[str, Any]]) -> Section:
     plain = next((row["end"] for row in rows if row["name"] == "denoiser"), None)
     cells: list[list[Cell]] = []
@@ -73,10 +78,11 @@ def _section(rows: Sequence[dict[str, Any]]) -> Section:
         end = row["end"]
         energies = [f"{value:.2f}" for value in end.get("between", [])] or ["-"] * len(LEVELS)
         ratio = "-" if plain is None else f"{score_ratio(end, plain):.3f}"
-        cells.append([row["name"], row["steps"], row["passes"] * row["steps"], ratio, *energies])
+        passes = sum(_passes(name, rows) for name in (row["name"], row["teacher"]))
+        cells.append([row["name"], row["steps"], passes, ratio, *energies])
     header = ["student", "steps", "passes", "score", *(f"σ={level:g}" for level in LEVELS)]
     notes = [
         "score: error of the denoised states over that of the denoiser; σ=…: nats between components",
-        "passes: forward passes of the network on one batch that the training costs",
+        "passes: forward passes of the network on one batch that the training costs, with that of its teacher",
     ]
     return Section("students of the smooth digits", header, cells, notes)

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from bench.studies.distillation.measures import errors_of
-from bench.studies.distillation.recipes import SETTINGS, SHAPE, Recipe
+from bench.studies.distillation.recipes import RECIPES, SETTINGS, SHAPE, Recipe
 from edmfast.demo.smooth_digits import load_smooth_digits
-from edmfast.distill import DistillConfig
+from edmfast.distill import DistillConfig, load_ema
 from edmfast.distill.batch import BatchMaker, Draws
 from edmfast.distill.data import TrainingData, check_data
 from edmfast.distill.interrupt import deferred_interrupt
@@ -64,21 +64,21 @@ def train(recipe: Recipe, folder: Path, size: Size) -> dict[str, Any]:
     A row that the folder holds is returned as it is, and a training that was interrupted goes on from its last
     checkpoint there.
     """
-    stem = recipe.name.replace(", ", "_").replace(" ", "_")
-    path, checkpoint = folder / f"{stem}.json", folder / f"{stem}.checkpoint.safetensors"
+    checkpoint = _checkpoint(recipe, folder)
+    path = checkpoint.with_name(checkpoint.name.replace(".checkpoint.safetensors", ".json"))
     row: dict[str, Any] = json.loads(path.read_text()) if path.exists() else _new_row(recipe, size)
     if "end" in row:
         return row
-    exact = load_smooth_digits()
-    data = exact.sample(size.data, seed=5).float().reshape(-1, *SHAPE)
+    steps = row["steps"]
+    data = load_smooth_digits().sample(size.data, seed=5).float().reshape(-1, *SHAPE)
     student = recipe.model(size.width)
     config = DistillConfig(
         **{**SETTINGS, **recipe.settings},
-        steps=size.steps,
+        steps=steps,
         checkpoint=checkpoint,
-        checkpoint_every=max(1, size.steps // 20),
+        checkpoint_every=max(1, steps // 20),
     )
-    at = {round(part * size.steps) for part in POINTS}
+    at = {round(part * steps) for part in POINTS}
 
     def watch(step: int) -> None:
         if step in at and str(step) not in row["curve"]:
@@ -93,7 +93,7 @@ def train(recipe: Recipe, folder: Path, size: Size) -> dict[str, Any]:
         return model
 
     batches = _WatchedBatches(
-        check_data(data, student, config), exact if recipe.taught else None, config, watch
+        check_data(data, student, config), _teacher(recipe, folder, size), config, watch
     )
     run = prepared_run(
         student,
@@ -115,15 +115,33 @@ def train(recipe: Recipe, folder: Path, size: Size) -> dict[str, Any]:
     return row
 
 
+def _checkpoint(recipe: Recipe, folder: Path) -> Path:
+    stem = recipe.name.replace(", ", "_").replace(" ", "_")
+    return folder / f"{stem}.checkpoint.safetensors"
+
+
+def _teacher(recipe: Recipe, folder: Path, size: Size) -> Denoiser | None:
+    """Return the teacher of a student, which is trained first where it is a student itself."""
+    if recipe.teacher == "none":
+        return None
+    if recipe.teacher == "exact":
+        return load_smooth_digits()
+    earlier = RECIPES[recipe.teacher]
+    train(earlier, folder, size)
+    model = earlier.model(size.width)
+    load_ema(_checkpoint(earlier, folder), model)
+    return model.eval()
+
+
 def _new_row(recipe: Recipe, size: Size) -> dict[str, Any]:
     parameters = sum(p.numel() for p in recipe.model(size.width).parameters())
     return {
         "name": recipe.name,
         "kind": recipe.kind,
-        "teacher": "exact" if recipe.taught else "none",
+        "teacher": recipe.teacher,
         "settings": recipe.settings,
         "parameters": parameters,
-        "steps": size.steps,
+        "steps": round(recipe.part * size.steps),
         "passes": recipe.passes,
         "cpu_seconds": 0,
         "curve": {},
