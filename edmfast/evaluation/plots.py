@@ -50,7 +50,9 @@ def distance_figure(table: Table) -> Any:
 
 def level_figure(table: Table) -> Any:
     """Return a figure with a panel for each diagnostic against the noise level."""
-    panels = [column for column in table.columns if column not in ("model", "sigma")]
+    columns_of_numbers = [name for name in table.columns if name not in ("model", "sigma")]
+    # NAsym of a single energy may have no numbers
+    panels = [name for name in columns_of_numbers if _is_drawn(table, name)]
     columns = min(4, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = new_figure(3.6 * columns, 3.1 * rows)
@@ -118,6 +120,10 @@ def _groups(rows: Iterable[dict[str, Any]], keys: tuple[str, ...]) -> dict[tuple
 
 def _number(cell: Any) -> float:
     return float(cell) if isinstance(cell, (int, float)) else math.nan
+
+
+def _is_drawn(table: Table, column: str) -> bool:
+    return any(math.isfinite(_number(row.get(column))) for row in table.rows)
 
 
 def _all_positive(rows: Iterable[dict[str, Any]], column: str) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from edmfast.evaluation import Evaluation, Table, evaluate
+from edmfast.evaluation.plots import level_figure
 from edmfast.models import Denoiser, EnergyModel, ResidualMLP
 from edmfast.sampling import solvers
 from tests.evaluation.models import DIM, Gauged, Turned, exact
@@ -219,6 +220,13 @@ def test_wrong_arguments_are_refused():
     ):
         with pytest.raises(ValueError, match=match):
             evaluate(truth, **options)
+
+
+def test_a_column_without_numbers_has_no_panel():
+    pytest.importorskip("matplotlib", reason="the pictures need it")
+    rows = [{"model": "m", "sigma": s, "NAsym": math.nan, "circulation": s} for s in (2.0, 1.0)]
+    figure = level_figure(Table("t", tuple(rows)))
+    assert [axis.get_title() for axis in figure.axes] == ["circulation"]
 
 
 def test_a_table_knows_its_columns():
