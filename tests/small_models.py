@@ -45,6 +45,13 @@ def dhariwal(**options):
     return built(models.DhariwalUNet, **(arguments | options))
 
 
+def rescaled(**numbers):
+    config = {"img_resolution": 4, "in_channels": 1, "out_channels": 1, "model_channels": 4}
+    small = {**config, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
+    given = {"kind": "iddpm", "network": "SongUNet", "config": small}
+    return built(models.RescaledNetwork, **given, **numbers)
+
+
 def initialised(seed):
     energy = edmfast.EnergyModel(mlp())
     teacher = edmfast.Denoiser(mlp())

@@ -93,6 +93,8 @@ def describe(model: Denoiser | EnergyModel) -> Converted:
 
 
 def _shape(config: dict[str, Any]) -> tuple[int, ...] | None:
+    # a network inside another one says it in its place
+    config = config.get("config", config)
     channels = config.get("in_channels", config.get("img_channels"))
     size = config.get("img_resolution")
     if not isinstance(channels, int) or not isinstance(size, int):

@@ -7,6 +7,7 @@ its constructor and the state. Classes that are read:
 | class in the file | U-Net inside | denoiser here |
 |---|---|---|
 | EDMPrecond | SongUNet, DhariwalUNet | Denoiser(the same) |
+| VPPrecond, VEPrecond, iDDPMPrecond | the same | Denoiser(RescaledNetwork(the same)) |
 | Precond (EDM2) | UNet | Denoiser(EDM2UNet) |
 
 Sources: Karras et al. 2022, arXiv 2206.00364, table 1; Karras et al. 2024, arXiv 2312.02696.
@@ -29,16 +30,16 @@ from edmfast.teachers.pickles.stand_ins import Record
 _KEYS = ("ema", "net", "model")
 """The names under which a file may hold its network, the first one first."""
 _UNETS = {"SongUNet": "SongUNet", "DhariwalUNet": "DhariwalUNet", "UNet": "EDM2UNet"}
-_INSIDE = {"EDMPrecond": "model", "Precond": "unet"}
+_KINDS = {"VPPrecond": "vp", "VEPrecond": "ve", "iDDPMPrecond": "iddpm"}
+_SCALING = ("beta_d", "beta_min", "M", "C_1", "C_2")
+_INSIDE = {**dict.fromkeys(("EDMPrecond", *_KINDS), "model"), "Precond": "unet"}
+_COMMON = ("img_resolution", "img_channels", "label_dim", "use_fp16")
 _ORDER = {
-    "EDMPrecond": (
-        *("img_resolution", "img_channels", "label_dim", "use_fp16", "sigma_min", "sigma_max"),
-        *("sigma_data", "model_type"),
-    ),
-    "Precond": (
-        *("img_resolution", "img_channels", "label_dim", "use_fp16", "sigma_data"),
-        "logvar_channels",
-    ),
+    "VPPrecond": (*_COMMON, "beta_d", "beta_min", "M", "epsilon_t", "model_type"),
+    "VEPrecond": (*_COMMON, "sigma_min", "sigma_max", "model_type"),
+    "iDDPMPrecond": (*_COMMON, "C_1", "C_2", "M", "model_type"),
+    "EDMPrecond": (*_COMMON, "sigma_min", "sigma_max", "sigma_data", "model_type"),
+    "Precond": (*_COMMON, "sigma_data", "logvar_channels"),
 }
 _MOST_TENSORS, _DEEPEST = 100_000, 64
 
@@ -82,14 +83,21 @@ def described(record: Record) -> tuple[Description, dict[str, Tensor]]:
         raise ValueError(
             f"the {name} holds a {kind} as {_INSIDE[name]}, which is not read; read are {', '.join(_UNETS)}"
         )
-    arguments = _arguments(record, _ORDER[name])
-    sigma_data = record.state.get("sigma_data", arguments.get("sigma_data", 0.5))
-    cls = known_backbones(None).get(_UNETS[unet.class_name])
+    # the attributes are what the network computes with
+    settings = {**_arguments(record, _ORDER[name]), **record.state}
+    sigma_data = settings.get("sigma_data", 0.5)
+    network = _UNETS[unet.class_name]
+    cls = known_backbones(None).get(network)
     # an unknown class is refused below, with the names of the others
     order = [] if cls is None else [*inspect.signature(cls).parameters]
-    config = _arguments(unet, order)
-    description = check_description(_UNETS[unet.class_name], config, sigma_data, None)
-    return description, dict(_tensors(unet))
+    config, state = _arguments(unet, order), dict(_tensors(unet))
+    inner = check_description(network, config, sigma_data, None)
+    if name not in _KINDS:
+        return inner, state
+    scaling = {key: _plain(settings[key]) for key in _SCALING if key in settings}
+    outer = {"kind": _KINDS[name], "network": network, "config": config, **scaling}
+    description = check_description("RescaledNetwork", outer, inner.sigma_data, None)
+    return description, {f"network.{key}": tensor for key, tensor in state.items()}
 
 
 def _arguments(record: Record, order: Sequence[str]) -> dict[str, Any]:

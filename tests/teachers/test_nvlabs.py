@@ -132,3 +132,34 @@ def test_files_without_a_network_are_refused_by_name(tmp_path):
     assert load_teacher(tmp_path / "a.pkl", key="G_ema").sigma_data == 0.5
     with pytest.raises(TypeError, match=r"a \.pkl file takes no config"):
         load_teacher(tmp_path / "a.pkl", config={})
+
+
+@pytest.mark.parametrize(
+    ("class_name", "attributes"),
+    [
+        ("VPPrecond", {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5}),
+        ("VEPrecond", {"sigma_min": 0.02, "sigma_max": 100}),
+        ("iDDPMPrecond", {"C_1": 0.001, "C_2": 0.008, "M": 1000, "sigma_min": 0.008}),
+    ],
+)
+def test_other_preconditionings_are_denoisers_of_their_own_formula(
+    tmp_path, class_name, attributes
+):
+    unet = network("ncsnpp")
+    write(tmp_path / "a.pkl", {"ema": precond(class_name, unet, attributes=attributes)})
+    teacher = load_teacher(tmp_path / "a.pkl", dtype=torch.float64)
+    kind = {"VPPrecond": "vp", "VEPrecond": "ve", "iDDPMPrecond": "iddpm"}[class_name]
+    assert teacher.backbone.kind == kind
+    inner = fixture.denoiser("ncsnpp").double().backbone
+    x, sigma = tensor("ncsnpp", "x")[:2], 0.3
+    c_in = 1.0 if kind == "ve" else (sigma**2 + 1) ** -0.5
+    time = teacher.backbone._time(torch.full((2,), sigma, dtype=torch.float64))
+    with torch.no_grad():
+        denoised = teacher(x, sigma)
+        expected = x + (sigma if kind == "ve" else -sigma) * inner(c_in * x, time)
+    torch.testing.assert_close(denoised, expected, rtol=1e-6, atol=1e-6)
+    facts = convert(tmp_path / "a.pkl", tmp_path / "a.safetensors")
+    assert (facts.network, facts.shape) == ("RescaledNetwork", (3, 16, 16))
+    again = models.load_model(tmp_path / "a.safetensors").double()
+    with torch.no_grad():
+        torch.testing.assert_close(again(x, sigma), denoised)

@@ -9,7 +9,7 @@ instance carries the arguments of its constructor as `config`, a dictionary that
 from torch import nn
 
 from edmfast.models.backbones.dit import DiT
-from edmfast.models.backbones.edm import DhariwalUNet, SongUNet
+from edmfast.models.backbones.edm import DhariwalUNet, RescaledNetwork, SongUNet
 from edmfast.models.backbones.pairwise_mlp import PairwiseMLP
 from edmfast.models.backbones.residual_mlp import ResidualMLP
 from edmfast.models.backbones.unet import UNet
@@ -18,10 +18,20 @@ BACKBONES: dict[str, type[nn.Module]] = {
     "DhariwalUNet": DhariwalUNet,
     "DiT": DiT,
     "PairwiseMLP": PairwiseMLP,
+    "RescaledNetwork": RescaledNetwork,
     "ResidualMLP": ResidualMLP,
     "SongUNet": SongUNet,
     "UNet": UNet,
 }
 """The classes of backbones from which a saved model can be rebuilt, by name; see `register_backbone`."""
 
-__all__ = ["BACKBONES", "DhariwalUNet", "DiT", "PairwiseMLP", "ResidualMLP", "SongUNet", "UNet"]
+__all__ = [
+    "BACKBONES",
+    "DhariwalUNet",
+    "DiT",
+    "PairwiseMLP",
+    "RescaledNetwork",
+    "ResidualMLP",
+    "SongUNet",
+    "UNet",
+]

@@ -8,7 +8,17 @@ import torch
 
 import edmfast
 from edmfast import models
-from tests.small_models import dhariwal, dit, initialised, mlp, pairwise, song, taught, unet
+from tests.small_models import (
+    dhariwal,
+    dit,
+    initialised,
+    mlp,
+    pairwise,
+    rescaled,
+    song,
+    taught,
+    unet,
+)
 from tests.spellings import COUNT, REAL, SEED, check_bad, check_good, row, same, table
 
 U_NET = {
@@ -23,6 +33,8 @@ U_NET = {
     "dropout": (REAL, 0.5, 1.0),
     "label_dropout": (REAL, 0.5, 1.0),
 }
+
+
 CASES = [
     row(
         "EnergyModel",
@@ -87,6 +99,16 @@ CASES = [
     row("SongUNet", "channel_mult", COUNT, 2, lambda n: song(channel_mult=(1, n)), 0),
     row("SongUNet", "attn_resolutions", COUNT, 4, lambda n: song(attn_resolutions=(n,)), 0),
     row("SongUNet", "resample_filter", REAL, 3.0, lambda f: song(resample_filter=(f, 1)), -1.0),
+    *table(
+        "RescaledNetwork",
+        rescaled,
+        sigma_data=(REAL, 0.25, 0.0),
+        beta_d=(REAL, 10.0, 0.0),
+        beta_min=(REAL, 0.25, 0.0),
+        M=(COUNT, 100, 1),
+        C_1=(REAL, 0.25, 0.0),
+        C_2=(REAL, 0.25, -1.0),
+    ),
     *table("DhariwalUNet", dhariwal, **U_NET),
     row("DhariwalUNet", "channel_mult", COUNT, 2, lambda n: dhariwal(channel_mult=(1, n)), 0),
     row("DhariwalUNet", "attn_resolutions", COUNT, 4, lambda n: dhariwal(attn_resolutions=(n,)), 0),
