@@ -48,8 +48,7 @@ def dhariwal(**options):
 def rescaled(**numbers):
     config = {"img_resolution": 4, "in_channels": 1, "out_channels": 1, "model_channels": 4}
     small = {**config, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
-    given = {"kind": "iddpm", "network": "SongUNet", "config": small}
-    return built(models.RescaledNetwork, **given, **numbers)
+    return built(models.RescaledNetwork, "iddpm", "SongUNet", small, **numbers)
 
 
 def initialised(seed):
