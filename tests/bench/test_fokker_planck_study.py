@@ -16,14 +16,19 @@ from bench.studies.fokker_planck import derivatives, measures, run, students
 def test_a_small_study_writes_rows_and_a_picture(tmp_path, with_threads):
     arguments = ["--modes", "dsm", "--weights", "0", "0.1", "--seeds", "1", "--steps", "3"]
     arguments += ["--count", "64", "--levels", "6"]
+    arguments += ["--json", f"{tmp_path}/a.json", "--plot", f"{tmp_path}/a.png"]
     with with_threads(1):
-        assert (
-            run.main([*arguments, "--json", f"{tmp_path}/a.json", "--plot", f"{tmp_path}/a.png"])
-            == 0
-        )
+        assert run.main([*arguments, "--most", "2"]) == 0
+        begun = json.loads((tmp_path / "a.json").read_text())["rows"]
+        assert run.main(arguments) == 0
     facts = json.loads((tmp_path / "a.json").read_text())
-    assert [row["weight"] for row in facts["rows"]] == [0, 0.1]
-    assert len(facts["rows"][0]["residual"]) == len(facts["sigmas"])
+    assert [run.name_of(row)[:2] for row in facts["rows"]] == [
+        ("exact", 0),
+        ("dsm", 0),
+        ("dsm", 0.1),
+    ]
+    assert facts["rows"][:2] == begun
+    assert len(facts["rows"][1]["residual"]) == len(facts["sigmas"])
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     found = run.means(
         [{"ode_sde": 1.0, "ode_data": 2.0, "sde_data": 3.0, "floor": 4.0, "residual": [3.0, 4.0]}]

@@ -14,12 +14,13 @@ def draw(facts: dict[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    modes = [*dict.fromkeys(row["mode"] for row in facts["rows"])]
+    exact = [row for row in facts["rows"] if row["mode"] == "exact"]
+    modes = [m for m in dict.fromkeys(row["mode"] for row in facts["rows"]) if m != "exact"]
     figure = Figure(figsize=(5 * len(modes), 4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(modes), squeeze=False, sharey=True)[0]
-    floor = sum(row["floor"] for row in facts["exact"]) / len(facts["exact"])
-    gap = sum(row["ode_sde"] for row in facts["exact"]) / len(facts["exact"])
+    floor = sum(row["floor"] for row in exact) / len(exact)
+    gap = sum(row["ode_sde"] for row in exact) / len(exact)
     for panel, mode in zip(panels, modes, strict=True):
         rows = [row for row in facts["rows"] if row["mode"] == mode]
         weights = sorted({row["weight"] for row in rows})

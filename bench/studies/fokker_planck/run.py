@@ -15,6 +15,7 @@ that it may hurt the SDE.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,12 +36,12 @@ DISTANCES = ("ode_sde", "ode_data", "sde_data", "floor")
 
 
 def measure(mode: str, weight: float, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the row of one student."""
+    """Return the row of one student, or of the exact denoiser for the mode "exact"."""
+    row: dict[str, Any] = {"mode": mode, "weight": weight, "seed": seed}
+    if mode == "exact":
+        return row | distances(teacher(), options.count, options.levels, seed)
     student, speed = train(mode, weight, seed, options.steps)
-    return {
-        "mode": mode,
-        "weight": weight,
-        "seed": seed,
+    return row | {
         "steps_per_second": round(speed, 1),
         "residual": residuals(student),
         "denoiser": denoiser_errors(student),
@@ -57,19 +58,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=2000, help="training steps (default 2000)")
     parser.add_argument("--count", type=int, default=20_000, help="samples of each set")
     parser.add_argument("--levels", type=int, default=128, help="noise levels of ODE and SDE")
-    parser.add_argument("--json", metavar="PATH", help="the file to which the rows are added")
+    parser.add_argument(
+        "--json", metavar="PATH", help="the file of the rows, which is gone on with"
+    )
     parser.add_argument("--plot", metavar="PATH", help="the picture")
+    parser.add_argument("--most", type=int, help="rows to measure now; the rest is left for later")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    exact = [distances(teacher(), options.count, options.levels, s) for s in range(options.seeds)]
     path = None if options.json is None else Path(options.json)
-    # a study of many students can be done in parts
-    rows = json.loads(path.read_text())["rows"] if path is not None and path.exists() else []
-    for mode in options.modes:
-        for weight in options.weights:
-            for seed in range(options.seeds):
-                rows.append(measure(mode, weight, seed, options))
-                print(json.dumps(rows[-1]), flush=True)
+    rows: list[dict[str, Any]] = []
+    if path is not None and path.exists():
+        rows = json.loads(path.read_text())["rows"]
+    measured = [name_of(row) for row in rows]
+    seeds = range(options.seeds)
+    kinds = [("exact", 0.0), *itertools.product(options.modes, options.weights)]
+    missing = [(*kind, seed) for kind in kinds for seed in seeds if (*kind, seed) not in measured]
+    for row in missing[: options.most]:
+        rows.append(measure(*row, options))
+        print(json.dumps(rows[-1]), flush=True)
     torch.manual_seed(0)
     student, _ = train("distill", 0.0, 0, min(options.steps, 500))
     facts = {
@@ -78,7 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "device_name": machine.device_name(torch.device("cpu")),
         "settings": {name: getattr(options, name) for name in ("steps", "count", "levels")},
         "sigmas": LEVELS,
-        "exact": exact,
         "rows": rows,
         "derivatives": {"sigmas": DERIVATIVE_LEVELS, "rows": compare(student)},
     }
@@ -88,6 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.plot:
         draw(facts, Path(options.plot))
     return 0
+
+
+def name_of(row: dict[str, Any]) -> tuple[str, float, int]:
+    """Return what tells a row from the others."""
+    return row["mode"], row["weight"], row["seed"]
 
 
 def means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -102,12 +112,11 @@ def means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def summary(facts: dict[str, Any]) -> str:
     """Return the means over seeds and the comparison of derivatives as text."""
-    exact = means(facts["exact"])
-    rows: list[list[str | float]] = [["exact", "", "", "", *(exact[name] for name in DISTANCES)]]
-    kinds = dict.fromkeys((row["mode"], row["weight"]) for row in facts["rows"])
-    for mode, weight in kinds:
+    rows: list[list[str | float]] = []
+    for mode, weight in dict.fromkeys((row["mode"], row["weight"]) for row in facts["rows"]):
         found = means([r for r in facts["rows"] if (r["mode"], r["weight"]) == (mode, weight)])
-        rows.append([mode, weight, *(found[n] for n in ("residual", "denoiser", *DISTANCES))])
+        measures = [found.get(name, "") for name in ("residual", "denoiser", *DISTANCES)]
+        rows.append([mode, weight, *measures])
     head = ("student", "weight", "sigma R (nats)", "denoiser/sigma", "ODE-SDE", "ODE-data")
     students = Section("Sliced W2, means over seeds", (*head, "SDE-data", "floor"), rows)
     ways = [
