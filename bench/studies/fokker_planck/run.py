@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", nargs="+", type=float, default=[*WEIGHTS])
     parser.add_argument("--seeds", type=int, default=3, help="students of each kind (default 3)")
     parser.add_argument("--steps", type=int, default=2000, help="training steps (default 2000)")
-    parser.add_argument("--count", type=int, default=20_000, help="samples of each set")
+    parser.add_argument("--count", type=int, default=1 << 15, help="samples of each set")
     parser.add_argument("--levels", type=int, default=128, help="noise levels of ODE and SDE")
     parser.add_argument(
         "--json", metavar="PATH", help="the file of the rows, which is gone on with"
