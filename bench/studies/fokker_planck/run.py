@@ -31,7 +31,7 @@ from bench.studies.fokker_planck.plot import draw
 from bench.studies.fokker_planck.students import teacher, train
 from edmfast._internal.tables import Section, render
 
-WEIGHTS = (0.0, 0.1, 1.0)
+WEIGHTS = (0.0, 0.1, 1.0, 10.0)
 DISTANCES = ("ode_sde", "ode_data", "sde_data", "floor")
 
 
@@ -55,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--modes", nargs="+", default=["distill", "dsm"])
     parser.add_argument("--weights", nargs="+", type=float, default=[*WEIGHTS])
     parser.add_argument("--seeds", type=int, default=3, help="students of each kind (default 3)")
-    parser.add_argument("--steps", type=int, default=2000, help="training steps (default 2000)")
-    parser.add_argument("--count", type=int, default=1 << 15, help="samples of each set")
-    parser.add_argument("--levels", type=int, default=128, help="noise levels of ODE and SDE")
+    parser.add_argument("--steps", type=int, default=700, help="training steps (default 700)")
+    parser.add_argument("--count", type=int, default=1 << 13, help="samples of each set")
+    parser.add_argument("--levels", type=int, default=64, help="noise levels of ODE and SDE")
     parser.add_argument(
         "--json", metavar="PATH", help="the file of the rows, which is gone on with"
     )

@@ -8,15 +8,15 @@ from edmfast import DistillConfig, EnergyModel, distill
 from edmfast.analytic import GaussianMixture
 from edmfast.models import ResidualMLP
 
-WIDTH, DEPTH = 12, 2
+WIDTH, DEPTH = 8, 2
 """The size of a student. A larger one would leave no residual to reduce."""
 SIGMA_DATA = 0.9
 
 
 def teacher() -> GaussianMixture:
-    """Return three modes that touch. Distances of sets from separate modes would be those of their shares."""
+    """Return three modes of unequal mass and width."""
     means = [[-1.2, -0.6], [0.3, 1.0], [1.1, -0.7]]
-    return GaussianMixture(means, [0.3, 0.4, 0.5], [0.5, 0.3, 0.2])
+    return GaussianMixture(means, [0.12, 0.2, 0.3], [0.5, 0.3, 0.2])
 
 
 def data(count: int = 20_000) -> torch.Tensor:
