@@ -1,5 +1,5 @@
 """Write the parts of the report that come from files beside full runs: scaling, kernels, control, targets,
-learned energies, the list."""
+learned energies, the Fokker–Planck loss, the list."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from bench.harness.table import duration
 from bench.report.records import RUN, Record
 from bench.report.sections import all_cases, table
+from bench.studies.fokker_planck.run import DISTANCES, means
 from bench.studies.scaling import projection as scaling_projection
 
 
@@ -136,3 +137,33 @@ def files(results: list[Record]) -> str:
         link = f"[{record.path.name}](results/{record.device}/{record.path.name})"
         rows.append((link, record.device, record.kind, record.date, met))
     return table(("file", "device", "kind", "date", ""), rows)
+
+
+def fokker_planck(record: Record) -> str:
+    content = record.content
+    rows = []
+    for mode, weight in dict.fromkeys((row["mode"], row["weight"]) for row in content["rows"]):
+        same = [row for row in content["rows"] if (row["mode"], row["weight"]) == (mode, weight)]
+        found = means(same)
+        numbers = [f"{found[name]:.3f}" for name in DISTANCES[:3]]
+        errors = [
+            f"{found[name]:.3g}" if name in found else "" for name in ("residual", "denoiser")
+        ]
+        rows.append((mode, "" if mode == "exact" else f"{weight:g}", len(same), *errors, *numbers))
+    header = ("student", "weight", "seeds", "σ R in nats", "denoiser error")
+    distances = ("ODE to SDE", "ODE to data", "SDE to data")
+    ways = [
+        (row["way"], *(f"{error:g}" for error in row["errors"]), f"{row['milliseconds']:g} ms")
+        for row in content["derivatives"]["rows"]
+    ]
+    levels = [f"σ = {sigma:g}" for sigma in content["derivatives"]["sigmas"]]
+    settings = content["settings"]
+    notes = [
+        f"Sliced W2 of {settings['count']} samples by {settings['levels']} steps, means over seeds. The exact "
+        "denoiser's distances are those of chance.",
+        "σ R and the denoiser's error over σ: root mean squares over noise levels.",
+        "Ways to differentiate: errors relative to those of a probe, and the time of residual and gradients.",
+    ]
+    listed = "\n".join(f"- {note}" for note in notes)
+    shown = table((*header, *distances), rows)
+    return f"{_from(record)}\n\n{shown}\n\n{table(('way', *levels, 'time'), ways)}\n\n{listed}"

@@ -79,6 +79,8 @@ def _device(record: Record, results: list[Record]) -> list[str]:
         parts += ["### Controlled sampling", kinds.control(control)]
     if learned := records.beside(record, results, "learned"):
         parts += ["### Learned energies", kinds.learned(learned)]
+    if residual := records.beside(record, results, "fokker-planck"):
+        parts += ["### The Fokker–Planck loss", kinds.fokker_planck(residual)]
     if targets := records.beside(record, results, "targets"):
         parts += ["### Hard targets", kinds.targets(targets)]
     return parts
