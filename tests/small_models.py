@@ -51,6 +51,17 @@ def rescaled(**numbers):
     return built(models.RescaledNetwork, "iddpm", "SongUNet", small, **numbers)
 
 
+def edm2(**options):
+    arguments = {
+        "img_resolution": 4,
+        "img_channels": 1,
+        "model_channels": 4,
+        "channel_mult": (1, 2),
+    }
+    arguments |= {"num_blocks": 1, "attn_resolutions": (2,), "channels_per_head": 4}
+    return built(models.EDM2UNet, **(arguments | options))
+
+
 def initialised(seed):
     energy = edmfast.EnergyModel(mlp())
     teacher = edmfast.Denoiser(mlp())

@@ -188,7 +188,7 @@ class TrainingRun:
             self._check_losses(bar)
         state.update()
         bar.update()
-        if self.snapshots.due(done) and self.replicas.rank == 0:
+        if self.snapshots.due(done):
             self.snapshots.write()
         if saving and self.path is not None:
             self._save(self.path, self.make_batch.generator.get_state(), last=done == config.steps)

@@ -25,7 +25,7 @@ from edmfast.targets import (
 )
 from edmfast.targets.constrained import box
 from edmfast.targets.measurements import deblurring
-from tests.small_models import dhariwal, song
+from tests.small_models import dhariwal, edm2, song
 
 F64 = torch.float64
 STEP = 1e-5
@@ -83,6 +83,7 @@ ENERGIES = {
         (1, 4, 4),
     ),
     "dhariwal": (randomised(EnergyModel(dhariwal())), (1, 4, 4)),
+    "edm2": (randomised(EnergyModel(edm2())), (1, 4, 4)),
     "dit norm": (
         randomised(EnergyModel(DiT(1, 4, width=4, depth=1, heads=1), potential="norm")),
         (1, 4, 4),

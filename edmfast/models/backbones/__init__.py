@@ -10,6 +10,7 @@ from torch import nn
 
 from edmfast.models.backbones.dit import DiT
 from edmfast.models.backbones.edm import DhariwalUNet, RescaledNetwork, SongUNet
+from edmfast.models.backbones.edm2 import EDM2UNet
 from edmfast.models.backbones.pairwise_mlp import PairwiseMLP
 from edmfast.models.backbones.residual_mlp import ResidualMLP
 from edmfast.models.backbones.unet import UNet
@@ -17,6 +18,7 @@ from edmfast.models.backbones.unet import UNet
 BACKBONES: dict[str, type[nn.Module]] = {
     "DhariwalUNet": DhariwalUNet,
     "DiT": DiT,
+    "EDM2UNet": EDM2UNet,
     "PairwiseMLP": PairwiseMLP,
     "RescaledNetwork": RescaledNetwork,
     "ResidualMLP": ResidualMLP,
@@ -29,6 +31,7 @@ __all__ = [
     "BACKBONES",
     "DhariwalUNet",
     "DiT",
+    "EDM2UNet",
     "PairwiseMLP",
     "RescaledNetwork",
     "ResidualMLP",

@@ -123,7 +123,7 @@ class UNet(nn.Module):
         # attention is affordable only at the lowest resolution
         h = self.attention(skips.pop())
         for level in self.up:
-            h = level(torch.cat([_doubled(h), skips.pop()], 1), embedding)
+            h = level(torch.cat([doubled(h), skips.pop()], 1), embedding)
         return unfold(self.output(group_norm(h, self.output_norm, silu=True)), self.patch)
 
     def _check(self, y: torch.Tensor) -> None:
@@ -137,7 +137,7 @@ class UNet(nn.Module):
             )
 
 
-def _doubled(h: torch.Tensor) -> torch.Tensor:
+def doubled(h: torch.Tensor) -> torch.Tensor:
     """Return h [B, C, H, W] at twice the resolution, [B, C, 2 H, 2 W], by nearest neighbours.
 
     torch's own interpolation needs sizes that are numbers, so that a trace could not hold a symbolic batch size.
