@@ -111,9 +111,9 @@ class DistillConfig:
             deviation of the data.
         value_refresh: steps after which a new pool replaces the old one; 0 keeps the first.
         fokker_planck_weight: weight of the loss of the Fokker–Planck residual, see
-            `edmfast.distill.fokker_planck_loss`; 0 does not compute it. For small perceptrons 1 closes the gap between
-            the samples of ODE and SDE, at the price of the denoiser; bench/studies/fokker_planck measures it. A
-            quarter as many states as the batch has rows are evaluated at three points each.
+            `edmfast.distill.fokker_planck_loss`; 0 does not compute it. For small perceptrons 1 closes the gap
+            between the samples of ODE and SDE, at the price of the denoiser; bench/studies/fokker_planck measures
+            it. A quarter as many states as the batch has rows are evaluated at three points each.
         autocast: "bfloat16" runs the student's matrix products and convolutions in that dtype, as torch.autocast
             does; loss, energy and weights keep theirs. None runs everything in the dtype of the student.
         compile: trace the loss and its parameter gradients as one graph and compile it, which takes minutes for a
