@@ -6,8 +6,8 @@ derivative recomputes both. Training an energy needs two such steps: the score p
 the parameter gradients pull back through that.
 
 torch.utils.checkpoint (torch 2.13) cannot do this. With use_reentrant=True it refuses torch.autograd.grad. With
-use_reentrant=False the gradients are right, but the graph of the score keeps all that it has recomputed: on a
-chain of 16 perceptron blocks the memory of a step falls by a quarter only.
+use_reentrant=False the gradients are right, but the graph of the score keeps all that it has recomputed, so that a
+step needs as much memory as without it.
 
 Source: Griewank & Walther 2000, "Algorithm 799: revolve" (recomputation in reverse mode).
 """
