@@ -73,8 +73,19 @@ def reference(name: str, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 
 def case(
-    name: str, shape: tuple[int, ...], goal: float, devices: Sequence[str] = ("cpu", "cuda")
+    name: str,
+    shape: tuple[int, ...],
+    goal: float,
+    devices: Sequence[str] = ("cpu", "cuda"),
+    eager: float | None = None,
+    memory: float = 1.0,
 ) -> Case:
+    """Return the case of a network.
+
+    goal: the ratio of times against the best rival. eager, memory: those of time and of peak memory against plain
+    torch without a compiler.
+    """
+
     def products(x: Tensor, sigma: Tensor, target: Tensor) -> None:
         mlp_products(x.shape[0], x.device, training=True)
 
@@ -95,7 +106,10 @@ def case(
         check=close(1e-3, 1e-4),
         direction=DOUBLE_BACKWARD,
         goal=goal,
-        goals={"ours uncompiled": 1.0} | ({"6 F products": 1 / 1.6} if is_mlp else {}),
+        goals={"ours uncompiled": 1.0}
+        | ({"6 F products": 1 / 1.6} if is_mlp else {})
+        | ({"eager": eager} if eager else {}),
+        memory_goals={"eager": memory},
         bounds=("ours uncompiled", *products_name),
         unchecked=products_name,
         bytes=8 * torch.Size(shape).numel(),
@@ -107,8 +121,11 @@ def case(
 CASES = [
     case("mlp", (4096, 64), 1.6),
     case("unet", (128, 1, 8, 8), 1.3),
+    case("ddpmpp-s", (8, 3, 32, 32), 1.0, devices=("cpu",), eager=1.3),
     case("mlp", (2**17, 64), 2.0, devices=("cuda",)),
     case("unet", (1024, 1, 8, 8), 1.5, devices=("cuda",)),
     case("unet32", (128, 3, 32, 32), 1.5, devices=("cuda",)),
     case("dit-s", (16, 4, 32, 32), 1.5, devices=("cuda",)),
+    case("ddpmpp-32", (64, 3, 32, 32), 1.0, devices=("cuda",), eager=1.5, memory=1.5),
+    case("adm-64", (8, 3, 64, 64), 1.0, devices=("cuda",), eager=1.5, memory=1.5),
 ]

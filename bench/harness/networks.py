@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from edmfast.models import DiT, EnergyModel, ResidualMLP, UNet
+from edmfast.models import DhariwalUNet, DiT, EnergyModel, ResidualMLP, SongUNet, UNet
 
 BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "mlp": lambda: ResidualMLP(64, width=128, depth=4),
@@ -18,6 +18,13 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "unet64": lambda: UNet(3, (64, 128, 128)),
     "dit-xs": lambda: DiT(4, 16, width=192, depth=4, heads=3),
     "dit-s": lambda: DiT(4, 32, **DiT.PRESETS["S"]),
+    # DDPM++ of few channels, and the networks of Karras et al. 2022 for CIFAR-10 and ImageNet at 64x64. A step is
+    # timed without dropout, whose masks would differ between implementations.
+    "ddpmpp-s": lambda: SongUNet(
+        32, 3, 3, model_channels=32, channel_mult=(1, 2), num_blocks=1, dropout=0.0
+    ),
+    "ddpmpp-32": lambda: SongUNet(32, 3, 3, channel_mult=(2, 2, 2), dropout=0.0),
+    "adm-64": lambda: DhariwalUNet(64, 3, 3, dropout=0.0),
 }
 MLP_PRODUCTS = [(64, 128), *[(128, 128)] * 4, (128, 64)]
 """in and out of each layer of "mlp"; that of the noise level is left out, which one level need not pay."""

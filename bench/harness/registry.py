@@ -59,6 +59,7 @@ class Case:
     bounds: baselines that are no rivals and cannot be the best one: a hand-written loop, a part of the job, or
         our own work in another way.
     unchecked: baselines whose answer cannot be checked because they do a part of the job only.
+    memory_goals: the ratios (peak memory of a baseline / our peak memory) that we want to reach.
     floor_goals: for each device type, the fraction of the least possible time that we want to reach (1 is the
         floor itself).
     cpu_only: baselines that accept tensors on the CPU only.
@@ -83,6 +84,7 @@ class Case:
     bytes: int = 0
     flops: int = 0
     goals: Mapping[str, float] = field(default_factory=dict)
+    memory_goals: Mapping[str, float] = field(default_factory=dict)
     bounds: Sequence[str] = ()
     unchecked: Sequence[str] = ()
     floor_goals: Mapping[str, float] = field(default_factory=dict)
@@ -103,6 +105,13 @@ class Case:
             raise ValueError(
                 f"{self.name}: goals must be > 0, of baselines among {sorted(self.baselines)}, "
                 f"got {dict(self.goals)}"
+            )
+        if not set(self.memory_goals) <= set(self.baselines) or not all(
+            goal > 0 for goal in self.memory_goals.values()
+        ):
+            raise ValueError(
+                f"{self.name}: memory_goals must be > 0, of baselines among {sorted(self.baselines)}, "
+                f"got {dict(self.memory_goals)}"
             )
         if not set(self.bounds) <= set(self.goals) or set(self.bounds) == set(self.baselines):
             raise ValueError(
@@ -183,11 +192,13 @@ def select(
 def _without(case: Case, names: Sequence[str]) -> Case:
     baselines = {name: f for name, f in case.baselines.items() if name not in names}
     goals = {name: goal for name, goal in case.goals.items() if name not in names}
+    of_memory = {name: goal for name, goal in case.memory_goals.items() if name not in names}
     # a case is refused where a field names a baseline that it lacks
     return replace(
         case,
         baselines=baselines,
         goals=goals,
+        memory_goals=of_memory,
         bounds=tuple(name for name in case.bounds if name not in names),
         unchecked=tuple(name for name in case.unchecked if name not in names),
         inner="" if case.inner in names else case.inner,

@@ -50,15 +50,23 @@ class Result:
         return {name: self._ratio_to(name) for name in self.case.goals if name in self.timings}
 
     @property
-    def goal_met(self) -> bool:
-        """True where the ratio and every baseline with a goal reach it.
+    def memory_ratios(self) -> dict[str, float]:
+        """The peak memory over ours of each baseline with a memory goal, where both are known."""
+        ours = self.peaks.get("ours")
+        peaks = {name: self.peaks.get(name) for name in self.case.memory_goals}
+        return {name: peak / ours for name, peak in peaks.items() if peak and ours}
 
-        A baseline that failed its check reaches nothing.
+    @property
+    def goal_met(self) -> bool:
+        """True where the ratio, and every baseline with a goal of time or memory, reach it.
+
+        A baseline that failed its check reaches nothing. A peak that the machine cannot tell misses no goal.
         """
-        reached = self.bounds
+        reached, memory = self.bounds, self.memory_ratios
+        small = all(ratio >= self.case.memory_goals[name] for name, ratio in memory.items())
         enough = all(reached.get(name, 0.0) >= goal for name, goal in self.case.goals.items())
         near = self.floor_goal is None or (self.floor_fraction or 0) >= self.floor_goal
-        return self.ratio is not None and self.ratio >= self.case.goal and enough and near
+        return self.ratio is not None and self.ratio >= self.case.goal and enough and near and small
 
     @property
     def floor_goal(self) -> float | None:
@@ -104,6 +112,8 @@ class Result:
             "goal": self.case.goal,
             "bounds": self.bounds,
             "goals": dict(self.case.goals),
+            "memory_goals": dict(self.case.memory_goals),
+            "memory_ratios": self.memory_ratios,
             "no_rivals": list(self.case.bounds),
             "floor_goal": self.floor_goal,
             "goal_met": self.goal_met,

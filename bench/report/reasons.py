@@ -18,7 +18,11 @@ def missed(case: dict[str, Any]) -> list[str]:
         if reached < case["goals"][name]:
             parts.append(f"{reached:.2f}x {name} (goal {case['goals'][name]:.2g}x)")
     parts += [f"{name} failed its check" for name in case["goals"] if name not in case["bounds"]]
-    # older files have no such field
+    # older files have no such fields
+    for name, reached in case.get("memory_ratios", {}).items():
+        if reached < case["memory_goals"][name]:
+            goal = case["memory_goals"][name]
+            parts.append(f"{reached:.2f}x less memory than {name} (goal {goal:.2g}x)")
     wanted = case.get("floor_goal")
     if wanted is not None and (case["floor_fraction"] or 0) < wanted:
         parts.append(f"{case['floor_fraction'] or 0:.0%} of the floor (goal {wanted:.0%})")

@@ -137,6 +137,7 @@ def goals(case: Case, device: str = "cuda") -> str:
     rivals = ", ".join(name for name in case.baselines if name not in case.bounds)
     parts = [f"{case.goal:.2g}x the best of {rivals}"]
     parts += [f"{goal:.2g}x {name}" for name, goal in case.goals.items()]
+    parts += [f"{goal:.2g}x less memory than {name}" for name, goal in case.memory_goals.items()]
     if device in case.floor_goals:
         parts.append(f"{case.floor_goals[device]:.0%} of the floor")
     return "; ".join(parts)

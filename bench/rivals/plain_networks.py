@@ -12,9 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edmfast.models import potentials
-from edmfast.models.backbones import activation, dit_blocks, normalisation, self_attention
+from edmfast.models.backbones import (
+    activation,
+    convolution,
+    dit_blocks,
+    normalisation,
+    self_attention,
+)
 
-OPERATORS: list[Any] = [potentials, normalisation, dit_blocks]
+OPERATORS: list[Any] = [potentials, normalisation, convolution, dit_blocks]
 """The modules in which models ask whether operators work."""
 
 

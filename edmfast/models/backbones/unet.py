@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from edmfast._internal.numbers import as_int, as_shape
 from edmfast._internal.rows import rows_of
+from edmfast.models.backbones.convolution import Convolution
 from edmfast.models.backbones.embedding import Embedding, as_classes
 from edmfast.models.backbones.heads import heads_of
 from edmfast.models.backbones.normalisation import group_norm
@@ -81,7 +82,7 @@ class UNet(nn.Module):
             raise ValueError(f"channels must be multiples of groups={groups}, given {channels}")
         self.num_classes, self.patch = num_classes, patch
         self.embedding = Embedding(embedding_width, num_classes)
-        self.input = nn.Conv2d(in_channels * patch**2, channels[0], 3, padding=1)
+        self.input = Convolution(in_channels * patch**2, channels[0], 3, padding=1)
         self.down = nn.ModuleList()
         width = channels[0]
         for level_width in channels:
@@ -95,7 +96,7 @@ class UNet(nn.Module):
             self.up.append(Level(entry, level_width, blocks, groups, embedding_width))
             width = level_width
         self.output_norm = nn.GroupNorm(groups, width)
-        self.output = nn.Conv2d(width, heads * in_channels * patch**2, 3, padding=1)
+        self.output = Convolution(width, heads * in_channels * patch**2, 3, padding=1)
         # a zero output makes an inner-product energy start as the Gaussian one
         for parameter in self.output.parameters():
             nn.init.zeros_(parameter)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from edmfast._internal.rows import per_sample
+from edmfast.models.backbones.convolution import Convolution
 from edmfast.models.backbones.linear import Linear
 from edmfast.models.backbones.normalisation import group_norm
 from edmfast.models.backbones.self_attention import self_attention
@@ -22,12 +23,12 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, entry)
         # the shift that follows acts as its bias
-        self.conv1 = nn.Conv2d(entry, width, 3, padding=1, bias=False)
+        self.conv1 = Convolution(entry, width, 3, padding=1, bias=False)
         self.shift = Linear(embedding_width, width)
         self.norm2 = nn.GroupNorm(groups, width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = Convolution(width, width, 3, padding=1)
         # only a change of the number of channels needs a convolution on this path
-        self.skip = nn.Identity() if entry == width else nn.Conv2d(entry, width, 1, bias=False)
+        self.skip = nn.Identity() if entry == width else Convolution(entry, width, 1, bias=False)
 
     def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         """Return [B, C', H, W]. x: [B, C, H, W]. embedding: [B, embedding_width], or fewer equal rows."""

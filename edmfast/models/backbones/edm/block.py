@@ -22,6 +22,7 @@ from torch import nn
 
 from edmfast._internal.batch_invariant import batch_invariant_linear
 from edmfast._internal.rows import per_sample
+from edmfast.models.backbones.convolution import Convolution
 from edmfast.models.backbones.edm.resampling import Filter, FilteredConvolution
 from edmfast.models.backbones.linear import Linear
 from edmfast.models.backbones.normalisation import group_norm
@@ -92,7 +93,7 @@ class Block(nn.Module):
         self.affine = Linear(kind.embedding, out_channels * (1 + kind.modulated))
         self.norm1 = norm(out_channels, kind.epsilon)
         self.dropout = nn.Dropout(kind.dropout)
-        self.conv1 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv1 = Convolution(out_channels, out_channels, 3, padding=1)
         self.skip: nn.Module = nn.Identity()
         if in_channels != out_channels or (resample is not None and kind.always_mixes):
             self.skip = _convolution(in_channels, out_channels, 1, kind, resample)
@@ -155,7 +156,7 @@ def _convolution(
     in_channels: int, out_channels: int, kernel: int, kind: BlockKind, resample: str | None
 ) -> nn.Conv2d:
     if resample is None:
-        return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+        return Convolution(in_channels, out_channels, kernel, padding=kernel // 2)
     return FilteredConvolution(in_channels, out_channels, kernel, kind.resample_filter, resample)
 
 

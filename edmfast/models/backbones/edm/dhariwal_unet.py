@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from edmfast.models.backbones.activation import silu
+from edmfast.models.backbones.convolution import Convolution
 from edmfast.models.backbones.edm.block import Block, BlockKind, norm
 from edmfast.models.backbones.edm.initialisation import start_dhariwal
 from edmfast.models.backbones.edm.network import EDMNetwork, common_arguments
@@ -84,7 +85,7 @@ class DhariwalUNet(EDMNetwork):
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         channels = self._build(kind)
         self.out_norm = norm(channels, EPSILON)
-        self.out_conv = nn.Conv2d(channels, self.config["out_channels"], 3, padding=1)
+        self.out_conv = Convolution(channels, self.config["out_channels"], 3, padding=1)
         start_dhariwal(self)
 
     def forward(
@@ -126,7 +127,9 @@ class DhariwalUNet(EDMNetwork):
             size = config["img_resolution"] >> level
             name, attention = f"{size}x{size}", size in config["attn_resolutions"]
             if level == 0:
-                self.enc[f"{name}_conv"] = nn.Conv2d(config["in_channels"], channels, 3, padding=1)
+                self.enc[f"{name}_conv"] = Convolution(
+                    config["in_channels"], channels, 3, padding=1
+                )
             else:
                 self.enc[f"{name}_down"] = Block(channels, channels, kind, resample="down")
                 skips.append(channels)

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from edmfast.models.backbones.convolution import Convolution, convolve
+
 
 def low_pass(numbers: Sequence[float]) -> torch.Tensor:
     """Return the filter f fᵀ/sum² as [1, 1, n, n], for n numbers f."""
@@ -78,7 +80,7 @@ class Filter(Resampling):
         return self.resampled(x)
 
 
-class FilteredConvolution(Resampling, nn.Conv2d):
+class FilteredConvolution(Resampling, Convolution):
     """A convolution of the halved or doubled image, with weight, bias and resample_filter in its state.
 
     in_channels, out_channels, kernel: those of the convolution, which pads by kernel//2.
@@ -105,11 +107,11 @@ class FilteredConvolution(Resampling, nn.Conv2d):
         kernel = self.kernel_size[0]
         if self.convolve_first:
             reach = _reach(self.resample_filter)
-            wide = F.conv2d(x, self.weight, self.bias, padding=kernel // 2 + reach)
+            wide = convolve(x, self.weight, self.bias, kernel // 2 + reach)
             return _halved(wide, self.resample_filter, 0)
         if kernel == 1 and self.direction == "up":
             # a 1x1 convolution commutes with the filter, and costs a fourth before it
-            mixed = self.resampled(F.conv2d(x, self.weight))
+            mixed = self.resampled(convolve(x, self.weight))
             return mixed if self.bias is None else mixed + self.bias[:, None, None]
         return super().forward(self.resampled(x))
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from edmfast._internal.numbers import as_float, as_int
 from edmfast.models.backbones.activation import silu
+from edmfast.models.backbones.convolution import Convolution
 from edmfast.models.backbones.edm.block import SQRT_HALF, Block, BlockKind, norm
 from edmfast.models.backbones.edm.initialisation import start_song
 from edmfast.models.backbones.edm.network import EDMNetwork, common_arguments
@@ -157,12 +158,12 @@ class SongUNet(EDMNetwork):
             width = config["model_channels"] * factor
             if level == 0:
                 width_before, channels = channels, config["model_channels"]
-                self.enc[f"{size}x{size}_conv"] = nn.Conv2d(width_before, channels, 3, padding=1)
+                self.enc[f"{size}x{size}_conv"] = Convolution(width_before, channels, 3, padding=1)
             else:
                 self.enc[f"{size}x{size}_down"] = Block(channels, channels, kind, resample="down")
                 if config["encoder_type"] == "skip":
                     self.enc[f"{size}x{size}_aux_down"] = Filter(numbers, "down")
-                    self.enc[f"{size}x{size}_aux_skip"] = nn.Conv2d(image, channels, 1)
+                    self.enc[f"{size}x{size}_aux_skip"] = Convolution(image, channels, 1)
                 if config["encoder_type"] == "residual":
                     self.enc[f"{size}x{size}_aux_residual"] = FilteredConvolution(
                         image, channels, 3, numbers, "down", convolve_first=True
@@ -201,7 +202,7 @@ class SongUNet(EDMNetwork):
                     self.dec[f"{name}_aux_up"] = Filter(config["resample_filter"], "up")
                 self.dec[f"{name}_aux_norm"] = norm(channels, EPSILON)
                 out = config["out_channels"]
-                self.dec[f"{name}_aux_conv"] = nn.Conv2d(channels, out, 3, padding=1)
+                self.dec[f"{name}_aux_conv"] = Convolution(channels, out, 3, padding=1)
 
     def _encode(self, y: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the output of the encoder and all outputs that the decoder appends."""
