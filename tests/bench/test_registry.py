@@ -57,6 +57,7 @@ def test_select_leaves_out_what_needs_the_cpu(case):
         ({"unchecked": ("thrice",)}, r"unchecked must be among .* got \('thrice',\)"),
         ({"goals": {"thrice": 0.5}}, r"among .* got \{'thrice': 0.5\}"),
         ({"goals": {"bound": 0.0}, "baselines": {"bound": min, "twice": max}}, "goals must be > 0"),
+        ({"memory_goals": {"thrice": 1.5}}, r"memory_goals .* got \{'thrice': 1.5\}"),
         ({"inner": "twice"}, r"inner must be one of the goals \[\], got 'twice'"),
         ({"direction": "up"}, r"direction must be one of .*, got 'up'"),
         ({"floor_goals": {"cuda": 1.2}}, r"floor_goals must be in .* got \{'cuda': 1.2\}"),

@@ -7,6 +7,7 @@ import pytest
 from bench.harness.result import Result
 from bench.harness.table import duration, memory, table
 from bench.harness.timing import Timing
+from bench.report import reasons
 
 
 def test_numbers_of_a_result(case):
@@ -65,6 +66,18 @@ def test_the_share_outside_a_part_and_the_rate_of_evaluations(case):
     without = Result(whole, {"part": "wrong"}, {"ours": timings["ours"]})
     assert without.share_outside is None
     assert table([without]).count("evaluations/s") == 1
+
+
+@pytest.mark.parametrize(("peak", "met"), [(300, True), (200, False), (None, True)])
+def test_a_goal_of_memory(case, peak, met):
+    timings = {name: Timing(1e-3, 1e-3, 1e-3, 9) for name in ("ours", "twice")}
+    small = case(baselines={"twice": min}, memory_goals={"twice": 1.5}, goal=1.0)
+    result = Result(small, {}, timings, 0.0, peaks={"ours": 200, "twice": peak})
+    assert result.goal_met == met
+    written = result.to_json()
+    assert written["memory_ratios"] == ({} if peak is None else {"twice": peak / 200})
+    missed = [] if met else ["1.00x less memory than twice (goal 1.5x)"]
+    assert reasons.missed(written) == missed
 
 
 @pytest.mark.parametrize(("device", "met"), [("cpu", True), ("cuda", False)])
