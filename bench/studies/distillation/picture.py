@@ -17,7 +17,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (energies, scores) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, (energies, scores) = pyplot.subplots(1, 2, figsize=(12.5, 4.2), layout="constrained")
     for index, row in enumerate(rows):
         points = [(int(step), errors) for step, errors in row["curve"].items()]
         points.append((row["steps"], row["end"]))
@@ -35,18 +35,23 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         yscale="log",
         xlabel="steps",
         ylabel="nats",
-        title=f"energy between components, the worst of sigma = {LEVELS[0]:g} … {LEVELS[-1]:g}",
+        title=f"error of the energy between components, worst of σ = {LEVELS[0]:g} … {LEVELS[-1]:g}",
     )
     scores.set(
         yscale="log",
         xlabel="steps",
-        ylabel="error / sigma",
-        title="denoised states, geometric mean over the same levels",
+        ylabel="error / σ",
+        title="error of the denoised states, mean over the same levels",
     )
     for axes in (energies, scores):
         axes.grid(alpha=0.3, which="both")
-    scores.legend(
-        fontsize="small", title="solid: exact teacher, dashed: data alone", title_fontsize="small"
+    # inside of the axes it would hide curves
+    figure.legend(
+        *scores.get_legend_handles_labels(),
+        loc="outside right upper",
+        fontsize="small",
+        title="solid: exact teacher\ndashed: data alone",
+        title_fontsize="small",
     )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
