@@ -108,7 +108,8 @@ class DistillConfig:
         value_levels: number of noise levels of a path.
         value_sigmas: lowest and highest noise level of a path. At the highest one the density must be that of a
             Gaussian, so it must be many times the width of the data. None takes 1/15 and 30 times the standard
-            deviation of the data.
+            deviation of the data. A teacher with an energy of its own needs no path; then 3 times the standard
+            deviation is high enough, and the values serve the levels at which energies err.
         value_refresh: steps after which a new pool replaces the old one; 0 keeps the first.
         fokker_planck_weight: weight of the loss of the Fokker–Planck residual, see
             `edmfast.distill.fokker_planck_loss`; 0 does not compute it. For small perceptrons 1 closes the gap
