@@ -19,7 +19,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from edmfast.analytic import GaussianMixture
-from edmfast.distill import DistillConfig, distill
+from edmfast.distill import DistillConfig, distill, open_data
 from edmfast.models import EnergyModel, ResidualMLP, UNet
 
 TEACHER = GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], [0.15, 0.25], [0.3, 0.7])
@@ -48,6 +48,13 @@ def images():
     return torch.randn(40, 1, 4, 4), torch.arange(40) % 3
 
 
+def items_or_stream(case):
+    """Return the samples as items of a list, or as a stream that cannot be indexed, read ahead by threads."""
+    items = [*TEACHER.sample(300, seed=1).float()]
+    data = items if case == "items" else dict(enumerate(items)).values()
+    return open_data(data, workers=2)
+
+
 def train(case, group, folder):
     """Return the result of a case, trained by this rank."""
     data = TEACHER.sample(500, seed=1).float()
@@ -64,6 +71,9 @@ def train(case, group, folder):
         return distill(TEACHER, perceptron(), data, config=config, **options)
     if case in ("killed", "resumed"):
         return killed_or_resumed(case, data, options, folder)
+    if case in ("items", "stream"):
+        config = dataclasses.replace(BASE, accumulate=2)
+        return distill(TEACHER, perceptron(), items_or_stream(case), config=config, **options)
     if case == "compiled":
         config = dataclasses.replace(BASE, compile=True, accumulate=2)
         return distill(TEACHER, perceptron(), data, config=config, **options)
