@@ -1,0 +1,167 @@
+"""The settings of `edmfast distill`, from a TOML file and from options, which win.
+
+    out = "runs/cifar10"            # the folder of checkpoints, model and records
+    device = "cuda"                 # by default a GPU where there is one
+
+    [teacher]                       # path, and other arguments of load_teacher
+    path = "edm-cifar10.pkl"
+
+    [data]                          # path, and other arguments of open_data; or samples of the teacher:
+    path = "cifar10.zip"            # generate = 50000, shape = [3, 32, 32], nfe = 35
+    flip = true
+
+    [student]                       # kind, start, potential, sigma_data, network and fit_samples
+    start = "weights"
+
+    [student.config]                # the arguments of the student's network, where network is given
+
+    [train]                         # the fields of DistillConfig but for checkpoint
+    steps = 100000
+
+    [log]                           # json, tensorboard (a folder), wandb (a table: arguments of wandb.init)
+    json = true
+
+`teacher = "…"` and `data = "…"` are short for a table that has only a path. Paths are relative to the working folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edmfast.distill import DistillConfig
+
+KINDS = ("energy", "denoiser", "two_heads")
+_OF_TEACHER = ("path", "network", "config", "sigma_data", "key", "dtype")
+_OF_DATA = ("path", "labels", "flip", "keys", "channels_last", "scale", "mean", "std")
+_OF_DATA += ("keep_in_memory", "workers", "generate", "shape", "nfe", "batch_size")
+_OF_STUDENT = ("kind", "start", "potential", "sigma_data", "network", "config", "fit_samples")
+_OF_TRAINING = tuple(
+    field.name for field in dataclasses.fields(DistillConfig) if field.name != "checkpoint"
+)
+_OF_LOG = ("json", "tensorboard", "wandb")
+_SECTIONS = {
+    "teacher": _OF_TEACHER,
+    "data": _OF_DATA,
+    "student": _OF_STUDENT,
+    "train": _OF_TRAINING,
+    "log": _OF_LOG,
+}
+_TOP = ("out", "device", *_SECTIONS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All settings of a run: one dictionary for each section, with the names of the settings that were given."""
+
+    out: Path
+    device: str | None
+    teacher: dict[str, Any]
+    data: dict[str, Any]
+    student: dict[str, Any]
+    train: dict[str, Any]
+    log: dict[str, Any]
+
+    def text(self) -> str:
+        """Return the settings as one JSON text, for the folder of the run."""
+        return json.dumps(dataclasses.asdict(self), indent=2, default=str) + "\n"
+
+
+def read_settings(
+    file: Path | None, options: Mapping[str, Any], changes: Sequence[str]
+) -> Settings:
+    """Return the settings of a file with those of the command line over them.
+
+    options: values by dotted names, such as "train.steps"; None is left out. changes: texts NAME=VALUE with such
+    names, whose values are those of TOML. Raises ValueError for unknown names, with the nearest known one, for
+    values that cannot be read, and where there is no folder for the results.
+    """
+    table = {} if file is None else _read_toml(file)
+    where = "the options" if file is None else str(file)
+    for name in ("teacher", "data"):
+        if isinstance(table.get(name), str):
+            table[name] = {"path": table[name]}
+    _check_names(table, _TOP, where, "")
+    for section, names in _SECTIONS.items():
+        values = table.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"{where}: {section} must be a table, given {values!r}")
+        _check_names(values, names, where, f"{section}.")
+    given = {name: value for name, value in options.items() if value is not None}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes NAME=VALUE, such as train.ema_decay=0.9999, given {change!r}")
+        given[name.strip()] = _value(name, text)
+    for name, value in given.items():
+        _put(table, name, value)
+    if not table.get("out"):
+        raise ValueError("there is no folder for the results: give --out FOLDER")
+    device = table.get("device")
+    sections = {name: table[name] for name in _SECTIONS}
+    return Settings(Path(table["out"]), None if device is None else str(device), **sections)
+
+
+def _put(table: dict[str, Any], name: str, value: Any) -> None:
+    """Set a value by its dotted name."""
+    section, dot, key = name.partition(".")
+    if not dot:
+        if name in ("teacher", "data"):
+            table[name] = {**table[name], "path": value}
+            return
+        _check_names({name: value}, ("out", "device"), "--set", "")
+        table[name] = value
+        return
+    if section not in _SECTIONS:
+        _check_names({section: value}, tuple(_SECTIONS), "--set", "")
+    if section == "student" and key.startswith("config."):
+        config = table["student"].setdefault("config", {})
+        config[key.removeprefix("config.")] = value
+        return
+    _check_names({key: value}, _SECTIONS[section], "--set", f"{section}.")
+    table[section][key] = value
+
+
+def _check_names(
+    values: Mapping[str, Any], known: Sequence[str], where: str, prefix: str
+) -> None:
+    for name in values:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            meant = f", did you mean {prefix}{close[0]}?" if close else f"; known: {', '.join(known)}"
+            raise ValueError(f"{where} has the unknown setting {prefix}{name}{meant}")
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    toml = _toml()
+    try:
+        table: dict[str, Any] = toml.loads(file.read_text("utf-8"))
+    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read as TOML: {error}") from error
+    return table
+
+
+def _value(name: str, text: str) -> Any:
+    """Return a value as TOML writes it; a text that is no such value is itself, so that quotes are not needed."""
+    toml = _toml()
+    try:
+        return toml.loads(f"value = {text}")["value"]
+    except toml.TOMLDecodeError:
+        if "\n" in text or '"' in text:
+            raise ValueError(f"--set {name} has a value that cannot be read: {text!r}") from None
+        return text.strip()
+
+
+def _toml() -> Any:
+    if sys.version_info >= (3, 11):
+        import tomllib
+
+        return tomllib
+    import tomli
+
+    return tomli
