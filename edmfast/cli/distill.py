@@ -75,7 +75,8 @@ def distill_command(
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
     device: Annotated[
-        str | None, typer.Option(help="Device: cpu, cuda, cuda:1, … [default: a GPU if there is one].")
+        str | None,
+        typer.Option(help="Device: cpu, cuda, cuda:1, … [default: a GPU if there is one]."),
     ] = None,
     changes: Annotated[
         list[str] | None,

@@ -1,4 +1,4 @@
-"""The command line: `edmfast info`, `demo`, `sample`, `evaluate` and `convert`."""
+"""The command line: `edmfast info`, `demo`, `distill`, `sample`, `evaluate` and `convert`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from edmfast._version import __version__
 from edmfast.cli.convert import convert_command
+from edmfast.cli.distill import distill_command
 from edmfast.cli.errors import errors_on_one_line
 from edmfast.cli.evaluate import evaluate_command
 from edmfast.smc.options import WEIGHTS
@@ -101,7 +102,11 @@ def demo(
 @app.command()
 def sample(
     model: Annotated[
-        Path | None, typer.Argument(help="File of a saved model; --target calls it `model`.")
+        Path | None,
+        typer.Argument(
+            help="File of a model, saved or of another project (.pkl, .pt, a folder of diffusers); --target calls it "
+            "`model`."
+        ),
     ] = None,
     models: Annotated[
         list[str] | None, typer.Option("--model", help="A further model as NAME=PATH; repeatable.")
@@ -222,6 +227,7 @@ def sample(
         typer.echo(sample_command(request))
 
 
+app.command("distill")(distill_command)
 app.command("evaluate")(evaluate_command)
 app.command("convert")(convert_command)
 

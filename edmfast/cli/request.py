@@ -27,6 +27,8 @@ _STATE_COPIES = 4
 _TRACE_BYTES = 64
 """Bytes that a run records for every population at every noise level."""
 _INT64 = 2**63
+_FOREIGN = (".pkl", ".pt", ".pth", ".ckpt", ".bin")
+"""The endings of files that other projects write."""
 _ARGUMENTS_OF_MODELS = ("x", "sigma")
 """Names that no condition can have, since every model is called with them."""
 
@@ -78,7 +80,17 @@ def load_models(request: Request) -> dict[str, Any]:
     if not paths:
         raise ValueError("no model was given: name a file, or use --model NAME=PATH")
     device = device_of(request.device)
-    return {name: load_model(path).to(device) for name, path in paths.items()}
+    return {name: read_model(path, device) for name, path in paths.items()}
+
+
+def read_model(path: Path, device: torch.device) -> Any:
+    """Return a saved model, or the denoiser of a file or folder of another project, on a device."""
+    if path.suffix not in _FOREIGN and not path.is_dir():
+        return load_model(path).to(device)
+    # the room of teachers imports much that saved models do not need
+    from edmfast.teachers import load_teacher
+
+    return load_teacher(path, device=device)
 
 
 def device_of(name: str) -> torch.device:
@@ -151,8 +163,10 @@ def check_sizes(
 
 
 def shape_of(model: Any) -> tuple[int, ...] | None:
-    """Return the shape of one sample where the architecture of a saved model fixes it, and None otherwise."""
-    config: dict[str, Any] = model.backbone.config
+    """Return the shape of one sample where the architecture of a model fixes it, and None otherwise."""
+    config: dict[str, Any] = getattr(getattr(model, "backbone", None), "config", {})
+    if {"in_channels", "img_resolution"} <= config.keys():
+        return (config["in_channels"], *[config["img_resolution"]] * 2)
     if {"in_channels", "size"} <= config.keys():
         return (config["in_channels"], *config["size"])
     if {"particles", "dimensions"} <= config.keys():

@@ -96,7 +96,9 @@ def read_settings(
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
-            raise ValueError(f"--set takes NAME=VALUE, such as train.ema_decay=0.9999, given {change!r}")
+            raise ValueError(
+                f"--set takes NAME=VALUE, such as train.ema_decay=0.9999, given {change!r}"
+            )
         given[name.strip()] = _value(name, text)
     for name, value in given.items():
         _put(table, name, value)
@@ -127,13 +129,13 @@ def _put(table: dict[str, Any], name: str, value: Any) -> None:
     table[section][key] = value
 
 
-def _check_names(
-    values: Mapping[str, Any], known: Sequence[str], where: str, prefix: str
-) -> None:
+def _check_names(values: Mapping[str, Any], known: Sequence[str], where: str, prefix: str) -> None:
     for name in values:
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
-            meant = f", did you mean {prefix}{close[0]}?" if close else f"; known: {', '.join(known)}"
+            meant = (
+                f", did you mean {prefix}{close[0]}?" if close else f"; known: {', '.join(known)}"
+            )
             raise ValueError(f"{where} has the unknown setting {prefix}{name}{meant}")
 
 
