@@ -41,7 +41,7 @@ def distill_command(
     start: Annotated[
         str | None,
         typer.Option(
-            help="Start of the student: weights (those of the teacher), zero, or given [default: weights, and zero "
+            help="Start of the student: weights (of the teacher), zero, or given [default: weights, and zero "
             "for another network]."
         ),
     ] = None,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +18,7 @@ from edmfast._internal.files import read_tensors
 from edmfast.analytic import MixtureOfGaussians
 from edmfast.cli.errors import errors_on_one_line
 from edmfast.cli.request import device_of, read_values
+from edmfast.cli.working_folder import working_folder
 from edmfast.evaluation import SOLVERS, evaluate, load_features
 from edmfast.evaluation.data import as_data
 from edmfast.evaluation.evaluation import JSON, KIND
@@ -195,20 +194,9 @@ def _read(name: str, device: torch.device) -> Any:
     if kind == MIXTURE:
         tensors, _ = read_tensors(path)
         return MixtureOfGaussians(**tensors).to(device)
-    with _working_folder():
+    with working_folder():
         loaded: Any = load_model(path) if kind == MODEL else load_teacher(name)
     return loaded.to(device) if isinstance(loaded, nn.Module) else loaded
-
-
-@contextlib.contextmanager
-def _working_folder() -> Iterator[None]:
-    """Import from the working folder too within the block, which a console script does not search by itself."""
-    folder = str(Path.cwd())
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
 
 
 def _as_mixture(path: Path, model: Any) -> MixtureOfGaussians:
@@ -224,7 +212,7 @@ def _network(text: str) -> Callable[[], nn.Module]:
     if not colon or not name.isidentifier():
         raise ValueError(f"--features-network takes MODULE:NAME, got {text!r}")
     try:
-        with _working_folder():
+        with working_folder():
             built: Callable[[], nn.Module] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"--features-network {text}: {error}") from error

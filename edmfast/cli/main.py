@@ -104,8 +104,7 @@ def sample(
     model: Annotated[
         Path | None,
         typer.Argument(
-            help="File of a model, saved or of another project (.pkl, .pt, a folder of diffusers); --target calls it "
-            "`model`."
+            help="Saved model, or a file or folder of another project (.pkl, .pt); --target calls it `model`."
         ),
     ] = None,
     models: Annotated[

@@ -82,6 +82,8 @@ def student_from(
     if backbone is None:
         source = _network_of(teacher, weights_from)
         backbone = copy.deepcopy(source) if start == "weights" else _untrained(source, data, seed)
+        # a teacher is often frozen, and its copy is there to be trained
+        backbone.requires_grad_(True)
     student = EnergyModel(backbone, potential=potential, sigma_data=width)
     # a teacher of another dtype or device gives its network to the student
     student.to(device=data.device)

@@ -53,7 +53,8 @@ def test_a_run_leaves_model_records_and_settings(folder):
     assert "80 samples; batch 8; 4 steps on cpu" in text
     model = load_model("run/model.safetensors")
     assert isinstance(model, EnergyModel)
-    steps = [json.loads(line)["step"] for line in open("run/records.jsonl")]
+    records = Path("run/records.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in records]
     assert steps == [2, 4]
     assert json.loads(Path("run/settings.json").read_text())["train"]["steps"] == 4
     # the start is the teacher's, with a scale that was fitted

@@ -154,3 +154,12 @@ class Plain(torch.nn.Module):
 def test_errors(teacher, options, error, message):
     with pytest.raises(error, match=message):
         student_from(teacher, DATA, **options)
+
+
+def test_the_copy_of_a_frozen_teacher_can_be_trained():
+    torch.manual_seed(0)
+    teacher = Denoiser(ResidualMLP(2, width=8, depth=1)).requires_grad_(False)
+    for start in ("weights", "zero"):
+        student = student_from(teacher, torch.randn(8, 2), start=start)
+        assert all(parameter.requires_grad for parameter in student.parameters())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())

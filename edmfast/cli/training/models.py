@@ -13,6 +13,7 @@ from edmfast._internal.generators import generator
 from edmfast.cli.request import device_of, shape_of
 from edmfast.cli.training.ranks import Ranks
 from edmfast.cli.training.settings import KINDS, Settings
+from edmfast.cli.working_folder import working_folder
 from edmfast.distill import open_data
 from edmfast.distill.data import TrainingData
 from edmfast.models import Denoiser, EnergyModel, TwoHeads, student_from
@@ -48,7 +49,8 @@ def read_teacher(settings: Settings, device: torch.device) -> Any:
         return None
     if "dtype" in options:
         options["dtype"] = _dtype(options["dtype"])
-    teacher = load_teacher(path, device=device, **options)
+    with working_folder():
+        teacher = load_teacher(path, device=device, **options)
     if isinstance(teacher, nn.Module):
         teacher.requires_grad_(False)
     return teacher
@@ -135,7 +137,7 @@ def make_student(
             raise ValueError("without a teacher, student.network must be given")
         return EnergyModel(network, potential=potential, sigma_data=sigma_data).to(device)
     batch, labels = _some(data, int(options.get("fit_samples", _FIT_SAMPLES)), seed)
-    condition = {}
+    condition: dict[str, Any] = {}
     accepted = accepted_conditions(teacher)
     if labels is not None and (accepted is None or "class_label" in accepted):
         condition["class_label"] = labels.to(device)

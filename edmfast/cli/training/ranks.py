@@ -34,7 +34,7 @@ class Ranks:
 
 @contextmanager
 def ranks_of(device: torch.device) -> Iterator[Ranks]:
-    """Join the process group that torchrun describes in the environment, if there is one, and leave it at the end."""
+    """Join the process group that torchrun describes in the environment, if any, and leave it at the end."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield Ranks(None, True)
         return

@@ -41,7 +41,7 @@ def distill_command(
 ) -> Iterator[str]:
     """Train, and yield the lines to print. All ranks of torchrun call this, and the first one prints.
 
-    dry_run: make a few steps only, print an estimate of the whole run, and write nothing but samples of the teacher.
+    dry_run: make a few steps only, and print an estimate of the whole run. Nothing but generated data is written.
     """
     device = device_for(settings)
     with ranks_of(device) as ranks:
@@ -54,15 +54,15 @@ def distill_command(
         teacher = read_teacher(settings, device)
         data = read_data(settings, teacher, ranks)
         student = make_student(settings, teacher, data, device)
-        lines = estimate if dry_run else _train
         for line in _described(student, teacher, data.size, config, device, ranks.size):
             if ranks.first:
                 yield line
         options = {"resume_from": resume_from, "overwrite": overwrite}
-        if dry_run:
-            found = lines(teacher, student, data, config, ranks)
-        else:
-            found = lines(teacher, student, data, config, ranks, settings, options)
+        found = (
+            estimate(teacher, student, data, config, ranks)
+            if dry_run
+            else _train(teacher, student, data, config, ranks, settings, options)
+        )
         for line in found:
             if ranks.first:
                 yield line
@@ -70,7 +70,7 @@ def distill_command(
 
 def _train(
     teacher: Any,
-    student: nn.Module,
+    student: Any,
     data: Any,
     config: DistillConfig,
     ranks: Ranks,
@@ -90,7 +90,8 @@ def _train(
     )
     model = settings.out / MODEL_FILE
     if ranks.first:
-        save_model(result.model, model, overwrite=True)
+        trained: Any = result.model
+        save_model(trained, model, overwrite=True)
     loss = float(result.losses[-min(100, len(result.losses)) :].mean())
     yield f"{result.step} steps, mean loss of the last hundred {loss:.4g}, {result.steps_per_second:.3g} steps/s"
     yield f"model with averaged weights: {model}"
@@ -99,7 +100,7 @@ def _train(
 
 def _config(settings: Settings) -> DistillConfig:
     """Return the settings of the training, whose checkpoint lies in the folder of the run."""
-    values = {
+    values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in settings.train.items()
     }

@@ -21,7 +21,7 @@
     [log]                           # json, tensorboard (a folder), wandb (a table: arguments of wandb.init)
     json = true
 
-`teacher = "…"` and `data = "…"` are short for a table that has only a path. Paths are relative to the working folder.
+`teacher = "…"` and `data = "…"` are short for a table that has only a path. Paths start at the working folder.
 """
 
 from __future__ import annotations
@@ -38,7 +38,16 @@ from edmfast.distill import DistillConfig
 
 KINDS = ("energy", "denoiser", "two_heads")
 _OF_TEACHER = ("path", "network", "config", "sigma_data", "key", "dtype")
-_OF_DATA = ("path", "labels", "flip", "keys", "channels_last", "scale", "mean", "std")
+_OF_DATA: tuple[str, ...] = (
+    "path",
+    "labels",
+    "flip",
+    "keys",
+    "channels_last",
+    "scale",
+    "mean",
+    "std",
+)
 _OF_DATA += ("keep_in_memory", "workers", "generate", "shape", "nfe", "batch_size")
 _OF_STUDENT = ("kind", "start", "potential", "sigma_data", "network", "config", "fit_samples")
 _OF_TRAINING = tuple(
