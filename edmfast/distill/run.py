@@ -173,6 +173,8 @@ class TrainingRun:
                     started = time.perf_counter()
                     self.recorder.start_clock()
                 self.recorder.after_step()
+        # the last checkpoint is complete on return, and no rank leaves while another one still sends
+        self.replicas.wait()
         done = state.step - first - 1
         return done / (time.perf_counter() - started) if done > 0 else float("nan")
 

@@ -43,5 +43,7 @@ def ranks_of(device: torch.device) -> Iterator[Ranks]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.group.WORLD, dist.get_rank() == 0)
+        # a rank that leaves while another one still sends may end that one by an abort
+        dist.barrier()
     finally:
         dist.destroy_process_group()

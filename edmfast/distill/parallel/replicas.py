@@ -60,6 +60,11 @@ class Replicas:
             for tensor, mean in zip(bucket, flat.split(sizes), strict=True):
                 tensor.copy_(mean.view(tensor.shape))
 
+    def wait(self) -> None:
+        """Wait until all ranks are here."""
+        if self.group is not None:
+            dist.barrier(self.group)
+
     def first_only(self, work: Callable[[], object]) -> None:
         """Run work on rank 0, whose exception makes the other ranks raise RuntimeError."""
         failure: Exception | None = None
