@@ -115,7 +115,7 @@ def distill(
             on its own device. Rank 0 writes the checkpoints and shows the progress.
         loggers: callables logger(step, values) that receive loss, gradient norm, learning rate, speed, time left
             and
-            memory every config.log_every steps, such as `edmfast.distill.JsonLines("run.jsonl")`.
+            memory every config.log_every steps, such as a `JsonLines("run.jsonl")`.
 
     Raises:
         TypeError: models or data of another kind, before any work is done.
