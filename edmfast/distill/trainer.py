@@ -114,8 +114,7 @@ def distill(
             torchrun starts, or None for one process. All ranks call with the same arguments, each with the student
             on its own device. Rank 0 writes the checkpoints and shows the progress.
         loggers: callables logger(step, values) that receive loss, gradient norm, learning rate, speed, time left
-            and
-            memory every config.log_every steps, such as a `JsonLines("run.jsonl")`.
+            and memory every config.log_every steps, such as a `JsonLines("run.jsonl")`.
 
     Raises:
         TypeError: models or data of another kind, before any work is done.

@@ -133,7 +133,7 @@ def test_without_data_the_teacher_draws_them(folder):
         (["--teacher", "x.safetensors", "--data", "data.npz"], "x.safetensors"),
         (["--set", "train.stepz=3"], "unknown setting train.stepz, did you mean train.steps?"),
         (["--set", "train.steps"], "takes NAME=VALUE"),
-        (["--set", "trian.steps=3"], "unknown setting trian"),
+        (["--set", "stduent.start=zero"], "unknown setting stduent"),
         (["--teacher", "teacher.safetensors", "--data", "data.npz", "--mode", "x"], "mode must"),
         (["--teacher", "teacher.safetensors", "--data", "data.npz", "--network", "X"], "must be"),
         (["--teacher", "teacher.safetensors", "--data", "nowhere"], "nowhere"),
