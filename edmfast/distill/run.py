@@ -31,7 +31,7 @@ from edmfast.distill.keeping import keep_best, keep_step
 from edmfast.distill.loss import TrainingLoss
 from edmfast.distill.parallel import Replicas, parts_of
 from edmfast.distill.recording import Logger
-from edmfast.distill.recording.measures import Recorder
+from edmfast.distill.recording.measures import Recorder, memory_gib
 from edmfast.distill.state import RunState
 from edmfast.distill.teacher_and_student import training_modes
 from edmfast.models.patching.dropout import row_seeds
@@ -252,7 +252,8 @@ class TrainingRun:
         if not bar.disable:
             # single losses vary with the noise levels of their batch
             recent = state.losses[max(0, state.step - 50) : state.step + 1]
-            bar.set_postfix(loss=f"{recent.mean().item():.4g}", refresh=False)
+            memory = f"{memory_gib(state.losses.device):.3g} GiB"
+            bar.set_postfix(loss=f"{recent.mean().item():.4g}", memory=memory, refresh=False)
 
     def _blame(self, bad: int) -> str:
         """Return what was not finite in a step that is not long past, followed by a semicolon."""
