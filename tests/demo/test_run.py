@@ -57,7 +57,7 @@ def test_leaves_pictures_an_energy_and_a_table(
 def test_interrupted_training_leaves_a_checkpoint_and_says_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edmfast.distill import trainer
+    from edmfast.distill.state import RunState
 
     def interrupt(self: object) -> None:
         raise KeyboardInterrupt
@@ -66,7 +66,7 @@ def test_interrupted_training_leaves_a_checkpoint_and_says_where(
     # the parts before the training take their time
     for part in ("report_model", "report_low_temperature", "report_composition"):
         monkeypatch.setattr(demo, part, lambda *arguments, **options: [])
-    monkeypatch.setattr(trainer.RunState, "update", interrupt)
+    monkeypatch.setattr(RunState, "update", interrupt)
     with pytest.raises(KeyboardInterrupt, match=r"energy\.checkpoint\.safetensors"):
         demo.run(tmp_path, quick=True)
     assert (tmp_path / "energy.checkpoint.safetensors").is_file()
