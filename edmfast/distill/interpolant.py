@@ -13,17 +13,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from edmfast._internal.inference_mode import without_inference_mode
-from edmfast._internal.interrupts import warn_if_ignored
 from edmfast._internal.numbers import as_bool
 from edmfast.distill.batch import Batch, condition_of
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.data import DataLike, TensorData, TrainingData, check_data
 from edmfast.distill.interpolant_batch import InterpolantBatches
-from edmfast.distill.interrupt import deferred_interrupt
 from edmfast.distill.loss import TrainingLoss
-from edmfast.distill.prepare import prepared_run
+from edmfast.distill.objectives.training import train_objective
 from edmfast.distill.recording import Logger
-from edmfast.distill.teacher_and_student import training_modes
 from edmfast.distill.trainer import DistillResult
 from edmfast.interpolants import InterpolantModel, interpolant_loss
 from edmfast.models.calling.conditions import check_accepted
@@ -125,7 +122,6 @@ def train_interpolant(
         if training_data.has_labels:
             for name, network in model.networks().items():
                 check_accepted(network, ["class_label"], f"the network of the {name}")
-        warn_if_ignored(stacklevel=3)
         batches = InterpolantBatches(
             training_data,
             config,
@@ -133,22 +129,19 @@ def train_interpolant(
             base=base,
             paired=paired,
         )
-        run = prepared_run(
-            model,
-            batches,
-            config,
-            loss=InterpolantLoss(model, config.autocast_dtype),
-            resume_from=resume_from,
-            overwrite=overwrite,
-            group=group,
-            loggers=loggers,
-        )
-        with training_modes(model, None), deferred_interrupt() as interrupt:
-            speed = run.train(interrupt, progress)
-        # the average is less noisy than the last weights
-        run.state.use_ema()
-    losses = run.state.losses.cpu()
-    return DistillResult(model.eval(), losses, speed, run.written, run.state.step)
+    return train_objective(
+        model,
+        batches,
+        InterpolantLoss(model, config.autocast_dtype),
+        config,
+        # the path is a part of the description of the model
+        objective=None,
+        resume_from=resume_from,
+        progress=progress,
+        overwrite=overwrite,
+        group=group,
+        loggers=loggers,
+    )
 
 
 def _check_base(

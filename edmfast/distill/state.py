@@ -75,7 +75,8 @@ class RunState:
         self.losses[self.step] = loss
         self.norms[self.step] = norm
         if norm.device.type != "cpu":
-            # a bad step is noticed later there, and must not change the weights until then
+            # a bad step is noticed later there, and must not change the weights until then; Adam reads this
+            # attribute, which gradient scalers set, but does not declare it
             finite = loss.isfinite() & norm.isfinite()
             self.optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]
 

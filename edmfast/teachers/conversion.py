@@ -17,7 +17,7 @@ from edmfast.teachers.load import load_teacher
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """What `convert` found and wrote.
+    """A description of the model that `convert` found and wrote.
 
     Attributes:
         kind: "Denoiser" or "EnergyModel".

@@ -35,7 +35,7 @@ def read_safetensors(path: Path) -> Contents:
     with safe_open(path, framework="pt") as file:
         header = file.metadata() or {}
         # the handle is no mapping: it has keys() but cannot be iterated
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a file is no dictionary
     said: dict[str, Any] = {name: header[name] for name in _DESCRIBING if name in header}
     if "config" in said:
         said["config"] = parse_json(path, said["config"])

@@ -99,7 +99,7 @@ def test_the_estimates_are_those_of_the_diagnostic_within_the_error_of_probes_an
     )
     estimates = torch.stack(residual_estimates(student, x, levels, tuple(probes), {})).detach()
     error = estimates.mean(0) - exact
-    # of 400 errors of means over 64 probes, all lie within six standard errors
+    # all 400 errors of means over 64 probes lie within six standard errors
     assert bool((error.abs() < 6 * estimates.std(0) / 8 + 1e-3).all())
     assert float(exact.std()) > 0.1
 

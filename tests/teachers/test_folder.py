@@ -9,7 +9,7 @@ from edmfast.teachers import convert, load_teacher
 
 diffusers = pytest.importorskip("diffusers", reason="the folders are those of diffusers")
 
-from edmfast.diffusers import as_denoiser  # noqa: E402
+from edmfast.diffusers import as_denoiser  # noqa: E402, it needs diffusers
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 SIGMA = torch.tensor([0.5, 3.0])

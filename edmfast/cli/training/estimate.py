@@ -43,14 +43,13 @@ def estimate(
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words, such as 2 d 3 h."""
-    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-    for place, (name, size) in enumerate(units):
-        if seconds >= size or name == "s":
-            count, rest = divmod(seconds, size)
-            text = f"{int(count)} {name}" if name != "s" else f"{seconds:.3g} s"
-            if place + 1 < len(units) - 1 and name != "s":
-                lower, lower_size = units[place + 1]
-                text += f" {int(rest // lower_size)} {lower}"
-            return text
-    return f"{seconds:.3g} s"
+    """Return a time in words of at most two units, such as 2 d 3 h."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"

@@ -54,7 +54,7 @@ def train_objective(
     batches: BatchSource,
     loss: TrainingLoss,
     config: DistillConfig,
-    objective: dict[str, Any],
+    objective: dict[str, Any] | None,
     *,
     resume_from: str | os.PathLike[str] | None,
     progress: bool,
@@ -64,7 +64,8 @@ def train_objective(
 ) -> DistillResult:
     """Train the student by a loss on batches, and return it with its averaged weights.
 
-    objective: the name and the settings of the objective, which a checkpoint must share to be resumed.
+    objective: the name and the settings of the objective, which a checkpoint must share to be resumed; None where
+        the student says them.
     """
     warn_if_ignored(stacklevel=4)
     with without_inference_mode():

@@ -34,7 +34,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int
         return F.conv2d(x, weight, bias, padding=padding)
     kind = x.device.type
     if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
-        # what is saved for derivatives must have the dtype in which autocast computes
+        # the tensors saved for derivatives must have the dtype in which autocast computes
         dtype = torch.get_autocast_dtype(kind)
         x, weight = x.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)

@@ -50,7 +50,7 @@ class Build(Protocol):
 
 
 class Meanings(NamedTuple):
-    """What a pickle may name, and what the reader does in its place.
+    """The names that a pickle may use, and the reader's answers to them.
 
     calls: functions of the arguments. made: functions without arguments, for classes that NEWOBJ makes. values:
     names that are values themselves. allowed: further names that may only be passed on. build: gives states to

@@ -82,7 +82,7 @@ def test_inner_products_are_integrals():
     for i, (gamma, end) in enumerate(rows):
         for j, (other, at) in enumerate(columns):
             first, second = profile(gamma, end), profile(other, at)
-            wanted = integral(lambda t: first(t) * second(t), min(end, at))  # noqa: B023
+            wanted = integral(lambda t: first(t) * second(t), min(end, at))  # noqa: B023, it is called in this round only
             assert float(found[i, j]) == pytest.approx(wanted, rel=1e-9)
 
 

@@ -104,7 +104,7 @@ def test_the_parts_of_two_ranks_are_the_whole_batch(workers, images):
 
 def test_rows_of_the_next_step_are_read_before_they_are_asked_for(images):
     class Watched(torch.utils.data.TensorDataset):
-        asked: list[int] = []  # noqa: RUF012
+        asked: list[int] = []  # noqa: RUF012, the class has one instance
 
         def __getitem__(self, index):
             self.asked.append(index)

@@ -70,7 +70,7 @@ def test_each_rank_holds_its_share(reports):
 
 
 def test_blocks_free_what_they_gather(reports):
-    """Of six blocks, at most the matrices of two live: those of one block, and their gradients."""
+    """Few whole matrices of the six blocks live at once: those of one block, and their gradients."""
     for report in reports:
         assert 1 <= report["live wholes"] <= 3
 

@@ -37,7 +37,7 @@ class BlockKind(NamedTuple):
     dropout: float
     """Probability that a number is set to zero before the second convolution, in training mode."""
     modulated: bool
-    """Whether e scales and shifts after the second norm; else it shifts before it."""
+    """True where e scales and shifts after the second norm. Otherwise it shifts before that norm."""
     factor: float
     """s, by which sums are multiplied."""
     epsilon: float
@@ -45,7 +45,7 @@ class BlockKind(NamedTuple):
     resample_filter: Sequence[float]
     """Numbers of the filter that halves and doubles."""
     always_mixes: bool
-    """Whether a block that halves or doubles has a 1x1 convolution on its skip, even without a change of C."""
+    """True where a block that halves or doubles has a 1x1 convolution on its skip even if C stays."""
     head_channels: int | None
     """Channels of an attention head; None for one head."""
 

@@ -1,4 +1,4 @@
-"""What the U-Nets of EDM share: the arguments of their constructors, and the embedding of level and conditions."""
+"""The common part of EDM's U-Nets: the checks of their arguments, and the embedding of level and conditions."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ class EDMNetwork(nn.Module):
 
     def _embed(self, c_noise: Tensor, rows: Tensor | None, augment: Tensor | None) -> Tensor:
         """Return the embedding [B, E]. rows: [B, label_dim]. augment: [B, augment_dim]. None stands for zeros."""
+        # each architecture has its own embedding
         raise NotImplementedError
 
     def _prepared(self, level: Tensor) -> Tensor | None:
