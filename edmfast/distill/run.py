@@ -182,6 +182,8 @@ class TrainingRun:
         state, config = self.state, self.state.config
         loss, gradients, interrupted = self._loss_and_gradients()
         state.record(loss, gradients)
+        if state.step == 0:
+            self._warn_of_no_gradient()
         done = state.step + 1
         saving = done % config.checkpoint_every == 0 or done == config.steps
         checking = saving or self.snapshots.due(done) or done % self.check_every == 0
@@ -197,6 +199,16 @@ class TrainingRun:
         if checking and interrupted is not None and bool(interrupted > 0):
             self.generator_state = self.make_batch.generator.get_state()
             raise KeyboardInterrupt
+
+    def _warn_of_no_gradient(self) -> None:
+        """Warn where the gradient of the first step is exactly zero, from where no training starts."""
+        if self.replicas.speaks and float(self.state.norms[0]) == 0:
+            warnings.warn(
+                "the gradient of the first step is zero, so that the student may never learn: a potential='norm' "
+                "needs a network that does not return zeros, such as one whose last layer has random weights",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _loss_and_gradients(self) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
         """Return the loss [] of the next batch and its gradients, as means over all parts and ranks.

@@ -69,7 +69,8 @@ class EnergyModel(nn.Module):
 
     Args:
         backbone: called as backbone(y [B, *shape], c_noise [B], **condition), returns a tensor like y.
-        potential: "inner", or one of the baselines "residual" and "norm".
+        potential: "inner", or one of the baselines "residual" and "norm". "norm" cannot be trained from a network
+            that returns zeros, as new networks of this package do: give its last layer random weights.
         sigma_data: standard deviation of the data, in the units of x.
 
     Raises:

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -291,3 +292,20 @@ def test_trains_and_resumes_on_the_gpu(compiled, autocast, teacher, data, studen
     assert result.losses[-10:].mean() < result.losses[:10].mean()
     again = distill(target, student().cuda(), data, config=config, resume_from=path, progress=False)
     assert torch.equal(again.losses, result.losses)
+
+
+def test_a_start_without_a_gradient_is_told(teacher, data):
+    config = DistillConfig(steps=3, batch_size=16)
+
+    def norms(network):
+        model = EnergyModel(network, potential="norm", sigma_data=0.9)
+        return distill(teacher, model, data, config=config, progress=False).losses
+
+    torch.manual_seed(0)
+    with pytest.warns(RuntimeWarning, match="the gradient of the first step is zero"):
+        norms(ResidualMLP(2, width=8, depth=1))
+    started = ResidualMLP(2, width=8, depth=1)
+    torch.nn.init.xavier_uniform_(started.output.weight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        norms(started)

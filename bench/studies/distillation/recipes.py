@@ -56,6 +56,14 @@ class FoldedSongUNet(nn.Module):
             dropout=0.0,
         )
 
+    def start_away_from_zero(self) -> None:
+        """Give the last convolution random weights.
+
+        At h = 0 the potential -|h|²/2 has no gradient in the weights, so that it would stay there for ever.
+        """
+        last = [layer for layer in self.network.modules() if isinstance(layer, nn.Conv2d)][-1]
+        nn.init.xavier_uniform_(last.weight)
+
     def forward(self, y: Tensor, c_noise: Tensor) -> Tensor:
         """Return [B, heads, 8, 8] for images y [B, 1, 8, 8]."""
         return unfold(self.network(fold(y, PATCH), c_noise), PATCH)
@@ -82,6 +90,8 @@ class Recipe:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             backbone = FoldedSongUNet(2 if self.kind == "two heads" else 1, width)
+            if self.kind == "norm":
+                backbone.start_away_from_zero()
         if self.kind == "denoiser":
             return Denoiser(backbone, sigma_data=SIGMA_DATA)
         if self.kind == "two heads":

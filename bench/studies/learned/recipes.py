@@ -72,6 +72,9 @@ def train(
     config = DistillConfig(**(settings if steps is None else {**settings, "steps": steps}))
     torch.manual_seed(0)
     backbone = ResidualMLP(64, width=recipe.width, depth=recipe.depth)
+    if recipe.potential == "norm":
+        # at h = 0 the potential -|h|²/2 has no gradient in the weights, so that it would stay there for ever
+        torch.nn.init.xavier_uniform_(backbone.output.weight)
     student = EnergyModel(backbone, potential=recipe.potential, sigma_data=SIGMA_DATA)
     chosen = teacher if teacher is not None else DenoiserOf(exact)
     if recipe.start == "teacher":
