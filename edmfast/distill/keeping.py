@@ -26,9 +26,14 @@ def keep_step(path: Path, step: int, count: int) -> None:
 
 def keep_best(path: Path) -> Path:
     """Give the checkpoint at path the name of the best one, and return it."""
-    best = path.with_suffix(f".best{path.suffix}")
+    best = best_of(path)
     _name_again(path, best)
     return best
+
+
+def best_of(path: Path) -> Path:
+    """Return the name of the best checkpoint beside path."""
+    return path.with_suffix(f".best{path.suffix}")
 
 
 def steps_of(path: Path) -> list[Path]:

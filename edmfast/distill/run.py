@@ -27,7 +27,7 @@ from edmfast.distill.blame import blame
 from edmfast.distill.first_batch import FIRST_ROWS, check_first_batch, numbers_of
 from edmfast.distill.gradients import gradient_function
 from edmfast.distill.interrupt import Interrupt
-from edmfast.distill.keeping import keep_best, keep_step
+from edmfast.distill.keeping import best_of, keep_best, keep_step
 from edmfast.distill.loss import TrainingLoss
 from edmfast.distill.parallel import Replicas, parts_of
 from edmfast.distill.recording import Logger
@@ -306,18 +306,17 @@ class TrainingRun:
         if self.first is not None:
             metadata["first_batch"], self.first = numbers_of(self.first), None
 
-    def _keep(self, path: Path) -> None:
-        """Keep the checkpoint just written among the last ones, and as the best one if its loss is the lowest."""
+    def _best_loss(self, path: Path) -> float | None:
+        """Return the mean loss since the last checkpoint where it is the lowest so far, and None otherwise."""
         state, config = self.state, self.state.config
-        keep_step(path, state.step, config.keep_last)
         if not config.keep_best or state.step == 0:
-            return
+            return None
         # a single loss varies with the noise levels of its batch
         recent = state.losses[max(0, state.step - config.checkpoint_every) : state.step]
         loss = float(recent.mean())
-        if loss < state.metadata.get("best_loss", math.inf):
-            state.metadata["best_loss"] = loss
-            keep_best(path)
+        lowest = state.metadata.get("best_loss", math.inf)
+        # a run that continues at another path has no best checkpoint there
+        return loss if loss < lowest or not best_of(path).exists() else None
 
     def _save(self, path: Path, generator: torch.Tensor, *, last: bool) -> None:
         """Write a checkpoint, and warn where that fails: once for those before the last, and for the last.
@@ -333,6 +332,10 @@ class TrainingRun:
             return
         self._describe_data()
         failure: OSError | None = None
+        best, before = self._best_loss(path), self.state.metadata.get("best_loss")
+        if best is not None:
+            # the checkpoint must hold it, since a run that resumes from it compares later losses with it
+            self.state.metadata["best_loss"] = best
         try:
             if last:
                 save = functools.partial(self.state.save, groups=groups)
@@ -341,9 +344,13 @@ class TrainingRun:
                 self.state.save(path, groups)
                 self.written = path
             if failure is None:
-                self._keep(path)
+                keep_step(path, self.state.step, self.state.config.keep_last)
+            if failure is None and best is not None:
+                keep_best(path)
         except OSError as error:
             failure = error
+        if failure is not None and before is not None:
+            self.state.metadata["best_loss"] = before
         if failure is None or (self.write_failed and not last):
             return
         self.write_failed = True

@@ -100,6 +100,26 @@ def test_the_last_and_the_best_checkpoints_stay(teacher, data, student, tmp_path
     assert torch.equal(again.losses, result.losses)
 
 
+def test_a_resumed_run_remembers_the_best_loss(teacher, data, student, tmp_path):
+    """The checkpoint with the lowest loss holds that loss itself, so that no worse one takes its place."""
+    path, other = tmp_path / "run.safetensors", tmp_path / "other.safetensors"
+    options = {"checkpoint_every": 4, "keep_last": 9, "keep_best": True}
+    config = dataclasses.replace(CONFIG, checkpoint=path, **options)
+    losses = run(teacher, student(), data, config).losses
+    step = 4 * (int(losses.view(6, 4).mean(1).argmin()) + 1)
+    start = tmp_path / f"run.step-{step:08d}.safetensors"
+    assert step < 24
+    assert read_tensors(start)[1]["best_loss"] == pytest.approx(
+        float(losses[step - 4 : step].mean())
+    )
+    run(teacher, student(), data, config, resume_from=start, overwrite=True)
+    assert read_tensors(tmp_path / "run.best.safetensors")[1]["step"] == step
+    # where a run continues at another path, its first checkpoint is the best one there
+    moved = dataclasses.replace(config, checkpoint=other)
+    run(teacher, student(), data, moved, resume_from=start)
+    assert read_tensors(tmp_path / "other.best.safetensors")[1]["step"] > step
+
+
 def test_a_file_of_another_kind_is_not_replaced(student, tmp_path):
     path = tmp_path / "run.safetensors"
     save_model(student(), path)
