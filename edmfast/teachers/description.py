@@ -17,7 +17,7 @@ from edmfast.models import Denoiser
 from edmfast.models.saving.rebuild import rebuilt
 from edmfast.models.saving.register import known_backbones
 
-_LONGEST = 400
+_LONGEST, _MOST_SHARING = 400, 4
 HALVES = (torch.float16, torch.bfloat16)
 _PREFIXES = re.compile(r"(backbone|model|module|net|network|unet|ema|_orig_mod)\.")
 # the uncertainty that EDM2 learns for its loss weights, which no denoiser needs
@@ -82,20 +82,45 @@ def build_denoiser(
 def state_of_network(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return a state without the prefixes that all its names share, such as "model.", and without log-variances.
 
-    Raises ValueError for values that are no tensors.
+    Raises ValueError for values that are no dense tensors.
     """
-    state = {name: value for name, value in tensors.items() if not _NOT_OF_THE_NETWORK.match(name)}
-    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if others or not state:
+    others = [
+        name
+        for name, value in tensors.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor) and is_plain(value))
+    ]
+    if others or not tensors:
         raise ValueError(
-            f"a state must be a dictionary of tensors, given {len(state)} entries of which {shortened(others)} "
-            "are none"
+            f"a state must be a dictionary of dense tensors by name, given {len(tensors)} entries of which "
+            f"{shortened(others)} are none"
         )
-    while True:
+    state = {name: value for name, value in tensors.items() if not _NOT_OF_THE_NETWORK.match(name)}
+    while state:
         match = _PREFIXES.match(next(iter(state)))
         if match is None or not all(name.startswith(match[0]) for name in state):
             return state
         state = {name.removeprefix(match[0]): value for name, value in state.items()}
+    return state
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor is made of stored numbers, and not sparse, nested, quantised or without numbers."""
+    dense = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
+    return dense and not tensor.is_meta
+
+
+def check_sharing(state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for tensors that share so many of their numbers that a network of them would be far larger.
+
+    A file of a few megabytes could otherwise describe a network of hundreds of gigabytes and hold its tensors.
+    """
+    storages = [tensor.untyped_storage() for tensor in state.values()]
+    stored = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    needed = sum(tensor.nbytes for tensor in state.values())
+    if needed > _MOST_SHARING * stored + (1 << 20):
+        raise ValueError(
+            f"the tensors of the state have {needed} bytes, and share {stored} bytes of the file"
+        )
 
 
 def without_halves(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from edmfast.teachers.description import (
     HALVES,
     build_denoiser,
     check_description,
+    check_sharing,
     state_of_network,
     without_halves,
 )
@@ -119,7 +120,11 @@ def _from_file(path: Path, options: dict[str, Any]) -> nn.Module:
     given = {name: value for name, value in options.items() if value is not None}
     if kind == ".pkl":
         _refuse("a .pkl file", {name: given[name] for name in given if name != "key"})
-        description, state = described(network_of(read_pickle(path), options["key"]))
+        content = read_pickle(path)
+        try:
+            description, state = described(network_of(content, options["key"]))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         return _built(path, description, state, None)
     if kind == ".safetensors" and is_saved_model(path):
         _refuse("a saved model", {name: given[name] for name in given if name != "backbones"})
@@ -142,12 +147,18 @@ def _from_file(path: Path, options: dict[str, Any]) -> nn.Module:
             "class, such as 'SongUNet', and config= the arguments of its constructor"
         )
     backbones = options["backbones"]
-    description = check_description(said["network"], said["config"], said["sigma_data"], backbones)
-    return _built(path, description, state_of_network(tensors), backbones)
+    try:
+        described_by = said["network"], said["config"], said["sigma_data"]
+        description = check_description(*described_by, backbones)
+        state = state_of_network(tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return _built(path, description, state, backbones)
 
 
 def _built(path: Path, description: Any, state: dict[str, Tensor], backbones: Any) -> nn.Module:
     try:
+        check_sharing(state)
         return build_denoiser(description, without_halves(state), backbones)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -25,7 +25,7 @@ from torch import Tensor
 from edmfast._internal.json_text import shortened
 from edmfast.models.saving.register import known_backbones
 from edmfast.teachers.description import Description, check_description
-from edmfast.teachers.pickles.stand_ins import Record
+from edmfast.teachers.pickles.stand_ins import Record, printable
 
 _KEYS = ("ema", "net", "model")
 """The names under which a file may hold its network, the first one first."""
@@ -41,7 +41,9 @@ _ORDER = {
     "EDMPrecond": (*_COMMON, "sigma_min", "sigma_max", "sigma_data", "model_type"),
     "Precond": (*_COMMON, "sigma_data", "logvar_channels"),
 }
-_MOST_TENSORS, _DEEPEST = 100_000, 64
+_MOST_PARTS, _DEEPEST, _LONGEST_NAME = 100_000, 64, 1000
+_MOST_NUMBERS, _MOST_INSIDE = 1000, 16
+"""The most numbers of a list among the arguments, and of a list inside another one."""
 
 
 def network_of(content: Any, key: str | None) -> Record:
@@ -75,11 +77,11 @@ def described(record: Record) -> tuple[Description, dict[str, Tensor]]:
     name = record.class_name
     if name not in _INSIDE:
         raise ValueError(
-            f"the network is a {name}, which is not read; read are {', '.join(sorted(_INSIDE))}"
+            f"the network is a {printable(name)}, which is not read; read are {', '.join(sorted(_INSIDE))}"
         )
     unet = _members(record, "_modules").get(_INSIDE[name])
     if not isinstance(unet, Record) or unet.class_name not in _UNETS:
-        kind = unet.class_name if isinstance(unet, Record) else type(unet).__name__
+        kind = printable(unet.class_name) if isinstance(unet, Record) else type(unet).__name__
         raise ValueError(
             f"the {name} holds a {kind} as {_INSIDE[name]}, which is not read; read are {', '.join(_UNETS)}"
         )
@@ -105,10 +107,11 @@ def _arguments(record: Record, order: Sequence[str]) -> dict[str, Any]:
     positional = record.state.get("_init_args", ())
     named = record.state.get("_init_kwargs", {})
     if not isinstance(positional, (list, tuple)) or not isinstance(named, dict):
-        raise ValueError(f"the {record.class_name} has no arguments of a constructor")
+        raise ValueError(f"the {printable(record.class_name)} has no arguments of a constructor")
     if len(positional) > len(order):
         raise ValueError(
-            f"the {record.class_name} has {len(positional)} positional arguments, at most {len(order)} are read"
+            f"the {printable(record.class_name)} has {len(positional)} positional arguments, at most {len(order)} "
+            "are read"
         )
     arguments = {**dict(zip(order, positional, strict=False)), **named}
     return {str(name): _plain(value) for name, value in arguments.items()}
@@ -116,9 +119,11 @@ def _arguments(record: Record, order: Sequence[str]) -> dict[str, Any]:
 
 def _plain(value: Any, depth: int = 0) -> Any:
     """Return an argument as JSON can hold it. Raises ValueError for other values."""
-    if isinstance(value, np.ndarray) and value.size <= 1000:
+    if isinstance(value, np.ndarray) and value.size <= _MOST_NUMBERS:
         value = value.tolist()
-    if isinstance(value, (list, tuple)) and depth < 4 and len(value) <= 1000:
+    # a list that holds one list many times would grow with the power of the depth
+    longest = _MOST_NUMBERS if depth == 0 else _MOST_INSIDE
+    if isinstance(value, (list, tuple)) and depth < 3 and len(value) <= longest:
         return [_plain(part, depth + 1) for part in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -132,22 +137,25 @@ def _tensors(record: Record) -> Iterator[tuple[str, Tensor]]:
     # modules may hold each other in circles, and share parts
     while pending:
         prefix, module, depth = pending.pop()
-        left_out = module.state.get("_non_persistent_buffers_set") or ()
-        own = {**_members(module, "_parameters"), **_members(module, "_buffers")}
-        for name, tensor in own.items():
+        left_out = module.state.get("_non_persistent_buffers_set") or frozenset()
+        if not isinstance(left_out, (set, frozenset)):
+            raise ValueError(f"the {printable(module.class_name)} has no set of buffers")
+        groups = [_members(module, kind) for kind in ("_parameters", "_buffers", "_modules")]
+        count += 1 + sum(map(len, groups))
+        longest = max((len(str(name)) for group in groups for name in group), default=0)
+        if count > _MOST_PARTS or depth > _DEEPEST or len(prefix) + longest > _LONGEST_NAME:
+            raise ValueError("the network has more modules than any that is read")
+        parameters, buffers, modules = groups
+        for name, tensor in {**parameters, **buffers}.items():
             if isinstance(tensor, Tensor) and name not in left_out:
                 yield f"{prefix}{name}", tensor
-        for name, child in _members(module, "_modules").items():
-            if not isinstance(child, Record):
-                continue
-            count += 1
-            if count > _MOST_TENSORS or depth > _DEEPEST:
-                raise ValueError("the network has more modules than any that is read")
-            pending.append((f"{prefix}{name}.", child, depth + 1))
+        for name, child in modules.items():
+            if isinstance(child, Record):
+                pending.append((f"{prefix}{name}.", child, depth + 1))
 
 
 def _members(record: Record, kind: str) -> dict[str, Any]:
     members = record.state.get(kind, {})
     if not isinstance(members, dict):
-        raise ValueError(f"the {kind} of a {record.class_name} are no dictionary")
+        raise ValueError(f"the {kind} of a {printable(record.class_name)} are no dictionary")
     return members

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +55,14 @@ def read_torch(path: Path, key: str | None) -> Contents:
     model, net and network, and perhaps network, config and sigma_data.
     Raises ValueError for a file with other objects, and for one that is damaged.
     """
+    with path.open("rb"):
+        pass  # a file that cannot be read raises its own error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except MemoryError:
+        raise
+    # a damaged file raises anything there, such as struct.error and OSError without a name
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path} is no file of tensors that torch.load(weights_only=True) reads: {reason}. Save the state as "

@@ -17,7 +17,7 @@ from edmfast.teachers.pickles import arrays
 from edmfast.teachers.pickles.budget import Budget
 from edmfast.teachers.pickles.errors import UnsafePickleError
 from edmfast.teachers.pickles.machine import Meanings
-from edmfast.teachers.pickles.stand_ins import Name, Record
+from edmfast.teachers.pickles.stand_ins import Name, Record, printable
 from edmfast.teachers.pickles.storages import load_storage, rebuild_parameter, rebuild_tensor
 
 _MODULE_OF_TORCH = re.compile(r"torch\.nn\.modules\.[a-z_]+")
@@ -126,7 +126,7 @@ def _build(target: Any, state: Any, budget: Budget) -> None:
     elif type(target) is Record and not target.persistent and not target.state:
         if type(state) is not dict:
             raise UnsafePickleError(
-                f"the pickle gives a {target.class_name} a state that is no dictionary"
+                f"the pickle gives a {printable(target.class_name)} a state that is no dictionary"
             )
         target.state = state
     # ordered dictionaries of states have attributes, which say nothing about the numbers

@@ -30,7 +30,9 @@ _DAMAGE = (
     KeyError,
     AttributeError,
     OverflowError,
-    UnicodeError,
+    # NumPy and torch raise these two for sizes that no memory has
+    ValueError,
+    RuntimeError,
     struct.error,
 )
 _MARK = object()
@@ -83,6 +85,8 @@ def run(data: memoryview, meanings: Meanings, start: int = 0) -> tuple[Any, int]
                 what = _REFUSED.get(opcode, f"the opcode {opcode:#04x}")
                 raise UnsafePickleError(f"the pickle holds {what}, which is not read")
             step(machine)
+    except (UnsafePickleError, DamagedPickleError):
+        raise
     except _DAMAGE as error:
         raise DamagedPickleError(
             f"the pickle is damaged at byte {machine.position}: {type(error).__name__}"

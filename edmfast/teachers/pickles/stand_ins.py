@@ -5,6 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+_LONGEST = 300
+
+
+def printable(text: str) -> str:
+    """Return a text of a file for an error message, cut to 300 characters and without codes for a terminal."""
+    # lone surrogates have no bytes either, so that printing them would raise another error
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:_LONGEST])
+    return shown if len(text) <= _LONGEST else f"{shown}…"
+
 
 @dataclasses.dataclass(frozen=True)
 class Name:
@@ -14,7 +23,7 @@ class Name:
     attribute: str
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.attribute}"
+        return printable(f"{self.module}.{self.attribute}")
 
 
 @dataclasses.dataclass
@@ -31,4 +40,4 @@ class Record:
 
     # a record may hold itself, and the generated form would then not end
     def __repr__(self) -> str:
-        return f"Record({self.class_name})"
+        return f"Record({printable(self.class_name)})"
