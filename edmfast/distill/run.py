@@ -153,10 +153,12 @@ class TrainingRun:
         progress = progress and self.replicas.speaks
         bar = progress_bar(steps, desc=state.config.mode, initial=first, disable=not progress)
         self.interrupt = interrupt
+        # the source of the batches keeps the function, which would keep this run and its process group alive
+        alone = self.replicas.size == 1
 
         def stop_if_requested() -> None:
             # one rank alone must not stop, because the others would wait for its gradients
-            if interrupt.requested and self.replicas.size == 1:
+            if interrupt.requested and alone:
                 raise KeyboardInterrupt
 
         # a pool of paths takes long, so that it must not delay an interrupt
@@ -174,7 +176,7 @@ class TrainingRun:
                     self.recorder.start_clock()
                 self.recorder.after_step()
         # the last checkpoint is complete on return, and no rank leaves while another one still sends
-        self.replicas.wait()
+        self.replicas.end()
         done = state.step - first - 1
         return done / (time.perf_counter() - started) if done > 0 else float("nan")
 

@@ -6,6 +6,7 @@ more than the sending. Without a group there is one rank, and nothing is sent.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+import edmfast._internal.process_groups  # noqa: F401 - it lets a destroyed group end
 
 _BUCKET = 1 << 25
 """The number of bytes from which a flat buffer is sent."""
@@ -60,10 +63,13 @@ class Replicas:
             for tensor, mean in zip(bucket, flat.split(sizes), strict=True):
                 tensor.copy_(mean.view(tensor.shape))
 
-    def wait(self) -> None:
-        """Wait until all ranks are here."""
-        if self.group is not None:
-            dist.barrier(self.group)
+    def end(self) -> None:
+        """Wait until all ranks are here, and let go of what could keep the group alive after the run."""
+        if self.group is None:
+            return
+        dist.barrier(self.group)
+        # the first optimiser imports modules whose caught errors keep the frames of the run in cycles
+        gc.collect()
 
     def first_only(self, work: Callable[[], object]) -> None:
         """Run work on rank 0, whose exception makes the other ranks raise RuntimeError."""

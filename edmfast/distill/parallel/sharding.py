@@ -113,10 +113,11 @@ class Sharding:
     @torch.no_grad()
     def release(self) -> None:
         """Give the student its whole parameters again, on every rank, and its own forwards."""
-        if self._added:
-            restore_blocks(self.student)
+        # in this order, because a recomputation that was taken out would keep its block's gathering, and the group
         for module in self.student.modules():
             _Gathering.remove(module)
+        if self._added:
+            restore_blocks(self.student)
         for piece, whole in self._wholes.items():
             (whole.data,) = gather([piece.detach()], [self._rest.shapes[piece]], self.group)
         for module, name in self._entries:

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+import edmfast._internal.process_groups  # noqa: F401 - it lets a destroyed group end
+
 
 class Ranks:
     """A process group, seen from one rank whose tensors are on `device`.

@@ -25,6 +25,7 @@ from edmfast.distill import (
     train_rectified,
 )
 from edmfast.models import Denoiser, EnergyModel, ResidualMLP
+from tests.process_groups import leave
 
 TEACHER = GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], [0.15, 0.25], [0.3, 0.7])
 BASE = DistillConfig(steps=20, batch_size=64, warmup_steps=5)
@@ -76,9 +77,7 @@ def main():
         result = train(case, dist.group.WORLD)
         if dist.get_rank() == 0:
             write(result, folder / f"{case}.safetensors")
-    # a rank that leaves while another one still sends may end that one by an abort
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

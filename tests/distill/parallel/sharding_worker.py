@@ -21,6 +21,7 @@ from edmfast.distill.loss import TrainingLoss
 from edmfast.distill.parallel.sharding import Sharding
 from edmfast.models import DiT, EnergyModel, ResidualMLP, checkpoint_blocks
 from edmfast.models.patching.dropout import row_seeds
+from tests.process_groups import leave
 
 STEPS, BATCH = 4, 8
 
@@ -162,6 +163,7 @@ def live_wholes():
     named = dict(model.named_parameters())
     batch = {name: tensor.float() for name, tensor in next(batches()).items()}
     gradient_function(loss, named, compile=False)(batch)
+    sharding.release()
     return most
 
 
@@ -179,9 +181,7 @@ def main(folder):
     save_file(whole, folder / f"whole-{rank}.st")
     save_file(resumed, folder / f"resumed-{rank}.st")
     (folder / f"{rank}.json").write_text(json.dumps(report))
-    # a rank that leaves while another one still sends may end that one by an abort
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from edmfast.smc.distributed.shared_population import SharedPopulations
 from edmfast.smc.populations.local import Increments
 from edmfast.targets import Conditioned, Guided, Product, Tempered, Tilted
 from tests.grouped import grouped
+from tests.process_groups import leave
 
 RUN = {"particles": 48, "populations": 5, "seed": 3, "ess_threshold": 0.9, "genealogy": True}
 KILLED = RUN | {"populations": 2}
@@ -359,7 +360,7 @@ def main():
         os._exit(1)
     if dist.get_rank() == 0:
         (folder / f"{dist.get_world_size()}.json").write_text(json.dumps(differences))
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
