@@ -1,4 +1,7 @@
-"""The search for the row of a batch that made a loss or a gradient not finite, for the error that ends the run."""
+"""The search for the row of a batch that made a loss or a gradient not finite, for the error that ends the run.
+
+The batch is made again from its random draws, so that a teacher that answers at random may hide its fault.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ _MOST = 3
 def blame(student: nn.Module, batch: Batch, rows: slice) -> str | None:
     """Return a sentence that names rows which are not finite and their noise levels, or None where there are none.
 
-    batch: a part of a training batch. rows: its place in the whole batch.
+    batch: a part of a training batch. rows: its place in the whole batch. Tensors that have other rows than the
+    batch, such as those of energies, are named as a whole.
     """
     count = rows.stop - rows.start
     per_row = {
@@ -31,12 +35,20 @@ def blame(student: nn.Module, batch: Batch, rows: slice) -> str | None:
     answers = _answers(student, batch)
     if answers is not None and not bool(answers.all()):
         return _sentence("the student's denoised state of", ~answers, batch, rows)
-    sigma = batch.get("sigma")
-    if sigma is None or not len(sigma):
-        return None
+    others = [name for name, tensor in batch.items() if name not in per_row]
+    for name in others:
+        if not bool(batch[name].isfinite().all()):
+            count = int((~batch[name].isfinite()).sum())
+            return f"{name} of rows {rows.start} to {rows.stop - 1} has {count} numbers that are not finite"
+    return None
+
+
+def levels_of(sigma: torch.Tensor) -> str:
+    """Return a sentence for a batch in which `blame` finds nothing. sigma: its noise levels."""
     return (
-        "every row of the batch and its denoised state are finite, at noise levels from "
-        f"{float(sigma.min()):.3g} to {float(sigma.max()):.3g}, so that a derivative overflows"
+        "every row of the batch and its denoised state are finite now, at noise levels from "
+        f"{float(sigma.min()):.3g} to {float(sigma.max()):.3g}, so that a loss or a derivative overflows, or the "
+        "teacher answers otherwise than before"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from edmfast.distill.config import DistillConfig
-from edmfast.models.calling.foreign import call_denoiser, energy_of
+from edmfast.models.calling.foreign import call_denoiser, call_jacobian_trace, energy_of
 from edmfast.models.calling.origin import name_of
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.protocols import Denoiser
@@ -107,7 +107,7 @@ class FrozenTeacher:
         self, x: torch.Tensor, sigma: torch.Tensor, condition: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         levels = sigma.expand(len(x))
-        trace = self.teacher.jacobian_trace(x, levels, **condition).detach()
+        trace = call_jacobian_trace(self.teacher, x, levels, **condition).detach()
         return self.denoised(x, levels, condition), trace.to(x.dtype) / x[0].numel()
 
     def _shifted(

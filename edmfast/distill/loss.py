@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from edmfast.distill.batch import Batch, condition_of, value_condition_of
+from edmfast.distill.batch import VALUE_LEVELS, Batch, condition_of, value_condition_of
 from edmfast.distill.covariance import variance_within
 from edmfast.distill.fokker_planck_loss import fokker_planck_loss
 from edmfast.models.calling.foreign import call_denoiser, energy_of
-from edmfast.models.patching.dropout import seeded_dropout
+from edmfast.models.patching.dropout import of_rows, seeded_dropout
 from edmfast.models.preconditioning import expand_sigma
 
 
@@ -95,13 +95,16 @@ def difference_loss(student: Any, batch: Batch) -> torch.Tensor:
     size, pairs = start.shape[0], target.shape[1]
     levels = (batch["pair_sigma_to"], batch["pair_sigma_from"])
     condition = {} if label is None else {"class_label": label.flatten().repeat(2)}
+    # both ends of a pair have the mask of dropout of its row, since their difference is that of one network
+    seeds = _seeds_of(batch, len(target), pairs)
     # both ends of the pairs go through the network as one batch
-    energies = energy_of(
-        student,
-        torch.cat([to, start]),
-        torch.cat([level[:, None].expand(-1, pairs).flatten() for level in levels]),
-        **condition,
-    )
+    with of_rows(None if seeds is None else seeds.repeat(2)):
+        energies = energy_of(
+            student,
+            torch.cat([to, start]),
+            torch.cat([level[:, None].expand(-1, pairs).flatten() for level in levels]),
+            **condition,
+        )
     error = (energies[size:] - energies[:size]).view(target.shape) - target
     return variance_within(error, label).mean()
 
@@ -110,6 +113,15 @@ def value_loss(student: Any, batch: Batch) -> torch.Tensor:
     """Return the mean over noise levels of the variance [], in nats², of the error of -E over the states there."""
     target = batch["value_target"]
     condition = value_condition_of(batch)
-    energies = energy_of(student, batch["value_x"], batch["value_sigma"], **condition)
+    levels, states = target.shape
+    with of_rows(_seeds_of(batch, levels // VALUE_LEVELS, VALUE_LEVELS * states)):
+        energies = energy_of(student, batch["value_x"], batch["value_sigma"], **condition)
     error = -energies.view(target.shape) - target
     return variance_within(error, batch.get("value_label")).mean()
+
+
+def _seeds_of(batch: Batch, groups: int, rows: int) -> torch.Tensor | None:
+    """Return the seeds of dropout of the first rows of each group, int64 [groups rows], or None without seeds."""
+    seeds = batch.get("dropout_seeds")
+    # masks that followed the place within a part of the batch would depend on the number of parts
+    return None if seeds is None else seeds.unflatten(0, (groups, -1))[:, :rows].flatten()

@@ -23,7 +23,7 @@ from edmfast._internal.atomic_write import write_or_fall_back
 from edmfast._internal.progress import progress_bar
 from edmfast.distill.averages.snapshots import Snapshots
 from edmfast.distill.batch import Batch, BatchSource
-from edmfast.distill.blame import blame
+from edmfast.distill.blame import blame, levels_of
 from edmfast.distill.first_batch import FIRST_ROWS, check_first_batch, numbers_of
 from edmfast.distill.gradients import gradient_function
 from edmfast.distill.interrupt import Interrupt
@@ -275,12 +275,24 @@ class TrainingRun:
             if step != bad:
                 continue
             self.make_batch.generator.set_state(generator_state)
-            drawn = self.make_batch.draw(bad)
-            for rows in self.rows:
-                found = blame(self.state.student, self.make_batch.part(drawn, rows), rows)
-                if found is not None:
-                    return f"{found}; "
+            try:
+                return f"{self._cause(bad)}; "
+            # the error about the loss must not be hidden by one of the search
+            except Exception as failure:
+                return f"the batch could not be made again ({failure!r}); "
         return ""
+
+    def _cause(self, bad: int) -> str:
+        """Return what is not finite in the batch that follows from the generator's state."""
+        drawn, levels = self.make_batch.draw(bad), []
+        for rows in self.rows:
+            batch = self.make_batch.part(drawn, rows)
+            found = blame(self.state.student, batch, rows)
+            if found is not None:
+                return found
+            levels.append(batch.get("sigma", torch.empty(0)))
+        sigma = torch.cat(levels)
+        return levels_of(sigma) if len(sigma) else "every row of the batch is finite now"
 
     def save_interrupted(self) -> str:
         """Write a checkpoint of the steps done, and return a sentence that says where it is."""

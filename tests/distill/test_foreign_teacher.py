@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from edmfast.distill import DistillConfig, distill
-from edmfast.models import Denoiser, ResidualMLP
+from edmfast.models import Denoiser, EnergyModel, ResidualMLP
 
 CLASSES = 4
 CONFIG = DistillConfig(steps=12, batch_size=8, learning_rate=1e-3)
@@ -86,3 +86,33 @@ def test_a_teacher_that_keeps_labels_of_its_own_fails_with_the_sizes_of_the_batc
         ValueError, match=r"class_label must be int64 \[8\], given torch.int64 \[20\]"
     ):
         trained(lambda x, sigma, class_label: inside(x, sigma, class_label=labels))
+
+
+def test_a_trace_of_its_own_may_write_to_its_inputs_and_has_one_number_for_a_row():
+    class Traced:
+        rows = 1
+
+        def __call__(self, x, sigma, class_label):
+            return x / (1 + sigma.square())[:, None]
+
+        def jacobian_trace(self, x, sigma, class_label):
+            trace = x.shape[1] / (1 + sigma.square())
+            x.zero_(), sigma.zero_(), class_label.zero_()
+            return trace[: len(trace) // self.rows]
+
+    class Clean(Traced):
+        def jacobian_trace(self, x, sigma, class_label):
+            return super().jacobian_trace(x.clone(), sigma.clone(), class_label.clone())
+
+    config = DistillConfig(steps=3, batch_size=8, difference_weight=0.1)
+
+    def losses(teacher):
+        torch.manual_seed(1)
+        model = EnergyModel(ResidualMLP(3, width=8, depth=1, num_classes=CLASSES))
+        return distill(teacher, model, data(), config=config, progress=False).losses
+
+    assert torch.equal(losses(Traced()), losses(Clean()))
+    short = Traced()
+    short.rows = 2
+    with pytest.raises(ValueError, match=r"jacobian_trace.*\[4\]"):
+        losses(short)

@@ -149,3 +149,54 @@ def test_what_is_not_finite_is_named(teacher, data, student):
         weights.backbone.output.weight.fill_(1e38)
     with pytest.raises(FloatingPointError, match="the student's denoised state of row 0"):
         run(teacher, weights, data)
+
+
+def test_the_cause_is_looked_for_in_every_part_and_tensor(teacher, data, student):
+    def broken(x, sigma):
+        answer = teacher(x, sigma).clone()
+        # the second of two parts, when it is made and when it is made again
+        broken.calls += 1
+        if broken.calls % 2 == 0:
+            answer[5] = math.nan
+        return answer
+
+    broken.calls = 0
+    config = dataclasses.replace(CONFIG, accumulate=2)
+    with pytest.raises(
+        FloatingPointError, match="the target of row 13 of the batch at noise level"
+    ):
+        run(broken, student(), data, config)
+
+    class Valued:
+        def __call__(self, x, sigma):
+            return teacher(x, sigma)
+
+        def energy(self, x, sigma):
+            return torch.full((len(x),), math.nan)
+
+        def energy_and_score(self, x, sigma):
+            return self.energy(x, sigma), torch.zeros_like(x)
+
+    config = dataclasses.replace(CONFIG, value_weight=0.1)
+    with pytest.raises(FloatingPointError, match="value_target of rows 0 to 15 has 16 numbers"):
+        run(Valued(), student(), data, config)
+
+
+def test_a_cause_that_does_not_come_again_is_not_invented(teacher, data, student):
+    def once(x, sigma):
+        once.calls += 1
+        return teacher(x, sigma) * (math.nan if once.calls == 3 else 1)
+
+    once.calls = 0
+    with pytest.raises(FloatingPointError, match=r"finite now.*the teacher answers otherwise"):
+        run(once, student(), data)
+
+    def gone(x, sigma):
+        gone.calls += 1
+        if gone.calls > 3:
+            raise OSError("the server is gone")
+        return teacher(x, sigma) * (math.nan if gone.calls == 3 else 1)
+
+    gone.calls = 0
+    with pytest.raises(FloatingPointError, match=r"step 2: loss nan.*made again .*server is gone"):
+        run(gone, student(), data)

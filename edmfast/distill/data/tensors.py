@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from edmfast._internal.checksum import checksum
+from edmfast._internal.json_text import shortened
 
 _BYTES = 1 << 28
 """Data up to this size are hashed as a whole. Of larger data, equally spaced rows and the mean are hashed."""
@@ -113,7 +114,8 @@ def checked_tensors(
 
 def _check_labels(labels: torch.Tensor, count: int, known: int | None) -> torch.Tensor:
     if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64:
-        raise TypeError(f"labels must be an int64 tensor, given {getattr(labels, 'dtype', labels)}")
+        kind = getattr(labels, "dtype", None) or shortened(labels)
+        raise TypeError(f"labels must be an int64 tensor, given {kind}")
     if labels.shape != (count,):
         raise ValueError(
             f"labels must be [n] = [{count}], one for each sample, given {[*labels.shape]}"

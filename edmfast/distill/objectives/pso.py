@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from edmfast._internal.json_text import shortened
 from edmfast._internal.noise_levels import check_order, check_squares
 from edmfast._internal.numbers import as_float, as_numbers, as_shape
 from edmfast.distill.batch import Batch
@@ -205,7 +206,8 @@ def few_step_levels(sigmas: Tensor | Sequence[float], dtype: torch.dtype) -> lis
 def check_labels(labels: Tensor, student: nn.Module) -> Tensor:
     """Return labels int64 [n]. Raises TypeError or ValueError for others, or where the student takes none."""
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        raise TypeError(f"labels must be an int64 tensor, given {getattr(labels, 'dtype', labels)}")
+        kind = getattr(labels, "dtype", None) or shortened(labels)
+        raise TypeError(f"labels must be an int64 tensor, given {kind}")
     if labels.dim() != 1 or len(labels) == 0:
         raise ValueError(f"labels must be [n] with n >= 1, given {[*labels.shape]}")
     check_accepted(student, ["class_label"], f"the student {type(student).__name__}")

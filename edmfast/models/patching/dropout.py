@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edmfast._internal.redirect import redirected
+from edmfast._internal.redirect import current, redirected
 from edmfast.ops import linear_combination
 
 _STREAM = 8
@@ -127,6 +127,25 @@ def seeded_dropout(seeds: Tensor) -> Iterator[SeededDropout]:
         dropout3d=seeded.dropout3d,
     ):
         yield seeded
+
+
+@contextlib.contextmanager
+def of_rows(seeds: Tensor | None) -> Iterator[None]:
+    """Let the rows of the inputs in this context have other seeds than those of the enclosing `seeded_dropout`.
+
+    seeds: int64 [n], one for each row of an input. The masks go on from the node of the enclosing context. None,
+    and a place outside of `seeded_dropout`, change nothing.
+    """
+    outer = getattr(current().get("dropout"), "__self__", None)
+    if seeds is None or not isinstance(outer, SeededDropout):
+        yield
+        return
+    with seeded_dropout(seeds) as inner:
+        inner.calls = outer.calls
+        try:
+            yield
+        finally:
+            outer.calls = inner.calls
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edmfast.models.patching.dropout import row_seeds, seeded_dropout
+from edmfast.models.patching.dropout import of_rows, row_seeds, seeded_dropout
 
 
 def drop(x, p=0.3, seed=1, step=2, function="dropout", **options):
@@ -111,3 +111,23 @@ def test_derivatives_keep_the_mask():
 def test_probability_out_of_range():
     with pytest.raises(ValueError, match=r"\[0, 1\], given 1.5"):
         drop(torch.ones(2, 2), 1.5)
+
+
+def test_rows_of_another_order_have_their_own_masks():
+    x = torch.ones(4, 6)
+    seeds = row_seeds(0, 0, slice(0, 4))
+    with seeded_dropout(seeds) as drawn:
+        first = F.dropout(x)
+        with of_rows(seeds.flip(0).repeat(2)):
+            other = F.dropout(x.repeat(2, 1))
+        with of_rows(None):
+            third = F.dropout(x)
+        assert drawn.calls == 3
+    with seeded_dropout(seeds):
+        F.dropout(x)
+        second = F.dropout(x)
+        assert torch.equal(F.dropout(x), third)
+    assert torch.equal(other, second.flip(0).repeat(2, 1))
+    assert not torch.equal(first, second)
+    with of_rows(seeds):
+        assert torch.equal(F.dropout(x, training=False), x)
