@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from edmfast._internal.noise_levels import check_level
-from edmfast._internal.numbers import as_float, as_int, as_pair, as_seed
+from edmfast._internal.numbers import as_bool, as_float, as_int, as_pair, as_seed
 from edmfast.distill.averages.power_function import as_widths
 
 MODES = ("distill", "dsm", "two_heads")
@@ -226,6 +226,9 @@ class DistillConfig:
             "ema_profiles": as_widths("ema_profiles", self.ema_profiles),
             "snapshot_every": as_int("snapshot_every", self.snapshot_every, least=1),
         }
+        # a text such as "no" counts as true
+        for name in ("compile", "activation_checkpointing", "shard", "keep_best"):
+            numbers[name] = as_bool(name, getattr(self, name))
         betas = as_pair("betas", self.betas)
         numbers["betas"] = tuple(as_float("betas", beta, least=0) for beta in betas)
         if self.clip_norm is not None:

@@ -123,3 +123,10 @@ def test_help_explains_every_field():
     text = inspect.getdoc(DistillConfig)
     names = [field.name for field in dataclasses.fields(DistillConfig)]
     assert [name for name in names if not re.search(rf"\b{name}\b[\w, ]*:", text)] == []
+
+
+@pytest.mark.parametrize("name", ["compile", "activation_checkpointing", "shard", "keep_best"])
+def test_a_text_is_no_switch(name):
+    for value in ("no", 1, None):
+        with pytest.raises(TypeError, match=f"{name} must be True or False"):
+            DistillConfig(**{name: value})

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from edmfast._internal.generators import generator
+from edmfast._internal.numbers import as_int, as_seed
 from edmfast.cli.request import device_of, shape_of
 from edmfast.cli.training.ranks import Ranks
 from edmfast.cli.training.settings import KINDS, Settings
@@ -75,7 +76,8 @@ def read_data(settings: Settings, teacher: Any, ranks: Ranks) -> TrainingData:
     if unknown:
         raise ValueError(f"data.{min(unknown)} has no meaning for samples of the teacher")
     shape = options.get("shape") or shape_of_teacher(teacher)
-    return _generated(settings, teacher, int(count), tuple(shape), ranks)
+    count = as_int("data.generate", count, least=1)
+    return _generated(settings, teacher, count, tuple(shape), ranks)
 
 
 def _generated(
@@ -83,15 +85,15 @@ def _generated(
 ) -> TrainingData:
     """Return samples of the teacher, which the first rank draws into a file in the folder of the run."""
     path = settings.out / GENERATED
-    nfe = int(settings.data.get("nfe", _NFE))
+    nfe = as_int("data.nfe", settings.data.get("nfe", _NFE), least=1)
     width = 2 * float(getattr(teacher, "sigma_data", 0.5))
     options: dict[str, Any] = {
         # Heun's method calls the teacher twice a step, but once in the last one
         "sigmas": get_sigmas_karras((nfe + 1) // 2, _LOWEST * width, _HIGHEST * width),
         "class_labels": getattr(getattr(teacher, "backbone", None), "num_classes", None),
-        "seed": int(settings.train.get("seed", 0)),
+        "seed": as_seed(settings.train.get("seed", 0)),
         "path": path,
-        "batch_size": int(settings.data.get("batch_size", 64)),
+        "batch_size": as_int("data.batch_size", settings.data.get("batch_size", 64), least=1),
     }
     if ranks.first:
         generated_data(teacher, shape, count, **options)
@@ -118,7 +120,7 @@ def make_student(
     kind = options.get("kind", "two_heads" if two_heads else "energy")
     if kind not in KINDS:
         raise ValueError(f"student.kind must be one of {', '.join(KINDS)}, given {kind!r}")
-    seed = int(settings.train.get("seed", 0))
+    seed = as_seed(settings.train.get("seed", 0))
     # the weights of a new network follow from the seed of the run
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -136,7 +138,11 @@ def make_student(
         if network is None:
             raise ValueError("without a teacher, student.network must be given")
         return EnergyModel(network, potential=potential, sigma_data=sigma_data).to(device)
-    batch, labels = _some(data, int(options.get("fit_samples", _FIT_SAMPLES)), seed)
+    count = as_int("student.fit_samples", options.get("fit_samples", _FIT_SAMPLES), least=1)
+    batch, labels = _some(data, count, seed)
+    if network is None:
+        # the student takes the network of the teacher, and with it the dtype
+        batch = batch.to(_dtype_of(teacher, batch))
     condition: dict[str, Any] = {}
     accepted = accepted_conditions(teacher)
     if labels is not None and (accepted is None or "class_label" in accepted):
@@ -171,6 +177,11 @@ def _network(options: dict[str, Any]) -> nn.Module | None:
 def _some(data: TrainingData, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     drawn = data.draw(0, count, generator(seed, data.device))
     return data.rows(drawn, slice(0, count))
+
+
+def _dtype_of(teacher: Any, batch: torch.Tensor) -> torch.dtype:
+    parameters = teacher.parameters() if isinstance(teacher, nn.Module) else ()
+    return next((p.dtype for p in parameters if p.is_floating_point()), batch.dtype)
 
 
 def _dtype(name: str) -> torch.dtype:

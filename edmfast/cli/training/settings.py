@@ -62,6 +62,26 @@ _SECTIONS = {
     "log": _OF_LOG,
 }
 _TOP = ("out", "device", *_SECTIONS)
+_TEXT, _TABLE, _SWITCH = (str, Path), (dict,), (bool,)
+_TYPES: dict[str, tuple[type, ...]] = {
+    "out": _TEXT,
+    "teacher.path": _TEXT,
+    "teacher.network": _TEXT,
+    "teacher.config": (*_TEXT, *_TABLE),
+    "teacher.dtype": _TEXT,
+    "data.path": _TEXT,
+    "data.shape": (list,),
+    "student.kind": _TEXT,
+    "student.start": _TEXT,
+    "student.potential": _TEXT,
+    "student.network": _TEXT,
+    "student.config": _TABLE,
+    "log.json": _SWITCH,
+    "log.tensorboard": (*_SWITCH, *_TEXT),
+    "log.wandb": (*_SWITCH, *_TABLE),
+}
+"""The types of settings that are not numbers, since a file can hold anything in their place."""
+_WORDS = {str: "a text", dict: "a table", bool: "true or false", list: "a list"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +131,7 @@ def read_settings(
         given[name.strip()] = _value(name, text)
     for name, value in given.items():
         _put(table, name, value)
+    _check_types(table)
     if not table.get("out"):
         raise ValueError("there is no folder for the results: give --out FOLDER")
     device = table.get("device")
@@ -132,6 +153,7 @@ def _put(table: dict[str, Any], name: str, value: Any) -> None:
         _check_names({section: value}, tuple(_SECTIONS), "--set", "")
     if section == "student" and key.startswith("config."):
         config = table["student"].setdefault("config", {})
+        _check_types(table)
         config[key.removeprefix("config.")] = value
         return
     _check_names({key: value}, _SECTIONS[section], "--set", f"{section}.")
@@ -148,6 +170,17 @@ def _check_names(values: Mapping[str, Any], known: Sequence[str], where: str, pr
             raise ValueError(f"{where} has the unknown setting {prefix}{name}{meant}")
 
 
+def _check_types(table: Mapping[str, Any]) -> None:
+    """Raise ValueError for a setting of another type than the one that it needs."""
+    for name, accepted in _TYPES.items():
+        section, dot, key = name.partition(".")
+        values = table[section] if dot else table
+        value = values.get(key if dot else section)
+        if value is not None and not isinstance(value, accepted):
+            words = " or ".join(_WORDS[kind] for kind in accepted if kind in _WORDS)
+            raise ValueError(f"{name} must be {words}, given {value!r}")
+
+
 def _read_toml(file: Path) -> dict[str, Any]:
     toml = _toml()
     try:
@@ -161,7 +194,11 @@ def _value(name: str, text: str) -> Any:
     """Return a value as TOML writes it; a text that is no such value is itself, so that quotes are not needed."""
     toml = _toml()
     try:
-        return toml.loads(f"value = {text}")["value"]
+        table = toml.loads(f"value = {text}")
+        # a second line would be another setting, and get lost
+        if len(table) == 1:
+            return table["value"]
+        raise ValueError(f"--set {name} has a value of several lines: {text!r}")
     except toml.TOMLDecodeError:
         if "\n" in text or '"' in text:
             raise ValueError(f"--set {name} has a value that cannot be read: {text!r}") from None
