@@ -88,7 +88,8 @@ def distill_command(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Go on from the checkpoint in the folder; start where there is none."
+            "--resume",
+            help="Go on from the checkpoint and the settings in the folder; start where there are none.",
         ),
     ] = False,
     overwrite: Annotated[
@@ -125,6 +126,6 @@ def distill_command(
             "train.seed": seed,
             "device": device,
         }
-        settings = read_settings(config, options, changes or ())
+        settings = read_settings(config, options, changes or (), resume=resume)
         for line in run(settings, resume=resume, overwrite=overwrite, dry_run=dry_run):
             typer.echo(line)

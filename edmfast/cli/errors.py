@@ -33,6 +33,21 @@ _EXPECTED = (
     ArithmeticError,
 )
 _TRACEBACK = "EDMFAST_TRACEBACK"
+_OPTIONS = (
+    ("pass overwrite=True", "add --overwrite"),
+    (
+        'pass condition_names={"class_label": NAME}',
+        "add --set teacher.condition_names.class_label=NAME",
+    ),
+    ("open_data(data, labels=False) leaves", "--set data.labels=false leaves"),
+    (
+        'pass backbone=, its own network, such as backbone=edmfast.models.UNet(3) with start="zero"',
+        "give the student a network of its own by --network, such as --network UNet "
+        "--set student.config.in_channels=3",
+    ),
+    ("pass sigma_data=,", "add --set student.sigma_data=NUMBER,"),
+)
+"""Pieces of messages with Python arguments, and what they are on the command line."""
 
 
 @contextmanager
@@ -89,7 +104,8 @@ def describe(error: Exception) -> str:
 
 def _with_option_names(text: str) -> str:
     """Return a message of the library with command-line options in place of Python arguments."""
-    text = text.replace("pass overwrite=True", "add --overwrite")
+    for python, option in _OPTIONS:
+        text = text.replace(python, option)
     return re.sub(r"--resume='([^']*)'", r"--resume \1", text)
 
 

@@ -164,6 +164,9 @@ def check_sizes(
 
 def shape_of(model: Any) -> tuple[int, ...] | None:
     """Return the shape of one sample where the architecture of a model fixes it, and None otherwise."""
+    for part in (model, getattr(model, "backbone", None)):
+        if (shape := getattr(part, "sample_shape", None)) is not None:
+            return tuple(shape)
     config: dict[str, Any] = getattr(getattr(model, "backbone", None), "config", {})
     if {"in_channels", "img_resolution"} <= config.keys():
         return (config["in_channels"], *[config["img_resolution"]] * 2)

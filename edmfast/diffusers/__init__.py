@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edmfast.diffusers.as_denoiser import DiffusersDenoiser, as_denoiser
+from edmfast.diffusers.backbone import DiffusersNetwork
 
 if TYPE_CHECKING:
     from edmfast.diffusers.scheduler import EdmfastScheduler
 
-__all__ = ["DiffusersDenoiser", "EdmfastScheduler", "as_denoiser"]
+__all__ = ["DiffusersDenoiser", "DiffusersNetwork", "EdmfastScheduler", "as_denoiser"]
 
 
 def __getattr__(name: str) -> Any:

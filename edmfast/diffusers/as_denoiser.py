@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edmfast._internal.nested import with_tensors
 from edmfast._internal.numbers import as_bool
-from edmfast.diffusers.training_law import Training, training_of
+from edmfast.diffusers.training_law import Training, scheduler_settings, training_of
 from edmfast.models.calling.condition_rows import check_condition_rows
 from edmfast.models.calling.origin import name_of
 from edmfast.models.calling.second_order import watched_attention
@@ -63,7 +63,10 @@ def as_denoiser(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {name_of(model)}")
     whole = as_bool("round_timesteps", round_timesteps)
-    return DiffusersDenoiser(model, training_of(scheduler_config), whole, conditions)
+    law = training_of(scheduler_config)
+    denoiser = DiffusersDenoiser(model, law, whole, conditions)
+    denoiser.scheduler_config = scheduler_settings(scheduler_config)
+    return denoiser
 
 
 class DiffusersDenoiser(nn.Module):
@@ -73,7 +76,12 @@ class DiffusersDenoiser(nn.Module):
         network: the network itself.
         sigma_min: the lowest noise level of training. Below it the network gets its first timestep.
         sigma_max: the highest noise level of training, infinite for flows. Above it the network gets its last one.
+        scheduler_config: the configuration of the scheduler, by which the network was trained.
+        round_timesteps: True where the network gets whole timesteps on request.
+        bound_conditions: the conditions of every call.
     """
+
+    scheduler_config: dict[str, Any]
 
     def __init__(
         self,
@@ -85,6 +93,7 @@ class DiffusersDenoiser(nn.Module):
         super().__init__()
         self.network, self.training_law = network, training
         self.sigma_min, self.sigma_max = training.sigma_range
+        self.round_timesteps = round_timesteps
         learned = _setting(network, "time_embedding_type") == "learned"
         if learned and not training.counted:
             raise ValueError(
@@ -92,8 +101,33 @@ class DiffusersDenoiser(nn.Module):
             )
         self._whole, self._integers = (round_timesteps or learned) and training.counted, learned
         self._parameters_of_call, self._needed = _parameters(network)
-        self._bound = dict(conditions)
-        self._named(self._bound)
+        self.bound_conditions = dict(conditions)
+        self._named(self.bound_conditions)
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes of the network, None for a network without a table of classes."""
+        classes = _setting(self.network, "num_class_embeds")
+        return classes if isinstance(classes, int) and classes > 0 else None
+
+    @property
+    def sample_shape(self) -> tuple[int, ...] | None:
+        """The shape of one sample as the configuration of the network has it, None where it has none."""
+        channels, size = (_setting(self.network, name) for name in ("in_channels", "sample_size"))
+        if not isinstance(channels, int) or size is None:
+            return None
+        return (channels, *((size, size) if isinstance(size, int) else size))
+
+    def backbone_for(self, sigma_data: float) -> nn.Module:
+        """Return a copy of the network as the backbone of a student with that sigma_data.
+
+        Raises ValueError for a denoiser with bound conditions, which a student cannot keep, and for a network that
+        is not of diffusers.
+        """
+        # the backbone holds a denoiser, so that the two modules import each other
+        from edmfast.diffusers.backbone import backbone_of
+
+        return backbone_of(self, sigma_data)
 
     def accepted_conditions(self) -> set[str] | None:
         """Return the names of the conditions that the network takes, or None where it takes any."""
@@ -119,21 +153,27 @@ class DiffusersDenoiser(nn.Module):
             sigma: a float, [] or [B], positive, in the units of x.
             condition: the network's conditions; see `as_denoiser`.
         """
-        levels = expand_sigma(sigma, x)
         refuse_zero(self, sigma)
+        # half precisions cannot hold the squares of large levels
+        levels = expand_sigma(sigma, x).to(torch.promote_types(x.dtype, torch.float32))
+        output = self.prediction(x, sigma, **condition)
+        return self.training_law.denoised(x, output, levels).to(x.dtype)
+
+    def prediction(self, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
+        """Return the output of the network, like x, for the arguments of a call."""
+        levels = expand_sigma(sigma, x)
         batch, dtype = x.shape[0], _dtype_of(self.network, x)
-        named = {**self._named(self._bound), **self._named(condition)}
+        named = {**self._named(self.bound_conditions), **self._named(condition)}
         self._check_complete(named)
         check_condition_rows(self.network, named, batch)
         rows = {name: with_tensors(v, lambda t: _row(t, batch, dtype)) for name, v in named.items()}
-        # half precisions cannot hold the squares of large levels
         wide = levels.to(torch.promote_types(x.dtype, torch.float32))
         scaled = (self.training_law.alpha(wide) * x).to(dtype)
         times = self.timestep_of(levels.reshape(-1))
         times = times.long() if self._integers else times.float()
         with watched_attention():
             returned = self.network(scaled, times, **rows, return_dict=False)
-        return self.training_law.denoised(x, self._output(returned, x), wide).to(x.dtype)
+        return self._output(returned, x)
 
     def _named(self, condition: dict[str, Any]) -> dict[str, Any]:
         """Return conditions under the names of the network. Raises TypeError for one that it does not take."""

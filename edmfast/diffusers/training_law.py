@@ -130,6 +130,14 @@ class Training:
         return table
 
 
+def scheduler_settings(scheduler: Any) -> dict[str, Any]:
+    """Return the configuration of a scheduler as a dictionary, with the name of its class where it is known."""
+    config = getattr(scheduler, "config", scheduler)
+    # a saved configuration names its class, and that of a living scheduler may not
+    own = {} if scheduler is config else {"_class_name": type(scheduler).__name__}
+    return {**own, **config}
+
+
 def training_of(scheduler: Any) -> Training:
     """Return how a network was trained, from the configuration of its scheduler or from the scheduler.
 
@@ -141,10 +149,8 @@ def training_of(scheduler: Any) -> Training:
             "scheduler_config must be the configuration of a scheduler, such as pipe.scheduler.config, or a "
             f"scheduler, got {type(scheduler).__name__}"
         )
-    # a saved configuration names its class, and that of a living scheduler may not
-    own = "" if scheduler is config else type(scheduler).__name__
-    name = str(config.get("_class_name", own))
-    settings = {**config}
+    settings = scheduler_settings(scheduler)
+    name = str(settings.get("_class_name", ""))
     has_betas, edm = "beta_schedule" in settings, "sigma_data" in settings
     if settings.get("use_flow_sigmas") or ("shift" in settings and not (has_betas or edm)):
         return _flow(settings, own="use_flow_sigmas" not in settings)

@@ -9,7 +9,7 @@ from torch import nn
 
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.data import TrainingData
-from edmfast.models.calling.conditions import check_accepted
+from edmfast.models.calling.conditions import accepted_conditions, check_accepted
 from edmfast.models.calling.origin import name_of
 from edmfast.models.protocols import Denoiser
 from edmfast.models.two_heads import TwoHeads
@@ -75,13 +75,25 @@ def with_our_names(
         try:
             check_accepted(student, ["class_label"], f"the student {type(student).__name__}")
             if renamed is not None:
-                check_accepted(renamed, ["class_label"], f"the teacher {name_of(teacher)}")
+                _check_teacher(teacher, renamed)
         except TypeError as error:
             # a file or a folder may have labels that the caller does not know of
             raise TypeError(
                 f"{error}. The data have labels: open_data(data, labels=False) leaves them out"
             ) from error
     return renamed
+
+
+def _check_teacher(teacher: Denoiser | None, renamed: Denoiser) -> None:
+    """Raise TypeError with the names that a teacher accepts, where class_label is known not to be among them."""
+    accepted = accepted_conditions(renamed)
+    if accepted and "class_label" not in accepted:
+        own = ", ".join(sorted(accepted))
+        raise TypeError(
+            f"the teacher {name_of(teacher)} accepts the conditions {own}, given class_label: if NAME "
+            'among them is its name for class labels, pass condition_names={"class_label": NAME}'
+        )
+    check_accepted(renamed, ["class_label"], f"the teacher {name_of(teacher)}")
 
 
 @contextmanager

@@ -80,7 +80,9 @@ def student_from(
         raise ValueError('start="given" needs backbone=, the network with its weights, given None')
     seed, width = as_seed(seed), _sigma_data(teacher, sigma_data)
     if backbone is None:
-        source = _network_of(teacher, weights_from)
+        source = _network_of(teacher, weights_from, width)
+        # the weights of a network that was made for this student are in its source
+        weights_from = source if weights_from is None else weights_from
         backbone = copy.deepcopy(source) if start == "weights" else _untrained(source, data, seed)
         # a teacher is often frozen, and its copy is there to be trained
         backbone.requires_grad_(True)
@@ -106,11 +108,15 @@ def _sigma_data(teacher: Any, sigma_data: float | None) -> float:
     return check_sigma_data(found)
 
 
-def _network_of(teacher: Any, weights_from: nn.Module | None) -> nn.Module:
+def _network_of(teacher: Any, weights_from: nn.Module | None, sigma_data: float) -> nn.Module:
     source = getattr(teacher, "backbone", None) if weights_from is None else weights_from
+    # a denoiser of another preconditioning makes a backbone for that of the student
+    if source is None and callable(make := getattr(teacher, "backbone_for", None)):
+        source = make(sigma_data)
     if not isinstance(source, nn.Module):
         raise TypeError(
-            f"{name_of(teacher)} has no attribute backbone whose architecture a student could take: pass backbone="
+            f"{name_of(teacher)} has no attribute backbone whose architecture a student could take: "
+            'pass backbone=, its own network, such as backbone=edmfast.models.UNet(3) with start="zero"'
         )
     return source
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from edmfast.diffusers import DiffusersDenoiser, as_denoiser
+from edmfast.diffusers.network_class import network_class
 from edmfast.teachers.state_files import read_config
 
 _NETWORKS = ("unet", "transformer")
@@ -29,7 +29,7 @@ def load_folder(
     """
     folder = _network_folder(path)
     settings = read_config(folder / "config.json")
-    network = _class_named(folder, settings.get("_class_name"))
+    network = network_class(settings.get("_class_name"), f"the folder {folder}")
     law = _scheduler(path, folder)
     try:
         model = network.from_pretrained(
@@ -61,21 +61,6 @@ def _network_folder(path: Path) -> Path:
     raise ValueError(
         f"{path} is no folder of diffusers with a network: it needs model_index.json and {names}, or config.json"
     )
-
-
-def _class_named(folder: Path, name: Any) -> Any:
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ImportError(
-            f"{folder} is a folder of diffusers, which is not installed: pip install 'edmfast[diffusers]'"
-        ) from error
-    cls = getattr(diffusers, name, None) if isinstance(name, str) else None
-    if not (isinstance(cls, type) and issubclass(cls, diffusers.ModelMixin)) or not issubclass(
-        cls, nn.Module
-    ):
-        raise ValueError(f"{folder} needs the class {name!r}, which is no network of diffusers")
-    return cls
 
 
 def _scheduler(path: Path, folder: Path) -> dict[str, Any]:

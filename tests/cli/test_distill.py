@@ -226,3 +226,60 @@ def test_torchrun_trains_as_one_process(folder):
     one, two = (load_model(f"{name}/model.safetensors") for name in ("one", "two"))
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+FOREIGN = """
+import torch
+
+def denoise(x, noise, y=None):
+    return x / (1 + noise.view(-1, 1, 1, 1) ** 2) if y is None else x * 0 + y.view(-1, 1, 1, 1)
+"""
+UNET = "--network UNet --set student.config.in_channels=1 --set student.config.channels=[8] "
+UNET += "--set student.config.groups=4 --set student.config.num_classes=3"
+
+
+def test_a_teacher_of_the_program_has_its_own_name_for_labels(folder, monkeypatch):
+    Path("foreign.py").write_text(FOREIGN)
+    given = ["--teacher", "foreign:denoise", "--data", "data.npz", "--out", "run", *QUICK]
+    done = run(*given, *UNET.split())
+    assert done.exit_code == 2
+    assert "add --set teacher.condition_names.class_label=NAME" in done.output
+    assert "--set data.labels=false leaves them out" in done.output
+    done = run(*given)
+    assert "has no attribute backbone" in done.output
+    assert "--network UNet" in done.output
+    done = run(*given, *UNET.split(), "--set", "teacher.condition_names.class_label=y")
+    assert done.exit_code == 0, done.output
+    assert "teacher: denoise\n" in done.output
+
+
+def test_a_run_goes_on_with_the_settings_in_its_folder(folder):
+    trained("--out", "run", "--set", "train.schedule=constant", "--flip")
+    done = run("--out", "run", "--resume", "--steps", "6")
+    assert done.exit_code == 0, done.output
+    assert "80 samples; batch 8; 6 steps" in done.output
+    assert "mean loss of the last 6 steps" in done.output
+    settings = json.loads(Path("run/settings.json").read_text())
+    assert settings["train"] == {
+        "steps": 6,
+        "batch_size": 8,
+        "warmup_steps": 1,
+        "schedule": "constant",
+    }
+
+
+def test_a_student_that_could_not_be_saved_is_refused_before_its_training(folder):
+    Path("mine.py").write_text(
+        "import torch\nfrom edmfast.models import Denoiser\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.inner = torch.nn.Conv2d(1, 1, 1)\n"
+        "    def forward(self, y, c_noise, class_label=None):\n"
+        "        return self.inner(y)\n"
+        "teacher = Denoiser(Net())\n"
+    )
+    done = run("--teacher", "mine:teacher", "--data", "data.npz", "--out", "run", *QUICK)
+    assert done.exit_code == 2
+    assert "backbone Net is not registered" in done.output
+    assert not Path("run/run.safetensors").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -18,7 +18,12 @@ STEPS = 6
 
 
 def estimate(
-    teacher: Any, student: nn.Module, data: Any, config: DistillConfig, ranks: Ranks
+    teacher: Any,
+    student: nn.Module,
+    data: Any,
+    config: DistillConfig,
+    ranks: Ranks,
+    condition_names: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
     """Make a few steps and yield lines about parameters, memory and time. The student is changed."""
     device = next(student.parameters()).device
@@ -26,7 +31,15 @@ def estimate(
     short = dataclasses.replace(
         config, steps=min(STEPS, config.steps), checkpoint=None, keep_best=False, keep_last=1
     )
-    result = distill(teacher, student, data, config=short, progress=False, group=ranks.group)
+    result = distill(
+        teacher,
+        student,
+        data,
+        config=short,
+        progress=False,
+        group=ranks.group,
+        condition_names=condition_names,
+    )
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     yield f"trained parameters: {trained:,}"
     where = "on the GPU" if device.type == "cuda" else "of the process"

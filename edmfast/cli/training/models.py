@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def read_teacher(settings: Settings, device: torch.device) -> Any:
     """Return the teacher, or None where the mode needs none and none is given."""
     options = dict(settings.teacher)
     path = options.pop("path", None)
+    options.pop("condition_names", None)
     if path is None:
         if settings.train.get("mode", "distill") == "distill":
             raise ValueError('there is no teacher: give --teacher FILE, or train.mode = "dsm"')
@@ -51,10 +53,11 @@ def read_teacher(settings: Settings, device: torch.device) -> Any:
     if "dtype" in options:
         options["dtype"] = _dtype(options["dtype"])
     with working_folder():
-        teacher = load_teacher(path, device=device, **options)
-    if isinstance(teacher, nn.Module):
-        teacher.requires_grad_(False)
-    return teacher
+        teacher = load_teacher(path, **options)
+    if not isinstance(teacher, nn.Module):
+        # a function has no tensors to move, and computes where its arguments are
+        return teacher
+    return teacher.to(device).requires_grad_(False)
 
 
 def read_data(settings: Settings, teacher: Any, ranks: Ranks) -> TrainingData:
@@ -87,10 +90,14 @@ def _generated(
     path = settings.out / GENERATED
     nfe = as_int("data.nfe", settings.data.get("nfe", _NFE), least=1)
     width = 2 * float(getattr(teacher, "sigma_data", 0.5))
+    # a teacher that says so has learned these levels only
+    lowest = max(_LOWEST * width, float(getattr(teacher, "sigma_min", 0)))
+    highest = min(_HIGHEST * width, float(getattr(teacher, "sigma_max", math.inf)))
+    classes = getattr(getattr(teacher, "backbone", teacher), "num_classes", None)
     options: dict[str, Any] = {
         # Heun's method calls the teacher twice a step, but once in the last one
-        "sigmas": get_sigmas_karras((nfe + 1) // 2, _LOWEST * width, _HIGHEST * width),
-        "class_labels": getattr(getattr(teacher, "backbone", None), "num_classes", None),
+        "sigmas": get_sigmas_karras((nfe + 1) // 2, lowest, highest),
+        "class_labels": classes or None,
         "seed": as_seed(settings.train.get("seed", 0)),
         "path": path,
         "batch_size": as_int("data.batch_size", settings.data.get("batch_size", 64), least=1),
@@ -103,7 +110,7 @@ def _generated(
 
 def shape_of_teacher(teacher: Any) -> tuple[int, ...]:
     """Return the shape of one sample where the teacher's network fixes it. Raises ValueError where it does not."""
-    shape = shape_of(teacher) if hasattr(getattr(teacher, "backbone", None), "config") else None
+    shape = shape_of(teacher)
     if shape is None:
         raise ValueError(
             "the teacher does not say the shape of a sample: give data.shape, such as [3, 32, 32]"
@@ -145,7 +152,8 @@ def make_student(
         batch = batch.to(_dtype_of(teacher, batch))
     condition: dict[str, Any] = {}
     accepted = accepted_conditions(teacher)
-    if labels is not None and (accepted is None or "class_label" in accepted):
+    renamed = "class_label" in settings.teacher.get("condition_names", {})
+    if labels is not None and (renamed or accepted is None or "class_label" in accepted):
         condition["class_label"] = labels.to(device)
     default = "weights" if network is None else "zero"
     return student_from(
@@ -171,7 +179,11 @@ def _network(options: dict[str, Any]) -> nn.Module | None:
     try:
         return BACKBONES[name](**(config or {}))
     except TypeError as error:
-        raise ValueError(f"student.config does not fit {name}: {error}") from error
+        # the text names __init__ and an argument of it
+        said = str(error).replace(f"{name}.__init__() ", "")
+        raise ValueError(
+            f"student.config does not fit {name} ({said}): --set student.config.ARGUMENT=VALUE sets one argument"
+        ) from error
 
 
 def _some(data: TrainingData, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -21,7 +21,7 @@ from edmfast.cli.training.models import (
     read_teacher,
 )
 from edmfast.cli.training.ranks import Ranks, ranks_of
-from edmfast.cli.training.settings import Settings
+from edmfast.cli.training.settings import SETTINGS, Settings
 from edmfast.distill import (
     DistillConfig,
     JsonLines,
@@ -31,9 +31,13 @@ from edmfast.distill import (
     distill,
 )
 from edmfast.models import save_model
+from edmfast.models.calling.origin import name_of
+from edmfast.models.saving.save_load import describe_model
 
 CHECKPOINT, MODEL_FILE = "run.safetensors", "model.safetensors"
-RECORDS, SETTINGS = "records.jsonl", "settings.json"
+RECORDS = "records.jsonl"
+_LAST = 100
+"""The number of steps over which the last loss is averaged."""
 
 
 def distill_command(
@@ -53,13 +57,20 @@ def distill_command(
             _check_files(settings.out, resume_from, overwrite)
         teacher = read_teacher(settings, device)
         data = read_data(settings, teacher, ranks)
-        student = make_student(settings, teacher, data, device)
+        student: Any = make_student(settings, teacher, data, device)
+        # a model that could not be saved is refused before its training
+        describe_model(student)
         for line in _described(student, teacher, data.size, config, device, ranks.size):
             if ranks.first:
                 yield line
-        options = {"resume_from": resume_from, "overwrite": overwrite}
+        names = settings.teacher.get("condition_names")
+        options = {
+            "resume_from": resume_from,
+            "overwrite": overwrite,
+            "condition_names": names,
+        }
         found = (
-            estimate(teacher, student, data, config, ranks)
+            estimate(teacher, student, data, config, ranks, names)
             if dry_run
             else _train(teacher, student, data, config, ranks, settings, options)
         )
@@ -92,8 +103,10 @@ def _train(
     if ranks.first:
         trained: Any = result.model
         save_model(trained, model, overwrite=True)
-    loss = float(result.losses[-min(100, len(result.losses)) :].mean())
-    yield f"{result.step} steps, mean loss of the last hundred {loss:.4g}, {result.steps_per_second:.3g} steps/s"
+    last = min(_LAST, len(result.losses))
+    loss = float(result.losses[-last:].mean())
+    speed = f", {result.steps_per_second:.3g} steps/s" if result.steps_per_second > 0 else ""
+    yield f"{result.step:,} steps, mean loss of the last {last} steps {loss:.4g}{speed}"
     yield f"model with averaged weights: {model}"
     yield f"next: edmfast evaluate {model} --data …, edmfast sample {model} …"
 
@@ -143,8 +156,9 @@ def _described(
     count = sum(p.numel() for p in student.parameters())
     yield f"student: {type(student).__name__} of {type(backbone).__name__}, {count:,} parameters"
     if teacher is not None:
-        network = getattr(teacher, "backbone", teacher)
-        yield f"teacher: {type(teacher).__name__} of {type(network).__name__}"
+        network = getattr(teacher, "backbone", getattr(teacher, "network", None))
+        inner = "" if network is None else f" of {type(network).__name__}"
+        yield f"teacher: {name_of(teacher)}{inner}"
     samples = "a stream of samples" if size is None else f"{size:,} samples"
     rows = config.batch_size // ranks
     spread = "" if ranks == 1 else f", {rows} on each of {ranks} ranks"

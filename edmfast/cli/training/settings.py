@@ -34,10 +34,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edmfast._internal.json_text import parse_json
 from edmfast.distill import DistillConfig
 
+SETTINGS = "settings.json"
+"""The file of the settings in the folder of a run."""
 KINDS = ("energy", "denoiser", "two_heads")
-_OF_TEACHER = ("path", "network", "config", "sigma_data", "key", "dtype")
+_OF_TEACHER = ("path", "network", "config", "sigma_data", "key", "dtype", "condition_names")
 _OF_DATA: tuple[str, ...] = (
     "path",
     "labels",
@@ -61,6 +64,8 @@ _SECTIONS = {
     "train": _OF_TRAINING,
     "log": _OF_LOG,
 }
+_TABLES = {"teacher": ("config", "condition_names"), "student": ("config",), "log": ("wandb",)}
+"""The settings that are tables, whose entries have names of three parts."""
 _TOP = ("out", "device", *_SECTIONS)
 _TEXT, _TABLE, _SWITCH = (str, Path), (dict,), (bool,)
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -69,6 +74,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "teacher.network": _TEXT,
     "teacher.config": (*_TEXT, *_TABLE),
     "teacher.dtype": _TEXT,
+    "teacher.condition_names": _TABLE,
     "data.path": _TEXT,
     "data.shape": (list,),
     "student.kind": _TEXT,
@@ -102,15 +108,20 @@ class Settings:
 
 
 def read_settings(
-    file: Path | None, options: Mapping[str, Any], changes: Sequence[str]
+    file: Path | None, options: Mapping[str, Any], changes: Sequence[str], *, resume: bool = False
 ) -> Settings:
     """Return the settings of a file with those of the command line over them.
 
     options: values by dotted names, such as "train.steps"; None is left out. changes: texts NAME=VALUE with such
     names, whose values are those of TOML. Raises ValueError for unknown names, with the nearest known one, for
     values that cannot be read, and where there is no folder for the results.
+
+    resume: start from the settings in the folder of the run, where no file is given.
     """
-    table = {} if file is None else _read_toml(file)
+    if file is None and resume and options.get("out") is not None:
+        earlier = Path(options["out"]) / SETTINGS
+        file = earlier if earlier.is_file() else None
+    table = {} if file is None else _read(file)
     where = "the options" if file is None else str(file)
     for name in ("teacher", "data"):
         if isinstance(table.get(name), str):
@@ -146,18 +157,27 @@ def _put(table: dict[str, Any], name: str, value: Any) -> None:
         if name in ("teacher", "data"):
             table[name] = {**table[name], "path": value}
             return
-        _check_names({name: value}, ("out", "device"), "--set", "")
+        _check_names({name: value}, _TOP, "--set", "")
+        if name in _SECTIONS:
+            raise ValueError(f"--set {name} names a table: set one of {_names_in(name)}")
         table[name] = value
         return
     if section not in _SECTIONS:
         _check_names({section: value}, tuple(_SECTIONS), "--set", "")
-    if section == "student" and key.startswith("config."):
-        config = table["student"].setdefault("config", {})
+    outer, dot, inner = key.partition(".")
+    if dot and outer in _TABLES.get(section, ()):
+        inside = table[section].setdefault(outer, {})
         _check_types(table)
-        config[key.removeprefix("config.")] = value
+        if not isinstance(inside, dict):
+            raise ValueError(f"{section}.{outer} must be a table, given {inside!r}")
+        inside[inner] = value
         return
     _check_names({key: value}, _SECTIONS[section], "--set", f"{section}.")
     table[section][key] = value
+
+
+def _names_in(section: str) -> str:
+    return ", ".join(f"{section}.{name}" for name in _SECTIONS[section])
 
 
 def _check_names(values: Mapping[str, Any], known: Sequence[str], where: str, prefix: str) -> None:
@@ -181,7 +201,9 @@ def _check_types(table: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be {words}, given {value!r}")
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> dict[str, Any]:
+    if file.suffix == ".json":
+        return parse_json(str(file), file.read_text("utf-8"))
     toml = _toml()
     try:
         table: dict[str, Any] = toml.loads(file.read_text("utf-8"))

@@ -48,10 +48,12 @@ def check_accepted(model: Any, names: Iterable[str], what: str | None = None) ->
         raise TypeError(
             f"{what or name_of(model)} accepts no conditions, given {', '.join(unknown)}"
         )
-    known, hint = ", ".join(sorted(accepted)), f"{sorted(accepted)[0]!r}"
+    known = sorted(accepted)
+    # which of several names is meant, only the caller knows
+    hint = repr(known[0]) if len(known) == 1 else "NAME"
     raise TypeError(
-        f"{what or name_of(model)} accepts the conditions {known}, given {', '.join(unknown)}: if the model uses "
-        f"another name for it, wrap the model as edmfast.targets.Renamed(model, {unknown[0]}={hint})"
+        f"{what or name_of(model)} accepts the conditions {', '.join(known)}, given {', '.join(unknown)}: if "
+        f"one of them is its name for it, wrap the model as edmfast.targets.Renamed(model, {unknown[0]}={hint})"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -11,6 +12,8 @@ from edmfast.models.backbones import BACKBONES
 
 Class = TypeVar("Class", bound=type[nn.Module])
 _OURS = dict(BACKBONES)
+_ON_DEMAND = {"DiffusersNetwork": "edmfast.diffusers"}
+"""Classes of this package above this room, by the package that registers them when it is imported."""
 
 
 def register_backbone(cls: Class) -> Class:
@@ -36,6 +39,15 @@ def register_backbone(cls: Class) -> Class:
         raise ValueError(f"edmfast itself has a backbone named {name}: give the class another name")
     BACKBONES[name] = cls
     return cls
+
+
+def import_on_demand(name: object) -> None:
+    """Import the package that registers a class of ours, where a file names one of the classes of _ON_DEMAND.
+
+    A file can choose from this fixed table only.
+    """
+    if isinstance(name, str) and name in _ON_DEMAND and name not in BACKBONES:
+        importlib.import_module(_ON_DEMAND[name])
 
 
 def known_backbones(more: Mapping[str, type[nn.Module]] | None) -> dict[str, type[nn.Module]]:

@@ -19,7 +19,7 @@ from edmfast.models.backbones import BACKBONES
 from edmfast.models.denoiser import Denoiser
 from edmfast.models.energy import EnergyModel
 from edmfast.models.saving.rebuild import check_fits, rebuilt
-from edmfast.models.saving.register import known_backbones
+from edmfast.models.saving.register import import_on_demand, known_backbones
 from edmfast.models.two_heads import TwoHeads
 
 _FORMAT, _VERSION = "edmfast-model", 1
@@ -121,7 +121,6 @@ def load_model(
         ValueError: a file that is corrupt, of another kind, or whose weights do not fit its description. The error
             comes before memory is taken for the weights.
     """
-    known = known_backbones(backbones)
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != _FORMAT:
         # the error says which kind of file it is instead, where that can be recognised
@@ -134,6 +133,8 @@ def load_model(
             f"{path} has format version {version}, this release reads version {_VERSION}"
         )
     name = metadata.get("backbone")
+    import_on_demand(name)
+    known = known_backbones(backbones)
     # the name is looked up only, so that a file cannot make a program import anything
     if not isinstance(name, str) or name not in known:
         raise ValueError(
@@ -143,6 +144,8 @@ def load_model(
         )
     try:
         model = rebuilt(lambda: _built(metadata, known), tensors)
+    except ImportError as error:
+        raise ImportError(f"{path} cannot be loaded: {error}") from error
     # a constructor may raise anything for the arguments that a file holds
     except Exception as error:
         raise ValueError(f"{path} does not describe a loadable model: {error!r}") from error
