@@ -43,7 +43,8 @@ def prepared_run(
     arguments are those of `distill`.
 
     Raises ValueError for ranks that differ in their settings or their data, for a batch that does not divide, and
-    for a checkpoint of another run. Raises FileExistsError for a file of another run at config.checkpoint
+    for a checkpoint of another run; where one rank alone has an error, the others raise RuntimeError. Raises
+    FileExistsError for a file of another run at config.checkpoint
     and for snapshots of another run.
     """
     data = make_batch.data
@@ -62,7 +63,9 @@ def prepared_run(
         settings["checkpoint_every"] = config.checkpoint_every
         settings["snapshot_every"] = config.snapshot_every
         names = {name: [*tensor.shape] for name, tensor in student.state_dict().items()}
-        described = {"their data": data.digest(), "the student": names, "the objective": objective}
+        with replicas.together():
+            digest = data.digest()
+        described = {"their data": digest, "the student": names, "the objective": objective}
         replicas.agree({**settings, **described})
         replicas.share(student.state_dict().values())
     if config.shard and group is None:
@@ -71,12 +74,19 @@ def prepared_run(
         )
     # the state belongs to the pieces of the weights, so that it is made after them
     sharding = Sharding(student, group) if config.shard and group is not None else None
-    state = RunState(student, [data.size, *data.shape], config, objective, sharding)
     try:
-        run = TrainingRun(state, make_batch, path, loss, replicas, loggers)
+        with replicas.together():
+            state = RunState(student, [data.size, *data.shape], config, objective, sharding)
+            run = TrainingRun(state, make_batch, path, loss, replicas, loggers)
         if resume_from is not None:
             run.resume(resume_from)
     except Exception:
-        state.release()
+        # all ranks have an error, and are here
+        if sharding is not None:
+            sharding.release()
+        raise
+    except BaseException:
+        if sharding is not None:
+            sharding.abandon()
         raise
     return run

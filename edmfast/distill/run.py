@@ -24,12 +24,13 @@ from edmfast._internal.progress import progress_bar
 from edmfast.distill.averages.snapshots import Snapshots
 from edmfast.distill.batch import Batch, BatchSource
 from edmfast.distill.blame import blame, levels_of
+from edmfast.distill.config import DistillConfig
 from edmfast.distill.first_batch import FIRST_ROWS, check_first_batch, numbers_of
 from edmfast.distill.gradients import gradient_function
 from edmfast.distill.interrupt import Interrupt
 from edmfast.distill.keeping import best_of, keep_best, keep_step
 from edmfast.distill.loss import TrainingLoss
-from edmfast.distill.parallel import Replicas, parts_of
+from edmfast.distill.parallel import Accord, Replicas, parts_of
 from edmfast.distill.recording import Logger
 from edmfast.distill.recording.measures import Recorder, memory_gib
 from edmfast.distill.state import RunState
@@ -46,7 +47,8 @@ class TrainingRun:
 
     path: the checkpoint to write, None to write one only when interrupted. loss: the loss around the student, by
     default that of denoisers and energies. replicas: the ranks of the run, of which the first one writes.
-    loggers: receivers of the measures. written: the last checkpoint written.
+    loggers: receivers of the measures. written: the last checkpoint written. behind: steps were counted since
+    another rank failed. not_finite: the run stops because of its numbers.
     """
 
     def __init__(
@@ -89,6 +91,11 @@ class TrainingRun:
         self.write_failed = False
         self.first: Batch | None = None
         self.interrupt = Interrupt()
+        self.behind = self.not_finite = False
+        # a method of this object would keep it, and its process group, alive
+        self.checks_at = functools.partial(_checks_at, config, self.snapshots, self.check_every)
+        sharded = state.sharding is not None
+        self.accord = Accord(self.replicas, sharded, config.steps, self.checks_at)
         speaking = loggers if self.replicas.speaks else ()
         self.recorder = Recorder(state, speaking, config.log_every)
         # a bad step is noticed at the next check, and its batch is then drawn again
@@ -96,7 +103,11 @@ class TrainingRun:
 
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Continue from a checkpoint of this run. Raises ValueError where it belongs to another run."""
-        self.generator_state = self.state.load(path, functools.partial(self._check, path))
+        # everything is checked on all ranks before the first tensor changes
+        with self.replicas.together():
+            groups, step = self.state.read(path, functools.partial(self._check, path))
+        with self.replicas.together():
+            self.generator_state = self.state.take(path, groups, step)
         self.make_batch.generator.set_state(self.generator_state)
         self.written = Path(path)
 
@@ -127,29 +138,57 @@ class TrainingRun:
 
         Raises what stopped it: KeyboardInterrupt with the place of the checkpoint, or an error.
         """
-        config, sharded = self.state.config, self.state.sharding is not None
-        recomputing = config.activation_checkpointing and not sharded
         try:
-            with checkpointed_blocks(self.state.student) if recomputing else nullcontext():
+            return self._do_or_save(interrupt, progress)
+        except BaseException:
+            self._give_back()
+            raise
+
+    def _do_or_save(self, interrupt: Interrupt, progress: bool) -> float:
+        """Do the remaining steps and return the steps per second; a run that stops early saves what it did."""
+        state = self.state
+        # a rank that stops alone cannot gather the shares of the others
+        sharded = state.sharding is not None
+        recomputing = state.config.activation_checkpointing and not sharded
+        try:
+            with checkpointed_blocks(state.student) if recomputing else nullcontext():
                 return self.do_remaining_steps(interrupt, progress)
         except KeyboardInterrupt:
+            if sharded and not self.accord.agreed:
+                raise
             message = self.save_interrupted()
             # the caller may catch the interrupt, so the place of the checkpoint is written as well
             tqdm.write(message, file=sys.stderr)
-            self.state.release()
             raise KeyboardInterrupt(message) from None
-        except FloatingPointError:  # its message already says what was kept
-            raise
         except Exception as error:
-            # a rank that fails alone cannot gather the shares of the others
-            if self.path is not None and not sharded:
+            # the message about numbers that are not finite already says what was kept
+            if self.not_finite:
+                raise
+            self.accord.tell(error, state.losses, state.parameters)
+            if self.path is not None and (self.accord.agreed or not sharded):
                 self.save_after(error)
             raise
+
+    def _give_back(self) -> None:
+        """Give the student its whole weights after an error, or NaN where other ranks do not send their shares."""
+        if self.accord.agreed:
+            self.state.release()
+        elif self.state.abandon():
+            kept = "there is no checkpoint"
+            if self.written:
+                kept = f"load_ema reads those of the last checkpoint, {self.written}"
+            warnings.warn(
+                f"rank {self.replicas.rank} stops alone in a run with shard=True, so that the other ranks do not "
+                f"send their shares: the weights of its student are NaN now, and {kept}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
     def do_remaining_steps(self, interrupt: Interrupt, progress: bool) -> float:
         """Do the remaining steps and return the steps per second, NaN for fewer than two."""
         state, steps = self.state, self.state.config.steps
         first, started = state.step, time.perf_counter()
+        self.accord.done = first
         progress = progress and self.replicas.speaks
         bar = progress_bar(steps, desc=state.config.mode, initial=first, disable=not progress)
         self.interrupt = interrupt
@@ -168,6 +207,8 @@ class TrainingRun:
                 # an interrupted step is repeated, so that its draws must be those of the first try
                 self.generator_state = self.make_batch.generator.get_state()
                 self.recent.append((state.step, self.generator_state))
+                # messages between here and the evaluation wait for all ranks
+                self.accord.inside = False
                 stop_if_requested()
                 self._do_step(bar)
                 # the clock starts after the first step, which may warm up and compile
@@ -176,31 +217,45 @@ class TrainingRun:
                     self.recorder.start_clock()
                 self.recorder.after_step()
         # the last checkpoint is complete on return, and no rank leaves while another one still sends
+        self.accord.finish()
         self.replicas.end()
         done = state.step - first - 1
         return done / (time.perf_counter() - started) if done > 0 else float("nan")
 
     def _do_step(self, bar: Any) -> None:
         state, config = self.state, self.state.config
-        loss, gradients, interrupted = self._loss_and_gradients()
+        loss, gradients, signals = self._loss_and_gradients()
         state.record(loss, gradients)
         if state.step == 0:
             self._warn_of_no_gradient()
         done = state.step + 1
-        saving = done % config.checkpoint_every == 0 or done == config.steps
-        checking = saving or self.snapshots.due(done) or done % self.check_every == 0
+        saving, checking = _saves_at(config, done), self.checks_at(done)
         # a check before each save keeps bad weights out of checkpoints
         if checking:
+            if signals is not None:
+                self._check_ranks(signals)
             self._check_losses(bar)
         state.update()
+        # an error after the step must not save it with the generator of the step before
+        self.generator_state = self.make_batch.generator.get_state()
         bar.update()
         if self.snapshots.due(done):
             self.snapshots.write()
         if saving and self.path is not None:
-            self._save(self.path, self.make_batch.generator.get_state(), last=done == config.steps)
-        if checking and interrupted is not None and bool(interrupted > 0):
-            self.generator_state = self.make_batch.generator.get_state()
+            self._save(self.path, self.generator_state, last=done == config.steps)
+        if checking and signals is not None and bool(signals[0] > 0):
+            self.accord.agreed = True
             raise KeyboardInterrupt
+
+    def _check_ranks(self, signals: torch.Tensor) -> None:
+        """Raise RuntimeError where another rank has failed."""
+        try:
+            self.accord.look(signals)
+        except RuntimeError:
+            # the steps since the failure changed no weights, and must not count as done
+            bad = self.state.first_bad_step()
+            self.behind = bad is not None and bad < self.state.step
+            raise
 
     def _warn_of_no_gradient(self) -> None:
         """Warn where the gradient of the first step is exactly zero, from where no training starts."""
@@ -215,19 +270,21 @@ class TrainingRun:
     def _loss_and_gradients(self) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
         """Return the loss [] of the next batch and its gradients, as means over all parts and ranks.
 
-        The third number [] is positive where an interrupt was requested on any of several ranks.
+        The third result is None for one rank, and the signals of several ranks; see `Accord.average`.
         """
         state, device = self.state, self.state.parameters[0].device
         # all ranks draw the whole batch, and each evaluates its own rows
         drawn = self.make_batch.draw(state.step)
         total: list[torch.Tensor] = []
         for rows in self.rows:
+            self.accord.inside = False
             batch = self.make_batch.part(drawn, rows)
             if state.step == 0 and rows.start == 0:
                 names = self.make_batch.compared
                 self.first = {name: batch[name][:FIRST_ROWS].clone() for name in names}
             # the masks of dropout follow from seed, step and row, in every resumed run alike
             batch["dropout_seeds"] = row_seeds(state.config.seed, state.step, rows, device)
+            self.accord.before_evaluation()
             loss, gradients = self.gradients(batch)
             if len(self.rows) == 1:
                 total = [loss, *gradients]
@@ -237,13 +294,10 @@ class TrainingRun:
                 total = [*torch._foreach_div([loss, *gradients], len(self.rows))]
         if self.replicas.size == 1:
             return total[0], total[1:], None
-        requested = float(self.interrupt.requested)
-        # the flag travels with the gradients, and costs no message of its own
-        interrupted = torch.full_like(total[0], requested)
-        # gradients of pieces are averages already
-        gradients = total[1:] if state.sharding is None else []
-        self.replicas.average([total[0], *gradients, interrupted])
-        return total[0], total[1:], interrupted
+        # a failed rank sends a loss of this dtype
+        loss = total[0].to(state.losses.dtype)
+        signals = self.accord.average(loss, total[1:], self.interrupt.requested)
+        return loss, total[1:], signals
 
     def _check_losses(self, bar: Any) -> None:
         """Show the recent loss. Raises FloatingPointError where a loss or gradient is not finite."""
@@ -257,6 +311,8 @@ class TrainingRun:
             )
             # the bad gradients must not remain in the caller's parameters
             state.optimiser.zero_grad()
+            # the averages of loss and gradients are the same on all ranks
+            self.accord.agreed = self.not_finite = True
             state.release()
             cause = self._blame(bad)
             raise FloatingPointError(
@@ -297,7 +353,7 @@ class TrainingRun:
     def save_interrupted(self) -> str:
         """Write a checkpoint of the steps done, and return a sentence that says where it is."""
         # weights and average belong to different steps within an update
-        if not self.state.whole:
+        if not self.state.whole or self.behind:
             return f"interrupted within an update: nothing saved, the last checkpoint is {self.written}"
         name = f"edmfast-distill-{os.getpid()}.safetensors"
         self._save(self.path or Path(tempfile.gettempdir()) / name, self.generator_state, last=True)
@@ -310,7 +366,9 @@ class TrainingRun:
             message = self.save_interrupted()
         except Exception as failure:
             message = f"the steps done could not be written: {failure!r}"
-        warnings.warn(f"training stopped by {error!r}: {message}", RuntimeWarning, stacklevel=4)
+        # the other ranks would only say the same
+        if self.replicas.speaks:
+            warnings.warn(f"training stopped by {error!r}: {message}", RuntimeWarning, stacklevel=4)
 
     def _describe_data(self) -> None:
         """Add the data's digest and the first batch to the metadata of checkpoints, once, as it takes time."""
@@ -341,6 +399,7 @@ class TrainingRun:
         # shares of the state are gathered by all ranks
         shared = self.state.sharding is None and not self.replicas.speaks
         groups = {} if shared else self.state.groups(generator)
+        self.accord.inside = False
         if not self.replicas.speaks:
             self.written = path
             return
@@ -377,3 +436,13 @@ class TrainingRun:
             RuntimeWarning,
             stacklevel=5,
         )
+
+
+def _saves_at(config: DistillConfig, done: int) -> bool:
+    """Return whether a checkpoint is due after this number of steps."""
+    return done % config.checkpoint_every == 0 or done == config.steps
+
+
+def _checks_at(config: DistillConfig, snapshots: Snapshots, every: int, done: int) -> bool:
+    """Return whether the losses and the signals of the ranks are looked at in the step that makes `done` steps."""
+    return _saves_at(config, done) or snapshots.due(done) or done % every == 0

@@ -21,7 +21,8 @@ Groups = dict[str, dict[str, torch.Tensor]]
 class RunState:
     """The state of a run: Adam (Kingma & Ba 2014, arXiv 1412.6980) and moving averages of the weights.
 
-    A module of the student that has a method `after_update` is called by it after every step of Adam.
+    A module of the student that has a method `after_update` is called by it after every step of Adam, with its
+    whole parameters.
 
     losses and norms: [steps], on the device, written up to `step`. norms are those of the gradients.
     objective: the settings of another objective than that of `distill`, as JSON can hold them, which a checkpoint
@@ -46,8 +47,8 @@ class RunState:
         self.ema = [parameter.detach().clone() for parameter in self.parameters]
         self.profiles = Profiles(self.parameters, config.ema_profiles)
         # a network that keeps its weights normalised does so after each step
-        methods = (getattr(module, "after_update", None) for module in student.modules())
-        self.after_update = [method for method in methods if callable(method)]
+        found = ((module, getattr(module, "after_update", None)) for module in student.modules())
+        self.after_update = [(module, method) for module, method in found if callable(method)]
         self.optimiser = torch.optim.Adam(
             self.parameters, lr=config.learning_rate, betas=config.betas, fused=True
         )
@@ -98,8 +99,11 @@ class RunState:
             group["lr"] = self.config.learning_rate_at(self.step)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        for method in self.after_update:
-            method()
+        for module, method in self.after_update:
+            if self.sharding is None:
+                method()
+            else:
+                self.sharding.call_whole(module, method)
         # lerp_ moves the average by one minus the decay
         weight = 1 - self.config.ema_decay_at(self.step)
         torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], weight)
@@ -116,9 +120,16 @@ class RunState:
 
     def release(self) -> None:
         """Give the student its whole weights where each rank holds a share of them. All ranks must call."""
-        if self.sharding is not None:
-            self.sharding.release()
-            self.sharding = None
+        sharding, self.sharding = self.sharding, None
+        if sharding is not None:
+            sharding.release()
+
+    def abandon(self) -> bool:
+        """Give the student weights of NaN where each rank holds a share of them, and return whether it does."""
+        sharding, self.sharding = self.sharding, None
+        if sharding is not None:
+            sharding.abandon()
+        return sharding is not None
 
     def groups(self, generator: torch.Tensor) -> Groups:
         """Return the tensors of a checkpoint of the steps done, by group.
@@ -146,13 +157,12 @@ class RunState:
         """Write a checkpoint. groups: from `groups`."""
         write_checkpoint(path, groups, {"step": self.step, **self.identity(), **self.metadata})
 
-    @torch.no_grad()
-    def load(
+    def read(
         self, path: str | os.PathLike[str], check: Callable[[dict[str, Any], int], None]
-    ) -> torch.Tensor:
-        """Load a checkpoint and return the state of its generator. Raises ValueError for another run's checkpoint.
+    ) -> tuple[Groups, int]:
+        """Return the tensors of a checkpoint and its step. Raises ValueError for another run's checkpoint.
 
-        check: called with the metadata and the step before anything changes; it raises for another run.
+        check: called with the metadata and the step; it raises for another run.
         """
         groups, metadata = read_checkpoint(path, self.identity())
         step = metadata.get("step")
@@ -163,8 +173,13 @@ class RunState:
             raise ValueError(
                 f"{path} is at step {step}, while this run ends at step {self.config.steps}"
             )
-        # everything is checked before the first tensor changes
         check(metadata, step)
+        return groups, step
+
+    @torch.no_grad()
+    def take(self, path: str | os.PathLike[str], groups: Groups, step: int) -> torch.Tensor:
+        """Continue from what `read` returned, and return the state of the generator."""
+        run = groups["run"]
         if self.sharding is not None:
             groups |= {g: self.sharding.pieces(named) for g, named in groups.items() if g != "run"}
         names = [*self.trained]

@@ -23,6 +23,7 @@ from edmfast.distill.config import DistillConfig
 from edmfast.distill.conservative import teacher_asymmetry, warn_of_asymmetry
 from edmfast.distill.data import DataLike, check_data, warn_of_scale
 from edmfast.distill.interrupt import deferred_interrupt
+from edmfast.distill.parallel.replicas import before_run
 from edmfast.distill.prepare import prepared_run
 from edmfast.distill.recording import Logger
 from edmfast.distill.teacher_and_student import check_models, training_modes, with_our_names
@@ -122,6 +123,7 @@ def distill(
         FileExistsError: a file of another run at config.checkpoint, or snapshots of another run, without
             overwrite, before any work is done.
         FloatingPointError: a loss or gradient that is not finite; the error names the step.
+        RuntimeError: another rank of the group stopped with an error, which is raised there.
         KeyboardInterrupt: an interrupt of the program, after the checkpoint is saved.
 
     Warns:
@@ -143,12 +145,13 @@ def distill(
                 group=group,
                 loggers=loggers,
             )
-    check_models(teacher, student, config)
-    training_data = check_data(data, student, config)
-    named_teacher = with_our_names(teacher, student, training_data, condition_names)
-    warn_of_scale(training_data, student, stacklevel=3)
-    warn_if_ignored(stacklevel=3)
-    make_batch = BatchMaker(training_data, named_teacher, config)
+    with before_run(group, student).together():
+        check_models(teacher, student, config)
+        training_data = check_data(data, student, config)
+        named_teacher = with_our_names(teacher, student, training_data, condition_names)
+        warn_of_scale(training_data, student, stacklevel=3)
+        warn_if_ignored(stacklevel=3)
+        make_batch = BatchMaker(training_data, named_teacher, config)
     loss = TwoHeadsLoss(student, config) if isinstance(student, TwoHeads) else None
     run = prepared_run(
         student,
@@ -162,9 +165,9 @@ def distill(
     )
     with training_modes(student, teacher), deferred_interrupt() as interrupt:
         speed = run.train(interrupt, progress)
+        # the average is less noisy than the last weights
+        run.state.use_ema()
         asymmetry = teacher_asymmetry(make_batch) if hasattr(student, "energy") else None
     warn_of_asymmetry(asymmetry, stacklevel=2)
-    # the average is less noisy than the last weights
-    run.state.use_ema()
     losses = run.state.losses.cpu()
     return DistillResult(student.eval(), losses, speed, run.written, run.state.step, asymmetry)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 import edmfast._internal.process_groups  # noqa: F401 - it lets a destroyed group end
 
@@ -64,12 +65,47 @@ class Replicas:
                 tensor.copy_(mean.view(tensor.shape))
 
     def end(self) -> None:
-        """Wait until all ranks are here, and let go of what could keep the group alive after the run."""
+        """Let go of what could keep the group alive after the run."""
         if self.group is None:
             return
-        dist.barrier(self.group)
         # the first optimiser imports modules whose caught errors keep the frames of the run in cycles
         gc.collect()
+
+    def agree_on(self, failure: Exception | None) -> None:
+        """Raise the failure of this rank, or RuntimeError where another rank has one. All ranks must call."""
+        try:
+            flags = self.failed(failure is not None)
+            if failure is not None:
+                raise failure
+            if bool(flags.any()):
+                raise failure_of(flags)
+        finally:
+            # an error that its own traceback holds would keep the group alive
+            failure = None
+
+    def failed(self, here: bool) -> Tensor:
+        """Return for each rank whether it has failed, as numbers [ranks]. All ranks must call.
+
+        here: this rank has failed.
+        """
+        flags = torch.zeros(self.size, device=self.device)
+        flags[self.rank] = float(here)
+        if self.group is not None:
+            dist.all_reduce(flags, group=self.group)
+        return flags
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let all ranks raise where the block raises on one of them. The block must send nothing."""
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        try:
+            self.agree_on(failure)
+        finally:
+            failure = None
 
     def first_only(self, work: Callable[[], object]) -> None:
         """Run work on rank 0, whose exception makes the other ranks raise RuntimeError."""
@@ -116,6 +152,25 @@ class Replicas:
         if not all(same):
             differing = [name for name, equal in zip(arguments, same, strict=True) if not equal]
             raise ValueError(f"the ranks of the group differ in {', '.join(differing)}")
+
+
+def before_run(group: dist.ProcessGroup | None, student: Any) -> Replicas:
+    """Return the ranks that check the arguments of a run together.
+
+    student: a module, which tells the device, or anything else that the check will refuse.
+    """
+    first = next(student.parameters(), None) if isinstance(student, nn.Module) else None
+    return Replicas(group, torch.device("cpu") if first is None else first.device)
+
+
+def failure_of(flags: Tensor) -> RuntimeError:
+    """Return the error of a rank that has not failed itself.
+
+    flags: [ranks], nonzero for those that have failed.
+    """
+    ranks = flags.nonzero().flatten().tolist()
+    named = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+    return RuntimeError(f"{named} of the group failed, and the error there says why")
 
 
 def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -16,7 +16,7 @@ Source: Rajbhandari et al. 2020, arXiv 1910.02054 (ZeRO, stage 3).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,12 +56,11 @@ class Sharding:
         self._entries = _entries(student)
         # a parameter that two modules share stays one parameter
         pieces: dict[nn.Parameter, nn.Parameter] = {}
+        for whole in dict.fromkeys(_own(module, name) for module, name in self._entries):
+            numbers = piece_of(whole, self.rank, self.ranks)
+            pieces[whole] = nn.Parameter(numbers, requires_grad=whole.requires_grad)
         for module, name in self._entries:
-            whole = _own(module, name)
-            if whole not in pieces:
-                numbers = piece_of(whole, self.rank, self.ranks)
-                pieces[whole] = nn.Parameter(numbers, requires_grad=whole.requires_grad)
-            module._parameters[name] = pieces[whole]
+            module._parameters[name] = pieces[_own(module, name)]
         self._wholes = {piece: whole for whole, piece in pieces.items()}
         shapes = {piece: whole.shape for whole, piece in pieces.items()}
         inside = {module for block in blocks for module in block.modules()}
@@ -111,15 +110,50 @@ class Sharding:
         }
 
     @torch.no_grad()
+    def call_whole(self, module: nn.Module, method: Callable[[], object]) -> None:
+        """Call a method of a module of the student that changes its parameters in place, with whole ones."""
+        unit = _Unit(_entries(module), self._rest.shapes, self.group)
+        pieces = [_own(owner, name) for owner, name in unit.entries]
+        with unit.gathered():
+            method()
+            for (owner, name), piece in zip(unit.entries, pieces, strict=True):
+                piece.copy_(piece_of(_own(owner, name), self.rank, self.ranks))
+
+    @torch.no_grad()
     def release(self) -> None:
-        """Give the student its whole parameters again, on every rank, and its own forwards."""
+        """Give the student its whole parameters again, on every rank, and its own forwards.
+
+        All ranks must call.
+        """
+        try:
+            for piece, whole in self._wholes.items():
+                (whole.data,) = gather([piece.detach()], [self._rest.shapes[piece]], self.group)
+        except BaseException:
+            self.abandon()
+            raise
+        self._restore()
+
+    @torch.no_grad()
+    def abandon(self) -> None:
+        """Give the student its own forwards and parameters of NaN.
+
+        This is for a rank to which the other ranks cannot send their pieces.
+        """
+        for piece, whole in self._wholes.items():
+            lost = torch.nan if piece.is_floating_point() else 0
+            number, shape = piece.new_full((), lost), self._rest.shapes[piece]
+            try:
+                whole.data = number.expand(shape).clone()
+            except RuntimeError:  # there is no memory, which is often the reason
+                whole.data = number.expand(shape)
+        self._restore()
+
+    def _restore(self) -> None:
         # in this order, because a recomputation that was taken out would keep its block's gathering, and the group
         for module in self.student.modules():
             _Gathering.remove(module)
         if self._added:
             restore_blocks(self.student)
-        for piece, whole in self._wholes.items():
-            (whole.data,) = gather([piece.detach()], [self._rest.shapes[piece]], self.group)
         for module, name in self._entries:
             module._parameters[name] = self._wholes[_own(module, name)]
 

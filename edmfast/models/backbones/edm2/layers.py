@@ -34,11 +34,8 @@ class MPLayer(nn.Module):
 
     @torch.no_grad()
     def force_normal(self) -> None:
-        """Divide the weight of each output by its root mean square, in place.
-
-        A flat piece of a weight that is shared out over ranks stays as it is.
-        """
-        if self.weight.dim() > 1 and not self.weight.is_meta:
+        """Divide the weight of each output by its root mean square, in place."""
+        if not self.weight.is_meta:
             self.weight.div_((EPSILON + self._rms()).to(self.weight.dtype))
 
     def effective(self, gain: Tensor | None = None) -> Tensor:

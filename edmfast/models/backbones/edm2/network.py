@@ -146,8 +146,7 @@ class EDM2UNet(nn.Module):
     def after_update(self) -> None:
         """Normalise all weights in place, as after each step of an optimiser ("forced weight normalisation").
 
-        Flat pieces of weights that are shared out over ranks keep their lengths. Outputs do not depend on lengths,
-        but learning rates act more weakly on longer weights.
+        Outputs do not depend on lengths, but learning rates act more weakly on longer weights.
         """
         for layer in self.modules():
             if isinstance(layer, MPLayer):
