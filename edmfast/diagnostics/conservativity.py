@@ -28,29 +28,34 @@ def score_asymmetry(
     *,
     probes: int = 1,
     seed: int = 0,
+    method: str = "auto",
     **condition: Any,
 ) -> Asymmetry:
     """Estimate the asymmetry of the Jacobian of a denoiser's score (D(x; sigma) - x) / sigma² at x.
 
+    The method of the products with the Jacobian is chosen by the model, so that energies with fused norms and
+    attention, which have no third derivatives, can be measured too; see `field_asymmetry`.
+
     Sources: Hutchinson 1990; Chao et al. 2023, arXiv 2209.12753.
 
     Args:
-        model: the denoiser, called as model(x, sigma [B], **condition) -> x_0, twice differentiable in reverse
-            mode.
+        model: the denoiser, called as model(x, sigma [B], **condition) -> x_0, differentiable in reverse mode.
         x: the noisy states [B, *shape].
         sigma: their noise levels in units of x, positive: a float, [] or [B].
         probes: the number of random probes per sample, at least 1.
         seed: the seed of the probes; those of sample k depend on (seed, k) alone.
+        method: "auto", "reverse", "forward" or "difference", see `field_asymmetry`.
         condition: keyword conditions for the model.
 
     Returns:
-        An `Asymmetry` of tensors [B] in the dtype of x.
+        An `Asymmetry` of tensors [B] in the dtype of x, with the method and the error of its products.
 
     Raises:
         TypeError: a number of the wrong type.
-        ValueError: a sigma that is not positive, probes < 1, or a model that returns another shape or is not
-            differentiable.
-        RuntimeError: a derivative of the call is requested by torch.func or forward mode.
+        ValueError: a sigma that is not positive, probes < 1, an unknown method, or a model that returns another
+            shape or is not differentiable.
+        RuntimeError: a derivative of the call is requested by torch.func or forward mode, or the model does not
+            allow the method.
     """
     if not isinstance(sigma, Tensor) or sigma.dim() == 0:
         sigma = as_float("sigma", sigma, positive=True)
@@ -63,4 +68,5 @@ def score_asymmetry(
     def score(point: Tensor) -> Tensor:
         return (call_denoiser(model, point, levels, **condition) - point) / variance
 
-    return field_asymmetry(score, x, probes=probes, seed=seed)
+    # a score changes over the distance of the noise
+    return field_asymmetry(score, x, probes=probes, seed=seed, method=method, scale=levels)

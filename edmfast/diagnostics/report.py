@@ -12,6 +12,7 @@ from torch import Tensor
 from edmfast._internal.numbers import as_float
 from edmfast.diagnostics.circulation import score_circulation
 from edmfast.diagnostics.conservativity import score_asymmetry
+from edmfast.models.asymmetry import least_exact
 from edmfast.models.protocols import Denoiser
 
 
@@ -23,12 +24,18 @@ class ConservativityReport:
         sigmas: the noise levels, T numbers in units of x.
         asymmetry: for every model float64 [T], the share NAsym of the antisymmetric part of the score's Jacobian,
             in [0, 1].
+        method: for every model how its NAsym was measured, "reverse", "forward" or "difference", see
+            `field_asymmetry`.
+        resolution: for every model float64 [T], the NAsym that the error of differences alone would show; 0 for
+            the other methods, which are exact up to rounding.
         circulation: for every model float64 [T], the root mean square circulation of the score around rectangles
             of side sigma, divided by the root mean square of its strength, in [0, 1].
     """
 
     sigmas: tuple[float, ...]
     asymmetry: dict[str, Tensor]
+    method: dict[str, str]
+    resolution: dict[str, Tensor]
     circulation: dict[str, Tensor]
 
     def __str__(self) -> str:
@@ -40,7 +47,17 @@ class ConservativityReport:
         for i, sigma in enumerate(self.sigmas):
             row = [table[name][i] for table in (self.asymmetry, self.circulation) for name in names]
             lines.append(f"{sigma:9.4g}" + "".join(f"{float(v):>{width}.2e}" for v in row))
+        lines += [self._told(name) for name in names]
         return "\n".join(lines)
+
+    def _told(self, name: str) -> str:
+        """Return the line about the method of a model's NAsym."""
+        if self.method[name] != "difference":
+            return f"NAsym of {name}: by {self.method[name]} mode, exact up to rounding"
+        largest = float(self.resolution[name].max())
+        return (
+            f"NAsym of {name}: by differences, whose error leaves up to {largest:.1e} to a gradient"
+        )
 
 
 def conservativity_report(
@@ -57,8 +74,8 @@ def conservativity_report(
     Sources: Chao et al. 2023, arXiv 2209.12753 (asymmetry); Stokes' theorem (circulation).
 
     Args:
-        models: names and denoisers, called as model(x, sigma [B], **condition) -> x_0, twice differentiable in
-            reverse mode.
+        models: names and denoisers, called as model(x, sigma [B], **condition) -> x_0, differentiable in reverse
+            mode.
         states: T tensors [B, *shape], of which the i-th is at the noise level sigmas[i], such as
             `noising_trajectory` returns.
         sigmas: the noise levels [T] in units of x, positive.
@@ -83,17 +100,26 @@ def conservativity_report(
         )
     if not all(len(x) for x in points):
         raise ValueError("states must hold at least one sample each")
-    asymmetry, circulation = {}, {}
+    asymmetry, method, resolution, circulation = {}, {}, {}, {}
     for name, model in models.items():
-        asymmetries, circulations = [], []
-        for x, sigma in zip(points, levels, strict=True):
-            probed = score_asymmetry(model, x, sigma, probes=probes, seed=seed, **condition)
-            # A ratio of means is less noisy than a mean of ratios.
-            asymmetries.append(probed.overall)
-            circulations.append(relative_circulation(model, x, sigma, seed, condition))
-        asymmetry[name] = torch.tensor(asymmetries, dtype=torch.float64)
-        circulation[name] = torch.tensor(circulations, dtype=torch.float64)
-    return ConservativityReport(tuple(levels), asymmetry, circulation)
+        probed = [
+            score_asymmetry(model, x, sigma, probes=probes, seed=seed, **condition)
+            for x, sigma in zip(points, levels, strict=True)
+        ]
+        around = [
+            relative_circulation(model, x, sigma, seed, condition)
+            for x, sigma in zip(points, levels, strict=True)
+        ]
+        # A ratio of means is less noisy than a mean of ratios.
+        asymmetry[name] = _numbers([part.overall for part in probed])
+        resolution[name] = _numbers([part.resolution for part in probed])
+        method[name] = least_exact([part.method for part in probed])
+        circulation[name] = _numbers(around)
+    return ConservativityReport(tuple(levels), asymmetry, method, resolution, circulation)
+
+
+def _numbers(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def relative_circulation(

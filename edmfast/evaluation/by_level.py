@@ -5,6 +5,8 @@ The states are data with noise, so that they show the models where the data is.
 | column           | what it is                                                                            |
 |------------------|---------------------------------------------------------------------------------------|
 | NAsym            | the antisymmetric share of the Jacobian of the score                                  |
+| NAsym by         | the method of the products with the Jacobian, see `edmfast.models.asymmetry`          |
+| NAsym error      | what the error of differences alone would show, where that is the method              |
 | circulation      | the circulation of the score around 16 rectangles, relative to its strength           |
 | Fokker-Planck sd | sigma times the sd of the residual of the heat equation, in nats                      |
 | self-check sd    | the sd of energy differences against the score, over the steps from the level above   |
@@ -13,7 +15,8 @@ The states are data with noise, so that they show the models where the data is.
 | error between    | the part of it between the components of p, in nats                                   |
 
 All are 0 for an exact energy, except for the error of the step size in the self-check.
-The first two need a denoiser, the next two an energy, and the last three an exact energy to compare with.
+The rows down to circulation need a denoiser, the next two an energy, and the last three an exact energy to compare
+with.
 Sources: those of `edmfast.diagnostics`.
 """
 
@@ -30,7 +33,6 @@ from torch import Tensor, nn
 
 from edmfast._internal.tables import Cell
 from edmfast.diagnostics import (
-    Asymmetry,
     energy_error,
     fokker_planck,
     noising_trajectory,
@@ -40,8 +42,11 @@ from edmfast.diagnostics import (
 from edmfast.diagnostics.report import relative_circulation
 from edmfast.evaluation.likelihood import has_energy
 from edmfast.evaluation.tables import Table
+from edmfast.models.asymmetry import joined
 from edmfast.models.calling.foreign import call_denoiser, energy_of
 
+NASYM_BY, NASYM_ERROR = "NAsym by", "NAsym error"
+"""The names of the columns that say how NAsym was measured."""
 _PLANES, _NODES = 16, 16
 """The states around which the circulation is measured, and the most points on a side of their rectangles."""
 _EXACT_DIMENSIONS = 64
@@ -49,8 +54,8 @@ _EXACT_DIMENSIONS = 64
 SUBSTEPS = 8
 """The steps of the self-check between two levels of the table."""
 NOTES = (
-    "NAsym, circulation: 0 where the score is a gradient, at most 1; the score of an energy is one, and NAsym of",
-    "    an energy whose network has norms or attention needs third derivatives, which they do not have",
+    "NAsym, circulation: 0 where the score is a gradient, as that of an energy, up to rounding; at most 1",
+    "NAsym by: reverse and forward mode are exact, and differences leave about the NAsym error even to a gradient",
     "Fokker-Planck: sigma times the sd of the residual over states, in nats",
     f"self-check: sd over paths of energy differences minus those of the score, over {SUBSTEPS} steps from the",
     "    level above, in nats; long steps leave some of it even to an exact energy",
@@ -91,7 +96,7 @@ def level_table(
     rows: list[dict[str, Cell]] = []
     for name, model in models.items():
         work = _Work(model, path, dict(condition or {}), options)
-        columns = {"NAsym": work.asymmetry(), "circulation": work.circulation()}
+        columns: dict[str, Sequence[Cell]] = {**work.asymmetry(), "circulation": work.circulation()}
         finished(f"{name}: conservativity")
         if has_energy(model):
             columns |= {"Fokker-Planck sd": work.residual(), "self-check sd": work.self_check()}
@@ -140,27 +145,20 @@ class _Work:
         """Yield the states [n, *shape] of every level, and the level."""
         yield from zip(self.path[::SUBSTEPS], self.options.sigmas, strict=True)
 
-    def asymmetry(self) -> list[float]:
-        """Return NAsym of the score at every level, NaN where the network has too few derivatives."""
+    def asymmetry(self) -> dict[str, list[Cell]]:
+        """Return NAsym of the score at every level, how it was measured, and what the measurement resolves."""
         found = []
         for x, sigma in self.levels():
             parts = []
-            try:
-                for rows, given, seed in self.batches():
-                    settings: dict[str, Any] = {"probes": self.options.probes, "seed": seed}
-                    settings |= given
-                    parts.append(score_asymmetry(self.model, x[rows], sigma, **settings))
-            except RuntimeError as error:
-                # the energies of networks with fused norms or attention have no third derivatives
-                if "derivatives up to the second order" not in str(error):
-                    raise
-                return [math.nan] * len(self.options.sigmas)
-            whole = Asymmetry(
-                torch.cat([part.asymmetry for part in parts]),
-                torch.cat([part.squared_norm for part in parts]),
-            )
-            found.append(whole.overall)
-        return found
+            for rows, given, seed in self.batches():
+                settings: dict[str, Any] = {"probes": self.options.probes, "seed": seed, **given}
+                parts.append(score_asymmetry(self.model, x[rows], sigma, **settings))
+            found.append(joined(parts))
+        columns: dict[str, list[Cell]] = {"NAsym": [part.overall for part in found]}
+        columns[NASYM_BY] = [part.method for part in found]
+        if any(part.method == "difference" for part in found):
+            columns[NASYM_ERROR] = [part.resolution for part in found]
+        return columns
 
     def circulation(self) -> list[float]:
         """Return the relative circulation of the score around a few states of every level."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from edmfast.evaluation.by_level import NASYM_BY, NASYM_ERROR
 from edmfast.evaluation.tables import Table
 from edmfast.plotting import new_figure
 
@@ -50,9 +51,8 @@ def distance_figure(table: Table) -> Any:
 
 def level_figure(table: Table) -> Any:
     """Return a figure with a panel for each diagnostic against the noise level."""
-    columns_of_numbers = [name for name in table.columns if name not in ("model", "sigma")]
-    # NAsym of a single energy may have no numbers
-    panels = [name for name in columns_of_numbers if _is_drawn(table, name)]
+    others = ("model", "sigma", NASYM_BY, NASYM_ERROR)
+    panels = [name for name in table.columns if name not in others and _is_drawn(table, name)]
     columns = min(4, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = new_figure(3.6 * columns, 3.1 * rows)

@@ -90,7 +90,8 @@ def test_the_report_separates_a_gradient_from_a_twisted_copy():
     around = score_circulation(twisted, states[0].repeat(40, 1), 2.0)
     assert float(around.value.square().mean()) == pytest.approx(1 / 3, rel=0.1)
     lines = str(report).splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 6
+    assert lines[4] == "NAsym of teacher: by reverse mode, exact up to rounding"
     assert lines[1].split() == ["sigma", "teacher", "student", "teacher", "student"]
     assert float(lines[3].split()[1]) == pytest.approx(
         float(report.asymmetry["teacher"][1]), rel=1e-2

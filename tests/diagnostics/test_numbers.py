@@ -55,6 +55,14 @@ CASES = [
         seed=(SEED, 7),
     ),
     row(
+        "field_asymmetry",
+        "scale",
+        REAL,
+        0.5,
+        lambda s: diagnostics.field_asymmetry(torch.square, X, method="difference", scale=s),
+        0.0,
+    ),
+    row(
         "score_asymmetry",
         "sigma",
         REAL,

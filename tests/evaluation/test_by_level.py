@@ -125,12 +125,40 @@ def test_batches_change_the_probes_alone():
     assert turned[1].column("NAsym") == pytest.approx(turned[0].column("NAsym"), rel=0.5)
 
 
-def test_an_energy_without_third_derivatives_has_no_asymmetry():
+def test_an_energy_without_third_derivatives_has_an_asymmetry():
     torch.manual_seed(0)
     network = UNet(1, channels=(8,), groups=4)
     torch.nn.init.normal_(network.output.weight, std=0.1)
     data = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     table = level_table({"m": EnergyModel(network)}, data, LevelOptions((2.0, 0.5), batch_size=3))
-    assert all(math.isnan(value) for value in table.column("NAsym"))
+    assert table.column("NAsym by") == ["forward", "forward"]
+    assert "NAsym error" not in table.columns
+    assert max(table.column("NAsym")) < 1e-10
     assert max(table.column("circulation")) < 1e-5
     assert min(table.column("Fokker-Planck sd")) > 0
+
+
+class Hidden(torch.autograd.Function):
+    """The function 3 sin(x), whose derivative is a constant for autograd and has no forward mode."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return 3 * x.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 3 * x.cos() * gradient
+
+
+def test_the_table_gives_the_error_of_differences():
+    data = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    models = {"hidden": lambda x, sigma: Hidden.apply(x), "plain": lambda x, sigma: 3 * x.sin()}
+    table = level_table(models, data, LevelOptions((2.0, 0.5), batch_size=3))
+    assert table.column("NAsym by") == ["difference"] * 2 + ["reverse"] * 2
+    values, errors = table.column("NAsym")[:2], table.column("NAsym error")
+    assert errors[2:] == [None, None]
+    for value, error in zip(values, errors[:2], strict=True):
+        assert value <= error < 1e-7

@@ -97,7 +97,7 @@ CALLS = {
     "tilted": lambda model: Tilted(model, through, 1.0, gradient="exact", ramp=None)(X, 0.5),
     "asymmetry": lambda model: (
         # for an energy this would be a third derivative
-        diagnostics.score_asymmetry(Denoiser(model.backbone), X, 0.5).asymmetry
+        diagnostics.score_asymmetry(Denoiser(model.backbone), X, 0.5, method="reverse").asymmetry
     ),
     "fokker_planck": lambda model: (
         diagnostics.fokker_planck(model, TRAJECTORY, LEVELS, probes=1).residuals
