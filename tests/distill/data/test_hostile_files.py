@@ -66,6 +66,25 @@ def test_a_bare_pickle_is_not_unpickled(tmp_path):
     assert not trap.exists()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 2)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2, (",
+        "{'descr': __import__('os').getcwd(), 'fortran_order': False, 'shape': (2,)}",
+    ],
+)
+def test_a_header_that_is_no_description(text, tmp_path):
+    data = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(8)
+    (tmp_path / "x.npy").write_bytes(data)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("images.npy", data)
+    for name in ("x.npy", "x.npz"):
+        for keep in (True, False):
+            with pytest.raises(ValueError, match=name):
+                open_data(tmp_path / name, keep_in_memory=keep)
+
+
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_header_that_promises_more_than_there_is(compression, tmp_path):
     path = tmp_path / "x.npz"

@@ -7,6 +7,7 @@ only the rows that a step needs are read.
 from __future__ import annotations
 
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -28,6 +29,18 @@ LABEL_NAMES = ("labels", "label", "class_labels", "y", "arr_1")
 _LOCAL_HEADER = 30
 """The bytes of the fixed part of the header of an entry in a zip file."""
 
+_HEADER_ERRORS = (
+    ValueError,
+    TypeError,
+    OSError,
+    EOFError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    tokenize.TokenError,
+)
+"""Errors of NumPy for a damaged header, which is a text in the syntax of Python."""
+
 Array = np.ndarray[Any, Any]
 
 
@@ -36,7 +49,7 @@ def open_npy(path: Path, keep: bool) -> Array:
     try:
         # mapping first refuses a header that promises more than the file holds
         mapped: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, OverflowError, SyntaxError) as error:
+    except _HEADER_ERRORS as error:
         raise ValueError(f"{path} is not a readable .npy file of numbers: {error}") from error
     return np.array(mapped) if keep else mapped
 
@@ -140,8 +153,10 @@ def array_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np
             else np.lib.format.read_array_header_2_0
         )
         shape, fortran, dtype = read(file)
-    except (ValueError, SyntaxError, TypeError, RecursionError) as error:
+    except _HEADER_ERRORS as error:
         raise ValueError(f"{where} is no array of NumPy: {error}") from error
+    if not all(type(side) is int and side >= 0 for side in shape):
+        raise ValueError(f"{where} is no array of NumPy: it has the shape {shape}")
     if dtype.hasobject:
         raise ValueError(f"{where} holds Python objects, which would have to be unpickled: refused")
     return shape, fortran, dtype
