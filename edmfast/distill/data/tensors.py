@@ -10,6 +10,7 @@ import torch
 
 from edmfast._internal.checksum import checksum
 from edmfast._internal.json_text import shortened
+from edmfast.distill.data.stores.store import check_plain
 
 _BYTES = 1 << 28
 """Data up to this size are hashed as a whole. Of larger data, equally spaced rows and the mean are hashed."""
@@ -95,6 +96,8 @@ def checked_tensors(
     empty, non-finite or misshapen data, and for labels out of range.
     """
     samples, labels = data if isinstance(data, tuple) else (data, None)
+    check_plain(samples, "data")
+    samples = samples.detach()
     if samples.dtype != dtype:
         raise TypeError(
             f"data must have the dtype of the student's parameters, {dtype}, given {samples.dtype}"

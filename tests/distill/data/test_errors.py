@@ -31,6 +31,15 @@ PIXELS = torch.zeros(4, 3, 5, 5, dtype=torch.uint8)
         (torch.zeros(3), {}, ValueError, r"given \[3\]"),
         (torch.zeros(3, 2, dtype=torch.int64), {}, TypeError, "given torch.int64"),
         (np.zeros((3, 2), bool), {}, TypeError, "given bool"),
+        (np.ma.masked_array(np.zeros((3, 2)), mask=True), {}, TypeError, "given a masked array"),
+        (
+            Items([np.ma.zeros(3)]),
+            {"keep_in_memory": True},
+            TypeError,
+            r"data\[0\] must have no mask",
+        ),
+        (X.to_sparse(), {}, TypeError, "must be a dense tensor, given torch.sparse_coo"),
+        (X.to("meta"), {}, TypeError, "given a tensor on the meta device"),
         (np.zeros((3, 2), "U3"), {}, TypeError, "given <U3"),
         (np.zeros((3, 2), np.complex64), {}, TypeError, "given complex64"),
         (torch.tensor([[1.0], [torch.nan]]), {}, ValueError, "finite, given 1 non-finite"),
@@ -208,3 +217,11 @@ def test_the_scale_of_the_data_is_compared_with_sigma_data(tmp_path):
     data = check_data(tmp_path / "latents.npy", student(), DistillConfig())
     with pytest.warns(DataScaleWarning, match=r"deviation of [12]\d.*sigma_data=0\.5"):
         warn_of_scale(data, student(), stacklevel=1)
+
+
+def test_tensors_of_a_distillation_are_dense_and_lose_their_graph():
+    config = DistillConfig(mode="dsm", steps=1, batch_size=4)
+    with pytest.raises(TypeError, match="data must be a dense tensor"):
+        check_data(X.to_sparse(), mlp(), config)
+    samples = check_data(torch.randn(4, 2, requires_grad=True), mlp(), config).some(4)
+    assert not samples.requires_grad

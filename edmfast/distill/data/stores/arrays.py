@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edmfast.distill.data.stores.channels import channels_are_last
 from edmfast.distill.data.stores.labels import as_labels
-from edmfast.distill.data.stores.store import RawRows, Store, check_dtype, check_finite
+from edmfast.distill.data.stores.store import RawRows, Store, check_dtype, check_finite, check_plain
 
 _CHECKED = 1024
 """The number of equally spaced samples of a mapped file that are checked when it is opened."""
@@ -25,8 +25,8 @@ class ArrayStore(Store):
     array: a tensor or a NumPy array. A `numpy.memmap` stays in its file, and each batch of it is checked when it
     is read. where: what error messages call the array. channels_last: see `channels_are_last`.
 
-    Raises TypeError for an array of other numbers than uint8 and floats. Raises ValueError for an empty or
-    non-finite array, and for another number of labels than of samples.
+    Raises TypeError for an array of other numbers than uint8 and floats, or with a mask. Raises ValueError for an
+    empty or non-finite array, and for another number of labels than of samples.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class ArrayStore(Store):
         channels_last: bool | None = None,
         where: str = "data",
     ) -> None:
+        check_plain(array, where)
         if array.ndim < 2 or len(array) == 0 or 0 in array.shape:
             raise ValueError(
                 f"{where} must be [n, *shape] with n >= 1 and no empty axis, given {[*array.shape]}"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edmfast.distill.data.stores.channels import channels_are_last
 from edmfast.distill.data.stores.labels import as_label
-from edmfast.distill.data.stores.store import check_dtype, check_finite
+from edmfast.distill.data.stores.store import check_dtype, check_finite, check_plain
 
 Keys = str | tuple[str, str] | None
 
@@ -71,6 +71,7 @@ class ItemReader:
         return item[names[0]], item[names[1]] if len(names) == 2 and self.labels else None
 
     def _tensor(self, sample: Any, where: str) -> Tensor:
+        check_plain(sample, where)
         # an image of Pillow becomes an array [H, W] or [H, W, C]
         if hasattr(sample, "getbands") and hasattr(sample, "tobytes"):
             sample = np.asarray(sample)

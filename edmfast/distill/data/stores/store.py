@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,6 +53,21 @@ class Store(abc.ABC):
     def labels_at(self, index: Sequence[int]) -> Tensor | None:
         """Return the labels at some indices, of a store that knows all of them."""
         return None if self.labels is None else self.labels[torch.as_tensor(index)]
+
+
+def check_plain(array: Any, where: str) -> None:
+    """Raise TypeError for a masked array, and for a tensor whose numbers do not all lie in memory.
+
+    where: the start of the error message.
+    """
+    if isinstance(array, np.ma.MaskedArray):
+        # what the mask hides would become training data
+        raise TypeError(
+            f"{where} must have no mask, given a masked array: choose rows without masked numbers, or fill them"
+        )
+    if isinstance(array, Tensor) and (array.layout != torch.strided or array.is_meta):
+        kind = "a tensor on the meta device" if array.is_meta else str(array.layout)
+        raise TypeError(f"{where} must be a dense tensor, given {kind}")
 
 
 def check_dtype(dtype: torch.dtype, where: str) -> None:
