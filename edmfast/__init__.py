@@ -24,6 +24,7 @@ from edmfast._version import __version__
 from edmfast.density import log_density
 from edmfast.distill import DistillConfig, DistillResult, distill
 from edmfast.models import Denoiser, EnergyModel
+from edmfast.models.compiling.flat_step import flat_compile
 from edmfast.targets import (
     Conditioned,
     Constrained,
@@ -53,6 +54,7 @@ __all__ = [
     "density",
     "diagnostics",
     "distill",
+    "flat_compile",
     "info",
     "interpolants",
     "log_density",

@@ -15,6 +15,7 @@ MODULES: tuple[str, ...] = (
     "bench.cases.distill",
     "bench.cases.energy",
     "bench.cases.energy_images",
+    "bench.cases.flat_compile",
     "bench.cases.linear_combination",
     "bench.cases.norms",
     "bench.cases.mlp_potential",

@@ -216,5 +216,5 @@ def test_attributes_that_change_during_training_are_noticed(monkeypatch, counts)
             torch.testing.assert_close(actual[1], expected[1])
     messages = [str(entry.message) for entry in record if "eagerly" in str(entry.message)]
     assert len(messages) == 1
-    expected = "changes one of its attributes" if counts else "Scheduled.gain took more"
+    expected = "changes the attribute Scheduled.calls" if counts else "Scheduled.gain took more"
     assert expected in messages[0]

@@ -39,14 +39,22 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 class _Place:
     """Some names of one dictionary, with the values they had when the place was made."""
 
-    def __init__(self, name: str, values: Mapping[str, Any], names: list[str], kept: list[Any]):
+    def __init__(
+        self,
+        name: str,
+        values: Mapping[str, Any],
+        names: list[str],
+        kept: list[Any],
+        versions: bool,
+    ) -> None:
         self.name, self.values, self.size = name, values, len(values)
+        self.versions = versions
         self.keys = [key for key in names if _is_leaf(values[key])]
         self.leaves = [values[key] for key in self.keys]
         # ids of immutable leaves suffice, while containers may change in place
         self.ids = [*map(id, self.leaves)]
         others = [key for key in names if not _is_leaf(values[key])]
-        self.others = [(key, _mark(values[key], 0, kept)) for key in others]
+        self.others = [(key, _mark(values[key], 0, kept, versions)) for key in others]
 
     def change(self) -> str | None:
         """Return the first name whose value has changed, None where all are as they were."""
@@ -58,7 +66,7 @@ class _Place:
                 if current is not before and not _same(current, before):
                     return f"{self.name}.{key}"
         for key, mark in self.others:
-            if _mark(values.get(key, _MISSING)) != mark:
+            if _mark(values.get(key, _MISSING), 0, None, self.versions) != mark:
                 return f"{self.name}.{key}"
         return None
 
@@ -77,12 +85,17 @@ class _Members(_Place):
 class Attributes:
     """The plain attributes of modules and of their classes, and the names that functions of these classes read.
 
-    modules: modules, or other objects with attributes. functions: functions whose names are watched too.
+    modules: modules, or other objects with attributes. functions: functions whose names are watched too. versions:
+    False to watch which tensors there are, and not whether they change in place.
     """
 
     def __init__(
-        self, modules: Iterable[Any], functions: Iterable[types.FunctionType] = ()
+        self,
+        modules: Iterable[Any],
+        functions: Iterable[types.FunctionType] = (),
+        versions: bool = True,
     ) -> None:
+        self._versions = versions
         # ids are compared, so a replaced object is kept alive, lest its id pass to the new one
         self._kept: list[Any] = []
         self._read: set[types.FunctionType] = set()
@@ -144,7 +157,7 @@ class Attributes:
         values: Mapping[str, Any],
         names: list[str],
     ) -> None:
-        self._places.append(kind(name, values, names, self._kept))
+        self._places.append(kind(name, values, names, self._kept, self._versions))
 
     def _add_names_of(self, function: types.FunctionType) -> None:
         """Watch the names around a function that it reads: global ones, and those of an enclosing function.
@@ -228,7 +241,7 @@ def _same(current: Any, before: Any) -> bool:
     return bool(current == before) or (current != current and before != before)
 
 
-def _mark(value: Any, depth: int = 0, kept: list[Any] | None = None) -> Any:
+def _mark(value: Any, depth: int, kept: list[Any] | None, versions: bool) -> Any:
     """Return a value to compare, which differs after a change. Objects that are compared by id are kept alive."""
     if _is_leaf(value):
         return type(value), value
@@ -236,18 +249,23 @@ def _mark(value: Any, depth: int = 0, kept: list[Any] | None = None) -> Any:
         kept.append(value)
     # a tensor counts its changes in place, so that its numbers need not be compared
     if isinstance(value, Tensor):
-        return id(value), None if value.is_inference() else value._version
+        counted = versions and not value.is_inference()
+        return id(value), value._version if counted else None
     deeper = depth + 1
     if depth < _DEEPEST and isinstance(value, (list, tuple, set, frozenset)):
         if len(value) <= _MOST_ENTRIES:
-            return type(value), [_mark(part, deeper, kept) for part in value]
+            return type(value), [_mark(part, deeper, kept, versions) for part in value]
     elif depth < _DEEPEST and isinstance(value, dict):
         if len(value) <= _MOST_ENTRIES:
-            return type(value), [(key, _mark(part, deeper, kept)) for key, part in value.items()]
+            return type(value), [
+                (key, _mark(part, deeper, kept, versions)) for key, part in value.items()
+            ]
     elif depth < _DEEPEST - 1 and hasattr(value, "__dict__") and not _is_of_this_package(value):
         members = vars(value)
         if len(members) <= _MOST_ENTRIES:
-            return id(value), [(key, _mark(part, deeper, kept)) for key, part in members.items()]
+            return id(value), [
+                (key, _mark(part, deeper, kept, versions)) for key, part in members.items()
+            ]
     # small arrays are compared by their bytes, large ones by identity only
     elif getattr(value, "nbytes", _MOST_ENTRIES + 1) <= 8 * _MOST_ENTRIES:
         return id(value), value.tobytes() if hasattr(value, "tobytes") else None

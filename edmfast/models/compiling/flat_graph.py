@@ -22,6 +22,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from edmfast.models.compiling.constants import lift_constants
+
 Tensors = Sequence[Tensor]
 Function = Callable[[Tensors, Tensors], tuple[Tensor, ...]]
 """A function (fixed, inputs) -> outputs. The fixed tensors, usually parameters, never change in size."""
@@ -36,6 +38,8 @@ class _Graph(NamedTuple):
     """A number, or a symbol of the tracer, for each dimension of each input."""
     guards: list[Any]
     """The assumptions that the trace made about symbolic sizes."""
+    around: list[Tensor]
+    """Tensors that the function reads from its closure or its globals, which are arguments of the call too."""
 
     def fits(self, inputs: Tensors) -> bool:
         """Return whether the sizes of the inputs agree with the numbers and assumptions of this graph."""
@@ -62,12 +66,19 @@ class FlatGraph:
     """A function that is called by compiled flat graphs.
 
     Where tracing or compiling fails, the caller's eager alternative runs from then on, after one warning that
-    names the reason. otherwise: the clause of that warning which says what happens instead. mode: the mode of
-    torch.compile, used on a GPU only.
+    names the reason. otherwise: the clause of that warning which says what happens instead. what: what the caller
+    asked for, which begins the warning. mode: the mode of torch.compile, used on a GPU only.
     """
 
-    def __init__(self, function: Function, *, otherwise: str, mode: str | None = None) -> None:
-        self.function, self.otherwise, self.mode = function, otherwise, mode
+    def __init__(
+        self,
+        function: Function,
+        *,
+        otherwise: str,
+        what: str = "compile=True",
+        mode: str | None = None,
+    ) -> None:
+        self.function, self.otherwise, self.what, self.mode = function, otherwise, what, mode
         self.graphs: dict[Hashable, list[_Graph]] = {}
         self.chosen: dict[Hashable, _Graph] = {}
         self.failed = False
@@ -101,7 +112,7 @@ class FlatGraph:
         # a mistake of the caller raises here, before the graphs are given up for it
         outputs = eager()
         self.failed = True
-        warnings.warn(f"compile=True failed, {self.otherwise}: {reason}", stacklevel=4)
+        warnings.warn(f"{self.what} failed, {self.otherwise}: {reason}", stacklevel=4)
         return outputs
 
     def call(self, fixed: Tensors, inputs: Tensors, key: Hashable = None) -> tuple[Tensor, ...]:
@@ -145,8 +156,9 @@ class FlatGraph:
             before = [(tensor._version, tensor.clone()) for tensor in fixed]
             graph = make_fx(function)(*arguments)
             _refuse_changes(fixed, before)
-            call = compile_graph(graph, arguments, mode)
-            return _Graph(call, [[*tensor.shape] for tensor in inputs], [])
+            around = lift_constants(graph)
+            call = compile_graph(graph, [*arguments, *_detached(around)], mode)
+            return _Graph(call, [[*tensor.shape] for tensor in inputs], [], around)
         from torch.fx.experimental.symbolic_shapes import ShapeEnv  # it imports sympy
 
         # each size gets its own symbol, even where several sizes are equal now
@@ -157,18 +169,24 @@ class FlatGraph:
             *(_fake(faker, tensor, dims) for tensor, dims in zip(inputs, dynamic, strict=True)),
         ]
         graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*fakes)
+        around = lift_constants(graph)
+        arguments = [*fakes, *(_fake(faker, tensor, set()) for tensor in _detached(around))]
         # the compiler's cache checks guards on sizes that are arguments, but not those on sizes of tensors
-        call = compile_graph(graph, fakes, mode, {"force_disable_caches": True})
+        call = compile_graph(graph, arguments, mode, {"force_disable_caches": True})
         sizes = [[_symbol(size) for size in fake.shape] for fake in fakes[count:]]
         # read after compiling, because the compiler adds guards where a decision depends on a size
-        return _Graph(call, sizes, [guard.expr for guard in shapes.guards])
+        return _Graph(call, sizes, [guard.expr for guard in shapes.guards], around)
 
     def _run(self, graph: _Graph, fixed: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-        outputs = graph.call(*fixed, *inputs)
+        outputs = graph.call(*fixed, *inputs, *_detached(graph.around))
         # a CUDA graph writes its outputs to the same memory at every replay
         if self.mode and _on_gpu(inputs):
             return tuple(output.clone() for output in outputs)
         return outputs
+
+
+def _detached(tensors: Tensors) -> list[Tensor]:
+    return [tensor.detach() for tensor in tensors]
 
 
 def _on_gpu(inputs: Tensors) -> bool:
