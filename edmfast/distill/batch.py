@@ -32,6 +32,7 @@ from edmfast.distill.data import TrainingData
 from edmfast.distill.fokker_planck_states import StateDraws, draw_states, states_of
 from edmfast.distill.frozen_teacher import FrozenTeacher
 from edmfast.distill.path_values import PathPool, make_pool, path_levels, reversal_log_ratio
+from edmfast.distill.time_score import COPIES, opposite_draws
 from edmfast.models.preconditioning import expand_sigma
 from edmfast.models.protocols import Denoiser
 from edmfast.models.student_t import student_t_scale
@@ -44,8 +45,9 @@ Always: x and target [B, *shape], sigma [B]. With labels: class_label int64 [B].
     pair_sigma_from and pair_sigma_to [G], pair_target [G, n], for n = B/(2 G) pairs, and with labels pair_label
     int64 [G, n]. With the value loss: value_x [4 G n, *shape], value_sigma [4 G n] and value_target [4 G, n], for
     n = B/(4 G) states at each of four levels of each group, one level after the other, and with labels
-    value_label int64 [4 G, n]. With the Fokker–Planck loss: its
-tensors in `edmfast.distill.fokker_planck_loss`. For the student's dropout: dropout_seeds int64 [B]."""
+    value_label int64 [4 G, n]. With the Fokker–Planck loss: its tensors in `edmfast.distill.fokker_planck_loss`.
+    With the loss of time scores: noise_excess [B], see `edmfast.distill.time_score`. For the student's dropout:
+    dropout_seeds int64 [B]."""
 
 VALUE_LEVELS = 4
 """The number of noise levels in each group of values, which has as many states as the group has rows."""
@@ -94,10 +96,10 @@ class BatchSource(Protocol):
 class Draws:
     """The random draws of one batch of B rows in G groups.
 
-    clean and value_rows: what the data say. sigma: [B]. noise: [B, *shape]. dropped: bool [B], or None without
-        label dropout. The pairs have positions uniform [2, G], noises [B/2, *shape] and signs like them. The
-        values have levels int64 [4 G], and where the teacher has its own energy dropped labels and noises of
-        their own.
+    clean and value_rows: what the data say. sigma: [B]. noise: [B, *shape]. dropped: a bool for each clean sample,
+        or None without label dropout. The pairs have positions uniform [2, G], noises [B/2, *shape] and signs like
+        them. The values have levels int64 [4 G], and where the teacher has its own energy dropped labels and
+        noises of their own.
     """
 
     step: int
@@ -150,11 +152,12 @@ class BatchMaker:
     def draw(self, step: int) -> Draws:
         """Return the draws of the next batch. step: the training step, which decides on the pool."""
         config, size, groups = self.config, self.config.batch_size, self.config.variance_groups
+        samples = size // self._copies
         drawn = Draws(
             step,
-            clean=self.data.draw(step, size, self.generator),
-            dropped=self._drop(size),
-            sigma=(config.p_mean + config.p_std * self._normal(size)).exp(),
+            clean=self.data.draw(step, samples, self.generator),
+            dropped=self._drop(samples),
+            sigma=self._levels(size),
             noise=self._noise(size, *self.data.shape),
         )
         if config.difference_weight > 0:
@@ -173,14 +176,17 @@ class BatchMaker:
     @torch.no_grad()
     def part(self, drawn: Draws, rows: slice) -> Batch:
         """Return the batch of some rows, which are whole groups where a loss of energies needs them."""
-        clean, labels = self.data.rows(drawn.clean, rows)
+        clean, labels = self._samples(drawn, rows)
         sigma = drawn.sigma[rows]
         batch: Batch = {"sigma": sigma}
         if labels is not None:
-            batch["class_label"] = self._with_dropped(
-                labels, None if drawn.dropped is None else drawn.dropped[rows]
-            )
-        batch["x"] = clean + expand_sigma(sigma, clean) * drawn.noise[rows]
+            batch["class_label"] = labels
+        noise = drawn.noise[rows]
+        if self.config.time_score_weight > 0:
+            # the sum is nearly the number of elements, so that float32 would lose digits of the difference
+            square = noise.flatten(1).square().sum(1, dtype=torch.float64)
+            batch["noise_excess"] = (square - noise[0].numel()).to(noise.dtype)
+        batch["x"] = clean + expand_sigma(sigma, clean) * noise
         if self.config.mode == "dsm" or self.teacher is None:
             batch["target"] = clean
         else:
@@ -195,6 +201,20 @@ class BatchMaker:
             labels = batch.get("class_label")
             batch |= states_of(drawn.residual_states, groups, clean, labels)
         return batch
+
+    def _samples(self, drawn: Draws, rows: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the clean samples of some rows and their labels, of which label_dropout has replaced some."""
+        copies = self._copies
+        own = slice(rows.start // copies, rows.stop // copies)
+        clean, labels = self.data.rows(drawn.clean, own)
+        if labels is not None:
+            labels = self._with_dropped(
+                labels, None if drawn.dropped is None else drawn.dropped[own]
+            )
+        if copies > 1:
+            clean = clean.repeat_interleave(copies, 0)
+            labels = None if labels is None else labels.repeat_interleave(copies)
+        return clean, labels
 
     def _pairs(
         self, drawn: Draws, groups: slice, clean: torch.Tensor, labels: torch.Tensor | None
@@ -311,6 +331,8 @@ class BatchMaker:
     def _noise(self, *shape: int) -> torch.Tensor:
         """Return the noise n of a batch: Gaussian, or Student-t where the configuration has a finite noise_dof."""
         normals, dof = self._normal(*shape), self.config.noise_dof
+        if self.config.time_score_weight > 0:
+            return opposite_draws(normals)
         if dof == math.inf:
             return normals
         # the scale needs all digits of a float64 uniform, since its tail is heavy
@@ -318,6 +340,17 @@ class BatchMaker:
         u = torch.rand(shape[0], generator=self.generator, dtype=torch.float64, device=device)
         scale = student_t_scale(u.clamp_min(2.0**-54), dof).to(normals.dtype)
         return normals * scale.reshape(-1, *[1] * (len(shape) - 1))
+
+    @property
+    def _copies(self) -> int:
+        """The number of successive rows of a batch with the same clean sample."""
+        return COPIES if self.config.time_score_weight > 0 else 1
+
+    def _levels(self, size: int) -> torch.Tensor:
+        """Return the noise levels of a batch, [size]."""
+        config, shared = self.config, self.config.rows_together
+        levels = (config.p_mean + config.p_std * self._normal(size // shared)).exp()
+        return levels.repeat_interleave(shared) if shared > 1 else levels
 
     def _normal(self, *shape: int) -> torch.Tensor:
         data, generator = self.data, self.generator

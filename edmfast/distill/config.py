@@ -12,6 +12,7 @@ import torch
 from edmfast._internal.noise_levels import check_level
 from edmfast._internal.numbers import as_bool, as_float, as_int, as_pair, as_seed
 from edmfast.distill.averages.power_function import as_widths
+from edmfast.distill.time_score import ROWS
 
 MODES = ("distill", "dsm", "two_heads")
 SCHEDULES = ("cosine", "constant")
@@ -115,6 +116,11 @@ class DistillConfig:
             `edmfast.distill.fokker_planck_loss`; 0 does not compute it. For small perceptrons 1 closes the gap
             between the samples of ODE and SDE, at the price of the denoiser; bench/studies/fokker_planck measures
             it. A quarter as many states as the batch has rows are evaluated at three points each.
+        time_score_weight: weight of the loss of the energy's slope in the noise level, which learns from data
+            alone how probable modes are against each other; 0 does not compute it. See the module
+            `edmfast.distill.time_score`. It joins the training of a `TwoHeads` or an `EnergyModel` without further
+            passes of the network. Eight successive rows of a batch then share their noise level, and two of these
+            share their sample, so that each part of a batch must be a multiple of eight rows.
         autocast: "bfloat16" runs the student's matrix products and convolutions in that dtype, as torch.autocast
             does; loss, energy and weights keep theirs. None runs everything in the dtype of the student.
         compile: trace the loss and its parameter gradients as one graph and compile it, which takes minutes for a
@@ -170,6 +176,7 @@ class DistillConfig:
     value_refresh: int = 0
 
     fokker_planck_weight: float = 0.0
+    time_score_weight: float = 0.0
 
     autocast: str | None = None
     compile: bool = False
@@ -218,6 +225,7 @@ class DistillConfig:
             "fokker_planck_weight": as_float(
                 "fokker_planck_weight", self.fokker_planck_weight, least=0
             ),
+            "time_score_weight": as_float("time_score_weight", self.time_score_weight, least=0),
             "value_paths": as_int("value_paths", self.value_paths, least=2),
             "value_levels": as_int("value_levels", self.value_levels, least=2),
             "value_refresh": as_int("value_refresh", self.value_refresh, least=0),
@@ -269,7 +277,12 @@ class DistillConfig:
             )
         # the pairs are half a group and the states of one level a quarter, and both need a variance; the residual
         # has four states at each level for 16 rows
-        needed = {"difference_weight": 4, "value_weight": 8, "fokker_planck_weight": 16}
+        needed = {
+            "difference_weight": 4,
+            "value_weight": 8,
+            "fokker_planck_weight": 16,
+            "time_score_weight": 1,
+        }
         for name, least in needed.items():
             if getattr(self, name) > 0 and self.batch_size < least * groups:
                 raise ValueError(
@@ -280,12 +293,21 @@ class DistillConfig:
                 raise ValueError(
                     f"{name} > 0 needs Gaussian noise, noise_dof=math.inf, given {self.noise_dof:g}"
                 )
+        if self.batch_size % self.rows_together:
+            raise ValueError(
+                f"time_score_weight > 0 needs a batch_size that is a multiple of {ROWS}, given {self.batch_size}"
+            )
 
     @property
     def groups_needed(self) -> int:
         """The number of groups of a batch that must stay whole, 0 where rows are independent."""
         weights = self.difference_weight, self.value_weight, self.fokker_planck_weight
         return self.variance_groups if max(weights) > 0 else 0
+
+    @property
+    def rows_together(self) -> int:
+        """The number of successive rows of a batch that share their noise level."""
+        return ROWS if self.time_score_weight > 0 else 1
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
@@ -332,6 +354,9 @@ class DistillConfig:
         if self.fokker_planck_weight == 0:
             # checkpoints of earlier versions do not have it
             del settings["fokker_planck_weight"]
+        if self.time_score_weight == 0:
+            # checkpoints of earlier versions do not have it
+            del settings["time_score_weight"]
         if self.schedule == "constant":
             # a constant schedule does not depend on its end, so that a run can be extended
             del settings["steps"]

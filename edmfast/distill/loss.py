@@ -9,6 +9,7 @@ The energy-difference loss is the variance over noising pairs of -(E(x_to, u) - 
 group of the batch. It is a variance because an energy is known up to a constant per noise level and class, and
 constants drop out of it. The value loss is the mean over noise levels of the variance of -E(x, sigma) - value,
 where the value is the teacher's log-density up to a constant. Neither needs a derivative of E with respect to x.
+The loss of time scores, sigma dE/dsigma on data, is in `edmfast.distill.time_score`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import nn
 from edmfast.distill.batch import VALUE_LEVELS, Batch, condition_of, value_condition_of
 from edmfast.distill.covariance import variance_within
 from edmfast.distill.fokker_planck_loss import fokker_planck_loss
+from edmfast.distill.time_score import slope_and_denoised, time_score_loss
 from edmfast.models.calling.foreign import call_denoiser, energy_of
 from edmfast.models.patching.dropout import of_rows, seeded_dropout
 from edmfast.models.preconditioning import expand_sigma
@@ -40,11 +42,13 @@ class TrainingLoss(nn.Module):
         autocast: torch.dtype | None = None,
         value_weight: float = 0.0,
         fokker_planck_weight: float = 0.0,
+        time_score_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.student = student
         self.difference_weight, self.value_weight = difference_weight, value_weight
         self.fokker_planck_weight = fokker_planck_weight
+        self.time_score_weight = time_score_weight
         self.autocast = autocast
 
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -66,8 +70,10 @@ class TrainingLoss(nn.Module):
         return loss
 
     def fit_of(self, batch: Batch) -> torch.Tensor:
-        """Return the loss [] of the student's denoiser, to which the losses of energies are added."""
-        return denoising_loss(self.student, batch)
+        """Return the loss [] of the student's scores, to which the other losses of energies are added."""
+        if self.time_score_weight == 0:
+            return denoising_loss(self.student, batch)
+        return both_scores_loss(self.student, batch, self.time_score_weight)
 
     def _precision(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
         if self.autocast is None:
@@ -82,8 +88,22 @@ def denoising_loss(student: Any, batch: Batch) -> torch.Tensor:
     # an energy records the graph of its score only where x requires grad
     x = batch["x"].detach().requires_grad_()
     denoised = call_denoiser(student, x, batch["sigma"], **condition_of(batch))
-    sigma_data: float = student.sigma_data
-    sigma = expand_sigma(batch["sigma"], x)
+    return _weighted_error(denoised, batch, student.sigma_data)
+
+
+def both_scores_loss(student: Any, batch: Batch, time_score_weight: float) -> torch.Tensor:
+    """Return the denoising loss plus time_score_weight times that of the slope in sigma, [].
+
+    Both share the passes of the network.
+    """
+    condition = condition_of(batch)
+    slope, denoised = slope_and_denoised(student, batch["x"], batch["sigma"], condition)
+    time_score = time_score_loss(slope, batch["noise_excess"])
+    return _weighted_error(denoised, batch, student.sigma_data) + time_score_weight * time_score
+
+
+def _weighted_error(denoised: torch.Tensor, batch: Batch, sigma_data: float) -> torch.Tensor:
+    sigma = expand_sigma(batch["sigma"], denoised)
     weight = (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
     return (weight * (denoised - batch["target"]).square()).mean()
 

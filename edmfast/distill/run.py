@@ -69,6 +69,7 @@ class TrainingRun:
             self.replicas.rank,
             self.replicas.size,
             config.groups_needed,
+            config.rows_together,
         )
         recomputing = recomputing_blocks(state.student) or state.sharding is not None
         if config.activation_checkpointing and not recomputing:
@@ -80,6 +81,7 @@ class TrainingRun:
                 config.autocast_dtype,
                 config.value_weight,
                 config.fokker_planck_weight,
+                config.time_score_weight,
             )
         module: nn.Module = loss if state.sharding is None else state.sharding.around(loss)
         named = {f"student.{name}": p for name, p in state.trained.items()}

@@ -44,7 +44,7 @@ def check_models(teacher: Denoiser | None, student: nn.Module, config: DistillCo
         )
     if teacher is not None and not callable(teacher):
         raise TypeError(f"the teacher must be callable, given {type(teacher).__name__}")
-    for name in ("difference_weight", "value_weight", "fokker_planck_weight"):
+    for name in ("difference_weight", "value_weight", "fokker_planck_weight", "time_score_weight"):
         if getattr(config, name) > 0 and not hasattr(student, "energy"):
             raise ValueError(
                 f"a student for {name} > 0 needs an energy, given {type(student).__name__}"

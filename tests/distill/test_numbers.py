@@ -58,6 +58,7 @@ CASES = [
         keep_last=(COUNT, 3, 0),
         log_every=(COUNT, 3, 0),
         fokker_planck_weight=(REAL, 0.5, -1.0),
+        time_score_weight=(REAL, 0.5, -1.0),
         snapshot_every=(COUNT, 3, 0),
     ),
     row(

@@ -128,11 +128,14 @@ def test_energies_of_a_teacher_are_regressed_too(teacher, data):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
-def test_compiled_step_equals_the_eager_one():
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_compiled_step_equals_the_eager_one(weight):
     model = randomised(two_heads(8, 1))
-    loss = TwoHeadsLoss(model, DistillConfig(mode="two_heads", energy_weight=0.5))
+    config = DistillConfig(mode="two_heads", energy_weight=0.5, time_score_weight=weight)
+    loss = TwoHeadsLoss(model, config)
     named = {f"student.{name}": p for name, p in model.named_parameters()}
     batch = batch_of((2,), 16)
+    batch["noise_excess"] = torch.randn(16, generator=torch.Generator().manual_seed(4))
     eager, compiled = (gradient_function(loss, named, compile=c)(batch) for c in (False, True))
     torch.testing.assert_close(compiled[0], eager[0])
     for a, b in zip(compiled[1], eager[1], strict=True):

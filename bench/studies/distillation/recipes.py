@@ -85,10 +85,10 @@ class Recipe:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     part: float = 1.0
 
-    def model(self, width: int) -> Denoiser | EnergyModel | TwoHeads:
-        """Return the untrained student, the same at every call."""
+    def model(self, width: int, seed: int = 0) -> Denoiser | EnergyModel | TwoHeads:
+        """Return the untrained student, the same at every call with a seed."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             backbone = FoldedSongUNet(2 if self.kind == "two heads" else 1, width)
             if self.kind == "norm":
                 backbone.start_away_from_zero()
@@ -101,6 +101,8 @@ class Recipe:
 
 def _recipes() -> list[Recipe]:
     energy, alone = SCORE_OF_ENERGY + VALUE, {"mode": "dsm"}
+    # slopes share the passes of scores
+    slopes = {"time_score_weight": 1e-3}
     return [
         Recipe("denoiser", "denoiser", SCORE_OF_DENOISER),
         Recipe("inner", "inner", energy, settings=VALUES),
@@ -109,6 +111,14 @@ def _recipes() -> list[Recipe]:
         Recipe("norm", "norm", energy, settings=VALUES),
         Recipe("residual", "residual", energy, settings=VALUES),
         Recipe("two heads, data", "two heads", SCORE_OF_ENERGY, "none", {"mode": "two_heads"}),
+        Recipe(
+            "two heads, slopes",
+            "two heads",
+            SCORE_OF_ENERGY,
+            "none",
+            {"mode": "two_heads", **slopes},
+        ),
+        Recipe("score matching, slopes", "inner", SCORE_OF_ENERGY, "none", {**alone, **slopes}),
         Recipe("denoiser, data", "denoiser", SCORE_OF_DENOISER, "none", alone),
         # both trainings together have the passes of two heads
         Recipe(

@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study. Return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.studies.distillation")
     parser.add_argument("--only", choices=[*RECIPES], help="train this student alone")
+    parser.add_argument(
+        "--seeds", type=int, default=2, help="trainings of each student (default 2)"
+    )
     parser.add_argument("--quick", action="store_true", help="a look, which is not judged")
     parser.add_argument("--students", metavar="FOLDER", default="out/distillation")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
@@ -44,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder, size = Path(options.students), QUICK if options.quick else FULL
     folder.mkdir(parents=True, exist_ok=True)
     chosen = [options.only] if options.only else [*RECIPES]
-    rows = [train(RECIPES[name], folder, size) for name in chosen]
+    rows = [
+        train(RECIPES[name], folder, size, seed) for name in chosen for seed in range(options.seeds)
+    ]
     print(render([_section(rows)]))
     # a quick run is too short for a judgement
     goals = [] if options.quick else judge({row["name"]: row["end"] for row in rows})

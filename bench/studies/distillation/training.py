@@ -58,23 +58,29 @@ class _WatchedBatches(BatchMaker):
         return super().draw(step)
 
 
-def train(recipe: Recipe, folder: Path, size: Size) -> dict[str, Any]:
+def train(recipe: Recipe, folder: Path, size: Size, seed: int = 0) -> dict[str, Any]:
     """Return the row of a student: its errors by steps, and those at the end.
+
+    seed: that of the data, of the weights at the start and of the batches.
 
     A row that the folder holds is returned as it is, and a training that was interrupted goes on from its last
     checkpoint there.
     """
-    checkpoint = _checkpoint(recipe, folder)
+    checkpoint = _checkpoint(recipe, folder, seed)
     path = checkpoint.with_name(checkpoint.name.replace(".checkpoint.safetensors", ".json"))
-    row: dict[str, Any] = json.loads(path.read_text()) if path.exists() else _new_row(recipe, size)
+    row: dict[str, Any] = (
+        json.loads(path.read_text()) if path.exists() else _new_row(recipe, size, seed)
+    )
     if "end" in row:
         return row
     steps = row["steps"]
-    data = load_smooth_digits().sample(size.data, seed=5).float().reshape(-1, *SHAPE)
-    student = recipe.model(size.width)
+    data = load_smooth_digits().sample(size.data, seed=5 + 100 * seed)
+    data = data.float().reshape(-1, *SHAPE)
+    student = recipe.model(size.width, seed)
     config = DistillConfig(
         **{**SETTINGS, **recipe.settings},
         steps=steps,
+        seed=seed,
         checkpoint=checkpoint,
         checkpoint_every=max(1, steps // 20),
     )
@@ -93,7 +99,7 @@ def train(recipe: Recipe, folder: Path, size: Size) -> dict[str, Any]:
         return model
 
     batches = _WatchedBatches(
-        check_data(data, student, config), _teacher(recipe, folder, size), config, watch
+        check_data(data, student, config), _teacher(recipe, folder, size, seed), config, watch
     )
     run = prepared_run(
         student,
@@ -115,28 +121,30 @@ def train(recipe: Recipe, folder: Path, size: Size) -> dict[str, Any]:
     return row
 
 
-def _checkpoint(recipe: Recipe, folder: Path) -> Path:
+def _checkpoint(recipe: Recipe, folder: Path, seed: int) -> Path:
     stem = recipe.name.replace(", ", "_").replace(" ", "_")
-    return folder / f"{stem}.checkpoint.safetensors"
+    return folder / f"{stem}_seed{seed}.checkpoint.safetensors"
 
 
-def _teacher(recipe: Recipe, folder: Path, size: Size) -> Denoiser | None:
+def _teacher(recipe: Recipe, folder: Path, size: Size, seed: int) -> Denoiser | None:
     """Return the teacher of a student, which is trained first where it is a student itself."""
     if recipe.teacher == "none":
         return None
     if recipe.teacher == "exact":
         return load_smooth_digits()
     earlier = RECIPES[recipe.teacher]
-    train(earlier, folder, size)
-    model = earlier.model(size.width)
-    load_ema(_checkpoint(earlier, folder), model)
+    train(earlier, folder, size, seed)
+    model = earlier.model(size.width, seed)
+    load_ema(_checkpoint(earlier, folder, seed), model)
     return model.eval()
 
 
-def _new_row(recipe: Recipe, size: Size) -> dict[str, Any]:
+def _new_row(recipe: Recipe, size: Size, seed: int) -> dict[str, Any]:
     parameters = sum(p.numel() for p in recipe.model(size.width).parameters())
     return {
         "name": recipe.name,
+        "seed": seed,
+        "data": size.data,
         "kind": recipe.kind,
         "teacher": recipe.teacher,
         "settings": recipe.settings,

@@ -38,7 +38,7 @@ def check_student(student: Any, config: Any) -> torch.nn.Parameter:
             "the student must be a Denoiser, an EnergyModel or another module with sigma_data, given "
             f"{type(student).__name__}"
         )
-    for name in ("difference_weight", "value_weight", "fokker_planck_weight"):
+    for name in ("difference_weight", "value_weight", "fokker_planck_weight", "time_score_weight"):
         if getattr(config, name) > 0:
             raise ValueError(
                 f"config.{name} must be 0 here, since only distill has that loss, given {getattr(config, name):g}"

@@ -18,7 +18,7 @@ if not dist.is_available() or not dist.is_gloo_available():
 from tests.distill.parallel import training_worker as worker
 
 SCRIPT = Path(worker.__file__)
-CASES = ("plain", "images", "losses of energies", "items", "stream")
+CASES = ("plain", "images", "losses of energies", "time scores", "items", "stream")
 
 
 @pytest.fixture(scope="module")

@@ -70,6 +70,9 @@ def train(case, group, folder):
             BASE, difference_weight=0.05, value_weight=0.05, variance_groups=4
         )
         return distill(TEACHER, perceptron(), data, config=config, **options)
+    if case == "time scores":
+        config = dataclasses.replace(BASE, mode="dsm", time_score_weight=0.02)
+        return distill(None, perceptron(), data, config=config, **options)
     if case in ("killed", "resumed"):
         return killed_or_resumed(case, data, options, folder)
     if case in ("items", "stream"):
