@@ -158,7 +158,7 @@ def train_pso(
     Raises:
         TypeError: a student, reward, labels or numbers of another kind, before any work is done.
         ValueError: noise levels without a step that ends above 0, settings or checkpoints that do not fit each
-            other, or rewards of another shape.
+            other, or rewards of another shape; config.shard, since batches come from the whole student.
         FileExistsError: a file of another run at config.checkpoint, without overwrite.
         FloatingPointError: a loss or gradient that is not finite; the error names the step.
         KeyboardInterrupt: an interrupt of the program, after the checkpoint is saved.
@@ -166,6 +166,10 @@ def train_pso(
     parameter = check_student(student, config)
     if not callable(reward):
         raise TypeError(f"reward must be a function of samples, given {type(reward).__name__}")
+    if config.shard:
+        raise ValueError(
+            "config.shard must be False for train_pso, whose batches are samples of the whole student, given True"
+        )
     levels = few_step_levels(sigmas, parameter.dtype)
     loss = PSOLoss(student, beta=beta, clip=clip, autocast=config.autocast_dtype)
     if labels is not None:

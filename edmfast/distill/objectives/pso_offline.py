@@ -188,6 +188,11 @@ def train_pso_offline(
     module = OfflinePSOLoss(student, autocast=config.autocast_dtype, **settings)
     data = Preferences(torch.stack([winners, losers], 1).to(parameter.device), labels)
     frozen = Reference(reference, student, group) if loss == "logistic" else None
+    if config.shard and frozen is not None and frozen.switch:
+        raise ValueError(
+            "config.shard must be False where the reference is the student without its adapters, given True: pass "
+            "a reference of its own"
+        )
     batches = OfflineBatches(data, student, frozen, levels, config)
     objective: dict[str, Any] = {"name": "pso-offline", "loss": module.loss, "sigmas": levels}
     for name in ("beta", "loser_weight", "prior_weight"):

@@ -45,12 +45,13 @@ def student(group, kind=Denoiser):
     return model.double()
 
 
-def train(case, group):
+def train(case, group, *, shard=False):
     """Return the result of a case, trained by this rank."""
-    options = {"progress": False, "group": group, "config": BASE}
+    base = dataclasses.replace(BASE, shard=shard)
+    options = {"progress": False, "group": group, "config": base}
     if case == "fokker-planck":
         data = TEACHER.sample(500, seed=1)
-        config = dataclasses.replace(BASE, fokker_planck_weight=0.1, variance_groups=4)
+        config = dataclasses.replace(base, fokker_planck_weight=0.1, variance_groups=4)
         return distill(TEACHER, student(group, EnergyModel), data, **(options | {"config": config}))
     if case == "rectified":
         return train_rectified(student(group), PAIRS, **options)
@@ -61,6 +62,7 @@ def train(case, group):
 
 
 CASES = ("fokker-planck", "rectified", "pso", "offline")
+SHARED = ("fokker-planck", "rectified", "offline")
 
 
 def write(result, path):
@@ -77,6 +79,10 @@ def main():
         result = train(case, dist.group.WORLD)
         if dist.get_rank() == 0:
             write(result, folder / f"{case}.safetensors")
+    for case in SHARED:
+        result = train(case, dist.group.WORLD, shard=True)
+        if dist.get_rank() == 0:
+            write(result, folder / f"{case} shared.safetensors")
     leave()
 
 

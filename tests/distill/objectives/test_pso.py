@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from edmfast.distill import DistillConfig, PSOLoss, train_pso
+from edmfast.distill import DistillConfig, PSOLoss, train_pso, train_pso_offline
 from edmfast.distill.objectives.prompts import Prompts
 from edmfast.distill.objectives.pso import log_ratio
 from edmfast.distill.objectives.pso_batch import PSOBatches
@@ -189,6 +189,15 @@ def test_the_reference_is_the_student_without_its_adapters():
     config = DistillConfig(learning_rate=0.01, **SETTINGS)
     result = train_pso(model, first_coordinate, (2,), LEVELS, config=config, progress=False)
     assert bool((result.model.adapter != 1).any())
+
+
+def test_batches_that_need_the_whole_student_refuse_shares():
+    config = DistillConfig(shard=True)
+    with pytest.raises(ValueError, match="shard must be False for train_pso"):
+        train_pso(student(), first_coordinate, (2,), LEVELS, config=config, progress=False)
+    pairs = (torch.ones(4, 2), torch.zeros(4, 2))
+    with pytest.raises(ValueError, match="where the reference is the student without its adapters"):
+        train_pso_offline(Adapted(), *pairs, config=config, progress=False)
 
 
 WIDE = [4.0, 2.0, 1.0, 0.5, 0.0]

@@ -144,6 +144,28 @@ def distilled(steps, folder, name, group=None, start=None):
     return {"losses": result.losses, **weights}
 
 
+KEPT = {"ema_profiles": (0.05, 0.1), "snapshot_every": 2, "keep_last": 2, "keep_best": True}
+
+
+def kept(steps, folder, group=None, *, resume=False):
+    """Make a run that keeps averages and checkpoints in a folder, or go on with one."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "run.safetensors"
+    config = DistillConfig(
+        mode="dsm",
+        steps=steps,
+        batch_size=8,
+        schedule="constant",
+        checkpoint=path,
+        checkpoint_every=2,
+        shard=group is not None,
+        **KEPT,
+    )
+    model = transformer()
+    start = path if resume else None
+    distill(None, model, IMAGES, config=config, progress=False, group=group, resume_from=start)
+
+
 def live_wholes():
     """Return the largest number of whole matrices of one kind that lived while a deep student took a step."""
     torch.manual_seed(0)
@@ -178,6 +200,9 @@ def main(folder):
     whole = distilled(WHOLE, folder, "whole by two", dist.group.WORLD)
     distilled(HALF, folder, "half by two", dist.group.WORLD)
     resumed = distilled(WHOLE, folder, "two after one", dist.group.WORLD, "half by one")
+    kept(8, folder / "kept whole by two", dist.group.WORLD)
+    kept(4, folder / "kept half by two", dist.group.WORLD)
+    kept(8, folder / "kept two after one", dist.group.WORLD, resume=True)
     save_file(whole, folder / f"whole-{rank}.st")
     save_file(resumed, folder / f"resumed-{rank}.st")
     (folder / f"{rank}.json").write_text(json.dumps(report))

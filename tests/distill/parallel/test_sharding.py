@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 if not dist.is_available() or not dist.is_gloo_available():
     pytest.skip("torch has no gloo", allow_module_level=True)
 
+from edmfast._internal.files import read_tensors
 from edmfast.distill import DistillConfig, distill
 from edmfast.distill.parallel.gather import piece_of
 from tests.distill.parallel import sharding_worker as worker
@@ -31,6 +32,7 @@ def folder(tmp_path_factory):
 def reports(folder):
     """Return what each rank wrote, after one launch for all cases."""
     worker.distilled(worker.HALF, folder, "half by one")
+    worker.kept(4, folder / "kept two after one")
     root = SCRIPT.parents[3]
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     ranks = [
@@ -86,6 +88,32 @@ def test_runs_and_checkpoints_are_those_of_one_process(reports, folder):
     first, *others = (load_file(folder / f"{name}.safetensors") for name in checkpoints)
     for other in others:
         assert worker.difference(other, first) < 1e-9
+
+
+def test_averages_and_kept_checkpoints_are_those_of_one_process(reports, folder):
+    """The files have the same names, and the best loss goes on with the run."""
+    worker.kept(8, folder / "kept whole by one")
+    worker.kept(8, folder / "kept half by two", resume=True)
+    expected = kept_files(folder / "kept whole by one")
+    names = {"run.safetensors", "run.best.safetensors"}
+    names |= {f"run.step-{step:08d}.safetensors" for step in (6, 8)}
+    widths = worker.KEPT["ema_profiles"]
+    names |= {f"step-{step:09d}-{w!r}.safetensors" for step in (2, 4, 6, 8) for w in widths}
+    assert {path.name for path in expected} == names
+    for name in ("kept whole by two", "kept two after one", "kept half by two"):
+        found = kept_files(folder / name)
+        assert found.keys() == expected.keys()
+        for path, (tensors, metadata) in expected.items():
+            assert worker.difference(found[path][0], tensors) < 1e-9, (name, path)
+            assert found[path][1]["step"] == metadata["step"]
+            if path.name.startswith("run"):
+                assert found[path][1]["best_loss"] == pytest.approx(metadata["best_loss"])
+
+
+def kept_files(folder):
+    """Return (tensors, metadata) of the files in a folder, by their places in it."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {path.relative_to(folder): read_tensors(path) for path in files}
 
 
 def test_sharing_out_needs_ranks():
