@@ -39,6 +39,7 @@ _OPTIONS = (
         'pass condition_names={"class_label": NAME}',
         "add --set teacher.condition_names.class_label=NAME",
     ),
+    ("give data.shape, such as [3, 32, 32]", "add --set data.shape=[3,32,32]"),
     ("open_data(data, labels=False) leaves", "--set data.labels=false leaves"),
     (
         'pass backbone=, its own network, such as backbone=edmfast.models.UNet(3) with start="zero"',

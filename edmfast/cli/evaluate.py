@@ -23,7 +23,7 @@ from edmfast.evaluation import SOLVERS, evaluate, load_features
 from edmfast.evaluation.data import as_data
 from edmfast.evaluation.evaluation import JSON, KIND
 from edmfast.evaluation.features import DIGITS, SAMPLES
-from edmfast.models import load_model
+from edmfast.models import load_model, patch_attention
 from edmfast.teachers import load_teacher
 
 _NAMES = ", ".join(SOLVERS)
@@ -196,6 +196,9 @@ def _read(name: str, device: torch.device) -> Any:
         return MixtureOfGaussians(**tensors).to(device)
     with working_folder():
         loaded: Any = load_model(path) if kind == MODEL else load_teacher(name)
+        if kind != MODEL and path.is_dir():
+            # the measures differentiate networks of diffusers twice
+            patch_attention(loaded)
     return loaded.to(device) if isinstance(loaded, nn.Module) else loaded
 
 

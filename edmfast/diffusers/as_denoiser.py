@@ -134,6 +134,8 @@ class DiffusersDenoiser(nn.Module):
         names = self._parameters_of_call
         if names is None:
             return None
+        if _without_classes(self.network):
+            return names - {_LABELS}
         return names | ({_OUR_LABELS} if _LABELS in names else set())
 
     def timestep_of(self, sigma: float | Tensor) -> Tensor:
@@ -225,6 +227,13 @@ def _setting(network: nn.Module, name: str) -> Any:
     """Return an entry of the configuration of a network, None where it has none."""
     config: Any = getattr(network, "config", None)
     return getattr(config, name, None)
+
+
+def _without_classes(network: nn.Module) -> bool:
+    """Return whether a network has no embedding of class labels, although it has an argument for them."""
+    config: Any = getattr(network, "config", None)
+    names = ("num_class_embeds", "class_embed_type")
+    return all(hasattr(config, name) and getattr(config, name) is None for name in names)
 
 
 def _dtype_of(network: nn.Module, x: Tensor) -> torch.dtype:

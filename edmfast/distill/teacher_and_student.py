@@ -9,7 +9,7 @@ from torch import nn
 
 from edmfast.distill.config import DistillConfig
 from edmfast.distill.data import TrainingData
-from edmfast.models.calling.conditions import accepted_conditions, check_accepted
+from edmfast.models.calling.conditions import accepted_conditions, check_accepted, has_no_classes
 from edmfast.models.calling.origin import name_of
 from edmfast.models.protocols import Denoiser
 from edmfast.models.two_heads import TwoHeads
@@ -74,6 +74,11 @@ def with_our_names(
     if data.has_labels:
         try:
             check_accepted(student, ["class_label"], f"the student {type(student).__name__}")
+            for model, noun in ((student, "student"), (renamed, "teacher")):
+                if model is not None and has_no_classes(model):
+                    raise TypeError(
+                        f"the {noun} was built without classes and takes no class_label"
+                    )
             if renamed is not None:
                 _check_teacher(teacher, renamed)
         except TypeError as error:

@@ -283,3 +283,16 @@ def test_a_student_that_could_not_be_saved_is_refused_before_its_training(folder
     assert done.exit_code == 2
     assert "backbone Net is not registered" in done.output
     assert not Path("run/run.safetensors").exists()
+
+
+def test_labels_are_left_out_where_the_teacher_has_no_classes(folder):
+    torch.manual_seed(0)
+    save_model(Denoiser(UNet(1, channels=(8,), groups=4)), "plain.safetensors")
+    given = ["--teacher", "plain.safetensors", "--data", "data.npz", "--out", "run", *QUICK]
+    done = run(*given)
+    assert done.exit_code == 0, done.output
+    done = run(*given, "--overwrite", "--set", "data.labels=true")
+    assert done.exit_code == 2
+    assert "takes no class_label" in done.output
+    done = run("--teacher", "plain.safetensors", "--generate", "8", "--out", "run", "--overwrite")
+    assert "add --set data.shape=[3,32,32]" in done.output

@@ -105,3 +105,19 @@ def test_a_network_of_another_project_needs_a_backbone_of_its_own():
     teacher = as_denoiser(Network(), SCHEDULERS["epsilon"])
     with pytest.raises(ValueError, match=r"config of Network must be .*pass backbone="):
         student_from(teacher, X, sigma_data=0.5)
+
+
+def test_a_network_without_classes_accepts_no_labels():
+    torch.manual_seed(0)
+    options = {"sample_size": 8, "block_out_channels": (8,), "norm_num_groups": 4}
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    plain = as_denoiser(diffusers.UNet2DModel(**options, **blocks), SCHEDULERS["epsilon"])
+    assert plain.accepted_conditions() == set()
+    student = student_from(plain, X, sigma_data=0.5)
+    config = DistillConfig(steps=1, batch_size=4)
+    with pytest.raises(TypeError, match=r"labels=False\) leaves them out"):
+        distill(plain, student, (X, LABELS), config=config, progress=False)
+    assert as_denoiser(network(), SCHEDULERS["epsilon"]).accepted_conditions() == {
+        "class_label",
+        "class_labels",
+    }

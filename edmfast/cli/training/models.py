@@ -20,7 +20,7 @@ from edmfast.distill import open_data
 from edmfast.distill.data import TrainingData
 from edmfast.models import Denoiser, EnergyModel, TwoHeads, student_from
 from edmfast.models.backbones import BACKBONES
-from edmfast.models.calling.conditions import accepted_conditions
+from edmfast.models.calling.conditions import accepted_conditions, has_no_classes
 from edmfast.sampling import get_sigmas_karras
 from edmfast.teachers import generated_data, load_teacher
 
@@ -72,6 +72,9 @@ def read_data(settings: Settings, teacher: Any, ranks: Ranks) -> TrainingData:
         for name in ("shape", "nfe", "batch_size"):
             if options.pop(name, None) is not None:
                 raise ValueError(f"data.{name} goes with data.generate, which is not given")
+        # most files of images have labels, and most teachers have no classes
+        if teacher is not None and has_no_classes(teacher):
+            options["labels"] = options.get("labels", False)
         return open_data(options.pop("path"), **options)
     if teacher is None:
         raise ValueError("data.generate needs a teacher, given none")

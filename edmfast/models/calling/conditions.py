@@ -35,6 +35,16 @@ def accepted_conditions(model: Any) -> set[str] | None:
     return _parameters(model)
 
 
+def has_no_classes(model: Any) -> bool:
+    """Return whether a model is known to take no class labels, because it was built without classes."""
+    accepted = accepted_conditions(model)
+    if accepted is not None and not accepted:
+        return True
+    backbone = getattr(model, "backbone", model)
+    # a network of somebody else may use this name for anything
+    return is_ours(backbone) and getattr(backbone, "num_classes", 1) in (None, 0)
+
+
 def check_accepted(model: Any, names: Iterable[str], what: str | None = None) -> None:
     """Raise TypeError where a model is known not to accept a condition.
 

@@ -77,6 +77,9 @@ def test_a_student_without_classes_is_told_how_to_leave_labels_out(tmp_path):
         TypeError, match=r"class_label.*open_data\(data, labels=False\) leaves them out"
     ):
         distill(PAIR, edmfast.Denoiser(Unconditional()), tmp_path / "x.npz", progress=False)
+    student = edmfast.Denoiser(edmfast.models.ResidualMLP(2, 8, 1))
+    with pytest.raises(TypeError, match=r"without classes .* labels=False\) leaves them out"):
+        distill(PAIR, student, tmp_path / "x.npz", progress=False)
     assert_same(run(open_data(tmp_path / "x.npz", labels=False)), run(SAMPLES))
 
 
