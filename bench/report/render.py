@@ -29,8 +29,10 @@ Written by `python -m bench.report` from the files in `results/`; edit nothing h
 best baseline / ours, of medians measured side by side in one run: above 1 we are faster. "Of floor" is the least
 possible time (bytes / copy bandwidth or flops / matrix-product rate, both measured in the same run) / ours: above
 100 % the data sat in a cache, or was read more than written, which a copy does not. Brackets hold the 20th and
-80th percentile. Other goals are those of single baselines: a rival, a hand-written loop, a part of the job, the
-floor. "Peak" is what one call holds at most beyond its inputs."""
+80th percentile. The table of all cases gives the time of every baseline and its ratio, the best one in bold:
+"eager" is plain torch, and "compiled" what torch.compile makes of it, by a step that is often rewritten for it by
+hand. Other goals are those of single baselines: a rival, a hand-written loop, a part of the job, the floor. "Peak"
+is what one call holds at most beyond its inputs."""
 
 
 def chosen(results: list[Record]) -> list[Record]:

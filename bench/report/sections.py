@@ -52,30 +52,64 @@ def missed(record: Record) -> str:
 
 
 def all_cases(record: Record) -> str:
-    return table(
-        ("case", "direction", "ours", "best baseline", "ratio", "bounds", "of floor", "peak"),
-        (_row(case) for case in record.content["cases"]),
+    """Return every case with every baseline, of which the best one is bold."""
+    header = (
+        "case",
+        "direction",
+        "ours",
+        "goal",
+        *_COLUMNS,
+        "others",
+        "other goals",
+        "of floor",
+        "peak",
     )
+    return table(header, (_row(case) for case in record.content["cases"]))
+
+
+_COLUMNS = {
+    "eager": ("eager", "eager torch", "autograd", "torch"),
+    "compiled": ("compile", "compile of "),
+}
+"""Names of baselines by column; one that ends with a space is the beginning of names."""
 
 
 def _row(case: dict[str, Any]) -> tuple[str, ...]:
     # older files have no such field
     name, direction = case["name"], case.get("direction", "")
     if case["ratio"] is None:
-        return name, direction, "FAILED", "", "", "", "", ""
-    timings, best = case["timings"], case["best_baseline"]
+        return name, direction, "FAILED", *[""] * (len(_COLUMNS) + 5)
+    timings = case["timings"]
+    placed: dict[str, list[str]] = {}
+    for rival in timings:
+        if rival == "ours" or rival in case.get("no_rivals", case["goals"]):
+            continue
+        column = _column(rival)
+        label = "" if rival == column or rival == "compile" else f"{rival} "
+        ratio = timings[rival]["median"] / timings["ours"]["median"]
+        cell = f"{label}{duration(timings[rival]['median'])}, {ratio:.2f}x"
+        placed.setdefault(column, []).append(
+            f"**{cell}**" if rival == case["best_baseline"] else cell
+        )
     return (
         name,
         direction,
         spread(timings["ours"]),
-        f"{best} {spread(timings[best])}",
-        against(case["ratio"], case["goal"]),
+        f"{case['goal']:.2g}x",
+        *("; ".join(placed.get(column, [])) for column in (*_COLUMNS, "others")),
         "; ".join(
             f"{name} {against(r, case['goals'][name])}" for name, r in case["bounds"].items()
         ),
         f"{case['floor_fraction']:.0%}" if case["floor_fraction"] else "",
         memory((case.get("peak_bytes") or {}).get("ours")),
     )
+
+
+def _column(rival: str) -> str:
+    for column, names in _COLUMNS.items():
+        if any(rival.startswith(name) if name.endswith(" ") else rival == name for name in names):
+            return column
+    return "others"
 
 
 def refused(record: Record) -> str:
