@@ -3,9 +3,10 @@
 import json
 
 import pytest
+import torch
 
-from bench.studies.distillation import run, training
-from bench.studies.distillation.measures import LEVELS, judge, score_ratio
+from bench.studies.distillation import limits, run, training
+from bench.studies.distillation.measures import LEVELS, judge, means, score_ratio
 from bench.studies.distillation.picture import draw
 from bench.studies.distillation.recipes import RECIPES
 from bench.studies.distillation.training import Size, train
@@ -32,6 +33,8 @@ def test_an_interrupted_training_goes_on_with_its_curve(tmp_path, monkeypatch):
     row = train(recipe, tmp_path, SIZE)
     assert {**row, "cpu_seconds": 0} == {**whole, "cpu_seconds": 0}
     assert [*row["curve"]] == ["1", "3"]
+    assert training.finished(recipe, tmp_path, 0) == row
+    assert training.finished(recipe, tmp_path, 1) is None
     # a finished row is not trained again
     count = len(calls)
     assert train(recipe, tmp_path, SIZE) == row
@@ -41,6 +44,14 @@ def test_an_interrupted_training_goes_on_with_its_curve(tmp_path, monkeypatch):
 def row_of(between, score):
     errors = {"score": [score] * len(LEVELS)}
     return errors | ({} if between is None else {"between": [between] * len(LEVELS)})
+
+
+def test_means_over_seeds():
+    rows = [{"name": "a", "end": row_of(b, s)} for b, s in ((0.2, 0.1), (0.4, 0.3))]
+    found = means([*rows, {"name": "b", "end": row_of(None, 0.5)}])
+    assert found["a"]["between"] == pytest.approx([0.3] * len(LEVELS))
+    assert found["a"]["score"] == pytest.approx([0.2] * len(LEVELS))
+    assert found["b"] == row_of(None, 0.5)
 
 
 def test_goals():
@@ -63,11 +74,19 @@ def test_picture(tmp_path):
         {
             "name": "a",
             "teacher": "none",
+            "settings": {"time_score_weight": 0.1},
             "steps": 4,
             "curve": {"2": row_of(0.7, 0.2)},
             "end": row_of(0.4, 0.1),
         },
-        {"name": "b", "teacher": "exact", "steps": 4, "curve": {}, "end": row_of(None, 0.1)},
+        {
+            "name": "b",
+            "teacher": "exact",
+            "settings": {},
+            "steps": 4,
+            "curve": {},
+            "end": row_of(None, 0.1),
+        },
     ]
     draw(rows, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes()[1:4] == b"PNG"
@@ -79,8 +98,22 @@ def test_a_quick_run_writes_a_row_for_every_student(tmp_path, capsys):
     arguments = ["--quick", "--students", str(tmp_path / "students"), "--json", str(path)]
     assert run.main(arguments) == 0
     facts = json.loads(path.read_text())
-    assert [row["name"] for row in facts["rows"]] == [*RECIPES]
+    assert [row["name"] for row in facts["rows"][::2]] == [*RECIPES]
+    assert [row["seed"] for row in facts["rows"]] == [0, 1] * len(RECIPES)
     for row in facts["rows"]:
         assert len(row["end"]["score"]) == len(LEVELS)
         assert ("between" in row["end"]) == ("denoiser" not in row["name"])
     assert "students of the smooth digits" in capsys.readouterr().out
+
+
+def test_limits():
+    shares = torch.eye(3, dtype=torch.float64).repeat(20, 1)
+    error = shares @ torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
+    assert limits.between(error, shares) == pytest.approx(7**0.5)
+    samples = limits.load_smooth_digits().sample(4000, seed=0)
+    fitted = limits.refit(samples)
+    mean = (fitted.weights[:, None] * fitted.means).sum(0)
+    torch.testing.assert_close(mean.double(), samples.mean(0), rtol=0, atol=1e-5)
+    # an exact denoiser has the right values up to the noise of its probes
+    found = limits.errors_of_path_values(limits.exact_denoiser, 320)
+    assert max(found) < 0.2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,6 +44,20 @@ def errors_of(student: Any, count: int) -> dict[str, list[float]]:
     return {name: [round(value, 4) for value in values] for name, values in found.items()}
 
 
+def means(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Return the errors at the end by the names of students, as means over their seeds."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for name in dict.fromkeys(row["name"] for row in rows):
+        ends = [row["end"] for row in rows if row["name"] == name]
+        found[name] = {
+            what: [
+                sum(values) / len(ends) for values in zip(*(end[what] for end in ends), strict=True)
+            ]
+            for what in ends[0]
+        }
+    return found
+
+
 def score_ratio(errors: dict[str, Any], plain: dict[str, Any]) -> float:
     """Return the geometric mean over LEVELS of the errors of one denoiser over those of another."""
     logs = [math.log(a / b) for a, b in zip(errors["score"], plain["score"], strict=True)]
@@ -50,7 +65,10 @@ def score_ratio(errors: dict[str, Any], plain: dict[str, Any]) -> float:
 
 
 def judge(rows: dict[str, dict[str, Any]]) -> list[tuple[str, bool]]:
-    """Return the goals with whether each was met. rows: the errors at the end by the names of recipes."""
+    """Return the goals with whether each was met.
+
+    rows: the errors at the end by the names of recipes, from `means`.
+    """
     judged: list[tuple[str, bool]] = []
     if not {"denoiser", "inner"} <= rows.keys():
         return judged
@@ -63,8 +81,10 @@ def judge(rows: dict[str, dict[str, Any]]) -> list[tuple[str, bool]]:
             ratio <= DENOISER,
         )
     )
-    if "two heads" in rows:
-        heads = rows["two heads"]
+    for name in ("two heads", "two heads, slopes"):
+        if name not in rows:
+            continue
+        heads = rows[name]
         limits = {
             "nats between components": (max(heads["between"]), TWO_HEADS * worst),
             "error of denoised states over a denoiser's": (
@@ -73,8 +93,8 @@ def judge(rows: dict[str, dict[str, Any]]) -> list[tuple[str, bool]]:
             ),
         }
         for what, (value, limit) in limits.items():
-            judged.append((f"two heads: {what} {value:.3g} <= {limit:.3g}", value <= limit))
-    for name in ("score matching", "norm", "residual"):
+            judged.append((f"{name}: {what} {value:.3g} <= {limit:.3g}", value <= limit))
+    for name in ("score matching", "score matching, slopes", "norm", "residual"):
         if name in rows:
             rival = max(rows[name]["between"])
             judged.append((f"inner: {worst:.3g} nats < {rival:.3g} of {name}", worst < rival))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,14 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (energies, scores) = pyplot.subplots(1, 2, figsize=(12.5, 4.2), layout="constrained")
-    for index, row in enumerate(rows):
-        points = [(int(step), errors) for step, errors in row["curve"].items()]
-        points.append((row["steps"], row["end"]))
-        steps = [step for step, _ in points]
-        style: dict[str, Any] = {"color": f"C{index}", "marker": "o", "markersize": 3}
-        style["linestyle"] = "--" if row["teacher"] != "exact" else "-"
-        scores.plot(
-            steps, [_mean(errors["score"]) for _, errors in points], label=row["name"], **style
-        )
-        if "between" in row["end"]:
-            values = [max(errors["between"]) for _, errors in points]
-            energies.plot(steps, values, label=row["name"], **style)
+    for index, name in enumerate(dict.fromkeys(row["name"] for row in rows)):
+        same = [row for row in rows if row["name"] == name]
+        style: dict[str, Any] = {"color": f"C{index}" if index < 10 else "black", "markersize": 3}
+        style["linestyle"] = "-" if same[0]["teacher"] == "exact" else "--"
+        style["marker"] = "^" if "time_score_weight" in same[0]["settings"] else "o"
+        _curve(scores, same, lambda errors: _mean(errors["score"]), name, style)
+        if "between" in same[0]["end"]:
+            _curve(energies, same, lambda errors: max(errors["between"]), name, style)
     energies.axhline(BETWEEN, color="grey", linewidth=0.8)
     energies.set(
         yscale="log",
@@ -50,11 +46,28 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         *scores.get_legend_handles_labels(),
         loc="outside right upper",
         fontsize="small",
-        title="solid: exact teacher\ndashed: data alone",
+        title="solid: exact teacher\ndashed: data alone\nbands: seeds",
         title_fontsize="small",
     )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _curve(
+    axes: Any,
+    rows: Sequence[dict[str, Any]],
+    measure: Callable[[dict[str, Any]], float],
+    name: str,
+    style: dict[str, Any],
+) -> None:
+    """Draw the mean of a measure over the seeds of a student against steps, and the range of the seeds."""
+    steps = [*map(int, rows[0]["curve"]), rows[0]["steps"]]
+    curves = [[*map(measure, [*row["curve"].values(), row["end"]])] for row in rows]
+    points = [*zip(*curves, strict=True)]
+    axes.plot(steps, [sum(point) / len(point) for point in points], label=name, **style)
+    axes.fill_between(
+        steps, [*map(min, points)], [*map(max, points)], color=style["color"], alpha=0.15
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

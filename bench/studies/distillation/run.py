@@ -5,8 +5,9 @@
     python -m bench.studies.distillation --quick               # a look: few steps of a narrow network
     python -m bench.studies.distillation --json A.json --picture B.png     # write numbers and curves
 
-Each student has a row: its errors by steps and at the end, and its cost in passes of the network. The folder keeps
-rows and checkpoints, so that an interrupted study goes on where it was. Exit status 1 where a goal is missed.
+Each student has a row for each seed: its errors by steps and at the end, and its cost in passes of the network.
+The folder keeps rows and checkpoints, so that an interrupted study goes on where it was. Exit status 1 where a
+goal is missed.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from typing import Any
 import torch
 
 from bench.harness import machine
-from bench.studies.distillation.measures import LEVELS, judge, score_ratio
+from bench.studies.distillation.measures import LEVELS, judge, means, score_ratio
 from bench.studies.distillation.picture import draw
 from bench.studies.distillation.recipes import RECIPES, SETTINGS, STEPS
-from bench.studies.distillation.training import Size, train
+from bench.studies.distillation.training import Size, finished, train
 from edmfast._internal.tables import Cell, Section, render
 
 FULL = Size(steps=STEPS, data=30_000, count=1024, more=4096)
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seeds", type=int, default=2, help="trainings of each student (default 2)"
     )
+    parser.add_argument("--report", action="store_true", help="train nothing: finished rows alone")
     parser.add_argument("--quick", action="store_true", help="a look, which is not judged")
     parser.add_argument("--students", metavar="FOLDER", default="out/distillation")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
@@ -47,12 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder, size = Path(options.students), QUICK if options.quick else FULL
     folder.mkdir(parents=True, exist_ok=True)
     chosen = [options.only] if options.only else [*RECIPES]
-    rows = [
-        train(RECIPES[name], folder, size, seed) for name in chosen for seed in range(options.seeds)
-    ]
+    students = [(RECIPES[name], seed) for name in chosen for seed in range(options.seeds)]
+    if options.report:
+        found = [finished(recipe, folder, seed) for recipe, seed in students]
+        rows = [row for row in found if row is not None]
+    else:
+        rows = [train(recipe, folder, size, seed) for recipe, seed in students]
     print(render([_section(rows)]))
     # a quick run is too short for a judgement
-    goals = [] if options.quick else judge({row["name"]: row["end"] for row in rows})
+    goals = [] if options.quick else judge(means(rows))
     lines = [f"goal: {goal}: {'met' if met else 'missed'}" for goal, met in goals]
     print("\n".join(lines))
     if options.json:
@@ -73,20 +78,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _passes(name: str, rows: Sequence[dict[str, Any]]) -> int:
     """Return the passes of a student's training, 0 for a teacher that was not trained here."""
-    return sum(row["passes"] * row["steps"] for row in rows if row["name"] == name)
+    return next((row["passes"] * row["steps"] for row in rows if row["name"] == name), 0)
 
 
 def _section(rows: Sequence[dict[str, Any]]) -> Section:
-    plain = next((row["end"] for row in rows if row["name"] == "denoiser"), None)
+    ends = means(rows)
+    plain = ends.get("denoiser")
     cells: list[list[Cell]] = []
-    for row in rows:
-        end = row["end"]
+    for name, end in ends.items():
+        same = [row for row in rows if row["name"] == name]
         energies = [f"{value:.2f}" for value in end.get("between", [])] or ["-"] * len(LEVELS)
         ratio = "-" if plain is None else f"{score_ratio(end, plain):.3f}"
-        passes = sum(_passes(name, rows) for name in (row["name"], row["teacher"]))
-        cells.append([row["name"], row["steps"], passes, ratio, *energies])
-    header = ["student", "steps", "passes", "score", *(f"σ={level:g}" for level in LEVELS)]
+        passes = _passes(name, rows) + _passes(same[0]["teacher"], rows)
+        cells.append([name, len(same), same[0]["steps"], passes, ratio, *energies])
+    header = ["student", "seeds", "steps", "passes", "score", *(f"σ={level:g}" for level in LEVELS)]
     notes = [
+        "Errors are means over the seeds.",
         "score: error of the denoised states over that of the denoiser; σ=…: nats between components",
         "passes: forward passes of the network on one batch that the training costs, with that of its teacher",
     ]

@@ -66,8 +66,7 @@ def train(recipe: Recipe, folder: Path, size: Size, seed: int = 0) -> dict[str, 
     A row that the folder holds is returned as it is, and a training that was interrupted goes on from its last
     checkpoint there.
     """
-    checkpoint = _checkpoint(recipe, folder, seed)
-    path = checkpoint.with_name(checkpoint.name.replace(".checkpoint.safetensors", ".json"))
+    checkpoint, path = checkpoint_of(recipe, folder, seed), _row_of(recipe, folder, seed)
     row: dict[str, Any] = (
         json.loads(path.read_text()) if path.exists() else _new_row(recipe, size, seed)
     )
@@ -121,7 +120,20 @@ def train(recipe: Recipe, folder: Path, size: Size, seed: int = 0) -> dict[str, 
     return row
 
 
-def _checkpoint(recipe: Recipe, folder: Path, seed: int) -> Path:
+def finished(recipe: Recipe, folder: Path, seed: int) -> dict[str, Any] | None:
+    """Return the row of a student whose training the folder has finished, or None."""
+    path = _row_of(recipe, folder, seed)
+    row: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return row if "end" in row else None
+
+
+def _row_of(recipe: Recipe, folder: Path, seed: int) -> Path:
+    checkpoint = checkpoint_of(recipe, folder, seed)
+    return checkpoint.with_name(checkpoint.name.replace(".checkpoint.safetensors", ".json"))
+
+
+def checkpoint_of(recipe: Recipe, folder: Path, seed: int) -> Path:
+    """Return the path of a student's checkpoint."""
     stem = recipe.name.replace(", ", "_").replace(" ", "_")
     return folder / f"{stem}_seed{seed}.checkpoint.safetensors"
 
@@ -135,7 +147,7 @@ def _teacher(recipe: Recipe, folder: Path, size: Size, seed: int) -> Denoiser | 
     earlier = RECIPES[recipe.teacher]
     train(earlier, folder, size, seed)
     model = earlier.model(size.width, seed)
-    load_ema(_checkpoint(earlier, folder, seed), model)
+    load_ema(checkpoint_of(earlier, folder, seed), model)
     return model.eval()
 
 
