@@ -20,6 +20,7 @@ from edmfast.distill.data import DataLike, TensorData, TrainingData, check_data
 from edmfast.distill.interpolant_batch import InterpolantBatches
 from edmfast.distill.loss import TrainingLoss
 from edmfast.distill.objectives.training import train_objective
+from edmfast.distill.parallel.replicas import before_run
 from edmfast.distill.recording import Logger
 from edmfast.distill.trainer import DistillResult
 from edmfast.interpolants import InterpolantModel, interpolant_loss
@@ -115,7 +116,7 @@ def train_interpolant(
         raise ValueError(
             f"config.label_dropout must be 0 for an interpolant, given {config.label_dropout:g}"
         )
-    with without_inference_mode():
+    with before_run(group, model).together(), without_inference_mode():
         training_data = check_data(data, model, config)
         paired = as_bool("paired", paired)
         base = _check_base(base, training_data, model, paired)

@@ -18,9 +18,11 @@ import torch
 import torch.distributed as dist
 
 from edmfast.analytic import GaussianMixture
-from edmfast.distill import DistillConfig, distill, load_ema, run
+from edmfast.distill import DistillConfig, distill, load_ema, run, train_interpolant
 from edmfast.distill.parallel import Accord, Replicas
+from edmfast.interpolants import Interpolant, InterpolantModel
 from edmfast.models import DiT, EnergyModel
+from tests.distill.test_interpolant import Perceptron
 
 TEACHER = GaussianMixture(torch.tensor([[-1.0] * 16, [1.0] * 16]).double(), [0.15, 0.25])
 DATA = TEACHER.sample(40, seed=1).reshape(-1, 1, 4, 4)
@@ -142,6 +144,17 @@ def cases(folder, shard):
     return reports
 
 
+def interpolant():
+    """Return the error of a training of an interpolant whose data are wrong on rank 1."""
+    model = InterpolantModel(Interpolant(), drift=Perceptron(4), noise=Perceptron(4))
+    data = torch.zeros(8, 1, dtype=torch.float64 if dist.get_rank() else torch.float32)
+    try:
+        train_interpolant(model, data, progress=False, group=dist.group.WORLD)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
+
+
 def student_fails():
     """Return the report of a run without shares in which the student fails on rank 1."""
     model = student()
@@ -232,6 +245,7 @@ def main(folder):
     store = dist.FileStore(str(folder / "store"), ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
     report = {str(shard): cases(folder, shard) for shard in (False, True)}
+    report["interpolant"] = interpolant()
     report["student"] = student_fails()
     report["looks"] = looks_now_and_then()
     # the group ends with this case

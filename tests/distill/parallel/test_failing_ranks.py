@@ -129,6 +129,12 @@ def test_an_error_before_the_run_changes_no_student(reports, shard, case, error)
     assert first["weights"] == first["started"]
 
 
+def test_an_error_before_the_training_of_an_interpolant_stops_all_ranks(reports):
+    first, second = (report["interpolant"] for report in reports)
+    assert first == OTHER_FAILED
+    assert second.startswith("TypeError: data must have the dtype")
+
+
 def test_an_error_of_one_student_stops_all_ranks(reports):
     assert [report["student"][0] for report in reports] == [
         OTHER_FAILED,
