@@ -76,7 +76,7 @@ def errors_on_one_line(command: str) -> Iterator[None]:
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise  # a broken pipe ends the command quietly, because the reader of its output has gone
         except KeyboardInterrupt as interrupt:
-            text = one_line(str(interrupt)) or "interrupted"
+            text = _with_option_names(one_line(str(interrupt))) or "interrupted"
             typer.echo(f"edmfast {command}: {text}", err=True)
             # this is the exit code that shells give to a process that Ctrl-C has ended
             raise typer.Exit(130) from interrupt
@@ -107,6 +107,7 @@ def _with_option_names(text: str) -> str:
     """Return a message of the library with command-line options in place of Python arguments."""
     for python, option in _OPTIONS:
         text = text.replace(python, option)
+    text = re.sub(r"continue with resume_from='[^']*'", "--resume continues the run", text)
     return re.sub(r"--resume='([^']*)'", r"--resume \1", text)
 
 

@@ -211,3 +211,11 @@ def test_the_demonstration_refuses_bad_arguments_before_any_work(tmp_path, monke
     done = run("demo", "--out", tmp_path / "out")
     assert done.exit_code == 2
     assert "pip install 'edmfast[demo]'" in done.stderr
+
+
+def test_an_interrupted_training_names_the_option_that_continues_it(capsys):
+    said = "interrupted at step 3: continue with resume_from='runs/i/run.safetensors'"
+    with pytest.raises(typer.Exit), _errors.errors_on_one_line("distill"):
+        raise KeyboardInterrupt(said)
+    line = "edmfast distill: interrupted at step 3: --resume continues the run\n"
+    assert capsys.readouterr().err == line
