@@ -16,6 +16,8 @@ from edmfast.distill.time_score import ROWS
 
 MODES = ("distill", "dsm", "two_heads")
 SCHEDULES = ("cosine", "constant")
+_LEAST_STEP = 1e-5
+"""The smallest logarithm of the ratio of two neighbouring levels of a schedule."""
 AUTOCAST = {None: None, "bfloat16": torch.bfloat16}
 _WITHOUT_EFFECT = (
     "checkpoint",
@@ -262,6 +264,13 @@ class DistillConfig:
         fewest, most = self.difference_steps
         steps = self.difference_steps
         _require("difference_steps", steps, 1 <= fewest <= most, "1 <= fewest <= most")
+        low, high = self.difference_sigmas
+        # the difference of the squares of two levels keeps two digits of float32
+        if math.log(high / low) < _LEAST_STEP * most:
+            raise ValueError(
+                f"difference_sigmas={self.difference_sigmas} in up to {most} steps have neighbours that single "
+                "precision cannot tell apart: take fewer difference_steps or levels farther from each other"
+            )
         # a noise level whose square overflows would surface only after hours of training
         for sign in (-1, 1):
             # a normal variable lies within six standard deviations in all but two of 1e9 draws

@@ -76,7 +76,10 @@ class _Slopes(NamedTuple):
 
 
 def path_levels(config: DistillConfig, data: TrainingData) -> torch.Tensor:
-    """Return the rising noise levels of the paths, [L], spaced as those of Karras et al. 2022."""
+    """Return the rising noise levels of the paths, [L], spaced as those of Karras et al. 2022.
+
+    Raises ValueError for levels that are equal in the dtype of the data, as those of constant data are.
+    """
     if config.value_sigmas is None:
         spread = spread_of(data)
         low, high = _LOWEST * spread, _HIGHEST * spread
@@ -84,8 +87,14 @@ def path_levels(config: DistillConfig, data: TrainingData) -> torch.Tensor:
         low, high = config.value_sigmas
     ends = low ** (1 / _KARRAS_RHO), high ** (1 / _KARRAS_RHO)
     place = torch.linspace(0, 1, config.value_levels, dtype=torch.float64)
-    levels: torch.Tensor = (ends[0] + place * (ends[1] - ends[0])) ** _KARRAS_RHO
-    return levels.to(device=data.device, dtype=data.dtype)
+    levels: torch.Tensor = ((ends[0] + place * (ends[1] - ends[0])) ** _KARRAS_RHO).to(data.dtype)
+    # the target divides by the difference of the squares of two neighbours
+    if not bool((levels[1:] > levels[:-1]).all()):
+        raise ValueError(
+            f"value_sigmas, from {low:.9g} to {high:.9g}, in {config.value_levels} levels have neighbours that "
+            f"are equal in {data.dtype}: take fewer value_levels or levels farther from each other"
+        )
+    return levels.to(data.device)
 
 
 @torch.no_grad()

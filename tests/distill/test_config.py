@@ -130,3 +130,10 @@ def test_a_text_is_no_switch(name):
     for value in ("no", 1, None):
         with pytest.raises(TypeError, match=f"{name} must be True or False"):
             DistillConfig(**{name: value})
+
+
+def test_neighbouring_levels_of_differences_are_told_apart():
+    for sigmas, steps in (((1.0, 1.0000001), (1, 1)), ((0.9, 1.0), (16, 100_000))):
+        with pytest.raises(ValueError, match="single precision cannot tell apart"):
+            DistillConfig(difference_sigmas=sigmas, difference_steps=steps)
+    DistillConfig(difference_sigmas=(0.9, 1.0), difference_steps=(16, 10_000))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import warnings
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from edmfast.analytic import GaussianMixture, MixtureOfGaussians
 from edmfast.diagnostics import energy_error
 from edmfast.distill import DistillConfig, distill
 from edmfast.distill.batch import VALUE_LEVELS, BatchMaker
-from edmfast.distill.data import TensorData
+from edmfast.distill.data import DataScaleWarning, TensorData
 from edmfast.distill.frozen_teacher import FrozenTeacher
 from edmfast.distill.loss import value_loss
 from edmfast.distill.path_values import make_pool, reversal_log_ratio
@@ -320,3 +321,19 @@ def test_values_make_the_energy_right_between_modes(data, student):
         )
         found[weight] = error.between
     assert bool((found[0.3] < 0.5 * found[0.0]).all())
+
+
+@pytest.mark.parametrize(
+    ("samples", "sigmas"), [(torch.ones(50, 2), None), (torch.randn(50, 2), (1.0, 1.0000001))]
+)
+def test_levels_that_are_equal_are_refused(samples, sigmas, student):
+    config = DistillConfig(
+        steps=2, batch_size=8, value_weight=0.1, value_paths=8, value_levels=8, value_sigmas=sigmas
+    )
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(ValueError, match=r"equal in torch.float32: take fewer value_levels"),
+    ):
+        # constant data have no scale
+        warnings.simplefilter("ignore", DataScaleWarning)
+        distill(lambda x, sigma: x, student(), samples, config=config, progress=False)
