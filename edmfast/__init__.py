@@ -54,19 +54,22 @@ __all__ = [
     "density",
     "diagnostics",
     "distill",
+    "evaluation",
     "flat_compile",
     "info",
     "interpolants",
+    "load_teacher",
     "log_density",
     "models",
     "ops",
     "sampling",
     "smc",
     "targets",
+    "teachers",
 ]
 
 # They stand apart from the import of the package, which their users alone pay for.
-_LAZY = ("diffusers", "k_diffusion", "teachers")
+_LAZY = ("demo", "diffusers", "evaluation", "k_diffusion", "teachers")
 
 
 def __getattr__(name: str) -> Any:
@@ -79,4 +82,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY, "load_teacher"})
+    return sorted({*globals(), *_LAZY, *__all__})

@@ -53,6 +53,28 @@ print(edmfast.k_diffusion.sampling.__name__, edmfast.diffusers.__name__, "diffus
     ]
 
 
+def test_lazy_names_are_public_and_cost_nothing_at_import():
+    program = """
+import sys
+import edmfast
+lazy = {"evaluation", "load_teacher", "teachers"}
+print(lazy <= set(edmfast.__all__), lazy <= set(dir(edmfast)), "demo" in dir(edmfast))
+print([name for name in ("teachers", "evaluation", "demo") if f"edmfast.{name}" in sys.modules])
+print(edmfast.load_teacher.__name__, edmfast.evaluation.evaluate.__name__)
+from edmfast import load_teacher
+print(load_teacher is edmfast.teachers.load_teacher)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.split("\n")[:4] == [
+        "True True True",
+        "[]",
+        "load_teacher evaluate",
+        "True",
+    ]
+
+
 @pytest.mark.parametrize("name", ["config", "models", "evaluation"])
 def test_modules_of_k_diffusion_that_are_not_here(name):
     with pytest.raises(AttributeError, match=f"{name}.*external, layers, sampling and utils"):

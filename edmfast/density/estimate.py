@@ -15,6 +15,17 @@ two estimates, one from the score and the trace at the upper level and one from 
 many levels removes most of the rest: the same evaluations give the sum over pairs of steps too, whose error is
 four times as large. Isotropic Gaussians are exact at any levels.
 
+What is left is a bias. At the levels of Karras et al. 2022 up to 80, its measured size in nats, for the mean of many
+states, is
+
+    levels                                                  16      32      64      128
+    exact trace, 8 and 64 dimensions, from 0.002 or 0.01    0.3     0.009   0.0007  0.0003
+    one probe, 8 dimensions, from 0.01                      0.05    0.01    0.005   0.005
+
+The densities are mixtures of five Gaussians with standard deviations of 0.02 or 0.1, and Gaussians with variances
+from 0.01 to 1. From 64 levels on, the numbers of one probe are the standard error of the measurement. Probes add
+little, because the logarithms in the two estimates bend in opposite directions.
+
 What remains with probes is the noise of the trace, which the mean over paths reduces.
 Sources: He et al. 2025, arXiv 2506.05668; Hutchinson 1990; Richardson 1911.
 """
@@ -115,8 +126,9 @@ def log_density(
         model: a denoiser, an energy, or a product of powers of these; see `edmfast.targets`.
         x: the states [B, *shape], data with noise of the level sigmas[-1].
         sigmas: the noise levels [L] in units of x, positive and strictly decreasing. At the first the density
-            must be nearly Gaussian: take at least ten times the standard deviation of the data. The bias falls
-            as L^-2 or faster.
+            must be nearly Gaussian: take at least ten times the standard deviation of the data. The bias of the
+            mean log-density was below 0.001 nats at 64 levels of the schedule of Karras et al. 2022 with exact
+            traces, and not resolved, at most 0.01 nats, with one probe. 16 levels left up to 0.3 nats.
         paths: the number of paths per sample.
         probes: the number of random signs per evaluation for the trace of the Jacobian. As many as x has elements
             give the exact trace.

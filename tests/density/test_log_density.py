@@ -8,6 +8,7 @@ from torch import nn
 
 import edmfast
 from edmfast import Conditioned, Denoiser, EnergyModel, Guided, Product, Tempered, analytic, models
+from edmfast.sampling import get_sigmas_karras
 
 SIGMAS = torch.logspace(1.3, -1, 24, dtype=torch.float64)
 
@@ -204,3 +205,17 @@ def test_what_has_no_log_density_is_refused():
             edmfast.log_density(**({"model": model, "x": x, "sigmas": [1.0, 0.1]} | arguments))
     with pytest.raises(TypeError, match="is no denoiser"):
         edmfast.log_density(3, x, SIGMAS)
+
+
+def test_the_bias_at_64_levels_is_below_a_thousandth_of_a_nat():
+    gaussian, low = Exact([0.01, 0.03, 0.1, 0.3, 1.0]), 0.01
+    draw = torch.Generator().manual_seed(3)
+    x = (gaussian.variances + low**2).sqrt() * torch.randn(64, 5, generator=draw).double()
+    biases = []
+    for levels in (16, 32, 64):
+        sigmas = get_sigmas_karras(levels, low, 80.0)[:-1]
+        difference = edmfast.log_density(gaussian, x, sigmas, seed=1).mean
+        difference = difference - gaussian.log_prob(x, low)
+        biases.append(abs(float(difference.mean())))
+    assert biases[2] < 1e-3
+    assert biases[2] < biases[1] < 0.01

@@ -19,6 +19,8 @@ from edmfast.distill.data.stores.labels import check_range
 
 _SOME = 1024
 """The number of samples that stand for all of those that are not in memory."""
+_HASHED = 1 << 28
+"""The bytes of samples that are hashed of data that are read at little cost."""
 _ON_DEVICE = 1 << 31
 """Raw samples in memory up to this size in bytes are copied to the device of the run as a whole."""
 
@@ -98,9 +100,17 @@ class StoredData:
         return self._finished(to_device(raw, self.device), index.to(self.device))
 
     def digest(self) -> str:
-        """Return a checksum of the settings, of the names and sizes of files, and of up to 1024 raw samples."""
+        """Return a checksum of the settings, of the names and sizes of files, and of raw samples.
+
+        Arrays up to 256 MiB are hashed as a whole, and of larger ones equally spaced rows of 256 MiB. Of samples
+        that take work to read, 1024 are hashed; a zip file has checksums of all its files, which count too. All
+        ranks have one result, because it depends on nothing but the data and the settings.
+        """
         count = len(self._store)
-        rows = self._store.read(range(0, count, math.ceil(count / _SOME)))
+        stride = math.ceil(count / _SOME)
+        if not self._store.is_costly:
+            stride = min(stride, math.ceil(bytes_of(self._store) / _HASHED))
+        rows = self._store.read(range(0, count, stride))
         parts = {"samples": rows.samples.contiguous()}
         labels = rows.labels if self._store.labels is None else self._store.labels
         if labels is not None:

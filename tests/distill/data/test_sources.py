@@ -11,7 +11,7 @@ import torch
 from edmfast._internal.generators import generator
 from edmfast.distill import open_data
 from edmfast.distill.data import TensorData
-from tests.distill.data.forms import FORMS, IMAGES, WITHOUT_LABELS, write_folder
+from tests.distill.data.forms import FORMS, IMAGES, WITHOUT_LABELS, write_folder, write_zip
 
 SEED, SIZE, STEPS = 11, 8, 4
 
@@ -202,6 +202,33 @@ def test_the_digest_tells_data_apart(images):
     ]
     assert len({source.digest() for source in data}) == len(data)
     assert open_data(pixels).digest() == open_data(pixels.clone(), workers=2).digest()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_digest_sees_every_row_of_an_array(tmp_path, keep):
+    pixels = torch.randint(256, (5000, 1, 4, 4), dtype=torch.uint8).numpy()
+    np.save(tmp_path / "a.npy", pixels)
+    first = open_data(tmp_path / "a.npy", keep_in_memory=keep).digest()
+    for row in (1, 2, 4998, 4999):
+        pixels[row] ^= 1
+        np.save(tmp_path / "a.npy", pixels)
+        assert open_data(tmp_path / "a.npy", keep_in_memory=keep).digest() != first
+        pixels[row] ^= 1
+
+
+def test_the_digest_sees_every_file_of_a_zip(tmp_path):
+    images = torch.zeros(1500, 1, 4, 4, dtype=torch.uint8)
+
+    def digest(name, changed, level):
+        made = images.clone()
+        made[1, 0, 0, 0] = changed
+        write_zip(tmp_path / name, made)
+        return open_data(tmp_path / name, keep_in_memory=level).digest()
+
+    # a byte of image 1, which is not among the samples that are read
+    first = digest("a.zip", 7, True)
+    assert digest("b.zip", 8, True) != first
+    assert digest("c.zip", 7, False) == first
 
 
 def test_the_digest_does_not_depend_on_how_data_are_read(forms):

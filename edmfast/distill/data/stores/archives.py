@@ -26,11 +26,13 @@ class Archive(abc.ABC):
         where: its path, for error messages.
         names: the names of the samples, sorted, with slashes between folders.
         sizes: their sizes in bytes.
+        checks: their checksums, where the archive has them.
     """
 
     where: str
     names: list[str]
     sizes: list[int]
+    checks: list[int] | None = None
 
     @abc.abstractmethod
     def read(self, name: str) -> bytes:
@@ -100,6 +102,7 @@ class Zip(Archive):
         except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
             raise ValueError(f"{path} is not a readable .zip file: {error}") from error
         self.names, self.sizes = _sorted(found, self.where)
+        self.checks = [self._entries[name].CRC for name in self.names]
 
     def read(self, name: str) -> bytes:
         """Return the content of an entry, whose checksum is verified."""

@@ -100,6 +100,7 @@ def in_memory(store: Store, workers: int = 0) -> Store:
         list(pool.map(read, range(0, len(store), _READ_AT_ONCE)))
     held = ArrayStore(samples, labels, channels_last=False)
     held.class_names, held.identity = store.class_names, store.identity
+    held.is_costly = store.is_costly
     return held
 
 

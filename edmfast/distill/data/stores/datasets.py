@@ -19,6 +19,8 @@ class DatasetStore(Store):
     is a warning where the two differ, as they do with random augmentation.
     """
 
+    is_costly = True
+
     def __init__(self, dataset: Any, reader: ItemReader) -> None:
         self._dataset, self._reader = dataset, reader
         self._count = len(dataset)

@@ -28,7 +28,7 @@ class ImageStore(Store):
     images.
     """
 
-    is_decoded = True
+    is_decoded = is_costly = True
 
     def __init__(self, archive: Archive, *, labels: bool, channels_last: bool | None) -> None:
         self._archive, self._channels_last, names = archive, channels_last, archive.names
@@ -40,8 +40,10 @@ class ImageStore(Store):
         self._check_sizes(raw)
         if labels:
             self._find_labels()
-        sizes = torch.tensor(archive.sizes, dtype=torch.int64)
-        self.identity = checksum({"sizes": sizes}, "\n".join(names))
+        files = {"sizes": torch.tensor(archive.sizes, dtype=torch.int64)}
+        if archive.checks is not None:
+            files["checks"] = torch.tensor(archive.checks, dtype=torch.int64)
+        self.identity = checksum(files, "\n".join(names))
 
     def __len__(self) -> int:
         return len(self._archive.names)

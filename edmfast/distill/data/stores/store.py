@@ -32,6 +32,7 @@ class Store(abc.ABC):
         identity: a text with the names and sizes of the files, by which a resumed run recognises its data.
         resident: all samples [n, *shape] where they are in memory, or None.
         is_decoded: True where reading a sample takes work, such as decoding an image.
+        is_costly: True where the samples come from reading that takes work, also after they are in memory.
     """
 
     shape: tuple[int, ...]
@@ -42,6 +43,7 @@ class Store(abc.ABC):
     identity: str = ""
     resident: Tensor | None = None
     is_decoded: bool = False
+    is_costly: bool = False
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
