@@ -155,7 +155,8 @@ class NoisePairs:
 def load_pairs(path: str | os.PathLike[str]) -> NoisePairs:
     """Read the pairs of a file that `NoisePairs.save` wrote, or of a folder that `make_pairs` filled.
 
-    All pairs are held in memory. A folder whose pairs are only partly made gives those that are there.
+    All pairs are held in memory: n pairs of samples with d numbers take 2 n d times the bytes of their dtype. Twice
+    that is needed while the files of a folder are joined. A folder whose pairs are only partly made gives those that are there.
 
     Args:
         path: a file or a folder.
