@@ -15,8 +15,8 @@ two estimates, one from the score and the trace at the upper level and one from 
 many levels removes most of the rest: the same evaluations give the sum over pairs of steps too, whose error is
 four times as large. Isotropic Gaussians are exact at any levels.
 
-What is left is a bias. At the levels of Karras et al. 2022 up to 80, its measured size in nats, for the mean of many
-states, is
+What is left is a bias. At the levels of Karras et al. 2022 up to 80, its measured size in nats, for the mean of
+many states, is
 
     levels                                                  16      32      64      128
     exact trace, 8 and 64 dimensions, from 0.002 or 0.01    0.3     0.009   0.0007  0.0003

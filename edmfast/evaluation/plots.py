@@ -17,6 +17,15 @@ _DISTANCES = (
 )
 _ROUNDING = 1e-8
 """Diagnostics below this number are rounding, and are drawn at it."""
+_TITLES = {
+    "NAsym": "NAsym (0: a gradient, 1: a rotation)",
+    "circulation": "circulation (0: a gradient, at most 1)",
+    "Fokker-Planck sd": "Fokker-Planck residual, sd in nats",
+    "self-check sd": "self-check residual, sd in nats",
+    "error on p": "energy error on p, sd in nats",
+    "error on p²": "energy error on p², sd in nats",
+    "error between": "energy error between modes, nats",
+}
 _MARKERS = "osD^v<>PX*"
 
 
@@ -73,7 +82,8 @@ def level_figure(table: Table) -> Any:
                     color=f"C{number}",
                     label=name,
                 )
-        axis.set(xscale="log", title=column)
+        axis.set(xscale="log", title=_TITLES.get(column, column))
+        axis.title.set_fontsize(9)
         if _all_positive(table.rows, column):
             axis.set_yscale("log")
         axis.invert_xaxis()  # a run goes from large to small sigma
@@ -81,7 +91,10 @@ def level_figure(table: Table) -> Any:
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     axes[0].legend(fontsize=8)
-    figure.supxlabel(f"noise level σ (values below {_ROUNDING:g} are rounding)", fontsize=9)
+    figure.supxlabel(
+        f"noise level σ; all panels: lower is better, values below {_ROUNDING:g} are rounding",
+        fontsize=9,
+    )
     return figure
 
 

@@ -226,7 +226,7 @@ def test_a_column_without_numbers_has_no_panel():
     pytest.importorskip("matplotlib", reason="the pictures need it")
     rows = [{"model": "m", "sigma": s, "NAsym": math.nan, "circulation": s} for s in (2.0, 1.0)]
     figure = level_figure(Table("t", tuple(rows)))
-    assert [axis.get_title() for axis in figure.axes] == ["circulation"]
+    assert [axis.get_title() for axis in figure.axes] == ["circulation (0: a gradient, at most 1)"]
 
 
 def test_a_table_knows_its_columns():

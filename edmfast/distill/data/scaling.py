@@ -43,7 +43,8 @@ class Scaling:
         x = raw.to(torch.promote_types(dtype, torch.float32))
         if self.mean is None and self.std is None:
             if raw.dtype == torch.uint8:
-                x = x / 127.5 - 1
+                # in place, because the conversion from bytes has made a copy
+                x = x.div_(127.5).sub_(1)
         else:
             x = x if self.mean is None else x - _beside(self.mean, x)
             x = x if self.std is None else x / _beside(self.std, x)

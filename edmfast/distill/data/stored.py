@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.checksum import checksum
+from edmfast._internal.select import rows_of
 from edmfast.distill.data.placing import to_device
 from edmfast.distill.data.reading import AheadReader, Drawn
 from edmfast.distill.data.scaling import Scaling
@@ -90,7 +91,7 @@ class StoredData:
         index = drawn[part].to(self._held.device)
         inside = index % len(self._store) if self._flip else index
         labels = None if self._labels is None else self._labels[inside]
-        return self._finished(self._held[inside], index), labels
+        return self._finished(rows_of(self._held, inside), index), labels
 
     def some(self, count: int) -> Tensor:
         """Return equally spaced samples, up to count of them, and up to 1024 if they are not in memory."""

@@ -10,6 +10,7 @@ import torch
 
 from edmfast._internal.checksum import checksum
 from edmfast._internal.json_text import shortened
+from edmfast._internal.select import rows_of
 from edmfast.distill.data.stores.store import check_plain
 
 _BYTES = 1 << 28
@@ -63,7 +64,7 @@ class TensorData(NamedTuple):
     def rows(self, drawn: torch.Tensor, part: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the samples [n, *shape] of a part of the indices, and their labels int64 [n] or None."""
         index = drawn[part]
-        return self.samples[index], None if self.labels is None else self.labels[index]
+        return rows_of(self.samples, index), None if self.labels is None else self.labels[index]
 
     def some(self, count: int) -> torch.Tensor:
         """Return equally spaced samples, up to count of them."""

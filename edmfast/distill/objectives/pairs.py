@@ -15,6 +15,7 @@ from edmfast._internal.checksum import checksum
 from edmfast._internal.file_kinds import NOISE_PAIRS
 from edmfast._internal.files import read_tensors, write_tensors
 from edmfast._internal.numbers import as_int
+from edmfast._internal.select import rows_of
 
 PATTERN = "pairs-*.safetensors"
 """The names of the files of a folder of pairs."""
@@ -117,7 +118,7 @@ class NoisePairs:
     def rows(self, drawn: Tensor, part: slice) -> tuple[Tensor, Tensor | None]:
         """Return the clean samples of a part of the indices, and their labels or None."""
         index = drawn[part]
-        return self.clean[index], None if self.labels is None else self.labels[index]
+        return rows_of(self.clean, index), None if self.labels is None else self.labels[index]
 
     def some(self, count: int) -> Tensor:
         """Return equally spaced clean samples, up to count of them."""
@@ -155,8 +156,9 @@ class NoisePairs:
 def load_pairs(path: str | os.PathLike[str]) -> NoisePairs:
     """Read the pairs of a file that `NoisePairs.save` wrote, or of a folder that `make_pairs` filled.
 
-    All pairs are held in memory: n pairs of samples with d numbers take 2 n d times the bytes of their dtype. Twice
-    that is needed while the files of a folder are joined. A folder whose pairs are only partly made gives those that are there.
+    All pairs are held in memory: n pairs of samples with d numbers take 2 n d times the bytes of their dtype, and
+    twice as much while the files of a folder are joined. A folder whose pairs are only partly made gives those that
+    are there.
 
     Args:
         path: a file or a folder.

@@ -165,10 +165,10 @@ def train_rectified(
     published runs use AdamW with learning rate 5e-6, batches of 128, 200,000 steps, an average with decay 0.9999,
     and drop 10 % of the prompts. This function takes Adam, without the weight decay of AdamW.
 
-    All pairs are held in the memory of the student's device: n pairs of samples with d numbers take 2 n d times the
-    bytes of the student's dtype, which is 1.2 GB for 50,000 images of 3x32x32 in float32, and as much again
-    in the caller's own memory where device or dtype differ. Every rank holds all of them. For more pairs than fit, train on one file of
-    `make_pairs` after the other, each run with its own checkpoint.
+    All pairs are held in the memory of the student's device: n pairs of samples with d numbers take 2 n d times
+    the bytes of the student's dtype, 1.2 GB for 50,000 images of 3x32x32 in float32. The caller's own pairs take
+    as much again where their device or dtype differ. Every rank holds all pairs. For more pairs than fit, train on
+    one file of `make_pairs` after the other, each run with its own checkpoint.
 
     Source: Wang et al. 2024, arXiv 2410.07303.
 

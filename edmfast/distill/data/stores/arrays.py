@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edmfast._internal.select import rows_of
 from edmfast.distill.data.stores.channels import channels_are_last
 from edmfast.distill.data.stores.labels import as_labels
 from edmfast.distill.data.stores.store import RawRows, Store, check_dtype, check_finite, check_plain
@@ -69,7 +70,7 @@ class ArrayStore(Store):
         """Return the samples and labels at some indices."""
         if self._mapped is None:
             assert self.resident is not None
-            return RawRows(self.resident[torch.as_tensor(index)], self.labels_at(index))
+            return RawRows(rows_of(self.resident, torch.as_tensor(index)), self.labels_at(index))
         # the file is read in its own order, which a disk prefers
         wanted = np.asarray(index)
         order = np.argsort(wanted, kind="stable")
