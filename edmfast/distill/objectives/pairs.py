@@ -157,8 +157,8 @@ def load_pairs(path: str | os.PathLike[str]) -> NoisePairs:
     """Read the pairs of a file that `NoisePairs.save` wrote, or of a folder that `make_pairs` filled.
 
     All pairs are held in memory: n pairs of samples with d numbers take 2 n d times the bytes of their dtype, and
-    twice as much while the files of a folder are joined. A folder whose pairs are only partly made gives those that
-    are there.
+    twice as much while the files of a folder are joined. A folder whose pairs are only partly made gives those
+    that are there.
 
     Args:
         path: a file or a folder.
