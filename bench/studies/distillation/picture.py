@@ -15,7 +15,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, (energies, scores) = pyplot.subplots(1, 2, figsize=(12.5, 4.2), layout="constrained")
     for index, name in enumerate(dict.fromkeys(row["name"] for row in rows)):
@@ -27,20 +27,26 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         if "between" in same[0]["end"]:
             _curve(energies, same, lambda errors: max(errors["between"]), name, style)
     energies.axhline(BETWEEN, color="grey", linewidth=0.8)
+    energies.annotate(
+        f"goal: {BETWEEN:g}", (0, BETWEEN), xytext=(2, 3), textcoords="offset points", color="grey"
+    )
     energies.set(
         yscale="log",
         xlabel="steps",
         ylabel="nats",
-        title=f"error of the energy between components, worst of σ = {LEVELS[0]:g} … {LEVELS[-1]:g}",
+        title=f"energy: error between modes, worst of σ = {LEVELS[0]:g} … {LEVELS[-1]:g}",
     )
     scores.set(
         yscale="log",
         xlabel="steps",
         ylabel="error / σ",
-        title="error of the denoised states, mean over the same levels",
+        title="denoised states: error, mean over the same levels",
     )
-    for axes in (energies, scores):
-        axes.grid(alpha=0.3, which="both")
+    ticks = ((energies, (0.2, 0.4, 0.6, 1, 2, 4)), (scores, (0.1, 0.12, 0.15, 0.2)))
+    for axes, values in ticks:
+        axes.set_yticks(values, labels=[f"{value:g}" for value in values])
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
+        axes.grid(alpha=0.3)
     # inside of the axes it would hide curves
     figure.legend(
         *scores.get_legend_handles_labels(),
