@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from edmfast import sampling
-from edmfast.teachers import generated_data
-from tests.small_models import PAIR
-from tests.spellings import COUNT, SEED, check_bad, check_good, table
+from edmfast.teachers import generated_data, load_teacher
+from tests.small_models import PAIR, mlp
+from tests.spellings import COUNT, REAL, SEED, check_bad, check_good, row, table
 
 
 def generated(count=3, **settings):
@@ -18,7 +22,17 @@ def generated(count=3, **settings):
     return made
 
 
+def loaded(sigma_data):
+    network = mlp()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.safetensors"
+        save_file(network.state_dict(), path)
+        options = {"network": "ResidualMLP", "config": network.config}
+        return load_teacher(path, sigma_data=sigma_data, **options).sigma_data
+
+
 CASES = [
+    row("load_teacher", "sigma_data", REAL, 0.25, loaded, 0.0),
     *table(
         "generated_data",
         generated,
