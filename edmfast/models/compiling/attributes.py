@@ -167,7 +167,8 @@ class Attributes:
         if function in self._read:
             return
         self._read.add(function)
-        around, name = function.__globals__, function.__module__
+        # code that was run in a dictionary without a name has no module
+        around, name = function.__globals__, function.__module__ or ""
         package = name.partition(".")[0]
         for key in function.__code__.co_names:
             value = around.get(key, _MISSING)
