@@ -77,6 +77,15 @@ def test_numbers_and_switches(folder, changes, message):
     assert message in done.output
 
 
+def test_an_unknown_argument_of_the_network(folder):
+    sizes = "data.generate=9", "data.nfe=3", "data.shape=[1, 4, 4]"
+    done = run(*sizes, "student.network=UNet", "student.config.widths=[8]")
+    assert done.exit_code == 2
+    said = " ".join(done.output.split())
+    assert "student.config does not fit UNet (got an unexpected keyword argument 'widths')" in said
+    assert "whose arguments are in_channels, channels" in said
+
+
 def test_a_teacher_of_another_dtype_gives_its_dtype_to_the_student(folder):
     sizes = ["data.generate=9", "data.nfe=3", "data.shape=[1, 4, 4]"]
     training = ["train.steps=2", "train.batch_size=4"]

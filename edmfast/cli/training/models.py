@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from pathlib import Path
@@ -184,8 +185,10 @@ def _network(options: dict[str, Any]) -> nn.Module | None:
     except TypeError as error:
         # the text names __init__ and an argument of it
         said = str(error).replace(f"{name}.__init__() ", "")
+        accepted = ", ".join(inspect.signature(BACKBONES[name]).parameters)
         raise ValueError(
-            f"student.config does not fit {name} ({said}): --set student.config.ARGUMENT=VALUE sets one argument"
+            f"student.config does not fit {name} ({said}), whose arguments are {accepted}: "
+            "--set student.config.ARGUMENT=VALUE sets one of them"
         ) from error
 
 
