@@ -42,7 +42,7 @@ def _projection(projection: dict[str, Any]) -> str:
     return f"{table(header, rows)}\n\nAssumptions:\n\n{assumptions}"
 
 
-def startup(record: Record) -> str:
+def some_cases(record: Record) -> str:
     return f"{_from(record)}\n\n{all_cases(record)}"
 
 

@@ -1,7 +1,8 @@
 """Read the files under results/, and find the newest of each kind on a device.
 
 A full run is `<date>-<commit>.json`. Other names begin with their kind: `scaling-`, `control-`, `targets-`,
-`learned-`, `fokker-planck-`, `kernels-`, `startup-` (installing), `sampler-` (some cases), `gpu-check-`.
+`learned-`, `fokker-planck-`, `kernels-`, `startup-` (installing), `training-` and `sampler-` (some cases),
+`gpu-check-`.
 """
 
 from __future__ import annotations

@@ -71,10 +71,12 @@ def _device(record: Record, results: list[Record]) -> list[str]:
         parts += ["### Whole runs", whole]
     parts += ["### All cases", sections.all_cases(record), sections.refused(record)]
     parts += [sections.not_run(record, registry.select(registry.load(), record.content["device"]))]
+    if training := records.beside(record, results, "training"):
+        parts += ["### Training steps", kinds.some_cases(training)]
     if scaling := records.beside(record, results, "scaling"):
         parts += ["### Scaling", kinds.scaling(scaling), _image("scaling", record)]
     if startup := records.beside(record, results, "startup"):
-        parts += ["### Installing", kinds.startup(startup)]
+        parts += ["### Installing", kinds.some_cases(startup)]
     if kernels := records.beside(record, results, "kernels"):
         parts += ["### GPU kernels as compiled", kinds.kernels(kernels)]
     if control := records.beside(record, results, "control"):
