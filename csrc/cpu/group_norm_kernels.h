@@ -39,8 +39,8 @@ template <bool kSilu, class T>
 EDMFAST_HD void slopes(T z, T& slope, T& bend) {
   if constexpr (kSilu) {
     const T e = exp_minus(z), s = T{1} / (T{1} + e), rest = e * s;
-    slope = s * contracted(z, rest, T{1});
-    bend = s * rest * contracted(z, rest - s, T{2});
+    slope = s * (T{1} + z * rest);
+    bend = s * rest * (T{2} + z * (rest - s));
   } else {
     slope = T{1}, bend = T{0};
   }
@@ -66,7 +66,7 @@ EDMFAST_HD void statistics_body(NormGroup<T>& job) {
     const int64_t stop = std::min(start + kPiece, n);
     T part = 0;
 #pragma omp simd reduction(+ : part)
-    for (int64_t k = start; k < stop; ++k) part = contracted(x[k] - mean, x[k] - mean, part);
+    for (int64_t k = start; k < stop; ++k) part += (x[k] - mean) * (x[k] - mean);
     square += part;
   }
   job.mean = mean;
@@ -83,7 +83,7 @@ EDMFAST_HD void forward_body(NormGroup<T>& job) {
     T* __restrict y = job.y + c * job.run;
 #pragma omp simd
     for (int64_t k = 0; k < job.run; ++k) {
-      const T z = contracted(kFlat ? scale[k] : a_run, (x[k] - mean) * rstd, kFlat ? shift[k] : b_run);
+      const T z = (kFlat ? scale[k] : a_run) * ((x[k] - mean) * rstd) + (kFlat ? shift[k] : b_run);
       y[k] = kSilu ? z * sigmoid(z) : z;
     }
   }
@@ -107,14 +107,14 @@ EDMFAST_HD void backward_body(const NormGroup<T>& job) {
       for (int64_t k = start; k < stop; ++k) {
         const T a = kFlat ? scale[k] : a_run, normal = (x[k] - mean) * rstd;
         T slope, bend;
-        slopes<kSilu>(contracted(a, normal, kFlat ? shift[k] : b_run), slope, bend);
+        slopes<kSilu>(a * normal + (kFlat ? shift[k] : b_run), slope, bend);
         const T u = grad[k] * slope, w = a * u;
         to_x[k] = w;
         if (kFlat) {
-          w_part += w, wn_part = contracted(w, normal, wn_part);
-          flat_to_scale[k] = contracted(u, normal, flat_to_scale[k]), flat_to_shift[k] += u;
+          w_part += w, wn_part += w * normal;
+          flat_to_scale[k] += u * normal, flat_to_shift[k] += u;
         } else {
-          u_part += u, un_part = contracted(u, normal, un_part);
+          u_part += u, un_part += u * normal;
         }
       }
       if (kFlat) {
@@ -130,9 +130,8 @@ EDMFAST_HD void backward_body(const NormGroup<T>& job) {
   const T linear = static_cast<T>(inner / static_cast<double>(n));
   const T* __restrict x = job.x;
   T* __restrict to_x = job.to_x;
-  const T slope = -rstd * rstd * linear, offset = -rstd * constant;
 #pragma omp simd
-  for (int64_t k = 0; k < n; ++k) to_x[k] = contracted(x[k] - mean, slope, contracted(to_x[k], rstd, offset));
+  for (int64_t k = 0; k < n; ++k) to_x[k] = rstd * (to_x[k] - constant - (x[k] - mean) * rstd * linear);
 }
 
 // With v along x: t = r (v - mean(v) - N mean(v N)), z' = scale t + scale' N + shift', q = grad silu''(z) z'. Results:
@@ -151,7 +150,7 @@ EDMFAST_HD void double_backward_body(const NormGroup<T>& job) {
 #pragma omp simd reduction(+ : v_part, vn_part)
     for (int64_t k = start; k < stop; ++k) {
       v_part += all_v[k];
-      vn_part = contracted(all_v[k], (all_x[k] - mean) * rstd, vn_part);
+      vn_part += all_v[k] * ((all_x[k] - mean) * rstd);
     }
     v_sum += v_part, vn_sum += vn_part;
   }
@@ -176,19 +175,19 @@ EDMFAST_HD void double_backward_body(const NormGroup<T>& job) {
         const T a = kFlat ? scale[k] : a_run, a_moved = kFlat ? scale_along[k] : a_along;
         const T normal = (x[k] - mean) * rstd;
         T slope, bend;
-        slopes<kSilu>(contracted(a, normal, kFlat ? shift[k] : b_run), slope, bend);
+        slopes<kSilu>(a * normal + (kFlat ? shift[k] : b_run), slope, bend);
         const T u = grad[k] * slope, w = a * u;
-        const T t = rstd * contracted(normal, -v_linear, v[k] - v_constant);
-        const T moved = contracted(a, t, contracted(a_moved, normal, kFlat ? shift_along[k] : b_along));
-        const T q = grad[k] * bend * moved, e = contracted(a, q, a_moved * u);
+        const T t = rstd * (v[k] - v_constant - normal * v_linear);
+        const T moved = a * t + a_moved * normal + (kFlat ? shift_along[k] : b_along);
+        const T q = grad[k] * bend * moved, e = a * q + a_moved * u;
         to_grad[k] = slope * moved;
         to_x[k] = e, space[k] = w;
-        w_part += w, wn_part = contracted(w, normal, wn_part), wt_part = contracted(w, t, wt_part);
-        e_part += e, en_part = contracted(e, normal, en_part);
+        w_part += w, wn_part += w * normal, wt_part += w * t;
+        e_part += e, en_part += e * normal;
         if (kFlat) {
-          flat_to_scale[k] = contracted(q, normal, contracted(u, t, flat_to_scale[k])), flat_to_shift[k] += q;
+          flat_to_scale[k] += q * normal + u * t, flat_to_shift[k] += q;
         } else {
-          scale_part = contracted(q, normal, contracted(u, t, scale_part)), shift_part += q;
+          scale_part += q * normal + u * t, shift_part += q;
         }
       }
       w_sum += w_part, wn_sum += wn_part, wt_sum += wt_part, e_sum += e_part, en_sum += en_part;
@@ -205,8 +204,8 @@ EDMFAST_HD void double_backward_body(const NormGroup<T>& job) {
   T* __restrict to_x = job.to_x;
 #pragma omp simd
   for (int64_t k = 0; k < n; ++k) {
-    const T parallel = contracted(all_x[k] - mean, -rstd * linear, -constant);
-    to_x[k] = contracted(to_x[k], rstd, contracted(all_w[k], -by_w, contracted(all_v[k], -by_v, parallel)));
+    const T normal = (all_x[k] - mean) * rstd;
+    to_x[k] = rstd * to_x[k] - by_w * all_w[k] - by_v * all_v[k] - constant - normal * linear;
   }
 }
 
