@@ -134,7 +134,7 @@ def energy_error(
             within = float(_difference(student, exact, squared, sigma)[0].std())
         between = math.nan
         if responsibilities is not None:
-            between = _between(error, responsibilities(x, sigma))
+            between = between_components(error, responsibilities(x, sigma))
         rows.append([sigma, float(error.std()), within, between])
     return EnergyError(*torch.tensor(rows, dtype=torch.float64).unbind(1))
 
@@ -186,7 +186,7 @@ def _difference(student: Any, exact: Any, x: Tensor, sigma: float) -> tuple[Tens
     return torch.cat(parts), x.double()
 
 
-def _between(error: Tensor, share: Tensor) -> float:
+def between_components(error: Tensor, share: Tensor) -> float:
     """Return the sd between component means of error [B] with responsibilities share [B, K]."""
     if share.dim() != 2 or len(share) != len(error):
         raise ValueError(

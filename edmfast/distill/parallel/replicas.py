@@ -121,8 +121,12 @@ class Replicas:
             dist.broadcast(flag, group=self.group, group_src=0)
             if failure is None and bool(flag > 0):
                 raise RuntimeError("rank 0 of the group failed, and its error says why")
-        if failure is not None:
-            raise failure
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            # as in `agree_on`
+            failure = None
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors by those of rank 0, in place."""

@@ -97,10 +97,12 @@ class FlatStep:
             loss, gradients, aux = self.loss.eager(args, trained, others)
             return loss, *gradients, *tensors_in(aux)
 
-        key = structure_of(args), (*trained,), (*others,), self.loss.modes(), self._state()
+        structure = structure_of(args)
+        state = None if self.failed else self._state()
         if self.failed:
             results = eager()
         else:
+            key = structure, (*trained,), (*others,), self.loss.modes(), state
             fixed = [tensor.detach() for tensor in (*trained.values(), *others.values())]
             trace, flat = self._flat(key, args, trained, others)
             with torch.no_grad():
@@ -123,7 +125,11 @@ class FlatStep:
         trained, _ = self.loss.tensors(self.trained)
         for name, gradient in gradients.items():
             parameter = trained[name]
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            if parameter.grad is None:
+                parameter.grad = gradient
+            else:
+                # in place, since others may hold the tensor
+                parameter.grad += gradient
         return (loss, *aux) if aux else loss
 
     def _flat(
