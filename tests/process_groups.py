@@ -1,9 +1,47 @@
-"""Leave a process group at the end of a test's process, and check that nothing of it is left."""
+"""Start the ranks of a test, and leave their process group so that nothing of it is left."""
 
 import gc
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import torch.distributed as dist
+
+ROOT = Path(__file__).parents[1]
+
+
+def environment(**more):
+    """Return the environment of a rank, in which the tests can be imported."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | more
+
+
+def run_ranks(script, *arguments, ranks=2, timeout=200):
+    """Run a script once for each rank, and return the exit codes and all output. A rank that hangs is ended."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), *map(str, arguments)],
+            env=environment(RANK=str(rank), WORLD_SIZE=str(ranks)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    try:
+        output = [process.communicate(timeout=timeout)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], "\n".join(output)
+
+
+def torchrun(ranks, *arguments):
+    """Run a script, or a module after "-m", by torchrun on a number of ranks, and return the finished process."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={ranks}", *map(str, arguments)]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=200)
 
 
 def gloo_threads():

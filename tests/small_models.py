@@ -10,6 +10,21 @@ PAIR = analytic.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], [0.5, 0.5])
 X = torch.linspace(-1, 1, 6).reshape(3, 2)
 
 
+class Wide(nn.Module):
+    """N(0, 1) with `excess` times the noise, which is wrong unless excess is 1, and with a gauge."""
+
+    sigma_data = 0.5
+
+    def __init__(self, excess=1.0, gauge=0.0):
+        super().__init__()
+        self.excess = nn.Parameter(torch.tensor(excess, dtype=torch.float64))
+        self.gauge = gauge
+
+    def energy(self, x, sigma):
+        variance = 1 + self.excess * sigma**2
+        return x.square().sum(1) / (2 * variance) + self.gauge * sigma**3
+
+
 def built(kind, *sizes, **options):
     torch.manual_seed(0)
     return kind(*sizes, **options)

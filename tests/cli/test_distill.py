@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ from edmfast.cli.main import app
 from edmfast.cli.training.estimate import duration
 from edmfast.cli.training.settings import read_settings
 from edmfast.models import Denoiser, EnergyModel, SongUNet, TwoHeads, UNet, load_model, save_model
+from tests.process_groups import torchrun
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples" / "configs" / "digits.toml"
@@ -209,17 +207,8 @@ def test_a_configuration_trains_the_true_architecture(config, tmp_path, monkeypa
 
 def test_torchrun_trains_as_one_process(folder):
     trained("--out", "one", "--set", "train.checkpoint_every=2")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node=2", "-m", "edmfast.cli", "distill", "--out", "two", *QUICK]
-    command += ["--teacher", "teacher.safetensors", "--data", "data.npz", "--device", "cpu"]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        command,
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    options = ["--out", "two", *QUICK, "--teacher", "teacher.safetensors", "--data", "data.npz"]
+    done = torchrun(2, "-m", "edmfast.cli", "distill", *options, "--device", "cpu")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("mean loss of the last") == 1
     assert "4 on each of 2 ranks" in done.stdout

@@ -28,6 +28,11 @@ def unet(**options):
     return diffusers.UNet2DModel(**(UNET | blocks | options)).eval()
 
 
+def labelled_unet():
+    """Return the smallest UNet2DModel with attention and three classes."""
+    return unet(block_out_channels=(8, 8), num_class_embeds=3)
+
+
 def text_unet(**options):
     """Return a UNet2DConditionModel of images [4, 8, 8] with texts [L, 12]."""
     torch.manual_seed(0)

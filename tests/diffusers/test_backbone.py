@@ -13,6 +13,7 @@ from edmfast.models import Denoiser, load_model, save_model, student_from
 diffusers = pytest.importorskip("diffusers", reason="the networks are those of diffusers")
 
 from edmfast.diffusers import DiffusersNetwork, as_denoiser  # noqa: E402, it needs diffusers
+from tests.diffusers.networks import labelled_unet  # noqa: E402, as above
 
 SHAPE = (3, 8, 8)
 SIGMA = torch.tensor([0.02, 0.5, 3.0, 50.0])
@@ -27,23 +28,9 @@ SCHEDULERS = {
 }
 
 
-def network():
-    torch.manual_seed(0)
-    return diffusers.UNet2DModel(
-        sample_size=8,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=4,
-        num_class_embeds=3,
-    ).eval()
-
-
 @pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS.keys())
 def test_the_backbone_gives_the_denoiser_of_the_network(scheduler):
-    teacher = as_denoiser(network(), scheduler)
+    teacher = as_denoiser(labelled_unet(), scheduler)
     same = Denoiser(teacher.backbone_for(0.5), sigma_data=0.5)
     with torch.no_grad():
         wanted = teacher(X, SIGMA, class_label=LABELS)
@@ -53,7 +40,7 @@ def test_the_backbone_gives_the_denoiser_of_the_network(scheduler):
 
 
 def test_a_copy_is_made_and_the_teacher_stays_as_it_is():
-    teacher = as_denoiser(network(), SCHEDULERS["epsilon"])
+    teacher = as_denoiser(labelled_unet(), SCHEDULERS["epsilon"])
     backbone = teacher.backbone_for(0.5)
     with torch.no_grad():
         before = teacher(X, SIGMA, class_label=LABELS)
@@ -65,7 +52,7 @@ def test_a_copy_is_made_and_the_teacher_stays_as_it_is():
 
 
 def test_a_student_starts_from_the_weights_trains_and_is_loaded_again(tmp_path):
-    teacher = as_denoiser(network(), SCHEDULERS["epsilon"])
+    teacher = as_denoiser(labelled_unet(), SCHEDULERS["epsilon"])
     data = torch.randn(16, *SHAPE, generator=torch.Generator().manual_seed(1)) / 2
     labels = torch.arange(16) % 3
     student = student_from(teacher, data, sigma_data=0.5, class_label=labels)
@@ -84,10 +71,10 @@ def test_a_student_starts_from_the_weights_trains_and_is_loaded_again(tmp_path):
 
 
 def test_what_cannot_become_a_backbone_is_refused(tmp_path, monkeypatch):
-    bound = as_denoiser(network(), SCHEDULERS["epsilon"], class_labels=LABELS)
+    bound = as_denoiser(labelled_unet(), SCHEDULERS["epsilon"], class_labels=LABELS)
     with pytest.raises(ValueError, match="cannot keep the bound conditions class_labels"):
         bound.backbone_for(0.5)
-    teacher = as_denoiser(network(), SCHEDULERS["epsilon"])
+    teacher = as_denoiser(labelled_unet(), SCHEDULERS["epsilon"])
     for name in ("DDPMPipeline", "os", "NoSuchClass"):
         with pytest.raises(ValueError, match="no network of diffusers"):
             DiffusersNetwork(name, {}, teacher.scheduler_config)
@@ -117,7 +104,7 @@ def test_a_network_without_classes_accepts_no_labels():
     config = DistillConfig(steps=1, batch_size=4)
     with pytest.raises(TypeError, match=r"labels=False\) leaves them out"):
         distill(plain, student, (X, LABELS), config=config, progress=False)
-    assert as_denoiser(network(), SCHEDULERS["epsilon"]).accepted_conditions() == {
+    assert as_denoiser(labelled_unet(), SCHEDULERS["epsilon"]).accepted_conditions() == {
         "class_label",
         "class_labels",
     }

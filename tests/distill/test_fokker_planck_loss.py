@@ -19,23 +19,9 @@ from edmfast.distill.data import check_data
 from edmfast.distill.fokker_planck_loss import fokker_planck_loss, residual_estimates
 from edmfast.distill.fokker_planck_states import draw_states, states_of
 from edmfast.models import DiT, EnergyModel, ResidualMLP
+from tests.small_models import Wide
 
 SETTINGS = {"steps": 6, "batch_size": 64, "warmup_steps": 2, "fokker_planck_weight": 0.1}
-
-
-class Wide(nn.Module):
-    """N(0, 1) with `excess` times the noise, which is wrong unless excess is 1, and with a gauge."""
-
-    sigma_data = 0.5
-
-    def __init__(self, excess=1.0, gauge=0.0):
-        super().__init__()
-        self.excess = nn.Parameter(torch.tensor(excess, dtype=torch.float64))
-        self.gauge = gauge
-
-    def energy(self, x, sigma):
-        variance = 1 + self.excess * sigma**2
-        return x.square().sum(1) / (2 * variance) + self.gauge * sigma**3
 
 
 def batch(levels=8, states=4, dim=3, sigma=None, dtype=torch.float64, seed=0):

@@ -21,6 +21,7 @@ from edmfast.distill.time_score import (
 )
 from edmfast.distill.two_heads import two_heads_loss
 from edmfast.models import Denoiser, EnergyModel, ResidualMLP, TwoHeads
+from tests.small_models import Wide
 
 
 def randomised(model):
@@ -86,21 +87,6 @@ def test_rows_share_level_sample_and_label(dropout):
     parts = [maker.part(drawn, rows) for rows in (slice(0, 24), slice(24, 64))]
     for name, tensor in batch.items():
         assert torch.equal(torch.cat([part[name] for part in parts]), tensor)
-
-
-class Wide(nn.Module):
-    """N(0, 1) with `excess` times the noise, which is wrong unless excess is 1, and with a gauge."""
-
-    sigma_data = 0.5
-
-    def __init__(self, excess=1.0, gauge=0.0):
-        super().__init__()
-        self.excess = nn.Parameter(torch.tensor(excess, dtype=torch.float64))
-        self.gauge = gauge
-
-    def energy(self, x, sigma):
-        variance = 1 + self.excess * sigma**2
-        return x.square().sum(1) / (2 * variance) + self.gauge * sigma**3
 
 
 def time_score_of(student, batch):

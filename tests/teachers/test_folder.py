@@ -10,29 +10,16 @@ from edmfast.teachers import convert, load_teacher
 diffusers = pytest.importorskip("diffusers", reason="the folders are those of diffusers")
 
 from edmfast.diffusers import as_denoiser  # noqa: E402, it needs diffusers
+from tests.diffusers.networks import labelled_unet  # noqa: E402, as above
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 SIGMA = torch.tensor([0.5, 3.0])
 
 
-def network():
-    torch.manual_seed(0)
-    return diffusers.UNet2DModel(
-        sample_size=8,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=4,
-        num_class_embeds=3,
-    ).eval()
-
-
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
-    unet, scheduler = network(), diffusers.DDPMScheduler()
+    unet, scheduler = labelled_unet(), diffusers.DDPMScheduler()
     diffusers.DDPMPipeline(unet, scheduler).save_pretrained(folder)
     return folder, as_denoiser(unet, scheduler.config)
 
@@ -58,16 +45,16 @@ def test_a_pipeline_and_the_folder_of_its_network_give_one_denoiser(pipeline):
 
 
 def test_pickled_weights_are_read_only_on_request(tmp_path):
-    network().save_pretrained(tmp_path, safe_serialization=False)
+    labelled_unet().save_pretrained(tmp_path, safe_serialization=False)
     diffusers.DDPMScheduler().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="pass safetensors_only=False"):
         load_teacher(tmp_path)
-    wanted = as_denoiser(network(), diffusers.DDPMScheduler().config)
+    wanted = as_denoiser(labelled_unet(), diffusers.DDPMScheduler().config)
     assert same(load_teacher(tmp_path, safetensors_only=False), wanted)
 
 
 def test_a_folder_without_a_law_or_with_another_class_is_refused(tmp_path, pipeline):
-    network().save_pretrained(tmp_path / "net")
+    labelled_unet().save_pretrained(tmp_path / "net")
     with pytest.raises(ValueError, match=r"no scheduler_config\.json"):
         load_teacher(tmp_path / "net")
     config = json.loads((tmp_path / "net" / "config.json").read_text())

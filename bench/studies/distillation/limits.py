@@ -13,7 +13,6 @@ Two numbers tell it, both as errors between components in nats (see `edmfast.dia
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from edmfast._internal.tables import Section, render
 from edmfast.analytic import MixtureOfGaussians
 from edmfast.demo.smooth_digits import load_smooth_digits
 from edmfast.diagnostics import energy_error
+from edmfast.diagnostics.energy_error import between_components
 from edmfast.distill import DistillConfig, load_ema
 from edmfast.distill.data import TensorData
 from edmfast.distill.frozen_teacher import FrozenTeacher
@@ -53,16 +53,6 @@ def refit(samples: torch.Tensor) -> MixtureOfGaussians:
     return MixtureOfGaussians(means, covariances, counts / len(samples))
 
 
-def between(error: torch.Tensor, shares: torch.Tensor) -> float:
-    """Return the sd between components of an error [B], as `energy_error` has it. shares: [B, K]."""
-    # components with hardly any draws have no mean to speak of
-    shares = shares[:, shares.sum(0) >= 8]
-    totals = shares.sum(0)
-    means = (shares * error[:, None]).sum(0) / totals
-    noise = (shares.square() * (error[:, None] - means).square()).sum(0) / totals.square()
-    return math.sqrt(max(0.0, float(means.var() - noise.mean())))
-
-
 def errors_of_path_values(denoiser: Denoiser, paths: int) -> list[float]:
     """Return the errors between components of a denoiser's path values at LEVELS."""
     exact = load_smooth_digits()
@@ -76,7 +66,7 @@ def errors_of_path_values(denoiser: Denoiser, paths: int) -> list[float]:
         sigma = float(pool.sigmas[index])
         x = pool.states(pool.sigmas[index]).double()
         error = pool.values[index].double() + exact.energy(x, sigma)
-        found.append(between(error, exact.responsibilities(x, sigma)))
+        found.append(between_components(error, exact.responsibilities(x, sigma)))
     return found
 
 

@@ -1,8 +1,5 @@
 """Every objective on two ranks gives the weights of one process with the same batch."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,18 +10,14 @@ if not dist.is_available() or not dist.is_gloo_available():
     pytest.skip("torch has no gloo", allow_module_level=True)
 
 from tests.distill.objectives import ranks_worker as worker
+from tests.process_groups import torchrun
 
 SCRIPT = Path(worker.__file__)
 
 
 @pytest.mark.slow
 def test_two_ranks_give_the_result_of_one_process(tmp_path):
-    root = SCRIPT.parents[3]
-    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node=2", str(SCRIPT), str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    finished = torchrun(2, SCRIPT, tmp_path)
     assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-6000:]
     for case in worker.CASES:
         worker.write(worker.train(case, None), tmp_path / "alone.safetensors")

@@ -5,9 +5,6 @@ A process takes seconds to start, so that one launch makes all runs.
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ if not dist.is_available() or not dist.is_gloo_available():
     pytest.skip("torch has no gloo", allow_module_level=True)
 
 from tests.distill.parallel import failing_worker as worker
+from tests.process_groups import run_ranks
 
 SCRIPT = Path(worker.__file__)
 RANKS = 2
@@ -32,26 +30,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reports(folder):
     """Return what each rank wrote. A rank that waits for another one makes this time out."""
-    path = os.pathsep.join(filter(None, [str(SCRIPT.parents[3]), os.environ.get("PYTHONPATH")]))
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder)],
-            env=os.environ
-            | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-            | {"RANK": str(rank), "WORLD_SIZE": str(RANKS)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(RANKS)
-    ]
-    try:
-        output = [process.communicate(timeout=200)[0] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
+    _, output = run_ranks(SCRIPT, folder, ranks=RANKS)
     found = [folder / f"{rank}.json" for rank in range(RANKS)]
-    assert all(path.exists() for path in found), "\n".join(output)[-5000:]
+    assert all(path.exists() for path in found), output[-5000:]
     return [json.loads(path.read_text()) for path in found]
 
 

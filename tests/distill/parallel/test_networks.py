@@ -1,8 +1,5 @@
 """All networks train alike with recomputation, with shares, in parts and on two ranks."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ if not dist.is_available() or not dist.is_gloo_available():
 from edmfast.models import checkpoint_blocks
 from edmfast.models.recomputing.blocks import recomputing_blocks
 from tests.distill.parallel import networks_worker as worker
+from tests.process_groups import run_ranks
 
 SCRIPT = Path(worker.__file__)
 RANKS = 2
@@ -37,21 +35,8 @@ def plain():
 def folder(tmp_path_factory):
     """Return the folder with the weights of all runs of two ranks."""
     folder = tmp_path_factory.mktemp("networks")
-    path = os.pathsep.join(filter(None, [str(SCRIPT.parents[3]), os.environ.get("PYTHONPATH")]))
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder)],
-            env=os.environ
-            | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-            | {"RANK": str(rank), "WORLD_SIZE": str(RANKS)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(RANKS)
-    ]
-    output = [process.communicate(timeout=200)[0] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], "\n".join(output)[-5000:]
+    codes, output = run_ranks(SCRIPT, folder, ranks=RANKS)
+    assert codes == [0, 0], output[-5000:]
     return folder
 
 

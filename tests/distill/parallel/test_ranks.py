@@ -3,9 +3,6 @@
 A process takes seconds to start, so that one launch trains all cases of a number of ranks.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ if not dist.is_available() or not dist.is_gloo_available():
     pytest.skip("torch has no gloo", allow_module_level=True)
 
 from tests.distill.parallel import training_worker as worker
+from tests.process_groups import torchrun
 
 SCRIPT = Path(worker.__file__)
 CASES = ("plain", "images", "losses of energies", "time scores", "items", "stream")
@@ -31,12 +29,7 @@ def launch(folder):
     """Return a function that trains cases on a number of ranks, and returns the process that torchrun was."""
 
     def run(ranks, *cases):
-        root = SCRIPT.parents[3]
-        path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={ranks}", str(SCRIPT), str(folder), *cases]
-        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+        return torchrun(ranks, SCRIPT, folder, *cases)
 
     return run
 

@@ -1,9 +1,6 @@
 """Shared-out parameters train as whole ones do, through the double backward, and take half of the memory."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from edmfast._internal.files import read_tensors
 from edmfast.distill import DistillConfig, distill
 from edmfast.distill.parallel.gather import piece_of
 from tests.distill.parallel import sharding_worker as worker
+from tests.process_groups import run_ranks
 
 SCRIPT = Path(worker.__file__)
 RANKS = 2
@@ -33,22 +31,8 @@ def reports(folder):
     """Return what each rank wrote, after one launch for all cases."""
     worker.distilled(worker.HALF, folder, "half by one")
     worker.kept(4, folder / "kept two after one")
-    root = SCRIPT.parents[3]
-    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder)],
-            env=os.environ
-            | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-            | {"RANK": str(rank), "WORLD_SIZE": str(RANKS)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(RANKS)
-    ]
-    output = [process.communicate(timeout=200)[0] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], "\n".join(output)[-5000:]
+    codes, output = run_ranks(SCRIPT, folder, ranks=RANKS)
+    assert codes == [0, 0], output[-5000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(RANKS)]
 
 

@@ -5,9 +5,6 @@ A process takes seconds to start, so one launch runs all cases of a number of ra
 
 import functools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ from edmfast import smc
 if not dist.is_available() or not dist.is_gloo_available():
     pytest.skip("torch has no gloo", allow_module_level=True)
 
+from tests.process_groups import run_ranks, torchrun
 from tests.smc.distributed import distributed_worker as worker
 
 SCRIPT = Path(worker.__file__)
@@ -29,27 +27,10 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("ranks")
 
 
-def environment():
-    root = SCRIPT.parents[3]
-    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-
-
 @pytest.fixture(scope="module")
 def killed(folder):
     """Return the exit codes and output of two ranks of which one dies."""
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder), "kill"],
-            env=environment() | {"RANK": str(rank), "WORLD_SIZE": "2"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    output = [process.communicate(timeout=100)[0] for process in ranks]
-    return [process.returncode for process in ranks], output
+    return run_ranks(SCRIPT, folder, "kill", timeout=100)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +39,7 @@ def outcomes(folder, killed):
 
     @functools.cache
     def launch(ranks):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={ranks}", str(SCRIPT), str(folder), "cases"]
-        done = subprocess.run(
-            command, env=environment(), capture_output=True, text=True, timeout=200
-        )
+        done = torchrun(ranks, SCRIPT, folder, "cases")
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
         return json.loads((folder / f"{ranks}.json").read_text())
 
