@@ -109,7 +109,7 @@ def test_a_quick_run_writes_a_row_for_every_student(tmp_path, capsys):
 def test_limits():
     shares = torch.eye(3, dtype=torch.float64).repeat(20, 1)
     error = shares @ torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
-    assert limits.between(error, shares) == pytest.approx(7**0.5)
+    assert limits.between_components(error, shares) == pytest.approx(7**0.5)
     samples = limits.load_smooth_digits().sample(4000, seed=0)
     fitted = limits.refit(samples)
     mean = (fitted.weights[:, None] * fitted.means).sum(0)
