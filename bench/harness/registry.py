@@ -69,6 +69,8 @@ class Case:
     evaluations: network evaluations in one of our calls, per sample; reports give their rate.
     rounds: the number of timing rounds for a job that takes seconds, where fewer are enough; 0 for the usual
         number.
+    why_slower: the reason of physics, with the profile that shows it, for which no implementation of ours can
+        reach the best baseline; empty for most cases.
     needs: the project without which the case or its rivals are absent. Reports leave it out of the cases that were
         not run, so that they are the same wherever they are written.
     """
@@ -93,6 +95,7 @@ class Case:
     inner: str = ""
     evaluations: int = 0
     rounds: int = 0
+    why_slower: str = ""
     needs: str = ""
     dtype: torch.dtype = torch.float32
     devices: Sequence[str] = field(default=("cpu", "cuda"))

@@ -1,12 +1,15 @@
-"""Write the parts of the report that come from files beside full runs: scaling, kernels, control, targets,
-learned energies, the Fokker–Planck loss, the list."""
+"""Write the parts of the report that come from files beside full runs: repeats, scaling, kernels, control,
+targets, learned energies, the Fokker–Planck loss, the list."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+from bench.harness.registry import Case
 from bench.harness.table import duration
+from bench.report import repeats as repeated
 from bench.report.records import RUN, Record
 from bench.report.sections import all_cases, table
 from bench.studies.fokker_planck.run import DISTANCES, means
@@ -15,6 +18,25 @@ from bench.studies.scaling import projection as scaling_projection
 
 def _from(record: Record) -> str:
     return f"From `{record.device}/{record.path.name}`."
+
+
+def repeats(record: Record, cases: Sequence[Case]) -> str:
+    """Return the cases that are slower in most of several full runs; `cases` give the reasons of physics."""
+    content = record.content
+    counts = " and ".join(
+        f"{len(dates)} on {threads} thread{'s' * (threads != '1')}"
+        for threads, dates in content["runs"].items()
+    )
+    found = repeated.lines(content)
+    said = (
+        f"{_from(record)} Full runs of one commit: {counts}. {len(found)} of {len(content['cases'])} cases have a "
+        "ratio below 1 in more than half of the runs with some number of threads."
+    )
+    if not found:
+        return said
+    why = {case.name: case.why_slower for case in cases}
+    rows = [(name, ratios, why.get(name) or "not known", reason) for name, ratios, reason in found]
+    return f"{said}\n\n{table(('case', 'ratio in each run', 'why', 'measured'), rows)}"
 
 
 def scaling(record: Record) -> str:

@@ -2,7 +2,7 @@
 
 A full run is `<date>-<commit>.json`. Other names begin with their kind: `scaling-`, `control-`, `targets-`,
 `learned-`, `fokker-planck-`, `kernels-`, `startup-` (installing), `training-` and `sampler-` (some cases),
-`gpu-check-`.
+`repeats-` (the ratios of several full runs), `gpu-check-`.
 """
 
 from __future__ import annotations

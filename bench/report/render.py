@@ -44,7 +44,13 @@ def chosen(results: list[Record]) -> list[Record]:
 def render(results: list[Record]) -> str:
     """The report as Markdown."""
     shown = chosen(results)
-    parts = [_INTRODUCTION, "## Goals that are missed"]
+    parts = [_INTRODUCTION]
+    repeated = [found for record in shown if (found := records.beside(record, results, "repeats"))]
+    if repeated:
+        parts += ["## Slower than a rival"]
+    for record in repeated:
+        parts += [f"### {record.content['device_name']}", kinds.repeats(record, registry.load())]
+    parts += ["## Goals that are missed"]
     for record in shown:
         parts += [f"### {record.content['device_name']}", sections.missed(record)]
     if all(record.content["device"] != "cuda" for record in shown):

@@ -84,7 +84,7 @@ def test_only_the_newest_file_of_a_kind_is_kept():
     kept = [(record.device, record.kind) for record in records.load()]
     assert len({*kept}) == len(kept)
     shown = {"scaling", "startup", "kernels", "control", "targets", "learned", "fokker-planck"}
-    shown |= {"distillation", "training"}
+    shown |= {"distillation", "training", "repeats"}
     assert {kind for _, kind in kept} <= {records.RUN, *shown}
 
 
