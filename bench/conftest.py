@@ -16,7 +16,7 @@ import torch
 # `bench` is not an installed package, and the command `pytest` does not look in its own folder
 sys.path.append(str(Path(__file__).parents[1]))
 
-from bench.harness import registry
+from bench.harness import memory, registry
 from bench.harness.gate import Gate
 from bench.harness.registry import Case
 
@@ -70,6 +70,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """The device of all tests, with the number of threads that was asked for."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.config.getoption("threads"))
+    memory.keep_freed_memory()
     yield torch.device(request.config.getoption("device"))
     torch.set_num_threads(before)
 

@@ -114,9 +114,10 @@ def main(arguments: Sequence[str] | None = None, cases: Sequence[Case] | None = 
         print(f"bench: no case for {device.type} contains {options.only!r}", file=sys.stderr)
         return 2
     torch.set_num_threads(options.threads)
+    kept = memory.keep_freed_memory()
     effort = QUICK if options.quick else Effort()
     machine_floors = floors.measure(device, [case.dtype for case in chosen if case.flops], QUICK)
-    header = _header(device, options, machine_floors)
+    header = _header(device, options, machine_floors) | {"keeps_freed_memory": kept}
     print(_headline(header))
     path = _json_path(options.json, device, header) if options.json else None
     results: list[Result] = []

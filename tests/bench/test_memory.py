@@ -82,3 +82,35 @@ def test_what_was_there_before_does_not_count(peaks):
 def test_unknown_without_the_account(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "_SELF", tmp_path / "absent")
     assert memory.peak_of_call(torch.zeros, (1,), CPU) is None
+
+
+@linux
+def test_what_is_freed_is_kept():
+    """The heap grows for some calls, until none faults; by itself glibc always returns this block."""
+    program = """
+import resource, sys, torch
+from bench.harness import memory
+if sys.argv[1] == "kept":
+    assert memory.keep_freed_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    before = faults()
+    torch.ones(2**24)
+print(faults() - before)
+"""
+    counted = {
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", program, how],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=120,
+                cwd=ROOT,
+            ).stdout
+        )
+        for how in ("kept", "returned")
+    }
+    assert counted["kept"] < 10
+    # huge pages, where the system has them, need eight
+    assert counted["returned"] > counted["kept"]
