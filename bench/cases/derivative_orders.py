@@ -28,6 +28,7 @@ from edmfast.ops.mlp_potential.operator import Perceptron
 Draw = Callable[[tuple[int, ...], torch.dtype, torch.device], tuple[Tensor, ...]]
 Baselines = dict[str, Callable[..., Any]]
 MODELS = 4
+_UNCOMPILED = "ours uncompiled"
 
 
 def by_formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -131,12 +132,17 @@ def _cases(
     goal: float,
     flops: Sequence[int] = (0, 0, 0),
     extra: Callable[[str], Baselines] = lambda direction: {},
+    compiled: bool = False,
 ) -> list[Case]:
     """Return a case for each order.
 
     flops: for each direction, 0 where reading and writing takes longer. goal: against the best of torch, which is
-    mostly the compiled graph: it fuses orders into each other, and separate operators cannot.
+    mostly the compiled graph: it fuses orders into each other, and separate operators cannot. compiled: in orders
+    with derivatives ours is compiled in the same way, as `edmfast.flat_compile` does for users, and "ours
+    uncompiled" stands beside it.
     """
+    eager = {direction: orders.run(ours, direction) for direction in directions}
+    graphs = {d: orders.compiled(ours, d) for d in directions if compiled and d != FORWARD}
 
     def make_inputs(*sizes: Any) -> tuple[tuple[Tensor, ...], ...]:
         return orders.inputs_for(plain, draw(*sizes))
@@ -155,12 +161,15 @@ def _cases(
             name=f"{name} {direction} {'x'.join(map(str, shape))}",
             shape=shape,
             make_inputs=make_inputs,
-            ours=orders.run(ours, direction),
+            ours=graphs.get(direction, eager[direction]),
             baselines={
                 "eager": orders.run(plain, direction),
                 "compile": orders.compiled(plain, direction),
                 **extra(direction),
+                **({_UNCOMPILED: eager[direction]} if direction in graphs else {}),
             },
+            goals={_UNCOMPILED: 1.0} if direction in graphs else {},
+            bounds=(_UNCOMPILED,) if direction in graphs else (),
             reference=orders.in_double(plain, direction),
             check=check,
             direction=direction,
@@ -203,6 +212,7 @@ CASES = [
         _potential,
         DIRECTIONS,
         1.0,
+        compiled=True,
     ),
     *_cases(
         "potential/assemble",
@@ -212,6 +222,7 @@ CASES = [
         _assemble,
         DIRECTIONS,
         1.0,
+        compiled=True,
     ),
     *_cases(
         "linear_combination/three",
@@ -221,6 +232,7 @@ CASES = [
         _combined_plain,
         (BACKWARD, DOUBLE_BACKWARD),
         1.0,
+        compiled=True,
     ),
     *_cases(
         "mlp_potential/one",

@@ -24,6 +24,7 @@ from edmfast import _extension
 from edmfast._internal.derivatives import is_transformed
 from edmfast._internal.numbers import as_float, as_int
 from edmfast.ops._shared.dtypes import DTYPES
+from edmfast.ops._shared.fusing import is_fused
 from edmfast.ops.linear_combination import reference
 from edmfast.ops.linear_combination.cpu import door
 from edmfast.ops.noise.operator import STREAMS
@@ -122,6 +123,8 @@ def linear_combination(
     stream = as_int("stream", stream, least=0, most=STREAMS - 1)
     first_sample = as_int("first_sample", first_sample, least=0, most=_SAMPLES - 1)
     noise = _checked_noise(seeds, nodes, weights, first_sample, first)
+    if noise[0] is None and is_fused(*tensors):
+        return reference.combined(tensors, numbers)
     if is_transformed():
         # the operator has no rules for forward mode and vmap, and the formula in plain torch has the same bits
         return reference.linear_combination(tensors, numbers, *noise, stream, first_sample)

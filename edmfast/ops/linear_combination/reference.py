@@ -11,6 +11,7 @@ and 0 with one seed for each.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -62,6 +63,21 @@ def normals(like: Tensor, seeds: Tensor, node: Tensor, stream: int, first_sample
     return drawn[:, :elements].reshape(like.shape)
 
 
+def combined(tensors: Sequence[Tensor], coefficients: Tensor) -> Tensor:
+    """Return the combination without noise by a formula that all tracers of torch take."""
+    if any(tensor.stride() != tensors[0].stride() for tensor in tensors):
+        tensors = [tensor.contiguous() for tensor in tensors]
+    return _sum(tensors, coefficients).to(tensors[0].dtype)
+
+
+def _sum(tensors: Sequence[Tensor], coefficients: Tensor) -> Tensor:
+    """Return sum_k c_k T_k in the dtype in which the tensors are computed."""
+    dtype = arithmetic(tensors[0].dtype)
+    terms = (c * t.to(dtype) for c, t in zip(coefficients.to(dtype), tensors, strict=True))
+    total: Tensor = functools.reduce(torch.add, terms)
+    return total
+
+
 def linear_combination(
     tensors: Sequence[Tensor],
     coefficients: Tensor,
@@ -80,11 +96,7 @@ def linear_combination(
     if not keeps_layout(tensors, noisy):
         tensors = [tensor.contiguous() for tensor in tensors]
     dtype = arithmetic(tensors[0].dtype)
-    total: Tensor | None = None
-    for coefficient, tensor in zip(coefficients.to(dtype), tensors, strict=True):
-        term = coefficient * tensor.to(dtype)
-        total = term if total is None else total + term
-    assert total is not None
+    total = _sum(tensors, coefficients)
     if seeds is not None and nodes is not None and weights is not None:
         for weight, node in zip(weights.to(dtype), nodes, strict=True):
             z = normals(tensors[0], seeds, node, stream, first_sample)

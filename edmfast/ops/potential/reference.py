@@ -24,6 +24,17 @@ def potential(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return energy.to(y.dtype), (weight[:, None] * y).contiguous()
 
 
+def fused_potential(h: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same as `potential`, by a formula whose derivatives a compiler fuses at the speed of plain torch.
+
+    The products and sums are in the dtype of the states, so this is for short rows; the two terms are still
+    subtracted in float64.
+    """
+    square, inner = ((left * y).sum(1).double() for left in (y, h))
+    energy = 0.5 * square - weight.double() * inner
+    return energy.to(y.dtype), weight[:, None] * y
+
+
 def _or_zeros(
     grad_energy: Tensor | None, grad_cotangent: Tensor | None, y: Tensor
 ) -> tuple[Tensor, Tensor]:

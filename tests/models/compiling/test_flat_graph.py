@@ -71,10 +71,9 @@ def test_a_changed_batch_size_compiles_once_more(graphs):
         x = torch.randn(batch, 3)
         close(compiled([weight], [x]), step([weight], [x]))
         assert len(graphs) == wanted, batch
-    for name in ("potential", "potential_backward", "potential_double_backward"):
-        for graph in graphs:
-            targets = [str(node.target) for node in graph.graph.nodes]
-            assert targets.count(f"edmfast.{name}.default") == 1
+    # short rows of a recorded potential are plain formulas in a graph, see tests/ops/test_fusing.py
+    for graph in graphs:
+        assert not any("edmfast" in str(node.target) for node in graph.graph.nodes)
 
 
 def test_sizes_that_are_equal_by_chance_get_their_own_symbols(graphs):
