@@ -6,6 +6,7 @@
 #include "group_norm_image.h"
 #include "group_norm_kernels.h"
 #include "group_norm_layout.h"
+#include "group_norm_tokens.h"
 
 namespace edmfast {
 
@@ -41,7 +42,7 @@ class NormWorker {
   void run(int64_t item) {
     const int64_t chunk = item / layout_.units(), first_group = item % layout_.units() * layout_.unit_groups();
     const int64_t set = chunk / layout_.chunks_of_set();
-    const int64_t first = set * layout_.rows_of_set() + chunk % layout_.chunks_of_set() * layout_.chunk_rows();
+    int64_t first = set * layout_.rows_of_set() + chunk % layout_.chunks_of_set() * layout_.chunk_rows();
     const int64_t stop = std::min(first + layout_.chunk_rows(), (set + 1) * layout_.rows_of_set());
     groups_ = std::min(layout_.unit_groups(), layout_.groups - first_group);
     channels_ = groups_ * layout_.group_channels();
@@ -50,6 +51,10 @@ class NormWorker {
     if (twice()) scale_along_ = numbers(call_.scale_along, set, channel, 2);
     if (twice()) shift_along_ = numbers(call_.shift_along, set, channel, 3);
     for (Sums* sums : {&to_scale_, &to_shift_}) clear(*sums);
+    if (tokens()) {
+      run_tokens(first, stop, channel, first_group);
+      first = stop;
+    }
     for (int64_t row = first; row < stop; ++row) {
       const int64_t at = layout_.offset(row, channel), statistics = row * layout_.groups + first_group;
       layout_.last ? image(at, statistics) : group(at, statistics);
@@ -77,8 +82,25 @@ class NormWorker {
 
   bool twice() const { return call_.order == NormOrder::kDoubleBackward; }
   bool flat() const { return !layout_.last && layout_.flat(); }
+  bool tokens() const { return in_place() && flat() && !call_.silu; }
   int64_t size() const { return channels_ * layout_.positions; }
   int64_t most_channels() const { return layout_.unit_groups() * layout_.group_channels(); }
+
+  void run_tokens(int64_t first, int64_t stop, int64_t channel, int64_t first_group) {
+    if constexpr (in_place()) {
+      const int64_t at = layout_.offset(first, channel), statistics = first * layout_.groups + first_group;
+      NormTokens<T> job{stop - first, size(), layout_.channels * layout_.positions, layout_.groups, call_.centred,
+                        call_.eps,    scale_, shift_, call_.mean + statistics, call_.rstd + statistics, call_.x + at};
+      job.out = call_.out + at;
+      if (call_.order == NormOrder::kForward) return forward_tokens(job);
+      job.grad = call_.grad + at;
+      job.to_scale = to_scale_.of_numbers.get(), job.to_shift = to_shift_.of_numbers.get();
+      if (!twice()) return backward_tokens(job);
+      job.along = call_.along + at, job.to_grad = call_.to_grad + at;
+      job.scale_along = scale_along_, job.shift_along = shift_along_;
+      double_backward_tokens(job);
+    }
+  }
 
   void group(int64_t at, int64_t statistics) {
     NormGroup<T> job{flat() ? 1 : channels_, flat() ? size() : layout_.positions, flat(), call_.silu, call_.centred};

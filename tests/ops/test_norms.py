@@ -24,6 +24,7 @@ SHAPES = [  # N, C, S, groups
     (3, 64, 64, 16),
     (2, 4, 2100, 2),
     (1000, 12, 5, 3),
+    (9, 2101, 1, 1),
 ]
 
 
@@ -202,18 +203,37 @@ def test_compiles_without_a_break(generator):
 
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize("shape", [(2000, 6, 5, 2), (300, 6, 37, 3)], ids=str)
-def test_bits_depend_neither_on_the_batch_nor_on_the_threads(generator, with_threads, shape, last):
+def test_bits_depend_neither_on_the_batch_nor_on_the_threads(
+    generator, with_threads, shape, silu, last
+):
     n = shape[0]
     arrays = operands(generator, shape, n, torch.float32, last)
     with with_threads(1):
-        whole = ours(arrays, shape[3])
+        whole = ours(arrays, shape[3], silu=silu)
     for threads in (1, 2):
         with with_threads(threads):
             for rows in (slice(0, 1), slice(7, 40), slice(3, n)):
-                part = ours([tensor[rows] for tensor in arrays], shape[3])
+                part = ours([tensor[rows] for tensor in arrays], shape[3], silu=silu)
                 for value, wanted in zip(part, whole, strict=True):
                     assert torch.equal(value, wanted[rows])
+
+
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("numbers", [7, 384, 2101])
+def test_a_token_has_the_same_bits_among_others_as_alone(generator, numbers, centred):
+    arrays = operands(generator, (13, numbers, 1, 1), 1, torch.float32)
+    options = {"centred": centred, "silu": False}
+    # results like x and the statistics; the others are sums over tokens
+    of_rows = [0, 1, 2, 3, 6, 7]
+    whole = ours(arrays, 1, **options)
+    for row in range(13):
+        along, *several, grad, x, scale, shift = arrays
+        v, g, one = (tensor[row : row + 1] for tensor in (along, grad, x))
+        alone = ours([v, *several, g, one, scale, shift], 1, **options)
+        for which in of_rows:
+            assert torch.equal(alone[which], whole[which][row : row + 1]), which
 
 
 @pytest.mark.parametrize("last", [False, True])
