@@ -40,6 +40,9 @@ EDMFAST_LIBRARY(m) {
       "Tensor[] shifts, Tensor[] entry, Tensor[] entry_bias, Tensor[] layers, Tensor[] exit, Tensor[] exit_bias, "
       "Tensor saved, bool inputs, bool weights) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "mlp_potential_probe(Tensor x, Tensor v, Tensor coefficients, Tensor[] shifts, Tensor[] entry, "
+      "Tensor[] entry_bias, Tensor[] layers, Tensor[] exit, Tensor[] exit_bias) -> (Tensor, Tensor, Tensor)");
   m.def("noise(Tensor like, Tensor rng, int stream, int first_population, int first_particle) -> Tensor");
   m.def("potential(Tensor h, Tensor y, Tensor weight) -> (Tensor, Tensor)");
   m.def("potential_field(Tensor h, Tensor pullback, Tensor y, Tensor numbers) -> (Tensor, Tensor)");

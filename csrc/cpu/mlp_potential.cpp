@@ -6,6 +6,7 @@
 #include "../include/library.h"
 #include "mlp_backward.h"
 #include "mlp_forward.h"
+#include "mlp_probe.h"
 
 namespace edmfast {
 namespace {
@@ -63,6 +64,40 @@ std::tuple<Tensor, Tensor, Tensor> mlp_potential(Tensor x, Tensor coefficients, 
     });
   });
   return {energy, field, kept};
+}
+
+std::tuple<Tensor, Tensor, Tensor> mlp_potential_probe(Tensor x, Tensor v, Tensor coefficients, Tensors shifts,
+                                                       Tensors entry, Tensors entry_bias, Tensors layers,
+                                                       Tensors exit, Tensors exit_bias) {
+  const Sizes sizes = sizes_of(x, entry, layers);
+  check_networks(sizes, x, coefficients, shifts, entry, entry_bias, layers, exit, exit_bias);
+  const ScalarType dtype = x.scalar_type();
+  check_tensor(v, "v", dtype, {sizes.batch, sizes.d}, x);
+  const auto nets = networks(shifts, entry, entry_bias, layers, exit, exit_bias);
+  const Tensor states = plain(x), along = plain(v), numbers = plain(coefficients);
+  const Tensor energy = empty_cpu({sizes.models, sizes.batch}, dtype);
+  const Tensor field = empty_cpu({sizes.models, sizes.batch, sizes.d}, dtype);
+  const Tensor bent = empty_cpu({sizes.models, sizes.batch}, ScalarType::Double);
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t shares = std::max<int64_t>(1, threads / sizes.models);
+  const Blocks blocks(sizes.batch, block_rows(sizes.batch, shares));
+  by_type(x, [&](auto sample) {
+    using T = decltype(sample);
+    with_own_products(sizes.models * blocks.count, [&](int64_t begin, int64_t end) {
+      std::optional<Probe<T>> probe;
+      int64_t last = -1;
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t model = task / blocks.count, block = task % blocks.count;
+        const int64_t first = blocks.first(block), rows = blocks.rows(block), row = model * sizes.batch + first;
+        if (rows != last) probe.emplace(sizes, rows, dtype);
+        last = rows;
+        probe->run(nets[model], data<T>(states, first * sizes.d), data<T>(along, first * sizes.d),
+                   Coefficients<T>(numbers, model, first, rows), first, data<T>(energy, row),
+                   data<T>(field, row * sizes.d), data<double>(bent, row));
+      }
+    });
+  });
+  return {energy, field, bent};
 }
 
 // The states that the forward has saved of a block, recomputed where it has saved none.
@@ -180,4 +215,5 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_p
 EDMFAST_KERNELS(CPU, m) {
   m.impl("mlp_potential", TORCH_BOX(&edmfast::mlp_potential));
   m.impl("mlp_potential_backward", TORCH_BOX(&edmfast::mlp_potential_backward));
+  m.impl("mlp_potential_probe", TORCH_BOX(&edmfast::mlp_potential_probe));
 }

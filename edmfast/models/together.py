@@ -20,7 +20,7 @@ from edmfast._internal.dispatch import operators_work
 from edmfast._internal.rows import pad_rows
 from edmfast.models.level_table import of_level
 from edmfast.models.preconditioning import Scaling, noise_levels, shared_scaling
-from edmfast.ops.mlp_potential.operator import Perceptron, mlp_potentials
+from edmfast.ops.mlp_potential.operator import Perceptron, mlp_potentials, mlp_potentials_probed
 
 
 class States:
@@ -120,6 +120,33 @@ def energies_and_scores(
     if energies.shape[1] == batch:
         return energies, scores
     return energies[:, :batch], scores[:, :batch]
+
+
+def energy_score_and_curvature(
+    model: Any, x: Tensor, sigma: float | Tensor, v: Tensor
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return (E [B], score S like x, vᵀ (grad S) v float64 [B]), or None where the score must be differentiated.
+
+    One operator computes all three on the CPU where the model is the energy of a perceptron. It takes three passes
+    through the network, and autograd on a score takes four. v: directions, like x. The results carry no graph.
+    """
+    method: Any = member_method(model)
+    if method is None or not operators_work() or x.device.type != "cpu" or v.dtype != x.dtype:
+        return None
+    if torch.is_inference_mode_enabled() or (not isinstance(sigma, Tensor) and sigma == 0):
+        return None
+    with torch.no_grad():
+        states = States(x, sigma)
+        candidate = method(states)
+        if candidate is None:
+            return None
+        member = candidate[1]()
+        missing = member.x.shape[0] - x.shape[0]
+        along = torch.cat([v, v.new_zeros(missing, *v.shape[1:])]) if missing else v
+        arguments = member.coefficients[None], [member.shifts], [member.network]
+        results = mlp_potentials_probed(member.x, along, *arguments)
+    energy, score, bent = (result[0, : x.shape[0]] for result in results)
+    return energy, score, bent
 
 
 def _shape(network: Perceptron) -> tuple[Any, ...]:

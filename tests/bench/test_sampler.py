@@ -8,6 +8,8 @@ import torch
 from bench.cases import sampler as bench_sampler
 from bench.cases import sampler_targets
 from edmfast import smc
+from edmfast.models.together import energy_score_and_curvature
+from edmfast.smc.feynman_kac import evaluate
 
 CPU = torch.device("cpu")
 
@@ -55,14 +57,21 @@ def test_the_network_alone_is_called_as_often_as_the_run_calls_it(probe, monkeyp
     real = type(model).energy_and_score
 
     def counted(self, x, sigma, **condition):
-        calls.append((tuple(x.shape), float(sigma), x.requires_grad))
+        calls.append((tuple(x.shape), float(sigma), False))
         return real(self, x, sigma, **condition)
+
+    def probed(self, x, sigma, v):
+        calls.append((tuple(x.shape), float(sigma), True))
+        return energy_score_and_curvature(self, x, sigma, v)
 
     sampler_targets.calibration(2, CPU)
     monkeypatch.setattr(type(model), "energy_and_score", counted)
+    for module in (bench_sampler, evaluate):
+        monkeypatch.setattr(module, "energy_score_and_curvature", probed)
     sigmas = torch.tensor(sampler_targets.levels(2), dtype=torch.float64)
     bench_sampler.run(512, 2, probe, sigmas)
     ours, calls[:] = [*calls], []
     bench_sampler.network_alone(512, 2, probe, sigmas)
-    assert ours == [(shape, pytest.approx(sigma), grad) for shape, sigma, grad in calls]
+    assert ours == [(shape, pytest.approx(sigma), probed) for shape, sigma, probed in calls]
+    assert sum(probed for *_, probed in ours) == probe * bench_sampler.STEPS
     assert len(ours) == bench_sampler.EVALUATIONS

@@ -171,6 +171,8 @@ def perceptrons(weights: tuple[torch.dtype, ...] = (F32, F64)) -> Iterator[Call]
             for save in {False, depth > 0}:
                 full = *label, f"save {save}"
                 yield Call(*named("mlp_potential", *full), (x, numbers, *lists, save))
+            along = laid_out(layout, batch, d, dtype=states)
+            yield Call(*named("mlp_potential_probe", *label), (x, along, numbers, *lists))
             e = laid_out(layout, models, batch, dtype=states)
             v = laid_out(layout, models, batch, d, dtype=states)
             for inputs, wanted in ((True, True), (True, False), (False, True)):

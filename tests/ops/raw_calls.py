@@ -92,6 +92,17 @@ def networks() -> Iterator[Case]:
     yield from variants(RAW.mlp_potential, lambda: network() | {"save": False}, NETWORKS)
 
 
+def probed_networks() -> Iterator[Case]:
+    def plain() -> dict[str, Any]:
+        states = network()
+        return {"x": states.pop("x"), "v": f(7, 4), **states}
+
+    changes = {"short v": bad(v=f(6, 4)), "v float64": bad(v=f(7, 4, dtype=DOUBLE))}
+    others = ("no rows", "no width", "no elements", "no depth", "three networks")
+    changes |= {name: change for name, change in NETWORKS.items() if name not in others}
+    yield from variants(RAW.mlp_potential_probe, plain, changes)
+
+
 def network_derivatives() -> Iterator[Case]:
     def plain() -> dict[str, Any]:
         return {"grad_energy": f(1, 7), "grad_field": f(1, 7, 4), **network(), **rest}
@@ -268,6 +279,7 @@ GROUPS = {
     "propagate": proposals,
     "mlp_potential": networks,
     "mlp_potential_backward": network_derivatives,
+    "mlp_potential_probe": probed_networks,
     "weigh_and_resample": weighings,
     "resample": resamplings,
     "linear_combination": combinations,

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from edmfast import _extension
-from edmfast._internal.derivatives import refuse_transforms
+from edmfast._internal.derivatives import refuse_derivatives, refuse_transforms
 from edmfast.ops._shared.dtypes import HALVES
 from edmfast.ops.mlp_potential import reference
 
@@ -80,6 +80,14 @@ def _fake_backward(
     return *first, *stacked
 
 
+def _fake_probe(
+    x: Tensor, v: Tensor, coefficients: Tensor, shifts: list[Tensor], *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    models, batch = len(shifts), x.shape[0]
+    bent = x.new_empty(models, batch, dtype=torch.float64)
+    return x.new_empty(models, batch), x.new_empty(models, *x.shape), bent
+
+
 _extension.define(
     "mlp_potential(Tensor x, Tensor coefficients, Tensor[] shifts, Tensor[] entry, Tensor[] entry_bias, "
     "Tensor[] layers, Tensor[] exit, Tensor[] exit_bias, bool save) -> (Tensor, Tensor, Tensor)",
@@ -95,6 +103,13 @@ _extension.define(
     reference.mlp_potential_backward,
     _fake_backward,
     triton="mlp_potential",
+)
+
+_extension.define(
+    "mlp_potential_probe(Tensor x, Tensor v, Tensor coefficients, Tensor[] shifts, Tensor[] entry, "
+    "Tensor[] entry_bias, Tensor[] layers, Tensor[] exit, Tensor[] exit_bias) -> (Tensor, Tensor, Tensor)",
+    reference.mlp_potential_probe,
+    _fake_probe,
 )
 
 
@@ -257,13 +272,10 @@ def mlp_potentials(
     flat = x if x.dim() == 2 else x.flatten(1)
     _check(flat, coefficients, shifts, networks)
     elements = flat.shape[1]
-    # rows of the CPU are padded to the alignment, except tiny ones, whose sums have one order
-    missing = 0 if flat.is_cuda or elements <= 2 else -elements % _ALIGNED
+    missing = _missing(flat)
     if missing:
         flat, networks = pad(flat, (0, missing)), [_padded(net, missing) for net in networks]
-    entry, entry_bias, middles, exit, exit_bias = ([*part] for part in zip(*networks, strict=True))
-    layers = [layer for middle in middles for layer in middle]
-    inputs: Any = (flat, coefficients, [*shifts], entry, entry_bias, layers, exit, exit_bias)
+    inputs: Any = (flat, coefficients, [*shifts], *_lists(networks))
     # activations are saved only where a backward may come
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in _flat(inputs))
     if save:
@@ -272,6 +284,53 @@ def mlp_potentials(
     if missing:
         fields = fields[..., :elements]
     return energies, fields.reshape(len(networks), *x.shape)
+
+
+def mlp_potentials_probed(
+    x: Tensor,
+    v: Tensor,
+    coefficients: Tensor,
+    shifts: Sequence[Tensor],
+    networks: Sequence[Perceptron],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (E [K, B], fields [K, B, *shape], vᵀ (d field/dx) v float64 [K, B]) of K networks.
+
+    v: directions, like x. The rest is as in `mlp_potentials`. It takes three passes through the network, where the
+    derivative of a score along v by `mlp_potentials` takes four, and saves nothing. There is no derivative: inputs
+    that require grad raise under grad mode, and inputs with a tangent always do.
+    Raises TypeError for dtypes, ValueError for shapes, RuntimeError for requested derivatives.
+    """
+    if v.shape != x.shape or v.dtype != x.dtype:
+        raise ValueError(
+            f"v must be like x, {x.dtype} {tuple(x.shape)}, got {v.dtype} {tuple(v.shape)}"
+        )
+    flat, along = (t if t.dim() == 2 else t.flatten(1) for t in (x, v))
+    _check(flat, coefficients, shifts, networks)
+    missing = _missing(flat)
+    if missing:
+        flat, along = pad(flat, (0, missing)), pad(along, (0, missing))
+        networks = [_padded(net, missing) for net in networks]
+    lists = _lists(networks)
+    refuse_derivatives("mlp_potentials_probed", flat, along, coefficients, *shifts, *_flat(lists))
+    energies, fields, bent = torch.ops.edmfast.mlp_potential_probe(
+        flat, along, coefficients, [*shifts], *lists
+    )
+    if missing:
+        fields = fields[..., :-missing]
+    return energies, fields.reshape(len(networks), *x.shape), bent
+
+
+def _missing(flat: Tensor) -> int:
+    """Return by how many zeros the rows must be padded."""
+    # rows of the CPU are padded to the alignment, except tiny ones, whose sums have one order
+    elements = flat.shape[1]
+    return 0 if flat.is_cuda or elements <= 2 else -elements % _ALIGNED
+
+
+def _lists(networks: Sequence[Perceptron]) -> tuple[list[Tensor], ...]:
+    """Return (entry, entry_bias, layers, exit, exit_bias) of all networks."""
+    entry, entry_bias, middles, exit, exit_bias = ([*part] for part in zip(*networks, strict=True))
+    return entry, entry_bias, [layer for middle in middles for layer in middle], exit, exit_bias
 
 
 def _view(tensor: Tensor) -> Tensor:

@@ -10,6 +10,11 @@ so e E + <v, F> = e |y|²/2 + b <v, y> + <n, h> + <u, h'> with n = w (a v - e y)
 g_l again, and those of the h_l are m_L = W_outᵀ n, q_l = silu'(z_l) m_{l+1} + silu"(z_l) z'_l g_{l+1},
 m_l = m_{l+1} + W_lᵀ q_l. The gradient of W_l is (silu'(z_l) g_{l+1}) ⊗ h'_l + q_l ⊗ h_l: one product of matrices
 with twice the rows.
+
+The second derivative along one direction needs no second tangent: with u = w y,
+<u, h"> = sum_l <g_{l+1}, silu"(z_l) (z'_l)²>, since g_{l+1} carries what layer l adds to h" to the end. With
+y' = v, vᵀ (dF/dx) v = c (a (<u, h"> + 2 w <h', v>) + b |v|²). That is three passes through the network, and the
+backward takes four.
 Source: Thornton et al. 2025, arXiv 2502.12786 (inner-product energies). The adjoints are our own.
 """
 
@@ -117,6 +122,39 @@ def mlp_potential_backward(
     if weights and shifts[0].shape[0] != len(x):
         rest[0] = rest[0].sum(1, keepdim=True)
     return (*(first if inputs else nothing[:2]), *rest)
+
+
+def mlp_potential_probe(
+    x: Tensor,
+    v: Tensor,
+    coefficients: Tensor,
+    shifts: list[Tensor],
+    entry: list[Tensor],
+    entry_bias: list[Tensor],
+    layers: list[Tensor],
+    exit: list[Tensor],
+    exit_bias: list[Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (E [K, B], F [K, B, d], vᵀ (dF/dx) v float64 [K, B]) along v [B, d].
+
+    The other arguments are those of `mlp_potential`.
+    """
+    lists = shifts, entry, entry_bias, layers, exit, exit_bias
+    energies, fields, _ = mlp_potential(x, coefficients, *lists, False)
+    bent = []
+    for k, net in enumerate(_networks(entry, entry_bias, layers, exit, exit_bias)):
+        c, w, a, b = _columns(coefficients[k])
+        _, slopes, bends = _forward(net, c * x, shifts[k])
+        pulled = _pull(net, w * (c * x), slopes)
+        moved, total = v @ net[0].T, x.new_zeros(len(x), dtype=torch.float64)
+        for layer, slope, bend, g in zip(net[2], slopes, bends, pulled[1:], strict=True):
+            step = moved @ layer.T
+            moved = moved + slope * step
+            total = total + (g.double() * (bend * step * step).double()).sum(1)
+        along = ((moved @ net[3].T).double() * v.double()).sum(1)
+        c, w, a, b = (number[:, 0].double() for number in (c, w, a, b))
+        bent.append(c * (a * (total + 2 * w * along) + b * v.double().square().sum(1)))
+    return energies, fields, torch.stack(bent)
 
 
 Network = tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor]

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edmfast._internal.broadcast import population_factors
 from edmfast._internal.derivatives import refuse_tangents
 from edmfast._internal.rows import for_rows
 from edmfast.models.calling.foreign import call_energy
 from edmfast.models.calling.second_order import second_derivatives
+from edmfast.models.together import energy_score_and_curvature
 from edmfast.ops import curvature, random_signs
 from edmfast.targets.exponents import Exponent
 from edmfast.targets.scores import score_of
@@ -108,7 +110,8 @@ def evaluate(
         )
 
     def call(part: Any, rows: Tensor, v: Tensor | None = None) -> tuple[Tensor, ...]:
-        return _evaluate_rows(part, rows, sigma, v)
+        whole = None if v is None else energy_score_and_curvature(part, rows, sigma, v)
+        return whole or _evaluate_rows(part, rows, sigma, v)
 
     energy, score, *products = in_groups(call, [target], tensors, batch_size)
     # A run detaches what it computes, so a tangent in the model's numbers would be lost.
@@ -119,6 +122,10 @@ def evaluate(
     if not probe:
         return Evaluation(energy, score)
     total = target.exponent if exponent is None else exponent
+    if products[0].dim() < x.dim():
+        # one operator has taken the inner products with the probes already
+        scale = population_factors(1 / (total * x[0, 0].numel()), products[0])
+        return Evaluation(energy, score, scale * products[0])
     return Evaluation(energy, score, curvature(products[0], tensors[1], total))
 
 
@@ -149,7 +156,10 @@ def _group_rows(x: Tensor, particles: int) -> int:
 def _evaluate_rows(
     target: Any, x: Tensor, sigma: float | Tensor, v: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """Return (energy, score), followed by (grad S) v of every row where v is given."""
+    """Return (energy, score), followed by (grad S) v of every row where v is given.
+
+    Targets that one operator can take as a whole have been taken before.
+    """
     if v is None:
         with torch.no_grad():
             return call_energy(target, x, sigma)
