@@ -11,6 +11,7 @@ The environment variable EDMFAST_REFERENCE=1 makes every operator run its refere
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
@@ -60,13 +61,34 @@ def define(
     name = schema.split("(", 1)[0]
     if not hasattr(OPERATORS, name):
         _FRAGMENT.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    torch.library.impl(f"{NAMESPACE}::{name}", "default", reference, lib=_FRAGMENT)
+    torch.library.impl(
+        f"{NAMESPACE}::{name}", "default", _outside_autocast(reference), lib=_FRAGMENT
+    )
     torch.library.register_fake(f"{NAMESPACE}::{name}", _on_one_device(fake), lib=_FRAGMENT)
     if cpu is not None and os.environ.get(REFERENCE) != "1":
-        torch.library.impl(f"{NAMESPACE}::{name}", "cpu", cpu, lib=_FRAGMENT)
+        torch.library.impl(f"{NAMESPACE}::{name}", "cpu", _outside_autocast(cpu), lib=_FRAGMENT)
     if triton is not None and "triton" not in reasons and not _has_cuda_kernel(name):
         torch.library.impl(f"{NAMESPACE}::{name}", "cuda", _triton(triton, name), lib=_FRAGMENT)
         loaded["triton"] = ", ".join(filter(None, [loaded.get("triton"), name]))
+
+
+def _outside_autocast(function: Callable[..., object]) -> Callable[..., object]:
+    """Return an implementation whose own matrix products keep their dtype under autocast.
+
+    The dtypes of an operator's inputs decide its arithmetic. Autocast would round float32 products inside it.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: object) -> object:
+        kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+        if not kinds:
+            return function(*arguments)
+        with contextlib.ExitStack() as stack:
+            for kind in kinds:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            return function(*arguments)
+
+    return call
 
 
 def _on_one_device(fake: Callable[..., object]) -> Callable[..., object]:

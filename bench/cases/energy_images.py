@@ -77,6 +77,49 @@ def _reference(name: str, x: Tensor, sigma: Tensor) -> Answer:
     return _eager(name, x.double(), sigma.double())
 
 
+def _cast(function: Callable[..., Answer]) -> Callable[..., Answer]:
+    """Return the function under autocast to bfloat16, as users of CPUs with such products call it."""
+
+    def call(x: Tensor, sigma: Tensor) -> Answer:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return function(x, sigma)
+
+    return call
+
+
+def _close_in_norm(output: Answer, truth: Answer) -> None:
+    """Check with the tolerance of bfloat16, which has three digits, in the norm of each output."""
+    for answer, wanted in zip(output, truth, strict=True):
+        assert answer.dtype == torch.float32
+        assert (answer.double() - wanted).norm() <= 0.02 * wanted.norm()
+
+
+def half_case(name: str, shape: tuple[int, ...]) -> Case:
+    """Return the case of a network under autocast to bfloat16 on the CPU, against plain torch under the same."""
+    return Case(
+        name=f"energy/{name} bf16 {'x'.join(map(str, shape))}",
+        shape=shape,
+        make_inputs=make_inputs,
+        ours=_cast(functools.partial(_ours, name)),
+        baselines={
+            "compile of func.grad": _cast(functools.partial(_transformed, name)),
+            "eager": _cast(functools.partial(_eager, name)),
+            "ours uncompiled": _cast(functools.partial(_uncompiled, name)),
+            "ours in float32": functools.partial(_ours, name),
+        },
+        reference=functools.partial(_reference, name),
+        check=_close_in_norm,
+        direction=BACKWARD,
+        goal=1.0,
+        goals={"ours uncompiled": 1.0, "ours in float32": 1.0},
+        bounds=("ours uncompiled", "ours in float32"),
+        bytes=8 * torch.Size(shape).numel(),
+        flops=2 * shape[0] * forward_flops(name, shape[1:]),
+        devices=("cpu",),
+        rounds=5,
+    )
+
+
 def case(
     name: str, shape: tuple[int, ...], devices: Sequence[str], goal: float, eager: float
 ) -> Case:
@@ -108,6 +151,8 @@ CPU, GPU = ("cpu",), ("cuda",)
 CASES = [
     case("unet32", (32, 3, 32, 32), CPU, 1.0, 1.3),
     case("dit-xs", (32, 4, 16, 16), CPU, 1.0, 1.0),
+    half_case("unet32", (32, 3, 32, 32)),
+    half_case("dit-xs", (32, 4, 16, 16)),
     case("unet32", (256, 3, 32, 32), GPU, 1.3, 2.0),
     case("unet64", (128, 3, 64, 64), GPU, 1.3, 2.0),
     case("dit-s", (64, 4, 32, 32), GPU, 1.3, 2.0),

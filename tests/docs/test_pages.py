@@ -18,6 +18,7 @@ PACKAGES = (
     "edmfast.targets",
     "edmfast.models",
     "edmfast.analytic",
+    "edmfast.nn",
     "edmfast.ops",
     "edmfast.smc",
     "edmfast.sampling",

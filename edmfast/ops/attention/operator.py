@@ -1,5 +1,7 @@
 """`attention`: ``O = softmax(scale Q Kᵀ) V``, differentiable twice in memory linear in its length.
 
+Masks of single scores and additive ones are plain formulas in `edmfast.ops.attention.composition`.
+
 The formulas of the derivatives are in `edmfast.ops.attention.reference`. Each order recomputes the probabilities
 block by block from Q, K and the log-sum-exp of the rows, so no tensor of size L x M is kept. Training an energy
 that holds attention needs the double backward, for which torch has no fused kernel (pytorch issue 116350).
@@ -25,7 +27,9 @@ from edmfast._internal.derivatives import carries_tangent, refuse_transforms
 from edmfast._internal.numbers import as_float
 from edmfast.ops._shared.dtypes import DTYPES, arithmetic
 from edmfast.ops.attention import cpu, reference
+from edmfast.ops.attention.composition import composed
 from edmfast.ops.attention.forward_mode import attention_along
+from edmfast.ops.attention.masks import as_key_mask, check_mask, group_queries
 
 
 def _new(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -174,14 +178,26 @@ def attention(
     scale: float | None = None,
     causal: bool = False,
     key_mask: Tensor | None = None,
+    *,
+    attn_mask: Tensor | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
-    """Return softmax(scale q kᵀ) v, [..., L, E], in the dtype of q.
+    """Return softmax(scale q kᵀ + attn_mask) v, [..., L, E], in the dtype of q.
 
     q: [..., L, D]; k: [..., M, D]; v: [..., M, E]. All have the same leading dimensions, at least one, and one
         dtype: float16 or bfloat16 (both computed in float32), float32 or float64.
     scale: the factor of the scores, 1/sqrt(D) by default.
     causal: query i attends to keys 0..i, as with `is_causal` of torch's scaled_dot_product_attention.
     key_mask: bool [B, M] with B the first of the leading dimensions, True where a key may be attended to.
+    attn_mask: broadcasts to [..., L, M]. A bool mask is True where a query may attend to a key. A floating one is
+        added to the scores, where -inf excludes a key; it has derivatives of its own.
+    enable_gqa: k and v may have fewer heads than q in the third dimension from the end, as with torch's
+        scaled_dot_product_attention. Neighbouring heads of q share one head of k and v.
+
+    A mask that differs between the queries or heads of a batch entry, and a floating one, are computed by plain
+    formulas, whose memory grows with L M for each head and which have derivatives of any order in every mode. All
+    other calls run the operators, in memory linear in L and M. Grouped queries copy k and v once for each head
+    of q if they are causal or have any attn_mask, and otherwise copy neither.
 
     A query that may attend to no key gives 0 and has no gradient. Under autocast every input but float64 is
     computed in the lower precision.
@@ -195,6 +211,9 @@ def attention(
     """
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (_autocast(tensor) for tensor in (q, k, v))
+    heads_of_q = q.shape[:-1]
+    if enable_gqa:
+        q, k, v = group_queries(q, k, v, not causal and attn_mask is None)
     _check(q, k, v, key_mask)
     # a tensor would pass as a number, and its derivative would be lost
     if isinstance(scale, Tensor) and (scale.dim() > 0 or scale.requires_grad):
@@ -203,6 +222,20 @@ def attention(
         # heads of no width have scores of 0 whatever the scale
         scale = 1.0 / math.sqrt(max(1, q.shape[-1]))
     scale = as_float("scale", scale)
+    if attn_mask is not None:
+        check_mask(attn_mask, q, k)
+        keys = as_key_mask(attn_mask, q, k)
+        if keys is None:
+            with torch.autocast(q.device.type, enabled=False):
+                return composed(q, k, v, key_mask, scale, causal, attn_mask)
+        key_mask = keys if key_mask is None else keys & key_mask
+    return _attend(q, k, v, key_mask, scale, causal).reshape(*heads_of_q, v.shape[-1])
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float, causal: bool
+) -> Tensor:
+    """Return attention by the operators, for arguments that have been checked."""
     if carries_tangent(q, k, v):
         return attention_along(q, k, v, key_mask, scale, causal)
     refuse_transforms("attention", q, k, v)
