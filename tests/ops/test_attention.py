@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from bench.studies import attention_memory
+from edmfast import _extension
 from edmfast.ops import attention
+from edmfast.ops.attention import cpu
 
 DOUBLE = torch.float64
 KEYS = 19  # enough keys for torch's own kernel on the CPU; they are not a multiple of a vector
@@ -321,3 +324,25 @@ def test_a_sequence_whose_scores_would_not_fit(generator):
         attention(q, k, v)[0, 3, rows].double(), wanted, rtol=0.02, atol=0.02
     )
     assert all(value.isfinite().all() for value in (*first, *second))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precisions_run_the_fused_kernel_in_float32(dtype, monkeypatch):
+    if os.environ.get(_extension.REFERENCE) == "1":
+        pytest.skip("the reference alone is in use")
+    for name in ("attention", "attention_backward"):
+        monkeypatch.setattr(cpu.reference, name, None)
+    wide = [
+        tensor.detach().to(dtype).float()
+        for tensor in inputs(torch.Generator().manual_seed(0), (2, 3), 24, 32, 8, 8)
+    ]
+    answers = []
+    for tensors in ([tensor.to(dtype) for tensor in wide], wide):
+        leaves = [tensor.requires_grad_() for tensor in tensors]
+        out = attention(*leaves)
+        answers.append([out, *torch.autograd.grad(out.sum(), leaves)])
+    eps = torch.finfo(dtype).eps
+    for narrow, exact in zip(*answers, strict=True):
+        assert narrow.dtype == dtype
+        # one rounding of the output, which the backward pass reads too
+        assert (narrow.float() - exact).norm() <= eps * exact.norm() * 2
