@@ -11,6 +11,7 @@
 #include "parallel.h"
 #include "resample_kernels.h"
 #include "resample_lanes.h"
+#include "systematic_resample.h"
 
 namespace edmfast {
 
@@ -59,6 +60,19 @@ struct ResampleJob {
         ess(static_cast<double*>(out.ess.data_ptr())),
         resampled(static_cast<bool*>(out.resampled.data_ptr())),
         degenerate(static_cast<int32_t*>(out.degenerate.data_ptr())) {}
+
+  explicit ResampleJob(const Resampling& on)
+      : log_weights(static_cast<const T*>(on.log_weights)),
+        uniform(on.uniform),
+        ess_threshold(on.ess_threshold),
+        populations(on.populations),
+        particles(on.particles),
+        bits(fraction_bits(on.particles)),
+        ancestors(on.ancestors),
+        log_mean(on.log_mean),
+        ess(on.ess),
+        resampled(on.resampled),
+        degenerate(on.degenerate) {}
 };
 
 // A source of log-weights that exist already. Other sources write them first, one piece of a population at a time.

@@ -7,7 +7,7 @@ namespace edmfast {
 
 constexpr const char* kNameOfDLPack = "dlpack_exchange_api";
 constexpr int32_t kCpuOfDLPack = 1;
-constexpr uint8_t kIntOfDLPack = 0, kFloatOfDLPack = 2, kBFloatOfDLPack = 4;
+constexpr uint8_t kIntOfDLPack = 0, kFloatOfDLPack = 2, kBFloatOfDLPack = 4, kBoolOfDLPack = 6;
 
 // DLTensor: the tensor owns all that it points to.
 struct TensorView {
@@ -25,16 +25,29 @@ struct TensorView {
   uint64_t byte_offset;
 };
 
-// DLPackExchangeAPI, in which only `view` is used: it fills a TensorView from a Python tensor and returns 0, or -1 with
-// a Python error.
+// DLManagedTensorVersioned: a tensor with its owner.
+struct ManagedTensor {
+  struct {
+    uint32_t major, minor;
+  } version;
+  void* owner;
+  void (*release)(ManagedTensor* self);
+  uint64_t flags;
+  TensorView tensor;
+};
+
+// DLPackExchangeAPI. `view` fills a TensorView from a Python tensor, `allocate` makes a tensor like a view, of which it
+// reads no memory, and `import_tensor` makes a Python tensor of one that it takes over. Each returns 0, or -1 with an
+// error.
 struct ExchangeTable {
   struct {
     uint32_t major, minor;
   } version;
   ExchangeTable* previous;
-  void (*allocate)();
+  int (*allocate)(TensorView* like, ManagedTensor** made, void* context,
+                  void (*set_error)(void* context, const char* kind, const char* message));
   void (*export_tensor)();
-  void (*import_tensor)();
+  int (*import_tensor)(ManagedTensor* tensor, void** object);
   int (*view)(void* tensor, TensorView* view);
   void (*stream)();
 };

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from edmfast._internal.redirect import current, redirected
-from edmfast.ops import linear_combination
+from edmfast.ops.linear_combination.operator import linear_combination
 
 _STREAM = 8
 _STEP_STRIDE = 0x9E3779B97F4A7C15

@@ -46,7 +46,7 @@ def opened() -> Any | None:
     except (AttributeError, ValueError):
         return None
     # a library of an earlier build has fewer functions
-    return library if is_open and hasattr(library, "same") else None
+    return library if is_open and hasattr(library, "resample") else None
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor
 from edmfast import _extension
 from edmfast._internal.derivatives import refuse_derivatives
 from edmfast._internal.numbers import as_float
+from edmfast.ops._shared.door import opened
 from edmfast.ops.systematic_resample import reference
 
 NAN_SEEN, COLLAPSED, INFINITE = reference.NAN_SEEN, reference.COLLAPSED, reference.INFINITE
@@ -69,6 +70,7 @@ _extension.define(
 )
 
 _OPERATOR = torch.ops.edmfast.systematic_resample.default
+_LIBRARY = opened()
 
 
 def systematic_resample(
@@ -86,6 +88,11 @@ def systematic_resample(
     for inputs that require grad or carry a tangent.
     Sources: systematic resampling, Carpenter, Clifford and Fearnhead 1999; adaptive, Liu and Chen 1995.
     """
+    # Dynamo traces the operator
+    if _LIBRARY is not None and not torch.compiler.is_dynamo_compiling():
+        quick: tuple[Tensor, ...] | None = _LIBRARY.resample(log_weights, uniform, ess_threshold)
+        if quick is not None:
+            return Resampled._make(quick)
     # a call on a small population is mostly overhead, so every attribute is read once
     shape, dtype, device = log_weights.shape, log_weights.dtype, log_weights.device
     if not dtype.is_floating_point or not uniform.dtype.is_floating_point:
