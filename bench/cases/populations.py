@@ -52,6 +52,7 @@ def case(populations: int, particles: int, *, probe: bool) -> Case:
         evaluations=alone.evaluations,
         rounds=5,
         flops=alone.flops,
+        why_slower="Both runs call one network on as many states. Ours takes 999 decisions more.",
     )
 
 

@@ -20,6 +20,10 @@ from edmfast import sampling, smc
 from edmfast.models.together import energy_score_and_curvature
 
 EVALUATIONS = STEPS + 1
+MORE_WORK = (
+    "The ancestral sampler draws without weights: it needs no energies, no resampling and no probe. The run "
+    "cannot be faster than its network, whose time stands beside it."
+)
 
 
 def make_inputs(
@@ -121,6 +125,7 @@ def case(particles: int, dim: int, *, probe: bool, gpu: bool | None = None) -> C
         evaluations=particles * EVALUATIONS,
         rounds=5,
         flops=multiples * 2 * products * particles,
+        why_slower=MORE_WORK,
         devices=("cpu", "cuda") if gpu is None else ("cuda",) if gpu else ("cpu",),
     )
 

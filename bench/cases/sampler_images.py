@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.cases.energy import eager_energy
+from bench.cases.sampler import MORE_WORK
 from bench.harness.flops import forward_flops
 from bench.harness.networks import BUILDERS, network
 from bench.harness.registry import Case
@@ -173,6 +174,7 @@ def make_case(
         evaluations=numbers,
         bytes=traffic,
         flops=2 * numbers * setup.flops,
+        why_slower=MORE_WORK,
         **fields,
     )
 
