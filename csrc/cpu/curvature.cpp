@@ -8,6 +8,7 @@
 
 #include "../include/curvature_arguments.h"
 #include "../include/library.h"
+#include "../include/multiversion.h"
 #include "allocate.h"
 #include "ancestors.h"
 #include "parallel.h"
@@ -58,15 +59,18 @@ Tensor curvature(Tensor products, Tensor probes, std::optional<Tensor> exponents
 
 // The sum over ancestors. Halves of the row are added until one number is left, and the last of an odd number of them
 // waits for the next round, as in edmfast/ops/_shared/sums.py.
-double folded_sum(const double* values, const int32_t* ancestors, int64_t n, std::vector<double>& room) {
+EDMFAST_MULTIVERSION double folded_sum(const double* values, const int32_t* ancestors, int64_t n,
+                                       double* __restrict room) {
   if (n == 1) return values[ancestors[0]];
   int64_t half = n / 2;
-  room.resize(n - half);
+#pragma omp simd
   for (int64_t i = 0; i < half; ++i) room[i] = values[ancestors[i]] + values[ancestors[i + half]];
   if (n % 2 != 0) room[half] = values[ancestors[n - 1]];
   for (n -= half; n > 1; n -= half) {
     half = n / 2;
-    for (int64_t i = 0; i < half; ++i) room[i] += room[i + half];
+    const double* upper = room + half;
+#pragma omp simd
+    for (int64_t i = 0; i < half; ++i) room[i] += upper[i];
     if (n % 2 != 0) room[half] = room[n - 1];
   }
   return room[0];
@@ -83,10 +87,10 @@ Tensor curvature_matched(Tensor curvature, Tensor ancestors, std::optional<Tenso
   double* result = static_cast<double*>(out.data_ptr());
   const int64_t n = in.particles;
   in_parallel(in.populations, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, n)), [&](int64_t begin, int64_t end) {
-    std::vector<double> room;
+    std::vector<double> room(n - n / 2);
     for (int64_t p = begin; p < end; ++p) {
       check_inside(all_below(indices + p * n, n, n), n);
-      const double mean = folded_sum(values + p * n, indices + p * n, n, room) / static_cast<double>(n);
+      const double mean = folded_sum(values + p * n, indices + p * n, n, room.data()) / static_cast<double>(n);
       store_matched(mean, both, powers ? powers[p] : exponent, result + 3 * p);
     }
   });

@@ -92,10 +92,10 @@ def test_a_transformer_with_dropout_trains_compiled_as_it_does_eagerly(graphs):
         "attention_backward": 2,
         "attention_double_backward": 1,
         "linear_combination": 2,
-        "potential_assemble": 1,
-        "potential_assemble_backward": 1,
     }.items():
         assert names.count(f"edmfast.{name}.default") == count, name
+    # rows of a few numbers are plain formulas there, see tests/ops/test_fusing.py
+    assert not any("potential" in name for name in names)
 
 
 def test_dropout_is_resumed_exactly(tmp_path):
