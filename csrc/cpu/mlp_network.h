@@ -12,6 +12,7 @@
 
 #include "../include/arguments.h"
 #include "allocate.h"
+#include "gemm.h"
 #include "parallel.h"
 
 namespace edmfast {
@@ -23,7 +24,19 @@ using torch::stable::Tensor;
 // fewer rows than kLeast and for rows left over from kTile, which would change the bits of a sample.
 constexpr int64_t kBlock = 512, kLeast = 32, kTile = 16;
 
+// Whether our own kernel has multiplied.
+template <class T>
+bool multiplied(const Tensor& left, const Tensor& right, const Tensor& out) {
+  if (!has_multiply() || right.stride(1) != 1 || out.stride(1) != 1) return false;
+  multiply(Product<T>{left.size(0), right.size(1), left.size(1), static_cast<const T*>(left.data_ptr()),
+                      left.stride(0), left.stride(1), static_cast<const T*>(right.data_ptr()), right.stride(0),
+                      static_cast<T*>(out.data_ptr()), out.stride(0)});
+  return true;
+}
+
 inline void product(const Tensor& left, const Tensor& right, const Tensor& out) {
+  const bool single = left.scalar_type() == ScalarType::Float;
+  if (single ? multiplied<float>(left, right, out) : multiplied<double>(left, right, out)) return;
   std::array<StableIValue, 3> stack{torch::stable::detail::from(left), torch::stable::detail::from(right),
                                     torch::stable::detail::from(out)};
   STD_TORCH_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION) == 0, "mm failed");
@@ -37,6 +50,9 @@ T* data(const Tensor& tensor, int64_t offset = 0) {
 }
 
 inline Tensor transposed(const Tensor& matrix) { return torch::stable::transpose(matrix, 0, 1); }
+
+// The transposed matrix in memory of its own, whose rows our kernel reads.
+inline Tensor turned(const Tensor& matrix) { return torch::stable::contiguous(transposed(matrix)); }
 
 inline Tensor rows_of(const Tensor& matrix, int64_t first, int64_t count) {
   Tensor whole = matrix;
@@ -106,10 +122,10 @@ inline std::vector<Network> networks(const Tensors& shifts, const Tensors& entry
   std::vector<Network> found;
   for (size_t k = 0; k < models; ++k) {
     Network net{plain(shifts[k]), plain(entry[k]), plain(entry_bias[k]), plain(exit[k]), plain(exit_bias[k])};
-    net.entry_t = transposed(net.entry), net.exit_t = transposed(net.exit);
+    net.entry_t = turned(net.entry), net.exit_t = turned(net.exit);
     for (size_t l = 0; l < depth; ++l) {
       net.layers.push_back(plain(layers[k * depth + l]));
-      net.layers_t.push_back(transposed(net.layers.back()));
+      net.layers_t.push_back(turned(net.layers.back()));
     }
     found.push_back(std::move(net));
   }

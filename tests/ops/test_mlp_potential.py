@@ -104,6 +104,25 @@ def test_two_orders_equal_autograd(size, dtype, shared):
         close(ours, truth, dtype, 20_000)
 
 
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_every_rest_of_rows_and_columns(dtype):
+    """Tiles of a product take twelve rows and two vectors of columns, and whatever is left over."""
+    sizes = [(1, rows, 5, 36, 1) for rows in range(1, 60)]
+    sizes += [(1, 50, d, width, 1) for d in (1, 7, 33) for width in (4, 12, 20, 68, 132, 300)]
+    for size in sizes:
+        operands = draw(size, dtype)
+        x = operands[0].requires_grad_()
+        weight = operands[3][0].layers[0].requires_grad_()
+        results, truths = mlp_potentials(*operands), by_autograd(*operands)
+        for ours, truth in zip(results, truths, strict=True):
+            close(ours.detach(), truth.detach(), dtype)
+        totals = [sum(each.square().sum() for each in found) for found in (results, truths)]
+        slopes, wanted = (torch.autograd.grad(total, (x, weight)) for total in totals)
+        for ours, truth in zip(slopes, wanted, strict=True):
+            close(ours, truth, dtype, 20_000)
+
+
 @pytest.mark.parametrize("size", [(2, 3, 2, 3, 2), (1, 2, 3, 2, 1)], ids=str)
 def test_gradcheck_and_gradgradcheck(size):
     x, numbers, shifts, networks = draw(size)
