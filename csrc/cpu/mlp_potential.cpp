@@ -1,5 +1,5 @@
-// Energies and fields of residual perceptrons and their derivative, with blocks of rows in cache. torch multiplies the
-// matrices.
+// Energies and fields of residual perceptrons and their derivative, with blocks of rows in cache. gemm.h
+// multiplies the matrices where it has a kernel for the processor, and torch elsewhere.
 #include <optional>
 #include <tuple>
 

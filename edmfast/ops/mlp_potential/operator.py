@@ -1,10 +1,11 @@
 """`mlp_potentials` and `mlp_potential`: energies and scores of K residual perceptrons, one NFE each, in one pass.
 
-E = |y|²/2 - w <h(y), y> and the field a grad_y(w <h(y), y>) + b y, where h is the network and y = c x. A block of
-rows passes forward and back through all layers while its activations are on the chip. On the CPU they stay in the
-cache: torch multiplies matrices, and C++ does the work between two products. On a GPU they stay in registers, and
-Triton does all. The first derivative, which training and probes of the score's Jacobian need, is an operator with
-kernels of its own. Autograd on the plain formulas gives higher derivatives.
+E = |y|²/2 - w <h(y), y> and the field a grad_y(w <h(y), y>) + b y, where h is the network and y = c x. A block
+of rows passes forward and back through all layers while its activations are on the chip. On the CPU they stay in
+the cache: C++ does the work between two products, and the products too where the processor has AVX-512;
+elsewhere torch multiplies matrices. On a GPU they stay in registers, and Triton does all. The first derivative,
+which training and probes of the score's Jacobian need, is an operator with kernels of its own. Autograd on the
+plain formulas gives higher derivatives.
 
 Source: Thornton et al. 2025, arXiv 2502.12786 (inner-product energies). The adjoints are derived in
 `edmfast.ops.mlp_potential.reference`.
@@ -263,7 +264,7 @@ def mlp_potentials(
 
     All tensors are float32, or all float64. On a GPU networks and shifts may be float16 or bfloat16 beside float32
     states; products are then of half precisions, with sums in float32. The bits of a row depend on its place in
-    the batch, as those of torch's matrix products do.
+    the batch where torch multiplies, as in its matrix products.
 
     Derivatives: all orders in every tensor, the first by kernels, higher ones by autograd on the plain formulas.
     Raises TypeError for dtypes, ValueError for shapes, RuntimeError for forward-mode differentiation.
