@@ -34,7 +34,7 @@ print(status("VmHWM") - before)
 """
 
 
-# of glibc's malloc.h
+# the numbers of these options are those of glibc's malloc.h
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
