@@ -1,7 +1,7 @@
-// Products C = A B of blocks that are in cache, for the shapes of small networks. Every number of C is one chain of fused
-// multiply-adds over k, so that the bits of a row depend neither on the other rows nor on the number of threads. MKL
-// leaves half of the arithmetic of an AMD processor with AVX-512 unused: on a Zen 5 core blocks of 512 rows and 128
-// columns ran at 280 Gflop/s here and at 115 there. Other processors have no kernel here, and torch multiplies.
+// Products C = A B of blocks that are in cache, for the shapes of small networks. Every number of C is one chain of
+// fused multiply-adds over k, so that the bits of a row depend neither on the other rows nor on the number of threads.
+// MKL leaves half of the arithmetic of an AMD processor with AVX-512 unused: on a Zen 5 core blocks of 512 rows and
+// 128 columns ran at 280 Gflop/s here and at 115 there. Other processors have no kernel here, and torch multiplies.
 #pragma once
 #include <cstdint>
 #include <vector>

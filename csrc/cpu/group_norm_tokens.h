@@ -1,9 +1,8 @@
 // Norms of rows without silu that have a scale and a shift for each number, such as tokens: the formulas of
 // group_norm_kernels.h, for a few rows at a time. A sum over a row waits for each of its additions, so the sums of
-// several rows together take little longer than those of one, and the rows share what is read and added for scale
-// and shift. Each row has the same bits among others as alone. Rows are short, so they end
-// before the processor has seen that they are read in order: the last pass asks for the next rows, and others for the
-// places of results.
+// several rows together take little longer than those of one, and the rows share what is read and added for scale and
+// shift. Each row has the same bits among others as alone. Rows are short, so they end before the processor has seen
+// that they are read in order: the last pass asks for the next rows, and others for the places of results.
 #pragma once
 #include <algorithm>
 #include <cmath>

@@ -1,6 +1,6 @@
 // A door to the CPU kernel of linear_combination that costs a tenth of the dispatcher.
 #pragma once
-#include <exception>
+#include <algorithm>
 
 #include "../cpu/linear_combination.h"
 #include "plain.h"
@@ -88,23 +88,9 @@ PyObject* combine_of_python(PyObject*, PyObject* const* arguments, Py_ssize_t co
   if (!read(out.get(), false, view) || !same_layout(first, view)) return none();
   all.out = const_cast<char*>(data_of<char>(view));
 
-  std::exception_ptr error;
-  const auto run = [&] {
-    try {
-      combine(all);
-    } catch (...) {
-      error = std::current_exception();
-    }
-  };
-  constexpr int64_t kLong = 1 << 17;  // from here on other threads of Python are worth a release of the lock
-  if (all.rows * all.elements * std::max<int64_t>(1, 4 * noise.count) >= kLong) {
-    Py_BEGIN_ALLOW_THREADS run();
-    Py_END_ALLOW_THREADS
-  } else {
-    run();
-  }
-  // the dispatcher raises the same error in words
-  return error ? none() : out.release();
+  constexpr int64_t kLong = 1 << 17;
+  const int64_t work = all.rows * all.elements * std::max<int64_t>(1, 4 * noise.count);
+  return ran(work >= kLong, [&] { combine(all); }) ? out.release() : none();
 }
 
 }  // namespace

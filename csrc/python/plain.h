@@ -139,8 +139,29 @@ PyObject* none() {
   return Py_None;
 }
 
-// Whether a result of torch.is_grad_enabled, called now, is true; an error counts as true.
+// Whether torch.is_grad_enabled() is true; an error counts as true.
 bool is_recorded() { return !Owned(PyObject_CallNoArgs(torch_.records)).is_false(); }
+
+// Runs a kernel and returns whether it threw nothing; where it threw, the dispatcher raises the same error in words. A
+// long kernel is worth a release of the lock for other threads of Python.
+template <class Work>
+bool ran(bool is_long, const Work& work) {
+  bool done = true;
+  const auto guarded = [&] {
+    try {
+      work();
+    } catch (...) {
+      done = false;
+    }
+  };
+  if (is_long) {
+    Py_BEGIN_ALLOW_THREADS guarded();
+    Py_END_ALLOW_THREADS
+  } else {
+    guarded();
+  }
+  return done;
+}
 
 }  // namespace
 }  // namespace edmfast

@@ -1,9 +1,6 @@
-// A door to the CPU kernel of systematic_resample, whose work on a few hundred small populations takes less time than the
-// dispatcher and five calls of torch.empty.
+// A door to the CPU kernel of systematic_resample, whose work on a few hundred small populations takes less time than
+// the dispatcher and five calls of torch.empty.
 #pragma once
-#include <array>
-#include <exception>
-
 #include "../cpu/systematic_resample.h"
 #include "plain.h"
 
@@ -63,22 +60,9 @@ PyObject* resample_of_python(PyObject*, PyObject* const* arguments, Py_ssize_t c
   job.ess = static_cast<double*>(memory[2]), job.resampled = static_cast<bool*>(memory[3]);
   job.degenerate = static_cast<int32_t*>(memory[4]);
 
-  std::exception_ptr error;
-  const auto run = [&] {
-    try {
-      resample_systematic(job);
-    } catch (...) {
-      error = std::current_exception();
-    }
-  };
-  constexpr int64_t kLong = 1 << 14;  // from here on other threads of Python are worth a release of the lock
-  if (job.populations * job.particles >= kLong) {
-    Py_BEGIN_ALLOW_THREADS run();
-    Py_END_ALLOW_THREADS
-  } else {
-    run();
-  }
-  return error ? none() : results.release();
+  constexpr int64_t kLong = 1 << 14;
+  const bool done = ran(job.populations * job.particles >= kLong, [&] { resample_systematic(job); });
+  return done ? results.release() : none();
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""Whether a compiler on the CPU should see the plain formula of an operator instead of the operator."""
+"""The decision whether a compiler on the CPU is shown an operator, or its plain formula."""
 
 from __future__ import annotations
 
